@@ -1,0 +1,31 @@
+"""The one base of every error that substyle raises on purpose."""
+
+from __future__ import annotations
+
+
+class SubstyleError(Exception):
+    """Something went wrong that the message explains; the command line prints it without a traceback (exit code 1)."""
+
+    exit_code = 1
+
+
+class ConfigError(SubstyleError):
+    """A field, flag or argument holds a value that is not allowed (exit code 2).
+
+    Args:
+        field: path of the field in the file or the name of the argument, such as ``probes.batch``.
+        given: the value that was given.
+        allowed: what is allowed there, in words.
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, given: object, allowed: str) -> None:
+        super().__init__(f"{field}: got {given!r}; allowed: {allowed}")
+        self.field = field
+        self.given = given
+        self.allowed = allowed
+
+
+class ImageError(SubstyleError):
+    """One image cannot be decoded; it is quarantined and the run goes on."""
