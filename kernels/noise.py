@@ -1,0 +1,161 @@
+"""Gaussian, impulse and shot noise, keyed per image: a 16-bit random number for each pixel and channel, then a table.
+
+The random number q stands for the quantile (q + 0.5) / 65536, so that a distribution is exact to 2**-16 in probability
+and Gaussian noise ends at 4.3 standard deviations. Each operation runs image by image on threads on a CPU, and as
+plain torch (the ``*_reference`` functions) on any other device: both give the same pixels. Strengths follow
+ImageNet-C (Hendrycks and Dietterich, 2019), which draws its noise for each pixel and channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels import philox
+from substyle.kernels.workers import for_each_image, scratch
+
+LEVELS = 1 << 16  # of the random numbers
+
+U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
+F32 = NDArray[np.float32]
+Work = Callable[[U8, U16, float, U8], None]
+
+
+@lru_cache(maxsize=1)
+def normal_quantiles() -> NDArray[np.float64]:
+    """Standard normal quantiles of the 16-bit random numbers. Shape: (65536,)."""
+    upper = np.array([NormalDist().inv_cdf((q + 0.5) / LEVELS) for q in range(LEVELS // 2, LEVELS)])
+    return np.concatenate([-upper[::-1], upper])
+
+
+@lru_cache(maxsize=64)
+def gaussian_table(std: float) -> NDArray[np.int16]:
+    """Noise in whole levels for a standard deviation in units of full range. Shape: (65536,) int16."""
+    return np.rint(255.0 * std * normal_quantiles()).astype(np.int16)
+
+
+@lru_cache(maxsize=8)
+def shot_table(rate: float) -> U8:
+    """Noisy level for (level, random number): Poisson with mean ``rate * level / 255``. Shape: (256, 65536) uint8."""
+    table = np.empty((256, LEVELS), np.uint8)
+    for level in range(256):
+        mean = rate * level / 255.0
+        most = int(mean + 8.0 * mean**0.5 + 16.0)  # counts beyond have a probability far below 2**-16
+        terms = np.cumprod(np.concatenate([[1.0], mean / np.arange(1, most + 1)])) * np.exp(-mean)
+        up_to = np.floor(np.minimum(np.cumsum(terms), 1.0) * LEVELS + 0.5).astype(np.int64)  # quantiles of counts 0..k
+        up_to[-1] = LEVELS
+        noisy = np.minimum(np.rint(np.arange(most + 1) * (255.0 / rate)), 255).astype(np.uint8)
+        table[level] = np.repeat(noisy, np.diff(up_to, prepend=0))
+    return table
+
+
+def impulse_threshold(amount: float) -> int:
+    """Random numbers below it turn a value to 0; as many at the upper end turn one to 255."""
+    return round(amount * LEVELS / 2)
+
+
+def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
+    """Add Gaussian noise, round and clip. Shape: (B, S, S, C) uint8 in and out.
+
+    Args:
+        std_B: standard deviation of each image's noise, in units of full range.
+        keys_B: Philox keys of the images.
+        name: name of the transformation that draws the noise.
+    """
+
+    def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
+        noisy = scratch("noise.noisy", bits.shape, np.int16)
+        np.take(gaussian_table(strength), bits, mode="wrap", out=noisy)
+        np.add(noisy, pixels, out=noisy)
+        np.clip(noisy, 0, 255, out=noisy)
+        out[...] = noisy
+
+    if canvas_BSSC.device.type == "cpu":
+        return _image_by_image(work, canvas_BSSC, std_B, keys_B, name)
+    return gaussian_noise_reference(canvas_BSSC, std_B, keys_B, name)
+
+
+def gaussian_noise_reference(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
+    """:func:`gaussian_noise` in plain torch."""
+    bits_BSSC = _bits_like(canvas_BSSC, keys_B, name)
+    quantiles = torch.from_numpy(normal_quantiles()).to(canvas_BSSC.device)
+    scale_B111 = _per_image(255.0 * std_B.astype(np.float64), canvas_BSSC)
+    return (canvas_BSSC + (scale_B111 * quantiles[bits_BSSC]).round()).clamp(0, 255).to(torch.uint8)
+
+
+def impulse_noise(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
+    """Turn a share ``amount`` of the values to 0 or 255 (salt and pepper). Shape: (B, S, S, C) uint8 in and out."""
+
+    def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
+        threshold = impulse_threshold(strength)
+        pepper, salt = (bits < threshold).view(np.uint8), (bits >= LEVELS - threshold).view(np.uint8)
+        np.bitwise_or(pixels, np.negative(salt), out=out)  # -1 is 255 in uint8
+        np.bitwise_and(out, np.subtract(pepper, 1, dtype=np.uint8), out=out)
+
+    if canvas_BSSC.device.type == "cpu":
+        return _image_by_image(work, canvas_BSSC, amount_B, keys_B, name)
+    return impulse_noise_reference(canvas_BSSC, amount_B, keys_B, name)
+
+
+def impulse_noise_reference(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
+    """:func:`impulse_noise` in plain torch."""
+    bits_BSSC = _bits_like(canvas_BSSC, keys_B, name)
+    threshold_B111 = _per_image(np.array([impulse_threshold(float(a)) for a in amount_B], np.int32), canvas_BSSC)
+    peppered = canvas_BSSC.masked_fill(bits_BSSC < threshold_B111, 0)
+    return peppered.masked_fill(bits_BSSC >= LEVELS - threshold_B111, 255)
+
+
+def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
+    """Draw every value from a Poisson distribution of ``rate`` photons at full range. Shape: (B, S, S, C) uint8."""
+
+    def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
+        index = scratch("noise.index", bits.shape, np.int64)
+        np.left_shift(pixels, 16, out=index, dtype=np.int64)
+        np.bitwise_or(index, bits, out=index)
+        np.take(shot_table(strength).reshape(-1), index, mode="wrap", out=out)
+
+    if canvas_BSSC.device.type == "cpu":
+        return _image_by_image(work, canvas_BSSC, rate_B, keys_B, name)
+    return shot_noise_reference(canvas_BSSC, rate_B, keys_B, name)
+
+
+def shot_noise_reference(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
+    """:func:`shot_noise` in plain torch."""
+    bits_BSSC = _bits_like(canvas_BSSC, keys_B, name)
+    out_BSSC = torch.empty_like(canvas_BSSC)
+    for i, rate in enumerate(rate_B):
+        table = torch.from_numpy(shot_table(float(rate))).to(canvas_BSSC.device)
+        out_BSSC[i] = table[canvas_BSSC[i].long(), bits_BSSC[i]]
+    return out_BSSC
+
+
+def _image_by_image(
+    work: Work, canvas_BSSC: torch.Tensor, strength_B: F32, keys_B: philox.U64, name: str
+) -> torch.Tensor:
+    """Run ``work(pixels, random numbers, strength, out)`` on the flat values of each image."""
+    source = canvas_BSSC.contiguous().flatten(1).numpy()
+    out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
+    target = out_BSSC.flatten(1).numpy()
+
+    def one(i: int) -> None:
+        bits = scratch("noise.bits", source.shape[1:], np.uint16)
+        philox.bits16(keys_B[i], name, bits)
+        work(source[i], bits, float(strength_B[i]), target[i])
+
+    for_each_image(len(source), one)
+    return out_BSSC
+
+
+def _bits_like(canvas_BSSC: torch.Tensor, keys_B: philox.U64, name: str) -> torch.Tensor:
+    count = canvas_BSSC[0].numel() if len(canvas_BSSC) else 0
+    return philox.bits16_torch(keys_B, name, count, canvas_BSSC.device).reshape(canvas_BSSC.shape)
+
+
+def _per_image(values_B: NDArray[np.generic], canvas_BSSC: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values_B)).to(canvas_BSSC.device).view(-1, 1, 1, 1)

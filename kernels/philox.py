@@ -1,0 +1,132 @@
+"""Counter-based random numbers: Philox 4x32-10, a pure function of (study seed, image key, transformation name).
+
+Source of the algorithm and its constants: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3"
+(SC 2011); Triton's ``tl.randint4x`` is the same generator. The 128-bit counter of a draw is
+(block, stream, transformation low, transformation high) and its 64-bit key is a hash of (seed, image key): what an
+image draws never depends on its batch, its position or its neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels.workers import scratch
+
+PARAMETERS, NOISE = 0, 1  # streams: a transformation's parameters and its per-pixel noise never share a counter
+
+_ROUNDS = 10
+_CHUNK = 1 << 15  # blocks worked on at once by bits16, in six arrays; a canvas of 224 has 18,816 and 0.9 MiB
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_MASK, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+U64 = NDArray[np.uint64]
+
+
+def image_keys(seed: int, keys: Sequence[str]) -> U64:
+    """Philox keys of images. Shape: (B,) uint64, one for each of the B image keys."""
+    prefix = b"substyle:%d:" % seed
+    digests = [hashlib.blake2b(prefix + key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys]
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+
+
+def name_word(name: str) -> int:
+    """The 64 counter bits that stand for a transformation's name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def philox_4x32(counter: Sequence[U64], key: Sequence[U64]) -> tuple[U64, U64, U64, U64]:
+    """Ten rounds of Philox on broadcastable arrays of 32-bit words held in uint64.
+
+    Args:
+        counter: four arrays of counter words.
+        key: two arrays of key words.
+
+    Returns:
+        four arrays of random 32-bit words, held in uint64, of the broadcast shape.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for i in range(_ROUNDS):
+        r0 = (k0 + np.uint64(i * _W0 & 0xFFFFFFFF)) & _MASK
+        r1 = (k1 + np.uint64(i * _W1 & 0xFFFFFFFF)) & _MASK
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ r0, p1 & _MASK, (p0 >> _SHIFT) ^ c3 ^ r1, p0 & _MASK
+    return c0, c1, c2, c3
+
+
+def words(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> NDArray[np.uint32]:
+    """Random words for one transformation. Shape: (B, count) uint32; word j comes from block j // 4, lane j % 4."""
+    blocks = -(-count // 4)
+    name64 = name_word(name)
+    counter = (
+        np.arange(blocks, dtype=np.uint64)[None, :],
+        np.full((1, 1), stream, np.uint64),
+        np.full((1, 1), name64 & 0xFFFFFFFF, np.uint64),
+        np.full((1, 1), name64 >> 32, np.uint64),
+    )
+    key = ((keys_B & _MASK)[:, None], (keys_B >> _SHIFT)[:, None])
+    lanes = philox_4x32(counter, key)
+    return np.stack(lanes, axis=-1).astype(np.uint32).reshape(len(keys_B), blocks * 4)[:, :count]
+
+
+def uniforms(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1) for one transformation. Shape: (B, count) float64."""
+    return np.multiply(words(keys_B, name, count, stream=stream), 2.0**-32, dtype=np.float64)
+
+
+def bits16(key: np.uint64, name: str, out: NDArray[np.uint16], *, stream: int = NOISE) -> None:
+    """Fill ``out`` with the 16-bit random numbers of one image: the fast way to per-pixel noise.
+
+    Number j is half j % 2 (low half first) of the word j // 2 that :func:`words` gives for the same arguments, so a
+    device kernel gets numbers 8 b .. 8 b + 7 from one call of Philox at block b. Every round works in place on arrays
+    that stay in a core's cache, and numpy releases the interpreter lock: call it for several images on threads.
+
+    Args:
+        key: the image's Philox key.
+        out: (count,) uint16, C-contiguous.
+    """
+    count = out.size
+    name64, key64 = name_word(name), int(key)
+    blocks = -(-count // 8)
+    words_K4 = scratch("philox.words", (blocks, 4), np.uint32)
+    for start in range(0, blocks, _CHUNK):
+        size = min(_CHUNK, blocks - start)
+        c0, c1, c2, c3, x, y = scratch("philox.counters", (6, size), np.uint64)
+        c0[:] = np.arange(start, start + size, dtype=np.uint64)
+        c1[:], c2[:], c3[:] = stream, name64 & 0xFFFFFFFF, name64 >> 32
+        for i in range(_ROUNDS):
+            r0 = np.uint64((key64 + i * _W0) & 0xFFFFFFFF)
+            r1 = np.uint64(((key64 >> 32) + i * _W1) & 0xFFFFFFFF)
+            np.multiply(c0, _M0, out=c0)
+            np.multiply(c2, _M1, out=c2)
+            for high, product, word, round_key in ((x, c2, c1, r0), (y, c0, c3, r1)):
+                np.right_shift(product, _SHIFT, out=high)
+                np.bitwise_xor(high, word, out=high)
+                np.bitwise_xor(high, round_key, out=high)
+                np.bitwise_and(product, _MASK, out=product)
+            c0, c1, c2, c3, x, y = x, c2, y, c0, c1, c3
+        for lane, word in enumerate((c0, c1, c2, c3)):
+            words_K4[start : start + size, lane] = word
+    out[:] = words_K4.reshape(-1).view("<u2")[:count]
+
+
+def bits16_torch(keys_B: U64, name: str, count: int, device: torch.device, *, stream: int = NOISE) -> torch.Tensor:
+    """What :func:`bits16` makes, for a batch and in torch on any device. Shape: (B, count) int32 in [0, 65536)."""
+    name64 = name_word(name)
+    key_B1 = torch.from_numpy(keys_B.view(np.int64).copy()).to(device)[:, None]
+    k0_B1, k1_B1 = key_B1 & 0xFFFFFFFF, key_B1 >> 32 & 0xFFFFFFFF
+    c0 = torch.arange(-(-count // 8), device=device).expand(len(keys_B), -1)
+    c1, c2, c3 = (torch.full_like(c0, word) for word in (stream, name64 & 0xFFFFFFFF, name64 >> 32))
+    for i in range(_ROUNDS):  # products wrap to negative int64, whose arithmetic shift needs the mask
+        r0, r1 = (k0_B1 + i * _W0) & 0xFFFFFFFF, (k1_B1 + i * _W1) & 0xFFFFFFFF
+        p0, p1 = c0 * int(_M0), c2 * int(_M1)
+        c0, c1 = (p1 >> 32 & 0xFFFFFFFF) ^ c1 ^ r0, p1 & 0xFFFFFFFF
+        c2, c3 = (p0 >> 32 & 0xFFFFFFFF) ^ c3 ^ r1, p0 & 0xFFFFFFFF
+    halves = torch.stack([half for word in (c0, c1, c2, c3) for half in (word & 0xFFFF, word >> 16)], dim=-1)
+    return halves.flatten(1)[:, :count].int()

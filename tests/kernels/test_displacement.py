@@ -1,0 +1,80 @@
+"""Displacement fields against scipy, a plain loop and their own torch references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from substyle.kernels import displacement, philox
+
+KEYS = philox.image_keys(0, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(("side", "sigma"), [(64, 2.24), (17, 0.96), (224, 2.24)])
+def test_elastic_is_blurred_uniform_noise(side: int, sigma: float) -> None:
+    amplitude = np.array([16, 25, 30], np.float32)
+    got = displacement.elastic(KEYS, "e", side, amplitude, sigma)
+    assert got.shape == (3, 2, side, side)
+    assert (got - displacement.elastic_reference(KEYS, "e", side, amplitude, sigma)).abs().max() < 1e-4
+    bits = philox.bits16_torch(KEYS, "e", 2 * side * side, torch.device("cpu")).double().numpy()
+    noise = ((bits + 0.5) / 32768 - 1).reshape(3, 2, side, side)
+    for i in range(3):
+        for axis in range(2):
+            blurred = ndimage.gaussian_filter(noise[i, axis], sigma, mode="mirror", truncate=3) * amplitude[i]
+            assert np.abs(got[i, axis].numpy() - blurred).max() < 1e-4
+
+
+def test_elastic_moves_pixels_by_a_pixel_or_two() -> None:
+    """The blur leaves 1 / (2 sigma sqrt(pi)) of a standard deviation of 1 / sqrt(3)."""
+    field = displacement.elastic(KEYS, "e", 224, np.full(3, 21, np.float32), 2.24)
+    assert field.std().item() == pytest.approx(21 / math.sqrt(3) / (2 * 2.24 * math.sqrt(math.pi)), rel=0.05)
+    assert abs(field.mean().item()) < 0.05
+
+
+def test_elastic_depends_on_key_and_name_alone() -> None:
+    amplitude = np.full(3, 20, np.float32)
+    whole = displacement.elastic(KEYS, "e", 32, amplitude, 1.0)
+    assert torch.equal(displacement.elastic(KEYS[1:2], "e", 32, amplitude[:1], 1.0)[0], whole[1])
+    assert not torch.equal(whole[0], whole[1])
+    assert not torch.equal(displacement.elastic(KEYS, "f", 32, amplitude, 1.0), whole)
+
+
+def test_blur_weights() -> None:
+    weights = displacement.blur_weights(2.24)
+    assert len(weights) == 15
+    assert weights.sum() == pytest.approx(1.0, abs=1e-6)
+    assert np.array_equal(weights, weights[::-1])
+    assert len(displacement.blur_weights(0.05)) == 3
+
+
+def test_grid_is_linear_between_nodes() -> None:
+    nodes = torch.randn(2, 2, 6, 6)
+    side = 51  # nodes at every tenth pixel
+    field = displacement.grid(nodes, side)
+    assert torch.allclose(field[..., ::10, ::10], nodes, atol=1e-5)
+    middle = (field[..., 0::10, 0:-1:10] + field[..., 0::10, 10::10]) / 2
+    assert torch.allclose(field[..., 0::10, 5::10], middle, atol=1e-5)
+
+
+def test_swirl_follows_its_formula() -> None:
+    centre = np.array([[10, 14], [20.5, 3]], np.float32)
+    radius, strength = np.array([16, 20], np.float32), np.array([3, 5.5], np.float32)
+    got = displacement.swirl(32, centre, radius, strength)
+    assert (got - displacement.swirl_reference(32, centre, radius, strength)).abs().max() < 1e-4
+    for i in range(2):
+        for y, x in ((0, 0), (14, 10), (3, 20), (31, 7)):
+            dx, dy = x - float(centre[i, 0]), y - float(centre[i, 1])
+            r, angle = math.hypot(dx, dy), math.atan2(dy, dx)
+            angle += float(strength[i]) * math.exp(-r / (float(radius[i]) * math.log(2) / 5))
+            expected = (r * math.cos(angle) - dx, r * math.sin(angle) - dy)
+            assert got[i, :, y, x].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_empty_batches() -> None:
+    none = np.empty(0, np.float32)
+    assert displacement.elastic(KEYS[:0], "e", 8, none, 1.0).shape == (0, 2, 8, 8)
+    assert displacement.swirl(8, np.empty((0, 2), np.float32), none, none).shape == (0, 2, 8, 8)
