@@ -1,0 +1,126 @@
+"""`control:pixels` and `control:statistics`: embeddings without any training, the floor that a backbone must beat."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d
+
+from substyle.engine.backbones.spec import Backbone, BackboneSpec
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_BINS = 16
+_PAIRS = ((0, 1), (0, 2), (1, 2))
+_IN_CACHE = 8
+
+
+class Pixels(nn.Module):
+    """The canvas shrunk to 16 × 16 by area: 768 numbers in [0, 1]."""
+
+    def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 to (B, 768) float32."""
+        x = canvas_BSSC.permute(0, 3, 1, 2).float() / 255.0
+        return adaptive_avg_pool2d(x, 16).flatten(1)
+
+
+class Statistics(nn.Module):
+    """Low-level statistics of the canvas: what a forensic analyst would look at first. 175 numbers.
+
+    - histogram of each channel, 16 bins (48), means and standard deviations (6), correlations of channels (3);
+    - mean log-energy of each of the 64 coefficients of the 8 × 8 block DCT of luma (JPEG's own blocks) (64);
+    - at scales 1, 2, 4: histogram of the log gradient magnitude, 12 bins, and energy of the horizontal and the
+      vertical gradient and their product (the tensor's three entries) (45);
+    - colourfulness: means and deviations of the two opponent axes, and the share of fully black, white and saturated
+      values (9).
+    """
+
+    dct: torch.Tensor
+    luma: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("dct", _dct_filters(), persistent=False)
+        self.register_buffer("luma", torch.tensor(_LUMA), persistent=False)
+
+    def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 to (B, 175) float32."""
+        # a few images at a time stay in the processor's cache
+        return torch.cat([self._some(part) for part in torch.split(canvas_BSSC, _IN_CACHE)])
+
+    def _some(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+        x = canvas_BSSC.permute(0, 3, 1, 2).contiguous().float()  # transposed as bytes: 15 times as fast as as floats
+        grey = (canvas_BSSC.float() @ self.luma).unsqueeze(1)
+        return torch.cat([self._colour(canvas_BSSC, x), self._bands(grey), *self._gradients(grey)], dim=1)
+
+    def _colour(self, canvas_BSSC: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        batch = len(x)
+        # one bincount over (image, channel, bin), on every second pixel of every second row
+        codes = (canvas_BSSC[:, ::2, ::2] >> 4).int()
+        codes = codes + (torch.arange(batch * 3, dtype=torch.int32) * _BINS).view(batch, 1, 1, 3)
+        counts = torch.bincount(codes.flatten(), minlength=batch * 3 * _BINS).view(batch, 3 * _BINS)
+        histogram = counts / (codes.numel() // (batch * 3))
+        flat = x.flatten(2)
+        mean = flat.mean(2) / 255.0
+        # all second moments are one small matrix product; the opponent axes follow from them
+        second = flat @ flat.transpose(1, 2) / (flat.shape[2] * 255.0**2)
+        covariance = second - mean[:, :, None] * mean[:, None, :]
+        deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt() + 1e-3
+        pairs = torch.stack([covariance[:, a, b] / (deviation[:, a] * deviation[:, b]) for a, b in _PAIRS], 1)
+        axes = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
+        opponent = (axes @ covariance @ axes.T).diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()
+        some = x[:, :, ::2, ::2]
+        spread = some.amax(1) - some.amin(1)
+        shares = torch.stack([(spread > 255.0 * level).float().mean((1, 2)) for level in (0.02, 0.25, 0.75)], 1)
+        ends = torch.stack([histogram[:, ::_BINS].mean(1), histogram[:, _BINS - 1 :: _BINS].mean(1)], 1)
+        return torch.cat([histogram, mean, deviation, pairs, mean @ axes.T, opponent, shares, ends], 1)
+
+    def _bands(self, grey: torch.Tensor) -> torch.Tensor:
+        energy = conv2d(grey, self.dct, stride=8).square()
+        return torch.log1p(energy).mean((2, 3))
+
+    @staticmethod
+    def _gradients(grey: torch.Tensor) -> list[torch.Tensor]:
+        out = []
+        batch = len(grey)
+        for scale in (1, 2, 4):
+            level = grey if scale == 1 else avg_pool2d(grey, scale)
+            dx = (level[:, 0, :-1, 1:] - level[:, 0, :-1, :-1]).flatten(1)
+            dy = (level[:, 0, 1:, :-1] - level[:, 0, :-1, :-1]).flatten(1)
+            magnitude = (dx.square() + dy.square())[:, :: max(4 // scale, 1)]
+            bins = torch.log2(1 + magnitude).mul(0.75).int().clamp(0, 11)  # 1 + 2·255² < 2^17, so 12 bins
+            codes = bins + torch.arange(batch, dtype=torch.int32).view(-1, 1) * 12
+            share = torch.bincount(codes.flatten(), minlength=batch * 12).view(batch, 12) / max(bins.shape[1], 1)
+            tensor = torch.stack([(a * b).mean(1) for a, b in ((dx, dx), (dy, dy), (dx, dy))], 1)
+            out += [share, tensor.sign() * torch.log1p(tensor.abs())]
+        return out
+
+
+def _dct_filters() -> torch.Tensor:
+    """The 64 basis pictures of the orthonormal 8 × 8 DCT-II. Shape: (64, 1, 8, 8)."""
+    k = torch.arange(8, dtype=torch.float64)
+    basis = torch.cos(math.pi * (2 * k[None, :] + 1) * k[:, None] / 16) * math.sqrt(2 / 8)
+    basis[0] /= math.sqrt(2)
+    return torch.einsum("ux,vy->uvxy", basis, basis).reshape(64, 1, 8, 8).float()
+
+
+def load(name: str, kind: str, *, canvas: int) -> Backbone:
+    """The control of that kind, ``pixels`` or ``statistics``."""
+    module: nn.Module = {"pixels": Pixels, "statistics": Statistics}[kind]()
+    with torch.inference_mode():
+        dim = int(module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)).shape[-1])
+    spec = BackboneSpec(
+        name=name,
+        architecture=kind,
+        dim=dim,
+        input_side=canvas,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        pooling="none",
+        weights="none: arithmetic",
+        weights_hash=f"{kind}-1",
+        licence="not applicable",
+        control=True,
+    )
+    return Backbone(spec, module.eval(), compiled=False)

@@ -1,0 +1,142 @@
+"""`onnx:<path>`: a model that comes as an ONNX file; its preprocessing comes from a small JSON file beside it.
+
+``model.onnx`` needs ``model.json`` with ``mean`` and ``std`` (of RGB in [0, 1]). There, ``output`` names the embedding
+of a model with several outputs; ``licence`` and ``architecture`` are optional. Input: (N, 3, side, side) float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, compose, helper
+from torch import nn
+
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec
+from substyle.kernels.errors import ConfigError
+
+
+def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
+    """The file's model behind the uint8 canvas interface, at a fixed batch.
+
+    Raises:
+        ConfigError: no such file, no or bad JSON beside it, or a model of another interface.
+    """
+    path = Path(path_text).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"backbone {name}", str(path), "a file that exists")
+    facts = _facts(path)
+    model = onnx.load(str(path))
+    side, source = _image_input(path, model)
+    output = _output(path, model, facts.get("output"))
+    _fix_batch(model, batch)
+    front = _front(canvas=canvas, side=side, batch=batch, mean=facts["mean"], std=facts["std"])
+    # one opset for both halves: the file's, when it is newer, else the front's
+    joined = compose.merge_models(
+        *_same_opset(compose.add_prefix(front, "substyle_"), model),
+        io_map=[("substyle_pixels", source)],
+        outputs=[output],
+    )
+    dim = _flatten(joined, output, batch)
+    spec = BackboneSpec(
+        name=name,
+        architecture=str(facts.get("architecture", path.stem)),
+        dim=dim,
+        input_side=side,
+        mean=facts["mean"],
+        std=facts["std"],
+        pooling=f"output {output}",
+        weights=f"file {path.name}",
+        weights_hash=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        licence=str(facts.get("licence", "unstated")),
+    )
+    return Backbone(spec, graph=joined.SerializeToString())
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    beside = path.with_suffix(".json")
+    allowed = 'JSON such as {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}'
+    if not beside.is_file():
+        raise ConfigError(f"preprocessing of {path.name}", f"no file {beside.name} beside it", allowed)
+    try:
+        facts = json.loads(beside.read_text())
+        for key in ("mean", "std"):
+            red, green, blue = (float(v) for v in facts[key])
+            facts[key] = (red, green, blue)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"preprocessing of {path.name}", f"{beside.name}: {error}", allowed) from error
+    return dict(facts)
+
+
+def _image_input(path: Path, model: onnx.ModelProto) -> tuple[int, str]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    shape = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
+    floats = len(inputs) == 1 and inputs[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    if not floats or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] < 1:
+        given = ", ".join(f"{v.name} {[d.dim_value or '?' for d in v.type.tensor_type.shape.dim]}" for v in inputs)
+        raise ConfigError(f"inputs of {path.name}", given, "one float32 input (N, 3, side, side) of a fixed side")
+    return shape[2], inputs[0].name
+
+
+def _output(path: Path, model: onnx.ModelProto, wanted: object) -> str:
+    names = [value.name for value in model.graph.output]
+    if wanted is None and len(names) == 1:
+        return str(names[0])
+    if wanted not in names:
+        raise ConfigError(f"output of {path.name}", wanted, f"one of {', '.join(names)}")
+    return str(wanted)
+
+
+def _fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Give the model's interface a fixed batch; shapes inside follow from it."""
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims:
+            dims[0].ClearField("dim_param")
+            dims[0].dim_value = batch
+
+
+class _Pixels(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _front(*, canvas: int, side: int, batch: int, mean: RGB, std: RGB) -> onnx.ModelProto:
+    module = Preprocessed(_Pixels(), canvas=canvas, side=side, mean=mean, std=std).eval()
+    return export(module, canvas=canvas, batch=batch, output="pixels")
+
+
+def _same_opset(front: onnx.ModelProto, model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    from onnx import version_converter
+
+    def version(m: onnx.ModelProto) -> int:
+        return int(next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")))
+
+    target = max(version(front), version(model))
+    front, model = (m if version(m) == target else version_converter.convert_version(m, target) for m in (front, model))
+    front.ir_version = model.ir_version = max(front.ir_version, model.ir_version)
+    return front, model
+
+
+def _flatten(model: onnx.ModelProto, output: str, batch: int) -> int:
+    """End the graph in (batch, D): positions of a map or sequence are flattened as they are. Returns D."""
+    shape_node = helper.make_node("Flatten", [output], ["substyle_embedding"], axis=1)
+    model.graph.node.append(shape_node)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("substyle_embedding", TensorProto.FLOAT, None))
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    value = inferred.graph.output[0]
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    if len(dims) != 2 or dims[1] < 1:
+        raise ConfigError(f"output {output}", dims, "an output whose shape follows from the input's")
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("substyle_embedding", TensorProto.FLOAT, [batch, dims[1]]))
+    return int(dims[1])

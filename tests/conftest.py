@@ -1,0 +1,54 @@
+"""Photographs and folders that many tests use; nothing here needs a network."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# no test may wait for a hub that is out of reach
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compiled artefacts of the tests go to a folder of their own."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("SUBSTYLE_CACHE")
+    os.environ["SUBSTYLE_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["SUBSTYLE_CACHE"]
+    else:
+        os.environ["SUBSTYLE_CACHE"] = before
+
+
+def photograph(seed: int, width: int = 96, height: int = 80) -> Image.Image:
+    """A smooth colour picture with some structure: two classes by hue, so that class probes have something to learn."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    coarse[..., seed % 2] //= 3
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(picture: Image.Image, quality: int = 92) -> bytes:
+    """The picture as JPEG bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 photographs in two class folders."""
+    root = tmp_path_factory.mktemp("photographs")
+    for i in range(40):
+        folder = root / ("even" if i % 2 == 0 else "odd")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{i:02d}.jpg").write_bytes(jpeg(photograph(i, 80 + i, 100 - i)))
+    return root

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.conftest import photograph
+from torch import nn
+
+from substyle.engine.backbones import cache, registry
+from substyle.engine.backbones.compile import CompileOptions, FixedBatch, compile_backbone
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.gate import GateError
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.runtimes.openvino_mixed import layers, with_float32_layers
+from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from substyle.kernels.errors import ConfigError
+
+BATCH = 4
+
+
+def samples() -> list[NDArray[np.uint8]]:
+    plain = np.stack([np.array(photograph(i, 224, 224)) for i in range(BATCH)])
+    return [plain, 255 - plain, plain[:, ::-1].copy()]
+
+
+def load(name: str) -> Backbone:
+    return registry.load(name, registry.LoadContext(224, BATCH, 0, None, lambda: samples()[0]))
+
+
+def options(precision: str = "fp32", dtype: str = "float16") -> CompileOptions:
+    return CompileOptions(batch=BATCH, canvas=224, threads=1, precision=precision, dtype=dtype)
+
+
+@pytest.mark.parametrize("model", ["test_efficientnet", "test_vit"])
+def test_compiled_agrees_with_eager(model: str) -> None:
+    backbone = load(f"control:random:{model}")
+    compiled = compile_backbone(backbone, samples(), options())
+    assert compiled.runtime["name"] == "openvino"
+    assert compiled.gate is not None
+    assert compiled.gate["cosine_min"] >= 0.9999
+    assert compiled.gate["rows"] == 3 * BATCH
+    assert compiled.rate > 0
+    assert backbone.module is not None
+    expected = TorchModule(backbone.module)(samples()[1])
+    np.testing.assert_allclose(compiled.embed(samples()[1]), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
+    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options())
+    whole = compiled.embed(samples()[0])
+    for count in (1, 3):
+        np.testing.assert_array_equal(compiled.embed(samples()[0][:count]), whole[:count])
+
+
+def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    backbone = load("control:random:test_resnet")
+    first = compile_backbone(backbone, samples(), options())
+    files = sorted(p.name for p in (tmp_path / "graphs").iterdir())
+    assert len(files) == 2
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr("substyle.engine.backbones.compile.export", refuse)
+    second = compile_backbone(backbone, samples(), options())
+    assert second.gate == first.gate
+    np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
+
+
+def test_arithmetic_controls_need_no_gate() -> None:
+    compiled = compile_backbone(load("control:pixels"), samples(), options())
+    assert compiled.gate is None
+    assert compiled.runtime["name"] == "torch"
+
+
+def test_auto_keeps_layers_in_float32_until_the_gate_passes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    asked: list[tuple[str, int]] = []
+    real = FixedBatch.__call__
+
+    def spoil(self: FixedBatch, canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """An embedding that is right only with 5 or more layers in float32."""
+        out = real(self, canvas_BSSC)
+        return out if self.kept >= 5 else out[:, ::-1].copy()  # type: ignore[attr-defined]
+
+    def graph(onnx: bytes, *, precision: str, float32_layers: int, **how: object) -> OpenVINOGraph:
+        asked.append((precision, float32_layers))
+        return OpenVINOGraph(onnx, precision="fp32", threads=1)
+
+    def remember(self: FixedBatch, graph: OpenVINOGraph, batch: int) -> None:
+        self.graph, self.batch = graph, batch
+        self.kept = asked[-1][1] if asked[-1][0] == "bf16" else 99  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("substyle.engine.backbones.compile.OpenVINOGraph", graph)
+    monkeypatch.setattr(FixedBatch, "__init__", remember)
+    monkeypatch.setattr(FixedBatch, "__call__", spoil)
+    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"))
+    assert compiled.runtime["precision"] == "bf16"
+    assert compiled.runtime["float32_layers"] == 5
+    assert "the first 5 of" in capsys.readouterr().err
+    with pytest.raises(GateError, match="bf16 does not agree"):
+        compile_backbone(load("control:random:test_efficientnet"), samples(), options("bf16"))
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ConfigError, match="auto, fp32, bf16, fp16"):
+        options("int4")
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, 4), nn.Conv2d(8, 8, 3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x)))).flatten(1)
+
+
+def test_layers_marked_float32_run_in_float32() -> None:
+    import openvino as ov
+
+    module = Preprocessed(Two(), canvas=64, side=64, mean=IMAGENET_MEAN, std=IMAGENET_STD).eval()
+    graph = export(module, canvas=64, batch=2).SerializeToString()
+    assert layers(graph) == 2
+    core = ov.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16")
+
+    def precisions(count: int) -> list[str]:
+        model = with_float32_layers(core.read_model(graph), count)
+        running = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}).get_runtime_model()
+        info = [op.get_rt_info() for op in running.get_ordered_ops()]
+        return [i["runtimePrecision"].astype(str) for i in info if i["layerType"].astype(str) == "Convolution"]
+
+    assert precisions(0) == ["bf16", "bf16"]
+    assert precisions(1) == ["f32", "bf16"]
+    assert precisions(2) == ["f32", "f32"]
+
+
+def onnx_file(folder: Path, side: int = 32) -> tuple[Path, nn.Module]:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2)).eval()
+    program = torch.onnx.export(network, (torch.zeros(1, 3, side, side),), dynamo=True, verbose=False)
+    assert program is not None
+    path = folder / "model.onnx"
+    onnx.save(program.model_proto, str(path))
+    return path, network
+
+
+def test_onnx_file_with_its_preprocessing(tmp_path: Path) -> None:
+    path, network = onnx_file(tmp_path)
+    facts = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.4], "licence": "CC0"}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    backbone = load(f"onnx:{path}")
+    assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.licence) == (20, 32, "CC0")
+    compiled = compile_backbone(backbone, samples(), options())
+    x = torch.from_numpy(samples()[0]).permute(0, 3, 1, 2).float()
+    x = torch.nn.functional.interpolate(x, (32, 32), mode="bicubic", antialias=True).clamp(0, 255) / 255
+    x = (x - torch.tensor(facts["mean"]).view(3, 1, 1)) / torch.tensor(facts["std"]).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = network(x).flatten(1).numpy()
+    np.testing.assert_allclose(compiled.embed(samples()[0]), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_onnx_file_without_preprocessing_is_refused(tmp_path: Path) -> None:
+    path, _ = onnx_file(tmp_path)
+    with pytest.raises(ConfigError, match=r"no file model\.json beside it"):
+        load(f"onnx:{path}")
+    (tmp_path / "model.json").write_text('{"mean": [1, 2]}')
+    with pytest.raises(ConfigError, match=r"model\.json"):
+        load(f"onnx:{path}")
+    with pytest.raises(ConfigError, match="a file that exists"):
+        load("onnx:/nothing/there.onnx")
+
+
+def test_fetch_makes_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return b"data"
+
+    assert cache.fetch("a/b", make) == cache.fetch("a/b", make) == b"data"
+    assert len(made) == 1

