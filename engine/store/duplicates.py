@@ -1,0 +1,63 @@
+"""Near-duplicates among photographs, told from thumbnails, so that they never straddle a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ROWS, COLUMNS = 8, 9  # of a thumbnail: 8 × 8 left-right comparisons make its 64-bit difference hash
+MAX_BITS = 3  # differing bits of two difference hashes
+MAX_LEVELS = 4.0  # mean absolute difference of two thumbnails, in grey levels
+
+
+def thumbnails(canvas_BSSC: torch.Tensor) -> list[str]:
+    """8 × 9 luma bytes of each canvas (B, S, S, 3), in hex."""
+    # a quarter of the pixels is plenty for means over about 25 × 28 of them
+    some = canvas_BSSC[:, ::2, ::2].float()
+    luma = some @ torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+    small = torch.nn.functional.adaptive_avg_pool2d(luma[:, None], (ROWS, COLUMNS))[:, 0]
+    return [row.tobytes().hex() for row in small.round().to(torch.uint8).numpy()]
+
+
+def groups(thumbnails_N: Sequence[str]) -> NDArray[np.int64]:
+    """For every image the index of the first image that it is a near-duplicate of, itself if of none. Shape: (N,).
+
+    Two images are near-duplicates when their difference hashes differ in at most 3 of 64 bits and their thumbnails by
+    at most 4 grey levels on average; the relation is closed over chains. Two hashes with at most 3 differing bits agree
+    in one of their four 16-bit quarters at least, so only images that share a quarter are compared.
+    """
+    count = len(thumbnails_N)
+    small = np.frombuffer(bytes.fromhex("".join(thumbnails_N)), np.uint8).reshape(count, ROWS, COLUMNS)
+    bits = np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(count, 64), axis=1)
+    parent = np.arange(count)
+    for a, b in _candidates(bits):
+        differing = np.unpackbits(bits[a] ^ bits[b], axis=1).sum(axis=1)
+        levels = np.abs(small[a].astype(np.int16) - small[b]).mean(axis=(1, 2))
+        near = (differing <= MAX_BITS) & (levels <= MAX_LEVELS)
+        for i, j in zip(a[near], b[near], strict=True):
+            low, high = sorted((_root(parent, int(i)), _root(parent, int(j))))
+            parent[high] = low
+    return np.array([_root(parent, i) for i in range(count)], dtype=np.int64)
+
+
+def _root(parent: NDArray[np.int64], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = int(parent[i])
+    return i
+
+
+def _candidates(bits: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs that share a quarter of their hash, as two index arrays, a quarter and a distance at a time."""
+    for quarter in range(4):
+        value = bits[:, 2 * quarter].astype(np.int64) * 256 + bits[:, 2 * quarter + 1]
+        order = np.argsort(value, kind="stable")
+        ordered = value[order]
+        for distance in range(1, len(order)):
+            same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
+            if not len(same):
+                break
+            yield order[same], order[same + distance]

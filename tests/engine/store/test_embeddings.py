@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from substyle.engine.store import journal
+from substyle.engine.store.embeddings import (
+    BackboneEntry,
+    EmbeddingStore,
+    OverflowError16,
+    StoreError,
+    StoreSettings,
+    slug,
+)
+from substyle.engine.store.load import load_table, store_facts
+from substyle.kernels.errors import ConfigError
+
+SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16", source="photographs")
+DEFINITIONS = [
+    {"name": "identity", "coarse": "identity", "role": "train", "parameters": []},
+    {"name": "jpeg", "coarse": "quality", "role": "train", "parameters": []},
+]
+
+
+def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str = "fp32") -> dict[str, Any]:
+    return {
+        "name": name,
+        "dim": dim,
+        "spec": {"weights_hash": weights, "control": False},
+        "runtime": {"name": "openvino", "precision": precision},
+        "gate": None,
+    }
+
+
+def note(row: int, reason: str = "", thumbnail: str | None = None) -> journal.ImageNote:
+    rng = np.random.default_rng(row)
+    small = rng.integers(0, 256, 72, dtype=np.uint8).tobytes().hex() if thumbnail is None else thumbnail
+    return journal.ImageNote(row, 10, 10, reason, "" if reason else small, ())
+
+
+def make(path: Path, images: int = 6, settings: StoreSettings = SETTINGS) -> tuple[EmbeddingStore, BackboneEntry]:
+    store = EmbeddingStore.create(path, settings)
+    labels = np.arange(images, dtype=np.int64) % 2
+    store.add_images([f"{i}.jpg" for i in range(images)], labels, ["cat", "dog"], np.zeros(images, np.int8))
+    entry = store.ensure_backbone(facts())
+    for definition in DEFINITIONS:
+        store.ensure_transformation(entry, definition, "hash")
+    return store, entry
+
+
+def rows(shard: int, count: int, dim: int = 3) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    rng = np.random.default_rng(shard)
+    return {str(d["name"]): rng.normal(size=(count, dim)).astype(np.float32) for d in DEFINITIONS}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    first, second = rows(0, 4), rows(1, 2)
+    store.write_shard(entry, 0, first, [note(i) for i in range(4)], seconds=1.0, run="r")
+    store.write_shard(entry, 1, second, [note(4), note(5)], seconds=1.0, run="r")
+    opened = EmbeddingStore.open(tmp_path / "s.zarr")
+    table = load_table(opened, "timm:x")
+    assert table.x_TND.dtype == np.float16
+    expected = np.concatenate([first["jpeg"], second["jpeg"]]).astype(np.float16)
+    np.testing.assert_array_equal(table.x_TND[1], expected)
+    assert table.transformations == ("identity", "jpeg")
+    assert table.class_names == ("cat", "dog")
+    assert table.keys == tuple(f"{i}.jpg" for i in range(6))
+
+
+def test_any_zarr_reader_reads_it_and_missing_is_nan(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
+    array = zarr.open_array(str(tmp_path / "s.zarr" / "embeddings" / entry.slug / "jpeg"), mode="r")
+    assert array.shape == (6, 3)
+    assert array.chunks == (4, 3)
+    assert np.isnan(np.asarray(array[:4])).all()
+    np.testing.assert_array_equal(array[4:], rows(1, 2)["jpeg"].astype(np.float16))
+    np.testing.assert_array_equal(array[:], store.read(entry, "jpeg"))
+
+
+def test_unfinished_and_quarantined_rows_are_left_out(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    written = rows(1, 2)
+    written["identity"][0] = written["jpeg"][0] = np.nan
+    store.write_shard(entry, 1, written, [note(4, reason="truncated"), note(5)], seconds=1.0, run="r")
+    table = load_table(store, "timm:x")
+    assert table.keys == ("5.jpg",)
+    assert np.isfinite(table.x_TND).all()
+    assert store_facts(store).quarantined == {"4.jpg": "truncated"}
+
+
+def test_nothing_finished_is_said(tmp_path: Path) -> None:
+    store, _ = make(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="no finished shard"):
+        load_table(store, "timm:x")
+    with pytest.raises(StoreError, match="there are: timm:x"):
+        load_table(store, "timm:y")
+
+
+def test_near_duplicates_move_to_the_split_of_the_first(tmp_path: Path) -> None:
+    store = EmbeddingStore.create(tmp_path / "s.zarr", SETTINGS)
+    store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
+    entry = store.ensure_backbone(facts())
+    for definition in DEFINITIONS:
+        store.ensure_transformation(entry, definition, "hash")
+    same = note(0).thumbnail
+    notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
+    store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
+    assert load_table(store, "timm:x").split_N.tolist() == [0, 2, 0, 1]
+    assert store_facts(store).moved == ("c",)
+
+
+def test_overflow_commits_nothing_and_names_the_way_out(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    big = rows(0, 4)
+    big["jpeg"][2, 1] = 1e6
+    with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
+        store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
+    assert store.finished() == {}
+    wide, entry = make(tmp_path / "w.zarr", settings=StoreSettings(0, 224, 4, "float32", "photographs"))
+    wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
+    assert wide.read(entry, "jpeg")[2, 1] == 1e6
+
+
+def test_growth_starts_at_a_shard_and_touches_nothing(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr", images=3)
+    store.write_shard(entry, 0, rows(0, 3), [note(i) for i in range(3)], seconds=1.0, run="r")
+    chunk = store.chunk_path(entry.slug, "jpeg", 0)
+    before = chunk.read_bytes()
+    store.add_images(["new.jpg"], np.array([2], np.int64), ["cat", "dog", "owl"], np.zeros(1, np.int8))
+    assert store.manifest().row_N.tolist() == [0, 1, 2, 4]
+    assert chunk.read_bytes() == before
+    store.write_shard(entry, 1, rows(1, 1), [note(4)], seconds=1.0, run="r")
+    table = load_table(store, "timm:x")
+    assert table.keys == ("0.jpg", "1.jpg", "2.jpg", "new.jpg")
+    assert table.class_names == ("cat", "dog", "owl")
+    np.testing.assert_array_equal(table.x_TND[1][3:], rows(1, 1)["jpeg"].astype(np.float16))
+
+
+def test_moving_a_store_works(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    shutil.move(tmp_path / "s.zarr", tmp_path / "elsewhere.zarr")
+    assert len(load_table(EmbeddingStore.open(tmp_path / "elsewhere.zarr"), "timm:x").keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (facts(weights="other"), "weights w there, other now"),
+        (facts(dim=4), "dim 3 there, 4 now"),
+        (facts(precision="bf16"), "precision fp32 there, bf16 now"),
+    ],
+)
+def test_another_backbone_under_the_same_name_is_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+    store, _ = make(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match=named):
+        store.ensure_backbone(changed)
+
+
+def test_another_definition_is_refused(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="jpeg was made by another definition"):
+        store.ensure_transformation(entry, DEFINITIONS[1], "another hash")
+
+
+def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store is there"):
+        EmbeddingStore.open(tmp_path / "nothing.zarr")
+    zarr.open_group(str(tmp_path / "foreign.zarr"), mode="w")
+    with pytest.raises(StoreError, match="not a substyle store"):
+        EmbeddingStore.open(tmp_path / "foreign.zarr")
+    store, _ = make(tmp_path / "s.zarr")
+    store.group.attrs["substyle"] = {"schema": 99}
+    with pytest.raises(StoreError, match="schema 99"):
+        EmbeddingStore.open(tmp_path / "s.zarr")
+
+
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="power of two"):
+        EmbeddingStore.create(tmp_path / "a.zarr", StoreSettings(0, 224, 3, "float16", ""))
+    with pytest.raises(ConfigError, match="float16, float32"):
+        EmbeddingStore.create(tmp_path / "b.zarr", StoreSettings(0, 224, 4, "int8", ""))
+    make(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="not empty"):
+        EmbeddingStore.create(tmp_path / "s.zarr", SETTINGS)
+
+
+def test_slugs_are_safe_and_distinct() -> None:
+    names = ["timm:a/b", "timm:a_b", "timm:a b", "onnx:/secret/place/model.onnx", "onnx:/other/model.onnx", "../x"]
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert all("/" not in s and ":" not in s and not s.startswith(".") for s in slugs)
+    assert "secret" not in slugs[3]
