@@ -1,0 +1,117 @@
+"""Accuracies with intervals: a bootstrap over images, all variants of an image together.
+
+Scores are (T, N): 1 right, 0 wrong, a fraction where seeds disagree, NaN where a row does not count. Everything
+reported is a weighted mean of the T accuracies, so one set of resamples serves every number, and a difference of two
+numbers over the same images is paired resample by resample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+_DRAWS_AT_ONCE = 4_000_000  # image draws held in memory
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """T accuracies and their bootstrap replicates; NaN where a transformation has no row that counts.
+
+    Attributes:
+        value_T: (T,) accuracies.
+        replicates_RT: (R, T) accuracies over R resamples of the images.
+    """
+
+    value_T: F64
+    replicates_RT: F64
+
+    def mean(self, weight_T: F64) -> Estimate:
+        """A weighted mean of the accuracies, over those that exist."""
+        return Estimate(
+            float(_weighted(self.value_T[None], weight_T)[0]),
+            _weighted(self.replicates_RT, weight_T),
+        )
+
+    def one(self, t: int) -> Estimate:
+        """The accuracy on one transformation."""
+        return Estimate(float(self.value_T[t]), self.replicates_RT[:, t])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its bootstrap replicates (R,)."""
+
+    value: float
+    replicates_R: F64
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.replicates_R - other.replicates_R)
+
+    @property
+    def number(self) -> float | None:
+        """The value, None where there is none."""
+        return None if np.isnan(self.value) else self.value
+
+    @property
+    def ci95(self) -> list[float] | None:
+        """The 95 % percentile interval, None where there is no value."""
+        finite = self.replicates_R[np.isfinite(self.replicates_R)]
+        if np.isnan(self.value) or len(finite) == 0:
+            return None
+        low, high = np.percentile(finite, [2.5, 97.5])
+        return [float(low), float(high)]
+
+
+def resample(score_TN: NDArray[np.floating], resamples: int, seed: int) -> Resampled:
+    """Accuracies of T transformations over N images and over R resamples of the images.
+
+    Resamples depend on (seed, N) only: scores over the same images are resampled alike, hence paired.
+    """
+    counted = np.isfinite(score_TN)
+    right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
+    count_NT = counted.astype(np.float32).T
+    both = np.concatenate([right_NT, count_NT], axis=1)
+    images, transformations = right_NT.shape
+    rng = np.random.Generator(np.random.PCG64([seed, images, 0x626F6F74]))
+    at_once = max(1, _DRAWS_AT_ONCE // max(images, 1))
+    parts = []
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        times_RN = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float32)
+        parts.append(times_RN @ both)
+    sums = np.concatenate([both.sum(axis=0, keepdims=True), *parts]).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        accuracies = sums[:, :transformations] / np.where(
+            sums[:, transformations:] > 0, sums[:, transformations:], np.nan
+        )
+    return Resampled(accuracies[0], accuracies[1:])
+
+
+def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:
+    """Weights of a plain mean over some of ``count`` transformations. Shape: (T,)."""
+    weight = np.zeros(count)
+    weight[np.asarray(transformations, np.int64)] = 1.0
+    return weight
+
+
+def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes: Sequence[str]) -> F64:
+    """Weights of a mean over coarse classes of the mean over some of their transformations. Shape: (T,)."""
+    weight = np.zeros(len(coarse))
+    for name in classes:
+        members = [t for t in transformations if coarse[t] == name]
+        for t in members:
+            weight[t] = 1.0 / len(members)
+    return weight
+
+
+def _weighted(accuracy_RT: F64, weight_T: F64) -> F64:
+    known = np.isfinite(accuracy_RT)
+    total = (known * weight_T).sum(axis=1)
+    right = (np.where(known, accuracy_RT, 0.0) * weight_T).sum(axis=1)
+    mean: F64 = np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
+    return mean

@@ -1,0 +1,90 @@
+"""Embeddings made up of a class, a transformation's displacement and noise: what a probe should find is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.table import EmbeddingTable
+
+SUITE = (
+    ("identity", "identity", "train"),
+    ("blur_a", "blur", "train"),
+    ("blur_b", "blur", "train"),
+    ("blur_c", "blur", "held_out"),
+    ("noise_a", "noise", "train"),
+    ("noise_b", "noise", "held_out"),
+    ("tone_a", "tone", "train"),
+    ("tone_b", "tone", "train"),
+)
+
+
+@pytest.fixture
+def make_table() -> Callable[..., EmbeddingTable]:
+    """(images, width, classes, style, seed, suite, **fields of the table) -> a table with splits 60/20/20."""
+
+    def make(
+        images: int = 120,
+        width: int = 20,
+        classes: int = 3,
+        style: float = 2.0,
+        seed: int = 0,
+        suite: tuple[tuple[str, str, str], ...] = SUITE,
+        **changes: object,
+    ) -> EmbeddingTable:
+        rng = np.random.default_rng(seed)
+        names, coarse, roles = zip(*suite, strict=True)
+        label = np.arange(images) % max(classes, 1)
+        base = rng.normal(size=(max(classes, 1), width))[label] * 1.5 + rng.normal(size=(images, width)) * 0.5
+        of_coarse = {name: rng.normal(size=width) for name in dict.fromkeys(coarse)}
+        x = np.empty((len(suite), images, width), np.float16)
+        for t, name in enumerate(coarse):
+            shift = style * (0.7 * of_coarse[name] + 0.5 * rng.normal(size=width)) if names[t] != "identity" else 0.0
+            x[t] = base + shift + 0.3 * rng.normal(size=(images, width))
+        order = rng.permutation(images)
+        split = np.full(images, 2, np.int8)
+        split[order[: images * 3 // 5]] = 0
+        split[order[images * 3 // 5 : images * 4 // 5]] = 1
+        table = EmbeddingTable(
+            "synthetic",
+            x,
+            names,
+            coarse,
+            roles,
+            tuple(f"image-{n}" for n in range(images)),
+            label.astype(np.int64) if classes else np.full(images, -1, np.int64),
+            tuple(f"class-{c}" for c in range(classes)),
+            split,
+            np.ones((len(suite), images), bool),
+        )
+        return replace(table, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def quick() -> Callable[..., ProbeConfig]:
+    """A small configuration, with changes."""
+
+    def make(**changes: object) -> ProbeConfig:
+        base: dict[str, object] = {
+            "learning_rates": (1e-2, 3e-3),
+            "weight_decays": (1e-2,),
+            "mlp_learning_rates": (3e-3, 1e-3),
+            "multitask_learning_rates": (3e-3,),
+            "widths": (32,),
+            "lambdas": (0.5,),
+            "steps": 60,
+            "mlp_steps": 60,
+            "multitask_steps": 60,
+            "evaluations": 6,
+            "bootstrap": 200,
+            "precision": "fp32",
+        }
+        return ProbeConfig(**(base | changes))  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from substyle.engine.probes.compare import compare_outcomes
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.saved import Probe
+from substyle.engine.table import EmbeddingTable
+from substyle.kernels.errors import SubstyleError
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+
+
+def plain(outcome: ProbeOutcome) -> dict[str, Any]:
+    """The results after a round trip through strict JSON."""
+    results: dict[str, Any] = json.loads(json.dumps(outcome.results, allow_nan=False))
+    return results
+
+
+def holds(interval: list[float], value: float) -> bool:
+    return len(interval) == 2 and interval[0] - 1e-6 <= value <= interval[1] + 1e-6
+
+
+def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path) -> None:
+    """Easy embeddings are read well by every probe, and each entry is what results.json promises."""
+    table = make_table(images=200, style=4.0)
+    outcome = run_probes(
+        table,
+        quick(rotate=True, rotate_heads=("linear", "mlp"), steps=200, mlp_steps=200, multitask_steps=200),
+        out_dir=tmp_path,
+        quiet=True,
+        metadata={"canvas": 224},
+    )
+    results = plain(outcome)
+    assert set(results) == {"fine", "coarse", "coarse_rotation", "semantic", "multitask"}
+    test = len(table.rows(2))
+    for head in ("linear", "mlp"):
+        fine = results["fine"][head]
+        assert fine["accuracy"] > 0.9
+        assert holds(fine["ci95"], fine["accuracy"])
+        assert np.mean(list(fine["by_transformation"].values())) == pytest.approx(fine["accuracy"], abs=1e-6)
+        assert np.mean(fine["seeds"]) == pytest.approx(fine["accuracy"], abs=1e-6)
+        counts = np.array(fine["confusion"]["counts"])
+        assert counts.sum(1).tolist() == [2 * test] * 8  # two seeds
+        assert np.trace(counts) / counts.sum() == pytest.approx(fine["accuracy"], abs=1e-6)
+        coarse = results["coarse"][head]
+        assert coarse["seen"] > 0.9
+        assert coarse["gap"] == pytest.approx(coarse["seen"] - coarse["held_out"])
+        assert holds(coarse["gap_ci95"], coarse["gap"])
+        by = coarse["by_transformation"]
+        assert by["noise_b"]["role"] == "held_out"
+        seen = (by["blur_a"]["accuracy"] + by["blur_b"]["accuracy"]) / 2
+        assert coarse["seen"] == pytest.approx((seen + by["noise_a"]["accuracy"]) / 2)
+        assert coarse["held_out"] == pytest.approx((by["blur_c"]["accuracy"] + by["noise_b"]["accuracy"]) / 2)
+        assert set(results["coarse_rotation"][head]["by_transformation"]) == set(table.transformations[1:])
+        semantic = results["semantic"][head]
+        assert semantic["clean"] > 0.9
+        assert semantic["by_transformation"]["identity"] == pytest.approx(semantic["clean"])
+        others = [v for t, v in semantic["by_transformation"].items() if t != "identity"]
+        assert np.mean(others) == pytest.approx(semantic["obfuscated"])
+        for task in ("fine", "coarse", "semantic"):
+            entry = results[task][head]
+            assert set(entry["setting"]) == {"lr", "weight_decay", "width"}
+            assert len(entry["curve"]) <= 6
+            assert entry["validation"] == pytest.approx(max(a for _, a in entry["curve"]))
+    joint = results["multitask"]
+    assert joint["lambda"] == 0.5
+    for part in ("fine", "semantic"):
+        assert joint[part] > 0.8
+        difference = joint["difference"][part]
+        assert difference["value"] == pytest.approx(joint[part] - joint["single_task"][part])
+        assert holds(difference["ci95"], difference["value"])
+    saved = {path.name: Probe.load(path) for path in tmp_path.iterdir()}
+    assert len(saved) == 7
+    for name, probe in saved.items():
+        assert probe.metadata["canvas"] == 224
+        assert name.startswith(probe.metadata["task"])
+    x = table.x_TND[:, table.rows(2)]
+    fine_linear = [saved["fine-linear.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
+    assert np.mean(fine_linear) == pytest.approx(results["fine"]["linear"]["accuracy"], abs=0.03)
+
+
+def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
+    """Embeddings without any trace of transformation or class: every interval holds chance, the rotation's too."""
+    table = make_table(images=300)
+    noise = np.random.default_rng(9).normal(size=table.x_TND.shape).astype(np.float32)
+    results = plain(run_probes(replace(table, x_TND=noise), quick(heads=("linear",)), out_dir=None, quiet=True))
+    fine, coarse, semantic = (results[task]["linear"] for task in ("fine", "coarse", "semantic"))
+    assert fine["accuracy"] == pytest.approx(1 / 8, abs=0.06)
+    assert coarse["seen"] == pytest.approx(1 / 4, abs=0.08)
+    assert abs(coarse["gap"]) < 0.1
+    assert semantic["clean"] == pytest.approx(1 / 3, abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_results(make_table: Make, quick: Quick) -> None:
+    table = make_table(style=0.5)
+    runs = [run_probes(table, quick(seed=seed), out_dir=None, quiet=True) for seed in (0, 0, 1)]
+    assert runs[0].results == runs[1].results
+    assert runs[0].results != runs[2].results
+
+
+def test_outcomes_survive_the_disk(make_table: Make, quick: Quick, tmp_path: Path) -> None:
+    outcome = run_probes(make_table(), quick(tasks=("fine",)), out_dir=None, quiet=True)
+    outcome.save(tmp_path / "outcome")
+    loaded = ProbeOutcome.load(tmp_path / "outcome")
+    assert loaded.results == plain(outcome)
+    assert (loaded.keys, loaded.transformations, loaded.roles) == (
+        outcome.keys, outcome.transformations, outcome.roles,
+    )  # fmt: skip
+    assert loaded.scores.keys() == {"fine/linear", "fine/mlp"}
+    for name, score in outcome.scores.items():
+        np.testing.assert_array_equal(loaded.scores[name], score)
+    (tmp_path / "outcome" / "scores.npz").write_bytes(b"PK")
+    with pytest.raises(SubstyleError, match="no readable probe results"):
+        ProbeOutcome.load(tmp_path / "outcome")
+    with pytest.raises(SubstyleError, match="no readable probe results"):
+        ProbeOutcome.load(tmp_path / "nowhere")
+
+
+def test_without_classes(make_table: Make, quick: Quick) -> None:
+    results = plain(run_probes(make_table(classes=0), quick(heads=("linear",)), out_dir=None, quiet=True))
+    assert results["semantic"] is None
+    assert results["multitask"] is None
+    assert results["fine"]["linear"]["accuracy"] > 0.8
+
+
+def test_a_suite_without_held_out_transformations(make_table: Make, quick: Quick) -> None:
+    suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_a", "noise", "train"))
+    config = quick(heads=("linear",), tasks=("coarse",), rotate=True)
+    results = plain(run_probes(make_table(suite=suite), config, out_dir=None, quiet=True))
+    coarse = results["coarse"]["linear"]
+    assert coarse["held_out"] is coarse["held_out_ci95"] is coarse["gap"] is coarse["gap_ci95"] is None
+    assert coarse["seen"] > 0.8
+    assert results["coarse_rotation"] is None  # every class has but one
+
+
+def test_a_suite_of_identity_alone(make_table: Make, quick: Quick) -> None:
+    table = make_table(suite=(("identity", "identity", "train"),))
+    results = plain(run_probes(table, quick(heads=("linear",)), out_dir=None, quiet=True))
+    assert results["fine"] is results["coarse"] is results["multitask"] is None
+    assert results["semantic"]["linear"]["clean"] > 0.9
+    assert results["semantic"]["linear"]["obfuscated"] is None
+
+
+def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
+    """A transformation that never differs from identity has no score, and other scores have fewer rows."""
+    distinct = np.ones((8, 120), bool)
+    distinct[6] = False
+    distinct[2, ::2] = False
+    table = make_table(distinct_TN=distinct)
+    outcome = run_probes(table, quick(heads=("linear",)), out_dir=None, quiet=True)
+    results = plain(outcome)
+    fine = results["fine"]["linear"]
+    assert fine["by_transformation"]["tone_a"] is None
+    assert results["coarse"]["linear"]["by_transformation"]["tone_a"] == {
+        "accuracy": None, "ci95": None, "role": "train", "coarse": "tone",
+    }  # fmt: skip
+    counts = np.array(fine["confusion"]["counts"]).sum(1)
+    test = table.rows(2)
+    assert counts[6] == 0
+    assert counts[2] == 2 * distinct[2, test].sum()
+    assert np.isnan(outcome.scores["fine/linear"][~distinct[:, test]]).all()
+
+
+@pytest.mark.parametrize("width", [1, 7, 13])
+def test_any_width_and_few_images(make_table: Make, quick: Quick, width: int) -> None:
+    table = make_table(images=10, width=width, classes=2)
+    results = plain(run_probes(table, quick(precision="bf16", steps=5, mlp_steps=5), out_dir=None, quiet=True))
+    assert 0.0 <= results["fine"]["mlp"]["accuracy"] <= 1.0
+
+
+def test_embeddings_that_are_not_finite_are_refused(make_table: Make, quick: Quick) -> None:
+    table = make_table()
+    table.x_TND[2, table.rows(0)[3], 4] = np.nan
+    with pytest.raises(SubstyleError, match="NaN or infinite"):
+        run_probes(table, quick(), out_dir=None, quiet=True)
+
+
+@pytest.mark.parametrize("sampling", ["variant", "cross"])
+def test_precisions_are_equally_accurate(make_table: Make, quick: Quick, sampling: str) -> None:
+    table = make_table(images=200, style=0.4)
+    accuracy = {}
+    for precision in ("fp32", "bf16"):
+        config = quick(tasks=("fine",), precision=precision, sampling=sampling)
+        accuracy[precision] = plain(run_probes(table, config, out_dir=None, quiet=True))["fine"]
+    for head in ("linear", "mlp"):
+        full, half = accuracy["fp32"][head]["accuracy"], accuracy["bf16"][head]["accuracy"]
+        assert full > 0.3
+        assert half == pytest.approx(full, abs=0.04)
+
+
+def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make, quick: Quick) -> None:
+    """A class whose three transformations look alike is named without having seen one; one that is alone is not."""
+    suite = (
+        ("identity", "identity", "train"), ("blur_a", "blur", "train"), ("blur_b", "blur", "held_out"),
+        ("odd_a", "odd", "train"), ("odd_b", "odd", "train"),
+    )  # fmt: skip
+    table = make_table(images=200, suite=suite)
+    rng = np.random.default_rng(0)
+    x = table.x_TND.astype(np.float32)
+    x[2] = x[1] + 0.1 * rng.normal(size=x[1].shape)
+    x[4] = x[1] + 0.1 * rng.normal(size=x[1].shape)  # looks like blur, so that odd_b fails when it is held out
+    config = quick(tasks=("coarse",), heads=("linear",), rotate=True, seeds=1)
+    outcome = run_probes(replace(table, x_TND=x), config, out_dir=None, quiet=True)
+    turned = plain(outcome)["coarse_rotation"]["linear"]["by_transformation"]
+    assert set(turned) == {"blur_a", "blur_b", "odd_a", "odd_b"}
+    assert turned["odd_b"]["accuracy"] < 0.3
+    assert outcome.scores["coarse_rotation/linear"].shape == (5, 40)
+    assert np.isnan(outcome.scores["coarse_rotation/linear"][0]).all()
+
+
+def test_comparisons(make_table: Make, quick: Quick) -> None:
+    """A backbone that shows style against one that hides it, and one with fewer images and transformations."""
+    config = quick()
+    outcomes = {
+        "clear": run_probes(make_table(images=200, style=2.0), config, out_dir=None, quiet=True),
+        "faint": run_probes(make_table(images=200, style=0.2), config, out_dir=None, quiet=True),
+    }
+    rows = compare_outcomes(outcomes)
+    json.dumps(rows, allow_nan=False)
+    named = {(r["task"], r["metric"], r["head"], r["a"], r["b"]): r for r in rows}
+    assert len(named) == len(rows) == 2 * (1 + 2 + 2) + 2 + 2
+    fine = named["fine", "accuracy", "linear", "clear", "faint"]
+    accuracy = [outcomes[name].results["fine"]["linear"]["accuracy"] for name in ("clear", "faint")]
+    assert fine["difference"] == pytest.approx(accuracy[0] - accuracy[1])
+    assert fine["ci95"][0] > 0.1
+    assert holds(fine["ci95"], fine["difference"])
+    own = named["fine", "accuracy", "mlp-linear", "faint", "faint"]
+    by_head = outcomes["faint"].results["fine"]
+    assert own["difference"] == pytest.approx(by_head["mlp"]["accuracy"] - by_head["linear"]["accuracy"])
+    held_out = named["coarse", "held_out", "linear", "clear", "faint"]
+    expected = [o.results["coarse"]["linear"]["held_out"] for o in outcomes.values()]
+    assert held_out["difference"] == pytest.approx(expected[0] - expected[1])
+
+
+def test_comparisons_match_images_and_transformations_by_name() -> None:
+    rng = np.random.default_rng(0)
+    score = (rng.random((3, 40)) < 0.5).astype(np.float32)
+    names = ("identity", "blur_a", "noise_a")
+
+    def outcome(rows: list[int], images: list[int]) -> ProbeOutcome:
+        return ProbeOutcome(
+            {},
+            {"fine/linear": score[np.ix_(rows, images)]},
+            tuple(f"k{n}" for n in images),
+            tuple(names[t] for t in rows),
+            tuple(names[t].split("_")[0] for t in rows),
+            ("train",) * len(rows),
+            200,
+        )
+
+    whole = outcome([0, 1, 2], list(range(40)))
+    part = outcome([2, 0], list(range(39, 10, -1)))
+    (row,) = compare_outcomes({"whole": whole, "part": part})
+    assert row["difference"] == 0.0
+    assert row["ci95"] == [0.0, 0.0]
+    assert compare_outcomes({"whole": outcome([0, 1], [1, 2]), "other": outcome([0, 1], [3, 4])}) == []
+
+
+def test_comparing_with_oneself_alone(make_table: Make, quick: Quick) -> None:
+    outcome = run_probes(make_table(), quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+    assert compare_outcomes({"one": outcome}) == []

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from substyle.engine.probes.tasks import coarse_task, fine_task, identity, images_of, semantic_task
+from substyle.engine.table import EmbeddingTable
+from substyle.kernels.errors import SubstyleError
+
+Make = Callable[..., EmbeddingTable]
+
+
+def test_answers(make_table: Make) -> None:
+    table = make_table()
+    fine, coarse, semantic = fine_task(table, 0), coarse_task(table, 0), semantic_task(table, 0)
+    assert fine is not None
+    assert coarse is not None
+    assert semantic is not None
+    t, n = np.array([0, 3, 5]), np.array([7, 8, 9])
+    assert [fine.labels[a] for a in fine.answers(t, n)] == ["identity", "blur_c", "noise_b"]
+    assert [coarse.labels[a] for a in coarse.answers(t, n)] == ["identity", "blur", "noise"]
+    assert [semantic.labels[a] for a in semantic.answers(t, n)] == [table.class_names[table.label_N[i]] for i in n]
+    assert (fine.chance, coarse.chance, semantic.chance) == (1 / 8, 1 / 4, 1 / 3)
+
+
+def test_an_empty_validation_split_is_carved_from_training_images(make_table: Make) -> None:
+    table = make_table()
+    table = replace(table, split_N=np.where(table.split_N == 1, 0, table.split_N).astype(np.int8))
+    train, val, test = images_of(table, np.ones(120, bool), 0)
+    assert len(val) == len(table.rows(0)) // 10
+    assert sorted([*train, *val]) == list(table.rows(0))
+    assert list(test) == list(table.rows(2))
+    again = images_of(table, np.ones(120, bool), 0)
+    assert np.array_equal(val, again[1])
+
+
+@pytest.mark.parametrize("split", [0, 2])
+def test_an_empty_split_is_refused(make_table: Make, split: int) -> None:
+    table = make_table()
+    other = np.where(table.split_N == split, 1, table.split_N).astype(np.int8)
+    with pytest.raises(SubstyleError, match="at least one image to learn from"):
+        fine_task(replace(table, split_N=other), 0)
+
+
+def test_a_single_image_is_refused(make_table: Make) -> None:
+    with pytest.raises(SubstyleError, match="there are 0, 0 and 1"):
+        fine_task(make_table(images=1), 0)
+
+
+def test_no_identity_is_refused(make_table: Make) -> None:
+    with pytest.raises(SubstyleError, match="no identity"):
+        identity(make_table(suite=(("blur_a", "blur", "train"), ("noise_a", "noise", "train"))))
+
+
+def test_no_semantic_task_without_two_classes(make_table: Make) -> None:
+    assert semantic_task(make_table(classes=0), 0) is None
+    assert semantic_task(make_table(classes=1), 0) is None
+    table = make_table(classes=2)
+    only_one_in_training = np.where(table.split_N == 0, 0, table.label_N)
+    assert semantic_task(replace(table, label_N=only_one_in_training), 0) is None
+    unlabelled_test = np.where(table.split_N == 2, -1, table.label_N)
+    assert semantic_task(replace(table, label_N=unlabelled_test), 0) is None
+
+
+def test_a_class_without_training_images_is_always_wrong(make_table: Make) -> None:
+    table = make_table(classes=3)
+    label = table.label_N.copy()
+    label[(table.split_N != 2) & (label == 2)] = -1
+    task = semantic_task(replace(table, label_N=label), 0)
+    assert task is not None
+    assert task.labels == ("class-0", "class-1")
+    unknown = task.test_N[label[task.test_N] == 2]
+    assert len(unknown) > 0
+    assert (task.answers(unknown * 0, unknown) == -1).all()
+
+
+@pytest.mark.parametrize("most", [1, 17, 200, 10_000])
+@pytest.mark.parametrize("share", [0.05, 0.9])
+def test_a_sample_of_rows(make_table: Make, most: int, share: float) -> None:
+    """Different rows that count, as many as asked for or all there are; few of those there are where few count."""
+    distinct = np.random.default_rng(0).random((8, 120)) < share
+    task = fine_task(make_table(distinct_TN=distinct), 0)
+    assert task is not None
+    t, n = task.sample(task.train_N, most, np.random.default_rng(1))
+    every = set(zip(*(v.tolist() for v in task.rows(task.train_T, task.train_N)), strict=True))
+    rows = set(zip(t.tolist(), n.tolist(), strict=True))
+    assert rows <= every
+    assert len(rows) == len(t) == min(most, len(every))
+
+
+def test_suites_without_coarse_classes_to_tell_apart(make_table: Make) -> None:
+    """Identity alone cannot be told apart; held-out transformations of an unknown class are not scored."""
+    assert coarse_task(make_table(suite=(("identity", "identity", "train"), ("blur_a", "blur", "held_out"))), 0) is None
+    suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_b", "noise", "held_out"))
+    task = coarse_task(make_table(suite=suite), 0)
+    assert task is not None
+    assert task.labels == ("identity", "blur")
+    assert list(task.score_T) == [0, 1]
+    assert fine_task(make_table(suite=suite[:1]), 0) is None

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.probes import trainer
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features, standard_of
+from substyle.engine.probes.heads import Dropout, Setting, grid, initial
+from substyle.engine.probes.multitask import parts_of, settings_of
+from substyle.engine.probes.sampling import stream_of
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.probes.trainer import Part, learning_rate, train
+from substyle.engine.table import EmbeddingTable
+from substyle.kernels.probe_step import Heads
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+
+class Setup:
+    """Everything a training of the fine task needs."""
+
+    def __init__(self, table: EmbeddingTable) -> None:
+        task = fine_task(table, 0)
+        assert task is not None
+        self.task = task
+        self.features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+
+    def part(self, count: int = 64) -> Part:
+        return Part(self.task, stream_of(self.task, "variant", 0), count, slice(0, len(self.task.labels)))
+
+
+def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quick) -> None:
+    """Two widths and two rates with two seeds at once give the weights of each of them on its own."""
+    setup = Setup(make_table())
+    config = quick(halving=(), patience=100, evaluations=1, seeds=2)
+    settings = [
+        Setting(1e-2, 0.1, 8, "a"), Setting(3e-3, 0.0, 8, "b"), Setting(1e-2, 0.1, 16, "c"), Setting(1e-2, 0.0, 0, "d"),
+    ]  # fmt: skip
+    together = train(setup.features, [setup.part()], settings, config, 20)
+    for setting in settings:
+        alone = train(setup.features, [setup.part()], [setting], config, 20)[setting.group]
+        for ours, theirs in zip(together[setting.group].parameters, alone.parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_the_seed_alone_decides(make_table: Make, quick: Quick) -> None:
+    setup = Setup(make_table())
+    setting = Setting(1e-2, 0.1, 16)
+    runs = [train(setup.features, [setup.part()], [setting], quick(seed=s), 30)[""] for s in (0, 0, 1)]
+    assert runs[0].curve == runs[1].curve
+    for a, b, c in zip(runs[0].parameters, runs[1].parameters, runs[2].parameters, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+        assert not torch.equal(a[0], a[1])  # its two seeds differ
+
+
+def test_the_worse_half_is_dropped(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a rate that learns and three that hardly do, the first survives; heads in training halve and halve again."""
+    setup = Setup(make_table(style=1.0))
+    config = quick(halving=(0.2, 0.5), evaluations=10, patience=100)
+    settings = [Setting(lr, 0.0, 0) for lr in (1e-7, 1e-6, 1e-2, 1e-8)]
+    spy = Mock(wraps=trainer.step)
+    monkeypatch.setattr(trainer, "step", spy)
+    picked = train(setup.features, [setup.part()], settings, config, 50)[""]
+    assert picked.setting.lr == 1e-2
+    assert [len(call.args[0]) for call in spy.call_args_list] == [8] * 10 + [4] * 15 + [2] * 25
+
+
+def test_early_stopping_keeps_the_best_evaluation(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation accuracies are made up: best at the third evaluation, then worse; training ends two later."""
+    setup = Setup(make_table())
+    values = iter([0.3, 0.5, 0.9, 0.9, 0.2, 0.1])
+    weights: list[torch.Tensor] = []
+
+    def judge(self: object, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
+        weights.append(heads.w1.clone())
+        return np.full(len(heads), next(values)), np.ones(len(heads))
+
+    monkeypatch.setattr(trainer._Validation, "judge", judge)
+    told: list[int] = []
+    picked = train(
+        setup.features, [setup.part()], [Setting(1e-2, 0.0, 0)], quick(patience=2, evaluations=6), 60, told.append
+    )[""]
+    assert [step for step, _ in picked.curve] == [10, 20, 30, 40, 50]
+    assert (picked.steps, picked.validation, picked.improving) == (30, 0.9, False)
+    assert torch.equal(picked.parameters[0], weights[2])
+    assert sum(told) == 60
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "steps", "improving"),
+    [
+        ([0.3, 0.4, 0.9], 3, True),
+        ([0.3, 0.4, 0.4, 0.4], 4, False),  # an equal is no improvement
+        ([0.90, 0.95, 0.95, 0.94], 4, False),
+        ([0.50, 0.55, 0.70, 0.70], 4, True),  # flat at the end, but far above the first half
+        ([0.50, 0.55, 0.56, 0.56], 4, False),  # two standard errors of 400 rows are 0.05
+        ([0.50, 0.55, 0.70, 0.71], 8, False),  # stopped early
+        ([0.5], 1, False),
+    ],
+)
+def test_heads_that_still_improve_are_flagged(accuracies: list[float], steps: int, improving: bool) -> None:
+    assert trainer.still_improving([(i + 1, a) for i, a in enumerate(accuracies)], steps, 400) is improving
+
+
+def test_the_lower_loss_decides_between_equals(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of evaluations (of two equally accurate) and of settings; it counts as no improvement at the end."""
+    setup = Setup(make_table())
+    losses = iter([[3.0, 3.0, 2.5, 2.5], [2.0, 2.0, 1.5, 1.5], [2.0, 2.0, 1.4, 1.4]])
+
+    def judge(self: object, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(heads), 0.9), np.array(next(losses))
+
+    monkeypatch.setattr(trainer._Validation, "judge", judge)
+    settings = [Setting(1e-2, 0.0, 0), Setting(1e-3, 0.0, 0)]
+    picked = train(setup.features, [setup.part()], settings, quick(evaluations=3, halving=()), 9)[""]
+    assert (picked.setting.lr, picked.steps, picked.loss, picked.improving) == (1e-3, 9, 1.4, False)
+
+
+def test_validation_is_a_weighted_share_of_right_rows(make_table: Make, quick: Quick) -> None:
+    """Against counting by hand, with fewer rows than there are."""
+    setup = Setup(make_table())
+    config = quick(validation_rows=100)
+    validation = trainer._Validation(setup.features, setup.part(), config)
+    assert validation.x_BD.shape[0] == 100
+    heads = initial(0, 20, 8, 1, [0, 1], CPU)
+    logits = torch.einsum("khd,bd->kbh", heads.w1, validation.x_BD) + heads.b1[:, None]
+    expected = (logits.argmax(2) == validation.answers).double().mean(1)
+    accuracy, loss = validation.judge(heads)
+    np.testing.assert_allclose(accuracy, expected.numpy(), atol=1e-12)
+    per_head = [torch.nn.functional.cross_entropy(head, validation.answers).item() for head in logits]
+    np.testing.assert_allclose(loss, per_head, rtol=1e-5)
+
+
+def test_twins_see_the_same_rows_in_the_same_order(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joint probe and twins are one call of the step: one batch, of which half are identity rows with their class."""
+    table = make_table()
+    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
+    assert fine is not None
+    assert semantic is not None
+    config = quick(halving=())
+    spy = Mock(wraps=trainer.step)
+    monkeypatch.setattr(trainer, "step", spy)
+    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+    parts = parts_of(fine, semantic, config)
+    train(features, parts, settings_of(fine, semantic, config), config, 5)
+    reference = parts_of(fine, semantic, config)
+    for call in spy.call_args_list:
+        heads, x_BD, terms = call.args[:3]
+        assert len(heads) == 3 * config.seeds  # one lambda and two twins
+        (t_a, n_a), (t_b, n_b) = (part.stream.batch(part.count) for part in reference)
+        assert (t_b == 0).all()
+        assert torch.equal(x_BD, features(np.r_[t_a, t_b], np.r_[n_a, n_b]))
+        assert torch.equal(terms[0].target_B, torch.from_numpy(t_a))
+        assert torch.equal(terms[1].target_B, torch.from_numpy(semantic.answers(t_b, n_b)))
+        scales = torch.stack([terms[0].scale_K * np.log(8), terms[1].scale_K * np.log(3)], 1)[:: config.seeds]
+        torch.testing.assert_close(scales.float(), torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]))
+    assert spy.call_count == 5
+
+
+def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> None:
+    """The twin's outputs for classes never move, so that its hidden layer is shaped by transformations alone."""
+    table = make_table()
+    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
+    assert fine is not None
+    assert semantic is not None
+    config = quick(dropout=0.0, halving=(), evaluations=1, mlp_weight_decays=(0.0,))
+    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+    parts = parts_of(fine, semantic, config)
+    twin = train(features, parts, settings_of(fine, semantic, config), config, 15)["twin-fine"]
+    start = initial(32, 20, 11, 1, [0, 1], CPU)
+    torch.testing.assert_close(twin.heads.w2[:, 8:], start.w2[:, 8:])  # outputs for classes never moved
+    assert not torch.equal(twin.heads.w2[:, :8], start.w2[:, :8])
+
+
+def test_learning_rate() -> None:
+    rates = [learning_rate(i, 200) for i in range(200)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert 0.0 < rates[-1] < 1e-3
+    assert learning_rate(0, 1) == 1.0
+
+
+def test_dropout_masks() -> None:
+    dropout = Dropout(0.2, [0, 1])
+    like = torch.empty(0)
+    first, second = dropout.masks(64, 1000, like), dropout.masks(64, 1000, like)
+    assert first is not None
+    assert second is not None
+    assert first.shape == (2, 64, 1000)
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert dropout.keep == 205 / 256
+    assert first.mean().item() == pytest.approx(dropout.keep, abs=0.005)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(Dropout(0.2, [0, 1]).masks(64, 1000, like), first)
+    assert Dropout(0.0, [0]).masks(64, 10, like) is None
+
+
+def test_random_bytes_of_both_kinds_of_device() -> None:
+    """Uniform, of the seed alone, and going on from call to call."""
+    for name in ("host_bytes", "device_bytes"):
+        arguments = (80_001,) if name == "host_bytes" else (80_001, CPU)
+        dropout, again = Dropout(0.5, [0, 1]), Dropout(0.5, [0, 1])
+        raw = getattr(dropout, name)(*arguments)
+        assert raw.shape == (2, 80_001)
+        assert raw.dtype == torch.uint8
+        counts = torch.bincount(raw[0].int(), minlength=256).double()
+        assert ((counts - 80_001 / 256) ** 2 / (80_001 / 256)).sum() < 350  # chi-squared of 255 degrees: 350 is 1e-4
+        assert torch.equal(raw, getattr(again, name)(*arguments))
+        assert not torch.equal(raw, getattr(dropout, name)(*arguments))
+        assert not torch.equal(raw[0], raw[1])
+
+
+def test_settings_of_a_seed_start_from_the_same_weights() -> None:
+    heads = initial(16, 10, 4, 3, [5, 6], CPU)
+    assert heads.w1.shape == (6, 16, 10)
+    assert heads.w2 is not None
+    for tensor in heads.parameters:
+        assert torch.equal(tensor[0], tensor[2])
+        assert torch.equal(tensor[1], tensor[5])
+        assert not torch.equal(tensor[0], tensor[1])
+    assert heads.w1.abs().max() <= 10**-0.5
+    assert heads.w2.abs().max() <= 16**-0.5
+
+
+def test_grid(quick: Quick) -> None:
+    config = quick(learning_rates=(1e-2, 1e-3), weight_decays=(0.0, 1.0), widths=(8, 16))
+    assert len(grid(config, "linear")) == 4
+    assert {s.width for s in grid(config, "linear")} == {0}
+    assert {(s.lr, s.width) for s in grid(config, "mlp")} == {(3e-3, 8), (3e-3, 16), (1e-3, 8), (1e-3, 16)}
+
+
+def test_standardisation(make_table: Make) -> None:
+    """Against numpy on the training rows; a feature that never varies becomes 0."""
+    table = make_table()
+    table.x_TND[:, :, 3] = 7.0
+    task: Task | None = fine_task(table, 0)
+    assert task is not None
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    t, n = task.rows(task.train_T, task.train_N)
+    rows = table.x_TND[t, n].astype(np.float64)
+    expected = (rows - rows.mean(0)) / np.where(np.arange(20) == 3, np.inf, rows.std(0))
+    np.testing.assert_allclose(features(t, n).numpy(), expected, atol=1e-4)

@@ -1,0 +1,226 @@
+"""The fused step against K separate torch modules and optimisers, and against autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from substyle.kernels import probe_step
+from substyle.kernels.probe_step import Heads, Term, adamw_, cross_entropy, forward, step
+
+TOLERANCE = {torch.float32: {"atol": 2e-5, "rtol": 1e-4}}
+
+
+def make_heads(count: int, inputs: int, outputs: int, hidden: int, seed: int = 0) -> Heads:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * 0.2
+
+    if hidden == 0:
+        return Heads(draw(count, outputs, inputs), draw(count, outputs))
+    return Heads(draw(count, hidden, inputs), draw(count, hidden), draw(count, outputs, hidden), draw(count, outputs))
+
+
+class Masked(nn.Module):
+    """Multiplies by a given dropout mask, features first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask_BH: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.mask_BH is None else x * self.mask_BH
+
+
+def as_module(heads: Heads, k: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for w, b in ((heads.w1, heads.b1), (heads.w2, heads.b2)):
+        if w is None or b is None:
+            continue
+        layer = nn.Linear(w.shape[2], w.shape[1])
+        with torch.no_grad():
+            layer.weight.copy_(w[k])
+            layer.bias.copy_(b[k])
+        layers += [layer, nn.ReLU(), Masked()]
+    return nn.Sequential(*(layers[:-2]))
+
+
+def assert_same(heads: Heads, modules: Sequence[nn.Sequential]) -> None:
+    for k, module in enumerate(modules):
+        for ours, theirs in zip(heads.parameters, module.parameters(), strict=True):
+            torch.testing.assert_close(ours[k], theirs.detach(), **TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("hidden", [0, 24], ids=["linear", "mlp"])
+@pytest.mark.parametrize(("inputs", "outputs", "batch"), [(16, 5, 64), (13, 2, 7), (1, 3, 1)])
+def test_equals_separate_trainings(hidden: int, inputs: int, outputs: int, batch: int) -> None:
+    """Same start, same batches, own learning rate and decay each (two of them equal, side by side)."""
+    rates, decays = [1e-2, 1e-2, 3e-3, 1e-1], [0.1, 0.1, 0.0, 1.0]
+    heads = make_heads(4, inputs, outputs, hidden)
+    modules = [as_module(heads, k) for k in range(4)]
+    optimisers = [
+        torch.optim.AdamW(m.parameters(), lr=lr, weight_decay=wd, foreach=False)
+        for m, lr, wd in zip(modules, rates, decays, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(12):
+        x = torch.randn(batch, inputs, generator=generator)
+        y = torch.randint(outputs, (batch,), generator=generator)
+        losses = step(heads, x, [Term(y)], rates, decays)
+        for k, (module, optimiser) in enumerate(zip(modules, optimisers, strict=True)):
+            optimiser.zero_grad()
+            loss = nn.functional.cross_entropy(module(x), y)
+            torch.testing.assert_close(losses[k], loss.detach(), **TOLERANCE[torch.float32])
+            loss.backward()
+            optimiser.step()
+    assert_same(heads, modules)
+    torch.testing.assert_close(forward(heads, x)[1].T, modules[1](x).detach(), **TOLERANCE[torch.float32])
+
+
+def test_dropout_masks_are_shared_by_heads_of_a_seed() -> None:
+    """Heads k and k + S use mask k % S, and kept units are divided by the keep probability."""
+    seeds, settings, keep = 2, 2, 0.75
+    rates, decays = [1e-2, 1e-2, 5e-3, 5e-3], [0.0] * 4
+    heads = make_heads(seeds * settings, 10, 3, 32)
+    modules = [as_module(heads, k) for k in range(len(heads))]
+    optimisers = [
+        torch.optim.AdamW(m.parameters(), lr=r, weight_decay=0.0) for m, r in zip(modules, rates, strict=True)
+    ]
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(8):
+        x = torch.randn(20, 10, generator=generator)
+        y = torch.randint(3, (20,), generator=generator)
+        kept = (torch.rand(seeds, 32, 20, generator=generator) < keep).float()
+        step(heads, x, [Term(y)], rates, decays, kept_SHB=kept, keep=keep)
+        for k, (module, optimiser) in enumerate(zip(modules, optimisers, strict=True)):
+            mask = module[2]
+            assert isinstance(mask, Masked)
+            mask.mask_BH = kept[k % seeds].T / keep
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(module(x), y).backward()
+            optimiser.step()
+    assert_same(heads, modules)
+
+
+def test_two_terms_are_a_multi_task_loss() -> None:
+    """Each term has its rows, outputs and scale; autograd on the same sum agrees."""
+    heads = make_heads(3, 9, 7, 16)
+    modules = [as_module(heads, k) for k in range(3)]
+    optimisers = [torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1) for m in modules]
+    scale_a, scale_b = torch.tensor([0.3, 1.0, 0.0]), torch.tensor([0.7, 0.0, 1.0])
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(6):
+        x = torch.randn(30, 9, generator=generator)
+        a = torch.randint(4, (18,), generator=generator)
+        b = torch.randint(3, (12,), generator=generator)
+        terms = [Term(a, slice(0, 18), slice(0, 4), scale_a), Term(b, slice(18, 30), slice(4, 7), scale_b)]
+        losses = step(heads, x, terms, [1e-2] * 3, [0.1] * 3)
+        for k, (module, optimiser) in enumerate(zip(modules, optimisers, strict=True)):
+            optimiser.zero_grad()
+            out = module(x)
+            first = nn.functional.cross_entropy(out[:18, :4], a)
+            second = nn.functional.cross_entropy(out[18:, 4:], b)
+            loss = scale_a[k] * first + scale_b[k] * second
+            torch.testing.assert_close(losses[k], loss.detach(), **TOLERANCE[torch.float32])
+            loss.backward()
+            optimiser.step()
+    assert_same(heads, modules)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1), (3, 5, 17), (2, 31, 130)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_against_autograd(shape: tuple[int, int, int], weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = (torch.randn(shape, generator=generator) * 5).requires_grad_()
+    target = torch.randint(shape[1], (shape[2],), generator=generator)
+    weight = torch.rand(shape[0], shape[2], generator=generator) + 0.1 if weighted else None
+    loss, gradient = cross_entropy(logits.detach(), target, weight)
+    each = torch.stack([nn.functional.cross_entropy(head.T, target, reduction="none") for head in logits])
+    expected = each.mean(1) if weight is None else (each * weight).sum(1) / weight.sum(1)
+    expected.sum().backward()
+    torch.testing.assert_close(loss, expected.detach(), **TOLERANCE[torch.float32])
+    assert logits.grad is not None
+    torch.testing.assert_close(gradient, logits.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_rows_of_weight_zero_do_not_count() -> None:
+    """A head that ignores rows learns as if the batch lacked them; a head without a row does not move."""
+    x, y = torch.randn(40, 6), torch.randint(4, (40,))
+    weight = torch.zeros(3, 40)
+    weight[0] = 1.0
+    weight[1, :25] = 2.0
+    heads = make_heads(3, 6, 4, 0)
+    alone = make_heads(3, 6, 4, 0).select([1])
+    still = heads.w1[2].clone()
+    step(heads, x, [Term(y, weight_KB=weight)], [1e-2] * 3, [0.0] * 3)
+    step(alone, x[:25], [Term(y[:25])], [1e-2], [0.0])
+    torch.testing.assert_close(heads.w1[1], alone.w1[0], **TOLERANCE[torch.float32])
+    assert torch.equal(heads.w1[2], still)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    logits = torch.tensor([[[1e4, -1e4], [-1e4, 1e4]]])
+    loss, gradient = cross_entropy(logits, torch.tensor([0, 0]))
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(gradient).all()
+    assert loss.item() == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize("hidden", [0, 64], ids=["linear", "mlp"])
+def test_bfloat16_gemms_learn_as_well(hidden: int) -> None:
+    """Master weights stay float32; accuracy after the same training is the same within two percent."""
+    generator = torch.Generator().manual_seed(11)
+    centres = torch.randn(5, 32, generator=generator)
+    y = torch.randint(5, (3000,), generator=generator)
+    x = centres[y] + 1.5 * torch.randn(3000, 32, generator=generator)
+    accuracy = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        heads = make_heads(2, 32, 5, hidden)
+        for i in range(60):
+            rows = torch.arange(i * 40, i * 40 + 40) % 2000
+            step(heads, x[rows].to(dtype), [Term(y[rows])], [1e-2] * 2, [0.01] * 2)
+        assert heads.w1.dtype == torch.float32
+        right = forward(heads, x[2000:].to(dtype)).argmax(1) == y[2000:]
+        accuracy[dtype] = right.float().mean().item()
+    assert accuracy[torch.float32] > 0.7
+    assert accuracy[torch.bfloat16] == pytest.approx(accuracy[torch.float32], abs=0.02)
+
+
+def test_selected_heads_go_on_as_before() -> None:
+    """Dropping heads in the middle of a training leaves the others' course unchanged."""
+    x, y = torch.randn(32, 8), torch.randint(3, (32,))
+    every, some = make_heads(4, 8, 3, 12), make_heads(4, 8, 3, 12)
+    rates = [1e-2, 2e-2, 3e-2, 4e-2]
+    for i in range(8):
+        step(every, x, [Term(y)], rates, [0.1] * 4)
+        step(some, x, [Term(y)], rates if i < 3 else [rates[1], rates[3]], [0.1] * len(some))
+        if i == 2:
+            some = some.select([1, 3])
+    assert some.steps == every.steps == 8
+    for ours, theirs in zip(some.parameters, every.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs[[1, 3]], atol=1e-6, rtol=1e-5)
+
+
+def test_adamw_against_torch_over_many_steps() -> None:
+    heads = make_heads(3, 11, 4, 0)
+    rates, decays = [1e-3, 1e-1, 1e-3], [0.0, 0.5, 0.2]
+    references = [[p[k].clone().requires_grad_() for p in heads.parameters] for k in range(3)]
+    optimisers = [torch.optim.AdamW(r, lr=a, weight_decay=d) for r, a, d in zip(references, rates, decays, strict=True)]
+    for _ in range(50):
+        gradients = [torch.randn_like(p) * 10 ** float(torch.randn(())) for p in heads.parameters]
+        adamw_(heads, gradients, rates, decays)
+        for k, optimiser in enumerate(optimisers):
+            for p, g in zip(references[k], gradients, strict=True):
+                p.grad = g[k].clone()
+            optimiser.step()
+    for k, reference in enumerate(references):
+        for ours, theirs in zip(heads.parameters, reference, strict=True):
+            torch.testing.assert_close(ours[k], theirs.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_cpu_tensor_takes_the_torch_path() -> None:
+    assert not probe_step.on_triton(torch.zeros(1))
