@@ -1,0 +1,121 @@
+"""All of the analysis for one backbone: a table of embeddings in, plain JSON out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.analysis import clusters, geometry, neighbours, sampling
+from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.analysis.sampling import F32, I64
+from substyle.engine.progress import Bar, stage
+from substyle.engine.table import TEST, TRAIN, VAL, EmbeddingTable
+
+
+def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """What the embeddings of one backbone look like without training a probe.
+
+    Args:
+        table: its embeddings.
+        config: sample sizes and seed.
+        quiet: show no progress.
+
+    Returns:
+        JSON-ready keys ``knn``, ``balance``, ``retrieval``, ``clusters`` (over variants of test photographs),
+        ``sensitivity``, ``sensitivity_ci95``, ``equivariance``, ``equivariance_ci95``, ``steerability``,
+        ``steerability_unchanged`` (one number for each transformation but identity) and ``sampled`` (how many images
+        and rows were looked at). A number that the data cannot give is None.
+    """
+    moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
+    with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
+        queries = sampling.query_rows(table, config.max_queries, config.seed)
+        bank = sampling.bank_rows(table, config.max_bank, config.seed)
+        bar.advance()
+        knn = neighbours.knn(queries, bank, config.ks, classes=table.has_classes, seed=config.seed)
+        bank_images = len(np.unique(bank.image_R))
+        del bank
+        bar.advance()
+        neighbour_Rk = neighbours.others(queries.x_RD, max(neighbours.RECALL_AT))
+        answer: dict[str, Any] = {
+            "knn": knn,
+            "balance": neighbours.balance(queries, neighbour_Rk),
+            "retrieval": neighbours.retrieval(queries, neighbour_Rk),
+        }
+        bar.advance()
+        classes = len(np.unique(queries.label_R[queries.label_R >= 0])) if table.has_classes else 0
+        answer["clusters"] = clusters.clusters(queries, len(table.transformations), classes, config.seed)
+        bar.advance()
+        answer |= _geometry(table, moving, config, bar)
+    answer["sampled"] |= {
+        "queries": len(queries),
+        "query_images": len(np.unique(queries.image_R)),
+        "bank": knn["bank"],
+        "bank_images": bank_images,
+    }
+    return answer
+
+
+def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, bar: Bar) -> dict[str, Any]:
+    train, val, test = (
+        sampling.draw_images(table, table.rows(split), config.max_images, config.seed) for split in (TRAIN, VAL, TEST)
+    )
+    if len(val) == 0:  # a ridge strength has to be chosen on something: every fifth training image stands in
+        val, train = train[::5], np.delete(train, np.s_[::5])
+    names = ("sensitivity", "sensitivity_ci95", "equivariance", "equivariance_ci95")
+    answer: dict[str, Any] = {name: {} for name in (*names, "steerability", "steerability_unchanged")}
+    ridges: dict[bytes, geometry.Ridge] = {}
+    for t in moving:
+        name, keep_N = table.transformations[t], table.distinct_TN[t]
+        fit, choose, score = train[keep_N[train]], val[keep_N[val]], test[keep_N[test]]
+        identity_MD, variant_MD = _rows(table, 0, score), _rows(table, t, score)
+        for measure, value_M in (
+            ("sensitivity", geometry.cosines(identity_MD, variant_MD)),
+            ("equivariance", geometry.equivariance(identity_MD, variant_MD)),
+        ):
+            answer[measure][name] = float(value_M.mean(dtype=np.float64)) if len(value_M) else None
+            answer[f"{measure}_ci95"][name] = sampling.bootstrap_mean(value_M, np.ones(len(value_M)), config.seed)
+        train_y_ND = _rows(table, t, fit)
+        answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
+        answer["steerability"][name] = None
+        if len(fit) >= 2:
+            # transformations that are distinct on the same training images share one decomposition
+            cached = fit.tobytes()
+            if cached not in ridges:
+                ridges[cached] = geometry.Ridge.of(_rows(table, 0, fit))
+            ridge = ridges[cached]
+            answer["steerability"][name] = geometry.steerability(
+                ridge,
+                train_y_ND,
+                val_z_VK=ridge.coordinates(_rows(table, 0, choose)),
+                val_y_VD=_rows(table, t, choose),
+                test_z_MK=ridge.coordinates(identity_MD),
+                test_y_MD=variant_MD,
+            )
+        bar.advance()
+    answer["sampled"] = {"ridge_train": len(train), "ridge_val": len(val), "test_images": len(test)}
+    return answer
+
+
+def _rows(table: EmbeddingTable, t: int, images_N: I64) -> F32:
+    return np.asarray(table.x_TND[t][images_N], dtype=np.float32)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Limit the BLAS and OpenMP pools, FAISS's among them, for a while; 0 leaves them alone."""
+    if count == 0:
+        yield
+        return
+    import faiss
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    before = faiss.omp_get_max_threads()
+    with threadpool_limits(limits=count):
+        faiss.omp_set_num_threads(count)
+        try:
+            yield
+        finally:
+            faiss.omp_set_num_threads(before)
