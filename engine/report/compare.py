@@ -1,0 +1,182 @@
+"""Runs side by side: the numbers of every run and backbone, what changed, and where runs are not comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.report.cells import Column, Table
+from substyle.engine.report.results import Results, dig, head_name, heads, ordered, transformations, validate_results
+from substyle.engine.report.table_files import flat, write_tables
+from substyle.engine.report.templating import write_page
+from substyle.kernels.errors import ConfigError
+
+Runs = Sequence[tuple[str, Results]]
+
+_SETUP = ("suite", "transformations", "images", "canvas", "seed", "classes", "splits")
+_PROBES = (
+    ("style", "Style", ("fine",), "accuracy", "ci95"),
+    ("seen", "Coarse class, seen", ("coarse",), "seen", "seen_ci95"),
+    ("held_out", "Coarse class, held out", ("coarse",), "held_out", "held_out_ci95"),
+    ("clean", "Class, unchanged", ("semantic",), "clean", "clean_ci95"),
+    ("obfuscated", "Class, transformed", ("semantic",), "obfuscated", "obfuscated_ci95"),
+)
+_OTHERS = (
+    ("knn_style_10", "Style, 10-NN", ("knn", "transformation", "10"), ("knn", "transformation_ci95", "10")),
+    ("knn_class_10", "Class, 10-NN", ("knn", "class", "10"), ("knn", "class_ci95", "10")),
+    ("same_image", "Nearest: same photograph", ("balance", "same_image"), ()),
+    ("same_style", "Nearest: same style", ("balance", "same_transformation"), ()),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A part of the setup in which the runs differ: its name, and each run's value in words."""
+
+    what: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared and written.
+
+    Attributes:
+        setup: parts of the setup in which the runs differ; empty when their numbers can be set beside each other.
+        table: one row for each backbone and score: every run's value, and its difference to the first run.
+        files: the page and the table's files.
+    """
+
+    setup: tuple[Difference, ...]
+    table: Table
+    files: tuple[Path, ...]
+
+
+def compare_results(runs: Runs, out_dir: Path) -> Comparison:
+    """Set runs side by side; writes ``compare.html`` and ``tables/compare.*`` into a folder.
+
+    Differences are to the first run. They carry no interval, as runs do not share a bootstrap; where both intervals
+    are known, a difference counts as clear when they do not touch.
+
+    Args:
+        runs: (name, results.json) of two runs or more, with different names.
+        out_dir: the folder, made when it is not there.
+
+    Raises:
+        ConfigError: fewer than two runs, or names that clash.
+        SubstyleError: results that do not fit the schema.
+    """
+    names = [name for name, _ in runs]
+    columns, _ = flat(Table("compare", "", _columns(names), ()))
+    if len(runs) < 2 or len({name for name, _ in columns}) < len(columns):
+        raise ConfigError("compare.runs", names, "two runs or more, whose names make different columns")
+    for _, results in runs:
+        validate_results(results)
+    setup = tuple(_differences(runs))
+    rows = _rows(runs)
+    table = Table("compare", "Runs side by side.", _columns(names), tuple(_flat(row) for row in rows))
+    context = {"names": names, "setup": setup, "groups": _grouped(rows), "runs": [results for _, results in runs]}
+    page = write_page(out_dir / "compare.html", "compare.html.j2", context)
+    return Comparison(setup, table, (page, *write_tables([table], out_dir / "tables")))
+
+
+def _differences(runs: Runs) -> list[Difference]:
+    found = []
+    for what in _SETUP:
+        values = [transformations(results) if what == "transformations" else results.get(what) for _, results in runs]
+        if any(value != values[0] for value in values):
+            found.append(Difference(what, tuple(_words(value, values[0]) for value in values)))
+    for name in dict.fromkeys(name for _, results in runs for name in results["backbones"]):
+        hashes = [dig(results, "backbones", name, "spec", "weights_hash") for _, results in runs]
+        known = [value for value in hashes if value is not None]
+        if any(value != known[0] for value in known):
+            found.append(Difference(f"weights of {name}", tuple("–" if h is None else str(h) for h in hashes)))
+    return found
+
+
+def _words(value: Any, first: Any) -> str:  # noqa: ANN401 (any part of a results.json)
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        changed = "" if value == first or not isinstance(first, list) else _changed(value, first)
+        return f"{len(value)}{changed}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return str(value)
+
+
+def _changed(value: list[Any], first: list[Any]) -> str:
+    gone, new = [v for v in first if v not in value], [v for v in value if v not in first]
+    parts = [
+        f"{sign} {', '.join(map(str, names[:5]))}{' …' * (len(names) > 5)}"
+        for sign, names in (("without", gone), ("with", new))
+        if names
+    ]
+    return f" ({'; '.join(parts)})" if parts else " (in another order)"
+
+
+@dataclass(frozen=True)
+class _Row:
+    backbone: str
+    score: str
+    heading: str
+    values: tuple[float | None, ...]
+    intervals: tuple[Sequence[float] | None, ...]
+
+    def change(self, run: int) -> float | None:
+        """Difference to the first run."""
+        first, value = self.values[0], self.values[run]
+        return None if first is None or value is None else value - first
+
+    def clear(self, run: int) -> bool:
+        """Whether the intervals of this run and the first do not touch."""
+        first, other = self.intervals[0], self.intervals[run]
+        return bool(first and other and (first[1] < other[0] or other[1] < first[0]))
+
+
+def _rows(runs: Runs) -> list[_Row]:
+    found = [name for _, results in runs for name in ordered(results)]
+    backbones = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # those in most runs first
+    tried = list(dict.fromkeys(head for _, results in runs for head in heads(results)))
+    scores = [
+        (f"{key}_{head}", f"{heading}, {head_name(head)}", (*path, head, score), (*path, head, interval))
+        for key, heading, path, score, interval in _PROBES
+        for head in tried
+    ]
+    rows = []
+    for backbone in backbones:
+        for key, heading, path, interval in (*scores, *_OTHERS):
+            values = tuple(dig(results, "backbones", backbone, *path) for _, results in runs)
+            if any(value is not None for value in values):
+                intervals = tuple(
+                    dig(results, "backbones", backbone, *interval) if interval else None for _, results in runs
+                )
+                rows.append(_Row(backbone, key, heading, values, intervals))
+    return rows
+
+
+def _columns(names: Sequence[str]) -> tuple[Column, ...]:
+    first = names[0] if names else ""
+    return (
+        Column("backbone", "Backbone", "text"),
+        Column("score", "Score", "text"),
+        *(Column(name, name, interval=True) for name in names),
+        *(Column(f"{name}_minus_{first}", f"{name} − {first}", "points") for name in names[1:]),
+    )
+
+
+def _flat(row: _Row) -> tuple[Any, ...]:
+    values = [
+        None if value is None else (value, *(interval or (None, None)))
+        for value, interval in zip(row.values, row.intervals, strict=True)
+    ]
+    return (row.backbone, row.score, *values, *(row.change(run) for run in range(1, len(values))))
+
+
+def _grouped(rows: Sequence[_Row]) -> list[tuple[str, list[_Row]]]:
+    groups: dict[str, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(row.backbone, []).append(row)
+    return list(groups.items())

@@ -1,0 +1,259 @@
+"""The numbers of a report as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from substyle.engine.report.cells import Column, Table, scored
+from substyle.engine.report.results import Results, dig, heads, ordered
+
+_BACKBONE = Column("backbone", "Backbone", "text")
+_HEAD = Column("head", "Head", "text")
+
+
+def overview(results: Results) -> Table:
+    """One row for each backbone and head: what probes make of it."""
+    columns = (
+        _BACKBONE,
+        _HEAD,
+        Column("dim", "Width", "count"),
+        Column("style", "Style", interval=True),
+        Column("seen", "Seen", interval=True),
+        Column("held_out", "Held out", interval=True),
+        Column("gap", "Gap", "points", interval=True),
+        Column("clean", "Class, clean", interval=True),
+        Column("obfuscated", "Class, obfuscated", interval=True),
+    )
+    rows = []
+    for name in ordered(results):
+        backbone = results["backbones"][name]
+        for head in heads(results):
+            coarse, classes = dig(backbone, "coarse", head), dig(backbone, "semantic", head)
+            values = (
+                scored(dig(backbone, "fine", head), "accuracy", "ci95"),
+                *(scored(coarse, key) for key in ("seen", "held_out", "gap")),
+                *(scored(classes, key) for key in ("clean", "obfuscated")),
+            )
+            if any(values):
+                rows.append((name, head, backbone.get("dim"), *values))
+    return Table("overview", "What probes make of each backbone (95 % intervals).", columns, tuple(rows))
+
+
+def _each_transformation(
+    results: Results, name: str, caption: str, columns: Sequence[Column], values: Callable[[Any, str], Iterable[Any]]
+) -> Table:
+    """Rows (backbone, transformation, coarse class, role, *values) where any value is known."""
+    rows = []
+    for backbone in ordered(results):
+        for row in results["transformations"]:
+            found = tuple(values(results["backbones"][backbone], row["name"]))
+            if any(value is not None for value in found):
+                rows.append((backbone, row["name"], row["coarse"], row["role"], *found))
+    keys = (("transformation", "Transformation"), ("coarse", "Coarse class"), ("role", "Role"))
+    fixed = (_BACKBONE, *(Column(key, heading, "text") for key, heading in keys))
+    return Table(name, caption, (*fixed, *columns), tuple(rows))
+
+
+def per_transformation(results: Results) -> Table:
+    """Accuracy of naming each transformation."""
+    tried = heads(results)
+    return _each_transformation(
+        results,
+        "per_transformation",
+        "Share of test photographs whose transformation is named.",
+        [Column(f"style_{head}", f"Style ({head})") for head in tried],
+        lambda backbone, t: (dig(backbone, "fine", head, "by_transformation", t) for head in tried),
+    )
+
+
+def generalisation(results: Results) -> Table:
+    """Accuracy of naming the coarse class of each transformation, seen or held out."""
+    tried = heads(results)
+    return _each_transformation(
+        results,
+        "generalisation",
+        "Share of test photographs whose coarse class is named, by transformation.",
+        [Column(f"coarse_{head}", f"Coarse class ({head})", interval=True) for head in tried],
+        lambda backbone, t: (
+            scored(dig(backbone, "coarse", head, "by_transformation", t), "accuracy", "ci95") for head in tried
+        ),
+    )
+
+
+def rotation(results: Results) -> Table:
+    """Accuracy of naming the coarse class of each transformation when that one alone was held out."""
+    tried = heads(results)
+    return _each_transformation(
+        results,
+        "rotation",
+        "Share of test photographs whose coarse class is named when only that transformation was held out.",
+        [Column(f"coarse_{head}", f"Coarse class ({head})", interval=True) for head in tried],
+        lambda backbone, t: (
+            scored(dig(backbone, "coarse_rotation", head, "by_transformation", t), "accuracy", "ci95") for head in tried
+        ),
+    )
+
+
+def semantic(results: Results) -> Table:
+    """Accuracy of the class probe on each transformation."""
+    tried = heads(results)
+    return _each_transformation(
+        results,
+        "semantic",
+        "Accuracy of the class probe, trained on unchanged photographs, on each transformation.",
+        [Column(f"class_{head}", f"Class ({head})") for head in tried],
+        lambda backbone, t: (dig(backbone, "semantic", head, "by_transformation", t) for head in tried),
+    )
+
+
+def geometry(results: Results) -> Table:
+    """Sensitivity, equivariance and steerability of each transformation."""
+    return _each_transformation(
+        results,
+        "geometry",
+        "Cosine to the unchanged photograph, parallelism of displacements, and R2 of a linear map to the variant.",
+        [
+            Column("sensitivity", "Cosine to identity", "number", interval=True),
+            Column("equivariance", "Equivariance", "number", interval=True),
+            Column("steerability", "Steerability", "number"),
+            Column("unchanged", "R2 unchanged", "number"),
+        ],
+        lambda backbone, t: (
+            *(_pair(backbone, key, t) for key in ("sensitivity", "equivariance")),
+            *(dig(backbone, key, t) for key in ("steerability", "steerability_unchanged")),
+        ),
+    )
+
+
+def _pair(scores: object, name: str, key: str) -> tuple[float, float | None, float | None] | None:
+    """(value, low, high) of scores that are held under ``name`` and their intervals under ``name_ci95``."""
+    value, low_high = dig(scores, name, key), dig(scores, f"{name}_ci95", key) or (None, None)
+    return None if value is None else (value, low_high[0], low_high[1])
+
+
+def knn(results: Results) -> Table:
+    """k-NN accuracy for each k."""
+    columns = (
+        _BACKBONE,
+        Column("k", "k", "count"),
+        Column("style", "Style", interval=True),
+        Column("class", "Class", interval=True),
+    )
+    rows = [
+        (name, int(k), *(_pair(scores, task, k) for task in ("transformation", "class")))
+        for name, scores in ((name, dig(results, "backbones", name, "knn")) for name in ordered(results))
+        for k in dig(scores, "transformation") or {}
+    ]
+    return Table("knn", "Accuracy of a vote of the k nearest training variants (cosine).", columns, tuple(rows))
+
+
+def neighbours(results: Results) -> Table:
+    """Balance, retrieval and clusters."""
+    wanted = (
+        ("same_image", "Nearest: same photograph", ("balance", "same_image")),
+        ("same_transformation", "Nearest: same style", ("balance", "same_transformation")),
+        ("neither", "Nearest: neither", ("balance", "neither")),
+        ("recall_image_1", "Photograph, R@1", ("retrieval", "image", "1")),
+        ("recall_image_5", "R@5", ("retrieval", "image", "5")),
+        ("recall_image_10", "R@10", ("retrieval", "image", "10")),
+        ("recall_style_1", "Style, R@1", ("retrieval", "transformation", "1")),
+        ("recall_style_5", "R@5", ("retrieval", "transformation", "5")),
+        ("recall_style_10", "R@10", ("retrieval", "transformation", "10")),
+        ("nmi_style", "NMI, style", ("clusters", "nmi_transformation")),
+        ("nmi_class", "NMI, class", ("clusters", "nmi_class")),
+    )
+    columns = [Column(key, heading, "number" if key.startswith("nmi") else "share") for key, heading, _ in wanted]
+    rows = [(name, *(dig(results, "backbones", name, *path) for _, _, path in wanted)) for name in ordered(results)]
+    found = tuple(row for row in rows if any(value is not None for value in row[1:]))
+    return Table("neighbours", "What neighbours among test variants share.", (_BACKBONE, *columns), found)
+
+
+def multitask(results: Results) -> Table:
+    """One network for both tasks beside its single-task twins."""
+    columns = [_BACKBONE, Column("lambda", "Weight", "number")]
+    for task, heading in (("fine", "Style"), ("semantic", "Class")):
+        columns += [
+            Column(f"{task}_both", f"{heading}, both", interval=True),
+            Column(f"{task}_alone", f"{heading}, alone", interval=True),
+            Column(f"{task}_difference", "Difference", "points", interval=True),
+        ]
+    rows = []
+    for name in ordered(results):
+        scores = dig(results, "backbones", name, "multitask")
+        if scores:
+            row: list[Any] = [name, dig(scores, "lambda")]
+            for task in ("fine", "semantic"):
+                difference = scored(dig(scores, "difference", task), "value", "ci95")
+                row += [scored(scores, task), scored(dig(scores, "single_task"), task), difference]
+            rows.append(tuple(row))
+    return Table("multitask", "One probe for both tasks, and its single-task twins.", tuple(columns), tuple(rows))
+
+
+def shift(results: Results) -> Table:
+    """The class probe on other photographs of the same classes."""
+    columns = (
+        _BACKBONE,
+        Column("shift", "Photographs", "text"),
+        Column("accuracy", "Class", interval=True),
+        Column("images", "Images", "count"),
+    )
+    rows = [
+        (name, key, scored(scores, "accuracy", "ci95"), dig(scores, "images"))
+        for name in ordered(results)
+        for key, scores in (dig(results, "backbones", name, "shift") or {}).items()
+    ]
+    return Table("shift", "The class probe on other photographs of the same classes.", columns, tuple(rows))
+
+
+def comparisons(results: Results) -> Table:
+    """Paired differences between backbones."""
+    columns = (
+        *(Column(key, key.capitalize(), "text") for key in ("task", "metric", "head", "a", "b")),
+        Column("difference", "A − B", "points", interval=True),
+    )
+    rows = [
+        (row["task"], row.get("metric"), row.get("head"), row["a"], row["b"], scored(row, "difference", "ci95"))
+        for row in results.get("comparisons") or []
+    ]
+    return Table("comparisons", "Paired differences (bootstrap over images).", columns, tuple(rows))
+
+
+def confusions(results: Results, task: str) -> Table:
+    """Every cell of the confusion matrices of a task that is not zero."""
+    columns = (
+        _BACKBONE,
+        _HEAD,
+        Column("truth", "Truth", "text"),
+        Column("predicted", "Predicted", "text"),
+        Column("count", "Variants", "count"),
+    )
+    rows = []
+    for name in ordered(results):
+        for head in heads(results):
+            matrix = dig(results, "backbones", name, task, head, "confusion")
+            labels = dig(matrix, "labels") or []
+            for truth, counts in zip(labels, dig(matrix, "counts") or [], strict=True):
+                pairs = zip(labels, counts, strict=True)
+                rows += [(name, head, truth, predicted, count) for predicted, count in pairs if count]
+    return Table(f"confusion_{task}", f"Confusions of the {task} probes.", columns, tuple(rows))
+
+
+def all_tables(results: Results) -> list[Table]:
+    """Every table that has a row."""
+    tables = [
+        overview(results),
+        per_transformation(results),
+        generalisation(results),
+        rotation(results),
+        semantic(results),
+        multitask(results),
+        knn(results),
+        neighbours(results),
+        geometry(results),
+        shift(results),
+        comparisons(results),
+        confusions(results, "fine"),
+        confusions(results, "coarse"),
+    ]
+    return [table for table in tables if table.rows]

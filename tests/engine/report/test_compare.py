@@ -1,0 +1,82 @@
+import csv
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from substyle.engine.report.compare import compare_results
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+
+def test_equal_runs_agree_in_setup_and_do_not_differ(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results(images=100)
+    comparison = compare_results([("a", results), ("b", results)], tmp_path)
+    assert comparison.setup == ()
+    assert {row[-1] for row in comparison.table.rows} == {0.0}
+    assert "The runs agree" in (tmp_path / "compare.html").read_text()
+
+
+def test_differences_are_to_the_first_run(fake: ModuleType, tmp_path: Path) -> None:
+    runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b", "c")]
+    for (_, results), accuracy in zip(runs, (0.80, 0.85, 0.801), strict=True):
+        scores = results["backbones"]["dinov2_vit_small"]["fine"]["linear"]
+        scores |= {"accuracy": accuracy, "ci95": [accuracy - 0.02, accuracy + 0.02]}
+    comparison = compare_results(runs, tmp_path)
+    row = next(row for row in comparison.table.rows if row[:2] == ("dinov2_vit_small", "style_linear"))
+    assert [value[0] for value in row[2:5]] == [0.80, 0.85, 0.801]
+    assert row[5:] == pytest.approx((0.05, 0.001))
+    html = (tmp_path / "compare.html").read_text()
+    assert html.count("<small>clear</small>") == 1  # 80 and 85 have intervals that do not touch; 80 and 80.1 have
+    with (tmp_path / "tables" / "compare.csv").open(newline="") as file:
+        names = next(csv.reader(file))
+    assert names[:5] == ["backbone", "score", "a", "a_low", "a_high"]
+    assert names[-2:] == ["b_minus_a", "c_minus_a"]
+
+
+def test_every_difference_of_setup_is_flagged(fake: ModuleType, tmp_path: Path) -> None:
+    first = fake.fake_results(images=100)
+    other = fake.fake_results(images=200, seed=1, suite=fake.SUITE[:8], classes=("x", "y"))
+    other["canvas"] = 128
+    other["backbones"]["dinov2_vit_small"]["spec"]["weights_hash"] = "ffff"
+    setup = compare_results([("a", first), ("b", other)], tmp_path).setup
+    assert [difference.what for difference in setup] == [
+        "suite",
+        "transformations",
+        "images",
+        "canvas",
+        "seed",
+        "classes",
+        "splits",
+        "weights of dinov2_vit_small",
+    ]
+    assert setup[1].values[0] == "31"
+    assert setup[1].values[1].startswith("8 (without hue_shift")
+    assert "not set up alike" in (tmp_path / "compare.html").read_text()
+
+
+def test_a_backbone_of_one_run_has_no_difference(fake: ModuleType, tmp_path: Path) -> None:
+    runs = [("a", fake.fake_results({"x": (0.9, 0.9), "y": (0.9, 0.9)})), ("b", fake.fake_results({"y": (0.9, 0.9)}))]
+    table = compare_results(runs, tmp_path).table
+    assert {row[-1] for row in table.rows if row[0] == "x"} == {None}
+    assert None not in {row[-1] for row in table.rows if row[0] == "y"}
+    assert table.rows[0][0] == "y"  # what is common comes first
+
+
+def test_names_are_escaped(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"<script>x": (0.9, 0.9)}, images=50)
+    compare_results([("<script>1", results), ("<script>2", results)], tmp_path)
+    assert "<script" not in (tmp_path / "compare.html").read_text()
+
+
+def test_runs_without_scores(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({}, images=50)
+    assert compare_results([("a", results), ("b", results)], tmp_path).table.rows == ()
+
+
+def test_two_runs_of_different_names_are_needed(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results(images=50)
+    for runs in ([], [("a", results)], [("a", results), ("a", results)], [("a", results), ("a_low", results)]):
+        with pytest.raises(ConfigError, match=r"compare\.runs"):
+            compare_results(runs, tmp_path)
+    with pytest.raises(SubstyleError, match="schema"):
+        compare_results([("a", results), ("b", {})], tmp_path)

@@ -1,0 +1,117 @@
+import base64
+import io
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from substyle.engine.report import figures, heat, sections, tables
+
+
+def pixels(uri: str) -> np.ndarray:
+    head, _, body = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+
+
+def test_confusion_shares_rows_and_worst() -> None:
+    matrix = figures.confusion({"labels": ["a", "b", "c"], "counts": [[6, 4, 0], [0, 10, 0], [1, 0, 0]]})
+    assert matrix is not None
+    share = np.array([[0.6, 0.4, 0], [0, 1, 0], [1, 0, 0]])
+    assert pixels(matrix.png)[..., 3] == pytest.approx(255 * np.sqrt(share), abs=0.5)
+    assert matrix.worst == (("c", "a", 1.0), ("a", "b", 0.4))
+
+
+def test_confusion_with_an_empty_row() -> None:
+    matrix = figures.confusion({"labels": ["a", "b"], "counts": [[0, 0], [0, 5]]})
+    assert matrix is not None
+    assert pixels(matrix.png)[..., 3].tolist() == [[0, 0], [0, 255]]
+    assert matrix.worst == ()
+
+
+@pytest.mark.parametrize(
+    "confusion", [None, {}, {"labels": [], "counts": []}, {"labels": ["a", "b"], "counts": [[1, 2]]}]
+)
+def test_no_confusion_no_figure(confusion: object) -> None:
+    assert figures.confusion(confusion) is None
+
+
+def test_curves_run_from_left_to_right_within_the_plane(fake: ModuleType) -> None:
+    charts = figures.curves(fake.fake_results())
+    assert [chart.title for chart in charts] == [
+        f"{task}, {head}" for task in ("Style", "Coarse class", "Class") for head in ("linear", "MLP")
+    ]
+    for chart in charts:
+        assert len(chart.series) == 6
+        for series in chart.series:
+            points = np.array([[float(number) for number in point.split(",")] for point in series.points.split()])
+            assert (np.diff(points[:, 0]) > 0).all()
+            assert points[-1, 0] == chart.width
+            assert ((points >= 0) & (points <= [chart.width, chart.height])).all()
+
+
+def test_more_series_than_colours_are_dashed(fake: ModuleType) -> None:
+    charts = figures.curves(fake.fake_results({f"b{i}": (0.8, 0.8) for i in range(10)}))
+    looks = [(series.colour, series.dashed) for series in charts[0].series]
+    assert len(set(looks)) == 10
+
+
+def test_no_curves_no_charts(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.8, 0.8)})
+    for task in ("fine", "coarse", "semantic"):
+        for scores in results["backbones"]["alpha"][task].values():
+            scores["curve"] = [[50, 0.5]]
+    assert figures.curves(results) == []
+
+
+def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    (head, table), _ = heat.style_tables(results)
+    assert head == "linear"
+    assert [coarse for coarse, _ in table.groups][:3] == ["identity", "blur", "noise"]
+    assert [name for name, _ in table.groups[1][1]] == ["gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"]
+    accuracy = results["backbones"]["vit_base_patch16_clip"]["fine"]["linear"]["by_transformation"]["zoom_blur"]
+    cell = table.groups[1][1][3][1][0]
+    assert (cell.text, cell.heat) == (f"{100 * accuracy:.1f}", accuracy)
+    assert [heading for heading, _ in table.footer] == ["All", "Chance"]
+
+
+def test_heat_is_kept_within_its_scale(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.8, 0.8)})
+    results["backbones"]["alpha"]["steerability"] |= {"jpeg": -3.5, "swirl": None}
+    table = heat.geometry_tables(results)[2][2]
+    cells = {name: row[0] for _, rows in table.groups for name, row in rows}
+    assert cells["jpeg"].text == "−3.500"
+    assert cells["jpeg"].heat == 0.0
+    assert "swirl" not in cells  # no backbone has a number
+
+
+def test_held_out_tables_hold_held_out_transformations_only(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    roles = {row["name"]: row["role"] for row in results["transformations"]}
+    for role in ("held_out", "train"):
+        table = heat.new_style_tables(results, role)[0][1]
+        shown = [name for _, rows in table.groups for name, _ in rows]
+        assert shown == [name for name in roles if roles[name] == role]
+
+
+def test_comparisons_between_backbones_only(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    shown = sections.comparisons_between(tables.comparisons(results), ["dinov2_vit_small", "efficientnet_lite0"], "mlp")
+    assert {row[0] for row in shown.rows} == {"fine", "coarse", "semantic"}
+    assert len(shown.rows) == 5  # metrics
+    assert {row[2] for row in shown.rows} == {"mlp"}
+
+
+def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.8, 0.8)})
+    scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}, "accuracy": 0.41, "ci95": [0.3, 0.5]}
+    results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
+    ((head, table),) = heat.rotation_tables(results)
+    assert head == "linear"
+    assert table.groups == (("quality", (("jpeg", (heat.Cell("40.0", "", 0.4),)),)),)
+    assert [(heading, cells[0].text, cells[0].small) for heading, cells in table.footer] == [
+        ("All", "41.0", "30.0–50.0"),
+        ("Chance", "10.0", ""),
+    ]

@@ -1,0 +1,338 @@
+import base64
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from substyle.engine.report.page import ReportFiles, write_report
+from substyle.engine.report.templating import soft
+from substyle.kernels.errors import SubstyleError
+
+VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
+EVIL = '<script>alert("x")</script>'
+
+
+class Page(HTMLParser):
+    """Collects what tests ask about, and complains about tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID - {"text", "line", "circle", "rect", "image", "polyline"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def tags(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.seen if tag == name]
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def page_of(files: ReportFiles) -> Page:
+    return Page(files.html.read_text(encoding="utf-8"))
+
+
+def sections(page: Page) -> set[str | None]:
+    return {attributes.get("id") for attributes in page.tags("section")}
+
+
+@pytest.fixture(scope="module")
+def full(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    return write_report(fake.fake_results(), tmp_path_factory.mktemp("full"))
+
+
+def test_a_full_page_has_every_section_and_its_entry(full: ReportFiles) -> None:
+    page = page_of(full)
+    expected = {
+        "found",
+        "overview",
+        "style",
+        "confusions",
+        "new",
+        "substance",
+        "together",
+        "neighbours",
+        "geometry",
+        "shift",
+        "comparisons",
+        "training",
+        "images",
+        "run",
+        "method",
+    }
+    assert sections(page) == expected
+    assert {a["href"] for a in page.tags("a")} == {f"#{name}" for name in expected}
+
+
+def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None:
+    text = page_of(full).text
+    results = fake.fake_results()
+    for backbone in results["backbones"].values():
+        assert f"{100 * backbone['fine']['linear']['accuracy']:.1f}" in text
+        assert f"{backbone['sensitivity']['swirl']:.3f}" in text
+        assert f"{100 * backbone['shift']['sketches']['accuracy']:.1f}" in text
+    assert "0.99971" in text
+    assert "grayscale 41" in text
+    assert "come from one generator" in text
+
+
+def test_the_page_needs_no_network_and_runs_no_script(full: ReportFiles) -> None:
+    text = full.html.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags("script") == []
+    assert not re.search(r"\bhttps?:|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
+    for tag, attributes in page.seen:
+        for key in ("src", "href", "xlink:href", "srcset", "action"):
+            assert (attributes.get(key) or "#").startswith(("#", "data:")), (tag, attributes)
+        assert not any(key.startswith("on") for key in attributes)
+
+
+def test_the_page_is_accessible_where_a_test_can_tell(full: ReportFiles) -> None:
+    page = page_of(full)
+    assert page.tags("html")[0]["lang"] == "en"
+    assert len(page.tags("h1")) == 1
+    assert all(th.get("scope") in ("col", "row", "rowgroup") for th in page.tags("th"))
+    assert all(image.get("alt") for image in page.tags("img"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") == "true" for svg in page.tags("svg"))
+    ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_names_and_keys_are_escaped_everywhere(fake: ModuleType, tmp_path: Path) -> None:
+    suite = (*fake.SUITE[:4], (EVIL + "t", "blur" + EVIL, "held_out", "dali"))
+    results = fake.fake_results(
+        {EVIL + "a": (0.9, 0.9), "control:" + EVIL: (0.3, 0.3)}, suite=suite, classes=(EVIL, "b"), name=EVIL
+    )
+    results["quarantined"] = [{"key": EVIL, "reason": EVIL}, {"key": "not utf-8: \udce9.jpg", "reason": "x"}]
+    results["environment"] = {EVIL: EVIL}
+    results["transformations"][4]["parameters"] = [{"name": EVIL, "unit": EVIL, "one_of": [EVIL, [1, 2]]}]
+    for backbone in results["backbones"].values():
+        backbone["spec"] = dict.fromkeys(
+            ("architecture", "pooling", "input_side", "weights", "weights_hash", "licence"), EVIL
+        )
+        backbone["shift"] = {EVIL: {"accuracy": 0.5, "ci95": [0.4, 0.6], "images": 5}}
+    text = write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "alert" in Page(text).text
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "one backbone": {"skills": {"alpha": (0.9, 0.9)}},
+    "controls only": {"skills": {"control:pixels": (0.3, 0.3)}},
+    "no backbone": {"skills": {}},
+    "no classes": {"classes": ()},
+    "linear only": {"heads": ("linear",)},
+    "mlp only": {"heads": ("mlp",)},
+    "no probes": {"heads": (), "multitask": False},
+    "no multitask": {"multitask": False},
+    "no analysis": {"analysis": False},
+    "four transformations": {"suite": 4},
+    "identity alone": {"suite": 1},
+    "no held-out transformation": {"suite": 3},
+    "twelve long names": {"skills": {f"{'long_name_' * 8}{i}": (0.7, 0.7) for i in range(12)}},
+    "an unbroken name": {"skills": {"x" * 200: (0.7, 0.7)}},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_results_has_a_page(shape: str, fake: ModuleType, tmp_path: Path) -> None:
+    options = dict(SHAPES[shape])
+    if "suite" in options:
+        options["suite"] = fake.SUITE[: options["suite"]]
+    files = write_report(fake.fake_results(images=100, **options), tmp_path)
+    page = page_of(files)
+    assert {"found", "images", "run", "method"} <= sections(page)
+    assert "None" not in page.text
+    assert "nan" not in page.text.split()
+    if shape in ("no classes", "no probes"):
+        assert not {"substance", "together"} & sections(page)
+    if shape == "no analysis":
+        assert not {"neighbours", "geometry"} & sections(page)
+
+
+def test_only_what_must_be_there(tmp_path: Path) -> None:
+    transformations = [{"name": "identity", "coarse": "identity", "role": "train"}]
+    results = {"schema": 1, "name": "bare", "images": 0, "transformations": transformations, "backbones": {"a": {}}}
+    files = write_report(results, tmp_path)
+    assert "There are no scores yet" in page_of(files).text
+    assert files.tables == files.figures == ()
+
+
+def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9)})
+    for key in (
+        "suite",
+        "version",
+        "created",
+        "splits",
+        "chance",
+        "quarantined",
+        "indistinct",
+        "throughput",
+        "environment",
+    ):
+        results[key] = None
+    results["comparisons"] = results["classes"] = None
+    backbone = results["backbones"]["alpha"]
+    for key in list(backbone):
+        backbone[key] = None
+    backbone["fine"] = {"linear": {"accuracy": 0.5}}
+    page = page_of(write_report(results, tmp_path))
+    assert "50.0%" in page.text
+    assert "None" not in page.text
+
+
+def test_bad_results_write_nothing(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    results["schema"] = 99
+    with pytest.raises(SubstyleError, match="schema"):
+        write_report(results, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_results_give_the_same_files(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9)}, images=100)
+    first, second = (write_report(results, tmp_path / name) for name in ("a", "b"))
+    for a, b in zip(
+        (first.html, *first.tables, *first.figures), (second.html, *second.tables, *second.figures), strict=True
+    ):
+        assert a.read_bytes() == b.read_bytes(), a
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_figures_for_papers(full: ReportFiles) -> None:
+    assert {path.name for path in full.figures} == {
+        "overview.pdf",
+        "overview.png",
+        "robustness.pdf",
+        "robustness.png",
+    }
+    for path in full.figures:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                assert np.asarray(picture.convert("L")).std() > 5
+        else:
+            assert path.read_bytes().startswith(b"%PDF")
+
+
+def test_mathematics_in_names_does_not_stop_the_figures(fake: ModuleType, tmp_path: Path) -> None:
+    assert write_report(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100), tmp_path).figures
+
+
+def pictures(folder: Path, names: list[str], size: tuple[int, int] = (224, 224)) -> None:
+    folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((*size, 3), 8 * i, np.uint8)).save(folder / f"{name}.png")
+
+
+def gallery_page(fake: ModuleType, gallery: Path | None, out: Path) -> Page:
+    return page_of(write_report(fake.fake_results({"alpha": (0.9, 0.9)}, images=50), out, gallery=gallery))
+
+
+def test_gallery_of_one_photograph_in_suite_order(fake: ModuleType, tmp_path: Path) -> None:
+    pictures(tmp_path / "gallery", ["swirl", "identity", "jpeg", "unknown"])
+    (tmp_path / "gallery" / "notes.txt").write_text("not a picture")
+    page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
+    assert [image["alt"] for image in page.tags("img")] == [
+        "The photograph after identity",
+        "The photograph after jpeg",
+        "The photograph after swirl",
+    ]
+    for image in page.tags("img"):
+        assert len(base64.b64decode(str(image["src"]).partition(",")[2])) < 5000
+
+
+def test_gallery_of_several_photographs(fake: ModuleType, tmp_path: Path) -> None:
+    for i in range(6):
+        pictures(tmp_path / "gallery" / str(i), ["identity", "jpeg"])
+    page = gallery_page(fake, tmp_path / "gallery", tmp_path / "out")
+    assert len(page.tags("img")) == 8  # of four photographs
+    assert "variants" in sections(page)
+
+
+def test_gallery_of_one_sheet(fake: ModuleType, tmp_path: Path) -> None:
+    pictures(tmp_path / "gallery", ["sheet"], (300, 2400))
+    assert len(gallery_page(fake, tmp_path / "gallery" / "sheet.png", tmp_path / "out").tags("img")) == 1
+
+
+def test_no_gallery(fake: ModuleType, tmp_path: Path) -> None:
+    for gallery in (None, tmp_path / "missing", tmp_path):
+        assert "variants" not in sections(gallery_page(fake, gallery, tmp_path / "out"))
+
+
+def test_a_gallery_file_that_is_no_picture_is_named(fake: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "identity.png").write_bytes(b"nothing")
+    with pytest.raises(SubstyleError, match=r"identity\.png: not a picture"):
+        gallery_page(fake, tmp_path, tmp_path / "out")
+
+
+def test_soft_names_break_and_stay_escaped() -> None:
+    assert soft("control:random:vit_b") == "control:<wbr>random:<wbr>vit_<wbr>b"
+    assert soft("two words") == "two <wbr>words"
+    assert soft("<b>&x") == "&lt;b&gt;&amp;x"
+    assert soft("x" * 45).count("<wbr>") == 2
+    assert soft("x" * 45).replace("<wbr>", "") == "x" * 45
+
+
+# ---- in a browser, where there is one ----
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--hide-scrollbars",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=5000",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--dump-dom",
+]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_in_a_browser_nothing_overflows_and_nothing_is_logged(fake: ModuleType, tmp_path: Path, width: int) -> None:
+    skills = {f"{'a_long_backbone_name.' * 4}{i}": (0.8, 0.8) for i in range(3)} | {"x" * 90: (0.5, 0.5)}
+    html = write_report(fake.fake_results(skills, images=100), tmp_path).html
+    wrapper = tmp_path / "wrapper.html"
+    wrapper.write_text(
+        f"""<iframe id=f src="{html.name}" style="border:0;width:{width}px;height:900px"></iframe><pre id=o></pre>
+        <script>f.onload = () => {{ const d = f.contentDocument;
+          d.querySelectorAll('details').forEach(x => x.open = true);
+          o.textContent = 'MEASURED ' + d.documentElement.scrollWidth; }}</script>"""
+    )
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", wrapper.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert re.findall(r"MEASURED \d+", done.stdout) == [f"MEASURED {width}"]
+    assert "CONSOLE" not in done.stderr

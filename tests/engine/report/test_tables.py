@@ -1,0 +1,171 @@
+import csv
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow.parquet as pq
+import pytest
+
+from substyle.engine.report import tables
+from substyle.engine.report.cells import Column, Kind, Table, show
+from substyle.engine.report.headline import headline_table
+from substyle.engine.report.table_files import flat, latex_escape, write_tables
+
+TABLE = Table(
+    "toy",
+    "A 50% table",
+    (
+        Column("name", "Name", "text"),
+        Column("x", "X", interval=True),
+        Column("d", "D", "points"),
+        Column("n", "N", "count"),
+    ),
+    (
+        ("a_b & <c>", (0.5, 0.4, 0.6), -0.012, 1234),
+        ("=1+1", None, None, None),
+        ("no interval", (0.25, None, None), 0.0, 0),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (0.93149, "share", "93.1"),
+        (1.0, "share", "100.0"),
+        (0, "share", "0.0"),
+        (None, "share", "–"),
+        (-0.0213, "points", "−2.1"),
+        (0.02, "points", "+2.0"),
+        (12345, "count", "12,345"),
+        (-0.5, "number", "−0.500"),
+        ("x", "text", "x"),
+    ],
+)
+def test_show(value: object, kind: Kind, text: str) -> None:
+    assert show(value, kind) == text
+
+
+def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
+    write_tables([TABLE], tmp_path)
+    columns, rows = flat(TABLE)
+    names = [name for name, _ in columns]
+    assert names == ["name", "x", "x_low", "x_high", "d", "n"]
+    with (tmp_path / "toy.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.reader(file))
+    assert read[0] == names
+    assert [[cell or None for cell in row] for row in read[1:]] == [
+        [None if c is None else str(c) for c in row] for row in rows
+    ]
+    expected = [dict(zip(names, row, strict=True)) for row in rows]
+    assert json.loads((tmp_path / "toy.json").read_text())["rows"] == expected
+    assert pq.read_table(tmp_path / "toy.parquet").to_pylist() == expected
+
+
+def test_latex_is_escaped_and_complete(tmp_path: Path) -> None:
+    write_tables([TABLE], tmp_path)
+    text = (tmp_path / "toy.tex").read_text()
+    assert r"a\_b \& <c> & 50.0 [40.0, 60.0] & $-$1.2 & 1,234 \\" in text
+    assert r"no interval & 25.0 & +0.0 & 0 \\" in text
+    assert text.count(r"\\") == 4
+    assert r"\begin{tabular}{lrrr}" in text
+
+
+def test_latex_specials_are_harmless() -> None:
+    assert latex_escape("\\input{x}%$#&_^~\n") == (
+        r"\textbackslash{}input\{x\}\%\$\#\&\_\textasciicircum{}\textasciitilde{} "
+    )
+
+
+def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType, tmp_path: Path) -> None:
+    made = tables.all_tables(fake.fake_results())
+    names = {table.name for table in made}
+    assert names == {
+        "overview",
+        "per_transformation",
+        "generalisation",
+        "semantic",
+        "multitask",
+        "knn",
+        "neighbours",
+        "geometry",
+        "shift",
+        "comparisons",
+        "confusion_fine",
+        "confusion_coarse",
+    }
+    for table in made:
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    written = write_tables(made, tmp_path)
+    assert len(written) == len(set(written)) == 12 * 3 + 10
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_numbers_come_from_their_places(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    backbone = results["backbones"]["dinov2_vit_small"]
+
+    def row_of(table: Table, *start: object) -> dict[str, object]:
+        found = [row for row in table.rows if row[: len(start)] == start]
+        assert len(found) == 1
+        return dict(zip((column.name for column in table.columns), found[0], strict=True))
+
+    overview = row_of(tables.overview(results), "dinov2_vit_small", "mlp")
+    assert overview["style"] == (backbone["fine"]["mlp"]["accuracy"], *backbone["fine"]["mlp"]["ci95"])
+    assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_ci95"])
+    assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]
+    style = row_of(tables.per_transformation(results), "dinov2_vit_small", "swirl")
+    assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
+    new = row_of(tables.generalisation(results), "dinov2_vit_small", "swirl")
+    swirl = backbone["coarse"]["linear"]["by_transformation"]["swirl"]
+    assert new["coarse_linear"] == (swirl["accuracy"], *swirl["ci95"])
+    assert new["role"] == "held_out"
+    moved = row_of(tables.geometry(results), "dinov2_vit_small", "swirl")
+    assert moved["sensitivity"] == (backbone["sensitivity"]["swirl"], *backbone["sensitivity_ci95"]["swirl"])
+    assert moved["steerability"] == backbone["steerability"]["swirl"]
+    near = row_of(tables.knn(results), "dinov2_vit_small", 10)
+    assert near["style"][0] == backbone["knn"]["transformation"]["10"]
+    assert near["class"][0] == backbone["knn"]["class"]["10"]
+
+
+def test_confusion_counts_add_up(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.8, 0.8)}, heads=("linear",))
+    rows = tables.confusions(results, "fine").rows
+    counts = results["backbones"]["alpha"]["fine"]["linear"]["confusion"]["counts"]
+    assert sum(row[-1] for row in rows) == sum(map(sum, counts))
+    assert ("alpha", "linear", "jpeg", "jpeg", counts[14][14]) in rows
+
+
+def test_tables_without_numbers_are_left_out(fake: ModuleType) -> None:
+    results = fake.fake_results(classes=(), multitask=False, shift=False, analysis=False)
+    results["comparisons"] = None
+    names = {table.name for table in tables.all_tables(results)}
+    assert names == {"overview", "per_transformation", "generalisation", "confusion_fine", "confusion_coarse"}
+
+
+def test_rotation_has_its_table(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.8, 0.8)})
+    scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": [0.3, 0.5]}}}
+    results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
+    assert tables.rotation(results).rows == (("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),)
+
+
+def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    lines = headline_table(results).splitlines()
+    assert len(lines) == 2 + 6 + 1
+    assert lines[0].split()[:2] == ["backbone", "dim"]
+    assert lines[2].startswith("vit_base_patch16_clip")
+    assert show(results["backbones"]["vit_base_patch16_clip"]["fine"]["mlp"]["accuracy"]) in lines[2]
+    assert lines[-1].split() == ["chance", "3.2", "3.2", "10.0", "10.0", "14.3", "14.3", "3.2"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_headline_of_nearly_nothing(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.5, 0.5)}, suite=fake.SUITE[:2], classes=(), analysis=False, heads=("mlp",))
+    text = headline_table(results)
+    assert "style mlp" in text
+    assert "–" in text
+    del results["chance"]
+    results["backbones"]["alpha"] = {"dim": 8, "control": False}
+    assert "alpha" in headline_table(results)
