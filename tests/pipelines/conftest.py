@@ -1,0 +1,87 @@
+"""Images and helpers that the tests of this folder share."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from substyle.kernels import philox
+from substyle.pipelines.transforms import base
+from substyle.pipelines.variants import VariantMaker, load_all
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+Made = tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Real photographs, where there are any."""
+    if not SHARED.is_dir():
+        pytest.skip("no photographs in shared/data")
+    return SHARED
+
+
+def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth colours, hard edges and a little grain, (H, W, 3) uint8: resampled and compressed like a photograph."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    phase = rng.uniform(0, 6, 3)
+    image = (
+        120 + 60 * np.sin(9 * x[..., None] + phase) + 50 * np.cos(7 * y[..., None] * (1 + x[..., None]) + phase[::-1])
+    )
+    for _ in range(6):
+        cy, cx, r = rng.uniform(0, 1, 3)
+        image[np.hypot(y - cy, x - cx) < 0.25 * r] = rng.uniform(0, 255, 3)
+    return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+
+
+def encode(image: NDArray[Any] | Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """An image file in memory."""
+    out = io.BytesIO()
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.fixture(params=[64, 97])
+def canvas(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
+    """Eight (S, S, 3) images: scenes, noise, black, white, a checkerboard and a grey ramp; even and odd S."""
+    side = request.param
+    y, x = np.mgrid[0:side, 0:side]
+    checks = np.repeat(((y + x) % 2 * 255)[..., None], 3, axis=2)
+    ramp = np.repeat((x * 255 // (side - 1))[..., None], 3, axis=2)
+    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3))
+    flat = [np.zeros((side, side, 3)), np.full((side, side, 3), 255)]
+    images = [*(scene(side, side, seed) for seed in range(3)), noise, *flat, checks, ramp]
+    return np.stack(images).astype(np.uint8)
+
+
+def make_variant(name: str, canvas: NDArray[np.uint8], **options: Any) -> Made:  # noqa: ANN401
+    """A transformation's pixels and the parameters it drew, as declared (before ``prepare``)."""
+    load_all()
+    keys = [f"class/{i}.jpg" for i in range(len(canvas))]
+    side = canvas.shape[1]
+    drawn = dataclasses.replace(base.get(name), prepare=None).draw(philox.image_keys(7, keys), side)
+    maker = VariantMaker((name,), side=side, seed=7, batch=len(canvas), threads=2)
+    (variant,) = maker(torch.from_numpy(canvas), keys, **options)
+    return variant.pixels_BSSC.numpy(), drawn
+
+
+@pytest.fixture
+def make() -> Callable[..., Made]:
+    """:func:`make_variant`."""
+    return make_variant
+
+
+def levels(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Absolute difference in grey levels."""
+    return np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))

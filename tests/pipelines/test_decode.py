@@ -1,0 +1,288 @@
+"""Decoding against Pillow, and everything that can be wrong with an image.
+
+Tolerance of the canvas to Pillow's decode, bicubic resize and centre crop: mean 0.35 grey levels, 99.5 % within 3,
+maximum 16 (Pillow rounds and clips to bytes between its two passes, DALI does not).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from substyle.kernels.errors import ConfigError, ImageError
+from substyle.pipelines import decode, header
+from substyle.pipelines.decode import Decoder
+
+
+def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = 120 + 60 * np.sin(9 * x[..., None] + rng.uniform(0, 6, 3)) + 50 * np.cos(7 * y[..., None] + [0, 1, 2])
+    waves[np.hypot(y - 0.3, x - 0.4) < 0.1] = (220, 30, 40)
+    return np.clip(waves + rng.normal(0, 4, waves.shape), 0, 255).astype(np.uint8)
+
+
+def encode(image: NDArray[np.generic] | Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    out = io.BytesIO()
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def reference(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """Resize of the shorter side to 8/7 S and centre crop, as torchvision and timm do it with Pillow."""
+    short = round(side * 8 / 7)
+    width, height = image.size
+    size = (short, short * height // width) if width <= height else (short * width // height, short)
+    left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
+    resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def assert_close(canvas: torch.Tensor, expected: NDArray[np.uint8]) -> None:
+    difference = np.abs(canvas.numpy().astype(int) - expected)
+    assert difference.mean() <= 0.35
+    assert np.quantile(difference, 0.995) <= 3
+    assert difference.max() <= 16
+
+
+@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(224, 224), (300, 200), (201, 333), (64, 900), (1200, 70), (40, 40), (7, 9), (256, 256), (1000, 1500)],
+)
+def test_canvas_is_pillows(side: int, height: int, width: int) -> None:
+    for blob in (encode(scene(height, width), quality=90), encode(scene(height, width), "PNG")):
+        decoded = Decoder(side, 4, 2)([blob])
+        assert decoded.ok_B.tolist() == [True]
+        assert decoded.size_B2.tolist() == [[height, width]]
+        assert_close(decoded.canvas_BSSC[0], reference(Image.open(io.BytesIO(blob)), side))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (2, 3), (1, 5000), (9000, 2)])
+def test_thin_images(height: int, width: int) -> None:
+    image = scene(height, width)
+    decoded = Decoder(64, 4, 2)([encode(image, "PNG")])
+    assert decoded.ok_B.all()
+    # Two hundred times enlarged the rounding of crops to whole pixels is all that may differ.
+    expected = np.asarray(_cut(image, 64))
+    assert np.abs(decoded.canvas_BSSC[0].numpy().astype(int) - expected).max() <= 16
+
+
+def _cut(image: NDArray[np.uint8], side: int) -> Image.Image:
+    """The same part of the source by Pillow's ``box``: the full resize of a 1 px high picture would not fit memory."""
+    (top, left), (bottom, right) = decode._centre(*image.shape[:2], side)
+    return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+
+
+@pytest.mark.parametrize("folder", ["imagenette", "imagenet_samples", "chest_xray"])
+def test_canvas_of_real_photographs(shared: Path, folder: str) -> None:
+    files = sorted(f for f in (shared / folder).rglob("*") if f.suffix.lower() in {".jpg", ".jpeg"})
+    blobs = [f.read_bytes() for f in files[:: max(1, len(files) // 16)]][:16]
+    decoded = Decoder(224, 16, 2)(blobs)
+    assert decoded.ok_B.all()
+    for blob, canvas in zip(blobs, decoded.canvas_BSSC, strict=True):
+        assert_close(canvas, reference(Image.open(io.BytesIO(blob)), 224))
+
+
+def test_awkward_files(shared: Path) -> None:
+    files = sorted((shared / "hard").iterdir())
+    decoder = Decoder(224, 16, 2)
+    bad = {}
+    for start in range(0, len(files), 16):
+        blobs = [f.read_bytes() for f in files[start : start + 16]]
+        decoded = decoder(blobs)
+        for file, blob, canvas, reason in zip(
+            files[start : start + 16], blobs, decoded.canvas_BSSC, decoded.reasons, strict=True
+        ):
+            if reason is not None:
+                bad[file.name] = reason
+            elif min(Image.open(io.BytesIO(blob)).size) > 4:
+                assert_close(canvas, reference(Image.open(io.BytesIO(blob)), 224))  # so EXIF turns nothing
+    assert list(bad) == ["truncated_jpeg.jpg"]
+    assert "truncated" in bad["truncated_jpeg.jpg"]
+
+
+def kinds() -> dict[str, bytes]:
+    image = Image.fromarray(scene(90, 120))
+    grey = np.asarray(image.convert("L"))
+    return {
+        "jpeg": encode(image),
+        "progressive": encode(image, progressive=True),
+        "grey jpeg": encode(image.convert("L")),
+        "cmyk jpeg": encode(image.convert("CMYK")),
+        "exif jpeg": encode(image, exif=_turned()),
+        "png": encode(image, "PNG"),
+        "grey png": encode(image.convert("L"), "PNG"),
+        "16-bit png": encode(grey.astype(np.uint16) * 257, "PNG"),
+        "rgba png": encode(image.convert("RGBA"), "PNG"),
+        "la png": encode(image.convert("LA"), "PNG"),
+        "palette png": encode(image.convert("P"), "PNG"),
+        "1-bit png": encode(image.convert("1"), "PNG"),
+        "gif": encode(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)]),
+        "webp": encode(image, "WEBP"),
+        "bmp": encode(image, "BMP"),
+        "tiff": encode(image, "TIFF"),
+        "mpo": encode(image, "MPO", save_all=True, append_images=[Image.new("RGB", image.size)]),
+    }
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_kinds(kind: str) -> None:
+    blob = kinds()[kind]
+    decoded = Decoder(64, 4, 2)([blob])
+    assert decoded.reasons == [None]
+    image = Image.open(io.BytesIO(blob))
+    if kind == "16-bit png":
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    assert_close(decoded.canvas_BSSC[0], reference(image, 64))
+
+
+@pytest.mark.parametrize("kind", sorted(set(kinds()) - {"tiff"}))
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8, 0.97])
+def test_truncated_files_are_quarantined(kind: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries leave it
+    blob = kinds()[kind]
+    if kind == "mpo":  # the first picture counts, the second may be cut
+        blob = blob[: blob.index(b"\xff\xd9") + 2]
+    decoded = Decoder(64, 4, 2)([blob[: int(len(blob) * share)]])
+    assert decoded.ok_B.tolist() == [False]
+    assert decoded.reasons[0]
+    assert not decoded.canvas_BSSC.any()
+
+
+def test_a_thumbnail_does_not_make_a_truncated_jpeg_whole() -> None:
+    thumbnail = encode(scene(20, 20))
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = encode(scene(90, 120))
+    with_thumbnail = whole[:2] + segment + whole[2:]
+    assert header.inspect(with_thumbnail).for_dali
+    with pytest.raises(ImageError, match="truncated"):
+        header.inspect(with_thumbnail[:-400])
+
+
+def test_trailing_bytes_after_a_jpeg_are_harmless() -> None:
+    blob = encode(scene(90, 120))
+    plain, trailed = Decoder(64, 4, 2)([blob, blob + b"\0" * 5000 + b"comment"]).canvas_BSSC
+    assert torch.equal(plain, trailed)
+
+
+def bomb(width: int, height: int) -> bytes:
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(body)) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
+    return encode(scene(4, 4), "PNG")[:8] + chunk + encode(scene(4, 4), "PNG")[33:]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest resets the filter of the product
+@pytest.mark.parametrize(
+    ("blob", "reason"),
+    [
+        (b"", "empty"),
+        (b"GET / HTTP/1.1", "not an image"),
+        (bytes(range(256)) * 20, "not an image"),
+        (b"\xff\xd8\xff", "header|not an image"),
+        (bomb(10_001, 10_000), "100010000|10001 x 10000 pixels"),
+        (bomb(60_000, 60_000), "pixels"),
+        (encode(np.zeros((5, 5), np.float32), "TIFF"), "no known range"),
+    ],
+)
+def test_what_is_no_image_is_quarantined(blob: bytes, reason: str) -> None:
+    good = encode(scene(90, 120))
+    decoded = Decoder(64, 4, 2)([good, blob, good])
+    assert decoded.ok_B.tolist() == [True, False, True]
+    assert decoded.reasons[1] is not None
+    assert any(part in decoded.reasons[1] for part in reason.split("|"))
+    assert not decoded.canvas_BSSC[1].any()
+    assert torch.equal(decoded.canvas_BSSC[0], decoded.canvas_BSSC[2])
+
+
+def test_the_limit_of_pixels_is_the_callers() -> None:
+    blob = encode(scene(90, 120))
+    assert Decoder(64, 4, 2, max_pixels=90 * 120)([blob]).ok_B.all()
+    assert not Decoder(64, 4, 2, max_pixels=90 * 120 - 1)([blob]).ok_B.any()
+
+
+def test_mangled_files_never_fail_the_batch() -> None:
+    rng = np.random.default_rng(3)
+    decoder, files = Decoder(64, 32, 2), list(kinds().values())
+    good = decoder(files).canvas_BSSC
+    for _ in range(6):
+        mangled = []
+        for blob in files:
+            data = np.frombuffer(blob, np.uint8).copy()
+            data[rng.integers(0, len(data), 5)] = rng.integers(0, 256, 5)
+            mangled.append(data.tobytes())
+        decoded = decoder([*mangled, files[0]])
+        assert [reason is None for reason in decoded.reasons] == decoded.ok_B.tolist()
+        assert torch.equal(decoded.canvas_BSSC[-1], good[0])
+
+
+def test_bad_tables_fall_back_to_pillow_and_the_graph_recovers() -> None:
+    """A JPEG that DALI refuses fails its whole batch; the others are decoded again, bit for bit alike."""
+    blobs = [encode(scene(90, 120, seed), quality=80) for seed in range(5)]
+    odd = blobs[2][:2] + b"\xff\x00" + blobs[2][2:]
+    decoder = Decoder(64, 8, 2)
+    plain = decoder(blobs).canvas_BSSC
+    mixed = decoder([blobs[0], blobs[1], odd, blobs[3], blobs[4]])
+    assert mixed.ok_B[[0, 1, 3, 4]].all()
+    for i in (0, 1, 3, 4):
+        assert torch.equal(mixed.canvas_BSSC[i], plain[i])
+    if mixed.ok_B[2]:
+        assert_close(mixed.canvas_BSSC[2], plain[2].numpy())
+    assert torch.equal(decoder(blobs).canvas_BSSC, plain)
+
+
+def test_canvases_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = [*(encode(scene(60 + 17 * i, 200 - 11 * i, i), quality=85) for i in range(9)), *kinds().values()]
+    together = Decoder(224, 32, 2)(blobs).canvas_BSSC
+    order = np.random.default_rng(0).permutation(len(blobs))
+    assert torch.equal(Decoder(224, 32, 1)([blobs[i] for i in order]).canvas_BSSC, together[order])
+    alone = Decoder(224, 1, 2)
+    assert torch.equal(torch.cat([alone([blob]).canvas_BSSC for blob in blobs]), together)
+    monkeypatch.setattr(decode, "GROUP_PIXELS", 30_000)  # several DALI runs for one batch
+    assert torch.equal(Decoder(224, 32, 2)(blobs).canvas_BSSC, together)
+
+
+def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "GROUP_PIXELS", 100)
+    items = [decode._Item(i, b"", (0, 0), (1, 1), pixels) for i, pixels in enumerate([60, 40, 1, 300, 20, 90])]
+    groups = [[item.index for item in group] for group in decode._groups(items)]
+    assert groups == [[0, 1], [2], [3], [4], [5]]
+
+
+def test_results_are_not_written_to_by_the_next_call() -> None:
+    decoder = Decoder(64, 4, 2)
+    first = decoder([encode(scene(90, 120))]).canvas_BSSC
+    copy = first.clone()
+    for seed in range(1, 5):
+        decoder([encode(scene(90, 120, seed))] * 4)
+    assert torch.equal(first, copy)
+
+
+def test_empty_and_too_large_batches() -> None:
+    decoder = Decoder(64, 2, 1)
+    empty = decoder([])
+    assert empty.canvas_BSSC.shape == (0, 64, 64, 3)
+    assert empty.size_B2.shape == (0, 2)
+    assert empty.reasons == []
+    with pytest.raises(ConfigError, match="at most 2"):
+        decoder([b""] * 3)
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(ConfigError, match="device"):
+        Decoder(64, 2, 1, device="abacus")

@@ -1,0 +1,125 @@
+"""Folders of images: keys, labels, splits, and what is not read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import FolderSource
+
+
+def fill(root: Path, *names: str) -> Path:
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode())
+    return root
+
+
+def described(source: FolderSource) -> list[tuple[str, str | None, str | None]]:
+    names = source.class_names
+    return [(r.key, None if r.label is None else names[r.label], r.split) for r in source.records]
+
+
+def test_class_folders_are_labels(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "dog/b.jpg", "cat/a.JPEG", "dog/deep/er/c.png", "cat/notes.txt"))
+    assert source.class_names == ("cat", "dog")
+    assert described(source) == [
+        ("cat/a.JPEG", "cat", None),
+        ("dog/b.jpg", "dog", None),
+        ("dog/deep/er/c.png", "dog", None),
+    ]
+    assert source.records[1].read() == b"dog/b.jpg"
+
+
+def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "b.webp", "a.tiff", "c.gif", "readme.md", "d.mpo", "e.bmp"))
+    assert source.class_names == ()
+    assert described(source) == [(key, None, None) for key in ("a.tiff", "b.webp", "c.gif", "d.mpo", "e.bmp")]
+
+
+def test_loose_files_beside_classes_are_unlabelled(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "cat/a.jpg", "z.jpg"))
+    assert described(source) == [("cat/a.jpg", "cat", None), ("z.jpg", None, None)]
+
+
+@pytest.mark.parametrize("val", ["val", "validation", "valid"])
+def test_split_folders(tmp_path: Path, val: str) -> None:
+    source = FolderSource(fill(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{val}/dog/c.jpg", "test/d.jpg"))
+    assert source.class_names == ("cat", "dog")
+    assert sorted(described(source)) == [
+        ("test/d.jpg", None, "test"),
+        ("train/cat/a.jpg", "cat", "train"),
+        ("train/dog/b.jpg", "dog", "train"),
+        (f"{val}/dog/c.jpg", "dog", "val"),
+    ]
+
+
+@pytest.mark.parametrize("other", ["cat/x.jpg", "x.jpg"])
+def test_a_train_folder_among_others_is_a_class(tmp_path: Path, other: str) -> None:
+    source = FolderSource(fill(tmp_path, "train/steam/a.jpg", other))
+    assert "train" in source.class_names
+    assert {r.split for r in source.records} == {None}
+
+
+def test_val_without_train_is_a_class(tmp_path: Path) -> None:
+    assert FolderSource(fill(tmp_path, "val/cat/a.jpg")).class_names == ("val",)
+
+
+def test_keys_sort_as_paths_and_do_not_depend_on_the_file_system(tmp_path: Path) -> None:
+    names = ["a/10.jpg", "a/9.jpg", "a-b/1.jpg", "B/1.jpg", "a/ü.jpg"]
+    source = FolderSource(fill(tmp_path, *reversed(names)))
+    assert [r.key for r in source.records] == sorted(names)
+
+
+def test_links_out_of_the_root_are_refused_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside = fill(tmp_path / "outside", "secret.jpg")
+    root = fill(tmp_path / "root", "cat/a.jpg")
+    (root / "cat" / "link.jpg").symlink_to(outside / "secret.jpg")
+    (root / "stolen").symlink_to(outside)
+    (root / "cat" / "up").symlink_to("../..")
+    with caplog.at_level(logging.WARNING):
+        source = FolderSource(root)
+    assert [r.key for r in source.records] == ["cat/a.jpg"]
+    assert source.refused == ("cat/link.jpg", "cat/up", "stolen")
+    assert all(name in caplog.text for name in source.refused)
+
+
+def test_links_inside_the_root_are_followed_once(tmp_path: Path) -> None:
+    root = fill(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    (root / "dog" / "same.jpg").symlink_to(root / "cat" / "a.jpg")
+    (root / "cat" / "loop").symlink_to(root)
+    (root / "broken.jpg").symlink_to(root / "nowhere.jpg")
+    source = FolderSource(root)
+    assert [r.key for r in source.records] == ["cat/a.jpg", "dog/b.jpg", "dog/same.jpg"]
+    assert source.records[2].read() == b"cat/a.jpg"
+
+
+def test_a_linked_root_is_fine(tmp_path: Path) -> None:
+    real = fill(tmp_path / "real", "a.jpg")
+    (tmp_path / "link").symlink_to(real)
+    assert len(FolderSource(tmp_path / "link").records) == 1
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/\xff.jpg"
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    (record,) = FolderSource(tmp_path).records
+    assert record.read() == b"x"
+
+
+@pytest.mark.parametrize("content", [(), ("readme.txt", "cat/labels.csv")])
+def test_an_empty_folder_is_an_error(tmp_path: Path, content: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"holds none"):
+        FolderSource(fill(tmp_path, *content))
+
+
+def test_no_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder of images"):
+        FolderSource(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="a folder of images"):
+        FolderSource(fill(tmp_path, "file.jpg") / "file.jpg")
