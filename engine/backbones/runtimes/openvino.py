@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.runtimes.openvino_mixed import with_float32_layers
+from substyle.engine.backbones.runtimes.openvino_mixed import core, with_float32_layers
 from substyle.kernels.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -45,9 +45,6 @@ class OpenVINOGraph:
         float32_layers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
-        import openvino as ov
-
-        core = ov.Core()
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINT[precision],
             "INFERENCE_NUM_THREADS": threads,
@@ -56,10 +53,10 @@ class OpenVINOGraph:
         }
         if cache_dir:
             options["CACHE_DIR"] = cache_dir
-        model = core.read_model(onnx)
+        model = core().read_model(onnx)
         if float32_layers:
             model = with_float32_layers(model, float32_layers)
-        self.compiled = core.compile_model(model, "CPU", options)
+        self.compiled = core().compile_model(model, "CPU", options)
         self.request = self.compiled.create_infer_request()
         self.inputs = {port.any_name: tuple(port.shape) for port in self.compiled.inputs}
         self.outputs = [port.any_name for port in self.compiled.outputs]

@@ -8,25 +8,40 @@ from __future__ import annotations
 
 import tempfile
 import xml.etree.ElementTree as ET
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 _COUNTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 
 
-def layers(onnx: bytes) -> int:
-    """Number of convolutions and matrix products in a graph."""
+@cache
+def core() -> Any:  # noqa: ANN401 - OpenVINO's core
+    """The one core of the process: a model must not outlive the core that read it."""
     import openvino as ov
 
-    return sum(op.get_type_name() in _COUNTED for op in ov.Core().read_model(onnx).get_ordered_ops())
+    return ov.Core()
+
+
+def layers(onnx: bytes) -> int:
+    """Number of convolutions and matrix products in a graph."""
+    return sum(op.get_type_name() in _COUNTED for op in core().read_model(onnx).get_ordered_ops())
 
 
 def with_float32_layers(model: Any, count: int) -> Any:  # noqa: ANN401 - OpenVINO's models
-    """The model with its first ``count`` convolutions and matrix products kept in float32."""
+    """The model with its first ``count`` convolutions and matrix products, and all between them, kept in float32.
+
+    All between them too: a float32 convolution whose fused addition or activation is bf16 does not compile.
+    """
     import openvino as ov
 
-    counted = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _COUNTED]
-    first = set(counted[:count])
+    first: set[str] = set()
+    seen = 0
+    for op in model.get_ordered_ops():
+        seen += op.get_type_name() in _COUNTED
+        if seen > count:
+            break
+        first.add(op.get_friendly_name())
     with tempfile.TemporaryDirectory() as folder:
         xml, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
         ov.serialize(model, str(xml), str(weights))
@@ -34,7 +49,7 @@ def with_float32_layers(model: Any, count: int) -> Any:  # noqa: ANN401 - OpenVI
         for layer in tree.iter("layer"):
             if layer.get("name") in first:
                 _mark(layer)
-        return ov.Core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
+        return core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
 
 
 def _mark(layer: ET.Element) -> None:

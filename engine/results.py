@@ -1,0 +1,144 @@
+"""results.json: all that a study found, put together from its store and its stages."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from substyle import __version__
+from substyle.engine import stages
+from substyle.engine.backbones.cache import cpu_model
+from substyle.engine.probes.compare import compare_outcomes
+from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore
+from substyle.engine.store.load import definitions, load_table, store_facts
+from substyle.engine.table import SPLITS, EmbeddingTable
+from substyle.pipelines.suites import SUITES
+
+SCHEMA = 1
+_LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr", "zarrs")
+
+
+def assemble(
+    name: str,
+    store: EmbeddingStore,
+    out: Path,
+    outcomes: Mapping[str, ProbeOutcome],
+    analyses: Mapping[str, Mapping[str, Any]],
+    shifts: Mapping[str, Mapping[str, Any]],
+    *,
+    threads: int,
+) -> dict[str, Any]:
+    """The whole of results.json.
+
+    Args:
+        name: the study's name.
+        outcomes, analyses, shifts: by backbone, what the stages gave; what a backbone lacks is left out.
+        threads: CPU threads that the run used.
+    """
+    entries = [entry for entry in store.backbones() if entry.name in outcomes or entry.name in analyses]
+    facts = store_facts(store)
+    table = load_table(store, entries[0].name)
+    shown = definitions(store, entries[0])
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "name": name,
+        "seed": store.settings.seed,
+        "canvas": store.settings.canvas,
+        "suite": suite_name(table.transformations),
+        "images": len(table.keys),
+        "variants": len(table.keys) * len(table.transformations),
+        "splits": {split: len(table.rows(code)) for code, split in enumerate(SPLITS)},
+        "classes": list(table.class_names),
+        "transformations": shown,
+        "chance": _chance(table),
+        "quarantined": [{"key": key, "reason": reason} for key, reason in facts.quarantined.items()],
+        "indistinct": facts.indistinct,
+        "duplicates_moved": len(facts.moved),
+        "throughput": _throughput(entries, table, facts.seconds, out),
+        "environment": _environment(threads),
+        "backbones": {
+            entry.name: _backbone(
+                entry, outcomes.get(entry.name), analyses.get(entry.name, {}), shifts.get(entry.name, {})
+            )
+            for entry in entries
+        },
+        "comparisons": compare_outcomes(outcomes),
+    }
+
+
+def suite_name(transformations: tuple[str, ...]) -> str:
+    """The suite that has exactly these transformations, else their names separated by commas."""
+    for name, members in SUITES.items():
+        if set(members) == set(transformations):
+            return name
+    return ",".join(transformations)
+
+
+def _backbone(
+    entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any], shift: Mapping[str, Any]
+) -> dict[str, Any]:
+    facts = entry.facts
+    return {
+        "dim": entry.dim,
+        "control": facts["spec"]["control"],
+        "spec": facts["spec"],
+        "runtime": facts["runtime"],
+        "gate": facts["gate"],
+        **(outcome.results if outcome else {}),
+        **analysis,
+        **({"shift": dict(shift)} if shift else {}),
+    }
+
+
+def _chance(table: EmbeddingTable) -> dict[str, float]:
+    labels = table.label_N[table.label_N >= 0]
+    chance = {"fine": 1 / len(table.transformations), "coarse": 1 / len(set(table.coarse))}
+    return chance | ({"semantic": 1 / len(np.unique(labels))} if table.has_classes else {})
+
+
+def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, out: Path) -> dict[str, Any]:
+    variants = len(table.keys) * len(table.transformations)
+    # imported embeddings have no rate of their own
+    rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
+    alone = sum(variants / rate for rate in rates.values())
+    spent = {f"{what}_seconds": round(stages.seconds(out, folder), 2) for what, folder in _STAGES.items()}
+    if not embed_seconds:
+        return spent
+    return {
+        "variants_per_s": variants / embed_seconds,
+        "embeddings_per_s": variants * len(rates) / embed_seconds,
+        "photographs_per_s": len(table.keys) / embed_seconds,
+        "backbone_only_per_s": rates,
+        "share_of_backbone_only": alone / embed_seconds,
+        "embed_seconds": round(embed_seconds, 2),
+        **spent,
+        "total_seconds": round(embed_seconds + sum(spent.values()), 2),
+    }
+
+
+_STAGES = {"probe": "probes", "analysis": "analysis"}
+
+
+def _environment(threads: int) -> dict[str, Any]:
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "threads": threads,
+    }

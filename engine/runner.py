@@ -1,0 +1,100 @@
+"""A whole study: embed, probe, analyze, shift, report; what is complete is skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from substyle.engine import stages
+from substyle.engine.embed import EmbedPlan, embed
+from substyle.engine.preparation import Workshop, prepare_backbones
+from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.report.page import ReportFiles, write_report
+from substyle.engine.results import assemble
+from substyle.engine.shift import shift
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.files import write_durably
+from substyle.engine.store.load import store_facts
+from substyle.engine.study import Study
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.sources import FolderSource, Source
+
+STORE, RESULTS = "store.zarr", "results.json"
+
+
+def plan_of(study: Study, images: Path | None, store_path: Path) -> EmbedPlan:
+    """What a study embeds. Raises ConfigError when neither the study nor the caller names images."""
+    folder = images or study.images
+    if folder is None:
+        raise ConfigError("images", "nothing", "a folder of photographs, in the study file or as --images DIR")
+    workshop = Workshop(study.settings(), study.embed)
+    return EmbedPlan(FolderSource(folder), store_path, workshop, study.limit, study.splits.fractions)
+
+
+def run_study(study: Study, out: Path, *, images: Path | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Run a study; writes ``out/store.zarr``, ``out/results.json``, ``out/report.html`` and tables.
+
+    Returns:
+        the content of results.json.
+    """
+    plan = plan_of(study, images, out / STORE)
+    embed(plan, study.backbones, quiet=quiet)
+    store = EmbeddingStore.open(out / STORE)
+    names = [choice.name for choice in study.backbones]
+    outcomes = stages.probe(store, out, study.probes, backbones=names, quiet=quiet)
+    analyses = stages.analysis(store, out, study.analysis, backbones=names, quiet=quiet)
+    shifts: Mapping[str, Mapping[str, Any]] = {}
+    if study.shift:
+        compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
+        shifts = shift(study.shift, compiled, out, plan.workshop.settings, study.embed, quiet=quiet)
+    results = assemble(study.name, store, out, outcomes, analyses, shifts, threads=study.embed.cores)
+    draw_gallery(plan.source, study, store, out)
+    save_report(results, out)
+    return results
+
+
+def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:
+    """Pictures of the variants of a few photographs of the store, the same ones each time, for the report."""
+    quarantined = store_facts(store).quarantined
+    valid = set(store.manifest().keys) - set(quarantined)
+    there = [record for record in source.records if record.key in valid]
+    order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in there]))
+    if not study.gallery or not there:
+        return
+    stages.gallery(
+        [there[i] for i in order[: study.gallery].tolist()],
+        study.settings().transformations,
+        out,
+        seed=study.seed,
+        side=study.canvas,
+        threads=study.embed.cores,
+    )
+
+
+def save_report(results: dict[str, Any], out: Path) -> ReportFiles:
+    """Write ``results.json`` and the report beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
+    gallery = out / "gallery"
+    return write_report(results, out, gallery=gallery if gallery.is_dir() else None)
+
+
+def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, Any], dict[str, Any]]:
+    """What probe, analyze and shift have left in a folder, by backbone."""
+    outcomes, analyses, shifts = {}, {}, {}
+    for entry in store.backbones():
+        folder = out / "probes" / entry.slug
+        if (folder / "complete.json").is_file():
+            outcomes[entry.name] = ProbeOutcome.load(folder)
+        path = out / "analysis" / entry.slug / "analysis.json"
+        if path.is_file():
+            analyses[entry.name] = json.loads(path.read_text())
+        path = out / "shift" / f"{entry.slug}.json"
+        if path.is_file():
+            shifts[entry.name] = json.loads(path.read_text())
+    return outcomes, analyses, shifts

@@ -1,0 +1,121 @@
+"""The stages after embedding: probes, analysis, gallery. Each keeps its results and skips what is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.analysis.run import analyze
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.probes.run import run_probes
+from substyle.engine.store import journal
+from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore
+from substyle.engine.store.files import write_durably
+from substyle.engine.store.load import load_table
+from substyle.engine.styles import networks_for
+from substyle.pipelines.gallery import variants_of
+from substyle.pipelines.sources import ImageRecord
+
+_VERSION = 1  # raise it when a stage computes something else from the same input
+
+
+def chosen(store: EmbeddingStore, names: Sequence[str]) -> list[BackboneEntry]:
+    """The backbones of those names, or all of the store. Raises StoreError for one that is not there."""
+    return [store.backbone(name) for name in names] if names else store.backbones()
+
+
+def probe(
+    store: EmbeddingStore, out: Path, config: ProbeConfig, *, backbones: Sequence[str] = (), quiet: bool = False
+) -> dict[str, ProbeOutcome]:
+    """Train and score the probes of backbones; results and trained probes go to ``out/probes/<backbone>/``."""
+    outcomes = {}
+    for entry in chosen(store, backbones):
+        folder = out / "probes" / entry.slug
+        stamp = _stamp(store, entry, asdict(config))
+        if not _complete(folder, stamp):
+            began = time.perf_counter()
+            metadata = {
+                "canvas": store.settings.canvas,
+                "seed": store.settings.seed,
+                "weights_hash": entry.facts["spec"]["weights_hash"],
+                "checkpoint": entry.facts.get("checkpoint"),
+            }
+            table = load_table(store, entry.name)
+            run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
+            _finish(folder, stamp, time.perf_counter() - began)
+        outcomes[entry.name] = ProbeOutcome.load(folder)
+    return outcomes
+
+
+def analysis(
+    store: EmbeddingStore, out: Path, config: AnalysisConfig, *, backbones: Sequence[str] = (), quiet: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Neighbours, geometry and clusters of backbones; results go to ``out/analysis/<backbone>/analysis.json``."""
+    results = {}
+    for entry in chosen(store, backbones):
+        folder = out / "analysis" / entry.slug
+        path = folder / "analysis.json"
+        stamp = _stamp(store, entry, asdict(config))
+        if not _complete(folder, stamp):
+            began = time.perf_counter()
+            answer = analyze(load_table(store, entry.name), config, quiet=quiet)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(path, json.dumps(answer, allow_nan=False).encode())
+            _finish(folder, stamp, time.perf_counter() - began)
+        results[entry.name] = json.loads(path.read_text())
+    return results
+
+
+def gallery(
+    records: Sequence[ImageRecord], transformations: Sequence[str], out: Path, *, seed: int, side: int, threads: int
+) -> Path:
+    """Variants of a few photographs as PNG files, ``out/gallery/<number>/<transformation>.png``."""
+    folder = out / "gallery"
+    stamp = hashlib.sha256(json.dumps([[r.key for r in records], transformations, seed, side]).encode()).hexdigest()
+    if _complete(folder, stamp):
+        return folder
+    networks = networks_for(transformations, side=side, batch=1, threads=threads)
+    began = time.perf_counter()
+    for number, record in enumerate(records):
+        made = variants_of(
+            record.read(), transformations, key=record.key, side=side, seed=seed, threads=threads, networks=networks
+        )
+        place = folder / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        for name, pixels in made.items():
+            Image.fromarray(pixels).save(place / f"{name}.png")
+    _finish(folder, stamp, time.perf_counter() - began)
+    return folder
+
+
+def seconds(out: Path, stage: str) -> float:
+    """Wall time of a stage's finished work, as its folders note it."""
+    return sum(float(json.loads(path.read_text())["seconds"]) for path in (out / stage).glob("*/complete.json"))
+
+
+def _stamp(store: EmbeddingStore, entry: BackboneEntry, config: dict[str, Any]) -> str:
+    """Changes when the configuration, the code's version or a finished shard of the backbone does."""
+    digest = hashlib.sha256(json.dumps([_VERSION, config, store.settings.seed], sort_keys=True).encode())
+    for record in journal.read(store.path):
+        if record.backbone == entry.slug:
+            digest.update(json.dumps([record.shard, record.checksums], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _complete(folder: Path, stamp: str) -> bool:
+    path = folder / "complete.json"
+    return path.is_file() and json.loads(path.read_text()).get("stamp") == stamp
+
+
+def _finish(folder: Path, stamp: str, spent: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / "complete.json", json.dumps({"stamp": stamp, "seconds": round(spent, 3)}).encode())

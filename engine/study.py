@@ -1,0 +1,127 @@
+"""A study: everything that decides a run, read from a TOML file into typed fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.schema import build
+from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.plugins import load_plugin
+from substyle.pipelines.suites import suite
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Shares of train, validation and test for images whose source has no splits of its own."""
+
+    train: float = DEFAULT_FRACTIONS[0]
+    val: float = DEFAULT_FRACTIONS[1]
+    test: float = DEFAULT_FRACTIONS[2]
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0.0 < value < 1.0:
+                raise ConfigError(f"splits.{name}", value, "a number between 0 and 1")
+        if abs(sum(self.fractions) - 1.0) > 1e-6:
+            raise ConfigError("splits", list(self.fractions), "shares that add up to 1")
+
+    @property
+    def fractions(self) -> Fractions:
+        """(train, val, test)."""
+        return self.train, self.val, self.test
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study.
+
+    Attributes:
+        name: what the report calls it.
+        backbones: at least one; in the file a name, or a table with name, checkpoint, precision.
+        images: folder of photographs; may be given on the command line instead.
+        suite: a suite's name or transformation names separated by commas.
+        seed: of variants, splits, probes and samples.
+        canvas: canvas side S in pixels.
+        limit: take only so many photographs; 0 takes all.
+        plugins: Python files that register more transformations or families of backbones.
+        gallery: photographs shown in the report.
+        splits, embed, probes, analysis: see their classes.
+        shift: further folders of photographs of the same classes, by name.
+    """
+
+    name: str
+    backbones: tuple[BackboneChoice, ...]
+    images: Path | None = None
+    suite: str = "substance31"
+    seed: int = 0
+    canvas: int = 224
+    limit: int = 0
+    plugins: tuple[Path, ...] = ()
+    gallery: int = 3
+    splits: SplitConfig = field(default_factory=SplitConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    probes: ProbeConfig = field(default_factory=ProbeConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    shift: dict[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.backbones:
+            raise ConfigError("backbones", [], "at least one backbone")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError("seed", self.seed, "a whole number from 0 to 2^63 - 1")
+        if not 32 <= self.canvas <= 1024 or self.canvas % 4:
+            raise ConfigError("canvas", self.canvas, "a multiple of 4 from 32 to 1024 pixels")
+        if self.limit < 0:
+            raise ConfigError("limit", self.limit, "0 (all) or more")
+        if not 0 <= self.gallery <= 4:
+            raise ConfigError("gallery", self.gallery, "0 to 4 photographs")
+
+    def settings(self) -> Settings:
+        """What images and variants depend on; loads the plug-ins first. Raises ConfigError for an unknown suite."""
+        for plugin in self.plugins:
+            load_plugin(plugin)
+        return Settings(self.seed, self.canvas, suite(self.suite))
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file. Paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: no such file, no TOML, or a field that is not allowed.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("study", str(path), f"a study file that can be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("study", str(path), f"a TOML file ({error})") from error
+    study = build(Study, _seeded(data))
+    folder = path.parent
+    choices = tuple(
+        dataclasses.replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones
+    )
+    return dataclasses.replace(
+        study,
+        backbones=choices,
+        images=folder / study.images if study.images else None,
+        plugins=tuple(folder / plugin for plugin in study.plugins),
+        shift={name: folder / place for name, place in study.shift.items()},
+    )
+
+
+def _seeded(data: dict[str, Any]) -> dict[str, Any]:
+    """Probes and analysis take the study's seed unless they have one of their own."""
+    seeded = dict(data)
+    for part in ("probes", "analysis"):
+        table = data.get(part, {})
+        if isinstance(table, dict) and "seed" in data:
+            seeded[part] = {"seed": data["seed"], **table}
+    return seeded

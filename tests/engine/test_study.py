@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from substyle.engine.study import load_study
+from substyle.kernels.errors import ConfigError
+
+STUDIES = Path(__file__).parents[2] / "studies"
+SMALL = 'name = "x"\nbackbones = ["control:pixels"]\n'
+
+
+def study(folder: Path, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(path: Path) -> None:
+    loaded = load_study(path)
+    assert loaded.name == path.stem
+    assert loaded.settings().transformations[0] == "identity"
+
+
+def test_every_field(tmp_path: Path) -> None:
+    text = """
+name = "all"
+images = "photographs"
+suite = "mini5"
+seed = 7
+canvas = 64
+limit = 9
+gallery = 0
+backbones = ["control:pixels", { name = "timm:test_vit", checkpoint = "w.pth", precision = "fp32" }]
+[splits]
+train = 0.5
+val = 0.25
+test = 0.25
+[embed]
+batch = 8
+dtype = "float32"
+[probes]
+heads = ["linear"]
+learning_rates = [1e-2, 1]
+[analysis]
+ks = [1, 5]
+[shift]
+sketches = "sketches"
+"""
+    loaded = load_study(study(tmp_path, text))
+    assert loaded.images == tmp_path / "photographs"
+    assert loaded.backbones[1].checkpoint == tmp_path / "w.pth"
+    assert loaded.backbones[1].precision == "fp32"
+    assert loaded.probes.learning_rates == (1e-2, 1.0)
+    assert (loaded.probes.seed, loaded.analysis.seed) == (7, 7)
+    assert loaded.analysis.ks == (1, 5)
+    assert loaded.shift == {"sketches": tmp_path / "sketches"}
+    assert loaded.splits.fractions == (0.5, 0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "name: got 'nothing'"),
+        ('name = "x"\nbackbones = []', "at least one backbone"),
+        (SMALL + "sede = 1", r"sede: got 1; allowed: no such field \(did you mean seed\?\)"),
+        (SMALL + 'seed = "1"', "seed: got '1'; allowed: a whole number"),
+        (SMALL + "seed = true", "seed: got True; allowed: a whole number"),
+        (SMALL + "canvas = 225", "canvas: got 225; allowed: a multiple of 4"),
+        (SMALL + "[embed]\nbatch = 0", "embed.batch: got 0; allowed: 1 to 4096"),
+        (SMALL + "[embed]\nshard_rows = 3", "embed.shard_rows: got 3"),
+        (SMALL + '[embed]\nprecision = "fp4"', "embed.precision: got 'fp4'; allowed: auto, fp32, bf16, fp16"),
+        (SMALL + '[probes]\nlearning_rates = ["a"]', r"probes\.learning_rates\[0\]: got 'a'; allowed: a number"),
+        (SMALL + "[probes]\nstep = 1", r"probes\.step: .*did you mean steps"),
+        (SMALL + "[splits]\ntrain = 0.9", "splits: got .*; allowed: shares that add up to 1"),
+        (SMALL + "embed = 3", "embed: got 3; allowed: a table"),
+        ('name = "x"\nbackbones = "timm:x"', "backbones: got 'timm:x'; allowed: a list"),
+        ('name = "x"\nbackbones = [{ nme = "a" }]', r"backbones\[0\]\.nme: .*did you mean name"),
+        ("name = ", "a TOML file"),
+    ],
+)
+def test_bad_fields_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_study(study(tmp_path, text))
+    assert caught.value.exit_code == 2
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a study file that can be read"):
+        load_study(tmp_path / "none.toml")
+
+
+def test_unknown_suite(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="substance31"):
+        load_study(study(tmp_path, SMALL + 'suite = "substance32"')).settings()
