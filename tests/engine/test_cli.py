@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conftest import jpeg, photograph
+
+from substyle.engine.cli import main
+
+STUDY = """
+name = "small"
+suite = "identity,gaussian_blur,defocus_blur,grayscale,channel_permute,jpeg,low_resolution"
+canvas = 64
+backbones = ["control:pixels", { name = "control:random:test_efficientnet", precision = "fp32" }]
+gallery = 1
+[splits]
+train = 0.5
+val = 0.2
+test = 0.3
+[embed]
+batch = 8
+shard_rows = 16
+[probes]
+steps = 30
+mlp_steps = 15
+multitask_steps = 15
+widths = [32]
+learning_rates = [1e-2]
+weight_decays = [1e-2]
+seeds = 1
+bootstrap = 100
+[analysis]
+ks = [1, 5]
+"""
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert isinstance(answer, dict)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, two_classes: Path) -> Path:
+    """The folder of a small study that has been run, on photographs one of which is broken, with a shift."""
+    root = tmp_path_factory.mktemp("run")
+    photographs = root / "photographs"
+    for path in two_classes.rglob("*.jpg"):
+        target = photographs / path.relative_to(two_classes)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (photographs / "odd" / "broken.jpg").write_text("no")
+    shifted = root / "shifted"
+    for i in range(50, 58):
+        folder = shifted / ("even" if i % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
+    study = root / "small.toml"
+    study.write_text(STUDY + '[shift]\nothers = "shifted"\n')
+    out = root / "out"
+    assert main(["run", str(study), "--images", str(photographs), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def test_results_have_all_that_was_promised(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert results["images"] == 40
+    assert results["variants"] == 280
+    assert [row["key"] for row in results["quarantined"]] == ["odd/broken.jpg"]
+    assert set(results["backbones"]) == {"control:pixels", "control:random:test_efficientnet"}
+    for backbone in results["backbones"].values():
+        for head in ("linear", "mlp"):
+            assert {"accuracy", "ci95"} <= set(backbone["fine"][head])
+            assert {"seen", "held_out", "gap", "by_transformation"} <= set(backbone["coarse"][head])
+            assert {"clean", "obfuscated"} <= set(backbone["semantic"][head])
+        assert {"fine", "semantic", "single_task"} <= set(backbone["multitask"])
+        assert set(backbone["knn"]["transformation"]) == {"1", "5"}
+        assert backbone["knn"]["class"] is not None
+        assert {"balance", "sensitivity", "equivariance", "steerability", "clusters", "retrieval"} <= set(backbone)
+        assert set(backbone["sensitivity"]) == {t["name"] for t in results["transformations"]} - {"identity"}
+        assert backbone["shift"]["others"]["images"] == 8
+    assert results["backbones"]["control:random:test_efficientnet"]["gate"]["cosine_min"] > 0.999
+    assert results["throughput"]["variants_per_s"] > 0
+    assert results["comparisons"]
+
+
+def test_report_is_one_page_without_network(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "https://" not in page
+    assert "odd/broken.jpg" in page
+    for kind in ("csv", "json", "parquet", "tex"):
+        assert list((finished / "tables").glob(f"*.{kind}"))
+    assert len(list((finished / "gallery" / "0").glob("*.png"))) == 7
+
+
+def test_running_again_does_nothing_again(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("done again")
+
+    for name in ("run_probes", "analyze", "variants_of"):
+        monkeypatch.setattr(f"substyle.engine.stages.{name}", refuse)
+    study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
+    arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
+    before = json.loads((finished / "results.json").read_text())["backbones"]
+    assert main([*arguments, "--strict"]) == 3
+    answer = last_json(capsys)
+    assert answer["images"] == 40
+    assert json.loads((finished / "results.json").read_text())["backbones"] == before
+
+
+def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, study = str(finished / "store.zarr"), str(finished.parent / "small.toml")
+    common = ["--out", str(tmp_path), "--study", study, "--quiet", "--json"]
+    assert main(["probe", store, "--backbone", "control:pixels", *common]) == 0
+    assert set(last_json(capsys)["backbones"]) == {"control:pixels"}
+    assert main(["analyze", store, "--backbone", "control:pixels", *common]) == 0
+    assert "knn" in last_json(capsys)["backbones"]["control:pixels"]
+    assert main(["report", store, *common]) == 0
+    capsys.readouterr()
+    staged = json.loads((tmp_path / "results.json").read_text())["backbones"]["control:pixels"]
+    whole = json.loads((finished / "results.json").read_text())["backbones"]["control:pixels"]
+    assert staged["fine"] == whole["fine"]
+    assert staged["knn"] == whole["knn"]
+
+
+def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(finished / "store.zarr"), "--out", str(tmp_path)]) == 2
+    assert "probe or analyze" in capsys.readouterr().err
+
+
+def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in (60, 61):
+        (images / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
+    (images / "bad.jpg").write_text("no")
+    (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
+    assert main(["predict", str(probe), str(images), "--json", "--quiet", "--top", "1"]) == 0
+    answer = last_json(capsys)
+    assert {row["key"]: row["outputs"]["class"][0]["label"] for row in answer["predictions"]} == {
+        "60.jpg": "even",
+        "61.jpg": "odd",
+    }
+    assert [row["key"] for row in answer["quarantined"]] == ["bad.jpg"]
+    assert main(["predict", str(probe), str(images / "60.jpg"), "--quiet"]) == 0
+    assert "60.jpg  class: even" in capsys.readouterr().out
+
+
+def test_predict_with_a_calibrated_backbone_needs_its_store(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (probe,) = (finished / "probes").glob("control_random*/fine-linear.safetensors")
+    image = next((finished.parent / "photographs").rglob("*.jpg"))
+    assert main(["predict", str(probe), str(image), "--quiet"]) == 2
+    assert "--store" in capsys.readouterr().err
+    assert main(["predict", str(probe), str(image), "--quiet", "--store", str(finished / "store.zarr")]) == 0
+    assert "transformation:" in capsys.readouterr().out
+
+
+def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    results = json.loads((finished / "results.json").read_text())
+    results["seed"] = 5
+    (other / "results.json").write_text(json.dumps(results))
+    assert main(["compare", str(finished), str(other), "--out", str(tmp_path / "c"), "--json"]) == 0
+    answer = last_json(capsys)
+    assert "control:pixels" in Path(answer["page"]).read_text()
+    assert answer["setup"]
+
+
+def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "s.zarr"
+    images = str(finished.parent / "photographs")
+    first = ["embed", images, "--store", str(store), "--backbone", "control:pixels", "--suite", "mini5"]
+    assert main([*first, "--canvas", "64", "--limit", "8", "--quiet", "--json"]) == 0
+    assert last_json(capsys)["images"] == 8
+    again = ["embed", "--store", str(store), "--backbone", "control:statistics", "--limit", "8", "--quiet", "--json"]
+    assert main(again) == 0
+    assert last_json(capsys)["variants"] == 40
+    assert main(["backbones", "--store", str(store), "--json"]) == 0
+    assert [row["name"] for row in last_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
+
+
+def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transforms", "--json"]) == 0
+    rows = last_json(capsys)["transformations"]
+    assert len(rows) == 31
+    assert rows[0]["name"] == "identity"
+    assert {"name", "coarse", "role", "parameters"} <= set(rows[5])
+    assert sum(row["role"] == "held_out" for row in rows) == 11
+    assert main(["backbones", "--json"]) == 0
+    assert len(last_json(capsys)["families"]) >= 5
+    assert main(["doctor", "--json"]) == 0
+    assert last_json(capsys)["packages"]["torch"]
+
+
+def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "solarize.py"
+    plugin.write_text(
+        "import torch\n"
+        "from substyle.pipelines.transforms.base import Choice, kernel\n\n\n"
+        "@kernel('solarize_test', coarse='tone', role='train', parameters=[Choice('threshold', (64, 128))])\n"
+        "def solarize(canvas_BSSC, args, keys_B):\n"
+        "    threshold = torch.from_numpy(args['threshold']).view(-1, 1, 1, 1)\n"
+        "    return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)\n"
+    )
+    arguments = ["--plugin", str(plugin), "--suite", "identity,solarize_test", "--json"]
+    assert main(["transforms", *arguments]) == 0
+    assert last_json(capsys)["transformations"][1]["coarse"] == "tone"
+    out = tmp_path / "s.zarr"
+    made = ["embed", str(two_classes), "--store", str(out), "--backbone", "control:pixels", "--limit", "4", "--quiet"]
+    assert main([*made, *arguments]) == 0
+    assert last_json(capsys)["variants"] == 8
+
+
+def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(f"{n}", t) for n in range(30) for t in ("identity", "jpeg", "grayscale")]
+    x = rng.normal(size=(len(rows), 6)).astype(np.float32)
+    columns = {
+        "key": [key for key, _ in rows],
+        "transformation": [name for _, name in rows],
+        "label": ["a" if int(key) % 2 else "b" for key, _ in rows],
+    }
+    pq.write_table(pa.table({**columns, "embedding": list(x)}), tmp_path / "x.parquet")
+    np.save(tmp_path / "x.npy", x)
+    pa.csv.write_csv(pa.table(columns), tmp_path / "rows.csv")
+    for i, source in enumerate(([tmp_path / "x.parquet"], [tmp_path / "x.npy", "--rows", tmp_path / "rows.csv"])):
+        store = tmp_path / f"{i}.zarr"
+        arguments = ["import", *map(str, source), "--store", str(store), "--backbone", "import:mine", "--json"]
+        assert main(arguments) == 0
+        assert last_json(capsys) == {
+            "store": str(store), "backbone": "import:mine", "images": 30, "transformations": 3, "dim": 6,
+        }  # fmt: skip
+        from substyle.engine.store.embeddings import EmbeddingStore
+        from substyle.engine.store.load import load_table
+
+        table = load_table(EmbeddingStore.open(store), "import:mine")
+        at = [rows.index((key, "jpeg")) for key in table.keys]
+        np.testing.assert_array_equal(table.x_TND[table.transformations.index("jpeg")], x[at].astype(np.float16))
+    pq.write_table(pa.table({**columns, "embedding": list(x)}).slice(1), tmp_path / "short.parquet")
+    assert main(["import", str(tmp_path / "short.parquet"), "--store", str(tmp_path / "z"), "--backbone", "b"]) == 2
+    assert "no identity of 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "nothing.toml"], 2, "a study file that can be read"),
+        (["embed", "nowhere", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of images"),
+        (["embed", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of photographs"),
+        (["probe", "nowhere.zarr"], 1, "no store is there"),
+        (["transforms", "--gallery", "x.png"], 2, "--image"),
+        (["transforms", "--suite", "nothing"], 2, "substance31"),
+        (["predict", "nothing.safetensors", "."], 1, "not a readable probe file"),
+        (["compare", "a"], 1, "results.json"),
+    ],
+)
+def test_errors_are_one_line_and_have_their_code(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("substyle: ")
+    assert "Traceback" not in error
+
+
+def test_ctrl_c_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("substyle.engine.commands.describe.doctor", stop)
+    assert main(["doctor"]) == 130
+    assert "what is finished is kept" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom substyle.engine.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted(set(sys.modules) & {'torch', 'nvidia', 'numpy', 'timm', 'zarr', 'openvino', 'faiss'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    assert "predict" in done.stdout
