@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import FixedBatch
+from substyle.engine.backbones.compile import FixedBatch, graph_batch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch import TorchModule
 from substyle.engine.backbones.spec import Embed
@@ -53,7 +53,9 @@ def predict(
     workshop = Workshop(Settings(seed, canvas, ("identity",)), config)
     backbone = registry.load(
         str(facts["backbone"]),
-        registry.LoadContext(canvas, config.batch, seed, checkpoint, lambda: _calibration(workshop, facts, store)),
+        registry.LoadContext(
+            canvas, graph_batch(config.batch), seed, checkpoint, lambda: _calibration(workshop, facts, store)
+        ),
     )
     trained = facts.get("weights_hash")
     if trained is not None and trained != backbone.spec.weights_hash:
@@ -66,7 +68,7 @@ def predict(
         embed = TorchModule(backbone.module)
     else:
         graph = OpenVINOGraph(backbone.graph or b"", precision="fp32", threads=config.cores)
-        embed = FixedBatch(graph, config.batch)
+        embed = FixedBatch(graph, graph_batch(config.batch))
 
     predictions: list[dict[str, Any]] = []
     quarantined: list[dict[str, str]] = []

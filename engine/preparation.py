@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import AUTO, CompiledBackbone, CompileOptions, check_precision, compile_backbone
+from substyle.engine.backbones.compile import (
+    AUTO,
+    CompiledBackbone,
+    CompileOptions,
+    check_precision,
+    compile_backbone,
+    graph_batch,
+)
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.runtimes.openvino import as_precision
 from substyle.engine.progress import stage
@@ -133,20 +140,24 @@ class Samples:
         return self._decoded()[0]
 
     def variants(self) -> list[NDArray[np.uint8]]:
-        """All variants of these, one batch each, identity first."""
+        """All variants of these in batches of at most B, identity first."""
         if self._variants is None:
             canvas, keys = self._decoded()
             make = self.workshop.maker(self.workshop.settings.transformations)
-            self._variants = [v.pixels_BSSC.numpy() for v in make(torch.from_numpy(canvas), keys)]
+            size = self.workshop.config.batch
+            self._variants = [
+                variant.pixels_BSSC.numpy()
+                for start in range(0, len(keys), size)
+                for variant in make(torch.from_numpy(canvas[start : start + size]), keys[start : start + size])
+            ]
         return self._variants
 
     def _decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
         if self._canvas is None:
-            count = min(GATE_IMAGES, self.workshop.config.batch)
             kept: list[NDArray[np.uint8]] = []
             keys: list[str] = []
             for key in self.keys:
-                if len(keys) == count:
+                if len(keys) == GATE_IMAGES:
                     break
                 try:
                     decoded = self.workshop.decoder([self.records[key].read()])
@@ -183,7 +194,7 @@ def prepare_backbones(
             bar.note(choice.name)
             context = registry.LoadContext(
                 canvas=settings.canvas,
-                batch=config.batch,
+                batch=graph_batch(config.batch),
                 seed=settings.seed,
                 checkpoint=choice.checkpoint,
                 calibration=samples.canvas,
@@ -195,7 +206,8 @@ def prepare_backbones(
                 precision=choice.precision or config.precision,
                 dtype=config.dtype,
             )
-            compiled.append(compile_backbone(registry.load(choice.name, context), samples.variants(), options))
+            backbone = registry.load(choice.name, context)
+            compiled.append(compile_backbone(backbone, samples.variants(), options, images=len(samples.canvas())))
             bar.advance()
     return compiled
 

@@ -20,7 +20,7 @@ class AnalysisConfig:
         threads: CPU threads; 0 leaves the libraries' own setting.
     """
 
-    max_queries: int = 10_000
+    max_queries: int = 5_000
     max_bank: int = 100_000
     max_images: int = 2_000
     ks: tuple[int, ...] = (1, 5, 10, 50)

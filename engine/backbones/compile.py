@@ -71,30 +71,40 @@ def check_precision(field: str, name: str) -> None:
         raise ConfigError(field, name, ", ".join((AUTO, *PRECISIONS)))
 
 
+def graph_batch(batch: int) -> int:
+    """Batch of a compiled graph: runs of B images go through it in pieces of 8, side by side.
+
+    On two cores, pieces of 8 on two streams of one thread are 5 to 14 % faster than 32 at once on both.
+    """
+    return min(batch, 8)
+
+
 class FixedBatch:
-    """Runs a graph of fixed batch on batches up to that size: the last rows are padding."""
+    """Runs a graph of fixed batch b on any number of images: in pieces, the last of them padded."""
 
     def __init__(self, graph: OpenVINOGraph, batch: int) -> None:
         self.graph, self.batch = graph, batch
 
     def __call__(self, canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(b, S, S, 3) uint8, b ≤ B, to (b, D) float32."""
-        count = len(canvas_BSSC)
-        if count < self.batch:
-            padding = np.zeros((self.batch - count, *canvas_BSSC.shape[1:]), np.uint8)
-            canvas_BSSC = np.concatenate([canvas_BSSC, padding])
-        (out,) = self.graph(canvas_BSSC).values()
-        return np.asarray(out[:count], dtype=np.float32)
+        """(B, S, S, 3) uint8 to (B, D) float32."""
+        pieces = [canvas_BSSC[start : start + self.batch] for start in range(0, len(canvas_BSSC), self.batch)]
+        short = self.batch - len(pieces[-1])
+        if short:
+            padding = np.zeros((short, *canvas_BSSC.shape[1:]), np.uint8)
+            pieces[-1] = np.concatenate([pieces[-1], padding])
+        outputs = [next(iter(output.values())) for output in self.graph.run([[piece] for piece in pieces])]
+        return np.concatenate(outputs)[: len(canvas_BSSC)].astype(np.float32, copy=False)
 
 
 def compile_backbone(
-    backbone: Backbone, samples_GSSC: Sequence[NDArray[np.uint8]], options: CompileOptions
+    backbone: Backbone, samples_GSSC: Sequence[NDArray[np.uint8]], options: CompileOptions, *, images: int
 ) -> CompiledBackbone:
     """Compile and gate a backbone.
 
     Args:
         backbone: loaded weights.
         samples_GSSC: the gate's input: batches of real photographs in every variant, each (b, S, S, 3) uint8, b ≤ B.
+        images: how many photographs these are variants of.
 
     Raises:
         GateError: the compiled backbone does not agree with its float32 reference.
@@ -104,16 +114,18 @@ def compile_backbone(
         plain = TorchModule(backbone.module)
         runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": version("torch")}
         return CompiledBackbone(spec, plain, runtime, None, _rate(plain, samples_GSSC[0]))
-    return _Compiler(backbone, samples_GSSC, options).compile()
+    return _Compiler(backbone, samples_GSSC, options, images).compile()
 
 
 class _Compiler:
-    def __init__(self, backbone: Backbone, samples_GSSC: Sequence[NDArray[np.uint8]], options: CompileOptions) -> None:
-        self.backbone, self.samples_GSSC, self.options = backbone, samples_GSSC, options
+    def __init__(
+        self, backbone: Backbone, samples_GSSC: Sequence[NDArray[np.uint8]], options: CompileOptions, images: int
+    ) -> None:
+        self.backbone, self.samples_GSSC, self.options, self.images = backbone, samples_GSSC, options, images
         facts = {
             "spec": backbone.spec.describe(),
             "canvas": options.canvas,
-            "batch": options.batch,
+            "batch": graph_batch(options.batch),
             "versions": {name: version(name) for name in ("torch", "timm", "open_clip_torch", "onnx", "openvino")},
         }
         self.stem = f"graphs/{cache.key(facts)}"
@@ -145,7 +157,9 @@ class _Compiler:
         if self.backbone.module is None:
             raise SubstyleError(f"{self.backbone.spec.name}: neither a module nor a graph")
         return bytes(
-            export(self.backbone.module, canvas=self.options.canvas, batch=self.options.batch).SerializeToString()
+            export(
+                self.backbone.module, canvas=self.options.canvas, batch=graph_batch(self.options.batch)
+            ).SerializeToString()
         )
 
     def _runtime(self, precision: Precision, float32_layers: int) -> FixedBatch:
@@ -155,10 +169,11 @@ class _Compiler:
             self.onnx,
             precision=precision,
             threads=self.options.threads,
+            streams=self.options.threads,
             float32_layers=float32_layers,
             cache_dir=str(blobs),
         )
-        return FixedBatch(graph, self.options.batch)
+        return FixedBatch(graph, graph_batch(self.options.batch))
 
     def _gate(self) -> dict[str, Any]:
         """The gate's result with the precision that passed it; with ``auto``, searched for."""
@@ -206,7 +221,7 @@ class _Compiler:
             np.concatenate([embed(batch) for batch in samples_GSSC]).astype(self.options.dtype),
             np.concatenate(self._references()[::every]),
             precision=precision,
-            images=len(samples_GSSC[0]),
+            images=self.images,
             reference=self.reference_name,
         )
 

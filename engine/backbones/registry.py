@@ -19,7 +19,7 @@ class LoadContext:
 
     Attributes:
         canvas: canvas side S.
-        batch: the compiled batch B.
+        batch: the batch that graphs are compiled for.
         seed: the study's seed.
         checkpoint: a local file with the weights, or None.
         calibration: gives canvases (B, S, S, 3) of real photographs, always the same ones for a store.

@@ -21,8 +21,8 @@ class Pixels(nn.Module):
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 768) float32."""
-        x = canvas_BSSC.permute(0, 3, 1, 2).float() / 255.0
-        return adaptive_avg_pool2d(x, 16).flatten(1)
+        x = canvas_BSSC.permute(0, 3, 1, 2).contiguous().float()
+        return adaptive_avg_pool2d(x, 16).flatten(1) / 255.0
 
 
 class Statistics(nn.Module):
@@ -56,12 +56,13 @@ class Statistics(nn.Module):
 
     def _colour(self, canvas_BSSC: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         batch = len(x)
-        # one bincount over (image, channel, bin), on every second pixel of every second row
+        # every second pixel of every second row; one bincount over (image, channel, bin)
         codes = (canvas_BSSC[:, ::2, ::2] >> 4).int()
         codes = codes + (torch.arange(batch * 3, dtype=torch.int32) * _BINS).view(batch, 1, 1, 3)
         counts = torch.bincount(codes.flatten(), minlength=batch * 3 * _BINS).view(batch, 3 * _BINS)
         histogram = counts / (codes.numel() // (batch * 3))
-        flat = x.flatten(2)
+        some = x[:, :, ::2, ::2]
+        flat = some.flatten(2)
         mean = flat.mean(2) / 255.0
         # all second moments are one small matrix product; the opponent axes follow from them
         second = flat @ flat.transpose(1, 2) / (flat.shape[2] * 255.0**2)
@@ -70,7 +71,6 @@ class Statistics(nn.Module):
         pairs = torch.stack([covariance[:, a, b] / (deviation[:, a] * deviation[:, b]) for a, b in _PAIRS], 1)
         axes = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
         opponent = (axes @ covariance @ axes.T).diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()
-        some = x[:, :, ::2, ::2]
         spread = some.amax(1) - some.amin(1)
         shares = torch.stack([(spread > 255.0 * level).float().mean((1, 2)) for level in (0.02, 0.25, 0.75)], 1)
         ends = torch.stack([histogram[:, ::_BINS].mean(1), histogram[:, _BINS - 1 :: _BINS].mean(1)], 1)

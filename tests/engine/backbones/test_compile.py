@@ -41,7 +41,7 @@ def options(precision: str = "fp32", dtype: str = "float16") -> CompileOptions:
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_vit"])
 def test_compiled_agrees_with_eager(model: str) -> None:
     backbone = load(f"control:random:{model}")
-    compiled = compile_backbone(backbone, samples(), options())
+    compiled = compile_backbone(backbone, samples(), options(), images=BATCH)
     assert compiled.runtime["name"] == "openvino"
     assert compiled.gate is not None
     assert compiled.gate["cosine_min"] >= 0.9999
@@ -53,7 +53,7 @@ def test_compiled_agrees_with_eager(model: str) -> None:
 
 
 def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
-    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options())
+    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options(), images=BATCH)
     whole = compiled.embed(samples()[0])
     for count in (1, 3):
         np.testing.assert_array_equal(compiled.embed(samples()[0][:count]), whole[:count])
@@ -62,7 +62,7 @@ def test_short_batches_are_padded_and_rows_do_not_mix() -> None:
 def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     backbone = load("control:random:test_resnet")
-    first = compile_backbone(backbone, samples(), options())
+    first = compile_backbone(backbone, samples(), options(), images=BATCH)
     files = sorted(p.name for p in (tmp_path / "graphs").iterdir())
     assert len(files) == 2
 
@@ -70,13 +70,13 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
         raise AssertionError("exported again")
 
     monkeypatch.setattr("substyle.engine.backbones.compile.export", refuse)
-    second = compile_backbone(backbone, samples(), options())
+    second = compile_backbone(backbone, samples(), options(), images=BATCH)
     assert second.gate == first.gate
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
 
 
 def test_arithmetic_controls_need_no_gate() -> None:
-    compiled = compile_backbone(load("control:pixels"), samples(), options())
+    compiled = compile_backbone(load("control:pixels"), samples(), options(), images=BATCH)
     assert compiled.gate is None
     assert compiled.runtime["name"] == "torch"
 
@@ -104,12 +104,12 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
     monkeypatch.setattr("substyle.engine.backbones.compile.OpenVINOGraph", graph)
     monkeypatch.setattr(FixedBatch, "__init__", remember)
     monkeypatch.setattr(FixedBatch, "__call__", spoil)
-    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"))
+    compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"), images=BATCH)
     assert compiled.runtime["precision"] == "bf16"
     assert compiled.runtime["float32_layers"] == 5
     assert "the first 5 of" in capsys.readouterr().err
     with pytest.raises(GateError, match="bf16 does not agree"):
-        compile_backbone(load("control:random:test_efficientnet"), samples(), options("bf16"))
+        compile_backbone(load("control:random:test_efficientnet"), samples(), options("bf16"), images=BATCH)
 
 
 def test_unknown_precision() -> None:
@@ -164,7 +164,7 @@ def test_onnx_file_with_its_preprocessing(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(facts))
     backbone = load(f"onnx:{path}")
     assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.licence) == (20, 32, "CC0")
-    compiled = compile_backbone(backbone, samples(), options())
+    compiled = compile_backbone(backbone, samples(), options(), images=BATCH)
     x = torch.from_numpy(samples()[0]).permute(0, 3, 1, 2).float()
     x = torch.nn.functional.interpolate(x, (32, 32), mode="bicubic", antialias=True).clamp(0, 255) / 255
     x = (x - torch.tensor(facts["mean"]).view(3, 1, 1)) / torch.tensor(facts["std"]).view(3, 1, 1)
