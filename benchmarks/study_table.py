@@ -63,8 +63,8 @@ def table(kept: dict[str, Any]) -> str:
     lines += [
         "",
         f"{kept['images']:,} photographs × 31 variants × {len(kept['backbones'])} embeddings; "
-        f"{spent['variants_per_s']:.0f} variants/s in one pass, embedding {spent['embed_seconds'] / 60:.1f} min, probes "
-        f"{spent['probe_seconds'] / 60:.1f} min, analysis {spent['analysis_seconds'] / 60:.1f} min on "
+        f"{spent['variants_per_s']:.0f} variants/s in one pass, embedding {spent['embed_seconds'] / 60:.1f} min, "
+        f"probes {spent['probe_seconds'] / 60:.1f} min, analysis {spent['analysis_seconds'] / 60:.1f} min on "
         f"{kept['environment']['threads']} cores ({kept['environment']['cpu']}).",
     ]
     return "\n".join(lines)

@@ -36,7 +36,7 @@ PHOTOGRAPHS = {
 }
 TEST_SHARE, VAL_SHARE = 0.3, 0.15  # of a photograph's width, from its right edge
 SIDES = (72, 88, 104)  # px, shorter side of a crop: photographs of varied size
-CROPS = {"train": 10, "val": 2, "test": 4}  # at most, for each photograph
+CROPS = {"train": 8, "val": 2, "test": 4}  # at most, for each photograph
 QUALITY = 92  # of the JPEG files
 
 

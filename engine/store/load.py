@@ -122,7 +122,11 @@ def _splits(
     split_N = manifest.split_N[index]
     if not index:
         return split_N, ()
-    together_N = split_N[duplicates.groups([note.thumbnail for note in notes])]
+    # imported embeddings have no thumbnails: each stands for itself
+    seen = np.array([i for i, note in enumerate(notes) if note.thumbnail], dtype=np.int64)
+    together_N = split_N.copy()
+    if len(seen):
+        together_N[seen] = split_N[seen[duplicates.groups([notes[i].thumbnail for i in seen.tolist()])]]
     moved = tuple(manifest.keys[index[i]] for i in np.flatnonzero(together_N != split_N))
     return together_N, moved
 
