@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from substyle.engine.embed import EmbedPlan
+    from substyle.engine.plan import EmbedPlan
     from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
     from substyle.engine.probes.saved import Probe
     from substyle.engine.runner import run_study
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "BackboneChoice": "preparation",
     "EmbedConfig": "preparation",
-    "EmbedPlan": "embed",
+    "EmbedPlan": "plan",
     "EmbeddingStore": "store.embeddings",
     "Probe": "probes.saved",
     "Settings": "preparation",

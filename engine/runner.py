@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from substyle.engine import stages
-from substyle.engine.embed import EmbedPlan, embed
+from substyle.engine.embed import embed
+from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import Workshop, prepare_backbones
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.report.page import ReportFiles, write_report

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.embed import EmbedPlan, embed_compiled
+from substyle.engine.embed import embed_compiled
+from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import EmbedConfig, Settings, Workshop
 from substyle.engine.probes.metrics import resample
 from substyle.engine.probes.saved import Probe

@@ -10,8 +10,8 @@ from typing import Any
 
 from substyle.engine import stages
 from substyle.engine.analysis.config import AnalysisConfig
-from substyle.engine.embed import EmbedPlan
 from substyle.engine.embed import embed as embed_all
+from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tests.conftest import jpeg, photograph
 
-from substyle.engine.embed import EmbedPlan, embed
+from substyle.engine.embed import embed
+from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
 from substyle.engine.store import lock
 from substyle.engine.store.embeddings import EmbeddingStore, StoreError
