@@ -190,6 +190,19 @@ def test_limit_takes_the_same_images_each_time(tmp_path: Path, two_classes: Path
     assert {key.split("/")[0] for key in large} == {"even", "odd"}
 
 
+def test_classes_that_a_limit_leaves_out_get_no_label(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for i in range(12):
+        (root / f"class{i:02d}").mkdir(parents=True)
+        (root / f"class{i:02d}" / "a.jpg").write_bytes(jpeg(photograph(i)))
+    for limit in (3, 7):  # the second time the store grows by images of new classes
+        embed(plan(root, tmp_path / "s.zarr", limit=limit), [PIXELS], quiet=True)
+        table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
+        assert len(table.class_names) == limit
+        named = [table.class_names[label] for label in table.label_N.tolist()]
+        assert named == [key.split("/")[0] for key in table.keys]
+
+
 def test_bad_requests(tmp_path: Path, two_classes: Path) -> None:
     made = plan(two_classes, tmp_path / "s.zarr")
     with pytest.raises(ConfigError, match="at least one backbone"):
