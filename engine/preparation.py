@@ -29,6 +29,7 @@ from substyle.engine.styles import networks_for
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.decode import Decoder
+from substyle.pipelines.plugins import load_all
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.variants import VariantMaker
 
@@ -95,6 +96,7 @@ class Workshop:
 
     def __init__(self, settings: Settings, config: EmbedConfig) -> None:
         torch.set_num_threads(config.cores)
+        load_all()
         self.settings, self.config = settings, config
         self.decoder = Decoder(settings.canvas, config.batch, config.cores)
         self._maker = cache(self._make)

@@ -118,6 +118,15 @@ def test_running_again_does_nothing_again(
     assert json.loads((finished / "results.json").read_text())["backbones"] == before
 
 
+def test_a_new_process_finds_all_complete(finished: Path) -> None:
+    study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
+    arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
+    command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.strip().splitlines()[-1])["images"] == 40
+
+
 def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, study = str(finished / "store.zarr"), str(finished.parent / "small.toml")
     common = ["--out", str(tmp_path), "--study", study, "--quiet", "--json"]
