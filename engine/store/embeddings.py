@@ -67,6 +67,14 @@ def slug(name: str) -> str:
     return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def finished_of(records: Iterable[journal.Record]) -> dict[tuple[int, str], set[str]]:
+    """Transformations that records speak of, by (shard, slug of the backbone)."""
+    done: dict[tuple[int, str], set[str]] = {}
+    for record in records:
+        done.setdefault((record.shard, record.backbone), set()).update(record.checksums)
+    return done
+
+
 class EmbeddingStore:
     """A store on disk; see `create` and `open`."""
 
@@ -244,10 +252,7 @@ class EmbeddingStore:
 
     def finished(self) -> dict[tuple[int, str], set[str]]:
         """Finished transformations by (shard, slug of the backbone)."""
-        done: dict[tuple[int, str], set[str]] = {}
-        for record in journal.read(self.path):
-            done.setdefault((record.shard, record.backbone), set()).update(record.checksums)
-        return done
+        return finished_of(journal.read(self.path))
 
     def write_shard(
         self,

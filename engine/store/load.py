@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.store import duplicates, journal
-from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore, StoreError
+from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore, StoreError, finished_of
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.table import EmbeddingTable
 from substyle.pipelines.suites import SUITES
@@ -51,10 +51,11 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
     chosen = definitions(store, entry)
     names = [str(d["name"]) for d in chosen]
     manifest = store.manifest()
-    finished = store.finished()
+    records = journal.read(store.path)
+    finished = finished_of(records)
     shard_rows = store.settings.shard_rows
     complete = {shard for (shard, slug), done in finished.items() if slug == entry.slug and set(names) <= done}
-    notes = _notes(journal.read(store.path), complete)
+    notes = _notes(records, complete)
     index = [
         i
         for i, row in enumerate(manifest.row_N.tolist())

@@ -120,6 +120,7 @@ def wrap(
     module = Preprocessed(network, canvas=canvas, **config).eval()
     with torch.inference_mode():
         dim = int(module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)).shape[-1])
+    pooling = getattr(network, "global_pool", None)
     spec = BackboneSpec(
         name=name,
         architecture=model,
@@ -127,14 +128,12 @@ def wrap(
         input_side=config["side"],
         mean=config["mean"],
         std=config["std"],
-        pooling=str(getattr(network, "global_pool", "") or "the network's own"),
+        pooling=pooling if isinstance(pooling, str) and pooling else "the network's own",
         weights=weights,
         weights_hash=tensors_hash(network.state_dict()),
         licence=licence,
         control=control,
     )
-    if not isinstance(getattr(network, "global_pool", None), str):
-        spec = BackboneSpec(**{**spec.describe(), "pooling": "the network's own"})
     return Backbone(spec, module)
 
 
