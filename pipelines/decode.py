@@ -1,22 +1,31 @@
-"""Encoded images to canvases: decode, resize the shorter side to 8/7 S, crop the centre S x S."""
+"""Encoded images to canvases: decode, resize the shorter side to 8/7 S, crop the centre S x S.
+
+What becomes of an image depends on its bytes alone. Headers are read first; 8-bit JPEG and PNG files that look whole go
+to DALI in groups. When DALI refuses a group, each of its images goes to DALI alone, and one that is refused alone goes
+to Pillow, as all other kinds do from the start. What is found damaged is quarantined; :mod:`.header` and :mod:`.jpeg`
+say what is found and what is not.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from substyle.kernels.errors import ConfigError, ImageError
-from substyle.pipelines import fallback, header
+from substyle.pipelines import fallback, header, orientation
+from substyle.pipelines.dali_decode import DaliDecoder, RefusedError
+from substyle.pipelines.orientation import ORIENTATIONS, Interval
 
 log = logging.getLogger(__name__)
 
 GROUP_PIXELS = 64_000_000  # decoded source pixels that one DALI run may hold, 192 MB
+
+__all__ = ["ORIENTATIONS", "Decoded", "Decoder"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Decoded:
         canvas_BSSC: (B, S, S, 3) uint8; zeros where an image is quarantined.
         ok_B: (B,) bool.
         reasons: for every image why it is quarantined, or None.
-        size_B2: (B, 2) int32, height and width of the source image in pixels; zeros where not known.
+        size_B2: (B, 2) int32, height and width of the (upright) image in pixels; zeros where not known.
     """
 
     canvas_BSSC: torch.Tensor
@@ -40,9 +49,13 @@ class Decoded:
 class _Item:
     index: int
     blob: bytes
-    start: tuple[float, float]  # top, left of the part that is kept, in source px
-    end: tuple[float, float]  # bottom, right
-    pixels: int
+    head: header.Header
+    rows: Interval  # first and last row that are kept, in px of the stored picture
+    columns: Interval
+
+    @property
+    def pixels(self) -> int:
+        return self.head.height * self.head.width
 
 
 class Decoder:
@@ -54,6 +67,8 @@ class Decoder:
         threads: CPU threads.
         device: ``cpu``.
         max_pixels: images with more pixels, as their header says, are quarantined unread.
+        orientation: ``ignore`` takes pictures as they are stored, as timm and open_clip do; ``apply`` turns them
+            upright by their EXIF orientation and then crops. TIFF files are always turned: Pillow does so on its own.
     """
 
     def __init__(
@@ -64,97 +79,92 @@ class Decoder:
         *,
         device: str = "cpu",
         max_pixels: int = header.MAX_PIXELS,
+        orientation: str = "ignore",
     ) -> None:
         if device != "cpu":
             raise ConfigError("device", device, "cpu")
+        if orientation not in ORIENTATIONS:
+            raise ConfigError("orientation", orientation, ", ".join(ORIENTATIONS))
         self.side, self.batch, self.threads, self.max_pixels = side, batch, threads, max_pixels
-        self.pipeline = self._build()
+        self.upright = orientation == "apply"
+        self.dali = DaliDecoder(side, batch, threads)
 
     def __call__(self, blobs: Sequence[bytes]) -> Decoded:
         """Decode B images, 0 ≤ B ≤ batch. An image's canvas depends on its bytes alone."""
         if len(blobs) > self.batch:
             raise ConfigError("blobs", f"{len(blobs)} images", f"at most {self.batch}")
-        shape = (len(blobs), self.side, self.side, 3)
-        canvas = np.zeros(shape, np.uint8)
+        count = len(blobs)
         result = Decoded(
-            torch.from_numpy(canvas), np.zeros(len(blobs), np.bool_), [None] * len(blobs), _no_sizes(len(blobs))
+            torch.from_numpy(np.zeros((count, self.side, self.side, 3), np.uint8)),
+            np.zeros(count, np.bool_),
+            [None] * count,
+            np.zeros((count, 2), np.int32),
         )
         for_dali: list[_Item] = []
         for index, blob in enumerate(blobs):
             try:
-                head = header.inspect(blob, self.max_pixels)
-                result.size_B2[index] = head.height, head.width
-                item = _Item(index, blob, *_centre(head.height, head.width, self.side), head.height * head.width)
-                if head.for_dali:
-                    for_dali.append(item)
-                else:
-                    self._with_pillow(item, canvas, result)
+                item = self._item(index, blob)
             except ImageError as error:
                 result.reasons[index] = str(error)
+                continue
+            result.size_B2[index] = item.head.height, item.head.width
+            if item.head.for_dali is not None:
+                for_dali.append(item)
+            else:
+                self._with_pillow(item, result)
         for group in _groups(for_dali):
-            self._with_dali(group, canvas, result)
+            self._with_dali(group, result)
         return result
 
-    def _with_dali(self, items: Sequence[_Item], canvas: NDArray[np.uint8], result: Decoded) -> None:
+    def _item(self, index: int, blob: bytes) -> _Item:
+        head = header.inspect(blob, self.max_pixels, upright=self.upright)
+        rows, columns = _centre(head.height, head.width, self.side)
+        rows, columns = orientation.stored(rows, columns, head.stored, head.orientation)
+        return _Item(index, blob, head, rows, columns)
+
+    def _with_dali(self, items: Sequence[_Item], result: Decoded) -> None:
         try:
-            (output,) = self.pipeline.run(
-                blob=[np.frombuffer(item.blob, np.uint8) for item in items],
-                start=np.array([item.start for item in items], np.float32),
-                end=np.array([item.end for item in items], np.float32),
+            decoded = self.dali(
+                [item.head.for_dali or item.blob for item in items],
+                [(item.rows[0], item.columns[0]) for item in items],
+                [(item.rows[1], item.columns[1]) for item in items],
             )
-        except RuntimeError as error:
-            log.debug("DALI refused a batch of %d: %s", len(items), error)
-            self.pipeline = self._build()  # a graph that has failed once cannot run again
+        except RefusedError as error:
+            log.debug("DALI refused a group of %d: %s", len(items), error)
             for item in items:
                 if len(items) > 1:
-                    self._with_dali([item], canvas, result)
+                    self._with_dali([item], result)
                 else:
-                    self._with_pillow(item, canvas, result)
+                    self._with_pillow(item, result)
             return
-        index = [item.index for item in items]
-        canvas[index] = np.asarray(output.as_tensor())
-        result.ok_B[index] = True
+        for i, item in enumerate(items):
+            if tuple(decoded.size_B2[i]) != item.head.stored:
+                self._with_pillow(item, result)
+                continue
+            try:
+                if item.head.markers is not None and fallback.grey(decoded.last_BC[i]):
+                    fallback.require_tail(item.blob, item.head.markers)
+            except ImageError as error:
+                result.reasons[item.index] = str(error)
+                continue
+            self._accept(item, decoded.canvas_BSSC[i], result)
 
-    def _with_pillow(self, item: _Item, canvas: NDArray[np.uint8], result: Decoded) -> None:
+    def _with_pillow(self, item: _Item, result: Decoded) -> None:
+        (top, bottom), (left, right) = item.rows, item.columns
         try:
-            canvas[item.index] = fallback.decode(item.blob, self.side, (*item.start[::-1], *item.end[::-1]))
-            result.ok_B[item.index] = True
+            canvas = fallback.decode(item.blob, item.head, self.side, (left, top, right, bottom))
         except ImageError as error:
             result.reasons[item.index] = str(error)
+            return
+        self._accept(item, canvas, result)
 
-    def _build(self) -> Any:  # noqa: ANN401 - DALI ships no types
-        from nvidia.dali import fn, types
-        from nvidia.dali.pipeline import Pipeline
-
-        pipeline = Pipeline(self.batch, self.threads, device_id=None, prefetch_queue_depth=1)
-        with pipeline:
-            blob = fn.external_source(name="blob", dtype=types.UINT8, ndim=1)
-            start = fn.external_source(name="start", dtype=types.FLOAT, ndim=1)
-            end = fn.external_source(name="end", dtype=types.FLOAT, ndim=1)
-            # With the smooth chroma upsampling DALI gives Pillow's pixels exactly.
-            image = fn.decoders.image(
-                blob, device="cpu", output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
-            )
-            image = fn.resize(
-                image,
-                size=[self.side, self.side],
-                roi_start=start,
-                roi_end=end,
-                interp_type=types.INTERP_CUBIC,
-                antialias=True,
-                subpixel_scale=False,
-            )
-            pipeline.set_outputs(image)
-        pipeline.build()
-        return pipeline
+    def _accept(self, item: _Item, canvas_SSC: NDArray[np.uint8], result: Decoded) -> None:
+        result.canvas_BSSC.numpy()[item.index] = orientation.turn(canvas_SSC, item.head.orientation)
+        result.ok_B[item.index] = True
 
 
-def _no_sizes(count: int) -> NDArray[np.int32]:
-    return np.zeros((count, 2), np.int32)
-
-
-def _centre(height: int, width: int, side: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The part of the source that becomes the canvas: (top, left), (bottom, right) in source px.
+def _centre(height: int, width: int, side: int) -> tuple[Interval, Interval]:
+    """The part of the picture that becomes the canvas: its rows and columns, first and last, in px.
 
     It is what resizing the shorter side to 8/7 S and cropping the centre keeps, with the rounding of
     ``torchvision.transforms.Resize`` and ``CenterCrop``. Resizing only this part means that a picture 1 px high and
@@ -162,13 +172,12 @@ def _centre(height: int, width: int, side: int) -> tuple[tuple[float, float], tu
     """
     short = round(side * 8 / 7)
     shorter = min(height, width)
-    starts, ends = [], []
+    parts = []
     for length in (height, width):
         resized = short * length // shorter
         first = round((resized - side) / 2)
-        starts.append(first * length / resized)
-        ends.append((first + side) * length / resized)
-    return (starts[0], starts[1]), (ends[0], ends[1])
+        parts.append((first * length / resized, (first + side) * length / resized))
+    return parts[0], parts[1]
 
 
 def _groups(items: Sequence[_Item]) -> Iterator[list[_Item]]:

@@ -27,6 +27,7 @@ def variants_of(
     seed: int = 0,
     threads: int = 1,
     networks: Mapping[str, base.Network] | None = None,
+    orientation: str = "ignore",
 ) -> dict[str, NDArray[np.uint8]]:
     """All variants of one encoded photograph, each (S, S, 3) uint8, by name.
 
@@ -38,11 +39,12 @@ def variants_of(
         seed: study seed.
         threads: CPU threads.
         networks: as for :class:`~substyle.pipelines.variants.VariantMaker`.
+        orientation: as for :class:`~substyle.pipelines.decode.Decoder`.
 
     Raises:
         ImageError: the photograph cannot be decoded.
     """
-    decoded = Decoder(side, 1, threads)([blob])
+    decoded = Decoder(side, 1, threads, orientation=orientation)([blob])
     if decoded.reasons[0] is not None:
         raise ImageError(f"{key}: {decoded.reasons[0]}")
     maker = VariantMaker(transformations, side=side, seed=seed, batch=1, threads=threads, networks=networks)

@@ -1,76 +1,172 @@
-"""What an encoded image says of itself before its pixels are decoded."""
+"""What an encoded image says of itself before its pixels are decoded, and whether its data look whole.
+
+JPEG and PNG files are walked here from marker to marker (:mod:`.jpeg`, :mod:`.png`), the others are opened by Pillow.
+Nothing that grows with the size of the picture is allocated before the size is held against the limit. What is found: a
+file that is cut off, and any changed byte of a PNG, whose chunks have checksums. JPEG, WebP, GIF, BMP and TIFF have
+none: there a changed byte is found when it breaks a header, a marker or the end of the data, else it is a wrong pixel.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from substyle.kernels.errors import ImageError
+from substyle.pipelines import jpeg, orientation, png
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; larger ones are taken for decompression bombs
+# All that are opened. Others of Pillow's (PostScript, which starts a program, and many rare ones) are no photographs.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 
 # What Pillow raises for bytes that are no proper image.
 PILLOW_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, TypeError, OverflowError, LookupError, AttributeError, MemoryError),
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, AttributeError, MemoryError, ArithmeticError),
     *(AssertionError, NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is checked first
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata; pixels do not depend on them
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
+_LONGEST_REASON = 120  # characters of a library's message that are kept
 
 
 @dataclass(frozen=True)
 class Header:
-    """Size of an image in pixels and whether DALI decodes its kind exactly as Pillow does."""
+    """What is known before decoding.
+
+    Attributes:
+        height, width: px of the picture as it is used: upright, where orientation is applied.
+        orientation: EXIF orientation that remains to be applied to the stored picture, 1 to 8.
+        for_dali: what DALI is given, or None for kinds that it does not decode as Pillow does.
+        markers: of a JPEG; chunks: of a PNG.
+    """
 
     height: int
     width: int
-    for_dali: bool
+    orientation: int = orientation.UPRIGHT
+    for_dali: bytes | None = None
+    markers: jpeg.Jpeg | None = None
+    chunks: png.Png | None = None
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width of the picture as the file holds it, px."""
+        return orientation.upright_size(self.height, self.width, self.orientation)
 
 
-def inspect(blob: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False) -> Header:
     """Read an image's header.
 
+    Args:
+        blob: the encoded image.
+        max_pixels: more are refused.
+        upright: look for an EXIF orientation. Pillow turns TIFF files itself, so they have none left in either case.
+
     Raises:
-        ImageError: not an image, cut off, or more pixels than allowed; the message is the reason for quarantine.
+        ImageError: not an image, cut off, damaged, or more pixels than allowed; the message is the reason.
     """
     if not blob:
         raise ImageError("empty file")
-    try:
-        with Image.open(io.BytesIO(blob)) as image:
-            (width, height), mode, kind = image.size, image.mode, image.format
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"more than {max_pixels} pixels") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image of a known format") from error
-    except PILLOW_ERRORS as error:
-        raise ImageError(f"broken header ({error})") from error
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, more than {max_pixels}")
-    if min(width, height) < 1:
-        raise ImageError(f"{width} x {height} pixels")
-    jpeg = kind in ("JPEG", "MPO")
-    if jpeg and not _jpeg_is_whole(blob):
-        raise ImageError("truncated JPEG (no end-of-image marker)")
-    eight_bits = jpeg or (kind == "PNG" and blob[24] == 8)
-    return Header(height, width, for_dali=eight_bits and mode in ("RGB", "L"))
+    if blob.startswith(jpeg.MAGIC):
+        markers = jpeg.read(blob)
+        _check(markers.height, markers.width, max_pixels)
+        alike = markers.huffman and markers.common and markers.components != 4
+        header = Header(markers.height, markers.width, for_dali=blob if alike else None, markers=markers)
+    elif blob.startswith(png.MAGIC):
+        chunks = png.read(blob)
+        _check(chunks.height, chunks.width, max_pixels)
+        kept = png.picture_only(blob, chunks) if chunks.eight_bits else None
+        header = Header(chunks.height, chunks.width, for_dali=kept, chunks=chunks)
+        upright = upright and (b"eXIf" in chunks.names or b"tiff:Orientation" in blob or b"Raw profile" in blob)
+    else:
+        header = _by_pillow(blob, max_pixels)
+        upright = upright and not blob.startswith((b"II", b"MM"))
+    return _turned(header, blob) if upright else header
 
 
-def _jpeg_is_whole(blob: bytes) -> bool:
-    """Whether the picture's data end with an end-of-image marker; that of a thumbnail in the header does not count.
+def open_image(blob: bytes) -> Image.Image:
+    """Pillow's image, whose pixels are not decoded yet.
 
-    Decoders fill what is missing with grey instead of failing, so this must be known before.
+    Raises:
+        ImageError: not an image of a known format, or one whose header is broken.
     """
-    at = 2
-    while at + 4 <= len(blob) and blob[at] == 0xFF:
-        marker = blob[at + 1]
-        if marker == 0xDA:  # start of scan
-            return blob.rfind(b"\xff\xd9", at) >= 0
-        # Fill bytes and the markers without a length (RST, SOI, TEM) are one byte or two bytes long.
-        bare = marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01
-        at += (1 if marker == 0xFF else 2) if bare else 2 + int.from_bytes(blob[at + 2 : at + 4], "big")
-    return blob.rfind(b"\xff\xd9", max(0, len(blob) - 64)) >= 0  # odd segments: trust an end that is near the end
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # some libraries turn it on: missing rows would become grey
+    try:
+        return Image.open(io.BytesIO(blob), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels") from error
+    except UnidentifiedImageError as error:
+        known = next((name for magic, name in _MAGIC if blob.startswith(magic)), None)
+        raise ImageError(f"broken {known} header" if known else "not an image of a known format") from error
+    except PILLOW_ERRORS as error:
+        raise ImageError(f"broken header ({short(error)})") from error
+
+
+def short(error: BaseException) -> str:
+    """One short line that says what a library did not like."""
+    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+
+
+_MAGIC = (
+    *((jpeg.MAGIC, "JPEG"), (png.MAGIC, "PNG"), (b"GIF8", "GIF"), (b"RIFF", "WebP"), (b"BM", "BMP")),
+    *((b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF")),
+)
+
+
+def _by_pillow(blob: bytes, max_pixels: int) -> Header:
+    size = _webp_size(blob)
+    if size is not None:  # its decoder allocates the picture on opening
+        _check(*size, max_pixels)
+    with open_image(blob) as image:
+        _check(image.height, image.width, max_pixels)
+        tags = getattr(image, "tag_v2", {})
+        tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
+        if not all(isinstance(length, int) for length in tile):
+            raise ImageError("broken TIFF header (tiles)")
+        if tile[0] * tile[1] > max_pixels:
+            raise ImageError(f"TIFF with tiles of {tile[0]} x {tile[1]} pixels")
+        return Header(image.height, image.width)
+
+
+def _check(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageError(f"{width} x {height} pixels, more than {max_pixels}")
+    if min(height, width) < 1:
+        raise ImageError(f"{width} x {height} pixels")
+
+
+def _webp_size(blob: bytes) -> tuple[int, int] | None:
+    """Height and width of the canvas in px; None if the file is no WebP or ends in its header.
+
+    Raises:
+        ImageError: the file is shorter than it says.
+    """
+    if blob[:4] != b"RIFF" or blob[8:12] != b"WEBP" or len(blob) < 30:
+        return None
+    if int.from_bytes(blob[4:8], "little") + 8 > len(blob):
+        raise ImageError("truncated WebP")
+    kind = blob[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(blob[27:30], "little") + 1, int.from_bytes(blob[24:27], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(blob[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return int.from_bytes(blob[28:30], "little") & 0x3FFF, int.from_bytes(blob[26:28], "little") & 0x3FFF
+
+
+def _turned(header: Header, blob: bytes) -> Header:
+    try:
+        with open_image(blob) as image:
+            turn = orientation.of(image)
+    except ImageError:
+        return header  # DALI may still decode it; Pillow will say no again
+    height, width = orientation.upright_size(header.height, header.width, turn)
+    return dataclasses.replace(header, height=height, width=width, orientation=turn)

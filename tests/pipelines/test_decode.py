@@ -79,7 +79,7 @@ def test_thin_images(height: int, width: int) -> None:
 
 def _cut(image: NDArray[np.uint8], side: int) -> Image.Image:
     """The same part of the source by Pillow's ``box``: the full resize of a 1 px high picture would not fit memory."""
-    (top, left), (bottom, right) = decode._centre(*image.shape[:2], side)
+    (top, bottom), (left, right) = decode._centre(*image.shape[:2], side)
     return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
 
@@ -170,7 +170,7 @@ def test_a_thumbnail_does_not_make_a_truncated_jpeg_whole() -> None:
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     whole = encode(scene(90, 120))
     with_thumbnail = whole[:2] + segment + whole[2:]
-    assert header.inspect(with_thumbnail).for_dali
+    assert header.inspect(with_thumbnail).for_dali is not None
     with pytest.raises(ImageError, match="truncated"):
         header.inspect(with_thumbnail[:-400])
 
@@ -194,7 +194,7 @@ def bomb(width: int, height: int) -> bytes:
         (b"", "empty"),
         (b"GET / HTTP/1.1", "not an image"),
         (bytes(range(256)) * 20, "not an image"),
-        (b"\xff\xd8\xff", "header|not an image"),
+        (b"\xff\xd8\xff", "truncated JPEG"),
         (bomb(10_001, 10_000), "100010000|10001 x 10000 pixels"),
         (bomb(60_000, 60_000), "pixels"),
         (encode(np.zeros((5, 5), np.float32), "TIFF"), "no known range"),
@@ -259,7 +259,8 @@ def test_canvases_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "GROUP_PIXELS", 100)
-    items = [decode._Item(i, b"", (0, 0), (1, 1), pixels) for i, pixels in enumerate([60, 40, 1, 300, 20, 90])]
+    heads = [header.Header(1, pixels) for pixels in [60, 40, 1, 300, 20, 90]]
+    items = [decode._Item(i, b"", head, (0, 1), (0, 1)) for i, head in enumerate(heads)]
     groups = [[item.index for item in group] for group in decode._groups(items)]
     assert groups == [[0, 1], [2], [3], [4], [5]]
 

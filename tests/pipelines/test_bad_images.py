@@ -1,0 +1,255 @@
+"""Awkward and hostile files: each is decoded or quarantined with a reason, whatever stands beside it in the batch."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tests.pipelines import crafted
+from tests.pipelines.conftest import encode, scene
+from tests.pipelines.mutations import seeds
+from tests.pipelines.test_decode import assert_close, reference
+
+from substyle.pipelines import header, jpeg
+from substyle.pipelines.decode import Decoded, Decoder
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the filters of the product
+
+SIDE = 64
+IMAGE = Image.fromarray(scene(90, 120))
+GREY = np.asarray(IMAGE.convert("L"))
+OTHER = Image.new("RGB", IMAGE.size, "teal")
+JPEG, PROGRESSIVE, PNG = encode(IMAGE), encode(IMAGE, progressive=True), encode(IMAGE, "PNG")
+
+
+def rows(image: NDArray[np.generic]) -> bytes:
+    """Unfiltered, compressed rows of a PNG; wider samples are written big end first."""
+    return zlib.compress(b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in image))
+
+
+ROWS = rows(np.asarray(IMAGE))
+BLACK_BELOW = np.asarray(IMAGE.convert("RGBA")) * (np.arange(90) < 80).astype(np.uint8)[:, None, None]
+
+
+def wide(channels: int) -> bytes:
+    """A 16-bit PNG: grey (1) or RGB (3), and with alpha (2, 4)."""
+    image = np.asarray(IMAGE.convert(("L", "LA", "RGB", "RGBA")[channels - 1])).reshape(90, 120, channels)
+    return crafted.png((120, 90, 16, (0, 4, 2, 6)[channels - 1], 0), rows(image.astype(np.uint16) * 257))
+
+
+def interlaced(image: NDArray[np.uint8]) -> bytes:
+    """The compressed rows of the seven passes of Adam7."""
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    parts = [image[top::down, left::across] for top, left, down, across in passes]
+    return zlib.compress(b"".join(b"\0" + row.tobytes() for part in parts for row in part if row.size))
+
+
+def tiles() -> bytes:
+    """GREY in tiles of 64 x 64."""
+    padded = np.pad(GREY, ((0, 38), (0, 8)))
+    return crafted.tiled_tiff(120, 90, 64, [padded[y : y + 64, x : x + 64].tobytes() for y in (0, 64) for x in (0, 64)])
+
+
+def scans(count: int) -> bytes:
+    """The progressive picture with its last scan many times over."""
+    start = PROGRESSIVE.rindex(b"\xff\xda")
+    return PROGRESSIVE[:start] + PROGRESSIVE[start:-2] * count + b"\xff\xd9"
+
+
+# Decoded; the picture is Pillow's of the same file, or the one given.
+GOOD: dict[str, bytes | tuple[bytes, Image.Image]] = {
+    "jpeg cmyk with adobe marker": encode(IMAGE.convert("CMYK")),
+    "jpeg in rgb": encode(IMAGE, keep_rgb=True),
+    "jpeg of many scans": scans(40),
+    "jpeg arithmetic": crafted.ARITHMETIC_JPEG,
+    "jpeg with stray bytes": JPEG[:2] + b"\xff\0\0\xff" + JPEG[2:],
+    "jpeg with garbage after it": (JPEG + bytes(range(256)) * 9, Image.open(io.BytesIO(JPEG))),
+    "jpeg with another after it": (JPEG + encode(OTHER), Image.open(io.BytesIO(JPEG))),
+    "jpeg with much xmp": encode(IMAGE, xmp=b"<x>" + b" " * 65_000),
+    "jpeg with a broken profile": encode(IMAGE, icc_profile=b"no profile" * 20_000),
+    "jpeg all grey 128": encode(Image.new("RGB", (90, 120), (128, 128, 128))),
+    "jpeg grey 128, progressive": encode(Image.new("L", (91, 121), 128), progressive=True),
+    "mpo": encode(IMAGE.copy(), "MPO", save_all=True, append_images=[OTHER.copy()]),
+    "png 16-bit grey": (wide(1), IMAGE.convert("L")),
+    "png 16-bit grey, alpha": (wide(2), IMAGE.convert("L")),
+    "png 16-bit rgb": (wide(3), IMAGE),
+    "png 16-bit rgb, alpha": (wide(4), IMAGE),
+    "png grey, alpha": (encode(IMAGE.convert("LA"), "PNG"), IMAGE.convert("L")),
+    "png 1-bit": encode(IMAGE.convert("1"), "PNG"),
+    "png palette, transparent": encode(IMAGE.convert("P"), "PNG", transparency=bytes(256)),
+    "png with a transparent colour": (crafted.png((120, 90, 8, 2, 0), ROWS, (b"tRNS", bytes(6))), IMAGE),
+    "png interlaced": (crafted.png((120, 90, 8, 2, 1), interlaced(np.asarray(IMAGE))), IMAGE),
+    "png with gamma and a broken profile": (
+        crafted.png((120, 90, 8, 2, 0), ROWS, (b"gAMA", b"\0\0\x20\0"), (b"iCCP", b"a\0\0" + zlib.compress(b"no"))),
+        IMAGE,
+    ),
+    "png with alpha, black below": (crafted.png((120, 90, 8, 6, 0), rows(BLACK_BELOW)), Image.fromarray(BLACK_BELOW)),
+    "png with alpha, interlaced": (
+        crafted.png((120, 90, 8, 6, 1), interlaced(BLACK_BELOW)),
+        Image.fromarray(BLACK_BELOW),
+    ),
+    "png with bytes after it": (PNG + bytes(1000), IMAGE),
+    "png animated": (encode(IMAGE.copy(), "PNG", save_all=True, append_images=[OTHER.copy()]), IMAGE),
+    "png animated, another picture first": (
+        encode(IMAGE.copy(), "PNG", save_all=True, default_image=True, append_images=[OTHER.copy(), OTHER.copy()]),
+        IMAGE,
+    ),
+    "gif animated": encode(IMAGE.copy(), "GIF", save_all=True, append_images=[OTHER.copy()]),
+    "webp animated": (encode(IMAGE.copy(), "WEBP", save_all=True, append_images=[OTHER.copy()], lossless=True), IMAGE),
+    "bmp 1-bit": encode(IMAGE.convert("1"), "BMP"),
+    "bmp with alpha": encode(IMAGE.convert("RGBA"), "BMP"),
+    "tiff of two pages": (encode(IMAGE.copy(), "TIFF", save_all=True, append_images=[OTHER.copy()]), IMAGE),
+    "tiff lzw": (encode(IMAGE.copy(), "TIFF", compression="tiff_lzw"), IMAGE),
+    "tiff cmyk": encode(IMAGE.convert("CMYK"), "TIFF"),
+    "tiff in tiles": (tiles(), IMAGE.convert("L")),
+    "tiff 16-bit": (crafted.grey_tiff(120, 90, 16, (GREY.astype("<u2") * 257).tobytes()), IMAGE.convert("L")),
+    "tiff white is zero": (
+        crafted.grey_tiff(120, 90, 8, (255 - GREY).tobytes(), white_is_zero=True),
+        IMAGE.convert("L"),
+    ),
+    "1 x 1": encode(np.full((1, 1, 3), 77, np.uint8), "PNG"),
+    "4 x 4000": encode(scene(4000, 4)),
+    "4000 x 4": encode(scene(4, 4000)),
+}
+
+# Quarantined; the reason says so.
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "empty file"),
+    "text": (b"not an image, whatever it is called", "not an image of a known format"),
+    "page": (b"<!DOCTYPE html><html><body>404</body></html>", "not an image of a known format"),
+    "zeros": (bytes(3000), "not an image of a known format"),
+    "postscript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 moveto\n",
+        "not an image of a",
+    ),
+    "jpeg cut": (JPEG[:-200], "truncated JPEG"),
+    "jpeg without its end": (JPEG[:-2], "truncated JPEG"),
+    "jpeg cut in its header": (JPEG[:300], "truncated JPEG"),
+    "jpeg cut, but with an end": (JPEG[:1500] + b"\xff\xd9", "the data end before the picture does"),
+    "jpeg cmyk cut, but with an end": (encode(IMAGE.convert("CMYK"))[:2500] + b"\xff\xd9", "the data end before"),
+    "jpeg without intervals": (encode(IMAGE, restart_marker_blocks=1)[:1900] + b"\xff\xd9", "restart intervals"),
+    "jpeg without data": (crafted.bombs(2000)["jpeg without data"], "too few data for its size"),
+    "jpeg higher than its data": (crafted.jpeg_size(JPEG, height=180), "the data end before the picture does"),
+    "jpeg wider than its data": (crafted.jpeg_size(JPEG, width=500), "the data end before the picture does"),
+    "jpeg 12-bit": (crafted.jpeg_size(JPEG, bits=12), "12-bit JPEG"),
+    "jpeg lossless": (crafted.jpeg_size(JPEG, marker=0xC3), "cannot be decoded"),
+    "jpeg with several starts": (JPEG[:2] + JPEG, "damaged JPEG"),
+    "jpeg of two frames": (JPEG[: JPEG.index(b"\xff\xda")] + JPEG[JPEG.index(b"\xff\xc0") :], "more than one frame"),
+    "jpeg with a marker in its data": (JPEG[:1500] + b"\xff\x45" + JPEG[1502:], "marker 45 where none can be"),
+    "jpeg of endless scans": (scans(200), "more than 100 scans"),
+    "png cut": (PNG[:-3000], "truncated PNG"),
+    "png without its end": (PNG[:-12], "truncated PNG"),
+    "png damaged": (PNG[:5000] + b"!" + PNG[5001:], "checksum of 'IDAT'"),
+    "png damaged in its header": (PNG[:19] + b"\7" + PNG[20:], "checksum of 'IHDR'"),
+    "png of too few rows": (crafted.png((120, 91, 8, 2, 0), ROWS), "rows are missing"),
+    "png of too few rows, palette": (crafted.png((360, 91, 8, 3, 0), ROWS, (b"PLTE", bytes(768))), "rows are missing"),
+    "png of too few rows, interlaced": (crafted.png((120, 91, 8, 2, 1), ROWS), "rows are missing|cannot be decoded"),
+    "png of no sort": (crafted.png((120, 90, 8, 5, 0), ROWS), "unknown colour type 5"),
+    "gif cut": (encode(IMAGE, "GIF")[:-2000], "cannot be decoded"),
+    "webp cut": (encode(IMAGE, "WEBP")[:-100], "truncated WebP"),
+    "bmp cut": (encode(IMAGE, "BMP")[:-3000], "cannot be decoded"),
+    "tiff cut": (encode(IMAGE.copy(), "TIFF")[:-3000], "cannot be decoded"),
+    "tiff of floats": (encode(GREY.astype(np.float32), "TIFF"), "no known range"),
+    "tiff 12-bit": (crafted.grey_tiff(120, 90, 12, bytes(180 * 90)), "grey pixels of 12 bits"),
+    "tiff 16-bit, white is zero": (crafted.grey_tiff(9, 9, 16, bytes(162), white_is_zero=True), "white as zero"),
+    **{f"bomb: {name}": (blob, "pixels|too few data") for name, blob in crafted.bombs().items()},
+}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Decoder:
+    return Decoder(SIDE, 1, 2)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_awkward_images_are_decoded(alone: Decoder, name: str) -> None:
+    given = GOOD[name]
+    blob, expected = given if isinstance(given, tuple) else (given, Image.open(io.BytesIO(given)))
+    decoded = alone([blob])
+    assert decoded.reasons == [None]
+    assert decoded.size_B2.tolist() == [[expected.height, expected.width]]
+    if min(expected.size) >= 4:  # enlarged two hundred times, Pillow's whole pixels differ
+        assert_close(decoded.canvas_BSSC[0], reference(expected, SIDE))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_quarantined_with_a_reason(alone: Decoder, name: str) -> None:
+    blob, expected = BAD[name]
+    decoded = alone([blob])
+    reason = decoded.reasons[0]
+    assert decoded.ok_B.tolist() == [False]
+    assert reason is not None
+    assert any(part in reason for part in expected.split("|"))
+    assert len(reason) <= 150
+    assert reason.isprintable()
+    assert not decoded.canvas_BSSC.any()
+
+
+def assert_same(decoded: Decoded, i: int, expected: Decoded) -> None:
+    """Image i of a batch is what it is alone."""
+    assert decoded.reasons[i] == expected.reasons[0]
+    assert decoded.ok_B[i] == expected.ok_B[0]
+    assert decoded.size_B2[i].tolist() == expected.size_B2[0].tolist()
+    assert torch.equal(decoded.canvas_BSSC[i], expected.canvas_BSSC[0])
+
+
+def test_no_image_depends_on_its_neighbours(alone: Decoder) -> None:
+    blobs = [blob if isinstance(blob, bytes) else blob[0] for blob in GOOD.values()]
+    blobs += [blob for blob, _ in BAD.values()] + list(seeds().values())
+    expected = [alone([blob]) for blob in blobs]
+    for batch, threads, seed in ((16, 2, 0), (16, 2, 1), (len(blobs), 1, 2)):
+        decoder = Decoder(SIDE, batch, threads)
+        order = np.random.default_rng(seed).permutation(len(blobs)).tolist()
+        for start in range(0, len(blobs), batch):
+            part = order[start : start + batch]
+            decoded = decoder([blobs[i] for i in part])
+            for at, i in enumerate(part):
+                assert_same(decoded, at, expected[i])
+
+
+def test_hard_files_alone_and_together(shared: Path, alone: Decoder) -> None:
+    blobs = [path.read_bytes() for path in sorted((shared / "hard").iterdir())]
+    together = Decoder(SIDE, len(blobs), 2)(blobs)
+    for i, blob in enumerate(blobs):
+        assert_same(together, i, alone([blob]))
+
+
+def test_an_image_that_dali_refuses_goes_to_pillow_alone(alone: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progressive parameters that DALI and Pillow refuse come out as Pillow's reason; the others stay with DALI."""
+    calls: list[int] = []
+    run = type(alone.dali).__call__
+
+    def count(self: object, blobs: list[bytes], *more: object) -> object:
+        calls.append(len(blobs))
+        return run(self, blobs, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(alone.dali), "__call__", count)
+    broken = PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xfe")  # no Huffman tables
+    decoded = Decoder(SIDE, 4, 2)([JPEG, broken, PNG])
+    assert decoded.reasons[0] is decoded.reasons[2] is None
+    assert decoded.reasons[1] == "cannot be decoded (broken data stream when reading image file)"
+    assert calls == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg restarts", "jpeg cmyk", "jpeg grey exif"])
+def test_a_whole_jpeg_is_not_changed_by_more_data(name: str) -> None:
+    blob = seeds()[name]
+    longer = jpeg.with_more_data(blob, jpeg.read(blob))
+    assert len(longer) > len(blob) + 200
+    plain, other = (np.asarray(Image.open(io.BytesIO(data))) for data in (blob, longer))
+    np.testing.assert_array_equal(plain, other)
+
+
+def test_png_pixels_do_not_depend_on_other_chunks() -> None:
+    blob = crafted.png((120, 90, 8, 2, 0), ROWS, (b"gAMA", b"\0\0\x20\0"), (b"tEXt", b"Title\0" + bytes(5000)))
+    kept = header.inspect(blob).for_dali
+    assert kept is not None
+    assert len(kept) < len(blob) - 5000
+    assert kept == crafted.png((120, 90, 8, 2, 0), ROWS)
+    assert header.inspect(PNG).for_dali is PNG
