@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources import FolderSource, SourceConfig
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -110,6 +111,83 @@ def test_odd_names(tmp_path: Path) -> None:
     Path(os.fsdecode(raw)).write_bytes(b"x")
     (record,) = FolderSource(tmp_path).records
     assert record.read() == b"x"
+
+
+def test_a_name_that_is_no_utf8_becomes_a_key_that_is(tmp_path: Path) -> None:
+    fill(tmp_path / "cat", "a.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/cat/\xff.jpg")).write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe")).mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe/b.jpg")).write_bytes(b"y")
+    source = FolderSource(tmp_path)
+    assert {r.key: r.read() for r in source.records if r.key != "cat/a.jpg"} == {
+        "cat/\ufffdff.jpg": b"x",
+        "\ufffdfe/b.jpg": b"y",
+    }
+    assert source.class_names == ("cat", "\ufffdfe")
+
+
+def test_two_names_with_one_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")).write_bytes(b"x")
+    fill(tmp_path, "\ufffdff.jpg")
+    source = FolderSource(tmp_path)
+    assert [r.key for r in source.records] == ["\ufffdff.jpg"]
+    assert "the key of another image" in caplog.text
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    assert [r.key for r in FolderSource(tmp_path).records] == ["a.jpg"]
+    assert "loop.jpg cannot be followed" in caplog.text
+
+
+def test_a_link_that_is_turned_outside_after_listing_is_not_followed(tmp_path: Path) -> None:
+    outside = fill(tmp_path / "outside", "secret.jpg")
+    root = fill(tmp_path / "root", "a.jpg", "b.jpg")
+    first, second = FolderSource(root).records
+    (root / "a.jpg").unlink()
+    (root / "a.jpg").symlink_to(outside / "secret.jpg")
+    with pytest.raises(PermissionError, match="outside the source"):
+        first.read()
+    assert second.read() == b"b.jpg"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fill(tmp_path, "a.jpg", "b.jpg")
+    os.mkfifo(root / "pipe.jpg")
+    first, second = FolderSource(root).records
+    (root / "a.jpg").unlink()
+    os.mkfifo(root / "a.jpg")
+    with pytest.raises(OSError, match="no regular file"):
+        first.read()
+    monkeypatch.setattr("substyle.pipelines.sources.files.MAX_BYTES", 3)
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        second.read()
+
+
+def test_a_class_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = fill(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:  # noqa: ANN401
+        if path.endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert [r.key for r in FolderSource(root).records] == ["cat/a.jpg"]
+    assert "dog cannot be listed: Permission denied" in caplog.text
+
+
+def test_readable_class_names(tmp_path: Path) -> None:
+    root = fill(tmp_path / "root", "n02012849/a.jpg", "n03126707/b.jpg", "n01440764/c.jpg", "n00000001/d.jpg")
+    names = tmp_path / "LOC_synset_mapping.txt"
+    names.write_text("n01440764 tench, Tinca tinca\nn02012849 crane\nn03126707 crane\n")
+    source = FolderSource(root, SourceConfig(names=names))
+    assert source.class_names == ("crane (n02012849)", "crane (n03126707)", "n00000001", "tench")
+    assert source.options == {"kind": "folder", "names": str(names)}
 
 
 @pytest.mark.parametrize("content", [(), ("readme.txt", "cat/labels.csv")])

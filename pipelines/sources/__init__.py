@@ -1,0 +1,27 @@
+"""Where photographs come from. A source lists its images once; their bytes are read when they are needed."""
+
+from substyle.pipelines.sources.base import EXTENSIONS, SPLIT_FOLDERS, ImageRecord, Records, Source
+from substyle.pipelines.sources.config import SourceConfig
+from substyle.pipelines.sources.folder import FolderSource
+from substyle.pipelines.sources.imagenet import ImageNetSource
+from substyle.pipelines.sources.listing import ListSource
+from substyle.pipelines.sources.opening import kind_of, kind_of_name, open_source
+from substyle.pipelines.sources.table import TableSource
+from substyle.pipelines.sources.tar import TarSource
+
+__all__ = [
+    "EXTENSIONS",
+    "SPLIT_FOLDERS",
+    "FolderSource",
+    "ImageNetSource",
+    "ImageRecord",
+    "ListSource",
+    "Records",
+    "Source",
+    "SourceConfig",
+    "TableSource",
+    "TarSource",
+    "kind_of",
+    "kind_of_name",
+    "open_source",
+]

@@ -1,0 +1,144 @@
+"""What every source gives: records in the order of their keys, and how a source is named to whom it may concern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+# file name extensions of images, the likelier first: where a tar sample has several, the first of these is the image
+IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo")
+EXTENSIONS = frozenset(IMAGE_KINDS)
+SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image of a source.
+
+    Attributes:
+        key: what the image is called, such as its path relative to the source's root; unique in the source, and the
+            same whatever other images there are.
+        label: index into the source's class names, or None.
+        split: ``train``, ``val`` or ``test`` when the source itself says so, else None.
+        read: returns the encoded bytes; raises OSError when they cannot be read. Threads may call it at once.
+    """
+
+    key: str
+    label: int | None
+    split: str | None
+    read: Callable[[], bytes] = field(compare=False, repr=False)
+
+
+class Source(Protocol):
+    """A collection of images in a fixed order; every kind of source passes the same conformance tests."""
+
+    @property
+    def root(self) -> str:
+        """What the user named: a folder, an archive, a file or a pattern."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, sorted, indexed by label; empty without labels."""
+        ...
+
+    @property
+    def records(self) -> Sequence[ImageRecord]:
+        """All images, sorted by key."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """The fields of `SourceConfig` that open the same source again, as text; the kind is always among them."""
+        ...
+
+
+class _Read:
+    """Reads the image at a place of a source's index. Small, because there is one for every record that is alive."""
+
+    __slots__ = ("at", "place")
+
+    def __init__(self, at: Callable[[int], bytes], place: int) -> None:
+        self.at, self.place = at, place
+
+    def __call__(self) -> bytes:
+        return self.at(self.place)
+
+
+class Records(Sequence[ImageRecord]):
+    """Records that are made when they are asked for: a key and a few numbers each, for millions of images.
+
+    Args:
+        keys: N unique keys in any order.
+        labels: N class names or None.
+        splits: N of ``train``, ``val``, ``test`` or None; None where no image has one.
+        read: gives the bytes of the image at a place of these lists.
+
+    Attributes:
+        class_names: the names that occur, sorted.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        labels: Sequence[str | None],
+        splits: Sequence[str | None] | None,
+        read: Callable[[int], bytes],
+    ) -> None:
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        self.keys = [keys[i] for i in order]
+        self.class_names = tuple(sorted({name for name in labels if name is not None}))
+        index: dict[str | None, int] = {name: i for i, name in enumerate(self.class_names)}
+        self._label_N = np.fromiter((index.get(labels[i], -1) for i in order), np.int32, len(order))
+        self._split_N: NDArray[np.int8] | None = None
+        if splits is not None:
+            code: dict[str | None, int] = {name: i for i, name in enumerate(SPLITS)}
+            self._split_N = np.fromiter((code.get(splits[i], -1) for i in order), np.int8, len(order))
+        self._place_N = np.array(order, dtype=np.int64)
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageRecord]: ...
+
+    def __getitem__(self, index: int | slice) -> ImageRecord | list[ImageRecord]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        label = int(self._label_N[index])
+        split = -1 if self._split_N is None else int(self._split_N[index])
+        read = _Read(self._read, int(self._place_N[index]))
+        return ImageRecord(self.keys[index], None if label < 0 else label, None if split < 0 else SPLITS[split], read)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for i in range(len(self)):
+            yield self[i]
+
+    def __eq__(self, other: object) -> bool:
+        """Same keys, labels, splits and class names; bytes are not read."""
+        if not isinstance(other, Records):
+            return NotImplemented
+        return (
+            self.keys == other.keys
+            and self.class_names == other.class_names
+            and np.array_equal(self._label_N, other._label_N)
+            and list(self.splits()) == list(other.splits())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def splits(self) -> Iterator[str | None]:
+        """The split of every record, in the order of the records."""
+        if self._split_N is None:
+            yield from [None] * len(self)
+        else:
+            yield from (None if code < 0 else SPLITS[code] for code in self._split_N.tolist())

@@ -1,0 +1,138 @@
+"""Reading files of a source: nothing outside its root, nothing but regular files, no more than an image can have."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from substyle.pipelines.sources.text import LeftOut
+
+MAX_BYTES = 1 << 30  # of one encoded image: more is refused unread
+
+
+def inside(real_root: str, real_path: str) -> bool:
+    """Whether a resolved path is the resolved root or lies below it."""
+    return real_path == real_root or real_path.startswith(real_root.rstrip("/") + "/")
+
+
+def read_below(real_root: str, name: str) -> bytes:
+    """The bytes of a regular file below a folder.
+
+    Args:
+        real_root: the folder, resolved.
+        name: path relative to it; links in it are followed as long as they stay inside.
+
+    Raises:
+        OSError: no such file, no regular file, one that lies outside, or one of more than 1 GiB.
+    """
+    try:
+        path = os.path.realpath(os.path.join(real_root, name))
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), name) from error
+    if not inside(real_root, path):
+        raise PermissionError(errno.EACCES, "lies outside the source", name)
+    # a pipe that somebody put there must not block the reader
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not os.path.isfile(file.fileno()):
+            raise OSError(errno.EINVAL, "is no regular file", name)
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"has more than {MAX_BYTES} bytes", name)
+        return file.read(MAX_BYTES)
+
+
+def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> list[str]:
+    """Sorted paths, relative to a folder, of the files below it that have one of some extensions.
+
+    A link that leaves the folder is left out; a folder that is linked twice is read once.
+
+    Raises:
+        OSError: the folder itself cannot be listed.
+    """
+    real_root = os.path.realpath(root)
+    names: list[str] = []
+    seen = {real_root}
+    pending = [(real_root, "")]
+    while pending:
+        folder, prefix = pending.pop()
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            if not prefix:
+                raise
+            left_out.add(prefix.rstrip("/"), f"cannot be listed: {error.strerror}")
+            continue
+        for entry in entries:
+            name, path = prefix + entry.name, entry.path
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError as error:  # a link to itself
+                left_out.add(name, f"cannot be followed: {error.strerror}")
+                continue
+            if not is_folder and os.path.splitext(entry.name)[1].lower() not in extensions:
+                continue
+            if entry.is_symlink():
+                path = os.path.realpath(entry.path)
+                if not inside(real_root, path):
+                    left_out.add(name, "is a link out of the folder and was left out")
+                    continue
+            if is_folder:
+                if (real := os.path.realpath(path)) not in seen:
+                    seen.add(real)
+                    pending.append((path, name + "/"))
+            elif is_file:
+                names.append(name)
+    return sorted(names)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells that a file is still the one that was listed: size in bytes, time of change in ns."""
+
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Stamp:
+        """The stamp of an open file."""
+        status = os.fstat(descriptor)
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+def open_regular(path: str) -> int:
+    """A descriptor of a regular file, for reading. Raises OSError when it is none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not os.path.isfile(descriptor):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    return descriptor
+
+
+def read_span(path: str, stamp: Stamp, offset: int, size: int) -> bytes:
+    """Bytes [offset, offset + size) of a file that was listed before.
+
+    Raises:
+        OSError: it is gone, is not the file it was, ends before, or the span has more than 1 GiB.
+    """
+    if size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"an image of more than {MAX_BYTES} bytes", path)
+    descriptor = open_regular(path)
+    try:
+        if Stamp.of(descriptor) != stamp:
+            raise OSError(errno.ESTALE, "the file has changed since it was listed", path)
+        return pread_all(descriptor, offset, size, path)
+    finally:
+        os.close(descriptor)
+
+
+def pread_all(descriptor: int, offset: int, size: int, path: str) -> bytes:
+    """Bytes [offset, offset + size) of an open file. Raises OSError when it ends before."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise OSError(errno.EIO, "the file ends inside an image", path)
+        data += more
+    return data

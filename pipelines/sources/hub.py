@@ -1,0 +1,174 @@
+"""How Hugging Face lays out data sets on a disk: which files hold rows, what the columns are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources.config import SourceConfig
+from substyle.pipelines.sources.files import inside
+from substyle.pipelines.sources.names import distinct
+from substyle.pipelines.sources.patterns import Shard, shards
+from substyle.pipelines.sources.text import LeftOut, words
+
+TABLE_KINDS = (".parquet", ".arrow")
+DATASET_DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+_MAX_JSON = 1 << 26  # bytes
+_IMAGES = ("image", "img")  # what the column is called in most data sets
+
+
+def is_saved(folder: str) -> bool:
+    """Whether a folder is what `save_to_disk` writes."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (DATASET_DICT, STATE))
+
+
+def table_files(root: str, left_out: LeftOut) -> list[Shard]:
+    """The files of a data set: those that a saved one names, else all Parquet and Arrow files that the user means.
+
+    Raises:
+        ConfigError: nothing there, or descriptions that cannot be read.
+    """
+    if not os.path.isdir(root) or not is_saved(root):
+        return shards(root, TABLE_KINDS, left_out)
+    parts = [""]
+    if os.path.isfile(os.path.join(root, DATASET_DICT)):
+        parts = _strings(_json(os.path.join(root, DATASET_DICT)).get("splits"))
+    found: list[Shard] = []
+    for part in parts:
+        files = _json(os.path.join(root, part, STATE)).get("_data_files") if _plain(part) else None
+        for entry in files if isinstance(files, list) else []:
+            name = entry.get("filename") if isinstance(entry, dict) else None
+            path = os.path.join(root, part, str(name))
+            shown = f"{part}/{name}" if part else str(name)
+            if not isinstance(name, str) or not name or not _plain(name):
+                left_out.add(shown, "is no file of the data set and was left out")
+            elif not inside(os.path.realpath(root), os.path.realpath(path)):
+                left_out.add(shown, "is a link out of the data set and was left out")
+            else:
+                found.append(Shard(shown, path))
+    if not found:
+        left_out.tell()
+        raise ConfigError("images", root, f"a saved data set that names its files{left_out.first()}")
+    return sorted(set(found), key=lambda shard: shard.name)
+
+
+def _plain(name: str) -> bool:
+    return "/" not in name and "\0" not in name and name not in (".", "..")
+
+
+def _json(path: str) -> Mapping[str, Any]:
+    try:
+        if os.path.getsize(path) > _MAX_JSON:
+            raise ConfigError("images", path, f"a description of at most {_MAX_JSON} bytes")
+        with open(path, "rb") as file:
+            content = json.loads(file.read(_MAX_JSON))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError("images", path, f"a description of a data set ({words(error)})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _strings(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are what.
+
+    Attributes:
+        image: the encoded images; ``in_struct``: they are its field ``bytes``.
+        label, key, split: None without such a column.
+        classes: names of integer labels, None where they have none.
+    """
+
+    image: str
+    in_struct: bool
+    label: str | None
+    key: str | None
+    split: str | None
+    classes: tuple[str, ...] | None
+
+    @property
+    def small(self) -> list[str]:
+        """The columns, besides the images, that are read."""
+        return list(dict.fromkeys(name for name in (self.label, self.key, self.split) if name))
+
+
+def columns(schema: pa.Schema, path: str, config: SourceConfig) -> Columns:
+    """Find the columns of a file.
+
+    Raises:
+        ConfigError: no column of images, several, or one that is asked for and is not there or does not fit.
+    """
+    kinds = {field.name: field.type for field in schema}
+    features = _features(schema, path)
+    image = _image_column(kinds, features, path, config.image_column)
+    label = _column(kinds, "label_column", config.label_column, ("label",), path)
+    split = _column(kinds, "split_column", config.split_column, ("split",), path)
+    key = _column(kinds, "path_column", config.path_column, (), path)
+    feature = features.get(label or "")
+    names = _strings(feature.get("names")) if isinstance(feature, dict) else []
+    classes = tuple(distinct(names, [str(i) for i in range(len(names))])) if names else None
+    return Columns(image, pa.types.is_struct(kinds[image]), label, key, split, classes)
+
+
+def _features(schema: pa.Schema, path: str) -> Mapping[str, Any]:
+    """What the data set says of its columns, in the schema or in a file beside it; empty where it says nothing."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    beside = os.path.join(os.path.dirname(path), INFO)
+    try:
+        if text is not None:
+            content = json.loads(text)
+            features = content["info"]["features"] if isinstance(content, dict) else None
+        else:
+            features = _json(beside).get("features") if os.path.isfile(beside) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        features = None
+    return features if isinstance(features, dict) else {}
+
+
+def _image_column(kinds: Mapping[str, pa.DataType], features: Mapping[str, Any], path: str, asked: str) -> str:
+    fit = [name for name, kind in kinds.items() if _holds_bytes(kind)]
+    if asked:
+        if asked not in fit:
+            raise ConfigError("source.image_column", asked, f"a column of {path} with bytes: {_list(fit)}")
+        return asked
+    marked = [name for name in fit if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]
+    for found in ([name for name in _IMAGES if name in fit][:1], marked, fit):
+        if len(found) == 1:
+            return found[0]
+    raise ConfigError("source.image_column", "nothing", f"the column of {path} that holds images: {_list(fit)}")
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return bool(index >= 0 and _is_binary(kind.field(index).type))
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _column(kinds: Mapping[str, pa.DataType], field: str, asked: str, usual: Sequence[str], path: str) -> str | None:
+    fit = [name for name, kind in kinds.items() if _is_plain(kind)]
+    if asked and asked not in fit:
+        raise ConfigError(f"source.{field}", asked, f"a column of {path} with text or whole numbers: {_list(fit)}")
+    return asked or next((name for name in usual if name in fit), None)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(name[:50] for name in names[:20]) or "it has none"

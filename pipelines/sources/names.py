@@ -1,0 +1,106 @@
+"""Names that mean something: splits in the names of files, readable names of classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources.base import SPLIT_FOLDERS
+from substyle.pipelines.sources.text import label_text
+
+WNID = re.compile(r"n\d{8}")
+MAX_LIST = 1 << 28  # bytes of a file of names or synsets
+_WORDS = re.compile(r"[^A-Za-z]+")
+
+
+def splits_of_files(names: Sequence[str]) -> list[str] | None:
+    """The split of each of some shards, from the words of its path: ``data/train-00000-of-00004.parquet`` is train.
+
+    Returns:
+        None unless every path names exactly one split and one of them is train: as with folders, a name here and
+        there says nothing.
+    """
+    found: list[str] = []
+    for name in names:
+        splits = {SPLIT_FOLDERS[word] for word in _WORDS.split(name.lower()) if word in SPLIT_FOLDERS}
+        if len(splits) != 1:
+            return None
+        found += splits
+    return found if "train" in found else None
+
+
+def split_text(value: object, where: str) -> str | None:
+    """A split as a file gives it; None for an empty one. Raises ConfigError for another word."""
+    text = str(value).strip().lower() if value is not None else ""
+    if not text:
+        return None
+    if text not in SPLIT_FOLDERS:
+        raise ConfigError(f"split {where}", value, ", ".join(SPLIT_FOLDERS))
+    return SPLIT_FOLDERS[text]
+
+
+def read_lines(path: Path, field: str) -> list[str]:
+    """The lines of a small text file, without their ends. Raises ConfigError when it cannot be read as UTF-8."""
+    try:
+        if path.stat().st_size > MAX_LIST:
+            raise ConfigError(field, str(path), f"a text file of at most {MAX_LIST} bytes")
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(field, str(path), f"a text file that can be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class Names:
+    """Readable and unique names of classes, by what a source calls them: a synset, or a number as text."""
+
+    by_synset: Mapping[str, str] = field(default_factory=dict)
+    by_number: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, label: str | None) -> str | None:
+        """The name of a class; what it is called already where there is none."""
+        return label if label is None else self.by_synset.get(label) or self.by_number.get(label, label)
+
+    def of_numbered(self, number: int, name: str) -> str:
+        """The name of a class that has both; a number counts only where the file has no synsets."""
+        return self.by_synset.get(name) or (name if self.by_synset else self.by_number.get(str(number), name))
+
+
+def read_names(path: Path | None) -> Names:
+    """Readable names of classes.
+
+    Args:
+        path: a file whose lines are ``n01440764 tench, Tinca tinca`` (the first name counts; line i also names the
+            class with the number i), or a name for the class of each number, from 0. Where two classes have one name,
+            as ImageNet's two cranes, the synset or the number stands behind it. None for no names.
+    """
+    if path is None:
+        return Names()
+    lines = [line.strip() for line in read_lines(path, "source.names")]
+    while lines and not lines[-1]:
+        lines.pop()
+    pairs = [([*line.split(maxsplit=1), "", ""])[:2] for line in lines]
+    numbers = [str(i) for i in range(len(lines))]
+    if not all(WNID.fullmatch(first) for first, _ in pairs):
+        return Names(by_number=dict(zip(numbers, distinct(lines, numbers), strict=True)))
+    synsets = [first for first, _ in pairs]
+    unique = distinct([rest.split(",")[0] for _, rest in pairs], synsets)
+    return Names(dict(zip(synsets, unique, strict=True)), dict(zip(numbers, unique, strict=True)))
+
+
+def distinct(texts: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Class names from texts: an empty one is replaced by its id, one that is there twice is followed by it."""
+    names = [_name(text) or number for text, number in zip(texts, ids, strict=True)]
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return [name if counts[name] == 1 else f"{name} ({number})" for name, number in zip(names, ids, strict=True)]
+
+
+def _name(text: str) -> str | None:
+    try:
+        return label_text(text)
+    except ValueError:  # too long for a name
+        return None

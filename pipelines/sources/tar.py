@@ -1,0 +1,200 @@
+"""Photographs in tar shards, as WebDataset writes them: an index from their headers, bytes by offset."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import tar_headers
+from substyle.pipelines.sources.base import IMAGE_KINDS, Records
+from substyle.pipelines.sources.config import SourceConfig
+from substyle.pipelines.sources.files import Stamp, open_regular, pread_all, read_span
+from substyle.pipelines.sources.names import Names, read_names, splits_of_files
+from substyle.pipelines.sources.patterns import Shard, shards
+from substyle.pipelines.sources.text import MAX_TEXT, LeftOut, key_text, label_text, words
+
+TAR_KINDS = (".tar",)
+COMPRESSED_KINDS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+JSON_LABEL = "label"
+MAX_CLS, MAX_JSON = 4096, 1 << 20  # bytes of a member that holds a label
+_CUT = -1  # size of an image whose shard ends inside it
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What the members of one key say."""
+
+    offset: int = 0
+    size: int = 0
+    rank: tuple[int, int] | None = None
+    labels: dict[str, str | None] = field(default_factory=dict)
+
+
+class TarSource:
+    """Images in a tar file, a folder of tar files, or those that a pattern names (see `patterns.shards`).
+
+    Members whose names agree up to the first dot of their base name are a sample: ``cat/0001.jpg``, ``cat/0001.cls``,
+    ``cat/0001.json``. The image is the member with an image's extension (``.jpg`` before ``.png``, a plain extension
+    before one like ``.seg.png``). The label is the text or number in ``.cls``, else the field ``label`` of ``.json``;
+    with ``config.json_label`` that field comes first. Shards whose names all say train, val or test, one of them train,
+    have these splits.
+
+    A key is ``<shard>/<member up to the first dot>``, such as ``train-0000.tar/cat/0001``: always with the shard, so
+    that a further shard that repeats a name changes no other key. In one shard the first member of a name counts.
+
+    Links, devices, sparse files, absolute names and names with ``..`` are left out and named. Where a shard is damaged
+    its images up to there are kept, the damage is named, and an image that the shard ends inside fails when it is read.
+
+    Raises:
+        ConfigError: nothing there, a compressed shard, or no image in any.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
+        config = (config or SourceConfig()).of_kind("tar")
+        self.root, self.options = str(root), config.options()
+        if self.root.lower().endswith(COMPRESSED_KINDS):
+            raise ConfigError("images", self.root, "tar files that are not compressed: these are read at any place")
+        left_out = LeftOut(self.root)
+        self._index = _Index()
+        found = shards(self.root, TAR_KINDS, left_out)
+        splits = splits_of_files([shard.name for shard in found])
+        readable = read_names(config.names)
+        for number, shard in enumerate(found):
+            self._index.add(shard, splits[number] if splits else None, config.json_label, readable, left_out)
+        self.refused = left_out.tell()
+        if not self._index.keys:
+            kinds = " ".join(IMAGE_KINDS)
+            raise ConfigError("images", self.root, f"tar files that hold images ({kinds}){left_out.first()}")
+        index = self._index
+        self.records = Records(index.keys, index.labels, index.splits if splits else None, index.read)
+        del index.keys, index.labels, index.splits
+        self.class_names = self.records.class_names
+
+
+class _Index:
+    """Where every image lies: lists with an entry for each."""
+
+    def __init__(self) -> None:
+        self.shards: list[tuple[str, Stamp]] = []
+        self.keys: list[str] = []
+        self.labels: list[str | None] = []
+        self.splits: list[str | None] = []
+        self._shard, self._offset, self._size = array("l"), array("q"), array("q")
+
+    def add(self, shard: Shard, split: str | None, json_label: str, readable: Names, left_out: LeftOut) -> None:
+        """List one shard. Raises ConfigError when it is compressed."""
+        try:
+            descriptor = open_regular(shard.path)
+        except OSError as error:
+            left_out.add(shard.name, f"cannot be read: {error.strerror}")
+            return
+        try:
+            packed = tar_headers.compression(descriptor)
+            if packed:
+                raise ConfigError("images", shard.path, f"tar files that are not compressed; this is {packed}")
+            stamp = Stamp.of(descriptor)
+            samples = _samples(descriptor, shard, json_label, left_out)
+        except OSError as error:
+            left_out.add(shard.name, f"cannot be read: {error.strerror}")
+            return
+        finally:
+            os.close(descriptor)
+        number = len(self.shards)
+        self.shards.append((shard.path, stamp))
+        for key, sample in samples.items():
+            if sample.rank is None:
+                continue
+            order = ("json", "cls") if json_label else ("cls", "json")
+            label = sample.labels.get(order[0]) or sample.labels.get(order[1])
+            self.keys.append(f"{shard.name}/{key}")
+            self.labels.append(readable.of(label))
+            self.splits.append(split)
+            self._shard.append(number)
+            self._offset.append(sample.offset)
+            self._size.append(sample.size)
+
+    def read(self, place: int) -> bytes:
+        """The bytes of the image at a place of the lists."""
+        path, stamp = self.shards[self._shard[place]]
+        if self._size[place] == _CUT:
+            raise OSError(errno.EIO, "the tar file ends inside this image", path)
+        return read_span(path, stamp, self._offset[place], self._size[place])
+
+
+def _samples(descriptor: int, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:
+    """The samples of a shard by their keys."""
+    samples: dict[str, _Sample] = {}
+    try:
+        for member in tar_headers.members(descriptor):
+            where = f"{shard.name}: {member.name}"
+            if member.kind == tar_headers.FOLDER:
+                continue
+            if member.kind != tar_headers.FILE:
+                left_out.add(where, f"is a {member.kind} and was left out")
+                continue
+            name = _safe(member.name)
+            if name is None:
+                left_out.add(where, "is no path inside the tar file and was left out")
+                continue
+            key, kind = _split(name)
+            if not key:
+                continue
+            sample = samples.setdefault(key, _Sample())
+            rank = _rank(kind)
+            if rank is not None:
+                if sample.rank is not None:
+                    left_out.note(where, "is a further image of its sample; one is taken")
+                if sample.rank is None or rank < sample.rank:
+                    sample.rank, sample.offset, sample.size = rank, member.offset, member.size if member.whole else _CUT
+            elif kind in _LABELS and member.whole and kind not in sample.labels:
+                sample.labels[kind] = None
+                read, limit = _LABELS[kind]
+                try:
+                    if member.size > limit:
+                        raise ValueError(f"{member.size} bytes")
+                    data = pread_all(descriptor, member.offset, member.size, shard.path)
+                    sample.labels[kind] = read(data, json_label)
+                except (ValueError, RecursionError) as error:
+                    left_out.note(where, f"holds no label: {words(error)}")
+    except tar_headers.TarDamage as damage:
+        left_out.add(shard.name, str(damage))
+    return samples
+
+
+def _safe(name: str) -> str | None:
+    """A member's name without ``.`` and double slashes; None for one that is absolute, goes up, or is no name."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name or not parts or len(name) > MAX_TEXT:
+        return None
+    return key_text("/".join(parts))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension: the base name is cut at its first dot. The key of a name that begins with a dot is empty."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, kind = base.partition(".")
+    return (folder + slash + stem, kind.lower()) if stem and dot else ("", "")
+
+
+def _rank(kind: str) -> tuple[int, int] | None:
+    """The place of an image's extension among those of its sample, None for no image."""
+    inner, _, last = kind.rpartition(".")
+    return (bool(inner), IMAGE_KINDS.index(f".{last}")) if f".{last}" in IMAGE_KINDS else None
+
+
+def _cls(data: bytes, json_label: str) -> str | None:
+    del json_label
+    return label_text(data.decode("utf-8"))
+
+
+def _json(data: bytes, json_label: str) -> str | None:
+    content = json.loads(data)
+    return label_text(content.get(json_label or JSON_LABEL)) if isinstance(content, dict) else None
+
+
+_LABELS: dict[str, tuple[Callable[[bytes, str], str | None], int]] = {"cls": (_cls, MAX_CLS), "json": (_json, MAX_JSON)}

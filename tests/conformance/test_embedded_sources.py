@@ -1,0 +1,164 @@
+"""The same photographs give the same embeddings, whatever kind of source they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conformance.kinds import CLASSES, KINDS, Kind, hub, photographs, tar
+
+from substyle.engine.cli import main
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.load import load_table
+from substyle.engine.table import EmbeddingTable
+from substyle.pipelines.sources import SourceConfig, open_source
+
+PHOTOGRAPHS = photographs()
+SMALL = ["--suite", "identity,grayscale", "--canvas", "64", "--batch", "4", "--threads", "1", "--precision", "fp32"]
+
+
+def options(config: SourceConfig) -> list[str]:
+    """As a user would give a configuration."""
+    flags = {"kind": "--source-kind", "image_column": "--image-column", "label_column": "--label-column"}
+    flags |= {"synsets": "--synsets", "names": "--class-names"}
+    return [part for name, value in config.options().items() if name in flags for part in (flags[name], value)]
+
+
+def table(store: Path, backbone: str) -> EmbeddingTable:
+    return load_table(EmbeddingStore.open(store), backbone)
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert isinstance(answer, dict)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def by_number(tmp_path_factory: pytest.TempPathFactory) -> dict[int, np.ndarray[Any, Any]]:
+    """Embeddings of the unchanged photographs, as a folder gives them."""
+    root = tmp_path_factory.mktemp("folder")
+    (root / "images").mkdir()
+    KINDS[0].build(root / "images", PHOTOGRAPHS)
+    arguments = ["embed", str(root / "images"), "--store", str(root / "s.zarr"), "--backbone", "control:pixels"]
+    assert main([*arguments, *SMALL, "--quiet"]) == 0
+    found = table(root / "s.zarr", "control:pixels")
+    numbers = [int(key.rpartition("_")[2].split(".")[0]) for key in found.keys]
+    return dict(zip(numbers, found.x_TND[0], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_embed_and_embed_again_without_naming_the_source(
+    kind: Kind, tmp_path: Path, by_number: dict[int, np.ndarray[Any, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, store = tmp_path / "images", tmp_path / "s.zarr"
+    root.mkdir()
+    kind.build(root, PHOTOGRAPHS)
+    config = kind.config(root)
+    arguments = ["embed", str(root / kind.path), "--store", str(store), "--backbone", "control:pixels"]
+    assert main([*arguments, *options(config), *SMALL, "--quiet", "--json"]) == 0
+    answer = last_json(capsys)
+    assert (answer["images"], answer["quarantined"]) == (12, {})
+    found = table(store, "control:pixels")
+    assert found.class_names == CLASSES
+    source = open_source(root / kind.path, config if kind.name != "parquet-file" else SourceConfig(
+        image_column="picture", label_column="class"
+    ))  # fmt: skip
+    number = {photo.data: photo.number for photo in PHOTOGRAPHS}
+    read = {record.key: number[record.read()] for record in source.records}
+    for key, x_D in zip(found.keys, found.x_TND[0], strict=True):
+        np.testing.assert_array_equal(x_D, by_number[read[key]])
+    again = ["embed", "--store", str(store), "--backbone", "control:statistics", *SMALL, "--quiet", "--json"]
+    assert main(again) == 0
+    assert last_json(capsys)["quarantined"] == {}
+    assert np.isfinite(table(store, "control:statistics").x_TND).all()
+
+
+STUDY = """
+name = "shards"
+suite = "identity,gaussian_blur,defocus_blur,grayscale,channel_permute,jpeg,low_resolution"
+canvas = 64
+images = "shards/{train,val}-*.tar"
+backbones = ["control:pixels"]
+gallery = 1
+[source]
+kind = "tar"
+names = "names.txt"
+[shift]
+others = "shifted/data/*.parquet"
+[embed]
+batch = 8
+shard_rows = 16
+[probes]
+steps = 20
+mlp_steps = 10
+multitask_steps = 10
+widths = [16]
+learning_rates = [1e-2]
+weight_decays = [1e-2]
+seeds = 1
+bootstrap = 100
+[analysis]
+ks = [1]
+"""
+
+
+def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a [study] {of} shards"
+    (folder / "shards").mkdir(parents=True)
+    (folder / "shifted").mkdir()
+    tar(folder / "shards", photographs(range(1, 49)))
+    hub(folder / "shifted", photographs(range(60, 70)))
+    (folder / "names.txt").write_text(f"{CLASSES[0]} tench, Tinca tinca\n{CLASSES[1]} spaniel\n{CLASSES[2]} saw\n")
+    (folder / "study.toml").write_text(STUDY)
+    out = tmp_path / "out"
+    assert main(["run", str(folder / "study.toml"), "--out", str(out), "--quiet", "--json"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["images"] == 48
+    assert results["classes"] == ["saw", "spaniel", "tench"]
+    assert results["splits"]["test"] == 12  # the validation shards
+    # classes of the other photographs are known by the numbers that their features name, and these by the same file
+    assert results["backbones"]["control:pixels"]["shift"]["others"]["images"] == 10
+    (probe,) = (out / "probes").glob("control_pixels-*/semantic-linear.safetensors")
+    capsys.readouterr()
+    for images, count in ((f"{folder}/shards/val-*.tar", 12), (str(folder / "shifted"), 10)):
+        assert main(["predict", str(probe), images, "--quiet", "--json", "--top", "1"]) == 0
+        rows = last_json(capsys)["predictions"]
+        assert len(rows) == count
+        assert {row["outputs"]["class"][0]["label"] for row in rows} <= {"saw", "spaniel", "tench"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none-{0..3}.tar"], "4 are not: none-0.tar, none-1.tar"),
+        (["x.tar.gz"], "tar files that are not compressed"),
+        (["x.tar"], "x.tar has no header where one should be, at byte 0"),
+        (["x.parquet"], "x.parquet cannot be read"),
+        (["x.csv"], "source.path_column: got 'nothing'"),
+        (["x.csv", "--label-column", "b"], "source.path_column"),
+        ([".", "--source-kind", "zip"], "source.kind: got 'zip'"),
+        ([".", "--synsets", "none.txt"], "a folder with train/<synset>/ and val/"),
+        ([".", "--label-column", "x", "--source-kind", "folder"], "source.label_column"),
+        ([".", "--class-names", "none.txt", "--source-kind", "tar"], "source.names"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.tar.gz", "x.tar", "x.parquet", "x.csv"):
+        (tmp_path / name).write_bytes(b"neither this nor that, " * 50)
+    assert main(["embed", *arguments, "--store", "s.zarr", "--backbone", "control:pixels"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.splitlines()[-1].startswith("substyle: ")
+    assert "Traceback" not in error
+    assert not (tmp_path / "s.zarr").exists()

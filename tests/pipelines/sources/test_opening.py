@@ -1,0 +1,124 @@
+"""Which kind of source is there, and what a configuration may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conformance.kinds import write_tar
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources.base import Records
+
+
+def fill(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".tar"):
+            write_tar(path, [("1.jpg", b"1")])
+        elif name.endswith(".parquet"):
+            pq.write_table(pa.table({"image": [b"1"]}), path)
+        else:
+            path.write_text("path\na.jpg\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "kind"),
+    [
+        (("cat/a.jpg", "notes.csv"), ".", "folder"),
+        (("a.jpg", "list.csv"), "list.csv", "list"),
+        (("a.jpg", "list.TSV"), "list.TSV", "list"),
+        (("x.tar",), "x.tar", "tar"),
+        (("s/x.tar", "readme.md"), ".", "tar"),
+        (("x-0.tar", "x-1.tar"), "x-{0..1}.tar", "tar"),
+        (("x.parquet",), "x.parquet", "parquet"),
+        (("data/train-0.parquet", "README.md"), ".", "parquet"),
+        (("a.parquet",), "*.parquet", "parquet"),
+        (("train/n00000001/a.jpg", "val/n00000001/b.jpg"), ".", "folder"),
+        (("state.json",), ".", "parquet"),
+        (("dataset_dict.json",), ".", "parquet"),
+    ],
+)
+def test_what_is_there(tmp_path: Path, names: tuple[str, ...], path: str, kind: str) -> None:
+    fill(tmp_path, *names)
+    assert kind_of(tmp_path / path) == kind
+    if not path.endswith(".TSV") and not names[0].endswith(".json"):
+        source = open_source(tmp_path / path)
+        assert source.options == {"kind": kind}
+        assert len(source.records) >= 1
+        assert open_source(str(tmp_path / path), SourceConfig(kind=kind)).records == source.records
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "message"),
+    [
+        ((), "nothing", "a folder of images.*nothing is there"),
+        ((), "nothing-{0..1}", "for a file of another name say"),
+        ((), "nothing-{0..1}.tar", "2 are not: nothing-0.tar"),
+        ((), ".", "holds none"),
+        (("readme.md",), ".", "holds none"),
+        (("a.jpg",), "a.jpg", "a folder of images"),
+        (("x.tar.gz",), "x.tar.gz", "not compressed"),
+        (("a.jpg", "x.tar"), ".", "there are 1 of kind folder, 1 of kind tar: say source.kind"),
+        (("list.csv",), ".", "this one has a list: name it, .*/list.csv"),
+        (("train/n00000001/a.jpg", "val/b.jpg"), ".", r"source\.synsets: got 'nothing'"),
+    ],
+)
+def test_what_cannot_be_opened(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:
+    fill(tmp_path, *names)
+    with pytest.raises(ConfigError, match=message):
+        open_source(tmp_path / path)
+
+
+def test_the_kind_that_is_asked_for_is_opened(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg", "x.tar")
+    assert [r.key for r in open_source(tmp_path, SourceConfig("folder")).records] == ["a.jpg"]
+    assert [r.key for r in open_source(tmp_path, SourceConfig("tar")).records] == ["x.tar/1"]
+    (tmp_path / "x.tar").rename(tmp_path / "shard")
+    assert [r.key for r in open_source(tmp_path / "shard", SourceConfig("tar")).records] == ["shard/1"]
+
+
+def test_fields_belong_to_kinds(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"source\.kind: got 'zip'; allowed: auto, folder, list, tar, parquet"):
+        SourceConfig("zip")
+    with pytest.raises(
+        ConfigError, match=r"source\.image_column: got 'x'; allowed: only with kind parquet; this is tar"
+    ):
+        SourceConfig("tar", image_column="x")
+    with pytest.raises(ConfigError, match=r"source\.label_column.*only with kind list or parquet; this is folder"):
+        open_source(fill(tmp_path, "a.jpg"), SourceConfig(label_column="x"))
+
+
+def test_options_are_a_configuration_as_text() -> None:
+    config = SourceConfig("parquet", image_column="img", names=Path("n.txt"))
+    assert config.options() == {"kind": "parquet", "image_column": "img", "names": "n.txt"}
+    assert SourceConfig.from_options(config.options()) == config
+    assert SourceConfig.from_options({}) == SourceConfig()
+    assert config.fitting("tar") == SourceConfig("tar", names=Path("n.txt"))
+    with pytest.raises(ConfigError, match=r"source\.colour: got 'x'; allowed: no such field"):
+        SourceConfig.from_options({"colour": "x"})
+
+
+def test_records_are_made_when_asked_for() -> None:
+    asked: list[int] = []
+
+    def read(place: int) -> bytes:
+        asked.append(place)
+        return b"%d" % place
+
+    records = Records(["b", "c", "a"], ["x", None, "y"], ["train", "val", "test"], read)
+    assert [(r.key, r.label, r.split) for r in records] == [("a", 1, "test"), ("b", 0, "train"), ("c", None, "val")]
+    assert records.class_names == ("x", "y")
+    assert (records[-1].key, [r.key for r in records[::-2]]) == ("c", ["c", "a"])
+    assert not asked
+    assert [r.read() for r in records] == [b"2", b"0", b"1"]
+    assert records == Records(["a", "b", "c"], ["y", "x", None], ["test", "train", "val"], read)
+    assert records != Records(["a", "b", "c"], ["y", "z", None], ["test", "train", "val"], read)
+    assert records != Records(["a", "b", "c"], ["y", "x", "x"], ["test", "train", "val"], read)
+    assert records != Records(["a", "b", "c"], ["y", "x", None], None, read)
+    assert records != [1]

@@ -1,0 +1,330 @@
+"""Parquet files and saved data sets: columns, labels, row groups, and files that are not what they claim to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conformance.kinds import IMAGE
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import SourceConfig, TableSource
+from substyle.pipelines.sources import parquet_rows as rows_module
+
+BLOBS = [bytes([65 + i]) * (100 + i) for i in range(10)]
+
+
+def structs(blobs: Sequence[bytes | None]) -> pa.Array:
+    return pa.array([{"bytes": blob, "path": f"{i}.jpg"} for i, blob in enumerate(blobs)], IMAGE)
+
+
+def parquet(path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None, **more: Any) -> Path:  # noqa: ANN401
+    table = pa.table(columns)
+    if features is not None:
+        table = table.replace_schema_metadata({b"huggingface": json.dumps({"info": {"features": features}}).encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **more)
+    return path
+
+
+def arrow(path: Path, columns: dict[str, Any], rows: int = 3, **more: Any) -> Path:  # noqa: ANN401
+    table = pa.table(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.ipc.new_stream(path, table.schema, **more) as stream:
+        stream.write_table(table, max_chunksize=rows)
+    return path
+
+
+def labels(source: TableSource) -> list[str | None]:
+    return [None if r.label is None else source.class_names[r.label] for r in source.records]
+
+
+def test_the_key_is_the_file_and_the_row(tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", {"image": structs(BLOBS[:2])})
+    arrow(tmp_path / "more.arrow", {"image": structs(BLOBS[2:4])})
+    assert {record.key: record.read() for record in TableSource(tmp_path).records} == {
+        "data/train-00000-of-00001.parquet/000000000": BLOBS[0],
+        "data/train-00000-of-00001.parquet/000000001": BLOBS[1],
+        "more.arrow/000000000": BLOBS[2],
+        "more.arrow/000000001": BLOBS[3],
+    }
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("write", [parquet, arrow])
+def test_every_form_of_bytes(tmp_path: Path, kind: pa.DataType, nested: bool, write: Any) -> None:  # noqa: ANN401
+    blobs = [*BLOBS[:4], None, b"", *BLOBS[4:]]
+    column = pa.array(blobs, kind)
+    if nested:
+        column = pa.StructArray.from_arrays([pa.array(range(12)), column], ["other", "bytes"])
+    file = write(tmp_path / f"x.{write.__name__}", {"picture": column, "label": pa.array(range(12))})
+    source = TableSource(file)
+    for blob, record in zip(blobs, source.records, strict=True):
+        if blob is None:
+            with pytest.raises(OSError, match="holds no image bytes"):
+                record.read()
+        else:
+            assert record.read() == blob
+
+
+@pytest.mark.parametrize("write", [parquet, arrow])
+def test_a_missing_struct_holds_no_bytes(tmp_path: Path, write: Any) -> None:  # noqa: ANN401
+    file = write(tmp_path / f"x.{write.__name__}", {"image": pa.array([{"bytes": b"x", "path": "a"}, None], IMAGE)})
+    first, second = TableSource(file).records
+    assert first.read() == b"x"
+    with pytest.raises(OSError, match="holds no image bytes"):
+        second.read()
+
+
+def test_the_file_format_of_arrow(tmp_path: Path) -> None:
+    table = pa.table({"image": structs(BLOBS)})
+    with pa.ipc.new_file(tmp_path / "x.arrow", table.schema) as file:
+        file.write_table(table, max_chunksize=4)
+    assert [record.read() for record in TableSource(tmp_path / "x.arrow").records] == BLOBS
+
+
+def test_compressed_arrow_is_refused(tmp_path: Path) -> None:
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    blobs = [b"x" * 10_000] * 3
+    with pytest.raises(ConfigError, match="its buffers are compressed"):
+        TableSource(arrow(tmp_path / "x.arrow", {"image": structs(blobs)}, options=options))
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "found"),
+    [
+        (("image", "thumbnail"), "", "image"),
+        (("thumbnail", "img"), "", "img"),
+        (("picture",), "", "picture"),
+        (("a", "b"), "b", "b"),
+        (("a", "b"), "", None),
+        (("image",), "b", None),
+        ((), "", None),
+    ],
+)
+def test_which_column_holds_images(tmp_path: Path, columns: tuple[str, ...], asked: str, found: str | None) -> None:
+    content: dict[str, Any] = {name: [f"{name} {i}".encode() for i in range(3)] for name in columns}
+    file = parquet(tmp_path / "x.parquet", {**content, "caption": ["x"] * 3})
+    config = SourceConfig(image_column=asked)
+    if found is None:
+        with pytest.raises(ConfigError, match=r"source\.image_column"):
+            TableSource(file, config)
+    else:
+        assert TableSource(file, config).records[0].read() == f"{found} 0".encode()
+
+
+def test_the_features_say_which_column_holds_images(tmp_path: Path) -> None:
+    columns = {"a": [b"a"], "b": [b"b"], "c": [b"c"]}
+    file = parquet(tmp_path / "x.parquet", columns, {"b": {"_type": "Image"}, "a": {"_type": "Value"}, "c": 3})
+    assert TableSource(file).records[0].read() == b"b"
+
+
+def test_class_labels(tmp_path: Path) -> None:
+    features = {"label": {"_type": "ClassLabel", "names": ["zebra", "crane", "crane", "", "ape"]}}
+    content = {"image": structs(BLOBS[:7]), "label": pa.array([4, 0, -1, None, 1, 2, 99], pa.int8())}
+    source = TableSource(parquet(tmp_path / "x.parquet", content, features))
+    assert source.class_names == ("ape", "crane (1)", "crane (2)", "zebra")
+    assert labels(source) == ["ape", "zebra", None, None, "crane (1)", "crane (2)", None]
+
+
+def test_labels_from_the_description_beside_the_file(tmp_path: Path) -> None:
+    arrow(tmp_path / "data-0.arrow", {"image": structs(BLOBS[:3]), "label": [1, 0, 1]})
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data-0.arrow"}]}')
+    (tmp_path / "dataset_info.json").write_text('{"features": {"label": {"names": ["cat", "dog"]}}}')
+    assert labels(TableSource(tmp_path)) == ["dog", "cat", "dog"]
+
+
+def test_readable_names(tmp_path: Path) -> None:
+    content = {"image": structs(BLOBS[:3]), "label": [1, 0, 2]}
+    file = parquet(tmp_path / "x.parquet", content, {"label": {"names": ["n01440764", "n03000000", "n01443537"]}})
+    config = SourceConfig(names=tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("tench\ngoldfish\nsaw\n")
+    assert labels(TableSource(file, config)) == ["goldfish", "tench", "saw"]
+    # a data set of a few synsets numbers them in its own way: the synset counts, not the line
+    (tmp_path / "names.txt").write_text("n01443537 goldfish, Carassius auratus\nn01440764 tench\n")
+    assert labels(TableSource(file, config)) == ["n03000000", "tench", "goldfish"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["b", None, "a"], ["b", None, "a"]),
+        (pa.array(["b", None, "a"]).dictionary_encode(), ["b", None, "a"]),
+        (pa.array(["b", "", "a" * 2000], pa.large_string()), ["b", None, None]),
+        (pa.array([3, 10, None], pa.uint64()), ["3", "10", None]),
+        ([0.5, 1.0, 2.0], [None, None, None]),
+        ([b"a", b"b", b"c"], [None, None, None]),
+    ],
+    ids=["text", "dictionary", "odd", "number", "fraction", "bytes"],
+)
+def test_labels_of_other_types(tmp_path: Path, values: Any, expected: list[str | None]) -> None:  # noqa: ANN401
+    columns = {"image": structs(BLOBS[:3]), "label": values}
+    assert labels(TableSource(parquet(tmp_path / "x.parquet", columns))) == expected
+    assert labels(TableSource(arrow(tmp_path / "x.arrow", columns))) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"info": 3}', '{"info": {"features": {"label": {"names": [1, {}]}}}}', "{" * 9999]
+)
+def test_features_that_are_none(tmp_path: Path, text: str) -> None:
+    table = pa.table({"image": structs(BLOBS[:2]), "label": [1, 0]}).replace_schema_metadata({b"huggingface": text})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert labels(TableSource(tmp_path / "x.parquet")) == ["1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("data/train-0.parquet", "data/validation-0.parquet", "data/test-0.parquet"), ["test", "train", "val"]),
+        (("default/train/0000.parquet", "default/test/0000.parquet"), ["test", "train"]),
+        (("train-0.parquet", "extra-0.parquet"), [None, None]),
+    ],
+)
+def test_splits_from_the_names_of_files(tmp_path: Path, names: tuple[str, ...], splits: list[str | None]) -> None:
+    for name in names:
+        parquet(tmp_path / name, {"image": structs(BLOBS[:1])})
+    assert [record.split for record in TableSource(tmp_path).records] == splits
+
+
+def test_an_unknown_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split of x.parquet/000000001: got 'dev'"):
+        TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), "split": ["train", "dev"]}))
+
+
+def test_ids_as_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ids = ["b", "a", None, "b", "", "x" * 2000, "../c", "d"]
+    source = TableSource(
+        parquet(tmp_path / "x.parquet", {"id": ids, "image": structs(BLOBS[:8])}), SourceConfig(path_column="id")
+    )
+    found = {record.key: record.read() for record in source.records}
+    assert found == {"../c": BLOBS[6], "a": BLOBS[1], "b": BLOBS[0], "d": BLOBS[7]}
+    assert len(source.refused) == 4
+    assert "that is there already ('b')" in caplog.text
+
+
+def test_rows_are_decoded_in_small_blocks_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = [bytes([i]) * 50_000 for i in range(100)]
+    file = parquet(tmp_path / "x.parquet", {"image": structs(blobs)}, row_group_size=60, compression="none")
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 500_000)
+    decoded: list[int] = []
+    batches = rows_module._batches
+
+    def counted(rows: Any, group: int) -> Any:  # noqa: ANN401
+        for batch in batches(rows, group):
+            decoded.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(rows_module, "_batches", counted)
+    source = TableSource(file)
+    assert [record.read() for record in source.records] == blobs
+    assert sum(decoded) == 100
+    assert max(decoded) <= 10
+    kept = source._files[0]._blocks._blocks  # type: ignore[union-attr]
+    assert len(kept) == rows_module.BLOCKS
+    decoded.clear()
+    assert source.records[99].read() == blobs[99]
+    assert not decoded
+    assert source.records[3].read() == blobs[3]  # back to the first group
+    assert source.records[25].read() == blobs[25]  # on from there
+    assert sum(decoded) <= 30
+
+
+@pytest.mark.parametrize("back", [20, -1000], ids=["header", "content"])
+def test_a_broken_page_spoils_only_what_follows_in_its_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: int
+) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 100_000)
+    blobs = [bytes([i]) * 50_000 for i in range(40)]
+    more = {"row_group_size": 20, "use_dictionary": False, "data_page_size": 50_000, "write_batch_size": 1}
+    file = parquet(
+        tmp_path / "x.parquet", {"image": blobs}, compression="none", write_page_checksum=True, **more
+    )  # a page for each row
+    data = bytearray(file.read_bytes())
+    at = data.index(blobs[10]) - back
+    data[at : at + 16] = b"\xff" * 16
+    file.write_bytes(data)
+    outcomes = []
+    for record, blob in zip(TableSource(file).records, blobs, strict=True):
+        try:
+            outcomes.append(record.read() == blob)
+        except OSError as error:
+            outcomes.append("cannot be decoded" in str(error))
+            assert 8 <= int(record.key[-3:]) < 20
+    assert all(outcomes)
+    assert outcomes.count(True) == 40
+
+
+@pytest.mark.parametrize("end", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"ARROW1", b"garbage" * 100, b"PAR1" + bytes(100) + b"PAR1", bytes(1000)]
+)
+def test_garbage_is_left_out_and_named(
+    tmp_path: Path, end: str, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / f"bad.{end}").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"files with rows of images .bad.{end} cannot be read"):
+        TableSource(tmp_path)
+    parquet(tmp_path / "good.parquet", {"image": structs(BLOBS)})
+    source = TableSource(tmp_path)
+    assert [record.read() for record in source.records] == BLOBS
+    assert source.refused == (f"bad.{end}",)
+    assert f"bad.{end} cannot be read" in caplog.text
+
+
+def test_a_cut_arrow_file_keeps_its_first_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = arrow(tmp_path / "x.arrow", {"image": structs(BLOBS), "label": list(range(10))})
+    file.write_bytes(file.read_bytes()[:-600])
+    source = TableSource(file)
+    assert [record.read() for record in source.records] == BLOBS[: len(source.records)]
+    assert 3 <= len(source.records) <= 9
+    assert len(source.records) % 3 == 0
+    assert f"cannot be read after row {len(source.records)}" in caplog.text
+
+
+def test_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
+    file = arrow(tmp_path / "x.arrow", {"image": BLOBS[:3]})
+    data = bytearray(file.read_bytes())
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, 100, 201, 303))
+    at = data.index(offsets)
+    for value in (1 << 30, -1, 50):
+        data[at + 8 : at + 12] = value.to_bytes(4, "little", signed=True)
+        file.write_bytes(data)
+        with pytest.raises(ConfigError, match="cannot be read after row 0"):
+            TableSource(file)
+
+
+def test_images_that_are_only_named_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rows that hold the bytes of images"):
+        TableSource(arrow(tmp_path / "x.arrow", {"image": structs([None, None])}))
+
+
+def test_a_footer_that_claims_endless_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    column = pa.array([None], pa.binary())
+    file = parquet(tmp_path / "x.parquet", {"image": pa.chunked_array([column] * 1).combine_chunks()})
+    table = pa.table({"image": pa.nulls(200_000, pa.binary())})
+    pq.write_table(table, file)
+    with pytest.raises(ConfigError, match="it claims 200000 rows in"):
+        TableSource(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dataset_dict.json", "{"),
+        ("dataset_dict.json", "[" * 100_000),
+        ("dataset_dict.json", '{"splits": 3}'),
+        ("dataset_dict.json", '{"splits": ["train"]}'),
+        ("state.json", "[]"),
+        ("state.json", '{"_data_files": [{"filename": "nothing.arrow"}]}'),
+    ],
+)
+def test_descriptions_that_are_none(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError):
+        TableSource(tmp_path)
