@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from substyle.engine.store.embeddings import EmbeddingStore
     from substyle.engine.store.load import load_table
     from substyle.engine.study import Study, load_study
+    from substyle.pipelines.sources import SourceConfig, open_source
 
+_SOURCES = "substyle.pipelines.sources"
 _WHERE = {
     "BackboneChoice": "preparation",
     "EmbedConfig": "preparation",
@@ -24,10 +26,12 @@ _WHERE = {
     "EmbeddingStore": "store.embeddings",
     "Probe": "probes.saved",
     "Settings": "preparation",
+    "SourceConfig": _SOURCES,
     "Study": "study",
     "Workshop": "preparation",
     "load_study": "study",
     "load_table": "store.load",
+    "open_source": _SOURCES,
     "run_study": "runner",
 }
 
@@ -38,10 +42,12 @@ __all__ = [
     "EmbeddingStore",
     "Probe",
     "Settings",
+    "SourceConfig",
     "Study",
     "Workshop",
     "load_study",
     "load_table",
+    "open_source",
     "run_study",
 ]
 
@@ -49,4 +55,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    where = _WHERE[name]
+    return getattr(import_module(where if where == _SOURCES else f"{__name__}.{where}"), name)

@@ -7,8 +7,11 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,12 @@ from substyle import __version__
 from substyle.kernels.errors import SubstyleError
 
 EXIT_QUARANTINED = 3
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_TERMINATED = 143  # 128 + SIGTERM
+
+
+class _Terminated(KeyboardInterrupt):
+    """Someone asked the process to end; it ends as cleanly as after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,20 +35,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         module = importlib.import_module(f"substyle.engine.commands.{options.module}")
-        answer: dict[str, Any] = getattr(module, options.function)(options)
+        with _terminable():
+            answer: dict[str, Any] = getattr(module, options.function)(options)
     except SubstyleError as error:
         print(f"substyle: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("\nsubstyle: interrupted; what is finished is kept, run the same command to go on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        how, code = ("ended", EXIT_TERMINATED) if isinstance(stop, _Terminated) else ("interrupted", EXIT_INTERRUPTED)
+        print(f"\nsubstyle: {how}; what is finished is kept, run the same command to go on", file=sys.stderr)
+        return code
     except BrokenPipeError:
         # the reader of our output has closed it; point stdout elsewhere so that the exit does not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk, a permission: the system's words say it, a traceback would not
+        print(f"substyle: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     if options.json:
         print(json.dumps(answer, allow_nan=False))
+    if answer.get("ok") is False:
+        return 1
     return EXIT_QUARANTINED if getattr(options, "strict", False) and answer.get("quarantined") else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises for the block, so that locks are given back; only a main thread can ask for this."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _describe(commands)
     _pipeline(commands)
     _use(commands)
+    _measure(commands)
     return parser
 
 
@@ -94,17 +127,25 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     backbones.add_argument("--search", metavar="TEXT", help="list timm and open_clip names that contain this")
 
 
+def _source(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "photographs",
+        "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face data set, or a pattern of files",
+    )
+    group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet or imagenet (what is there)")
+    group.add_argument("--image-column", metavar="NAME", help="of Parquet: the column of images (image)")
+    group.add_argument("--label-column", metavar="NAME", help="of a list or Parquet: the column of labels (label)")
+    group.add_argument("--synsets", type=Path, metavar="FILE", help="of ImageNet: the classes of its flat val/ folder")
+    group.add_argument("--class-names", type=Path, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
+
+
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
     run = _command(commands, "run", "pipeline", "a whole study: embed, probe, analyze, report")
-    run.add_argument("study", type=Path, metavar="STUDY.toml")
-    run.add_argument("--images", type=Path, metavar="DIR", help="photographs, instead of the study's")
-    run.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/<name of the study>)")
-    run.add_argument("--limit", type=int, metavar="N", help="take only N photographs")
-    run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+    _study(run)
 
     embed = _command(commands, "embed", "pipeline", "fill a store with embeddings", plugins=True)
     embed.add_argument(
-        "images", type=Path, nargs="?", metavar="IMAGES", help="folder; left out: the store's own source"
+        "images", type=Path, nargs="?", metavar="IMAGES", help="photographs; left out: the store's own source"
     )
     embed.add_argument("--store", type=Path, required=True)
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="may be repeated")
@@ -112,6 +153,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--suite", help="suite, or names separated by commas (substance31)")
     embed.add_argument("--seed", type=int, help="seed of variants and splits (0)")
     embed.add_argument("--canvas", type=int, help="canvas side in pixels (224)")
+    embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
     embed.add_argument("--limit", type=int, default=0, metavar="N", help="take only N photographs")
     embed.add_argument("--batch", type=int, default=32)
     embed.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
@@ -119,6 +161,13 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=int, default=0, help="images in a unit of work, a power of two")
     embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+
+    embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
+    _source(embed)
+
+    verify = _command(commands, "verify", "check", "check a store; what is broken is marked, and embed redoes it")
+    verify.add_argument("store", type=Path, metavar="STORE")
+    verify.add_argument("--no-mark", action="store_true", help="only look, change nothing")
 
     for name, about in (
         ("probe", "train and score probes on a store"),
@@ -133,13 +182,32 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
             stage.add_argument("--backbone", action="append", default=[], metavar="NAME", help="only this (repeatable)")
 
 
+def _study(run: argparse.ArgumentParser) -> None:
+    run.add_argument("study", type=Path, metavar="STUDY.toml")
+    run.add_argument("--images", type=Path, metavar="PATH", help="photographs, instead of the study's")
+    run.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/<name of the study>)")
+    run.add_argument("--limit", type=int, metavar="N", help="take only N photographs")
+    run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+    _source(run)
+
+
+def _measure(commands: Any) -> None:  # noqa: ANN401
+    bench = _command(commands, "bench", "measure", "measure ours, the peers and the ceiling side by side")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
+    bench.add_argument("--quick", action="store_true", help="short forms; their numbers are rough")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results)")
+    profile = _command(commands, "profile", "measure", "run a study and show where its time went")
+    _study(profile)
+
+
 def _use(commands: Any) -> None:  # noqa: ANN401
     predict = _command(commands, "predict", "use", "apply a saved probe to photographs", plugins=True)
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file of probes/")
-    predict.add_argument("images", type=Path, metavar="IMAGES", help="a folder or one image")
+    predict.add_argument("images", type=Path, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--store", type=Path, help="the store it was trained on (needed for control:random)")
     predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
     predict.add_argument("--top", type=int, default=3, help="labels shown for each image (3)")
+    _source(predict)
 
     compare = _command(commands, "compare", "use", "set the results of runs side by side")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -18,8 +19,10 @@ from substyle.engine.preparation import (
     prepare_backbones,
     shard_rows,
 )
-from substyle.engine.store import journal, lock
-from substyle.engine.store.embeddings import EmbeddingStore, StoreError, StoreSettings, new_run_id
+from substyle.engine.store import creation, journal, lock
+from substyle.engine.store.embeddings import EmbeddingStore, finished_of
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.load import store_facts
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import Fractions, assign
@@ -41,6 +44,7 @@ def embed(plan: EmbedPlan, backbones: Sequence[BackboneChoice], *, quiet: bool =
     start = time.perf_counter()
     done = _complete(plan, [choice.name for choice in backbones])
     if done is not None:
+        _tidy(plan)
         return done
     compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
     prepared = time.perf_counter()
@@ -56,26 +60,64 @@ def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, qui
     summary = EmbedSummary()
     start = time.perf_counter()
     records = plan.records()
-    if plan.exists:
-        store = EmbeddingStore.open(plan.store_path, writable=True)
-        _require_same(store, settings, config)
-    else:
-        rows = shard_rows(compiled, len(settings.transformations), len(records), config)
-        made = StoreSettings(settings.seed, settings.canvas, rows, config.dtype, plan.source.root)
-        store = EmbeddingStore.create(plan.store_path, made, calibration=calibration_keys(records, settings.seed))
-    run = new_run_id()
-    with lock.hold(plan.store_path, run):
-        _add_missing(store, records, plan.source.class_names, settings.seed, plan.fractions)
-        entries = [store.ensure_backbone(_facts(backbone)) for backbone in compiled]
-        for entry in entries:
-            for name in settings.transformations:
-                transformation = base.get(name)
-                store.ensure_transformation(entry, transformation.describe(), transformation.definition_hash())
-        loop = Loop(store, plan, entries, compiled, summary, run)
-        loop.run(quiet=quiet)
-        journal.compact(plan.store_path, at=1)
+    if not plan.exists:
+        _create(plan, compiled, records)
+    store = EmbeddingStore.open(plan.store_path, writable=True)
+    _require_same(store, settings, config)
+    run = lock.new_run_id()
+    with lock.hold(plan.store_path, run, plan.part):
+        with lock.mutex(plan.store_path):
+            entries = _prepare_store(store, plan, compiled, records)
+        Loop(store, plan, entries, compiled, summary, run).run(quiet=quiet)
+        with lock.mutex(plan.store_path):
+            journal.compact(plan.store_path, at=1)
     summary.spend("total", start)
     return summary
+
+
+def _tidy(plan: EmbedPlan) -> None:
+    """Clear what a run left that was killed when all embeddings were there."""
+    if EmbeddingStore.open(plan.store_path).is_tidy():
+        return
+    store = EmbeddingStore.open(plan.store_path, writable=True)
+    with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
+        store.tidy()
+        journal.compact(plan.store_path, at=1)
+
+
+def _create(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], records: Sequence[ImageRecord]) -> None:
+    settings, config = plan.workshop.settings, plan.workshop.config
+    rows = shard_rows(compiled, len(settings.transformations), len(records), config)
+    made = StoreSettings(
+        settings.seed, settings.canvas, rows, config.dtype, plan.source.root, orientation=settings.orientation
+    )
+    keys = calibration_keys(records, settings.seed)
+    try:
+        creation.create(plan.store_path, made, calibration=keys, options=plan.source.options)
+    except StoreError:
+        if not plan.exists:  # else another part of the run was quicker
+            raise
+
+
+def _prepare_store(
+    store: EmbeddingStore, plan: EmbedPlan, compiled: Sequence[CompiledBackbone], records: Sequence[ImageRecord]
+) -> list[BackboneEntry]:
+    """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
+    settings = plan.workshop.settings
+    store.tidy()
+    _add_missing(store, records, plan.source.class_names, settings.seed, plan.fractions)
+    entries = [store.ensure_backbone(_facts(backbone)) for backbone in compiled]
+    for entry in entries:
+        for name in settings.transformations:
+            transformation = base.get(name)
+            store.ensure_transformation(entry, transformation.describe(), transformation.definition_hash())
+    store.fit()
+    slugs = {entry.slug for entry in entries}
+    short = store.cut_short(record for record in journal.read(store.path) if record.backbone in slugs)
+    if short:
+        print(f"{store.path}: chunks of {len(short)} finished shards are missing or cut short: redone", file=sys.stderr)
+        journal.withdraw(store.path, short)
+    return entries
 
 
 def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
@@ -88,7 +130,8 @@ def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
     if not store.has_manifest():
         return None
     there = {entry.name: entry.slug for entry in store.backbones()}
-    finished = store.finished()
+    records = journal.read(store.path)
+    finished = finished_of(records)
     keys = set(store.manifest().keys)
     names = set(settings.transformations)
     shards = store.shards()
@@ -98,6 +141,8 @@ def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
         if name not in there or not all(names <= finished.get((s, there[name]), set()) for s in range(shards)):
             return None
         entry = store.backbone(name)
+        if store.cut_short(record for record in records if record.backbone == entry.slug):
+            return None
         for transformation in settings.transformations:
             known = base.get(transformation)
             store.ensure_transformation(entry, known.describe(), known.definition_hash())
@@ -110,6 +155,7 @@ def _require_same(store: EmbeddingStore, settings: Settings, config: EmbedConfig
         "seed": (there.seed, settings.seed),
         "canvas": (there.canvas, settings.canvas),
         "dtype": (there.dtype, config.dtype),
+        "orientation": (there.orientation, settings.orientation),
     }
     changed = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
     if changed:

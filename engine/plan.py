@@ -10,6 +10,7 @@ import numpy as np
 
 from substyle.engine.preparation import Samples, Workshop, calibration_keys
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source
@@ -26,6 +27,7 @@ class EmbedPlan:
         limit: take only so many photographs, chosen by hash and so the same ones each time; 0 takes all.
         fractions: shares of train, val and test where the source has no splits of its own.
         title: what progress calls it.
+        part: which shards this process does where several fill one store.
     """
 
     source: Source
@@ -34,6 +36,7 @@ class EmbedPlan:
     limit: int = 0
     fractions: Fractions = DEFAULT_FRACTIONS
     title: str = "embed"
+    part: Part = WHOLE
 
     @property
     def exists(self) -> bool:

@@ -19,13 +19,14 @@ from substyle.engine.probes.saved import Probe
 from substyle.engine.progress import stage
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.sources import FolderSource, ImageRecord
+from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of_name, open_source
 
 
 def predict(
     probe_path: Path,
     images: Path,
     *,
+    source: SourceConfig | None = None,
     store: Path | None = None,
     checkpoint: Path | None = None,
     top: int = 3,
@@ -35,7 +36,8 @@ def predict(
 
     Args:
         probe_path: a probe that `probe` or `run` saved.
-        images: a folder, or one image file.
+        images: photographs wherever they are, or one image file.
+        source: how to open them.
         store: the store it was trained on; backbones that are recalibrated on its photographs need it.
         checkpoint: the backbone's weights where they were a local file.
         top: labels given for each image, most likely first.
@@ -50,7 +52,7 @@ def predict(
     facts = probe.metadata
     config = EmbedConfig()
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
-    workshop = Workshop(Settings(seed, canvas, ("identity",)), config)
+    workshop = Workshop(Settings(seed, canvas, ("identity",), str(facts.get("orientation", "ignore"))), config)
     backbone = registry.load(
         str(facts["backbone"]),
         registry.LoadContext(
@@ -72,7 +74,7 @@ def predict(
 
     predictions: list[dict[str, Any]] = []
     quarantined: list[dict[str, str]] = []
-    records = _records(images)
+    records = _records(images, source or SourceConfig())
     with stage("predict", len(records), "images", quiet=quiet) as bar:
         for part in _parts(records, config.batch):
             blobs, readable = [], []
@@ -106,14 +108,15 @@ def _calibration(workshop: Workshop, facts: Any, store: Path | None) -> NDArray[
     if store is None:
         raise ConfigError("--store", "nothing", f"the store of {facts['backbone']}, which is calibrated on its images")
     opened = EmbeddingStore.open(store)
-    records = {record.key: record for record in FolderSource(opened.settings.source).records}
+    source = open_source(opened.settings.source, SourceConfig.from_options(opened.source_options()))
+    records = {record.key: record for record in source.records}
     return Samples(workshop, records, opened.calibration()).canvas()
 
 
-def _records(images: Path) -> list[ImageRecord]:
-    if images.is_file():
+def _records(images: Path, source: SourceConfig) -> list[ImageRecord]:
+    if source == SourceConfig() and images.is_file() and kind_of_name(images.name) is None:
         return [ImageRecord(images.name, None, None, images.read_bytes)]
-    return list(FolderSource(images).records)
+    return list(open_source(images, source).records)
 
 
 def _parts(records: list[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:

@@ -24,7 +24,7 @@ from substyle.engine.backbones.compile import (
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.runtimes.openvino import as_precision
 from substyle.engine.progress import stage
-from substyle.engine.store.embeddings import DTYPES
+from substyle.engine.store.layout import DTYPES
 from substyle.engine.styles import networks_for
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
@@ -84,11 +84,19 @@ class BackboneChoice:
 
 @dataclass(frozen=True)
 class Settings:
-    """What images and variants depend on: seed, canvas side S in pixels, and transformation names in suite order."""
+    """What images and variants depend on.
+
+    Attributes:
+        seed: of variants and splits.
+        canvas: canvas side S in pixels.
+        transformations: names in suite order.
+        orientation: what is done with EXIF orientations: ``ignore`` them, as timm and open_clip do, or ``apply`` them.
+    """
 
     seed: int
     canvas: int
     transformations: tuple[str, ...]
+    orientation: str = "ignore"
 
 
 class Workshop:
@@ -98,7 +106,7 @@ class Workshop:
         torch.set_num_threads(config.cores)
         load_all()
         self.settings, self.config = settings, config
-        self.decoder = Decoder(settings.canvas, config.batch, config.cores)
+        self.decoder = Decoder(settings.canvas, config.batch, config.cores, orientation=settings.orientation)
         self._maker = cache(self._make)
 
     def maker(self, transformations: Sequence[str]) -> VariantMaker:

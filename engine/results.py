@@ -16,7 +16,8 @@ from substyle.engine import stages
 from substyle.engine.backbones.cache import cpu_model
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
-from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.load import definitions, load_table, store_facts
 from substyle.engine.table import SPLITS, EmbeddingTable
 from substyle.pipelines.suites import SUITES

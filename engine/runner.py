@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +21,26 @@ from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.results import assemble
 from substyle.engine.shift import shift
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.files import read_json, write_durably
 from substyle.engine.store.load import store_facts
 from substyle.engine.study import Study
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
-from substyle.pipelines.sources import FolderSource, Source
+from substyle.pipelines.sources import ImageRecord, Source, open_source
 
 STORE, RESULTS = "store.zarr", "results.json"
 
 
-def plan_of(study: Study, images: Path | None, store_path: Path) -> EmbedPlan:
+def plan_of(study: Study, images: Path | str | None, store_path: Path) -> EmbedPlan:
     """What a study embeds. Raises ConfigError when neither the study nor the caller names images."""
-    folder = images or study.images
-    if folder is None:
-        raise ConfigError("images", "nothing", "a folder of photographs, in the study file or as --images DIR")
+    photographs = images or study.images
+    if photographs is None:
+        raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
     workshop = Workshop(study.settings(), study.embed)
-    return EmbedPlan(FolderSource(folder), store_path, workshop, study.limit, study.splits.fractions)
+    return EmbedPlan(open_source(photographs, study.source), store_path, workshop, study.limit, study.splits.fractions)
 
 
-def run_study(study: Study, out: Path, *, images: Path | None = None, quiet: bool = False) -> dict[str, Any]:
+def run_study(study: Study, out: Path, *, images: Path | str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Run a study; writes ``out/store.zarr``, ``out/results.json``, ``out/report.html`` and tables.
 
     Returns:
@@ -52,7 +55,9 @@ def run_study(study: Study, out: Path, *, images: Path | None = None, quiet: boo
     shifts: Mapping[str, Mapping[str, Any]] = {}
     if study.shift:
         compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
-        shifts = shift(study.shift, compiled, out, plan.workshop.settings, study.embed, quiet=quiet)
+        shifts = shift(
+            study.shift, compiled, out, plan.workshop.settings, study.embed, source=study.source, quiet=quiet
+        )
     results = assemble(study.name, store, out, outcomes, analyses, shifts, threads=study.embed.cores)
     draw_gallery(plan.source, study, store, out)
     save_report(results, out)
@@ -65,16 +70,19 @@ def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path)
     valid = set(store.manifest().keys) - set(quarantined)
     there = [record for record in source.records if record.key in valid]
     order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in there]))
-    if not study.gallery or not there:
-        return
-    stages.gallery(
-        [there[i] for i in order[: study.gallery].tolist()],
-        study.settings().transformations,
-        out,
-        seed=study.seed,
-        side=study.canvas,
-        threads=study.embed.cores,
-    )
+    chosen = list(islice(_readable(there[i] for i in order.tolist()), study.gallery))
+    if chosen:
+        stages.gallery(chosen, out, study.settings(), threads=study.embed.cores)
+
+
+def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    """Those that can still be read, with their bytes: a source may have changed since it was embedded."""
+    for record in records:
+        try:
+            data = record.read()
+        except OSError:
+            continue
+        yield dataclasses.replace(record, read=partial(bytes, data))
 
 
 def save_report(results: dict[str, Any], out: Path) -> ReportFiles:
@@ -90,12 +98,19 @@ def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutco
     outcomes, analyses, shifts = {}, {}, {}
     for entry in store.backbones():
         folder = out / "probes" / entry.slug
-        if (folder / "complete.json").is_file():
+        if stages.finished(folder):
             outcomes[entry.name] = ProbeOutcome.load(folder)
-        path = out / "analysis" / entry.slug / "analysis.json"
-        if path.is_file():
-            analyses[entry.name] = json.loads(path.read_text())
+        folder = out / "analysis" / entry.slug
+        if stages.finished(folder):
+            analyses[entry.name] = _kept(folder / "analysis.json")
         path = out / "shift" / f"{entry.slug}.json"
         if path.is_file():
-            shifts[entry.name] = json.loads(path.read_text())
+            shifts[entry.name] = _kept(path)
     return outcomes, analyses, shifts
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    kept = read_json(path)
+    if not isinstance(kept, dict):
+        raise SubstyleError(f"{path}: is not what a stage writes")
+    return kept

@@ -15,11 +15,12 @@ from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import EmbedConfig, Settings, Workshop
 from substyle.engine.probes.metrics import resample
 from substyle.engine.probes.saved import Probe
-from substyle.engine.store.embeddings import EmbeddingStore, slug
+from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import write_durably
+from substyle.engine.store.layout import slug
 from substyle.engine.store.load import load_table
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources import SourceConfig, kind_of, open_source
 
 HEAD = "linear"
 BOOTSTRAP = 2000
@@ -32,13 +33,15 @@ def shift(
     settings: Settings,
     config: EmbedConfig,
     *,
+    source: SourceConfig | None = None,
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Score each backbone's linear class probe on other folders of the same classes.
+    """Score each backbone's linear class probe on other photographs of the same classes.
 
     Args:
-        folders: by name, folders with class subfolders; classes that the probe does not know are left out.
+        folders: by name, photographs with classes; classes that the probe does not know are left out.
         compiled: the backbones, as the study compiled them.
+        source: how the study's own photographs are opened; what of it fits holds for these too.
         out: the study's folder, with its trained probes; embeddings go to ``out/shift/<name>.zarr``.
 
     Returns:
@@ -48,10 +51,11 @@ def shift(
         ConfigError: a folder that has none of the probe's classes.
     """
     answer: dict[str, dict[str, Any]] = {backbone.spec.name: {} for backbone in compiled}
-    plain = Settings(settings.seed, settings.canvas, ("identity",))
+    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
     for name, folder in folders.items():
         path = out / "shift" / f"{slug(name)}.zarr"
-        plan = EmbedPlan(FolderSource(folder), path, Workshop(plain, config), title=f"shift {name}")
+        photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
+        plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}")
         embed_compiled(plan, compiled, quiet=quiet)
         store = EmbeddingStore.open(path)
         for backbone in compiled:

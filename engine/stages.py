@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,17 +16,21 @@ from PIL import Image
 
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.analysis.run import analyze
+from substyle.engine.preparation import Settings
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
 from substyle.engine.store import journal
-from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.files import read_json, write_durably
+from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.load import load_table
 from substyle.engine.styles import networks_for
+from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.gallery import variants_of
 from substyle.pipelines.sources import ImageRecord
 
+_NOTE = "complete.json"
 _VERSION = 1  # raise it when a stage computes something else from the same input
 
 
@@ -46,6 +52,7 @@ def probe(
             metadata = {
                 "canvas": store.settings.canvas,
                 "seed": store.settings.seed,
+                "orientation": store.settings.orientation,
                 "weights_hash": entry.facts["spec"]["weights_hash"],
                 "checkpoint": entry.facts.get("checkpoint"),
             }
@@ -71,23 +78,28 @@ def analysis(
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(answer, allow_nan=False).encode())
             _finish(folder, stamp, time.perf_counter() - began)
-        results[entry.name] = json.loads(path.read_text())
+        results[entry.name] = read_json(path)
     return results
 
 
-def gallery(
-    records: Sequence[ImageRecord], transformations: Sequence[str], out: Path, *, seed: int, side: int, threads: int
-) -> Path:
+def gallery(records: Sequence[ImageRecord], out: Path, settings: Settings, *, threads: int) -> Path:
     """Variants of a few photographs as PNG files, ``out/gallery/<number>/<transformation>.png``."""
     folder = out / "gallery"
-    stamp = hashlib.sha256(json.dumps([[r.key for r in records], transformations, seed, side]).encode()).hexdigest()
+    stamp = hashlib.sha256(json.dumps([[r.key for r in records], asdict(settings)]).encode()).hexdigest()
     if _complete(folder, stamp):
         return folder
-    networks = networks_for(transformations, side=side, batch=1, threads=threads)
+    networks = networks_for(settings.transformations, side=settings.canvas, batch=1, threads=threads)
     began = time.perf_counter()
     for number, record in enumerate(records):
         made = variants_of(
-            record.read(), transformations, key=record.key, side=side, seed=seed, threads=threads, networks=networks
+            record.read(),
+            settings.transformations,
+            key=record.key,
+            side=settings.canvas,
+            seed=settings.seed,
+            threads=threads,
+            networks=networks,
+            orientation=settings.orientation,
         )
         place = folder / str(number)
         place.mkdir(parents=True, exist_ok=True)
@@ -99,7 +111,17 @@ def gallery(
 
 def seconds(out: Path, stage: str) -> float:
     """Wall time of a stage's finished work, as its folders note it."""
-    return sum(float(json.loads(path.read_text())["seconds"]) for path in (out / stage).glob("*/complete.json"))
+    return sum((float(_note(path.parent)["seconds"]) for path in (out / stage).glob(f"*/{_NOTE}")), 0.0)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a stage's folder is complete. Raises SubstyleError where it was and its files have changed since."""
+    if not (folder / _NOTE).exists():
+        return False
+    for name, digest in _note(folder)["files"].items():
+        if _digest(folder / name) != digest:
+            raise SubstyleError(f"{folder / name}: is not what was written; run the stage again")
+    return True
 
 
 def _stamp(store: EmbeddingStore, entry: BackboneEntry, config: dict[str, Any]) -> str:
@@ -112,10 +134,36 @@ def _stamp(store: EmbeddingStore, entry: BackboneEntry, config: dict[str, Any]) 
 
 
 def _complete(folder: Path, stamp: str) -> bool:
-    path = folder / "complete.json"
-    return path.is_file() and json.loads(path.read_text()).get("stamp") == stamp
+    """Whether the folder holds what this stamp stands for, every file as it was written; if not, it is made anew."""
+    try:
+        return finished(folder) and _note(folder)["stamp"] == stamp
+    except SubstyleError as error:
+        print(f"{error}: it is made anew", file=sys.stderr)
+        return False
 
 
 def _finish(folder: Path, stamp: str, spent: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / "complete.json", json.dumps({"stamp": stamp, "seconds": round(spent, 3)}).encode())
+    written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _NOTE)
+    files = {path.relative_to(folder).as_posix(): _digest(path) for path in written}
+    note = {"stamp": stamp, "seconds": round(spent, 3), "files": files}
+    write_durably(folder / _NOTE, json.dumps(note).encode())
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    """What `_finish` noted in a folder. Raises SubstyleError when it is damaged."""
+    note = read_json(folder / _NOTE)
+    files, spent = (note.get("files"), note.get("seconds")) if isinstance(note, dict) else (None, None)
+    good = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
+    if not good or not isinstance(spent, int | float) or not 0 <= spent < math.inf or "stamp" not in note:
+        raise SubstyleError(f"{folder / _NOTE}: is not what was written; run the stage again")
+    return {**note, "seconds": float(spent)}
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):  # ValueError: no file can have that name
+        return ""

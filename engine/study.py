@@ -14,7 +14,9 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.schema import build
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.orientation import ORIENTATIONS
 from substyle.pipelines.plugins import load_plugin
+from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.suites import suite
 
 
@@ -46,23 +48,28 @@ class Study:
     Attributes:
         name: what the report calls it.
         backbones: at least one; in the file a name, or a table with name, checkpoint, precision.
-        images: folder of photographs; may be given on the command line instead.
+        images: photographs: a folder, a list, tar shards, Parquet files, or a pattern of such files; may be given on
+            the command line instead.
+        source: how to open them, where that is not plain from what is there.
         suite: a suite's name or transformation names separated by commas.
         seed: of variants, splits, probes and samples.
         canvas: canvas side S in pixels.
+        orientation: EXIF orientations: ``ignore``, as timm and open_clip load images, or ``apply``.
         limit: take only so many photographs; 0 takes all.
         plugins: Python files that register more transformations or families of backbones.
         gallery: photographs shown in the report.
         splits, embed, probes, analysis: see their classes.
-        shift: further folders of photographs of the same classes, by name.
+        shift: further photographs of the same classes, by name: folders or what else images may be.
     """
 
     name: str
     backbones: tuple[BackboneChoice, ...]
-    images: Path | None = None
+    images: Path | str | None = None
+    source: SourceConfig = field(default_factory=SourceConfig)
     suite: str = "substance31"
     seed: int = 0
     canvas: int = 224
+    orientation: str = "ignore"
     limit: int = 0
     plugins: tuple[Path, ...] = ()
     gallery: int = 3
@@ -79,6 +86,8 @@ class Study:
             raise ConfigError("seed", self.seed, "a whole number from 0 to 2^63 - 1")
         if not 32 <= self.canvas <= 1024 or self.canvas % 4:
             raise ConfigError("canvas", self.canvas, "a multiple of 4 from 32 to 1024 pixels")
+        if self.orientation not in ORIENTATIONS:
+            raise ConfigError("orientation", self.orientation, ", ".join(ORIENTATIONS))
         if self.limit < 0:
             raise ConfigError("limit", self.limit, "0 (all) or more")
         if not 0 <= self.gallery <= 4:
@@ -88,7 +97,7 @@ class Study:
         """What images and variants depend on; loads the plug-ins first. Raises ConfigError for an unknown suite."""
         for plugin in self.plugins:
             load_plugin(plugin)
-        return Settings(self.seed, self.canvas, suite(self.suite))
+        return Settings(self.seed, self.canvas, suite(self.suite), self.orientation)
 
 
 def load_study(path: Path) -> Study:
@@ -104,7 +113,7 @@ def load_study(path: Path) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     study = build(Study, _seeded(data))
-    folder = path.parent
+    folder, source = path.parent, study.source
     choices = tuple(
         dataclasses.replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones
     )
@@ -112,6 +121,11 @@ def load_study(path: Path) -> Study:
         study,
         backbones=choices,
         images=folder / study.images if study.images else None,
+        source=dataclasses.replace(
+            source,
+            synsets=folder / source.synsets if source.synsets else None,
+            names=folder / source.names if source.names else None,
+        ),
         plugins=tuple(folder / plugin for plugin in study.plugins),
         shift={name: folder / place for name, place in study.shift.items()},
     )

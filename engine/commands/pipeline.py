@@ -10,6 +10,7 @@ from typing import Any
 
 from substyle.engine import stages
 from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.commands.photographs import source_config
 from substyle.engine.embed import embed as embed_all
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
@@ -19,16 +20,18 @@ from substyle.engine.results import assemble, suite_name
 from substyle.engine.runner import RESULTS, STORE, kept_results, run_study, save_report
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.load import definitions
+from substyle.engine.store.lock import Part
 from substyle.engine.study import Study, load_study
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.plugins import load_plugin
-from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.suites import suite
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle run STUDY.toml`."""
     study = load_study(options.study)
+    study = dataclasses.replace(study, source=source_config(options, study.source))
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
     out: Path = options.out or Path("runs") / study.name
@@ -52,12 +55,17 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     images = options.images or (Path(there.settings.source) if there else None)
     if images is None:
         raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
+    own = there is not None and str(images) == there.settings.source
+    source = source_config(options, SourceConfig.from_options(there.source_options()) if there and own else None)
     settings = Settings(
         seed=_first(options.seed, there.settings.seed if there else 0),
         canvas=_first(options.canvas, there.settings.canvas if there else 224),
         transformations=suite(options.suite or _suite_of(there)),
+        orientation=options.orientation or (there.settings.orientation if there else "ignore"),
     )
-    plan = EmbedPlan(FolderSource(images), path, Workshop(settings, config), options.limit)
+    plan = EmbedPlan(
+        open_source(images, source), path, Workshop(settings, config), options.limit, part=Part.parse(options.part)
+    )
     summary = embed_all(plan, _choices(options.backbone, options.checkpoint), quiet=options.quiet)
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")

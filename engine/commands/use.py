@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.commands.photographs import source_config
 from substyle.engine.importing import import_store
 from substyle.engine.predict import predict as predict_all
 from substyle.engine.report.compare import compare_results
@@ -18,8 +19,8 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     for plugin in options.plugin:
         load_plugin(plugin)
     answer = predict_all(
-        options.probe, options.images, store=options.store, checkpoint=options.checkpoint, top=options.top,
-        quiet=options.quiet,
+        options.probe, options.images, source=source_config(options), store=options.store,
+        checkpoint=options.checkpoint, top=options.top, quiet=options.quiet,
     )  # fmt: skip
     for row in answer["predictions"]:
         for output, labels in row["outputs"].items():

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +10,21 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from substyle.engine.store import journal, manifest
-from substyle.engine.store.files import flush
-from substyle.kernels.errors import ConfigError, SubstyleError
-
-SCHEMA = 1
-DTYPES = ("float16", "float32")
-_ARRAYS = "embeddings"
-
-
-class StoreError(SubstyleError):
-    """A store cannot be opened, or what is asked of it does not agree with what it holds."""
-
-
-class OverflowError16(SubstyleError):
-    """An embedding does not fit the store's type."""
-
-
-@dataclass(frozen=True)
-class BackboneEntry:
-    """A backbone of a store: its name, the group it lives in, and the facts it was made with."""
-
-    name: str
-    slug: str
-    dim: int
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    """What is fixed when a store is made.
-
-    Attributes:
-        seed: seed of variants and splits.
-        canvas: canvas side S in pixels.
-        shard_rows: R, rows of a shard and of a chunk.
-        dtype: ``float16`` or ``float32``.
-        source: where its images come from (a folder), as given.
-    """
-
-    seed: int
-    canvas: int
-    shard_rows: int
-    dtype: str
-    source: str
-
-
-def slug(name: str) -> str:
-    """A backbone's name as a group name: letters, digits, dot, dash and underscore, and a hash where it had others."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    tail = Path(name).name if name.startswith("onnx:") else plain
-    return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+from substyle.engine.schema import build
+from substyle.engine.store import access, chunks, creation, form, journal, manifest
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.files import clear_temporary, flush, writing
+from substyle.engine.store.layout import (
+    ARRAYS,
+    METADATA,
+    SCHEMA,
+    BackboneEntry,
+    StoreSettings,
+    chunk_path,
+    members,
+    slug,
+)
+from substyle.kernels.errors import ConfigError
 
 
 def finished_of(records: Iterable[journal.Record]) -> dict[tuple[int, str], set[str]]:
@@ -84,62 +44,67 @@ class EmbeddingStore:
         self.settings = settings
 
     @classmethod
-    def create(cls, path: Path, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
-        """Make an empty store.
-
-        Args:
-            calibration: keys of the images that gates and recalibrations use, for as long as the store lives.
-
-        Raises:
-            ConfigError: a type or shard size that is not allowed.
-            StoreError: something is there already, or the folder cannot be written.
-        """
-        if settings.dtype not in DTYPES:
-            raise ConfigError("dtype", settings.dtype, ", ".join(DTYPES))
-        rows = settings.shard_rows
-        if rows < 1 or rows & (rows - 1):
-            raise ConfigError("shard_rows", rows, "a power of two")
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(f"{path}: is there already and is not empty")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            group = zarr.open_group(str(path), mode="w", zarr_format=3)
-            group.attrs["substyle"] = {"schema": SCHEMA, **vars(settings)}
-            group.attrs["calibration"] = list(calibration)
-            group.create_group(_ARRAYS)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot make a store there: {error}") from error
-        return cls(path, group, settings)
+    def create(
+        cls,
+        path: Path,
+        settings: StoreSettings,
+        *,
+        calibration: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
+    ) -> EmbeddingStore:
+        """Make an empty store and open it; see `creation.create`."""
+        creation.create(path, settings, calibration=calibration, options=options)
+        return cls.open(path, writable=True)
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> EmbeddingStore:
-        """Open a store. Raises StoreError when there is none or it has an unknown schema."""
-        try:
-            group = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path}: no store is there") from error
+        """Open a store. Raises StoreError when there is none, it is damaged, or it has an unknown schema."""
+        group = access.root(path, writable=writable)
         header = group.attrs.asdict().get("substyle")
         if not isinstance(header, dict):
             raise StoreError(f"{path}: a Zarr group, but not a substyle store")
         if header.get("schema") != SCHEMA:
             raise StoreError(f"{path}: schema {header.get('schema')}, this version reads schema {SCHEMA}")
-        fields = {k: v for k, v in header.items() if k != "schema"}
+        form.unseal(group.attrs.asdict(), path)
         try:
-            settings = StoreSettings(**fields)
-        except TypeError as error:
+            settings = build(StoreSettings, {k: v for k, v in header.items() if k != "schema"})
+        except ConfigError as error:
             raise StoreError(f"{path}: bad store header: {error}") from error
         return cls(path, group, settings)
+
+    def source_options(self) -> dict[str, str]:
+        """How its source is opened, beside its path."""
+        options = self.group.attrs.asdict().get("source_options", {})
+        return {str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {}
+
+    def tidy(self) -> None:
+        """Remove what killed processes left half written; the caller has the mutex."""
+        with writing(self.path):
+            for partial in self._partial():
+                partial.unlink(missing_ok=True)
+            for folder in (self.path, self.path / manifest.FOLDER, self.path / journal.FOLDER):
+                clear_temporary(folder)
+
+    def is_tidy(self) -> bool:
+        """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
+        left = (self.path.glob("lock*.json"), self.path.glob(".*.tmp"), self.path.glob("*/.*.tmp"), self._partial())
+        return not any(map(any, left)) and not journal.has_loose(self.path)
+
+    def _partial(self) -> Iterator[Path]:
+        """Metadata under zarr's own temporary names; such chunks go with their shards' folders."""
+        for depth in ("*", f"{ARRAYS}/*", f"{ARRAYS}/*/*", f"{ARRAYS}/*/*/*"):
+            yield from self.path.glob(f"{depth}.partial")
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def manifest(self) -> manifest.Manifest:
         """Which image stands in which row."""
-        return manifest.read(self.path)
+        return manifest.read(self.path, self.settings.shard_rows)
 
     def add_images(
         self, keys: Sequence[str], label_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.int8]
     ) -> None:
-        """Append images: a new manifest segment that starts at a shard boundary; arrays grow to hold it."""
+        """Append images: a new manifest segment that starts at a shard boundary; `fit` makes the arrays hold it."""
         first = 0
         if self.has_manifest():
             shard_rows = self.settings.shard_rows
@@ -147,14 +112,22 @@ class EmbeddingStore:
         manifest.append(
             self.path, first_row=first, keys=keys, label_N=label_N, class_names=class_names, split_N=split_N
         )
+        self.fit()
+
+    def fit(self) -> None:
+        """Let arrays grow to the manifest's rows; a run that was killed while it added images left them short."""
+        rows = self.manifest().rows
         for backbone in self.backbones():
             for name in self._array_names(backbone.slug):
-                array = self._array(backbone.slug, name)
-                array.resize((first + len(keys), backbone.dim))
+                array = self.array_of(backbone, name)
+                if array.shape[0] < rows:
+                    with writing(self.path):
+                        array.resize((rows, backbone.dim))
+                        flush(self.path / ARRAYS / backbone.slug / name / METADATA)
 
     def has_manifest(self) -> bool:
         """Whether images have been added."""
-        return (self.path / manifest.FOLDER).is_dir()
+        return bool(manifest.segments(self.path))
 
     def calibration(self) -> list[str]:
         """Keys of the images that gates and recalibrations use."""
@@ -169,10 +142,7 @@ class EmbeddingStore:
 
     def backbones(self) -> list[BackboneEntry]:
         """The backbones of the store, in the order of their names."""
-        entries = []
-        for name in sorted(path.name for path in (self.path / _ARRAYS).iterdir() if path.is_dir()):
-            facts = self._group(name).attrs.asdict()
-            entries.append(BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts)))  # type: ignore[arg-type]
+        entries = [self.entry_of(name) for name in members(self.path / ARRAYS)]
         return sorted(entries, key=lambda entry: entry.name)
 
     def backbone(self, name: str) -> BackboneEntry:
@@ -193,12 +163,12 @@ class EmbeddingStore:
             StoreError: it is there with other weights, width, runtime or precision.
         """
         name = slug(str(facts["name"]))
-        if (self.path / _ARRAYS / name).is_dir():
-            there = self._group(name).attrs.asdict()
-            self._compare(str(facts["name"]), there, facts)
+        if name in members(self.path / ARRAYS):
+            self._compare(str(facts["name"]), self.entry_of(name).facts, facts)
         else:
-            group = self._group("").create_group(name)
-            group.attrs.update(dict(facts))
+            with writing(self.path):
+                self.group_of("").create_group(name, attributes=form.seal(facts))
+                flush(self.path / ARRAYS / name / METADATA)
         return BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts))
 
     def _compare(self, name: str, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -222,30 +192,30 @@ class EmbeddingStore:
             StoreError: it was made by another definition.
         """
         name = str(definition["name"])
-        group = self._group(entry.slug)
-        if (self.path / _ARRAYS / entry.slug / name).is_dir():
-            there = self._array(entry.slug, name).attrs.asdict()
-            if there.get("definition_hash") != digest:
+        if name in self._array_names(entry.slug):
+            there, there_digest = self.definition_of(entry, name)
+            if there_digest != digest:
                 raise StoreError(
-                    f"{self.path}: {name} was made by another definition ({there.get('definition')} there, "
+                    f"{self.path}: {name} was made by another definition ({there} there, "
                     f"{dict(definition)} now); use another store or another name"
                 )
             return
-        array = group.create_array(
-            name,
-            shape=(self.manifest().rows, entry.dim),
-            chunks=(self.settings.shard_rows, entry.dim),
-            dtype=self.settings.dtype,
-            fill_value=float("nan"),
-            compressors=None,
-            filters=None,
-        )
-        array.attrs.update({"definition": dict(definition), "definition_hash": digest})
+        with writing(self.path):
+            self.group_of(entry.slug).create_array(
+                name,
+                shape=(self.manifest().rows, entry.dim),
+                chunks=(self.settings.shard_rows, entry.dim),
+                dtype=self.settings.dtype,
+                fill_value=float("nan"),
+                compressors=None,
+                filters=None,
+                attributes=form.seal({"definition": dict(definition), "definition_hash": digest}),
+            )
+            flush(self.path / ARRAYS / entry.slug / name / METADATA)
 
     def transformations(self, entry: BackboneEntry) -> list[dict[str, Any]]:
         """Definitions of the transformations that a backbone has arrays of, identity first, then by name."""
-        found = [self._array(entry.slug, name).attrs.asdict()["definition"] for name in self._array_names(entry.slug)]
-        definitions = [dict(d) for d in found if isinstance(d, dict)]
+        definitions = [self.definition_of(entry, name)[0] for name in self._array_names(entry.slug)]
         return sorted(definitions, key=lambda d: (d["name"] != "identity", d["name"]))
 
     # --- shards -----------------------------------------------------------------------------------------------------
@@ -271,62 +241,68 @@ class EmbeddingStore:
 
         Raises:
             OverflowError16: a finite embedding is not finite in the store's type; nothing is committed.
+            StoreError: no room, no permission, or another failure of the disk; nothing is committed.
         """
         start = shard * self.settings.shard_rows
-        checksums = {}
         stop = start
-        folders: set[Path] = set()
+        checksums = {}
         for name, rows_RD in embeddings.items():
-            with np.errstate(over="ignore"):
-                cast_RD = rows_RD.astype(self.settings.dtype)
-            if (np.isinf(cast_RD) & np.isfinite(rows_RD)).any():
-                raise OverflowError16(
-                    f'{entry.name}, {name}: embeddings overflow {self.settings.dtype}; set dtype = "float32"'
-                )
+            cast_RD = chunks.cast(rows_RD, self.settings.dtype, f"{entry.name}, {name}")
             stop = start + len(cast_RD)
-            self._array(entry.slug, name)[start:stop] = cast_RD
-            chunk = self.chunk_path(entry.slug, name, shard)
-            flush(chunk)
-            folders.update((chunk.parent, chunk.parent.parent))
-            checksums[name] = hashlib.sha256(chunk.read_bytes()).hexdigest()
-        for folder in sorted(folders):
-            flush(folder)
+            array = self.array_of(entry, name)
+            checksums[name] = chunks.write(array, self.chunk_path(entry.slug, name, shard), start, cast_RD)
+        chunks.flush_folders(self.chunk_path(entry.slug, name, shard) for name in embeddings)
         record = journal.Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
         journal.write(self.path, record)
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Path:
         """The file of one shard's chunk."""
-        return self.path / _ARRAYS / backbone_slug / transformation / "c" / str(shard) / "0"
+        return chunk_path(self.path, backbone_slug, transformation, shard)
+
+    def cut_short(self, records: Iterable[journal.Record]) -> dict[tuple[int, str], set[str]]:
+        """Transformations by (shard, slug) whose chunk file is missing or has another size than its array's chunks."""
+        size = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
+        found: dict[tuple[int, str], set[str]] = {}
+        for record in records:
+            for name in record.checksums:
+                path = self.chunk_path(record.backbone, name, record.shard)
+                if chunks.size(path) != size.get(record.backbone):
+                    found.setdefault((record.shard, record.backbone), set()).add(name)
+        return found
 
     def read(self, entry: BackboneEntry, transformation: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows [start, stop) of one array. Shape: (rows, D); NaN where nothing valid is."""
-        return np.asarray(self._array(entry.slug, transformation, fast=True)[start:stop])
+        """Rows [start, stop) of one array. Shape: (rows, D); NaN where nothing valid is.
+
+        Raises:
+            StoreError: the array is damaged or ends before that.
+        """
+        array = self.array_of(entry, transformation, fast=True)
+        if stop is not None and stop > array.shape[0]:
+            path = self.path / ARRAYS / entry.slug / transformation / METADATA
+            raise StoreError(f"{path}: ends at row {array.shape[0]}, before row {stop} (run substyle verify)")
+        return np.asarray(array[start:stop])
 
     # --- zarr -------------------------------------------------------------------------------------------------------
 
-    def _group(self, backbone_slug: str) -> zarr.Group:
-        member = self.group[f"{_ARRAYS}/{backbone_slug}" if backbone_slug else _ARRAYS]
-        if not isinstance(member, zarr.Group):
-            raise StoreError(f"{self.path}: {_ARRAYS}/{backbone_slug} is not a group")
-        return member
+    def entry_of(self, backbone_slug: str) -> BackboneEntry:
+        """What a backbone's group says of itself. Raises StoreError when it is damaged."""
+        return form.backbone(self.group_of(backbone_slug).attrs.asdict(), self.path / ARRAYS / backbone_slug)
+
+    def definition_of(self, entry: BackboneEntry, transformation: str) -> tuple[dict[str, Any], str]:
+        """(definition, its hash) of the transformation that an array holds. Raises StoreError when it is damaged."""
+        path = self.path / ARRAYS / entry.slug / transformation
+        return form.transformation(self.array_of(entry, transformation).attrs.asdict(), path)
+
+    def group_of(self, backbone_slug: str) -> zarr.Group:
+        """The Zarr group of a backbone; of all backbones for an empty slug. Raises StoreError when it is damaged."""
+        return access.group(self.path, self.group, f"{ARRAYS}/{backbone_slug}".rstrip("/"))
+
+    def array_of(self, entry: BackboneEntry, transformation: str, *, fast: bool = False) -> zarr.Array[Any]:
+        """The Zarr array of a transformation, (N, D). Raises StoreError when it is damaged or laid out otherwise."""
+        name = f"{ARRAYS}/{entry.slug}/{transformation}"
+        array = access.array(self.path, self.group, name, fast=fast)
+        form.require_layout(array, self.settings, entry.dim, self.path / name)
+        return array
 
     def _array_names(self, backbone_slug: str) -> list[str]:
-        return sorted(path.name for path in (self.path / _ARRAYS / backbone_slug).iterdir() if path.is_dir())
-
-    def _array(self, backbone_slug: str, transformation: str, *, fast: bool = False) -> zarr.Array[Any]:
-        # zarrs reads whole arrays several times as fast; zarr's own pipeline writes
-        pipeline = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if fast else {}
-        with zarr.config.set(pipeline):
-            member = self.group[f"{_ARRAYS}/{backbone_slug}/{transformation}"]
-        if not isinstance(member, zarr.Array):
-            raise StoreError(f"{self.path}: {_ARRAYS}/{backbone_slug}/{transformation} is not an array")
-        return member
-
-
-def new_run_id() -> str:
-    """An id for one run: its start in UTC and a few random digits."""
-    return (
-        time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        + "-"
-        + hashlib.sha256(str(time.time_ns()).encode()).hexdigest()[:6]
-    )
+        return members(self.path / ARRAYS / backbone_slug)

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.store import duplicates, journal
-from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore, StoreError, finished_of
+from substyle.engine.store.embeddings import EmbeddingStore, finished_of
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.table import EmbeddingTable
 from substyle.pipelines.suites import SUITES
@@ -45,16 +47,18 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
     """Embeddings of every image that is finished in all of the backbone's transformations and was not quarantined.
 
     Raises:
-        StoreError: no such backbone, or nothing is finished.
+        StoreError: no such backbone, nothing is finished, or a finished chunk is missing or cut short.
     """
     entry = store.backbone(backbone)
     chosen = definitions(store, entry)
     names = [str(d["name"]) for d in chosen]
     manifest = store.manifest()
     records = journal.read(store.path)
-    finished = finished_of(records)
+    mine = [record for record in records if record.backbone == entry.slug]
+    _require_chunks(store, mine)
+    finished = finished_of(mine)
     shard_rows = store.settings.shard_rows
-    complete = {shard for (shard, slug), done in finished.items() if slug == entry.slug and set(names) <= done}
+    complete = {shard for (shard, _), done in finished.items() if set(names) <= done}
     notes = _notes(records, complete)
     index = [
         i
@@ -81,12 +85,18 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
     )
 
 
+def _require_chunks(store: EmbeddingStore, records: list[journal.Record]) -> None:
+    for (shard, slug), names in sorted(store.cut_short(records).items()):
+        chunk = store.chunk_path(slug, min(names), shard)
+        raise StoreError(f"{chunk}: is missing or cut short, though it was finished; run substyle verify, then embed")
+
+
 def store_facts(store: EmbeddingStore) -> StoreFacts:
     """What the journal says of images, splits and time."""
     records = journal.read(store.path)
-    notes = _notes(records, None)
     manifest = store.manifest()
     keys = dict(zip(manifest.row_N.tolist(), manifest.keys, strict=True))
+    notes = {row: note for row, note in _notes(records, None).items() if row in keys}
     indistinct: dict[str, int] = {}
     for note in notes.values():
         for name in note.indistinct:

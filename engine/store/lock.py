@@ -1,76 +1,156 @@
-"""One run owns a store: a lock file with the holder's run id, host, pid and start."""
+"""One run owns a store: a lock file with the holder's run id, host, pid and start. Parts of one run hold it together.
+
+All changes of lock files, and the short steps that make or reshape a store, happen under a mutex that the operating
+system releases when its holder dies.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from substyle.kernels.errors import SubstyleError
+from substyle.engine.store.errors import LockedError
+from substyle.engine.store.files import write_durably, writing
+from substyle.engine.store.processes import is_running, started
+from substyle.kernels.errors import ConfigError
 
 NAME = "lock.json"
+MUTEX = ".mutex"
 
 
-class LockedError(SubstyleError):
-    """Another run holds the store."""
+@dataclass(frozen=True)
+class Part:
+    """Part ``index`` of ``count`` processes that fill one store side by side; part s mod count + 1 does shard s."""
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ConfigError("part", f"{self.index}/{self.count}", "i/n with 1 ≤ i ≤ n, such as 2/4")
+
+    @staticmethod
+    def parse(text: str) -> Part:
+        """Part i of n from ``i/n``. Raises ConfigError on anything else."""
+        numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if numbers is None:
+            raise ConfigError("part", text, "i/n with 1 ≤ i ≤ n, such as 2/4")
+        return Part(int(numbers[1]), int(numbers[2]))
+
+    def does(self, shard: int) -> bool:
+        """Whether this part does that shard."""
+        return shard % self.count == self.index - 1
+
+    @property
+    def lock_name(self) -> str:
+        """Name of its lock file."""
+        return NAME if self.count == 1 else f"lock-{self.index}-of-{self.count}.json"
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class _Holder:
+    run: str
+    host: str
+    pid: int
+    since: str
+    start: str | None = None
+    part: tuple[int, int] = (1, 1)
+
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> _Holder:
+        """The holder that a lock file names. Raises ValueError, KeyError or TypeError on other data."""
+        index, count = data.get("part", (1, 1))
+        holder = _Holder(**{**data, "part": (index, count)})
+        texts = (holder.run, holder.host, holder.since, holder.start or "")
+        numbers = (holder.pid, index, count)
+        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+            raise TypeError("not a holder")
+        return holder
+
+    def __str__(self) -> str:
+        part = f"part {self.part[0]}/{self.part[1]}, " if self.part[1] > 1 else ""
+        return f"run {self.run} ({part}pid {self.pid} on {self.host}, since {self.since})"
+
+    def alive(self) -> bool:
+        # of a process on another host nothing is known: it counts as running
+        return self.host != socket.gethostname() or is_running(self.pid, self.start)
 
 
 @contextmanager
-def hold(store: Path, run: str) -> Iterator[None]:
-    """Own the store for the block.
-
-    A lock whose process is dead (same host, no such pid) is taken over with a message.
+def mutex(store: Path) -> Iterator[None]:
+    """The one process that may change locks, manifest, metadata and journal segments now; others wait.
 
     Raises:
-        LockedError: a live run, or one on another host, holds it.
+        StoreError: the store cannot be written, or its file system has no locks.
     """
-    path = store / NAME
-    mine = {"run": run, "host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat()}
-    while True:
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _take_over(path)
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps(mine))
-        break
+    with writing(store / MUTEX):
+        descriptor = os.open(store / MUTEX, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        with writing(store / MUTEX):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def hold(store: Path, run: str, part: Part = WHOLE) -> Iterator[None]:
+    """Own the store, or a part of its shards, for the block.
+
+    A lock whose process is dead (same host, no such process) is taken over with a message.
+
+    Raises:
+        LockedError: a live run, or one on another host, holds it; parts of one number n may run side by side.
+    """
+    path = store / part.lock_name
+    me = os.getpid()
+    mine = _Holder(run, socket.gethostname(), me, datetime.now(UTC).isoformat(), started(me), (part.index, part.count))
+    with mutex(store):
+        for other in sorted(store.glob("lock*.json")):
+            _clear_or_refuse(other, part)
+        write_durably(path, json.dumps(asdict(mine)).encode())
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def _take_over(path: Path) -> None:
+def new_run_id() -> str:
+    """An id for one run: its start in UTC and a few random digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _clear_or_refuse(path: Path, part: Part) -> None:
     try:
-        holder = json.loads(path.read_text())
-        run, host, pid = str(holder["run"]), str(holder["host"]), int(holder["pid"])
-        since = str(holder["since"])
+        holder = _Holder.of(json.loads(path.read_text()))
     except FileNotFoundError:
         return  # released meanwhile
-    except (ValueError, KeyError, TypeError):
-        run, host, pid, since = "unknown", socket.gethostname(), -1, "unknown"
-    if host != socket.gethostname() or _alive(pid):
+    except OSError as error:
+        raise LockedError(f"{path}: this lock cannot be read: {error.strerror}; remove it") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        # locks are written whole: this is none that a run holds
+        holder = _Holder("unknown", socket.gethostname(), -1, "unknown")
+    if not holder.alive():
+        print(f"taking over the lock of {holder}, which is no longer running", file=sys.stderr)
+        path.unlink(missing_ok=True)
+        return
+    beside = holder.part[1] == part.count > 1 and holder.part[0] != part.index
+    if not beside:
         raise LockedError(
-            f"{path.parent}: run {run} (pid {pid} on {host}, since {since}) holds this store. "
-            f"Wait for it to end; if it cannot be running any more, remove {path}."
+            f"{path.parent}: {holder} holds this store. Wait for it to end; if it cannot be running any more, "
+            f"remove {path}."
         )
-    print(f"taking over the lock of run {run} (pid {pid}, since {since}), which is no longer running", file=sys.stderr)
-    path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

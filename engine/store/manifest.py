@@ -1,4 +1,7 @@
-"""The manifest: which image stands in which row. Immutable Parquet segments under `images.parquet/`."""
+"""The manifest: which image stands in which row. Immutable Parquet segments under `images.parquet/`.
+
+Names of segments end in a digest of their content, which every reader checks.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.files import digest, read_named, write_durably, writing
 from substyle.engine.table import SPLITS, UNLABELLED
-from substyle.kernels.errors import SubstyleError
 
 FOLDER = "images.parquet"
 _SCHEMA = pa.schema(
@@ -54,27 +57,63 @@ class Manifest:
         return slice(int(first), int(last))
 
 
-def read(store: Path) -> Manifest:
-    """All segments of a store's manifest. Raises SubstyleError when there is none or one cannot be read."""
-    paths = sorted((store / FOLDER).glob("segment-*.parquet"))
+def read(store: Path, shard_rows: int) -> Manifest:
+    """All segments of a store's manifest.
+
+    Args:
+        shard_rows: R; a segment's rows follow each other from the first shard that earlier ones leave free.
+
+    Raises:
+        StoreError: there is none, or one is damaged, missing or not as `append` writes it.
+    """
+    paths = segments(store)
     if not paths:
-        raise SubstyleError(f"{store}: no manifest ({FOLDER}/segment-*.parquet) is there")
+        raise StoreError(f"{store}: no manifest ({FOLDER}/segment-*.parquet) is there")
+    where, end = store / FOLDER, 0
+    tables = []
     try:
-        table = pa.concat_tables([pq.read_table(path, schema=_SCHEMA) for path in paths])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise SubstyleError(f"{store}: the manifest cannot be read: {error}") from error
-    labels = table["label"].to_numpy().astype(np.int64)
-    names: dict[int, str] = {}
-    for label, name in zip(labels.tolist(), table["class_name"].to_pylist(), strict=True):
-        if label != UNLABELLED:
-            names.setdefault(label, name)
+        for path in paths:
+            where = path
+            tables.append(pq.read_table(io.BytesIO(read_named(path)), schema=_SCHEMA))
+            first = -(-end // shard_rows) * shard_rows
+            end = first + len(tables[-1])
+            if not np.array_equal(tables[-1]["row"].to_numpy(), np.arange(first, end)):
+                raise ValueError(f"its rows are not {first} to {end}")
+        where = store / FOLDER
+        return _manifest(pa.concat_tables(tables))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{where}: the manifest cannot be read: {error}") from error
+
+
+def _manifest(table: pa.Table) -> Manifest:
+    """What the segments say, read as one table. Raises ValueError where it contradicts itself."""
+    keys, names, splits = (table[name].to_pylist() for name in ("key", "class_name", "split"))
+    labels = table["label"].to_pylist()
+    if None in keys or len(set(keys)) < len(keys):
+        raise ValueError("an image stands in two rows or has no key")
+    if not set(splits) <= set(SPLITS):
+        raise ValueError("an image has no split, or an unknown one")
+    pairs = {(label, name) for label, name in zip(labels, names, strict=True)} - {(UNLABELLED, None)}
+    class_names = dict(pairs)
+    known = set(class_names.values())
+    if set(class_names) != set(range(len(pairs))) or None in known or len(known) < len(pairs):
+        raise ValueError("labels and class names do not belong together")
     return Manifest(
         row_N=table["row"].to_numpy(),
-        keys=tuple(table["key"].to_pylist()),
-        label_N=labels,
-        class_names=tuple(names[i] for i in sorted(names)),
-        split_N=np.array([SPLITS.index(name) for name in table["split"].to_pylist()], dtype=np.int8),
+        keys=tuple(keys),
+        label_N=np.array(labels, dtype=np.int64),
+        class_names=tuple(class_names[i] for i in range(len(pairs))),
+        split_N=np.array([SPLITS.index(name) for name in splits], dtype=np.int8),
     )
+
+
+def segments(store: Path) -> list[Path]:
+    """The manifest's files in order. Raises StoreError when one of them is missing."""
+    paths = sorted((store / FOLDER).glob("segment-[0-9]*.parquet"))
+    for number, path in enumerate(paths):
+        if path.stem.split("-")[1] != f"{number:05d}":
+            raise StoreError(f"{store}: the manifest's segment {number:05d} is missing, the next is {path.name}")
+    return paths
 
 
 def append(
@@ -88,7 +127,8 @@ def append(
 ) -> None:
     """Write one more segment whose images stand in rows first_row, first_row + 1, …"""
     folder = store / FOLDER
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     table = pa.table(
         {
             "row": np.arange(first_row, first_row + len(keys), dtype=np.int64),
@@ -101,5 +141,5 @@ def append(
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    count = len(list(folder.glob("segment-*.parquet")))
-    write_durably(folder / f"segment-{count:05d}.parquet", buffer.getvalue())
+    data = buffer.getvalue()
+    write_durably(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)

@@ -11,7 +11,8 @@ from substyle.engine.embed import embed
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
 from substyle.engine.store import lock
-from substyle.engine.store.embeddings import EmbeddingStore, StoreError
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import LockedError, StoreError
 from substyle.engine.store.load import load_table, store_facts
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import FolderSource
@@ -215,5 +216,5 @@ def test_bad_requests(tmp_path: Path, two_classes: Path) -> None:
 def test_a_held_store_is_refused(tmp_path: Path, two_classes: Path) -> None:
     store = tmp_path / "s.zarr"
     embed(plan(two_classes, store, limit=4), [PIXELS], quiet=True)
-    with lock.hold(store, "other"), pytest.raises(lock.LockedError, match="run other"):
+    with lock.hold(store, "other"), pytest.raises(LockedError, match="run other"):
         embed(plan(two_classes, store, limit=8), [PIXELS], quiet=True)

@@ -9,14 +9,9 @@ import pytest
 import zarr
 
 from substyle.engine.store import journal
-from substyle.engine.store.embeddings import (
-    BackboneEntry,
-    EmbeddingStore,
-    OverflowError16,
-    StoreError,
-    StoreSettings,
-    slug,
-)
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import OverflowError16, StoreError
+from substyle.engine.store.layout import BackboneEntry, StoreSettings, slug
 from substyle.engine.store.load import load_table, store_facts
 from substyle.kernels.errors import ConfigError
 

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from substyle.engine.store import journal
+from substyle.engine.store.files import digest
 from substyle.kernels.errors import SubstyleError
 
 
 def record(shard: int, backbone: str = "b", *names: str) -> journal.Record:
     notes = (
-        journal.ImageNote(shard * 4, 10, 20, "", "00", ("grayscale",)),
+        journal.ImageNote(shard * 4, 10, 20, "", "00" * 72, ("grayscale",)),
         journal.ImageNote(shard * 4 + 1, 0, 0, 'a "bad" image: ü', "", ()),
     )
     checksums = {name: f"{shard}{name}" for name in names or ("identity", "jpeg")}
@@ -58,18 +58,40 @@ def test_transformations_added_later_have_a_record_of_their_own(tmp_path: Path) 
     assert [set(r.checksums) for r in journal.read(tmp_path)] == [{"identity", "jpeg"}, {"pixelate", "swirl"}]
 
 
-def test_same_record_written_again_replaces_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compacted", [False, True])
+def test_withdrawn_transformations_are_gone_and_nothing_else(tmp_path: Path, compacted: bool) -> None:
+    for shard in range(3):
+        journal.write(tmp_path, record(shard))
+        journal.write(tmp_path, record(shard, "other"))
+    if compacted:
+        journal.compact(tmp_path, at=1)
+    journal.withdraw(tmp_path, {(1, "b"): {"jpeg"}, (2, "other"): {"identity", "jpeg"}})
+    left = {(r.shard, r.backbone): set(r.checksums) for r in journal.read(tmp_path)}
+    both = {"identity", "jpeg"}
+    assert left == {(0, "b"): both, (0, "other"): both, (1, "b"): {"identity"}, (1, "other"): both, (2, "b"): both}
+    journal.write(tmp_path, record(1, "b", "jpeg"))
+    assert sum(set(r.checksums) == {"jpeg"} for r in journal.read(tmp_path)) == 1
+
+
+def test_withdrawing_a_damaged_file_keeps_the_others(tmp_path: Path) -> None:
     journal.write(tmp_path, record(0))
-    again = dataclasses.replace(record(0), seconds=9.0)
-    journal.write(tmp_path, again)
-    assert journal.read(tmp_path) == [again]
+    journal.compact(tmp_path, at=1)
+    journal.write(tmp_path, record(1))
+    (segment,) = (tmp_path / journal.FOLDER).glob("*.parquet")
+    segment.write_bytes(segment.read_bytes()[:-1])
+    with pytest.raises(SubstyleError, match="not what was written"):
+        journal.read(tmp_path)
+    journal.withdraw(tmp_path, {}, [segment])
+    assert journal.read(tmp_path) == [record(1)]
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"shard": 1}', "null", "[]"])
-def test_a_broken_record_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"shard": 1}', "null", "[]", '{"images": [1]}', '{"images": "ab"}'])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_broken_record_is_named(tmp_path: Path, text: str, named: bool) -> None:
     (tmp_path / journal.FOLDER).mkdir()
-    (tmp_path / journal.FOLDER / "x.json").write_text(text)
-    with pytest.raises(SubstyleError, match="journal"):
+    name = f"x-{digest(text.encode())}.json" if named else "x.json"
+    (tmp_path / journal.FOLDER / name).write_text(text)
+    with pytest.raises(SubstyleError, match=f"journal/{name}"):
         journal.read(tmp_path)
 
 

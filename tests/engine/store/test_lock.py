@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from substyle.engine.store import lock
+from substyle.engine.store.errors import LockedError
+from substyle.engine.store.lock import Part
+from substyle.kernels.errors import ConfigError
 
 
 def test_second_run_is_refused_with_the_holder(tmp_path: Path) -> None:
-    refused = pytest.raises(lock.LockedError, match=rf"run first \(pid {os.getpid()} on {socket.gethostname()}")
+    refused = pytest.raises(LockedError, match=rf"run first \(pid {os.getpid()} on {socket.gethostname()}")
     with lock.hold(tmp_path, "first"), refused, lock.hold(tmp_path, "second"):
         pytest.fail("the lock was given twice")
     with lock.hold(tmp_path, "third"):
@@ -34,7 +37,7 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path, capsys: pytest.Cap
 def test_lock_of_another_host_stays(tmp_path: Path) -> None:
     holder = {"run": "far", "host": "another-host", "pid": 1, "since": "yesterday"}
     (tmp_path / lock.NAME).write_text(json.dumps(holder))
-    with pytest.raises(lock.LockedError, match="another-host"), lock.hold(tmp_path, "mine"):
+    with pytest.raises(LockedError, match="another-host"), lock.hold(tmp_path, "mine"):
         pytest.fail("the lock was given twice")
 
 
@@ -42,3 +45,33 @@ def test_half_written_lock_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / lock.NAME).write_text('{"run": ')
     with lock.hold(tmp_path, "mine"):
         assert json.loads((tmp_path / lock.NAME).read_text())["run"] == "mine"
+
+
+def test_number_of_a_dead_process_that_another_one_has_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    holder = {"run": "gone", "host": socket.gethostname(), "pid": os.getpid(), "since": "yesterday", "start": "1"}
+    (tmp_path / lock.NAME).write_text(json.dumps(holder))
+    with lock.hold(tmp_path, "mine"):
+        pass
+    assert "taking over the lock of run gone" in capsys.readouterr().err
+
+
+def test_parts_stand_side_by_side_but_not_twice_and_not_with_a_whole_run(tmp_path: Path) -> None:
+    with lock.hold(tmp_path, "a", Part(1, 3)), lock.hold(tmp_path, "b", Part(3, 3)):
+        for part in (Part(1, 3), Part(1, 2), Part()):
+            with pytest.raises(LockedError, match=r"run a \(part 1/3, pid"), lock.hold(tmp_path, "c", part):
+                pytest.fail("the lock was given twice")
+    with lock.hold(tmp_path, "d"), pytest.raises(LockedError, match="run d"), lock.hold(tmp_path, "e", Part(2, 3)):
+        pytest.fail("the lock was given twice")
+    assert not list(tmp_path.glob("lock*"))
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/2/3", "-1/2", "²/3", "1/"])
+def test_bad_parts_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="such as 2/4"):
+        Part.parse(text)
+
+
+def test_every_shard_belongs_to_one_part() -> None:
+    parts = [Part.parse(f"{i}/3") for i in (1, 2, 3)]
+    assert all(sum(part.does(shard) for part in parts) == 1 for shard in range(10))
+    assert all(Part().does(shard) for shard in range(10))

@@ -1,0 +1,54 @@
+"""Opening Zarr groups and arrays; damaged metadata are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.layout import METADATA
+
+
+def root(path: Path, *, writable: bool) -> zarr.Group:
+    """The group of a whole store. Raises StoreError when there is none or its metadata are damaged."""
+    with _named(path):
+        if not (path / METADATA).exists():
+            raise StoreError(f"{path}: no store is there")
+        # what a group holds is asked of the disk, never of a summary in its metadata
+        return zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
+
+
+def group(store: Path, parent: zarr.Group, name: str) -> zarr.Group:
+    """A group of a store. Raises StoreError when it is not there, no group, or damaged."""
+    with _named(store / name):
+        member = parent[name]
+    if not isinstance(member, zarr.Group):
+        raise StoreError(f"{store}: {name} is not a group (run substyle verify)")
+    return member
+
+
+def array(store: Path, parent: zarr.Group, name: str, *, fast: bool) -> zarr.Array[Any]:
+    """An array of a store. Raises StoreError when it is not there, no array, or damaged.
+
+    Args:
+        fast: for reading: zarrs reads whole arrays several times as fast; zarr's own pipeline writes.
+    """
+    pipeline = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} if fast else {}
+    with zarr.config.set(pipeline), _named(store / name):
+        member = parent[name]
+    if not isinstance(member, zarr.Array):
+        raise StoreError(f"{store}: {name} is not an array (run substyle verify)")
+    return member
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what zarr raises for metadata that it cannot use into a StoreError that names their file."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise StoreError(f"{path / METADATA}: cannot be read: {error!r} (run substyle verify)") from error

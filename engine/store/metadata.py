@@ -1,0 +1,37 @@
+"""Whether the metadata of a store's groups and arrays are what this engine writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.layout import ARRAYS, METADATA, members
+
+
+@dataclass
+class Known:
+    """Arrays that can be used, as (slug of the backbone, transformation), and what is wrong with other metadata."""
+
+    arrays: set[tuple[str, str]] = field(default_factory=set)
+    problems: dict[Path, str] = field(default_factory=dict)
+
+
+def check(store: EmbeddingStore) -> Known:
+    """Look at the metadata of all backbones and transformations."""
+    known = Known()
+    for slug in members(store.path / ARRAYS):
+        path = store.path / ARRAYS / slug
+        try:
+            entry = store.entry_of(slug)
+        except StoreError as error:
+            known.problems[path / METADATA] = str(error)
+            continue
+        for transformation in members(path):
+            try:
+                store.definition_of(entry, transformation)
+                known.arrays.add((slug, transformation))
+            except StoreError as error:
+                known.problems[path / transformation / METADATA] = str(error)
+    return known
