@@ -1,0 +1,178 @@
+"""Kill runs on a store, and hold the store against one that no run was ever killed on."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.crash.processes import Ended, Start
+
+from substyle.engine.store import journal
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.load import load_table
+from substyle.engine.table import EmbeddingTable
+
+PIXELS = "control:pixels"
+STATISTICS = "control:statistics"
+COMPILED = "control:random:test_efficientnet"
+SUITE = "identity,grayscale,gaussian_noise"
+MORE = f"{SUITE},gaussian_blur"
+MUTEX = ".mutex"  # an empty file that stays
+ALLOWED_UNFINISHED = ("no store is there", "no backbone", "no finished shard")
+
+
+def embed(
+    images: Path | None,
+    store: Path,
+    *more: str,
+    backbones: Sequence[str] = (PIXELS,),
+    suite: str = SUITE,
+    rows: int = 8,
+) -> list[str]:
+    """Arguments of a run that fills a store."""
+    return [
+        "embed", *([str(images)] if images else []), "--store", str(store), "--suite", suite, "--canvas", "64",
+        "--batch", "4", "--shard-rows", str(rows), "--threads", "1", "--quiet", "--json",
+        *(word for name in backbones for word in ("--backbone", name)), *more,
+    ]  # fmt: skip
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def differences(store: Path, reference: Path, *, loose: bool = False) -> list[str]:
+    """What sets a finished store apart from a reference; empty where they are the same.
+
+    Every file is compared byte for byte, but for a backbone's measured ``rate``, the seconds and run of journal
+    records, and how records are gathered in segments. What only one of them has is a difference: so are leftovers.
+
+    Args:
+        loose: journal records need not have been compacted.
+    """
+    here, there = _files(store), _files(reference)
+    found = [f"{name}: only in {'the store' if name in here else 'the reference'}" for name in here ^ there]
+    found += [f"{name}: another content" for name in sorted(here & there) if not _same(store / name, reference / name)]
+    found += [f"{path.name}: left beside the store" for path in store.parent.iterdir() if path != store]
+    if journal_content(store) != journal_content(reference):
+        found.append("the journals say different things")
+    kinds = (".parquet", ".json") if loose else (".parquet",)
+    found += [
+        f"{path.name}: left in the journal" for path in (store / journal.FOLDER).iterdir() if path.suffix not in kinds
+    ]
+    return sorted(found)
+
+
+def journal_content(store: Path) -> list[dict[str, Any]]:
+    """The journal's records without their time and run."""
+    return [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(store)]
+
+
+def _files(store: Path) -> set[str]:
+    names = {path.relative_to(store).as_posix() for path in store.rglob("*") if not path.is_dir()}
+    return {name for name in names if name != MUTEX and not name.startswith(f"{journal.FOLDER}/")}
+
+
+def _same(one: Path, other: Path) -> bool:
+    first, second = one.read_bytes(), other.read_bytes()
+    if first == second:
+        return True
+    if one.name != "zarr.json":
+        return False
+    return _without_rate(first) == _without_rate(second)
+
+
+def _without_rate(text: bytes) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(text)
+    data.get("attributes", {}).pop("rate", None)
+    return data
+
+
+@functools.cache
+def whole_table(store: Path, backbone: str) -> EmbeddingTable:
+    """The table of a store that is finished and stays as it is."""
+    return load_table(EmbeddingStore.open(store), backbone)
+
+
+def same_rows(table: EmbeddingTable, whole: EmbeddingTable) -> None:
+    """Assert that a table holds nothing but finite rows of the whole one, transformation by transformation."""
+    assert table.transformations, "a table of no transformation"
+    assert np.isfinite(table.x_TND).all()
+    at = [whole.keys.index(key) for key in table.keys]
+    for t, name in enumerate(table.transformations):
+        np.testing.assert_array_equal(table.x_TND[t], whole.x_TND[whole.transformations.index(name)][at])
+
+
+def table_or_none(store: EmbeddingStore | Path, backbone: str) -> EmbeddingTable | None:
+    """The table of a store that is being filled, None while there is nothing to read. Fails on any other error."""
+    try:
+        return load_table(EmbeddingStore.open(store) if isinstance(store, Path) else store, backbone)
+    except StoreError as error:
+        said = str(error)
+    assert transient(said), said
+    return None
+
+
+def transient(said: str) -> bool:
+    """Whether an error says no more than that there is nothing to read yet."""
+    return any(text in said for text in ALLOWED_UNFINISHED)
+
+
+# --- killing ----------------------------------------------------------------------------------------------------------
+
+
+class Witness:
+    """What a store has promised so far: finished shards stay and are whole, and what can be read is right.
+
+    Args:
+        reference: the store that was never interrupted; None checks no values.
+        backbones: whose tables are read.
+    """
+
+    def __init__(self, reference: Path | None, backbones: Sequence[str] = (PIXELS,)) -> None:
+        self.reference, self.backbones = reference, backbones
+        self.finished: set[tuple[int, str, str]] = set()
+
+    def look(self, store: Path) -> int:
+        """Check a store that no run is writing to; returns its number of finished shards, over all backbones."""
+        try:
+            opened = EmbeddingStore.open(store)
+        except StoreError:
+            assert not self.finished, "a store with finished shards cannot be opened any more"
+            assert not store.exists() or not (store / "zarr.json").exists(), "a store that is there cannot be opened"
+            return 0
+        now = set()
+        for record in journal.read(store):
+            for name, checksum in record.checksums.items():
+                chunk = opened.chunk_path(record.backbone, name, record.shard)
+                assert hashlib.sha256(chunk.read_bytes()).hexdigest() == checksum, f"{chunk} is not what was recorded"
+                now.add((record.shard, record.backbone, name))
+        assert self.finished <= now, f"finished shards were lost: {self.finished - now}"
+        self.finished = now
+        for backbone in self.backbones:
+            table = table_or_none(opened, backbone)
+            if table and self.reference:
+                same_rows(table, whole_table(self.reference, backbone))
+        return len({(shard, slug) for shard, slug, _ in now})
+
+
+def copy(store: Path, folder: Path) -> Path:
+    """A copy of a store, alone in a folder."""
+    folder.mkdir(parents=True)
+    shutil.copytree(store, folder / store.name)
+    return folder / store.name
+
+
+def uninterrupted(start: Start, arguments: Sequence[str]) -> tuple[Ended, float]:
+    """A run that is left alone, and its seconds."""
+    began = time.monotonic()
+    ended = start(arguments).wait().require(0)
+    return ended, time.monotonic() - began

@@ -1,0 +1,106 @@
+"""Runs that are stopped at the n-th change they make to files, for every n: no point of a run harms a store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.crash.conftest import Whole
+from tests.crash.harness import MORE, Witness, copy, differences, embed
+from tests.crash.processes import Fault, Limits, Warm
+
+
+def changes(warm: Warm, arguments: Sequence[str], root: Path) -> tuple[str, ...]:
+    """The changes below a folder that an uninterrupted run makes, in order."""
+    return warm(arguments, Limits(fault=Fault(str(root), 0, ""))).wait().require(0).changes
+
+
+def stop_at(warm: Warm, folder: Path, reference: Whole, at: int, action: str, code: int, *messages: str) -> None:
+    """A run on a new store that something happens to at its ``at``-th change; another run ends like the reference."""
+    store = folder / "s.zarr"
+    folder.mkdir()
+    arguments = embed(reference.images, store)
+    ended = warm(arguments, Limits(fault=Fault(str(folder), at, action))).wait()
+    point = f"{action} at {ended.changes[at - 1] if len(ended.changes) >= at else 'no change'}"
+    try:
+        ended.require(code, *messages)
+        witness = Witness(reference.store)
+        witness.look(store)
+        if code > 0:
+            assert not list(store.glob("lock*")), "the lock was left behind"
+        warm(arguments).wait().require(0)
+        witness.look(store)
+        assert differences(store, reference.store) == []
+    except AssertionError as error:
+        raise AssertionError(f"{point}: {error}") from error
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_killed_at_some_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Path, share: float) -> None:
+    (tmp_path / "counted").mkdir()
+    count = len(changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted"))
+    stop_at(warm, tmp_path / "killed", tiny, max(1, round(share * count)), "SIGKILL", -9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_stopped_at_every_change_of_files(warm: Warm, tiny: Whole, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "counted").mkdir()
+    made = changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted")
+    code, messages = {"SIGKILL": (-9, ()), "SIGINT": (130, ("interrupted",)), "SIGTERM": (143, ("kept",))}[kind]
+    failures = []
+    # the signals that a run answers take turns
+    for at in {"SIGKILL": range(1, len(made) + 1), "SIGINT": range(1, len(made) + 1, 2)}.get(
+        kind, range(2, len(made) + 1, 2)
+    ):
+        try:
+            stop_at(warm, tmp_path / f"{at}", tiny, at, kind, code, *messages)
+        except AssertionError as error:
+            failures.append(str(error))
+    assert not failures, f"{len(failures)} of {len(made)} points failed:\n" + "\n\n".join(failures)
+
+
+@pytest.mark.slow
+def test_killed_twice_at_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
+    (tmp_path / "counted").mkdir()
+    count = len(changes(warm, embed(tiny.images, tmp_path / "counted" / "s.zarr"), tmp_path / "counted"))
+    rng = random.Random(4)
+    for i in range(40):
+        folder = tmp_path / f"{i}"
+        folder.mkdir()
+        store, witness = folder / "s.zarr", Witness(tiny.store)
+        arguments = embed(tiny.images, store)
+        first, second = rng.randint(1, count), rng.randint(1, count)
+        warm(arguments, Limits(fault=Fault(str(folder), first, "SIGKILL"))).wait().require(-9)
+        witness.look(store)
+        ended = warm(arguments, Limits(fault=Fault(str(folder), second, "SIGKILL"))).wait()
+        assert ended.code in (-9, 0), ended.err  # the rest may take fewer changes
+        witness.look(store)
+        warm(arguments).wait().require(0)
+        assert differences(store, tiny.store) == [], f"killed at changes {first} and {second}"
+
+
+@pytest.mark.slow
+def test_killed_at_every_change_of_a_growing_store(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
+    part = tmp_path / "part" / "s.zarr"
+    warm(embed(tiny.images, part, "--limit", "5")).wait().require(0)
+    store = copy(part, tmp_path / "whole")
+    made = changes(warm, embed(tiny.images, store, suite=MORE), store.parent)
+    failures = []
+    for at, change in enumerate(made, start=1):
+        killed = copy(part, tmp_path / f"{at}")
+        witness = Witness(store)
+        witness.look(killed)
+        arguments = embed(tiny.images, killed, suite=MORE)
+        ended = warm(arguments, Limits(fault=Fault(str(killed.parent), at, "SIGKILL"))).wait()
+        try:
+            ended.require(-9)
+            witness.look(killed)
+            warm(arguments).wait().require(0)
+            witness.look(killed)
+            assert differences(killed, store) == []
+        except AssertionError as error:
+            failures.append(f"{change}: {error}")
+    assert not failures, f"{len(failures)} of {len(made)} points failed:\n" + "\n\n".join(failures)

@@ -1,0 +1,123 @@
+"""Runs that are killed: what was finished stays, and the store ends like one that no run was ever killed on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.crash.conftest import Whole, photographs, whole
+from tests.crash.harness import COMPILED, PIXELS, STATISTICS, SUITE, Witness, copy, differences, embed, uninterrupted
+from tests.crash.moments import after, fill, upon
+from tests.crash.processes import Start, Warm, cold
+
+
+def many_kills(
+    start: Start,
+    root: Path,
+    reference: Whole,
+    kills: int,
+    seed: int,
+    *,
+    backbones: Sequence[str] = (PIXELS,),
+    suite: str = SUITE,
+    before: Path | None = None,
+) -> int:
+    """Kill runs at random moments, on as many stores as it takes; every store ends like the reference.
+
+    Args:
+        before: the store that each begins with, a copy of it; None begins with none.
+    """
+    rng = random.Random(seed)
+    hit = number = 0
+    while hit < kills:
+        folder = root / f"{number}"
+        store = copy(before, folder) if before else folder / reference.store.name
+        arguments = embed(reference.images, store, backbones=backbones, suite=suite, rows=reference.rows)
+        witness = Witness(reference.store, backbones)
+        hit += fill(start, arguments, store, after(rng, reference.seconds), kills=kills - hit, witness=witness)
+        assert differences(store, reference.store) == []
+        number += 1
+        assert number < 10 * kills, "runs end before they can be killed"
+    return hit
+
+
+def test_killed_at_random_moments(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    assert many_kills(warm, tmp_path, finished, kills=5, seed=1) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_many_random_moments(warm: Warm, finished: Whole, tmp_path: Path, seed: int) -> None:
+    assert many_kills(warm, tmp_path, finished, kills=15, seed=100 + seed) == 15
+
+
+@pytest.mark.slow
+def test_fresh_processes_killed_at_random_moments(finished: Whole, tmp_path: Path) -> None:
+    _, seconds = uninterrupted(cold, embed(finished.images, tmp_path / "first" / "s.zarr"))
+    reference = Whole(finished.images, finished.store, seconds, finished.shards)
+    assert many_kills(cold, tmp_path, reference, kills=10, seed=2) == 10
+
+
+@pytest.mark.slow
+def test_killed_right_after_the_store_appears(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    for i in range(12):
+        store = tmp_path / f"{i}" / "s.zarr"
+        witness = Witness(finished.store)
+        moment = upon(lambda parent=store.parent: parent.is_dir() and any(parent.iterdir()), rng, 0.1)  # type: ignore[misc]
+        assert fill(warm, embed(finished.images, store), store, moment, kills=1, witness=witness) == 1
+        assert differences(store, finished.store) == []
+
+
+@pytest.mark.slow
+def test_killed_in_a_long_run(warm: Warm, tmp_path: Path) -> None:
+    # so many shards that records are compacted on the way, too
+    images = photographs(tmp_path / "images", 280)
+    reference = whole(warm, tmp_path / "whole", images, rows=1)
+    assert many_kills(warm, tmp_path, reference, kills=10, seed=9) == 10
+    store = tmp_path / "compacting" / "s.zarr"
+    moment = upon(lambda: any((store / "journal").glob("segment*")), random.Random(10), 0.02)
+    arguments = embed(images, store, rows=1)
+    assert fill(warm, arguments, store, moment, kills=1, witness=Witness(reference.store)) == 1
+    assert differences(store, reference.store) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backbones", [(PIXELS, STATISTICS), (COMPILED,), (PIXELS, COMPILED)], ids=["two", "compiled", "compiled and not"]
+)
+def test_killed_with_several_backbones(warm: Warm, finished: Whole, tmp_path: Path, backbones: Sequence[str]) -> None:
+    store = tmp_path / "whole" / "s.zarr"
+    _, seconds = uninterrupted(warm, embed(finished.images, store, backbones=backbones))
+    reference = Whole(finished.images, store, seconds, finished.shards)
+    assert many_kills(warm, tmp_path, reference, kills=8, seed=5, backbones=backbones) == 8
+
+
+@pytest.mark.slow
+def test_killed_while_a_backbone_is_added(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    both = (PIXELS, STATISTICS)
+    store = copy(finished.store, tmp_path / "whole")
+    _, seconds = uninterrupted(warm, embed(finished.images, store, backbones=both))
+    reference = Whole(finished.images, store, seconds, finished.shards)
+    assert many_kills(warm, tmp_path, reference, kills=8, seed=6, backbones=both, before=finished.store) == 8
+
+
+@pytest.mark.slow
+def test_killed_while_images_are_appended(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    part = tmp_path / "part" / "s.zarr"
+    warm(embed(finished.images, part, "--limit", "36")).wait().require(0)
+    store = copy(part, tmp_path / "whole")
+    _, seconds = uninterrupted(warm, embed(finished.images, store))
+    reference = Whole(finished.images, store, seconds, finished.shards)
+    assert many_kills(warm, tmp_path, reference, kills=10, seed=7, before=part) == 10
+
+
+@pytest.mark.slow
+def test_killed_while_a_transformation_is_added(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    more = f"{SUITE},gaussian_blur,jpeg"
+    store = copy(finished.store, tmp_path / "whole")
+    _, seconds = uninterrupted(warm, embed(finished.images, store, suite=more))
+    reference = Whole(finished.images, store, seconds, finished.shards)
+    assert many_kills(warm, tmp_path, reference, kills=10, seed=8, suite=more, before=finished.store) == 10

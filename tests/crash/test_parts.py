@@ -1,0 +1,233 @@
+"""Parts of one run fill a store side by side: together they make the store of a single run."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.crash.conftest import Whole
+from tests.crash.harness import MORE, PIXELS, STATISTICS, SUITE, Witness, copy, differences, embed, uninterrupted
+from tests.crash.moments import after, fill, paused, records, until
+from tests.crash.processes import Ended, Fault, Limits, Run, Warm
+
+
+def part(reference: Whole, store: Path, index: int, count: int, *more: str, suite: str = SUITE) -> list[str]:
+    """Arguments of part ``index`` of ``count``."""
+    return embed(reference.images, store, "--part", f"{index}/{count}", *more, suite=suite)
+
+
+def all_end(runs: Sequence[Run]) -> list[Ended]:
+    """All runs end well."""
+    return [run.wait().require(0) for run in runs]
+
+
+def closes(warm: Warm, reference: Whole, store: Path, suite: str = SUITE) -> None:
+    """A plain run finds nothing to do and leaves the store of a single run."""
+    assert differences(store, reference.store, loose=True) == []
+    ended = warm(embed(reference.images, store, suite=suite)).wait().require(0)
+    assert ended.answer["new_shards"] == 0
+    assert differences(store, reference.store) == []
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
+def test_parts_that_start_together_make_the_store_of_one_run(
+    warm: Warm, finished: Whole, tmp_path: Path, count: int
+) -> None:
+    store = tmp_path / "s.zarr"
+    ended = all_end([warm(part(finished, store, i + 1, count)) for i in range(count)])
+    shares = [len(range(i, finished.shards, count)) for i in range(count)]
+    assert [end.answer["new_shards"] for end in ended] == shares
+    closes(warm, finished, store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_parts_that_start_at_nearly_the_same_time(warm: Warm, tiny: Whole, tmp_path: Path, seed: int) -> None:
+    # more parts than shards: some have nothing to do
+    rng, store, runs = random.Random(seed), tmp_path / "s.zarr", []
+    for i in range(4):
+        runs.append(warm(part(tiny, store, i + 1, 4)))
+        after(rng, 0.05)(runs[-1])
+    assert [end.answer["new_shards"] for end in all_end(runs)] == [1, 1, 0, 0]
+    closes(warm, tiny, store)
+
+
+@pytest.mark.slow
+def test_parts_one_after_the_other(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    store, witness = tmp_path / "s.zarr", Witness(finished.store)
+    for i, share in ((2, 4), (3, 4), (1, 4)):
+        assert warm(part(finished, store, i, 3)).wait().require(0).answer["new_shards"] == share
+        assert not list(store.glob("lock*"))
+        witness.look(store)
+        again = warm(part(finished, store, i, 3)).wait().require(0)
+        assert again.answer["new_shards"] == 0
+    closes(warm, finished, store)
+
+
+def test_who_may_run_beside_a_part(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    run = warm(part(finished, store, 1, 2))
+    until(lambda: records(store) >= 2, run)
+    with paused(run, store):
+        for refused in (part(finished, store, 1, 2), embed(finished.images, store), part(finished, store, 2, 3)):
+            ended = warm(refused).wait().require(1, f"pid {run.pid}")
+            assert len(ended.err.strip().splitlines()) == 1, ended.err
+        # the other part is welcome
+        assert warm(part(finished, store, 2, 2)).wait().require(0).answer["new_shards"] == finished.shards // 2
+    run.wait().require(0)
+    closes(warm, finished, store)
+
+
+@pytest.mark.slow
+def test_a_part_is_refused_beside_a_plain_run(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    run = warm(embed(finished.images, store))
+    until(lambda: records(store) >= 2, run)
+    with paused(run, store):
+        warm(part(finished, store, 2, 2)).wait().require(1, f"pid {run.pid}")
+    run.wait().require(0)
+    assert differences(store, finished.store) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "2", "a/b", "1/2/3", "-1/2", ""])
+def test_bad_parts(warm: Warm, tiny: Whole, tmp_path: Path, text: str) -> None:
+    warm(embed(tiny.images, tmp_path / "s.zarr", f"--part={text}")).wait().require(2, "part")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_one_of_one_is_a_plain_run(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
+    warm(part(tiny, tmp_path / "s.zarr", 1, 1)).wait().require(0)
+    assert differences(tmp_path / "s.zarr", tiny.store) == []
+
+
+def kill_parts(
+    warm: Warm, reference: Whole, store: Path, kills: int, seed: int, *, parts: int = 2, suite: str = SUITE
+) -> int:
+    """Kill parts at random moments while their siblings go on; each killed one starts again until all are done."""
+    rng, hit = random.Random(seed), 0
+    runs = {i: warm(part(reference, store, i, parts, suite=suite)) for i in range(1, parts + 1)}
+    while runs:
+        index = rng.choice(sorted(runs))
+        after(rng, reference.seconds / 2)(runs[index])
+        if hit < kills and runs[index].running():
+            ended = runs[index].kill()
+            if ended.code == -9:
+                hit += 1
+                runs[index] = warm(part(reference, store, index, parts, suite=suite))
+                continue
+            ended.require(0)
+            del runs[index]
+        elif not runs[index].running():
+            runs.pop(index).wait().require(0)
+    return hit
+
+
+def test_a_killed_part_goes_on(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    assert kill_parts(warm, finished, tmp_path / "s.zarr", kills=2, seed=1) == 2
+    closes(warm, finished, tmp_path / "s.zarr")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_parts_go_on(warm: Warm, finished: Whole, tmp_path: Path, seed: int) -> None:
+    store = tmp_path / "s.zarr"
+    assert kill_parts(warm, finished, store, kills=6, seed=10 + seed, parts=3) >= 3
+    closes(warm, finished, store)
+
+
+@pytest.mark.slow
+def test_all_parts_are_killed_together(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    rng, store, witness = random.Random(9), tmp_path / "s.zarr", Witness(finished.store)
+    for _ in range(6):
+        runs = [warm(part(finished, store, i, 3)) for i in (1, 2, 3)]
+        after(rng, finished.seconds)(runs[0])
+        for run in runs:
+            assert run.kill().code in (-9, 0)
+        witness.look(store)
+    all_end([warm(part(finished, store, i, 3)) for i in (1, 2, 3)])
+    closes(warm, finished, store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["SIGKILL", "SIGTERM"])
+def test_a_part_is_stopped_at_every_change_of_files_beside_another(
+    warm: Warm, tiny: Whole, tmp_path: Path, action: str
+) -> None:
+    (tmp_path / "counted").mkdir()
+    counted = Limits(fault=Fault(str(tmp_path / "counted"), 0, ""))
+    made = warm(part(tiny, tmp_path / "counted" / "s.zarr", 1, 2), counted).wait().require(0).changes
+    failures = []
+    for at in range(1, len(made) + 1):
+        folder = tmp_path / f"{at}"
+        folder.mkdir()
+        store = folder / "s.zarr"
+        first = warm(part(tiny, store, 1, 2), Limits(fault=Fault(str(folder), at, action)))
+        second = warm(part(tiny, store, 2, 2))
+        ended, other = first.wait(), second.wait()
+        try:
+            assert ended.code in ((-9, 0) if action == "SIGKILL" else (143, 0)), ended.err
+            other.require(0)
+            Witness(tiny.store).look(store)
+            warm(part(tiny, store, 1, 2)).wait().require(0)
+            closes(warm, tiny, store)
+        except AssertionError as error:
+            failures.append(f"{made[at - 1]}: {error}")
+    assert not failures, f"{len(failures)} of {len(made)} points failed:\n" + "\n\n".join(failures)
+
+
+@pytest.mark.slow
+def test_others_wait_while_a_part_stands_still_at_any_change(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
+    (tmp_path / "counted").mkdir()
+    counted = Limits(fault=Fault(str(tmp_path / "counted"), 0, ""))
+    made = warm(part(tiny, tmp_path / "counted" / "s.zarr", 1, 2), counted).wait().require(0).changes
+    for at in range(1, len(made) + 1, 2):
+        folder = tmp_path / f"{at}"
+        folder.mkdir()
+        store = folder / "s.zarr"
+        first = warm(part(tiny, store, 1, 2), Limits(fault=Fault(str(folder), at, "SIGSTOP")))
+        second = warm(part(tiny, store, 2, 2))
+        after(random.Random(at), 0.5)(second)
+        second_waits = second.running()
+        # signalled before it stopped itself it would stop for good: it is woken until it ends
+        while first.running():
+            first.signal(signal.SIGCONT)
+            after(random.Random(at), 0.01)(first)
+        assert first.wait().require(0).code == second.wait().require(0).code == 0, (made[at - 1], second_waits)
+        closes(warm, tiny, store)
+
+
+@pytest.mark.slow
+def test_parts_append_images_and_add_a_transformation(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    before = tmp_path / "before" / "s.zarr"
+    warm(embed(finished.images, before, "--limit", "36")).wait().require(0)
+    store = copy(before, tmp_path / "whole")
+    _, seconds = uninterrupted(warm, embed(finished.images, store, suite=MORE))
+    reference = Whole(finished.images, store, seconds, finished.shards)
+    for seed in range(3):
+        grown = copy(before, tmp_path / f"{seed}")
+        kill_parts(warm, reference, grown, kills=4 * seed, seed=seed, suite=MORE)
+        closes(warm, reference, grown, suite=MORE)
+
+
+@pytest.mark.slow
+def test_parts_with_two_backbones(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    both = (PIXELS, STATISTICS)
+    reference, store = tmp_path / "whole" / "s.zarr", tmp_path / "parts" / "s.zarr"
+    warm(embed(finished.images, reference, backbones=both)).wait().require(0)
+    arguments = [embed(finished.images, store, "--part", f"{i}/2", backbones=both) for i in (1, 2)]
+    all_end([warm(words) for words in arguments])
+    assert differences(store, reference, loose=True) == []
+
+
+@pytest.mark.slow
+def test_a_part_is_killed_alone_again_and_again(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    rng, store, witness = random.Random(11), tmp_path / "s.zarr", Witness(finished.store)
+    moment = after(rng, finished.seconds / 2)
+    for index in (1, 2):
+        fill(warm, part(finished, store, index, 2), store, moment, kills=4, witness=witness)
+    closes(warm, finished, store)

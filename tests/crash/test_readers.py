@@ -1,0 +1,201 @@
+"""Reading a store while a run fills it: finished shards and nothing else, never fewer, never other values."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.crash.conftest import Whole
+from tests.crash.harness import (
+    MORE,
+    PIXELS,
+    STATISTICS,
+    SUITE,
+    copy,
+    differences,
+    embed,
+    same_rows,
+    table_or_none,
+    whole_table,
+)
+from tests.crash.moments import records
+from tests.crash.processes import Run, Warm
+
+from substyle.engine.store import journal
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.load import load_table, store_facts
+from substyle.engine.table import EmbeddingTable
+
+
+@dataclass
+class Reader:
+    """Reads a store again and again.
+
+    Attributes:
+        keep_open: open it once.
+        names: transformations that each table must have.
+        early: attempts before there was anything to read.
+        counts: photographs of each table, in order.
+        tables: one table for each count.
+    """
+
+    store: Path
+    backbone: str = PIXELS
+    keep_open: bool = False
+    names: Sequence[str] = tuple(SUITE.split(","))
+    early: int = 0
+    counts: list[int] = field(default_factory=list)
+    tables: dict[int, EmbeddingTable] = field(default_factory=dict)
+    opened: EmbeddingStore | None = None
+
+    def read(self) -> None:
+        """One attempt. Only before the first table may it be told that nothing is there."""
+        if self.keep_open and self.opened is None and self.store.exists():
+            self.opened = EmbeddingStore.open(self.store)
+        table = table_or_none(self.opened or self.store, self.backbone)
+        if table is None:
+            assert not self.counts, f"nothing to read after {self.counts[-1]} photographs"
+            self.early += 1
+            return
+        store_facts(self.opened or EmbeddingStore.open(self.store))
+        assert set(table.transformations) == set(self.names), table.transformations
+        assert not self.counts or len(table.keys) >= self.counts[-1], "fewer than before"
+        self.tables.setdefault(len(table.keys), table)
+        self.counts.append(len(table.keys))
+
+    def read_while(self, running: Callable[[], bool]) -> None:
+        """Read until the runs have ended, and once more."""
+        while running():
+            self.read()
+            time.sleep(0.001)
+        self.read()
+
+
+def check(reader: Reader, reference: Path, *, counts: int) -> None:
+    """All tables that were seen hold rows of the finished store; at least so many sizes were seen on the way."""
+    whole = whole_table(reference, reader.backbone)
+    for table in reader.tables.values():
+        same_rows(table, whole)
+    assert reader.counts[-1] == len(whole.keys)
+    assert len(reader.tables) >= counts, reader.counts
+
+
+def run_and_read(run: Run, reader: Reader) -> None:
+    """Read until the run has ended well; on the way it stands still a few times, that every reader sees it there."""
+    for count in (1, 3, 6, 9):
+        reader.read_while(lambda count=count: run.running() and records(reader.store) < count)  # type: ignore[misc]
+        if run.running():
+            run.signal(signal.SIGSTOP)
+            reader.read()
+            run.signal(signal.SIGCONT)
+    reader.read_while(run.running)
+    run.wait().require(0)
+
+
+@pytest.mark.parametrize("keep_open", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["opened", "kept open"])
+def test_reading_while_a_store_is_made(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
+    store = tmp_path / "s.zarr"
+    reader = Reader(store, keep_open=keep_open)
+    run_and_read(warm(embed(finished.images, store)), reader)
+    check(reader, finished.store, counts=3)
+    assert reader.early  # it began before anything was there
+    assert differences(store, finished.store) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_open", [False, True], ids=["opened each time", "kept open"])
+def test_reading_while_parts_make_a_store(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
+    store = tmp_path / "s.zarr"
+    runs = [warm(embed(finished.images, store, "--part", f"{i}/3")) for i in (1, 2, 3)]
+    reader = Reader(store, keep_open=keep_open)
+    reader.read_while(lambda: any([run.running() for run in runs]))
+    for run in runs:
+        run.wait().require(0)
+    check(reader, finished.store, counts=3)
+    assert differences(store, finished.store, loose=True) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_open", [False, True], ids=["opened", "kept open"])
+def test_reading_while_images_are_appended(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
+    part = tmp_path / "part" / "s.zarr"
+    warm(embed(finished.images, part, "--limit", "36")).wait().require(0)
+    store = copy(part, tmp_path / "grown")
+    reader = Reader(store, keep_open=keep_open)
+    reader.read()
+    assert reader.counts == [36]
+    run_and_read(warm(embed(finished.images, store)), reader)
+    check(reader, store, counts=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_open", [False, True], ids=["opened each time", "kept open"])
+def test_reading_one_backbone_while_another_is_added(
+    warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool
+) -> None:
+    store = copy(finished.store, tmp_path / "more")
+    reader = Reader(store, keep_open=keep_open)
+    other = Reader(store, STATISTICS, keep_open=keep_open)
+    run = warm(embed(finished.images, store, backbones=(PIXELS, STATISTICS)))
+    while run.running():
+        reader.read()
+        other.read()
+    run.wait().require(0)
+    other.read()
+    check(reader, finished.store, counts=1)
+    assert set(reader.counts) == {8 * finished.shards}
+    check(other, store, counts=3)
+
+
+@pytest.mark.slow
+def test_reading_while_a_transformation_is_added(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    # until the new transformation is finished everywhere a table has the photographs that it is finished for
+    store = copy(finished.store, tmp_path / "more")
+    whole, seen = whole_table(finished.store, PIXELS), set()
+    run = warm(embed(finished.images, store, suite=MORE))
+    while run.running():
+        table = table_or_none(store, PIXELS)
+        if table is None:
+            continue
+        seen.add((len(table.transformations), len(table.keys)))
+        if len(table.transformations) == 3:
+            same_rows(table, whole)
+    run.wait().require(0)
+    assert {transformations for transformations, _ in seen} == {3, 4}
+    assert len(load_table(EmbeddingStore.open(store), PIXELS).keys) == 8 * finished.shards
+
+
+@pytest.mark.slow
+def test_reading_while_records_are_compacted(finished: Whole, tmp_path: Path) -> None:
+    records = journal.read(finished.store)
+    for i in range(100):
+        store = tmp_path / f"{i}"
+        store.mkdir()
+        for record in records:
+            journal.write(store, record)
+        compacting = threading.Thread(target=journal.compact, args=(store,), kwargs={"at": 1})
+        compacting.start()
+        while compacting.is_alive():
+            assert journal.read(store) == records
+        compacting.join()
+        assert journal.read(store) == records
+
+
+@pytest.mark.slow
+def test_reading_while_runs_are_killed(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    reader = Reader(store)
+    for _ in range(6):
+        run = warm(embed(finished.images, store))
+        end = time.monotonic() + 0.6 * finished.seconds
+        reader.read_while(lambda run=run, end=end: run.running() and time.monotonic() < end)  # type: ignore[misc]
+        if run.running():
+            assert run.kill().code in (-9, 0)
+        reader.read()
+    run_and_read(warm(embed(finished.images, store)), reader)
+    check(reader, finished.store, counts=3)

@@ -1,0 +1,121 @@
+"""The canvas of an image depends on its bytes alone: not on its batch, the threads, or what failed before it."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.determinism.canvases import Picture
+
+from substyle.pipelines.decode import Decoded, Decoder
+
+SIDE = 64
+HARD = Path(__file__).parents[2].parent / "shared" / "data" / "hard"
+
+
+def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+@lru_cache(maxsize=1)
+def pool() -> tuple[bytes, ...]:
+    """Image files of many kinds and sizes, whole and broken."""
+    scenes = [Image.fromarray(Picture("scene", i).canvas(97 + 30 * i)) for i in range(4)]
+    photographs = [Image.fromarray(Picture("photograph", i).canvas(100 + i)) for i in range(3)]
+    good = [encode(picture, "JPEG", quality=70 + 5 * i) for i, picture in enumerate((*scenes, *photographs))]
+    good += [
+        encode(scenes[0], "JPEG", quality=95, subsampling=0),
+        encode(scenes[1], "JPEG", progressive=True),
+        encode(scenes[2].convert("L"), "JPEG"),
+        encode(scenes[0].resize((1, 1)), "JPEG"),
+        encode(scenes[0].resize((3, 500)), "JPEG"),
+        encode(scenes[1].resize((301, 77)), "PNG"),
+        encode(scenes[3], "BMP"),
+    ]
+    for_pillow = [
+        encode(scenes[0].convert("CMYK"), "JPEG"),
+        encode(scenes[1].convert("RGBA"), "PNG"),
+        encode(scenes[2].convert("P"), "GIF"),
+        encode(scenes[0].convert("I;16"), "PNG"),
+        encode(scenes[2], "WEBP"),
+    ]
+    whole = bytearray(good[0])
+    middle = len(whole) // 2
+    damaged = []
+    for i in range(6):  # some decode to other pixels, some do not decode
+        spoilt = bytearray(good[i % len(good)])
+        at = len(spoilt) // 2 + 7 * i
+        spoilt[at : at + 3] = bytes((0xFF, 0xD9 if i % 2 else 0x03, 0x5A))
+        damaged.append(bytes(spoilt))
+    # the end is marked, but half of the picture is missing
+    damaged += [bytes(whole[:middle]) + b"\xff\xd9", bytes(whole[:middle]), good[12][:300], b"", b"no image"]
+    return (*good, *for_pillow, *damaged)
+
+
+@lru_cache(maxsize=6)
+def decoder(batch: int, threads: int) -> Decoder:
+    """Decoders live on through a test, with whatever failures left in them."""
+    return Decoder(SIDE, batch, threads)
+
+
+@lru_cache(maxsize=256)
+def alone(blob: bytes) -> tuple[object, ...]:
+    return facts(Decoder(SIDE, 1, 1)([blob]), 0)
+
+
+def facts(decoded: Decoded, i: int) -> tuple[object, ...]:
+    pixels = decoded.canvas_BSSC[i].numpy().tobytes()
+    return pixels, bool(decoded.ok_B[i]), decoded.reasons[i], decoded.size_B2[i].tolist()
+
+
+def check(blobs: list[bytes], batch: int, threads: int) -> None:
+    made = decoder(batch, threads)
+    for start in range(0, len(blobs), batch):
+        some = blobs[start : start + batch]
+        decoded = made(some)
+        for i, blob in enumerate(some):
+            assert facts(decoded, i) == alone(blob), (start + i, decoded.reasons[i])
+
+
+def lists(blobs: tuple[bytes, ...]) -> st.SearchStrategy[list[bytes]]:
+    """Up to 12 files, some of them twice."""
+    return st.lists(st.integers(0, len(blobs) - 1), min_size=1, max_size=12).map(lambda some: [blobs[i] for i in some])
+
+
+def test_the_pool_has_both_kinds() -> None:
+    ok = [alone(blob)[1] for blob in pool()]
+    assert ok[:19] == [True] * 19
+    assert 3 <= ok.count(False) < 12
+
+
+@settings(max_examples=30, derandomize=True, deadline=None, database=None)
+@given(blobs=lists(pool()), batch=st.sampled_from((1, 5, 12)), threads=st.sampled_from((1, 2)))
+def test_canvases_in_any_company(blobs: list[bytes], batch: int, threads: int) -> None:
+    check(blobs, batch, threads)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, database=None)
+@given(blobs=lists(pool()), batch=st.sampled_from((1, 5, 12)), threads=st.sampled_from((1, 2, 4)))
+def test_canvases_at_length(blobs: list[bytes], batch: int, threads: int) -> None:
+    check(blobs, batch, threads)
+
+
+@pytest.mark.slow
+def test_awkward_files_among_others() -> None:
+    if not HARD.is_dir():
+        pytest.skip("no photographs in shared/data")
+    files = [path.read_bytes() for path in sorted(HARD.rglob("*")) if path.is_file()]
+    rng = np.random.default_rng(0)
+    for threads in (1, 2, 4):
+        for batch in (5, 12):
+            order = rng.permutation(len(files) + len(pool()))
+            check([(*files, *pool())[i] for i in order], batch, threads)

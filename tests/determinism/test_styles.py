@@ -1,0 +1,104 @@
+"""Style pictures are the same bytes in every batch, order, compiled batch, thread count, part of the suite and company.
+
+Pictures of one colour are the hard ones: instance normalisation divides what rounding leaves of them by almost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.determinism.canvases import KINDS, Picture, parts, pictures, stack
+
+from substyle.engine.backbones.runtimes.openvino import Precision
+from substyle.engine.styles import ARBITRARY, MULTISTYLE, networks_for
+from substyle.pipelines.transforms.base import Network
+
+pytest.importorskip("openvino")
+
+SIDE = 64
+ALL = tuple(MULTISTYLE)
+SOME = [Picture(kind, seed) for seed in range(2) for kind in KINDS]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a network is compiled; nothing but the precision may matter."""
+
+    names: tuple[str, ...] = ALL
+    batch: int = 8
+    threads: int = 1
+    precision: Precision = "bf16"
+
+
+@lru_cache(maxsize=8)
+def network(how: How) -> Network:
+    made = networks_for(how.names, side=SIDE, batch=how.batch, threads=how.threads, precision=how.precision)
+    (only,) = made.values()
+    return only
+
+
+def run(how: How, images: list[Picture], sizes: list[int]) -> dict[str, list[bytes]]:
+    """Every style of every picture, in batches of these sizes."""
+    made: dict[str, list[bytes]] = {name: [] for name in how.names}
+    canvas_BSSC = torch.from_numpy(stack(images, SIDE))
+    for part in torch.split(canvas_BSSC, sizes):
+        for name, pixels_BSSC in network(how)(part).items():
+            made[name] += [pixels.tobytes() for pixels in pixels_BSSC.numpy()]
+    return made
+
+
+@lru_cache(maxsize=512)
+def alone(names: tuple[str, ...], precision: Precision, picture: Picture) -> dict[str, bytes]:
+    made = run(How(names, precision=precision), [picture], [1])
+    return {name: pixels[0] for name, pixels in made.items()}
+
+
+def check(how: How, images: list[Picture], sizes: list[int]) -> None:
+    everything = ARBITRARY if how.names == ARBITRARY else ALL
+    made = run(how, images, sizes)
+    for name in how.names:
+        for picture, pixels in zip(images, made[name], strict=True):
+            assert pixels == alone(everything, how.precision, picture)[name], (name, picture)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[list[Picture], list[int]]:
+    images = draw(st.lists(pictures(), min_size=1, max_size=9, unique=True))
+    return images, draw(parts(len(images), 9))
+
+
+@settings(max_examples=10, derandomize=True, deadline=None, database=None)
+@given(case=batches())
+def test_styles_in_any_company(case: tuple[list[Picture], list[int]]) -> None:
+    check(How(), *case)
+
+
+OTHERS = [
+    How(batch=1, threads=2),
+    How(("style_wave",), batch=1),
+    How(("style_fauvist", "style_glass"), batch=5, threads=2),
+    How(threads=4),
+    How(batch=3, threads=4),
+]
+
+
+@pytest.mark.parametrize("how", OTHERS[:2])
+def test_compiled_batch_threads_and_part_of_the_suite_change_no_byte(how: How) -> None:
+    check(how, SOME, [len(SOME)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("how", [*OTHERS, How(ARBITRARY), How(ARBITRARY, batch=3, threads=2)])
+def test_styles_at_length(how: How, precision: Precision) -> None:
+    @settings(max_examples=25, deadline=None, database=None)
+    @given(case=batches())
+    def in_any_company(case: tuple[list[Picture], list[int]]) -> None:
+        check(How(how.names, how.batch, how.threads, precision), *case)
+
+    in_any_company()

@@ -1,0 +1,121 @@
+"""The variants of an image are the same bytes in every batch, order, thread count, suite and company.
+
+Each case puts 1 to 9 pictures into one random order, cut into random batches, for a random suite and thread count, and
+compares every variant of every picture with that of the picture alone on one thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.determinism.canvases import Picture, parts, pictures, stack
+
+from substyle.pipelines.plugins import load_all
+from substyle.pipelines.suites import suite
+from substyle.pipelines.transforms import base
+from substyle.pipelines.variants import Variant, VariantMaker
+
+load_all()
+SEED = 11
+OWN = tuple(name for name in suite("substance31") if base.get(name).made_by != "network")
+_rng = np.random.default_rng(0)
+SUITES = (OWN, *((name,) for name in OWN), *(tuple(_rng.permutation(OWN)[:size].tolist()) for size in (2, 5, 9, 20)))
+
+
+@dataclass(frozen=True)
+class Case:
+    side: int
+    images: list[Picture]
+    sizes: list[int]
+    batch: int
+    threads: int
+    names: tuple[str, ...]
+
+
+@st.composite
+def cases(draw: st.DrawFn, sides: tuple[int, ...], suites: tuple[tuple[str, ...], ...], largest: int = 9) -> Case:
+    images = draw(st.lists(pictures(), min_size=1, max_size=largest, unique=True))
+    batch = draw(st.sampled_from((5, largest)))
+    return Case(
+        draw(st.sampled_from(sides)),
+        images,
+        draw(parts(len(images), batch)),
+        batch,
+        draw(st.sampled_from((1, 2, 4))),
+        draw(st.sampled_from(suites)),
+    )
+
+
+@lru_cache(maxsize=48)
+def maker(names: tuple[str, ...], side: int, batch: int, threads: int) -> VariantMaker:
+    return VariantMaker(names, side=side, seed=SEED, batch=batch, threads=threads)
+
+
+def made(variant_maker: VariantMaker, images: list[Picture], side: int) -> list[Variant]:
+    canvas_BSSC = torch.from_numpy(stack(images, side))
+    test_B = np.array([picture.test for picture in images])
+    return list(variant_maker(canvas_BSSC, [picture.key for picture in images], test_B))
+
+
+@lru_cache(maxsize=512)
+def alone(picture: Picture, side: int) -> dict[str, tuple[bytes, bool]]:
+    """Every variant of one picture in a batch of one, and whether it is distinct."""
+    torch.set_num_threads(1)
+    variants = made(maker(OWN, side, 1, 1), [picture], side)
+    return {v.name: (v.pixels_BSSC.numpy().tobytes(), bool(v.distinct_B[0])) for v in variants}
+
+
+def check(case: Case) -> None:
+    expected = [alone(picture, case.side) for picture in case.images]
+    torch.set_num_threads(case.threads)
+    start = 0
+    for size in case.sizes:
+        some = case.images[start : start + size]
+        variants = made(maker(case.names, case.side, case.batch, case.threads), some, case.side)
+        assert tuple(v.name for v in variants) == case.names
+        for variant in variants:
+            for i, picture in enumerate(some):
+                pixels, distinct = expected[start + i][variant.name]
+                assert variant.pixels_BSSC[i].numpy().tobytes() == pixels, (variant.name, picture)
+                assert bool(variant.distinct_B[i]) == distinct, (variant.name, picture)
+        start += size
+    assert start == len(case.images)
+
+
+@settings(max_examples=10, derandomize=True, deadline=None, database=None)
+@given(case=cases((64, 97), (OWN,)))
+def test_all_variants_in_any_company(case: Case) -> None:
+    check(case)
+
+
+@settings(max_examples=20, derandomize=True, deadline=None, database=None)
+@given(case=cases((64,), SUITES))
+def test_a_part_of_the_suite_in_any_company(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, database=None)
+@given(case=cases((63, 64, 97), SUITES[1:]))
+def test_a_part_of_the_suite_at_length(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, database=None)
+@given(case=cases((64, 97), (OWN,)))
+def test_all_variants_at_length(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, database=None)
+@given(case=cases((224,), (OWN,), 32))
+def test_all_variants_of_whole_canvases(case: Case) -> None:
+    check(case)

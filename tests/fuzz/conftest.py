@@ -1,0 +1,32 @@
+"""What every target shares: how many cases, and one small store."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.fuzz.stores import Sound, make
+
+FEW, MANY = 40, 10_000
+
+
+@pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)])
+def cases(request: pytest.FixtureRequest) -> int:
+    """How many cases of a property are made up."""
+    number: int = request.param
+    return number
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Sound:
+    """The store that `sound` is a copy of."""
+    return make(tmp_path_factory.mktemp("sound") / "s.zarr")
+
+
+@pytest.fixture
+def sound(made: Sound, tmp_path: Path) -> Sound:
+    """A store for one test, whose files may be spoilt."""
+    shutil.copytree(made.path, tmp_path / "s.zarr")
+    return dataclasses.replace(made, path=tmp_path / "s.zarr")

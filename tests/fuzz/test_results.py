@@ -1,0 +1,80 @@
+"""results.json of any content: `compare` and the report name what is wrong with it, or show what it says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from tests.engine.report import fake
+from tests.fuzz.harness import attempt, examine, put
+from tests.fuzz.mutations import changed, spoilt_json, written
+
+from substyle.engine.report import page
+from substyle.engine.report.compare import compare_results
+from substyle.engine.report.headline import headline_table
+from substyle.engine.report.results import Results, read_results
+
+SUITE = tuple(row for row in fake.SUITE if row[0] in ("identity", "gaussian_blur", "defocus_blur", "jpeg"))
+
+
+def results(name: str = "a", seed: int = 0) -> Results:
+    """A small results.json: two backbones, four transformations, two classes."""
+    skills = {"net": (0.9, 0.8), "control:pixels": (0.4, 0.3)}
+    made: Results = fake.fake_results(skills, seed=seed, suite=SUITE, classes=("x", "y"), images=50, name=name)
+    return made
+
+
+def contents() -> st.SearchStrategy[bytes]:
+    """Spoilt results; one part of a backbone, or the rest of the file, so that every part is met often."""
+    whole = results()
+    backbone = whole["backbones"]["net"]
+    rest = {**whole, "backbones": {}}
+
+    def with_part(key: str, part: Any) -> bytes:  # noqa: ANN401
+        backbones = {**whole["backbones"], "net": {**backbone, key: part}}
+        return written({**whole, "backbones": backbones})
+
+    def with_rest(changed_rest: Any) -> bytes:  # noqa: ANN401
+        kept = {"backbones": whole["backbones"]} if isinstance(changed_rest, dict) else {}
+        return written({**changed_rest, **kept} if kept else changed_rest)
+
+    parts = st.sampled_from(sorted(backbone)).flatmap(
+        lambda key: changed(backbone[key], 2).map(lambda part: with_part(key, part))
+    )
+    return st.one_of(parts, parts, changed(rest, 2).map(with_rest), spoilt_json(json.dumps(whole).encode()))
+
+
+def test_any_results_can_be_compared(tmp_path: Path, cases: int) -> None:
+    path = tmp_path / "results.json"
+    other = results("b", seed=1)
+
+    def check(content: bytes | None, first: bool) -> None:
+        put(path, content)
+        read = attempt(read_results, path, names=(path.name,))
+        if read is None:
+            return
+        runs = [("a", read), ("b", copy.deepcopy(other))]
+        compared = attempt(compare_results, runs if first else runs[::-1], tmp_path / "out", names=("compare",))
+        assert compared is not None
+        shown = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+        assert "<h2>Scores</h2>" in shown
+
+    examine(check, st.one_of(contents(), st.none()), st.booleans(), cases=cases)
+
+
+def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    monkeypatch.setattr(page, "save_figures", lambda *_: [])  # a second each
+
+    def check(content: bytes) -> None:
+        put(path, content)
+        read = attempt(read_results, path, names=(path.name,))
+        if read is not None:
+            page.write_report(read, tmp_path / "out")
+            assert headline_table(read)
+
+    examine(check, contents(), cases=max(cases // 10, 30))
