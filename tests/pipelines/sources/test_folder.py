@@ -78,7 +78,7 @@ def test_keys_sort_as_paths_and_do_not_depend_on_the_file_system(tmp_path: Path)
 
 
 def test_links_out_of_the_root_are_refused_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    outside = fill(tmp_path / "outside", "secret.jpg")
+    outside = fill(tmp_path / "root-not", "secret.jpg")
     root = fill(tmp_path / "root", "cat/a.jpg")
     (root / "cat" / "link.jpg").symlink_to(outside / "secret.jpg")
     (root / "stolen").symlink_to(outside)

@@ -95,11 +95,13 @@ def test_fields_belong_to_kinds(tmp_path: Path) -> None:
 
 
 def test_options_are_a_configuration_as_text() -> None:
-    config = SourceConfig("parquet", image_column="img", names=Path("n.txt"))
-    assert config.options() == {"kind": "parquet", "image_column": "img", "names": "n.txt"}
+    config = SourceConfig("parquet", image_column="img", names=Path("/a/n.txt"))
+    assert config.options() == {"kind": "parquet", "image_column": "img", "names": "/a/n.txt"}
     assert SourceConfig.from_options(config.options()) == config
+    # a store may be opened from another folder than the one where it was made
+    assert SourceConfig(names=Path("n.txt")).options() == {"names": str(Path.cwd() / "n.txt")}
     assert SourceConfig.from_options({}) == SourceConfig()
-    assert config.fitting("tar") == SourceConfig("tar", names=Path("n.txt"))
+    assert config.fitting("tar") == SourceConfig("tar", names=Path("/a/n.txt"))
     with pytest.raises(ConfigError, match=r"source\.colour: got 'x'; allowed: no such field"):
         SourceConfig.from_options({"colour": "x"})
 

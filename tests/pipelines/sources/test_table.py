@@ -320,11 +320,14 @@ def test_a_footer_that_claims_endless_rows(tmp_path: Path, monkeypatch: pytest.M
         ("dataset_dict.json", "[" * 100_000),
         ("dataset_dict.json", '{"splits": 3}'),
         ("dataset_dict.json", '{"splits": ["train"]}'),
+        ("dataset_dict.json", '{"splits": ["a\\u0000b", "..", "/tmp"]}'),
+        ("state.json", '{"_data_files": [{"filename": "a\\u0000b"}, {"filename": ""}, {"filename": "sub/x.arrow"}]}'),
         ("state.json", "[]"),
         ("state.json", '{"_data_files": [{"filename": "nothing.arrow"}]}'),
     ],
 )
 def test_descriptions_that_are_none(tmp_path: Path, name: str, content: str) -> None:
+    arrow(tmp_path / "sub" / "x.arrow", {"image": structs(BLOBS)})
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError):
         TableSource(tmp_path)

@@ -64,7 +64,7 @@ def test_labels_from_json(tmp_path: Path, config: SourceConfig) -> None:
     [
         b"no json", b"[1]", b"{", b'{"label": 1.5}', b'{"label": true}', b'{"label": ["a"]}', b'{"label": {}}',
         b"\xff\xfe", b'{"label": ""}', b'{"label": " "}', b"[" * 100_000, b'{"label": ' + b"9" * 5000 + b"}",
-        b'{"label": "' + b"x" * 1001 + b'"}', b'{"label": "' + b" " * (1 << 20) + b'"}',
+        b'{"label": "' + b"x" * 1001 + b'"}', b'{"label": "a", "text": "' + b" " * (1 << 20) + b'"}',
         b'{"label": 9223372036854775808}', b"", b"null",
     ],
     ids=range(17),

@@ -1,0 +1,168 @@
+"""How much memory does an embedding run take, and does it grow with the number of photographs?
+
+    python -m benchmarks.memory [--count 5000] [--out benchmarks/results/memory.json]
+
+Photographs of 0.2 to 24 megapixels, among them files that only Pillow decodes and files that are damaged, are embedded
+by the cheapest backbone while the memory of the process is sampled. After the first shard everything has been
+allocated once: what comes after must stay within half as much again. A few distinct files under many names stand for
+many files: what a run keeps of a photograph does not depend on what it shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness import RESULTS, environment
+
+NAME = "memory"
+QUESTION = "how much memory does an embedding run take, and does it grow with the number of photographs?"
+TARGET = 1.5  # largest memory after the first shard to the level at its end
+
+# height, width in px, kind, and how many of a hundred files; "damaged" ends early, "broken" has lost its tables
+SIZES = (
+    *((375, 500, "JPEG", 50), (500, 333, "progressive", 6), (1000, 1000, "JPEG", 16), (1600, 2400, "JPEG", 12)),
+    *((3000, 4000, "JPEG", 6), (4000, 6000, "JPEG", 2), (800, 1200, "CMYK", 2), (1000, 1400, "RGBA", 3)),
+    *((375, 500, "damaged", 2), (375, 500, "broken", 1)),
+)
+SAMPLE_SECONDS = 0.02
+MB = 1_000_000
+
+
+def write(folder: Path, count: int, seed: int = 0) -> float:
+    """Write ``count`` files into a folder, in random order; returns their mean size in megapixels."""
+    originals = folder.with_name("originals")
+    originals.mkdir()
+    for i, (height, width, kind, _) in enumerate(SIZES):
+        (originals / str(i)).write_bytes(_file(height, width, kind))
+    shares = np.array([share for *_, share in SIZES], np.float64)
+    drawn = np.random.default_rng(seed).choice(len(SIZES), count, p=shares / shares.sum()).tolist()
+    folder.mkdir()
+    for n, i in enumerate(drawn):
+        os.link(originals / str(i), folder / f"{n:06d}.{'png' if SIZES[i][2] == 'RGBA' else 'jpg'}")
+    return float(np.mean([SIZES[i][0] * SIZES[i][1] for i in drawn])) / 1e6
+
+
+def _file(height: int, width: int, kind: str) -> bytes:
+    """Colours that change smoothly under grain, which compresses like a photograph."""
+    rng = np.random.default_rng(height * width)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    grain = np.tile(rng.normal(0, 5, (256, 256, 1)), (-(-height // 256), -(-width // 256), 1))[:height, :width]
+    image = Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8))
+    out = io.BytesIO()
+    if kind == "RGBA":
+        image.convert("RGBA").save(out, "PNG", compress_level=1)
+    else:
+        image.convert("CMYK" if kind == "CMYK" else "RGB").save(
+            out, "JPEG", quality=90, progressive=kind == "progressive"
+        )
+    blob = out.getvalue()
+    if kind == "damaged":
+        return blob[: len(blob) // 2]
+    return blob.replace(b"\xff\xc4", b"\xff\xfe") if kind == "broken" else blob
+
+
+def resident() -> float:
+    """Memory of this process that is in use, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MB
+
+
+@contextmanager
+def sampled(journal: Path) -> Iterator[list[tuple[float, bool]]]:
+    """Memory in MB every 20 ms while the block runs, and whether a shard was finished by then."""
+    samples: list[tuple[float, bool]] = []
+    stop = threading.Event()
+
+    def sample() -> None:
+        done = False
+        while not stop.wait(SAMPLE_SECONDS):
+            done = done or (journal.is_dir() and any(journal.iterdir()))
+            samples.append((resident(), done))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        thread.join()
+
+
+def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
+    """Embed ``count`` photographs and say what memory that took."""
+    from substyle.engine.embed import embed
+    from substyle.engine.plan import EmbedPlan
+    from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
+    from substyle.engine.store import journal
+    from substyle.pipelines.sources import FolderSource
+
+    with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:
+        folder, store = Path(place) / "photographs", Path(place) / "s.zarr"
+        megapixels = write(folder, count)
+        workshop = Workshop(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(batch, shard_rows=shard_rows))
+        plan = EmbedPlan(FolderSource(folder), store, workshop)
+        before = resident()
+        with sampled(store / journal.FOLDER) as samples:
+            summary = embed(plan, [BackboneChoice("control:pixels")], quiet=True)
+    first = [mb for mb, done in samples if not done]
+    later = [mb for mb, done in samples if done]
+    if not first or len(later) < 2:
+        raise SystemExit(f"{count} photographs in shards of {shard_rows} are too few to tell")
+    return {
+        "photographs": count,
+        "mean_megapixels": megapixels,
+        "largest_megapixels": max(height * width for height, width, *_ in SIZES) / 1e6,
+        "quarantined": len(summary.quarantined),
+        "batch": batch,
+        "shard_rows": shard_rows,
+        "shards": summary.shards,
+        "before_mb": before,
+        "first_shard_peak_mb": max(first),
+        "level_mb": later[0],
+        "peak_mb": max(later),
+        "end_mb": later[-1],
+        "ratio": max(later) / later[0],
+        "target": TARGET,
+    }
+
+
+def main() -> int:
+    """The command; exits with 1 where the ratio misses its target."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--count", type=int, default=5000, help="photographs (5000)")
+    parser.add_argument("--shard-rows", type=int, default=512, help="photographs in a shard, a power of two (512)")
+    parser.add_argument("--batch", type=int, default=32, help="photographs in a batch (32)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json", metavar="FILE")
+    options = parser.parse_args()
+    measured = measure(options.count, options.shard_rows, options.batch)
+    document = {
+        "schema": 1,
+        "benchmark": NAME,
+        "question": QUESTION,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "environment": environment(),
+        "memory": measured,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    for name, value in measured.items():
+        print(f"{name}: {value:,.2f}" if isinstance(value, float) else f"{name}: {value}")
+    return 0 if measured["ratio"] <= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
