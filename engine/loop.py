@@ -1,4 +1,7 @@
-"""The embedding loop: shards of photographs → canvases → variants → embeddings → store."""
+"""The embedding loop: shards of photographs → canvases → variants → embeddings → store.
+
+This thread decodes and makes variants; `backlog` embeds and writes what is made meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine import trace
+from substyle.engine.backbones.compile import CompiledBackbone, graph_batch
+from substyle.engine.backlog import Backlog, Batch, Shard
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.progress import Bar, stage
-from substyle.engine.store import duplicates, journal
-from substyle.engine.store.embeddings import BackboneEntry, EmbeddingStore
+from substyle.engine.progress import stage
+from substyle.engine.store import duplicates, journal, lock
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.table import TEST
 from substyle.pipelines.sources import ImageRecord
 
 _READERS = 4  # files read ahead at once; reading waits on disks, not on cores
+_AHEAD = 512  # images in one variant that may wait for a backbone
 
 
 @dataclass
@@ -30,7 +36,8 @@ class EmbedSummary:
         images: photographs of the store; variants: photographs × transformations.
         shards: of the store; new_shards: finished by this call.
         quarantined: images that could not be decoded, with reasons (those met in this call).
-        seconds: wall time by stage: prepare, read, decode, variants, backbones, store, total.
+        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embeddings and writing go on
+            beside the others: ``backbones`` is the time spent on waiting for them.
     """
 
     images: int = 0
@@ -65,7 +72,7 @@ class Loop:
         self.manifest = store.manifest()
 
     def run(self, *, quiet: bool) -> None:
-        """All shards that have something to do, in order."""
+        """All shards of this part that have something to do, in order."""
         names = self.workshop.settings.transformations
         finished = self.store.finished()
         summary = self.summary
@@ -73,80 +80,78 @@ class Loop:
         summary.variants = summary.images * len(names)
         todo: dict[int, list[list[str]]] = {}
         total = done = 0
-        for shard in range(summary.shards):
-            size = len(self._images(shard))
+        for number in filter(self.plan.part.does, range(summary.shards)):
+            size = len(self._images(number))
             lacking = [
-                [name for name in names if name not in finished.get((shard, entry.slug), set())]
+                [name for name in names if name not in finished.get((number, entry.slug), set())]
                 for entry in self.entries
             ]
             missing = sum(map(len, lacking))
             total += size * len(names) * len(self.entries)
             done += size * (len(names) * len(self.entries) - missing)
             if missing:
-                todo[shard] = lacking
+                todo[number] = lacking
         with (
             stage(self.plan.title, total, "embeddings", done=done, quiet=quiet) as bar,
             ThreadPoolExecutor(_READERS) as readers,
         ):
-            for shard, lacking in todo.items():
-                self._shard(shard, lacking, bar, readers)
-                summary.new_shards += 1
-                journal.compact(self.store.path)
+            config = self.workshop.config
+            begun = 1 + 2 * config.cores * graph_batch(config.batch) // config.batch  # two pieces for every stream
+            backlog = Backlog(
+                self.compiled, self._write, bar.advance, waiting=max(_AHEAD // config.batch, 1), begun=begun
+            )
+            with backlog.working():
+                for shard, part, blobs in self._batches(todo, readers):
+                    self._batch(shard, part, blobs, backlog)
+                    if part.stop == shard.images.stop:
+                        backlog.close(shard)
 
-    def _images(self, shard: int) -> range:
+    def _images(self, number: int) -> range:
         rows = self.store.settings.shard_rows
-        part = self.manifest.between(shard * rows, (shard + 1) * rows)
+        part = self.manifest.between(number * rows, (number + 1) * rows)
         return range(part.start, part.stop)
 
-    def _shard(self, shard: int, lacking: Sequence[Sequence[str]], bar: Bar, readers: ThreadPoolExecutor) -> None:
-        began = time.perf_counter()
-        first = shard * self.store.settings.shard_rows
-        images = self._images(shard)
+    def _begin(self, number: int, lacking: Sequence[Sequence[str]]) -> Shard:
+        images = self._images(number)
+        first = number * self.store.settings.shard_rows
         size = int(self.manifest.row_N[images[-1]]) + 1 - first
         buffers = [
             {name: np.full((size, entry.dim), np.nan, np.float32) for name in names}
             for entry, names in zip(self.entries, lacking, strict=True)
         ]
         wanted = [name for name in self.workshop.settings.transformations if any(name in names for names in lacking)]
-        notes: list[journal.ImageNote] = []
-        for part, blobs in self._batches(images, readers):
-            notes += self._batch(part, blobs, wanted, buffers, first, bar)
-        clock = time.perf_counter()
-        involved = [(e, b) for e, b in zip(self.entries, buffers, strict=True) if b]
-        for entry, embeddings in involved:
-            seconds = (clock - began) / len(involved)
-            self.store.write_shard(entry, shard, embeddings, notes, seconds=seconds, run=self.run_id)
-        self.summary.spend("store", clock)
+        return Shard(number, first, images, wanted, buffers)
 
-    def _batches(self, images: range, readers: ThreadPoolExecutor) -> Iterator[tuple[range, list[bytes | OSError]]]:
-        """Batches from the shard's first image on, the next one's files being read meanwhile."""
+    def _batches(
+        self, todo: Mapping[int, Sequence[Sequence[str]]], readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[Shard, range, list[bytes | OSError]]]:
+        """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
         batch = self.workshop.config.batch
-        parts = [images[i : i + batch] for i in range(0, len(images), batch)]
+        parts = [
+            (number, images[i : i + batch])
+            for number, images in ((number, self._images(number)) for number in todo)
+            for i in range(0, len(images), batch)
+        ]
 
         def ask(part: range) -> list[Future[bytes | OSError]]:
             return [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
 
-        waiting = ask(parts[0])
-        for i, part in enumerate(parts):
-            clock = time.perf_counter()
+        waiting = ask(parts[0][1]) if parts else []
+        shard: Shard | None = None
+        for i, (number, part) in enumerate(parts):
+            clock = trace.Mark.now()
             blobs = [future.result() for future in waiting]
             if i + 1 < len(parts):
-                waiting = ask(parts[i + 1])
-            self.summary.spend("read", clock)
-            yield part, blobs
+                waiting = ask(parts[i + 1][1])
+            self._spend("read", clock, len(part))
+            if shard is None or shard.number != number:
+                shard = self._begin(number, todo[number])
+            yield shard, part, blobs
 
-    def _batch(
-        self,
-        part: range,
-        blobs: Sequence[bytes | OSError],
-        wanted: Sequence[str],
-        buffers: Sequence[Mapping[str, NDArray[np.float32]]],
-        first: int,
-        bar: Bar,
-    ) -> list[journal.ImageNote]:
+    def _batch(self, shard: Shard, part: range, blobs: Sequence[bytes | OSError], backlog: Backlog) -> None:
         keys = [self.manifest.keys[i] for i in part]
-        rows = self.manifest.row_N[part.start : part.stop] - first
-        clock = time.perf_counter()
+        rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
+        clock = trace.Mark.now()
         decoded = self.workshop.decoder([b"" if isinstance(blob, OSError) else blob for blob in blobs])
         reasons = [
             f"cannot be read: {blob.strerror or blob}" if isinstance(blob, OSError) else reason
@@ -154,29 +159,41 @@ class Loop:
         ]
         small = duplicates.thumbnails(decoded.canvas_BSSC)
         indistinct: list[list[str]] = [[] for _ in part]
-        clock = self.summary.spend("decode", clock)
+        clock = self._spend("decode", clock, len(part))
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
-        for variant in self.workshop.maker(wanted)(decoded.canvas_BSSC, keys, test_B):
-            pixels = variant.pixels_BSSC.numpy()
+        for variant in self.workshop.maker(shard.wanted)(decoded.canvas_BSSC, keys, test_B):
             for i in torch.nonzero(~variant.distinct_B).flatten().tolist():
                 indistinct[i].append(variant.name)
-            clock = self.summary.spend("variants", clock)
-            for backbone, buffer in zip(self.compiled, buffers, strict=True):
-                if variant.name in buffer:
-                    embedded = backbone.embed(pixels)
-                    buffer[variant.name][rows[decoded.ok_B]] = embedded[decoded.ok_B]
-                    bar.advance(len(part))
-            clock = self.summary.spend("backbones", clock)
-        notes = []
+            clock = self._spend("variants", clock, len(part))
+            batch = Batch(shard, variant.name, variant.pixels_BSSC.numpy(), rows_B, decoded.ok_B)
+            for i, buffers in enumerate(shard.buffers):
+                if variant.name in buffers:
+                    backlog.add(i, batch)
+            clock = self._spend("backbones", clock)
         for i, row in enumerate(self.manifest.row_N[part.start : part.stop].tolist()):
             height, width = (int(v) for v in decoded.size_B2[i])
             reason = reasons[i]
             if reason is not None:
                 self.summary.quarantined[keys[i]] = reason
-                notes.append(journal.ImageNote(row, height, width, reason, "", ()))
+                shard.notes.append(journal.ImageNote(row, height, width, reason, "", ()))
             else:
-                notes.append(journal.ImageNote(row, height, width, "", small[i], tuple(indistinct[i])))
-        return notes
+                shard.notes.append(journal.ImageNote(row, height, width, "", small[i], tuple(indistinct[i])))
+
+    def _write(self, shard: Shard, seconds: float) -> None:
+        """Commit a shard to the store; on a thread of its own."""
+        with trace.span("embed", "write", len(shard.images)):
+            involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
+            for entry, embeddings in involved:
+                share = seconds / len(involved)
+                self.store.write_shard(entry, shard.number, embeddings, shard.notes, seconds=share, run=self.run_id)
+            with lock.mutex(self.store.path):
+                journal.compact(self.store.path)
+        self.summary.new_shards += 1
+
+    def _spend(self, what: str, since: trace.Mark, items: int = 0) -> trace.Mark:
+        self.summary.spend(what, since.wall)
+        trace.add("embed", f"wait for {what}" if what == "backbones" else what, since, items)
+        return trace.Mark.now()
 
 
 def _read(record: ImageRecord | None) -> bytes | OSError:

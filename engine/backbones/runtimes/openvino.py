@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from substyle.kernels.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+_WAITING = 4  # batches asked for at once, for each stream: each holds outputs of its own
 _HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
@@ -22,6 +24,21 @@ def as_precision(name: str) -> Precision:
         if name == known:
             return known
     raise ConfigError("precision", name, ", ".join(PRECISIONS))
+
+
+class Running:
+    """One batch on its way through a graph."""
+
+    def __init__(self, graph: OpenVINOGraph, request: Any, inputs: Sequence[NDArray[Any]]) -> None:  # noqa: ANN401
+        # the graph reads the inputs where they lie, so they are held until it has ended
+        self.graph, self.request, self.inputs = graph, request, inputs
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        """Wait for its end; fresh copies of the outputs by name. To be asked once."""
+        self.request.wait()
+        outputs = {name: np.array(self.request.get_tensor(name).data) for name in self.graph.outputs}
+        self.graph.idle.append(self.request)
+        return outputs
 
 
 class OpenVINOGraph:
@@ -59,21 +76,30 @@ class OpenVINOGraph:
         if float32_layers:
             model = with_float32_layers(model, float32_layers)
         self.compiled = core().compile_model(model, "CPU", options)
-        self.requests = [self.compiled.create_infer_request()]
+        self.waiting = _WAITING * streams
+        self.idle: list[Any] = []  # requests; one holds its outputs, and no more than a batch under way needs
         self.inputs = {port.any_name: tuple(port.shape) for port in self.compiled.inputs}
         self.outputs = [port.any_name for port in self.compiled.outputs]
 
     def __call__(self, *inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run once. Inputs stand in the graph's order and have exactly its shapes; the outputs are fresh copies."""
-        return self.run([inputs])[0]
+        return self.start(inputs).result()
+
+    def start(self, inputs: Sequence[NDArray[Any]]) -> Running:
+        """Let a batch run when a stream is free, and return at once. Nobody may write to the inputs until it has ended.
+
+        Not to be called by several threads at once.
+        """
+        request = self.idle.pop() if self.idle else self.compiled.create_infer_request()
+        request.start_async(list(inputs), share_inputs=True)
+        return Running(self, request, inputs)
 
     def run(self, batches: Sequence[Sequence[NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
         """Run several batches, as many of them at once as there are streams; outputs come in their order."""
-        while len(self.requests) < len(batches):
-            self.requests.append(self.compiled.create_infer_request())
-        used = self.requests[: len(batches)]
-        for request, inputs in zip(used, batches, strict=True):
-            request.start_async(list(inputs), share_inputs=True)
-        for request in used:
-            request.wait()
-        return [{name: np.array(request.get_tensor(name).data) for name in self.outputs} for request in used]
+        running: deque[Running] = deque()
+        outputs: list[dict[str, NDArray[Any]]] = []
+        for inputs in batches:
+            if len(running) == self.waiting:
+                outputs.append(running.popleft().result())
+            running.append(self.start(inputs))
+        return outputs + [batch.result() for batch in running]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,3 +30,55 @@ class TorchModule:
         """(B, S, S, 3) uint8 of any B to (B, D) float32."""
         with torch.inference_mode():
             return np.asarray(self.module(torch.from_numpy(canvas_BSSC)).float().numpy())
+
+
+class TorchThreads:
+    """A module in the background: a batch is cut among threads of which each computes alone.
+
+    Threads of torch's own meet after every operation, which takes long while others use the cores; these never meet.
+
+    Args:
+        module: as of `TorchModule`; an image's embedding does not depend on its neighbours.
+        threads: how many work side by side.
+    """
+
+    def __init__(self, module: nn.Module, threads: int) -> None:
+        self.module, self.threads = TorchModule(module), threads
+        self._pool = _single_threads(threads)
+
+    def __call__(self, canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8 of any B to (B, D) float32."""
+        return self.start(canvas_BSSC).result()
+
+    def start(self, canvas_BSSC: NDArray[np.uint8]) -> TorchParts:
+        """The same in the background. Nobody may write to the canvas until it has ended."""
+        size = -(-len(canvas_BSSC) // self.threads)
+        parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
+        return TorchParts([self._pool.submit(self.module, part) for part in parts])
+
+
+@dataclass(frozen=True)
+class TorchParts:
+    """Embeddings of the parts of a batch, on their way."""
+
+    parts: list[Future[NDArray[np.float32]]]
+
+    def result(self) -> NDArray[np.float32]:
+        """Wait for them. Shape: (B, D) float32."""
+        return np.concatenate([part.result() for part in self.parts])
+
+
+def _single_threads(count: int) -> ThreadPoolExecutor:
+    """Threads on which torch uses no others."""
+    before = torch.get_num_threads()
+    all_there = threading.Barrier(count)
+
+    def alone() -> None:
+        torch.set_num_threads(1)  # holds for the thread that says it, and for threads that torch has not seen yet
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix="substyle-torch")
+    for started in [pool.submit(alone) for _ in range(count)]:
+        started.result()
+    torch.set_num_threads(before)
+    return pool
