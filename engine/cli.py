@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,26 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
 
 
+def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
+    """A check of an argument: a whole number from low to high, a multiple of another."""
+
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high or number % multiple:
+            some = f"a multiple of {multiple}" if multiple > 1 else "a whole number"
+            raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: {some} from {low} to {high}")
+        return number
+
+    return whole
+
+
+_SEED = _COUNT = _whole(0, 2**63 - 1)
+_CANVAS = _whole(32, 1024, multiple=4)
+
+
 class _Terminated(KeyboardInterrupt):
     """Someone asked the process to end; it ends as cleanly as after Ctrl-C."""
 
@@ -30,6 +50,9 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 failed, 2 bad usage, 3 quarantined (--strict), 130 Ctrl-C."""
     options = _parser().parse_args(arguments)
+    # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
+    with suppress(AttributeError, OSError, ValueError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     # no command needs the hub client's progress bars or its warning about missing tokens
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -120,8 +143,8 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--suite", default="substance31", help="suite, or names separated by commas")
     transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw every variant of --image")
     transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
-    transforms.add_argument("--seed", type=int, default=0)
-    transforms.add_argument("--canvas", type=int, default=224, help="canvas side in pixels (224)")
+    transforms.add_argument("--seed", type=_SEED, default=0)
+    transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
     backbones = _command(commands, "backbones", "describe", "families of backbones, or those of a store", plugins=True)
     backbones.add_argument("--store", type=Path, help="list the backbones of this store")
     backbones.add_argument("--search", metavar="TEXT", help="list timm and open_clip names that contain this")
@@ -151,15 +174,15 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="may be repeated")
     embed.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
     embed.add_argument("--suite", help="suite, or names separated by commas (substance31)")
-    embed.add_argument("--seed", type=int, help="seed of variants and splits (0)")
-    embed.add_argument("--canvas", type=int, help="canvas side in pixels (224)")
+    embed.add_argument("--seed", type=_SEED, help="seed of variants and splits (0)")
+    embed.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
     embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
-    embed.add_argument("--limit", type=int, default=0, metavar="N", help="take only N photographs")
+    embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="take only N photographs")
     embed.add_argument("--batch", type=int, default=32)
-    embed.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
+    embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
     embed.add_argument("--precision", default="auto", help="auto, bf16, fp16 or fp32")
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
-    embed.add_argument("--shard-rows", type=int, default=0, help="images in a unit of work, a power of two")
+    embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
     embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
 
     embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
@@ -186,7 +209,7 @@ def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument("study", type=Path, metavar="STUDY.toml")
     run.add_argument("--images", type=Path, metavar="PATH", help="photographs, instead of the study's")
     run.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/<name of the study>)")
-    run.add_argument("--limit", type=int, metavar="N", help="take only N photographs")
+    run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
     run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
     _source(run)
 
@@ -221,7 +244,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     bring.add_argument("--rows", type=Path, help="for .npy: CSV with columns key, transformation, and label, split")
     bring.add_argument("--store", type=Path, required=True, help="a new store")
     bring.add_argument("--backbone", required=True, metavar="NAME", help="what to call it, such as import:my_model")
-    bring.add_argument("--seed", type=int, default=0, help="seed of splits where the rows have none (0)")
+    bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits where the rows have none (0)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from substyle.kernels.errors import ConfigError
 
 T = TypeVar("T")
+_DEPTH, _VALUES, _TEXT = 16, 10_000, 4_096  # more than any study needs; 4,096 is also the longest path of Linux
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -34,6 +35,8 @@ def build(kind: type[T], data: object, path: str = "") -> T:
         ConfigError: not a mapping, an unknown field, a missing one, or a value of another type; the dataclass's own
             checks raise ConfigError too.
     """
+    if not path:
+        _require_bounded(data)
     if not isinstance(data, Mapping):
         raise ConfigError(path or "the study file", data, "a table")
     hints = typing.get_type_hints(kind)
@@ -50,6 +53,24 @@ def build(kind: type[T], data: object, path: str = "") -> T:
         if missing and name not in values:
             raise ConfigError(_join(path, name), "nothing", "a value: this field has no default")
     return kind(**values)
+
+
+def _require_bounded(data: object) -> None:
+    """Raise ConfigError for what no configuration holds and what could not even be shown in a message."""
+    todo: list[tuple[str, object, int]] = [("", data, 0)]
+    for path, value, depth in todo:  # grows as it goes
+        where = path[:200] or "the study file"
+        if depth > _DEPTH or len(todo) > _VALUES:
+            raise ConfigError(where, "more", f"at most {_VALUES} values, tables and lists at most {_DEPTH} deep")
+        if isinstance(value, Mapping):
+            todo += [(_join(path, str(name)[:200]), inner, depth + 1) for name, inner in value.items()]
+            value = max(map(str, value), key=len, default="")  # noqa: PLW2901 (the longest name is a text as well)
+        elif isinstance(value, list | tuple):
+            todo += [(f"{path}[{i}]", inner, depth + 1) for i, inner in enumerate(value)]
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(where, f"a number of {value.bit_length()} bits", "numbers of 64 bits")
+        if isinstance(value, str) and len(value) > _TEXT:
+            raise ConfigError(where, f"{value[:40]}…, {len(value)} characters", f"at most {_TEXT} characters")
 
 
 def _join(path: str, name: str) -> str:
@@ -82,7 +103,7 @@ def _convert(hint: Any, value: object, path: str) -> Any:  # noqa: ANN401
 
 
 def _plain(hint: Any, value: object, path: str) -> Any:  # noqa: ANN401
-    if hint is Path and isinstance(value, str | Path):
+    if hint is Path and isinstance(value, str | Path) and "\x00" not in str(value):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

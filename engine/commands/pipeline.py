@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     images = options.images or (Path(there.settings.source) if there else None)
     if images is None:
         raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
-    own = there is not None and str(images) == there.settings.source
+    own = there is not None and os.path.abspath(images) == os.path.abspath(there.settings.source)
     source = source_config(options, SourceConfig.from_options(there.source_options()) if there and own else None)
     settings = Settings(
         seed=_first(options.seed, there.settings.seed if there else 0),

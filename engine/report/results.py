@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.store.files import read_json
 from substyle.kernels.errors import SubstyleError
 
 SCHEMA = 1
@@ -33,24 +33,97 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "environment": dict,
     "comparisons": list,
 }
-_SECTIONS = (
-    "fine",
-    "coarse",
-    "coarse_rotation",
-    "semantic",
-    "multitask",
-    "knn",
-    "balance",
-    "retrieval",
-    "clusters",
-    "sensitivity",
-    "equivariance",
-    "steerability",
-    "shift",
-    "spec",
-    "runtime",
-    "gate",
-)
+_DEPTH = 32  # of values inside values; results.json has 7
+
+
+def _number(value: object) -> str:
+    return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+
+
+def _whole(value: object) -> str:
+    return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+
+
+def _text(value: object) -> str:
+    return "" if isinstance(value, str) else "text"
+
+
+def _flag(value: object) -> str:
+    return "" if isinstance(value, bool) else "true or false"
+
+
+def _interval(value: object) -> str:
+    good = isinstance(value, list) and len(value) == 2 and not any(_number(end) for end in value)
+    return "" if good else "[low, high]"
+
+
+def _curve(value: object) -> str:
+    points = value if isinstance(value, list) else [None]
+    good = all(isinstance(p, list) and all(n is None or not _number(n) for n in p) for p in points)
+    return "" if good else "a list of [step, share]"
+
+
+def _confusion(value: object) -> str:
+    labels, counts = dig(value, "labels"), dig(value, "counts")
+    good = isinstance(labels, list) and isinstance(counts, list) and not any(_text(label) for label in labels)
+    for row in [counts, *counts] if good else ():
+        good = good and isinstance(row, list) and len(row) == len(labels)
+    good = good and not any(_whole(count) or count < 0 for row in counts for count in row)
+    return "" if good else "labels, and a square of counts"
+
+
+def _parameters(value: object) -> str:
+    listed = value if isinstance(value, list) else [None]
+    good = all(isinstance(dig(p, "name"), str) and isinstance(dig(p, "one_of") or [], list) for p in listed)
+    good = good and not any(_interval(dig(p, "uniform")) for p in listed if dig(p, "uniform") is not None)
+    return "" if good else "a list of parameters"
+
+
+def _by_k(value: object) -> str:
+    numbers = value if isinstance(value, dict) else {"": None}
+    good = all(k.isascii() and k.isdigit() and len(k) < 10 for k in numbers)
+    return "" if good and not any(_number(v) for v in numbers.values() if v is not None) else "numbers by k"
+
+
+# What the parts that the report reads are, where they are there: a check that says what it wants, or an object's parts,
+# of which "*" is any other. A null stands for a part that is not there.
+Shape = Callable[[object], str] | dict[str, "Shape"]
+_ANY: Shape = {}
+_NUMBERS: Shape = {"*": _number}
+_INTERVALS: Shape = {"*": _interval}
+_TRAINED: dict[str, Shape] = {
+    **dict.fromkeys(("validation", "steps", "accuracy", "seen", "held_out", "gap", "clean", "obfuscated"), _number),
+    **dict.fromkeys(("ci95", "seen_ci95", "held_out_ci95", "gap_ci95", "clean_ci95", "obfuscated_ci95"), _interval),
+    "improving": _flag,
+    "curve": _curve,
+    "confusion": _confusion,
+}
+_SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS}}
+_GROUPED: Shape = {"*": {**_TRAINED, "by_transformation": {"*": {"accuracy": _number, "ci95": _interval}}}}
+_TASKS: dict[str, Shape] = {"fine": _number, "fine_ci95": _interval, "semantic": _number, "semantic_ci95": _interval}
+_BACKBONE: Shape = {
+    "dim": _whole,
+    "control": _flag,
+    **dict.fromkeys(("fine", "semantic"), _SINGLE),
+    **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
+    "multitask": {
+        **_TRAINED,
+        **_TASKS,
+        "lambda": _number,
+        "single_task": _TASKS,
+        "difference": {"*": {"value": _number, "ci95": _interval}},
+    },
+    "knn": {"transformation": _by_k, "class": _by_k, "transformation_ci95": _INTERVALS, "class_ci95": _INTERVALS},
+    "balance": _NUMBERS,
+    "retrieval": {"*": _by_k},
+    "clusters": {"k": _NUMBERS, "*": _number},
+    **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
+    **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
+    "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
+    **dict.fromkeys(("spec", "runtime"), _ANY),
+    "gate": {"cosine_min": _number, "threshold": _number},
+}
+_COMPARISON: Shape = {**dict.fromkeys(("metric", "head"), _text), "ci95": _interval}
 _SHARES = {"accuracy", "seen", "held_out", "clean", "obfuscated", "same_image", "same_transformation", "neither"}
 
 
@@ -74,13 +147,15 @@ def validate_results(results: object) -> None:
     for key, kind in _OPTIONAL.items():
         if results.get(key) is not None:
             _check_kind(f"results.{key}", results[key], kind)
-    _check_rows(results)
-    _check_backbones(results)
     for place, key, value in _numbers(results, "results"):
         if not math.isfinite(value):
             raise SubstyleError(f"{place}: {value} is not a finite number")
         if key in _SHARES and not -1e-6 <= value <= 1 + 1e-6:
             raise SubstyleError(f"{place}: {value} is not a share between 0 and 1")
+    for key in ("splits", "chance", "indistinct"):
+        _check_shape(f"results.{key}", results.get(key), _NUMBERS)
+    _check_rows(results)
+    _check_backbones(results)
 
 
 def _check_rows(results: Results) -> None:
@@ -88,10 +163,12 @@ def _check_rows(results: Results) -> None:
         _check_kind(f"results.transformations[{i}]", transformation, dict)
         for key in ("name", "coarse", "role"):
             _check_kind(f"results.transformations[{i}].{key}", transformation.get(key), str)
+        _check_shape(f"results.transformations[{i}]", transformation, {"parameters": _parameters})
     for i, row in enumerate(results.get("comparisons") or []):
         _check_kind(f"results.comparisons[{i}]", row, dict)
         for key, kind in (("task", str), ("a", str), ("b", str), ("difference", (int, float))):
             _check_kind(f"results.comparisons[{i}].{key}", row.get(key), kind)
+        _check_shape(f"results.comparisons[{i}]", row, _COMPARISON)
     for i, row in enumerate(results.get("quarantined") or []):
         _check_kind(f"results.quarantined[{i}]", row, dict)
 
@@ -100,12 +177,26 @@ def _check_backbones(results: Results) -> None:
     for name, backbone in results["backbones"].items():
         place = f"results.backbones[{name!r}]"
         _check_kind(place, backbone, dict)
-        for section in _SECTIONS:
-            if backbone.get(section) is not None:
-                _check_kind(f"{place}.{section}", backbone[section], dict)
-        for task in ("fine", "coarse", "semantic"):
-            for head, scores in (backbone.get(task) or {}).items():
-                _check_kind(f"{place}.{task}.{head}", scores, dict)
+        _check_shape(place, backbone, _BACKBONE)
+
+
+def _check_shape(place: str, value: object, shape: Shape) -> None:
+    if value is None:
+        return
+    if callable(shape):
+        if expected := shape(value):
+            raise SubstyleError(f"{place}: expected {expected}, got {_short(value)}")
+        return
+    _check_kind(place, value, dict)
+    assert isinstance(value, dict)
+    for key, inner in value.items():
+        part = shape.get(key, shape.get("*"))
+        if part is not None:
+            _check_shape(f"{place}.{key}", inner, part)
+
+
+def _short(value: object) -> str:
+    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:80]
 
 
 def _check_kind(place: str, value: object, kind: type | tuple[type, ...]) -> None:
@@ -116,24 +207,22 @@ def _check_kind(place: str, value: object, kind: type | tuple[type, ...]) -> Non
 
 
 def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, str, float]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(inner, f"{place}.{name}", str(name))
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from _numbers(inner, f"{place}[{i}]")
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield place, key, float(value)
+    todo: list[tuple[object, str, str, int]] = [(value, place, key, 0)]
+    while todo:
+        value, place, key, depth = todo.pop()
+        if depth > _DEPTH:
+            raise SubstyleError(f"{place[:200]}: values inside values, more than {_DEPTH} deep")
+        if isinstance(value, dict):
+            todo += [(inner, f"{place}.{name}", str(name), depth + 1) for name, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            todo += [(inner, f"{place}[{i}]", "", depth + 1) for i, inner in reversed(list(enumerate(value)))]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield place, key, float(value) if isinstance(value, float) or abs(value) < 2**63 else math.inf
 
 
 def read_results(path: Path) -> Results:
     """Read and check a results.json. Raises SubstyleError that names the file."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SubstyleError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SubstyleError(f"{path}: not JSON ({error})") from error
+    results = read_json(path)
     try:
         validate_results(results)
     except SubstyleError as error:

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.kernels.banded import Banded
+from substyle.kernels.workers import for_each_image
+
 ROWS, COLUMNS = 8, 9  # of a thumbnail: 8 × 8 left-right comparisons make its 64-bit difference hash
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MAX_BITS = 3  # differing bits of two difference hashes
 MAX_LEVELS = 4.0  # mean absolute difference of two thumbnails, in grey levels
 
 
 def thumbnails(canvas_BSSC: torch.Tensor) -> list[str]:
-    """8 × 9 luma bytes of each canvas (B, S, S, 3), in hex."""
+    """8 × 9 luma bytes of each canvas (B, S, S, 3), in hex: means over areas that cover it, as adaptive pooling has."""
     # a quarter of the pixels is plenty for means over about 25 × 28 of them
-    some = canvas_BSSC[:, ::2, ::2].float()
-    luma = some @ torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
-    small = torch.nn.functional.adaptive_avg_pool2d(luma[:, None], (ROWS, COLUMNS))[:, 0]
-    return [row.tobytes().hex() for row in small.round().to(torch.uint8).numpy()]
+    some_BHWC = canvas_BSSC.numpy(force=True)[:, ::2, ::2]
+    count, height, width, _ = some_BHWC.shape
+    rows_RH, columns_CW = _areas(ROWS, height), _areas(COLUMNS, width)
+    small_BRC = np.empty((count, ROWS, COLUMNS), np.uint8)
+
+    def one(i: int) -> None:
+        lines_1HX = some_BHWC[i].astype(np.float32).reshape(1, height, width * 3)
+        means_RWC = rows_RH.down(lines_1HX, np.empty((1, ROWS, width * 3), np.float32)).reshape(ROWS, width, 3)
+        small_BRC[i] = np.rint((means_RWC @ LUMA) @ columns_CW.matrix_OI.T)
+
+    for_each_image(count, one)
+    return [small.tobytes().hex() for small in small_BRC]
+
+
+@lru_cache(maxsize=8)
+def _areas(count: int, length: int) -> Banded:
+    """The matrix of means over ``count`` equal parts of a line, each widened to whole pixels."""
+    matrix = np.zeros((count, length))
+    for i in range(count):
+        part = slice(i * length // count, -(-(i + 1) * length // count))
+        matrix[i, part] = 1.0 / (part.stop - part.start)
+    return Banded(matrix)
 
 
 def groups(thumbnails_N: Sequence[str]) -> NDArray[np.int64]:

@@ -164,26 +164,13 @@ class EmbeddingStore:
         """
         name = slug(str(facts["name"]))
         if name in members(self.path / ARRAYS):
-            self._compare(str(facts["name"]), self.entry_of(name).facts, facts)
+            if changed := form.differences(self.entry_of(name).facts, facts):
+                raise StoreError(f"{self.path}: {facts['name']} was made differently: {'; '.join(changed)}")
         else:
             with writing(self.path):
                 self.group_of("").create_group(name, attributes=form.seal(facts))
                 flush(self.path / ARRAYS / name / METADATA)
         return BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts))
-
-    def _compare(self, name: str, there: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        def identity(f: Mapping[str, Any]) -> dict[str, Any]:
-            return {
-                "dim": f["dim"],
-                "weights": f["spec"]["weights_hash"],
-                "runtime": f["runtime"]["name"],
-                "precision": f["runtime"]["precision"],
-            }
-
-        old, new = identity(there), identity(facts)
-        changed = [f"{key} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
-        if changed:
-            raise StoreError(f"{self.path}: {name} was made differently: {'; '.join(changed)}")
 
     def ensure_transformation(self, entry: BackboneEntry, definition: Mapping[str, Any], digest: str) -> None:
         """Make the array of a transformation, or check that the one there has the same definition.

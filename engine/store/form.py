@@ -53,6 +53,22 @@ def backbone(attributes: Mapping[str, Any], group: Path) -> BackboneEntry:
     return BackboneEntry(str(name), group.name, int(str(dim)), facts)
 
 
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two makings of one backbone differ, in words; embeddings of both cannot stand in one array."""
+
+    def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+        spec, runtime = facts["spec"], facts["runtime"]
+        return {
+            "dim": facts["dim"],
+            "weights": spec["weights_hash"],
+            "runtime": runtime["name"],
+            "precision": runtime["precision"],
+        }
+
+    old, new = identity(there), identity(now)
+    return [f"{key} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
+
+
 def transformation(attributes: Mapping[str, Any], array: Path) -> tuple[dict[str, Any], str]:
     """(definition, its hash) of the transformation that an array holds. Raises StoreError where it does not say."""
     facts = unseal(attributes, array)

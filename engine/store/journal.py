@@ -82,7 +82,7 @@ class Record:
         texts = isinstance(self.backbone, str) and isinstance(self.run, str) and isinstance(self.checksums, dict)
         if not (whole and texts and all(isinstance(value, str) for value in self.checksums.values())):
             raise ValueError(f"not a record: {self}"[:200])
-        if isinstance(self.seconds, bool) or not 0 <= float(self.seconds) < math.inf:
+        if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
             raise ValueError(f"shard {self.shard}: {self.seconds} seconds")
         rows = [note.row for note in self.images]
         if self.shard < 0 or len(set(rows)) < len(rows) or not all(self.start <= row < self.stop for row in rows):

@@ -74,7 +74,7 @@ def read(store: Path, shard_rows: int) -> Manifest:
     try:
         for path in paths:
             where = path
-            tables.append(pq.read_table(io.BytesIO(read_named(path)), schema=_SCHEMA))
+            tables.append(_segment(path))
             first = -(-end // shard_rows) * shard_rows
             end = first + len(tables[-1])
             if not np.array_equal(tables[-1]["row"].to_numpy(), np.arange(first, end)):
@@ -83,6 +83,10 @@ def read(store: Path, shard_rows: int) -> Manifest:
         return _manifest(pa.concat_tables(tables))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{where}: the manifest cannot be read: {error}") from error
+
+
+def _segment(path: Path) -> pa.Table:
+    return pq.read_table(io.BytesIO(read_named(path)), schema=_SCHEMA)
 
 
 def _manifest(table: pa.Table) -> Manifest:
@@ -125,20 +129,26 @@ def append(
     class_names: Sequence[str],
     split_N: NDArray[np.int8],
 ) -> None:
-    """Write one more segment whose images stand in rows first_row, first_row + 1, …"""
+    """Write one more segment whose images stand in rows first_row, first_row + 1, …
+
+    Raises:
+        StoreError: an image is there already, labels and class names do not belong together, or a failure of the disk.
+    """
     folder = store / FOLDER
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    table = pa.table(
-        {
-            "row": np.arange(first_row, first_row + len(keys), dtype=np.int64),
-            "key": list(keys),
-            "label": label_N.astype(np.int32),
-            "class_name": [class_names[i] if i != UNLABELLED else None for i in label_N],
-            "split": [SPLITS[code] for code in split_N],
-        },
-        schema=_SCHEMA,
-    )
+    columns = {
+        "row": np.arange(first_row, first_row + len(keys), dtype=np.int64),
+        "key": list(keys),
+        "label": label_N.astype(np.int32),
+        "class_name": [class_names[i] if i != UNLABELLED else None for i in label_N],
+        "split": [SPLITS[code] for code in split_N],
+    }
+    try:
+        table = pa.table(columns, schema=_SCHEMA)
+        _manifest(pa.concat_tables([*map(_segment, segments(store)), table]))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{folder}: these images cannot be added: {error}") from error
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     data = buffer.getvalue()

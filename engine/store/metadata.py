@@ -12,9 +12,9 @@ from substyle.engine.store.layout import ARRAYS, METADATA, members
 
 @dataclass
 class Known:
-    """Arrays that can be used, as (slug of the backbone, transformation), and what is wrong with other metadata."""
+    """Rows of the arrays that can be used, by (slug of the backbone, transformation), and what is wrong elsewhere."""
 
-    arrays: set[tuple[str, str]] = field(default_factory=set)
+    arrays: dict[tuple[str, str], int] = field(default_factory=dict)
     problems: dict[Path, str] = field(default_factory=dict)
 
 
@@ -31,7 +31,7 @@ def check(store: EmbeddingStore) -> Known:
         for transformation in members(path):
             try:
                 store.definition_of(entry, transformation)
-                known.arrays.add((slug, transformation))
+                known.arrays[slug, transformation] = int(store.array_of(entry, transformation).shape[0])
             except StoreError as error:
                 known.problems[path / transformation / METADATA] = str(error)
     return known

@@ -13,7 +13,7 @@ from substyle.engine.store import journal, lock, manifest, metadata, strangers
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import remove
-from substyle.engine.store.layout import chunk_path
+from substyle.engine.store.layout import ARRAYS, METADATA, chunk_path
 from substyle.engine.store.manifest import Manifest
 
 
@@ -98,7 +98,7 @@ def verify(path: Path, *, mark: bool = True, threads: int = 2, quiet: bool = Fal
         chunk_path(store.path, record.backbone, name, record.shard) for record in records for name in record.checksums
     }
     shards = None if images is None else -(-images.rows // store.settings.shard_rows)
-    found = strangers.look(store.path, known.arrays, finished, shards)
+    found = strangers.look(store.path, known.arrays.keys(), finished, shards)
     verdict.unfinished = found.unfinished
     for file in found.foreign:
         verdict.findings.append(Finding("foreign", _relative(store, file), "is no file of this store", "remove it"))
@@ -148,14 +148,22 @@ def _record(
     store: EmbeddingStore, record: journal.Record, images: Manifest | None, known: metadata.Known, verdict: Verdict
 ) -> bool:
     """Whether the record speaks of rows and arrays that are there; if not, all it tells of must be redone."""
+    end = max((note.row + 1 for note in record.images), default=0)
+    for name in record.checksums:
+        rows = known.arrays.get((record.backbone, name), end)
+        file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
+        if rows < end and all(finding.path != file for finding in verdict.findings):
+            problem = f"ends at row {rows}, though row {end - 1} is finished"
+            verdict.findings.append(Finding("metadata", file, problem, "embed makes it longer again"))
     lost = [name for name in record.checksums if (record.backbone, name) not in known.arrays]
     if lost:
         verdict.broken.setdefault((record.shard, record.backbone), set()).update(lost)
     if images is None:
         return True
-    rows = store.settings.shard_rows
-    there = images.row_N[images.between(record.shard * rows, (record.shard + 1) * rows)].tolist()
-    if record.start == record.shard * rows and sorted(note.row for note in record.images) == there != []:
+    shard_rows = store.settings.shard_rows
+    first = record.shard * shard_rows
+    there = images.row_N[images.between(first, first + shard_rows)].tolist()
+    if record.start == first and sorted(note.row for note in record.images) == there != []:
         return True
     where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
     verdict.findings.append(Finding("journal", where, "speaks of other rows than the manifest", REDO))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,9 +72,10 @@ class SourceConfig:
         return SourceConfig(kind, **{name: getattr(self, name) for name in self.given() if name in KINDS[kind]})
 
     def options(self) -> dict[str, str]:
-        """The fields that differ from their defaults, as text."""
+        """The fields that differ from their defaults, as text; paths are absolute: they are used from elsewhere."""
+        given = {name: getattr(self, name) for name in self.given()}
         kind = {} if self.kind == AUTO else {"kind": self.kind}
-        return kind | {name: str(getattr(self, name)) for name in self.given()}
+        return kind | {name: os.path.abspath(v) if isinstance(v, Path) else v for name, v in given.items()}
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> SourceConfig:

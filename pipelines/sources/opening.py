@@ -73,14 +73,14 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
         return "imagenet"
     if is_saved(root):
         return "parquet"
+    left_out = LeftOut(root)  # its log is written by the source that is opened
     kinds = {
         **dict.fromkeys(EXTENSIONS, "folder"),
         **dict.fromkeys(TAR_KINDS, "tar"),
         **dict.fromkeys(TABLE_KINDS, "parquet"),
     }
     try:
-        # what is left out is told by the source that is opened
-        names = files_below(root, {*kinds, *LIST_KINDS}, LeftOut(root))
+        names = files_below(root, {*kinds, *LIST_KINDS}, left_out)
     except OSError as error:
         raise ConfigError("images", root, f"a folder that can be listed ({error.strerror})") from error
     ends = [os.path.splitext(name)[1].lower() for name in names]
@@ -88,6 +88,9 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
     if len(count) > 1:
         there = ", ".join(f"{number} of kind {kind}" for kind, number in sorted(count.items()))
         raise ConfigError("images", root, f"files of one kind; there are {there}: say source.kind which")
+    if not names and left_out.count:
+        hint = "links that leave a folder are not followed; name the files themselves, with braces where there are many"
+        raise ConfigError("images", root, f"files inside the folder{left_out.first()}; {hint}")
     lists = [name for name in names if name.lower().endswith(LIST_KINDS)]
     if not count and lists:
         raise ConfigError(

@@ -6,6 +6,7 @@ import pytest
 
 from substyle.engine.study import load_study
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import SourceConfig
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SMALL = 'name = "x"\nbackbones = ["control:pixels"]\n'
@@ -46,8 +47,13 @@ heads = ["linear"]
 learning_rates = [1e-2, 1]
 [analysis]
 ks = [1, 5]
+[source]
+kind = "parquet"
+label_column = "fine_label"
+names = "names.txt"
 [shift]
 sketches = "sketches"
+shards = "more/{000..010}.tar"
 """
     loaded = load_study(study(tmp_path, text))
     assert loaded.images == tmp_path / "photographs"
@@ -56,7 +62,8 @@ sketches = "sketches"
     assert loaded.probes.learning_rates == (1e-2, 1.0)
     assert (loaded.probes.seed, loaded.analysis.seed) == (7, 7)
     assert loaded.analysis.ks == (1, 5)
-    assert loaded.shift == {"sketches": tmp_path / "sketches"}
+    assert loaded.shift == {"sketches": tmp_path / "sketches", "shards": tmp_path / "more" / "{000..010}.tar"}
+    assert loaded.source == SourceConfig("parquet", label_column="fine_label", names=tmp_path / "names.txt")
     assert loaded.splits.fractions == (0.5, 0.25, 0.25)
 
 
@@ -75,6 +82,12 @@ sketches = "sketches"
         (SMALL + '[probes]\nlearning_rates = ["a"]', r"probes\.learning_rates\[0\]: got 'a'; allowed: a number"),
         (SMALL + "[probes]\nstep = 1", r"probes\.step: .*did you mean steps"),
         (SMALL + "[splits]\ntrain = 0.9", "splits: got .*; allowed: shares that add up to 1"),
+        (SMALL + '[source]\nkind = "zip"', r"source\.kind: got 'zip'; allowed: auto, folder, list, tar"),
+        (
+            SMALL + '[source]\nkind = "tar"\nsynsets = "x"',
+            r"source\.synsets: got .*only with kind imagenet; this is tar",
+        ),
+        (SMALL + '[source]\nlabel_colum = "x"', r"source\.label_colum: .*did you mean label_column"),
         (SMALL + "embed = 3", "embed: got 3; allowed: a table"),
         ('name = "x"\nbackbones = "timm:x"', "backbones: got 'timm:x'; allowed: a list"),
         ('name = "x"\nbackbones = [{ nme = "a" }]', r"backbones\[0\]\.nme: .*did you mean name"),

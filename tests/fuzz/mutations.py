@@ -17,11 +17,41 @@ _FOR = {f'"{DEEP}"': "[" * 20_000 + "]" * 20_000, f'"{BIG}"': "9" * 5_000}
 _JUNK: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 7, 255, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**400, BIG, DEEP),
     *(0.0, -0.0, 0.5, -1.5, 1e-320, 1e308, -1e308, math.nan, math.inf, -math.inf),
-    *("", " ", "x", "0", "1", "-1", "nan", "true", "\x00", "a\nb", "\ud800", "é", "e\u0301", "🖼", "../x", "/", "x" * 5_000),
+    *(
+        "",
+        " ",
+        "x",
+        "0",
+        "1",
+        "-1",
+        "nan",
+        "true",
+        "\x00",
+        "a\nb",
+        "\ud800",
+        "é",
+        "e\u0301",
+        "🖼",
+        "../x",
+        "/",
+        "x" * 5_000,
+    ),
     *("identity", "jpeg", "float16", "float32", "int16", "train", "val", "linear", "big", "little", "Infinity"),
     *([], {}, [[]], [None], [0], [1, 2], [0.1, 0.2], ["x"], [{}], {"": 0}, {"name": "x"}, {"x": [0]}, [0.5] * 300),
 ]
-_KEYS = ["", "x", "name", "dim", "schema", "digest", "attributes", "consolidated_metadata", "must_understand", "extra", "0"]
+_KEYS = [
+    "",
+    "x",
+    "name",
+    "dim",
+    "schema",
+    "digest",
+    "attributes",
+    "consolidated_metadata",
+    "must_understand",
+    "extra",
+    "0",
+]
 
 Edit = tuple[str, int, int, int]
 _BYTE_EDITS = ("flip", "set", "cut", "drop", "insert", "repeat", "zero", "swap")
@@ -62,7 +92,9 @@ def garbage() -> SearchStrategy[bytes]:
     """Content that is nothing at all, or something else."""
     return st.one_of(
         st.binary(max_size=64),
-        st.sampled_from([b"", b"\x00" * 4096, b"PAR1", b"PAR1" + b"\xff" * 100 + b"PAR1", b"\xff\xfe{\x00}\x00", b"{}", b"[]"]),
+        st.sampled_from(
+            [b"", b"\x00" * 4096, b"PAR1", b"PAR1" + b"\xff" * 100 + b"PAR1", b"\xff\xfe{\x00}\x00", b"{}", b"[]"]
+        ),
     )
 
 

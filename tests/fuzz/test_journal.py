@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from tests.fuzz.stores import Sound, mend, read
 
 from substyle.engine.store import journal
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest
 from substyle.engine.store.load import load_table
 from substyle.engine.store.verify import verify
@@ -113,3 +115,66 @@ def test_content_made_on_purpose_can_be_taken_back(sound: Sound, kind: str, case
             assert attempt(verify, copy.path, quiet=True, names=copy.names) is not None
 
     examine(check, forged(data, kind), cases=cases // 20)
+
+
+FOUND = [
+    {"shard": [0]},
+    {"shard": -1},
+    {"shard": 10**30},
+    {"checksums": 5},
+    {"checksums": {"jpeg": None}},
+    {"backbone": None},
+    {"seconds": float("nan")},
+    {"seconds": "1"},
+    {"run": None},
+    {"images": None},
+    {"images": [{"row": 4}]},
+    {"images": [[]]},
+]
+NOTES = [
+    {"thumbnail": "zz"},
+    {"thumbnail": "00"},
+    {"row": 99},
+    {"row": 5},
+    {"row": "4"},
+    {"height": -1},
+    {"reason": None},
+]
+
+
+@pytest.mark.parametrize("changes", [*FOUND, *({"note": note} for note in NOTES)])
+def test_records_that_no_run_writes_are_refused(sound: Sound, changes: dict[str, Any]) -> None:
+    path = file_of(sound, "loose")
+    record = json.loads(path.read_text())
+    record["images"][0].update(changes.get("note", {}))
+    record.update({key: value for key, value in changes.items() if key != "note"})
+    path.unlink()
+    content = written(record)
+    other = path.with_name(f"{path.stem.rpartition('-')[0]}-{digest(content)}.json")
+    put(other, content)
+    if record["shard"] == 10**30:  # a number like any other, of a chunk that is not there
+        assert read(sound, exact=False) >= 2
+        return
+    with pytest.raises(StoreError, match=f"{other.name}: .*run substyle verify"):
+        journal.read(sound.path)
+    verdict = mend(sound)
+    assert verdict is not None
+    assert [finding.kind for finding in verdict.findings] == ["journal"]
+
+
+def test_names_that_no_run_writes_do_not_stop_compaction(sound: Sound) -> None:
+    (sound.path / journal.FOLDER / "segment-0x.parquet").write_bytes(b"")
+    journal.compact(sound.path, at=1)
+    assert not list((sound.path / journal.FOLDER).glob("*.json"))
+
+
+def test_names_that_no_file_can_have_are_missing_chunks(sound: Sound) -> None:
+    path = file_of(sound, "loose")
+    record = json.loads(path.read_text())
+    record["checksums"] |= {"a\x00b": "0", "x" * 5_000: "0"}
+    content = written(record)
+    path.unlink()
+    put(path.with_name(f"00000001-b-{digest(content)}.json"), content)
+    assert read(sound, exact=False) > 0
+    with pytest.raises(StoreError, match="missing or cut short"):
+        load_table(EmbeddingStore.open(sound.path), next(iter(sound.tables)))

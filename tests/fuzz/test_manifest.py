@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 from tests.fuzz.harness import attempt, examine, put
-from tests.fuzz.parquet import parquet, rows_of, spoilt_parquet
+from tests.fuzz.parquet import columns, parquet, rows_of, spoilt_parquet
 from tests.fuzz.stores import Sound, describe, read
 
 from substyle.engine.store import manifest
@@ -63,7 +63,9 @@ def test_content_made_on_purpose_is_refused_or_read_as_it_is(grown: Sound, numbe
             read(grown, exact=False)
             loaded = attempt(EmbeddingStore.open(grown.path).manifest, names=grown.names)
             if loaded is not None:
-                assert_says(loaded, [row for file in manifest.segments(grown.path) for row in rows_of(file.read_bytes())])
+                assert_says(
+                    loaded, [row for file in manifest.segments(grown.path) for row in rows_of(file.read_bytes())]
+                )
         finally:
             forged.unlink()
 
@@ -81,3 +83,56 @@ def assert_says(loaded: Manifest, rows: list[dict[str, Any]]) -> None:
     assert names == [row["class_name"] for row in rows]
     assert len(set(loaded.class_names)) == len(loaded.class_names)
     assert [SPLITS[code] for code in loaded.split_N.tolist()] == [row["split"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"row": None}, "its rows are not"),
+        ({"row": -1}, "its rows are not"),
+        ({"row": 1}, "its rows are not"),
+        ({"row": 2**62}, "its rows are not"),
+        ({"key": None}, "two rows or has no key"),
+        ({"key": "1.jpg"}, "two rows or has no key"),
+        ({"split": None}, "no split, or an unknown one"),
+        ({"split": "testing"}, "no split, or an unknown one"),
+        ({"label": None}, "labels and class names"),
+        ({"label": -2}, "labels and class names"),
+        ({"label": 7}, "labels and class names"),
+        ({"label": -1}, "labels and class names"),
+        ({"class_name": None}, "labels and class names"),
+        ({"class_name": "owl"}, "labels and class names"),
+        ({"label": 2}, "labels and class names"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(sound: Sound, changes: dict[str, Any], named: str) -> None:
+    path = segment(sound, 0)
+    rows = rows_of(path.read_bytes())
+    rows[0].update(changes)
+    path.unlink()
+    table = columns(rows, SCHEMA)
+    assert table is not None
+    content = parquet(table)
+    put(path.with_name(f"segment-00000-{digest(content)}.parquet"), content)
+    with pytest.raises(StoreError, match=f"images.parquet.*{named}"):
+        EmbeddingStore.open(sound.path).manifest()
+    assert read(sound, exact=False) == 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "labels", "names"),
+    [
+        (["0.jpg"], [0], ["cat", "dog"]),
+        (["x", "x"], [0, 1], ["cat", "dog"]),
+        (["\udcff"], [0], ["cat", "dog"]),
+        (["x"], [3], ["cat", "dog", "owl", "cow"]),
+        (["x"], [0], ["dog", "cat"]),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(
+    sound: Sound, keys: list[str], labels: list[int], names: list[str]
+) -> None:
+    store = EmbeddingStore.open(sound.path, writable=True)
+    with pytest.raises(StoreError, match="these images cannot be added"):
+        store.add_images(keys, np.array(labels), names, np.zeros(len(keys), np.int8))
+    assert read(sound) == 6

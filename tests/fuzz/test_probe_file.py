@@ -15,7 +15,10 @@ from safetensors.torch import save
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 
-from substyle.engine.probes.saved import FORMAT, Probe
+from substyle.engine.probes.features import Standard
+from substyle.engine.probes.heads import initial
+from substyle.engine.probes.saved import FORMAT, Probe, save_probe
+from substyle.kernels.errors import SubstyleError
 
 TENSORS = {
     "w1": torch.arange(24, dtype=torch.float32).reshape(2, 4, 3),
@@ -63,7 +66,9 @@ def test_any_probe_file(tmp_path: Path, part: str, cases: int) -> None:
     kinds = {
         "header": spoilt_json(json.dumps(HEADER).encode()).map(file),
         "tensors": changed(json.loads(data[8 : 8 + length])).map(spliced),
-        "bytes": st.one_of(spoilt(data), spoilt(data[: 8 + length]).map(lambda head: head + data[8 + length :]), st.none()),
+        "bytes": st.one_of(
+            spoilt(data), spoilt(data[: 8 + length]).map(lambda head: head + data[8 + length :]), st.none()
+        ),
     }
 
     def check(content: bytes | None) -> None:
@@ -78,9 +83,57 @@ def test_any_probe_file(tmp_path: Path, part: str, cases: int) -> None:
         assert 32 <= int(facts.get("canvas", 224)) <= 1024
         assert 0 <= int(facts.get("seed", 0)) < 2**63
         answers = probe.predict_all(np.ones((2, facts["dim"]), np.float32))
-        assert {name: answer.shape for name, answer in answers.items()} == {n: (2, len(l)) for n, l in labels.items()}
+        assert {name: answer.shape for name, answer in answers.items()} == {
+            name: (2, len(told)) for name, told in labels.items()
+        }
         assert sum(map(len, labels.values())) == (probe.heads.b1 if probe.heads.b2 is None else probe.heads.b2).shape[1]
         for answer in answers.values():
             np.testing.assert_allclose(answer.sum(1), 1.0, atol=1e-5)
 
     examine(check, kinds[part], cases=cases // 3)
+
+
+LABELS = [{"name": "transformation", "labels": ["a", "b", "c"]}, {"name": "transformation", "labels": ["x", "y"]}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outputs": LABELS},  # one name for two outputs: the second was read in place of the first
+        {"outputs": [{"name": "transformation", "labels": [True, 1, None, "d", "e"]}]},
+        {"outputs": [{"name": "x", "labels": []}, {"name": "y", "labels": list("abcde")}]},
+        {"outputs": []},
+        {"canvas": "224"},
+        {"canvas": 10**9},
+        {"seed": -3},
+        {"seed": None},
+        {"dim": True},
+    ],
+)
+def test_headers_that_no_probe_has_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "probe.safetensors"
+    path.write_bytes(file(json.dumps(HEADER | changes).encode()))
+    with pytest.raises(SubstyleError, match=r"probe\.safetensors: its header"):
+        Probe.load(path)
+
+
+@pytest.mark.parametrize("header", [b"9" * 5_000, b"[" * 20_000, b'{"a":' * 20_000])
+def test_headers_that_python_does_not_parse_are_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "probe.safetensors"
+    path.write_bytes(file(header))
+    with pytest.raises(SubstyleError, match=r"probe\.safetensors is not"):
+        Probe.load(path)
+
+
+def test_a_weight_or_a_label_that_has_changed_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "probe.safetensors"
+    standard = Standard(np.zeros(3, np.float32), np.ones(3, np.float32))
+    labels = {"transformation": ("first", "second")}
+    heads = initial(0, 3, 2, 1, [0], torch.device("cpu"))
+    save_probe(path, heads, standard, task="fine", head="linear", outputs=labels, backbone="b", setting={})
+    data = path.read_bytes()
+    assert Probe.load(path).labels == {"transformation": ["first", "second"]}
+    for spoilt_data in (data[:-1] + bytes([data[-1] ^ 1]), data.replace(b"second", b"secund")):
+        path.write_bytes(spoilt_data)
+        with pytest.raises(SubstyleError, match=r"probe\.safetensors: its content is not what was written"):
+            Probe.load(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.fuzz.mutations import changed, spoilt_json, written
 from substyle.engine.report import page
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.headline import headline_table
-from substyle.engine.report.results import Results, read_results
+from substyle.engine.report.results import Results, read_results, validate_results
+from substyle.kernels.errors import SubstyleError
 
 SUITE = tuple(row for row in fake.SUITE if row[0] in ("identity", "gaussian_blur", "defocus_blur", "jpeg"))
 
@@ -77,4 +79,70 @@ def test_any_results_that_pass_can_be_shown(tmp_path: Path, cases: int, monkeypa
             page.write_report(read, tmp_path / "out")
             assert headline_table(read)
 
-    examine(check, contents(), cases=max(cases // 10, 30))
+    examine(check, contents(), cases=max(cases // 10, 8))
+
+
+FOUND: list[tuple[object, tuple[str, ...]]] = [
+    ([0.4], ("fine", "linear", "ci95")),
+    ("high", ("fine", "linear", "ci95")),
+    ({"low": 0.1}, ("fine", "linear", "ci95")),
+    ([0.4], ("fine", "linear", "accuracy")),
+    ("0.4", ("fine", "linear", "accuracy")),
+    ([0.4], ("fine", "linear", "by_transformation", "jpeg")),
+    (3, ("fine", "linear", "curve")),
+    ([3], ("fine", "linear", "curve")),
+    ([[1, 2], [3, 4]], ("fine", "linear", "confusion", "counts")),
+    (["a"], ("fine", "linear", "confusion", "labels")),
+    (0.5, ("coarse", "linear", "by_transformation", "jpeg")),
+    ([0.5], ("coarse", "linear", "by_transformation", "jpeg", "ci95")),
+    ("x", ("semantic", "linear", "clean")),
+    ([0.1], ("semantic", "linear", "obfuscated_ci95")),
+    ({"x": 0.5}, ("knn", "transformation")),
+    ([0.1], ("knn", "transformation_ci95", "10")),
+    ({}, ("balance", "same_image")),
+    ([0.5], ("sensitivity", "jpeg")),
+    ([0.5], ("shift", "sketches", "ci95")),
+    (0.5, ("shift", "sketches", "images")),
+    ("x", ("multitask", "difference", "fine", "value")),
+    (7.5, ("dim",)),
+    ("x", ("gate", "cosine_min")),
+    (10**400, ("dim",)),
+]
+
+
+@pytest.mark.parametrize(("value", "way"), FOUND)
+def test_parts_that_could_not_be_shown_are_named(value: object, way: tuple[str, ...]) -> None:
+    made = results()
+    place = made["backbones"]["net"]
+    for key in way[:-1]:
+        place = place[key]
+    assert way[-1] in place
+    place[way[-1]] = value
+    with pytest.raises(SubstyleError, match=re.escape(".".join(way[:3]))):
+        validate_results(made)
+
+
+def test_parameters_that_could_not_be_shown_are_named() -> None:
+    for parameters in (3, [3], [{"name": "x", "uniform": [1]}], [{"name": "x", "one_of": 3}]):
+        made = results()
+        made["transformations"][1]["parameters"] = parameters
+        with pytest.raises(SubstyleError, match=r"transformations\[1\].parameters: expected a list of parameters"):
+            validate_results(made)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 20_000,
+        "9" * 5_000,
+        '{"schema": 1, "name": "x", "images": 1, "transformations": [], "backbones": '
+        + '{"a":' * 100
+        + "1"
+        + "}" * 101,
+    ],
+)
+def test_texts_that_python_does_not_parse_are_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(SubstyleError, match=r"results\.json: (not JSON|results.* deep)"):
+        read_results(path)

@@ -75,6 +75,18 @@ def test_what_cannot_be_opened(tmp_path: Path, names: tuple[str, ...], path: str
         open_source(tmp_path / path)
 
 
+def test_a_folder_of_links_to_elsewhere_says_so(tmp_path: Path) -> None:
+    """As the cache of the Hugging Face hub is laid out."""
+    fill(tmp_path, "blobs/0.parquet", "blobs/1.parquet", "snapshot/data/README.md")
+    for number in (0, 1):
+        link = tmp_path / "snapshot" / "data" / f"train-{number}.parquet"
+        link.symlink_to(tmp_path / "blobs" / f"{number}.parquet")
+    with pytest.raises(ConfigError, match=r"data/train-0.parquet is a link out of the folder.*with braces"):
+        open_source(tmp_path / "snapshot")
+    source = open_source(tmp_path / "snapshot" / "data" / "train-{0..1}.parquet")
+    assert [r.key for r in source.records] == ["train-0.parquet/000000000", "train-1.parquet/000000000"]
+
+
 def test_the_kind_that_is_asked_for_is_opened(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "x.tar")
     assert [r.key for r in open_source(tmp_path, SourceConfig("folder")).records] == ["a.jpg"]

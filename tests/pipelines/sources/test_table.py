@@ -233,6 +233,8 @@ def test_rows_are_decoded_in_small_blocks_and_once(tmp_path: Path, monkeypatch: 
     assert source.records[3].read() == blobs[3]  # back to the first group
     assert source.records[25].read() == blobs[25]  # on from there
     assert sum(decoded) <= 30
+    assert source.records[12].read() == blobs[12]  # back inside the group: from its beginning
+    assert sum(decoded) <= 50
 
 
 @pytest.mark.parametrize("back", [20, -1000], ids=["header", "content"])

@@ -1,0 +1,192 @@
+"""Command lines of any words: done, or an exit code and a line that says why; never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import strategies as st
+from tests.fuzz.harness import examine
+from tests.fuzz.test_import import ROWS, SCHEMA
+from tests.fuzz.test_results import results
+
+from substyle.engine import cli
+from substyle.engine.importing import import_store
+from substyle.engine.store.files import remove
+from substyle.kernels.errors import SubstyleError
+
+HEAVY = {
+    "substyle.engine.embed.prepare_backbones",
+    "substyle.engine.stages.run_probes",
+    "substyle.engine.stages.analyze",
+    "substyle.engine.predict.Workshop",
+}
+COMMANDS = {
+    "doctor": [],
+    "transforms": ["--suite", "--seed", "--canvas", "--plugin"],
+    "backbones": ["--store", "--plugin"],
+    "run": ["--images", "--out", "--limit"],
+    "embed": [
+        *("--store", "--backbone", "--checkpoint", "--suite", "--seed", "--canvas", "--orientation", "--limit"),
+        *("--batch", "--threads", "--precision", "--dtype", "--shard-rows", "--part", "--plugin"),
+    ],
+    "verify": [],
+    "probe": ["--out", "--study", "--backbone"],
+    "analyze": ["--out", "--study", "--backbone"],
+    "report": ["--out", "--study"],
+    "predict": ["--store", "--checkpoint", "--top", "--plugin"],
+    "compare": ["--out"],
+    "import": ["--rows", "--store", "--backbone", "--seed"],
+}
+WORDS = [
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "-1",
+        "0",
+        "1",
+        "2",
+        "3",
+        "007",
+        "1_0",
+        "٣",
+        "1e3",
+        "nan",
+        "9" * 30,
+        "9" * 5_000,
+        "0x10",
+        "1/2",
+        "3/2",
+    ),
+    *(
+        "control:pixels",
+        "timm:x",
+        "identity",
+        "identity,jpeg",
+        "mini5",
+        "jpeg,jpeg",
+        "fp32",
+        "float16",
+        "apply",
+        "a=b",
+        "=",
+    ),
+    *("é", "🖼", "\udcff", "a\nb", "x" * 300, "x" * 5_000, ".", "/dev/null", "/dev/null/x", "{a", "*", "%s", "'"),
+]
+
+
+def test_the_options_here_are_those_of_the_commands() -> None:
+    parser = cli._parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for name, options in COMMANDS.items():
+        there = {option for action in commands.choices[name]._actions for option in action.option_strings}
+        assert set(options) <= there
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with one file of every kind; what would take seconds is refused there."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise SubstyleError("as far as this test goes")
+
+    folder = tmp_path / "place"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(ROWS, SCHEMA), folder / "made.parquet")
+    import_store(folder / "made.parquet", folder / "s.zarr", "import:x")
+    for name in HEAVY:
+        monkeypatch.setattr(name, stop)
+    (folder / "empty").mkdir()
+    (folder / "study.toml").write_text('name = "x"\nbackbones = ["control:pixels"]\nimages = "empty"\n')
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "results.json").write_text(json.dumps(results(name)))
+    (folder / "half.json").write_text("{")
+    (folder / "made.csv").write_text("key,transformation\n")
+    monkeypatch.chdir(folder)
+    threads = torch.get_num_threads()
+    yield folder
+    torch.set_num_threads(threads)
+
+
+def test_any_arguments(place: Path, cases: int) -> None:
+    there = set(place.iterdir())
+    files = [*sorted(path.name for path in there), "new.zarr", "s.zarr/zarr.json", "a/results.json"]
+    words = st.one_of(st.sampled_from(files), st.sampled_from(files), st.sampled_from(WORDS), st.text(max_size=6))
+    words = words.filter(lambda word: "\x00" not in word)  # no system passes it on
+    words = words.filter(lambda word: (".." not in word and word[:1] != "/") or word[:9] == "/dev/null")  # stay here
+
+    def line(name: str) -> st.SearchStrategy[list[str]]:
+        option = st.sampled_from([*COMMANDS[name], "--json", "--quiet", "--strict", "--no-mark", "--nothing"])
+        given = st.tuples(option, words).map(lambda pair: list(pair) if pair[0] in COMMANDS[name] else [pair[0]])
+        needed = [
+            [flag, word]
+            for flag, word in (("--store", "s.zarr"), ("--backbone", "control:pixels"))
+            if flag in COMMANDS[name]
+        ]
+        start = st.sampled_from([[], [word for pair in needed for word in pair]])
+        return st.builds(
+            lambda first, some, many: [name, *first, *some, *(word for pair in many for word in pair)],
+            start,
+            st.lists(words, max_size=3),
+            st.lists(given, max_size=3),
+        )
+
+    def check(arguments: list[str]) -> None:
+        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = cli.main(arguments)
+            except SystemExit as stop:
+                code = int(str(stop.code))
+        out.flush()
+        err.flush()
+        said = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+        assert code in (0, 1, 2), said
+        assert code == 0 or said or out.buffer.getvalue(), "it failed and says nothing"  # type: ignore[attr-defined]
+        assert "Traceback" not in said
+        for path in set(place.iterdir()) - there:
+            remove(path)
+
+    names = st.sampled_from(sorted(COMMANDS))
+    examine(check, names.flatmap(line), cases=cases)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["embed", "--store", "s", "--backbone", "b", "--seed", "-1"], "--seed: got '-1'; allowed: a whole number"),
+        (["embed", "--store", "s", "--backbone", "b", "--seed", "9" * 5_000], "--seed: got '9999"),
+        (["embed", "--store", "s", "--backbone", "b", "--threads", "9" * 20], "--threads: got"),
+        (["embed", "--store", "s", "--backbone", "b", "--canvas", "0"], "allowed: a multiple of 4 from 32 to 1024"),
+        (["embed", "--store", "s", "--backbone", "b", "--canvas", "66"], "allowed: a multiple of 4 from 32 to 1024"),
+        (["embed", "--store", "s", "--backbone", "b", "--limit", "-5"], "--limit: got"),
+        (["embed", "--store", "s", "--backbone", "b", "--shard-rows", str(2**40)], "--shard-rows: got"),
+        (["transforms", "--canvas", "1e3"], "--canvas: got '1e3'"),
+        (["import", "x.npy", "--store", "s", "--backbone", "b", "--seed", str(2**63)], "--seed: got"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert named in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_printed(place: Path) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with contextlib.redirect_stdout(out):
+        assert cli.main(["import", "made.parquet", "--store", "\udcff.zarr", "--backbone", "x", "--json"]) == 0
+    out.flush()
+    lines = out.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].startswith("\\udcff.zarr: 3 images")
+    assert json.loads(lines[-1])["store"] == "\udcff.zarr"

@@ -1,0 +1,166 @@
+"""What stages keep, spoilt: it is made anew, or refused by name, and never taken for what it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from tests.fuzz.harness import attempt, examine, put
+from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
+from tests.fuzz.stores import Sound
+from tests.fuzz.test_results import results
+
+from substyle.engine import stages
+from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.report.results import validate_results
+from substyle.engine.results import assemble
+from substyle.engine.runner import kept_results
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.kernels.errors import SubstyleError
+
+NET = results()["backbones"]["net"]
+PROBED = ("fine", "coarse", "semantic")
+FILES = (
+    "probes/*/complete.json",
+    "probes/*/probes.json",
+    "probes/*/scores.npz",
+    "probes/*/fine-linear.safetensors",
+    "analysis/*/complete.json",
+    "analysis/*/analysis.json",
+)
+
+
+@dataclasses.dataclass
+class Kept:
+    """A store, the folder of its results, what lies there, and how often each stage has run."""
+
+    store: EmbeddingStore
+    out: Path
+    runs: dict[str, int]
+
+    def probe(self) -> dict[str, ProbeOutcome]:
+        return stages.probe(self.store, self.out, ProbeConfig(), quiet=True)
+
+    def analysis(self) -> dict[str, Any]:
+        return stages.analysis(self.store, self.out, AnalysisConfig(), quiet=True)
+
+
+@pytest.fixture
+def kept(sound: Sound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    """Stages that have run once; what they compute is made up."""
+    runs = {"probes": 0, "analysis": 0}
+
+    def probes(table: Any, *_: object, out_dir: Path, **__: object) -> ProbeOutcome:  # noqa: ANN401
+        runs["probes"] += 1
+        out_dir.mkdir(parents=True, exist_ok=True)
+        (out_dir / "fine-linear.safetensors").write_bytes(b"weights")
+        scores = {"fine/linear": np.ones((2, 6), np.float32)}
+        told = {key: NET[key] for key in PROBED}
+        return ProbeOutcome(told, scores, table.keys, table.transformations, table.coarse, table.roles, 100)
+
+    def analyze(*_: object, **__: object) -> dict[str, Any]:
+        runs["analysis"] += 1
+        return {key: value for key, value in NET.items() if key in ("knn", "balance", "retrieval", "clusters")}
+
+    monkeypatch.setattr(stages, "run_probes", probes)
+    monkeypatch.setattr(stages, "analyze", analyze)
+    made = Kept(EmbeddingStore.open(sound.path), tmp_path / "out", runs)
+    made.probe()
+    made.analysis()
+    return made
+
+
+def same(one: dict[str, ProbeOutcome], other: dict[str, ProbeOutcome]) -> bool:
+    return one.keys() == other.keys() and all(
+        dataclasses.replace(one[name], scores={}) == dataclasses.replace(other[name], scores={})
+        and one[name].scores.keys() == other[name].scores.keys()
+        and all(np.array_equal(one[name].scores[key], other[name].scores[key]) for key in one[name].scores)
+        for name in one
+    )
+
+
+@pytest.mark.parametrize("pattern", FILES)
+def test_what_is_kept_is_what_was_made(kept: Kept, pattern: str, cases: int, tmp_path: Path) -> None:
+    outcomes, analyses, _ = kept_results(kept.store, kept.out)
+    shutil.copytree(kept.out, tmp_path / "whole")
+    path = min(kept.out.glob(pattern))
+    data = path.read_bytes()
+    stage = pattern.partition("/")[0]
+    contents = spoilt_json(data) if path.suffix == ".json" else spoilt(data)
+
+    def check(content: bytes | None) -> None:
+        shutil.rmtree(kept.out)
+        shutil.copytree(tmp_path / "whole", kept.out)
+        put(path, content)
+        read = attempt(kept_results, kept.store, kept.out, names=(path.parent.name,))
+        if read is not None:
+            assert same(read[0], {name: outcome for name, outcome in outcomes.items() if name in read[0]})
+            assert read[1] == {name: analysis for name, analysis in analyses.items() if name in read[1]}
+        spent = attempt(stages.seconds, kept.out, stage, names=(path.parent.name,))
+        assert spent is None or (isinstance(spent, float) and spent >= 0)
+        if content is None:
+            return  # a folder that somebody put there: nothing writes over it
+        before = dict(kept.runs)
+        assert same(kept.probe(), outcomes)
+        assert kept.analysis() == analyses
+        anew = kept.runs[stage] - before[stage]
+        assert anew in (0, 1)
+        if content == data:
+            assert anew == 0
+        elif anew == 0:  # nothing but the time spent has changed, or the order of what is noted
+            assert path.name == "complete.json"
+        assert same(kept_results(kept.store, kept.out)[0], outcomes)
+
+    examine(check, st.one_of(contents, st.none()), cases=max(cases // 6, 10))
+
+
+def test_results_that_stages_never_wrote_are_refused_by_name(kept: Kept, cases: int) -> None:
+    """Analyses and shifts with stamps of their own: what passes is what the report can read."""
+    analyses = kept_results(kept.store, kept.out)[1]
+    folder = min((kept.out / "analysis").iterdir())
+    shift = kept.out / "shift" / f"{folder.name}.json"
+    shift.parent.mkdir()
+
+    def check(analysis: bytes, shifted: bytes) -> None:
+        put(folder / "analysis.json", analysis)
+        put(shift, shifted)
+        stages._finish(folder, "forged", 1.0)
+        read = attempt(kept_results, kept.store, kept.out, names=(folder.name,))
+        if read is not None:
+            made = attempt(assemble, "x", kept.store, kept.out, *read, threads=1, names=("x",))
+            assert made is not None
+            attempt(validate_results, made, names=("results",))
+
+    whole = {key: NET["shift"][key] for key in NET["shift"]}
+    strategies = (changed(next(iter(analyses.values()))).map(written), changed(whole).map(written))
+    examine(check, *strategies, cases=cases // 4)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"stamp": "x", "seconds": 1}', b"[" * 20_000, b'{"seconds": null}']
+)
+def test_a_damaged_stamp_is_refused_and_mended(kept: Kept, content: bytes) -> None:
+    path = min(kept.out.glob("probes/*/complete.json"))
+    path.write_bytes(content)
+    for call in (lambda: kept_results(kept.store, kept.out), lambda: stages.seconds(kept.out, "probes")):
+        with pytest.raises(SubstyleError, match=r"complete\.json: "):
+            call()
+    kept.probe()
+    assert kept.runs["probes"] == 3
+    assert len(kept_results(kept.store, kept.out)[0]) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 20_000, b"{"])
+def test_a_damaged_shift_is_refused(kept: Kept, content: bytes) -> None:
+    path = kept.out / "shift" / f"{kept.store.backbones()[0].slug}.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(SubstyleError, match=path.name):
+        kept_results(kept.store, kept.out)
