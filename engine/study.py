@@ -110,7 +110,7 @@ def load_study(path: Path) -> Study:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError("study", str(path), f"a study file that can be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     study = build(Study, _seeded(data))
     folder, source = path.parent, study.source
