@@ -41,7 +41,10 @@ def table_files(root: str, left_out: LeftOut) -> list[Shard]:
         parts = _strings(_json(os.path.join(root, DATASET_DICT)).get("splits"))
     found: list[Shard] = []
     for part in parts:
-        files = _json(os.path.join(root, part, STATE)).get("_data_files") if _plain(part) else None
+        if not _plain(part):
+            left_out.add(part, "is no folder of the data set and was left out")
+            continue
+        files = _json(os.path.join(root, part, STATE)).get("_data_files")
         for entry in files if isinstance(files, list) else []:
             name = entry.get("filename") if isinstance(entry, dict) else None
             path = os.path.join(root, part, str(name))

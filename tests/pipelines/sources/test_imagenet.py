@@ -55,7 +55,11 @@ def test_a_missing_image_moves_no_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["b.JPEG", "a.JPEG", "c.JPEG"], ["x_3.JPEG", "x_1.JPEG", "x_11.JPEG"], ["a_00001.JPEG", "b_00003.JPEG", "c_00002.JPEG"]],
+    [
+        ["b.JPEG", "a.JPEG", "c.JPEG"],
+        ["x_3.JPEG", "x_1.JPEG", "x_11.JPEG"],
+        ["a_00001.JPEG", "b_00003.JPEG", "c_00002.JPEG"],
+    ],
 )
 def test_other_names_are_taken_in_their_order(tmp_path: Path, names: list[str]) -> None:
     config = listed(tmp_path, *SYNSETS)
