@@ -1,12 +1,9 @@
-"""The style generator as an ONNX graph: one uint8 canvas batch in, one uint8 picture batch out for each style.
+"""The style generator as an ONNX graph: one uint8 canvas batch in, the phases of a uint8 picture out for each style.
 
 Architecture: Johnson, Alahi, Fei-Fei (2016) with conditional instance normalisation of Dumoulin, Shlens, Kudlur (2017):
 three contracting convolutions, residual blocks, three expanding ones, every border mirrored. A style is nothing but the
-scales and shifts of the normalisations, so all that precedes the first of them is computed once for all styles.
-
-Two rewrites keep the numbers and save a third of the time: an expanding convolution after nearest-neighbour upsampling
-becomes one convolution at the small size that makes the four phases of the large one, and the last 9 x 9 convolution
-between few channels becomes a 3 x 3 one between the 16 phases of each channel, which fill a vector register.
+scales and shifts of the normalisations, so all that precedes the first of them is computed once for all styles. The
+expanding convolutions work on phases (see :mod:`.style_phases`), at a quarter of the canvas's side.
 """
 
 from __future__ import annotations
@@ -20,10 +17,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from substyle.engine.style_phases import edge_kernel, phased_kernel, turned
 from substyle.kernels.errors import ConfigError
 
 F32 = NDArray[np.float32]
-_PHASES = 4  # along each axis, of the last convolution
+PHASES = 4  # along each axis, of the pictures that come out
 _SMALLEST = 32  # canvas side below which a mirrored border would be wider than a feature map
 
 
@@ -61,7 +59,9 @@ class Generator:
 
 
 def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side: int) -> bytes:
-    """The serialised ONNX graph: input ``canvas`` (B, S, S, 3) uint8, an output of that shape for each name.
+    """The serialised ONNX graph: input ``canvas`` (B, S, S, 3) uint8, an output (B, S / 4, S / 4, 48) for each name.
+
+    An output's 48 channels are the 4 x 4 phases of a picture (B, S, S, 3): :func:`.style_phases.put_together` joins.
 
     Args:
         names: one output name for each of the generator's styles.
@@ -77,11 +77,18 @@ def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side:
     while contract and contract[0][0].scale is None:  # layers before the first normalisation are the same in all styles
         layer, stride = contract.pop(0)
         x = graph.op("Relu", graph.convolve(x, layer, stride))
-    if contract:  # and so is the first convolution with one
-        layer, stride = contract.pop(0)
-        x = graph.convolve(x, layer, stride)
+    shared: Layer | None = None
+    if contract:  # and so is the first with one, but for its scale and shift; it is given the border of the next
+        shared, stride = contract.pop(0)
+        x = graph.convolve(x, shared, stride)
+        one, zero = (graph.constant(np.full(len(shared.weight), value, np.float32)) for value in (1, 0))
+        x = graph.op("InstanceNormalization", x, one, zero, epsilon=generator.epsilon)
+        x = graph.pad(x, contract[0][0].weight.shape[2] // 2)
     for style, name in enumerate(names):
-        y = x if layer.scale is None else graph.op("Relu", graph.normalise(x, layer, style, generator.epsilon))
+        y = x
+        if shared is not None:
+            scale, shift = (graph.constant(values.reshape(1, -1, 1, 1)) for values in shared.of_style(style))
+            y = graph.op("Relu", graph.op("Add", graph.op("Mul", x, scale), shift))
         graph.branch(y, contract, generator, style, name)
     return graph.serialise(names)
 
@@ -110,91 +117,93 @@ class _Graph:
     def pad(self, x: str, size: int, mode: str = "reflect") -> str:
         return self.op("Pad", x, self.ints(0, 0, size, size, 0, 0, size, size), mode=mode)
 
-    def convolve(self, x: str, layer: Layer, stride: int = 1) -> str:
-        x = self.pad(x, layer.weight.shape[2] // 2)
+    def convolve(self, x: str, layer: Layer, stride: int = 1, *, padded: bool = False) -> str:
+        if not padded:
+            x = self.pad(x, layer.weight.shape[2] // 2)
         bias = () if layer.bias is None else (self.constant(layer.bias),)
         return self.op("Conv", x, self.constant(layer.weight), *bias, strides=[stride, stride])
 
-    def normalise(self, x: str, layer: Layer, style: int, epsilon: float, phases: int = 1) -> str:
-        """Instance normalisation; with phases, one channel's statistics span that many neighbouring planes."""
+    def normalise(self, x: str, layer: Layer, style: int, epsilon: float, phases: int = 1, *, channels: int = 1) -> str:
+        """Instance normalisation; with q phases, a channel's statistics span its q x q planes.
+
+        ``channels`` is their axis: 1, or 3 (in which case there are phases).
+        """
         scale, shift = layer.of_style(style)
         if phases == 1:
             return self.op("InstanceNormalization", x, self.constant(scale), self.constant(shift), epsilon=epsilon)
-        centred = self.op("Sub", x, self._mean(x, len(scale), phases))
-        variance = self._mean(self.op("Mul", centred, centred), len(scale), phases)
+        count = len(scale) * phases**2
+        shape = [1, count, 1, 1] if channels == 1 else [1, 1, 1, count]
+
+        def mean(y: str) -> str:
+            axes = [2, 3] if channels == 1 else [1, 2]
+            by_phase = self.ints(self.batch, phases**2, len(scale))
+            means = self.op("Reshape", self.op("ReduceMean", y, axes=axes, keepdims=1), by_phase)
+            means = self.op("Expand", self.op("ReduceMean", means, axes=[1], keepdims=1), by_phase)
+            return self.op("Reshape", means, self.ints(self.batch, *shape[1:]))
+
+        centred = self.op("Sub", x, mean(x))
+        variance = mean(self.op("Mul", centred, centred))
         deviation = self.op("Sqrt", self.op("Add", variance, self.constant(np.float32(epsilon))))
-        scale_, shift_ = (self.constant(np.repeat(v, phases).reshape(1, -1, 1, 1)) for v in (scale, shift))
+        scale_, shift_ = (self.constant(np.tile(values, phases**2).reshape(shape)) for values in (scale, shift))
         return self.op("Add", self.op("Mul", centred, self.op("Div", scale_, deviation)), shift_)
 
-    def _mean(self, x: str, channels: int, phases: int) -> str:
-        by_phase = self.ints(self.batch, channels, phases)
-        mean = self.op("Reshape", self.op("ReduceMean", x, axes=[2, 3], keepdims=1), by_phase)
-        mean = self.op("Expand", self.op("ReduceMean", mean, axes=[2], keepdims=1), by_phase)
-        return self.op("Reshape", mean, self.ints(self.batch, channels * phases, 1, 1))
+    def pad_phases(self, x: str, channels: int, phases: int, *, repeat: bool) -> str:
+        """One cell of mirrored border on every side, see :func:`mirrored_phases`."""
+        for axis in (2, 3):
+            edges = [self._edge(x, axis, channels, phases, repeat=repeat, last=last) for last in (False, True)]
+            x = self.op("Concat", edges[0], x, edges[1], axis=axis)
+        return x
+
+    def _edge(self, x: str, axis: int, channels: int, phases: int, *, repeat: bool, last: bool) -> str:
+        kernel = edge_kernel(channels, phases, repeat=repeat, last=last)
+        cells = kernel.shape[2]
+        start, stop = (-cells, np.iinfo(np.int64).max) if last else (0, cells)
+        line = self.op("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
+        if phases == 1:
+            return line
+        if axis == 3:
+            kernel = turned(kernel, channels, phases)
+        # a convolution, though it only picks: one that gathers would have all maps laid out anew
+        return self.op("Conv", line, self.constant(kernel))
 
     def branch(
         self, y: str, contract: Sequence[tuple[Layer, int]], generator: Generator, style: int, name: str
     ) -> None:
-        """What one style computes for itself, from its first activation to the output."""
+        """What one style computes for itself, from its first activation to the output.
+
+        Args:
+            y: the activation; padded, if there are contracting convolutions left.
+        """
         epsilon = generator.epsilon
-        for layer, stride in contract:
-            y = self.op("Relu", self.normalise(self.convolve(y, layer, stride), layer, style, epsilon))
+        for i, (layer, stride) in enumerate(contract):
+            y = self.convolve(y, layer, stride, padded=i == 0)
+            y = self.op("Relu", self.normalise(y, layer, style, epsilon))
         for first, second in generator.residual:
             z = self.op("Relu", self.normalise(self.convolve(y, first), first, style, epsilon))
             y = self.op("Add", y, self.normalise(self.convolve(z, second), second, style, epsilon))
-        for layer in generator.expand[:2]:
-            # mirrored about a pixel of the upsampled map, the same small pixel comes again: its edge repeats
-            kernel = self.constant(upsampling_kernel(layer.weight))
-            y = self.op("Conv", self.pad(y, 1, "edge"), kernel, *self._repeated_bias(layer, 4))
-            y = self.op("Relu", self.normalise(y, layer, style, epsilon, phases=4))
-            y = self.op("DepthToSpace", y, blocksize=2, mode="CRD")
-        last = generator.expand[2]
-        y = self.op("SpaceToDepth", self.pad(y, last.weight.shape[2] // 2), blocksize=_PHASES)
-        kernel = self.constant(phase_kernel(last.weight))
-        y = self.op("Conv", y, kernel, *self._repeated_bias(last, _PHASES**2))
-        y = self.op("Sigmoid", self.normalise(y, last, style, epsilon, phases=_PHASES**2))
+        phases = 1
+        for layer, after in zip(generator.expand, (2, 4, PHASES), strict=True):
+            # mirrored about a pixel of the enlarged picture, the same small pixel comes again: its edge repeats
+            y = self.pad_phases(y, layer.weight.shape[1], phases, repeat=after > phases)
+            bias = () if layer.bias is None else (self.constant(np.tile(layer.bias, after**2)),)
+            y = self.op("Conv", y, self.constant(phased_kernel(layer.weight, phases, after)), *bias)
+            if layer is not generator.expand[-1]:
+                y = self.op("Relu", self.normalise(y, layer, style, epsilon, after))
+            phases = after
+        y = self.op("Transpose", y, perm=[0, 2, 3, 1])
+        y = self.op("Sigmoid", self.normalise(y, generator.expand[-1], style, epsilon, phases, channels=3))
         y = self.op("Mul", y, self.constant(np.float32(255.0)))
-        y = self.op("Cast", self.op("Floor", self.op("Add", y, self.constant(np.float32(0.5)))), to=TensorProto.UINT8)
-        small = self.side // _PHASES
-        y = self.op("Reshape", y, self.ints(self.batch, 3, _PHASES, _PHASES, small, small))
-        y = self.op("Transpose", y, perm=[0, 4, 2, 5, 3, 1])
-        self.op("Reshape", y, self.ints(self.batch, self.side, self.side, 3), output=name)
-
-    def _repeated_bias(self, layer: Layer, phases: int) -> tuple[str, ...]:
-        return () if layer.bias is None else (self.constant(np.repeat(layer.bias, phases)),)
+        y = self.op("Floor", self.op("Add", y, self.constant(np.float32(0.5))))
+        self.op("Cast", y, to=TensorProto.UINT8, output=name)
 
     def serialise(self, outputs: Sequence[str]) -> bytes:
-        shape = [self.batch, self.side, self.side, 3]
-        ports = [helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name in ("canvas", *outputs)]
+        small = self.side // PHASES
+        ports = [
+            helper.make_tensor_value_info(name, TensorProto.UINT8, [self.batch, side, side, channels])
+            for name, side, channels in [("canvas", self.side, 3), *((name, small, 3 * PHASES**2) for name in outputs)]
+        ]
         graph = helper.make_graph(self.nodes, "styles", ports[:1], ports[1:], self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.checker.check_model(model)
         serialised: bytes = model.SerializeToString()
         return serialised
-
-
-def upsampling_kernel(weight: F32) -> F32:
-    """A 3 x 3 kernel that acts after a doubling by nearest neighbour, as one that acts before it.
-
-    Output channel ``4 c + 2 a + b`` is phase (a, b) of channel c: pixels (2 y + a, 2 x + b) of the doubled map.
-    Shape: (Co, Ci, 3, 3) to (4 Co, Ci, 3, 3).
-    """
-    out, into = weight.shape[:2]
-    kernel = np.zeros((out, 2, 2, into, 3, 3), np.float32)
-    for a, b, i, j in np.ndindex(2, 2, 3, 3):
-        kernel[:, a, b, :, (a + i - 1) // 2 + 1, (b + j - 1) // 2 + 1] += weight[:, :, i, j]
-    return kernel.reshape(4 * out, into, 3, 3)
-
-
-def phase_kernel(weight: F32) -> F32:
-    """A 9 x 9 kernel over a padded map, as a 3 x 3 kernel between its 4 x 4 phases.
-
-    Input channel ``(4 a + b) Ci + c`` is phase (a, b) of channel c (as ONNX SpaceToDepth orders them), output channel
-    ``16 c + 4 a + b`` likewise of output channel c. Shape: (Co, Ci, 9, 9) to (16 Co, 16 Ci, 3, 3).
-    """
-    out, into, size = weight.shape[:3]
-    q = _PHASES
-    kernel = np.zeros((out, q, q, q, q, into, 3, 3), np.float32)
-    for a, b, i, j in np.ndindex(q, q, size, size):
-        kernel[:, a, b, (a + i) % q, (b + j) % q, :, (a + i) // q, (b + j) // q] += weight[:, :, i, j]
-    return kernel.reshape(out * q * q, q * q * into, 3, 3)

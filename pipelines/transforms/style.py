@@ -8,7 +8,7 @@ MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
 
 
 def _register(name: str, role: Role, network: str) -> None:
-    register(Transformation(name, "style", role, "network", network=network))
+    register(Transformation(name, "style", role, "network", version=2, network=network))
 
 
 _register("style_starry", "train", MULTISTYLE)
