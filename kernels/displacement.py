@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from substyle.kernels import philox
+from substyle.kernels.banded import Banded, mirrored
 from substyle.kernels.workers import for_each_image, scratch
 
 F32 = NDArray[np.float32]
@@ -31,19 +33,18 @@ def elastic(
     """
     if device.type != "cpu":
         return elastic_reference(keys_B, name, side, amplitude_B, sigma, device)
-    weights = blur_weights(sigma)
-    radius = len(weights) // 2
+    blur = _blur(side, sigma)
     out_B2SS = np.empty((len(keys_B), 2, side, side), np.float32)
 
     def one(i: int) -> None:
         bits = scratch("elastic.bits", (2 * side * side,), np.uint16)
         philox.bits16(keys_B[i], name, bits)
-        for field, out in zip(bits.reshape(2, side, side), out_B2SS[i], strict=True):
-            noise = _weighted_sum(_mirrored(field.astype(np.float32), radius), weights)
-            noise = _weighted_sum(_mirrored(np.ascontiguousarray(noise.T), radius), weights).T
-            # number q stands for (2 q + 1) / 65536 - 1; as the weights sum to 1, the blur may come first
-            np.multiply(noise, np.float32(amplitude_B[i] * 2.0 / 65536), out=out)
-            np.add(out, np.float32(amplitude_B[i] * (1.0 / 65536 - 1.0)), out=out)
+        noise, half = (scratch(f"elastic.{use}", (2, side, side), np.float32) for use in ("noise", "half"))
+        noise[...] = bits.reshape(noise.shape)
+        out = blur.across(blur.down(noise, half), out_B2SS[i])
+        # number q stands for (2 q + 1) / 65536 - 1; as the weights sum to 1, the blur may come first
+        np.multiply(out, np.float32(amplitude_B[i] * 2.0 / 65536), out=out)
+        np.add(out, np.float32(amplitude_B[i] * (1.0 / 65536 - 1.0)), out=out)
 
     for_each_image(len(keys_B), one)
     return torch.from_numpy(out_B2SS)
@@ -67,26 +68,33 @@ def blur_weights(sigma: float) -> F32:
     return np.asarray(weights / weights.sum(), dtype=np.float32)
 
 
-def _mirrored(plane: F32, radius: int) -> F32:
-    return np.concatenate([plane[radius:0:-1], plane, plane[-2 : -radius - 2 : -1]])
-
-
-def _weighted_sum(padded: F32, weights: F32) -> F32:
-    """Correlate along the first axis with symmetric weights. Additions keep one order, whatever the batch."""
-    radius = len(weights) // 2
-    size = len(padded) - 2 * radius
-    total: F32 = np.multiply(padded[radius : radius + size], weights[radius], dtype=np.float32)
-    pair = scratch("elastic.pair", total.shape, np.float32)
-    for offset in range(1, radius + 1):
-        np.add(padded[radius - offset :][:size], padded[radius + offset :][:size], out=pair)
-        np.multiply(pair, weights[radius + offset], out=pair)
-        np.add(total, pair, out=total)
-    return total
+@lru_cache(maxsize=4)
+def _blur(side: int, sigma: float) -> Banded:
+    return Banded(mirrored(blur_weights(sigma), side))
 
 
 def grid(nodes_B2KK: torch.Tensor, side: int) -> torch.Tensor:
     """Displacement of a grid whose nodes moved, linear between nodes. Shape: (B, 2, K, K) to (B, 2, S, S), pixels."""
-    return functional.interpolate(nodes_B2KK, size=(side, side), mode="bilinear", align_corners=True)
+    between = _between_nodes(nodes_B2KK.shape[-1], side)
+    if nodes_B2KK.device.type != "cpu":
+        matrix_SK = torch.from_numpy(between.matrix_OI).to(nodes_B2KK.device)
+        return matrix_SK @ nodes_B2KK @ matrix_SK.mT
+    nodes = nodes_B2KK.numpy()
+    out_B2SS = np.empty((len(nodes), 2, side, side), np.float32)
+
+    def one(i: int) -> None:
+        half = scratch("grid.half", (2, side, nodes.shape[-1]), np.float32)
+        between.across(between.down(nodes[i], half), out_B2SS[i])
+
+    for_each_image(len(nodes), one)
+    return torch.from_numpy(out_B2SS)
+
+
+@lru_cache(maxsize=4)
+def _between_nodes(count: int, side: int) -> Banded:
+    """Linear interpolation between nodes spread from the first pixel to the last."""
+    at_S1 = np.linspace(0.0, count - 1.0, side)[:, None]
+    return Banded(np.maximum(0.0, 1.0 - np.abs(at_S1 - np.arange(count))))
 
 
 def swirl(side: int, centre_B2: F32, radius_B: F32, strength_B: F32, device: torch.device = _CPU) -> torch.Tensor:

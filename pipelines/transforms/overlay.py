@@ -64,25 +64,26 @@ def _placer(build: Callable[[int], atlas.Atlas]) -> Callable[[Arrays, int], Arra
             ],
             axis=1,
         )
-        opacity_B = np.rint(args["alpha"] * 2 * ALPHA_ONE).astype(np.int32)
         return {
             "page": pages.pages_NPP[page_B, :, :, None],
             "matrix": matrix_B23.astype(np.float32),
             "colour": vivid(args["hue"].astype(np.float64))[:, None, None, :],
-            "opacity": opacity_B,
+            "opacity": (args["alpha"] * (ALPHA_ONE / 255)).astype(np.float32),
         }
 
     return prepare
 
 
 def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Mix a colour into the picture where the warped page says so. ``opacity`` is in 256ths."""
+    """Mix a colour into the picture where the warped page says so. ``opacity`` turns coverage into whole 128ths."""
     from nvidia.dali import fn, types
 
     page = fn.reinterpret(args["page"], layout="HWC")
     coverage = fn.warp_affine(page, args["matrix"], size=[side, side], interp_type=types.INTERP_LINEAR)
-    weight = fn.cast((coverage * args["opacity"]) // (2 * 255), dtype=types.INT16)
-    return fn.cast(canvas + (((args["colour"] - canvas) * weight) >> 7), dtype=types.UINT8)
+    weight = fn.brightness(coverage, brightness=args["opacity"])
+    # three equal channels: arithmetic without broadcasting takes half the time
+    weight = fn.color_space_conversion(weight, image_type=types.GRAY, output_type=types.RGB)
+    return fn.cast(canvas + (((args["colour"] - canvas) * weight) >> types.Constant(7).int16()), dtype=types.UINT8)
 
 
 @dali(
@@ -96,6 +97,7 @@ def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
         Uniform("angle", -20, 20, unit="degree"),
     ],
     prepare=_placer(atlas.icons),
+    version=2,
     split_assets=True,
 )
 def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
@@ -114,6 +116,7 @@ def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
         Uniform("angle", -20, 20, unit="degree"),
     ],
     prepare=_placer(atlas.words),
+    version=2,
     split_assets=True,
 )
 def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
@@ -132,6 +135,7 @@ def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
         Uniform("angle", 0, 90, unit="degree"),
     ],
     prepare=_placer(atlas.lattices),
+    version=2,
 )
 def color_pattern(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """A fine lattice in a vivid colour: a grid, dots, checks, bricks or triangles."""

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from substyle.pipelines.transforms.base import Choice, Node, Uniform, dali
+from substyle.pipelines.transforms import mixing
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, dali
 
 PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))  # all but the identity
 
 
-@dali("hue_shift", coarse="recolor", role="train", parameters=[Uniform("hue", 36, 180, unit="degree", signed=True)])
+def _rotations(args: Arrays, side: int) -> Arrays:
+    angle_B = np.radians(args["hue"].astype(np.float64))
+    cos_B, sin_B = np.cos(angle_B), np.sin(angle_B)
+    return mixing.chroma(np.stack([np.stack([cos_B, sin_B], -1), np.stack([-sin_B, cos_B], -1)], -2))
+
+
+@dali(
+    "hue_shift",
+    coarse="recolor",
+    role="train",
+    parameters=[Uniform("hue", 36, 180, unit="degree", signed=True)],
+    prepare=_rotations,
+    version=2,
+)
 def hue_shift(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Hue rotated in DALI's linear hue space."""
-    from nvidia.dali import fn
-
-    del side
-    return fn.hue(canvas, hue=args["hue"])
+    return mixing.mix(canvas, args, side)
 
 
 @dali("grayscale", coarse="recolor", role="train")
@@ -25,7 +36,7 @@ def grayscale(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
     del args, side
     luma = fn.color_space_conversion(canvas, image_type=types.RGB, output_type=types.GRAY)
-    return fn.cat(luma, luma, luma, axis=2)
+    return fn.color_space_conversion(luma, image_type=types.GRAY, output_type=types.RGB)
 
 
 @dali(
@@ -33,12 +44,8 @@ def grayscale(canvas: Node, args: dict[str, Node], side: int) -> Node:
     coarse="recolor",
     role="held_out",
     parameters=[Choice("order", PERMUTATIONS)],
-    prepare=lambda args, side: {"order": args["order"].astype(np.int32)},
+    prepare=lambda args, side: mixing.weights(np.eye(3)[args["order"].astype(np.int64)]),
 )
 def channel_permute(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Output channel i is input channel ``order[i]``."""
-    from nvidia.dali import fn
-
-    del side
-    order = args["order"]
-    return fn.cat(*(fn.slice(canvas, start=order[i : i + 1], shape=[1], axes=[2]) for i in range(3)), axis=2)
+    return mixing.mix(canvas, args, side)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from substyle.pipelines.transforms import mixing
 from substyle.pipelines.transforms.base import Choice, Node, dali
 
 
@@ -23,10 +26,14 @@ def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
     return fn.contrast(canvas, contrast=args["factor"], contrast_center=fn.reductions.mean(canvas))
 
 
-@dali("saturate", coarse="tone", role="held_out", parameters=[Choice("factor", (3, 5))])
+@dali(
+    "saturate",
+    coarse="tone",
+    role="held_out",
+    parameters=[Choice("factor", (3, 5))],
+    prepare=lambda args, side: mixing.chroma(np.eye(2) * args["factor"].astype(np.float64)[:, None, None]),
+    version=2,
+)
 def saturate(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Colours further from grey by a factor."""
-    from nvidia.dali import fn
-
-    del side
-    return fn.saturation(canvas, saturation=args["factor"])
+    return mixing.mix(canvas, args, side)

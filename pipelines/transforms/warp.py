@@ -21,6 +21,7 @@ CELLS = 5  # of the distorted grid, along each axis
     coarse="warp",
     role="train",
     parameters=[Choice("amplitude", (16, 21, 25, 30), unit="px"), Choice("smoothing", (SMOOTHING,), unit="S")],
+    version=2,
 )
 def elastic(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Every pixel moves by a smooth random displacement; the amplitude is that before smoothing."""
@@ -41,6 +42,7 @@ def _nodes(args: Arrays, side: int) -> Arrays:
     role="train",
     parameters=[Uniform("stretch", -0.3, 0.3, unit="of a cell", count=2 * (CELLS + 1) ** 2)],
     prepare=_nodes,
+    version=2,
 )
 def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """The nodes of a grid of 5 by 5 cells move along both axes, and the picture with them, linearly between nodes."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels import philox
+from substyle.kernels import native, philox
 
 # from the known-answer file of the authors' library Random123: counter, key, output
 KNOWN = [
@@ -47,18 +47,35 @@ def test_words_have_the_documented_counter() -> None:
         assert got[i].tolist() == [word for block in blocks for word in block][:11]
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 1000])
-@pytest.mark.parametrize("chunk", [1, 3, 1 << 15])
-def test_bulk_bits_are_halves_of_the_words(monkeypatch: pytest.MonkeyPatch, count: int, chunk: int) -> None:
-    monkeypatch.setattr(philox, "_CHUNK", chunk)
+COUNTS = [0, 1, 7, 8, 9, 255, 256, 257, 1000]
+
+
+def check_bits(count: int) -> None:
     keys = philox.image_keys(0, ["x", "y"])
     words = philox.words(keys, "noise", -(-count // 2), stream=philox.NOISE)
     expected = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(2, -1)[:, :count]
     for key, row in zip(keys, expected, strict=True):
-        out = np.full(count, 7, np.uint16)
-        philox.bits16(key, "noise", out)
-        assert out.tolist() == row.tolist()
+        out = np.full(count + 1, 7, np.uint16)
+        philox.bits16(key, "noise", out[:count])
+        assert out.tolist() == [*row.tolist(), 7]
     assert philox.bits16_torch(keys, "noise", count, torch.device("cpu")).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_compiled_bits_are_halves_of_the_words(count: int) -> None:
+    if philox._compiled() is None:
+        pytest.skip(native.state("philox_native"))
+    check_bits(count)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 15])
+def test_bits_without_a_compiler_are_halves_of_the_words(
+    monkeypatch: pytest.MonkeyPatch, count: int, chunk: int
+) -> None:
+    monkeypatch.setattr(philox, "_compiled", lambda: None)
+    monkeypatch.setattr(philox, "_CHUNK", chunk)
+    check_bits(count)
 
 
 @pytest.mark.parametrize("stream", [philox.PARAMETERS, philox.NOISE])

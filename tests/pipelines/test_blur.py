@@ -1,4 +1,4 @@
-"""Blurs against plain numpy. Tolerance: one grey level (rounding; large kernels are filtered by Fourier transform)."""
+"""Blurs against plain numpy. Tolerance: rounding, and a level where kernels are filtered by Fourier transform."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gaussian(sigma: float) -> NDArray[np.float64]:
 def test_gaussian_blur(canvas: NDArray[np.uint8], make: Make) -> None:
     made, drawn = make("gaussian_blur", canvas)
     expected = np.stack([correlate(x, gaussian(s)) for x, s in zip(canvas, drawn["sigma"], strict=True)])
-    assert np.abs(made - expected).max() <= 1.0
+    assert np.abs(made - expected).max() <= 0.51
 
 
 def test_motion_blur(canvas: NDArray[np.uint8], make: Make) -> None:
@@ -94,9 +94,7 @@ def test_zoom_blur(canvas: NDArray[np.uint8], make: Make) -> None:
         mean = image.astype(np.float64)
         for stage in range(4):
             mean = (mean + enlarge(mean, float(zoom) ** (2**stage / 15))) / 2
-        # Four roundings to bytes of the zoom and of the mean: at most 2 levels beside the exact stages.
-        assert np.abs(result - mean).max() <= 2.5
-        assert abs((result - mean).mean()) < 0.3  # rounding down and up in turn keeps the brightness
+        assert np.abs(result - mean).max() <= 0.51
 
 
 def test_zoom_blur_is_the_mean_of_sixteen_zooms(make: Make) -> None:
@@ -111,4 +109,10 @@ def test_zoom_blur_is_the_mean_of_sixteen_zooms(make: Make) -> None:
 def test_strengths_scale_with_the_side() -> None:
     args = {"radius": np.array([10 * 448 / 224], np.float32)}
     assert blur.disk_kernels(args, 448)["kernel"].shape == (1, 45, 45)
-    assert blur.motion_kernels({"line": np.zeros((0, 2)), "angle": np.zeros(0)}, 448)["kernel"].shape == (0, 61, 83)
+    assert blur.gaussian_lines({"sigma": np.array([12], np.float32)}, 448)["across"].shape == (1, 1, 73)
+
+
+@pytest.mark.parametrize(("side", "shape"), [(64, (13, 15)), (224, (33, 51)), (448, (101, 101))])
+def test_motion_kernels_are_large_enough_to_filter_a_canvas_in_one_block(side: int, shape: tuple[int, int]) -> None:
+    kernels = blur.motion_kernels({"line": np.zeros((0, 2)), "angle": np.zeros(0)}, side)["kernel"]
+    assert kernels.shape == (0, *shape)

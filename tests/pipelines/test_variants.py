@@ -113,6 +113,31 @@ def test_distinct_is_one_grey_level_on_average() -> None:
     assert distinct(a, b).tolist() == [False, True, False, True]
 
 
+@pytest.mark.parametrize("side", [1, 5, 16, 17, 50])
+def test_distinct_is_exact_wherever_images_differ(side: int) -> None:
+    """Near one level on average, the difference spread, in the first rows, in the last ones, or in one pixel."""
+    rng = np.random.default_rng(side)
+    size = side * side * 3
+    a = rng.integers(60, 190, (40, size), dtype=np.uint8)
+    b = a.copy()
+    for i in range(40):
+        total = size + int(rng.integers(-2, 3))
+        places = rng.permutation(size) if i % 4 == 0 else np.arange(size) if i % 4 == 1 else np.arange(size)[::-1]
+        each = 1 if i % 4 == 0 else 50
+        for place in places:
+            change = min(each, total)
+            b[i, place] = int(b[i, place]) + (change if i % 8 < 4 else -change)
+            total -= change
+    expected = np.abs(a.astype(int) - b).mean(axis=1) >= 1
+    pictures = (torch.from_numpy(x.reshape(40, side, side, 3)) for x in (a, b))
+    assert distinct(*pictures).tolist() == expected.tolist()
+    assert len(set(expected.tolist())) == 2
+
+
+def test_distinct_of_no_images() -> None:
+    assert distinct(images(2)[:0], images(2)[:0]).tolist() == []
+
+
 def test_distinct_of_large_and_opposite_images() -> None:
     black, white = (
         torch.zeros((1, 300, 300, 3), dtype=torch.uint8),

@@ -1,0 +1,125 @@
+"""C kernels, compiled for this machine on first use and kept; where that cannot be, callers have their torch path.
+
+A kernel is one C file beside this one. It is compiled with the machine's own compiler ($CC, cc, gcc or clang) for the
+machine's own instructions, which takes about a second, and linked to the OpenMP library that torch has loaded: its
+threads are torch's, so the two never wait for each other's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_X86 = ("-mprefer-vector-width=512",)  # gcc halves its vectors otherwise
+_SECONDS = 120.0
+
+
+class Unavailable(Exception):
+    """Why there is no compiled kernel; never leaves this module."""
+
+
+def load(name: str) -> ctypes.CDLL | None:
+    """The compiled kernel file ``<name>.c``, None where it cannot be had (see :func:`state`)."""
+    return _loaded(name)[0]
+
+
+def state(name: str) -> str:
+    """Where the compiled kernel lies, or why there is none."""
+    return _loaded(name)[1]
+
+
+@cache
+def _loaded(name: str) -> tuple[ctypes.CDLL | None, str]:
+    try:
+        path = _compiled(Path(__file__).with_name(f"{name}.c"))
+        return ctypes.CDLL(str(path)), str(path)
+    except (Unavailable, OSError) as error:
+        return None, f"no compiled kernel: {error}"
+
+
+def _compiled(source: Path) -> Path:
+    """The shared library of a C file, made where it is not there yet. Concurrent makers do no harm."""
+    if not source.is_file():
+        raise Unavailable(f"{source} is missing")
+    command = _compiler()
+    openmp = _openmp()
+    flags = [*_FLAGS, *(_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
+    facts = [source.read_text(), *command, *flags, _version(command), openmp.name, _processor()]
+    digest = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
+    path = _folder() / f"{source.stem}-{digest}.so"
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        parts = Path(place) / "part.o", Path(place) / "whole.so"
+        _run([*command, *flags, "-c", str(source), "-o", str(parts[0])])
+        # linked by its path, not by -fopenmp, which would bring the compiler's own library and its own threads
+        _run([*command, "-shared", str(parts[0]), str(openmp), "-lm", "-o", str(parts[1])])
+        os.replace(parts[1], path)
+    return path
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CC")
+    for candidate in (named,) if named else ("cc", "gcc", "clang"):
+        command = shlex.split(candidate)
+        if command and shutil.which(command[0]):
+            return command
+    raise Unavailable(f"no C compiler {named or ''}".strip())
+
+
+def _openmp() -> Path:
+    """The GNU OpenMP library that torch has loaded."""
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        raise Unavailable("only Linux says which OpenMP library torch has loaded")
+    packages = Path(torch.__file__).parents[1]
+    loaded = {Path(line.split(maxsplit=5)[5].strip()) for line in maps.read_text().splitlines() if "libgomp" in line}
+    ours = [path for path in loaded if path.parent in (packages / "torch" / "lib", packages / "torch.libs")]
+    if not ours and len(loaded) == 1:  # torch built against the system's
+        ours = list(loaded)
+    if not ours:
+        raise Unavailable("torch does not use GNU OpenMP")
+    return sorted(ours)[0]
+
+
+def _version(command: list[str]) -> str:
+    return _run([*command, "--version"])
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{command[0]} took more than {_SECONDS:.0f} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise Unavailable(f"{command[0]} failed: {lines[0]}")
+    return done.stdout
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        kinds = ("model name", "flags", "Features", "CPU part")
+        return "|".join(sorted({line for line in info.read_text().splitlines() if line.startswith(kinds)}))
+    return platform.processor() or platform.machine()
+
+
+def _folder() -> Path:
+    """The folder of compiled artefacts: $SUBSTYLE_CACHE, else substyle under $XDG_CACHE_HOME or ~/.cache."""
+    named = os.environ.get("SUBSTYLE_CACHE")
+    root = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "substyle"
+    return root.expanduser() / "native"

@@ -1,0 +1,42 @@
+"""Zoom blur: both paths alike, and what it leaves as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.kernels.zoom import enlargement, zoom_blur, zoom_blur_reference
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 40, 3), (2, 97, 97, 3), (2, 1, 1, 3), (2, 2, 2, 1), (0, 8, 8, 3)])
+def test_both_paths_alike(shape: tuple[int, ...]) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    zoom = np.linspace(1.15, 1.3, shape[0]).astype(np.float32)
+    fast, plain = zoom_blur(x, zoom), zoom_blur_reference(x, zoom)
+    assert fast.shape == plain.shape == shape
+    assert fast.dtype == plain.dtype == torch.uint8
+    difference = (fast.int() - plain.int()).abs()
+    assert (difference <= 1).all()
+    assert (difference > 0).float().sum() <= 0.002 * difference.numel() + 1  # halves, rounded either way
+
+
+def test_an_image_is_the_same_in_every_batch() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 50, 50, 3), dtype=np.uint8))
+    zoom = np.array([1.15, 1.3, 1.2, 1.3], np.float32)
+    whole = zoom_blur(x, zoom)
+    for i in range(4):
+        assert torch.equal(zoom_blur(x[i : i + 1], zoom[i : i + 1])[0], whole[i])
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 255])
+def test_flat_pictures_stay_flat(level: int) -> None:
+    flat = torch.full((2, 64, 64, 3), level, dtype=torch.uint8)
+    assert torch.equal(zoom_blur(flat, np.array([1.15, 1.3], np.float32)), flat)
+
+
+def test_enlargement_is_about_the_middle() -> None:
+    assert np.array_equal(enlargement(9, 1.0), np.eye(9))
+    line = np.arange(10.0)
+    assert np.allclose(enlargement(10, 2.0) @ line, np.linspace(2.25, 6.75, 10))
+    assert np.allclose(enlargement(10, 1.3).sum(axis=1), 1)
