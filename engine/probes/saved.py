@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from substyle.kernels.probe_step import Heads, forward
 
 FORMAT = "substyle-probe-1"
 _REQUIRED = {"task": str, "head": str, "outputs": list, "backbone": str, "dim": int, "setting": dict}
+_WHOLE = {"dim": (1, 2**31), "canvas": (32, 1024), "seed": (0, 2**63 - 1)}  # numbers of the header that embed relies on
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,15 @@ class Probe:
 
         try:
             with safe_open(str(path), framework="pt") as file:
-                header = (file.metadata() or {}).get("substyle", "")
+                entries = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise SubstyleError(f"{path} is not a readable probe file: {error}") from error
-        return cls(_heads(path, tensors), _metadata(path, header, tensors))
+        header = entries.get("substyle", "")
+        heads, metadata = _heads(path, tensors), _metadata(path, header, tensors)
+        if entries.get("digest", digest := _digest(header, tensors)) != digest:
+            raise SubstyleError(f"{path}: its content is not what was written")
+        return cls(heads, metadata)
 
 
 def save_probe(
@@ -116,8 +122,18 @@ def save_probe(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"substyle": json.dumps(metadata)})
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    header = json.dumps(metadata)
+    save_file(tensors, temporary, {"substyle": header, "digest": _digest(header, tensors)})
     temporary.replace(path)
+
+
+def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the header and the weights: a bit that flips in either would change answers unseen."""
+    sha = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        sha.update(name.encode() + tensors[name].numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _heads(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> Heads:
@@ -139,19 +155,26 @@ def _heads(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> Heads:
 def _metadata(path: Path | str, header: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     try:
         metadata = json.loads(header)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SubstyleError(f"{path} is not a substyle probe: its header has no readable 'substyle' entry") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise SubstyleError(f"{path} is not a {FORMAT} file")
     for name, kind in _REQUIRED.items():
         if not isinstance(metadata.get(name), kind):
             raise SubstyleError(f"{path}: its header has no proper {name!r}")
+    for name, (low, high) in _WHOLE.items():
+        value = metadata.get(name, low)
+        if type(value) is not int or not low <= value <= high:
+            raise SubstyleError(f"{path}: its header has no proper {name!r}")
     count = 0
+    names = set()
     for output in metadata["outputs"]:
         labels = output.get("labels") if isinstance(output, dict) else None
-        if not isinstance(labels, list) or not isinstance(output.get("name"), str):
+        texts = [output["name"], *labels] if isinstance(labels, list) and "name" in output else []
+        if len(texts) < 2 or not all(isinstance(text, str) for text in texts) or texts[0] in names:
             raise SubstyleError(f"{path}: its header has no proper 'outputs'")
-        count += len(labels)
-    if count != tensors.get("b2", tensors["b1"]).shape[1] or metadata["dim"] != tensors["w1"].shape[2]:
+        names.add(texts[0])
+        count += len(texts) - 1
+    if not names or count != tensors.get("b2", tensors["b1"]).shape[1] or metadata["dim"] != tensors["w1"].shape[2]:
         raise SubstyleError(f"{path}: its header and its weights disagree")
     return metadata
