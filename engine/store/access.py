@@ -48,6 +48,12 @@ def array(store: Path, parent: zarr.Group, name: str, *, fast: bool) -> zarr.Arr
     return member
 
 
+def attributes(member: zarr.Group | zarr.Array[Any], path: Path) -> dict[str, Any]:
+    """The attributes of a group or an array. Raises StoreError when they are no object."""
+    with _named(path):
+        return dict(member.attrs.asdict())
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Turn what zarr raises for metadata that it cannot use into a StoreError that names their file."""

@@ -60,12 +60,13 @@ class EmbeddingStore:
     def open(cls, path: Path, *, writable: bool = False) -> EmbeddingStore:
         """Open a store. Raises StoreError when there is none, it is damaged, or it has an unknown schema."""
         group = access.root(path, writable=writable)
-        header = group.attrs.asdict().get("substyle")
+        attributes = access.attributes(group, path)
+        header = attributes.get("substyle")
         if not isinstance(header, dict):
             raise StoreError(f"{path}: a Zarr group, but not a substyle store")
         if header.get("schema") != SCHEMA:
             raise StoreError(f"{path}: schema {header.get('schema')}, this version reads schema {SCHEMA}")
-        form.unseal(group.attrs.asdict(), path)
+        form.unseal(attributes, path)
         try:
             settings = build(StoreSettings, {k: v for k, v in header.items() if k != "schema"})
         except ConfigError as error:
@@ -273,12 +274,13 @@ class EmbeddingStore:
 
     def entry_of(self, backbone_slug: str) -> BackboneEntry:
         """What a backbone's group says of itself. Raises StoreError when it is damaged."""
-        return form.backbone(self.group_of(backbone_slug).attrs.asdict(), self.path / ARRAYS / backbone_slug)
+        path = self.path / ARRAYS / backbone_slug
+        return form.backbone(access.attributes(self.group_of(backbone_slug), path), path)
 
     def definition_of(self, entry: BackboneEntry, transformation: str) -> tuple[dict[str, Any], str]:
         """(definition, its hash) of the transformation that an array holds. Raises StoreError when it is damaged."""
         path = self.path / ARRAYS / entry.slug / transformation
-        return form.transformation(self.array_of(entry, transformation).attrs.asdict(), path)
+        return form.transformation(access.attributes(self.array_of(entry, transformation), path), path)
 
     def group_of(self, backbone_slug: str) -> zarr.Group:
         """The Zarr group of a backbone; of all backbones for an empty slug. Raises StoreError when it is damaged."""
