@@ -6,7 +6,7 @@ OUT ?= runs/demo
 STUDY ?= studies/demo.toml
 PHOTOGRAPHS := runs/photographs
 
-.PHONY: setup demo photographs test test-slow lint format clean
+.PHONY: setup demo photographs test test-slow lint format bench clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/substyle
+
+bench: setup
+	$(BIN)/substyle bench
 
 format: setup
 	$(BIN)/ruff format .

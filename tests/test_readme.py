@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -41,3 +42,17 @@ def test_commands_parse() -> None:
 def test_files_named_are_there() -> None:
     for name in re.findall(r"(?:docs|studies|engine|kernels|benchmarks)/[\w/.-]+\.\w+", README):
         assert (ROOT / name).is_file(), name
+
+
+def test_performance_table_is_that_of_the_kept_results() -> None:
+    """And every kept result is as its schema says."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks import performance_table as kept
+    finally:
+        sys.path.remove(str(ROOT))
+    documents = kept.documents()
+    assert {d["benchmark"] for d in documents} == set(kept.BENCHMARKS)
+    assert not any(d["quick"] for d in documents)
+    shown = README.partition(kept.START)[2].partition(kept.END)[0].strip()
+    assert shown == kept.table(documents)

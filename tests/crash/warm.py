@@ -75,6 +75,9 @@ def become(options: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for descriptor, target in zip((null, *descriptors), (0, 1, 2), strict=False):
             os.dup2(descriptor, target)
+        # what is buffered by these knows nothing of another file behind its descriptor
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.get("file_size") is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options["file_size"], options["file_size"]))

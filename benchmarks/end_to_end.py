@@ -1,0 +1,174 @@
+"""How fast do photographs become embeddings of all 31 variants in a store, decode included?
+
+The ceiling of a row is the backbone alone: the compiled graphs fed with ready batches on the same streams. Backbones
+here run in plain bf16 past the gate, for their speed alone; a study cannot do that. ``parts_ms`` are the milliseconds
+that each part takes for a photograph when it runs by itself; in a run they go on side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from benchmarks import networks, photographs
+from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave, main
+from benchmarks.networks import BATCH, LITE0, RESNET50, SHOWN, VIT_B16
+from substyle.engine.backbones.compile import CompiledBackbone, FixedBatch
+from substyle.engine.embed import embed_compiled
+from substyle.engine.plan import EmbedPlan
+from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.transforms import base
+
+NAME = "end_to_end"
+QUESTION = "how fast do photographs become embeddings of all variants in a store, decode included?"
+
+
+def run(quick: bool) -> list[Row]:
+    """One backbone, two in one pass, and a plain script on the same photographs."""
+    lite0 = networks.ungated(LITE0, "bf16")
+    networks.workshop().maker(networks.workshop().settings.transformations)  # compiles the style network
+    with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
+        folder = Path(place)
+        rows = [_alone(folder, lite0, 64 if quick else 256, 1 if quick else 3)]
+        if not quick:
+            rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 32, 1))
+            rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 128, 2))
+        rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 16, layouts=(False, True)))
+        if not quick:
+            rows.append(_against_script(folder, networks.ungated(VIT_B16, "bf16"), VIT_B16, 8, layouts=(False,)))
+    return rows
+
+
+def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) -> Callable[[], float]:
+    """Fills a new store at every call and says how many seconds that took."""
+    source, numbers = FolderSource(_linked(folder, images)), count()
+    name = "-".join(b.spec.architecture for b in backbones)
+
+    def fill() -> float:
+        plan = EmbedPlan(source, folder / f"{name}-{images}-{next(numbers)}.zarr", networks.workshop())
+        began = time.perf_counter()
+        embed_compiled(plan, backbones, quiet=True)
+        return time.perf_counter() - began
+
+    return fill
+
+
+def _linked(folder: Path, images: int) -> Path:
+    """A folder with that many photographs."""
+    linked = folder / f"photographs-{images}"
+    if not linked.exists():
+        linked.mkdir()
+        for i, record in enumerate(photographs.records(images)):
+            (linked / f"{i:05d}.jpg").write_bytes(record.read())
+    return linked
+
+
+def _stream(backbones: Sequence[CompiledBackbone], variants: int) -> Callable[[], float]:
+    """Seconds of the backbones alone for that many variants, from a quarter of them."""
+    graphs = [backbone.embed for backbone in backbones if isinstance(backbone.embed, FixedBatch)]
+    canvas_BSSC = networks.canvases(BATCH)
+    some = max(variants // 4 // BATCH, 1) * BATCH
+
+    def alone() -> float:
+        began = time.perf_counter()
+        networks.stream(graphs, canvas_BSSC, some)
+        return (time.perf_counter() - began) * variants / some
+
+    return alone
+
+
+def _alone(folder: Path, backbone: CompiledBackbone, images: int, repeats: int) -> Row:
+    variants = images * len(networks.workshop().settings.transformations)
+    contenders = {OURS: _filler(folder, [backbone], images), CEILING: _stream([backbone], variants)}
+    timings = interleave(contenders, repeats=repeats, warmup=1 if repeats > 1 else 0)
+    parts = {**_parts(), "backbone": timings[CEILING].median / images * 1e3}
+    facts = {"parts_ms": {k: round(v, 2) for k, v in parts.items()}, "sum_of_parts_ms": sum(parts.values()),
+             "together_ms": timings[OURS].median / images * 1e3, "gate": "bypassed, for speed only"}  # fmt: skip
+    return Row(f"31 variants, {SHOWN[backbone.spec.name]} in bf16", "embeddings", variants, timings, facts=facts)
+
+
+def _parts() -> dict[str, float]:
+    """Milliseconds a photograph of decoding and of each coarse class of variants, each by itself."""
+    workshop = networks.workshop()
+    records = photographs.records(BATCH)
+    blobs, keys = [record.read() for record in records], [record.key for record in records]
+    canvas_BSSC = workshop.decoder(blobs).canvas_BSSC
+    spent = {"decode": _milliseconds(lambda: workshop.decoder(blobs))}
+    for coarse in base.COARSE[1:]:
+        names = [name for name in workshop.settings.transformations if base.get(name).coarse == coarse]
+        if names:
+            make = workshop.maker(names)
+            spent[coarse] = _milliseconds(lambda make=make: list(make(canvas_BSSC, keys)))  # type: ignore[misc]
+    return spent
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    return interleave({OURS: work}, repeats=3)[OURS].median / BATCH * 1e3
+
+
+def _two(folder: Path, backbones: Sequence[CompiledBackbone], images: int, repeats: int) -> Row:
+    """The ceiling is the backbones one after the other and one share of decode and variants."""
+    workshop, source = networks.workshop(), FolderSource(_linked(folder, images))
+    variants = images * len(workshop.settings.transformations)
+    stream, make = _stream(backbones, variants), workshop.maker(workshop.settings.transformations)
+
+    def apart() -> float:
+        began = time.perf_counter()
+        for start in range(0, images, BATCH):
+            records = source.records[start : start + BATCH]
+            canvas_BSSC: torch.Tensor = workshop.decoder([record.read() for record in records]).canvas_BSSC
+            for _ in make(canvas_BSSC, [record.key for record in records]):
+                pass
+        return time.perf_counter() - began + stream()
+
+    timings = interleave({OURS: _filler(folder, backbones, images), CEILING: apart}, repeats=repeats)
+    names = " and ".join(SHOWN[backbone.spec.name] for backbone in backbones)
+    facts = {"times_the_sum": timings[OURS].median / timings[CEILING].median, "gate": "bypassed, for speed only"}
+    return Row(
+        f"{names} in one pass; ceiling: apart, variants made once", "embeddings", 2 * variants, timings, facts=facts
+    )
+
+
+def _against_script(
+    folder: Path, backbone: CompiledBackbone, name: str, images: int, *, layouts: Sequence[bool]
+) -> Row:
+    """The plain script runs as a process of its own and says itself how long it took, without its start."""
+    listed = folder / f"{images}.txt"
+    listed.write_text("\n".join(str(path) for path in sorted(_linked(folder, images).iterdir())))
+    model = name.rpartition(":")[2]
+
+    def script(channels_last: bool) -> Callable[[], float]:
+        more = ["--channels-last"] if channels_last else []
+        command = [sys.executable, "-m", "benchmarks.peers.plain_script", str(listed), str(folder / "plain.npy")]
+
+        def call() -> float:
+            done = subprocess.run(
+                [*command, "--model", model, *more], cwd=ROOT, check=True, capture_output=True, text=True
+            )
+            return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+
+        return call
+
+    contenders = {OURS: _filler(folder, [backbone], images)}
+    for channels_last in layouts:
+        contenders["a plain script" + (", channels_last" if channels_last else "")] = script(channels_last)
+    timings = interleave(contenders, repeats=1, warmup=0)
+    return Row(
+        f"31 variants, {SHOWN[name]}, against a plain script",
+        "embeddings",
+        images * len(networks.workshop().settings.transformations),
+        timings,
+        facts={"gate": "bypassed, for speed only"},
+    )
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])

@@ -1,0 +1,220 @@
+"""Measuring ours, the peers and the ceiling side by side in one run, and keeping the numbers.
+
+A benchmark file answers one question. It has ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``; it can be
+run alone (``python -m benchmarks.store [--quick] [--out DIR]``) and by ``substyle bench``. Its result is one JSON file
+in benchmarks/results/, whose schema `check` holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+SCHEMA = 1
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+OURS, CEILING = "ours", "ceiling"
+BENCHMARKS = ("decode", "transforms", "store", "startup")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "nvidia-dali-cuda130", "openvino", "onnxruntime", "nncf", "zarr", "zarrs"),
+    *("faiss-cpu", "scikit-learn", "numpy", "pillow"),
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contender over all repeats: median, 20th and 80th percentile."""
+
+    median: float
+    p20: float
+    p80: float
+    repeats: int
+
+    @staticmethod
+    def of(seconds: list[float]) -> Timing:
+        """From the times of the repeats, at least one."""
+        ordered = sorted(seconds)
+        last = len(ordered) - 1
+        return Timing(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], len(ordered))
+
+
+@dataclass
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: what is done, such as "one variant of all images".
+        unit: what is counted, such as "images" or "bytes".
+        count: how many of it one repeat does.
+        timings: by contender; ``ours`` is there, ``ceiling`` where one was measured; the others are peers.
+        ceiling_per_s: the most units a second that could be done, where it was computed and not timed.
+        facts: further plain numbers and words, such as accuracies.
+        headline: whether it stands in the README's table.
+    """
+
+    name: str
+    unit: str
+    count: float
+    timings: dict[str, Timing]
+    ceiling_per_s: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    headline: bool = True
+
+    def rate(self, contender: str = OURS) -> float:
+        """Units a second at the median."""
+        return self.count / self.timings[contender].median
+
+    def of_ceiling(self) -> float | None:
+        """Our share of the ceiling, None where there is none."""
+        if CEILING in self.timings:
+            return self.timings[CEILING].median / self.timings[OURS].median
+        return self.rate() / self.ceiling_per_s if self.ceiling_per_s else None
+
+    def times_faster(self) -> dict[str, float]:
+        """How many times as fast as each peer we are."""
+        ours = self.timings[OURS].median
+        return {name: t.median / ours for name, t in self.timings.items() if name not in (OURS, CEILING)}
+
+
+def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1) -> dict[str, Timing]:
+    """Time contenders in turns, so that what the machine does beside it strikes all of them alike.
+
+    A contender that returns a float says itself how many seconds counted; else its whole call does.
+    """
+    for contender in contenders.values():
+        for _ in range(warmup):
+            contender()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            began = time.perf_counter()
+            said = contender()
+            spent = time.perf_counter() - began
+            seconds[name].append(said if isinstance(said, float) else spent)
+    return {name: Timing.of(times) for name, times in seconds.items()}
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions of what is measured on it."""
+    from substyle.engine.backbones import cache
+
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": cache.cpu_model(),
+        "features": [f for f in ("avx512_bf16", "amx_bf16", "amx_int8") if f in cache.device()],
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def document(name: str, question: str, rows: list[Row], *, quick: bool) -> dict[str, Any]:
+    """The JSON document of a benchmark; rates and ratios are written beside the times they come from."""
+    return {
+        "schema": SCHEMA,
+        "benchmark": name,
+        "question": question,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "quick": quick,
+        "environment": environment(),
+        "rows": [
+            {
+                "name": row.name,
+                "unit": row.unit,
+                "count": row.count,
+                "timings": {contender: asdict(timing) for contender, timing in row.timings.items()},
+                "per_s": {contender: row.rate(contender) for contender in row.timings},
+                "ceiling_per_s": row.ceiling_per_s,
+                "of_ceiling": row.of_ceiling(),
+                "times_faster": row.times_faster(),
+                "facts": row.facts,
+                "headline": row.headline,
+            }
+            for row in rows
+        ],
+    }
+
+
+def check(data: object) -> None:
+    """Hold a result document to its schema. Raises ValueError that names the field."""
+    top = {"schema": int, "benchmark": str, "question": str, "created": str, "quick": bool, "environment": dict,
+           "rows": list}  # fmt: skip
+    mapping = _fields("document", data, top)
+    if mapping["schema"] != SCHEMA:
+        raise ValueError(f"schema {mapping['schema']}, not {SCHEMA}")
+    _fields("environment", mapping["environment"], {"cpu": str, "cores": int, "python": str, "packages": dict})
+    if not mapping["rows"]:
+        raise ValueError("rows: none")
+    for i, row in enumerate(mapping["rows"]):
+        number = (int, float)
+        maybe = (int, float, type(None))
+        kinds = {"name": str, "unit": str, "count": number, "timings": dict, "per_s": dict, "times_faster": dict,
+                 "facts": dict, "ceiling_per_s": maybe, "of_ceiling": maybe, "headline": bool}  # fmt: skip
+        known = _fields(f"rows[{i}]", row, kinds)
+        if OURS not in known["timings"]:
+            raise ValueError(f"rows[{i}].timings: ours is missing")
+        for contender, timing in known["timings"].items():
+            where = f"rows[{i}].timings.{contender}"
+            t = _fields(where, timing, {"median": float, "p20": float, "p80": float, "repeats": int})
+            if not 0 < t["p20"] <= t["median"] <= t["p80"]:
+                raise ValueError(f"{where}: {t} is not in order")
+
+
+def _fields(where: str, data: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: not an object")
+    for key, kind in kinds.items():
+        if key not in data or not isinstance(data[key], kind):
+            raise ValueError(f"{where}.{key}: {data.get(key)!r} is not {kind}")
+    return data
+
+
+def shown(data: Mapping[str, Any]) -> str:
+    """A result document as text: a line for each row with rates, share of the ceiling and ratios to peers."""
+    lines = [f"{data['benchmark']}: {data['question']}"]
+    for row in data["rows"]:
+        parts = [f"{row['per_s']['ours']:,.4g} {row['unit']}/s"]
+        if row["of_ceiling"] is not None:
+            parts.append(f"{row['of_ceiling']:.2f} of the ceiling")
+        parts += [f"{times:.2f} × {peer}" for peer, times in row["times_faster"].items()]
+        parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row["facts"].items()]
+        lines.append(f"  {row['name']}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+def save(module: ModuleType, *, quick: bool, out: Path = RESULTS) -> dict[str, Any]:
+    """Run a benchmark, check and keep its document as ``out/<name>.json``, print it."""
+    data = document(module.NAME, module.QUESTION, module.run(quick), quick=quick)
+    check(data)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{module.NAME}.json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    print(shown(data))
+    return data
+
+
+def main(module: ModuleType) -> None:
+    """The command line of one benchmark file."""
+    parser = argparse.ArgumentParser(description=module.QUESTION)
+    parser.add_argument("--quick", action="store_true", help="a short form whose numbers are rough")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the JSON goes")
+    options = parser.parse_args()
+    save(module, quick=options.quick, out=options.out)
+    sys.stdout.flush()

@@ -1,0 +1,110 @@
+"""The backbones that benchmarks run: one with real weights, two with the untrained weights of `control:random`.
+
+An untrained network takes as long as a trained one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks import photographs
+from substyle.engine.backbones import cache as artefacts
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.compile import CompiledBackbone, FixedBatch, graph_batch
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Precision
+from substyle.engine.backbones.spec import Backbone
+from substyle.engine.preparation import EmbedConfig, Samples, Settings, Workshop
+from substyle.pipelines.suites import suite
+
+LITE0 = "package:efficientnet_lite0"
+RESNET50 = "control:random:resnet50"
+VIT_B16 = "control:random:vit_base_patch16_224"
+SHOWN = {LITE0: "EfficientNet-Lite0", RESNET50: "ResNet-50", VIT_B16: "ViT-B/16"}
+# multiply-adds × 2 for one image of 224 × 224, in 10⁹; sources: the timm result files (GMACs)
+GFLOP = {LITE0: 0.8, RESNET50: 8.2, VIT_B16: 35.2}
+CANVAS, BATCH = 224, 32
+CORES = len(os.sched_getaffinity(0))
+
+
+@cache
+def workshop() -> Workshop:
+    """Decoder, variants and style networks at the default settings."""
+    return Workshop(Settings(0, CANVAS, suite("substance31")), EmbedConfig())
+
+
+@cache
+def samples() -> Samples:
+    """32 photographs, in all variants where a gate asks for them."""
+    records = {record.key: record for record in photographs.records(BATCH)}
+    return Samples(workshop(), records, list(records))
+
+
+@cache
+def load(name: str) -> Backbone:
+    """A backbone's weights."""
+    context = registry.LoadContext(CANVAS, graph_batch(BATCH), 0, None, lambda: samples().canvas())
+    return registry.load(name, context)
+
+
+def module(name: str) -> nn.Module:
+    """A backbone in float32 torch, preprocessing included: (B, S, S, 3) uint8 to (B, D)."""
+    found = load(name).module
+    assert found is not None
+    return found
+
+
+@cache
+def graph(name: str) -> bytes:
+    """A backbone as a serialised ONNX graph of the engine's batch."""
+    facts = {"benchmark": load(name).spec.describe(), "torch": version("torch"), "batch": graph_batch(BATCH)}
+
+    def make() -> bytes:
+        return bytes(export(module(name), canvas=CANVAS, batch=graph_batch(BATCH)).SerializeToString())
+
+    return artefacts.fetch(f"graphs/{artefacts.key(facts)}.onnx", make)
+
+
+def openvino(name: str, precision: Precision) -> FixedBatch:
+    """A backbone as the engine compiles it, without the gate and with all layers in that precision."""
+    return FixedBatch(OpenVINOGraph(graph(name), precision=precision, threads=CORES, streams=CORES), graph_batch(BATCH))
+
+
+def ungated(name: str, precision: Precision) -> CompiledBackbone:
+    """A backbone that fills stores for its speed alone: nothing has compared it with its reference."""
+    runtime = {"name": "openvino", "precision": precision, "float32_layers": 0, "version": version("openvino")}
+    return CompiledBackbone(load(name).spec, openvino(name, precision), runtime, None, 100.0)
+
+
+def canvases(count: int) -> NDArray[np.uint8]:
+    """Ready canvases of photographs. Shape: (count, S, S, 3) uint8."""
+    there = samples().canvas()
+    return there[np.arange(count) % len(there)]
+
+
+def plain_input(name: str, count: int) -> torch.Tensor:
+    """The same canvases as a network without preprocessing takes them. Shape: (count, 3, S, S) float32."""
+    spec = load(name).spec
+    x = torch.from_numpy(canvases(count)).permute(0, 3, 1, 2).contiguous().float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    return (x - mean) / std
+
+
+def stream(backbones: Sequence[FixedBatch], canvas_BSSC: NDArray[np.uint8], images: int) -> None:
+    """Run ready batches through compiled graphs, one graph after the other, every stream always busy."""
+    for backbone in backbones:
+        begun = []
+        for _ in range(-(-images // len(canvas_BSSC))):
+            begun.append(backbone.start(canvas_BSSC))
+            if len(begun) > 2:
+                begun.pop(0).result()
+        for batch in begun:
+            batch.result()

@@ -1,0 +1,143 @@
+"""How fast are embeddings written and read, against the memory's and the file system's own speed?"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from substyle.engine.store import journal
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.layout import BackboneEntry, StoreSettings
+from substyle.engine.store.load import load_table
+
+NAME = "store"
+QUESTION = "how fast are embeddings written to a store and read from it?"
+DIM, VARIANTS, SHARD = 768, 31, 1024
+_FACTS = {"name": "bench:x", "dim": DIM, "spec": {"weights_hash": "x", "control": False},
+          "runtime": {"name": "none", "precision": "fp32"}, "gate": None}  # fmt: skip
+
+
+def run(quick: bool) -> list[Row]:
+    """Write, full read, one variant of all images, and what a probe's epoch gathers."""
+    images = SHARD * (1 if quick else 4)
+    repeats = 3 if quick else 7
+    rng = np.random.default_rng(0)
+    x_TND = rng.normal(size=(VARIANTS, images, DIM)).astype(np.float16)
+    with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
+        path = Path(place) / "s.zarr"
+        store, entry = _empty(path, images)
+        rows = [_write(store, entry, x_TND, repeats)]
+        rows.append(_read_all(store, x_TND, repeats))
+        rows.append(_one_variant(store, entry, x_TND, repeats))
+        rows.append(_epoch(store, x_TND, repeats))
+    return rows
+
+
+def _names() -> list[str]:
+    return ["identity", *(f"t{i:02d}" for i in range(1, VARIANTS))]
+
+
+def _empty(path: Path, images: int) -> tuple[EmbeddingStore, BackboneEntry]:
+    store = EmbeddingStore.create(path, StoreSettings(0, 224, SHARD, "float16", ""))
+    keys = [f"{i}.jpg" for i in range(images)]
+    store.add_images(keys, np.zeros(images, np.int64), ["x"], np.zeros(images, np.int8))
+    entry = store.ensure_backbone(_FACTS)
+    for name in _names():
+        definition = {"name": name, "coarse": "identity" if name == "identity" else "blur", "role": "train"}
+        store.ensure_transformation(entry, definition, "hash")
+    return store, entry
+
+
+def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:
+    images = x_TND.shape[1]
+    wide_TND = x_TND.astype(np.float32)
+    plain = store.path.with_name("plain")
+    plain.mkdir()
+    small = np.random.default_rng(1).integers(0, 256, (images, 72), dtype=np.uint8)  # thumbnails, no two alike
+
+    def ours() -> None:
+        for shard in range(images // SHARD):
+            first = shard * SHARD
+            notes = [journal.ImageNote(first + i, 1, 1, "", small[first + i].tobytes().hex(), ()) for i in range(SHARD)]
+            part = {name: wide_TND[t, first : first + SHARD] for t, name in enumerate(_names())}
+            store.write_shard(entry, shard, part, notes, seconds=0.0, run="r")
+
+    def files() -> None:
+        for shard in range(images // SHARD):
+            for t in range(VARIANTS):
+                with (plain / f"{t}-{shard}").open("wb") as file:
+                    file.write(x_TND[t, shard * SHARD : (shard + 1) * SHARD].tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+
+    timings = interleave({OURS: ours, CEILING: files}, repeats=repeats)
+    return Row("write (cast, checksum, fsync); ceiling: plain files with fsync", "bytes", x_TND.nbytes, timings)
+
+
+def _read_all(store: EmbeddingStore, x_TND: NDArray[np.float16], repeats: int) -> Row:
+    peer = _single_array(store.path.with_name("single.zarr"), x_TND)
+    np.testing.assert_array_equal(load_table(store, "bench:x").x_TND, x_TND)
+    timings = interleave(
+        {
+            OURS: lambda: load_table(store, "bench:x"),
+            CEILING: x_TND.copy,
+            "one Zarr array (N, T, D), zarr alone": lambda: peer[:],
+        },
+        repeats=repeats,
+    )
+    return Row("full read as a table; ceiling: memory copy", "bytes", x_TND.nbytes, timings)
+
+
+def _single_array(path: Path, x_TND: NDArray[np.float16]) -> zarr.Array:
+    _, images, _ = x_TND.shape
+    array = zarr.create_array(
+        str(path), shape=(images, VARIANTS, DIM), chunks=(SHARD, 1, DIM), dtype="float16", compressors=None
+    )
+    array[:] = x_TND.transpose(1, 0, 2)
+    return array
+
+
+def _one_variant(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:
+    single = zarr.open_array(str(store.path.with_name("single.zarr")), mode="r")
+    one = x_TND[7]
+    timings = interleave(
+        {
+            OURS: lambda: store.read(entry, _names()[7]),
+            CEILING: one.copy,
+            "one Zarr array (N, T, D), zarr alone": lambda: single[:, 7],
+        },
+        repeats=3 * repeats,
+    )
+    return Row("one variant of all images; ceiling: memory copy", "bytes", one.nbytes, timings)
+
+
+def _epoch(store: EmbeddingStore, x_TND: NDArray[np.float16], repeats: int) -> Row:
+    """Random rows of random variants, 1,024 at a time, in float32, as in a probe's epoch."""
+    table = load_table(store, "bench:x")
+    rng = np.random.default_rng(0)
+    images = x_TND.shape[1]
+    order = rng.permutation(images)
+    variants = rng.integers(0, VARIANTS, images)
+
+    def ours() -> None:
+        for start in range(0, images, 1024):
+            part = slice(start, start + 1024)
+            table.x_TND[variants[part], order[part]].astype(np.float32)
+
+    def ceiling() -> None:
+        for start in range(0, images, 1024):
+            x_TND[0, start : start + 1024].astype(np.float32)
+
+    timings = interleave({OURS: ours, CEILING: ceiling}, repeats=3 * repeats)
+    return Row("gather of a probe's epoch; ceiling: the same rows in order", "bytes", images * DIM * 2, timings)
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])

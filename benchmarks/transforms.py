@@ -1,0 +1,168 @@
+"""How long does each of the 31 transformations take, and all of them together?
+
+Ours is what an embedding run does with a batch of 32 canvases of 224: draw parameters, run, check that each variant is
+distinct. A row's ``us_per_image`` is that time for one image, ``of_all`` its share of the sum over all rows. Peers work
+picture by picture, on as many threads as we have, with parameters in the same ranges; the plain script is NumPy, Pillow
+and SciPy (OpenCV where it is installed). The ceiling is a memory copy of the batch where a transformation looks at one
+pixel at a time, and the compiled network alone for styles.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import photographs
+from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.networks import CORES
+from benchmarks.peers import (
+    plain_transforms,
+    transforms_albumentations,
+    transforms_skimage,
+    transforms_styles,
+    transforms_torchvision,
+)
+from substyle.engine.store import duplicates
+from substyle.engine.styles import StyleNetwork
+from substyle.pipelines.decode import Decoder
+from substyle.pipelines.suites import suite
+from substyle.pipelines.transforms import base
+from substyle.pipelines.variants import VariantMaker, distinct, load_all
+
+NAME = "transforms"
+QUESTION = "how long does each of the 31 transformations take, and all of them together?"
+BATCH, SIDE = 32, 224
+POINTWISE = ("gaussian_noise", "impulse_noise", "shot_noise", "hue_shift", "grayscale", "channel_permute",
+             "brightness", "low_contrast", "saturate", "inverted_lines")  # fmt: skip
+_PLAIN = "plain script"
+_SPECIAL = (transforms_torchvision, transforms_skimage, transforms_albumentations)
+
+
+def run(quick: bool) -> list[Row]:
+    """A row for each transformation, for all without styles, for the styles, and for all; then what comes beside."""
+    torch.set_num_threads(CORES)
+    load_all()
+    names = suite("substance31")
+    styles = tuple(name for name in names if base.get(name).made_by == "network")
+    others = tuple(name for name in names if name not in styles)
+    bench = _Bench(quick)
+    rows = [bench.row(name, (name,)) for name in names]
+    seconds = [row.timings[OURS].median for row in rows]
+    for row, spent in zip(rows, seconds, strict=True):
+        row.facts |= {"us_per_image": 1e6 * spent / BATCH, "of_all": spent / sum(seconds)}
+        row.headline = False
+    together = [bench.row(f"all {len(others)} without styles", others), bench.row("the five styles", styles)]
+    together.append(bench.row(f"all {len(names)}", names))
+    for row, part in zip(together, (others, styles, names), strict=True):
+        alone = sum(spent for name, spent in zip(names, seconds, strict=True) if name in part)
+        row.facts |= {
+            "ms_per_image": 1e3 * row.timings[OURS].median / BATCH,
+            "sum_of_rows_ms_per_image": 1e3 * alone / BATCH,
+        }
+    return [*rows, *together, *bench.beside()]
+
+
+class _Bench:
+    """The batch that is transformed and what measures on it."""
+
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
+        self.repeats = 3 if quick else 15
+        self.some = 4 if quick else BATCH  # pictures that peers are given; their time is scaled to a batch
+        records = photographs.records(BATCH)
+        decoded = Decoder(SIDE, BATCH, CORES)([record.read() for record in records])
+        self.keys = [f"{i}/{record.key}" for i, record in enumerate(records)]
+        self.canvas_BSSC = decoded.canvas_BSSC
+        self.pool = ThreadPoolExecutor(CORES)
+
+    def row(self, title: str, names: Sequence[str]) -> Row:
+        """One or several transformations, made by one maker."""
+        styles = [name for name in names if base.get(name).made_by == "network"]
+        networks: dict[str, base.Network] = {}
+        if styles:
+            networks["multistyle"] = network = StyleNetwork(styles, side=SIDE, threads=CORES)
+        maker = VariantMaker(names, side=SIDE, seed=0, batch=BATCH, threads=CORES, networks=networks)
+
+        def ours() -> None:
+            for _ in maker(self.canvas_BSSC, self.keys):
+                pass
+
+        contenders: dict[str, Callable[[], object]] = {OURS: ours}
+        if styles == list(names):
+            pieces = [[self.canvas_BSSC[i : i + 1].numpy()] for i in range(BATCH)]
+            contenders[CEILING] = lambda: network.graph.run(pieces)
+            if len(styles) > 1:
+                published = transforms_styles.published(styles, SIDE, CORES)
+                contenders[transforms_styles.NAME] = lambda: published(self.canvas_BSSC)
+        elif len(names) == 1 and names[0] in POINTWISE:
+            contenders[CEILING] = self.canvas_BSSC.clone
+        contenders |= self._peers(names)
+        facts = {"made_by": base.get(names[0]).made_by} if len(names) == 1 else {}
+        return Row(title, "images", BATCH, interleave(contenders, repeats=self.repeats), facts=facts)
+
+    def _peers(self, names: Sequence[str]) -> dict[str, Callable[[], object]]:
+        peers: dict[str, Callable[[], object]] = {}
+        made = [name for name in names if name in plain_transforms.ALL]
+        if made and len(made) == len(names) and names[0] != "identity":
+            peers[_PLAIN] = lambda: self._timed([plain_transforms.ALL[name] for name in made])
+        if len(names) == 1:
+            for module in _SPECIAL:
+                if names[0] in module.ALL:
+                    peers[module.NAME] = lambda work=module.ALL[names[0]], planar=module is transforms_torchvision: (
+                        self._timed([work], planar=planar)
+                    )
+        elif len(made) == len(names):  # each where it is fastest could be taken, but not by one library
+            several = {**plain_transforms.ALL, **transforms_albumentations.ALL}
+            if transforms_albumentations.ALL:
+                peers["Albumentations, else plain script"] = lambda: self._timed([several[name] for name in made])
+        return peers
+
+    def _timed(self, works: Sequence[Callable[[Any, np.random.Generator], Any]], *, planar: bool = False) -> float:
+        """Seconds for a batch, picture by picture on all cores."""
+        pictures: list[Any] = list(self.canvas_BSSC[: self.some].numpy())
+        if planar:
+            pictures = [torch.from_numpy(picture).permute(2, 0, 1).contiguous() for picture in pictures]
+
+        def one(i: int) -> None:
+            rng = np.random.default_rng(i)
+            for work in works:
+                work(pictures[i], rng)
+
+        torch.set_num_threads(1)  # the pictures are what is done side by side
+        began = time.perf_counter()
+        list(self.pool.map(one, range(len(pictures))))
+        spent = time.perf_counter() - began
+        torch.set_num_threads(CORES)
+        return spent * BATCH / len(pictures)
+
+    def beside(self) -> list[Row]:
+        """What is done to every variant and to every canvas besides."""
+        other = self.canvas_BSSC.flip(2).contiguous()
+        small: Mapping[str, Callable[[], object]] = {
+            OURS: lambda: duplicates.thumbnails(self.canvas_BSSC),
+            CEILING: self.canvas_BSSC.clone,
+        }
+        same: Mapping[str, Callable[[], object]] = {
+            OURS: lambda: distinct(self.canvas_BSSC, other),
+            "NumPy, mean of absolute differences": lambda: _mean_difference(self.canvas_BSSC.numpy(), other.numpy()),
+        }
+        return [
+            Row(name, "images", BATCH, interleave(contenders, repeats=3 * self.repeats), headline=False)
+            for name, contenders in (("distinctness of one variant", same), ("thumbnails", small))
+        ]
+
+
+def _mean_difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    differences = np.abs(a.astype(np.int16) - b).mean(axis=(1, 2, 3))
+    return np.asarray(differences >= 1)
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])
