@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine import stages
+from substyle.engine import stages, trace
 from substyle.engine.embed import embed
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import Workshop, prepare_backbones
@@ -47,11 +47,14 @@ def run_study(study: Study, out: Path, *, images: Path | str | None = None, quie
         the content of results.json.
     """
     plan = plan_of(study, images, out / STORE)
-    embed(plan, study.backbones, quiet=quiet)
+    with trace.span("run", "embed"):
+        embed(plan, study.backbones, quiet=quiet)
     store = EmbeddingStore.open(out / STORE)
     names = [choice.name for choice in study.backbones]
-    outcomes = stages.probe(store, out, study.probes, backbones=names, quiet=quiet)
-    analyses = stages.analysis(store, out, study.analysis, backbones=names, quiet=quiet)
+    with trace.span("run", "probe", len(names)):
+        outcomes = stages.probe(store, out, study.probes, backbones=names, quiet=quiet)
+    with trace.span("run", "analyze", len(names)):
+        analyses = stages.analysis(store, out, study.analysis, backbones=names, quiet=quiet)
     shifts: Mapping[str, Mapping[str, Any]] = {}
     if study.shift:
         compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
@@ -59,8 +62,9 @@ def run_study(study: Study, out: Path, *, images: Path | str | None = None, quie
             study.shift, compiled, out, plan.workshop.settings, study.embed, source=study.source, quiet=quiet
         )
     results = assemble(study.name, store, out, outcomes, analyses, shifts, threads=study.embed.cores)
-    draw_gallery(plan.source, study, store, out)
-    save_report(results, out)
+    with trace.span("run", "gallery and report"):
+        draw_gallery(plan.source, study, store, out)
+        save_report(results, out)
     return results
 
 
