@@ -85,7 +85,7 @@ FOUND = [
     ("array", put_at("noise", "attributes", "definition", "coarse")),
     ("array", put_at(..., "attributes", "definition")),
     ("array", put_at(..., "attributes", "definition", "name")),
-    *((kind, put_at(value, "attributes")) for kind in ("backbone", "array") for value in (1.0, "hash", [1])),
+    *((kind, put_at(value, "attributes")) for kind in ("store", "backbone", "array") for value in (1.0, "hash", [1])),
     # one row stands for all; the bytes are read as other numbers; chunks are looked for elsewhere
     ("array", put_at([1, 3], "shape")),
     ("array", put_at([5, 3], "shape")),
