@@ -19,9 +19,9 @@ from tests.determinism.artefacts import REAL, SIDE, SMALL, SOME, Artefact, compi
 from tests.determinism.canvases import Picture, pictures, stack
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.runtimes.openvino import Precision
 from substyle.engine.backbones.runtimes.openvino_mixed import core, layers
 from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.precision import Precision
 
 pytest.importorskip("openvino")
 
@@ -123,3 +123,16 @@ def test_arithmetic_controls(name: str, tolerance: float, side: int) -> None:
         torch.set_num_threads(threads)
         parts = [embed(canvas[start : start + batch]) for start in range(0, len(canvas), batch)]
         assert distance(np.concatenate(parts), whole) <= tolerance, (threads, batch)
+
+
+@pytest.mark.parametrize("model", ["test_efficientnet", "tf_efficientnet_lite0"])
+def test_threads_change_no_weights_of_a_recalibrated_control(model: str) -> None:
+    canvas = stack(SOME, 224)
+
+    def weights(threads: int) -> str:
+        torch.set_num_threads(threads)
+        return registry.load(
+            f"control:random:{model}", registry.LoadContext(224, 8, 0, None, lambda: canvas)
+        ).spec.weights_hash
+
+    assert weights(1) == weights(2) == weights(5)

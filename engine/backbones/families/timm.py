@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,17 @@ def wrap(
     return Backbone(spec, module)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
     """Set running statistics of all normalisation layers to those of one batch, layer after layer, in place."""
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -147,7 +159,7 @@ def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # cumulative: exactly the batch's statistics
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():  # more threads sum in another order: other weights, by a rounding
         module(torch.from_numpy(np.ascontiguousarray(canvas_BSSC)))
     module.eval()
 
