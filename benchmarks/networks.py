@@ -20,8 +20,9 @@ from substyle.engine.backbones import cache as artefacts
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, FixedBatch, graph_batch
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Precision
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.precision import Precision
 from substyle.engine.preparation import EmbedConfig, Samples, Settings, Workshop
 from substyle.pipelines.suites import suite
 

@@ -177,14 +177,14 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--seed", type=_SEED, help="seed of variants and splits (0)")
     embed.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
     embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
+    embed.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
     embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="take only N photographs")
     embed.add_argument("--batch", type=int, default=32)
     embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
-    embed.add_argument("--precision", default="auto", help="auto, bf16, fp16 or fp32")
+    embed.add_argument("--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16 or fp32")
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
     embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
-
     embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
     _source(embed)
 

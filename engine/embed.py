@@ -89,7 +89,13 @@ def _create(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], records: Sequ
     settings, config = plan.workshop.settings, plan.workshop.config
     rows = shard_rows(compiled, len(settings.transformations), len(records), config)
     made = StoreSettings(
-        settings.seed, settings.canvas, rows, config.dtype, plan.source.root, orientation=settings.orientation
+        settings.seed,
+        settings.canvas,
+        rows,
+        config.dtype,
+        plan.source.root,
+        orientation=settings.orientation,
+        style_precision=settings.style_precision,
     )
     keys = calibration_keys(records, settings.seed)
     try:
@@ -156,6 +162,7 @@ def _require_same(store: EmbeddingStore, settings: Settings, config: EmbedConfig
         "canvas": (there.canvas, settings.canvas),
         "dtype": (there.dtype, config.dtype),
         "orientation": (there.orientation, settings.orientation),
+        "style_precision": (there.style_precision, settings.style_precision),
     }
     changed = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
     if changed:

@@ -22,7 +22,7 @@ from substyle.engine.backbones.compile import (
     graph_batch,
 )
 from substyle.engine.backbones.gate import GATE_IMAGES
-from substyle.engine.backbones.runtimes.openvino import as_precision
+from substyle.engine.precision import Precision
 from substyle.engine.progress import stage
 from substyle.engine.store.layout import DTYPES
 from substyle.engine.styles import networks_for
@@ -44,8 +44,8 @@ class EmbedConfig:
     Attributes:
         batch: images in one run of a network.
         threads: CPU threads; 0 takes all there are.
-        precision: arithmetic of compiled backbones and style networks: bf16, fp16, fp32, or auto, which is bf16 with as
-            many of a backbone's first layers in float32 as its gate asks for.
+        precision: arithmetic of compiled backbones: bf16, fp16, fp32, or auto, which is bf16 with as many of a
+            backbone's first layers in float32 as its gate asks for.
         dtype: type of stored embeddings: float16 or float32.
         shard_rows: R, images in a unit of work, a power of two; 0 chooses one that takes under two minutes.
     """
@@ -91,12 +91,14 @@ class Settings:
         canvas: canvas side S in pixels.
         transformations: names in suite order.
         orientation: what is done with EXIF orientations: ``ignore`` them, as timm and open_clip do, or ``apply`` them.
+        style_precision: arithmetic inside style networks.
     """
 
     seed: int
     canvas: int
     transformations: tuple[str, ...]
     orientation: str = "ignore"
+    style_precision: Precision = "bf16"
 
 
 class Workshop:
@@ -117,9 +119,8 @@ class Workshop:
         networks = networks_for(
             transformations,
             side=self.settings.canvas,
-            batch=min(self.config.batch, 8),
             threads=self.config.cores,
-            precision=as_precision("bf16" if self.config.precision == AUTO else self.config.precision),
+            precision=self.settings.style_precision,
         )
         return VariantMaker(
             transformations,

@@ -88,7 +88,9 @@ def gallery(records: Sequence[ImageRecord], out: Path, settings: Settings, *, th
     stamp = hashlib.sha256(json.dumps([[r.key for r in records], asdict(settings)]).encode()).hexdigest()
     if _complete(folder, stamp):
         return folder
-    networks = networks_for(settings.transformations, side=settings.canvas, batch=1, threads=threads)
+    networks = networks_for(
+        settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
+    )
     began = time.perf_counter()
     for number, record in enumerate(records):
         made = variants_of(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.precision import as_precision
 from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.schema import build
@@ -55,6 +56,7 @@ class Study:
         seed: of variants, splits, probes and samples.
         canvas: canvas side S in pixels.
         orientation: EXIF orientations: ``ignore``, as timm and open_clip load images, or ``apply``.
+        style_precision: arithmetic inside style networks: bf16, fp16 or fp32. It changes variants, by a level or two.
         limit: take only so many photographs; 0 takes all.
         plugins: Python files that register more transformations or families of backbones.
         gallery: photographs shown in the report.
@@ -70,6 +72,7 @@ class Study:
     seed: int = 0
     canvas: int = 224
     orientation: str = "ignore"
+    style_precision: str = "bf16"
     limit: int = 0
     plugins: tuple[Path, ...] = ()
     gallery: int = 3
@@ -88,6 +91,7 @@ class Study:
             raise ConfigError("canvas", self.canvas, "a multiple of 4 from 32 to 1024 pixels")
         if self.orientation not in ORIENTATIONS:
             raise ConfigError("orientation", self.orientation, ", ".join(ORIENTATIONS))
+        as_precision(self.style_precision, "style_precision")
         if self.limit < 0:
             raise ConfigError("limit", self.limit, "0 (all) or more")
         if not 0 <= self.gallery <= 4:
@@ -97,7 +101,8 @@ class Study:
         """What images and variants depend on; loads the plug-ins first. Raises ConfigError for an unknown suite."""
         for plugin in self.plugins:
             load_plugin(plugin)
-        return Settings(self.seed, self.canvas, suite(self.suite), self.orientation)
+        precision = as_precision(self.style_precision)
+        return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, precision)
 
 
 def load_study(path: Path) -> Study:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Precision, Running
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
+from substyle.engine.precision import Precision
 from substyle.engine.style_graphs import PHASES, Generator, Layer, style_graph
 from substyle.engine.style_phases import put_together
 from substyle.kernels.errors import ConfigError

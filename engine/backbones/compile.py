@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache, gate
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.runtimes.openvino import PRECISIONS, OpenVINOGraph, Precision, Running, as_precision
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
 from substyle.engine.backbones.runtimes.openvino_mixed import layers
 from substyle.engine.backbones.runtimes.torch import TorchModule, TorchThreads
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed
+from substyle.engine.precision import PRECISIONS, Precision, as_precision
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 AUTO = "auto"

@@ -97,7 +97,7 @@ def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
     if options.image is None or not Path(options.image).is_file():
         raise ConfigError("--image", str(options.image), "a photograph, for --gallery")
     threads = len(os.sched_getaffinity(0))
-    networks = networks_for(names, side=options.canvas, batch=1, threads=threads)
+    networks = networks_for(names, side=options.canvas, threads=threads)
     made = variants_of(
         options.image.read_bytes(),
         names,

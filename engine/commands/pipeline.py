@@ -14,6 +14,7 @@ from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.embed import embed as embed_all
 from substyle.engine.plan import EmbedPlan
+from substyle.engine.precision import as_precision
 from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
@@ -63,6 +64,9 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         canvas=_first(options.canvas, there.settings.canvas if there else 224),
         transformations=suite(options.suite or _suite_of(there)),
         orientation=options.orientation or (there.settings.orientation if there else "ignore"),
+        style_precision=as_precision(
+            options.style_precision or (there.settings.style_precision if there else "bf16"), "--style-precision"
+        ),
     )
     plan = EmbedPlan(
         open_source(images, source), path, Workshop(settings, config), options.limit, part=Part.parse(options.part)

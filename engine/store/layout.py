@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from substyle.engine.precision import as_precision
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.orientation import ORIENTATIONS
 
@@ -40,6 +41,7 @@ class StoreSettings:
         dtype: ``float16`` or ``float32``.
         source: where its images come from, as given; a local path is made absolute.
         orientation: what is done with EXIF orientations (``ignore``, ``apply``).
+        style_precision: arithmetic inside style networks.
     """
 
     seed: int
@@ -48,6 +50,7 @@ class StoreSettings:
     dtype: str
     source: str
     orientation: str = "ignore"
+    style_precision: str = "bf16"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -60,6 +63,7 @@ class StoreSettings:
             raise ConfigError("shard_rows", self.shard_rows, "a power of two")
         if self.orientation not in ORIENTATIONS:
             raise ConfigError("orientation", self.orientation, ", ".join(ORIENTATIONS))
+        as_precision(self.style_precision, "style_precision")
 
     def chunk_bytes(self, dim: int) -> int:
         """Bytes of a chunk file of a backbone D wide; all chunks of it have this size, the last one too."""

@@ -11,8 +11,9 @@ from tests.determinism.canvases import KINDS, Picture, stack
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import FixedBatch
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Precision
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.precision import Precision
 
 SIDE = 64
 SMALL, REAL = "control:random:test_efficientnet", "package:efficientnet_lite0"

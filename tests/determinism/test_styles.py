@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.determinism.canvases import KINDS, Picture, parts, pictures, stack
 
-from substyle.engine.backbones.runtimes.openvino import Precision
+from substyle.engine.precision import Precision
 from substyle.engine.styles import ARBITRARY, MULTISTYLE, networks_for
 from substyle.pipelines.transforms.base import Network
 

@@ -177,6 +177,11 @@ def test_another_seed_canvas_or_type_is_refused(tmp_path: Path, two_classes: Pat
         (Settings(1, 64, suite("mini5")), CONFIG, "seed 0 there, 1 now"),
         (Settings(0, 96, suite("mini5")), CONFIG, "canvas 64 there, 96 now"),
         (Settings(0, 64, suite("mini5")), EmbedConfig(dtype="float32"), "dtype float16 there, float32 now"),
+        (
+            Settings(0, 64, suite("mini5"), style_precision="fp32"),
+            CONFIG,
+            "style_precision bf16 there, fp32 now",
+        ),
     ):
         other = EmbedPlan(FolderSource(two_classes), store, Workshop(settings, config), 4)
         with pytest.raises(StoreError, match=named):

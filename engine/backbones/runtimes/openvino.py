@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones.runtimes.openvino_mixed import core, with_float32_layers
-from substyle.kernels.errors import ConfigError
+from substyle.engine.precision import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 _WAITING = 4  # batches asked for at once, for each stream: each holds outputs of its own
 _HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-
-
-def as_precision(name: str) -> Precision:
-    """A precision by name. Raises ConfigError naming those there are."""
-    for known in PRECISIONS:
-        if name == known:
-            return known
-    raise ConfigError("precision", name, ", ".join(PRECISIONS))
 
 
 class Running:
