@@ -47,9 +47,10 @@ def create(
             for file in (temporary / METADATA, temporary / ARRAYS / METADATA, temporary / ARRAYS, temporary):
                 flush(file)
             os.rename(temporary, path)  # fails where another process was quicker
-        finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
+        except BaseException:
+            # after an interrupt a thread of Zarr's may still be writing there: what stays, the next run clears
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         flush(path.parent)
 
 

@@ -119,19 +119,33 @@ def hold(store: Path, run: str, part: Part = WHOLE) -> Iterator[None]:
     path = store / part.lock_name
     me = os.getpid()
     mine = _Holder(run, socket.gethostname(), me, datetime.now(UTC).isoformat(), started(me), (part.index, part.count))
-    with mutex(store):
-        for other in sorted(store.glob("lock*.json")):
-            _clear_or_refuse(other, part)
-        write_durably(path, json.dumps(asdict(mine)).encode())
-    try:
+    content = json.dumps(asdict(mine)).encode()
+    try:  # from before the lock is there: an interrupt may come between any two steps
+        with mutex(store):
+            for other in sorted(store.glob("lock*.json")):
+                _clear_or_refuse(other, part)
+            write_durably(path, content)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        try:
+            _release(path, content)
+        except KeyboardInterrupt:
+            _release(path, content)
+            raise
 
 
 def new_run_id() -> str:
     """An id for one run: its start in UTC and a few random digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _release(path: Path, content: bytes) -> None:
+    """Remove a lock if it is still the one that was written."""
+    try:
+        if path.read_bytes() == content:
+            path.unlink()
+    except FileNotFoundError:
+        return  # never written, or removed by hand
 
 
 def _clear_or_refuse(path: Path, part: Part) -> None:
