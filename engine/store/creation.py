@@ -15,6 +15,7 @@ from substyle.engine.store import form
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import clear_temporary, flush, temporary_name, writing
 from substyle.engine.store.layout import ARRAYS, METADATA, SCHEMA, StoreSettings
+from substyle.kernels.errors import ConfigError
 
 
 def create(
@@ -27,8 +28,11 @@ def create(
         options: how to open the source, beside its path.
 
     Raises:
+        ConfigError: a path without a name.
         StoreError: something is there already, or the folder cannot be written.
     """
+    if not path.name:
+        raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
     temporary = temporary_name(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -187,6 +187,12 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
         EmbeddingStore.create(tmp_path / "s.zarr", SETTINGS)
 
 
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_store_needs_a_name(path: str) -> None:
+    with pytest.raises(ConfigError, match="ends in a name"):
+        EmbeddingStore.create(Path(path), SETTINGS)
+
+
 def test_slugs_are_safe_and_distinct() -> None:
     names = ["timm:a/b", "timm:a_b", "timm:a b", "onnx:/secret/place/model.onnx", "onnx:/other/model.onnx", "../x"]
     slugs = [slug(name) for name in names]
