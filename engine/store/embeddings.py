@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.buffer.cpu import NDBuffer
 
 from substyle.engine.schema import build
 from substyle.engine.store import access, chunks, creation, form, journal, manifest
@@ -258,8 +259,19 @@ class EmbeddingStore:
                     found.setdefault((record.shard, record.backbone), set()).add(name)
         return found
 
-    def read(self, entry: BackboneEntry, transformation: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+    def read(
+        self,
+        entry: BackboneEntry,
+        transformation: str,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        out_RD: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """Rows [start, stop) of one array. Shape: (rows, D); NaN where nothing valid is.
+
+        Args:
+            out_RD: where they go, contiguous, in the store's type; new memory if it is None.
 
         Raises:
             StoreError: the array is damaged or ends before that.
@@ -268,7 +280,10 @@ class EmbeddingStore:
         if stop is not None and stop > array.shape[0]:
             path = self.path / ARRAYS / entry.slug / transformation / METADATA
             raise StoreError(f"{path}: ends at row {array.shape[0]}, before row {stop} (run substyle verify)")
-        return np.asarray(array[start:stop])
+        if out_RD is None:
+            return np.asarray(array[start:stop])
+        array.get_basic_selection(slice(start, stop), out=NDBuffer.from_numpy_array(out_RD))
+        return out_RD
 
     # --- zarr -------------------------------------------------------------------------------------------------------
 

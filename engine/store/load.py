@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from substyle.engine.store import duplicates, journal
@@ -13,6 +14,7 @@ from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.table import EmbeddingTable
+from substyle.kernels import memory
 from substyle.pipelines.suites import SUITES
 
 
@@ -145,11 +147,13 @@ def _splits(
 def _read(
     store: EmbeddingStore, entry: BackboneEntry, names: list[str], row_N: NDArray[np.int64]
 ) -> NDArray[np.floating]:
-    x_TND = np.empty((len(names), len(row_N), entry.dim), dtype=store.settings.dtype)
+    shape = len(names), len(row_N), entry.dim
+    x_TND = memory.empty(shape, getattr(torch, store.settings.dtype), torch.device("cpu")).numpy()
     first, last = int(row_N[0]), int(row_N[-1]) + 1
     dense = len(row_N) == last - first
     for t, name in enumerate(names):
-        rows_RD = store.read(entry, name, first, last)
-        # whole chunks are read and gathered in memory: reading single rows is hundreds of times slower
-        x_TND[t] = rows_RD if dense else rows_RD[row_N - first]
+        if dense:
+            store.read(entry, name, first, last, out_RD=x_TND[t])
+        else:  # whole chunks are read and gathered in memory: reading single rows is hundreds of times slower
+            np.take(store.read(entry, name, first, last), row_N - first, axis=0, out=x_TND[t])
     return x_TND
