@@ -120,7 +120,7 @@ class EmbeddingStore:
         """Let arrays grow to the manifest's rows; a run that was killed while it added images left them short."""
         rows = self.manifest().rows
         for backbone in self.backbones():
-            for name in self._array_names(backbone.slug):
+            for name in self.transformation_names(backbone):
                 array = self.array_of(backbone, name)
                 if array.shape[0] < rows:
                     with writing(self.path):
@@ -181,7 +181,7 @@ class EmbeddingStore:
             StoreError: it was made by another definition.
         """
         name = str(definition["name"])
-        if name in self._array_names(entry.slug):
+        if name in self.transformation_names(entry):
             there, there_digest = self.definition_of(entry, name)
             if there_digest != digest:
                 raise StoreError(
@@ -202,9 +202,13 @@ class EmbeddingStore:
             )
             flush(self.path / ARRAYS / entry.slug / name / METADATA)
 
+    def transformation_names(self, entry: BackboneEntry) -> list[str]:
+        """Names of the transformations that a backbone has arrays of."""
+        return members(self.path / ARRAYS / entry.slug)
+
     def transformations(self, entry: BackboneEntry) -> list[dict[str, Any]]:
         """Definitions of the transformations that a backbone has arrays of, identity first, then by name."""
-        definitions = [self.definition_of(entry, name)[0] for name in self._array_names(entry.slug)]
+        definitions = [self.definition_of(entry, name)[0] for name in self.transformation_names(entry)]
         return sorted(definitions, key=lambda d: (d["name"] != "identity", d["name"]))
 
     # --- shards -----------------------------------------------------------------------------------------------------
@@ -307,6 +311,3 @@ class EmbeddingStore:
         array = access.array(self.path, self.group, name, fast=fast)
         form.require_layout(array, self.settings, entry.dim, self.path / name)
         return array
-
-    def _array_names(self, backbone_slug: str) -> list[str]:
-        return members(self.path / ARRAYS / backbone_slug)

@@ -52,10 +52,9 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
         StoreError: no such backbone, nothing is finished, or a finished chunk is missing or cut short.
     """
     entry = store.backbone(backbone)
-    chosen = definitions(store, entry)
+    chosen, records = _snapshot(store, entry)
     names = [str(d["name"]) for d in chosen]
     manifest = store.manifest()
-    records = journal.read(store.path)
     mine = [record for record in records if record.backbone == entry.slug]
     _require_chunks(store, mine)
     finished = finished_of(mine)
@@ -67,7 +66,7 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
         for i, row in enumerate(manifest.row_N.tolist())
         if row // shard_rows in complete and row in notes and not notes[row].reason
     ]
-    if not index:
+    if not names or not index:
         raise StoreError(f"{store.path}: {backbone} has no finished shard with a valid image in all transformations")
     row_N = manifest.row_N[index]
     kept = [notes[row] for row in row_N.tolist()]
@@ -85,6 +84,19 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
         split_N=split_N,
         distinct_TN=distinct_TN,
     )
+
+
+def _snapshot(store: EmbeddingStore, entry: BackboneEntry) -> tuple[list[dict[str, object]], list[journal.Record]]:
+    """Definitions and records of one moment, though a run may add both: records read between two equal lists of arrays.
+
+    Else a store that was empty when its arrays were listed, and finished when its journal was read, would give a table
+    of no transformation.
+    """
+    while True:
+        chosen = definitions(store, entry)
+        records = journal.read(store.path)
+        if len(chosen) == len(store.transformation_names(entry)):  # arrays are added, never removed
+            return chosen, records
 
 
 def _require_chunks(store: EmbeddingStore, records: list[journal.Record]) -> None:

@@ -59,7 +59,7 @@ def read_around(
             what = ended.changes[at - 1] if len(ended.changes) >= at else "the end"
             shown = ended.answer.get("error") or {name: len(by_key) for name, by_key in rows.items()}
             failures.append(f"stopped at {what}: {shown}")
-    assert at > 5
+    assert at > 5, (ended.changes, ended.answer.keys())
     assert not failures, f"{len(failures)} of {at} readings went wrong:\n" + "\n".join(failures)
 
 
@@ -79,7 +79,7 @@ def cut(warm: Warm, reference: Whole, folder: Path, at: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "least"),
-    [("/identity", 0), ("/gaussian_noise", 0), ("identity/c/1", 8), ("/.segment", 12)],
+    [("/identity", 0), ("/gaussian_noise", 0), ("identity/c/1", 8), ("journal/.segment", 12)],
     ids=["no array yet", "not all arrays yet", "a shard done", "all done, not compacted"],
 )
 def test_a_reader_stands_still_while_a_store_is_finished(
