@@ -43,6 +43,17 @@ _SEED = _COUNT = _whole(0, 2**63 - 1)
 _CANVAS = _whole(32, 1024, multiple=4)
 
 
+def _share(text: str) -> float:
+    """A check of an argument: a share above 0, at most 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a share above 0, at most 1")
+    return share
+
+
 class _Terminated(KeyboardInterrupt):
     """Someone asked the process to end; it ends as cleanly as after Ctrl-C."""
 
@@ -219,6 +230,14 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
     bench.add_argument("--quick", action="store_true", help="short forms; their numbers are rough")
     bench.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results)")
+    plan = _command(commands, "plan", "plan", "what a study takes on GPUs: hours, memory, disk, the limiting stage")
+    plan.add_argument("study", type=Path, metavar="STUDY.toml")
+    plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the one that is there, else h100)")
+    plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="how many (1)")
+    plan.add_argument("--photographs", type=_whole(1, 2**53), metavar="N", help="how many (those of the study)")
+    plan.add_argument("--images", type=Path, metavar="PATH", help="photographs to count")
+    plan.add_argument("--compute", type=_share, default=0.6, help="share of the peak operations a second (0.6)")
+    plan.add_argument("--bandwidth", type=_share, default=0.8, help="share of the peak bandwidth (0.8)")
     profile = _command(commands, "profile", "measure", "run a study and show where its time went")
     _study(profile)
 

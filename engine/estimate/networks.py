@@ -1,0 +1,128 @@
+"""The work of a study's networks: backbones by name, without their weights, and style generators."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from substyle.engine.backbones.families.package import MODELS
+from substyle.engine.backbones.registry import check_name
+from substyle.engine.estimate.work import BYTES, Work, of_network
+from substyle.engine.style_graphs import Generator, Layer
+from substyle.engine.styles import MULTISTYLE, arbitrary_generator, multistyle_generator
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.plugins import load_all
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.style import MULTISTYLE as MULTISTYLE_NETWORK
+
+_STYLE_VECTOR = 100  # numbers that describe a style; which ones changes no size
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """A backbone as a plan sees it: embedding width D, parameters, work."""
+
+    dim: int
+    parameters: int
+    work: Work
+
+
+def backbone(name: str, batch: int) -> NetworkFacts:
+    """A backbone at its own input side.
+
+    Raises:
+        ConfigError: a bad name, or one of a family whose networks cannot be made without their weights.
+    """
+    family, rest = check_name(name).prefix, name.partition(":")[2]
+    if rest in ("pixels", "statistics") and family == "control":
+        from substyle.engine.backbones.families import controls
+
+        spec = controls.load(name, rest, canvas=224).spec
+        return NetworkFacts(spec.dim, 0, Work())
+    with torch.device("meta"):
+        network, side = _network(name, family, rest)
+        x = torch.empty(batch, 3, side, side)
+    network = network.eval()
+    with torch.no_grad():
+        dim = int(network(x[:1]).shape[-1])
+    return NetworkFacts(dim, sum(p.numel() for p in network.parameters()), of_network(network, x))
+
+
+def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
+    if family == "open_clip":
+        import open_clip
+
+        architecture = rest.partition("/")[0]
+        if architecture not in open_clip.list_models():
+            raise ConfigError(f"backbone {name}", architecture, "an architecture of open_clip")
+        logging.disable(logging.WARNING)  # it warns that there are no weights, which is what is wanted
+        try:
+            tower = open_clip.create_model(architecture, pretrained=None, load_weights=False, device="meta").visual
+        finally:
+            logging.disable(logging.NOTSET)
+        size = tower.image_size
+        return tower, int(size if isinstance(size, int) else size[0])
+    model = rest
+    if family == "package":
+        if rest not in MODELS:
+            raise ConfigError(f"backbone {name}", rest, ", ".join(MODELS))
+        _, _, architecture, side = MODELS[rest]
+        return _timm(name, architecture)[0], side
+    if family == "control":
+        model = rest.partition(":")[2]
+    elif family != "timm":
+        raise ConfigError(f"backbone {name}", family, "timm, open_clip, package or control, whose work can be counted")
+    return _timm(name, model)
+
+
+def _timm(name: str, model: str) -> tuple[nn.Module, int]:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not timm.is_model(model):
+        raise ConfigError(f"backbone {name}", model, f"a model of timm {timm.__version__}")
+    network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
+    return network, int(resolve_model_data_config(network)["input_size"][-1])
+
+
+def styles(names: tuple[str, ...], canvas: int) -> Work:
+    """The work of the style networks that these transformations need, for one photograph.
+
+    Layers before the first normalisation are the same in all styles of a network and are counted once.
+    """
+    load_all()
+    work = Work()
+    wanted = [base.get(name) for name in names if base.get(name).made_by == "network"]
+    of_multistyle = [t.name for t in wanted if t.network == MULTISTYLE_NETWORK]
+    if of_multistyle:
+        _add_generator(work, multistyle_generator([MULTISTYLE[n] for n in of_multistyle]), len(of_multistyle), canvas)
+    if len(of_multistyle) < len(wanted):
+        _add_generator(work, arbitrary_generator(np.zeros(_STYLE_VECTOR, np.float32)), 1, canvas)
+    return work
+
+
+def _add_generator(work: Work, generator: Generator, styles: int, side: int) -> None:
+    """Convolutions of a generator: stride 1, 2, 2, the residual blocks at a quarter of the side, then twice doubled."""
+    seen_styled = False
+
+    def convolution(layer: Layer, into: int, out: int) -> None:
+        nonlocal seen_styled
+        outputs, inputs, height, width = layer.weight.shape
+        flop = 2.0 * outputs * inputs * height * width * out * out
+        moved = float(BYTES * (inputs * into * into + outputs * out * out + layer.weight.size))
+        times = styles if seen_styled else 1
+        work.products.extend([(flop, moved)] * times)
+        seen_styled = seen_styled or layer.scale is not None
+
+    half, quarter = side // 2, side // 4
+    for layer, into, out in zip(generator.contract, (side, side, half), (side, half, quarter), strict=True):
+        convolution(layer, into, out)
+    for pair in generator.residual:
+        for layer in pair:
+            convolution(layer, quarter, quarter)
+    for layer, into, out in zip(generator.expand, (quarter, half, side), (half, side, side), strict=True):
+        convolution(layer, into, out)

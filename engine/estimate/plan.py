@@ -1,0 +1,165 @@
+"""A study's time, memory and disk on some GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.estimate import networks
+from substyle.engine.estimate.devices import Device, Efficiency
+from substyle.pipelines.plugins import load_all
+from substyle.pipelines.transforms import base
+
+BATCH = 256  # of a GPU's engines
+_MEMORY_FOR_TABLE = 0.8  # share of a GPU's memory that embeddings may take while probes train
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage for one photograph.
+
+    Attributes:
+        name: decode, variants, styles, or a backbone's.
+        flop: operations; traffic: bytes to and from the GPU's memory.
+        seconds: on one GPU.
+    """
+
+    name: str
+    flop: float
+    traffic: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """All embeddings of a backbone: their size in the store, and how they are held on a GPU while probes train."""
+
+    backbone: str
+    dim: int
+    store_bytes: float
+    held: str  # float16, int8 (a scale for each row), or streamed
+    held_bytes: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study takes.
+
+    Attributes:
+        device, count: the GPU and how many of them.
+        photographs, variants: N and T.
+        stages: for one photograph; they share the GPU, so their times add up.
+        tables: of each backbone.
+        memory: bytes on a GPU while embeddings are made.
+    """
+
+    device: Device
+    count: int
+    photographs: int
+    variants: int
+    stages: tuple[Stage, ...]
+    tables: tuple[Table, ...]
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of embedding everything."""
+        return self.photographs * sum(stage.seconds for stage in self.stages) / self.count
+
+    @property
+    def limiting(self) -> Stage:
+        """The stage that takes longest."""
+        return max(self.stages, key=lambda stage: stage.seconds)
+
+    @property
+    def backbone_share(self) -> float:
+        """Time of the backbones alone to that of everything."""
+        names = {table.backbone for table in self.tables}
+        total = sum(stage.seconds for stage in self.stages)
+        return sum(stage.seconds for stage in self.stages if stage.name in names) / total
+
+    def describe(self) -> dict[str, Any]:
+        """In plain JSON."""
+        hours = self.seconds / 3600
+        embeddings = self.photographs * self.variants * len(self.tables)
+        store = sum(table.store_bytes for table in self.tables)
+        return {
+            "gpu": self.device.name,
+            "count": self.count,
+            "photographs": self.photographs,
+            "variants": self.variants,
+            "embeddings": embeddings,
+            "hours": hours,
+            "gpu_hours": hours * self.count,
+            "embeddings_per_s": embeddings / self.seconds,
+            "of_backbone_rate": self.backbone_share,
+            "limiting": self.limiting.name,
+            "store_bytes": store,
+            "store_bytes_per_s": store / self.seconds,
+            "memory_bytes": self.memory,
+            "memory_available_bytes": self.device.memory,
+            "stages": [vars(stage) for stage in self.stages],
+            "tables": [vars(table) for table in self.tables],
+        }
+
+
+def plan(
+    backbones: Sequence[str],
+    transformations: tuple[str, ...],
+    photographs: int,
+    device: Device,
+    *,
+    count: int = 1,
+    canvas: int = 224,
+    dtype: str = "float16",
+    efficiency: Efficiency | None = None,
+) -> Plan:
+    """Plan a study.
+
+    Args:
+        backbones: names; transformations: of the suite; photographs: N; count: GPUs.
+        canvas: side S in pixels; dtype: of the store.
+        efficiency: how much of the GPU's peaks is reached.
+
+    Raises:
+        ConfigError: a backbone that cannot be planned for.
+    """
+    load_all()
+    efficiency = efficiency or Efficiency()
+    pixels = canvas * canvas * 3
+    decode = efficiency.decode_bytes
+    plain = sum(base.get(name).made_by not in ("identity", "network") for name in transformations)
+    # a canvas is read and a variant written; both are read once more to see whether they differ
+    plain_bytes = plain * 4.0 * pixels
+    styles = networks.styles(transformations, canvas)
+    stages = [
+        Stage("decode", 0.0, decode, decode / device.bandwidth),
+        Stage("variants", 0.0, plain_bytes, plain_bytes / (device.bandwidth * efficiency.bandwidth)),
+        Stage("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency)),
+    ]
+    tables, weights, activations = [], 0.0, 0.0
+    rows = photographs * len(transformations)
+    for name in backbones:
+        facts = networks.backbone(name, BATCH)
+        times = len(transformations)
+        seconds = times * facts.work.seconds(device, efficiency)
+        stages.append(Stage(name, times * facts.work.flop, times * facts.work.traffic, seconds))
+        weights += 2.0 * facts.parameters
+        activations = max(activations, max((moved for _, moved in facts.work.products), default=0.0))
+        tables.append(_table(name, facts.dim, rows, np.dtype(dtype).itemsize, device))
+    # two batches of canvases and of every variant under way, in the largest case
+    buffers = 2.0 * BATCH * pixels * (1 + len(transformations))
+    return Plan(
+        device, count, photographs, len(transformations), tuple(stages), tuple(tables), weights + activations + buffers
+    )
+
+
+def _table(name: str, dim: int, rows: int, itemsize: int, device: Device) -> Table:
+    room = device.memory * _MEMORY_FOR_TABLE
+    for held, size in (("float16", 2.0 * dim), ("int8", dim + 2.0)):
+        if rows * size <= room:
+            return Table(name, dim, float(rows * dim * itemsize), held, rows * size)
+    return Table(name, dim, float(rows * dim * itemsize), "streamed", room)

@@ -1,0 +1,148 @@
+"""Plans against sums by hand, published operation counts, and the rules of a roofline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from substyle.engine import cli
+from substyle.engine.estimate import networks
+from substyle.engine.estimate.devices import DEVICES, Device, Efficiency, device
+from substyle.engine.estimate.plan import BATCH, plan
+from substyle.engine.estimate.work import Work, of_network
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.suites import suite
+
+H100 = DEVICES["h100"]
+FULL = Efficiency(compute=1.0, bandwidth=1.0)
+SUITE = suite("substance31")
+
+
+def test_a_linear_layer_is_counted_by_hand() -> None:
+    work = of_network(nn.Linear(10, 20, bias=False), torch.empty(4, 10))
+    assert work.products == [(2.0 * 4 * 10 * 20, 2.0 * (4 * 10 + 10 * 20 + 4 * 20))]
+    assert work.flop == 400.0
+
+
+def test_a_convolution_is_counted_by_hand() -> None:
+    work = of_network(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), torch.empty(2, 3, 16, 16))
+    assert work.products == [(2.0 * 2 * 8 * 3 * 9 * 8 * 8, 2.0 * (2 * 3 * 256 + 8 * 27 + 2 * 8 * 64))]
+
+
+def test_scores_of_attention_move_nothing() -> None:
+    q = torch.empty(3, 50, 8)
+
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.bmm(torch.bmm(x, x.transpose(1, 2)), x)
+
+    work = of_network(Attention(), q)
+    assert [moved for _, moved in work.products] == [2.0 * 2 * q.numel()] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "gflop", "million"),
+    [  # multiply-adds x 2 and parameters without classifier, of timm's result files
+        ("timm:vit_base_patch16_224.mae", 768, 35.1, 85.8),
+        ("control:random:resnet50", 2048, 8.2, 23.5),
+        ("package:efficientnet_lite0", 1280, 0.77, 3.4),
+    ],
+)
+def test_known_networks(name: str, dim: int, gflop: float, million: float) -> None:
+    facts = networks.backbone(name, 8)
+    assert facts.dim == dim
+    assert facts.work.flop / 1e9 == pytest.approx(gflop, rel=0.02)
+    assert facts.parameters / 1e6 == pytest.approx(million, rel=0.02)
+
+
+def test_an_image_tower_of_open_clip() -> None:
+    facts = networks.backbone("open_clip:ViT-B-32/openai", 2)
+    assert facts.dim == 512
+    assert facts.work.flop / 1e9 == pytest.approx(8.8, rel=0.03)  # 4.4 GMACs, open_clip's model profile
+
+
+def test_styles_share_what_precedes_the_first_normalisation() -> None:
+    one = networks.styles(("identity", "style_wave"), 224)
+    two = networks.styles(("identity", "style_wave", "style_glass"), 224)
+    assert one.flop < two.flop <= 2 * one.flop
+    assert networks.styles(("identity", "grayscale"), 224).products == []
+
+
+def test_the_slower_of_arithmetic_and_traffic_decides() -> None:
+    work = Work([(100.0, 1.0), (1.0, 100.0)], images=1)
+    assert work.seconds(Device("x", 100.0, 10.0, 1.0), FULL) == pytest.approx(1.0 + 10.0)
+    assert work.seconds(Device("x", 100.0, 10.0, 1.0), Efficiency(0.5, 0.1)) == pytest.approx(2.0 + 100.0)
+
+
+def test_a_plan_adds_up() -> None:
+    made = plan(["timm:vit_base_patch16_224"], SUITE, 1000, H100)
+    answer = made.describe()
+    assert answer["embeddings"] == 31_000
+    assert answer["store_bytes"] == 31_000 * 768 * 2
+    assert made.seconds == pytest.approx(1000 * sum(stage["seconds"] for stage in answer["stages"]))
+    assert made.limiting.name == "timm:vit_base_patch16_224"
+    assert 0.5 < made.backbone_share < 1.0
+    assert answer["embeddings_per_s"] == pytest.approx(31_000 / made.seconds)
+    assert 0 < made.memory < H100.memory
+    # at full peak nothing is faster than its operations allow
+    ideal = plan(["timm:vit_base_patch16_224"], SUITE, 1000, H100, efficiency=FULL)
+    assert ideal.limiting.seconds >= ideal.limiting.flop / H100.flops
+
+
+def test_more_gpus_faster_ones_and_more_photographs() -> None:
+    def hours(photographs: int, gpu: str, count: int) -> float:
+        made = plan(["control:random:test_resnet"], SUITE, photographs, DEVICES[gpu], count=count)
+        return float(made.describe()["hours"])
+
+    assert hours(2000, "h100", 1) == pytest.approx(2 * hours(1000, "h100", 1))
+    assert hours(1000, "h100", 4) == pytest.approx(hours(1000, "h100", 1) / 4)
+    assert hours(1000, "h200", 1) < hours(1000, "h100", 1) < hours(1000, "a100", 1) < hours(1000, "l4", 1)
+
+
+@pytest.mark.parametrize(("photographs", "held"), [(1_000, "float16"), (1_500_000, "int8"), (4_000_000, "streamed")])
+def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
+    table = plan(["timm:vit_base_patch16_224"], SUITE, photographs, H100).tables[0]
+    assert table.held == held
+    assert table.held_bytes <= 0.8 * H100.memory
+    assert table.store_bytes == photographs * 31 * 768 * 2
+
+
+def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
+    stages = {stage.name: stage for stage in plan(["control:pixels"], ("identity",), 10, H100).stages}
+    assert stages["variants"].seconds == stages["styles"].seconds == 0.0
+    assert stages["control:pixels"].seconds == 0.0
+    assert BATCH == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("timm:no_such", "a model of timm"), ("onnx:x.onnx", "can be counted"), ("package:x", "efficientnet_lite0")],
+)
+def test_backbones_that_cannot_be_planned_for(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        networks.backbone(name, 2)
+
+
+def test_unknown_gpus_and_shares_are_refused() -> None:
+    with pytest.raises(ConfigError, match="h100, h200, a100, l4"):
+        device("h900")
+    with pytest.raises(ConfigError, match="at most 1"):
+        Efficiency(compute=1.5)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "s.toml"
+    study.write_text('name = "s"\nbackbones = ["timm:vit_base_patch16_224"]\n')
+    command = ["plan", str(study), "--gpu", "a100", "--count", "8", "--json"]
+    assert cli.main([*command, "--photographs", "1331167"]) == 0
+    shown = capsys.readouterr().out
+    answer = json.loads(shown.splitlines()[-1])
+    assert (answer["gpu"], answer["count"], answer["photographs"]) == ("A100 SXM 80GB", 8, 1_331_167)
+    assert answer["gpu_hours"] == pytest.approx(8 * answer["hours"])
+    assert "nothing of this was run on a GPU" in shown
+    assert cli.main(command) == 2
+    assert "--photographs: got 'nothing'" in capsys.readouterr().err
