@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,8 +90,9 @@ class Run:
         return Ended(code, texts[0], texts[1], tuple(changes))
 
     def kill(self) -> Ended:
-        """SIGKILL to its process group; nothing of the group is left."""
-        self.signal(signal.SIGKILL)
+        """SIGKILL to its process group, which may have ended just before; nothing of the group is left."""
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
         ended = self.wait()
         try:
             os.killpg(self.pid, 0)
