@@ -11,79 +11,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
 from torch.optim.adamw import adamw
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Kingma & Ba, "Adam" (2015), their defaults
+from substyle.kernels import probe_native
+from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Scratch, Term
 
-
-@dataclass
-class Heads:
-    """K heads of one shape, with their Adam moments. All tensors are float32 and on one device.
-
-    Attributes:
-        w1: (K, H, D) first layer; H is the number of outputs of a linear head.
-        b1: (K, H).
-        w2: (K, C, H) second layer, None for linear heads.
-        b2: (K, C), None for linear heads.
-        steps: Adam steps taken so far.
-    """
-
-    w1: torch.Tensor
-    b1: torch.Tensor
-    w2: torch.Tensor | None = None
-    b2: torch.Tensor | None = None
-    steps: int = field(default=0, kw_only=True)
-    first: list[torch.Tensor] = field(default_factory=list, kw_only=True)  # Adam's moments; empty before a step
-    second: list[torch.Tensor] = field(default_factory=list, kw_only=True)
-    scratch: dict[torch.dtype, torch.Tensor] = field(default_factory=dict, kw_only=True, repr=False)
-
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        """The two or four parameter tensors, first axis K."""
-        return [p for p in (self.w1, self.b1, self.w2, self.b2) if p is not None]
-
-    def __len__(self) -> int:
-        return self.w1.shape[0]
-
-    def converted(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor of w1's size in another dtype, in memory that the next conversion to that dtype overwrites.
-
-        Fresh memory of that size would cost more in page faults than the conversion itself.
-        """
-        if tensor.dtype == dtype:
-            return tensor
-        if dtype not in self.scratch:
-            self.scratch[dtype] = torch.empty_like(self.w1, dtype=dtype)
-        return self.scratch[dtype].view_as(tensor).copy_(tensor)
-
-    def select(self, index: Sequence[int]) -> Heads:
-        """A copy with only some of the heads, moments and step count included."""
-        rows = torch.tensor(list(index), dtype=torch.int64, device=self.w1.device)
-        parameters, first, second = ([p[rows] for p in ps] for ps in (self.parameters, self.first, self.second))
-        return Heads(*parameters, steps=self.steps, first=first, second=second)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One cross-entropy of the loss: over some rows of the batch and some of the outputs.
-
-    Attributes:
-        target_B: int64 target of each of its rows, counted from the first of its outputs.
-        rows: its rows of the batch.
-        outputs: its outputs.
-        scale_K: factor of its loss for each head, None for 1.
-        weight_KB: weight of each row for each head, None for equal ones; the loss is the weighted mean.
-    """
-
-    target_B: torch.Tensor
-    rows: slice = field(default_factory=lambda: slice(None))
-    outputs: slice = field(default_factory=lambda: slice(None))
-    scale_K: torch.Tensor | None = None
-    weight_KB: torch.Tensor | None = None
+__all__ = ["BETA1", "BETA2", "EPS", "Heads", "Scratch", "Term", "adamw_", "cross_entropy", "forward", "judge", "step"]
 
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
@@ -94,12 +30,35 @@ def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     return torch.bmm(heads.w2.to(x_BD.dtype), z_KHB.relu_()).float().add_(heads.b2[:, :, None])
 
 
+def judge(
+    heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, weight_B: torch.Tensor, outputs: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Validate heads without dropout.
+
+    Args:
+        heads: the K heads.
+        x_BD: features, in the dtype of the GEMMs.
+        target_B: int64 class of each row, counted from the first of the outputs.
+        weight_B: weights of the rows, which sum to 1.
+        outputs: the outputs that answer.
+
+    Returns:
+        weighted share of right rows (K,) and weighted cross-entropy (K,), float64; of equal logits the first answers.
+    """
+    if probe_native.available(x_BD.device, x_BD.dtype):
+        return probe_native.judge(heads, x_BD.contiguous(), target_B, weight_B, outputs)
+    logits_KCB = forward(heads, x_BD)[:, outputs]
+    right_KB = (logits_KCB.argmax(1) == target_B).double()
+    loss_KB = -logits_KCB.log_softmax(1).gather(1, target_B.expand(len(heads), 1, -1))[:, 0].double()
+    return right_KB @ weight_B.double(), loss_KB @ weight_B.double()
+
+
 def step(
     heads: Heads,
     x_BD: torch.Tensor,
     terms: Sequence[Term],
-    lr_K: Sequence[float],
-    decay_K: Sequence[float],
+    lr_K: Numbers,
+    decay_K: Numbers,
     *,
     kept_SHB: torch.Tensor | None = None,
     keep: float = 1.0,
@@ -112,12 +71,14 @@ def step(
         terms: the loss is their sum.
         lr_K: learning rate of each head.
         decay_K: decoupled weight decay of each head.
-        kept_SHB: dropout masks of the hidden layer, 1 where a unit is kept, in the dtype of x; None for no dropout.
+        kept_SHB: dropout masks of the hidden layer, not 0 where a unit is kept; None for no dropout.
         keep: probability of being kept; kept units are divided by it.
 
     Returns:
         (K,) float32 loss of each head before the step.
     """
+    if probe_native.usable(heads, x_BD, terms):
+        return probe_native.step(heads, x_BD, terms, lr_K, decay_K, kept_SHB, keep)
     gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
     adamw_(heads, gradients, lr_K, decay_K)
     return loss_K
@@ -140,7 +101,7 @@ def cross_entropy(
     if weight_KB is None:
         share_KB = torch.full((heads, batch), 1.0 / max(batch, 1), device=logits_KCB.device)
     else:
-        share_KB = weight_KB / weight_KB.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        share_KB = probe_native.shares(weight_KB)
     if on_triton(logits_KCB):
         from substyle.kernels import probe_triton
 
@@ -153,15 +114,14 @@ def cross_entropy(
     return loss_K, gradient.mul_(share_KB[:, None])
 
 
-def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Sequence[float], decay_K: Sequence[float]) -> None:
+def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Numbers, decay_K: Numbers) -> None:
     """AdamW in place: ``w -= lr * decay * w``, then Adam's step, with its own learning rate and decay for each head.
 
     Decoupled weight decay: Loshchilov & Hutter (2019). Biases decay as weights do, as in torch's AdamW.
     """
-    if not heads.first:
-        heads.first = [torch.zeros_like(p) for p in heads.parameters]
-        heads.second = [torch.zeros_like(p) for p in heads.parameters]
+    heads.start()
     heads.steps += 1
+    heads.changed()
     if on_triton(heads.w1):
         from substyle.kernels import probe_triton
 
@@ -170,7 +130,7 @@ def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Sequence[float
             probe_triton.adamw_(p, g, m, v, lr, decay, heads.steps, (BETA1, BETA2, EPS))
         return
     start = 0
-    for (lr_k, decay_k), run in groupby(zip(lr_K, decay_K, strict=True)):
+    for (lr_k, decay_k), run in groupby(zip(map(float, lr_K), map(float, decay_K), strict=True)):
         own = slice(start, start + len(list(run)))  # torch's fused update is one pass over memory, with one rate
         start = own.stop
         adamw(
@@ -198,7 +158,7 @@ def on_triton(tensor: torch.Tensor) -> bool:
 
 def _first_layer(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     count, hidden, width = heads.w1.shape
-    z = heads.converted(heads.w1, x_BD.dtype).view(count * hidden, width) @ x_BD.T
+    z = heads.lowered(0, x_BD.dtype).view(count * hidden, width) @ x_BD.T
     return z.view(count, hidden, -1).add_(heads.b1.to(x_BD.dtype)[:, :, None])
 
 
@@ -227,7 +187,7 @@ def _gradients(
         # a hidden unit passes gradient exactly where it is positive: neither cut by relu nor dropped
         dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), g_low), h_KHB, 0)
         db1 = dz_KHB.sum(2).float()
-    dw1 = heads.converted(dz_KHB.view(count * hidden, -1) @ x_BD, torch.float32)
+    dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).float()
     return [dw1.view(count, hidden, width), db1, *second], loss_K
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.kernels.probe_step import Heads
+from substyle.kernels import memory
+from substyle.kernels.probe_heads import Heads
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def initial(width: int, inputs: int, outputs: int, settings: int, seeds: Sequenc
         for shape in (size, size[:1]):
             draws = [rng.random(shape, dtype=np.float32) * np.float32(2 * bound) - np.float32(bound) for rng in rngs]
             of_seeds = torch.from_numpy(np.stack(draws)).to(device)
-            tensors.append(of_seeds.repeat(settings, *[1] * len(shape)))
+            whole = memory.empty((settings, *of_seeds.shape), torch.float32, device).copy_(of_seeds)
+            tensors.append(whole.flatten(0, 1))
     return Heads(*tensors)
 
 
@@ -80,18 +83,14 @@ class Dropout:
         self.bits = [np.random.SFC64([seed, 0x64726F70]) for seed in seeds]
         self.generators: list[torch.Generator] = []
 
-    def masks(self, width: int, batch: int, like: torch.Tensor) -> torch.Tensor | None:
-        """1 where kept, else 0. Shape: (S, H, B), in the dtype and on the device of ``like``; None for no dropout."""
-        if self.threshold == 0:
-            return None
-        count = width * batch
-        raw = self.device_bytes(count, like.device) if like.is_cuda else self.host_bytes(count)
-        return (raw >= self.threshold).view(len(self.seeds), width, batch).to(like.dtype)
-
-    def host_bytes(self, count: int) -> torch.Tensor:
-        """Random bytes of every seed, made several times faster than torch makes them on a CPU. Shape: (S, count)."""
-        words = -(-count // 8)
-        return torch.from_numpy(np.stack([bits.random_raw(words).view(np.uint8)[:count] for bits in self.bits]))
+    def masks(self, out_SHB: torch.Tensor) -> None:
+        """Draw the masks of a step: True where kept. Shape: (S, H, B) bool."""
+        count = out_SHB[0].numel()
+        if out_SHB.device.type == "cpu":
+            for bits, own in zip(self.bits, out_SHB.view(len(self.seeds), count).numpy(), strict=True):
+                np.greater_equal(host_bytes(bits, count), self.threshold, out=own)
+        else:
+            out_SHB.copy_((self.device_bytes(count, out_SHB.device) >= self.threshold).view(out_SHB.shape))
 
     def device_bytes(self, count: int, device: torch.device) -> torch.Tensor:
         """Random bytes of every seed, made by torch where they are used. Shape: (S, count)."""
@@ -99,3 +98,8 @@ class Dropout:
             self.generators = [torch.Generator(device).manual_seed(seed) for seed in self.seeds]
         made = [torch.randint(256, (count,), generator=g, device=device, dtype=torch.uint8) for g in self.generators]
         return torch.stack(made)
+
+
+def host_bytes(bits: np.random.SFC64, count: int) -> NDArray[np.uint8]:
+    """Random bytes, made several times faster than torch makes them on a CPU. Shape: (count,)."""
+    return bits.random_raw(-(-count // 8)).view(np.uint8)[:count]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features, Standard, standard_of
 from substyle.engine.probes.heads import Setting
@@ -25,7 +26,7 @@ from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import pick_dtype, score
 from substyle.engine.probes.single import batch_size
 from substyle.engine.probes.tasks import Task, identity
-from substyle.engine.probes.trainer import Part, Trained, train
+from substyle.engine.probes.trainer import Trained, train
 from substyle.engine.table import EmbeddingTable
 
 JOINT, TWIN_FINE, TWIN_SEMANTIC = "joint", "twin-fine", "twin-semantic"
@@ -84,7 +85,7 @@ def train_multitask(
 ) -> Multitask:
     """Train the joint probe and its twins, and score all of them on test ``images``."""
     standard = standard_of(table, fine, config.seed)
-    features = Features(table, standard, device, pick_dtype(config.precision, device, hidden=True))
+    features = Features(table, standard, device, pick_dtype(config.precision, device))
     parts = parts_of(fine, semantic, config)
     trained = train(features, parts, settings_of(fine, semantic, config), config, config.multitask_steps, advance)
     scores_TN: dict[str, NDArray[np.float32]] = {}

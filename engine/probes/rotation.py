@@ -26,7 +26,8 @@ from substyle.engine.probes.single import batch_size
 from substyle.engine.probes.tasks import I64, Task, coarse_task
 from substyle.engine.probes.trainer import Trained, learning_rate
 from substyle.engine.table import EmbeddingTable
-from substyle.kernels.probe_step import Heads, Term, step
+from substyle.kernels.probe_heads import Heads, Term
+from substyle.kernels.probe_step import step
 
 _OUTPUTS_AT_ONCE = 8 * 2048  # rows of the stacked first layer that train together, to bound memory
 
@@ -71,9 +72,7 @@ def rotate(
     held = held_out_in_turn(task) if task is not None else np.empty(0, np.int64)
     if task is None or len(held) == 0:
         return None
-    features = Features(
-        table, standard_of(table, task, config.seed), device, pick_dtype(config.precision, device, hidden=head == "mlp")
-    )
+    features = Features(table, standard_of(table, task, config.seed), device, pick_dtype(config.precision, device))
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     per_head = config.seeds * (chosen.setting.width or len(task.labels))
     at_once = max(1, _OUTPUTS_AT_ONCE // per_head)
@@ -117,6 +116,9 @@ def _train(
     setting = chosen.setting
     heads = initial(setting.width, features.x_TND.shape[2], len(task.labels), len(held_K), seeds, features.device)
     dropout = Dropout(config.dropout, seeds)
+    kept = None
+    if setting.width and dropout.threshold:
+        kept = torch.empty(config.seeds, setting.width, batch, dtype=torch.bool, device=features.device)
     budget = config.steps if head == "linear" else config.mlp_steps
     for done in range(chosen.steps):
         t, n = stream.batch(batch)
@@ -127,7 +129,8 @@ def _train(
             outputs=slice(0, len(task.labels)),
             weight_KB=torch.from_numpy(weight).to(features.device),
         )
-        kept = dropout.masks(setting.width, batch, x_BD) if setting.width else None
+        if kept is not None:
+            dropout.masks(kept)
         rate = setting.lr * learning_rate(done, budget)
         step(
             heads,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.tasks import UNKNOWN, Task
-from substyle.kernels.probe_step import Heads, forward
+from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step import forward
 
 _ROWS = 4096
 
@@ -50,6 +51,8 @@ class Scores:
 
 def score(features: Features, task: Task, outputs: slice, heads: Heads, images: NDArray[np.int64]) -> Scores:
     """Score K = S heads on the test rows of a task that count; ``images`` contain the task's test images."""
+    if heads.w2 is None:  # a small GEMM, and the only one whose rounding reaches the logits unhidden
+        features = features.full()
     seeds, classes = len(heads), len(task.labels)
     right = np.full((seeds, features.x_TND.shape[0], len(images)), np.nan, np.float32)
     confusion = np.zeros(classes * classes, np.int64)
@@ -67,13 +70,13 @@ def score(features: Features, task: Task, outputs: slice, heads: Heads, images: 
     return Scores(right, confusion.reshape(classes, classes), task.labels)
 
 
-def pick_dtype(precision: str, device: torch.device, *, hidden: bool) -> torch.dtype:
-    """The dtype of the GEMMs: "auto" is bfloat16 on GPUs, and for hidden layers on CPUs that multiply it natively.
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the GEMMs in training: "auto" is bfloat16 on GPUs and on CPUs that multiply it natively.
 
-    A linear head on a CPU stays in float32 then: its GEMM is too small to gain much.
+    Weights, moments and losses are float32 in any case, and linear heads are scored in float32.
     """
     if precision == "auto":
-        fast = device.type == "cuda" or (hidden and cpu_has_bf16())
+        fast = device.type == "cuda" or cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features, Standard, standard_of
 from substyle.engine.probes.heads import grid
@@ -17,7 +18,7 @@ from substyle.engine.probes.metrics import Estimate, Resampled, balanced_over, r
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import Scores, pick_dtype, score
 from substyle.engine.probes.tasks import Task, identity
-from substyle.engine.probes.trainer import Part, Trained, train
+from substyle.engine.probes.trainer import Trained, train
 from substyle.engine.table import EmbeddingTable
 
 _STEPS_PER_EPOCH = 16  # at least, by smaller batches
@@ -49,7 +50,7 @@ def train_single(
 ) -> Single:
     """Train the head's grid on a task and score the picked setting on test ``images``."""
     standard = standard_of(table, task, config.seed)
-    dtype = pick_dtype(config.precision, device, hidden=head == "mlp")
+    dtype = pick_dtype(config.precision, device)
     features = Features(table, standard, device, dtype)
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     outputs = slice(0, len(task.labels))

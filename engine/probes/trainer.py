@@ -15,36 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from substyle.engine.probes.bank import Bank
+from substyle.engine.probes.batches import Batches, Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.heads import Dropout, Setting, initial
-from substyle.engine.probes.sampling import Stream
-from substyle.engine.probes.tasks import Task
-from substyle.kernels.errors import SubstyleError
-from substyle.kernels.probe_step import Heads, Term, forward, step
+from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.validation import Validation
+from substyle.kernels.probe_heads import Heads
 
 _WARM_UP = 0.05
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of each batch that one loss is computed on, and the outputs it is computed for.
-
-    Attributes:
-        task: what the rows are asked.
-        stream: where they come from.
-        count: how many of them are in a batch.
-        outputs: the outputs of the head that answer.
-    """
-
-    task: Task
-    stream: Stream
-    count: int
-    outputs: slice
+_BLOCK = 64 << 20  # bytes of features and dropout masks that are prepared together
 
 
 @dataclass
@@ -88,21 +70,6 @@ class Trained:
     def heads(self) -> Heads:
         """The trained heads, one for each seed."""
         return Heads(*self.parameters)
-
-
-@dataclass
-class _Bank:
-    """The heads of one width; they share each GEMM."""
-
-    settings: list[Setting]
-    heads: Heads
-    dropout: Dropout
-
-    def keep(self, settings: Sequence[Setting], seeds: int) -> None:
-        chosen = [g for g, s in enumerate(self.settings) if s in settings]
-        if len(chosen) < len(self.settings):
-            self.heads = self.heads.select([g * seeds + i for g in chosen for i in range(seeds)])
-            self.settings = [self.settings[g] for g in chosen]
 
 
 def learning_rate(done: int, steps: int) -> float:
@@ -151,13 +118,12 @@ def train(
     """
     seeds = [config.seed + i for i in range(config.seeds)]
     outputs = max(part.outputs.stop for part in parts)
-    width_in = features.x_TND.shape[2]
     banks = [
-        _Bank(own, initial(width, width_in, outputs, len(own), seeds, features.device), Dropout(config.dropout, seeds))
+        Bank([s for s in settings if s.width == width], features.width, outputs, seeds, config.dropout, features.device)
         for width in dict.fromkeys(s.width for s in settings)
-        if (own := [s for s in settings if s.width == width])
     ]
-    validation = [_Validation(features, part, config) for part in parts]
+    validation = [Validation(features, part, config) for part in parts]
+    batches = Batches(features, parts, at_once := _steps_at_once(features, parts, banks))
     records = {s: Trained(s) for s in settings}
     alive = list(settings)
     evaluate_at = sorted(
@@ -167,18 +133,21 @@ def train(
     stale = 0
     done = 0
     while done < steps:
-        _step(features, parts, banks, config.seeds, learning_rate(done, steps))
-        done += 1
-        advance(1)
+        ahead = min(at_once, next(e for e in evaluate_at if e > done) - done)
+        block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])
+        for bank in banks:
+            bank.learn(block, parts)
+        done += ahead
+        advance(ahead)
         if done not in evaluate_at:
             continue
         improved = False
         for bank in banks:
-            improved |= _evaluate(bank, validation, records, config.seeds, done)
+            improved |= _evaluate(bank, validation, records, done)
         if done in halve_at and done < steps:
             alive = _better_half(alive, records)
             for bank in banks:
-                bank.keep(alive, config.seeds)
+                bank.keep(alive)
             banks = [bank for bank in banks if bank.settings]
         stale = 0 if improved else stale + 1
         if stale >= config.patience:
@@ -193,67 +162,27 @@ def train(
     return picked
 
 
-def _step(features: Features, parts: Sequence[Part], banks: Sequence[_Bank], seeds: int, rate: float) -> None:
-    rows = [part.stream.batch(part.count) for part in parts]
-    x_BD = features(np.concatenate([t for t, _ in rows]), np.concatenate([n for _, n in rows]))
-    starts = np.cumsum([0, *(part.count for part in parts)])
-    targets = [torch.from_numpy(p.task.answers(t, n)).to(x_BD.device) for p, (t, n) in zip(parts, rows, strict=True)]
-    for bank in banks:
-        terms = []
-        for i, part in enumerate(parts):
-            scale = None
-            if len(parts) > 1:
-                scale = torch.tensor([s.loss[i] for s in bank.settings for _ in range(seeds)], device=x_BD.device)
-            terms.append(Term(targets[i], slice(int(starts[i]), int(starts[i + 1])), part.outputs, scale))
-        width = bank.settings[0].width
-        kept = bank.dropout.masks(width, len(x_BD), x_BD) if width else None
-        lr_K = [s.lr * rate for s in bank.settings for _ in range(seeds)]
-        decay_K = [s.weight_decay for s in bank.settings for _ in range(seeds)]
-        step(bank.heads, x_BD, terms, lr_K, decay_K, kept_SHB=kept, keep=bank.dropout.keep)
+def _steps_at_once(features: Features, parts: Sequence[Part], banks: Sequence[Bank]) -> int:
+    """Steps that are prepared together: one, but for heads that train in turn as many as _BLOCK bytes hold."""
+    if not any(bank.in_turn for bank in banks):
+        return 1
+    size = sum(part.count for part in parts)
+    masks = sum(bank.width * bank.seeds for bank in banks if bank.dropout.threshold)
+    return max(1, _BLOCK // (size * (features.width * features.dtype.itemsize + masks)))
 
 
-class _Validation:
-    """A fixed sample of validation rows; answers count so that every label that occurs has the same weight."""
-
-    def __init__(self, features: Features, part: Part, config: ProbeConfig) -> None:
-        task = part.task
-        t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
-        if len(t) == 0:
-            raise SubstyleError(
-                f"no validation row for the {task.name} task: every variant is indistinct from identity"
-            )
-        answers = task.answers(t, n)
-        weight = np.ones(len(t))
-        if task.name == "coarse":
-            weight = 1.0 / np.bincount(answers)[answers]
-        self.x_BD = features(t, n)
-        self.outputs = part.outputs
-        self.answers = torch.from_numpy(answers).to(features.device)
-        self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
-
-    def judge(self, heads: Heads) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Accuracy and cross-entropy of each head. Shapes: (K,), (K,)."""
-        logits_KCB = forward(heads, self.x_BD)[:, self.outputs]
-        right_KB = (logits_KCB.argmax(1) == self.answers).double()
-        loss_KB = -logits_KCB.log_softmax(1).gather(1, self.answers.expand(len(heads), 1, -1))[:, 0].double()
-        accuracy_K, loss_K = ((v @ self.weight).cpu().numpy() for v in (right_KB, loss_KB))
-        return np.minimum(accuracy_K, 1.0), loss_K
-
-
-def _evaluate(
-    bank: _Bank, validation: Sequence[_Validation], records: dict[Setting, Trained], seeds: int, done: int
-) -> bool:
-    judged = [v.judge(bank.heads) for v in validation]
+def _evaluate(bank: Bank, validation: Sequence[Validation], records: dict[Setting, Trained], done: int) -> bool:
+    judged = [v.judge_bank(bank) for v in validation]
     improved = False
     for g, setting in enumerate(bank.settings):
-        own = slice(g * seeds, (g + 1) * seeds)
+        own = slice(g * bank.seeds, (g + 1) * bank.seeds)
         accuracy = sum(w * float(a[own].mean()) for w, (a, _) in zip(setting.score, judged, strict=True))
         loss = sum(w * float(v[own].mean()) for w, (_, v) in zip(setting.score, judged, strict=True) if w > 0)
         record = records[setting]
         record.curve.append((done, accuracy))
         if (accuracy, -loss) > record.rank:
             record.validation, record.loss, record.steps, improved = accuracy, loss, done, True
-            record.parameters = [p[own].clone() for p in bank.heads.parameters]
+            record.parameters = bank.parameters(g, record.parameters)
     return improved
 
 

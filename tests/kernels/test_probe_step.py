@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from torch import nn
 
-from substyle.kernels import probe_step
+from substyle.kernels import native, probe_library, probe_step
 from substyle.kernels.probe_step import Heads, Term, adamw_, cross_entropy, forward, step
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Arrays this small gain nothing from a second thread, which costs much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs with the compiled kernels and without."""
+    if request.param == "torch":
+        monkeypatch.setattr(probe_library, "library", lambda: None)
+    elif probe_library.library() is None:
+        pytest.skip(native.state("probe_native"))
+    return str(request.param)
+
 
 TOLERANCE = {torch.float32: {"atol": 2e-5, "rtol": 1e-4}}
 

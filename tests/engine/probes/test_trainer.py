@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from unittest.mock import Mock
 
@@ -8,20 +9,32 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.engine.probes import trainer
+from substyle.engine.probes import bank, trainer
+from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features, standard_of
-from substyle.engine.probes.heads import Dropout, Setting, grid, initial
+from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
 from substyle.engine.probes.multitask import parts_of, settings_of
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
-from substyle.engine.probes.trainer import Part, learning_rate, train
+from substyle.engine.probes.trainer import learning_rate, train
+from substyle.engine.probes.validation import Validation
 from substyle.engine.table import EmbeddingTable
-from substyle.kernels.probe_step import Heads
+from substyle.kernels import probe_library
+from substyle.kernels.probe_heads import Heads, Numbers, Term
 
 Make = Callable[..., EmbeddingTable]
 Quick = Callable[..., ProbeConfig]
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Arrays this small gain nothing from a second thread, which costs much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Setup:
@@ -67,8 +80,8 @@ def test_the_worse_half_is_dropped(make_table: Make, quick: Quick, monkeypatch: 
     setup = Setup(make_table(style=1.0))
     config = quick(halving=(0.2, 0.5), evaluations=10, patience=100)
     settings = [Setting(lr, 0.0, 0) for lr in (1e-7, 1e-6, 1e-2, 1e-8)]
-    spy = Mock(wraps=trainer.step)
-    monkeypatch.setattr(trainer, "step", spy)
+    spy = Mock(wraps=bank.step)
+    monkeypatch.setattr(bank, "step", spy)
     picked = train(setup.features, [setup.part()], settings, config, 50)[""]
     assert picked.setting.lr == 1e-2
     assert [len(call.args[0]) for call in spy.call_args_list] == [8] * 10 + [4] * 15 + [2] * 25
@@ -86,7 +99,7 @@ def test_early_stopping_keeps_the_best_evaluation(
         weights.append(heads.w1.clone())
         return np.full(len(heads), next(values)), np.ones(len(heads))
 
-    monkeypatch.setattr(trainer._Validation, "judge", judge)
+    monkeypatch.setattr(Validation, "judge", judge)
     told: list[int] = []
     picked = train(
         setup.features, [setup.part()], [Setting(1e-2, 0.0, 0)], quick(patience=2, evaluations=6), 60, told.append
@@ -121,7 +134,7 @@ def test_the_lower_loss_decides_between_equals(make_table: Make, quick: Quick, m
     def judge(self: object, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
         return np.full(len(heads), 0.9), np.array(next(losses))
 
-    monkeypatch.setattr(trainer._Validation, "judge", judge)
+    monkeypatch.setattr(Validation, "judge", judge)
     settings = [Setting(1e-2, 0.0, 0), Setting(1e-3, 0.0, 0)]
     picked = train(setup.features, [setup.part()], settings, quick(evaluations=3, halving=()), 9)[""]
     assert (picked.setting.lr, picked.steps, picked.loss, picked.improving) == (1e-3, 9, 1.4, False)
@@ -131,7 +144,7 @@ def test_validation_is_a_weighted_share_of_right_rows(make_table: Make, quick: Q
     """Against counting by hand, with fewer rows than there are."""
     setup = Setup(make_table())
     config = quick(validation_rows=100)
-    validation = trainer._Validation(setup.features, setup.part(), config)
+    validation = Validation(setup.features, setup.part(), config)
     assert validation.x_BD.shape[0] == 100
     heads = initial(0, 20, 8, 1, [0, 1], CPU)
     logits = torch.einsum("khd,bd->kbh", heads.w1, validation.x_BD) + heads.b1[:, None]
@@ -142,32 +155,115 @@ def test_validation_is_a_weighted_share_of_right_rows(make_table: Make, quick: Q
     np.testing.assert_allclose(loss, per_head, rtol=1e-5)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call of the step; features and masks as they were then, for their memory is used again."""
+
+    heads: Heads
+    x_BD: torch.Tensor
+    terms: Sequence[Term]
+    kept_SHB: torch.Tensor | None
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """What the step is called with, from here on."""
+    seen: list[Call] = []
+    real = bank.step
+
+    def step(
+        heads: Heads,
+        x_BD: torch.Tensor,
+        terms: Sequence[Term],
+        lr_K: Numbers,
+        decay_K: Numbers,
+        *,
+        kept_SHB: torch.Tensor | None,
+        keep: float,
+    ) -> torch.Tensor:
+        seen.append(Call(heads, x_BD.clone(), terms, None if kept_SHB is None else kept_SHB.clone()))
+        return real(heads, x_BD, terms, lr_K, decay_K, kept_SHB=kept_SHB, keep=keep)
+
+    monkeypatch.setattr(bank, "step", step)
+    return seen
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
 def test_twins_see_the_same_rows_in_the_same_order(
-    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+    make_table: Make, quick: Quick, calls: list[Call], monkeypatch: pytest.MonkeyPatch, in_turn: bool
 ) -> None:
-    """Joint probe and twins are one call of the step: one batch, of which half are identity rows with their class."""
+    """Of one batch, half are identity rows with their class: the joint probe learns all, a twin its half.
+
+    Together they are one call of the step; in turn a call is one head's, of the rows that it learns. Heads of one seed
+    have one dropout mask.
+    """
+    monkeypatch.setattr(bank, "takes_turns", lambda width, device: in_turn)
     table = make_table()
     fine, semantic = fine_task(table, 0), semantic_task(table, 0)
     assert fine is not None
     assert semantic is not None
     config = quick(halving=())
-    spy = Mock(wraps=trainer.step)
-    monkeypatch.setattr(trainer, "step", spy)
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
     parts = parts_of(fine, semantic, config)
     train(features, parts, settings_of(fine, semantic, config), config, 5)
     reference = parts_of(fine, semantic, config)
-    for call in spy.call_args_list:
-        heads, x_BD, terms = call.args[:3]
-        assert len(heads) == 3 * config.seeds  # one lambda and two twins
+    pieces = list({id(call.heads): [c for c in calls if c.heads is call.heads] for call in calls}.values())
+    assert [len(of_piece) for of_piece in pieces] == [5] * (3 * config.seeds if in_turn else 1)
+    loss = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]).repeat_interleave(config.seeds, 0)  # joint and two twins
+    masks = Dropout(config.dropout, range(config.seeds))
+    for i in range(5):
         (t_a, n_a), (t_b, n_b) = (part.stream.batch(part.count) for part in reference)
         assert (t_b == 0).all()
-        assert torch.equal(x_BD, features(np.r_[t_a, t_b], np.r_[n_a, n_b]))
-        assert torch.equal(terms[0].target_B, torch.from_numpy(t_a))
-        assert torch.equal(terms[1].target_B, torch.from_numpy(semantic.answers(t_b, n_b)))
-        scales = torch.stack([terms[0].scale_K * np.log(8), terms[1].scale_K * np.log(3)], 1)[:: config.seeds]
-        torch.testing.assert_close(scales.float(), torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]))
-    assert spy.call_count == 5
+        x_BD = features(np.r_[t_a, t_b], np.r_[n_a, n_b])
+        targets = torch.from_numpy(t_a), torch.from_numpy(semantic.answers(t_b, n_b))
+        kept = drawn_masks(masks, config.seeds, 32, len(x_BD))
+        half = (slice(0, len(t_a)), slice(len(t_a), None))
+        for place, of_piece in enumerate(pieces):
+            call = of_piece[i]
+            own = loss[place : place + 1] if in_turn else loss
+            assert len(call.heads) == len(own)
+            learned = [p for p in (0, 1) if (own[:, p] > 0).any()]
+            assert torch.equal(call.x_BD, torch.cat([x_BD[half[p]] for p in learned]))
+            seeds = slice(place % config.seeds, place % config.seeds + 1) if in_turn else slice(None)
+            assert call.kept_SHB is not None
+            assert torch.equal(call.kept_SHB, torch.cat([kept[seeds, :, half[p]] for p in learned], 2))
+            assert len(call.terms) == len(learned)
+            start = 0
+            for p, term in zip(learned, call.terms, strict=True):
+                assert torch.equal(term.target_B, targets[p])
+                assert (term.rows.start, term.rows.stop) == (start, start + len(targets[p]))
+                start = term.rows.stop
+                assert term.outputs == (slice(0, 8), slice(8, 11))[p]
+                assert term.scale_K is not None
+                torch.testing.assert_close(term.scale_K * float(np.log((8, 3)[p])), own[:, p])
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def test_heads_learn_in_turn_what_they_learn_together(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, hidden: int, dtype: torch.dtype
+) -> None:
+    """Halving in the middle, several blocks, with the compiled kernels and without."""
+    monkeypatch.setattr(trainer, "_BLOCK", 64 * (20 * 4 + 16 * 2) * 3)  # three steps of float32 at once
+    setup = Setup(make_table())
+    setup.features.dtype = dtype
+    settings = [Setting(lr, 0.1, hidden) for lr in (1e-2, 3e-3, 1e-4)]
+    found = {}
+    for in_turn, compiled in ((True, True), (False, True), (True, False), (False, False)):
+        if not compiled:
+            monkeypatch.setattr(probe_library, "library", lambda: None)
+        monkeypatch.setattr(bank, "takes_turns", lambda width, device, t=in_turn: t)
+        picked = train(setup.features, [setup.part()], settings, quick(halving=(0.3,), evaluations=3), 24)[""]
+        found[in_turn, compiled] = picked
+    first = found[True, True]
+    for other in found.values():
+        assert other.setting == first.setting
+        assert [step for step, _ in other.curve] == [step for step, _ in first.curve]
+        for a, b in zip(other.parameters, first.parameters, strict=True):
+            if dtype == torch.float32:
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+            else:
+                assert (a - b).norm() < 0.05 * a.norm()
 
 
 def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> None:
@@ -194,34 +290,41 @@ def test_learning_rate() -> None:
     assert learning_rate(0, 1) == 1.0
 
 
+def drawn_masks(dropout: Dropout, *shape: int) -> torch.Tensor:
+    out = torch.empty(shape, dtype=torch.bool)
+    dropout.masks(out)
+    return out
+
+
 def test_dropout_masks() -> None:
     dropout = Dropout(0.2, [0, 1])
-    like = torch.empty(0)
-    first, second = dropout.masks(64, 1000, like), dropout.masks(64, 1000, like)
-    assert first is not None
-    assert second is not None
-    assert first.shape == (2, 64, 1000)
-    assert set(first.unique().tolist()) == {0.0, 1.0}
+    first, second = drawn_masks(dropout, 2, 64, 1000), drawn_masks(dropout, 2, 64, 1000)
     assert dropout.keep == 205 / 256
-    assert first.mean().item() == pytest.approx(dropout.keep, abs=0.005)
+    assert first.double().mean().item() == pytest.approx(dropout.keep, abs=0.005)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
-    assert torch.equal(Dropout(0.2, [0, 1]).masks(64, 1000, like), first)
-    assert Dropout(0.0, [0]).masks(64, 10, like) is None
+    assert torch.equal(drawn_masks(Dropout(0.2, [0, 1]), 2, 64, 1000), first)
+    assert drawn_masks(Dropout(0.0, [0]), 1, 64, 10).all()
 
 
 def test_random_bytes_of_both_kinds_of_device() -> None:
     """Uniform, of the seed alone, and going on from call to call."""
-    for name in ("host_bytes", "device_bytes"):
-        arguments = (80_001,) if name == "host_bytes" else (80_001, CPU)
+
+    def of_host(dropout: Dropout) -> torch.Tensor:
+        return torch.from_numpy(np.stack([host_bytes(bits, 80_001) for bits in dropout.bits]))
+
+    def of_device(dropout: Dropout) -> torch.Tensor:
+        return dropout.device_bytes(80_001, CPU)
+
+    for draw in (of_host, of_device):
         dropout, again = Dropout(0.5, [0, 1]), Dropout(0.5, [0, 1])
-        raw = getattr(dropout, name)(*arguments)
+        raw = draw(dropout)
         assert raw.shape == (2, 80_001)
         assert raw.dtype == torch.uint8
         counts = torch.bincount(raw[0].int(), minlength=256).double()
         assert ((counts - 80_001 / 256) ** 2 / (80_001 / 256)).sum() < 350  # chi-squared of 255 degrees: 350 is 1e-4
-        assert torch.equal(raw, getattr(again, name)(*arguments))
-        assert not torch.equal(raw, getattr(dropout, name)(*arguments))
+        assert torch.equal(raw, draw(again))
+        assert not torch.equal(raw, draw(dropout))
         assert not torch.equal(raw[0], raw[1])
 
 

@@ -1,0 +1,47 @@
+"""Scores heads on validation rows during training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes.bank import Bank
+from substyle.engine.probes.batches import Part
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features
+from substyle.kernels.errors import SubstyleError
+from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step import judge
+
+F64 = NDArray[np.float64]
+
+
+class Validation:
+    """A fixed sample of validation rows; answers count so that every label that occurs has the same weight."""
+
+    def __init__(self, features: Features, part: Part, config: ProbeConfig) -> None:
+        task = part.task
+        t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
+        if len(t) == 0:
+            raise SubstyleError(
+                f"no validation row for the {task.name} task: every variant is indistinct from identity"
+            )
+        answers = task.answers(t, n)
+        weight = np.ones(len(t))
+        if task.name == "coarse":
+            weight = 1.0 / np.bincount(answers)[answers]
+        self.x_BD = features(t, n)
+        self.outputs = part.outputs
+        self.answers = torch.from_numpy(answers).to(features.device)
+        self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
+
+    def judge(self, heads: Heads) -> tuple[F64, F64]:
+        """Accuracy and cross-entropy of each head. Shapes: (K,), (K,)."""
+        accuracy_K, loss_K = judge(heads, self.x_BD, self.answers, self.weight, self.outputs)
+        return np.minimum(accuracy_K.cpu().numpy(), 1.0), loss_K.cpu().numpy()
+
+    def judge_bank(self, bank: Bank) -> tuple[F64, F64]:
+        """Accuracy and cross-entropy of each head of a bank, in its order."""
+        accuracies, losses = zip(*(self.judge(piece) for piece in bank.pieces), strict=True)
+        return np.concatenate(accuracies), np.concatenate(losses)

@@ -1,0 +1,163 @@
+"""What a training is made of: banks of heads, blocks of batches, validation rows, features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.probes.bank import Bank
+from substyle.engine.probes.batches import Batches, Part
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features, standard_of
+from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.sampling import stream_of
+from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
+from substyle.engine.probes.validation import Validation
+from substyle.engine.table import EmbeddingTable
+from substyle.kernels import probe_library
+from substyle.kernels.errors import SubstyleError
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Arrays this small gain nothing from a second thread, which costs much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> None:
+    """Rows, answers and rates of a block are those of as many batches one by one; two parts lie one after the other."""
+    table = make_table()
+    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
+    assert fine is not None
+    assert semantic is not None
+    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+
+    def parts() -> list[Part]:
+        return [
+            Part(fine, stream_of(fine, "variant", 0), 24, slice(0, 8)),
+            Part(semantic, stream_of(semantic, "variant", 0), 9, slice(8, 11)),
+        ]
+
+    batches, reference = Batches(features, parts(), 4), parts()
+    assert batches.rows == [slice(0, 24), slice(24, 33)]
+    for rates in ([0.1, 0.2, 0.3, 0.4], [0.5], [0.6, 0.7]):
+        block = batches.block(rates)
+        assert len(block) == len(rates)
+        assert block.rates == rates
+        assert block.x_nBD.data_ptr() == batches.x_nBD.data_ptr()
+        for x_BD, targets in zip(block.x_nBD, block.targets, strict=True):
+            for part, rows, target in zip(reference, block.rows, targets, strict=True):
+                t, n = part.stream.batch(part.count)
+                assert torch.equal(x_BD[rows], features(t, n))
+                assert target.tolist() == part.task.answers(t, n).tolist()
+
+
+@pytest.mark.parametrize("width", [0, 8])
+def test_a_bank_copies_and_drops_heads(quick: Quick, width: int) -> None:
+    """Weights of a setting are copies, in memory that a second call overwrites; moments stay with the heads kept."""
+    settings = [Setting(lr, 0.0, width) for lr in (1e-2, 1e-3, 1e-4)]
+    own = Bank(settings, 20, 5, [0, 1], 0.0, CPU)
+    assert len(own.pieces) == (6 if width else 1)
+    parameters = own.parameters(1, [])
+    assert [len(p) for p in parameters] == [2] * (4 if width else 2)
+    assert not torch.equal(parameters[0][0], parameters[0][1])
+    for piece in own.pieces:
+        piece.start()
+        for p in piece.parameters:
+            p.add_(1.0)
+    again = own.parameters(1, [p.clone() for p in parameters])
+    assert all(torch.equal(a, p + 1.0) for a, p in zip(again, parameters, strict=True))
+    memory_of = [p.data_ptr() for p in parameters]
+    assert [p.data_ptr() for p in own.parameters(1, parameters)] == memory_of
+    assert all(torch.equal(a, p) for a, p in zip(again, parameters, strict=True))
+    for g in range(3):  # a bank knows its heads by their weights from here on
+        for s in range(2):
+            piece, k = (own.pieces[2 * g + s], 0) if width else (own.pieces[0], 2 * g + s)
+            piece.w1[k], piece.first[0][k] = 10 * g + s, 100 * g + s
+    own.keep(settings)
+    assert len(own.settings) == 3
+    own.keep([settings[2], settings[0], Setting(5.0, 0.0, width)])
+    assert own.settings == [settings[0], settings[2]]
+    left = torch.cat([piece.w1[:, 0, 0] for piece in own.pieces]), torch.cat([p.first[0][:, 0, 0] for p in own.pieces])
+    assert left[0].tolist() == [0.0, 1.0, 20.0, 21.0]
+    assert left[1].tolist() == [0.0, 1.0, 200.0, 201.0]
+    own.keep([])
+    assert own.settings == []
+
+
+@pytest.mark.parametrize("width", [0, 16])
+def test_a_bank_is_judged_head_by_head_in_its_order(make_table: Make, quick: Quick, width: int) -> None:
+    table = make_table()
+    task = fine_task(table, 0)
+    assert task is not None
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    validation = Validation(features, Part(task, stream_of(task, "variant", 0), 64, slice(0, 8)), quick())
+    own = Bank([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
+    for i, piece in enumerate(own.pieces):
+        piece.w1.mul_(torch.arange(1.0, 1.0 + len(piece))[:, None, None] * (i + 1))
+    accuracy, loss = validation.judge_bank(own)
+    singles = [piece.select([k]) for piece in own.pieces for k in range(len(piece))]
+    for k, single in enumerate(singles):
+        one_accuracy, one_loss = validation.judge(single)
+        np.testing.assert_allclose((accuracy[k], loss[k]), (one_accuracy[0], one_loss[0]), rtol=1e-5)
+    assert len(set(loss.tolist())) == 4
+
+
+def test_coarse_labels_count_alike_in_validation(make_table: Make, quick: Quick) -> None:
+    table = make_table()
+    task = coarse_task(table, 0)
+    assert task is not None
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    validation = Validation(features, Part(task, stream_of(task, "variant", 0), 8, slice(0, len(task.labels))), quick())
+    sums = torch.zeros(len(task.labels), dtype=torch.float64).index_add_(0, validation.answers, validation.weight)
+    np.testing.assert_allclose(sums[sums > 0], 1.0 / int((sums > 0).sum()))
+    assert len(set(torch.bincount(validation.answers).tolist())) > 1
+
+
+def test_validation_without_a_row_is_an_error(make_table: Make, quick: Quick) -> None:
+    table = make_table()
+    task = fine_task(table, 0)
+    assert task is not None
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    empty = replace(task, val_N=np.empty(0, np.int64))
+    with pytest.raises(SubstyleError, match="no validation row for the fine task"):
+        Validation(features, Part(empty, stream_of(task, "variant", 0), 8, slice(0, 8)), quick())
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_features_on_every_path(
+    make_table: Make, monkeypatch: pytest.MonkeyPatch, kind: type, contiguous: bool
+) -> None:
+    """Tables the compiled kernel cannot read, and a machine without it, give the same rows; so does memory given."""
+    table = make_table()
+    x_TND = table.x_TND.astype(kind)
+    if not contiguous:
+        x_TND = np.asfortranarray(x_TND)
+    table = replace(table, x_TND=x_TND)
+    task = fine_task(table, 0)
+    assert task is not None
+    t, n = task.rows(task.train_T, task.train_N)
+    features = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
+    found, full, given = features(t, n), features.full()(t, n), torch.empty(len(t), 20, dtype=torch.bfloat16)
+    assert features(t, n, given) is given
+    assert torch.equal(given, found)
+    assert (found.dtype, full.dtype, features.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    monkeypatch.setattr(probe_library, "library", lambda: None)
+    other = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
+    torch.testing.assert_close(features.mean, other.mean, atol=1e-6, rtol=1e-6)
+    assert torch.equal(features(t, n), found)
+    assert torch.equal(features.full()(t, n), full)
+    assert features(t, n, given.zero_()) is given
+    assert torch.equal(given, found)

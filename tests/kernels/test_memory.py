@@ -1,0 +1,88 @@
+"""Arrays on both sides of the size from which on they lie in huge pages."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import pytest
+import torch
+
+from substyle.kernels import memory
+
+CPU = torch.device("cpu")
+EDGE = memory._HUGE
+SIZES = [0, 1, EDGE - 1, EDGE, EDGE + 1, 3 * EDGE + 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_array_of_any_size_can_be_written(size: int) -> None:
+    tensor = memory.empty((size,), torch.uint8, CPU)
+    assert tensor.shape == (size,)
+    assert tensor.is_contiguous()
+    tensor.fill_(7)
+    assert int(tensor.sum(dtype=torch.int64)) == 7 * size
+    if size >= EDGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        assert tensor.data_ptr() % EDGE == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 5), (3, 5), (2, 1024, 1030)])
+def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    tensor = memory.empty(shape, dtype, CPU)
+    assert tensor.shape == shape
+    assert tensor.dtype == dtype
+    assert tensor.is_contiguous()
+
+
+@pytest.mark.parametrize("rows", [3, 1030])
+def test_copies_and_zeros(rows: int) -> None:
+    source = torch.randn(rows, 1024).T
+    copied = memory.copy(source)
+    assert copied.is_contiguous()
+    assert torch.equal(copied, source)
+    assert torch.equal(memory.copy(source, torch.bfloat16), source.bfloat16())
+    copied[0, 0] += 1.0
+    assert copied[0, 0] != source[0, 0]
+    assert not memory.zeros_like(source).any()
+    assert memory.zeros_like(source).is_contiguous()
+
+
+def test_memory_outlives_its_maker_and_is_of_its_own() -> None:
+    """Views keep the memory; no two arrays share any."""
+    first = memory.empty((EDGE,), torch.uint8, CPU).fill_(1)[EDGE // 2 :]
+    second = memory.empty((EDGE,), torch.uint8, CPU).fill_(2)
+    assert bool((first == 1).all())
+    assert bool((second == 2).all())
+
+
+@pytest.mark.parametrize("reason", ["refused", "unknown"])
+def test_without_huge_pages(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """Ordinary memory where the kernel refuses them, or the system does not know them."""
+
+    class Refusing(mmap.mmap):
+        def madvise(self, *options: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    if reason == "refused":
+        monkeypatch.setattr(mmap, "mmap", Refusing)
+    else:
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    tensor = memory.empty((2, EDGE), torch.float32, CPU).fill_(3.0)
+    assert bool((tensor == 3.0).all())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_its_own_copy() -> None:
+    tensor = memory.empty((EDGE,), torch.uint8, CPU).fill_(1)
+    view = tensor.numpy()
+    child = os.fork()
+    if child == 0:
+        view[0] = 9
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert view[0] == 1
+
+
+def test_other_devices_make_their_own() -> None:
+    assert memory.empty((EDGE,), torch.uint8, torch.device("meta")).is_meta
