@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,13 @@ class EmbeddingStore:
                 partial.unlink(missing_ok=True)
             for folder in (self.path, self.path / manifest.FOLDER, self.path / journal.FOLDER):
                 clear_temporary(folder)
+            clear_temporary(self.path.parent, self.path.name)  # a part that was killed while another made the store
 
     def is_tidy(self) -> bool:
         """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
-        left = (self.path.glob("lock*.json"), self.path.glob(".*.tmp"), self.path.glob("*/.*.tmp"), self._partial())
+        beside = self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")
+        inside = (self.path.glob(".*.tmp"), self.path.glob("*/.*.tmp"), self._partial())
+        left = (self.path.glob("lock*.json"), beside, *inside)
         return not any(map(any, left)) and not journal.has_loose(self.path)
 
     def _partial(self) -> Iterator[Path]:
