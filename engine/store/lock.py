@@ -142,10 +142,11 @@ def new_run_id() -> str:
 def _release(path: Path, content: bytes) -> None:
     """Remove a lock if it is still the one that was written."""
     try:
-        if path.read_bytes() == content:
-            path.unlink()
-    except FileNotFoundError:
-        return  # never written, or removed by hand
+        mine = path.read_bytes() == content
+    except OSError:
+        return  # never written, removed by hand, or something else that stands there
+    if mine:
+        path.unlink(missing_ok=True)
 
 
 def _clear_or_refuse(path: Path, part: Part) -> None:
