@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from substyle.kernels.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+AUTO = "auto"  # of backbones: left to the gate
+INT8: Final = "int8"  # of backbones: 8-bit products, what is between them in bf16
 
 
 def as_precision(name: str, field: str = "precision") -> Precision:
@@ -16,3 +18,10 @@ def as_precision(name: str, field: str = "precision") -> Precision:
         if name == known:
             return known
     raise ConfigError(field, name, ", ".join(PRECISIONS))
+
+
+def check_precision(field: str, name: str) -> None:
+    """Raise ConfigError unless it is a precision that a backbone can be asked for."""
+    allowed = (AUTO, *PRECISIONS, INT8)
+    if name not in allowed:
+        raise ConfigError(field, name, ", ".join(allowed))

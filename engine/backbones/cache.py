@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+_MAGIC = b"substyle"  # then the SHA-256 of what follows it
+_HEAD = len(_MAGIC) + 32
 
 
 def root() -> Path:
@@ -25,6 +31,7 @@ def key(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
+@functools.cache
 def device() -> str:
     """What a compiled blob is tied to on a CPU: model and instruction sets."""
     info = Path("/proc/cpuinfo")
@@ -46,12 +53,75 @@ def cpu_model() -> str:
 
 def fetch(name: str, make: Callable[[], bytes]) -> bytes:
     """The bytes kept under a name, made and kept when they are not there. Concurrent makers do no harm."""
-    path = root() / name
-    if path.is_file():
-        return path.read_bytes()
-    data = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    os.replace(file.name, path)
+    data = read(name)
+    if data is None:
+        data = make()
+        write(name, data)
     return data
+
+
+def read(name: str) -> bytes | None:
+    """The bytes kept under a name; None where there are none, or where they are not what was written."""
+    path = root() / name
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    data = memoryview(raw)[_HEAD:]
+    if raw[:_HEAD] != _MAGIC + hashlib.sha256(data).digest():
+        print(f"{path}: is not what was written; it is made anew", file=sys.stderr)
+        return None
+    return bytes(data)
+
+
+def write(name: str, data: bytes) -> None:
+    """Keep bytes under a name, with a digest by which `read` knows them."""
+    path = root() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115 - closed below, then renamed
+    try:
+        with temporary as file:
+            file.write(_MAGIC + hashlib.sha256(data).digest())
+            file.write(data)
+        os.replace(temporary.name, path)
+    except BaseException:
+        Path(temporary.name).unlink(missing_ok=True)
+        raise
+
+
+def remember(kind: str, facts: dict[str, Any], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain JSON
+    """A plain JSON value that follows from plain JSON facts: worked out once, then read from the cache."""
+    return json.loads(fetch(f"{kind}/{key(facts)}.json", lambda: json.dumps(make()).encode()))
+
+
+@functools.cache
+def versions(*names: str) -> dict[str, str]:
+    """Versions of installed distributions, empty for one that is not."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def code_hash(*patterns: str) -> str:
+    """SHA-256 over those of the package's source files that decide something: where one changes, so do keys.
+
+    Args:
+        patterns: as of `Path.glob`, from the package's folder, without the ending.
+    """
+    package = Path(__file__).parents[2]
+    files = {path for kind in ("py", "c") for pattern in patterns for path in package.glob(f"{pattern}.{kind}")}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(package)}:{file_hash(path)};".encode())
+    return digest.hexdigest()

@@ -6,10 +6,13 @@ import contextlib
 import io
 import logging
 import warnings
+from typing import TYPE_CHECKING
 
-import onnx
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    import onnx  # a fifth of a second, and most runs export nothing
 
 
 def export(module: nn.Module, *, canvas: int, batch: int, output: str = "embedding") -> onnx.ModelProto:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.backbones import cache, identities
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
 
@@ -23,6 +25,7 @@ class LoadContext:
         seed: the study's seed.
         checkpoint: a local file with the weights, or None.
         calibration: gives canvases (B, S, S, 3) of real photographs, always the same ones for a store.
+        calibration_facts: gives plain facts that decide these canvases; None where nothing but the canvases tells.
     """
 
     canvas: int
@@ -30,19 +33,30 @@ class LoadContext:
     seed: int
     checkpoint: Path | None
     calibration: Callable[[], NDArray[np.uint8]]
+    calibration_facts: Callable[[], dict[str, Any]] | None = None
 
 
 Loader = Callable[[str, str, LoadContext], Backbone]
+# of the same arguments: plain facts that decide what the loader gives; None where nothing but loading tells
+Identify = Callable[[str, str, LoadContext], dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of backbones: what follows its prefix, and how one is loaded (`loader(whole name, rest, context)`)."""
+    """A family of backbones.
+
+    Attributes:
+        prefix: before the colon; names: what follows it; about: what it is, in words.
+        loader: ``loader(whole name, rest, context)`` loads one.
+        identify: says without loading when a loader would give the same again: a second start then reads no weights.
+            Without one, backbones are loaded at every start.
+    """
 
     prefix: str
     names: str
     about: str
     loader: Loader
+    identify: Identify | None = None
 
 
 def _timm(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -84,14 +98,49 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
     raise ConfigError(f"backbone {name}", rest, "pixels, statistics, random:<timm model>")
 
 
+def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    return identities.checkpoint(context.checkpoint)
+
+
+def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    tag = rest.partition("/")[2]
+    return identities.checkpoint(context.checkpoint or (Path(tag) if Path(tag).is_file() else None))
+
+
+def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    return identities.onnx_file(rest)
+
+
+def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    return identities.package(rest)
+
+
+def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    return identities.control(rest, context.seed, context.calibration_facts)
+
+
 FAMILIES: dict[str, Family] = {
     family.prefix: family
     for family in (
-        Family("timm", "<model>", "any pretrained timm model, from its hub or checkpoint = path", _timm),
-        Family("open_clip", "<arch>/<pretrained tag or path>", "image towers of OpenCLIP, projected", _open_clip),
-        Family("onnx", "<path.onnx>", "an ONNX file with its preprocessing in a JSON file beside it", _onnx),
-        Family("package", "efficientnet_lite0|1|2", "real weights that ship inside Python packages", _package),
-        Family("control", "pixels|statistics|random:<timm model>", "what an untrained embedding knows", _control),
+        Family(
+            "timm", "<model>", "any pretrained timm model, from its hub or checkpoint = path", _timm, _identify_file
+        ),
+        Family(
+            *("open_clip", "<arch>/<pretrained tag or path>", "image towers of OpenCLIP, projected"),
+            *(_open_clip, _identify_open_clip),
+        ),
+        Family(
+            *("onnx", "<path.onnx>", "an ONNX file with its preprocessing in a JSON file beside it"),
+            *(_onnx, _identify_onnx),
+        ),
+        Family(
+            *("package", "efficientnet_lite0|1|2", "real weights that ship inside Python packages"),
+            *(_package, _identify_package),
+        ),
+        Family(
+            *("control", "pixels|statistics|random:<timm model>", "what an untrained embedding knows"),
+            *(_control, _identify_control),
+        ),
     )
 }
 
@@ -112,9 +161,33 @@ def check_name(name: str) -> Family:
     return FAMILIES[prefix]
 
 
-def load(name: str, context: LoadContext) -> Backbone:
-    """Load a backbone by name. Raises ConfigError for a bad name, WeightsError for weights that cannot be had."""
+def _family(name: str, context: LoadContext) -> Family:
     family = check_name(name)
     if context.checkpoint is not None and family.prefix not in ("timm", "open_clip"):
         raise ConfigError(f"{name}: checkpoint", str(context.checkpoint), "a timm: or open_clip: backbone")
-    return family.loader(name, name.partition(":")[2], context)
+    return family
+
+
+def load(name: str, context: LoadContext) -> Backbone:
+    """Load a backbone by name. Raises ConfigError for a bad name, WeightsError for weights that cannot be had."""
+    return _family(name, context).loader(name, name.partition(":")[2], context)
+
+
+def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
+    """Plain facts that decide what `load` gives, found without loading; None where nothing but loading tells.
+
+    Raises ConfigError for a bad name.
+    """
+    family = _family(name, context)
+    found = family.identify(name, name.partition(":")[2], context) if family.identify else None
+    if found is None:
+        return None
+    return {
+        "name": name,
+        "canvas": context.canvas,
+        "batch": context.batch,
+        "checkpoint": str(context.checkpoint.name) if context.checkpoint else None,
+        "code": cache.code_hash("engine/backbones/*", "engine/backbones/families/*"),
+        "versions": cache.versions("torch", "timm", "open_clip_torch", "onnx"),
+        **found,
+    }

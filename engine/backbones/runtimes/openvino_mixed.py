@@ -28,6 +28,11 @@ def layers(onnx: bytes) -> int:
     return sum(op.get_type_name() in _COUNTED for op in core().read_model(onnx).get_ordered_ops())
 
 
+def first_layers(model: Any, count: int) -> list[str]:  # noqa: ANN401 - OpenVINO's models
+    """Names of a model's first ``count`` convolutions and matrix products."""
+    return [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _COUNTED][:count]
+
+
 def with_float32_layers(model: Any, count: int) -> Any:  # noqa: ANN401 - OpenVINO's models
     """The model with its first ``count`` convolutions and matrix products, and all between them, kept in float32.
 

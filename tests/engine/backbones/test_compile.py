@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from tests.conftest import photograph
 from torch import nn
 
-from substyle.engine.backbones import cache, registry
+from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompileOptions, FixedBatch, compile_backbone
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.gate import GateError
@@ -63,15 +64,15 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     backbone = load("control:random:test_resnet")
     first = compile_backbone(backbone, samples(), options(), images=BATCH)
-    files = sorted(p.name for p in (tmp_path / "graphs").iterdir())
-    assert len(files) == 2
+    kinds = sorted(p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file())
+    assert kinds == ["gates", "graphs", "openvino", "rates"]
 
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("exported again")
 
-    monkeypatch.setattr("substyle.engine.backbones.compile.export", refuse)
+    monkeypatch.setattr("substyle.engine.backbones.artefact.export", refuse)
     second = compile_backbone(backbone, samples(), options(), images=BATCH)
-    assert second.gate == first.gate
+    assert (second.gate, second.rate) == (first.gate, first.rate)
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
 
 
@@ -93,7 +94,7 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
         out = real(self, canvas_BSSC)
         return out if self.kept >= 5 else out[:, ::-1].copy()  # type: ignore[attr-defined]
 
-    def graph(onnx: bytes, *, precision: str, float32_layers: int, **how: object) -> OpenVINOGraph:
+    def graph(onnx: Callable[[], bytes], *, precision: str, float32_layers: int, **how: object) -> OpenVINOGraph:
         asked.append((precision, float32_layers))
         return OpenVINOGraph(onnx, precision="fp32", threads=1)
 
@@ -101,7 +102,7 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
         self.graph, self.batch = graph, batch
         self.kept = asked[-1][1] if asked[-1][0] == "bf16" else 99  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("substyle.engine.backbones.compile.OpenVINOGraph", graph)
+    monkeypatch.setattr("substyle.engine.backbones.artefact.OpenVINOGraph", graph)
     monkeypatch.setattr(FixedBatch, "__init__", remember)
     monkeypatch.setattr(FixedBatch, "__call__", spoil)
     compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"), images=BATCH)
@@ -182,15 +183,3 @@ def test_onnx_file_without_preprocessing_is_refused(tmp_path: Path) -> None:
         load(f"onnx:{path}")
     with pytest.raises(ConfigError, match="a file that exists"):
         load("onnx:/nothing/there.onnx")
-
-
-def test_fetch_makes_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
-    made: list[int] = []
-
-    def make() -> bytes:
-        made.append(1)
-        return b"data"
-
-    assert cache.fetch("a/b", make) == cache.fetch("a/b", make) == b"data"
-    assert len(made) == 1

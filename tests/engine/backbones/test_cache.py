@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import photograph
+from torch import nn
+
+from substyle.engine.backbones import cache
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD
+
+SIDE = 32
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def damages(path: Path) -> list[bytes]:
+    """What may become of a file: cut anywhere, a bit flipped, emptied, or written by an older version."""
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    return [whole[:-1], whole[: len(whole) // 2], whole[:9], b"", bytes(flipped), whole[40:], b"x" * len(whole)]
+
+
+def test_fetch_makes_once() -> None:
+    made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return b"data"
+
+    assert cache.fetch("a/b", make) == cache.fetch("a/b", make) == b"data"
+    assert len(made) == 1
+
+
+def test_a_damaged_entry_is_made_anew_and_said(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache.fetch("a/b", lambda: b"what it is" * 10)
+    whole = (own / "a/b").read_bytes()
+    for damaged in damages(own / "a/b"):
+        (own / "a/b").write_bytes(damaged)
+        assert cache.fetch("a/b", lambda: b"what it is" * 10) == b"what it is" * 10
+        assert "a/b: is not what was written" in capsys.readouterr().err
+        assert (own / "a/b").read_bytes() == whole
+    assert cache.read("a/b") is not None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_failed_write_leaves_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("substyle.engine.backbones.cache.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        cache.write("a/b", b"data")
+    assert [path for path in own.rglob("*") if path.is_file()] == []
+
+
+def test_code_hash_covers_the_files_it_names() -> None:
+    all_of_them = cache.code_hash("kernels/*")
+    assert all_of_them != cache.code_hash("kernels/noise") != cache.code_hash("kernels/zoom")
+    assert cache.code_hash("nothing/*") == cache.code_hash("none/*")  # no file at all
+
+
+def graph() -> bytes:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    module = Preprocessed(network, canvas=SIDE, side=SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD).eval()
+    return bytes(export(module, canvas=SIDE, batch=2).SerializeToString())
+
+
+def test_a_blob_computes_the_same_bits_and_is_the_key_s_own(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = graph()
+    pixels = np.stack([np.array(photograph(i, SIDE, SIDE)) for i in range(2)])
+
+    def run(**how: object) -> np.ndarray:  # type: ignore[type-arg]
+        made = OpenVINOGraph(onnx, **{"precision": "fp32", "threads": 1, "cache_dir": "blobs", **how})  # type: ignore[arg-type]
+        return next(iter(made(pixels).values()))
+
+    fresh = run(cache_dir=None)
+    np.testing.assert_array_equal(run(), fresh)
+    (blob,) = (own / "blobs").iterdir()
+    np.testing.assert_array_equal(run(), fresh)
+    assert len(list((own / "blobs").iterdir())) == 1
+    for damaged in damages(blob):
+        blob.write_bytes(damaged)
+        np.testing.assert_array_equal(run(), fresh)
+        assert "is not what was written" in capsys.readouterr().err
+    for i, how in enumerate(({"precision": "bf16"}, {"streams": 2, "threads": 2}, {"identity": "other"})):
+        run(**how)
+        assert len(list((own / "blobs").iterdir())) == i + 2
+
+
+def test_a_blob_that_openvino_refuses_is_compiled_anew(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx = graph()
+    first = OpenVINOGraph(onnx, precision="fp32", threads=1, cache_dir="blobs")
+    (blob,) = (own / "blobs").iterdir()
+    cache.write(f"blobs/{blob.name}", b"whole, but no blob")
+    second = OpenVINOGraph(onnx, precision="fp32", threads=1, cache_dir="blobs")
+    assert "compiled anew" in capsys.readouterr().err
+    assert second.inputs == first.inputs
+    OpenVINOGraph(onnx, precision="fp32", threads=1, cache_dir="blobs")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_graph_is_not_asked_for_where_a_blob_is_kept() -> None:
+    onnx = graph()
+    OpenVINOGraph(lambda: onnx, precision="fp32", threads=1, cache_dir="blobs", identity="x")
+    OpenVINOGraph(lambda: pytest.fail("read again"), precision="fp32", threads=1, cache_dir="blobs", identity="x")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper, save
+
+from substyle.engine.backbones import identities, registry
+from substyle.engine.backbones.registry import LoadContext
+
+
+def context(checkpoint: Path | None = None, seed: int = 0, files: str = "a", canvas: int = 224) -> LoadContext:
+    return LoadContext(canvas, 8, seed, checkpoint, lambda: np.zeros((1, 8, 8, 3), np.uint8), lambda: {"files": files})
+
+
+def test_a_checkpoint_is_known_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    seen = []
+    for value in (0, 0, 1):
+        torch.save({"x": torch.full((3,), value)}, path)
+        seen.append(registry.identity("timm:test_vit", context(path)))
+    assert seen[0] == seen[1] != seen[2]
+    assert registry.identity("timm:test_resnet", context(path)) != seen[2]
+    assert registry.identity("timm:test_vit", context(path, canvas=96)) != seen[2]
+    assert registry.identity("open_clip:ViT-B-32/" + str(path), context()) is not None
+
+
+def test_hubs_are_asked_each_time() -> None:
+    assert registry.identity("timm:resnet18", context()) is None
+    assert registry.identity("open_clip:ViT-B-32/openai", context()) is None
+
+
+def test_controls_depend_on_seed_and_photographs() -> None:
+    name = "control:random:test_vit"
+    first = registry.identity(name, context())
+    assert first is not None
+    assert first == registry.identity(name, context())
+    assert first != registry.identity(name, context(seed=1))
+    assert first != registry.identity(name, context(files="b"))
+    unknown = LoadContext(224, 8, 0, None, lambda: np.zeros((1, 8, 8, 3), np.uint8))
+    assert registry.identity(name, unknown) is None
+    assert registry.identity("control:pixels", unknown) is not None
+
+
+def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_pytorch_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "weights.bin").write_bytes(b"1")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = identities.package("some")
+    assert first is not None
+    (package / "weights.bin").write_bytes(b"2")
+    assert identities.package("some") not in (None, first)
+    assert identities.package("not_there") is None
+    assert identities.package("not.even/a name") is None
+
+
+def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    tensor = numpy_helper.from_array(np.arange(64, dtype=np.float32), "w")
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64]) for name in "xy"]
+    model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:], [tensor]))
+    save(model, path)
+    assert identities.onnx_file(str(path)) is None  # no preprocessing beside it
+    (tmp_path / "m.json").write_text("{}")
+    first = identities.onnx_file(str(path))
+    (tmp_path / "m.json").write_text("{ }")
+    assert identities.onnx_file(str(path)) not in (None, first)
+    save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    assert identities.onnx_file(str(path)) is None
