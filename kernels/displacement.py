@@ -1,4 +1,7 @@
-"""Displacement fields for :mod:`substyle.kernels.remap`: (B, 2, S, S) float32, (dx, dy) in pixels."""
+"""Displacement fields for :mod:`substyle.kernels.remap`: (B, 2, S, S) float32, (dx, dy) in pixels.
+
+Where pixels are to be moved at once, take :mod:`substyle.kernels.warp`, which needs no field in memory on a GPU.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Gaussian, impulse and shot noise, keyed per image: a 16-bit random number for each pixel and channel, then a table.
 
 The random number q stands for the quantile (q + 0.5) / 65536, so that a distribution is exact to 2**-16 in probability
-and Gaussian noise ends at 4.3 standard deviations. Each operation runs image by image on threads on a CPU, and as
-plain torch (the ``*_reference`` functions) on any other device: both give the same pixels. Strengths follow
+and Gaussian noise ends at 4.3 standard deviations. Each operation runs image by image on threads on a CPU, in
+Triton on a GPU that has it, and as plain torch (the ``*_reference`` functions) on any other device: all give the same
+pixels. Strengths follow
 ImageNet-C (Hendrycks and Dietterich, 2019), which draws its noise for each pixel and channel.
 """
 
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import philox
+from substyle.kernels.dispatch import on_triton
 from substyle.kernels.workers import for_each_image, scratch
 
 LEVELS = 1 << 16  # of the random numbers
@@ -89,6 +91,10 @@ def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, na
 
     if canvas_BSSC.device.type == "cpu":
         return _image_by_image(work, canvas_BSSC, std_B, keys_B, name)
+    if on_triton(canvas_BSSC):
+        from substyle.kernels import noise_triton
+
+        return noise_triton.gaussian_noise(canvas_BSSC.contiguous(), std_B, keys_B, name)
     return gaussian_noise_reference(canvas_BSSC, std_B, keys_B, name)
 
 
@@ -111,6 +117,10 @@ def impulse_noise(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: philox.U64, 
 
     if canvas_BSSC.device.type == "cpu":
         return _image_by_image(work, canvas_BSSC, amount_B, keys_B, name)
+    if on_triton(canvas_BSSC):
+        from substyle.kernels import noise_triton
+
+        return noise_triton.impulse_noise(canvas_BSSC.contiguous(), amount_B, keys_B, name)
     return impulse_noise_reference(canvas_BSSC, amount_B, keys_B, name)
 
 
@@ -137,6 +147,10 @@ def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: philox.U64, name:
 
     if canvas_BSSC.device.type == "cpu":
         return _image_by_image(work, canvas_BSSC, rate_B, keys_B, name)
+    if on_triton(canvas_BSSC):
+        from substyle.kernels import noise_triton
+
+        return noise_triton.shot_noise(canvas_BSSC.contiguous(), rate_B, keys_B, name)
     return shot_noise_reference(canvas_BSSC, rate_B, keys_B, name)
 
 

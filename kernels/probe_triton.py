@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from substyle.kernels import dispatch
+
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
@@ -72,7 +74,9 @@ def cross_entropy(
     gradient = torch.empty_like(logits_KCB)
     loss_KB = torch.empty_like(share_KB)
     grid = (heads, -(-batch // BLOCK_ROWS))
-    _cross_entropy[grid](logits_KCB, target_B, share_KB, gradient, loss_KB, classes, batch, BLOCK=BLOCK_ROWS)
+    dispatch.launch(
+        _cross_entropy, grid, logits_KCB, target_B, share_KB, gradient, loss_KB, classes, batch, BLOCK=BLOCK_ROWS
+    )
     return loss_KB.sum(1), gradient
 
 
@@ -91,7 +95,7 @@ def adamw_(
     size = parameter[0].numel()
     grid = (len(parameter), -(-size // BLOCK))
     corrections: Sequence[float] = (1.0 - beta1**steps, 1.0 - beta2**steps)
-    _adamw[grid](
-        *(parameter, gradient.contiguous(), first, second, lr_K, decay_K, size, *corrections),
+    dispatch.launch(
+        _adamw, grid, *(parameter, gradient.contiguous(), first, second, lr_K, decay_K, size, *corrections),
         BETA1=beta1, BETA2=beta2, EPS=eps, BLOCK=BLOCK,
     )  # fmt: skip

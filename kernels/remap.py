@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from substyle.kernels.dispatch import on_triton
 from substyle.kernels.workers import for_each_image, scratch
 
 
@@ -19,6 +20,10 @@ def remap(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torch.Tensor:
         shift_B2SS: (B, 2, S, S) float32 displacement (dx, dy) in pixels, on the canvas's device.
     """
     if canvas_BSSC.device.type != "cpu":
+        if on_triton(canvas_BSSC):
+            from substyle.kernels import remap_triton
+
+            return remap_triton.remap(canvas_BSSC.contiguous(), shift_B2SS.contiguous())
         return remap_reference(canvas_BSSC, shift_B2SS)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, shift, target = canvas_BSSC.numpy(), shift_B2SS.numpy(), out_BSSC.numpy()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.kernels.dispatch import on_triton
 from substyle.kernels.workers import for_each_image, scratch
 
 F32 = NDArray[np.float32]
@@ -77,6 +78,10 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
         angle_BC: (B, C) angle of the lattice in radians.
     """
     if canvas_BSSC.device.type != "cpu":
+        if on_triton(canvas_BSSC):
+            from substyle.kernels import screen_triton
+
+            return screen_triton.dots(canvas_BSSC.contiguous(), cell_BC, angle_BC)
         return dots_reference(canvas_BSSC, cell_BC, angle_BC)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
@@ -124,6 +129,10 @@ def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor
         angle_B: angle of the lines in radians.
     """
     if canvas_BSSC.device.type != "cpu":
+        if on_triton(canvas_BSSC):
+            from substyle.kernels import screen_triton
+
+            return screen_triton.lines(canvas_BSSC.contiguous(), pitch_B, angle_B)
         return lines_reference(canvas_BSSC, pitch_B, angle_B)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels.banded import Banded
+from substyle.kernels.dispatch import on_triton
 from substyle.kernels.workers import for_each_image, scratch
 
 STAGES = 4  # 2 ** 4 = 16 enlargements
@@ -44,6 +45,10 @@ def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
         zoom_B: the largest enlargement of each image.
     """
     if canvas_BSSC.device.type != "cpu":
+        if on_triton(canvas_BSSC):
+            from substyle.kernels import zoom_triton
+
+            return zoom_triton.zoom_blur(canvas_BSSC.contiguous(), zoom_B)
         return zoom_blur_reference(canvas_BSSC, zoom_B)
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()

@@ -1,0 +1,85 @@
+"""Dropout whose masks are a pure function of (seed, step, unit), alike on every device.
+
+A unit is dropped when its random byte is below a threshold, so that the probability is rounded to 1/256. Byte j of a
+seed and step is byte j % 16 (of four words, low bytes first) of Philox at counter (j // 16, step, name low, name high)
+and key ``seed``, with the name "dropout"; units are counted through the (H, B) values of one mask. Nothing is kept
+between steps: a run that is resumed at step n goes on with the masks it would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels import philox
+from substyle.kernels.dispatch import on_triton
+from substyle.kernels.errors import ConfigError
+
+NAME = "dropout"
+LEVELS = 256  # of the random bytes
+
+
+def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
+    """Draw the masks of a step, True where a unit is kept. Shape: (S, H, B) bool, returned.
+
+    Args:
+        out_SHB: contiguous, one mask for each of the S seeds.
+        step: of training; below 2**32.
+        threshold: 256 times the probability of being dropped.
+    """
+    _check(step, threshold)
+    if on_triton(out_SHB):
+        from substyle.kernels import dropout_triton
+
+        return dropout_triton.masks_(out_SHB, seeds, step, threshold)
+    kept = random_bytes(seeds, step, out_SHB[0].numel() if len(out_SHB) else 0) >= threshold
+    return out_SHB.copy_(torch.from_numpy(kept).view(out_SHB.shape))
+
+
+def relu_drop_(hidden_KHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
+    """Rectify a hidden layer and drop units, in place. Shape: (K, H, B) float32, bfloat16 or float16, returned.
+
+    What is kept is not scaled. A unit passes gradient where it is above 0, so that the masks need not be kept.
+
+    Args:
+        hidden_KHB: contiguous; head k has the mask of seed k % S.
+        seeds, step, threshold: as in :func:`masks_`.
+    """
+    _check(step, threshold)
+    heads, hidden, batch = hidden_KHB.shape
+    if not seeds or heads % len(seeds):
+        raise ConfigError("seeds", len(seeds), f"a divisor of the {heads} heads")
+    if on_triton(hidden_KHB):
+        from substyle.kernels import dropout_triton
+
+        return dropout_triton.relu_drop_(hidden_KHB, seeds, step, threshold)
+    masks = torch.empty(len(seeds), hidden, batch, dtype=torch.bool, device=hidden_KHB.device)
+    dropped = masks_(masks, seeds, step, threshold).logical_not_()
+    hidden_KHB.relu_().view(-1, *masks.shape).masked_fill_(dropped, 0.0)
+    return hidden_KHB
+
+
+def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint8]:
+    """The first random bytes of each seed at a step. Shape: (S, count)."""
+    name = philox.name_word(NAME)
+    blocks = np.arange(-(-count // 16), dtype=np.uint64)[None]
+    words = [np.full((1, 1), word, np.uint64) for word in (step, name & 0xFFFFFFFF, name >> 32)]
+    key_S1 = keys(seeds)[:, None]
+    lanes = philox.philox_4x32((blocks, *words), (key_S1 & np.uint64(0xFFFFFFFF), key_S1 >> np.uint64(32)))
+    drawn = np.stack(lanes, axis=-1).astype("<u4").reshape(len(seeds), 4 * blocks.size)
+    return drawn.view(np.uint8)[:, :count]
+
+
+def keys(seeds: Sequence[int]) -> philox.U64:
+    """Philox keys of seeds: their lowest 64 bits. Shape: (S,) uint64."""
+    return np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], np.uint64)
+
+
+def _check(step: int, threshold: int) -> None:
+    if not 0 <= step < 2**32:
+        raise ConfigError("step", step, "a whole number in [0, 2**32)")
+    if not 0 <= threshold <= LEVELS:
+        raise ConfigError("threshold", threshold, f"a whole number from 0 to {LEVELS}")

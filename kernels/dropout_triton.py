@@ -1,0 +1,91 @@
+"""Keyed dropout on a GPU, in Triton: masks are made in registers and need not go through memory.
+
+The masks are those of :mod:`substyle.kernels.dropout`, bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from substyle.kernels import dispatch
+from substyle.kernels.dropout import NAME, keys
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox_triton import device_keys, halves, name_words, weave
+
+triton: Any = importlib.import_module("triton")
+tl: Any = importlib.import_module("triton.language")
+
+BLOCKS = 64  # blocks of Philox, 16 units each, of one program
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+WORDS = ("low", "high", "step", "threshold")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def kept(seeds, seed, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Whether units are kept, for N blocks of this program. Shape: (16 N,) bool."""
+    block = tl.program_id(0) * N + tl.arange(0, N)
+    pair = halves(tl.load(seeds + seed), low, high, step, block, N)
+    return weave(pair & 0xFF, pair >> 8, 8 * N) >= threshold
+
+
+@triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
+def _masks(seeds, out, count, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Program (j, s): 16 N units of the mask of seed s, one byte each."""
+    seed = tl.program_id(1).to(tl.int64)
+    unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
+    passed = kept(seeds, seed, low, high, step, threshold, N)
+    tl.store(out + seed * count + unit, passed.to(tl.uint8), mask=unit < count)
+
+
+@triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
+def _relu_drop(hidden, seeds, count, each, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Program (j, s): 16 N units of all heads of seed s; ``each`` heads share it, and lie as many seeds apart."""
+    seed = tl.program_id(1).to(tl.int64)
+    unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
+    inside = unit < count
+    passed = kept(seeds, seed, low, high, step, threshold, N)
+    apart = tl.num_programs(1).to(tl.int64) * count
+    at = hidden + seed * count + unit
+    for _ in range(each):
+        value = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        cut = (value <= 0.0) | (passed == 0)  # what is no number stays to be seen
+        tl.store(at, tl.where(cut, 0.0, value).to(hidden.dtype.element_ty), mask=inside)
+        at += apart
+
+
+def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
+    """``dropout.masks_``. Shape: (S, H, B) bool, contiguous, returned."""
+    dispatch.expect("masks", out_SHB, torch.bool, (len(seeds), None, None))
+    count = out_SHB.shape[1:].numel()
+    grid = dispatch.grid("masks", len(seeds), count, 16 * BLOCKS)
+    if grid is not None:
+        key = device_keys(keys(seeds), out_SHB.device)
+        dispatch.launch(
+            _masks, grid, key, out_SHB.view(torch.uint8), count, *name_words(NAME), _signed(step), threshold, N=BLOCKS
+        )
+    return out_SHB
+
+
+def relu_drop_(hidden_KHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
+    """``dropout.relu_drop_``. Shape: (K, H, B) float32, bfloat16 or float16, contiguous, returned."""
+    if hidden_KHB.dtype not in FLOATS:
+        raise ConfigError("hidden.dtype", hidden_KHB.dtype, ", ".join(map(str, FLOATS)))
+    dispatch.expect("hidden", hidden_KHB, hidden_KHB.dtype, (None, None, None))
+    count, each = hidden_KHB.shape[1:].numel(), len(hidden_KHB) // len(seeds)
+    grid = dispatch.grid("hidden", len(seeds), count, 16 * BLOCKS)
+    if grid is not None:
+        key = device_keys(keys(seeds), hidden_KHB.device)
+        dispatch.launch(
+            _relu_drop, grid, hidden_KHB, key, count, each, *name_words(NAME), _signed(step), threshold, N=BLOCKS
+        )
+    return hidden_KHB
+
+
+def _signed(word: int) -> int:
+    """A 32-bit word with the same bits in a signed number, so that Triton compiles for one type."""
+    return int(np.array([word], np.uint32).view(np.int32)[0])

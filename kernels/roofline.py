@@ -1,0 +1,99 @@
+"""The least a kernel must do for given shapes: bytes of device memory moved, each once, and operations.
+
+For a roofline beside a measured time. Bytes count what is read from and written to device memory when every input is
+read once and every output written once; tables and parameters that all images share are left out. Operations are
+additions, multiplications, comparisons and shifts of 32-bit numbers in the kernel as it is written; a fused
+multiply-add is two, a transcendental function one, an address none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PHILOX = 10 * 10 + 8  # of one block, 128 bits: ten rounds of 4 products, 4 xors, 2 sums; then halves
+_LERP = 3 * 2 + 2  # three interpolations of a value from its four neighbours, and rounding
+_PLACE = 2 * 9 + 4  # mirroring of both coordinates, and their shares
+
+
+class Least(NamedTuple):
+    """Bytes moved and operations done; add two for kernels that run one after the other."""
+
+    bytes: int
+    operations: int
+
+    def seconds(self, bytes_per_second: float, operations_per_second: float) -> float:
+        """The shortest time on a device of these rates: whichever of the two it waits for."""
+        return max(self.bytes / bytes_per_second, self.operations / operations_per_second)
+
+
+def bits16(batch: int, count: int, itemsize: int = 4) -> Least:
+    """16-bit random numbers written as numbers of that many bytes."""
+    return Least(batch * count * itemsize, batch * -(-count // 8) * PHILOX)
+
+
+def noise(batch: int, height: int, width: int, channels: int, each: int) -> Least:
+    """Keyed noise; ``each`` is 6 for Gaussian, 4 for impulse, 3 per halving of the table for shot noise."""
+    values = batch * height * width * channels
+    return Least(2 * values, -(-values // 8) * PHILOX + values * each)
+
+
+def remap(batch: int, height: int, width: int, channels: int) -> Least:
+    """Sampling by a float32 field that is read from memory."""
+    pixels = batch * height * width
+    return Least(pixels * (2 * channels + 8), pixels * (_PLACE + 2 + channels * _LERP))
+
+
+def swirl(batch: int, height: int, width: int, channels: int) -> Least:
+    """Sampling at places that are computed: distance, exponential, sine, cosine and a rotation."""
+    pixels = batch * height * width
+    return Least(pixels * 2 * channels, pixels * (_PLACE + 22 + channels * _LERP))
+
+
+def grid(batch: int, height: int, width: int, channels: int) -> Least:
+    """Sampling at places that are interpolated between the nodes of a small grid."""
+    pixels = batch * height * width
+    return Least(pixels * 2 * channels, pixels * (_PLACE + 26 + channels * _LERP))
+
+
+def elastic(batch: int, height: int, width: int, channels: int, taps: int) -> Least:
+    """Random bits (uint16) to memory, a blur along rows (float32) to memory, a blur along columns and the sampling."""
+    pixels = batch * height * width
+    made = bits16(batch, 2 * height * width, 2)
+    blurred = Least(pixels * 2 * (2 + 4), pixels * 2 * taps * 2)
+    moved = Least(pixels * (2 * 4 + 2 * channels), pixels * (2 * taps * 2 + _PLACE + 4 + channels * _LERP))
+    return Least(made.bytes + blurred.bytes + moved.bytes, made.operations + blurred.operations + moved.operations)
+
+
+def zoom_blur(batch: int, height: int, width: int, channels: int, stages: int) -> Least:
+    """One pass for each stage; the sums between stages are float32 in memory."""
+    values = batch * height * width * channels
+    return Least(values * (2 + 8 * (stages - 1)), stages * (values * (_LERP + 1) + values // channels * 16))
+
+
+def dots(batch: int, height: int, width: int, channels: int) -> Least:
+    """A lattice of its own for every value: two coordinates, a distance, a radius and three cuts."""
+    values = batch * height * width * channels
+    return Least(2 * values, values * 30)
+
+
+def lines(batch: int, height: int, width: int, channels: int) -> Least:
+    """One distance and three cuts for every value."""
+    values = batch * height * width * channels
+    return Least(2 * values, values * 22)
+
+
+def mean(batch: int, height: int, width: int, channels: int) -> Least:
+    """Sum of every image."""
+    return Least(batch * height * width * channels, batch * height * width * channels)
+
+
+def colours(batch: int, height: int, width: int, variants: int, bands: bool) -> Least:
+    """``variants`` linear colour maps of three channels, and banded negatives or not, from one read."""
+    pixels = batch * height * width
+    return Least(pixels * 3 * (1 + variants + bands), pixels * 3 * (variants * 9 + bands * 2))
+
+
+def relu_drop(heads: int, seeds: int, hidden: int, batch: int, itemsize: int) -> Least:
+    """Rectify and drop a hidden layer in place; heads of one seed share the random bytes, 16 of a block."""
+    values = hidden * batch
+    return Least(2 * heads * values * itemsize, seeds * -(-values // 16) * PHILOX + heads * values * 3)

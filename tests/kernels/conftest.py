@@ -1,0 +1,68 @@
+"""Triton kernels for tests: interpreted on CPU tensors, on a GPU where there is one, or to be compiled without one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+import torch
+
+import substyle.kernels
+
+Load = Callable[[str], ModuleType]
+HELPERS = ("philox_triton", "remap_triton")  # their functions are inlined into the kernels of other files
+
+
+def _load(name: str) -> ModuleType:
+    """A file of kernels, decorated as the environment says now and not as it said at its first import."""
+    for helper in HELPERS:
+        importlib.reload(importlib.import_module(f"substyle.kernels.{helper}"))
+    return importlib.reload(importlib.import_module(f"substyle.kernels.{name}"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where kernels run: ``load(name)`` gives their file, ``device`` is that of its tensors."""
+
+    load: Load
+    device: torch.device
+
+    @property
+    def large(self) -> int:
+        """Side of a canvas of several programs: the interpreter is slow."""
+        return 224 if self.device.type == "cuda" else 21
+
+
+def _forget() -> None:
+    """Whoever needs the kernels next imports them as the environment says then."""
+    for name in [name for name in sys.modules if name.startswith("substyle.kernels.") and name.endswith("_triton")]:
+        del sys.modules[name]
+        delattr(substyle.kernels, name.rpartition(".")[2])
+
+
+@pytest.fixture(params=["interpreter", "cuda"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """The interpreter, and the GPU if there is one."""
+    pytest.importorskip("triton")
+    if request.param == "interpreter":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        yield Place(_load, torch.device("cpu"))
+        _forget()
+    elif torch.cuda.is_available():
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        yield Place(_load, torch.device("cuda"))
+    else:
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """Files of kernels that can be compiled, into a cache of their own."""
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+    return _load

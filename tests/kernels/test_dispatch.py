@@ -1,0 +1,174 @@
+"""Which path a call takes, asserted on both sides of every fork, and what guards the Triton side."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+
+import substyle.kernels
+from substyle.kernels import dispatch, displacement, dropout, noise, philox, pointwise, remap, screen, warp, zoom
+from substyle.kernels.errors import ConfigError
+
+ONE, PAIR, TRIPLE = np.ones(2, np.float32), np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
+KEYS = philox.image_keys(0, ["a", "b"])
+SHIFT, NODES = torch.zeros(2, 2, 9, 9), torch.zeros(2, 2, 6, 6)
+MAPS = torch.zeros(1, 2, 3, 4)
+
+# public module, Triton's module, function in both, the function of the other path off the CPU, call
+FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]]] = [
+    (remap, "remap_triton", "remap", (remap, "remap_reference"), lambda x: remap.remap(x, SHIFT)),
+    (zoom, "zoom_triton", "zoom_blur", (zoom, "zoom_blur_reference"), lambda x: zoom.zoom_blur(x, ONE)),
+    (screen, "screen_triton", "dots", (screen, "dots_reference"), lambda x: screen.dots(x, TRIPLE, TRIPLE)),
+    (screen, "screen_triton", "lines", (screen, "lines_reference"), lambda x: screen.lines(x, ONE, ONE)),
+    *(
+        (
+            noise,
+            "noise_triton",
+            name,
+            (noise, f"{name}_reference"),
+            lambda x, f=name: getattr(noise, f)(x, ONE, KEYS, "n"),
+        )
+        for name in ("gaussian_noise", "impulse_noise", "shot_noise")
+    ),
+    (warp, "warp_triton", "elastic", (displacement, "elastic"), lambda x: warp.elastic(x, KEYS, "e", ONE, 1.0)),
+    (warp, "warp_triton", "grid", (displacement, "grid"), lambda x: warp.grid(x, NODES)),
+    (warp, "warp_triton", "swirl", (displacement, "swirl"), lambda x: warp.swirl(x, PAIR, ONE, ONE)),
+    (pointwise, "pointwise_triton", "colours", (pointwise, "colours_reference"), lambda x: pointwise.colours(x, MAPS)),
+]
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, name: str) -> Mock:
+    """A file of Triton kernels that is none, so that no Triton is needed."""
+    stand_in = Mock()
+    monkeypatch.setitem(sys.modules, f"substyle.kernels.{name}", stand_in)
+    monkeypatch.setattr(substyle.kernels, name, stand_in, raising=False)
+    return stand_in
+
+
+@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: f"{fork[1]}.{fork[2]}")
+def test_both_sides_of_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+    fork: tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]],
+) -> None:
+    module, file, name, (other, reference), call = fork
+    stand_in, plain = fake(monkeypatch, file), Mock()
+    elsewhere = torch.empty(2, 10, 10, 3, dtype=torch.uint8, device="meta")
+    monkeypatch.setattr(module, "on_triton", lambda tensor: True)
+    assert call(elsewhere.transpose(1, 2)) is getattr(stand_in, name).return_value
+    given = getattr(stand_in, name).call_args.args[0]
+    assert given.is_contiguous()
+    monkeypatch.setattr(module, "on_triton", lambda tensor: False)
+    monkeypatch.setattr(other, reference, plain)
+    monkeypatch.setattr(warp, "remap", lambda canvas, field: field)
+    getattr(stand_in, name).reset_mock()
+    assert call(elsewhere) is plain.return_value
+    assert not getattr(stand_in, name).called
+
+
+@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: f"{fork[1]}.{fork[2]}")
+def test_a_cpu_never_asks_for_triton(
+    monkeypatch: pytest.MonkeyPatch,
+    fork: tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]],
+) -> None:
+    stand_in = fake(monkeypatch, fork[1])
+    fork[4](torch.zeros(2, 9, 9, 3, dtype=torch.uint8))
+    assert not getattr(stand_in, fork[2]).called
+
+
+def test_forks_of_dropout_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    for used in (True, False):
+        kernels, sums = fake(monkeypatch, "dropout_triton"), fake(monkeypatch, "pointwise_triton")
+        sums.total.return_value = torch.zeros(2, dtype=torch.int64)
+        for module in (dropout, pointwise):
+            monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
+        dropout.masks_(torch.empty(1, 2, 3, dtype=torch.bool), [0], 0, 1)
+        dropout.relu_drop_(torch.empty(2, 2, 3), [0], 0, 1)
+        pointwise.mean(torch.zeros(2, 3, 3, 3, dtype=torch.uint8))
+        assert [f.called for f in (kernels.masks_, kernels.relu_drop_, sums.total)] == [used] * 3
+
+
+def test_a_blur_wider_than_the_picture_goes_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = fake(monkeypatch, "warp_triton")
+    monkeypatch.setattr(warp, "on_triton", lambda tensor: True)
+    for side, used in ((7, False), (8, True)):  # its radius is 7
+        warp.elastic(torch.zeros(2, side, side, 3, dtype=torch.uint8), KEYS, "e", ONE, 2.24)
+        assert stand_in.elastic.called == used
+
+
+def test_pictures_of_other_than_a_multiple_of_four_pixels_go_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = fake(monkeypatch, "pointwise_triton")
+    monkeypatch.setattr(pointwise, "on_triton", lambda tensor: True)
+    for width, used in ((9, False), (10, False), (8, True)):
+        pointwise.colours(torch.zeros(2, 9, width, 3, dtype=torch.uint8), MAPS)
+        assert stand_in.colours.called == used
+
+
+@pytest.mark.parametrize(("cuda", "there"), [(True, True), (True, False), (False, True), (False, False)])
+def test_triton_wants_a_gpu_and_to_be_installed(monkeypatch: pytest.MonkeyPatch, cuda: bool, there: bool) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if there else None)
+    dispatch.installed.cache_clear()
+    try:
+        assert dispatch.on_triton(SimpleNamespace(is_cuda=cuda)) == (cuda and there)  # type: ignore[arg-type]
+    finally:
+        dispatch.installed.cache_clear()
+
+
+def test_grid() -> None:
+    assert dispatch.grid("x", 3, 1000, 256) == (4, 3)
+    assert dispatch.grid("x", 3, 1024, 256) == (4, 3)
+    assert dispatch.grid("x", 0, 10, 256) is dispatch.grid("x", 3, 0, 256) is None
+    assert dispatch.grid("x", 65535, 2**31 - 257, 256) == (8388607, 65535)
+    with pytest.raises(ConfigError, match="x batch"):
+        dispatch.grid("x", 65536, 10, 256)
+    with pytest.raises(ConfigError, match="x image"):
+        dispatch.grid("x", 1, 2**31 - 256, 256)
+
+
+def test_expect() -> None:
+    x = torch.zeros(2, 3, dtype=torch.uint8)
+    dispatch.expect("x", x, torch.uint8, (2, None), x.device)
+    bad: list[tuple[str, tuple[Any, ...]]] = [
+        ("dtype", (x, torch.int32, (2, 3))),
+        ("shape", (x, torch.uint8, (2,))),
+        ("shape", (x, torch.uint8, (None, 4))),
+        ("device", (x, torch.uint8, (2, 3), torch.device("meta"))),
+        ("stride", (x.T, torch.uint8, (3, 2))),
+    ]
+    for field, arguments in bad:
+        with pytest.raises(ConfigError, match=rf"x\.{field}"):
+            dispatch.expect("x", *arguments)
+
+
+def test_upload_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(6, dtype=np.int64).reshape(2, 3).T
+    assert torch.equal(dispatch.upload(values, torch.device("cpu")), torch.tensor([[0, 3], [1, 4], [2, 5]]))
+    tensor, device = Mock(), torch.device("cuda", 1)
+    monkeypatch.setattr(torch, "from_numpy", lambda array: tensor)
+    assert dispatch.upload(values, device) is tensor.pin_memory.return_value.to.return_value
+    tensor.pin_memory.return_value.to.assert_called_once_with(device, non_blocking=True)
+
+
+def test_launch_is_on_the_device_of_the_tensor_and_fuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.Tensor] = []
+
+    def device_of(tensor: torch.Tensor) -> AbstractContextManager[None]:
+        asked.append(tensor)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    kernel, x = Mock(__getitem__=Mock()), torch.zeros(1)
+    dispatch.launch(kernel, (4, 2), x, 7, BLOCK=8)
+    kernel.__getitem__.assert_called_once_with((4, 2))
+    kernel.__getitem__.return_value.assert_called_once_with(x, 7, enable_fp_fusion=True, BLOCK=8)
+    assert len(asked) == 1
+    assert asked[0] is x

@@ -1,0 +1,38 @@
+"""Keyed dropout in Triton: bit for bit the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.kernels.conftest import Place
+
+from substyle.kernels import dropout
+
+SEEDS = [7, -1, 2**63 + 5]
+
+
+@pytest.mark.parametrize("shape", [(5, 37), (1, 1), (33, 32), (0, 4)])
+@pytest.mark.parametrize(("step", "threshold"), [(0, 51), (2**32 - 1, 128)])
+def test_masks(place: Place, shape: tuple[int, int], step: int, threshold: int) -> None:
+    got = torch.empty(3, *shape, dtype=torch.bool, device=place.device)
+    expected = torch.empty(3, *shape, dtype=torch.bool)
+    made = place.load("dropout_triton").masks_(got, SEEDS, step, threshold)
+    assert made is got
+    assert torch.equal(got.cpu(), dropout.masks_(expected, SEEDS, step, threshold))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("heads", [3, 6])
+def test_relu_drop(place: Place, dtype: torch.dtype, heads: int) -> None:
+    expected = torch.randn(heads, 11, 97, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected[:, 0, :8] = float("nan")  # some of them are dropped
+    expected[:, 1, :8] = float("inf")
+    got = expected.clone().to(place.device)
+    assert place.load("dropout_triton").relu_drop_(got, SEEDS, 3, 128) is got
+    dropout.relu_drop_(expected, SEEDS, 3, 128)
+    assert torch.equal(got.cpu().nan_to_num(9), expected.nan_to_num(9))
+
+
+def test_no_units(place: Place) -> None:
+    none = torch.empty(3, 0, 5, device=place.device)
+    assert place.load("dropout_triton").relu_drop_(none, SEEDS, 0, 1).shape == (3, 0, 5)

@@ -1,0 +1,55 @@
+"""Least work against counts by hand, and that it grows with every length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from substyle.kernels import roofline
+
+
+def test_bytes_of_one_canvas() -> None:
+    """224 x 224 x 3: 150,528 bytes of pixels, 50,176 pixels."""
+    one, pixels = 150528, 50176
+    assert roofline.noise(1, 224, 224, 3, 6).bytes == 2 * one
+    assert roofline.remap(1, 224, 224, 3).bytes == 2 * one + 8 * pixels
+    assert roofline.swirl(1, 224, 224, 3).bytes == roofline.grid(1, 224, 224, 3).bytes == 2 * one
+    assert roofline.zoom_blur(1, 224, 224, 3, 4).bytes == 2 * one + 3 * 8 * one
+    assert roofline.dots(1, 224, 224, 3).bytes == roofline.lines(1, 224, 224, 3).bytes == 2 * one
+    assert roofline.colours(1, 224, 224, 6, True).bytes == 8 * one
+    assert roofline.elastic(1, 224, 224, 3, 15).bytes == 2 * one + 2 * pixels * (2 + 2 + 4 + 4)
+    assert roofline.relu_drop(6, 3, 2048, 1024, 2).bytes == 2 * 6 * 2048 * 1024 * 2
+
+
+def test_the_slower_of_the_two_counts() -> None:
+    least = roofline.Least(1000, 500)
+    assert least.seconds(100.0, 1000.0) == 10.0
+    assert least.seconds(1e6, 50.0) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("function", "lengths"),
+    [
+        (roofline.bits16, (2, 8)),
+        (roofline.noise, (2, 4, 4, 2, 3)),
+        (roofline.remap, (2, 4, 4, 2)),
+        (roofline.swirl, (2, 4, 4, 2)),
+        (roofline.grid, (2, 4, 4, 2)),
+        (roofline.elastic, (2, 4, 4, 2, 3)),
+        (roofline.zoom_blur, (2, 4, 4, 2, 2)),
+        (roofline.dots, (2, 4, 4, 2)),
+        (roofline.lines, (2, 4, 4, 2)),
+        (roofline.mean, (2, 4, 4, 2)),
+        (roofline.colours, (2, 4, 4, 2, False)),
+        (roofline.relu_drop, (4, 2, 8, 8, 2)),
+    ],
+)
+def test_more_is_more(function: Callable[..., roofline.Least], lengths: tuple[int, ...]) -> None:
+    least = function(*lengths)
+    assert min(least) > 0
+    for i, length in enumerate(lengths):
+        more = function(*lengths[:i], length + (1 if isinstance(length, bool) else 8), *lengths[i + 1 :])
+        assert sum(more) > sum(least)
+        assert more.bytes >= least.bytes
+        assert more.operations >= least.operations

@@ -1,0 +1,33 @@
+"""Warps on a CPU: the field of displacement and the sampling of remap, and what they leave as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from substyle.kernels import displacement, philox, warp
+from substyle.kernels.remap import remap
+
+X = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8))
+KEYS = philox.image_keys(0, ["a", "b"])
+ONE = np.ones(2, np.float32)
+
+
+def test_a_warp_is_a_field_and_a_sampling() -> None:
+    amplitude, radius, strength = np.float32([16, 3]), np.float32([15, 12]), np.float32([3, 5])
+    centre, nodes = (
+        np.float32([[3, 10], [12.5, 4]]),
+        torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0)),
+    )
+    made = warp.elastic(X, KEYS, "e", amplitude, 0.8)
+    assert torch.equal(made, remap(X, displacement.elastic(KEYS, "e", 20, amplitude, 0.8)))
+    assert not torch.equal(made, X)
+    assert torch.equal(warp.grid(X, nodes), remap(X, displacement.grid(nodes, 20)))
+    made = warp.swirl(X, centre, radius, strength)
+    assert torch.equal(made, remap(X, displacement.swirl(20, centre, radius, strength)))
+
+
+def test_nothing_moves_by_nothing() -> None:
+    assert torch.equal(warp.elastic(X, KEYS, "e", 0 * ONE, 0.8), X)
+    assert torch.equal(warp.grid(X, torch.zeros(2, 2, 6, 6)), X)
+    assert torch.equal(warp.swirl(X, np.full((2, 2), 9, np.float32), ONE, 0 * ONE), X)
