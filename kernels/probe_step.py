@@ -9,7 +9,6 @@ Shapes: B batch, D embedding width, K heads, H hidden width (H = C for a linear 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -17,6 +16,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from substyle.kernels import probe_native
+from substyle.kernels.dispatch import on_triton
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Scratch, Term
 
 __all__ = ["BETA1", "BETA2", "EPS", "Heads", "Scratch", "Term", "adamw_", "cross_entropy", "forward", "judge", "step"]
@@ -149,11 +149,6 @@ def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Numbers, decay
             eps=EPS,
             maximize=False,
         )
-
-
-def on_triton(tensor: torch.Tensor) -> bool:
-    """Whether the Triton kernels are used: the tensor is on a CUDA device and Triton is installed."""
-    return tensor.is_cuda and importlib.util.find_spec("triton") is not None
 
 
 def _first_layer(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:

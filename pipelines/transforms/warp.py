@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import displacement
-from substyle.kernels.remap import remap
+from substyle.kernels import warp
 from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
 
 Keys = NDArray[np.uint64]
@@ -25,10 +24,7 @@ CELLS = 5  # of the distorted grid, along each axis
 )
 def elastic(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Every pixel moves by a smooth random displacement; the amplitude is that before smoothing."""
-    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    return remap(
-        canvas_BSSC, displacement.elastic(keys_B, "elastic", side, args["amplitude"], SMOOTHING * side, device)
-    )
+    return warp.elastic(canvas_BSSC, keys_B, "elastic", args["amplitude"], SMOOTHING * canvas_BSSC.shape[1])
 
 
 def _nodes(args: Arrays, side: int) -> Arrays:
@@ -46,9 +42,7 @@ def _nodes(args: Arrays, side: int) -> Arrays:
 )
 def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """The nodes of a grid of 5 by 5 cells move along both axes, and the picture with them, linearly between nodes."""
-    return remap(
-        canvas_BSSC, displacement.grid(torch.from_numpy(args["nodes"]).to(canvas_BSSC.device), canvas_BSSC.shape[1])
-    )
+    return warp.grid(canvas_BSSC, torch.from_numpy(args["nodes"]).to(canvas_BSSC.device))
 
 
 @kernel(
@@ -65,5 +59,4 @@ def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> to
 def swirl(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """The picture is twisted about a point, less with distance."""
     centre_B2 = np.stack([args["centre_x"], args["centre_y"]], axis=1)
-    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    return remap(canvas_BSSC, displacement.swirl(side, centre_B2, args["radius"], args["strength"], device))
+    return warp.swirl(canvas_BSSC, centre_B2, args["radius"], args["strength"])
