@@ -192,7 +192,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="take only N photographs")
     embed.add_argument("--batch", type=int, default=32)
     embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
-    embed.add_argument("--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16 or fp32")
+    embed.add_argument("--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32 or int8")
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
     embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")

@@ -37,7 +37,8 @@ class EmbedSummary:
         shards: of the store; new_shards: finished by this call.
         quarantined: images that could not be decoded, with reasons (those met in this call).
         seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embeddings and writing go on
-            beside the others: ``backbones`` is the time spent on waiting for them.
+            beside the others: ``backbones`` is the time spent on waiting for them. ``ready`` is when the loop began,
+            counted from the start of the process.
     """
 
     images: int = 0

@@ -63,6 +63,8 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             "weights": spec["weights_hash"],
             "runtime": runtime["name"],
             "precision": runtime["precision"],
+            "float32_layers": runtime.get("float32_layers", 0),
+            "unquantised_layers": runtime.get("unquantised_layers", 0),
         }
 
     old, new = identity(there), identity(now)

@@ -151,6 +151,8 @@ def test_moving_a_store_works(tmp_path: Path) -> None:
         (facts(weights="other"), "weights w there, other now"),
         (facts(dim=4), "dim 3 there, 4 now"),
         (facts(precision="bf16"), "precision fp32 there, bf16 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 there, 3 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 there, 2 now"),
     ],
 )
 def test_another_backbone_under_the_same_name_is_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
