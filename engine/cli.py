@@ -177,7 +177,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     run = _command(commands, "run", "pipeline", "a whole study: embed, probe, analyze, report")
     _study(run)
 
-    embed = _command(commands, "embed", "pipeline", "fill a store with embeddings", plugins=True)
+    embed = _command(commands, "embed", "filling", "fill a store with embeddings", plugins=True)
     embed.add_argument(
         "images", type=Path, nargs="?", metavar="IMAGES", help="photographs; left out: the store's own source"
     )

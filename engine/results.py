@@ -20,7 +20,7 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.load import definitions, load_table, store_facts
 from substyle.engine.table import SPLITS, EmbeddingTable
-from substyle.pipelines.suites import SUITES
+from substyle.pipelines.suites import suite_name
 
 SCHEMA = 1
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr", "zarrs")
@@ -74,14 +74,6 @@ def assemble(
         },
         "comparisons": compare_outcomes(outcomes),
     }
-
-
-def suite_name(transformations: tuple[str, ...]) -> str:
-    """The suite that has exactly these transformations, else their names separated by commas."""
-    for name, members in SUITES.items():
-        if set(members) == set(transformations):
-            return name
-    return ",".join(transformations)
 
 
 def _backbone(

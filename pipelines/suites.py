@@ -45,3 +45,11 @@ def suite(name: str) -> tuple[str, ...]:
         if part in names[:i]:
             raise ConfigError("suite", part, "each transformation once")
     return tuple(names)
+
+
+def suite_name(transformations: tuple[str, ...]) -> str:
+    """The suite that has exactly these transformations, else their names separated by commas."""
+    for name, members in SUITES.items():
+        if set(members) == set(transformations):
+            return name
+    return ",".join(transformations)

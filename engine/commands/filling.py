@@ -1,0 +1,85 @@
+"""`embed`: apart from the other stages, whose imports a run that starts would wait for."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.commands.photographs import source_config
+from substyle.engine.embed import embed as embed_all
+from substyle.engine.plan import EmbedPlan
+from substyle.engine.precision import as_precision
+from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.load import definitions
+from substyle.engine.store.lock import Part
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.plugins import load_plugin
+from substyle.pipelines.sources import SourceConfig, open_source
+from substyle.pipelines.suites import suite, suite_name
+
+
+def embed(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle embed IMAGES --store STORE --backbone NAME`; what is left out is taken from a store that exists."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    path: Path = options.store
+    there = EmbeddingStore.open(path) if (path / "zarr.json").is_file() else None
+    config = EmbedConfig(
+        batch=options.batch,
+        threads=options.threads,
+        precision=options.precision,
+        dtype=options.dtype or (there.settings.dtype if there else "float16"),
+        shard_rows=options.shard_rows,
+    )
+    images = options.images or (Path(there.settings.source) if there else None)
+    if images is None:
+        raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
+    own = there is not None and os.path.abspath(images) == os.path.abspath(there.settings.source)
+    source = source_config(options, SourceConfig.from_options(there.source_options()) if there and own else None)
+    settings = Settings(
+        seed=_first(options.seed, there.settings.seed if there else 0),
+        canvas=_first(options.canvas, there.settings.canvas if there else 224),
+        transformations=suite(options.suite or _suite_of(there)),
+        orientation=options.orientation or (there.settings.orientation if there else "ignore"),
+        style_precision=as_precision(
+            options.style_precision or (there.settings.style_precision if there else "bf16"), "--style-precision"
+        ),
+    )
+    plan = EmbedPlan(
+        open_source(images, source), path, Workshop(settings, config), options.limit, part=Part.parse(options.part)
+    )
+    summary = embed_all(plan, _choices(options.backbone, options.checkpoint), quiet=options.quiet)
+    for key, reason in summary.quarantined.items():
+        print(f"quarantined {key}: {reason}")
+    rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
+    print(
+        f"{path}: {summary.images} photographs × {len(settings.transformations)} variants, {summary.shards} shards, "
+        f"{summary.new_shards} of them new" + (f", {rate:.0f} variants/s" if rate else "")
+    )
+    return {**dataclasses.asdict(summary), "store": str(path)}
+
+
+def _suite_of(store: EmbeddingStore | None) -> str:
+    entries = store.backbones() if store else []
+    if store is None or not entries:
+        return "substance31"
+    return suite_name(tuple(str(d["name"]) for d in definitions(store, entries[0])))
+
+
+def _choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
+    paths: dict[str, Path] = {}
+    for text in checkpoints:
+        name, equals, path = text.partition("=")
+        if not equals or name not in names:
+            raise ConfigError("--checkpoint", text, f"NAME=PATH with NAME one of {', '.join(names)}")
+        paths[name] = Path(path)
+    return [BackboneChoice(name, paths.get(name)) for name in names]
+
+
+def _first(value: int | None, other: int) -> int:
+    return other if value is None else value
