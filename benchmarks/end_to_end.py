@@ -41,7 +41,7 @@ def run(quick: bool) -> list[Row]:
         if not quick:
             rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 32, 1))
             rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 128, 2))
-        rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 16, layouts=(False, True)))
+        rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 32, layouts=(False, True)))
         if not quick:
             rows.append(_against_script(folder, networks.ungated(VIT_B16, "bf16"), VIT_B16, 8, layouts=(False,)))
     return rows

@@ -26,7 +26,7 @@ SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, CEILING = "ours", "ceiling"
-BENCHMARKS = ("decode", "transforms", "store", "startup")
+BENCHMARKS = ("decode", "transforms", "embed", "end_to_end", "store", "probes", "neighbours", "startup")
 PACKAGES = (
     *("torch", "torchvision", "timm", "nvidia-dali-cuda130", "openvino", "onnxruntime", "nncf", "zarr", "zarrs"),
     *("faiss-cpu", "scikit-learn", "numpy", "pillow"),

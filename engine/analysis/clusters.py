@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.analysis import device
 from substyle.engine.analysis.sampling import F32, I64, Rows
 
 _ITERATIONS = 25
@@ -28,6 +29,7 @@ def kmeans(x_RD: F32, k: int, seed: int) -> I64:
         seed=seed % 2**31,
         min_points_per_centroid=1,
         verbose=False,
+        gpu=device.resources() is not None,
     )
     trainer.train(x_RD)
     _, index_R1 = trainer.index.search(x_RD, 1)

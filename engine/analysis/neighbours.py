@@ -8,23 +8,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.analysis import device
 from substyle.engine.analysis.sampling import F32, I64, Rows, bootstrap_mean
 
 RECALL_AT = (1, 5, 10)
 _BLOCK = 4096  # queries voted on at once
+_MOST_ON_GPU = 2048  # neighbours; FAISS's own limit there
 
 
 def search(query_QD: F32, bank_BD: F32, k: int) -> I64:
     """Indices of the k most similar bank rows of each query, best first (exact, inner product, float32).
 
-    Shape: (Q, D), (B, D) to (Q, min(k, B)).
+    On a GPU if FAISS has one; beyond its 2,048 neighbours on the CPU. Shape: (Q, D), (B, D) to (Q, min(k, B)).
     """
     import faiss
 
     k = min(k, len(bank_BD))
     if k == 0 or len(query_QD) == 0:
         return np.empty((len(query_QD), k), dtype=np.int64)
-    _, index_Qk = faiss.knn(query_QD, bank_BD, k, metric=faiss.METRIC_INNER_PRODUCT)
+    gpu = device.resources()
+    if gpu is None or k > _MOST_ON_GPU:
+        _, index_Qk = faiss.knn(query_QD, bank_BD, k, metric=faiss.METRIC_INNER_PRODUCT)
+    else:
+        _, index_Qk = faiss.knn_gpu(
+            gpu,
+            query_QD,
+            bank_BD,
+            k,
+            metric=faiss.METRIC_INNER_PRODUCT,
+            vectorsMemoryLimit=device.MEMORY_LIMIT,
+            queriesMemoryLimit=device.MEMORY_LIMIT,
+        )
     return np.asarray(index_Qk, dtype=np.int64)
 
 

@@ -1,0 +1,128 @@
+"""What every part is given: device, sizes, time, and the ceilings of the card, measured when first asked for."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from benchmarks.gpu_check.clock import Clock
+from substyle.engine.estimate.devices import DEVICES, Device
+
+# float32 operations a second outside of the tensor cores, a fused multiply-add being two. Source: NVIDIA's data sheets
+FLOAT32 = {"h100": 66.9e12, "h200": 66.9e12, "a100": 19.5e12, "l4": 30.3e12}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is done: the defaults are those of a GPU, `TINY` those of a test."""
+
+    repeats: int = 20
+    copied: int = 1 << 30  # bytes
+    gemm: int = 8192
+    canvas: int = 224
+    images: int = 256
+    checked: int = 8  # of the images, against the CPU
+    rows: int = 1024
+    width: int = 1280
+    classes: int = 31
+    linear_heads: int = 52
+    mlp_heads: int = 16
+    hidden: int = 2048
+    networks: tuple[tuple[str, str], ...] = (
+        ("ViT-B/16", "vit_base_patch16_224"),
+        ("ResNet-50", "resnet50"),
+        ("ViT-L/14", "vit_large_patch14_clip_224"),
+    )
+    compared: int = 64  # images whose embeddings are held against float32
+    bank: int = 500_000
+    queries: int = 4096
+    found: int = 50  # neighbours
+    dim: int = 768
+
+
+TINY = Sizes(
+    repeats=2, copied=1 << 16, gemm=32, canvas=32, images=3, checked=2, rows=24, width=16, classes=4, linear_heads=3,
+    mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),), compared=6, bank=300, queries=20, found=5, dim=16,
+)  # fmt: skip
+
+
+class OutOfTime(Exception):
+    """The part's share of the time is spent."""
+
+
+class Bench:
+    """The device of a run and its clock.
+
+    Args:
+        device: what is checked.
+        sizes: how much is done.
+    """
+
+    def __init__(self, device: torch.device, sizes: Sizes) -> None:
+        self.device, self.sizes = device, sizes
+        self.clock = Clock(device, sizes.repeats)
+        self.deadline = float("inf")  # of the part that runs, by time.monotonic
+
+    def left(self) -> float:
+        """Seconds that the part may still take."""
+        return self.deadline - time.monotonic()
+
+    def require(self, seconds: float) -> None:
+        """Raise OutOfTime where less is left."""
+        if self.left() < seconds:
+            raise OutOfTime(f"{max(self.left(), 0.0):.0f} s of this part's time were left, {seconds:.0f} s are needed")
+
+    @cached_property
+    def name(self) -> str:
+        """The card's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    @cached_property
+    def card(self) -> str | None:
+        """Its short name among those whose data sheets are known."""
+        return card_of(self.name)
+
+    @property
+    def sheet(self) -> Device | None:
+        """Its data sheet, None for a card that is not known."""
+        return DEVICES[self.card] if self.card else None
+
+    @cached_property
+    def copying(self) -> dict[str, float]:
+        """Seconds of a copy of ``sizes.copied`` bytes on the device."""
+        source = torch.zeros(self.sizes.copied, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        return self.clock.seconds(lambda: target.copy_(source))
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second that a copy moves: what it reads and what it writes."""
+        return 2 * self.sizes.copied / self.copying["median"]
+
+    @cached_property
+    def multiplying(self) -> dict[str, float]:
+        """Seconds of a bf16 product of two square matrices of side ``sizes.gemm``."""
+        side = self.sizes.gemm
+        a, b = (torch.randn(side, side, device=self.device).to(torch.bfloat16) for _ in range(2))
+        out = torch.empty_like(a)
+        return self.clock.seconds(lambda: torch.mm(a, b, out=out), flush=False)
+
+    @property
+    def gemm_flops(self) -> float:
+        """Operations a second of that product."""
+        return 2.0 * self.sizes.gemm**3 / self.multiplying["median"]
+
+
+def card_of(name: str) -> str | None:
+    """The short name of a card by the name that its driver gives it; None where the data sheet is another's.
+
+    PCIe and NVL cards have lower peaks than the SXM modules that the data sheets of `DEVICES` are of.
+    """
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if words & {"pcie", "nvl", "40gb", "mig"}:
+        return None
+    return next((short for short in DEVICES if short in words), None)

@@ -1,0 +1,271 @@
+"""The image kernels, each with inputs, its reference on the CPU, the tolerance of its tests and its least work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from substyle.kernels import displacement, dropout, noise, philox, pointwise, remap, roofline, screen, warp, zoom
+from substyle.kernels.dispatch import on_triton
+from substyle.kernels.roofline import Least
+
+Work = Callable[[], torch.Tensor]
+ELASTIC_SIGMA = 2.24  # pixels at 224; the kernel's taps follow from it
+STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 0.27), (60.0, 25.0, 12.0, 5.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far bytes may lie from the reference.
+
+    Attributes:
+        levels: difference that at most a share ``beyond`` of the values may exceed.
+        beyond: that share.
+        differing: largest share of values that differ at all; one value more is always allowed unless it is 0.
+    """
+
+    levels: int = 0
+    beyond: float = 0.0
+    differing: float = 0.0
+
+
+EXACT = Tolerance()
+SAMPLED, WARPED, PRINTED = Tolerance(1, 0.0, 0.002), Tolerance(1, 0.0, 0.005), Tolerance(1, 0.001, 0.01)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel on one batch.
+
+    Attributes:
+        name: of the kernel.
+        work: runs it on the device.
+        expected: what the CPU's reference gives for the images of ``picked``.
+        picked: which images of the result are compared, along axis ``axis``.
+        least: the work that must be done for the batch.
+        images: of the batch.
+    """
+
+    name: str
+    work: Work
+    expected: Work
+    picked: list[int]
+    tolerance: Tolerance
+    least: Least
+    images: int
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Made:
+    """Pictures and what images draw, on the CPU, and where kernels run."""
+
+    canvas: torch.Tensor
+    keys: philox.U64
+    picked: list[int]
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        batch, height, width, channels = self.canvas.shape
+        return batch, height, width, channels
+
+    def cycled(self, values: tuple[float, ...]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        """The values in turn, one for each image."""
+        return np.resize(np.float32(values), len(self.canvas))
+
+    def drawn(self, low: float, high: float, *shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """Uniform numbers (B, *shape)."""
+        return np.random.default_rng(1).uniform(low, high, (len(self.canvas), *shape)).astype(np.float32)
+
+
+def made(batch: int, height: int, width: int, checked: int, device: torch.device) -> Made:
+    """Random pictures, of which the first ones and the last are compared."""
+    canvas = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    picked = sorted({*range(min(checked, batch) - 1), batch - 1})
+    return Made(torch.from_numpy(canvas), philox.image_keys(0, [f"{i}" for i in range(batch)]), picked, device)
+
+
+def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """Makers of the cases by name; the inputs of each are on the device as long as it is."""
+    square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
+    for make in (gaussian, impulse, shot, bits, mean, colours, remapped, zoomed, dots, lines, masks, relu_drop, *square):
+        yield make.__name__, partial(make, m)
+
+
+def _noise(m: Made, name: str, strengths: tuple[float, ...], each: int) -> Case:
+    strength, there, p = m.cycled(strengths), m.canvas.to(m.device), m.picked
+    kernel, reference = getattr(noise, name), getattr(noise, f"{name}_reference")
+    return Case(
+        name, lambda: kernel(there, strength, m.keys, name),
+        lambda: reference(m.canvas[p], strength[p], m.keys[p], name),
+        p, EXACT, roofline.noise(*m.shape, each), len(there),
+    )  # fmt: skip
+
+
+def gaussian(m: Made) -> Case:
+    """Gaussian noise."""
+    return _noise(m, "gaussian_noise", STDS, 6)
+
+
+def impulse(m: Made) -> Case:
+    """Impulse noise."""
+    return _noise(m, "impulse_noise", AMOUNTS, 4)
+
+
+def shot(m: Made) -> Case:
+    """Shot noise; a count of photons is found by as many halvings as the highest rate's counts need."""
+    steps = (len(np.unique(noise.shot_table(max(RATES)))) - 1).bit_length()
+    return _noise(m, "shot_noise", RATES, 3 * steps)
+
+
+def bits(m: Made) -> Case:
+    """The 16-bit random numbers that noise and displacements are made of."""
+    count, p = m.canvas[0].numel(), m.picked
+
+    def work() -> torch.Tensor:
+        if on_triton(torch.empty(0, device=m.device)):
+            from substyle.kernels import philox_triton
+
+            return philox_triton.bits16(m.keys, "bits", count, m.device)
+        return philox.bits16_torch(m.keys, "bits", count, m.device)
+
+    expected = lambda: philox.bits16_torch(m.keys[p], "bits", count, torch.device("cpu"))  # noqa: E731
+    return Case("bits16", work, expected, p, EXACT, roofline.bits16(len(m.keys), count), len(m.keys))
+
+
+def mean(m: Made) -> Case:
+    """Mean level of each picture."""
+    there, p = m.canvas.to(m.device), m.picked
+    least = roofline.mean(*m.shape)
+    return Case("mean", lambda: pointwise.mean(there), lambda: pointwise.mean(m.canvas[p]), p, EXACT, least, len(there))
+
+
+def colours(m: Made) -> Case:
+    """Six colour maps and a banded negative from one read."""
+    batch, height, width, _ = m.shape
+    maps = torch.randn(6, batch, 3, 4, generator=torch.Generator().manual_seed(1))
+    maps[..., 3] *= 100
+    rng = np.random.default_rng(1)
+    rows, columns = (
+        torch.from_numpy(rng.integers(0, 2, (batch, n)).astype(np.uint8) * np.uint8(255)) for n in (height, width)
+    )
+    there = [t.to(m.device) for t in (m.canvas, maps, rows, columns)]
+    p = m.picked
+    return Case(
+        "colours", lambda: pointwise.colours(there[0], there[1], (there[2], there[3])),
+        lambda: pointwise.colours_reference(m.canvas[p], maps[:, p], (rows[p], columns[p])),
+        p, SAMPLED, roofline.colours(batch, height, width, 6, True), batch, axis=1,
+    )  # fmt: skip
+
+
+def remapped(m: Made) -> Case:
+    """Sampling by a field in memory."""
+    batch, height, width, _ = m.shape
+    shift, p = torch.from_numpy(m.drawn(-12.0, 12.0, 2, height, width)), m.picked
+    there, field = m.canvas.to(m.device), shift.to(m.device)
+    return Case(
+        "remap", lambda: remap.remap(there, field), lambda: remap.remap_reference(m.canvas[p], shift[p]),
+        p, SAMPLED, roofline.remap(*m.shape), batch,
+    )  # fmt: skip
+
+
+def zoomed(m: Made) -> Case:
+    """Zoom blur, of square pictures."""
+    there, ratio, p = _square(m).to(m.device), m.cycled((1.11, 1.16, 1.21, 1.26, 1.31)), m.picked
+    least = roofline.zoom_blur(*(int(n) for n in there.shape), stages=zoom.STAGES)  # type: ignore[misc]
+    return Case(
+        "zoom_blur", lambda: zoom.zoom_blur(there, ratio),
+        lambda: zoom.zoom_blur_reference(_square(m)[p], ratio[p]), p, SAMPLED, least, len(there),
+    )  # fmt: skip
+
+
+def _square(m: Made) -> torch.Tensor:
+    side = min(m.canvas.shape[1:3])
+    return m.canvas[:, :side, :side].contiguous()
+
+
+def dots(m: Made) -> Case:
+    """Halftone dots."""
+    there, p, cell, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0, 3), m.drawn(0.0, 3.0, 3)
+    return Case(
+        "dots", lambda: screen.dots(there, cell, angle),
+        lambda: screen.dots_reference(m.canvas[p], cell[p], angle[p]), p, PRINTED, roofline.dots(*m.shape), len(there),
+    )  # fmt: skip
+
+
+def lines(m: Made) -> Case:
+    """Halftone lines."""
+    there, p, pitch, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0), m.drawn(0.0, 3.0)
+    return Case(
+        "lines", lambda: screen.lines(there, pitch, angle),
+        lambda: screen.lines_reference(m.canvas[p], pitch[p], angle[p]),
+        p, PRINTED, roofline.lines(*m.shape), len(there),
+    )  # fmt: skip
+
+
+def swirl(m: Made) -> Case:
+    """Swirl."""
+    side = m.canvas.shape[1]
+    there, p, centre = m.canvas.to(m.device), m.picked, m.drawn(0.3 * side, 0.7 * side, 2)
+    radius, strength = m.drawn(0.5 * side, 0.9 * side), m.drawn(2.0, 6.0)
+    return Case(
+        "swirl", lambda: warp.swirl(there, centre, radius, strength),
+        lambda: warp.swirl(m.canvas[p], centre[p], radius[p], strength[p]),
+        p, WARPED, roofline.swirl(*m.shape), len(there),
+    )  # fmt: skip
+
+
+def grid(m: Made) -> Case:
+    """A grid whose nodes moved."""
+    nodes, p = torch.from_numpy(m.drawn(-8.0, 8.0, 2, 6, 6)), m.picked
+    there, moved = m.canvas.to(m.device), nodes.to(m.device)
+    return Case(
+        "grid", lambda: warp.grid(there, moved), lambda: warp.grid(m.canvas[p], nodes[p]),
+        p, WARPED, roofline.grid(*m.shape), len(there),
+    )  # fmt: skip
+
+
+def elastic(m: Made) -> Case:
+    """Elastic displacement: three kernels."""
+    there, p, amplitude = m.canvas.to(m.device), m.picked, m.drawn(3.0, 16.0)
+    taps = displacement.blur_weights(ELASTIC_SIGMA).size
+    return Case(
+        "elastic", lambda: warp.elastic(there, m.keys, "elastic", amplitude, ELASTIC_SIGMA),
+        lambda: warp.elastic(m.canvas[p], m.keys[p], "elastic", amplitude[p], ELASTIC_SIGMA),
+        p, WARPED, roofline.elastic(*m.shape, taps=taps), len(there),
+    )  # fmt: skip
+
+
+SEEDS = (7, -1, 2**63 + 5)
+THRESHOLD = 51  # of 256: a unit in five is dropped
+
+
+def masks(m: Made) -> Case:
+    """Dropout masks of a step; "images" are seeds."""
+    _, height, width, _ = m.shape
+    there = torch.empty(len(SEEDS), 8 * height, width, dtype=torch.bool, device=m.device)
+    units = there[0].numel()
+    least = Least(there.numel(), len(SEEDS) * -(-units // 16) * roofline.PHILOX)
+    expected = lambda: dropout.masks_(torch.empty(there.shape, dtype=torch.bool), SEEDS, 3, THRESHOLD)  # noqa: E731
+    return Case(
+        "dropout masks", lambda: dropout.masks_(there, SEEDS, 3, THRESHOLD), expected,
+        list(range(len(SEEDS))), EXACT, least, len(SEEDS),
+    )  # fmt: skip
+
+
+def relu_drop(m: Made) -> Case:
+    """Rectify and drop a hidden layer of bf16, in place; "images" are heads."""
+    _, height, width, _ = m.shape
+    heads = 2 * len(SEEDS)
+    hidden = torch.randn(heads, 8 * height, width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    there = hidden.to(m.device)
+    least = roofline.relu_drop(heads, len(SEEDS), 8 * height, width, 2)
+    return Case(
+        "relu_drop", lambda: dropout.relu_drop_(there, SEEDS, 3, THRESHOLD),
+        lambda: dropout.relu_drop_(hidden.clone(), SEEDS, 3, THRESHOLD), list(range(heads)), EXACT, least, heads,
+    )  # fmt: skip

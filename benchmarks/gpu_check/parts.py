@@ -1,0 +1,106 @@
+"""The parts in turn: their time, what is missing, what crashes, and the file that keeps what there is so far."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_check.bench import Bench, OutOfTime
+from benchmarks.gpu_check.rows import FAILED, Job, Row, check, document, save, skipped
+
+# in order of value for the time they take, with the share of the time that each may have
+PARTS = {"ceilings": 0.04, "kernels": 0.22, "probes": 0.18, "neighbours": 0.06, "runtimes": 0.46, "pipelines": 0.04}
+PACKAGES = ("torch", "triton", "timm", "onnxruntime", "numpy", "nvidia-dali-cuda130", "tensorrt", "faiss-gpu")
+
+
+def run(
+    bench: Bench, names: Sequence[str], *, seconds: float, out: Path, say: Callable[[str], object] = print
+) -> list[Row]:
+    """Run parts and keep their rows in ``out`` after each.
+
+    Args:
+        bench: the device.
+        names: parts, of `PARTS`.
+        seconds: for all of them; a part that has no time left skips what it has not done.
+        out: the JSON file.
+        say: gets a line for each row as it is made.
+    """
+    rows: list[Row] = []
+    spent: dict[str, float] = {}
+    end = time.monotonic() + seconds
+    about = environment(bench)
+    for i, name in enumerate(names):
+        began = time.monotonic()
+        share = PARTS[name] / sum(PARTS[later] for later in names[i:])  # what earlier parts left over goes to the later
+        bench.deadline = began + max(end - began, 0.0) * share
+        for row in _rows(name, bench):
+            rows.append(row)
+            say(f"{row.part}: {row.name}: {row.status}{' · ' + row.text if row.text else ''}")
+        spent[name] = time.monotonic() - began
+        data = document(about, rows, spent)
+        check(data)
+        save(data, out)
+    return rows
+
+
+def _rows(name: str, bench: Bench) -> Iterator[Row]:
+    def jobs() -> Iterable[Job]:
+        module = importlib.import_module(f"benchmarks.gpu_check.{name}")
+        return module.run(bench)  # type: ignore[no-any-return]
+
+    ended = object()
+    found: list[Iterator[Job]] = []
+    yield from guarded(name, name, lambda: found.append(iter(jobs())) or ())
+    while found:
+        following: list[Any] = []
+        yield from guarded(name, name, lambda: following.append(next(found[0], ended)) or ())
+        if not following or following[0] is ended:
+            return
+        title, work = following[0]
+        yield from guarded(name, title, work)
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()  # the next piece may want nearly all of the memory
+
+
+def guarded(part: str, title: str, work: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """The rows of some work, and one more where it ends otherwise: skipped or failed."""
+    try:
+        yield from work()
+    except OutOfTime as late:
+        yield skipped(part, title, f"out of time: {late}")
+    except ImportError as missing:
+        yield skipped(part, title, f"not installed: {missing}")
+    except Exception as error:  # noqa: BLE001 - whatever one piece dies of, the evidence of the others must be kept
+        words = str(error).strip().splitlines() or ["no reason given"]
+        yield Row(part, title, FAILED, f"crashed: {type(error).__name__}: {words[0]}")
+
+
+def nothing(names: Sequence[str], reason: str) -> list[Row]:
+    """All parts skipped."""
+    return [skipped(name, name, reason) for name in names]
+
+
+def environment(bench: Bench) -> dict[str, Any]:
+    """Card and versions."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    facts: dict[str, Any] = {
+        "device": bench.name, "card": bench.card, "cuda": torch.version.cuda, "python": platform.python_version(),
+        "packages": packages, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+    if bench.device.type == "cuda":
+        card = torch.cuda.get_device_properties(bench.device)
+        facts |= {"memory": card.total_memory, "multiprocessors": card.multi_processor_count}
+        facts["capability"] = f"{card.major}.{card.minor}"
+    return facts

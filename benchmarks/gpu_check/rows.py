@@ -1,0 +1,133 @@
+"""Rows of evidence, the document they are kept in, and their table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+PASSED, FAILED, SKIPPED, MEASURED = "passed", "failed", "skipped", "measured"
+STATUSES = (PASSED, FAILED, SKIPPED, MEASURED)
+
+
+@dataclass
+class Row:
+    """One claim held against the device.
+
+    Attributes:
+        part: the part it belongs to.
+        name: what was checked or measured.
+        status: passed or failed for correctness and for whatever crashed, measured for rates, skipped.
+        text: the reason of a skipped or failed row, a remark otherwise.
+        unit: what a rate counts; "" where none was measured.
+        per_s: units a second at the median.
+        seconds: median, 20th and 80th percentile of one repeat, and how many there were.
+        ceiling_per_s: the most units a second there could be; ceiling: where that number is from.
+        peers: units a second of others' ways to the same.
+        facts: further numbers and words.
+    """
+
+    part: str
+    name: str
+    status: str
+    text: str = ""
+    unit: str = ""
+    per_s: float | None = None
+    seconds: dict[str, float] | None = None
+    ceiling_per_s: float | None = None
+    ceiling: str = ""
+    peers: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_ceiling(self) -> float | None:
+        """The share of the ceiling that was reached."""
+        return self.per_s / self.ceiling_per_s if self.per_s and self.ceiling_per_s else None
+
+    @property
+    def times_faster(self) -> dict[str, float]:
+        """How many times as fast as each peer it is."""
+        return {name: self.per_s / rate for name, rate in self.peers.items()} if self.per_s else {}
+
+
+Job = tuple[str, Callable[[], Iterable[Row]]]  # a piece of a part by name; if it crashes, the others are made still
+
+
+def skipped(part: str, name: str, reason: str) -> Row:
+    """A row that says why there is nothing to say."""
+    return Row(part, name, SKIPPED, reason)
+
+
+def correctness(part: str, name: str, good: bool, text: str = "", **facts: Any) -> Row:  # noqa: ANN401
+    """A row that passed or failed."""
+    return Row(part, name, PASSED if good else FAILED, text, facts=facts)
+
+
+def document(environment: Mapping[str, Any], rows: Sequence[Row], parts: Mapping[str, float]) -> dict[str, Any]:
+    """What is kept: the device, seconds of each part that has ended, all rows."""
+    made = [{**asdict(row), "of_ceiling": row.of_ceiling, "times_faster": row.times_faster} for row in rows]
+    counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
+    return {
+        "schema": SCHEMA,
+        "benchmark": "gpu_check",
+        "environment": dict(environment),
+        "parts": dict(parts),
+        "counts": counts,
+        "rows": _finite(made),
+    }
+
+
+def check(data: Mapping[str, Any]) -> None:
+    """Hold a document to its schema. Raises ValueError that names the field."""
+    for key, kind in {"environment": dict, "parts": dict, "counts": dict, "rows": list}.items():
+        if not isinstance(data.get(key), kind):
+            raise ValueError(f"{key}: {data.get(key)!r} is not a {kind.__name__}")
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"schema: {data.get('schema')!r}, not {SCHEMA}")
+    for i, row in enumerate(data["rows"]):
+        if row.get("status") not in STATUSES:
+            raise ValueError(f"rows[{i}].status: {row.get('status')!r}")
+        if row["status"] in (SKIPPED, FAILED) and not row["text"]:
+            raise ValueError(f"rows[{i}].text: a row that is {row['status']} needs a reason")
+        if row["status"] == MEASURED and not (row["unit"] and row["per_s"] and row["seconds"]):
+            raise ValueError(f"rows[{i}].per_s: {row['per_s']!r} {row['unit']!r}")
+
+
+def save(data: Mapping[str, Any], path: Path) -> None:
+    """Write the document whole or not at all: a run may be cut at any moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    beside.replace(path)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows in Markdown."""
+    lines = ["| part | what | | rate | of the ceiling | against | |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        rate = f"{row.per_s:,.4g} {row.unit}/s" if row.per_s else ""
+        share = f"{row.of_ceiling:.2f} of {row.ceiling}" if row.of_ceiling else ""
+        against = ", ".join(f"{times:.2f} × {name}" for name, times in row.times_faster.items())
+        told = [row.text, *(f"{name} {_short(value)}" for name, value in row.facts.items())]
+        cells = (row.part, row.name, row.status, rate, share, against, "; ".join(filter(None, told)))
+        lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """The same with numbers that JSON has not got as words: they are what a wrong kernel gives."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
