@@ -93,7 +93,21 @@ def made(batch: int, height: int, width: int, checked: int, device: torch.device
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    for make in (gaussian, impulse, shot, bits, mean, colours, remapped, zoomed, dots, lines, masks, relu_drop, *square):
+    for make in (
+        gaussian,
+        impulse,
+        shot,
+        bits,
+        mean,
+        colours,
+        remapped,
+        zoomed,
+        dots,
+        lines,
+        masks,
+        relu_drop,
+        *square,
+    ):
         yield make.__name__, partial(make, m)
 
 

@@ -6,6 +6,7 @@ import importlib
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.gpu_check.bench import Bench, OutOfTime
 from benchmarks.gpu_check.rows import FAILED, Job, Row, check, document, save, skipped
 
 # in order of value for the time they take, with the share of the time that each may have
-PARTS = {"ceilings": 0.04, "kernels": 0.22, "probes": 0.18, "neighbours": 0.06, "runtimes": 0.46, "pipelines": 0.04}
+PARTS = {"ceilings": 0.04, "kernels": 0.22, "probes": 0.18, "neighbours": 0.06, "runtimes": 0.46, "decode": 0.04}
 PACKAGES = ("torch", "triton", "timm", "onnxruntime", "numpy", "nvidia-dali-cuda130", "tensorrt", "faiss-gpu")
 
 
@@ -51,22 +52,22 @@ def run(
 
 
 def _rows(name: str, bench: Bench) -> Iterator[Row]:
-    def jobs() -> Iterable[Job]:
-        module = importlib.import_module(f"benchmarks.gpu_check.{name}")
-        return module.run(bench)  # type: ignore[no-any-return]
-
-    ended = object()
-    found: list[Iterator[Job]] = []
-    yield from guarded(name, name, lambda: found.append(iter(jobs())) or ())
-    while found:
-        following: list[Any] = []
-        yield from guarded(name, name, lambda: following.append(next(found[0], ended)) or ())
-        if not following or following[0] is ended:
-            return
-        title, work = following[0]
+    for title, work in _jobs(name, bench):
         yield from guarded(name, title, work)
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()  # the next piece may want nearly all of the memory
+
+
+def _jobs(name: str, bench: Bench) -> Iterator[Job]:
+    """The pieces of a part; if it dies while it is imported or between two of them, a last piece dies of the same."""
+    try:
+        yield from importlib.import_module(f"benchmarks.gpu_check.{name}").run(bench)
+    except Exception as error:  # noqa: BLE001 - the next piece tells it, see `guarded`
+        yield name, partial(_die, error)
+
+
+def _die(error: Exception) -> Iterable[Row]:
+    raise error
 
 
 def guarded(part: str, title: str, work: Callable[[], Iterable[Row]]) -> Iterator[Row]:

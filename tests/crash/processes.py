@@ -74,8 +74,9 @@ class Run:
         self.pid, self.poll, self._pipes = pid, poll, pipes
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its whole process group."""
-        os.killpg(self.pid, number)
+        """Send a signal to its whole process group, which may have ended just before."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def wait(self, seconds: float = PATIENCE_S) -> Ended:
         """Wait for its end. Fails when it hangs."""
@@ -90,9 +91,8 @@ class Run:
         return Ended(code, texts[0], texts[1], tuple(changes))
 
     def kill(self) -> Ended:
-        """SIGKILL to its process group, which may have ended just before; nothing of the group is left."""
-        with suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL)
+        """SIGKILL to its process group; nothing of the group is left."""
+        self.signal(signal.SIGKILL)
         ended = self.wait()
         try:
             os.killpg(self.pid, 0)
