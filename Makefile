@@ -6,7 +6,7 @@ OUT ?= runs/demo
 STUDY ?= studies/demo.toml
 PHOTOGRAPHS := runs/photographs
 
-.PHONY: setup demo photographs test test-slow lint format bench clean
+.PHONY: setup demo photographs test test-slow lint format bench gpu-check clean
 
 setup: $(VENV)/.installed
 
@@ -37,6 +37,11 @@ lint: setup
 
 bench: setup
 	$(BIN)/substyle bench
+
+# make gpu-check               on a machine with a GPU: holds every claim about GPUs against it; installs nothing
+# make gpu-check ONLY=kernels  one part of it
+gpu-check:
+	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))
 
 format: setup
 	$(BIN)/ruff format .

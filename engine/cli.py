@@ -60,7 +60,10 @@ class _Terminated(KeyboardInterrupt):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 failed, 2 bad usage, 3 quarantined (--strict), 130 Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
     with suppress(AttributeError, OSError, ValueError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -6,11 +6,14 @@ import re
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 
 from benchmarks.gpu_check.clock import Clock
 from substyle.engine.estimate.devices import DEVICES, Device
+
+Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 
 # float32 operations a second outside of the tensor cores, a fused multiply-add being two. Source: NVIDIA's data sheets
 FLOAT32 = {"h100": 66.9e12, "h200": 66.9e12, "a100": 19.5e12, "l4": 30.3e12}
@@ -37,6 +40,7 @@ class Sizes:
         ("ResNet-50", "resnet50"),
         ("ViT-L/14", "vit_large_patch14_clip_224"),
     )
+    modes: tuple[Mode, Mode] = ("default", "max-autotune-no-cudagraphs")  # of torch.compile, for all and for the first
     compared: int = 64  # images whose embeddings are held against float32
     bank: int = 500_000
     queries: int = 4096
@@ -46,7 +50,8 @@ class Sizes:
 
 TINY = Sizes(
     repeats=2, copied=1 << 16, gemm=32, canvas=32, images=3, checked=2, rows=24, width=16, classes=4, linear_heads=3,
-    mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),), compared=6, bank=300, queries=20, found=5, dim=16,
+    mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),), modes=("off", "off"), compared=6,
+    bank=300, queries=20, found=5, dim=16,
 )  # fmt: skip
 
 

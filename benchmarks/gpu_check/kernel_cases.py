@@ -3,111 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
+from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, WARPED, Case, Made
 from substyle.kernels import displacement, dropout, noise, philox, pointwise, remap, roofline, screen, warp, zoom
 from substyle.kernels.dispatch import on_triton
 from substyle.kernels.roofline import Least
 
-Work = Callable[[], torch.Tensor]
 ELASTIC_SIGMA = 2.24  # pixels at 224; the kernel's taps follow from it
 STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 0.27), (60.0, 25.0, 12.0, 5.0, 3.0)
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far bytes may lie from the reference.
-
-    Attributes:
-        levels: difference that at most a share ``beyond`` of the values may exceed.
-        beyond: that share.
-        differing: largest share of values that differ at all; one value more is always allowed unless it is 0.
-    """
-
-    levels: int = 0
-    beyond: float = 0.0
-    differing: float = 0.0
-
-
-EXACT = Tolerance()
-SAMPLED, WARPED, PRINTED = Tolerance(1, 0.0, 0.002), Tolerance(1, 0.0, 0.005), Tolerance(1, 0.001, 0.01)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One kernel on one batch.
-
-    Attributes:
-        name: of the kernel.
-        work: runs it on the device.
-        expected: what the CPU's reference gives for the images of ``picked``.
-        picked: which images of the result are compared, along axis ``axis``.
-        least: the work that must be done for the batch.
-        images: of the batch.
-    """
-
-    name: str
-    work: Work
-    expected: Work
-    picked: list[int]
-    tolerance: Tolerance
-    least: Least
-    images: int
-    axis: int = 0
-
-
-@dataclass(frozen=True)
-class Made:
-    """Pictures and what images draw, on the CPU, and where kernels run."""
-
-    canvas: torch.Tensor
-    keys: philox.U64
-    picked: list[int]
-    device: torch.device
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        batch, height, width, channels = self.canvas.shape
-        return batch, height, width, channels
-
-    def cycled(self, values: tuple[float, ...]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        """The values in turn, one for each image."""
-        return np.resize(np.float32(values), len(self.canvas))
-
-    def drawn(self, low: float, high: float, *shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        """Uniform numbers (B, *shape)."""
-        return np.random.default_rng(1).uniform(low, high, (len(self.canvas), *shape)).astype(np.float32)
-
-
-def made(batch: int, height: int, width: int, checked: int, device: torch.device) -> Made:
-    """Random pictures, of which the first ones and the last are compared."""
-    canvas = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
-    picked = sorted({*range(min(checked, batch) - 1), batch - 1})
-    return Made(torch.from_numpy(canvas), philox.image_keys(0, [f"{i}" for i in range(batch)]), picked, device)
 
 
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    for make in (
-        gaussian,
-        impulse,
-        shot,
-        bits,
-        mean,
-        colours,
-        remapped,
-        zoomed,
-        dots,
-        lines,
-        masks,
-        relu_drop,
-        *square,
-    ):
+    any_shape = (gaussian, impulse, shot, bits, mean, colours, remapped, zoomed, dots, lines, masks, relu_drop)
+    for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
 
@@ -260,7 +174,7 @@ THRESHOLD = 51  # of 256: a unit in five is dropped
 
 
 def masks(m: Made) -> Case:
-    """Dropout masks of a step; "images" are seeds."""
+    """Dropout masks of a step, one for each seed."""
     _, height, width, _ = m.shape
     there = torch.empty(len(SEEDS), 8 * height, width, dtype=torch.bool, device=m.device)
     units = there[0].numel()
@@ -268,12 +182,12 @@ def masks(m: Made) -> Case:
     expected = lambda: dropout.masks_(torch.empty(there.shape, dtype=torch.bool), SEEDS, 3, THRESHOLD)  # noqa: E731
     return Case(
         "dropout masks", lambda: dropout.masks_(there, SEEDS, 3, THRESHOLD), expected,
-        list(range(len(SEEDS))), EXACT, least, len(SEEDS),
+        list(range(len(SEEDS))), EXACT, least, len(SEEDS), unit="masks",
     )  # fmt: skip
 
 
 def relu_drop(m: Made) -> Case:
-    """Rectify and drop a hidden layer of bf16, in place; "images" are heads."""
+    """Rectify and drop a hidden layer of bf16, in place."""
     _, height, width, _ = m.shape
     heads = 2 * len(SEEDS)
     hidden = torch.randn(heads, 8 * height, width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
@@ -282,4 +196,5 @@ def relu_drop(m: Made) -> Case:
     return Case(
         "relu_drop", lambda: dropout.relu_drop_(there, SEEDS, 3, THRESHOLD),
         lambda: dropout.relu_drop_(hidden.clone(), SEEDS, 3, THRESHOLD), list(range(heads)), EXACT, least, heads,
+        unit="heads",
     )  # fmt: skip

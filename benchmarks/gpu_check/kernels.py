@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
-from benchmarks.gpu_check import kernel_cases
+from benchmarks.gpu_check import cases, kernel_cases
 from benchmarks.gpu_check.bench import FLOAT32, Bench
-from benchmarks.gpu_check.kernel_cases import Case, Tolerance
+from benchmarks.gpu_check.cases import Case, Tolerance
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.kernels import dispatch
 from substyle.kernels.roofline import Least
@@ -23,10 +24,10 @@ def run(bench: Bench) -> Iterator[Job]:
         reason = "triton is not installed; what follows is the kernels' torch path on the GPU"
         yield "Triton kernels", lambda: [skipped(PART, "Triton kernels", reason)]
     sizes = bench.sizes
-    odd = kernel_cases.made(*ODD, checked=ODD[0], device=bench.device)
+    odd = cases.made(*ODD, checked=ODD[0], device=bench.device)
     for name, make in kernel_cases.all_cases(odd):
         yield name, lambda make=make: [_correct(bench, make(), "images of 34 × 46")]  # type: ignore[misc]
-    large = kernel_cases.made(sizes.images, sizes.canvas, sizes.canvas, sizes.checked, bench.device)
+    large = cases.made(sizes.images, sizes.canvas, sizes.canvas, sizes.checked, bench.device)
     for name, make in kernel_cases.all_cases(large):
         yield name, lambda make=make: _both(bench, make)  # type: ignore[misc]
 
@@ -44,13 +45,14 @@ def _correct(bench: Bench, case: Case, where: str) -> Row:
     there = got.cpu().index_select(case.axis, torch.tensor(case.picked))
     expected = case.expected()
     name = f"{case.name}, {where}"
-    facts = {"compared": expected.numel(), "triton launches": launches}
+    facts: dict[str, Any] = {"compared": expected.numel(), "triton launches": launches}
     if there.shape != expected.shape or there.dtype != expected.dtype:
         text = f"{tuple(there.shape)} {there.dtype}; expected {tuple(expected.shape)} {expected.dtype}"
         return correctness(PART, name, False, text, **facts)
     if not launches and dispatch.on_triton(got):
         return correctness(PART, name, False, "no Triton kernel was launched", **facts)
-    return correctness(PART, name, *verdict(there, expected, case.tolerance), **facts)
+    good, text = verdict(there, expected, case.tolerance)
+    return correctness(PART, name, good, text, **facts)
 
 
 def verdict(got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> tuple[bool, str]:
@@ -74,7 +76,7 @@ def _rate(bench: Bench, case: Case) -> Row:
     least, basis = ceiling(bench, case.least)
     each = seconds["median"] / case.images
     return Row(
-        PART, f"{case.name}, batch {case.images}, side {bench.sizes.canvas}", MEASURED, unit="images",
+        PART, f"{case.name}, batch {case.images}, side {bench.sizes.canvas}", MEASURED, unit=case.unit,
         per_s=1.0 / each, seconds=seconds, ceiling_per_s=case.images / least, ceiling=basis,
         facts={"us each": each * 1e6, "GB/s": case.least.bytes / seconds["median"] / 1e9},
     )  # fmt: skip

@@ -47,13 +47,13 @@ def _rows(bench: Bench) -> Iterator[Row]:
 
 def search(bank_ND: torch.Tensor, query_QD: torch.Tensor, found: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Largest products of each query and where in the bank they are. Shapes: (Q, k), (Q, k)."""
-    parts = [(piece @ bank_ND.T).topk(found) for piece in query_QD.split(PIECE)]
+    parts = [(piece @ bank_ND.T).topk(found) for piece in torch.split(query_QD, PIECE)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
 
 
 def products(bank_ND: torch.Tensor, query_QD: torch.Tensor) -> None:
     """The products of a search, forgotten at once."""
-    for piece in query_QD.split(PIECE):
+    for piece in torch.split(query_QD, PIECE):
         piece @ bank_ND.T
 
 

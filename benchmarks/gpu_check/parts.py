@@ -24,7 +24,7 @@ PACKAGES = ("torch", "triton", "timm", "onnxruntime", "numpy", "nvidia-dali-cuda
 def run(
     bench: Bench, names: Sequence[str], *, seconds: float, out: Path, say: Callable[[str], object] = print
 ) -> list[Row]:
-    """Run parts and keep their rows in ``out`` after each.
+    """Run parts and keep their rows in ``out`` as they come: whoever ends the run may do so at any moment.
 
     Args:
         bench: the device.
@@ -44,6 +44,7 @@ def run(
         for row in _rows(name, bench):
             rows.append(row)
             say(f"{row.part}: {row.name}: {row.status}{' · ' + row.text if row.text else ''}")
+            save(document(about, rows, spent), out)
         spent[name] = time.monotonic() - began
         data = document(about, rows, spent)
         check(data)
@@ -54,8 +55,8 @@ def run(
 def _rows(name: str, bench: Bench) -> Iterator[Row]:
     for title, work in _jobs(name, bench):
         yield from guarded(name, title, work)
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()  # the next piece may want nearly all of the memory
+        if bench.device.type == "cuda":  # the next piece may want nearly all of the memory
+            yield from guarded(name, f"{title}, memory", _give_back)
 
 
 def _jobs(name: str, bench: Bench) -> Iterator[Job]:
@@ -64,6 +65,11 @@ def _jobs(name: str, bench: Bench) -> Iterator[Job]:
         yield from importlib.import_module(f"benchmarks.gpu_check.{name}").run(bench)
     except Exception as error:  # noqa: BLE001 - the next piece tells it, see `guarded`
         yield name, partial(_die, error)
+
+
+def _give_back() -> Iterable[Row]:
+    torch.cuda.empty_cache()  # an error that the device still holds from the piece before comes up here
+    return ()
 
 
 def _die(error: Exception) -> Iterable[Row]:

@@ -55,6 +55,8 @@ def test_stopped_at_random_moments(
         if ended.out:  # it was done already; the signal then met an interpreter that was ending
             assert ended.code in (0, code, -kind)
             window *= 0.8
+        elif ended.code == -kind:  # before the command began: to a shell that is the same exit code
+            assert not store.exists()
         else:
             ended.require(code, "substyle: ", "kept")
             hit += 1

@@ -7,6 +7,7 @@ before compilation. Where compilation fails, the module runs as it is, in a CUDA
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ class TorchCompiled:
             raise ConfigError("batch", batch, "at least 1 image")
         self.batch, self.precision, self.device = batch, precision, device
         self.fallback: str | None = None
-        typed = Typed(module, precision).eval().requires_grad_(False)
+        # a copy of all of it: `Typed` shares the buffers of preprocessing, and whoever moves the module would move them
+        # away from under the captured graph
+        typed = Typed(copy.deepcopy(module), precision).eval().requires_grad_(False)
         # convolutions take the canvas's own layout; tensors of other ranks keep theirs
         typed.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
