@@ -62,15 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 1 failed, 2 bad usage, 3 quarantined (--strict), 130 Ctrl-C."""
     try:
         options = _parser().parse_args(arguments)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
-    with suppress(AttributeError, OSError, ValueError):
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    # no command needs the hub client's progress bars or its warning about missing tokens
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
+        # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
+        with suppress(AttributeError, OSError, ValueError):
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+        # no command needs the hub client's progress bars or its warning about missing tokens
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         module = importlib.import_module(f"substyle.engine.commands.{options.module}")
         with _terminable():
             answer: dict[str, Any] = getattr(module, options.function)(options)
