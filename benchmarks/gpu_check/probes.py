@@ -1,0 +1,180 @@
+"""Part: the probe step on the device against float64, then its rate beside its products and other ways to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from benchmarks.gpu_check import probe_ways
+from benchmarks.gpu_check.bench import Bench
+from benchmarks.gpu_check.kernels import ceiling, launched
+from benchmarks.gpu_check.probe_ways import Problem
+from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
+from substyle.kernels import probe_step
+from substyle.kernels.dispatch import on_triton
+from substyle.kernels.roofline import Least
+
+PART = "probes"
+STEPS = 3  # that are compared
+# largest relative difference of a loss, and of what training changed, from float64, by dtype of the products. Adam
+# takes a full step along a gradient however small, so that rounding turns a share of the steps around; on a CPU the
+# changes are off by up to 3e-4 in float32 and 0.17 in bfloat16
+ALLOWED = {torch.float32: (1e-4, 2e-3), torch.bfloat16: (2e-2, 0.25)}
+CALLS = 5  # steps of one repeat
+SEPARATE = 2  # heads that the one-at-a-time loop is timed on
+HOST_BOUND = (
+    "the learning rates are copied from ordinary memory in every step and the step number is a number of the host, "
+    "so that a captured step would repeat the correction of one step"
+)
+
+
+def run(bench: Bench) -> Iterator[Job]:
+    """Linear heads and MLP heads: correctness, the two elementwise kernels, rates, a captured step."""
+    sizes = bench.sizes
+    make = partial(probe_ways.problem, sizes.rows, sizes.width, sizes.classes)
+    linear, mlp = make(sizes.linear_heads, 0), make(sizes.mlp_heads, sizes.hidden)
+    kinds = {f"{sizes.linear_heads} linear heads": linear, f"{sizes.mlp_heads} MLP heads of {sizes.hidden}": mlp}
+    for name, p in kinds.items():
+        yield f"{name} against float64", partial(_correct, bench, name, p)
+    yield "cross-entropy", partial(_cross_entropy, bench, linear)
+    yield "AdamW", partial(_adamw, bench, linear)
+    for name, p in kinds.items():
+        yield f"{name}, rate", partial(_rate, bench, name, p)
+    for name, p in kinds.items():
+        yield f"{name}, captured", partial(_captured, bench, name, p)
+
+
+def _correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
+    expected_losses, expected = probe_ways.in_float64(p, STEPS)
+    changed = torch.cat([(e - s.double()).flatten() for e, s in zip(expected, p.parameters, strict=True)]).norm()
+    for dtype, (of_loss, of_change) in ALLOWED.items():
+        heads = p.heads(bench.device)
+        one = p.one_step(heads, dtype)
+        losses, launches = launched(lambda one=one: torch.stack([one() for _ in range(STEPS)]))  # type: ignore[misc]
+        off = float(((losses.cpu().double() - expected_losses) / expected_losses).abs().max())
+        far = [(h.cpu().double() - e).flatten() for h, e in zip(heads.parameters, expected, strict=True)]
+        apart = float(torch.cat(far).norm() / changed)
+        good = off <= of_loss and apart <= of_change
+        text = (
+            f"losses off by {off:.1e} (allowed {of_loss:g}), change of weights by {apart:.1e} (allowed {of_change:g})"
+        )
+        if on_triton(heads.w1) and not launches:
+            good, text = False, "no Triton kernel was launched"
+        what = f"{name}, {STEPS} steps against float64, products in {str(dtype).removeprefix('torch.')}"
+        yield correctness(PART, what, good, text, **{"triton launches": launches})
+
+
+def _cross_entropy(bench: Bench, p: Problem) -> Iterator[Row]:
+    heads, classes = p.parameters[1].shape
+    logits = torch.randn(heads, classes, len(p.x_BD), generator=torch.Generator().manual_seed(1)) * 10
+    weight = torch.rand(heads, len(p.x_BD), generator=torch.Generator().manual_seed(2))
+    there = [t.to(bench.device) for t in (logits, p.target_B, weight)]
+    work = partial(probe_step.cross_entropy, *there)
+    expected = in_float64(logits, p.target_B, weight)
+    off = [float((g.cpu().double() - e).abs().max()) for g, e in zip(work(), expected, strict=True)]
+    part = off[1] / float(expected[1].abs().max())
+    text = f"loss off by {off[0]:.1e} (allowed 1e-04), gradient by {part:.1e} of its largest (allowed 1e-05)"
+    name = f"cross-entropy and gradient, {heads} heads × {classes} × {len(p.x_BD)}"
+    yield correctness(PART, name, off[0] <= 1e-4 and part <= 1e-5, text)
+    values = logits.numel()
+    # logits in, gradient out; maximum, exponential and sum, then exponential, share and weight
+    yield _elementwise(bench, name, work, Least(8 * values, 8 * values), len(p.x_BD) * heads, "rows")
+
+
+def in_float64(
+    logits_KCB: torch.Tensor, target_B: torch.Tensor, weight_KB: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted mean cross-entropy (K,) and its gradient (K, C, B)."""
+    share = weight_KB.double() / weight_KB.double().sum(1, keepdim=True)
+    log = logits_KCB.double().log_softmax(1)
+    index = target_B.expand(len(log), 1, -1)
+    loss = -(log.gather(1, index)[:, 0] * share).sum(1)
+    return loss, log.exp().scatter_add(1, index, torch.full_like(share, -1.0)[:, None]) * share[:, None]
+
+
+def _adamw(bench: Bench, p: Problem) -> Iterator[Row]:
+    heads, plain = p.heads(bench.device), p.heads(torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(STEPS):
+        gradients = [torch.randn(q.shape, generator=generator) for q in p.parameters]
+        there = [g.to(bench.device) for g in gradients]
+        probe_step.adamw_(heads, there, p.lr_K, p.decay_K)
+        probe_step.adamw_(plain, gradients, p.lr_K, p.decay_K)
+    off = max(float((h.cpu() - e).abs().max()) for h, e in zip(heads.parameters, plain.parameters, strict=True))
+    count = sum(q.numel() for q in p.parameters)
+    name = f"AdamW, {count:,} parameters of {len(heads)} heads"
+    yield correctness(PART, name, off <= 2e-6, f"weights off by {off:.1e} (allowed 2e-06)")
+    work = partial(probe_step.adamw_, heads, there, p.lr_K, p.decay_K)
+    # weight, gradient and both moments in, all but the gradient out
+    yield _elementwise(bench, name, work, Least(28 * count, 14 * count), count, "parameters")
+
+
+def _elementwise(bench: Bench, name: str, work: object, least: Least, count: int, unit: str) -> Row:
+    seconds = bench.clock.seconds(work, limit=min(5.0, bench.left()))  # type: ignore[arg-type]
+    shortest, basis = ceiling(bench, least)
+    return Row(
+        PART, name, MEASURED, unit=unit, per_s=count / seconds["median"], seconds=seconds,
+        ceiling_per_s=count / shortest, ceiling=basis, facts={"us": seconds["median"] * 1e6},
+    )  # fmt: skip
+
+
+def _rate(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
+    """Head-steps a second, beside the products alone and the ways of others; all products in bf16."""
+    bench.require(5.0)
+    dtype, count, device = torch.bfloat16, len(p.lr_K), bench.device
+    limit = max(bench.left() / 8, 0.5)
+    # the batch and the weights of a step come from the step before: the cache is left as it is
+    # and steps follow each other as in training, the host's part included; the products are timed without it
+    timed = partial(bench.clock.seconds, limit=limit, flush=False, calls=CALLS)
+    seconds = timed(p.one_step(p.heads(device), dtype), ahead=False)
+    alone = timed(probe_ways.products(p, device, dtype))
+    peers = {}
+    for kind in (torch.bfloat16, torch.float32):
+        words = str(kind).removeprefix("torch.")
+        loop = [probe_ways.together(p, [k], device, kind) for k in range(min(SEPARATE, count))]
+        each = [timed(one, limit=limit / len(loop), ahead=False)["median"] for one in loop]
+        peers[f"one head at a time, {words}"] = len(loop) / sum(each)
+        whole = timed(probe_ways.together(p, range(count), device, kind), ahead=False)
+        peers[f"ModuleDict, summed losses, {words}"] = count / whole["median"]
+    rows, width, classes = *p.x_BD.shape, p.parameters[-1].shape[1]
+    yield Row(
+        PART, f"{name} × {classes} classes, batch {rows} × {width}, a step", MEASURED, unit="head-steps",
+        per_s=count / seconds["median"], seconds=seconds,
+        ceiling_per_s=count / alone["median"], ceiling="its products alone", peers=peers,
+        facts={"us a step": seconds["median"] * 1e6, "us of products": alone["median"] * 1e6},
+    )  # fmt: skip
+
+
+def _captured(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
+    """A step in a CUDA graph, where nothing in it waits for the device; what does is named."""
+    title = f"{name}, a step in a CUDA graph"
+    if bench.device.type != "cuda":
+        yield skipped(PART, title, "CUDA graphs are of GPUs")
+        return
+    one = p.one_step(p.heads(bench.device), torch.bfloat16)
+    with torch.cuda.device(bench.device):
+        one()
+        reason = waits(one)
+        if reason:
+            yield skipped(PART, title, f"a step cannot be captured: {reason}; {HOST_BOUND}")
+            return
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            one()
+        seconds = bench.clock.seconds(graph.replay, limit=bench.left() / 4, flush=False, calls=CALLS)
+    yield Row(PART, title, MEASURED, HOST_BOUND, "head-steps", len(p.lr_K) / seconds["median"], seconds)
+
+
+def waits(work: object) -> str:
+    """What in some work makes the host wait for the device, which a capture does not survive; "" for nothing."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()  # type: ignore[operator]
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return ""

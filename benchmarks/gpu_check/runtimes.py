@@ -1,0 +1,143 @@
+"""Part: backbones in bf16 by torch.compile and by TensorRT: embeddings against float32, images a second."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from benchmarks.gpu_check import networks
+from benchmarks.gpu_check.bench import Bench, Mode
+from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
+from substyle.engine.backbones.gate import THRESHOLDS
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.runtimes.typed_export import Typed
+from substyle.engine.estimate.devices import Efficiency
+from substyle.engine.precision import Precision
+
+PART = "runtimes"
+PRECISION: Precision = "bf16"
+TUNED = 150.0  # seconds that trying kernels for a network may take
+BUILT = 120.0  # seconds that building a TensorRT engine may take
+_EAGER = "eager torch, bf16, channels_last"
+
+
+def run(bench: Bench) -> Iterator[Job]:
+    """Each network by torch.compile, then by TensorRT, then the first one with kernels tried out."""
+    rates: dict[str, float] = {}
+    # convolutions by the fastest of the library's algorithms, for us and for eager torch
+    torch.backends.cudnn.benchmark = bench.device.type == "cuda"
+    for label, model in bench.sizes.networks:
+        yield f"{label}, torch.compile", partial(_compiled, bench, label, model, bench.sizes.modes[0], rates)
+    for label, model in bench.sizes.networks:
+        yield f"{label}, TensorRT", partial(_tensorrt, bench, label, model, rates)
+    label, model = bench.sizes.networks[0]
+    yield f"{label}, torch.compile, tuned", partial(_tuned, bench, label, model, rates)
+
+
+def _tuned(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
+    if bench.device.type == "cuda":
+        bench.require(TUNED)
+    yield from _compiled(bench, label, model, bench.sizes.modes[1], rates)
+
+
+def _compiled(bench: Bench, label: str, model: str, mode: Mode, rates: dict[str, float]) -> Iterator[Row]:
+    from substyle.engine.backbones.runtimes.torch_compiled import TorchCompiled
+
+    bench.require(20.0)
+    sizes = bench.sizes
+    front = networks.backbone(model, sizes.canvas)
+    runtime = TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=mode)
+    name = f"{label}, torch.compile ({mode}) in a CUDA graph, {PRECISION}"
+    fallback = "" if runtime.fallback is None else f"not compiled: {runtime.fallback}"
+    yield _against_float32(bench, name, front, runtime, fallback)
+    canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
+    if label not in rates:
+        rates[label] = _eager(bench, front, canvas)
+    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, {_EAGER: rates[label]})
+    row.text = fallback
+    yield row
+
+
+def _eager(bench: Bench, front: Preprocessed, canvas: torch.Tensor) -> float:
+    """Images a second of the same module without compilation and without a graph."""
+    typed = Typed(copy.deepcopy(front), PRECISION).eval().requires_grad_(False)
+    typed.to(bench.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        return len(canvas) / bench.clock.seconds(lambda: typed(canvas), limit=bench.left() / 8, flush=False)["median"]
+
+
+def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
+    from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+
+    name = f"{label}, TensorRT, {PRECISION}"
+    if tensorrt_build.installed() != "tensorrt":
+        yield skipped(PART, name, "tensorrt is not installed")
+        return
+    bench.require(BUILT)
+    sizes = bench.sizes
+    front = networks.backbone(model, sizes.canvas)
+    graph = typed_export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
+    engine = tensorrt_build.build(graph, batch=sizes.images, canvas=sizes.canvas)
+    runtime = tensorrt.TensorRTGraph(engine, bench.device)
+    yield _against_float32(bench, name, front, runtime, "")
+    canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
+    peers = {_EAGER: rates[label]} if label in rates else {}
+    yield _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, peers)
+
+
+def _against_float32(
+    bench: Bench, name: str, front: Preprocessed, runtime: Callable[[torch.Tensor], object], text: str
+) -> Row:
+    sizes = bench.sizes
+    canvas = networks.canvases(sizes.compared, sizes.canvas)
+    pieces = [torch.as_tensor(runtime(piece)) for piece in torch.split(canvas, sizes.images)]
+    reference = front.to(bench.device)
+    with exact(), torch.no_grad():
+        expected = torch.cat([reference(piece.to(bench.device)).cpu() for piece in torch.split(canvas, 32)])
+    front.to("cpu")
+    found = networks.compared(torch.cat(pieces), expected)
+    allowed = THRESHOLDS[PRECISION]
+    words = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f} (needed {allowed})"
+    return correctness(
+        PART, name, found.least >= allowed, "; ".join(filter(None, (words, text))), images=sizes.compared
+    )
+
+
+def _rate(
+    bench: Bench,
+    name: str,
+    model: str,
+    start: Callable[[], object],
+    stream: torch.cuda.Stream | None,
+    peers: dict[str, float],
+) -> Row:
+    """Images a second from a canvas on the device to embeddings on the host."""
+    sizes, sheet = bench.sizes, bench.sheet
+    seconds = bench.clock.seconds(start, limit=bench.left() / 8, flush=False, stream=stream)
+    per_s = sizes.images / seconds["median"]
+    flop = networks.work(model, sizes.images)
+    by_gemm = bench.gemm_flops / flop.flop
+    top = 1.0 / flop.seconds(sheet, Efficiency(1.0, 1.0)) if sheet else by_gemm
+    facts = {"GFLOP an image": flop.flop / 1e9, "of the measured bf16 product": per_s / by_gemm}
+    return Row(
+        PART, f"{name}, batch {sizes.images}", MEASURED, unit="images", per_s=per_s, seconds=seconds, ceiling_per_s=top,
+        ceiling=f"the roofline of {sheet.name}" if sheet else "the measured bf16 product", peers=peers, facts=facts,
+    )  # fmt: skip
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """float32 products and convolutions in float32, and not in the 10 bits that the tensor cores take for it."""
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions

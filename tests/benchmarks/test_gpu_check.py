@@ -1,0 +1,396 @@
+"""The check of GPU claims, run in a tiny form on the CPU: all parts, what is missing, what crashes, what is kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.gpu_check import kernels, neighbours, networks, parts, probes, rows
+from benchmarks.gpu_check.__main__ import main
+from benchmarks.gpu_check.bench import TINY, Bench, OutOfTime, card_of
+from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, Tolerance
+from benchmarks.gpu_check.clock import Clock
+from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
+
+from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+from substyle.kernels import dispatch, noise
+
+CPU = torch.device("cpu")
+Run = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Work as small as this is slower on several threads, and much slower beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command on the CPU; gives the exit code and the document."""
+    monkeypatch.setattr(tensorrt_build, "installed", lambda: None)  # it could build for no CPU
+
+    def runs(*arguments: str) -> tuple[int, dict[str, Any]]:
+        out = tmp_path / "results" / "gpu.json"
+        code = main([*arguments, "--out", str(out)], device=CPU, sizes=TINY)
+        data = json.loads(out.read_text())
+        rows.check(data)
+        return code, data
+
+    return runs
+
+
+def test_everything_runs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    code, data = run()
+    failed = [row for row in data["rows"] if row["status"] == FAILED]
+    assert (code, failed) == (0, [])
+    assert list(data["parts"]) == list(parts.PARTS)
+    assert {row["part"] for row in data["rows"]} == set(parts.PARTS)
+    measured = {row["part"] for row in data["rows"] if row["status"] == MEASURED}
+    assert measured == {"ceilings", "kernels", "probes", "neighbours", "runtimes"}
+    assert data["counts"] == {s: sum(row["status"] == s for row in data["rows"]) for s in rows.STATUSES}
+    table = capsys.readouterr().out
+    assert all(row["name"] in table for row in data["rows"])
+
+
+def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
+    """Each ``*_triton.py`` has rows of both kinds; a new file needs a case here and a name in this list."""
+    files = {path.name for path in (Path(__file__).parents[2] / "kernels").glob("*_triton.py")}
+    cases = {
+        "dropout_triton.py": ("dropout masks", "relu_drop"),
+        "noise_triton.py": ("gaussian_noise", "impulse_noise", "shot_noise"),
+        "philox_triton.py": ("bits16",),
+        "pointwise_triton.py": ("mean", "colours"),
+        "probe_triton.py": ("cross-entropy", "AdamW"),
+        "remap_triton.py": ("remap",),
+        "screen_triton.py": ("dots", "lines"),
+        "warp_triton.py": ("swirl", "grid", "elastic"),
+        "zoom_triton.py": ("zoom_blur",),
+    }
+    assert set(cases) == files
+    _, data = run("--only", "kernels", "--only", "probes")
+    for name in (name for names in cases.values() for name in names):
+        found = {row["status"] for row in data["rows"] if row["name"].startswith(name)}
+        assert found == {PASSED, MEASURED}, name
+
+
+def test_a_wrong_kernel_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = noise.gaussian_noise
+    monkeypatch.setattr(noise, "gaussian_noise", lambda *given: right(*given) ^ 1)
+    code, data = run("--only", "kernels")
+    failed = [row["name"] for row in data["rows"] if row["status"] == FAILED]
+    assert code == 1
+    assert failed == ["gaussian_noise, images of 34 × 46", "gaussian_noise, batch 3, side 32"]
+
+
+def test_a_wrong_step_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes.Problem, "heads", _doubled)
+    code, data = run("--only", "probes")
+    names = {row["name"].split(",")[0] for row in data["rows"] if row["status"] == FAILED}
+    assert code == 1
+    assert {"3 linear heads", "2 MLP heads of 8"} <= names
+
+
+def _doubled(problem: Any, device: torch.device) -> Any:  # noqa: ANN401
+    return probes.probe_step.Heads(*(2 * p.to(device) for p in problem.parameters))
+
+
+def test_a_library_that_is_missing_is_a_skipped_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu_check.neighbours", None)
+    code, data = run("--only", "neighbours", "--only", "ceilings")
+    assert code == 0
+    last = data["rows"][-1]
+    assert (last["status"], last["part"]) == (SKIPPED, "neighbours")
+    assert "not installed" in last["text"]
+
+
+def test_what_crashes_fails_and_the_rest_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies() -> list[Row]:
+        raise ZeroDivisionError("by nothing\nand a trace")
+
+    def half() -> Iterator[Row]:
+        yield rows.correctness("kernels", "first half", True)
+        raise OSError
+
+    def pieces(bench: Bench) -> Iterator[rows.Job]:
+        yield "dies", dies
+        yield "half", half
+        raise ValueError("between two pieces")
+
+    monkeypatch.setattr(kernels, "run", pieces)
+    code, data = run("--only", "kernels", "--only", "neighbours")
+    assert code == 1
+    found = [(row["name"], row["status"], row["text"]) for row in data["rows"] if row["part"] == "kernels"]
+    assert found == [
+        ("dies", FAILED, "crashed: ZeroDivisionError: by nothing"),
+        ("first half", PASSED, ""),
+        ("half", FAILED, "crashed: OSError: no reason given"),
+        ("kernels", FAILED, "crashed: ValueError: between two pieces"),
+    ]
+    assert any(row["status"] == PASSED for row in data["rows"] if row["part"] == "neighbours")
+
+
+def test_a_run_that_is_cut_keeps_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def cut(bench: Bench) -> Iterator[rows.Job]:
+        yield "first", lambda: [rows.correctness("neighbours", "first", True)]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(neighbours, "run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run("--only", "ceilings", "--only", "neighbours")
+    data = json.loads((tmp_path / "results" / "gpu.json").read_text())
+    assert {row["part"] for row in data["rows"]} == {"ceilings", "neighbours"}
+    assert list(data["parts"]) == ["ceilings"]
+
+
+def test_without_time_pieces_are_skipped(run: Run) -> None:
+    code, data = run("--seconds", "0", "--only", "kernels", "--only", "runtimes")
+    assert code == 0
+    late = [row for row in data["rows"] if row["status"] == SKIPPED]
+    assert len(late) > 10
+    assert all("out of time" in row["text"] for row in late if row["part"] == "kernels")
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "everything"], device=CPU, sizes=TINY)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert all(name in said for name in parts.PARTS)
+
+
+def test_without_a_gpu_all_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--out", str(tmp_path / "gpu.json")]) == 0
+    said = capsys.readouterr()
+    assert "no CUDA device" in said.err
+    assert said.out.count("| skipped |") == len(parts.PARTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorrt_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a TensorRT engine, with a library that stands for it; export and build have tests of their own."""
+    made: list[torch.nn.Module] = []
+
+    def graph(module: Any, precision: Any, *, canvas: int, batch: int) -> SimpleNamespace:  # noqa: ANN401
+        made.append(typed_export.Typed(module, precision).eval())
+        return SimpleNamespace(SerializeToString=lambda: b"graph")
+
+    class Engine:
+        stream = None
+
+        def __init__(self, engine: bytes, device: torch.device) -> None:
+            assert engine == b"engine of graph"
+
+        def __call__(self, canvas: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+            with torch.no_grad():
+                return np.asarray(made[-1](canvas).numpy())
+
+        start = __call__
+
+    monkeypatch.setattr(tensorrt_build, "installed", lambda: "tensorrt")
+    monkeypatch.setattr(tensorrt_build, "build", lambda onnx, *, batch, canvas: b"engine of " + onnx)
+    monkeypatch.setattr(typed_export, "typed_graph", graph)
+    monkeypatch.setattr(tensorrt, "TensorRTGraph", Engine)
+    code, data = run("--only", "runtimes")
+    assert code == 0
+    found = [row for row in data["rows"] if "TensorRT" in row["name"]]
+    assert [row["status"] for row in found] == [PASSED, MEASURED]
+    assert list(found[1]["peers"]) == ["eager torch, bf16, channels_last"]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+    """As where FAISS has a GPU, with a search that stands for it."""
+    found = pytest.importorskip("substyle.engine.analysis.neighbours")
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(found.device, "resources", object)
+
+    def search(query: Any, bank: Any, k: int) -> Any:  # noqa: ANN401
+        best = neighbours.search(torch.from_numpy(bank), torch.from_numpy(query), k)[1].numpy()
+        return best if right else np.repeat(best[:, :1], k, axis=1)
+
+    monkeypatch.setattr(found, "search", search)
+    code, data = run("--only", "neighbours")
+    statuses = [row["status"] for row in data["rows"] if "FAISS" in row["name"]]
+    assert (code, statuses) == ((0, [PASSED, MEASURED]) if right else (1, [FAILED, MEASURED]))
+
+
+def test_what_waits_is_named_and_the_mode_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[object] = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def waiting() -> None:
+        raise RuntimeError("called a synchronizing CUDA operation\nmore")
+
+    assert probes.waits(waiting) == "called a synchronizing CUDA operation"
+    assert probes.waits(lambda: None) == ""
+    assert modes == ["error", 0, "error", 0]
+
+
+def test_launches_are_counted_and_the_way_is_given_back() -> None:
+    before, ran = dispatch.launch, []
+
+    class Kernel:
+        def __getitem__(self, programs: tuple[int, int]) -> Callable[..., None]:
+            return lambda *arguments, **constants: ran.append(programs)
+
+    def work() -> torch.Tensor:
+        x = torch.zeros(1)
+        dispatch.launch(Kernel(), (1, 2), x, N=3)
+        dispatch.launch(Kernel(), (3, 4), x, N=3)
+        return x
+
+    assert kernels.launched(work)[1] == len(ran) == 2
+    assert dispatch.launch is before
+
+
+def test_the_clock_of_a_gpu_times_between_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a CUDA that only writes down what it is asked."""
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append("event")
+
+        def synchronize(self) -> None:
+            said.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 6.0  # milliseconds
+
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, nullcontext)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: said.append("sleep"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: said.append("wait"))
+    timed = Clock(torch.device("cuda"), 2).seconds(lambda: said.append("work"), warm=1, flush=False, calls=3)
+    assert timed == {"median": 0.002, "p20": 0.002, "p80": 0.002, "repeats": 2}
+    assert said == ["work", "wait", *["sleep", "event", "work", "work", "work", "event", "wait"] * 2]
+    said.clear()
+    Clock(torch.device("cuda"), 1).seconds(lambda: said.append("work"), warm=0, flush=False, ahead=False)
+    assert said == ["wait", "event", "work", "event", "wait"]
+
+
+@pytest.mark.parametrize("reason", ["it waits", ""])
+def test_a_step_is_captured_where_nothing_waits(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """With graphs that capture nothing."""
+    steps: list[int] = []
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(probes, "waits", lambda work: reason)
+    clock = SimpleNamespace(seconds=lambda work, **how: {"median": 0.5} if work is graph.replay else None)
+    bench: Any = SimpleNamespace(device=SimpleNamespace(type="cuda"), clock=clock, left=lambda: 1.0)
+    problem: Any = SimpleNamespace(
+        heads=lambda device: None, one_step=lambda heads, dtype: lambda: steps.append(1), lr_K=[0.1, 0.2]
+    )
+    (row,) = probes._captured(bench, "two heads", problem)
+    assert len(steps) == (1 if reason else 2)
+    assert (row.status, row.per_s) == ((SKIPPED, None) if reason else (MEASURED, 4.0))
+    assert reason in row.text
+    assert "learning rates are copied" in row.text
+
+
+@pytest.mark.parametrize(
+    ("got", "tolerance", "good"),
+    [
+        ([5.0, 7.0], EXACT, True),
+        ([5.0, 7.1], EXACT, False),
+        ([5.0, 8.0], SAMPLED, True),  # one value may always differ
+        ([6.0, 8.0], SAMPLED, False),
+        ([5.0, 9.0], SAMPLED, False),
+        ([5.0, 9.0], PRINTED, False),
+        ([5.0, 9.0], Tolerance(1, 0.5, 0.5), True),
+        ([5.0, float("nan")], Tolerance(1, 0.0, 0.9), False),
+    ],
+)
+def test_verdicts(got: list[float], tolerance: Tolerance, good: bool) -> None:
+    assert kernels.verdict(torch.tensor(got), torch.tensor([5.0, 7.0]), tolerance)[0] is good
+
+
+def test_embeddings_are_compared_without_their_mean() -> None:
+    reference = torch.randn(8, 4) + 100
+    assert networks.compared(reference, reference).least > 0.999999
+    assert networks.compared(reference + torch.randn(8, 4), reference).least < 0.99
+    reference_and_none = reference.clone()
+    reference_and_none[3] = float("nan")
+    assert networks.compared(reference_and_none, reference).least == -1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("cpu", None),
+    ],
+)
+def test_cards_by_the_names_of_their_drivers(name: str, card: str | None) -> None:
+    assert card_of(name) == card
+
+
+def test_ceilings_of_a_known_card() -> None:
+    bench = Bench(CPU, TINY)
+    bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"
+    found, basis = kernels.ceiling(bench, kernels.Least(1, 10**15))
+    assert found == pytest.approx(10**15 / 66.9e12)
+    assert "data sheet" in basis
+    assert kernels.ceiling(bench, kernels.Least(10**9, 1))[1] == "the measured copy"
+
+
+def test_time_that_is_left() -> None:
+    bench = Bench(CPU, TINY)
+    bench.require(1e6)
+    bench.deadline = time.monotonic() - 1
+    with pytest.raises(OutOfTime, match="0 s of this part's time"):
+        bench.require(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"schema": 0}, "schema"),
+        ({"rows": None}, "rows"),
+        ({"rows": [{"status": "good"}]}, "status"),
+        ({"rows": [{"status": SKIPPED, "text": ""}]}, "text"),
+        ({"rows": [{"status": MEASURED, "text": "", "unit": "", "per_s": 1.0, "seconds": {}}]}, "per_s"),
+    ],
+)
+def test_the_schema_refuses(change: dict[str, Any], field: str) -> None:
+    good = rows.document({}, [Row("part", "name", PASSED, facts={"off": float("nan")})], {})
+    rows.check(good)
+    assert json.loads(json.dumps(good, allow_nan=False))["rows"][0]["facts"] == {"off": "nan"}
+    with pytest.raises(ValueError, match=field):
+        rows.check({**good, **change})
+
+
+def test_ratios() -> None:
+    row = Row("part", "a | b", MEASURED, unit="images", per_s=50.0, ceiling_per_s=200.0, ceiling="x", peers={"p": 25.0})
+    assert row.of_ceiling == 0.25
+    assert row.times_faster == {"p": 2.0}
+    assert "| part | a / b | measured | 50 images/s | 0.25 of x | 2.00 × p |" in rows.table([row])
