@@ -87,5 +87,7 @@ def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int
         return config.shard_rows
     overhead = 0.1  # seconds per photograph for decode and variants, on the slow side
     seconds = overhead + sum(variants / backbone.rate for backbone in backbones)
-    rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, images / 4), config.batch if images >= config.batch else 1)
+    # shorter than a compiled graph's batch, a shard would take as long: its batches are padded
+    few = max(images / 4, config.batch)
+    rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, few), graph_batch(config.batch))
     return 1 << (int(rows).bit_length() - 1)

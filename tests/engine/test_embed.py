@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from tests.conftest import jpeg, photograph
 
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.embed import embed
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
+from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop, shard_rows
 from substyle.engine.store import lock
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import LockedError, StoreError
@@ -223,3 +225,22 @@ def test_a_held_store_is_refused(tmp_path: Path, two_classes: Path) -> None:
     embed(plan(two_classes, store, limit=4), [PIXELS], quiet=True)
     with lock.hold(store, "other"), pytest.raises(LockedError, match="run other"):
         embed(plan(two_classes, store, limit=8), [PIXELS], quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("rate", "images", "batch", "rows"),
+    [
+        (1000.0, 8, 32, 32),  # few photographs are one shard, never padded pieces of one
+        (1000.0, 3, 4, 4),
+        (1000.0, 1000, 32, 128),  # at least four shards
+        (1e6, 10**6, 32, 512),  # a minute of decoding and variants
+        (40.0, 10**6, 32, 64),  # a minute of a slow backbone
+        (2.0, 10**6, 32, 8),  # a slower one: fewer rows would take as long
+        (2.0, 10**6, 4, 4),
+    ],
+)
+def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> None:
+    spec = BackboneSpec("x", "x", 4, 224, (0, 0, 0), (1, 1, 1), "none", "none", "w")
+    compiled = CompiledBackbone(spec, lambda x: np.zeros((len(x), 4), np.float32), {}, None, rate)
+    assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch)) == rows
+    assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch, shard_rows=16)) == 16
