@@ -26,6 +26,7 @@ SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, CEILING = "ours", "ceiling"
+_REST = 0.05  # seconds before each contender: threads of the one before it may still spin in wait for work
 BENCHMARKS = ("decode", "transforms", "embed", "end_to_end", "store", "probes", "neighbours", "startup")
 PACKAGES = (
     *("torch", "torchvision", "timm", "nvidia-dali-cuda130", "openvino", "onnxruntime", "nncf", "zarr", "zarrs"),
@@ -99,6 +100,7 @@ def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, 
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
+            time.sleep(_REST)
             began = time.perf_counter()
             said = contender()
             spent = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from tests.crash.harness import embed, uninterrupted
 from tests.crash.processes import Warm, warm_start
 
 SHARDS = 12
+
+# a shell that starts tests in the background has them ignore Ctrl-C, and so would every process they start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Typed(nn.Module):
         super().__init__()
         self.front = copy.copy(module)
         self.front._modules = {"network": _Between(copy.deepcopy(module.network), TYPES[precision])}
+        self.front._buffers = dict(module._buffers)  # where this copy is moved to, the backbone does not follow
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, D) float32."""

@@ -72,6 +72,9 @@ def test_the_typed_module_computes_the_same(module: Preprocessed, precision: Pre
     assert got.dtype == torch.float32
     assert (got - want).abs().max() <= tolerance * want.abs().max()
     assert next(module.network.parameters()).dtype == torch.float32, "the backbone itself must stay as it is"
+    moved = Typed(module, precision).double()
+    assert moved.front.get_buffer("scale").dtype == torch.float64
+    assert module.get_buffer("scale").dtype == torch.float32
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
