@@ -1,8 +1,8 @@
 """How many images a second does a backbone alone embed, in which runtime?
 
 Ours is what an embedding run with ``precision = "auto"`` compiles: bf16 with as many of the first layers in float32 as
-the gate asks for. The ceiling of ViT-B/16 is the rate of a bf16 matrix product of the size of its largest, at its number
-of operations. Convolutions have none here: they reuse more, or, depthwise, much less.
+the gate asks for. The ceiling of ViT-B/16 is the rate of a bf16 matrix product of the size of its largest, at its
+number of operations. Convolutions have none here: they reuse more, or, depthwise, much less.
 """
 
 from __future__ import annotations
