@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from tests.crash import warm
 
 PATIENCE_S = 120.0  # after which a run counts as hung
+_REAPED_S = 10.0  # until init has collected a killed run's own children, which count as processes so long
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ class Run:
         """SIGKILL to its process group; nothing of the group is left."""
         self.signal(signal.SIGKILL)
         ended = self.wait()
-        try:
-            os.killpg(self.pid, 0)
-        except ProcessLookupError:
-            return ended
+        end = time.monotonic() + _REAPED_S
+        while time.monotonic() < end:
+            try:
+                os.killpg(self.pid, 0)
+            except ProcessLookupError:
+                return ended
+            time.sleep(0.01)
         raise AssertionError(f"a process of group {self.pid} outlived SIGKILL")
 
     def running(self) -> bool:
