@@ -10,6 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from substyle.engine.cli import _parser
+from substyle.engine.estimate.devices import DEVICES
+from substyle.engine.estimate.plan import plan
+from substyle.pipelines.suites import suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -56,3 +59,8 @@ def test_performance_table_is_that_of_the_kept_results() -> None:
     assert not any(d["quick"] for d in documents)
     shown = README.partition(kept.START)[2].partition(kept.END)[0].strip()
     assert shown == kept.table(documents)
+
+
+def test_the_hours_of_imagenet_are_what_the_plan_says() -> None:
+    made = plan(["timm:vit_base_patch16_224"], suite("substance31"), 1_331_167, DEVICES["h100"])
+    assert f"alone: {made.describe()['hours']:.2f} hours on one H100" in README.replace("\n", " ")
