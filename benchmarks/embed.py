@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import networks
 from benchmarks.harness import OURS, Row, interleave, main
 from benchmarks.networks import BATCH, CANVAS, CORES, GFLOP, LITE0, RESNET50, SHOWN, VIT_B16
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_backbone, graph_batch
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_backbone
+from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 
 NAME = "embed"

@@ -21,7 +21,8 @@ import torch
 from benchmarks import networks, photographs
 from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave, main
 from benchmarks.networks import BATCH, LITE0, RESNET50, SHOWN, VIT_B16
-from substyle.engine.backbones.compile import CompiledBackbone, FixedBatch
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.embed import embed_compiled
 from substyle.engine.plan import EmbedPlan
 from substyle.pipelines.sources import FolderSource

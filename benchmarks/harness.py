@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -112,19 +111,13 @@ def environment() -> dict[str, Any]:
     """The machine and the versions of what is measured on it."""
     from substyle.engine.backbones import cache
 
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "cpu": cache.cpu_model(),
         "features": [f for f in ("avx512_bf16", "amx_bf16", "amx_int8") if f in cache.device()],
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": {name: found for name, found in cache.versions(*PACKAGES).items() if found},
     }
 
 

@@ -106,8 +106,9 @@ def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
     """Embed ``count`` photographs and say what memory that took."""
     from substyle.engine.embed import embed
     from substyle.engine.plan import EmbedPlan
-    from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
+    from substyle.engine.preparation import BackboneChoice
     from substyle.engine.store import journal
+    from substyle.engine.workshop import EmbedConfig, Settings, Workshop
     from substyle.pipelines.sources import FolderSource
 
     with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:

@@ -18,12 +18,14 @@ from torch import nn
 from benchmarks import photographs
 from substyle.engine.backbones import cache as artefacts
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompiledBackbone, FixedBatch, graph_batch
+from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.export import export
+from substyle.engine.backbones.fixed_batch import FixedBatch, graph_batch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.precision import Precision
-from substyle.engine.preparation import EmbedConfig, Samples, Settings, Workshop
+from substyle.engine.samples import Samples
+from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.pipelines.suites import suite
 
 LITE0 = "package:efficientnet_lite0"

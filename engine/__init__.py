@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from substyle.engine.plan import EmbedPlan
-    from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
+    from substyle.engine.preparation import BackboneChoice
     from substyle.engine.probes.saved import Probe
     from substyle.engine.runner import run_study
     from substyle.engine.store.embeddings import EmbeddingStore
     from substyle.engine.store.load import load_table
     from substyle.engine.study import Study, load_study
+    from substyle.engine.workshop import EmbedConfig, Settings, Workshop
     from substyle.pipelines.sources import SourceConfig, open_source
 
 _SOURCES = "substyle.pipelines.sources"
 _WHERE = {
     "BackboneChoice": "preparation",
-    "EmbedConfig": "preparation",
+    "EmbedConfig": "workshop",
     "EmbedPlan": "plan",
     "EmbeddingStore": "store.embeddings",
     "Probe": "probes.saved",
-    "Settings": "preparation",
+    "Settings": "workshop",
     "SourceConfig": _SOURCES,
     "Study": "study",
-    "Workshop": "preparation",
+    "Workshop": "workshop",
     "load_study": "study",
     "load_table": "store.load",
     "open_source": _SOURCES,

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import trace
-from substyle.engine.backbones.compile import CompiledBackbone, Started
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.fixed_batch import Started
 from substyle.engine.store.journal import ImageNote
 
 _UNWRITTEN = 2  # shards that may wait for the disk

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.loop import EmbedSummary, Loop
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import (
-    BackboneChoice,
-    EmbedConfig,
-    Settings,
-    calibration_keys,
-    prepare_backbones,
-    shard_rows,
-)
-from substyle.engine.store import creation, journal, lock
+from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
+from substyle.engine.samples import calibration_keys
+from substyle.engine.store import creation, journal, lock, processes
 from substyle.engine.store.embeddings import EmbeddingStore, finished_of
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
@@ -29,6 +21,7 @@ from substyle.engine.store.load import store_facts
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import Fractions, assign
 from substyle.engine.table import UNLABELLED
+from substyle.engine.workshop import EmbedConfig, Settings
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
@@ -71,18 +64,13 @@ def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, qui
         with lock.mutex(plan.store_path):
             entries = _prepare_store(store, plan, compiled, records)
         loop = Loop(store, plan, entries, compiled, summary, run)
-        summary.seconds["ready"] = _process_seconds()
+        if (age := processes.age()) is not None:
+            summary.seconds["ready"] = age
         loop.run(quiet=quiet)
         with lock.mutex(plan.store_path):
             journal.compact(plan.store_path, at=1)
     summary.spend("total", start)
     return summary
-
-
-def _process_seconds() -> float:
-    """Seconds since this process began, imports and all; to a hundredth."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # starttime, see proc(5)
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _tidy(plan: EmbedPlan) -> None:

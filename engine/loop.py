@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from substyle.engine import trace
-from substyle.engine.backbones.compile import CompiledBackbone, graph_batch
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backlog import Backlog, Batch, Shard
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.progress import stage
@@ -38,7 +39,7 @@ class EmbedSummary:
         quarantined: images that could not be decoded, with reasons (those met in this call).
         seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embeddings and writing go on
             beside the others: ``backbones`` is the time spent on waiting for them. ``ready`` is when the loop began,
-            counted from the start of the process.
+            counted from the start of the process, where the system tells that.
     """
 
     images: int = 0

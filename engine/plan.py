@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from substyle.engine.preparation import Samples, Workshop, calibration_keys
+from substyle.engine.samples import Samples, calibration_keys
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
+from substyle.engine.workshop import Workshop
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source
 

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import FixedBatch, graph_batch
+from substyle.engine.backbones.fixed_batch import FixedBatch, graph_batch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch import TorchModule
 from substyle.engine.backbones.spec import Embed
-from substyle.engine.preparation import EmbedConfig, Samples, Settings, Workshop
 from substyle.engine.probes.saved import Probe
 from substyle.engine.progress import stage
+from substyle.engine.samples import Samples
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of_name, open_source
 

@@ -8,23 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source, graph_batch
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.source import Source
 from substyle.engine.progress import stage
-from substyle.engine.samples import Samples, calibration_keys
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.samples import Samples
+from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
-
-__all__ = [
-    "BackboneChoice",
-    "EmbedConfig",
-    "Samples",
-    "Settings",
-    "Workshop",
-    "calibration_keys",
-    "prepare_backbones",
-    "shard_rows",
-]
 
 SHARD_SECONDS = 60.0  # what a shard should take at most; the promise is two minutes
 MAX_SHARD_ROWS = 1024

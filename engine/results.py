@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from substyle import __version__
 from substyle.engine import stages
-from substyle.engine.backbones.cache import cpu_model
+from substyle.engine.backbones.cache import cpu_model, versions
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.store.embeddings import EmbeddingStore
@@ -122,15 +121,9 @@ _STAGES = {"probe": "probes", "analysis": "analysis"}
 
 
 def _environment(threads: int) -> dict[str, Any]:
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
-        **versions,
+        **{library: found for library, found in versions(*_LIBRARIES).items() if found},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
         "threads": threads,

@@ -15,7 +15,7 @@ import numpy as np
 from substyle.engine import stages, trace
 from substyle.engine.embed import embed
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import Workshop, prepare_backbones
+from substyle.engine.preparation import prepare_backbones
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.results import assemble
@@ -24,6 +24,7 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import read_json, write_durably
 from substyle.engine.store.load import store_facts
 from substyle.engine.study import Study
+from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source, open_source

@@ -12,13 +12,13 @@ import numpy as np
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.embed import embed_compiled
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import EmbedConfig, Settings, Workshop
 from substyle.engine.probes.metrics import resample
 from substyle.engine.probes.saved import Probe
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import slug
 from substyle.engine.store.load import load_table
+from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, kind_of, open_source
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.analysis.run import analyze
-from substyle.engine.preparation import Settings
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
@@ -26,6 +25,7 @@ from substyle.engine.store.files import read_json, write_durably
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.load import load_table
 from substyle.engine.styles import networks_for
+from substyle.engine.workshop import Settings
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.gallery import variants_of
 from substyle.pipelines.sources import ImageRecord

@@ -28,6 +28,17 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["SUBSTYLE_CACHE"] = before
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small work gains nothing from a second one, which costs much on a busy machine."""
+    import torch  # most tests of files and formats need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def photograph(seed: int, width: int = 96, height: int = 80) -> Image.Image:
     """A smooth colour picture with some structure: two classes by hue, so that class probes have something to learn."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, OutOfTime
 from benchmarks.gpu_check.rows import FAILED, Job, Row, check, document, save, skipped
+from substyle.engine.backbones import cache
 
 # in order of value for the time they take, with the share of the time that each may have
 PARTS = {"ceilings": 0.04, "kernels": 0.22, "probes": 0.18, "neighbours": 0.06, "runtimes": 0.46, "decode": 0.04}
@@ -96,12 +96,7 @@ def nothing(names: Sequence[str], reason: str) -> list[Row]:
 
 def environment(bench: Bench) -> dict[str, Any]:
     """Card and versions."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    packages = {name: found for name, found in cache.versions(*PACKAGES).items() if found}
     facts: dict[str, Any] = {
         "device": bench.name, "card": bench.card, "cuda": torch.version.cuda, "python": platform.python_version(),
         "packages": packages, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

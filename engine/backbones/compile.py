@@ -21,18 +21,6 @@ from substyle.engine.backbones.source import Source
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed
 from substyle.engine.precision import AUTO, check_precision
 
-__all__ = [
-    "AUTO",
-    "CompileOptions",
-    "CompiledBackbone",
-    "FixedBatch",
-    "Started",
-    "check_precision",
-    "compile_backbone",
-    "compile_source",
-    "graph_batch",
-]
-
 
 @dataclass(frozen=True)
 class CompiledBackbone:

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     del options
     from substyle.engine.backbones import cache
 
-    packages: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
+    packages = {name: found or None for name, found in cache.versions(*_PACKAGES).items()}
     answer = {
         "substyle": __version__,
         "python": platform.python_version(),

@@ -13,10 +13,11 @@ from substyle.engine.commands.photographs import source_config
 from substyle.engine.embed import embed as embed_all
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import as_precision
-from substyle.engine.preparation import BackboneChoice, EmbedConfig, Settings, Workshop
+from substyle.engine.preparation import BackboneChoice
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.load import definitions
 from substyle.engine.store.lock import Part
+from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.plugins import load_plugin
 from substyle.pipelines.sources import SourceConfig, open_source

@@ -10,13 +10,13 @@ from typing import Any
 from substyle.engine import stages
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.commands.photographs import source_config
-from substyle.engine.preparation import EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
 from substyle.engine.results import assemble
 from substyle.engine.runner import RESULTS, STORE, kept_results, run_study, save_report
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.study import Study, load_study
+from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 

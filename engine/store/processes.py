@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 
@@ -13,6 +14,12 @@ def started(pid: int) -> str | None:
     """
     fields = _stat(pid)
     return fields[19] if fields else None  # the 22nd field of proc(5)
+
+
+def age() -> float | None:
+    """Seconds since this process began, to a hundredth; None where the system does not tell."""
+    start = started(os.getpid())
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK") if start else None
 
 
 def is_running(pid: int, start: str | None = None) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.determinism.canvases import KINDS, Picture, stack
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import FixedBatch
 from substyle.engine.backbones.export import export
+from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.precision import Precision

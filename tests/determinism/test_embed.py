@@ -22,9 +22,9 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.embed import embed_compiled
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import EmbedConfig, Settings, Workshop
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.table import TEST
+from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeVar
@@ -22,14 +22,13 @@ TOLERANCE = {FLOAT: {"atol": 1e-6, "rtol": 2e-5}, BF16: {"atol": 1e-6, "rtol": 2
 THREADS = (1, 2, 5)
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def compiled() -> Iterator[None]:
+def compiled() -> None:
     if probe_library.library() is None:
         pytest.skip(native.state("probe_native"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def on_threads(work: Callable[[], T]) -> list[T]:

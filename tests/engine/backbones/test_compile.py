@@ -13,8 +13,9 @@ from tests.conftest import photograph
 from torch import nn
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompileOptions, FixedBatch, compile_backbone
+from substyle.engine.backbones.compile import CompileOptions, compile_backbone
 from substyle.engine.backbones.export import export
+from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
