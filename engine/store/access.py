@@ -31,17 +31,10 @@ def group(store: Path, parent: zarr.Group, name: str) -> zarr.Group:
     return member
 
 
-def array(store: Path, parent: zarr.Group, name: str, *, fast: bool) -> zarr.Array[Any]:
-    """An array of a store. Raises StoreError when it is not there, no array, or damaged.
-
-    Args:
-        fast: for reading: zarrs reads whole arrays several times as fast; zarr's own pipeline writes.
-    """
+def array(store: Path, parent: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a store. Raises StoreError when it is not there, no array, or damaged."""
     # a chunk without one valid row equals the fill value, and is written all the same: its record says it is there
-    settings: dict[str, Any] = {"array.write_empty_chunks": True}
-    if fast:
-        settings["codec_pipeline.path"] = "zarrs.ZarrsCodecPipeline"
-    with zarr.config.set(settings), _named(store / name):
+    with zarr.config.set({"array.write_empty_chunks": True}), _named(store / name):
         member = parent[name]
     if not isinstance(member, zarr.Array):
         raise StoreError(f"{store}: {name} is not an array (run substyle verify)")

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.buffer.cpu import NDBuffer
 
 from substyle.engine.schema import build
-from substyle.engine.store import access, chunks, creation, form, journal, manifest
+from substyle.engine.store import access, chunks, creation, form, journal, manifest, plain
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import clear_temporary, flush, writing
 from substyle.engine.store.layout import (
@@ -284,13 +283,14 @@ class EmbeddingStore:
         Raises:
             StoreError: the array is damaged or ends before that.
         """
-        array = self.array_of(entry, transformation, fast=True)
+        array = self.array_of(entry, transformation)
         if stop is not None and stop > array.shape[0]:
             path = self.path / ARRAYS / entry.slug / transformation / METADATA
             raise StoreError(f"{path}: ends at row {array.shape[0]}, before row {stop} (run substyle verify)")
         if out_RD is None:
-            return np.asarray(array[start:stop])
-        array.get_basic_selection(slice(start, stop), out=NDBuffer.from_numpy_array(out_RD))
+            first, last, _ = slice(start, stop).indices(array.shape[0])
+            out_RD = np.empty((max(last - first, 0), array.shape[1]), array.dtype)
+        plain.read(array, lambda shard: self.chunk_path(entry.slug, transformation, shard), start, out_RD)
         return out_RD
 
     # --- zarr -------------------------------------------------------------------------------------------------------
@@ -309,9 +309,9 @@ class EmbeddingStore:
         """The Zarr group of a backbone; of all backbones for an empty slug. Raises StoreError when it is damaged."""
         return access.group(self.path, self.group, f"{ARRAYS}/{backbone_slug}".rstrip("/"))
 
-    def array_of(self, entry: BackboneEntry, transformation: str, *, fast: bool = False) -> zarr.Array[Any]:
+    def array_of(self, entry: BackboneEntry, transformation: str) -> zarr.Array[Any]:
         """The Zarr array of a transformation, (N, D). Raises StoreError when it is damaged or laid out otherwise."""
         name = f"{ARRAYS}/{entry.slug}/{transformation}"
-        array = access.array(self.path, self.group, name, fast=fast)
+        array = access.array(self.path, self.group, name)
         form.require_layout(array, self.settings, entry.dim, self.path / name)
         return array

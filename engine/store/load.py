@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from substyle.engine.store.manifest import Manifest
 from substyle.engine.table import EmbeddingTable
 from substyle.kernels import memory
 from substyle.pipelines.suites import SUITES
+
+_READERS = 2  # transformations read at once: one is copied while the disk is asked for the next
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,13 @@ def _read(
     x_TND = memory.empty(shape, getattr(torch, store.settings.dtype), torch.device("cpu")).numpy()
     first, last = int(row_N[0]), int(row_N[-1]) + 1
     dense = len(row_N) == last - first
-    for t, name in enumerate(names):
+
+    def one(t: int) -> None:
         if dense:
-            store.read(entry, name, first, last, out_RD=x_TND[t])
+            store.read(entry, names[t], first, last, out_RD=x_TND[t])
         else:  # whole chunks are read and gathered in memory: reading single rows is hundreds of times slower
-            np.take(store.read(entry, name, first, last), row_N - first, axis=0, out=x_TND[t])
+            np.take(store.read(entry, names[t], first, last), row_N - first, axis=0, out=x_TND[t])
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        list(readers.map(one, range(len(names))))
     return x_TND

@@ -26,7 +26,6 @@ def prepare() -> None:
     import optree  # noqa: F401
     import pyarrow.dataset  # noqa: F401
     import torch
-    import zarrs  # noqa: F401
     from nvidia.dali import fn  # noqa: F401
 
     from substyle.engine.commands import pipeline  # noqa: F401
