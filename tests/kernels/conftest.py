@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import substyle.kernels
+from substyle.kernels import native, probe_library
 
 Load = Callable[[str], ModuleType]
 HELPERS = ("philox_triton", "remap_triton")  # their functions are inlined into the kernels of other files
@@ -66,3 +67,10 @@ def to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
     return _load
+
+
+@pytest.fixture
+def compiled_probes() -> None:
+    """Skips where the C kernels of a probe step cannot be compiled."""
+    if probe_library.library() is None:
+        pytest.skip(native.state("probe_native"))
