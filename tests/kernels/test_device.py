@@ -1,0 +1,48 @@
+"""Names of devices, with and without a CUDA device that stands for one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from substyle.kernels.device import CPU, as_device, there
+from substyle.kernels.errors import ConfigError
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"card {i}")
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert as_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "mps", "CPU", "cuda:0 "])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^embed.device: got '{name}'; allowed: cpu, cuda or cuda:N; there is cpu"):
+        as_device(name, "embed.device")
+
+
+@pytest.mark.parametrize(("version", "reason"), [(None, "built without CUDA"), ("13.0", "sees no CUDA device")])
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_without_a_cuda_device(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None, reason: str) -> None:
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device: got '{name}'; allowed: cpu; cpu alone .*{reason}"):
+        as_device(name)
+
+
+@pytest.mark.parametrize(("name", "number"), [("cuda", 1), ("cuda:0", 0), ("cuda:1", 1)])
+def test_with_cuda_devices(two_cards: None, name: str, number: int) -> None:
+    assert as_device(name) == torch.device("cuda", number)
+
+
+def test_a_card_that_is_not_there(two_cards: None) -> None:
+    with pytest.raises(ConfigError, match=r"cuda:2'; allowed: .* cpu, cuda:0 \(card 0\), cuda:1 \(card 1\)"):
+        as_device("cuda:2")
+    assert there().startswith("cpu, cuda:0")
