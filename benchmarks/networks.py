@@ -41,7 +41,7 @@ CORES = len(os.sched_getaffinity(0))
 @cache
 def workshop() -> Workshop:
     """Decoder, variants and style networks at the default settings."""
-    return Workshop(Settings(0, CANVAS, suite("substance31")), EmbedConfig())
+    return Workshop(Settings(0, CANVAS, suite("substance31")), EmbedConfig(device="cpu"))
 
 
 @cache

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from substyle.engine import trace
+from substyle.engine import arriving, trace
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.fixed_batch import Started
+from substyle.engine.backbones.spec import Canvas
+from substyle.engine.backbones.started import Started
 from substyle.engine.store.journal import ImageNote
 
 _UNWRITTEN = 2  # shards that may wait for the disk
@@ -34,7 +36,7 @@ class Shard:
         number: of the shard; first: its first row; images: its images, as positions in the manifest.
         wanted: transformations that some backbone lacks.
         buffers: for each backbone the embeddings of those it lacks, (r, D) float32, NaN where nothing is yet.
-        notes: what has been learnt of its images so far.
+        notes: what has been learnt of its images so far, batch after batch; asked for when the shard is written.
         missing: embedded batches that are still to come; one more while the shard is open.
     """
 
@@ -43,7 +45,7 @@ class Shard:
     images: range
     wanted: list[str]
     buffers: list[dict[str, NDArray[np.float32]]]
-    notes: list[ImageNote] = field(default_factory=list)
+    notes: list[Callable[[], list[ImageNote]]] = field(default_factory=list)
     missing: int = 1
 
 
@@ -52,15 +54,19 @@ class Batch:
     """One variant of some photographs of a shard.
 
     Attributes:
-        name: the transformation; pixels_BSSC: (B, S, S, 3) uint8, to which nobody writes any more.
+        name: the transformation.
+        pixels_BSSC: (B, S, S, 3) uint8, to which nobody writes any more. It is held until its embeddings are there:
+            its memory may be another library's, that takes it back at once.
         rows_B: the row of each in the shard's buffers; ok_B: bool, which of them are valid.
+        made: the event after which the pixels are there; None where they are.
     """
 
     shard: Shard
     name: str
-    pixels_BSSC: NDArray[np.uint8]
+    pixels_BSSC: Canvas
     rows_B: NDArray[np.int64]
     ok_B: NDArray[np.bool_]
+    made: torch.cuda.Event | None = None
 
 
 class Backlog:
@@ -72,6 +78,7 @@ class Backlog:
         arrived: told how many embeddings have arrived.
         waiting: batches that may wait for each backbone.
         begun: batches that a backbone is given before the first of them has ended, so that all its streams have work.
+        device: where the backbones run.
     """
 
     def __init__(
@@ -82,7 +89,9 @@ class Backlog:
         *,
         waiting: int,
         begun: int,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - it cannot change
     ) -> None:
+        self.device = device
         self.backbones, self.write, self.arrived = backbones, write, arrived
         self.waiting, self.begun = waiting, begun
         self._changed = threading.Condition()  # guards all that follows
@@ -154,6 +163,11 @@ class Backlog:
     # --- on the embedding thread ------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
+        # on a stream of its own, so that a batch waits for its own pixels and not for those that are made after them
+        with arriving.own_stream(self.device):
+            self._embed_all()
+
+    def _embed_all(self) -> None:
         begun: deque[tuple[int, Batch, Started, trace.Mark]] = deque()
         clock = trace.Mark.now()
         try:
@@ -170,6 +184,7 @@ class Backlog:
                         self._changed.notify_all()
                 if turn is not None:
                     now = trace.Mark.now()
+                    arriving.after(batch.made, self.device)
                     begun.append((turn, batch, self.backbones[turn].start(batch.pixels_BSSC), now))
                     if len(begun) <= self.begun:
                         continue

@@ -190,8 +190,9 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
     embed.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
     embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="take only N photographs")
-    embed.add_argument("--batch", type=int, default=32)
+    embed.add_argument("--batch", type=int, help="images in one run of a network (32 on a CPU, 256 on a GPU)")
     embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
+    _device(embed, default="auto")
     embed.add_argument("--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32 or int8")
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
@@ -216,11 +217,20 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
             stage.add_argument("--backbone", action="append", default=[], metavar="NAME", help="only this (repeatable)")
 
 
+def _device(command: argparse.ArgumentParser, default: str | None) -> None:
+    own = "the study's" if default is None else default
+    command.add_argument("--device", default=default, metavar="DEVICE", help=f"auto, cpu, cuda or cuda:N ({own})")
+    command.add_argument(
+        "--runtime", default=default, metavar="NAME", help=f"of backbones: auto, openvino, tensorrt or torch ({own})"
+    )
+
+
 def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument("study", type=Path, metavar="STUDY.toml")
     run.add_argument("--images", type=Path, metavar="PATH", help="photographs, instead of the study's")
     run.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/<name of the study>)")
     run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
+    _device(run, default=None)
     run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
     _source(run)
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from substyle.engine import trace
+from substyle.engine import arriving, trace
+from substyle.engine.arriving import Arriving
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backlog import Backlog, Batch, Shard
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.progress import stage
@@ -98,9 +99,13 @@ class Loop:
             ThreadPoolExecutor(_READERS) as readers,
         ):
             config = self.workshop.config
-            begun = 1 + 2 * config.cores * graph_batch(config.batch) // config.batch  # two pieces for every stream
             backlog = Backlog(
-                self.compiled, self._write, bar.advance, waiting=max(_AHEAD // config.batch, 1), begun=begun
+                self.compiled,
+                self._write,
+                bar.advance,
+                waiting=max(_AHEAD // config.images, 1),
+                begun=config.begun,
+                device=self.workshop.target.torch_device,
             )
             with backlog.working():
                 for shard, part, blobs in self._batches(todo, readers):
@@ -128,7 +133,7 @@ class Loop:
         self, todo: Mapping[int, Sequence[Sequence[str]]], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[Shard, range, list[bytes | OSError]]]:
         """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
-        batch = self.workshop.config.batch
+        batch = self.workshop.config.images
         parts = [
             (number, images[i : i + batch])
             for number, images in ((number, self._images(number)) for number in todo)
@@ -159,35 +164,35 @@ class Loop:
             f"cannot be read: {blob.strerror or blob}" if isinstance(blob, OSError) else reason
             for blob, reason in zip(blobs, decoded.reasons, strict=True)
         ]
-        small = duplicates.thumbnails(decoded.canvas_BSSC)
-        indistinct: list[list[str]] = [[] for _ in part]
+        small = Arriving.of(duplicates.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
         clock = self._spend("decode", clock, len(part))
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
+        names: list[str] = []
+        distinct: list[torch.Tensor] = []
         for variant in self.workshop.maker(shard.wanted)(decoded.canvas_BSSC, keys, test_B):
-            for i in torch.nonzero(~variant.distinct_B).flatten().tolist():
-                indistinct[i].append(variant.name)
+            names.append(variant.name)
+            distinct.append(variant.distinct_B)
+            made = arriving.made(variant.pixels_BSSC)
             clock = self._spend("variants", clock, len(part))
-            batch = Batch(shard, variant.name, variant.pixels_BSSC.numpy(), rows_B, decoded.ok_B)
+            batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, decoded.ok_B, made)
             for i, buffers in enumerate(shard.buffers):
                 if variant.name in buffers:
                     backlog.add(i, batch)
             clock = self._spend("backbones", clock)
-        for i, row in enumerate(self.manifest.row_N[part.start : part.stop].tolist()):
-            height, width = (int(v) for v in decoded.size_B2[i])
-            reason = reasons[i]
-            if reason is not None:
-                self.summary.quarantined[keys[i]] = reason
-                shard.notes.append(journal.ImageNote(row, height, width, reason, "", ()))
-            else:
-                shard.notes.append(journal.ImageNote(row, height, width, "", small[i], tuple(indistinct[i])))
+        seen_TB = Arriving.of(torch.stack(distinct))
+        shard.notes.append(_Seen(rows_B + shard.first, decoded.size_B2, reasons, names, small, seen_TB).notes)
+        self.summary.quarantined.update(
+            {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
+        )
 
     def _write(self, shard: Shard, seconds: float) -> None:
         """Commit a shard to the store; on a thread of its own."""
         with trace.span("embed", "write", len(shard.images)):
+            notes = [note for some in shard.notes for note in some()]
             involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
             for entry, embeddings in involved:
                 share = seconds / len(involved)
-                self.store.write_shard(entry, shard.number, embeddings, shard.notes, seconds=share, run=self.run_id)
+                self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
             with lock.mutex(self.store.path):
                 journal.compact(self.store.path)
         self.summary.new_shards += 1
@@ -196,6 +201,32 @@ class Loop:
         self.summary.spend(what, since.wall)
         trace.add("embed", f"wait for {what}" if what == "backbones" else what, since, items)
         return trace.Mark.now()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one batch has told of its images; some of it may be on its way from a GPU."""
+
+    row_B: NDArray[np.int64]
+    size_B2: NDArray[np.int32]
+    reasons: Sequence[str | None]
+    names: Sequence[str]  # of the T variants
+    small_BRC: Arriving
+    distinct_TB: Arriving
+
+    def notes(self) -> list[journal.ImageNote]:
+        """For the journal, image after image; waits for what is on its way."""
+        small = duplicates.as_hex(self.small_BRC.result())
+        alike_TB = ~self.distinct_TB.result()
+        noted = []
+        for i, (row, reason) in enumerate(zip(self.row_B.tolist(), self.reasons, strict=True)):
+            height, width = (int(v) for v in self.size_B2[i])
+            if reason is not None:
+                noted.append(journal.ImageNote(row, height, width, reason, "", ()))
+            else:
+                indistinct = tuple(name for name, alike_B in zip(self.names, alike_TB, strict=True) if alike_B[i])
+                noted.append(journal.ImageNote(row, height, width, "", small[i], indistinct))
+        return noted
 
 
 def _read(record: ImageRecord | None) -> bytes | OSError:

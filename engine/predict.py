@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.fixed_batch import FixedBatch, graph_batch
+from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch import TorchModule
 from substyle.engine.backbones.spec import Embed
@@ -51,13 +51,13 @@ def predict(
         raise ConfigError("--top", top, "1 or more")
     probe = Probe.load(probe_path)
     facts = probe.metadata
-    config = EmbedConfig()
+    config = EmbedConfig(device="cpu")
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
     workshop = Workshop(Settings(seed, canvas, ("identity",), str(facts.get("orientation", "ignore"))), config)
     backbone = registry.load(
         str(facts["backbone"]),
         registry.LoadContext(
-            canvas, graph_batch(config.batch), seed, checkpoint, lambda: _calibration(workshop, facts, store)
+            canvas, config.graph_images, seed, checkpoint, lambda: _calibration(workshop, facts, store)
         ),
     )
     trained = facts.get("weights_hash")
@@ -71,13 +71,13 @@ def predict(
         embed = TorchModule(backbone.module)
     else:
         graph = OpenVINOGraph(backbone.graph or b"", precision="fp32", threads=config.cores)
-        embed = FixedBatch(graph, graph_batch(config.batch))
+        embed = FixedBatch(graph, config.graph_images)
 
     predictions: list[dict[str, Any]] = []
     quarantined: list[dict[str, str]] = []
     records = _records(images, source or SourceConfig())
     with stage("predict", len(records), "images", quiet=quiet) as bar:
-        for part in _parts(records, config.batch):
+        for part in _parts(records, config.images):
             blobs, readable = [], []
             for record in part:
                 try:

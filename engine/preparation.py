@@ -9,7 +9,6 @@ from pathlib import Path
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.source import Source
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
@@ -18,6 +17,7 @@ from substyle.kernels.errors import ConfigError
 
 SHARD_SECONDS = 60.0  # what a shard should take at most; the promise is two minutes
 MAX_SHARD_ROWS = 1024
+OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # seconds a photograph for decode and variants, on the slow side
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,28 @@ def prepare_backbones(
         registry.check_name(name)
         if name in names[:i]:
             raise ConfigError("backbone", name, "each backbone once")
-    settings, config = samples.workshop.settings, samples.workshop.config
+    settings, config, target = samples.workshop.settings, samples.workshop.config, samples.workshop.target
+    for choice in choices:
+        target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
     compiled = []
     with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
         for choice in choices:
             bar.note(choice.name)
             context = registry.LoadContext(
                 canvas=settings.canvas,
-                batch=graph_batch(config.batch),
+                batch=config.graph_images,
                 seed=settings.seed,
                 checkpoint=choice.checkpoint,
                 calibration=samples.canvas,
                 calibration_facts=samples.canvas_facts,
             )
             options = CompileOptions(
-                batch=config.batch,
+                batch=config.images,
                 canvas=settings.canvas,
                 threads=config.cores,
                 precision=choice.precision or config.precision,
                 dtype=config.dtype,
+                target=target,
             )
             identity = registry.identity(choice.name, context)
             source = Source(partial(registry.load, choice.name, context), identity)
@@ -75,9 +78,8 @@ def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int
     """R: as configured, else the largest power of two whose shard takes under a minute and that gives a few shards."""
     if config.shard_rows:
         return config.shard_rows
-    overhead = 0.1  # seconds per photograph for decode and variants, on the slow side
-    seconds = overhead + sum(variants / backbone.rate for backbone in backbones)
+    seconds = (GPU_OVERHEAD if config.on_gpu else OVERHEAD) + sum(variants / backbone.rate for backbone in backbones)
     # shorter than a compiled graph's batch, a shard would take as long: its batches are padded
-    few = max(images / 4, config.batch)
-    rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, few), graph_batch(config.batch))
+    few = max(images / 4, config.images)
+    rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, few), config.graph_images)
     return 1 << (int(rows).bit_length() - 1)

@@ -37,7 +37,8 @@ def plan_of(study: Study, images: Path | str | None, store_path: Path) -> EmbedP
     photographs = images or study.images
     if photographs is None:
         raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
-    workshop = Workshop(study.settings(), study.embed)
+    there = EmbeddingStore.open(store_path) if (store_path / "zarr.json").is_file() else None
+    workshop = Workshop(study.settings(), study.embed.here(there.settings.shard_rows if there else 0))
     return EmbedPlan(open_source(photographs, study.source), store_path, workshop, study.limit, study.splits.fractions)
 
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache
-from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.samples import fingerprint
 from substyle.engine.workshop import Workshop
@@ -53,18 +52,18 @@ class Samples:
 
     def first(self) -> NDArray[np.uint8]:
         """The first batch of these. Shape: (b, S, S, 3) uint8."""
-        return self.canvas()[: self.workshop.config.batch]
+        return self.canvas()[: self.workshop.config.images]
 
     def variants(self) -> list[NDArray[np.uint8]]:
         """All variants of these in batches of at most B, identity first."""
         if self._variants is None:
             canvas, keys = self._decoded()
             make = self.workshop.maker(self.workshop.settings.transformations)
-            size = self.workshop.config.batch
+            size = self.workshop.config.images
             self._variants = [
-                variant.pixels_BSSC.numpy()
+                variant.pixels_BSSC.numpy(force=True)
                 for start in range(0, len(keys), size)
-                for variant in make(torch.from_numpy(canvas[start : start + size]), keys[start : start + size])
+                for variant in make(self._there(canvas[start : start + size]), keys[start : start + size])
             ]
         return self._variants
 
@@ -77,7 +76,7 @@ class Samples:
                 "orientation": self.workshop.settings.orientation,
                 "code": cache.code_hash(*_CANVAS_CODE),
                 "versions": cache.versions(*_CANVAS_LIBRARIES),
-                "device": cache.device(),
+                "device": self.workshop.target.identity,
             }
         return self._facts
 
@@ -95,7 +94,7 @@ class Samples:
             "seed": settings.seed,
             "transformations": [(t.name, t.definition_hash()) for t in transformations],
             "style_precision": settings.style_precision,
-            "batch": self.workshop.config.batch,
+            "batch": self.workshop.config.images,
             "code": cache.code_hash(*_VARIANT_CODE),
             "versions": cache.versions(*_VARIANT_LIBRARIES),
         }
@@ -117,16 +116,16 @@ class Samples:
         if not pairs:
             raise ConfigError("precision", "int8", f"more than {GATE_IMAGES} photographs that decode")
         names = self.workshop.settings.transformations
-        size = graph_batch(self.workshop.config.batch)
+        size = self.workshop.config.graph_images
         make = self.workshop.maker(names)
         # variants of `size` photographs at a time; transformation t keeps those of the t-th group, going round
         groups = [[pairs[(first + i) % len(pairs)] for i in range(size)] for first in range(0, len(pairs), size)]
         kept: list[NDArray[np.uint8]] = []
         for g, group in enumerate(groups):
-            canvas_BSSC = torch.from_numpy(np.concatenate([canvas for _, canvas in group]))
+            canvas_BSSC = self._there(np.concatenate([canvas for _, canvas in group]))
             for t, variant in enumerate(make(canvas_BSSC, [key for key, _ in group])):
                 if t % len(groups) == g:
-                    kept.append(variant.pixels_BSSC.numpy())
+                    kept.append(variant.pixels_BSSC.numpy(force=True))
         return kept
 
     def further_fingerprint(self) -> str:
@@ -139,7 +138,11 @@ class Samples:
             decoded = self.workshop.decoder([self.records[key].read()])
         except (OSError, KeyError):
             return None
-        return decoded.canvas_BSSC.numpy().copy() if decoded.ok_B[0] else None
+        return decoded.canvas_BSSC.numpy(force=True).copy() if decoded.ok_B[0] else None
+
+    def _there(self, canvas_BSSC: NDArray[np.uint8]) -> torch.Tensor:
+        """A batch on the device that makes variants of it."""
+        return torch.from_numpy(canvas_BSSC).to(self.workshop.target.torch_device)
 
     def _decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
         if self._canvas is None:

@@ -108,8 +108,11 @@ def networks_for(
     threads: int = 2,
     precision: Precision = "bf16",
     cache_dir: str | None = None,
+    device: str = "cpu",
 ) -> dict[str, Network]:
     """The compiled networks that these transformations need, by network name; nothing else is compiled."""
+    if device != "cpu":
+        raise ConfigError("device", device, "cpu")
     load_all()
     wanted: dict[str, list[str]] = {}
     for name in names:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
+from substyle.engine import target
+from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.precision import AUTO, Precision, check_precision
 from substyle.engine.store.layout import DTYPES
+from substyle.engine.target import Target
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.plugins import load_all
 from substyle.pipelines.variants import VariantMaker
 
 STYLE_BLOBS = "styles"  # folder in the cache
+BATCH, GPU_BATCH = 32, 256  # of images, where no batch is given
+_BEHIND = 2  # executions that wait on a stream behind the one that runs, so that it never waits for the host
 
 
 @dataclass(frozen=True)
@@ -24,26 +29,35 @@ class EmbedConfig:
     """How embeddings are computed.
 
     Attributes:
-        batch: images in one run of a network.
+        batch: images in one run of a network; left out: 32 on a CPU, 256 on a GPU.
         threads: CPU threads; 0 takes all there are.
-        precision: arithmetic of compiled backbones: bf16, fp16, fp32; auto, which is bf16 with as many of a
-            backbone's first layers in float32 as its gate asks for; or int8, quantised on photographs of the source.
+        device: where photographs are decoded, varied and embedded: cpu, cuda or cuda:N; auto, which is the first GPU
+            that torch sees, else the CPU.
+        runtime: of compiled backbones: openvino or torch on a CPU, tensorrt or torch on a GPU; auto, which is the first
+            of these that is installed.
+        precision: arithmetic of compiled backbones: bf16, fp16, fp32; auto, which in OpenVINO is bf16 with as many of a
+            backbone's first layers in float32 as its gate asks for, elsewhere the first of bf16, fp16, fp32 that
+            passes it; or int8, in OpenVINO alone, quantised on photographs of the source.
         dtype: type of stored embeddings: float16 or float32.
         shard_rows: R, images in a unit of work, a power of two; 0 chooses one that takes under two minutes.
     """
 
-    batch: int = 32
+    batch: int | None = None
     threads: int = 0
+    device: str = AUTO
+    runtime: str = AUTO
     precision: str = AUTO
     dtype: str = "float16"
     shard_rows: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch <= 4096:
+        if self.batch is not None and not 1 <= self.batch <= 4096:
             raise ConfigError("embed.batch", self.batch, "1 to 4096")
         if self.threads < 0:
             raise ConfigError("embed.threads", self.threads, "0 (all) or more")
         check_precision("embed.precision", self.precision)
+        target.check(self.device, self.runtime, "embed.")
+        target.require_precision(self.runtime, "embed.precision", self.precision)
         if self.dtype not in DTYPES:
             raise ConfigError("embed.dtype", self.dtype, ", ".join(DTYPES))
         if self.shard_rows < 0 or self.shard_rows & (self.shard_rows - 1):
@@ -53,6 +67,40 @@ class EmbedConfig:
     def cores(self) -> int:
         """Threads to use: as given, else the CPUs this process may run on."""
         return self.threads or len(os.sched_getaffinity(0))
+
+    def here(self, shard_rows: int = 0) -> EmbedConfig:
+        """The same with device and runtime as this machine has them. Raises ConfigError where it has not got them.
+
+        Args:
+            shard_rows: R of the store where there is one. Batches begin at shards: on a GPU, whose graphs take whole
+                batches, a batch that is not given is no larger than a shard.
+        """
+        found = target.resolve(self.device, self.runtime, "embed.")
+        found.require_precision("embed.precision", self.precision)
+        here = replace(self, device=found.device, runtime=found.runtime)
+        rows = shard_rows or self.shard_rows
+        return replace(here, batch=rows) if self.batch is None and here.on_gpu and 0 < rows < here.images else here
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU; auto is none before `here` has looked."""
+        return self.device.startswith("cuda")
+
+    @property
+    def images(self) -> int:
+        """B: images in one run of a network."""
+        return self.batch or (GPU_BATCH if self.on_gpu else BATCH)
+
+    @property
+    def graph_images(self) -> int:
+        """Images in one execution of a compiled graph."""
+        return graph_batch(self.images, on_gpu=self.on_gpu)
+
+    @property
+    def begun(self) -> int:
+        """Batches that a backbone is given before the first has ended: a GPU has one stream, a CPU one a core."""
+        streams = 1 if self.on_gpu else self.cores
+        return 1 + _BEHIND * streams * self.graph_images // self.images
 
 
 @dataclass(frozen=True)
@@ -78,10 +126,14 @@ class Workshop:
     """The tools of one run, each made once: decoder, style networks, variant makers."""
 
     def __init__(self, settings: Settings, config: EmbedConfig) -> None:
+        config = config.here()
         torch.set_num_threads(config.cores)
         load_all()
         self.settings, self.config = settings, config
-        self.decoder = Decoder(settings.canvas, config.batch, config.cores, orientation=settings.orientation)
+        self.target = Target(config.device, config.runtime)
+        self.decoder = Decoder(
+            settings.canvas, config.images, config.cores, device=config.device, orientation=settings.orientation
+        )
         self._maker = cache(self._make)
 
     def maker(self, transformations: Sequence[str]) -> VariantMaker:
@@ -97,12 +149,14 @@ class Workshop:
             threads=self.config.cores,
             precision=self.settings.style_precision,
             cache_dir=STYLE_BLOBS,
+            device=self.config.device,
         )
         return VariantMaker(
             transformations,
             side=self.settings.canvas,
             seed=self.settings.seed,
-            batch=self.config.batch,
+            batch=self.config.images,
             threads=self.config.cores,
             networks=networks,
+            device=self.config.device,
         )

@@ -1,74 +1,46 @@
-"""The compiled forms of a backbone: its ONNX graph and runtimes of it, each under the key of all it depends on."""
+"""Backbones in OpenVINO, on a CPU: the ONNX graph, int8 forms of it, blobs with any number of layers in float32."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
+from importlib.metadata import version
+from typing import Any
 
 from substyle.engine.backbones import cache
+from substyle.engine.backbones.artefact import Artefact, Mixture
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.fixed_batch import FixedBatch
-from substyle.engine.backbones.quantise import quantised, unpacked
+from substyle.engine.backbones.fixed_batch import FixedBatch, InPieces
+from substyle.engine.backbones.quantise import quantised, require_nncf, unpacked
 from substyle.engine.backbones.runtimes.openvino import Model, OpenVINOGraph
-from substyle.engine.backbones.samples import GateSamples
-from substyle.engine.backbones.source import Source
-from substyle.engine.precision import INT8, Precision, as_precision
+from substyle.engine.backbones.runtimes.openvino_mixed import layers
+from substyle.engine.backbones.spec import Embed
+from substyle.engine.precision import INT8, Precision
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 BLOBS = "openvino"  # folder in the cache
-_GRAPH_CODE = ("engine/backbones/preprocess", "engine/backbones/export", "engine/backbones/families/*")
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Which arithmetic a compiled graph uses where.
+class OpenVINOArtefact(Artefact):
+    """A backbone in OpenVINO."""
 
-    Attributes:
-        precision: of the graph.
-        float32_layers: how many of its first layers stay in float32.
-        unquantised_layers: with int8, how many of its first layers stay in bf16.
-    """
+    libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino")
+    code = ("engine/backbones/preprocess", "engine/backbones/export", "engine/backbones/families/*")
 
-    precision: Precision | Literal["int8"]
-    float32_layers: int = 0
-    unquantised_layers: int = 0
+    @property
+    def ladder(self) -> tuple[Precision, ...]:
+        """Empty: first layers are kept in float32."""
+        return ()
 
-    def describe(self) -> dict[str, Any]:
-        """This mixture in plain JSON."""
-        described = {"precision": self.precision, "float32_layers": self.float32_layers}
-        return {**described, "unquantised_layers": self.unquantised_layers} if self.precision == INT8 else described
+    def facts(self, precision: str) -> dict[str, Any]:
+        """With int8: what is quantised. Raises ConfigError where NNCF is missing."""
+        if precision != INT8:
+            return {}
+        require_nncf()
+        return {"quantised": self.int8_key(0)}
 
-    @staticmethod
-    def of(found: dict[str, Any]) -> Mixture:
-        """From plain JSON, whatever else stands in it."""
-        count, unquantised = int(found["float32_layers"]), int(found.get("unquantised_layers", 0))
-        if found["precision"] == INT8:
-            return Mixture(INT8, count, unquantised)
-        return Mixture(as_precision(found["precision"]), count)
-
-
-class Artefact:
-    """The graph of a backbone and its runtimes.
-
-    Args:
-        source: the backbone.
-        samples: whose further photographs an int8 graph is quantised on.
-        batch: batch of the graph; canvas: canvas side S in pixels; threads: CPU threads of a runtime.
-    """
-
-    def __init__(self, source: Source, samples: GateSamples, *, batch: int, canvas: int, threads: int) -> None:
-        self.source, self.samples = source, samples
-        self.batch, self.canvas, self.threads = batch, canvas, threads
-        facts = {
-            "spec": source.spec.describe(),
-            "graph": source.graph_hash,
-            "canvas": canvas,
-            "batch": batch,
-            "code": cache.code_hash(*_GRAPH_CODE),
-            "versions": cache.versions("torch", "timm", "open_clip_torch", "onnx", "openvino"),
-        }
-        self.key = cache.key(facts)
+    def layers(self) -> int:
+        """Convolutions and matrix products of the graph."""
+        return layers(self.onnx)
 
     @cached_property
     def onnx(self) -> bytes:
@@ -120,3 +92,11 @@ class Artefact:
             identity=key,
         )
         return FixedBatch(graph, self.batch)
+
+    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+        """OpenVINO and its version."""
+        return {"name": "openvino", "version": version("openvino")}
+
+    def graph_reference(self) -> Embed:
+        """The same graph in float32."""
+        return self.runtime(Mixture("fp32"))

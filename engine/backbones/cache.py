@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -58,6 +59,21 @@ def fetch(name: str, make: Callable[[], bytes]) -> bytes:
         data = make()
         write(name, data)
     return data
+
+
+def fetch_once(name: str, make: Callable[[], bytes]) -> bytes:
+    """`fetch` for what takes long or comes out otherwise each time: of concurrent processes one makes it, others wait.
+
+    The system gives the lock back when its holder dies, and then the next one makes it.
+    """
+    data = read(name)
+    if data is not None:
+        return data
+    path = root() / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return fetch(name, make)
 
 
 def read(name: str) -> bytes | None:

@@ -9,17 +9,20 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache
 from substyle.engine.backbones.artefact import Artefact, Mixture
-from substyle.engine.backbones.fixed_batch import FixedBatch, Started, graph_batch
-from substyle.engine.backbones.runtimes.torch import TorchThreads
+from substyle.engine.backbones.fixed_batch import graph_batch
+from substyle.engine.backbones.runtimes.torch import TorchOnDevice, TorchThreads
 from substyle.engine.backbones.samples import GateSamples, GivenSamples
 from substyle.engine.backbones.search import Search
 from substyle.engine.backbones.source import Source
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, Canvas, Embed
+from substyle.engine.backbones.started import Ended, Started, Starts
 from substyle.engine.precision import AUTO, check_precision
+from substyle.engine.target import OPENVINO_ON_CPU, Target
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class CompiledBackbone:
 
     Attributes:
         spec: its facts.
-        runtime: ``{"name", "precision", "float32_layers", "version"}``.
+        runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
         gate: what the gate measured; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone, at its compiled batch, as first measured on this device.
     """
@@ -39,19 +42,9 @@ class CompiledBackbone:
     gate: dict[str, Any] | None
     rate: float
 
-    def start(self, canvas_BSSC: NDArray[np.uint8]) -> Started:
+    def start(self, canvas_BSSC: Canvas) -> Started:
         """`embed` in the background where the runtime can do that, else at once. Nobody may write to the canvas."""
-        if isinstance(self.embed, FixedBatch | TorchThreads):
-            return self.embed.start(canvas_BSSC)
-        return _Ended(self.embed(canvas_BSSC))
-
-
-@dataclass(frozen=True)
-class _Ended:
-    embedded_BD: NDArray[np.float32]
-
-    def result(self) -> NDArray[np.float32]:
-        return self.embedded_BD
+        return self.embed.start(canvas_BSSC) if isinstance(self.embed, Starts) else Ended(self.embed(canvas_BSSC))
 
 
 @dataclass(frozen=True)
@@ -60,9 +53,11 @@ class CompileOptions:
 
     Attributes:
         batch: compiled batch B; canvas: canvas side S in pixels; threads: CPU threads of one inference.
-        precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: bf16, with as many of the first layers in float32 as the
-            gate asks for; ``int8``: 8-bit products, with as many of the first layers in bf16.
+        precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16, with as many of the first layers in float32
+            as the gate asks for, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8``, in OpenVINO alone:
+            8-bit products, with as many of the first layers in bf16.
         dtype: type of the store's embeddings; the gate compares after its cast.
+        target: device and runtime.
     """
 
     batch: int
@@ -70,9 +65,11 @@ class CompileOptions:
     threads: int
     precision: str = AUTO
     dtype: str = "float16"
+    target: Target = OPENVINO_ON_CPU
 
     def __post_init__(self) -> None:
         check_precision("precision", self.precision)
+        self.target.require_precision("precision", self.precision)
 
 
 def compile_backbone(
@@ -97,30 +94,51 @@ def compile_source(source: Source, samples: GateSamples, options: CompileOptions
     Raises:
         GateError: the compiled backbone does not agree with its float32 reference.
     """
-    measured = {"batch": options.batch, "threads": options.threads, "device": cache.device()}
+    target = options.target
+    measured = {"batch": options.batch, "threads": options.threads, "device": target.identity}
     if not source.compiled:
         module = source.backbone.module
         assert module is not None
-        plain = TorchThreads(module, options.threads)
+        plain = TorchOnDevice(module, target.torch_device) if target.on_gpu else TorchThreads(module, options.threads)
         runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": version("torch")}
         facts = {"spec": source.spec.describe(), "runtime": runtime, "canvas": options.canvas, **measured}
-        return CompiledBackbone(source.spec, plain, runtime, None, _rate(plain, samples, facts))
-    artefact = Artefact(
-        source, samples, batch=graph_batch(options.batch), canvas=options.canvas, threads=options.threads
-    )
+        rate = _rate(plain, samples, facts, options)
+        return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
+    artefact = artefact_of(source, samples, options)
     found = Search(artefact, samples, options.precision, options.dtype).result()
     mixture = Mixture.of(found)
     embed = artefact.runtime(mixture, keep=True)
-    runtime = {"name": "openvino", **mixture.describe(), "version": version("openvino")}
-    rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured})
-    return CompiledBackbone(source.spec, embed, runtime, found["gate"], rate)
+    told = artefact.describe(embed)
+    runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
+    rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured}, options)
+    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate)
 
 
-def _rate(embed: Embed, samples: GateSamples, facts: dict[str, Any], repeats: int = 3) -> float:
-    """Images per second of the backbone alone: the fastest of a few full batches, as measured once."""
+def artefact_of(source: Source, samples: GateSamples, options: CompileOptions) -> Artefact:
+    """The backbone in the runtime that was chosen. Raises ConfigError where the two do not go together."""
+    kind: type[Artefact]
+    if options.target.runtime == "openvino":
+        from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact as kind
+    elif options.target.runtime == "tensorrt":
+        from substyle.engine.backbones.artefact_tensorrt import TensorRTArtefact as kind
+    else:
+        from substyle.engine.backbones.artefact_torch import TorchArtefact as kind
+    batch = graph_batch(options.batch, on_gpu=options.target.on_gpu)
+    made = kind(source, samples, batch=batch, canvas=options.canvas, threads=options.threads, target=options.target)
+    made.require_precision(options.precision)
+    return made
+
+
+def _rate(
+    embed: Embed, samples: GateSamples, facts: dict[str, Any], options: CompileOptions, repeats: int = 3
+) -> float:
+    """Images a second of the backbone alone: the fastest of a few full batches, as measured once."""
 
     def measure() -> float:
-        canvas_BSSC = samples.first()
+        canvas_BSSC: Canvas = samples.first()
+        if options.target.on_gpu:  # there a batch takes as long when most of it is padding
+            whole_BSSC = samples.first()[np.arange(options.batch) % len(canvas_BSSC)]
+            canvas_BSSC = torch.from_numpy(whole_BSSC).to(options.target.torch_device)
         embed(canvas_BSSC)
         seconds = []
         for _ in range(repeats):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache, gate
 from substyle.engine.backbones.artefact import Artefact, Mixture
-from substyle.engine.backbones.quantise import require_nncf
-from substyle.engine.backbones.runtimes.openvino_mixed import layers
-from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.runtimes.tensorrt_build import EngineError
 from substyle.engine.backbones.samples import GateSamples
-from substyle.engine.backbones.spec import Embed
-from substyle.engine.precision import AUTO, INT8, as_precision
+from substyle.engine.precision import AUTO, INT8, Precision, as_precision
 
 _EVERY = 3  # the search for float32 layers looks at every third variant, the final gate at all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
-_CODE = ("engine/backbones/gate", "engine/backbones/search", "engine/backbones/artefact", "engine/backbones/runtimes/*")
+_CODE = (
+    *("engine/backbones/gate", "engine/backbones/search", "engine/backbones/artefact*"),
+    *("engine/backbones/fixed_batch", "engine/backbones/runtimes/*"),
+)
 
 
 class Search:
@@ -43,13 +44,11 @@ class Search:
             "graph": self.artefact.key,
             "precision": self.precision,
             "dtype": self.dtype,
-            "device": cache.device(),
+            "device": self.artefact.target.identity,
             "samples": self.samples.fingerprint(),
             "code": cache.code_hash(*_CODE),
         }
-        if self.precision == INT8:
-            require_nncf()
-            facts["quantised"] = self.artefact.int8_key(0)
+        facts |= self.artefact.facts(self.precision)
         found: dict[str, Any] = cache.remember("gates", facts, self._search)
         return found
 
@@ -60,7 +59,9 @@ class Search:
         if self.precision != AUTO:
             mixture = Mixture(as_precision(self.precision))
             return self._passed(mixture, self._check(mixture, 1))
-        total = layers(self.artefact.onnx)
+        if self.artefact.ladder:
+            return self._first_that_passes(self.artefact.ladder)
+        total = self.artefact.layers()
         count, trouble = self._fewest_float32_layers(total)
         while count < total:
             mixture = Mixture("bf16", count)
@@ -81,12 +82,24 @@ class Search:
         mixture = Mixture("fp32")
         return self._passed(mixture, self._check(mixture, 1))
 
+    def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
+        """The gate's result with the fastest arithmetic that passes. Raises GateError of the last where none does."""
+        for precision in ladder[:-1]:
+            mixture = Mixture(precision)
+            try:
+                return self._passed(mixture, self._check(mixture, 1))
+            except (gate.GateError, EngineError) as error:  # a card may have no such arithmetic
+                slower = ladder[ladder.index(precision) + 1]
+                print(f"{self.name}: runs in {slower} if that passes the gate; {error}", file=sys.stderr)
+        mixture = Mixture(ladder[-1])
+        return self._passed(mixture, self._check(mixture, 1))
+
     def _search_int8(self) -> dict[str, Any]:
         """The gate's result with the fewest first layers in bf16, of a few numbers of them; each takes a quantisation.
 
         Raises GateError of the last where none passes.
         """
-        total = layers(self.artefact.onnx)
+        total = self.artefact.layers()
         trouble: gate.GateError | None = None
         for count in sorted({total * part // 16 for part in _UNQUANTISED}):
             mixture = Mixture(INT8, unquantised_layers=count)
@@ -134,8 +147,7 @@ class Search:
 
     def _references(self) -> list[NDArray[np.float32]]:
         if not self._reference:
-            module = self.artefact.source.backbone.module
-            reference: Embed = TorchModule(module) if module is not None else self.artefact.runtime(Mixture("fp32"))
+            reference = self.artefact.reference()
             self._reference = [reference(batch) for batch in self.samples.variants()]
         return self._reference
 

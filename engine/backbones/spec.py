@@ -15,8 +15,10 @@ from torch import nn
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
-# canvas (B, S, S, 3) uint8 → embeddings (B, D) float32
-Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+# (B, S, S, 3) uint8; a tensor may lie on the device of the runtime that takes it
+Canvas = NDArray[np.uint8] | torch.Tensor
+# canvas → embeddings (B, D) float32
+Embed = Callable[[Canvas], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,13 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     config = EmbedConfig(
         batch=options.batch,
         threads=options.threads,
+        device=options.device,
+        runtime=options.runtime,
         precision=options.precision,
         dtype=options.dtype or (there.settings.dtype if there else "float16"),
         shard_rows=options.shard_rows,
     )
+    config = config.here(there.settings.shard_rows if there else 0)
     images = options.images or (Path(there.settings.source) if there else None)
     if images is None:
         raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")

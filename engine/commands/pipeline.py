@@ -26,6 +26,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     study = dataclasses.replace(study, source=source_config(options, study.source))
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
+    asked = {name: value for name in ("device", "runtime") if (value := getattr(options, name)) is not None}
+    study = dataclasses.replace(study, embed=dataclasses.replace(study.embed, **asked))
     out: Path = options.out or Path("runs") / study.name
     results = run_study(study, out, images=options.images, quiet=options.quiet)
     return _show(results, out)

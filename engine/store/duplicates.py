@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.kernels import dispatch
 from substyle.kernels.banded import Banded
 from substyle.kernels.workers import for_each_image
 
@@ -20,8 +21,27 @@ MAX_LEVELS = 4.0  # mean absolute difference of two thumbnails, in grey levels
 
 def thumbnails(canvas_BSSC: torch.Tensor) -> list[str]:
     """8 × 9 luma bytes of each canvas (B, S, S, 3), in hex: means over areas that cover it, as adaptive pooling has."""
+    return as_hex(shrunk(canvas_BSSC).numpy(force=True))
+
+
+def as_hex(small_BRC: NDArray[np.uint8]) -> list[str]:
+    """What `thumbnails` gives, of what `shrunk` has made."""
+    return [small.tobytes().hex() for small in small_BRC]
+
+
+def shrunk(canvas_BSSC: torch.Tensor) -> torch.Tensor:
+    """Thumbnails where the canvases lie. Shape: (B, S, S, 3) uint8 to (B, 8, 9) uint8.
+
+    On the CPU they are the same whatever the batch; on a GPU they are those of the CPU but for rounding.
+    """
     # a quarter of the pixels is plenty for means over about 25 × 28 of them
-    some_BHWC = canvas_BSSC.numpy(force=True)[:, ::2, ::2]
+    some_BHWC = canvas_BSSC[:, ::2, ::2]
+    if some_BHWC.is_cuda:
+        return _shrunk_by_torch(some_BHWC)
+    return torch.from_numpy(_shrunk_by_numpy(some_BHWC.numpy()))
+
+
+def _shrunk_by_numpy(some_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     count, height, width, _ = some_BHWC.shape
     rows_RH, columns_CW = _areas(ROWS, height), _areas(COLUMNS, width)
     small_BRC = np.empty((count, ROWS, COLUMNS), np.uint8)
@@ -32,7 +52,19 @@ def thumbnails(canvas_BSSC: torch.Tensor) -> list[str]:
         small_BRC[i] = np.rint((means_RWC @ LUMA) @ columns_CW.matrix_OI.T)
 
     for_each_image(count, one)
-    return [small.tobytes().hex() for small in small_BRC]
+    return small_BRC
+
+
+def _shrunk_by_torch(some_BHWC: torch.Tensor) -> torch.Tensor:
+    _, height, width, _ = some_BHWC.shape
+    rows_RH, columns_WC, luma_3 = _matrices(height, width, some_BHWC.device)
+    return (rows_RH @ (some_BHWC.float() @ luma_3) @ columns_WC).round().to(torch.uint8)
+
+
+@lru_cache(maxsize=8)
+def _matrices(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    columns_WC = _areas(COLUMNS, width).matrix_OI.T
+    return tuple(dispatch.upload(array, device) for array in (_areas(ROWS, height).matrix_OI, columns_WC, LUMA))
 
 
 @lru_cache(maxsize=8)

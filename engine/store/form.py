@@ -62,6 +62,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             "dim": facts["dim"],
             "weights": spec["weights_hash"],
             "runtime": runtime["name"],
+            "device": runtime.get("device", "cpu"),
             "precision": runtime["precision"],
             "float32_layers": runtime.get("float32_layers", 0),
             "unquantised_layers": runtime.get("unquantised_layers", 0),

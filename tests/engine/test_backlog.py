@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from substyle.engine import arriving
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.backlog import Backlog, Batch, Shard
@@ -197,3 +199,20 @@ def test_an_interrupted_giver_finishes_the_shard_that_is_being_written() -> None
     with pytest.raises(KeyboardInterrupt):
         give(backlog, interrupted(), 1)
     assert [each.number for each in book.shards] == [0]
+
+
+def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(arriving, "after", lambda event, device: said.append((event, str(device))))
+
+    def embed(canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        said.append(int(canvas_BSSC[0, 0, 0, 0]))
+        return first_value(canvas_BSSC)
+
+    one = shard(0, ["identity"])
+    backlog = Backlog([backbone(embed)], Book().write, Book().count, waiting=8, begun=2)
+    with backlog.working():
+        for value in (3, 4):
+            backlog.add(0, replace(batch(one, "identity", value), made=f"pixels of {value}"))  # type: ignore[arg-type]
+        backlog.close(one)
+    assert said == [("pixels of 3", "cpu"), 3, ("pixels of 4", "cpu"), 4]

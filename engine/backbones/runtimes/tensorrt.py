@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.runtimes.captured import Captured, Launched
+from substyle.engine.arriving import Arriving
+from substyle.engine.backbones.runtimes.captured import Captured
 from substyle.engine.backbones.runtimes.tensorrt_build import EngineError, library
+from substyle.engine.backbones.spec import Canvas
 
 
 class TensorRTGraph:
@@ -50,10 +52,10 @@ class TensorRTGraph:
             raise EngineError("TensorRT refused to run the engine")
         return self._embedding_BD
 
-    def __call__(self, canvas_BSSC: NDArray[np.uint8] | torch.Tensor) -> NDArray[np.float32]:
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(b, S, S, 3) uint8, b ≤ B, on the GPU or the host, to (b, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: NDArray[np.uint8] | torch.Tensor) -> Launched:
+    def start(self, canvas_BSSC: Canvas) -> Arriving:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         return self._captured.start(canvas_BSSC)

@@ -76,6 +76,7 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
     _require_interface(trt, network, batch, canvas)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is float32
     # one profile: all shapes are fixed, and it says so to what asks for one
     profile = builder.create_optimization_profile()
     shape = (batch, canvas, canvas, 3)
@@ -94,11 +95,10 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
     return bytes(engine)
 
 
-def engine_key(onnx: bytes, *, gpu: str) -> str:
-    """What an engine depends on: the graph, the library and its version, the GPU."""
+def engine_key(graph: str, *, gpu: str) -> str:
+    """What an engine depends on: the key of its graph, the library and its version, the GPU."""
     trt = library()
-    facts = {"graph": cache.key({"onnx": onnx.hex()}), "library": trt.__name__, "version": trt.__version__, "gpu": gpu}
-    return cache.key(facts)
+    return cache.key({"graph": graph, "library": trt.__name__, "version": trt.__version__, "gpu": gpu})
 
 
 def _require_interface(trt: ModuleType, network: Any, batch: int, canvas: int) -> None:  # noqa: ANN401

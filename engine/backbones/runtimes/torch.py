@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
+from substyle.engine.arriving import Arriving
+from substyle.engine.backbones.runtimes.exact import exact
+from substyle.engine.backbones.spec import Canvas
+from substyle.engine.backbones.started import Joined
 
 
 class TorchModule:
@@ -26,10 +31,34 @@ class TorchModule:
         # channels_last is the layout the canvas has; convolutions on a CPU are about twice as fast in it
         self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __call__(self, canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(B, S, S, 3) uint8 of any B to (B, D) float32."""
         with torch.inference_mode():
-            return np.asarray(self.module(torch.from_numpy(canvas_BSSC)).float().numpy())
+            return np.asarray(self.module(torch.as_tensor(canvas_BSSC)).float().numpy())
+
+
+class TorchOnDevice:
+    """A module run eagerly in float32 on a device; it works in the background where that is a GPU.
+
+    Args:
+        module: as of `TorchModule`; it is copied.
+        device: where it runs.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        exact()
+        self.module, self.device = copy.deepcopy(module).eval().to(device), device
+
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8 of any B, on the device or the host, to (B, D) float32."""
+        return self.start(canvas_BSSC).result()
+
+    def start(self, canvas_BSSC: Canvas) -> Arriving:
+        """The same, queued on the current stream. Nobody may write to the canvas until it has ended."""
+        canvas = torch.as_tensor(canvas_BSSC)
+        # constants that a forward pass makes for itself are to lie where its canvas does
+        with torch.inference_mode(), self.device:
+            return Arriving.of(self.module(canvas.to(self.device)).float(), held=canvas)
 
 
 class TorchThreads:
@@ -46,26 +75,15 @@ class TorchThreads:
         self.module, self.threads = TorchModule(module), threads
         self._pool = _single_threads(threads)
 
-    def __call__(self, canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(B, S, S, 3) uint8 of any B to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: NDArray[np.uint8]) -> TorchParts:
+    def start(self, canvas_BSSC: Canvas) -> Joined:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         size = -(-len(canvas_BSSC) // self.threads)
         parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
-        return TorchParts([self._pool.submit(self.module, part) for part in parts])
-
-
-@dataclass(frozen=True)
-class TorchParts:
-    """Embeddings of the parts of a batch, on their way."""
-
-    parts: list[Future[NDArray[np.float32]]]
-
-    def result(self) -> NDArray[np.float32]:
-        """Wait for them. Shape: (B, D) float32."""
-        return np.concatenate([part.result() for part in self.parts])
+        return Joined([self._pool.submit(self.module, part) for part in parts])
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:

@@ -6,22 +6,27 @@ fails, the module runs as it is, in a CUDA graph all the same, and says so.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.arriving import Arriving
+from substyle.engine.backbones import cache
 from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes.captured import Captured, Launched, as_batch
+from substyle.engine.backbones.runtimes.captured import Captured, as_batch
+from substyle.engine.backbones.runtimes.exact import exact
 from substyle.engine.backbones.runtimes.typed_export import Typed
+from substyle.engine.backbones.spec import Canvas
 from substyle.engine.precision import Precision
 from substyle.kernels.errors import ConfigError
 
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
+CODE = "inductor"  # folder in the cache
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -61,14 +66,17 @@ class TorchCompiled:
         typed.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
         self._run: Run = typed
+        self._captured: Captured | None = None
+        exact()
         if mode != "off":
             self._compile(typed, mode)
-        self._captured: Captured | None = None
         if device.type == "cuda":
             self._captured = Captured(lambda stream: self._run(self.canvas_BSSC), self.canvas_BSSC)
         self.stream = self._captured.stream if self._captured else None
 
     def _compile(self, typed: Typed, mode: Mode) -> None:
+        # what torch generates is kept beside what other runtimes compile, for the next start and for other workers
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / CODE))
         # compiled code of earlier modules counts against torch's limit of recompilations for one function
         torch._dynamo.reset()
         compiled: Run = torch.compile(typed, mode=mode, dynamic=False)
@@ -81,26 +89,15 @@ class TorchCompiled:
         else:
             self._run = compiled
 
-    def __call__(self, canvas_BSSC: NDArray[np.uint8] | torch.Tensor) -> NDArray[np.float32]:
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(b, S, S, 3) uint8, b ≤ B, on the device or the host, to (b, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: NDArray[np.uint8] | torch.Tensor) -> Launched | Finished:
+    def start(self, canvas_BSSC: Canvas) -> Arriving:
         """The same in the background on a GPU. Nobody may write to the canvas until it has ended."""
         if self._captured is not None:
             return self._captured.start(canvas_BSSC)
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
         with torch.no_grad():
             self.canvas_BSSC[: len(canvas)].copy_(canvas)
-            return Finished(np.asarray(self._run(self.canvas_BSSC)[: len(canvas)].clone().numpy()))
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A batch on a CPU, which has ended."""
-
-    embedding_BD: NDArray[np.float32]
-
-    def result(self) -> NDArray[np.float32]:
-        """Shape: (b, D) float32."""
-        return self.embedding_BD
+            return Arriving.of(self._run(self.canvas_BSSC)[: len(canvas)].clone())

@@ -50,12 +50,38 @@ class _Between(nn.Module):
         return self.network(x.to(self.dtype)).float()  # type: ignore[no-any-return]
 
 
+def as_typed(module: nn.Module | None) -> Preprocessed:
+    """A module that can be typed. Raises SubstyleError for one whose preprocessing cannot be told from its network."""
+    if not isinstance(module, Preprocessed):
+        raise SubstyleError(f"{type(module).__name__}: only backbones with the engine's own preprocessing can be typed")
+    return module
+
+
 def typed_graph(module: nn.Module, precision: Precision, *, canvas: int, batch: int) -> onnx.ModelProto:
     """The graph of a backbone at a fixed batch: ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
 
     Raises:
         SubstyleError: a module whose preprocessing cannot be told from its network.
     """
-    if not isinstance(module, Preprocessed):
-        raise SubstyleError(f"{type(module).__name__}: only backbones with the engine's own preprocessing can be typed")
-    return export(Typed(module, precision).eval(), canvas=canvas, batch=batch)
+    return export(Typed(as_typed(module), precision).eval(), canvas=canvas, batch=batch)
+
+
+def cast_first(graph: bytes) -> bytes:
+    """A graph that moves its bytes about before it casts them, changed so that it casts them first, as TensorRT wants.
+
+    Args:
+        graph: a serialised model with one input, uint8.
+    """
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    (name,) = (value.name for value in model.graph.input if value.name not in weights)
+    floats = f"{name}_float32"
+    for node in model.graph.node:
+        for i, source in enumerate(node.input):
+            if source == name:
+                node.input[i] = floats
+    del model.graph.value_info[:]  # types of what was bytes; the parser infers them all
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", [name], [floats], to=onnx.TensorProto.FLOAT))
+    return bytes(model.SerializeToString())

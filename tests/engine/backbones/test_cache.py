@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +119,43 @@ def test_a_graph_is_not_asked_for_where_a_blob_is_kept() -> None:
     onnx = graph()
     OpenVINOGraph(lambda: onnx, precision="fp32", threads=1, cache_dir="blobs", identity="x")
     OpenVINOGraph(lambda: pytest.fail("read again"), precision="fp32", threads=1, cache_dir="blobs", identity="x")
+
+
+MAKER = """
+import os, sys, time
+import subprocess
+import sys
+from pathlib import Path
+from substyle.engine.backbones import cache
+
+def make():
+    with Path(sys.argv[1]).open("a") as said:
+        said.write("made\\n")
+    time.sleep(0.3)
+    return os.urandom(1 << 16)
+
+Path(sys.argv[1] + f".{os.getpid()}").touch()
+while len(list(Path(sys.argv[1]).parent.glob("said.*"))) < 3:
+    time.sleep(0.01)
+sys.stdout.write(cache.fetch_once("engines/a.engine", make).hex())
+"""
+
+
+def test_of_several_processes_one_makes_it_and_all_get_the_same(own: Path) -> None:
+    command = [sys.executable, "-c", MAKER, str(own / "said")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(answers) == 1
+    assert len(answers.pop()) == 2 << 16
+    assert (own / "said").read_text() == "made\n"
+
+
+def test_where_the_maker_dies_the_next_one_makes_it(own: Path) -> None:
+    def die() -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.fetch_once("engines/a.engine", die)
+    assert cache.fetch_once("engines/a.engine", lambda: b"engine") == b"engine"
+    assert cache.fetch_once("engines/a.engine", die) == b"engine"

@@ -71,7 +71,7 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("exported again")
 
-    monkeypatch.setattr("substyle.engine.backbones.artefact.export", refuse)
+    monkeypatch.setattr("substyle.engine.backbones.artefact_openvino.export", refuse)
     second = compile_backbone(backbone, samples(), options(), images=BATCH)
     assert (second.gate, second.rate) == (first.gate, first.rate)
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
@@ -103,7 +103,7 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
         self.graph, self.batch = graph, batch
         self.kept = asked[-1][1] if asked[-1][0] == "bf16" else 99  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("substyle.engine.backbones.artefact.OpenVINOGraph", graph)
+    monkeypatch.setattr("substyle.engine.backbones.artefact_openvino.OpenVINOGraph", graph)
     monkeypatch.setattr(FixedBatch, "__init__", remember)
     monkeypatch.setattr(FixedBatch, "__call__", spoil)
     compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"), images=BATCH)

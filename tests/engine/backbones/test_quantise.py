@@ -11,7 +11,7 @@ from tests.conftest import photograph
 from torch import nn
 
 from substyle.engine.backbones import cache, gate
-from substyle.engine.backbones.artefact import Artefact
+from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact
 from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.samples import GivenSamples
@@ -68,13 +68,13 @@ def test_int8_that_fails_keeps_first_layers_and_then_says_so(
 ) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     asked: list[int] = []
-    real = Artefact.runtime
+    real = OpenVINOArtefact.runtime
 
-    def note(self: Artefact, mixture: object, *, keep: bool = False) -> object:
+    def note(self: OpenVINOArtefact, mixture: object, *, keep: bool = False) -> object:
         asked.append(mixture.unquantised_layers)  # type: ignore[attr-defined]
         return real(self, mixture, keep=keep)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Artefact, "runtime", note)
+    monkeypatch.setattr(OpenVINOArtefact, "runtime", note)
     monkeypatch.setattr(Search, "_references", lambda self: [np.random.default_rng(0).normal(size=(4, 96))] * 2)
     with pytest.raises(gate.GateError, match=r"x:tiny: int8 does not agree .* up to half of its first layers in bf16"):
         compile_source(source, SAMPLES, OPTIONS)
@@ -83,7 +83,7 @@ def test_int8_that_fails_keeps_first_layers_and_then_says_so(
 
 def test_what_it_was_quantised_on_and_by_is_in_the_key(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(samples: GivenSamples = SAMPLES, unquantised: int = 0) -> str:
-        return Artefact(source, samples, batch=BATCH, canvas=SIDE, threads=1).int8_key(unquantised)
+        return OpenVINOArtefact(source, samples, batch=BATCH, canvas=SIDE, threads=1).int8_key(unquantised)
 
     first = key()
     assert first == key()

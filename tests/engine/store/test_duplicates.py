@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tests.conftest import photograph
 
-from substyle.engine.store.duplicates import groups, thumbnails
+from substyle.engine.store.duplicates import _shrunk_by_numpy, _shrunk_by_torch, as_hex, groups, thumbnails
 
 
 def canvas(picture: Image.Image) -> torch.Tensor:
@@ -55,3 +56,24 @@ def test_agrees_with_all_pairs() -> None:
 
 def test_none() -> None:
     assert groups([]).shape == (0,)
+
+
+@pytest.mark.parametrize("side", [32, 36, 64, 224])
+def test_a_device_s_thumbnails_are_those_of_the_cpu_but_for_rounding(side: int) -> None:
+    rng = np.random.default_rng(side)
+    noise = rng.integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    flat = np.broadcast_to(np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None], (5, side, side, 3))
+    some = torch.from_numpy(np.concatenate([noise, flat]))[:, ::2, ::2]
+    on_cpu = torch.from_numpy(_shrunk_by_numpy(some.numpy()))
+    on_device = _shrunk_by_torch(some)
+    assert (on_device.shape, on_device.dtype) == ((8, 8, 9), torch.uint8)
+    difference = (on_device.int() - on_cpu.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.01
+    assert as_hex(on_cpu.numpy()) == thumbnails(torch.from_numpy(np.concatenate([noise, flat])))
+
+
+def test_no_canvases_have_no_thumbnails() -> None:
+    empty = torch.zeros(0, 32, 32, 3, dtype=torch.uint8)
+    assert thumbnails(empty) == []
+    assert _shrunk_by_torch(empty[:, ::2, ::2]).shape == (0, 8, 9)

@@ -145,12 +145,19 @@ def test_moving_a_store_works(tmp_path: Path) -> None:
     assert len(load_table(EmbeddingStore.open(tmp_path / "elsewhere.zarr"), "timm:x").keys) == 4
 
 
+def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: Path) -> None:
+    store, _ = make(tmp_path / "s.zarr")
+    store.ensure_backbone(facts() | {"runtime": {**facts()["runtime"], "device": "cpu"}})
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         (facts(weights="other"), "weights w there, other now"),
         (facts(dim=4), "dim 3 there, 4 now"),
         (facts(precision="bf16"), "precision fp32 there, bf16 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino there, tensorrt now"),
+        (facts() | {"runtime": {**facts()["runtime"], "device": "cuda"}}, "device cpu there, cuda now"),
         (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 there, 3 now"),
         (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 there, 2 now"),
     ],

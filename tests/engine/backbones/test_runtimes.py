@@ -1,0 +1,374 @@
+"""Backbones in torch and TensorRT as `compile_source` makes them: precisions, gates, caches, and what stores are told.
+
+Engines are built and run on a GPU; here a stand-in keeps the graph for an engine and OpenVINO runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.conftest import photograph
+from torch import nn
+
+from substyle.engine.backbones import artefact_tensorrt, gate, registry
+from substyle.engine.backbones.artefact import Mixture
+from substyle.engine.backbones.artefact_tensorrt import TensorRTArtefact
+from substyle.engine.backbones.artefact_torch import TorchArtefact
+from substyle.engine.backbones.compile import CompileOptions, artefact_of, compile_source
+from substyle.engine.backbones.fixed_batch import FixedBatch, InPieces
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.runtimes import tensorrt_build
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.runtimes.tensorrt_build import EngineError
+from substyle.engine.backbones.runtimes.torch import TorchModule, TorchOnDevice
+from substyle.engine.backbones.runtimes.typed_export import Typed
+from substyle.engine.backbones.samples import GivenSamples
+from substyle.engine.backbones.source import Source
+from substyle.engine.backbones.spec import Backbone, BackboneSpec
+from substyle.engine.backbones.started import Starts
+from substyle.engine.target import Target
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+SIDE, BATCH, DIM = 32, 4, 6
+ON_CPU, ON_GPU = Target("cpu", "torch"), Target("cuda:0", "tensorrt")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.GELU(), nn.Flatten(), nn.Linear(512, DIM)).eval()
+    half = (0.5, 0.5, 0.5)
+    module = Preprocessed(network.requires_grad_(False), canvas=SIDE, side=SIDE, mean=half, std=half).eval()
+    spec = BackboneSpec("x:tiny", "tiny", DIM, SIDE, half, half, "flat", "none", "0123")
+    return Backbone(spec, module)
+
+
+def samples() -> GivenSamples:
+    plain = np.stack([np.array(photograph(i, SIDE, SIDE)) for i in range(BATCH)])
+    return GivenSamples([plain, 255 - plain, plain[:, ::-1].copy()], BATCH)
+
+
+def options(target: Target, precision: str = "auto", batch: int = BATCH) -> CompileOptions:
+    return CompileOptions(batch=batch, canvas=SIDE, threads=1, precision=precision, target=target)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """torch.compile gives back what it is given, which takes no time; the list holds what that was."""
+    given: list[nn.Module] = []
+
+    def compiled(module: nn.Module, **how: object) -> nn.Module:
+        given.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return given
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) -> None:
+    compiled = compile_source(Source.of(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
+    assert (compiled.runtime["name"], compiled.runtime["precision"]) == ("torch.compile", "bf16")
+    assert compiled.runtime["device"] == "cpu"
+    assert compiled.gate is not None
+    assert compiled.gate["cosine_min"] >= 0.999
+    assert compiled.rate > 0
+    assert len(uncompiled) == 1, "what passed the gate is what fills the store"
+    assert isinstance(compiled.embed, InPieces)
+    assert compiled.embed.batch == 8, "on a CPU a graph takes pieces"
+    module = backbone().module
+    assert module is not None
+    canvas = np.concatenate(samples().batches_GSSC)[:11]
+    expected = TorchModule(module)(canvas)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(compiled.embed(canvas), expected, atol=2e-2 * scale)
+    np.testing.assert_array_equal(compiled.embed(torch.from_numpy(canvas)), compiled.embed(canvas))
+    np.testing.assert_array_equal(compiled.start(torch.from_numpy(canvas)).result(), compiled.embed(canvas))
+    assert compiled.embed(canvas[:0]).shape == (0, DIM)
+
+
+@pytest.mark.parametrize(("bad", "found"), [(set(), "bf16"), ({"bf16"}, "fp16"), ({"bf16", "fp16"}, "fp32")])
+def test_auto_takes_the_first_that_passes(
+    uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bad: set[str],
+    found: str,
+) -> None:  # fmt: skip
+    _spoil(monkeypatch, bad)
+    source = Source.of(backbone())
+    compiled = compile_source(source, samples(), options(ON_CPU))
+    assert compiled.runtime["precision"] == found
+    assert len(uncompiled) == len(bad) + 1
+    said = capsys.readouterr().err
+    assert all(f"{precision} does not agree with float32 torch" in said for precision in bad)
+    again = compile_source(source, samples(), options(ON_CPU))
+    assert len(uncompiled) == len(bad) + 2, "the second time the gate's answer is at hand"
+    assert (again.runtime, again.gate, again.rate) == (compiled.runtime, compiled.gate, compiled.rate)
+
+
+def test_nothing_passes(uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    _spoil(monkeypatch, {"bf16", "fp16", "fp32"})
+    with pytest.raises(gate.GateError, match="fp32 does not agree"):
+        compile_source(Source.of(backbone()), samples(), options(ON_CPU))
+
+
+def test_a_precision_that_is_asked_for_and_fails_is_an_error_with_numbers(
+    uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch, {"bf16"})
+    with pytest.raises(gate.GateError, match=r"bf16 does not agree .* cosine min .*needed: ≥ 0.999"):
+        compile_source(Source.of(backbone()), samples(), options(ON_CPU, "bf16"))
+    assert compile_source(Source.of(backbone()), samples(), options(ON_CPU, "fp16")).runtime["precision"] == "fp16"
+
+
+def _spoil(monkeypatch: pytest.MonkeyPatch, bad: set[str]) -> None:
+    """Networks of these types mix up what they have computed."""
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    real = Typed.forward
+
+    def forward(self: Typed, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+        out = real(self, canvas_BSSC)
+        spoilt = next(self.front.network.parameters()).dtype in {types[name] for name in bad}
+        return out.roll(1, dims=0) if spoilt else out
+
+    monkeypatch.setattr(Typed, "forward", forward)
+
+
+def test_what_torch_cannot_compile_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: nn.Module, **how: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert compile_source(Source.of(backbone()), samples(), options(ON_CPU)).runtime["name"] == "torch"
+
+
+def test_torch_takes_no_graphs() -> None:
+    graph = Backbone(backbone().spec, graph=b"a graph")
+    with pytest.raises(ConfigError, match=r"x:tiny: runtime.*openvino or tensorrt: this backbone comes as a graph"):
+        compile_source(Source.of(graph), samples(), options(ON_CPU))
+
+
+def test_torch_takes_no_module_without_the_engine_s_preprocessing(uncompiled: list[nn.Module]) -> None:
+    other = Backbone(backbone().spec, nn.Flatten())
+    with pytest.raises(SubstyleError, match="Flatten: only backbones with the engine's own preprocessing"):
+        compile_source(Source.of(other), samples(), options(ON_CPU))
+
+
+def test_int8_is_refused_before_anything_is_loaded() -> None:
+    for target in (ON_CPU, ON_GPU):
+        with pytest.raises(ConfigError, match=r"int8 is there with runtime = \"openvino\""):
+            options(target, "int8")
+
+
+def test_arithmetic_on_a_device() -> None:
+    statistics = registry.load("control:statistics", registry.LoadContext(SIDE, BATCH, 0, None, lambda: canvas))
+    canvas = samples().first()
+    assert statistics.module is not None
+    runtime = TorchOnDevice(statistics.module, torch.device("cpu"))
+    assert isinstance(runtime, Starts)
+    assert runtime.module is not statistics.module
+    np.testing.assert_allclose(runtime(torch.from_numpy(canvas)), TorchModule(statistics.module)(canvas), rtol=1e-5)
+
+
+# --- TensorRT ---------------------------------------------------------------------------------------------------------
+
+
+class Engines:
+    """Builds engines that are their graphs, and runs them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built: list[bytes] = []
+        self.unusable: set[bytes] = set()
+        self.trt = SimpleNamespace(__name__="tensorrt", __version__="10.9")
+        monkeypatch.setattr(tensorrt_build, "library", lambda: self.trt)
+        monkeypatch.setattr(artefact_tensorrt, "library", lambda: self.trt)
+        monkeypatch.setattr(artefact_tensorrt, "build", self.build)
+        monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", self.load)
+        card = SimpleNamespace(name="card", major=9, minor=0, multi_processor_count=132)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
+        monkeypatch.setattr(Target, "torch_device", torch.device("cpu"))  # of the reference
+
+    def build(self, graph: bytes, *, batch: int, canvas: int, timing: Path) -> bytes:
+        assert timing.parent.name == "timings"
+        self.built.append(graph)
+        return graph + bytes([len(self.built)])  # no two builds are alike
+
+    def load(self, engine: bytes, device: torch.device) -> Engine:
+        if engine in self.unusable:
+            raise EngineError("made for another card")
+        return Engine(engine[:-1])
+
+
+class Engine:
+    """An engine: at most B images, padded by itself."""
+
+    def __init__(self, graph: bytes) -> None:
+        self.graph = FixedBatch(OpenVINOGraph(graph, precision="fp32", threads=1), BATCH)
+
+    def start(self, canvas_BSSC: torch.Tensor | NDArray[np.uint8]) -> object:
+        assert len(canvas_BSSC) <= BATCH
+        return self.graph.start(canvas_BSSC)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    return Engines(monkeypatch)
+
+
+def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: Path) -> None:
+    source = Source.of(backbone())
+    first = compile_source(source, samples(), options(ON_GPU))
+    assert first.runtime == {
+        **{"name": "tensorrt", "precision": "bf16", "float32_layers": 0, "version": "10.9"},
+        **{"device": "cuda", "gpu": "card"},
+    }
+    assert len(engines.built) == 1
+    assert onnx.TensorProto.BFLOAT16 in {t.data_type for t in onnx.load_from_string(engines.built[0]).graph.initializer}
+    kinds = sorted({path.relative_to(tmp_path / "cache").parts[0] for path in (tmp_path / "cache").rglob("*.*")})
+    assert kinds == ["engines", "gates", "graphs", "rates"]
+    second = compile_source(source, samples(), options(ON_GPU))
+    assert len(engines.built) == 1
+    assert (second.runtime, second.gate, second.rate) == (first.runtime, first.gate, first.rate)
+    canvas = samples().batches_GSSC[1]
+    np.testing.assert_array_equal(second.embed(canvas[:3]), first.embed(canvas)[:3])
+
+
+@pytest.mark.parametrize("change", ["precision", "library", "card", "weights"])
+def test_another_engine_is_built_where_something_changes(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    made, precision = backbone(), "fp32"
+    compile_source(Source.of(made), samples(), options(ON_GPU, precision))
+    if change == "precision":
+        precision = "fp16"
+    elif change == "library":
+        engines.trt.__version__ = "11.0"
+    elif change == "card":
+        card = SimpleNamespace(name="other", major=8, minor=0, multi_processor_count=108)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    else:
+        made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, weights_hash="4567"))
+    compile_source(Source.of(made), samples(), options(ON_GPU, precision))
+    assert len(engines.built) == 2
+
+
+@pytest.mark.parametrize("how", ["cut", "of another card"])
+def test_an_engine_that_cannot_be_used_is_built_anew(
+    engines: Engines, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    (path,) = (tmp_path / "cache" / "engines").glob("*.engine")
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        engines.unusable.add(engines.built[0] + bytes([1]))
+    second = compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    assert len(engines.built) == 2
+    assert ("cannot be used (made for another card); built anew" in capsys.readouterr().err) == (how != "cut")
+    np.testing.assert_array_equal(second.embed(samples().first()), first.embed(samples().first()))
+    compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    assert len(engines.built) == 2
+
+
+def test_an_engine_that_cannot_be_used_where_it_was_built_is_an_error(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(engine: bytes, device: torch.device) -> Engine:
+        raise EngineError("no")
+
+    monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", refuse)
+    with pytest.raises(EngineError, match="no"):
+        compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    assert len(engines.built) == 1
+
+
+def test_a_card_without_bf16_runs_in_fp16(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(graph: bytes, **how: object) -> bytes:
+        if onnx.TensorProto.BFLOAT16 in {t.data_type for t in onnx.load_from_string(graph).graph.initializer}:
+            raise EngineError("no bf16 here")
+        return engines.build(graph, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artefact_tensorrt, "build", build)
+    assert compile_source(Source.of(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
+    assert "runs in fp16 if that passes the gate; no bf16 here" in capsys.readouterr().err
+    with pytest.raises(EngineError, match="no bf16 here"):
+        compile_source(Source.of(backbone()), samples(), options(ON_GPU, "bf16"))
+
+
+def graph(side: int = SIDE) -> bytes:
+    """A backbone that comes as a graph and, as OpenVINO may, transposes bytes before it casts them."""
+    nodes = [
+        onnx.helper.make_node("Transpose", ["canvas"], ["channels"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("Cast", ["channels"], ["x"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        onnx.helper.make_node("Flatten", ["mean"], ["embedding"]),
+    ]
+    inputs = [onnx.helper.make_tensor_value_info("canvas", onnx.TensorProto.UINT8, [BATCH, side, side, 3])]
+    outputs = [onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, [BATCH, 3 * side])]
+    axes = onnx.numpy_helper.from_array(np.array([3], np.int64), "axes")
+    made = onnx.helper.make_graph(nodes, "g", inputs, outputs, [axes])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    return bytes(onnx.helper.make_model(made, opset_imports=opset, ir_version=10).SerializeToString())
+
+
+def test_a_backbone_that_comes_as_a_graph(engines: Engines) -> None:
+    spec = dataclasses.replace(backbone().spec, dim=3 * SIDE)
+    source = Source.of(Backbone(spec, graph=graph()))
+    compiled = compile_source(source, samples(), options(ON_GPU))
+    assert compiled.runtime["precision"] == "fp32"
+    assert compiled.gate is not None
+    assert onnx.load_from_string(engines.built[0]).graph.node[0].op_type == "Cast", "as TensorRT takes bytes"
+    canvas = samples().first()
+    expected = canvas.transpose(0, 3, 1, 2).astype(np.float32).mean(3).reshape(BATCH, -1)
+    np.testing.assert_allclose(compiled.embed(canvas), expected, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"x:tiny: precision.*auto, fp32 \(it comes as a graph"):
+        compile_source(source, samples(), options(ON_GPU, "bf16"))
+
+
+@pytest.mark.skipif(tensorrt_build.installed() is None, reason="no TensorRT")
+@pytest.mark.parametrize("kind", ["module", "graph"])
+def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(Target, "identity", "card")
+    loaded: list[bytes] = []
+    monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
+    made = backbone() if kind == "module" else Backbone(dataclasses.replace(backbone().spec, dim=96), graph=graph())
+    artefact = artefact_of(Source.of(made), samples(), options(ON_GPU))
+    assert isinstance(artefact, TensorRTArtefact)
+    for _ in range(2):
+        artefact.runtime(Mixture("fp32"))
+    assert loaded[0] == loaded[1]
+    assert len(loaded[0]) > 1000
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_of_runtimes_differ(engines: Engines) -> None:
+    source = Source.of(backbone())
+    keys = {artefact_of(source, samples(), options(t)).key for t in (Target(), ON_CPU, ON_GPU)}
+    assert len(keys) == 3
+    on_cpu = artefact_of(source, samples(), options(ON_CPU))
+    on_gpu = artefact_of(source, samples(), options(Target("cuda:0", "torch"), batch=64))
+    assert isinstance(on_cpu, TorchArtefact)
+    assert (on_cpu.batch, on_gpu.batch) == (4, 64)
+    assert json.dumps(on_cpu.facts("auto")) == "{}"
