@@ -1,4 +1,4 @@
-"""Part: decode, variants and the whole loop on a GPU, as far as there is a way to run them there."""
+"""Part: decode and variants on a GPU, as far as there is a way to run them there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import Job, skipped
 
 PART = "decode"
-CLAIMS = ("decode, resize and crop by DALI", "the 31 variants in one pass", "end to end against the backbone alone")
+CLAIMS = ("decode, resize and crop by DALI", "the 31 variants in one pass")
 
 
 def run(bench: Bench) -> Iterator[Job]:

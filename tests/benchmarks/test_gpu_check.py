@@ -53,10 +53,21 @@ def test_everything_runs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(data["parts"]) == list(parts.PARTS)
     assert {row["part"] for row in data["rows"]} == set(parts.PARTS)
     measured = {row["part"] for row in data["rows"] if row["status"] == MEASURED}
-    assert measured == {"ceilings", "kernels", "probes", "neighbours", "runtimes"}
+    assert measured == {"ceilings", "kernels", "probes", "neighbours", "runtimes", "end_to_end"}
     assert data["counts"] == {s: sum(row["status"] == s for row in data["rows"]) for s in rows.STATUSES}
     table = capsys.readouterr().out
     assert all(row["name"] in table for row in data["rows"])
+
+
+def test_the_loop_is_held_against_the_backbone_alone(run: Run) -> None:
+    code, data = run("--only", "end_to_end")
+    assert code == 0
+    by_tensorrt, by_torch = data["rows"]
+    assert (by_tensorrt["status"], by_torch["status"]) == (SKIPPED, MEASURED)
+    assert by_torch["unit"] == "embeddings"
+    assert by_torch["of_ceiling"] == pytest.approx(by_torch["per_s"] / by_torch["ceiling_per_s"])
+    assert by_torch["facts"]["goal of that share"] == 0.95
+    assert by_torch["text"].startswith("goals ")
 
 
 def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
