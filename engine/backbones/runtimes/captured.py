@@ -8,12 +8,15 @@ their own, while the next batch runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from substyle.engine.arriving import Arriving
 from substyle.engine.backbones.spec import Canvas
 from substyle.kernels.errors import ConfigError
+
+Output = TypeVar("Output")
 
 _WARM = 3  # runs before the capture: libraries pick algorithms and allocate in the first ones
 
@@ -28,6 +31,27 @@ def as_batch(canvas_BSSC: Canvas, into_BSSC: torch.Tensor) -> torch.Tensor:
     return canvas
 
 
+def capture(
+    launch: Callable[[torch.cuda.Stream], Output], device: torch.device
+) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph, Output]:
+    """What a function queues on a stream, as a graph: that stream, the graph, and what the function returned.
+
+    What it returned lies in the same memory at every replay.
+    """
+    with torch.no_grad(), torch.cuda.device(device):
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))  # weights and buffers were made there
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM):
+                launch(stream)
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # other threads may go on with calls that would end a capture of the whole process
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            output = launch(stream)
+    return stream, graph, output
+
+
 class Captured:
     """The captured graph with its buffers.
 
@@ -39,18 +63,8 @@ class Captured:
 
     def __init__(self, launch: Callable[[torch.cuda.Stream], torch.Tensor], canvas_BSSC: torch.Tensor) -> None:
         self.canvas_BSSC, self.device = canvas_BSSC, canvas_BSSC.device
-        with torch.no_grad(), torch.cuda.device(self.device):
-            self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            self.copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            self.stream.wait_stream(torch.cuda.current_stream(self.device))  # weights and buffers were made there
-            with torch.cuda.stream(self.stream):
-                for _ in range(_WARM):
-                    launch(self.stream)
-            self.stream.synchronize()
-            self._graph = torch.cuda.CUDAGraph()
-            # other threads, such as a decoder's, may go on with calls that would end a capture of the whole process
-            with torch.cuda.graph(self._graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.embedding_BD = launch(self.stream)
+        self.stream, self._graph, self.embedding_BD = capture(launch, self.device)
+        self.copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def start(self, canvas_BSSC: Canvas) -> Arriving:
         """Begin with a batch (b, S, S, 3), b ≤ B, of the GPU or the host. Nobody may write to it until it has ended."""

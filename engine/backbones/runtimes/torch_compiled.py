@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,25 @@ from substyle.kernels.errors import ConfigError
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 CODE = "inductor"  # folder in the cache
 Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+def compiled(module: Callable[..., Any], example: torch.Tensor, mode: Mode) -> tuple[Callable[..., Any], str | None]:
+    """A module compiled for input such as the example; where that fails the module itself, and why."""
+    if mode == "off":
+        return module, None
+    # what torch generates is kept beside what other runtimes compile, for the next start and for other workers
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / CODE))
+    # compiled code of earlier modules counts against torch's limit of recompilations for one function
+    torch._dynamo.reset()
+    run = torch.compile(module, mode=mode, dynamic=False)
+    try:
+        with torch.no_grad():
+            run(example)
+    except Exception as error:  # noqa: BLE001 - what tracing, code generation and compilers raise has no common base
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        print(f"torch.compile failed, so the network runs uncompiled: {reason}", file=sys.stderr)
+        return module, reason
+    return run, None
 
 
 class TorchCompiled:
@@ -60,34 +79,17 @@ class TorchCompiled:
         if batch < 1:
             raise ConfigError("batch", batch, "at least 1 image")
         self.batch, self.precision, self.device = batch, precision, device
-        self.fallback: str | None = None
         typed = Typed(module, precision).eval().requires_grad_(False)
         # convolutions take the canvas's own layout; tensors of other ranks keep theirs
         typed.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
-        self._run: Run = typed
-        self._captured: Captured | None = None
         exact()
-        if mode != "off":
-            self._compile(typed, mode)
+        self._run: Run
+        self._run, self.fallback = compiled(typed, self.canvas_BSSC, mode)
+        self._captured: Captured | None = None
         if device.type == "cuda":
             self._captured = Captured(lambda stream: self._run(self.canvas_BSSC), self.canvas_BSSC)
         self.stream = self._captured.stream if self._captured else None
-
-    def _compile(self, typed: Typed, mode: Mode) -> None:
-        # what torch generates is kept beside what other runtimes compile, for the next start and for other workers
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / CODE))
-        # compiled code of earlier modules counts against torch's limit of recompilations for one function
-        torch._dynamo.reset()
-        compiled: Run = torch.compile(typed, mode=mode, dynamic=False)
-        try:
-            with torch.no_grad():
-                compiled(self.canvas_BSSC)
-        except Exception as error:  # noqa: BLE001 - what tracing, code generation and compilers raise has no common base
-            self.fallback = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
-            print(f"torch.compile failed, so the network runs uncompiled: {self.fallback}", file=sys.stderr)
-        else:
-            self._run = compiled
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(b, S, S, 3) uint8, b ≤ B, on the device or the host, to (b, D) float32."""
