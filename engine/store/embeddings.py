@@ -169,8 +169,10 @@ class EmbeddingStore:
         """
         name = slug(str(facts["name"]))
         if name in members(self.path / ARRAYS):
-            if changed := form.differences(self.entry_of(name).facts, facts):
-                raise StoreError(f"{self.path}: {facts['name']} was made differently: {'; '.join(changed)}")
+            there = self.entry_of(name).facts
+            if changed := form.differences(there, facts):
+                how = form.remedy(there, facts)
+                raise StoreError(f"{self.path}: {facts['name']} was made differently: {'; '.join(changed)}{how}")
         else:
             with writing(self.path):
                 self.group_of("").create_group(name, attributes=form.seal(facts))

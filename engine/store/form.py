@@ -6,6 +6,7 @@ Attributes carry a digest of themselves, so that whatever changes them later is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
     old, new = identity(there), identity(now)
     return [f"{key} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
+
+
+def remedy(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How a run asks for the device and the runtime that a backbone was made with; "" where they are the same."""
+    old, new = there["runtime"], now["runtime"]
+    device = old.get("device", "cpu")
+    if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
+        return ""
+    runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is made by torch, tensorrt_rtx asked for as tensorrt
+    return f' (go on with device = "{device}" and runtime = "{runtime}", or take another store)'
 
 
 def transformation(attributes: Mapping[str, Any], array: Path) -> tuple[dict[str, Any], str]:

@@ -102,3 +102,15 @@ def test_other_canvases_are_refused(module: Preprocessed, bad: np.ndarray) -> No
 def test_no_batch_is_refused(module: Preprocessed) -> None:
     with pytest.raises(ConfigError, match="batch"):
         TorchCompiled(module, "fp32", 0, CPU, canvas=CANVAS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_batches_under_way_do_not_mix(module: Preprocessed, where: str) -> None:
+    runtime = TorchCompiled(module, "fp32", BATCH, torch.device("cuda"), canvas=CANVAS, mode="off")
+    every = [torch.from_numpy(np.roll(canvases(), i, axis=0)[: 1 + i % BATCH]).to(where) for i in range(12)]
+    with torch.no_grad():
+        want = [module(canvas.cpu()).numpy() for canvas in every]
+    started = [runtime.start(canvas) for canvas in every]
+    for one, expected in zip(started, want, strict=True):
+        np.testing.assert_allclose(one.result(), expected, atol=1e-4)

@@ -157,7 +157,10 @@ def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: P
         (facts(dim=4), "dim 3 there, 4 now"),
         (facts(precision="bf16"), "precision fp32 there, bf16 now"),
         (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino there, tensorrt now"),
-        (facts() | {"runtime": {**facts()["runtime"], "device": "cuda"}}, "device cpu there, cuda now"),
+        (
+            facts() | {"runtime": {**facts()["runtime"], "device": "cuda"}},
+            r"device cpu there, cuda now \(go on with device = \"cpu\" and runtime = \"openvino\", or take another",
+        ),
         (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 there, 3 now"),
         (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 there, 2 now"),
     ],
