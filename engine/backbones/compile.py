@@ -43,8 +43,15 @@ class CompiledBackbone:
     rate: float
 
     def start(self, canvas_BSSC: Canvas) -> Started:
-        """`embed` in the background where the runtime can do that, else at once. Nobody may write to the canvas."""
-        return self.embed.start(canvas_BSSC) if isinstance(self.embed, Starts) else Ended(self.embed(canvas_BSSC))
+        """`embed` in the background where the runtime can do that. Nobody may write to the canvas.
+
+        Where it cannot, it is a function on the host, and is given what lies there.
+        """
+        if isinstance(self.embed, Starts):
+            return self.embed.start(canvas_BSSC)
+        return Ended(
+            self.embed(canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC)
+        )
 
 
 @dataclass(frozen=True)
