@@ -23,7 +23,7 @@ BLOBS = "openvino"  # folder in the cache
 class OpenVINOArtefact(Artefact):
     """A backbone in OpenVINO."""
 
-    libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino")
+    libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
     code = ("engine/backbones/preprocess", "engine/backbones/export", "engine/backbones/families/*")
 
     @property

@@ -24,7 +24,7 @@ ENGINES, TIMINGS = "engines", "timings"  # folders in the cache
 class TensorRTArtefact(Artefact):
     """A backbone in TensorRT."""
 
-    libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript")
+    libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript", "transformers")
     code = (
         *("engine/backbones/preprocess", "engine/backbones/export", "engine/backbones/families/*"),
         *("engine/backbones/runtimes/typed_export", "engine/backbones/runtimes/tensorrt_build"),

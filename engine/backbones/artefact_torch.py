@@ -16,7 +16,7 @@ from substyle.kernels.errors import ConfigError
 class TorchArtefact(Artefact):
     """A backbone in torch.compile."""
 
-    libraries = ("torch", "timm", "open_clip_torch")
+    libraries = ("torch", "timm", "open_clip_torch", "transformers")
     code = (
         *("engine/backbones/preprocess", "engine/backbones/families/*"),
         *("engine/backbones/runtimes/typed_export", "engine/backbones/runtimes/torch_compiled"),

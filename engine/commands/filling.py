@@ -78,10 +78,11 @@ def _suite_of(store: EmbeddingStore | None) -> str:
 def _choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
     paths: dict[str, Path] = {}
     for text in checkpoints:
-        name, equals, path = text.partition("=")
-        if not equals or name not in names:
+        # a name may hold an =, as of @layer=6
+        name = max((each for each in names if text.startswith(f"{each}=")), key=len, default=None)
+        if name is None:
             raise ConfigError("--checkpoint", text, f"NAME=PATH with NAME one of {', '.join(names)}")
-        paths[name] = Path(path)
+        paths[name] = Path(text[len(name) + 1 :])
     return [BackboneChoice(name, paths.get(name)) for name in names]
 
 

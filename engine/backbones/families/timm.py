@@ -13,22 +13,41 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from substyle.engine.backbones.families import checkpoints, flax_vit, hf_dinov2, taps
 from substyle.engine.backbones.hub import WeightsError, require_repository
 from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.readout import WHOLE, Readout
 from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec, tensors_hash
 from substyle.kernels.errors import ConfigError
 
 
-def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None) -> Backbone:
+def load(
+    name: str,
+    model: str,
+    *,
+    canvas: int,
+    checkpoint: Path | None = None,
+    readout: Readout = WHOLE,
+    side: int | None = None,
+    dropped: Sequence[str] = checkpoints.HEADS,
+) -> Backbone:
     """A timm model with its pretrained weights, or those of a local checkpoint.
 
+    Args:
+        name: as the user writes it; model: timm's name.
+        canvas: canvas side S in pixels.
+        checkpoint: local weights: a PyTorch or safetensors file, or big_vision's ``.npz`` of a ViT.
+        readout: where the embedding is read.
+        side: input side in pixels, where it is not timm's own; position embeddings are resampled by timm.
+        dropped: patterns of a checkpoint's keys that are no part of the embedding.
+
     Raises:
-        ConfigError: no such model in timm, or a checkpoint that is not there.
+        ConfigError: no such model in timm, a checkpoint that is not there, or a readout that the model has not got.
         WeightsError: the weights are neither local nor in reach, or do not fit.
     """
     import timm
 
-    _require_model(name, model)
+    require_model(name, model)
     if checkpoint is None:
         config = timm.get_pretrained_cfg(model)
         if config is None or not (config.hf_hub_id or config.url or config.file):
@@ -38,56 +57,69 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None) 
             repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
         if repository and not config.file:
             require_repository(name, repository)
-        network = timm.create_model(model, pretrained=True, num_classes=0)
+        network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
         weights, licence = f"timm hub: {repository or config.url or config.file}", config.license or "unstated"
     else:
         if not checkpoint.is_file():
             raise ConfigError(f"{name}: checkpoint", str(checkpoint), "a file that exists")
-        network = create(model)
-        load_checkpoint(name, network, checkpoint)
+        network = create(model, side)
+        load_checkpoint(name, network, checkpoint, dropped)
         weights, licence = f"checkpoint {checkpoint.name}", "unstated"
-    return wrap(name, model, network, canvas=canvas, weights=weights, licence=licence)
+    seen = data_config(network) | ({"side": side} if side else {})
+    return wrap(name, model, network, canvas=canvas, weights=weights, licence=licence, config=seen, readout=readout)
 
 
-def load_random(name: str, model: str, *, canvas: int, calibration_BSSC: NDArray[np.uint8], seed: int) -> Backbone:
+def load_random(
+    name: str,
+    model: str,
+    *,
+    canvas: int,
+    calibration_BSSC: NDArray[np.uint8],
+    seed: int,
+    readout: Readout = WHOLE,
+) -> Backbone:
     """The architecture untrained: what its shape alone knows.
 
     Weights are timm's own initialisation under ``seed``. Normalisation layers that keep running statistics are
     recalibrated on the calibration canvases (B, S, S, 3): at their initial statistics, activations of a deep network
     fade or explode and the control would be weaker than the architecture is.
     """
-    _require_model(name, model)
+    require_model(name, model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = create(model)
         config = data_config(network)
         front = Preprocessed(network, canvas=canvas, **config)
         recalibrate(front, calibration_BSSC)
-    return wrap(name, model, network, canvas=canvas, weights=f"none: timm initialisation, seed {seed}", control=True)
+    weights = f"none: timm initialisation, seed {seed}"
+    return wrap(name, model, network, canvas=canvas, weights=weights, control=True, readout=readout)
 
 
-def create(model: str) -> nn.Module:
+def create(model: str, side: int | None = None) -> nn.Module:
     """The model without weights and without classifier. timm's notes on missing weights do not apply here."""
     import timm
 
-    return timm.create_model(model, pretrained=False, num_classes=0)  # type: ignore[no-any-return]
+    return timm.create_model(model, pretrained=False, num_classes=0, **_sized(side))  # type: ignore[no-any-return]
 
 
-def load_checkpoint(name: str, network: nn.Module, path: Path) -> None:
-    """Load a checkpoint by timm's own reader; classifier weights it has beyond the network are left out, no others."""
-    from timm.models import load_state_dict
+def _sized(side: int | None) -> dict[str, Any]:
+    return {"img_size": side} if side else {}
 
-    state: dict[str, torch.Tensor] = load_state_dict(str(path), use_ema=True, weights_only=True)
+
+def load_checkpoint(name: str, network: nn.Module, path: Path, dropped: Sequence[str] = checkpoints.HEADS) -> None:
+    """Load a checkpoint's tensors, every one of them accounted for, except those of the dropped heads.
+
+    Raises WeightsError naming keys that are missing, unexpected or of another shape.
+    """
+    state = checkpoints.read(name, path)
+    if path.suffix == ".npz":
+        state = flax_vit.to_timm(state, network)
+    elif hf_dinov2.is_one(state):
+        state = hf_dinov2.to_timm(state)
     adapt = getattr(__import__(network.__module__, fromlist=["_"]), "checkpoint_filter_fn", None)
     if adapt is not None:
         state = adapt(state, network)
-    result = network.load_state_dict(state, strict=False)
-    surplus = [key for key in result.unexpected_keys if key.split(".")[0] not in ("head", "fc", "classifier")]
-    if result.missing_keys or surplus:
-        raise WeightsError(
-            f"{name}: {path.name} does not fit: {len(result.missing_keys)} keys missing {result.missing_keys[:3]}, "
-            f"{len(surplus)} unexpected {surplus[:3]}"
-        )
+    checkpoints.fit(name, network, state, path.name, dropped)
 
 
 def data_config(network: nn.Module) -> dict[str, Any]:
@@ -114,14 +146,16 @@ def wrap(
     licence: str = "unstated",
     control: bool = False,
     config: dict[str, Any] | None = None,
+    readout: Readout = WHOLE,
 ) -> Backbone:
-    """A float network with a timm data configuration as a Backbone."""
+    """A float network with a timm data configuration as a Backbone. Raises ConfigError for a readout it has not got."""
     network = network.eval().requires_grad_(False)
     config = config or data_config(network)
-    module = Preprocessed(network, canvas=canvas, **config).eval()
+    weights_hash = tensors_hash(network.state_dict())
+    read, pooling = read_at(name, network, readout, config["side"])
+    module = Preprocessed(read, canvas=canvas, **config).eval()
     with torch.inference_mode():
-        dim = int(module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)).shape[-1])
-    pooling = getattr(network, "global_pool", None)
+        dim = taps.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
     spec = BackboneSpec(
         name=name,
         architecture=model,
@@ -129,13 +163,28 @@ def wrap(
         input_side=config["side"],
         mean=config["mean"],
         std=config["std"],
-        pooling=pooling if isinstance(pooling, str) and pooling else "the network's own",
+        pooling=pooling,
         weights=weights,
-        weights_hash=tensors_hash(network.state_dict()),
+        weights_hash=weights_hash,
         licence=licence,
         control=control,
     )
     return Backbone(spec, module)
+
+
+def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
+    """The network read there, and its pooling in words. Raises ConfigError for what it has not got."""
+    own = getattr(network, "global_pool", None)
+    own = own if isinstance(own, str) and own else None
+    if readout.head == "projection":
+        allowed = "an open_clip: or clip: backbone; timm's networks are read before their heads"
+        raise ConfigError(f"backbone {name}", "head=projection", allowed)
+    if readout.layer is not None:
+        return taps.block(name, network, readout, side=side, own=own)
+    if readout.pool is not None:
+        taps.pooled(name, network, readout.pool)
+        return network, readout.pool
+    return network, own or "the network's own"
 
 
 @contextmanager
@@ -164,7 +213,8 @@ def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
     module.eval()
 
 
-def _require_model(name: str, model: str) -> None:
+def require_model(name: str, model: str) -> None:
+    """Return where timm has the model; raise ConfigError naming near ones otherwise."""
     import timm
 
     if not timm.is_model(model):

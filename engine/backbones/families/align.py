@@ -1,0 +1,132 @@
+"""ALIGN: the image tower of `transformers` (extra `align`), an EfficientNet-B7 that its text tower was trained with."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from substyle.engine.backbones.families import checkpoints
+from substyle.engine.backbones.families import timm as timm_family
+from substyle.engine.backbones.hub import WeightsError, require_repository
+from substyle.engine.backbones.presets import Preset
+from substyle.engine.backbones.readout import WHOLE, Readout
+from substyle.engine.backbones.spec import Backbone
+from substyle.kernels.errors import ConfigError
+
+# of a checkpoint of both towers
+DROPPED = (r"(text_model|text_projection)\..*", r"temperature")
+_TOWER = "vision_model."
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Tower(nn.Module):
+    """The image tower behind timm's interface.
+
+    Args:
+        model: an ``AlignVisionModel``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) float32 to (B, D): the mean over the last map, as the model's own pooling."""
+        return self.forward_intermediates(x, indices=[-1])[0].mean((2, 3))
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: list[int] | None = None,
+        stop_early: bool = True,
+        intermediates_only: bool = True,
+    ) -> list[torch.Tensor]:
+        """Maps (B, D, H, W) after blocks; of all for None. Blocks after the last one asked for are not computed."""
+        blocks = self.model.get_submodule("encoder.blocks")
+        assert isinstance(blocks, nn.ModuleList)
+        wanted = range(len(blocks)) if indices is None else [index % len(blocks) for index in indices]
+        x = self.model.get_submodule("embeddings")(x)
+        found = {}
+        for number in range(max(wanted) + 1):
+            x = blocks[number](x)
+            found[number] = x
+        return [found[number] for number in wanted]
+
+
+def load(
+    name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path | None = None
+) -> Backbone:
+    """ALIGN's image tower, 640 features as its projection-free joint space has.
+
+    Args:
+        name: as the user writes it; preset: its row.
+        readout: where else to read it.
+        canvas: canvas side S in pixels.
+        checkpoint: a folder that `save_pretrained` wrote, or a file of weights for the architecture of the preset.
+
+    Raises:
+        ConfigError: the library is not installed, nothing at that path, or a readout that the tower has not got.
+        WeightsError: the weights are neither local nor in reach, or do not fit.
+    """
+    library = require_transformers(name)
+    if checkpoint is None:
+        require_repository(name, preset.model)
+        model, found = library.AlignVisionModel.from_pretrained(preset.model, output_loading_info=True)
+        trouble = {kind: sorted(map(str, found.get(kind, ()))) for kind in ("missing_keys", "mismatched_keys")}
+        if any(trouble.values()):
+            raise WeightsError(f"{name}: {preset.model} does not fit: {trouble}")
+        weights, licence = preset.weights, preset.licence
+    else:
+        model = _local(name, library, checkpoint)
+        weights, licence = f"checkpoint {checkpoint.name}", "see the source of the weights"
+    tower = Tower(model)
+    if readout.layer is None and readout.pool == "max":
+        readout = Readout(layer=-1, pool="max")
+    elif readout.layer is None and readout.pool not in (None, "avg"):
+        raise ConfigError(f"backbone {name}", f"pool={readout.pool}", "avg, max")
+    elif readout.layer is None:
+        readout = Readout(head=readout.head)
+    return timm_family.wrap(
+        *(name, preset.architecture, tower),
+        canvas=canvas,
+        weights=weights,
+        licence=licence,
+        config={"side": preset.side, "mean": preset.mean, "std": preset.std},
+        readout=readout,
+    )
+
+
+def require_transformers(name: str) -> Any:  # noqa: ANN401 - a module
+    """The library transformers. Raises ConfigError naming the extra it comes with."""
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        allowed = "another, or first: pip install 'substyle[align]' (transformers is not installed)"
+        raise ConfigError("backbone", name, allowed) from error
+
+
+def make(library: Any, folder: Path | None = None) -> nn.Module:  # noqa: ANN401 - a module
+    """The tower without weights: of the published size, or of the configuration in a folder."""
+    kind = library.AlignVisionConfig
+    model: nn.Module = library.AlignVisionModel(kind() if folder is None else kind.from_pretrained(str(folder)))
+    return model
+
+
+def _local(name: str, library: Any, path: Path) -> nn.Module:  # noqa: ANN401 - a module
+    folder = path if path.is_dir() else None
+    files = [path] if folder is None else [path / each for each in _FILES]
+    there = next((file for file in files if file.is_file()), None)
+    if there is None:
+        allowed = f"a file of weights, or a folder with config.json and {' or '.join(_FILES)}"
+        raise ConfigError(f"{name}: checkpoint", str(path), allowed)
+    model = make(library, folder)
+    state = {key.removeprefix(_TOWER): value for key, value in checkpoints.read(name, there).items()}
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):  # counts batches of training, and is not always kept
+            state.setdefault(key, value)
+    checkpoints.fit(name, model, state, there.name, DROPPED)
+    return model

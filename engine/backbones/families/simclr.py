@@ -1,0 +1,199 @@
+"""SimCLR: ResNet-50 of the published TensorFlow checkpoints, of their PyTorch conversions, or of PyTorch trainers.
+
+TensorFlow names convolutions and normalisations in the order in which they are made: the stem, then block by block,
+where a block's projection comes before its three convolutions. Source: google-research/simclr, ``resnet.py`` (version 1
+of TensorFlow) and ``tf2/resnet.py``, whose checkpoints name a graph of objects instead. Photographs are in [0, 1],
+without mean and deviation, as ``data_util.py`` there leaves them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from substyle.engine.backbones import tensor_bundle
+from substyle.engine.backbones.families import checkpoints, object_graph
+from substyle.engine.backbones.families import timm as timm_family
+from substyle.engine.backbones.families.checkpoints import State
+from substyle.engine.backbones.presets import Preset
+from substyle.engine.backbones.readout import WHOLE, Readout
+from substyle.engine.backbones.spec import Backbone
+from substyle.kernels.errors import ConfigError
+
+WIDE = "resnet50x2"
+# what contrasts or classifies, and what training keeps
+DROPPED = (
+    *checkpoints.HEADS,
+    r"(projection_head|projection|projector|online_classifier|linear_head|mlp|head)\..*",
+    r"(head_contrastive|head_supervised|ema_model|projection_head|supervised_head)/.*",
+    r".*/(Momentum|ExponentialMovingAverage|LARSOptimizer)",
+    r"global_step|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH|.*/OBJECT_CONFIG_JSON",
+)
+_BASE = re.compile(r"(?:module/)?base_model/(conv2d|batch_normalization)(?:_(\d+))?/(\w+)")
+_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+# names that trainers put before a network's own
+_STEM = re.compile(
+    r"((?:(?:module|model|net|network|backbone|encoder|online_backbone|resnet|convnet)\.)*)(conv1|0)\.weight"
+)
+_CONVERTED = "resnet"  # where the conversions of version 2 keep the network, beside "head"
+# a Sequential of a ResNet's children, as lightly makes it
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+class MaxPoolSame(nn.Module):
+    """3 × 3 maximum of stride 2 with TensorFlow's "same" padding: on even sides all of it lies right and below.
+
+    Its input has passed a ReLU, so that padding with zeros changes no maximum.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, C, H/2, W/2), rounded up."""
+        rows, columns = (1 if side % 2 == 0 else 2 for side in x.shape[2:])
+        x = nn.functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return nn.functional.max_pool2d(x, 3, stride=2)
+
+
+def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path) -> Backbone:
+    """A SimCLR ResNet-50; 2048 features (4096 of twice the width) before the projection head.
+
+    Args:
+        name: as the user writes it; preset: its row.
+        readout: where else to read it.
+        canvas: canvas side S in pixels.
+        checkpoint: a TensorFlow checkpoint's prefix or index, a SavedModel's or hub module's folder, or a PyTorch or
+            safetensors file.
+
+    Raises:
+        ConfigError: nothing there.
+        WeightsError: keys that are missing, unexpected or of another shape, by name.
+    """
+    prefix = tensor_bundle.prefix_of(checkpoint)
+    if prefix is None and not checkpoint.is_file():
+        allowed = "a PyTorch file, or a TensorFlow checkpoint's prefix, index or folder"
+        raise ConfigError(f"{name}: checkpoint", str(checkpoint), allowed)
+    network = create(preset.model)
+    if prefix is not None:
+        state = from_tensorflow(prefix, network)
+        network.maxpool = MaxPoolSame()
+    else:
+        state = checkpoints.read(name, checkpoint, inside=(_CONVERTED,))
+        if any(".projection." in key for key in state):
+            state = _in_order(state, network)
+            network.maxpool = MaxPoolSame()
+        else:
+            state = from_torch(state)
+    state |= {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
+    checkpoints.fit(name, network, state, checkpoint.name, DROPPED)
+    return timm_family.wrap(
+        *(name, preset.architecture, network),
+        canvas=canvas,
+        weights=f"checkpoint {checkpoint.name}",
+        config={"side": preset.side, "mean": preset.mean, "std": preset.std},
+        readout=readout,
+    )
+
+
+def create(model: str) -> nn.Module:
+    """timm's ResNet-50, or one with all channels twice as many, without weights and classifier."""
+    network = timm_family.create("resnet50") if model != WIDE else _wide()
+    return network
+
+
+def _wide() -> nn.Module:
+    from timm.models.resnet import Bottleneck, ResNet
+
+    network: nn.Module = ResNet(Bottleneck, (3, 4, 6, 3), num_classes=0, channels=(128, 256, 512, 1024))
+    # timm's stem has 64 channels whatever comes after it
+    network.conv1, network.bn1 = nn.Conv2d(3, 128, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(128)
+    first = network.get_submodule("layer1.0")
+    first.conv1 = nn.Conv2d(128, 128, 1, bias=False)
+    shortcut = network.get_submodule("layer1.0.downsample")
+    assert isinstance(shortcut, nn.Sequential)
+    shortcut[0] = nn.Conv2d(128, 512, 1, bias=False)
+    return network
+
+
+def layers(network: nn.Module) -> list[tuple[str, str]]:
+    """(convolution, its normalisation) of a timm ResNet by name, in the order in which TensorFlow makes them."""
+    out = [("conv1", "bn1")]
+    for stage in range(1, 5):
+        blocks = network.get_submodule(f"layer{stage}")
+        assert isinstance(blocks, nn.Sequential)
+        for number, block in enumerate(blocks):
+            prefix = f"layer{stage}.{number}."
+            if getattr(block, "downsample", None) is not None:
+                out.append((f"{prefix}downsample.0", f"{prefix}downsample.1"))
+            out += [(f"{prefix}conv{i}", f"{prefix}bn{i}") for i in (1, 2, 3)]
+    return out
+
+
+def from_tensorflow(prefix: Path, network: nn.Module) -> State:
+    """A TensorFlow checkpoint's tensors by timm's names; those that are no part of the network keep theirs, unread.
+
+    Raises:
+        BundleError: a file that is cut, or not what its checksum says.
+    """
+    bundle = tensor_bundle.TensorBundle(prefix)
+    graph = object_graph.KEY in bundle
+    names_there = object_graph.base_names(bundle) if graph else {key: key for key in bundle.names()}
+    names = layers(network)
+    state: State = {}
+    for key, named in names_there.items():
+        ours = _ours(named, names)
+        if ours is None or not bundle.is_numeric(key):
+            state[key] = torch.empty(0)
+            continue
+        value = torch.from_numpy(bundle.read(key).copy())
+        state[ours] = value.permute(3, 2, 0, 1) if value.ndim == 4 else value
+    return state
+
+
+def _ours(key: str, names: list[tuple[str, str]]) -> str | None:
+    found = _BASE.fullmatch(key)
+    if found is None:
+        return None
+    kind, number, part = found[1], int(found[2] or 0), found[3]
+    if number >= len(names):
+        return None
+    if kind == "conv2d":
+        return f"{names[number][0]}.weight" if part == "kernel" else None
+    return f"{names[number][1]}.{_NORM[part]}" if part in _NORM else None
+
+
+def _in_order(state: State, network: nn.Module) -> State:
+    """A conversion whose modules have names of their own: they stand in TensorFlow's order, and go by it."""
+    kernels = [key for key, value in state.items() if value.ndim == 4]
+    norms = [key.rpartition(".")[0] for key in state if key.endswith(".running_mean")]
+    renamed: dict[str, str] = {}
+    for (convolution, norm), kernel, theirs in zip(layers(network), kernels, norms, strict=False):
+        renamed[kernel] = f"{convolution}.weight"
+        renamed |= {f"{theirs}.{part}": f"{norm}.{part}" for part in (*_NORM.values(), "num_batches_tracked")}
+    return {renamed.get(key, key): value for key, value in state.items()}
+
+
+def from_torch(state: State) -> State:
+    """A PyTorch state by torchvision's names for a ResNet, which are timm's; what lies beside it keeps its own.
+
+    The network is where a 7 × 7 convolution of three channels is: at the top, behind ``backbone.``, ``encoder.`` and
+    the like, or as the first of a Sequential. Without exactly one, the state comes back as it is.
+    """
+    stems = [
+        found for key, value in state.items() if (found := _STEM.fullmatch(key)) and tuple(value.shape[1:]) == (3, 7, 7)
+    ]
+    if len(stems) != 1:
+        return dict(state)
+    prefix, stem = stems[0][1], stems[0][2]
+    out: State = {}
+    for key, value in state.items():
+        if not key.startswith(prefix):
+            out[key] = value
+            continue
+        inner = key[len(prefix) :]
+        if stem == "0":
+            child, dot, rest = inner.partition(".")
+            inner = _CHILDREN.get(child, child) + dot + rest
+        out[inner] = value
+    return out

@@ -1,0 +1,183 @@
+"""Backbones by short names, such as `mae:base`: each a typed row that says what it is and how it is loaded.
+
+A row states what its library states, so that it can be shown without loading anything; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from substyle.engine.backbones.readout import WHOLE, Readout
+from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, RGB
+from substyle.kernels.errors import ConfigError
+
+# the way a preset is loaded: a family's name for it
+TIMM, OPEN_CLIP, ALIGN, SIMCLR, CAN = "timm", "open_clip", "align", "simclr", "can"
+_HALF: RGB = (0.5, 0.5, 0.5)
+_CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One backbone.
+
+    Attributes:
+        name: ``<family>:<size>``.
+        loader: what loads it.
+        model: the loader's name for it.
+        architecture: the architecture's name in its library.
+        dim: embedding width D.
+        pooling: how positions become one vector.
+        side: side in pixels of the square the network sees.
+        mean, std: normalisation of RGB in [0, 1].
+        weights: where the weights come from.
+        licence: of the weights, as far as their source states it.
+        side_given: whether that side is ours and not the library's.
+        readout: where the embedding is read, if not at the model's usual end.
+        needs_checkpoint: whether no hub has the weights under a name.
+    """
+
+    name: str
+    loader: str
+    model: str
+    architecture: str
+    dim: int
+    pooling: str
+    side: int
+    mean: RGB
+    std: RGB
+    weights: str
+    licence: str
+    side_given: bool = False
+    readout: Readout = WHOLE
+    needs_checkpoint: bool = False
+
+    @property
+    def family(self) -> str:
+        """Before the colon."""
+        return self.name.partition(":")[0]
+
+    @property
+    def size(self) -> str:
+        """After the colon."""
+        return self.name.partition(":")[2]
+
+    def describe(self) -> dict[str, Any]:
+        """This row in plain JSON."""
+        return asdict(self)
+
+
+ABOUT = {
+    "mae": "masked autoencoders (He et al., 2022)",
+    "clip": "CLIP of OpenAI, before its projection; @head=projection is the joint space",
+    "supervised": "trained on ImageNet labels",
+    "align": "ALIGN of COYO-700M, EfficientNet-B7 (extra align)",
+    "simclr": "SimCLR ResNet-50; weights from a local file",
+    "can": "contrastive masked autoencoders with noise prediction; weights from a local file",
+    "dinov2": "DINOv2 at 224 pixels",
+    "dinov3": "DINOv3",
+    "siglip": "SigLIP",
+    "siglip2": "SigLIP 2",
+    "convnext": "ConvNeXt, ImageNet-22k then 1k",
+}
+
+
+def _timm(
+    name: str,
+    model: str,
+    dim: int,
+    pooling: str,
+    licence: str,
+    side: int = 224,
+    norm: tuple[RGB, RGB] = (IMAGENET_MEAN, IMAGENET_STD),
+    *,
+    side_given: bool = False,
+) -> Preset:
+    return Preset(
+        *(name, TIMM, model, model, dim, pooling, side, *norm, f"timm hub: timm/{model}", licence),
+        side_given=side_given,
+    )
+
+
+def _clip(name: str, model: str, repository: str, dim: int) -> Preset:
+    # the trained activation is the quick GELU: without it the features are others
+    architecture = f"{model}-quickgelu"
+    return Preset(
+        *(name, OPEN_CLIP, f"{architecture}/openai", architecture, dim, "tok", 224, _CLIP_MEAN, _CLIP_STD),
+        *(f"open_clip: timm/{repository}", "MIT"),
+        readout=Readout(head="none"),
+    )
+
+
+def _can(name: str, model: str, dim: int) -> Preset:
+    return Preset(
+        *(name, CAN, model, model, dim, "avg", 224, IMAGENET_MEAN, IMAGENET_STD),
+        *("checkpoint = path: PyTorch, or Flax parameters as .npz", "see the source of the weights"),
+        readout=Readout(pool="avg"),
+        needs_checkpoint=True,
+    )
+
+
+def _simclr(name: str, model: str, dim: int) -> Preset:
+    return Preset(
+        *(name, SIMCLR, model, model, dim, "avg", 224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        *("checkpoint = path: TensorFlow (google-research/simclr) or PyTorch", "Apache-2.0"),
+        needs_checkpoint=True,
+    )
+
+
+_MAE, _APACHE = "cc-by-nc-4.0", "apache-2.0"
+_UNIT = (_HALF, _HALF)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        _timm("mae:base", "vit_base_patch16_224.mae", 768, "token", _MAE),
+        _timm("mae:large", "vit_large_patch16_224.mae", 1024, "token", _MAE),
+        _timm("mae:huge", "vit_huge_patch14_224.mae", 1280, "token", _MAE),
+        _clip("clip:base", "ViT-B-16", "vit_base_patch16_clip_224.openai", 768),
+        _clip("clip:large", "ViT-L-14", "vit_large_patch14_clip_224.openai", 1024),
+        _timm("supervised:base", "vit_base_patch16_224.augreg_in21k_ft_in1k", 768, "token", _APACHE, norm=_UNIT),
+        _timm("supervised:large", "vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, "token", _APACHE, norm=_UNIT),
+        _timm("supervised:resnet50", "resnet50.a1_in1k", 2048, "avg", _APACHE),
+        Preset(
+            *("align:base", ALIGN, "kakaobrain/align-base", "AlignVisionModel", 640, "avg", 289, _HALF, _HALF),
+            *("transformers: kakaobrain/align-base", "Apache-2.0 (COYO-ALIGN)"),
+        ),
+        _simclr("simclr:resnet50", "resnet50", 2048),
+        _simclr("simclr:resnet50x2", "resnet50x2", 4096),
+        _can("can:base", "vit_base_patch16_224", 768),
+        _can("can:large", "vit_large_patch16_224", 1024),
+        _timm("dinov2:small", "vit_small_patch14_dinov2.lvd142m", 384, "token", _APACHE, side_given=True),
+        _timm("dinov2:base", "vit_base_patch14_dinov2.lvd142m", 768, "token", _APACHE, side_given=True),
+        _timm("dinov2:large", "vit_large_patch14_dinov2.lvd142m", 1024, "token", _APACHE, side_given=True),
+        _timm("dinov3:small", "vit_small_patch16_dinov3.lvd1689m", 384, "avg", "dinov3-license", 256),
+        _timm("dinov3:base", "vit_base_patch16_dinov3.lvd1689m", 768, "avg", "dinov3-license", 256),
+        _timm("dinov3:large", "vit_large_patch16_dinov3.lvd1689m", 1024, "avg", "dinov3-license", 256),
+        _timm("siglip:base", "vit_base_patch16_siglip_224.webli", 768, "map", _APACHE, norm=_UNIT),
+        _timm("siglip:large", "vit_large_patch16_siglip_256.webli", 1024, "map", _APACHE, 256, _UNIT),
+        _timm("siglip:so400m", "vit_so400m_patch14_siglip_224.webli", 1152, "map", _APACHE, norm=_UNIT),
+        _timm("siglip2:base", "vit_base_patch16_siglip_224.v2_webli", 768, "map", _APACHE, norm=_UNIT),
+        _timm("siglip2:large", "vit_large_patch16_siglip_256.v2_webli", 1024, "map", _APACHE, 256, _UNIT),
+        _timm("siglip2:so400m", "vit_so400m_patch14_siglip_224.v2_webli", 1152, "map", _APACHE, norm=_UNIT),
+        _timm("convnext:tiny", "convnext_tiny.fb_in22k_ft_in1k", 768, "avg", _APACHE),
+        _timm("convnext:base", "convnext_base.fb_in22k_ft_in1k", 1024, "avg", _APACHE),
+        _timm("convnext:large", "convnext_large.fb_in22k_ft_in1k", 1536, "avg", _APACHE),
+    )
+}
+
+
+def sizes(family: str) -> tuple[str, ...]:
+    """Names of a family's presets, after the colon."""
+    return tuple(preset.size for preset in PRESETS.values() if preset.family == family)
+
+
+def preset(family: str, size: str) -> Preset:
+    """The preset of that name. Raises ConfigError naming those of the family."""
+    found = PRESETS.get(f"{family}:{size}")
+    if found is None:
+        allowed = ", ".join(f"{family}:{each}" for each in sizes(family))
+        raise ConfigError("backbone", f"{family}:{size}", f"{allowed}; or a library's name behind timm: or open_clip:")
+    return found

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.backbones import hub, registry
+from substyle.engine.backbones.families import align
+from substyle.engine.backbones.registry import LoadContext
+from substyle.engine.backbones.spec import Backbone
+from substyle.kernels.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def load(checkpoint: Path | None, name: str = "align:base") -> Backbone:
+    return registry.load(name, LoadContext(224, 2, 0, checkpoint, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+
+
+@pytest.fixture(scope="module")
+def library() -> ModuleType:
+    found = pytest.importorskip("transformers")
+    assert isinstance(found, ModuleType)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tower(library: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+    """A narrow and shallow image tower, and the folder that the library saved it to."""
+    torch.manual_seed(0)
+    config = library.AlignVisionConfig(width_coefficient=0.25, depth_coefficient=0.3)
+    model = library.AlignVisionModel(config).eval()
+    folder = tmp_path_factory.mktemp("align")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def test_a_folder_of_the_library(tower: tuple[torch.nn.Module, Path]) -> None:
+    model, folder = tower
+    backbone = load(folder)
+    assert (backbone.spec.input_side, backbone.spec.mean, backbone.spec.pooling) == (289, (0.5, 0.5, 0.5), "avg")
+    assert backbone.module is not None
+    x = torch.randn(2, 3, 289, 289)
+    with torch.inference_mode():
+        expected = model(x)
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected.pooler_output)
+    assert backbone.spec.dim == expected.pooler_output.shape[1]
+
+
+def test_blocks_and_pooling(tower: tuple[torch.nn.Module, Path]) -> None:
+    model, folder = tower
+    x = torch.randn(1, 3, 289, 289)
+    with torch.inference_mode():
+        found = model(x, output_hidden_states=True)
+        for layer in (0, 3, -1):
+            backbone = load(folder, f"align:base@layer={layer}")
+            assert backbone.module is not None
+            expected = found.hidden_states[1:][layer].mean((2, 3))
+            torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
+        backbone = load(folder, "align:base@pool=max")
+        assert backbone.module is not None
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), found.last_hidden_state.amax((2, 3)))
+    with pytest.raises(ConfigError, match="avg, max"):
+        load(folder, "align:base@pool=cls")
+
+
+def test_weights_of_both_towers(tower: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
+    model, folder = tower
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    state = {f"vision_model.{key}": value for key, value in model.state_dict().items()}
+    state |= {"text_model.encoder.weight": torch.zeros(1), "text_projection.bias": torch.zeros(1)}
+    state |= {"temperature": torch.zeros(())}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert load(tmp_path).spec.weights_hash == load(folder).spec.weights_hash
+    del state["vision_model.embeddings.convolution.weight"]
+    state["more.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    misfit = r"1 keys missing \[embeddings\.convolution\.weight\], 1 unexpected \[more\.weight\]"
+    with pytest.raises(hub.WeightsError, match=misfit):
+        load(tmp_path)
+    with pytest.raises(hub.WeightsError, match="of another shape"):
+        load(folder / "model.safetensors")  # without its configuration it is taken for the published size
+    with pytest.raises(ConfigError, match=r"a file of weights, or a folder with config\.json"):
+        load(tmp_path / "nothing")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def missing(name: str, package: str | None = None) -> ModuleType:
+        if name == "transformers":
+            raise ModuleNotFoundError(name)
+        return real(name, package)
+
+    monkeypatch.setattr(align.importlib, "import_module", missing)
+    with pytest.raises(ConfigError, match=r"substyle\[align\]"):
+        load(None)
+
+
+def test_a_hub_out_of_reach(library: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(hub.WeightsError, match=r"kakaobrain/align-base.*not in the local hub cache"):
+        load(None)

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+
+from substyle.engine.backbones import hub, presets, registry
+from substyle.engine.backbones.families.align import require_transformers
+from substyle.engine.backbones.presets import PRESETS, Preset
+from substyle.engine.backbones.registry import LoadContext
+from substyle.engine.backbones.spec import Backbone
+from substyle.engine.estimate import networks
+from substyle.engine.study import load_study
+from substyle.kernels.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+STUDIES = Path(__file__).parents[3] / "studies"
+
+
+def load(name: str, checkpoint: Path | None = None) -> Backbone:
+    return registry.load(name, LoadContext(224, 2, 0, checkpoint, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+
+
+def there(name: str) -> None:
+    if PRESETS[name].loader == presets.ALIGN:
+        pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_has_the_width_of_its_network(name: str) -> None:
+    there(name)
+    facts = networks.backbone(name, 1)
+    assert facts.dim == PRESETS[name].dim
+    assert facts.parameters > 10_000_000
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS.values() if p.loader == presets.TIMM], ids=lambda p: p.name)
+def test_a_timm_row_says_what_timm_says(preset: Preset) -> None:
+    config = timm.get_pretrained_cfg(preset.model)
+    with torch.device("meta"):
+        network = timm.create_model(preset.model, pretrained=False, num_classes=0)
+    seen = resolve_model_data_config(network)
+    assert preset.licence == config.license
+    assert preset.weights == f"timm hub: {config.hf_hub_id}"
+    assert (preset.mean, preset.std) == (tuple(seen["mean"]), tuple(seen["std"]))
+    assert (preset.side == seen["input_size"][-1]) is not preset.side_given
+    own = getattr(network, "global_pool", None)
+    if isinstance(own, str):
+        assert preset.pooling == own
+
+
+@pytest.mark.parametrize("name", ["clip:base", "clip:large"])
+def test_a_clip_row_says_what_open_clip_says(name: str) -> None:
+    import open_clip
+
+    preset = PRESETS[name]
+    architecture, _, tag = preset.model.partition("/")
+    config = open_clip.get_pretrained_cfg(architecture, tag)
+    assert (preset.mean, preset.std) == (config["mean"], config["std"])
+    assert preset.weights == f"open_clip: {config['hf_hub'].strip('/')}"
+    assert config["quick_gelu"]
+    assert open_clip.get_model_config(architecture)["quick_gelu"]
+
+
+def test_the_families_of_the_paper_are_there_by_name() -> None:
+    families = {preset.family for preset in PRESETS.values()}
+    assert families == set(presets.ABOUT)
+    assert {"mae", "clip", "supervised", "align", "simclr", "can"} <= families
+    assert families <= set(registry.FAMILIES)
+    assert all(name == f"{preset.family}:{preset.size}" for name, preset in PRESETS.items())
+
+
+def test_a_size_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"mae:tiny.*mae:base, mae:large, mae:huge"):
+        registry.check_name("mae:tiny")
+    registry.check_name("mae:base@layer=6,pool=avg")
+
+
+@pytest.mark.parametrize("name", ["simclr:resnet50", "can:base"])
+def test_what_no_hub_has_asks_for_a_checkpoint(name: str, tmp_path: Path) -> None:
+    with pytest.raises(hub.WeightsError, match="checkpoint = path"):
+        load(name)
+    with pytest.raises(ConfigError, match=r"nothing.*allowed"):
+        load(name, tmp_path / "nothing")
+
+
+def test_a_hub_out_of_reach_is_said_for_presets_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name, repository in (
+        ("mae:base", "timm/vit_base_patch16_224.mae"),
+        ("clip:base@head=projection", "timm/vit_base_patch16_clip_224.openai"),
+        ("dinov2:small@layer=3", "timm/vit_small_patch14_dinov2.lvd142m"),
+    ):
+        with pytest.raises(hub.WeightsError, match=f"{repository}.*not in the local hub cache"):
+            load(name)
+
+
+def small(monkeypatch: pytest.MonkeyPatch, like: str, model: str, **changes: object) -> str:
+    """The preset with a small network in place of its own."""
+    preset = dataclasses.replace(PRESETS[like], name=f"{PRESETS[like].family}:small-one", model=model, **changes)
+    monkeypatch.setitem(PRESETS, preset.name, preset)
+    return preset.name
+
+
+def test_a_masked_autoencoder_s_decoder_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = small(monkeypatch, "mae:base", "test_vit")
+    state = timm.create_model("test_vit", pretrained=False, num_classes=0).state_dict()
+    whole = {**state, "decoder_embed.weight": torch.zeros(2, 2), "decoder_blocks.0.norm1.bias": torch.zeros(2)}
+    torch.save({"model": whole, "epoch": 3}, tmp_path / "mae.pth")
+    backbone = load(name, tmp_path / "mae.pth")
+    assert backbone.spec.weights_hash == load(name, tmp_path / "mae.pth").spec.weights_hash
+    whole["surprise.weight"] = torch.zeros(1)
+    torch.save({"model": whole}, tmp_path / "mae.pth")
+    with pytest.raises(hub.WeightsError, match=r"1 unexpected \[surprise\.weight\]"):
+        load(name, tmp_path / "mae.pth")
+
+
+def test_every_kind_of_misfit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", pretrained=False).state_dict()
+    del state["norm.bias"]
+    state["blocks.0.mlp.fc1.bias"] = torch.zeros(3)
+    state["more"] = torch.zeros(3)
+    torch.save(state, tmp_path / "w.pth")
+    expected = (
+        r"w\.pth does not fit: 1 keys missing \[norm\.bias\], 1 unexpected \[more\], "
+        r"1 of another shape \[blocks\.0\.mlp\.fc1\.bias \[3\], not \[\d+\]\]"
+    )
+    with pytest.raises(hub.WeightsError, match=expected):
+        load("timm:test_vit", tmp_path / "w.pth")
+
+
+class Code:
+    """What a checkpoint could run if it were trusted."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("this must not be printed",)
+
+
+def test_checkpoints_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": {"x": Code()}}, tmp_path / "w.pth")
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    np.savez(tmp_path / "w.npz", x=np.array([Code()], dtype=object))
+    (tmp_path / "w.safetensors").write_bytes(b"\x00" * 20)
+    for name in ("w.pth", "text.pth", "w.npz", "w.safetensors"):
+        with pytest.raises(hub.WeightsError, match=f"{name} cannot be read as tensors alone"):
+            load("timm:test_vit", tmp_path / name)
+    assert capsys.readouterr().out == ""
+
+
+def test_dinov2_by_the_names_of_transformers(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    network = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=224)
+    renamed = {"embeddings.mask_token": torch.zeros(1, 384)}
+    for key, value in network.state_dict().items():
+        if ".qkv." in key:
+            block, kind = key.split(".")[1], key.rpartition(".")[2]
+            for part, each in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                renamed[f"encoder.layer.{block}.attention.attention.{part}.{kind}"] = each.clone()
+            continue
+        for old, new in (
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("cls_token", "embeddings.cls_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("blocks.", "encoder.layer."),
+            ("attn.proj", "attention.output.dense"),
+            ("ls1.gamma", "layer_scale1.lambda1"),
+            ("ls2.gamma", "layer_scale2.lambda1"),
+        ):
+            key = key.replace(old, new)  # noqa: PLW2901
+        renamed["layernorm" + key[4:] if key.startswith("norm.") else key] = value
+    save_file(renamed, tmp_path / "model.safetensors")
+    backbone = load("dinov2:small", tmp_path / "model.safetensors")
+    assert backbone.spec.input_side == 224
+    assert backbone.module is not None
+    x = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), network.eval()(x))
+
+
+def test_ten_backbones_in_one_study() -> None:
+    study = load_study(STUDIES / "backbones10.toml")
+    assert len(study.backbones) == 10
+    for choice in study.backbones:
+        registry.check_name(choice.name)
+        if choice.name.startswith("align:"):
+            try:
+                require_transformers(choice.name)
+            except ConfigError:
+                continue
+        assert networks.backbone(choice.name, 1).dim >= 384

