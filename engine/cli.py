@@ -156,9 +156,13 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
     transforms.add_argument("--seed", type=_SEED, default=0)
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
-    backbones = _command(commands, "backbones", "describe", "families of backbones, or those of a store", plugins=True)
+    backbones = _command(
+        commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
+    )
     backbones.add_argument("--store", type=Path, help="list the backbones of this store")
-    backbones.add_argument("--search", metavar="TEXT", help="list timm and open_clip names that contain this")
+    backbones.add_argument(
+        "--search", metavar="TEXT", help="list presets and timm and open_clip names that contain this"
+    )
 
 
 def _source(command: argparse.ArgumentParser) -> None:

@@ -8,10 +8,13 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from substyle import __version__
 from substyle.kernels.errors import ConfigError
+
+if TYPE_CHECKING:
+    from substyle.engine.backbones.presets import Preset
 
 # what each package is for, in the order of the data's way
 _PACKAGES = {
@@ -133,11 +136,13 @@ def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
 
 
 def backbones(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle backbones`: families, matching names, or a store's backbones."""
+    """`substyle backbones`: families and presets, matching names, or a store's backbones."""
     if options.store:
         return _stored(options.store)
     if options.search:
         return _search(options.search)
+    from substyle.engine.backbones.presets import ABOUT, PRESETS
+    from substyle.engine.backbones.readout import ALLOWED
     from substyle.engine.backbones.registry import FAMILIES
     from substyle.pipelines.plugins import load_plugin
 
@@ -146,7 +151,21 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
     rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.values()]
     for row in rows:
         print(f"{row['name']:50} {row['about']}")
-    return {"families": rows}
+    print(f"any of them but onnx: may end in {ALLOWED}\n")
+    for preset in PRESETS.values():
+        print(_shown(preset))
+    return {
+        "families": rows,
+        "presets": [preset.describe() | {"about": ABOUT[preset.family]} for preset in PRESETS.values()],
+    }
+
+
+def _shown(preset: Preset) -> str:
+    levels = " ".join(f"{mean:.3g}/{std:.3g}" for mean, std in zip(preset.mean, preset.std, strict=True))
+    return (
+        f"{preset.name:18} {preset.architecture:42} {preset.dim:5} {preset.pooling:6} {preset.side:4} px  "
+        f"{levels:35} {preset.weights}; {preset.licence}"
+    )
 
 
 def _stored(path: Path) -> dict[str, Any]:
@@ -166,9 +185,14 @@ def _search(text: str) -> dict[str, Any]:
     import open_clip
     import timm
 
+    from substyle.engine.backbones.presets import PRESETS
+
+    presets = [p for p in PRESETS.values() if text.lower() in f"{p.name} {p.architecture} {p.weights}".lower()]
     found = [f"timm:{name}" for name in timm.list_models(f"*{text}*", pretrained=True)]
     pairs = [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
     found += [name for name in pairs if text.lower() in name.lower()]
+    for preset in presets:
+        print(_shown(preset))
     for name in found:
         print(name)
-    return {"search": text, "names": found}
+    return {"search": text, "names": [preset.name for preset in presets] + found}
