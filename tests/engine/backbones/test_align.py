@@ -7,9 +7,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from tests.conftest import photograph
 
 from substyle.engine.backbones import hub, registry
 from substyle.engine.backbones.families import align
+from substyle.engine.backbones.families.timm import recalibrate
+from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
@@ -33,7 +36,10 @@ def tower(library: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A narrow and shallow image tower, and the folder that the library saved it to."""
     torch.manual_seed(0)
     config = library.AlignVisionConfig(width_coefficient=0.25, depth_coefficient=0.3)
-    model = library.AlignVisionModel(config).eval()
+    model = library.AlignVisionModel(config)
+    # fresh weights let activations fade to nothing
+    front = Preprocessed(align.Tower(model), canvas=32, side=289, mean=(0.5,) * 3, std=(0.5,) * 3)
+    recalibrate(front, np.stack([np.array(photograph(i, 32, 32)) for i in range(4)]))
     folder = tmp_path_factory.mktemp("align")
     model.save_pretrained(folder)
     return model, folder
@@ -48,6 +54,7 @@ def test_a_folder_of_the_library(tower: tuple[torch.nn.Module, Path]) -> None:
     with torch.inference_mode():
         expected = model(x)
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected.pooler_output)
+    assert expected.pooler_output.abs().mean() > 1e-2
     assert backbone.spec.dim == expected.pooler_output.shape[1]
 
 

@@ -26,7 +26,7 @@ def network() -> torch.nn.Module:
     for key, value in made.state_dict().items():
         if key.endswith(("running_mean", "bias")):
             value.normal_(0, 0.1)
-        elif key.endswith("running_var"):
+        elif key.endswith("running_var") or key.endswith("bn3.weight"):
             value.uniform_(0.5, 1.5)
     return made
 

