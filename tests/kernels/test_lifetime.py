@@ -1,0 +1,94 @@
+"""Who is held for how long, with events that stand for those of a device."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+from substyle.kernels.lifetime import Held
+
+STREAM: Any = object()
+
+
+class Memory:
+    pass
+
+
+class Event:
+    """An event that has come when it is told so."""
+
+    made: list[Event]
+
+    def __init__(self) -> None:
+        self.there, self.recorded, self.waited = False, None, 0
+        Event.made.append(self)
+
+    def record(self, stream: Any) -> None:  # noqa: ANN401
+        self.recorded = stream
+
+    def query(self) -> bool:
+        return self.there
+
+    def synchronize(self) -> None:
+        self.waited += 1
+
+
+@pytest.fixture(autouse=True)
+def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    Event.made = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    return Event.made
+
+
+def test_held_until_the_readers_have_ended(events: list[Event]) -> None:
+    held, memory = Held(), Memory()
+    seen = weakref.ref(memory)
+    held.until(STREAM, memory)
+    assert events[0].recorded is STREAM
+    del memory
+    gc.collect()
+    assert seen() is not None
+    held.until(STREAM)  # nothing has ended yet
+    assert seen() is not None
+    events[0].there = True
+    held.until(STREAM)
+    gc.collect()
+    assert seen() is None
+    assert len(held) == 2
+
+
+def test_in_the_order_of_the_stream(events: list[Event]) -> None:
+    held = Held()
+    for _ in range(3):
+        held.until(STREAM, Memory())
+    events[1].there = True  # of another stream, say: what came before it is still read
+    held.until(STREAM)
+    assert len(held) == 4
+
+
+def test_the_oldest_readers_are_waited_for(events: list[Event]) -> None:
+    held = Held(most=2)
+    for _ in range(4):
+        held.until(STREAM, Memory())
+    assert len(held) == 2
+    assert [event.waited for event in events] == [1, 1, 0, 0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    held, memory = Held(), Memory()
+    seen = weakref.ref(memory)
+    stream = torch.cuda.current_stream()
+    torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]
+    held.until(stream, memory)
+    del memory
+    assert seen() is not None
+    stream.synchronize()
+    held.until(stream)
+    gc.collect()
+    assert seen() is None
