@@ -87,10 +87,22 @@ def mean(batch: int, height: int, width: int, channels: int) -> Least:
     return Least(batch * height * width * channels, batch * height * width * channels)
 
 
+def difference(batch: int, height: int, width: int, channels: int) -> Least:
+    """Sum of the absolute differences of two images."""
+    values = batch * height * width * channels
+    return Least(2 * values, 3 * values)
+
+
 def colours(batch: int, height: int, width: int, variants: int, bands: bool) -> Least:
     """``variants`` linear colour maps of three channels, and banded negatives or not, from one read."""
     pixels = batch * height * width
     return Least(pixels * 3 * (1 + variants + bands), pixels * 3 * (variants * 9 + bands * 2))
+
+
+def overlay(batch: int, height: int, width: int) -> Least:
+    """A page sampled at places by a matrix and mixed in; pages, of which there are few, are read from the cache."""
+    pixels = batch * height * width
+    return Least(pixels * 6, pixels * (20 + _LERP + 3 * 5))
 
 
 def relu_drop(heads: int, seeds: int, hidden: int, batch: int, itemsize: int) -> Least:

@@ -8,8 +8,21 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, WARPED, Case, Made
-from substyle.kernels import displacement, dropout, noise, philox, pointwise, remap, roofline, screen, warp, zoom
+from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made
+from substyle.kernels import (
+    difference,
+    displacement,
+    dropout,
+    noise,
+    overlay,
+    philox,
+    pointwise,
+    remap,
+    roofline,
+    screen,
+    warp,
+    zoom,
+)
 from substyle.kernels.dispatch import on_triton
 from substyle.kernels.roofline import Least
 
@@ -20,7 +33,8 @@ STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    any_shape = (gaussian, impulse, shot, bits, mean, colours, remapped, zoomed, dots, lines, masks, relu_drop)
+    any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, masks,
+                 relu_drop)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
@@ -71,6 +85,22 @@ def mean(m: Made) -> Case:
     there, p = m.canvas.to(m.device), m.picked
     least = roofline.mean(*m.shape)
     return Case("mean", lambda: pointwise.mean(there), lambda: pointwise.mean(m.canvas[p]), p, EXACT, least, len(there))
+
+
+def compared(m: Made) -> Case:
+    """Sum of absolute differences of each picture and its neighbour's."""
+    other, p = m.canvas.roll(1, 0), m.picked
+    there, beside = m.canvas.to(m.device), other.to(m.device)
+
+    def work() -> torch.Tensor:
+        if on_triton(there):
+            from substyle.kernels import difference_triton
+
+            return difference_triton.total(there, beside)
+        return difference.total_reference(there, beside)
+
+    expected = lambda: difference.total_reference(m.canvas[p], other[p])  # noqa: E731
+    return Case("difference", work, expected, p, EXACT, roofline.difference(*m.shape), len(there))
 
 
 def colours(m: Made) -> Case:
@@ -133,6 +163,22 @@ def lines(m: Made) -> Case:
         "lines", lambda: screen.lines(there, pitch, angle),
         lambda: screen.lines_reference(m.canvas[p], pitch[p], angle[p]),
         p, PRINTED, roofline.lines(*m.shape), len(there),
+    )  # fmt: skip
+
+
+def overlaid(m: Made) -> Case:
+    """A colour mixed in where a page of a pattern covers the picture."""
+    batch, height, width, _ = m.shape
+    rng = np.random.default_rng(1)
+    pages = torch.from_numpy(rng.integers(0, 256, (48, 532, 532), dtype=np.uint8))
+    page, colour = rng.integers(0, 48, batch), rng.integers(0, 256, (batch, 3)).astype(np.int16)
+    matrix, opacity, p = m.drawn(-1.2, 1.2, 2, 3), m.drawn(0.2, 0.5), m.picked
+    matrix[:, :, 2] = 266.0
+    there, pages_there = m.canvas.to(m.device), pages.to(m.device)
+    return Case(
+        "overlay", lambda: overlay.overlay(there, pages_there, page, matrix, colour, opacity),
+        lambda: overlay.overlay_reference(m.canvas[p], pages, page[p], matrix[p], colour[p], opacity[p]),
+        p, BLENDED, roofline.overlay(batch, height, width), batch,
     )  # fmt: skip
 
 

@@ -74,8 +74,10 @@ def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
     """Each ``*_triton.py`` has rows of both kinds; a new file needs a case here and a name in this list."""
     files = {path.name for path in (Path(__file__).parents[2] / "kernels").glob("*_triton.py")}
     cases = {
+        "difference_triton.py": ("difference",),
         "dropout_triton.py": ("dropout masks", "relu_drop"),
         "noise_triton.py": ("gaussian_noise", "impulse_noise", "shot_noise"),
+        "overlay_triton.py": ("overlay",),
         "philox_triton.py": ("bits16",),
         "pointwise_triton.py": ("mean", "colours"),
         "probe_triton.py": ("cross-entropy", "AdamW"),

@@ -67,6 +67,20 @@ BUDGETS = {
     "screen_triton._lines": Budget(lambda f: f.lines(CANVAS, HALF, HALF), 40, 0, 64),
     "pointwise_triton._colours": Budget(lambda f: f.colours(CANVAS, torch.zeros(6, 2, 3, 4), BANDS), 40, 0, 32),
     "pointwise_triton._total": Budget(lambda f: f.total(CANVAS), 32, 16, 0),
+    "difference_triton._total": Budget(lambda f: f.total(CANVAS, CANVAS), 40, 16, 0),
+    "overlay_triton._overlay": Budget(
+        lambda f: f.overlay(
+            CANVAS,
+            CANVAS[..., 0].contiguous(),
+            np.arange(2),
+            np.ones((2, 2, 3), np.float32),
+            TRIPLE.astype(np.int16),
+            HALF,
+        ),
+        40,
+        0,
+        8,
+    ),
     "dropout_triton._masks": Budget(
         lambda f: f.masks_(torch.zeros(2, 2048, 1024, dtype=torch.bool), [0, 1], 3, 51), 32, 512, 64
     ),

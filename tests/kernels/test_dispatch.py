@@ -16,13 +16,27 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import dispatch, displacement, dropout, noise, philox, pointwise, remap, screen, warp, zoom
+from substyle.kernels import (
+    dispatch,
+    displacement,
+    dropout,
+    noise,
+    overlay,
+    philox,
+    pointwise,
+    remap,
+    screen,
+    warp,
+    zoom,
+)
 from substyle.kernels.errors import ConfigError
 
 ONE, PAIR, TRIPLE = np.ones(2, np.float32), np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
 KEYS = philox.image_keys(0, ["a", "b"])
 SHIFT, NODES = torch.zeros(2, 2, 9, 9), torch.zeros(2, 2, 6, 6)
 MAPS = torch.zeros(1, 2, 3, 4)
+PAGES, PAGE = torch.zeros(1, 20, 20, dtype=torch.uint8), np.zeros(2, np.int64)
+MATRIX, COLOUR = np.ones((2, 2, 3), np.float32), np.ones((2, 3), np.int16)
 
 # public module, Triton's module, function in both, the function of the other path off the CPU, call
 FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]]] = [
@@ -44,6 +58,13 @@ FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.
     (warp, "warp_triton", "grid", (displacement, "grid"), lambda x: warp.grid(x, NODES)),
     (warp, "warp_triton", "swirl", (displacement, "swirl"), lambda x: warp.swirl(x, PAIR, ONE, ONE)),
     (pointwise, "pointwise_triton", "colours", (pointwise, "colours_reference"), lambda x: pointwise.colours(x, MAPS)),
+    (
+        overlay,
+        "overlay_triton",
+        "overlay",
+        (overlay, "overlay_reference"),
+        lambda x: overlay.overlay(x, PAGES, PAGE, MATRIX, COLOUR, ONE),
+    ),
 ]
 
 
