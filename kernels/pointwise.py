@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels.dispatch import on_triton
+from substyle.kernels.dispatch import on_triton, upload
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -66,7 +66,7 @@ def linear(matrix_B33: NDArray[Any], device: torch.device) -> torch.Tensor:
     """The map of a matrix, output channels by input channels. Shape: (B, 3, 4) float32."""
     map_B34 = np.zeros((len(matrix_B33), 3, 4), np.float32)
     map_B34[:, :, :3] = matrix_B33
-    return torch.from_numpy(map_B34).to(device)
+    return upload(map_B34, device)
 
 
 def luma(batch: int, device: torch.device) -> torch.Tensor:
@@ -77,12 +77,12 @@ def luma(batch: int, device: torch.device) -> torch.Tensor:
 def brightness(shift_B: NDArray[np.float32], device: torch.device) -> torch.Tensor:
     """The map to a picture lighter by a share of the full range. Shape: (B, 3, 4) float32."""
     map_B34 = linear(np.broadcast_to(np.eye(3), (len(shift_B), 3, 3)), device)
-    map_B34[:, :, 3] = torch.from_numpy(255.0 * shift_B.astype(np.float64)).float().to(device)[:, None]
+    map_B34[:, :, 3] = upload((255.0 * shift_B.astype(np.float64)).astype(np.float32), device)[:, None]
     return map_B34
 
 
 def contrast(factor_B: NDArray[np.float32], mean_B: torch.Tensor) -> torch.Tensor:
     """The map to levels nearer to a mean (or further from it) by a factor. Shape: (B, 3, 4) float32."""
     map_B34 = linear(factor_B[:, None, None] * np.eye(3, dtype=np.float32), mean_B.device)
-    map_B34[:, :, 3] = ((1.0 - torch.from_numpy(factor_B).to(mean_B.device)) * mean_B)[:, None]
+    map_B34[:, :, 3] = ((1.0 - upload(factor_B, mean_B.device)) * mean_B)[:, None]
     return map_B34

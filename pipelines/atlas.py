@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from substyle.kernels.dispatch import upload
 from substyle.pipelines import icons as icon_shapes
 from substyle.pipelines.transforms.base import CANVAS
 from substyle.pipelines.words import WORDS
@@ -69,6 +71,12 @@ def lattices(side: int) -> Atlas:
     """Five lattices; the smallest pitch is 6 px of a canvas of 224."""
     cell = _scaled(8, side)
     return _assemble([_drawn(draw, cell) for draw in icon_shapes.LATTICES], cell, _page_side(cell, 6))
+
+
+@lru_cache(maxsize=8)
+def on_device(build: Callable[[int], Atlas], side: int, device: torch.device) -> torch.Tensor:
+    """The pages of an atlas on a device, which are uploaded once. Shape: (N, P, P) uint8."""
+    return upload(build(side).pages_NPP, device)
 
 
 def _scaled(length: int, side: int) -> int:

@@ -104,6 +104,25 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
+class OnGPU:
+    """How a GPU makes a transformation that DALI makes on a CPU, where DALI's own GPU operators do not make it.
+
+    They do not where one of them is missing, takes its arguments from the host alone, or makes other pixels; nor where
+    a kernel moves less memory. Parameters are drawn alike. One of the two functions is given:
+
+    Attributes:
+        function: like a kernel's, ``(canvas_BSSC, args, keys_B)`` to pixels.
+        colours: ``(canvas_BSSC, args)`` to a map of colours (B, 3, 4) of :mod:`substyle.kernels.pointwise`; all of a
+            suite are made from one read of the canvas.
+        prepare: in place of the transformation's own, where the function takes other arguments.
+    """
+
+    function: Callable[[torch.Tensor, Arrays, NDArray[np.uint64]], torch.Tensor] | None = None
+    colours: Callable[[torch.Tensor, Arrays], torch.Tensor] | None = None
+    prepare: Callable[[Arrays, int], Arrays] | None = None
+
+
+@dataclass(frozen=True)
 class Transformation:
     """One transformation; see the decorators below for what its function is given."""
 
@@ -117,6 +136,7 @@ class Transformation:
     prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
     network: str = ""  # for made_by="network": the name of the network that makes it
     split_assets: bool = False  # prepare is also given "test_B" and picks from assets that the other images never see
+    on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": what makes it there instead
 
     def describe(self) -> dict[str, Any]:
         """Its definition in plain JSON: what `substyle transforms --json` prints and the store's hash covers."""
@@ -135,7 +155,7 @@ class Transformation:
         return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
 
     def draw(
-        self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None
+        self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None, *, gpu: bool = False
     ) -> dict[str, NDArray[Any]]:
         """The function's arguments for a batch of images.
 
@@ -143,6 +163,7 @@ class Transformation:
             keys_B: Philox keys of the images, from :func:`substyle.kernels.philox.image_keys`.
             side: canvas side S in pixels; parameters in px or S are scaled to it.
             test_B: (B,) bool, which images are test images (none when left out); it matters with ``split_assets``.
+            gpu: whether they are the arguments of the function that makes it on a GPU.
 
         Returns:
             arrays whose first axis is B, by argument name.
@@ -155,7 +176,8 @@ class Transformation:
             start += parameter.draws
         if self.split_assets:
             arguments["test_B"] = np.zeros(len(keys_B), np.bool_) if test_B is None else test_B
-        return dict(self.prepare(arguments, side)) if self.prepare else arguments
+        prepare = self.on_gpu.prepare if gpu and self.on_gpu and self.on_gpu.prepare else self.prepare
+        return dict(prepare(arguments, side)) if prepare else arguments
 
 
 REGISTRY: dict[str, Transformation] = {}
@@ -186,22 +208,32 @@ def dali(
     prepare: Callable[[Arrays, int], Arrays] | None = None,
     version: int = 1,
     split_assets: bool = False,
+    on_gpu: OnGPU | None = None,
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas, args, side) -> DataNode``, a piece of a DALI graph over one uint8 HWC sample.
 
     What it returns is a uint8 sample of the same size; arithmetic with a Python number makes int32, to be cast back.
 
-    ``args`` holds a DataNode (per-sample argument or tensor input) for every array that ``prepare(parameters, side)``
-    returns (by default the drawn parameters as they are). With ``split_assets`` prepare is also given ``test_B``, (B,)
-    bool: it must choose pictures for test images that training images never show.
+    ``args`` holds a DataNode for every array that ``prepare(parameters, side)`` returns (by default the drawn
+    parameters as they are). It is on the CPU, where DALI takes the named arguments of an operator from, whatever the
+    operator runs on; what is an operator's positional input is moved to the canvas by :func:`beside`. Then the
+    function is good for a CPU and for a GPU, unless ``on_gpu`` says what else makes it there.
+
+    With ``split_assets`` prepare is also given ``test_B``, (B,) bool: it must choose pictures for test images that
+    training images never show.
     """
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "dali", tuple(parameters), version, function, prepare)
-        register(replace(made, split_assets=split_assets))
+        register(replace(made, split_assets=split_assets, on_gpu=on_gpu))
         return function
 
     return decorate
+
+
+def beside(canvas: Node, node: Node) -> Node:
+    """A tensor input of an operator, on the device of the canvas it is used with."""
+    return node.gpu() if canvas.device == "gpu" else node
 
 
 def kernel(

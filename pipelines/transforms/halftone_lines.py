@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, dali
+from substyle.kernels import pointwise
+from substyle.kernels.dispatch import upload
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
 
 
 def band_masks(args: Arrays, side: int) -> Arrays:
@@ -17,14 +21,22 @@ def band_masks(args: Arrays, side: int) -> Arrays:
     return {"rows": rows_BS[:, :, None, None], "columns": columns_BS[:, None, :, None]}
 
 
+def _by_kernel(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
+    masks = (args[name].reshape(len(canvas_BSSC), -1) for name in ("rows", "columns"))
+    rows_BS, columns_BS = (upload(mask, canvas_BSSC.device) for mask in masks)
+    no_maps = torch.empty(0, len(canvas_BSSC), 3, 4, device=canvas_BSSC.device)
+    return pointwise.colours(canvas_BSSC, no_maps, (rows_BS, columns_BS))[0]
+
+
 @dali(
     "inverted_lines",
     coarse="halftone",
     role="held_out",
     parameters=[Uniform("band", 8, 20, unit="px"), Uniform("phase", 0, 1), Choice("vertical", (0, 1))],
     prepare=band_masks,
+    on_gpu=OnGPU(function=_by_kernel),
 )
 def inverted_lines(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Every other band of rows (or columns) is the negative: x becomes 255 - x, which is x ^ 255."""
     del side
-    return canvas ^ args["rows"] ^ args["columns"]
+    return canvas ^ beside(canvas, args["rows"]) ^ beside(canvas, args["columns"])

@@ -7,14 +7,19 @@ graph as inputs: a DALI constant would be copied for every image of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from substyle.kernels import overlay
 from substyle.pipelines import atlas
-from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, dali
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
 
-ALPHA_ONE = 128  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
+ALPHA_ONE = 1 << overlay.SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
+
+Build = Callable[[int], atlas.Atlas]
 
 PLACE = (  # where and in which colour a pattern lies; drawn for each image
     Uniform("page", 0, 1),
@@ -44,46 +49,64 @@ def _index(u_B: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return np.minimum((u_B * count).astype(np.int64), count - 1)  # a rounded u may be 1
 
 
-def _placer(build: Callable[[int], atlas.Atlas]) -> Callable[[Arrays, int], Arrays]:
-    """Arguments for :func:`_blend`: a matrix from canvas to atlas px, a colour and an opacity for each image."""
+def _placed(build: Build, args: Arrays, side: int) -> dict[str, NDArray[Any]]:
+    """For each image a page, a matrix from canvas to atlas px, a colour and an opacity."""
+    pages = build(side)
+    scale_B = pages.cell / args["pitch"].astype(np.float64)
+    angle_B = np.radians(args["angle"].astype(np.float64))
+    cosine_B, sine_B = scale_B * np.cos(angle_B), scale_B * np.sin(angle_B)
+    middle = pages.pages_NPP.shape[1] / 2
+    centre_x_B = middle + (args["shift_x"] - 0.5) * pages.cell
+    centre_y_B = middle + (args["shift_y"] - 0.5) * pages.cell
+    half = side / 2
+    matrix_B23 = np.stack(
+        [
+            np.stack([cosine_B, -sine_B, centre_x_B - half * (cosine_B - sine_B)], axis=1),
+            np.stack([sine_B, cosine_B, centre_y_B - half * (sine_B + cosine_B)], axis=1),
+        ],
+        axis=1,
+    )
+    return {
+        "page": _pick(pages, args["page"], args.get("test_B")),
+        "matrix": matrix_B23.astype(np.float32),
+        "colour": vivid(args["hue"].astype(np.float64))[:, None, None, :],
+        "opacity": (args["alpha"] * (ALPHA_ONE / 255)).astype(np.float32),
+    }
+
+
+def _placer(build: Build) -> Callable[[Arrays, int], Arrays]:
+    """Arguments for :func:`_blend`, each image's page among them."""
 
     def prepare(args: Arrays, side: int) -> Arrays:
-        pages = build(side)
-        page_B = _pick(pages, args["page"], args.get("test_B"))
-        scale_B = pages.cell / args["pitch"].astype(np.float64)
-        angle_B = np.radians(args["angle"].astype(np.float64))
-        cosine_B, sine_B = scale_B * np.cos(angle_B), scale_B * np.sin(angle_B)
-        middle = pages.pages_NPP.shape[1] / 2
-        centre_x_B = middle + (args["shift_x"] - 0.5) * pages.cell
-        centre_y_B = middle + (args["shift_y"] - 0.5) * pages.cell
-        half = side / 2
-        matrix_B23 = np.stack(
-            [
-                np.stack([cosine_B, -sine_B, centre_x_B - half * (cosine_B - sine_B)], axis=1),
-                np.stack([sine_B, cosine_B, centre_y_B - half * (sine_B + cosine_B)], axis=1),
-            ],
-            axis=1,
-        )
-        return {
-            "page": pages.pages_NPP[page_B, :, :, None],
-            "matrix": matrix_B23.astype(np.float32),
-            "colour": vivid(args["hue"].astype(np.float64))[:, None, None, :],
-            "opacity": (args["alpha"] * (ALPHA_ONE / 255)).astype(np.float32),
-        }
+        placed = _placed(build, args, side)
+        return {**placed, "page": build(side).pages_NPP[placed["page"], :, :, None]}
 
     return prepare
+
+
+def _on_gpu(build: Build) -> OnGPU:
+    """All pages stay on the device: a copy of one for every image would take longer than everything else."""
+
+    def function(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
+        pages_NPP = atlas.on_device(build, canvas_BSSC.shape[1], canvas_BSSC.device)
+        return overlay.overlay(
+            canvas_BSSC, pages_NPP, args["page"], args["matrix"], args["colour"][:, 0, 0], args["opacity"]
+        )
+
+    return OnGPU(function, prepare=lambda args, side: _placed(build, args, side))
 
 
 def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Mix a colour into the picture where the warped page says so. ``opacity`` turns coverage into whole 128ths."""
     from nvidia.dali import fn, types
 
-    page = fn.reinterpret(args["page"], layout="HWC")
-    coverage = fn.warp_affine(page, args["matrix"], size=[side, side], interp_type=types.INTERP_LINEAR)
+    page = fn.reinterpret(beside(canvas, args["page"]), layout="HWC")
+    coverage = fn.warp_affine(page, beside(canvas, args["matrix"]), size=[side, side], interp_type=types.INTERP_LINEAR)
     weight = fn.brightness(coverage, brightness=args["opacity"])
     # three equal channels: arithmetic without broadcasting takes half the time
     weight = fn.color_space_conversion(weight, image_type=types.GRAY, output_type=types.RGB)
-    return fn.cast(canvas + (((args["colour"] - canvas) * weight) >> types.Constant(7).int16()), dtype=types.UINT8)
+    towards = beside(canvas, args["colour"]) - canvas
+    return fn.cast(canvas + ((towards * weight) >> types.Constant(7).int16()), dtype=types.UINT8)
 
 
 @dali(
@@ -99,6 +122,7 @@ def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
     prepare=_placer(atlas.icons),
     version=2,
     split_assets=True,
+    on_gpu=_on_gpu(atlas.icons),
 )
 def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """One icon, tiled in a vivid colour."""
@@ -118,6 +142,7 @@ def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     prepare=_placer(atlas.words),
     version=2,
     split_assets=True,
+    on_gpu=_on_gpu(atlas.words),
 )
 def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """One word, repeated in lines of a vivid colour."""
@@ -136,6 +161,7 @@ def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     ],
     prepare=_placer(atlas.lattices),
     version=2,
+    on_gpu=_on_gpu(atlas.lattices),
 )
 def color_pattern(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """A fine lattice in a vivid colour: a grid, dots, checks, bricks or triangles."""

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from substyle.kernels import pointwise
 from substyle.pipelines.transforms import mixing
-from substyle.pipelines.transforms.base import Choice, Node, dali
+from substyle.pipelines.transforms.base import Choice, Node, OnGPU, dali
 
 
-@dali("brightness", coarse="tone", role="train", parameters=[Choice("shift", (0.2, 0.3, 0.4, 0.5), unit="full range")])
+@dali(
+    "brightness",
+    coarse="tone",
+    role="train",
+    parameters=[Choice("shift", (0.2, 0.3, 0.4, 0.5), unit="full range")],
+    on_gpu=OnGPU(colours=lambda canvas_BSSC, args: pointwise.brightness(args["shift"], canvas_BSSC.device)),
+)
 def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Lighter by a constant, cut at white."""
     from nvidia.dali import fn
@@ -17,7 +24,14 @@ def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
     return fn.brightness(canvas, brightness_shift=args["shift"])
 
 
-@dali("low_contrast", coarse="tone", role="train", parameters=[Choice("factor", (0.3, 0.2, 0.1, 0.05))])
+@dali(
+    "low_contrast",
+    coarse="tone",
+    role="train",
+    parameters=[Choice("factor", (0.3, 0.2, 0.1, 0.05))],
+    # DALI takes the centre from the host alone, where the mean of a picture on the device is not known
+    on_gpu=OnGPU(colours=lambda canvas_BSSC, args: pointwise.contrast(args["factor"], pointwise.mean(canvas_BSSC))),
+)
 def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Nearer to the mean of the picture (over all pixels and channels) by a factor."""
     from nvidia.dali import fn
@@ -33,6 +47,7 @@ def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
     parameters=[Choice("factor", (3, 5))],
     prepare=lambda args, side: mixing.chroma(np.eye(2) * args["factor"].astype(np.float64)[:, None, None]),
     version=2,
+    on_gpu=mixing.ON_GPU,
 )
 def saturate(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """Colours further from grey by a factor."""

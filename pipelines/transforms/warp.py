@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import warp
+from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms.base import Arrays, Choice, Uniform, kernel
 
 Keys = NDArray[np.uint64]
@@ -42,7 +43,7 @@ def _nodes(args: Arrays, side: int) -> Arrays:
 )
 def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """The nodes of a grid of 5 by 5 cells move along both axes, and the picture with them, linearly between nodes."""
-    return warp.grid(canvas_BSSC, torch.from_numpy(args["nodes"]).to(canvas_BSSC.device))
+    return warp.grid(canvas_BSSC, upload(args["nodes"], canvas_BSSC.device))
 
 
 @kernel(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines import variants
+from substyle.pipelines import graph
 from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
 from substyle.pipelines.variants import VariantMaker, distinct, load_all, load_plugin
@@ -279,4 +279,4 @@ def test_plugins_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_arguments_of_types_that_dali_has_not() -> None:
     with pytest.raises(ConfigError, match="complex64"):
-        variants._dali_type(np.zeros(1, np.complex64))
+        graph.dali_type(np.zeros(1, np.complex64))
