@@ -3,7 +3,7 @@
 What becomes of an image depends on its bytes alone. Headers are read first; 8-bit JPEG and PNG files that look whole go
 to DALI in groups. When DALI refuses a group, each of its images goes to DALI alone, and one that is refused alone goes
 to Pillow, as all other kinds do from the start. What is found damaged is quarantined; :mod:`.header` and :mod:`.jpeg`
-say what is found and what is not.
+say what is found and what is not. On a GPU canvases are made there and stay there; a picture of Pillow's is uploaded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.kernels.device import as_device
+from substyle.kernels.dispatch import upload
 from substyle.kernels.errors import ConfigError, ImageError
 from substyle.pipelines import fallback, header, orientation
 from substyle.pipelines.dali_decode import DaliDecoder, RefusedError
@@ -33,7 +35,7 @@ class Decoded:
     """A batch of B canvases.
 
     Attributes:
-        canvas_BSSC: (B, S, S, 3) uint8; zeros where an image is quarantined.
+        canvas_BSSC: (B, S, S, 3) uint8, on the decoder's device; zeros where an image is quarantined.
         ok_B: (B,) bool.
         reasons: for every image why it is quarantined, or None.
         size_B2: (B, 2) int32, height and width of the (upright) image in pixels; zeros where not known.
@@ -65,7 +67,7 @@ class Decoder:
         side: canvas side S in pixels.
         batch: largest number of images in one call.
         threads: CPU threads.
-        device: ``cpu``.
+        device: where JPEG files are decoded and canvases are made: ``cpu``, ``cuda`` or ``cuda:N``.
         max_pixels: images with more pixels, as their header says, are quarantined unread.
         orientation: ``ignore`` takes pictures as they are stored, as timm and open_clip do; ``apply`` turns them
             upright by their EXIF orientation and then crops. TIFF files are always turned: Pillow does so on its own.
@@ -81,13 +83,12 @@ class Decoder:
         max_pixels: int = header.MAX_PIXELS,
         orientation: str = "ignore",
     ) -> None:
-        if device != "cpu":
-            raise ConfigError("device", device, "cpu")
+        self.device = as_device(device)
         if orientation not in ORIENTATIONS:
             raise ConfigError("orientation", orientation, ", ".join(ORIENTATIONS))
         self.side, self.batch, self.threads, self.max_pixels = side, batch, threads, max_pixels
         self.upright = orientation == "apply"
-        self.dali = DaliDecoder(side, batch, threads)
+        self.dali = DaliDecoder(side, batch, threads, self.device)
 
     def __call__(self, blobs: Sequence[bytes]) -> Decoded:
         """Decode B images, 0 ≤ B ≤ batch. An image's canvas depends on its bytes alone."""
@@ -95,7 +96,7 @@ class Decoder:
             raise ConfigError("blobs", f"{len(blobs)} images", f"at most {self.batch}")
         count = len(blobs)
         result = Decoded(
-            torch.from_numpy(np.zeros((count, self.side, self.side, 3), np.uint8)),
+            _zeros((count, self.side, self.side, 3), self.device),
             np.zeros(count, np.bool_),
             [None] * count,
             np.zeros((count, 2), np.int32),
@@ -137,6 +138,7 @@ class Decoder:
                 else:
                     self._with_pillow(item, result)
             return
+        accepted: list[tuple[int, _Item]] = []
         for i, item in enumerate(items):
             if tuple(decoded.size_B2[i]) != item.head.stored:
                 self._with_pillow(item, result)
@@ -147,7 +149,8 @@ class Decoder:
             except ImageError as error:
                 result.reasons[item.index] = str(error)
                 continue
-            self._accept(item, decoded.canvas_BSSC[i], result)
+            accepted.append((i, item))
+        _take(accepted, decoded.canvas_BSSC, result)
 
     def _with_pillow(self, item: _Item, result: Decoded) -> None:
         (top, bottom), (left, right) = item.rows, item.columns
@@ -156,11 +159,38 @@ class Decoder:
         except ImageError as error:
             result.reasons[item.index] = str(error)
             return
-        self._accept(item, canvas, result)
+        _take([(0, item)], upload(np.array(canvas)[None], self.device), result)  # Pillow's own cannot be written to
 
-    def _accept(self, item: _Item, canvas_SSC: NDArray[np.uint8], result: Decoded) -> None:
-        result.canvas_BSSC.numpy()[item.index] = orientation.turn(canvas_SSC, item.head.orientation)
+
+def _take(accepted: Sequence[tuple[int, _Item]], canvas_BSSC: torch.Tensor, result: Decoded) -> None:
+    """Copy canvases, each by its number and item, to their places in the result, upright."""
+    copy = _copy_one_by_one if canvas_BSSC.device.type == "cpu" else _copy_at_once
+    copy(accepted, canvas_BSSC, result.canvas_BSSC)
+    for _, item in accepted:
         result.ok_B[item.index] = True
+
+
+def _copy_one_by_one(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor, to_BSSC: torch.Tensor) -> None:
+    source, target = from_BSSC.numpy(), to_BSSC.numpy()  # torch would wake its threads for each picture
+    for i, item in accepted:
+        target[item.index] = orientation.turn(source[i], item.head.orientation)
+
+
+def _copy_at_once(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor, to_BSSC: torch.Tensor) -> None:
+    """On a device, where a launch takes as long as the copy of a picture."""
+    upright = [(i, item.index) for i, item in accepted if item.head.orientation == orientation.UPRIGHT]
+    if upright:
+        numbers, places = (upload(np.array(column), from_BSSC.device) for column in zip(*upright, strict=True))
+        to_BSSC.index_copy_(0, places, from_BSSC.index_select(0, numbers))
+    for i, item in accepted:
+        if item.head.orientation != orientation.UPRIGHT:
+            to_BSSC[item.index] = orientation.turn(from_BSSC[i], item.head.orientation)
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, np.uint8))  # pages of zeros that the system has not written yet
+    return torch.zeros(shape, dtype=torch.uint8, device=device)
 
 
 def _centre(height: int, width: int, side: int) -> tuple[Interval, Interval]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +28,7 @@ _TURNS = {
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 Interval = tuple[float, float]
+Picture = TypeVar("Picture", NDArray[np.uint8], torch.Tensor)
 
 
 def of(image: Image.Image) -> int:
@@ -61,8 +65,11 @@ def stored(rows: Interval, columns: Interval, size: tuple[int, int], orientation
     return turned[0], turned[1]
 
 
-def turn(picture_HWC: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A stored picture, upright; a view. Resampling before this and after it gives the same."""
+def turn(picture_HWC: Picture, orientation: int) -> Picture:
+    """A stored picture, upright; an array is turned as a view. Resampling before this and after it gives the same."""
     exchanged, rows, columns = _TURNS[orientation]
+    if isinstance(picture_HWC, torch.Tensor):
+        upright = picture_HWC.flip([axis for axis, reverse in enumerate((rows, columns)) if reverse])
+        return upright.transpose(0, 1) if exchanged else upright
     picture_HWC = picture_HWC[:: -1 if rows else 1, :: -1 if columns else 1]
     return picture_HWC.transpose(1, 0, 2) if exchanged else picture_HWC

@@ -1,0 +1,124 @@
+"""Decoding for a GPU as far as it goes without one: the definition of its graph, memory, turns and copies."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.pipelines.conftest import encode, scene
+from tests.pipelines.test_graph_on_gpu import Event
+
+from substyle.kernels.device import CPU
+from substyle.kernels.lifetime import Held
+from substyle.pipelines import dali_decode, decode, graph, orientation
+from substyle.pipelines.dali_decode import DaliDecoder, RefusedError
+from substyle.pipelines.decode import Decoder
+
+GPU = torch.device("cuda", 0)
+
+
+def defined(device: torch.device) -> tuple[Any, ...]:
+    pipeline = graph.new_pipeline(4, 1, device)
+    dali_decode.define(pipeline, 64, device)
+    outputs: tuple[Any, ...] = pipeline._graph_out
+    return outputs
+
+
+def test_only_canvases_stay_on_the_device() -> None:
+    assert [node.device for node in defined(GPU)] == ["gpu", "cpu", "cpu"]
+    assert [node.device for node in defined(CPU)] == ["cpu", "cpu", "cpu"]
+
+
+def test_files_are_given_by_the_host_and_decoded_there_and_on_the_device() -> None:
+    for device, decoded, resized in ((GPU, "mixed", "gpu"), (CPU, "cpu", "cpu")):
+        resize = defined(device)[0].source
+        image = resize.inputs[0].source
+        assert (image._op.device, resize._op.device) == (decoded, resized)
+        assert image.inputs[0].device == "cpu"
+        assert [node.device for node in resize.inputs[1:]] == ["cpu", "cpu"]  # where a part begins and ends
+
+
+class Pipeline:
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses, self.given = refuses, {}
+        self.canvas = torch.full((1, 4, 4, 3), 7, dtype=torch.uint8)
+
+    def run(self, *stream: Any, **given: Any) -> tuple[Any, ...]:  # noqa: ANN401
+        assert not stream  # the host waits for DALI and for nobody else
+        if self.refuses:
+            raise RuntimeError("nvJPEG: not supported")
+        arrays = (self.canvas, np.array([[9, 8, 3]]), np.array([[1, 2, 3]], np.uint8))
+        return tuple(SimpleNamespace(as_tensor=lambda array=array: array) for array in arrays)
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> DaliDecoder:
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"torch's stream on {device}")
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    made = DaliDecoder.__new__(DaliDecoder)
+    made.device, made.pipeline, made._held = GPU, Pipeline(), Held()
+    return made
+
+
+def test_canvases_are_copied_into_memory_of_torch_s(decoder: DaliDecoder) -> None:
+    made = decoder([b"file"], [(0, 0)], [(4, 4)])
+    event, (outputs,) = decoder._held._waiting[0]
+    assert event.stream == "torch's stream on cuda:0"
+    assert len(outputs) == 3
+    decoder.pipeline.canvas.fill_(0xAB)  # as DALI may, once it has its memory back
+    assert made.canvas_BSSC.unique().tolist() == [7]
+    assert made.size_B2.tolist() == [[9, 8]]
+    assert made.last_BC.tolist() == [[1, 2, 3]]
+
+
+def test_a_group_that_is_refused_leaves_a_new_graph(decoder: DaliDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Pipeline()
+    monkeypatch.setattr(DaliDecoder, "_build", lambda self: new)
+    decoder.pipeline = Pipeline(refuses=True)
+    with pytest.raises(RefusedError, match="nvJPEG"):
+        decoder([b"file"], [(0, 0)], [(4, 4)])
+    assert decoder.pipeline is new
+    assert not len(decoder._held)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_tensors_are_turned_as_arrays_are(tag: int) -> None:
+    picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    turned = orientation.turn(torch.from_numpy(picture), tag)
+    np.testing.assert_array_equal(turned.numpy(), orientation.turn(picture, tag))
+
+
+@pytest.mark.parametrize("tags", [[1, 6, 1, 3, 8], [1, 1, 1], [5, 7], []])
+def test_both_ways_of_copying(tags: list[int]) -> None:
+    """Some canvases are left out, places are in another order; what is not accepted stays as it was."""
+    count = len(tags) + 3
+    source = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (count, 6, 6, 3), dtype=np.uint8))
+    accepted: list[Any] = [
+        (i + 1, SimpleNamespace(index=count - 1 - i, head=SimpleNamespace(orientation=tag)))
+        for i, tag in enumerate(tags)
+    ]
+    made = [torch.zeros_like(source) for _ in range(2)]
+    decode._copy_one_by_one(accepted, source, made[0])
+    decode._copy_at_once(accepted, source, made[1])
+    assert torch.equal(*made)
+    assert made[0].flatten(1).any(1).tolist() == [False] * 3 + [True] * len(tags)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_as_on_the_cpu() -> None:
+    """JPEG in three samplings, PNG, turned, what Pillow decodes, and what is quarantined."""
+    blobs = [encode(scene(90, 120, i), "JPEG", quality=95, subsampling=i) for i in range(3)]
+    blobs += [encode(scene(120, 90), "PNG"), encode(scene(60, 60), "GIF"), blobs[0][:900], b"no image"]
+    on_cpu, on_gpu = (Decoder(64, 8, 2, device=device)(blobs) for device in ("cpu", "cuda"))
+    assert on_gpu.canvas_BSSC.is_cuda
+    assert on_gpu.reasons == on_cpu.reasons
+    np.testing.assert_array_equal(on_gpu.size_B2, on_cpu.size_B2)
+    difference = (on_gpu.canvas_BSSC.cpu().int() - on_cpu.canvas_BSSC.int()).abs().float()
+    assert difference.flatten(1).mean(1).max() < 1
+    assert not difference[3:].max() > 1
+    assert not on_gpu.canvas_BSSC[5:].any()
