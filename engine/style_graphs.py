@@ -58,6 +58,12 @@ class Generator:
     epsilon: float
 
 
+def require_side(side: int) -> None:
+    """Raise ConfigError unless a canvas of that side can be styled."""
+    if side % 4 or side < _SMALLEST:
+        raise ConfigError("canvas", side, f"a multiple of 4 of at least {_SMALLEST}, for style transformations")
+
+
 def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side: int) -> bytes:
     """The serialised ONNX graph: input ``canvas`` (B, S, S, 3) uint8, an output (B, S / 4, S / 4, 48) for each name.
 
@@ -68,8 +74,7 @@ def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side:
         batch: B.
         side: S; a multiple of 4, at least 32.
     """
-    if side % 4 or side < _SMALLEST:
-        raise ConfigError("canvas", side, f"a multiple of 4 of at least {_SMALLEST}, for style transformations")
+    require_side(side)
     graph = _Graph(batch, side)
     x = graph.op("Transpose", graph.op("Cast", "canvas", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
     x = graph.op("Mul", x, graph.constant(np.float32(1.0 / 255.0)))

