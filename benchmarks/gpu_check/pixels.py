@@ -134,7 +134,7 @@ def _networks(bench: Bench, styles: tuple[str, ...], **how: Any) -> Any:  # noqa
 
 
 def _styles(bench: Bench, styles: tuple[str, ...]) -> Iterator[Row]:
-    """In float32 against the same module on the CPU, which tests hold against OpenVINO's; in bf16 against that."""
+    """In float32 against the same module on the CPU, which tests hold against OpenVINO's graph."""
     bench.require(20.0)
     canvas, _ = _batch(bench, min(4, bench.sizes.checked))
     expected = _networks(bench, styles, precision="fp32", device=torch.device("cpu"), piece=len(canvas), mode="off")

@@ -32,7 +32,6 @@ _WARPED = Allowed(0.05, 1, 0.002, "places differ in the last digits of float32")
 _PRINTED = Allowed(0.1, 1, 0.005, "places differ in the last digits: the other side of a cell's border")
 _BLENDED = Allowed(0.05, 2, 0.002, "a level of coverage is up to two of the blend")
 _STYLED = Allowed(1.0, 8, 0.02, "float32 convolutions of another library, magnified by instance normalisation")
-_CODED = Allowed(4.0, 48, 0.02, "DALI's lossy part of a JPEG in float32, chroma not smoothed; a codec on a CPU")
 
 # nvJPEG's own inverse transform and chroma upsampling, then two levels more or less from resampling
 CANVAS = Allowed(1.0, 12, 0.01, "nvJPEG against libjpeg")
@@ -52,7 +51,7 @@ VARIANTS = {
     "brightness": _ROUNDED,
     "low_contrast": _ROUNDED,
     "saturate": _ROUNDED,
-    "jpeg": _CODED,
+    "jpeg": _NONE,
     "pixelate": _RESIZED,
     "low_resolution": _RESIZED,
     "elastic": _WARPED,

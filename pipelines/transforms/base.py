@@ -4,7 +4,7 @@ Add one by decorating its function in a file of this folder (or in a plug-in fil
 
     @kernel("solarize", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
     def solarize(canvas_BSSC, args, keys_B):
-        threshold = torch.from_numpy(args["threshold"]).view(-1, 1, 1, 1)
+        threshold = torch.from_numpy(args["threshold"]).to(canvas_BSSC.device).view(-1, 1, 1, 1)
         return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)
 """
 
@@ -99,7 +99,7 @@ class Network(Protocol):
     """A compiled image-to-image network with several outputs; the engine compiles it and passes it in."""
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8 canvas (B, S, S, 3) to one uint8 (B, S, S, 3) tensor for each transformation it makes."""
+        """uint8 canvas (B, S, S, 3) to one uint8 (B, S, S, 3) tensor on its device for each transformation it makes."""
         ...
 
 
@@ -245,7 +245,7 @@ def kernel(
     prepare: Callable[[Arrays, int], Arrays] | None = None,
     version: int = 1,
 ) -> Callable[[Function], Function]:
-    """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` over torch tensors.
+    """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` over torch tensors on any one device.
 
     ``args`` holds numpy arrays whose first axis is B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
     """

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from substyle.pipelines.transforms.base import Arrays, Choice, Node, Uniform, dali
+from substyle.kernels import jpeg as codec
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, dali
 
 
 def _small_size(args: Arrays, side: int) -> Arrays:
@@ -13,12 +16,17 @@ def _small_size(args: Arrays, side: int) -> Arrays:
     return {"size": np.stack([length_B, length_B], axis=1).astype(np.float32)}
 
 
+def _compressed(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
+    return codec.compressed(canvas_BSSC, args["quality"])
+
+
 @dali(
     "jpeg",
     coarse="quality",
     role="train",
     parameters=[Choice("quality", (18, 15, 10, 7))],
     prepare=lambda args, side: {"quality": args["quality"].astype(np.int32)},
+    on_gpu=OnGPU(_compressed),  # DALI's operator for a GPU makes other pictures
 )
 def jpeg(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """JPEG compression at a low quality and back."""
