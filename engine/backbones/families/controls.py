@@ -14,6 +14,8 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BINS = 16
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _IN_CACHE = 8
+# in place of a hash of weights: raise one when what its control computes changes
+_VERSIONS = {"pixels": "pixels-1", "statistics": "statistics-2"}
 
 
 class Pixels(nn.Module):
@@ -62,11 +64,13 @@ class Statistics(nn.Module):
         counts = torch.bincount(codes.flatten(), minlength=batch * 3 * _BINS).view(batch, 3 * _BINS)
         histogram = counts / (codes.numel() // (batch * 3))
         some = x[:, :, ::2, ::2]
-        flat = some.flatten(2)
-        mean = flat.mean(2) / 255.0
+        # sums of whole numbers, exact in float64 in whatever order: of a plain picture the difference is all rounding
+        flat = some.flatten(2).double()
+        exact = flat.mean(2) / 255.0
         # all second moments are one small matrix product; the opponent axes follow from them
         second = flat @ flat.transpose(1, 2) / (flat.shape[2] * 255.0**2)
-        covariance = second - mean[:, :, None] * mean[:, None, :]
+        covariance = (second - exact[:, :, None] * exact[:, None, :]).float()
+        mean = exact.float()
         deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt() + 1e-3
         pairs = torch.stack([covariance[:, a, b] / (deviation[:, a] * deviation[:, b]) for a, b in _PAIRS], 1)
         axes = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
@@ -119,7 +123,7 @@ def load(name: str, kind: str, *, canvas: int) -> Backbone:
         std=(1.0, 1.0, 1.0),
         pooling="none",
         weights="none: arithmetic",
-        weights_hash=f"{kind}-1",
+        weights_hash=_VERSIONS[kind],
         licence="not applicable",
         control=True,
     )
