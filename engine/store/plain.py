@@ -38,7 +38,7 @@ def read(array: zarr.Array[Any], chunk: Callable[[int], Path], start: int, out_R
 
 
 def _read_part(path: Path, first: int, out_RD: NDArray[Any], fill: object) -> None:
-    place = memoryview(out_RD.view(np.uint8).reshape(-1))
+    place = out_RD.view(np.uint8).reshape(-1).data
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     try:
         with path.open("rb", buffering=0) as file:
