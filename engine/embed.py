@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.loop import EmbedSummary, Loop
+from substyle.engine.executors.local import LocalExecutor
+from substyle.engine.executors.task import Executor, Task
+from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
 from substyle.engine.samples import calibration_keys
@@ -21,6 +24,7 @@ from substyle.engine.store.load import store_facts
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import Fractions, assign
 from substyle.engine.table import UNLABELLED
+from substyle.engine.todo import todo
 from substyle.engine.workshop import EmbedConfig, Settings
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
@@ -50,23 +54,47 @@ def embed(plan: EmbedPlan, backbones: Sequence[BackboneChoice], *, quiet: bool =
 
 
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
-    """`embed` for backbones that are compiled and gated already."""
+    """`embed` for backbones that are compiled and gated already, in this process."""
+    return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a store needs to know of backbones that are prepared.
+
+    Attributes:
+        facts: of each; rows: R of a store that is made for them; records: the photographs to take.
+    """
+
+    facts: list[dict[str, object]]
+    rows: int
+    records: Sequence[ImageRecord]
+
+    @staticmethod
+    def of(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> _Prepared:
+        records, workshop = plan.records(), plan.workshop
+        rows = shard_rows(compiled, len(workshop.settings.transformations), len(records), workshop.config)
+        return _Prepared([backbone.describe() for backbone in compiled], rows, records)
+
+
+def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bool) -> EmbedSummary:
     settings, config = plan.workshop.settings, plan.workshop.config
     summary = EmbedSummary()
     start = time.perf_counter()
-    records = plan.records()
     if not plan.exists:
-        _create(plan, compiled, records)
+        _create(plan, prepared)
     store = EmbeddingStore.open(plan.store_path, writable=True)
     _require_same(store, settings, config)
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part):
         with lock.mutex(plan.store_path):
-            entries = _prepare_store(store, plan, compiled, records)
-        loop = Loop(store, plan, entries, compiled, summary, run)
+            entries = _prepare_store(store, plan, prepared)
+        lacks = todo(store, entries, settings.transformations, plan.part)
+        summary.images, summary.shards = lacks.images, lacks.shards
+        summary.variants = summary.images * len(settings.transformations)
         if (age := processes.age()) is not None:
             summary.seconds["ready"] = age
-        loop.run(quiet=quiet)
+        executor.run(Task(store, plan, entries, run, lacks, summary), quiet=quiet)
         with lock.mutex(plan.store_path):
             journal.compact(plan.store_path, at=1)
     summary.spend("total", start)
@@ -83,19 +111,18 @@ def _tidy(plan: EmbedPlan) -> None:
         journal.compact(plan.store_path, at=1)
 
 
-def _create(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], records: Sequence[ImageRecord]) -> None:
+def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
     settings, config = plan.workshop.settings, plan.workshop.config
-    rows = shard_rows(compiled, len(settings.transformations), len(records), config)
     made = StoreSettings(
         settings.seed,
         settings.canvas,
-        rows,
+        prepared.rows,
         config.dtype,
         plan.source.root,
         orientation=settings.orientation,
         style_precision=settings.style_precision,
     )
-    keys = calibration_keys(records, settings.seed)
+    keys = calibration_keys(prepared.records, settings.seed)
     try:
         creation.create(plan.store_path, made, calibration=keys, options=plan.source.options)
     except StoreError:
@@ -103,14 +130,12 @@ def _create(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], records: Sequ
             raise
 
 
-def _prepare_store(
-    store: EmbeddingStore, plan: EmbedPlan, compiled: Sequence[CompiledBackbone], records: Sequence[ImageRecord]
-) -> list[BackboneEntry]:
+def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) -> list[BackboneEntry]:
     """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
     settings = plan.workshop.settings
     store.tidy()
-    _add_missing(store, records, plan.source.class_names, settings.seed, plan.fractions)
-    entries = [store.ensure_backbone(_facts(backbone)) for backbone in compiled]
+    _add_missing(store, prepared.records, plan.source.class_names, settings.seed, plan.fractions)
+    entries = [store.ensure_backbone(facts) for facts in prepared.facts]
     for entry in entries:
         for name in settings.transformations:
             transformation = base.get(name)
@@ -183,14 +208,3 @@ def _add_missing(
     labels = [UNLABELLED if r.label is None else names.index(class_names[r.label]) for r in new]
     split_N = assign([r.key for r in new], labels, [r.split for r in new], seed=seed, fractions=fractions)
     store.add_images([r.key for r in new], np.array(labels, np.int64), names, split_N)
-
-
-def _facts(backbone: CompiledBackbone) -> dict[str, object]:
-    return {
-        "name": backbone.spec.name,
-        "dim": backbone.spec.dim,
-        "spec": backbone.spec.describe(),
-        "runtime": backbone.runtime,
-        "gate": backbone.gate,
-        "rate": round(backbone.rate, 2),
-    }

@@ -6,7 +6,7 @@ This thread decodes and makes variants; `backlog` embeds and writes what is made
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,11 +19,11 @@ from substyle.engine.arriving import Arriving
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backlog import Backlog, Batch, Shard
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.progress import stage
 from substyle.engine.store import duplicates, journal, lock
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.table import TEST
+from substyle.engine.todo import Lacking, images_of
 from substyle.pipelines.sources import ImageRecord
 
 _READERS = 4  # files read ahead at once; reading waits on disks, not on cores
@@ -40,7 +40,8 @@ class EmbedSummary:
         quarantined: images that could not be decoded, with reasons (those met in this call).
         seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embeddings and writing go on
             beside the others: ``backbones`` is the time spent on waiting for them. ``ready`` is when the loop began,
-            counted from the start of the process, where the system tells that.
+            counted from the start of the process, where the system tells that. Several workers' seconds are added up,
+            but for prepare, total and ready.
     """
 
     images: int = 0
@@ -57,8 +58,21 @@ class EmbedSummary:
         return now
 
 
+class Watch:
+    """Is told how a loop goes, on its threads; what it raises ends the loop."""
+
+    def arrived(self, count: int) -> None:
+        """So many embeddings have been computed."""
+
+    def writing(self, shard: int) -> None:
+        """Embeddings of a backbone are about to be written to a shard."""
+
+    def written(self, shard: int) -> None:
+        """A shard is finished."""
+
+
 class Loop:
-    """One run over the shards of a store that have something to do."""
+    """Fills shards of a store, one after the other, on the device of this process."""
 
     def __init__(
         self,
@@ -74,51 +88,38 @@ class Loop:
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
 
-    def run(self, *, quiet: bool) -> None:
-        """All shards of this part that have something to do, in order."""
-        names = self.workshop.settings.transformations
-        finished = self.store.finished()
-        summary = self.summary
-        summary.images, summary.shards = len(self.manifest.keys), self.store.shards()
-        summary.variants = summary.images * len(names)
-        todo: dict[int, list[list[str]]] = {}
-        total = done = 0
-        for number in filter(self.plan.part.does, range(summary.shards)):
-            size = len(self._images(number))
-            lacking = [
-                [name for name in names if name not in finished.get((number, entry.slug), set())]
-                for entry in self.entries
-            ]
-            missing = sum(map(len, lacking))
-            total += size * len(names) * len(self.entries)
-            done += size * (len(names) * len(self.entries) - missing)
-            if missing:
-                todo[number] = lacking
-        with (
-            stage(self.plan.title, total, "embeddings", done=done, quiet=quiet) as bar,
-            ThreadPoolExecutor(_READERS) as readers,
-        ):
-            config = self.workshop.config
+    def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
+        """Fill shards.
+
+        Args:
+            shards: numbers of shards and what they lack. The next is asked for on a thread of its own when the last
+                batch of the one before begins, and may keep that thread waiting.
+            over: called at the end, whatever it is; it ends such waiting.
+        """
+        self.watch = watch
+        config = self.workshop.config
+        with ThreadPoolExecutor(_READERS) as readers:
             backlog = Backlog(
                 self.compiled,
                 self._write,
-                bar.advance,
+                watch.arrived,
                 waiting=max(_AHEAD // config.images, 1),
                 begun=config.begun,
                 device=self.workshop.target.torch_device,
             )
-            with backlog.working():
-                for shard, part, blobs in self._batches(todo, readers):
-                    self._batch(shard, part, blobs, backlog)
-                    if part.stop == shard.images.stop:
-                        backlog.close(shard)
+            try:
+                with backlog.working():
+                    for shard, part, blobs in self._batches(shards, readers):
+                        self._batch(shard, part, blobs, backlog)
+                        if part.stop == shard.images.stop:
+                            backlog.close(shard)
+            finally:
+                over()
 
     def _images(self, number: int) -> range:
-        rows = self.store.settings.shard_rows
-        part = self.manifest.between(number * rows, (number + 1) * rows)
-        return range(part.start, part.stop)
+        return images_of(self.manifest, number, self.store.settings.shard_rows)
 
-    def _begin(self, number: int, lacking: Sequence[Sequence[str]]) -> Shard:
+    def _begin(self, number: int, lacking: Lacking) -> Shard:
         images = self._images(number)
         first = number * self.store.settings.shard_rows
         size = int(self.manifest.row_N[images[-1]]) + 1 - first
@@ -130,29 +131,34 @@ class Loop:
         return Shard(number, first, images, wanted, buffers)
 
     def _batches(
-        self, todo: Mapping[int, Sequence[Sequence[str]]], readers: ThreadPoolExecutor
+        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor
     ) -> Iterator[tuple[Shard, range, list[bytes | OSError]]]:
         """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
-        batch = self.workshop.config.images
-        parts = [
-            (number, images[i : i + batch])
-            for number, images in ((number, self._images(number)) for number in todo)
-            for i in range(0, len(images), batch)
-        ]
+        size = self.workshop.config.images
+        parts = (
+            (number, lacking, images[i : i + size])
+            for number, lacking in shards
+            for images in (self._images(number),)
+            for i in range(0, len(images), size)
+        )
 
-        def ask(part: range) -> list[Future[bytes | OSError]]:
-            return [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
+        def ask() -> tuple[int, Lacking, range, list[Future[bytes | OSError]]] | None:
+            """The next batch, its files being read; waits where `shards` does."""
+            for number, lacking, part in parts:
+                reading = [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
+                return number, lacking, part, reading
+            return None
 
-        waiting = ask(parts[0][1]) if parts else []
         shard: Shard | None = None
-        for i, (number, part) in enumerate(parts):
+        asked = readers.submit(ask)
+        while (found := asked.result()) is not None:
+            number, lacking, part, reading = found
             clock = trace.Mark.now()
-            blobs = [future.result() for future in waiting]
-            if i + 1 < len(parts):
-                waiting = ask(parts[i + 1][1])
+            blobs = [future.result() for future in reading]
+            asked = readers.submit(ask)
             self._spend("read", clock, len(part))
             if shard is None or shard.number != number:
-                shard = self._begin(number, todo[number])
+                shard = self._begin(number, lacking)
             yield shard, part, blobs
 
     def _batch(self, shard: Shard, part: range, blobs: Sequence[bytes | OSError], backlog: Backlog) -> None:
@@ -192,10 +198,12 @@ class Loop:
             involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
             for entry, embeddings in involved:
                 share = seconds / len(involved)
+                self.watch.writing(shard.number)
                 self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
             with lock.mutex(self.store.path):
                 journal.compact(self.store.path)
         self.summary.new_shards += 1
+        self.watch.written(shard.number)
 
     def _spend(self, what: str, since: trace.Mark, items: int = 0) -> trace.Mark:
         self.summary.spend(what, since.wall)

@@ -42,6 +42,17 @@ class CompiledBackbone:
     gate: dict[str, Any] | None
     rate: float
 
+    def describe(self) -> dict[str, Any]:
+        """The facts that a store keeps of it."""
+        return {
+            "name": self.spec.name,
+            "dim": self.spec.dim,
+            "spec": self.spec.describe(),
+            "runtime": self.runtime,
+            "gate": self.gate,
+            "rate": round(self.rate, 2),
+        }
+
     def start(self, canvas_BSSC: Canvas) -> Started:
         """`embed` in the background where the runtime can do that. Nobody may write to the canvas.
 
