@@ -17,7 +17,7 @@ from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
-from substyle.engine.store.load import definitions, load_table, store_facts
+from substyle.engine.store.load import definitions, open_table, store_facts
 from substyle.engine.table import SPLITS, EmbeddingTable
 from substyle.pipelines.suites import suite_name
 
@@ -44,7 +44,7 @@ def assemble(
     """
     entries = [entry for entry in store.backbones() if entry.name in outcomes or entry.name in analyses]
     facts = store_facts(store)
-    table = load_table(store, entries[0].name)
+    table = open_table(store, entries[0].name)
     shown = definitions(store, entries[0])
     return {
         "schema": SCHEMA,

@@ -17,7 +17,7 @@ from substyle.engine.probes.saved import Probe
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import slug
-from substyle.engine.store.load import load_table
+from substyle.engine.store.load import open_table
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, kind_of, open_source
@@ -71,7 +71,7 @@ def shift(
 
 
 def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dict[str, Any]:
-    table = load_table(store, backbone)
+    table = open_table(store, backbone)
     classes = probe.labels["class"]
     known = {label: classes.index(text) for label, text in enumerate(table.class_names) if text in classes}
     rows = np.flatnonzero(np.isin(table.label_N, list(known)))
@@ -80,6 +80,6 @@ def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dic
             f"shift.{name}", ", ".join(table.class_names) or "no classes", f"some of {', '.join(classes)}"
         )
     truth = np.array([known[label] for label in table.label_N[rows].tolist()])
-    right_N = (probe.predict(table.x_TND[0][rows]).argmax(axis=1) == truth).astype(np.float64)
+    right_N = (probe.predict(table.take(0, rows)).argmax(axis=1) == truth).astype(np.float64)
     accuracy = resample(right_N[None], BOOTSTRAP, store.settings.seed).one(0)
     return {"accuracy": accuracy.number, "ci95": accuracy.ci95, "images": len(rows)}

@@ -23,7 +23,7 @@ from substyle.engine.store import journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import read_json, write_durably
 from substyle.engine.store.layout import BackboneEntry
-from substyle.engine.store.load import load_table
+from substyle.engine.store.load import open_table
 from substyle.engine.styles import networks_for
 from substyle.engine.workshop import Settings
 from substyle.kernels.errors import SubstyleError
@@ -56,7 +56,7 @@ def probe(
                 "weights_hash": entry.facts["spec"]["weights_hash"],
                 "checkpoint": entry.facts.get("checkpoint"),
             }
-            table = load_table(store, entry.name)
+            table = open_table(store, entry.name)
             run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
             _finish(folder, stamp, time.perf_counter() - began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
@@ -74,7 +74,7 @@ def analysis(
         stamp = _stamp(store, entry, asdict(config))
         if not _complete(folder, stamp):
             began = time.perf_counter()
-            answer = analyze(load_table(store, entry.name), config, quiet=quiet)
+            answer = analyze(open_table(store, entry.name), config, quiet=quiet)
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(answer, allow_nan=False).encode())
             _finish(folder, stamp, time.perf_counter() - began)

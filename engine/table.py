@@ -1,8 +1,9 @@
-"""The embeddings of one backbone in memory, with what probes and analysis need to know of their rows."""
+"""The embeddings of one backbone, with what probes and analysis need to know of their rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,42 @@ SPLITS = ("train", "val", "test")
 UNLABELLED = -1
 
 
+class Elsewhere(Protocol):
+    """Embeddings that are not in memory: rows of them are read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, N, D)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 or float32."""
+        ...
+
+    def take(
+        self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Rows of images n in transformations t, into ``out_BD`` if it is given. Shapes: (B,) or one number, (B,)."""
+        ...
+
+    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
+        """Images [first, last) of one transformation into memory."""
+        ...
+
+    def whole(self) -> NDArray[Any]:
+        """All of them in memory. Shape: (T, N, D)."""
+        ...
+
+
 @dataclass(frozen=True)
 class EmbeddingTable:
     """Embeddings of N images in T variants by one backbone; N counts valid images only (no padding, no quarantined).
 
     Attributes:
         backbone: its name, as given by the user.
-        x_TND: (T, N, D) float16 or float32; ``x_TND[t]`` is one contiguous block.
+        x_TND: (T, N, D) float16 or float32; in memory ``x_TND[t]`` is one contiguous block. Use `take`, which is the
+            same for embeddings that lie elsewhere.
         transformations: T names in suite order; ``identity`` is among them, first.
         coarse: coarse class of each transformation.
         roles: ``train`` or ``held_out`` for each transformation (identity is ``train``).
@@ -31,7 +61,7 @@ class EmbeddingTable:
     """
 
     backbone: str
-    x_TND: NDArray[np.floating]
+    x_TND: NDArray[np.floating] | Elsewhere
     transformations: tuple[str, ...]
     coarse: tuple[str, ...]
     roles: tuple[str, ...]
@@ -40,6 +70,30 @@ class EmbeddingTable:
     class_names: tuple[str, ...]
     split_N: NDArray[np.int8]
     distinct_TN: NDArray[np.bool_]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.x_TND.shape[2])
+
+    def take(
+        self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """A copy of rows: images n in transformations t. Shapes: (B,) or one number for all, (B,) to (B, D)."""
+        if not isinstance(self.x_TND, np.ndarray):
+            return self.x_TND.take(t_B, n_B, out_BD)
+        rows_BD: NDArray[Any] = self.x_TND[t_B, n_B]
+        if out_BD is None:
+            return rows_BD
+        out_BD[...] = rows_BD
+        return out_BD
+
+    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
+        """Images [first, last) of one transformation into memory."""
+        if isinstance(self.x_TND, np.ndarray):
+            out_BD[...] = self.x_TND[t, first:last]
+        else:
+            self.x_TND.part(t, first, last, out_BD)
 
     def rows(self, split: int) -> NDArray[np.int64]:
         """Indices of the images of a split, ascending."""

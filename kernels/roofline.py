@@ -105,6 +105,12 @@ def overlay(batch: int, height: int, width: int) -> Least:
     return Least(pixels * 6, pixels * (20 + _LERP + 3 * 5))
 
 
+def gather(rows: int, width: int, itemsize: int, outsize: int) -> Least:
+    """Rows of a table, each number read and written once, with the row's place; int8 rows have a factor."""
+    factor = itemsize == 1
+    return Least(rows * (width * (itemsize + outsize) + 8 + 4 * factor), rows * width * (2 + factor))
+
+
 def relu_drop(heads: int, seeds: int, hidden: int, batch: int, itemsize: int) -> Least:
     """Rectify and drop a hidden layer in place; heads of one seed share the random bytes, 16 of a block."""
     values = hidden * batch

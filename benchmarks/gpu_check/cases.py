@@ -19,12 +19,12 @@ class Tolerance:
     """How far bytes may lie from the reference.
 
     Attributes:
-        levels: difference that at most a share ``beyond`` of the values may exceed.
+        levels: difference, of bytes a whole one, that at most a share ``beyond`` of the values may exceed.
         beyond: that share.
         differing: largest share of values that differ at all; one value more is always allowed unless it is 0.
     """
 
-    levels: int = 0
+    levels: float = 0
     beyond: float = 0.0
     differing: float = 0.0
 

@@ -8,11 +8,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made
+from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
 from substyle.kernels import (
     difference,
     displacement,
     dropout,
+    gather,
     noise,
     overlay,
     philox,
@@ -34,7 +35,7 @@ def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
     any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, masks,
-                 relu_drop)  # fmt: skip
+                 relu_drop, float16_rows, int8_rows)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
@@ -244,3 +245,34 @@ def relu_drop(m: Made) -> Case:
         lambda: dropout.relu_drop_(hidden.clone(), SEEDS, 3, THRESHOLD), list(range(heads)), EXACT, least, heads,
         unit="heads",
     )  # fmt: skip
+
+
+def _rows(m: Made, stored: torch.dtype) -> Case:
+    """Standardised rows of a table that no cache holds, drawn at random, for products in bf16."""
+    _, height, width, _ = m.shape
+    count, wide, generator = 4 * height, 3 * width, torch.Generator().manual_seed(0)
+    table = torch.randn(200 * height, wide, generator=generator) * 3
+    mean, scale = torch.randn(wide, generator=generator), torch.rand(wide, generator=generator)
+    row = torch.randint(len(table), (count,), generator=generator)
+    kept, factor = gather.quantise(table, mean, scale) if stored == torch.int8 else (table.to(stored), None)
+    there = [v.to(m.device) for v in (kept, row, mean, scale)]
+    factor_there = None if factor is None else factor.to(m.device)
+    out = torch.empty(count, wide, dtype=torch.bfloat16, device=m.device)
+    picked = sorted({0, count // 2, count - 1})
+    expected = lambda: gather.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16)  # noqa: E731
+    # rounded to eight bits of mantissa: where a product and a difference are one operation, some go the other way
+    return Case(
+        f"rows of {str(stored).removeprefix('torch.')}", lambda: gather.gather(*there, out, factor_there), expected,
+        picked, EXACT if factor is None else Tolerance(0.5, 0.0, 0.01),
+        roofline.gather(count, wide, stored.itemsize, 2), count, unit="rows",
+    )  # fmt: skip
+
+
+def float16_rows(m: Made) -> Case:
+    """Rows of a table that is held as it is stored."""
+    return _rows(m, torch.float16)
+
+
+def int8_rows(m: Made) -> Case:
+    """Rows of a table that is held in 8 bits."""
+    return _rows(m, torch.int8)

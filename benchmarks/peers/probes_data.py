@@ -9,8 +9,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from substyle.engine.probes.features import Features, Standard, standard_of
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.sampling import VariantStream
+from substyle.engine.probes.standard import Standard, standard_of
 from substyle.engine.probes.tasks import Task, fine_task
 from substyle.engine.probes.trainer import learning_rate
 from substyle.engine.table import EmbeddingTable

@@ -100,7 +100,7 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
 
 
 def _rows(table: EmbeddingTable, t: int, images_N: I64) -> F32:
-    return np.asarray(table.x_TND[t][images_N], dtype=np.float32)
+    return table.take(t, images_N).astype(np.float32)
 
 
 @contextmanager

@@ -92,11 +92,11 @@ def _gather(table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64) 
     # an indistinct variant is its identity in all but name: as a neighbour or a query it would only mislead
     chosen_TN = chosen_TN & table.distinct_TN[:, images_N]
     t_R, i_R = np.nonzero(chosen_TN)
-    x_RD = np.empty((len(t_R), table.x_TND.shape[2]), dtype=np.float32)
+    x_RD = np.empty((len(t_R), table.width), dtype=np.float32)
     start = 0
     for t in range(len(table.transformations)):
         rows = images_N[chosen_TN[t]]
-        x_RD[start : start + len(rows)] = unit(table.x_TND[t][rows])
+        x_RD[start : start + len(rows)] = unit(table.take(t, rows))
         start += len(rows)
     image_R = images_N[i_R]
     return Rows(x_RD, image_R, t_R.astype(np.int64), table.label_N[image_R])

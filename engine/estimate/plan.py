@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 
 from substyle.engine.estimate import networks
 from substyle.engine.estimate.devices import Device, Efficiency
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.room import HOW, STREAMED, Room
 from substyle.pipelines.plugins import load_all
 from substyle.pipelines.transforms import base
 
 BATCH = 256  # of a GPU's engines
-_MEMORY_FOR_TABLE = 0.8  # share of a GPU's memory that embeddings may take while probes train
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Table:
     backbone: str
     dim: int
     store_bytes: float
-    held: str  # float16, int8 (a scale for each row), or streamed
+    held: str  # as `[probes] table = "auto"` chooses on an otherwise empty GPU
     held_bytes: float
 
 
@@ -141,7 +143,6 @@ def plan(
         Stage("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency)),
     ]
     tables, weights, activations = [], 0.0, 0.0
-    rows = photographs * len(transformations)
     for name in backbones:
         facts = networks.backbone(name, BATCH)
         times = len(transformations)
@@ -149,7 +150,7 @@ def plan(
         stages.append(Stage(name, times * facts.work.flop, times * facts.work.traffic, seconds))
         weights += 2.0 * facts.parameters
         activations = max(activations, max((moved for _, moved in facts.work.products), default=0.0))
-        tables.append(_table(name, facts.dim, rows, np.dtype(dtype).itemsize, device))
+        tables.append(_table(name, (len(transformations), photographs, facts.dim), np.dtype(dtype).itemsize, device))
     # two batches of canvases and of every variant under way, in the largest case
     buffers = 2.0 * BATCH * pixels * (1 + len(transformations))
     return Plan(
@@ -157,9 +158,8 @@ def plan(
     )
 
 
-def _table(name: str, dim: int, rows: int, itemsize: int, device: Device) -> Table:
-    room = device.memory * _MEMORY_FOR_TABLE
-    for held, size in (("float16", 2.0 * dim), ("int8", dim + 2.0)):
-        if rows * size <= room:
-            return Table(name, dim, float(rows * dim * itemsize), held, rows * size)
-    return Table(name, dim, float(rows * dim * itemsize), "streamed", room)
+def _table(name: str, shape: tuple[int, int, int], itemsize: int, device: Device) -> Table:
+    buffer = ProbeConfig.stream_buffer
+    room = Room(shape, itemsize, int(device.memory), buffer, device.name)
+    held = next((how for how in HOW if room.fits(how)), STREAMED)
+    return Table(name, shape[2], float(math.prod(shape) * itemsize), held, float(room.needs(held)))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from substyle.engine.probes.features import Features
+from substyle.engine.probes.held import Drawn
 from substyle.engine.probes.sampling import Stream
 from substyle.engine.probes.tasks import Task
 from substyle.kernels import memory
@@ -36,12 +37,14 @@ class Block:
     """Some successive batches.
 
     Attributes:
+        drawn: the rows of each.
         x_nBD: features of n batches, in the dtype of the GEMMs.
         targets: for each batch the targets of each part.
         rows: rows of a batch that belong to each part.
         rates: for each batch the share of the peak learning rate.
     """
 
+    drawn: list[Drawn]
     x_nBD: torch.Tensor
     targets: list[list[torch.Tensor]]
     rows: list[slice]
@@ -52,23 +55,38 @@ class Block:
 
 
 class Batches:
-    """Gathers blocks into one array, which the next block overwrites."""
+    """Gathers blocks into one array, which the next block overwrites.
 
-    def __init__(self, features: Features, parts: Sequence[Part], most: int) -> None:
+    Args:
+        features: gathers the rows.
+        parts: make up each batch.
+        most: batches of a block.
+        steps: batches that may be asked for in all.
+    """
+
+    def __init__(self, features: Features, parts: Sequence[Part], most: int, steps: int) -> None:
         self.features, self.parts = features, parts
         ends = np.cumsum([part.count for part in parts])
         self.rows = [slice(int(end) - part.count, int(end)) for end, part in zip(ends, parts, strict=True)]
         self.size = int(ends[-1])
-        shape = most, self.size, features.x_TND.shape[2]
-        self.x_nBD = memory.empty(shape, features.dtype, features.device)
+        self.x_nBD = memory.empty((most, self.size, features.width), features.dtype, features.device)
+        self.feed = features.held.feed(self._draw, self.size, steps)
 
     def block(self, rates: Sequence[float]) -> Block:
         """The next batches, one for each rate."""
-        targets = []
-        for i in range(len(rates)):
-            rows = [part.stream.batch(part.count) for part in self.parts]
-            t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
-            self.features(t, n, self.x_nBD[i])
-            answers = [part.task.answers(*own) for part, own in zip(self.parts, rows, strict=True)]
-            targets.append([torch.from_numpy(a).to(self.features.device) for a in answers])
-        return Block(self.x_nBD[: len(rates)], targets, self.rows, list(rates))
+        drawn, targets = [], []
+        for x_BD in self.x_nBD[: len(rates)]:
+            step, placed = self.feed.step()
+            self.features.of(placed, x_BD)
+            drawn.append(step)
+            targets.append([torch.from_numpy(a).to(self.features.device) for a in step.answers])
+        return Block(drawn, self.x_nBD[: len(rates)], targets, self.rows, list(rates))
+
+    def close(self) -> None:
+        """No further block is asked for."""
+        self.feed.close()
+
+    def _draw(self) -> Drawn:
+        rows = [part.stream.batch(part.count) for part in self.parts]
+        t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
+        return Drawn(t, n, [part.task.answers(*own) for part, own in zip(self.parts, rows, strict=True)])

@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from substyle.engine import target
+from substyle.engine.precision import AUTO
 from substyle.kernels.errors import ConfigError
 
 TASKS = ("fine", "coarse", "semantic", "multitask")
 HEADS = ("linear", "mlp")
 SAMPLING = ("variant", "cross")
 PRECISIONS = ("auto", "fp32", "bf16")
+TABLES = ("auto", "float16", "int8", "streamed")
 _WHOLE = {  # smallest and largest value of each whole number
     "seeds": (1, 64),
     "batch": (2, 1 << 20),
@@ -22,6 +25,7 @@ _WHOLE = {  # smallest and largest value of each whole number
     "patience": (1, 1000),
     "validation_rows": (1, 10**8),
     "threads": (0, 1024),
+    "stream_buffer": (1 << 16, 1 << 40),
     "bootstrap": (100, 10**6),
     "seed": (0, 2**63 - 1),
 }
@@ -51,6 +55,14 @@ class ProbeConfig:
         rotate: also hold out each transformation in turn.
         rotate_heads: heads of the rotation; its MLP costs one training for each transformation.
         precision: of the GEMMs; "auto" is bf16 where the device has it.
+        device: where probes train: cpu, cuda or cuda:N; auto, which is the first GPU that torch sees, else the CPU.
+        table: how the embeddings of a backbone are held there. float16: all of them, as they are stored; int8: all of
+            them, standardised and rounded to 8 bits with a float32 factor for each row; streamed: in the store, from
+            which the rows of the next steps are read while earlier ones are learned. auto is the first of these that
+            takes at most 0.8 of the memory that is free. The rows drawn are the same: streamed learns what float16
+            learns, bit for bit; int8 learns from rounded rows. Standardisation is that of the stored embeddings.
+        stream_buffer: bytes of the host's memory (pinned for a GPU, which takes as many of its own) through which
+            embeddings come to a device or, streamed, to training; half of it is filled while the other half is read.
         threads: CPU threads, 0 for torch's own choice.
         bootstrap: resamples of every interval.
         seed: of sampling, initial weights, dropout and bootstrap.
@@ -80,6 +92,9 @@ class ProbeConfig:
     rotate: bool = False
     rotate_heads: tuple[str, ...] = ("linear",)
     precision: str = "auto"
+    device: str = "auto"
+    table: str = "auto"
+    stream_buffer: int = 1 << 30
     threads: int = 0
     bootstrap: int = 2000
     seed: int = 0
@@ -107,13 +122,14 @@ class ProbeConfig:
                 raise ConfigError(f"probes.{name}", value, f"a whole number from {low} to {high}")
         if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
             raise ConfigError("probes.dropout", self.dropout, "a number in [0, 1)")
-        for name, allowed in (("sampling", SAMPLING), ("precision", PRECISIONS)):
+        for name, allowed in (("sampling", SAMPLING), ("precision", PRECISIONS), ("table", TABLES)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"probes.{name}", getattr(self, name), ", ".join(allowed))
         for name in ("rotate", "save"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"probes.{name}", getattr(self, name), "true or false")
 
+        target.check(self.device, AUTO, "probes.")
         self._rotation()
 
     def _rotation(self) -> None:

@@ -14,17 +14,18 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features, Standard, standard_of
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.held import Held
 from substyle.engine.probes.metrics import Estimate, resample, uniform_over
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import pick_dtype, score
 from substyle.engine.probes.single import batch_size
+from substyle.engine.probes.standard import Standard, standard_of
 from substyle.engine.probes.tasks import Task, identity
 from substyle.engine.probes.trainer import Trained, train
 from substyle.engine.table import EmbeddingTable
@@ -75,17 +76,17 @@ def parts_of(fine: Task, semantic: Task, config: ProbeConfig) -> tuple[Part, Par
 
 
 def train_multitask(
-    table: EmbeddingTable,
+    held: Held,
     fine: Task,
     semantic: Task,
     config: ProbeConfig,
     images: NDArray[np.int64],
-    device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Multitask:
     """Train the joint probe and its twins, and score all of them on test ``images``."""
+    table = held.table
     standard = standard_of(table, fine, config.seed)
-    features = Features(table, standard, device, pick_dtype(config.precision, device))
+    features = Features(held, standard, held.device, pick_dtype(config.precision, held.device))
     parts = parts_of(fine, semantic, config)
     trained = train(features, parts, settings_of(fine, semantic, config), config, config.multitask_steps, advance)
     scores_TN: dict[str, NDArray[np.float32]] = {}

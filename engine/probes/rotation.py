@@ -9,6 +9,7 @@ class cannot be held out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.probes.batches import Batches, Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features, standard_of
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Dropout, initial
+from substyle.engine.probes.held import Held
 from substyle.engine.probes.metrics import resample
-from substyle.engine.probes.sampling import Stream, stream_of
+from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import pick_dtype, score
 from substyle.engine.probes.single import batch_size
+from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import I64, Task, coarse_task
 from substyle.engine.probes.trainer import Trained, learning_rate
 from substyle.engine.table import EmbeddingTable
@@ -59,33 +63,34 @@ def row_weights(task: Task, t_B: I64, held_K: I64) -> NDArray[np.float32]:
 
 
 def rotate(
-    table: EmbeddingTable,
+    held: Held,
     head: str,
     chosen: Trained,
     config: ProbeConfig,
     images: I64,
-    device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Rotation | None:
     """Train and score the rotation with the coarse probe's setting; None where nothing can be held out."""
+    table, device = held.table, held.device
     task = coarse_task(table, config.seed, seen=range(len(table.transformations)))
-    held = held_out_in_turn(task) if task is not None else np.empty(0, np.int64)
-    if task is None or len(held) == 0:
+    turned = held_out_in_turn(task) if task is not None else np.empty(0, np.int64)
+    if task is None or len(turned) == 0:
         return None
-    features = Features(table, standard_of(table, task, config.seed), device, pick_dtype(config.precision, device))
+    features = Features(held, standard_of(table, task, config.seed), device, pick_dtype(config.precision, device))
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     per_head = config.seeds * (chosen.setting.width or len(task.labels))
     at_once = max(1, _OUTPUTS_AT_ONCE // per_head)
     score_TN = np.full((len(table.transformations), len(images)), np.nan, np.float32)
-    for start in range(0, len(held), at_once):
-        held_K = held[start : start + at_once]
+    for start in range(0, len(turned), at_once):
+        held_K = turned[start : start + at_once]
         stream = stream_of(task, "variant", config.seed)  # every chunk of heads sees the same batches
-        heads = _train(features, task, stream, batch_size(rows, config.batch), held_K, head, chosen, config, advance)
+        part = Part(task, stream, batch_size(rows, config.batch), slice(0, len(task.labels)))
+        heads = _train(features, part, held_K, head, chosen, config, advance)
         for g, t in enumerate(held_K):
             own = heads.select(range(g * config.seeds, (g + 1) * config.seeds))
             scored = score(features, _only(task, t), slice(0, len(task.labels)), own, images)
             score_TN[t] = scored.mean_TN[t]
-    return Rotation(score_TN, held)
+    return Rotation(score_TN, turned)
 
 
 def report_rotation(table: EmbeddingTable, rotation: Rotation, config: ProbeConfig) -> dict[str, Any]:
@@ -103,9 +108,7 @@ def report_rotation(table: EmbeddingTable, rotation: Rotation, config: ProbeConf
 
 def _train(
     features: Features,
-    task: Task,
-    stream: Stream,
-    batch: int,
+    part: Part,
     held_K: I64,
     head: str,
     chosen: Trained,
@@ -113,35 +116,25 @@ def _train(
     advance: Callable[[int], None],
 ) -> Heads:
     seeds = [config.seed + i for i in range(config.seeds)]
-    setting = chosen.setting
-    heads = initial(setting.width, features.x_TND.shape[2], len(task.labels), len(held_K), seeds, features.device)
+    task, setting = part.task, chosen.setting
+    heads = initial(setting.width, features.width, len(task.labels), len(held_K), seeds, features.device)
     dropout = Dropout(config.dropout, seeds)
     kept = None
     if setting.width and dropout.threshold:
-        kept = torch.empty(config.seeds, setting.width, batch, dtype=torch.bool, device=features.device)
+        kept = torch.empty(config.seeds, setting.width, part.count, dtype=torch.bool, device=features.device)
     budget = config.steps if head == "linear" else config.mlp_steps
-    for done in range(chosen.steps):
-        t, n = stream.batch(batch)
-        x_BD = features(t, n)
-        weight = np.repeat(row_weights(task, t, held_K), config.seeds, axis=0)
-        term = Term(
-            torch.from_numpy(task.answers(t, n)).to(features.device),
-            outputs=slice(0, len(task.labels)),
-            weight_KB=torch.from_numpy(weight).to(features.device),
-        )
-        if kept is not None:
-            dropout.masks(kept)
-        rate = setting.lr * learning_rate(done, budget)
-        step(
-            heads,
-            x_BD,
-            [term],
-            [rate] * len(heads),
-            [setting.weight_decay] * len(heads),
-            kept_SHB=kept,
-            keep=dropout.keep,
-        )
-        advance(1)
+    with closing(Batches(features, [part], 1, chosen.steps)) as batches:
+        for done in range(chosen.steps):
+            block = batches.block([learning_rate(done, budget)])
+            weight = np.repeat(row_weights(task, block.drawn[0].t_B, held_K), config.seeds, axis=0)
+            term = Term(
+                block.targets[0][0], outputs=part.outputs, weight_KB=torch.from_numpy(weight).to(features.device)
+            )
+            if kept is not None:
+                dropout.masks(kept)
+            lr, decay = [setting.lr * block.rates[0]] * len(heads), [setting.weight_decay] * len(heads)
+            step(heads, block.x_nBD[0], [term], lr, decay, kept_SHB=kept, keep=dropout.keep)
+            advance(1)
     return heads
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine import target
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.held import hold
 from substyle.engine.probes.multitask import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.rotation import report_rotation, rotate
@@ -36,7 +38,7 @@ def run_probes(
     """Train and score all probes of a backbone.
 
     Args:
-        table: its embeddings.
+        table: its embeddings, in memory or in a store.
         config: what to train and how.
         out_dir: folder for the trained probes, ``<task>-<head>.safetensors``; None writes nothing.
         quiet: show no progress.
@@ -47,10 +49,11 @@ def run_probes(
         answers to choose from) is None.
 
     Raises:
+        ConfigError: a device that is not there, or one that has no room for the embeddings.
         SubstyleError: an empty split, no identity variant, embeddings that are not finite.
     """
     identity(table)
-    run = _Run(table, config, out_dir if config.save else None, dict(metadata or {}))
+    run = _Run(table, config, out_dir if config.save else None, dict(metadata or {}), quiet)
     with _threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
         for name in config.tasks:
             if name == "multitask":
@@ -75,18 +78,20 @@ class _Run:
     config: ProbeConfig
     folder: Path | None
     metadata: dict[str, Any]
+    quiet: bool = True
     results: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.images = self.table.rows(TEST)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         seed = self.config.seed
         self.tasks: dict[str, Task | None] = {
             "fine": fine_task(self.table, seed),
             "coarse": coarse_task(self.table, seed) if "coarse" in self.config.tasks else None,
             "semantic": semantic_task(self.table, seed),
         }
+        device = target.resolve(self.config.device, prefix="probes.").torch_device
+        self.held = hold(self.table, self.config, device, quiet=self.quiet)
 
     @property
     def total(self) -> int:
@@ -109,7 +114,7 @@ class _Run:
         made = {}
         for head in self.config.heads:
             bar.note(f"{name} {head}")
-            made[head] = train_single(self.table, task, head, self.config, self.images, self.device, bar.advance)
+            made[head] = train_single(self.held, task, head, self.config, self.images, bar.advance)
             self.scores[f"{name}/{head}"] = made[head].scores.mean_TN
             self._save(name, head, made[head])
         self.results[name] = {head: report(self.table, one, self.config) for head, one in made.items()}
@@ -123,7 +128,7 @@ class _Run:
             self.results["multitask"] = None
             return
         bar.note("multitask")
-        joint = train_multitask(self.table, fine, semantic, self.config, self.images, self.device, bar.advance)
+        joint = train_multitask(self.held, fine, semantic, self.config, self.images, bar.advance)
         self.results["multitask"] = report_multitask(self.table, joint, self.config)
         self.scores |= {f"multitask/{name}": score_TN for name, score_TN in joint.scores_TN.items()}
         if self.folder is not None:
@@ -145,7 +150,7 @@ class _Run:
         for head in self.config.rotate_heads:
             if head in made:
                 bar.note(f"rotation {head}")
-                turned = rotate(self.table, head, made[head].trained, self.config, self.images, self.device)
+                turned = rotate(self.held, head, made[head].trained, self.config, self.images)
                 if turned is not None:
                     rotated[head] = report_rotation(self.table, turned, self.config)
                     self.scores[f"coarse_rotation/{head}"] = turned.score_TN

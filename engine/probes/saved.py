@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.features import Standard
+from substyle.engine.probes.standard import Standard
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_step import Heads, forward
 

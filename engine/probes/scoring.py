@@ -54,7 +54,7 @@ def score(features: Features, task: Task, outputs: slice, heads: Heads, images: 
     if heads.w2 is None:  # a small GEMM, and the only one whose rounding reaches the logits unhidden
         features = features.full()
     seeds, classes = len(heads), len(task.labels)
-    right = np.full((seeds, features.x_TND.shape[0], len(images)), np.nan, np.float32)
+    right = np.full((seeds, features.variants, len(images)), np.nan, np.float32)
     confusion = np.zeros(classes * classes, np.int64)
     t, n = task.rows(task.score_T, task.test_N)
     place = np.searchsorted(images, n)

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features, Standard, standard_of
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import grid
+from substyle.engine.probes.held import Held
 from substyle.engine.probes.metrics import Estimate, Resampled, balanced_over, resample, uniform_over
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import Scores, pick_dtype, score
+from substyle.engine.probes.standard import Standard, standard_of
 from substyle.engine.probes.tasks import Task, identity
 from substyle.engine.probes.trainer import Trained, train
 from substyle.engine.table import EmbeddingTable
@@ -40,18 +41,16 @@ def batch_size(rows: int, most: int) -> int:
 
 
 def train_single(
-    table: EmbeddingTable,
+    held: Held,
     task: Task,
     head: str,
     config: ProbeConfig,
     images: NDArray[np.int64],
-    device: torch.device,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Single:
     """Train the head's grid on a task and score the picked setting on test ``images``."""
-    standard = standard_of(table, task, config.seed)
-    dtype = pick_dtype(config.precision, device)
-    features = Features(table, standard, device, dtype)
+    standard = standard_of(held.table, task, config.seed)
+    features = Features(held, standard, held.device, pick_dtype(config.precision, held.device))
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     outputs = slice(0, len(task.labels))
     stream = stream_of(task, config.sampling, config.seed)

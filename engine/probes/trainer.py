@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +124,6 @@ def train(
         for width in dict.fromkeys(s.width for s in settings)
     ]
     validation = [Validation(features, part, config) for part in parts]
-    batches = Batches(features, parts, at_once := _steps_at_once(features, parts, banks))
     records = {s: Trained(s) for s in settings}
     alive = list(settings)
     evaluate_at = sorted(
@@ -132,26 +132,28 @@ def train(
     halve_at = sorted({min((e for e in evaluate_at if e >= share * steps), default=steps) for share in config.halving})
     stale = 0
     done = 0
-    while done < steps:
-        ahead = min(at_once, next(e for e in evaluate_at if e > done) - done)
-        block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])
-        for bank in banks:
-            bank.learn(block, parts)
-        done += ahead
-        advance(ahead)
-        if done not in evaluate_at:
-            continue
-        improved = False
-        for bank in banks:
-            improved |= _evaluate(bank, validation, records, done)
-        if done in halve_at and done < steps:
-            alive = _better_half(alive, records)
+    at_once = _steps_at_once(features, parts, banks)
+    with closing(Batches(features, parts, at_once, steps)) as batches:
+        while done < steps:
+            ahead = min(at_once, next(e for e in evaluate_at if e > done) - done)
+            block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])
             for bank in banks:
-                bank.keep(alive)
-            banks = [bank for bank in banks if bank.settings]
-        stale = 0 if improved else stale + 1
-        if stale >= config.patience:
-            break
+                bank.learn(block, parts)
+            done += ahead
+            advance(ahead)
+            if done not in evaluate_at:
+                continue
+            improved = False
+            for bank in banks:
+                improved |= _evaluate(bank, validation, records, done)
+            if done in halve_at and done < steps:
+                alive = _better_half(alive, records)
+                for bank in banks:
+                    bank.keep(alive)
+                banks = [bank for bank in banks if bank.settings]
+            stale = 0 if improved else stale + 1
+            if stale >= config.patience:
+                break
     advance(steps - done)
     picked: dict[str, Trained] = {}
     for s in alive:

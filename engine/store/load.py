@@ -1,12 +1,10 @@
-"""A backbone's finished embeddings as one table in memory."""
+"""A backbone's finished embeddings as one table, in memory or where they lie."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from substyle.engine.store import duplicates, journal
@@ -14,11 +12,9 @@ from substyle.engine.store.embeddings import EmbeddingStore, finished_of
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.stored import StoredRows
 from substyle.engine.table import EmbeddingTable
-from substyle.kernels import memory
 from substyle.pipelines.suites import SUITES
-
-_READERS = 2  # transformations read at once: one is copied while the disk is asked for the next
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,15 @@ def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, o
 
 
 def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
+    """`open_table` with all embeddings in memory, as an array: T × N × D times 2 bytes (float16)."""
+    table = open_table(store, backbone)
+    return table if isinstance(table.x_TND, np.ndarray) else replace(table, x_TND=table.x_TND.whole())
+
+
+def open_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
     """Embeddings of every image that is finished in all of the backbone's transformations and was not quarantined.
+
+    They stay in the store: `EmbeddingTable.take` reads rows of them.
 
     Raises:
         StoreError: no such backbone, nothing is finished, or a finished chunk is missing or cut short.
@@ -77,7 +81,7 @@ def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
     split_N, _ = _splits(manifest, index, kept)
     return EmbeddingTable(
         backbone=backbone,
-        x_TND=_read(store, entry, names, row_N),
+        x_TND=StoredRows(store, entry, names, row_N),
         transformations=tuple(names),
         coarse=tuple(str(d["coarse"]) for d in chosen),
         roles=tuple(str(d["role"]) for d in chosen),
@@ -157,22 +161,3 @@ def _splits(
         together_N[seen] = split_N[seen[duplicates.groups([notes[i].thumbnail for i in seen.tolist()])]]
     moved = tuple(manifest.keys[index[i]] for i in np.flatnonzero(together_N != split_N))
     return together_N, moved
-
-
-def _read(
-    store: EmbeddingStore, entry: BackboneEntry, names: list[str], row_N: NDArray[np.int64]
-) -> NDArray[np.floating]:
-    shape = len(names), len(row_N), entry.dim
-    x_TND = memory.empty(shape, getattr(torch, store.settings.dtype), torch.device("cpu")).numpy()
-    first, last = int(row_N[0]), int(row_N[-1]) + 1
-    dense = len(row_N) == last - first
-
-    def one(t: int) -> None:
-        if dense:
-            store.read(entry, names[t], first, last, out_RD=x_TND[t])
-        else:  # whole chunks are read and gathered in memory: reading single rows is hundreds of times slower
-            np.take(store.read(entry, names[t], first, last), row_N - first, axis=0, out=x_TND[t])
-
-    with ThreadPoolExecutor(_READERS) as readers:
-        list(readers.map(one, range(len(names))))
-    return x_TND

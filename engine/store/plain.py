@@ -7,6 +7,7 @@ once more.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import zarr
 from numpy.typing import NDArray
 
 from substyle.engine.store.errors import StoreError
+
+_NEAR = 16 << 10  # bytes between two rows that are read through: another call would take as long
 
 
 def read(array: zarr.Array[Any], chunk: Callable[[int], Path], start: int, out_RD: NDArray[Any]) -> None:
@@ -42,10 +45,7 @@ def _read_part(path: Path, first: int, out_RD: NDArray[Any], fill: object) -> No
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     try:
         with path.open("rb", buffering=0) as file:
-            file.seek(first * row_bytes)
-            done = 0
-            while done < len(place) and (count := file.readinto(place[done:])):
-                done += count
+            done = _into(file.fileno(), place, first * row_bytes)
     except FileNotFoundError:
         out_RD[...] = fill
         return
@@ -53,3 +53,38 @@ def _read_part(path: Path, first: int, out_RD: NDArray[Any], fill: object) -> No
         raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
     if done < len(place):
         raise StoreError(f"{path}: is cut short (run substyle verify)")
+
+
+def take(path: Path, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64]) -> None:
+    """Some rows of a chunk file into rows ``place_M`` of an array; rows that lie near each other are read together.
+
+    Args:
+        row_M: rows of the chunk, ascending; one may be there several times.
+        out_RD: in the store's type.
+
+    Raises:
+        StoreError: the chunk is missing, cut short or cannot be read.
+    """
+    row_bytes = out_RD.shape[1] * out_RD.itemsize
+    ends = np.flatnonzero(np.append(np.diff(row_M) * row_bytes > row_bytes + _NEAR, True)) + 1 if len(row_M) else row_M
+    start = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            for end in ends.tolist():
+                own = slice(start, end)
+                first, start = int(row_M[start]), end
+                near_RD = np.empty((int(row_M[end - 1]) - first + 1, out_RD.shape[1]), out_RD.dtype)
+                view = near_RD.view(np.uint8).reshape(-1).data
+                if _into(file.fileno(), view, first * row_bytes) < len(view):
+                    raise StoreError(f"{path}: is cut short (run substyle verify)")
+                out_RD[place_M[own]] = near_RD[row_M[own] - first]
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
+
+
+def _into(file: int, place: memoryview, offset: int) -> int:
+    """Bytes of an open file from an offset on, as many as there are and fit; how many that were."""
+    done = 0
+    while done < len(place) and (count := os.preadv(file, [place[done:]], offset + done)):
+        done += count
+    return done

@@ -79,6 +79,7 @@ def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
     cases = {
         "difference_triton.py": ("difference",),
         "dropout_triton.py": ("dropout masks", "relu_drop"),
+        "gather_triton.py": ("rows of float16", "rows of int8"),
         "noise_triton.py": ("gaussian_noise", "impulse_noise", "shot_noise"),
         "overlay_triton.py": ("overlay",),
         "philox_triton.py": ("bits16",),

@@ -24,7 +24,7 @@ from substyle.kernels import dispatch, philox
 FOLDER = Path(dispatch.__file__).parent
 ARCHITECTURES = (80, 90)
 TYPES = {
-    torch.bool: "i1", torch.uint8: "u8", torch.int16: "i16", torch.uint16: "u16", torch.int32: "i32",
+    torch.bool: "i1", torch.int8: "i8", torch.uint8: "u8", torch.int16: "i16", torch.uint16: "u16", torch.int32: "i32",
     torch.int64: "i64", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32",
 }  # fmt: skip
 
@@ -34,6 +34,16 @@ HALF, TRIPLE = np.full(2, 0.5, np.float32), np.full((2, 3), 5, np.float32)
 LOGITS, TARGET, SHARE = torch.zeros(4, 31, 1024), torch.zeros(1024, dtype=torch.int64), torch.zeros(4, 1024)
 WEIGHT, RATES = torch.zeros(4, 2048, 768), torch.zeros(4)
 BANDS = (CANVAS[:, :, 0, 0].contiguous(), CANVAS[:, 0, :, 0].contiguous())
+
+
+GATHERED = [(torch.float16, torch.bfloat16, None), (torch.int8, torch.bfloat16, torch.zeros(99)),
+            (torch.float32, torch.float32, None)]  # fmt: skip
+
+
+def gathered(file: ModuleType, stored: torch.dtype, dtype: torch.dtype, scale_R: torch.Tensor | None) -> None:
+    """Rows of a table of 99, in its type, for products in another."""
+    table, out = torch.zeros(99, 768, dtype=stored), torch.zeros(1024, 768, dtype=dtype)
+    file.gather(table, TARGET, torch.zeros(768), torch.zeros(768), out, scale_R)
 
 
 class Budget(NamedTuple):
@@ -87,6 +97,7 @@ BUDGETS = {
     "dropout_triton._relu_drop": Budget(
         lambda f: f.relu_drop_(torch.zeros(4, 2048, 1024, dtype=torch.bfloat16), [0, 1], 3, 51), 40, 512, 128
     ),
+    "gather_triton._gather": Budget(lambda f: [gathered(f, *how) for how in GATHERED], 32, 0, 64),
     "probe_triton._cross_entropy": Budget(lambda f: f.cross_entropy(LOGITS, TARGET, SHARE), 40, 0, 32),
     "probe_triton._adamw": Budget(
         lambda f: f.adamw_(WEIGHT, WEIGHT, WEIGHT, WEIGHT, RATES, RATES, 3, (0.9, 0.999, 1e-8)), 48, 0, 128

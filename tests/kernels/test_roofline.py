@@ -19,6 +19,8 @@ def test_bytes_of_one_canvas() -> None:
     assert roofline.dots(1, 224, 224, 3).bytes == roofline.lines(1, 224, 224, 3).bytes == 2 * one
     assert roofline.colours(1, 224, 224, 6, True).bytes == 8 * one
     assert roofline.elastic(1, 224, 224, 3, 15).bytes == 2 * one + 2 * pixels * (2 + 2 + 4 + 4)
+    assert roofline.gather(1024, 768, 2, 2).bytes == 1024 * (768 * 4 + 8)
+    assert roofline.gather(1024, 768, 1, 2).bytes == 1024 * (768 * 3 + 12)
     assert roofline.relu_drop(6, 3, 2048, 1024, 2).bytes == 2 * 6 * 2048 * 1024 * 2
 
 
@@ -42,6 +44,7 @@ def test_the_slower_of_the_two_counts() -> None:
         (roofline.lines, (2, 4, 4, 2)),
         (roofline.mean, (2, 4, 4, 2)),
         (roofline.colours, (2, 4, 4, 2, False)),
+        (roofline.gather, (4, 8, 2, 2)),
         (roofline.relu_drop, (4, 2, 8, 8, 2)),
     ],
 )

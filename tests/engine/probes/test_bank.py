@@ -12,9 +12,10 @@ import torch
 from substyle.engine.probes.bank import Bank
 from substyle.engine.probes.batches import Batches, Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features, standard_of
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.sampling import stream_of
+from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.probes.validation import Validation
 from substyle.engine.table import EmbeddingTable
@@ -43,7 +44,7 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
             Part(semantic, stream_of(semantic, "variant", 0), 9, slice(8, 11)),
         ]
 
-    batches, reference = Batches(features, parts(), 4), parts()
+    batches, reference = Batches(features, parts(), 4, 9), parts()
     assert batches.rows == [slice(0, 24), slice(24, 33)]
     for rates in ([0.1, 0.2, 0.3, 0.4], [0.5], [0.6, 0.7]):
         block = batches.block(rates)

@@ -12,10 +12,11 @@ import torch
 from substyle.engine.probes import bank, trainer
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features, standard_of
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
 from substyle.engine.probes.multitask import parts_of, settings_of
 from substyle.engine.probes.sampling import stream_of
+from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.probes.trainer import learning_rate, train
 from substyle.engine.probes.validation import Validation
