@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import philox
-from substyle.kernels.dispatch import on_triton
+from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.errors import ConfigError
 
 NAME = "dropout"
@@ -53,13 +53,47 @@ def relu_drop_(hidden_KHB: torch.Tensor, seeds: Sequence[int], step: int, thresh
     if not seeds or heads % len(seeds):
         raise ConfigError("seeds", len(seeds), f"a divisor of the {heads} heads")
     if on_triton(hidden_KHB):
-        from substyle.kernels import dropout_triton
-
-        return dropout_triton.relu_drop_(hidden_KHB, seeds, step, threshold)
+        where = hidden_KHB.device
+        return keyed_relu_drop_(hidden_KHB, device_keys(seeds, where), device_steps([step], where), threshold)
     masks = torch.empty(len(seeds), hidden, batch, dtype=torch.bool, device=hidden_KHB.device)
     dropped = masks_(masks, seeds, step, threshold).logical_not_()
     hidden_KHB.relu_().view(-1, *masks.shape).masked_fill_(dropped, 0.0)
     return hidden_KHB
+
+
+def keyed_relu_drop_(
+    hidden_KHB: torch.Tensor,
+    key_S: torch.Tensor,
+    step_1: torch.Tensor,
+    threshold: int,
+    bias_KH: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """:func:`relu_drop_` after a bias is added, with seeds and step where the layer is: a GPU may repeat it by itself.
+
+    Args:
+        hidden_KHB: contiguous; head k has the mask of seed k % S.
+        key_S: of :func:`device_keys`.
+        step_1: one of :func:`device_steps`.
+        threshold: as in :func:`masks_`.
+        bias_KH: float32, None for none.
+    """
+    if on_triton(hidden_KHB):
+        from substyle.kernels import dropout_triton
+
+        return dropout_triton.relu_drop_(hidden_KHB, key_S, step_1, threshold, bias_KH)
+    if bias_KH is not None:
+        hidden_KHB.copy_(hidden_KHB.float() + bias_KH[:, :, None])
+    return relu_drop_(hidden_KHB, key_S.tolist(), int(step_1) & 0xFFFFFFFF, threshold)
+
+
+def device_keys(seeds: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Philox keys of seeds on a device, with the same bits. Shape: (S,) int64."""
+    return upload(keys(seeds).view(np.int64), device)
+
+
+def device_steps(steps: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Numbers of steps below 2**32 on a device, with the same bits. Shape: (n,) int32."""
+    return upload(np.asarray(steps, np.uint32).view(np.int32), device)
 
 
 def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint8]:

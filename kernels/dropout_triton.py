@@ -42,20 +42,27 @@ def _masks(seeds, out, count, low, high, step, threshold, N: tl.constexpr):  # t
     tl.store(out + seed * count + unit, passed.to(tl.uint8), mask=unit < count)
 
 
-@triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
-def _relu_drop(hidden, seeds, count, each, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, s): 16 N units of all heads of seed s; ``each`` heads share it, and lie as many seeds apart."""
+@triton.jit(do_not_specialize=("low", "high", "threshold"))  # type: ignore[untyped-decorator]
+def _relu_drop(hidden, bias, seeds, step, count, batch, each, low, high, threshold, BIASED: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Program (j, s): 16 N units of all heads of seed s; ``each`` heads share it, and lie as many seeds apart.
+
+    The step is read from the device. A unit is one of ``batch`` values that a hidden unit has, and takes its bias.
+    """
     seed = tl.program_id(1).to(tl.int64)
     unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
     inside = unit < count
-    passed = kept(seeds, seed, low, high, step, threshold, N)
-    apart = tl.num_programs(1).to(tl.int64) * count
+    passed = kept(seeds, seed, low, high, tl.load(step), threshold, N)
+    seeded = tl.num_programs(1).to(tl.int64)
     at = hidden + seed * count + unit
+    own = bias + seed * (count // batch)
     for _ in range(each):
         value = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        if BIASED:
+            value += tl.load(own + unit // batch, mask=inside, other=0.0)
         cut = (value <= 0.0) | (passed == 0)  # what is no number stays to be seen
         tl.store(at, tl.where(cut, 0.0, value).to(hidden.dtype.element_ty), mask=inside)
-        at += apart
+        at += seeded * count
+        own += seeded * (count // batch)
 
 
 def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
@@ -71,18 +78,28 @@ def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: in
     return out_SHB
 
 
-def relu_drop_(hidden_KHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """``dropout.relu_drop_``. Shape: (K, H, B) float32, bfloat16 or float16, contiguous, returned."""
+def relu_drop_(
+    hidden_KHB: torch.Tensor,
+    key_S: torch.Tensor,
+    step_1: torch.Tensor,
+    threshold: int,
+    bias_KH: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``dropout.keyed_relu_drop_``. Shape: (K, H, B) float32, bfloat16 or float16, contiguous, returned."""
     if hidden_KHB.dtype not in FLOATS:
         raise ConfigError("hidden.dtype", hidden_KHB.dtype, ", ".join(map(str, FLOATS)))
     dispatch.expect("hidden", hidden_KHB, hidden_KHB.dtype, (None, None, None))
-    count, each = hidden_KHB.shape[1:].numel(), len(hidden_KHB) // len(seeds)
-    grid = dispatch.grid("hidden", len(seeds), count, 16 * BLOCKS)
+    dispatch.expect("key", key_S, torch.int64, (None,), hidden_KHB.device)
+    dispatch.expect("step", step_1, torch.int32, (1,), hidden_KHB.device)
+    if bias_KH is not None:
+        dispatch.expect("bias", bias_KH, torch.float32, tuple(hidden_KHB.shape[:2]), hidden_KHB.device)
+    count, each = hidden_KHB.shape[1:].numel(), len(hidden_KHB) // len(key_S)
+    grid = dispatch.grid("hidden", len(key_S), count, 16 * BLOCKS)
     if grid is not None:
-        key = device_keys(keys(seeds), hidden_KHB.device)
         dispatch.launch(
-            _relu_drop, grid, hidden_KHB, key, count, each, *name_words(NAME), _signed(step), threshold, N=BLOCKS
-        )
+            _relu_drop, grid, hidden_KHB, key_S if bias_KH is None else bias_KH, key_S, step_1, count,
+            hidden_KHB.shape[2], each, *name_words(NAME), threshold, BIASED=bias_KH is not None, N=BLOCKS,
+        )  # fmt: skip
     return hidden_KHB
 
 

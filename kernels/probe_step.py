@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
 from substyle.kernels import probe_native
-from substyle.kernels.dispatch import on_triton
+from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Scratch, Term
 
 __all__ = ["BETA1", "BETA2", "EPS", "Heads", "Scratch", "Term", "adamw_", "cross_entropy", "forward", "judge", "step"]
@@ -125,9 +126,10 @@ def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Numbers, decay
     if on_triton(heads.w1):
         from substyle.kernels import probe_triton
 
-        lr, decay = (torch.tensor(list(v), dtype=torch.float32, device=heads.w1.device) for v in (lr_K, decay_K))
+        now = (1.0, 1.0 - BETA1**heads.steps, 1.0 - BETA2**heads.steps)
+        numbers = [upload(np.asarray(v, np.float32), heads.w1.device) for v in (lr_K, decay_K, now)]
         for p, g, m, v in zip(heads.parameters, gradients, heads.first, heads.second, strict=True):
-            probe_triton.adamw_(p, g, m, v, lr, decay, heads.steps, (BETA1, BETA2, EPS))
+            probe_triton.adamw_(p, g, m, v, *numbers)
         return
     start = 0
     for (lr_k, decay_k), run in groupby(zip(map(float, lr_K), map(float, decay_K), strict=True)):

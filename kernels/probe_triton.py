@@ -1,60 +1,73 @@
 """The element-wise halves of a probe step on a GPU, in Triton: cross-entropy with its gradient, AdamW over K heads.
 
-The same arithmetic in torch stands in ``probe_step``, which imports this module only where ``usable`` says so there:
-Triton is no dependency elsewhere, so it is looked up by name.
+The same arithmetic in torch stands in ``probe_step`` and ``probe_device``, which import this module only where Triton
+is used: it is no dependency elsewhere, so it is looked up by name. Every number that changes from step to step is read
+from the device, so that a launch may be captured and repeated.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from substyle.kernels import dispatch
+from substyle.kernels.probe_heads import BETA1, BETA2, EPS
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-BLOCK_ROWS = 128  # rows of the batch of one cross-entropy program
+BLOCK_ROWS = 256  # rows of the batch of one cross-entropy program: two a thread, so that bfloat16 is stored by the word
 BLOCK = 1024  # parameters of one AdamW program
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _cross_entropy(logits, target, share, gradient, loss, classes, batch, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (k, j): BLOCK rows of head k. Classes lie `batch` apart, so that neighbours read neighbours."""
+def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, apart, between, outputs, shared, each, BIASED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Program (k, j): BLOCK rows of head k. Heads lie `apart`, classes `between`, so that neighbours read neighbours.
+
+    Shares of heads lie `shared` apart, those of rows `each`: 0 where all rows have the same. The gradient may lie where
+    the logits do: a value is read before it is overwritten.
+    """
     head = tl.program_id(0).to(tl.int64)
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < batch
-    start = head * classes * batch + rows
+    start = head * apart + rows
+    own = bias + head * outputs
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.full((BLOCK,), 0.0, tl.float32)
     for c in range(classes):  # running maximum and sum, rescaled when the maximum grows
-        x = tl.load(logits + start + c * batch, mask=inside, other=0.0)
+        x = tl.load(logits + start + c * between, mask=inside, other=0.0).to(tl.float32)
+        if BIASED:
+            x += tl.load(own + c)
         higher = tl.maximum(top, x)
         total = total * tl.exp(top - higher) + tl.exp(x - higher)
         top = higher
     wanted = tl.load(target + rows, mask=inside, other=0)
-    weight = tl.load(share + head * batch + rows, mask=inside, other=0.0)
-    hit = tl.load(logits + start + wanted * batch, mask=inside, other=0.0)
+    weight = tl.load(share + head * shared + rows * each, mask=inside, other=0.0)
+    hit = tl.load(logits + start + wanted * between, mask=inside, other=0.0).to(tl.float32)
+    if BIASED:
+        hit += tl.load(own + wanted, mask=inside, other=0.0)
     tl.store(loss + head * batch + rows, (top + tl.log(total) - hit) * weight, mask=inside)
     for c in range(classes):
-        x = tl.load(logits + start + c * batch, mask=inside, other=0.0)
+        x = tl.load(logits + start + c * between, mask=inside, other=0.0).to(tl.float32)
+        if BIASED:
+            x += tl.load(own + c)
         g = (tl.exp(x - top) / total - (wanted == c).to(tl.float32)) * weight
-        tl.store(gradient + start + c * batch, g, mask=inside)
+        tl.store(gradient + start + c * between, g.to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _adamw(w, g, m, v, lr, decay, size, correct1, correct2, BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Program (k, j): BLOCK parameters of head k."""
+def _adamw(w, g, m, v, low, lr, decay, now, size, BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, LOWERED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Program (k, j): BLOCK parameters of head k, and their copy in the type of the products."""
     head = tl.program_id(0).to(tl.int64)
     offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offset < size
     at = head * size + offset
-    rate = tl.load(lr + head)
+    rate = tl.load(lr + head) * tl.load(now)
+    correct1, correct2 = tl.load(now + 1), tl.load(now + 2)
     weight = tl.load(w + at, mask=inside, other=0.0)
-    slope = tl.load(g + at, mask=inside, other=0.0)
+    slope = tl.load(g + at, mask=inside, other=0.0).to(tl.float32)
     first = tl.load(m + at, mask=inside, other=0.0)
     second = tl.load(v + at, mask=inside, other=0.0)
     weight -= rate * tl.load(decay + head) * weight
@@ -64,20 +77,46 @@ def _adamw(w, g, m, v, lr, decay, size, correct1, correct2, BETA1: tl.constexpr,
     tl.store(w + at, weight, mask=inside)
     tl.store(m + at, first, mask=inside)
     tl.store(v + at, second, mask=inside)
+    if LOWERED:
+        tl.store(low + at, weight.to(low.dtype.element_ty), mask=inside)
 
 
 def cross_entropy(
     logits_KCB: torch.Tensor, target_B: torch.Tensor, share_KB: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss (K,) and gradient (K, C, B) for row weights that sum to 1 in each head; reads the logits twice."""
-    heads, classes, batch = logits_KCB.shape
     gradient = torch.empty_like(logits_KCB)
-    loss_KB = torch.empty_like(share_KB)
-    grid = (heads, -(-batch // BLOCK_ROWS))
-    dispatch.launch(
-        _cross_entropy, grid, logits_KCB, target_B, share_KB, gradient, loss_KB, classes, batch, BLOCK=BLOCK_ROWS
-    )
-    return loss_KB.sum(1), gradient
+    return cross_entropy_(logits_KCB, None, target_B, share_KB, gradient), gradient
+
+
+def cross_entropy_(
+    logits_KCB: torch.Tensor,
+    bias_KC: torch.Tensor | None,
+    target_B: torch.Tensor,
+    share_KB: torch.Tensor,
+    gradient_KCB: torch.Tensor,
+) -> torch.Tensor:
+    """The gradient into memory that is there, the logits' own or memory laid out alike; the loss (K,) is returned.
+
+    Args:
+        logits_KCB: rows lie next to each other; heads and classes may be those of a larger array.
+        bias_KC: float32, added to the logits, laid out like its larger array's; None for none.
+        target_B: int64, each one of the classes.
+        share_KB: float32 factor of the loss of each row, or (K, 1) where all rows of a head have the same.
+    """
+    heads, classes, batch = logits_KCB.shape
+    loss_KB = torch.empty(heads, batch, device=logits_KCB.device)
+    if loss_KB.numel():
+        grid = (heads, -(-batch // BLOCK_ROWS))
+        apart, between, _ = logits_KCB.stride()
+        outputs = 0 if bias_KC is None else bias_KC.stride(0)
+        each = 0 if share_KB.shape[1] == 1 else share_KB.stride(1)
+        dispatch.launch(
+            _cross_entropy, grid, logits_KCB, share_KB if bias_KC is None else bias_KC, target_B, share_KB,
+            gradient_KCB, loss_KB, classes, batch, apart, between, outputs, share_KB.stride(0), each,
+            BIASED=bias_KC is not None, BLOCK=BLOCK_ROWS,
+        )  # fmt: skip
+    return loss_KB.sum(1)
 
 
 def adamw_(
@@ -87,15 +126,16 @@ def adamw_(
     second: torch.Tensor,
     lr_K: torch.Tensor,
     decay_K: torch.Tensor,
-    steps: int,
-    constants: tuple[float, float, float],
+    now_3: torch.Tensor,
+    low: torch.Tensor | None = None,
 ) -> None:
-    """AdamW's step number ``steps``, counted from 1, of a (K, ...) parameter in place: one pass over memory."""
-    beta1, beta2, eps = constants
+    """AdamW's step of a (K, ...) parameter in place, and of its copy ``low`` if there is one: one pass over memory.
+
+    ``now_3`` is what ``probe_device.Rates`` says; the gradient is float32 or in the type of the products.
+    """
     size = parameter[0].numel()
     grid = (len(parameter), -(-size // BLOCK))
-    corrections: Sequence[float] = (1.0 - beta1**steps, 1.0 - beta2**steps)
     dispatch.launch(
-        _adamw, grid, *(parameter, gradient.contiguous(), first, second, lr_K, decay_K, size, *corrections),
-        BETA1=beta1, BETA2=beta2, EPS=eps, BLOCK=BLOCK,
+        _adamw, grid, parameter, gradient.contiguous(), first, second, parameter if low is None else low,
+        lr_K, decay_K, now_3, size, BETA1=BETA1, BETA2=BETA2, EPS=EPS, LOWERED=low is not None, BLOCK=BLOCK,
     )  # fmt: skip

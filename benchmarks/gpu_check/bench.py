@@ -33,6 +33,8 @@ class Sizes:
     width: int = 1280
     classes: int = 31
     linear_heads: int = 52
+    epoch_heads: int = 200
+    table_rows: int = 1 << 21  # of embeddings that an epoch's steps gather from
     mlp_heads: int = 16
     hidden: int = 2048
     networks: tuple[tuple[str, str], ...] = (
@@ -50,8 +52,8 @@ class Sizes:
 
 TINY = Sizes(
     repeats=2, copied=1 << 16, gemm=32, canvas=32, images=3, checked=2, rows=24, width=16, classes=4, linear_heads=3,
-    mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),), modes=("off", "off"), compared=6,
-    bank=300, queries=20, found=5, dim=16,
+    epoch_heads=4, table_rows=100, mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),), modes=("off", "off"),
+    compared=6, bank=300, queries=20, found=5, dim=16,
 )  # fmt: skip
 
 

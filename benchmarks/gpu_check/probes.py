@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_check import probe_ways
+from benchmarks.gpu_check import probe_replay, probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.kernels import ceiling, launched
 from benchmarks.gpu_check.probe_ways import Problem
-from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
+from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
 from substyle.kernels import probe_step
 from substyle.kernels.dispatch import on_triton
 from substyle.kernels.roofline import Least
@@ -24,26 +24,22 @@ STEPS = 3  # that are compared
 ALLOWED = {torch.float32: (1e-4, 2e-3), torch.bfloat16: (2e-2, 0.25)}
 CALLS = 5  # steps of one repeat
 SEPARATE = 2  # heads that the one-at-a-time loop is timed on
-HOST_BOUND = (
-    "the learning rates are copied from ordinary memory in every step and the step number is a number of the host, "
-    "so that a captured step would repeat the correction of one step"
-)
 
 
 def run(bench: Bench) -> Iterator[Job]:
-    """Linear heads and MLP heads: correctness, the two elementwise kernels, rates, a captured step."""
+    """Linear heads and MLP heads: correctness, the two elementwise kernels, rates, replayed steps, an epoch."""
     sizes = bench.sizes
     make = partial(probe_ways.problem, sizes.rows, sizes.width, sizes.classes)
     linear, mlp = make(sizes.linear_heads, 0), make(sizes.mlp_heads, sizes.hidden)
     kinds = {f"{sizes.linear_heads} linear heads": linear, f"{sizes.mlp_heads} MLP heads of {sizes.hidden}": mlp}
     for name, p in kinds.items():
         yield f"{name} against float64", partial(_correct, bench, name, p)
+        yield f"{name}, replayed", partial(probe_replay.correct, bench, name, p)
     yield "cross-entropy", partial(_cross_entropy, bench, linear)
     yield "AdamW", partial(_adamw, bench, linear)
     for name, p in kinds.items():
         yield f"{name}, rate", partial(_rate, bench, name, p)
-    for name, p in kinds.items():
-        yield f"{name}, captured", partial(_captured, bench, name, p)
+    yield "an epoch", partial(probe_replay.epoch, bench)
 
 
 def _correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
@@ -121,10 +117,10 @@ def _elementwise(bench: Bench, name: str, work: object, least: Least, count: int
 
 
 def _rate(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
-    """Head-steps a second, beside the products alone and the ways of others; all products in bf16."""
+    """Head-steps a second of steps that the host launches, then of replayed ones, beside others' ways; in bf16."""
     bench.require(5.0)
     dtype, count, device = torch.bfloat16, len(p.lr_K), bench.device
-    limit = max(bench.left() / 8, 0.5)
+    limit = max(bench.left() / 10, 0.5)
     # the batch and the weights of a step come from the step before: the cache is left as it is
     # and steps follow each other as in training, the host's part included; the products are timed without it
     timed = partial(bench.clock.seconds, limit=limit, flush=False, calls=CALLS)
@@ -145,36 +141,4 @@ def _rate(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
         ceiling_per_s=count / alone["median"], ceiling="its products alone", peers=peers,
         facts={"us a step": seconds["median"] * 1e6, "us of products": alone["median"] * 1e6},
     )  # fmt: skip
-
-
-def _captured(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
-    """A step in a CUDA graph, where nothing in it waits for the device; what does is named."""
-    title = f"{name}, a step in a CUDA graph"
-    if bench.device.type != "cuda":
-        yield skipped(PART, title, "CUDA graphs are of GPUs")
-        return
-    one = p.one_step(p.heads(bench.device), torch.bfloat16)
-    with torch.cuda.device(bench.device):
-        one()
-        reason = waits(one)
-        if reason:
-            yield skipped(PART, title, f"a step cannot be captured: {reason}; {HOST_BOUND}")
-            return
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            one()
-        seconds = bench.clock.seconds(graph.replay, limit=bench.left() / 4, flush=False, calls=CALLS)
-    yield Row(PART, title, MEASURED, HOST_BOUND, "head-steps", len(p.lr_K) / seconds["median"], seconds)
-
-
-def waits(work: object) -> str:
-    """What in some work makes the host wait for the device, which a capture does not survive; "" for nothing."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        work()  # type: ignore[operator]
-    except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-    return ""
+    yield probe_replay.rate(bench, name, p, count / alone["median"], peers, limit)

@@ -14,6 +14,7 @@ import torch
 
 from substyle.engine.probes.batches import Block, Part
 from substyle.engine.probes.heads import Dropout, Setting, initial
+from substyle.engine.probes.script import Queue
 from substyle.kernels import memory
 from substyle.kernels.probe_heads import Heads, Scratch, Term
 from substyle.kernels.probe_step import step
@@ -49,7 +50,7 @@ class Bank:
             ]
         else:
             self.pieces = [initial(self.width, inputs, outputs, len(settings), seeds, device)]
-        self.lessons: list[_Lesson] = []
+        self.lessons: list[Lesson] = []
 
     def keep(self, settings: Sequence[Setting]) -> None:
         """Drop the heads of all other settings."""
@@ -74,14 +75,15 @@ class Bank:
                 own[s : s + 1].copy_(p)
         return into
 
-    def learn(self, block: Block, parts: Sequence[Part]) -> None:
+    def learn(self, block: Block | Queue, parts: Sequence[Part]) -> None:
         """Take every step of a block with every head."""
+        assert isinstance(block, Block)
         kept = self._masks(block)
         if not self.lessons:
             per_piece = [[s] for s in self.settings for _ in range(self.seeds)]
             if not self.in_turn:
                 per_piece = [[s for own in per_piece for s in own]]
-            self.lessons = [_Lesson(own, block, parts) for own in per_piece]
+            self.lessons = [Lesson(own, block.rows, parts, block.x_nBD.device) for own in per_piece]
         for place, (piece, lesson) in enumerate(zip(self.pieces, self.lessons, strict=True)):
             seed = slice(place % self.seeds, place % self.seeds + 1) if self.in_turn else slice(None)
             masks = [None if mask is None else mask[seed] for mask in kept]
@@ -98,20 +100,21 @@ class Bank:
         return list(kept)
 
 
-class _Lesson:
+class Lesson:
     """What is the same at every step of a piece: its rows of the batch, its terms, its rates.
 
     Rows of a part that none of its heads learns are left out.
     """
 
-    def __init__(self, settings: Sequence[Setting], block: Block, parts: Sequence[Part]) -> None:
-        device = block.x_nBD.device
+    def __init__(
+        self, settings: Sequence[Setting], rows: Sequence[slice], parts: Sequence[Part], device: torch.device
+    ) -> None:
         self.parts = [i for i in range(len(parts)) if any(s.loss[i] > 0 for s in settings)]
-        self.rows = slice(block.rows[self.parts[0]].start, block.rows[self.parts[-1]].stop)
+        self.rows = slice(rows[self.parts[0]].start, rows[self.parts[-1]].stop)
         self.scales = [_scale([s.loss[i] for s in settings], device) for i in self.parts]
         self.outputs = [parts[i].outputs for i in self.parts]
-        self.spans = [slice(block.rows[i].start - self.rows.start, block.rows[i].stop - self.rows.start)
-                      for i in self.parts]  # fmt: skip
+        start = self.rows.start
+        self.spans = [slice(rows[i].start - start, rows[i].stop - start) for i in self.parts]
         self.lr = np.array([s.lr for s in settings])
         self.decay = np.array([s.weight_decay for s in settings])
 

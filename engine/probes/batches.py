@@ -65,12 +65,10 @@ class Batches:
     """
 
     def __init__(self, features: Features, parts: Sequence[Part], most: int, steps: int) -> None:
-        self.features, self.parts = features, parts
-        ends = np.cumsum([part.count for part in parts])
-        self.rows = [slice(int(end) - part.count, int(end)) for end, part in zip(ends, parts, strict=True)]
-        self.size = int(ends[-1])
-        self.x_nBD = memory.empty((most, self.size, features.width), features.dtype, features.device)
-        self.feed = features.held.feed(self._draw, self.size, steps)
+        self.features, self.parts, self.rows = features, parts, rows_of(parts)
+        size = self.rows[-1].stop
+        self.x_nBD = memory.empty((most, size, features.width), features.dtype, features.device)
+        self.feed = features.held.feed(lambda: draw(parts), size, steps)
 
     def block(self, rates: Sequence[float]) -> Block:
         """The next batches, one for each rate."""
@@ -86,7 +84,15 @@ class Batches:
         """No further block is asked for."""
         self.feed.close()
 
-    def _draw(self) -> Drawn:
-        rows = [part.stream.batch(part.count) for part in self.parts]
-        t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
-        return Drawn(t, n, [part.task.answers(*own) for part, own in zip(self.parts, rows, strict=True)])
+
+def rows_of(parts: Sequence[Part]) -> list[slice]:
+    """Rows of a batch that belong to each part."""
+    ends = np.cumsum([part.count for part in parts])
+    return [slice(int(end) - part.count, int(end)) for end, part in zip(ends, parts, strict=True)]
+
+
+def draw(parts: Sequence[Part]) -> Drawn:
+    """The rows of the next batch and their answers."""
+    rows = [part.stream.batch(part.count) for part in parts]
+    t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
+    return Drawn(t, n, [part.task.answers(*own) for part, own in zip(parts, rows, strict=True)])

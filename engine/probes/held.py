@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ from substyle.engine.table import TRAIN, EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.gather import quantise
 
+_CHUNK, _CHUNKS_AHEAD = 32, 8  # steps drawn together, and how many times: a GPU takes some thousands a second
 NEVER = 1 << 62  # steps that can be drawn before rows move, where they never do
 
 
@@ -113,7 +116,7 @@ class Resident:
 
     def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
         """Rows of each step."""
-        return _Straight(self, draw)
+        return _Straight(self, draw) if self.device.type == "cpu" else _DrawnAhead(self, draw, steps)
 
 
 class _Straight:
@@ -128,6 +131,32 @@ class _Straight:
 
     def close(self) -> None:
         """Nothing is under way."""
+
+
+class _DrawnAhead(_Straight):
+    """Steps are drawn by a thread, some of them ahead of the one that is asked for: a GPU waits for no host."""
+
+    def __init__(self, held: Resident, draw: Callable[[], Drawn], steps: int) -> None:
+        super().__init__(held, draw)
+        self._undrawn, self._thread = steps, ThreadPoolExecutor(1)
+        self._coming: deque[Future[list[Drawn]]] = deque()
+        self._drawn: deque[Drawn] = deque()
+
+    def step(self) -> tuple[Drawn, Placed]:
+        if not self._drawn:
+            while self._undrawn and len(self._coming) < _CHUNKS_AHEAD:
+                count = min(_CHUNK, self._undrawn)
+                self._coming.append(self._thread.submit(self._draw, count))
+                self._undrawn -= count
+            self._drawn.extend(self._coming.popleft().result())
+        drawn = self._drawn.popleft()
+        return drawn, self.held.rows(drawn.t_B, drawn.n_B)
+
+    def _draw(self, count: int) -> list[Drawn]:
+        return [self.draw() for _ in range(count)]
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
 
 class Streamed:

@@ -23,6 +23,8 @@ from substyle.engine.probes.batches import Batches, Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.replay import DeviceBank, replays
+from substyle.engine.probes.script import AHEAD, DeviceBatches
 from substyle.engine.probes.validation import Validation
 from substyle.kernels.probe_heads import Heads
 
@@ -119,9 +121,11 @@ def train(
     """
     seeds = [config.seed + i for i in range(config.seeds)]
     outputs = max(part.outputs.stop for part in parts)
-    banks = [
-        Bank([s for s in settings if s.width == width], features.width, outputs, seeds, config.dropout, features.device)
-        for width in dict.fromkeys(s.width for s in settings)
+    replayed = replays(features.device)
+    make_bank, make_batches = (DeviceBank, DeviceBatches) if replayed else (Bank, Batches)
+    banks: list[Bank] = [
+        make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
+        for own in ([s for s in settings if s.width == width] for width in dict.fromkeys(s.width for s in settings))
     ]
     validation = [Validation(features, part, config) for part in parts]
     records = {s: Trained(s) for s in settings}
@@ -132,15 +136,15 @@ def train(
     halve_at = sorted({min((e for e in evaluate_at if e >= share * steps), default=steps) for share in config.halving})
     stale = 0
     done = 0
-    at_once = _steps_at_once(features, parts, banks)
-    with closing(Batches(features, parts, at_once, steps)) as batches:
+    at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
+    with closing(make_batches(features, parts, at_once, steps)) as batches:
         while done < steps:
             ahead = min(at_once, next(e for e in evaluate_at if e > done) - done)
             block = batches.block([learning_rate(i, steps) for i in range(done, done + ahead)])
             for bank in banks:
                 bank.learn(block, parts)
-            done += ahead
-            advance(ahead)
+            done += len(block)
+            advance(len(block))
             if done not in evaluate_at:
                 continue
             improved = False
@@ -174,7 +178,7 @@ def _steps_at_once(features: Features, parts: Sequence[Part], banks: Sequence[Ba
 
 
 def _evaluate(bank: Bank, validation: Sequence[Validation], records: dict[Setting, Trained], done: int) -> bool:
-    judged = [v.judge_bank(bank) for v in validation]
+    judged = [v.judge_bank(bank, number) for number, v in enumerate(validation)]
     improved = False
     for g, setting in enumerate(bank.settings):
         own = slice(g * bank.seeds, (g + 1) * bank.seeds)

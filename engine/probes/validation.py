@@ -10,11 +10,13 @@ from substyle.engine.probes.bank import Bank
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
+from substyle.engine.probes.replay import DeviceBank
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import judge
 
 F64 = NDArray[np.float64]
+_PIECE = 4096  # rows that a GPU judges at once, which bounds the logits in memory
 
 
 class Validation:
@@ -41,7 +43,22 @@ class Validation:
         accuracy_K, loss_K = judge(heads, self.x_BD, self.answers, self.weight, self.outputs)
         return np.minimum(accuracy_K.cpu().numpy(), 1.0), loss_K.cpu().numpy()
 
-    def judge_bank(self, bank: Bank) -> tuple[F64, F64]:
-        """Accuracy and cross-entropy of each head of a bank, in its order."""
+    def totals(self, heads: Heads) -> torch.Tensor:
+        """Accuracy and cross-entropy of each head, summed over pieces of the rows where they are. Shape: (2, K)."""
+        total = torch.zeros(2, len(heads), dtype=torch.float64, device=self.x_BD.device)
+        for start in range(0, len(self.x_BD), _PIECE):
+            own = slice(start, start + _PIECE)
+            total += torch.stack(judge(heads, self.x_BD[own], self.answers[own], self.weight[own], self.outputs))
+        return total
+
+    def judge_bank(self, bank: Bank, number: int = 0) -> tuple[F64, F64]:
+        """Accuracy and cross-entropy of each head of a bank, in its order.
+
+        Args:
+            number: which of a training's validations this is, for a bank that replays them.
+        """
+        if isinstance(bank, DeviceBank):
+            accuracy_K, loss_K = bank.judged(number, self.totals)
+            return np.minimum(accuracy_K, 1.0), loss_K
         accuracies, losses = zip(*(self.judge(piece) for piece in bank.pieces), strict=True)
         return np.concatenate(accuracies), np.concatenate(losses)

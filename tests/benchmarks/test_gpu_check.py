@@ -15,15 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.gpu_check import kernels, neighbours, networks, parts, pixels, probes, rows, tolerances
+from benchmarks.gpu_check import (
+    kernels,
+    neighbours,
+    networks,
+    parts,
+    pixels,
+    probe_replay,
+    probe_ways,
+    rows,
+    tolerances,
+)
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.bench import TINY, Bench, OutOfTime, card_of
 from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, Tolerance
 from benchmarks.gpu_check.clock import Clock
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
 
-from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+from substyle.engine.backbones.runtimes import captured, tensorrt, tensorrt_build, typed_export
 from substyle.kernels import dispatch, noise
+from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.suites import suite
 
@@ -159,7 +170,7 @@ def test_without_dali_pixels_are_skipped(run: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_wrong_step_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes.Problem, "heads", _doubled)
+    monkeypatch.setattr(probe_ways.Problem, "heads", _doubled)
     code, data = run("--only", "probes")
     names = {row["name"].split(",")[0] for row in data["rows"] if row["status"] == FAILED}
     assert code == 1
@@ -167,7 +178,7 @@ def test_a_wrong_step_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _doubled(problem: Any, device: torch.device) -> Any:  # noqa: ANN401
-    return probes.probe_step.Heads(*(2 * p.to(device) for p in problem.parameters))
+    return Heads(*(2 * p.to(device) for p in problem.parameters))
 
 
 def test_a_library_that_is_missing_is_a_skipped_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,19 +304,6 @@ def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: b
     assert (code, statuses) == ((0, [PASSED, MEASURED]) if right else (1, [FAILED, MEASURED]))
 
 
-def test_what_waits_is_named_and_the_mode_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[object] = []
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-
-    def waiting() -> None:
-        raise RuntimeError("called a synchronizing CUDA operation\nmore")
-
-    assert probes.waits(waiting) == "called a synchronizing CUDA operation"
-    assert probes.waits(lambda: None) == ""
-    assert modes == ["error", 0, "error", 0]
-
-
 def test_launches_are_counted_and_the_way_is_given_back() -> None:
     before, ran = dispatch.launch, []
 
@@ -353,25 +351,44 @@ def test_the_clock_of_a_gpu_times_between_its_events(monkeypatch: pytest.MonkeyP
     assert said == ["wait", "event", "work", "event", "wait"]
 
 
-@pytest.mark.parametrize("reason", ["it waits", ""])
-def test_a_step_is_captured_where_nothing_waits(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
-    """With graphs that capture nothing."""
-    steps: list[int] = []
-    graph = SimpleNamespace(replay=lambda: None)
-    monkeypatch.setattr(torch.cuda, "device", nullcontext)
-    monkeypatch.setattr(torch.cuda, "graph", nullcontext)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    monkeypatch.setattr(probes, "waits", lambda work: reason)
-    clock = SimpleNamespace(seconds=lambda work, **how: {"median": 0.5} if work is graph.replay else None)
-    bench: Any = SimpleNamespace(device=SimpleNamespace(type="cuda"), clock=clock, left=lambda: 1.0)
-    problem: Any = SimpleNamespace(
-        heads=lambda device: None, one_step=lambda heads, dtype: lambda: steps.append(1), lr_K=[0.1, 0.2]
-    )
-    (row,) = probes._captured(bench, "two heads", problem)
-    assert len(steps) == (1 if reason else 2)
-    assert (row.status, row.per_s) == ((SKIPPED, None) if reason else (MEASURED, 4.0))
-    assert reason in row.text
-    assert "learning rates are copied" in row.text
+def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
+    """A graph that does its work when it is replayed."""
+    for _ in range(captured.WARM):
+        output = launch(None)
+    return None, SimpleNamespace(replay=lambda: launch(None)), output
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_replayed_steps_are_held_against_float64_and_measured(
+    run: Run, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """With graphs that stand in for a GPU's, and once with a rate that does not change from step to step."""
+    monkeypatch.setattr(captured, "capture", fake_capture)
+    monkeypatch.setattr(probe_replay, "cannot", lambda bench: "")
+    if wrong:
+        right = probe_replay.schedule
+        monkeypatch.setattr(probe_replay, "schedule", lambda shares, taken: right([1.0], 0).repeat(len(shares), 0))
+    code, data = run("--only", "probes")
+    found = [row for row in data["rows"] if "replayed" in row["name"] or "epoch" in row["name"]]
+    checked = [row["status"] for row in found if "float64" in row["name"]]
+    assert checked == [FAILED if wrong else PASSED] * 4
+    assert code == wrong
+    measured = [row for row in found if row["status"] == MEASURED]
+    assert [row["unit"] for row in measured] == ["head-steps"] * 2 + ["rows"] * 2
+    for row in measured[:2]:
+        assert row["ceiling_per_s"] > 0
+        assert len(row["peers"]) == 4
+    for row in measured[2:]:
+        assert row["facts"]["s an epoch"] == pytest.approx(39_716_177 / row["per_s"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "triton", "reason"), [("cpu", True, "graphs"), ("cuda", False, "triton"), ("cuda", True, "")]
+)
+def test_where_steps_cannot_be_replayed(monkeypatch: pytest.MonkeyPatch, kind: str, triton: bool, reason: str) -> None:
+    monkeypatch.setattr(probe_replay, "installed", lambda: triton)
+    said = probe_replay.cannot(Bench(torch.device(kind), TINY))
+    assert (reason in said) if reason else said == ""
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ KEYS = philox.image_keys(0, ["a", "b"])
 HALF, TRIPLE = np.full(2, 0.5, np.float32), np.full((2, 3), 5, np.float32)
 LOGITS, TARGET, SHARE = torch.zeros(4, 31, 1024), torch.zeros(1024, dtype=torch.int64), torch.zeros(4, 1024)
 WEIGHT, RATES = torch.zeros(4, 2048, 768), torch.zeros(4)
+LOW = LOGITS.bfloat16(), torch.zeros(4, 31)  # logits and bias
+HIDDEN, BIAS = torch.zeros(4, 2048, 1024, dtype=torch.bfloat16), torch.zeros(4, 2048)
+STEP = torch.zeros(1, dtype=torch.int32)
 BANDS = (CANVAS[:, :, 0, 0].contiguous(), CANVAS[:, 0, :, 0].contiguous())
 
 
@@ -95,12 +98,26 @@ BUDGETS = {
         lambda f: f.masks_(torch.zeros(2, 2048, 1024, dtype=torch.bool), [0, 1], 3, 51), 32, 512, 64
     ),
     "dropout_triton._relu_drop": Budget(
-        lambda f: f.relu_drop_(torch.zeros(4, 2048, 1024, dtype=torch.bfloat16), [0, 1], 3, 51), 40, 512, 128
+        lambda f: [f.relu_drop_(HIDDEN, torch.zeros(2, dtype=torch.int64), STEP, 51, bias) for bias in (None, BIAS)],
+        40,
+        512,
+        128,
     ),
     "gather_triton._gather": Budget(lambda f: [gathered(f, *how) for how in GATHERED], 32, 0, 64),
-    "probe_triton._cross_entropy": Budget(lambda f: f.cross_entropy(LOGITS, TARGET, SHARE), 40, 0, 32),
+    "probe_triton._cross_entropy": Budget(
+        lambda f: [f.cross_entropy(LOGITS, TARGET, SHARE), f.cross_entropy_(*LOW, TARGET, SHARE[:, :1], LOW[0])],
+        40,
+        0,
+        32,
+    ),
     "probe_triton._adamw": Budget(
-        lambda f: f.adamw_(WEIGHT, WEIGHT, WEIGHT, WEIGHT, RATES, RATES, 3, (0.9, 0.999, 1e-8)), 48, 0, 128
+        lambda f: [
+            f.adamw_(WEIGHT, slope, WEIGHT, WEIGHT, RATES, RATES, RATES, low)
+            for slope, low in ((WEIGHT, None), (WEIGHT.bfloat16(), WEIGHT.bfloat16()))
+        ],
+        48,
+        4096,
+        128,
     ),
 }
 

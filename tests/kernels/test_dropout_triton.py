@@ -28,11 +28,28 @@ def test_relu_drop(place: Place, dtype: torch.dtype, heads: int) -> None:
     expected[:, 0, :8] = float("nan")  # some of them are dropped
     expected[:, 1, :8] = float("inf")
     got = expected.clone().to(place.device)
-    assert place.load("dropout_triton").relu_drop_(got, SEEDS, 3, 128) is got
+    key_S, step_1 = dropout.device_keys(SEEDS, place.device), dropout.device_steps([3], place.device)
+    assert place.load("dropout_triton").relu_drop_(got, key_S, step_1, 128) is got
     dropout.relu_drop_(expected, SEEDS, 3, 128)
     assert torch.equal(got.cpu().nan_to_num(9), expected.nan_to_num(9))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("step", [0, 2**32 - 1])
+def test_relu_drop_after_a_bias(place: Place, dtype: torch.dtype, step: int) -> None:
+    """Seeds and step are read from the device; the layer's numbers need no rounding, so that none differs."""
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.randint(-8, 9, (6, 5, 67), generator=generator).to(dtype)
+    bias = torch.randint(-8, 9, (6, 5), generator=generator).float()
+    got = expected.clone().to(place.device)
+    key_S, step_1 = dropout.device_keys(SEEDS, place.device), dropout.device_steps([step], place.device)
+    place.load("dropout_triton").relu_drop_(got, key_S, step_1, 100, bias.to(place.device))
+    dropout.relu_drop_(expected.add_(bias[:, :, None]), SEEDS, step, 100)
+    assert torch.equal(got.cpu(), expected)
+    assert 0.2 < float((expected > 0).double().mean()) < 0.5
+
+
 def test_no_units(place: Place) -> None:
     none = torch.empty(3, 0, 5, device=place.device)
-    assert place.load("dropout_triton").relu_drop_(none, SEEDS, 0, 1).shape == (3, 0, 5)
+    key_S, step_1 = dropout.device_keys(SEEDS, place.device), dropout.device_steps([0], place.device)
+    assert place.load("dropout_triton").relu_drop_(none, key_S, step_1, 1).shape == (3, 0, 5)

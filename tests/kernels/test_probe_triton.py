@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from substyle.kernels import probe_native, probe_step
+from substyle.kernels import probe_device, probe_native, probe_step
 
 pytest.importorskip("triton")
 
@@ -41,8 +41,8 @@ def test_adamw(interpreted: ModuleType, shape: tuple[int, ...]) -> None:
     heads = probe_step.Heads(ours.clone().view(count, 1, -1), torch.zeros(count, 1))
     for done in range(1, 4):
         gradient = torch.randn(shape)
-        constants = (probe_step.BETA1, probe_step.BETA2, probe_step.EPS)
-        interpreted.adamw_(ours, gradient, first, second, torch.tensor(rates), torch.tensor(decays), done, constants)
+        now = torch.from_numpy(probe_device.schedule([1.0], done - 1)[0])
+        interpreted.adamw_(ours, gradient, first, second, torch.tensor(rates), torch.tensor(decays), now)
         probe_step.adamw_(heads, [gradient.view(count, 1, -1), torch.zeros(count, 1)], rates, decays)
     torch.testing.assert_close(ours.view_as(heads.w1), heads.w1, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(first.view_as(heads.w1), heads.first[0], atol=1e-6, rtol=1e-5)

@@ -18,7 +18,7 @@ from substyle.kernels.errors import ConfigError
 
 Output = TypeVar("Output")
 
-_WARM = 3  # runs before the capture: libraries pick algorithms and allocate in the first ones
+WARM = 3  # runs before the capture: libraries pick algorithms and allocate in the first ones
 
 
 def as_batch(canvas_BSSC: Canvas, into_BSSC: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def capture(
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))  # weights and buffers were made there
         with torch.cuda.stream(stream):
-            for _ in range(_WARM):
+            for _ in range(WARM):
                 launch(stream)
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()

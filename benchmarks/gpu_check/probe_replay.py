@@ -1,0 +1,153 @@
+"""Steps that a GPU takes by itself: what they learn against float64, their rate, the time of an epoch of ImageNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_check import probe_ways
+from benchmarks.gpu_check.bench import Bench
+from benchmarks.gpu_check.probe_ways import SEED, THRESHOLD, Problem
+from benchmarks.gpu_check.rows import MEASURED, Row, correctness, skipped
+from substyle.engine.backbones.runtimes import captured
+from substyle.engine.probes.bank import Lesson
+from substyle.engine.probes.batches import Part
+from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.replay import Steps
+from substyle.engine.probes.script import AHEAD, Queue, Script
+from substyle.kernels.dispatch import installed
+from substyle.kernels.gather import quantise
+from substyle.kernels.probe_device import schedule
+from substyle.kernels.probe_heads import Heads
+
+PART = "probes"
+STEPS = captured.WARM + 3  # that are compared: some before the capture, some replayed
+# as of eager steps, for twice as many: Adam turns a step around wherever rounding turns a tiny gradient
+ALLOWED = {torch.float32: (1e-4, 4e-3), torch.bfloat16: (2e-2, 0.3)}
+EPOCH = 1_281_167 * 31  # rows of ImageNet's training images in all variants
+GOAL = 5.0  # seconds for an epoch of 200 linear heads on rows of width 768
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What steps take of `Features`: nothing is standardised."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+    dtype: torch.dtype
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return len(self.mean)
+
+
+def steps_of(
+    p: Problem,
+    heads: Heads,
+    x_RD: torch.Tensor,
+    row_nB: torch.Tensor,
+    dtype: torch.dtype,
+    scale_R: Any = None,  # noqa: ANN401
+) -> Steps:
+    """Steps of a problem's heads on rows of a table; all have the problem's answers and one dropout mask."""
+    device, count = heads.w1.device, len(row_nB)
+    script = Script(
+        row_nB, [p.target_B.to(device).expand(count, -1).contiguous()],
+        torch.from_numpy(schedule([1.0] * count, 0)).to(device), torch.zeros(count, dtype=torch.int32, device=device),
+    )  # fmt: skip
+    plain: Any = Plain(torch.zeros(x_RD.shape[1], device=device), torch.ones(x_RD.shape[1], device=device), dtype)
+    settings = [Setting(lr, decay, heads.w1.shape[1]) for lr, decay in zip(p.lr_K, p.decay_K, strict=True)]
+    task: Any = None  # no rows are drawn
+    part = Part(task, task, row_nB.shape[1], slice(0, heads.outputs))
+    rows = [slice(0, row_nB.shape[1])]
+    queue = Queue(script, count, plain, x_RD, scale_R, rows)
+    return Steps(
+        heads, Lesson(settings, rows, [part], device), queue, [SEED], THRESHOLD if p.kept_SHB is not None else 0
+    )
+
+
+def cannot(bench: Bench) -> str:
+    """Why steps are not replayed here, "" where they are."""
+    if bench.device.type != "cuda":
+        return "CUDA graphs are of GPUs"
+    return "" if installed() else "triton is not installed: steps run one launch at a time"
+
+
+def correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
+    """Losses of the last step and weights after a few, by float64."""
+    title = f"{name}, replayed steps against float64"
+    if reason := cannot(bench):
+        yield skipped(PART, title, reason)
+        return
+    expected_losses, expected = probe_ways.in_float64(p, STEPS)
+    changed = torch.cat([(e - s.double()).flatten() for e, s in zip(expected, p.parameters, strict=True)]).norm()
+    rows = torch.arange(len(p.x_BD), device=bench.device).expand(STEPS, -1).contiguous()
+    for dtype, (of_loss, of_change) in ALLOWED.items():
+        heads = p.heads(bench.device)
+        steps = steps_of(p, heads, p.x_BD.to(bench.device), rows, dtype)
+        steps.take(STEPS)
+        off = float(((steps.loss_K.cpu().double() - expected_losses[-1]) / expected_losses[-1]).abs().max())
+        far = [(h.cpu().double() - e).flatten() for h, e in zip(heads.parameters, expected, strict=True)]
+        apart = float(torch.cat(far).norm() / changed)
+        text = (
+            f"losses off by {off:.1e} (allowed {of_loss:g}), weights by {apart:.1e} of the way (allowed {of_change:g})"
+        )
+        what = f"{title}, {STEPS} steps, products in {str(dtype).removeprefix('torch.')}"
+        yield correctness(PART, what, off <= of_loss and apart <= of_change, text)
+
+
+def rate(bench: Bench, name: str, p: Problem, ceiling_per_s: float, peers: dict[str, float], limit: float) -> Row:
+    """Head-steps a second of replayed steps that gather their rows from a table, in bf16."""
+    title = f"{name}, replayed, rows gathered from a float16 table"
+    if reason := cannot(bench):
+        return skipped(PART, title, reason)
+    table = torch.randn(64 * len(p.x_BD), p.x_BD.shape[1], device=bench.device).half()
+    seconds = _timed(bench, p, table, None, limit)
+    return Row(
+        PART, title, MEASURED, unit="head-steps", per_s=len(p.lr_K) / seconds["median"], seconds=seconds,
+        ceiling_per_s=ceiling_per_s, ceiling="its products alone", peers=peers,
+        facts={"us a step": seconds["median"] * 1e6},
+    )  # fmt: skip
+
+
+def epoch(bench: Bench, kinds: Sequence[torch.dtype] = (torch.float16, torch.int8)) -> Iterator[Row]:
+    """An epoch of linear heads over ImageNet in all variants, from the time of a step on a table of fewer rows."""
+    sizes = bench.sizes
+    p = probe_ways.problem(sizes.rows, sizes.dim, sizes.classes, sizes.epoch_heads, 0)
+    for kind in kinds:
+        short = str(kind).removeprefix("torch.")
+        title = (
+            f"an epoch of {sizes.epoch_heads} linear heads, {EPOCH:,} rows × {sizes.dim} of {short}, batch {sizes.rows}"
+        )
+        if reason := cannot(bench):
+            yield skipped(PART, title, reason)
+            continue
+        bench.require(5.0)
+        table = torch.randn(sizes.table_rows, sizes.dim, device=bench.device, dtype=torch.float16)
+        scale_R = None
+        if kind == torch.int8:
+            mean, ones = torch.zeros(sizes.dim, device=bench.device), torch.ones(sizes.dim, device=bench.device)
+            parts = [quantise(part, mean, ones) for part in torch.split(table, 1 << 18)]
+            table, scale_R = (torch.cat(side) for side in zip(*parts, strict=True))
+        seconds = _timed(bench, p, table, scale_R, bench.left() / 4)
+        of_epoch = seconds["median"] * EPOCH / sizes.rows
+        yield Row(
+            PART, title, MEASURED,
+            f"extrapolated from steps on {sizes.table_rows:,} rows; goal {GOAL:g} s; rows were drawn before",
+            "rows", sizes.rows / seconds["median"], seconds,
+            facts={"s an epoch": of_epoch, "us a step": seconds["median"] * 1e6},
+        )  # fmt: skip
+
+
+def _timed(
+    bench: Bench, p: Problem, table: torch.Tensor, scale_R: torch.Tensor | None, limit: float
+) -> dict[str, float]:
+    """Seconds of a step, of scripts of random rows."""
+    rows = torch.randint(len(table), (AHEAD, len(p.x_BD)), device=bench.device)
+    steps = steps_of(p, p.heads(bench.device), table, rows, torch.bfloat16, scale_R)
+    timed = bench.clock.seconds(lambda: steps.take(AHEAD), limit=limit, flush=False, ahead=False)
+    return {name: v if name == "repeats" else v / AHEAD for name, v in timed.items()}

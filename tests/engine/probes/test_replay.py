@@ -1,0 +1,251 @@
+"""Training by replayed steps, with graphs that stand in for a GPU's: what is captured, what runs, what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.backbones.runtimes import captured
+from substyle.engine.probes import bank, replay, script, trainer
+from substyle.engine.probes import held as held_module
+from substyle.engine.probes.batches import Part
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.held import Drawn, Resident, hold
+from substyle.engine.probes.multitask import parts_of, settings_of
+from substyle.engine.probes.sampling import stream_of
+from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.probes.trainer import Trained, train
+from substyle.engine.table import EmbeddingTable
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass
+class Graphs:
+    """What was captured: for each graph how often its work was done before, and how often it was replayed."""
+
+    replays: list[int] = field(default_factory=list)
+
+    def capture(self, launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
+        """As the real one: the work is done a few times; while it is captured, nothing is."""
+        for _ in range(captured.WARM):
+            result = launch(None)
+        output, number = result.clone(), len(self.replays)
+        self.replays.append(0)
+
+        def again() -> None:
+            output.copy_(launch(None))
+            self.replays[number] += 1
+
+        return None, SimpleNamespace(replay=again), output
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    """A CPU that says that it replays."""
+    made = Graphs()
+    monkeypatch.setattr(captured, "capture", made.capture)
+    monkeypatch.setattr(trainer, "replays", lambda device: True)
+    monkeypatch.setattr(bank, "takes_turns", lambda width, device: False)
+    return made
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A call from which on nothing is captured any more."""
+
+    def call() -> None:
+        monkeypatch.setattr(captured, "WARM", 1 << 40)
+        monkeypatch.setattr(replay, "Replay", lambda work, device: work)
+
+    return call
+
+
+def the_task(table: EmbeddingTable) -> Task:
+    task = fine_task(table, 0)
+    assert task is not None
+    return task
+
+
+def learned(
+    table: EmbeddingTable, settings: list[Setting], config: ProbeConfig, steps: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Trained]:
+    task = the_task(table)
+    features = Features(hold(table, config, CPU), standard_of(table, task, 0), CPU, dtype)
+    part = Part(task, stream_of(task, "variant", 0), 64, slice(0, len(task.labels)))
+    return train(features, [part], settings, config, steps)
+
+
+def assert_same(ours: dict[str, Trained], theirs: dict[str, Trained], *, bits: bool = False) -> None:
+    assert ours.keys() == theirs.keys()
+    for group, a in ours.items():
+        b = theirs[group]
+        assert (a.setting, a.steps) == (b.setting, b.steps)
+        assert [step for step, _ in a.curve] == [step for step, _ in b.curve]
+        for p, q in zip(a.parameters, b.parameters, strict=True):
+            if bits:
+                assert torch.equal(p, q)
+            else:
+                torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-3)
+        np.testing.assert_allclose([v for _, v in a.curve], [v for _, v in b.curve], atol=1e-9 if bits else 0.01)
+
+
+@pytest.mark.parametrize("width", [0, 16])
+def test_replayed_steps_learn_what_the_host_s_do(
+    make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """With two seeds, rates of their own, halving; without dropout, whose masks are others on a GPU."""
+    config = quick(dropout=0.0, halving=(0.3,), evaluations=3)
+    settings = [Setting(lr, 0.1, width) for lr in (1e-2, 3e-3, 1e-3)]
+    table = make_table()
+    ours = learned(table, settings, config, 24)
+    # of 8 steps, of three heads and then of two: steps and validation are captured for either
+    warm = captured.WARM
+    assert graphs.replays == [8 - warm, 1, 16 - warm, 2]
+    monkeypatch.setattr(trainer, "replays", lambda device: False)
+    assert_same(ours, learned(table, settings, config, 24))
+    assert len(graphs.replays) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("steps", [5, 30])
+def test_what_is_captured_is_what_runs_by_itself(
+    make_table: Make, quick: Quick, graphs: Graphs, eager: Callable[[], None], dtype: torch.dtype, steps: int
+) -> None:
+    """Bit for bit, with dropout, two widths, scripts that end between two validations."""
+    table, config = make_table(), quick(dropout=0.2, halving=(), evaluations=2)
+    settings = [Setting(1e-2, 0.1, 16, "a"), Setting(3e-3, 0.0, 16, "b"), Setting(1e-2, 0.1, 0, "c")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "AHEAD", 4)
+        ours = learned(table, settings, config, steps, dtype)
+    warm = captured.WARM
+    # of 5 steps, validated after 2 and 5, no block is long enough; of 30 the first has one step after it is warm
+    assert graphs.replays == ([2] * 2 if steps == 5 else [steps - warm] * 2 + [2] * 2)
+    eager()
+    assert_same(ours, learned(table, settings, config, steps, dtype), bits=True)
+
+
+def test_blocks_too_short_to_warm_up_run_eagerly(make_table: Make, quick: Quick, graphs: Graphs) -> None:
+    """Three steps at a time: none is left to be captured, and all of them are taken."""
+    config = quick(dropout=0.0, halving=(), evaluations=4)
+    ours = learned(make_table(), [Setting(1e-2, 0.1, 0)], config, 12)
+    assert graphs.replays == [4], "the validation alone"
+    assert ours[""].curve[-1][0] == 12
+
+
+@pytest.mark.parametrize("how", ["streamed", "int8"])
+def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, how: str) -> None:
+    """Streamed windows of five steps: a script holds no more, and all its rows lie there until it has been learned."""
+    table, settings = make_table(), [Setting(1e-2, 0.1, 0), Setting(1e-3, 0.1, 0)]
+    config = quick(dropout=0.0, evaluations=2, halving=(0.5,), stream_buffer=1 << 16)
+    expected = learned(table, settings, config, 20)
+    captured_once = len(graphs.replays)
+    held = replace(config, table=how, stream_buffer=1 << 16)
+    if how == "streamed":
+        object.__setattr__(held, "stream_buffer", 2 * 5 * 64 * 20 * 2)  # below what a study may say
+    ours = learned(table, settings, held, 20)
+    assert len(graphs.replays) == 2 * captured_once
+    if how == "streamed":
+        assert_same(ours, expected, bits=True)
+    else:
+        assert ours[""].validation == pytest.approx(expected[""].validation, abs=0.05)
+
+
+def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two losses over two halves of each batch, with factors of their own for each head; two validations."""
+    table = make_table()
+    fine, semantic = the_task(table), semantic_task(table, 0)
+    assert semantic is not None
+    config = quick(dropout=0.0, evaluations=2, halving=())
+    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+
+    def run() -> dict[str, Trained]:
+        return train(features, parts_of(fine, semantic, config), settings_of(fine, semantic, config), config, 20)
+
+    ours = run()
+    assert graphs.replays == [20 - captured.WARM, 2, 2]
+    monkeypatch.setattr(trainer, "replays", lambda device: False)
+    assert_same(ours, run())
+
+
+def test_dropout_is_keyed_by_seed_and_step(make_table: Make, quick: Quick, graphs: Graphs) -> None:
+    """The same whatever is captured together; another seed draws other units."""
+    table, settings = make_table(), [Setting(1e-2, 0.1, 16)]
+    config = quick(dropout=0.5, evaluations=1, halving=())
+    found = []
+    for ahead in (64, 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, "AHEAD", ahead)
+            found.append(learned(table, settings, config, 20))
+    assert_same(*found, bits=True)
+    without = learned(table, settings, quick(dropout=0.0, evaluations=1, halving=()), 20)
+    assert not torch.equal(found[0][""].parameters[0], without[""].parameters[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "triton", "expected"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_where_steps_are_replayed(monkeypatch: pytest.MonkeyPatch, kind: str, triton: bool, expected: bool) -> None:
+    monkeypatch.setattr(replay, "installed", lambda: triton)
+    assert replay.replays(torch.device(kind)) is expected
+
+
+def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
+    table = make_table()
+    task = the_task(table)
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+
+    def part() -> Part:
+        return Part(task, stream_of(task, "variant", 0), 8, slice(0, 8))
+
+    batches, stream = script.DeviceBatches(features, [part()], 3, 5), part().stream
+    place = {name: v.data_ptr() for name, v in vars(batches.script).items() if isinstance(v, torch.Tensor)}
+    for rates, taken in (([0.1, 0.2, 0.3, 0.4], 0), ([0.5, 0.6], 3)):
+        queue = batches.block(rates)
+        assert len(queue) == min(len(rates), 3)
+        for i in range(len(queue)):
+            t, n = stream.batch(8)
+            assert queue.script.row_nB[i].tolist() == (t * len(table.keys) + n).tolist()
+            assert queue.script.targets[0][i].tolist() == task.answers(t, n).tolist()
+            assert float(queue.script.now_n3[i, 0]) == pytest.approx(rates[i])
+            assert float(queue.script.now_n3[i, 1]) == pytest.approx(1 - 0.9 ** (taken + i + 1), rel=1e-6)
+            assert int(queue.script.number_n[i]) == taken + i
+    assert place == {name: v.data_ptr() for name, v in vars(batches.script).items() if isinstance(v, torch.Tensor)}
+    batches.close()
+
+
+def test_steps_are_drawn_ahead_in_their_order(make_table: Make) -> None:
+    """By a thread; what it dies of is seen, and it ends."""
+    import threading
+
+    def numbers() -> Iterator[Drawn]:
+        for i in range(600):
+            yield Drawn(np.array([0]), np.array([i % 100]), [np.array([i])])
+
+    draws, before = numbers(), threading.active_count()
+    feed = held_module._DrawnAhead(Resident.of(make_table(), CPU), lambda: next(draws), 600)
+    assert [int(feed.step()[0].answers[0][0]) for _ in range(300)] == list(range(300))
+    feed.close()
+    assert threading.active_count() == before
+    assert next(draws).answers[0][0] >= 300
+
+    def fails() -> Drawn:
+        raise ValueError("no more rows")
+
+    feed = held_module._DrawnAhead(Resident.of(make_table(), CPU), fails, 3)
+    with pytest.raises(ValueError, match="no more rows"):
+        feed.step()
+    feed.close()
