@@ -14,10 +14,10 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
-from substyle.engine.store import journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.load import load_table
+from substyle.engine.store.record import ImageNote
 
 NAME = "store"
 QUESTION = "how fast are embeddings written to a store and read from it?"
@@ -67,7 +67,7 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float1
     def ours() -> None:
         for shard in range(images // SHARD):
             first = shard * SHARD
-            notes = [journal.ImageNote(first + i, 1, 1, "", small[first + i].tobytes().hex(), ()) for i in range(SHARD)]
+            notes = [ImageNote(first + i, 1, 1, "", small[first + i].tobytes().hex(), ()) for i in range(SHARD)]
             part = {name: wide_TND[t, first : first + SHARD] for t, name in enumerate(_names())}
             store.write_shard(entry, shard, part, notes, seconds=0.0, run="r")
 

@@ -23,7 +23,7 @@ from substyle.engine import arriving, trace
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import Canvas
 from substyle.engine.backbones.started import Started
-from substyle.engine.store.journal import ImageNote
+from substyle.engine.store.record import ImageNote
 
 _UNWRITTEN = 2  # shards that may wait for the disk
 

@@ -16,8 +16,8 @@ from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
 from substyle.engine.samples import calibration_keys
-from substyle.engine.store import creation, journal, lock, processes
-from substyle.engine.store.embeddings import EmbeddingStore, finished_of
+from substyle.engine.store import compaction, creation, lock, processes
+from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.load import store_facts
@@ -96,7 +96,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
             summary.seconds["ready"] = age
         executor.run(Task(store, plan, entries, run, lacks, summary), quiet=quiet)
         with lock.mutex(plan.store_path):
-            journal.compact(plan.store_path, at=1)
+            compaction.compact(plan.store_path, at=1)
     summary.spend("total", start)
     return summary
 
@@ -108,7 +108,7 @@ def _tidy(plan: EmbedPlan) -> None:
     store = EmbeddingStore.open(plan.store_path, writable=True)
     with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
         store.tidy()
-        journal.compact(plan.store_path, at=1)
+        compaction.compact(plan.store_path, at=1)
 
 
 def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
@@ -141,11 +141,11 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
             transformation = base.get(name)
             store.ensure_transformation(entry, transformation.describe(), transformation.definition_hash())
     store.fit()
-    slugs = {entry.slug for entry in entries}
-    short = store.cut_short(record for record in journal.read(store.path) if record.backbone in slugs)
+    slugs = [entry.slug for entry in entries]
+    short = store.cut_short(store.finished().of(slugs))
     if short:
         print(f"{store.path}: chunks of {len(short)} finished shards are missing or cut short: redone", file=sys.stderr)
-        journal.withdraw(store.path, short)
+        compaction.withdraw(store.path, short)
     return entries
 
 
@@ -159,18 +159,17 @@ def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
     if not store.has_manifest():
         return None
     there = {entry.name: entry.slug for entry in store.backbones()}
-    records = journal.read(store.path)
-    finished = finished_of(records)
+    finished = store.finished()
     keys = set(store.manifest().keys)
-    names = set(settings.transformations)
+    names = settings.transformations
     shards = store.shards()
     if not all(record.key in keys for record in plan.records()):
         return None
     for name in backbones:
-        if name not in there or not all(names <= finished.get((s, there[name]), set()) for s in range(shards)):
+        if name not in there or not finished.finished(there[name], names, shards).all():
             return None
         entry = store.backbone(name)
-        if store.cut_short(record for record in records if record.backbone == entry.slug):
+        if store.cut_short(finished.of([entry.slug])):
             return None
         for transformation in settings.transformations:
             known = base.get(transformation)

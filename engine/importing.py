@@ -13,9 +13,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from substyle.engine.store import journal, lock
+from substyle.engine.store import compaction, lock
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import StoreSettings
+from substyle.engine.store.record import ImageNote
 from substyle.engine.store.splits import assign
 from substyle.engine.table import UNLABELLED
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -81,10 +82,10 @@ def import_store(
             store.ensure_transformation(entry, transformation.describe(), transformation.definition_hash())
         for shard in range(store.shards()):
             part = slice(shard * shard_rows, (shard + 1) * shard_rows)
-            notes = [journal.ImageNote(n, 0, 0, "", "", ()) for n in range(len(keys))[part]]
+            notes = [ImageNote(n, 0, 0, "", "", ()) for n in range(len(keys))[part]]
             arrays = {name: x_RD[at_TN[t, part]] for name, t in order.items()}
             store.write_shard(entry, shard, arrays, notes, seconds=0.0, run=run)
-        journal.compact(store_path, at=1)
+        compaction.compact(store_path, at=1)
     return {
         "store": str(store_path),
         "backbone": backbone,

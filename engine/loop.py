@@ -19,9 +19,11 @@ from substyle.engine.arriving import Arriving
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backlog import Backlog, Batch, Shard
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.store import duplicates, journal, lock
+from substyle.engine.store import duplicates
+from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.record import ImageNote
 from substyle.engine.table import TEST
 from substyle.engine.todo import Lacking, images_of
 from substyle.pipelines.sources import ImageRecord
@@ -87,6 +89,7 @@ class Loop:
         self.records = {record.key: record for record in plan.source.records}
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
+        self.upkeep = Upkeep(store.path)
 
     def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
         """Fill shards.
@@ -196,12 +199,12 @@ class Loop:
         with trace.span("embed", "write", len(shard.images)):
             notes = [note for some in shard.notes for note in some()]
             involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
+            size = 0
             for entry, embeddings in involved:
                 share = seconds / len(involved)
                 self.watch.writing(shard.number)
-                self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
-            with lock.mutex(self.store.path):
-                journal.compact(self.store.path)
+                size += self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
+            self.upkeep.written(len(involved), size)
         self.summary.new_shards += 1
         self.watch.written(shard.number)
 
@@ -222,7 +225,7 @@ class _Seen:
     small_BRC: Arriving
     distinct_TB: Arriving
 
-    def notes(self) -> list[journal.ImageNote]:
+    def notes(self) -> list[ImageNote]:
         """For the journal, image after image; waits for what is on its way."""
         small = duplicates.as_hex(self.small_BRC.result())
         alike_TB = ~self.distinct_TB.result()
@@ -230,10 +233,10 @@ class _Seen:
         for i, (row, reason) in enumerate(zip(self.row_B.tolist(), self.reasons, strict=True)):
             height, width = (int(v) for v in self.size_B2[i])
             if reason is not None:
-                noted.append(journal.ImageNote(row, height, width, reason, "", ()))
+                noted.append(ImageNote(row, height, width, reason, "", ()))
             else:
                 indistinct = tuple(name for name, alike_B in zip(self.names, alike_TB, strict=True) if alike_B[i])
-                noted.append(journal.ImageNote(row, height, width, "", small[i], indistinct))
+                noted.append(ImageNote(row, height, width, "", small[i], indistinct))
         return noted
 
 

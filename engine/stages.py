@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from substyle.engine.analysis.config import AnalysisConfig
@@ -19,7 +20,6 @@ from substyle.engine.analysis.run import analyze
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
-from substyle.engine.store import journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import read_json, write_durably
 from substyle.engine.store.layout import BackboneEntry
@@ -129,9 +129,9 @@ def finished(folder: Path) -> bool:
 def _stamp(store: EmbeddingStore, entry: BackboneEntry, config: dict[str, Any]) -> str:
     """Changes when the configuration, the code's version or a finished shard of the backbone does."""
     digest = hashlib.sha256(json.dumps([_VERSION, config, store.settings.seed], sort_keys=True).encode())
-    for record in journal.read(store.path):
-        if record.backbone == entry.slug:
-            digest.update(json.dumps([record.shard, record.checksums], sort_keys=True).encode())
+    finished = store.finished().of([entry.slug])
+    order_R = np.lexsort((finished.sums_R, finished.shard_R))
+    digest.update(finished.shard_R[order_R].astype("<i8").tobytes() + finished.sums_R[order_R].astype("<u8").tobytes())
     return digest.hexdigest()
 
 

@@ -1,16 +1,45 @@
-"""What a store lacks: shards with something to do, and how many embeddings that is."""
+"""What a store lacks: shards with something to do, and how many embeddings that is.
+
+A store of 10^9 photographs has a hundred thousand shards, and millions of chunks to make: what lacks is kept as arrays
+over shards, and there is no Python object for any of it until it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.index import Index
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.lock import Part
 from substyle.engine.store.manifest import Manifest
 
+V = TypeVar("V")
 Lacking = Sequence[Sequence[str]]  # for each backbone of a run the transformations that a shard lacks
+
+
+class ByShard(Mapping[int, V]):
+    """Something of each of some shards, by their numbers, which ascend. It is made when it is asked for."""
+
+    def __init__(self, shard_W: NDArray[np.int64], value: Callable[[int], V]) -> None:
+        self._shard_W, self._value = shard_W, value
+
+    def __len__(self) -> int:
+        return len(self._shard_W)
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self._shard_W)
+
+    def __getitem__(self, shard: int) -> V:
+        at = int(np.searchsorted(self._shard_W, shard))
+        if at == len(self) or self._shard_W[at] != shard:
+            raise KeyError(shard)
+        return self._value(at)
 
 
 @dataclass(frozen=True)
@@ -19,39 +48,75 @@ class Todo:
 
     Attributes:
         images: photographs of the store; shards: of the store.
-        lacking: by number of the shard, in order; a shard that has everything is not there.
-        sizes: photographs of these shards.
+        names: the T transformations.
+        shard_W: numbers of shards that lack something, ascending; size_W: their photographs.
+        lacking_WBT: whether a backbone lacks a transformation.
         total: embeddings that the part has when it is finished; done: those it has.
     """
 
     images: int
     shards: int
-    lacking: Mapping[int, Lacking]
-    sizes: Mapping[int, int]
+    names: tuple[str, ...]
+    shard_W: NDArray[np.int64]
+    size_W: NDArray[np.int64]
+    lacking_WBT: NDArray[np.bool_]
     total: int
     done: int
+
+    @property
+    def lacking(self) -> Mapping[int, Lacking]:
+        """What lacks, by number of the shard, in order; a shard that has everything is not there."""
+        return ByShard(self.shard_W, self._lacking)
+
+    @property
+    def sizes(self) -> Mapping[int, int]:
+        """Photographs of these shards."""
+        return ByShard(self.shard_W, lambda at: int(self.size_W[at]))
 
     def embeddings(self, shard: int) -> int:
         """How many a shard lacks."""
         return self.sizes[shard] * sum(map(len, self.lacking[shard]))
 
+    def _lacking(self, at: int) -> Lacking:
+        return [[self.names[t] for t in np.flatnonzero(lacks_T)] for lacks_T in self.lacking_WBT[at]]
+
 
 def todo(store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequence[str], part: Part) -> Todo:
     """What is to do until every backbone has the transformations ``names`` of all shards of a part."""
-    finished, manifest = store.finished(), store.manifest()
-    lacking: dict[int, Lacking] = {}
-    sizes: dict[int, int] = {}
-    total = done = 0
-    shards = store.shards()
-    for number in filter(part.does, range(shards)):
-        size = len(images_of(manifest, number, store.settings.shard_rows))
-        some = [[name for name in names if name not in finished.get((number, entry.slug), set())] for entry in entries]
-        missing = sum(map(len, some))
-        total += size * len(names) * len(entries)
-        done += size * (len(names) * len(entries) - missing)
-        if missing:
-            lacking[number], sizes[number] = some, size
-    return Todo(len(manifest.keys), shards, lacking, sizes, total, done)
+    slugs = [entry.slug for entry in entries]
+    return lacking(store.manifest(), store.settings.shard_rows, store.finished(), slugs, names, part)
+
+
+def lacking(
+    manifest: Manifest, shard_rows: int, finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
+) -> Todo:
+    """`todo` from what a store says of itself.
+
+    Args:
+        shard_rows: R.
+        finished: what its journal says.
+        slugs: of the B backbones.
+        names: the T transformations.
+    """
+    count = -(-manifest.rows // shard_rows)
+    shards = part.shards(count)
+    mine = slice(shards.start, shards.stop, shards.step)
+    shard_S = np.arange(count, dtype=np.int64)[mine]
+    size_S = manifest.position((shard_S + 1) * shard_rows) - manifest.position(shard_S * shard_rows)
+    lacking_SBT = ~np.stack([finished.finished(slug, names, count)[mine] for slug in slugs], axis=1)
+    missing_S = np.count_nonzero(lacking_SBT, axis=(1, 2))
+    some_S = missing_S > 0
+    total = int(size_S.sum()) * len(names) * len(slugs)
+    return Todo(
+        images=len(manifest.keys),
+        shards=count,
+        names=tuple(names),
+        shard_W=shard_S[some_S],
+        size_W=size_S[some_S],
+        lacking_WBT=lacking_SBT[some_S],
+        total=total,
+        done=total - int((size_S * missing_S).sum()),
+    )
 
 
 def images_of(manifest: Manifest, shard: int, rows: int) -> range:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -19,19 +19,15 @@ MAX_BITS = 3  # differing bits of two difference hashes
 MAX_LEVELS = 4.0  # mean absolute difference of two thumbnails, in grey levels
 
 
-def thumbnails(canvas_BSSC: torch.Tensor) -> list[str]:
-    """8 × 9 luma bytes of each canvas (B, S, S, 3), in hex: means over areas that cover it, as adaptive pooling has."""
-    return as_hex(shrunk(canvas_BSSC).numpy(force=True))
-
-
 def as_hex(small_BRC: NDArray[np.uint8]) -> list[str]:
-    """What `thumbnails` gives, of what `shrunk` has made."""
+    """Thumbnails as texts."""
     return [small.tobytes().hex() for small in small_BRC]
 
 
 def shrunk(canvas_BSSC: torch.Tensor) -> torch.Tensor:
-    """Thumbnails where the canvases lie. Shape: (B, S, S, 3) uint8 to (B, 8, 9) uint8.
+    """Thumbnails, 8 × 9 luma bytes each, where the canvases lie: means over areas that cover them.
 
+    Shape: (B, S, S, 3) uint8 to (B, 8, 9) uint8.
     On the CPU they are the same whatever the batch; on a GPU they are those of the CPU but for rounding.
     """
     # a quarter of the pixels is plenty for means over about 25 × 28 of them
@@ -77,20 +73,21 @@ def _areas(count: int, length: int) -> Banded:
     return Banded(matrix)
 
 
-def groups(thumbnails_N: Sequence[str]) -> NDArray[np.int64]:
-    """For every image the index of the first image that it is a near-duplicate of, itself if of none. Shape: (N,).
+def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """For every image the index of the first image that it is a near-duplicate of, itself if of none.
+
+    Shape: thumbnails (N, 8, 9) uint8 to (N,).
 
     Two images are near-duplicates when their difference hashes differ in at most 3 of 64 bits and their thumbnails by
     at most 4 grey levels on average; the relation is closed over chains. Two hashes with at most 3 differing bits agree
     in one of their four 16-bit quarters at least, so only images that share a quarter are compared.
     """
-    count = len(thumbnails_N)
-    small = np.frombuffer(bytes.fromhex("".join(thumbnails_N)), np.uint8).reshape(count, ROWS, COLUMNS)
-    bits = np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(count, 64), axis=1)
+    count = len(small_NRC)
+    bits = np.packbits((small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(count, 64), axis=1)
     parent = np.arange(count)
     for a, b in _candidates(bits):
         differing = np.unpackbits(bits[a] ^ bits[b], axis=1).sum(axis=1)
-        levels = np.abs(small[a].astype(np.int16) - small[b]).mean(axis=(1, 2))
+        levels = np.abs(small_NRC[a].astype(np.int16) - small_NRC[b]).mean(axis=(1, 2))
         near = (differing <= MAX_BITS) & (levels <= MAX_LEVELS)
         for i, j in zip(a[near], b[near], strict=True):
             low, high = sorted((_root(parent, int(i)), _root(parent, int(j))))

@@ -12,9 +12,10 @@ import zarr
 from numpy.typing import NDArray
 
 from substyle.engine.schema import build
-from substyle.engine.store import access, chunks, creation, form, journal, manifest, plain
+from substyle.engine.store import access, chunks, compaction, creation, form, journal, manifest, plain
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import clear_temporary, flush, writing
+from substyle.engine.store.index import Index
 from substyle.engine.store.layout import (
     ARRAYS,
     METADATA,
@@ -25,15 +26,8 @@ from substyle.engine.store.layout import (
     members,
     slug,
 )
+from substyle.engine.store.record import ImageNote, Record
 from substyle.kernels.errors import ConfigError
-
-
-def finished_of(records: Iterable[journal.Record]) -> dict[tuple[int, str], set[str]]:
-    """Transformations that records speak of, by (shard, slug of the backbone)."""
-    done: dict[tuple[int, str], set[str]] = {}
-    for record in records:
-        done.setdefault((record.shard, record.backbone), set()).update(record.checksums)
-    return done
 
 
 class EmbeddingStore:
@@ -84,16 +78,18 @@ class EmbeddingStore:
         with writing(self.path):
             for partial in self._partial():
                 partial.unlink(missing_ok=True)
-            for folder in (self.path, self.path / manifest.FOLDER, self.path / journal.FOLDER):
-                clear_temporary(folder)
+            for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
+                clear_temporary(self.path / folder)
+            compaction.clear_unnamed(self.path)
             clear_temporary(self.path.parent, self.path.name)  # a part that was killed while another made the store
 
     def is_tidy(self) -> bool:
         """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
         beside = self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")
-        inside = (self.path.glob(".*.tmp"), self.path.glob("*/.*.tmp"), self._partial())
+        deep = self.path.glob(f"{journal.FOLDER}/{journal.DETAILS}/.*.tmp")
+        inside = (self.path.glob(".*.tmp"), self.path.glob("*/.*.tmp"), deep, self._partial())
         left = (self.path.glob("lock*.json"), beside, *inside)
-        return not any(map(any, left)) and not journal.has_loose(self.path)
+        return not any(map(any, left)) and not journal.has_loose(self.path) and not compaction.unnamed(self.path)
 
     def _partial(self) -> Iterator[Path]:
         """Metadata under zarr's own temporary names; such chunks go with their shards' folders."""
@@ -218,24 +214,27 @@ class EmbeddingStore:
 
     # --- shards -----------------------------------------------------------------------------------------------------
 
-    def finished(self) -> dict[tuple[int, str], set[str]]:
-        """Finished transformations by (shard, slug of the backbone)."""
-        return finished_of(journal.read(self.path))
+    def finished(self) -> Index:
+        """What is finished. Raises StoreError when the journal is damaged."""
+        return journal.read_index(self.path)
 
     def write_shard(
         self,
         entry: BackboneEntry,
         shard: int,
         embeddings: Mapping[str, NDArray[np.floating]],
-        images: Iterable[journal.ImageNote],
+        images: Iterable[ImageNote],
         *,
         seconds: float,
         run: str,
-    ) -> None:
+    ) -> int:
         """Write a shard's rows of several transformations, flush them, then commit them to the journal.
 
         Args:
             embeddings: by transformation (r, D), r ≤ R rows from the shard's first; NaN where a row is invalid.
+
+        Returns:
+            bytes of the record.
 
         Raises:
             OverflowError16: a finite embedding is not finite in the store's type; nothing is committed.
@@ -250,22 +249,20 @@ class EmbeddingStore:
             array = self.array_of(entry, name)
             checksums[name] = chunks.write(array, self.chunk_path(entry.slug, name, shard), start, cast_RD)
         chunks.flush_folders(self.chunk_path(entry.slug, name, shard) for name in embeddings)
-        record = journal.Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
-        journal.write(self.path, record)
+        record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
+        return journal.write(self.path, record)
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Path:
         """The file of one shard's chunk."""
         return chunk_path(self.path, backbone_slug, transformation, shard)
 
-    def cut_short(self, records: Iterable[journal.Record]) -> dict[tuple[int, str], set[str]]:
+    def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
         """Transformations by (shard, slug) whose chunk file is missing or has another size than its array's chunks."""
         size = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
         found: dict[tuple[int, str], set[str]] = {}
-        for record in records:
-            for name in record.checksums:
-                path = self.chunk_path(record.backbone, name, record.shard)
-                if chunks.size(path) != size.get(record.backbone):
-                    found.setdefault((record.shard, record.backbone), set()).add(name)
+        for shard, backbone, name in finished.chunks():
+            if chunks.size(self.chunk_path(backbone, name, shard)) != size.get(backbone):
+                found.setdefault((shard, backbone), set()).add(name)
         return found
 
     def read(

@@ -68,6 +68,20 @@ def write_durably(path: Path, data: bytes) -> None:
         flush(path.parent)
 
 
+def listed(folder: Path, suffix: str) -> list[Path]:
+    """Files of a folder whose names end so, in the order of their names; none where there is no folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
+
+
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it; one that is not there is none to remove."""
     if path.is_dir() and not path.is_symlink():

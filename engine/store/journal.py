@@ -1,216 +1,209 @@
 """The journal: one record for every finished (shard, backbone, transformations). What has no record is not there.
 
-A record is a small JSON file, written durably after the chunks it speaks of; as a run goes on, records are compacted
-into Parquet segments. A crash between writing a segment and removing its records leaves both: they say the same.
-Names of records and segments end in a digest of their content, which every reader checks.
+A record is a small JSON file, written durably after the chunks it speaks of. As a run goes on, `compaction` moves
+records into Parquet: into files of details, which are written once, and an index of them in few segments. A crash
+between writing a segment and removing what it stands for leaves both: they say the same. Names of all these files end
+in a digest of their content, which every reader checks.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import re
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from substyle.engine.store.duplicates import COLUMNS, ROWS
+from substyle.engine.store import details, index
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import digest, flush, read_named, remove, write_durably, writing
+from substyle.engine.store.files import digest, listed, read_named, write_durably, writing
+from substyle.engine.store.index import Index
+from substyle.engine.store.record import Record, identity
 
 FOLDER = "journal"
-COMPACT_AT = 256
-THUMBNAIL_BYTES = ROWS * COLUMNS
+DETAILS = "details"  # in the journal's folder
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ImageNote:
-    """What decoding learned of one image.
+class Files:
+    """The journal's files: loose records, and segments of the index."""
 
-    Attributes:
-        row: its row.
-        height, width: pixels of the file's image; 0 when unknown.
-        reason: why it is quarantined; empty when it is fine.
-        thumbnail: 8 × 9 luma bytes of the canvas in hex, from which near-duplicates are told; empty when quarantined.
-        indistinct: transformations that hardly changed it.
+    loose: tuple[Path, ...]
+    segments: tuple[Path, ...]
+
+
+def files(store: Path) -> Files:
+    """All that was there at one moment, or has come since; of what was replaced meanwhile some may be gone.
+
+    What is compacted goes from loose records to segments, and from segments to a segment, the new file being there
+    before the old ones go. So loose records are listed first. A list of segments may lack an old one that went while
+    it was made, and the new one that came; the next list then has the new one, and differs.
     """
-
-    row: int
-    height: int
-    width: int
-    reason: str
-    thumbnail: str
-    indistinct: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        whole = type(self.row) is type(self.height) is type(self.width) is int
-        texts = (self.reason, self.thumbnail, *self.indistinct)
-        if not whole or min(self.row, self.height, self.width) < 0 or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"not the note of an image: {self}"[:200])
-        if self.thumbnail and len(bytes.fromhex(self.thumbnail)) != THUMBNAIL_BYTES:
-            raise ValueError(f"row {self.row}: not a thumbnail: {self.thumbnail[:200]}")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One finished shard of one backbone.
-
-    Attributes:
-        shard: its number; start, stop: its rows.
-        backbone: slug of the backbone.
-        checksums: SHA-256 of the chunk file of every transformation written.
-        images: what decoding learned.
-        seconds: wall time of the shard, shared among the backbones of its pass.
-        run: id of the run that wrote it.
-    """
-
-    shard: int
-    start: int
-    stop: int
-    backbone: str
-    checksums: dict[str, str]
-    images: tuple[ImageNote, ...]
-    seconds: float
-    run: str
-
-    def __post_init__(self) -> None:
-        whole = type(self.shard) is type(self.start) is type(self.stop) is int
-        texts = isinstance(self.backbone, str) and isinstance(self.run, str) and isinstance(self.checksums, dict)
-        if not (whole and texts and all(isinstance(value, str) for value in self.checksums.values())):
-            raise ValueError(f"not a record: {self}"[:200])
-        if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
-            raise ValueError(f"shard {self.shard}: {self.seconds} seconds")
-        rows = [note.row for note in self.images]
-        if self.shard < 0 or len(set(rows)) < len(rows) or not all(self.start <= row < self.stop for row in rows):
-            raise ValueError(f"shard {self.shard}: images in other rows than {self.start} to {self.stop}, or twice")
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> Record:
-        """The record of a line. Raises ValueError, KeyError, TypeError or RecursionError on another text."""
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise TypeError(f"not an object: {text[:40]}")
-        notes = tuple(ImageNote(**{**n, "indistinct": tuple(n["indistinct"])}) for n in data.pop("images"))
-        return Record(images=notes, **data)
-
-
-_SCHEMA = pa.schema([("shard", pa.int64()), ("backbone", pa.string()), ("record", pa.string())])
-
-
-def files(store: Path) -> list[Path]:
-    """The journal's files: loose records, then segments."""
     folder = store / FOLDER
-    return sorted(folder.glob("*.json")) + sorted(folder.glob("segment-[0-9]*.parquet"))
+    loose = listed(folder, ".json")
+    segments = _segments(folder)
+    while (again := _segments(folder)) != segments:
+        segments = again
+    return Files(tuple(loose), segments)
 
 
-def read_file(path: Path) -> dict[str, Record]:
-    """The records of one file of the journal, by the text they were written as.
+def _segments(folder: Path) -> tuple[Path, ...]:
+    return tuple(path for path in listed(folder, ".parquet") if path.name.startswith("segment-"))
 
-    Raises:
-        FileNotFoundError: it is not there.
-        StoreError: it is damaged.
-    """
+
+def details_path(store: Path, name: str) -> Path:
+    """The file of details of that name."""
+    return store / FOLDER / DETAILS / name
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def read_loose(path: Path) -> tuple[int, Record]:
+    """A record that stands alone, and its identity. Raises FileNotFoundError, or StoreError when it is damaged."""
+    return _decoded(path, lambda data: (identity(data), Record.from_json(data.decode())))
+
+
+def read_segment(path: Path) -> pa.Table:
+    """Rows of `index.SCHEMA`. Raises FileNotFoundError, or StoreError when the file is damaged."""
+    return _decoded(path, index.decode)
+
+
+def read_details(path: Path) -> dict[int, Record]:
+    """Records by identity. Raises FileNotFoundError, or StoreError when the file is damaged."""
+    return _decoded(path, details.decode)
+
+
+def _decoded(path: Path, decode: Callable[[bytes], T]) -> T:
     try:
-        data = read_named(path)
-        if path.suffix == ".json":
-            texts = [data.decode()]
-        else:
-            texts = pq.read_table(io.BytesIO(data), schema=_SCHEMA)["record"].to_pylist()
-        return {text: Record.from_json(text) for text in texts}
+        return decode(read_named(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise StoreError(f"{path}: this file of the journal cannot be read: {error} (run substyle verify)") from error
 
 
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def read_index(store: Path) -> Index:
+    """What is finished. Raises StoreError when a loose record or a segment is damaged."""
+    return _settled(store, lambda there: Index.of_tables(_tables(there)))
+
+
+def read_records(store: Path) -> list[pa.Table]:
+    """All records as tables of `details.SCHEMA`, some perhaps twice. Raises StoreError when a file is damaged."""
+
+    def tables(there: Files) -> list[pa.Table]:
+        loose = details.table(map(read_loose, there.loose))
+        named = index.together([read_segment(path) for path in there.segments])["details"].unique().to_pylist()
+        paths = (details_path(store, name) for name in named)
+        return [loose, *(_held(store, path, details.decode_table, there) for path in paths)]
+
+    return _settled(store, tables)
+
+
 def read(store: Path) -> list[Record]:
-    """All records of a store, in the order of (shard, backbone). Raises StoreError when a file of it is damaged."""
+    """All records, in the order of (shard, backbone, identity). Raises StoreError when a file of them is damaged."""
+    return examine(store, _raise)
+
+
+def examine(store: Path, damaged: Callable[[Path, StoreError], None]) -> list[Record]:
+    """All records that can be read, in that order.
+
+    Args:
+        damaged: told of every file that cannot be, or that does not say what its segment says.
+    """
+
+    def records(there: Files) -> list[Record]:
+        problems: dict[Path, StoreError] = {}
+        found = _records(store, there, problems)
+        for path, error in problems.items():
+            damaged(path, error)
+        return [found[key] for key in sorted(found)]
+
+    return _settled(store, records)
+
+
+def _raise(_: Path, error: StoreError) -> None:
+    raise error
+
+
+def _settled(store: Path, of: Callable[[Files], T]) -> T:
+    """The answer from files that were all there: where one is gone, it was compacted meanwhile; all is read anew."""
     while True:
-        found: dict[str, Record] = {}
+        there = files(store)
         try:
-            for path in files(store):
-                found.update(read_file(path))
-            break
+            return of(there)
         except FileNotFoundError:
-            continue  # compacted meanwhile: what it held is in a segment that the list has not
-    return sorted(found.values(), key=lambda record: (record.shard, record.backbone))
+            continue
+
+
+def _tables(there: Files) -> list[pa.Table]:
+    loose = index.rows(map(read_loose, there.loose), "")
+    return [loose, *map(read_segment, there.segments)]
+
+
+def _records(store: Path, there: Files, problems: dict[Path, StoreError]) -> dict[tuple[int, str, int], Record]:
+    found: dict[tuple[int, str, int], Record] = {}
+    said: dict[str, list[pa.Table]] = {}
+    for path in there.loose:
+        try:
+            number, record = read_loose(path)
+            found[record.shard, record.backbone, number] = record
+        except StoreError as error:
+            problems[path] = error
+    for path in there.segments:
+        try:
+            table = read_segment(path)
+        except StoreError as error:
+            problems[path] = error
+            continue
+        for name, rows in index.by_details(table).items():
+            said.setdefault(name, []).append(rows)
+    for name, tables in said.items():
+        path = details_path(store, name)
+        try:
+            records = _held(store, path, details.decode, there)
+            rows = index.rows(records.items(), name)
+            if any(not table.equals(rows) for table in tables):
+                raise StoreError(f"{path}: does not hold what a segment says of it (run substyle verify)")
+        except StoreError as error:
+            problems[path] = error
+            continue
+        found.update({(record.shard, record.backbone, number): record for number, record in records.items()})
+    return found
+
+
+def _held(store: Path, path: Path, decode: Callable[[bytes], T], there: Files) -> T:
+    """What a file of details holds. Raises FileNotFoundError where it went with its segment, else StoreError."""
+    try:
+        return _decoded(path, decode)
+    except FileNotFoundError as error:
+        if files(store).segments != there.segments:
+            raise
+        raise StoreError(f"{path}: this file of the journal is missing (run substyle verify)") from error
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def has_loose(store: Path) -> bool:
     """Whether some records stand in files of their own."""
-    return any((store / FOLDER).glob("*.json"))
+    return bool(listed(store / FOLDER, ".json"))
 
 
-def write(store: Path, record: Record) -> None:
-    """Write one record durably. Several records of one (shard, backbone) speak of different transformations."""
+def write(store: Path, record: Record) -> int:
+    """Write one record durably. Several records of one (shard, backbone) speak of different transformations.
+
+    Returns:
+        bytes written.
+    """
     folder = store / FOLDER
     with writing(folder):
         folder.mkdir(exist_ok=True)
     data = record.to_json().encode()
     write_durably(folder / f"{record.shard:08d}-{record.backbone}-{digest(data)}.json", data)
-
-
-def compact(store: Path, *, at: int = COMPACT_AT) -> None:
-    """Move loose records into a Parquet segment when there are at least ``at`` of them; the caller has the mutex."""
-    folder = store / FOLDER
-    paths = sorted(folder.glob("*.json"))
-    if len(paths) >= max(at, 1):
-        _replace(folder, paths, [record for path in paths for record in read_file(path).values()])
-
-
-def withdraw(store: Path, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Path] = ()) -> None:
-    """Take back what records say of some transformations, so that they are embedded again; the caller owns the store.
-
-    Args:
-        broken: transformations by (shard, backbone).
-        damaged: files of the journal that cannot be read; they are removed, and with them all that they said.
-    """
-    unreadable = set(damaged)
-    paths = [path for path in files(store) if path not in unreadable]
-    records: dict[str, Record] = {}
-    for path in paths:
-        for text, record in read_file(path).items():
-            gone = broken.get((record.shard, record.backbone), set())
-            kept = {name: value for name, value in record.checksums.items() if name not in gone}
-            if kept or not record.checksums:
-                records[text] = replace(record, checksums=kept)
-    _replace(store / FOLDER, [*paths, *unreadable], list(records.values()))
-
-
-def _replace(folder: Path, paths: Iterable[Path], records: list[Record]) -> None:
-    """Write the records as one new segment, then remove the files that it stands for."""
-    if records:
-        data = _parquet(records)
-        write_durably(folder / f"segment-{_next_segment(folder):05d}-{digest(data)}.parquet", data)
-    with writing(folder):
-        for path in paths:
-            remove(path)
-        flush(folder)
-
-
-def _next_segment(folder: Path) -> int:
-    names = [re.match(r"segment-(\d+)-", path.name) for path in folder.glob("segment-[0-9]*.parquet")]
-    return max((int(name[1]) for name in names if name), default=-1) + 1
-
-
-def _parquet(records: Iterable[Record]) -> bytes:
-    rows = list(records)
-    table = pa.table(
-        {
-            "shard": [r.shard for r in rows],
-            "backbone": [r.backbone for r in rows],
-            "record": [r.to_json() for r in rows],
-        },
-        schema=_SCHEMA,
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    return len(data)

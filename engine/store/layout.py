@@ -14,7 +14,7 @@ from substyle.engine.precision import as_precision
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.orientation import ORIENTATIONS
 
-SCHEMA = 1
+SCHEMA = 2
 DTYPES = ("float16", "float32")
 ARRAYS = "embeddings"
 METADATA = "zarr.json"

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store import duplicates, journal
-from substyle.engine.store.embeddings import EmbeddingStore, finished_of
+from substyle.engine.store import duplicates, notes
+from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
+from substyle.engine.store.index import Index
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.notes import Notes
 from substyle.engine.store.stored import StoredRows
 from substyle.engine.table import EmbeddingTable
 from substyle.pipelines.suites import SUITES
@@ -59,105 +61,88 @@ def open_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
         StoreError: no such backbone, nothing is finished, or a finished chunk is missing or cut short.
     """
     entry = store.backbone(backbone)
-    chosen, records = _snapshot(store, entry)
+    chosen, finished = _snapshot(store, entry)
     names = [str(d["name"]) for d in chosen]
     manifest = store.manifest()
-    mine = [record for record in records if record.backbone == entry.slug]
-    _require_chunks(store, mine)
-    finished = finished_of(mine)
-    shard_rows = store.settings.shard_rows
-    complete = {shard for (shard, _), done in finished.items() if set(names) <= done}
-    notes = _notes(records, complete)
-    index = [
-        i
-        for i, row in enumerate(manifest.row_N.tolist())
-        if row // shard_rows in complete and row in notes and not notes[row].reason
-    ]
-    if not names or not index:
+    _require_chunks(store, finished)
+    noted = notes.read(store.path)
+    complete_S = np.logical_and.reduce(finished.finished(entry.slug, names, store.shards()), axis=1)
+    at_M = noted.at(manifest.row_N)
+    good_M = complete_S[manifest.row_N // store.settings.shard_rows] & (at_M >= 0)
+    good_M[good_M] = noted.ok_N[at_M[good_M]]
+    index_N = np.flatnonzero(good_M)
+    if not names or not len(index_N):
         raise StoreError(f"{store.path}: {backbone} has no finished shard with a valid image in all transformations")
-    row_N = manifest.row_N[index]
-    kept = [notes[row] for row in row_N.tolist()]
-    distinct_TN = np.array([[name not in note.indistinct for note in kept] for name in names], dtype=np.bool_)
-    split_N, _ = _splits(manifest, index, kept)
+    at_N = at_M[index_N]
+    nowhere_N = np.zeros(len(noted.row_N), np.bool_)
+    distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
+    split_N, _ = _splits(manifest, index_N, noted, at_N)
     return EmbeddingTable(
         backbone=backbone,
-        x_TND=StoredRows(store, entry, names, row_N),
+        x_TND=StoredRows(store, entry, names, manifest.row_N[index_N]),
         transformations=tuple(names),
         coarse=tuple(str(d["coarse"]) for d in chosen),
         roles=tuple(str(d["role"]) for d in chosen),
-        keys=tuple(manifest.keys[i] for i in index),
-        label_N=manifest.label_N[index],
+        keys=tuple(manifest.keys[i] for i in index_N.tolist()),
+        label_N=manifest.label_N[index_N],
         class_names=manifest.class_names,
         split_N=split_N,
         distinct_TN=distinct_TN,
     )
 
 
-def _snapshot(store: EmbeddingStore, entry: BackboneEntry) -> tuple[list[dict[str, object]], list[journal.Record]]:
-    """Definitions and records of one moment, though a run may add both: records read between two equal lists of arrays.
+def _snapshot(store: EmbeddingStore, entry: BackboneEntry) -> tuple[list[dict[str, object]], Index]:
+    """Definitions and what is finished at one moment, though a run may add both: read between two equal lists.
 
     Else a store that was empty when its arrays were listed, and finished when its journal was read, would give a table
     of no transformation.
     """
     while True:
         chosen = definitions(store, entry)
-        records = journal.read(store.path)
+        finished = store.finished().of([entry.slug])
         if len(chosen) == len(store.transformation_names(entry)):  # arrays are added, never removed
-            return chosen, records
+            return chosen, finished
 
 
-def _require_chunks(store: EmbeddingStore, records: list[journal.Record]) -> None:
-    for (shard, slug), names in sorted(store.cut_short(records).items()):
+def _require_chunks(store: EmbeddingStore, finished: Index) -> None:
+    for (shard, slug), names in sorted(store.cut_short(finished).items()):
         chunk = store.chunk_path(slug, min(names), shard)
         raise StoreError(f"{chunk}: is missing or cut short, though it was finished; run substyle verify, then embed")
 
 
 def store_facts(store: EmbeddingStore) -> StoreFacts:
     """What the journal says of images, splits and time."""
-    records = journal.read(store.path)
+    finished = store.finished()
     manifest = store.manifest()
-    keys = dict(zip(manifest.row_N.tolist(), manifest.keys, strict=True))
-    notes = {row: note for row, note in _notes(records, None).items() if row in keys}
-    indistinct: dict[str, int] = {}
-    for note in notes.values():
-        for name in note.indistinct:
-            indistinct[name] = indistinct.get(name, 0) + 1
-    index = [i for i, row in enumerate(manifest.row_N.tolist()) if row in notes and not notes[row].reason]
-    _, moved = _splits(manifest, index, [notes[int(manifest.row_N[i])] for i in index])
+    noted = notes.read(store.path)
+    at_M = noted.at(manifest.row_N)
+    index_N = np.flatnonzero(at_M >= 0)
+    at_N = at_M[index_N]
+    good_N = noted.ok_N[at_N]
+    bad_N = index_N[~good_N]
+    _, moved = _splits(manifest, index_N[good_N], noted, at_N[good_N])
+    counts = {name: int(there_N[at_N].sum()) for name, there_N in noted.indistinct.items()}
     return StoreFacts(
-        quarantined={keys[row]: note.reason for row, note in sorted(notes.items()) if note.reason},
-        indistinct=indistinct,
+        quarantined={manifest.keys[i]: noted.reasons[int(manifest.row_N[i])] for i in bad_N.tolist()},
+        indistinct={name: count for name, count in counts.items() if count},
         moved=moved,
-        seconds=sum(record.seconds for record in records),
+        seconds=float(finished.seconds_R.sum()),
     )
 
 
-def _notes(records: list[journal.Record], shards: set[int] | None) -> dict[int, journal.ImageNote]:
-    """Notes by row; a row decoded in several passes has the indistinct transformations of all of them."""
-    notes: dict[int, journal.ImageNote] = {}
-    for record in records:
-        if shards is not None and record.shard not in shards:
-            continue
-        for note in record.images:
-            before = notes.get(note.row)
-            if before is not None:
-                both = tuple(dict.fromkeys((*before.indistinct, *note.indistinct)))
-                note = journal.ImageNote(**{**vars(note), "indistinct": both})  # noqa: PLW2901
-            notes[note.row] = note
-    return notes
-
-
 def _splits(
-    manifest: Manifest, index: list[int], notes: list[journal.ImageNote]
+    manifest: Manifest, index_N: NDArray[np.int64], noted: Notes, at_N: NDArray[np.int64]
 ) -> tuple[NDArray[np.int8], tuple[str, ...]]:
-    """Splits in which every near-duplicate stands where the first of its group does, and the keys this moved."""
-    split_N = manifest.split_N[index]
-    if not index:
-        return split_N, ()
+    """Splits in which every near-duplicate stands where the first of its group does, and the keys this moved.
+
+    Args:
+        index_N: images, as positions in the manifest; at_N: their notes.
+    """
+    split_N = manifest.split_N[index_N]
     # imported embeddings have no thumbnails: each stands for itself
-    seen = np.array([i for i, note in enumerate(notes) if note.thumbnail], dtype=np.int64)
+    seen = np.flatnonzero(noted.seen_N[at_N])
     together_N = split_N.copy()
     if len(seen):
-        together_N[seen] = split_N[seen[duplicates.groups([notes[i].thumbnail for i in seen.tolist()])]]
-    moved = tuple(manifest.keys[index[i]] for i in np.flatnonzero(together_N != split_N))
+        together_N[seen] = split_N[seen[duplicates.groups(noted.small_NRC[at_N[seen]])]]
+    moved = tuple(manifest.keys[i] for i in index_N[together_N != split_N].tolist())
     return together_N, moved

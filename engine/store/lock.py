@@ -52,6 +52,10 @@ class Part:
         """Whether this part does that shard."""
         return shard % self.count == self.index - 1
 
+    def shards(self, count: int) -> range:
+        """The shards that this part does, of so many."""
+        return range(self.index - 1, count, self.count)
+
     @property
     def lock_name(self) -> str:
         """Name of its lock file."""

@@ -51,10 +51,14 @@ class Manifest:
         """Number of rows, padding included."""
         return int(self.row_N[-1]) + 1 if len(self.row_N) else 0
 
+    def position(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Position of the first image in each row or after it. Shape: (M,) to (M,)."""
+        return np.searchsorted(self.row_N, row_M).astype(np.int64)
+
     def between(self, start: int, stop: int) -> slice:
         """The slice of images whose rows lie in [start, stop)."""
-        first, last = np.searchsorted(self.row_N, [start, stop])
-        return slice(int(first), int(last))
+        first, last = self.position(np.array([start, stop])).tolist()
+        return slice(first, last)
 
 
 def read(store: Path, shard_rows: int) -> Manifest:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from substyle.engine.store import journal, lock, manifest
+from substyle.engine.store import compaction, index, journal, lock, manifest
 from substyle.engine.store.layout import ARRAYS, METADATA
 
 _TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # ours and zarr's
@@ -62,7 +62,12 @@ def _is_record(parts: tuple[str, ...]) -> bool:
         case (manifest.FOLDER, name):
             return re.fullmatch(r"segment-\d{5,}-[0-9a-f]{16}\.parquet", name) is not None
         case (journal.FOLDER, name):
-            return re.fullmatch(r"(segment-\d{5,}-[0-9a-f]{16}\.parquet|.*-[0-9a-f]{16}\.json)", name) is not None
+            return (
+                compaction.SEGMENT.fullmatch(name) is not None
+                or re.fullmatch(r".*-[0-9a-f]{16}\.json", name) is not None
+            )
+        case (journal.FOLDER, journal.DETAILS, name):
+            return index.DETAILS.fullmatch(name) is not None
         case _:
             return parts[0] == ARRAYS and len(parts) <= 4 and parts[-1] == METADATA
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from substyle.engine.progress import stage
-from substyle.engine.store import journal, lock, manifest, metadata, strangers
+from substyle.engine.store import compaction, journal, lock, manifest, metadata, strangers
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import remove
 from substyle.engine.store.layout import ARRAYS, METADATA, chunk_path
 from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.record import Record
 
 
 @dataclass(frozen=True)
@@ -124,28 +125,18 @@ def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
     return images
 
 
-def _journal(store: EmbeddingStore, verdict: Verdict) -> list[journal.Record]:
-    while True:
-        found: dict[str, journal.Record] = {}
-        damaged: dict[Path, str] = {}
-        try:
-            for path in journal.files(store.path):
-                try:
-                    found.update(journal.read_file(path))
-                except StoreError as error:
-                    damaged[path] = str(error)
-            break
-        except FileNotFoundError:
-            continue  # compacted meanwhile
-    for path, problem in damaged.items():
-        verdict.findings.append(Finding("journal", _relative(store, path), problem, "what it tells of is redone"))
+def _journal(store: EmbeddingStore, verdict: Verdict) -> list[Record]:
+    def damaged(path: Path, error: StoreError) -> None:
+        verdict.findings.append(Finding("journal", _relative(store, path), str(error), "what it tells of is redone"))
         verdict.damaged.append(path)
-    verdict.records = len(found)
-    return sorted(found.values(), key=lambda record: (record.shard, record.backbone))
+
+    records = journal.examine(store.path, damaged)
+    verdict.records = len(records)
+    return records
 
 
 def _record(
-    store: EmbeddingStore, record: journal.Record, images: Manifest | None, known: metadata.Known, verdict: Verdict
+    store: EmbeddingStore, record: Record, images: Manifest | None, known: metadata.Known, verdict: Verdict
 ) -> bool:
     """Whether the record speaks of rows and arrays that are there; if not, all it tells of must be redone."""
     end = max((note.row + 1 for note in record.images), default=0)
@@ -171,7 +162,7 @@ def _record(
     return False
 
 
-def _chunks(store: EmbeddingStore, records: list[journal.Record], verdict: Verdict, threads: int, quiet: bool) -> None:
+def _chunks(store: EmbeddingStore, records: list[Record], verdict: Verdict, threads: int, quiet: bool) -> None:
     total = sum(len(record.checksums) for record in records)
     with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(max(threads, 1)) as pool:
         for (record, name), (size, problem) in zip(
@@ -186,11 +177,11 @@ def _chunks(store: EmbeddingStore, records: list[journal.Record], verdict: Verdi
                 verdict.broken.setdefault((record.shard, record.backbone), set()).add(name)
 
 
-def _pairs(records: Iterable[journal.Record]) -> Iterator[tuple[journal.Record, str]]:
+def _pairs(records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
     return ((record, name) for record in records for name in record.checksums)
 
 
-def _chunk(store: Path, record: journal.Record, name: str) -> tuple[int, str]:
+def _chunk(store: Path, record: Record, name: str) -> tuple[int, str]:
     path = chunk_path(store, record.backbone, name, record.shard)
     try:
         with path.open("rb") as file:
@@ -204,7 +195,7 @@ def _chunk(store: Path, record: journal.Record, name: str) -> tuple[int, str]:
 def _mark(store: EmbeddingStore, verdict: Verdict) -> None:
     try:
         with lock.hold(store.path, lock.new_run_id()), lock.mutex(store.path):
-            journal.withdraw(store.path, verdict.broken, verdict.damaged)
+            compaction.withdraw(store.path, verdict.broken, verdict.damaged)
             for path in verdict.metadata:
                 remove(path)
         verdict.marked = True

@@ -26,7 +26,7 @@ from tests.crash.harness import (
 from tests.crash.moments import records
 from tests.crash.processes import Run, Warm
 
-from substyle.engine.store import journal
+from substyle.engine.store import compaction, journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.load import load_table, store_facts
 from substyle.engine.table import EmbeddingTable
@@ -178,7 +178,7 @@ def test_reading_while_records_are_compacted(finished: Whole, tmp_path: Path) ->
         store.mkdir()
         for record in records:
             journal.write(store, record)
-        compacting = threading.Thread(target=journal.compact, args=(store,), kwargs={"at": 1})
+        compacting = threading.Thread(target=compaction.compact, args=(store,), kwargs={"at": 1})
         compacting.start()
         while compacting.is_alive():
             assert journal.read(store) == records

@@ -71,11 +71,11 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     write = EmbeddingStore.write_shard
     calls = []
 
-    def stop(self: EmbeddingStore, *arguments: object, **more: object) -> None:
+    def stop(self: EmbeddingStore, *arguments: object, **more: object) -> int:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(1)
-        write(self, *arguments, **more)  # type: ignore[arg-type]
+        return write(self, *arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(EmbeddingStore, "write_shard", stop)
     with pytest.raises(KeyboardInterrupt):

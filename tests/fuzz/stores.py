@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.engine.store.test_embeddings import DEFINITIONS, facts
-from tests.engine.store.test_verify import finished, redo
+from tests.engine.store.test_verify import finished, finished_of, redo
 from tests.fuzz.harness import attempt
 
 from substyle.engine.store.embeddings import EmbeddingStore
@@ -55,7 +55,7 @@ def describe(path: Path) -> Sound:
         store.manifest(),
         tables,
         store_facts(store),
-        store.finished(),
+        finished_of(store),
     )
 
 
@@ -75,7 +75,7 @@ def read(sound: Sound, *, exact: bool = True) -> int:
     tables = [attempt(load_table, store, name, names=sound.names) for name in sound.tables]
     entries = attempt(store.backbones, names=sound.names)
     facts = attempt(store_facts, store, names=sound.names)
-    finished = attempt(store.finished, names=sound.names)
+    finished = attempt(finished_of, store, names=sound.names)
     verdict = attempt(verify, sound.path, mark=False, quiet=True, names=sound.names)
     if exact:
         assert (store.settings, store.calibration()) == (sound.settings, sound.calibration)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tests.conftest import photograph
 
-from substyle.engine.store.duplicates import _shrunk_by_numpy, _shrunk_by_torch, as_hex, groups, thumbnails
+from substyle.engine.store.duplicates import _shrunk_by_numpy, _shrunk_by_torch, as_hex, groups, shrunk
 
 
 def canvas(picture: Image.Image) -> torch.Tensor:
@@ -16,8 +16,8 @@ def canvas(picture: Image.Image) -> torch.Tensor:
 def test_copies_are_found_and_others_are_not() -> None:
     pictures = [photograph(i) for i in range(12)]
     copy = Image.fromarray((np.array(pictures[3]).astype(int) * 0.99).astype(np.uint8))
-    small = thumbnails(torch.stack([canvas(p) for p in [*pictures, copy, pictures[7]]]))
-    found = groups(small)
+    small = shrunk(torch.stack([canvas(p) for p in [*pictures, copy, pictures[7]]]))
+    found = groups(small.numpy())
     assert found[:12].tolist() == list(range(12))
     assert found[12:].tolist() == [3, 7]
 
@@ -25,7 +25,7 @@ def test_copies_are_found_and_others_are_not() -> None:
 def test_same_hash_but_other_brightness_is_no_duplicate() -> None:
     dark = torch.full((224, 224, 3), 20, dtype=torch.uint8)
     bright = torch.full((224, 224, 3), 200, dtype=torch.uint8)
-    assert groups(thumbnails(torch.stack([dark, bright, dark]))).tolist() == [0, 1, 0]
+    assert groups(shrunk(torch.stack([dark, bright, dark])).numpy()).tolist() == [0, 1, 0]
 
 
 def test_agrees_with_all_pairs() -> None:
@@ -50,12 +50,12 @@ def test_agrees_with_all_pairs() -> None:
         return i if parent[i] == i else root(parent[i])
 
     expected = [root(i) for i in range(len(every))]
-    assert groups([row.tobytes().hex() for row in every]).tolist() == expected
+    assert groups(every).tolist() == expected
     assert expected != list(range(len(every)))
 
 
 def test_none() -> None:
-    assert groups([]).shape == (0,)
+    assert groups(np.zeros((0, 8, 9), np.uint8)).shape == (0,)
 
 
 @pytest.mark.parametrize("side", [32, 36, 64, 224])
@@ -70,10 +70,11 @@ def test_a_device_s_thumbnails_are_those_of_the_cpu_but_for_rounding(side: int) 
     difference = (on_device.int() - on_cpu.int()).abs()
     assert difference.max() <= 1
     assert (difference > 0).float().mean() < 0.01
-    assert as_hex(on_cpu.numpy()) == thumbnails(torch.from_numpy(np.concatenate([noise, flat])))
+    whole = shrunk(torch.from_numpy(np.concatenate([noise, flat])))
+    assert as_hex(on_cpu.numpy()) == [bytes(small.flatten().tolist()).hex() for small in whole]
 
 
 def test_no_canvases_have_no_thumbnails() -> None:
     empty = torch.zeros(0, 32, 32, 3, dtype=torch.uint8)
-    assert thumbnails(empty) == []
+    assert as_hex(shrunk(empty).numpy()) == []
     assert _shrunk_by_torch(empty[:, ::2, ::2]).shape == (0, 8, 9)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import zarr
 
-from substyle.engine.store import journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import OverflowError16, StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings, slug
 from substyle.engine.store.load import load_table, store_facts
+from substyle.engine.store.record import ImageNote
 from substyle.kernels.errors import ConfigError
 
 SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16", source="photographs")
@@ -32,10 +32,10 @@ def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str
     }
 
 
-def note(row: int, reason: str = "", thumbnail: str | None = None) -> journal.ImageNote:
+def note(row: int, reason: str = "", thumbnail: str | None = None) -> ImageNote:
     rng = np.random.default_rng(row)
     small = rng.integers(0, 256, 72, dtype=np.uint8).tobytes().hex() if thumbnail is None else thumbnail
-    return journal.ImageNote(row, 10, 10, reason, "" if reason else small, ())
+    return ImageNote(row, 10, 10, reason, "" if reason else small, ())
 
 
 def make(path: Path, images: int = 6, settings: StoreSettings = SETTINGS) -> tuple[EmbeddingStore, BackboneEntry]:
@@ -117,7 +117,7 @@ def test_overflow_commits_nothing_and_names_the_way_out(tmp_path: Path) -> None:
     big["jpeg"][2, 1] = 1e6
     with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
         store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
-    assert store.finished() == {}
+    assert len(store.finished()) == 0
     wide, entry = make(tmp_path / "w.zarr", settings=StoreSettings(0, 224, 4, "float32", "photographs"))
     wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert wide.read(entry, "jpeg")[2, 1] == 1e6

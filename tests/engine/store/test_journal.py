@@ -1,26 +1,32 @@
 from __future__ import annotations
 
+import math
+import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from substyle.engine.store import journal
+from substyle.engine.store import compaction, details, index, journal, notes
 from substyle.engine.store.files import digest
+from substyle.engine.store.record import ImageNote, Record
 from substyle.kernels.errors import SubstyleError
 
 
-def record(shard: int, backbone: str = "b", *names: str) -> journal.Record:
+def record(shard: int, backbone: str = "b", *names: str) -> Record:
     notes = (
-        journal.ImageNote(shard * 4, 10, 20, "", "00" * 72, ("grayscale",)),
-        journal.ImageNote(shard * 4 + 1, 0, 0, 'a "bad" image: ü', "", ()),
+        ImageNote(shard * 4, 10, 20, "", "00" * 72, ("grayscale",)),
+        ImageNote(shard * 4 + 1, 0, 0, 'a "bad" image: ü', "", ()),
     )
     checksums = {name: f"{shard}{name}" for name in names or ("identity", "jpeg")}
-    return journal.Record(shard, shard * 4, shard * 4 + 2, backbone, checksums, notes, 1.5, "run")
+    return Record(shard, shard * 4, shard * 4 + 2, backbone, checksums, notes, 1.5, "run")
 
 
 def test_round_trip() -> None:
     one = record(3)
-    assert journal.Record.from_json(one.to_json()) == one
+    assert Record.from_json(one.to_json()) == one
 
 
 def test_written_records_are_read_in_order(tmp_path: Path) -> None:
@@ -33,13 +39,13 @@ def test_compaction_changes_nothing_that_is_read(tmp_path: Path) -> None:
     for shard in range(5):
         journal.write(tmp_path, record(shard))
     before = journal.read(tmp_path)
-    journal.compact(tmp_path, at=6)
+    compaction.compact(tmp_path, at=6)
     assert len(list((tmp_path / journal.FOLDER).glob("*.json"))) == 5
-    journal.compact(tmp_path, at=5)
+    compaction.compact(tmp_path, at=5)
     assert not list((tmp_path / journal.FOLDER).glob("*.json"))
     assert journal.read(tmp_path) == before
     journal.write(tmp_path, record(9))
-    journal.compact(tmp_path, at=1)
+    compaction.compact(tmp_path, at=1)
     assert journal.read(tmp_path) == [*before, record(9)]
 
 
@@ -47,7 +53,7 @@ def test_a_crash_between_compaction_and_removal_is_harmless(tmp_path: Path) -> N
     journal.write(tmp_path, record(0))
     (path,) = (tmp_path / journal.FOLDER).glob("*.json")
     text = path.read_text()
-    journal.compact(tmp_path, at=1)
+    compaction.compact(tmp_path, at=1)
     path.write_text(text)
     assert journal.read(tmp_path) == [record(0)]
 
@@ -64,8 +70,8 @@ def test_withdrawn_transformations_are_gone_and_nothing_else(tmp_path: Path, com
         journal.write(tmp_path, record(shard))
         journal.write(tmp_path, record(shard, "other"))
     if compacted:
-        journal.compact(tmp_path, at=1)
-    journal.withdraw(tmp_path, {(1, "b"): {"jpeg"}, (2, "other"): {"identity", "jpeg"}})
+        compaction.compact(tmp_path, at=1)
+    compaction.withdraw(tmp_path, {(1, "b"): {"jpeg"}, (2, "other"): {"identity", "jpeg"}})
     left = {(r.shard, r.backbone): set(r.checksums) for r in journal.read(tmp_path)}
     both = {"identity", "jpeg"}
     assert left == {(0, "b"): both, (0, "other"): both, (1, "b"): {"identity"}, (1, "other"): both, (2, "b"): both}
@@ -75,13 +81,13 @@ def test_withdrawn_transformations_are_gone_and_nothing_else(tmp_path: Path, com
 
 def test_withdrawing_a_damaged_file_keeps_the_others(tmp_path: Path) -> None:
     journal.write(tmp_path, record(0))
-    journal.compact(tmp_path, at=1)
+    compaction.compact(tmp_path, at=1)
     journal.write(tmp_path, record(1))
     (segment,) = (tmp_path / journal.FOLDER).glob("*.parquet")
     segment.write_bytes(segment.read_bytes()[:-1])
     with pytest.raises(SubstyleError, match="not what was written"):
         journal.read(tmp_path)
-    journal.withdraw(tmp_path, {}, [segment])
+    compaction.withdraw(tmp_path, {}, [segment])
     assert journal.read(tmp_path) == [record(1)]
 
 
@@ -97,3 +103,126 @@ def test_a_broken_record_is_named(tmp_path: Path, text: str, named: bool) -> Non
 
 def test_no_journal_yet(tmp_path: Path) -> None:
     assert journal.read(tmp_path) == []
+
+
+def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
+    """Random journals, compacted now and then, against a dictionary of sets."""
+    rng = random.Random(0)
+    names = ("identity", "jpeg", "swirl")
+    for case in range(10):
+        store = tmp_path / f"{case}"
+        store.mkdir()
+        expected: dict[tuple[int, str], set[str]] = {}
+        for _ in range(rng.randint(0, 40)):
+            shard, backbone = rng.randrange(8), rng.choice("ab")
+            some = rng.sample(names, rng.randint(1, 3))
+            journal.write(store, record(shard, backbone, *some))
+            expected.setdefault((shard, backbone), set()).update(some)
+            compaction.compact(store, at=rng.choice([1, 4, 100]))
+        found = journal.read_index(store)
+        for backbone in "abc":
+            done_ST = found.finished(backbone, names, 8)
+            rows = [[name in expected.get((shard, backbone), set()) for name in names] for shard in range(8)]
+            assert done_ST.tolist() == rows
+            chunks = {(shard, backbone, name) for shard in range(8) for name in expected.get((shard, backbone), ())}
+            assert set(found.of([backbone]).chunks()) == chunks
+        assert len(found) == len(journal.read(store))
+
+
+def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    encode = index.encode
+
+    def count(table: pa.Table) -> bytes:
+        written.append(len(table))
+        return encode(table)
+
+    monkeypatch.setattr(index, "encode", count)
+    for shard in range(200):
+        journal.write(tmp_path, record(shard))
+        compaction.compact(tmp_path, at=2)
+        lengths = [int(path.name.split("-")[2]) for path in compaction.listed_segments(tmp_path)]
+        assert all(length > sum(lengths[i + 1 :]) for i, length in enumerate(lengths))
+    assert sum(written) <= 200 * (math.log2(200 / 2) + 2)
+    assert len(journal.read_index(tmp_path)) == 200
+    assert len(list((tmp_path / journal.FOLDER / journal.DETAILS).iterdir())) == 100
+
+
+def test_details_hold_no_more_than_is_wanted_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = journal.write(tmp_path, record(0))
+    for shard in range(1, 10):
+        journal.write(tmp_path, record(shard))
+    monkeypatch.setattr(compaction, "BYTES", 20 * size)
+    compaction.compact(tmp_path, at=100)
+    assert journal.has_loose(tmp_path)
+    monkeypatch.setattr(compaction, "BYTES", 9 * size // 2)
+    compaction.compact(tmp_path, at=100)
+    assert not journal.has_loose(tmp_path)
+    assert len(list((tmp_path / journal.FOLDER / journal.DETAILS).iterdir())) == 3
+    assert [r.shard for r in journal.read(tmp_path)] == list(range(10))
+
+
+def test_merged_segments_that_a_crash_has_left_change_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / journal.FOLDER
+    for shard in range(2):
+        journal.write(tmp_path, record(shard))
+        compaction.compact(tmp_path, at=1)
+        if shard == 0:
+            kept = {path: path.read_bytes() for path in folder.glob("*.parquet")}
+    assert len(compaction.listed_segments(tmp_path)) == 1
+    for path, data in kept.items():
+        path.write_bytes(data)
+    assert journal.read(tmp_path) == [record(0), record(1)]
+    assert len(journal.read_index(tmp_path)) == 2
+    for shard in (2, 3):
+        journal.write(tmp_path, record(shard))
+    compaction.compact(tmp_path, at=1)
+    assert len(compaction.listed_segments(tmp_path)) == 1
+    assert journal.read(tmp_path) == [record(shard) for shard in range(4)]
+
+
+def test_details_that_no_segment_names_are_cleared(tmp_path: Path) -> None:
+    journal.write(tmp_path, record(0))
+    compaction.compact(tmp_path, at=1)
+    data = details.encode([(1, record(1))])
+    left = journal.details_path(tmp_path, f"records-{digest(data)}.parquet")
+    left.write_bytes(data)
+    assert compaction.unnamed(tmp_path) == [left]
+    assert journal.read(tmp_path) == [record(0)]
+    compaction.clear_unnamed(tmp_path)
+    assert not left.exists()
+    assert journal.read(tmp_path) == [record(0)]
+
+
+def test_details_that_are_gone_are_named(tmp_path: Path) -> None:
+    journal.write(tmp_path, record(0))
+    compaction.compact(tmp_path, at=1)
+    (path,) = (tmp_path / journal.FOLDER / journal.DETAILS).iterdir()
+    path.unlink()
+    assert len(journal.read_index(tmp_path)) == 1
+    with pytest.raises(SubstyleError, match=f"{path.name}.*missing"):
+        journal.read(tmp_path)
+    compaction.withdraw(tmp_path, {}, [path])
+    assert journal.read(tmp_path) == []
+    assert len(journal.read_index(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("compacted", [0, 2, 4])
+def test_notes_are_what_records_say_of_images(tmp_path: Path, compacted: int) -> None:
+    again = replace(record(1, "z", "swirl"), images=(ImageNote(4, 10, 20, "", "01" * 72, ("swirl",)),))
+    for i, one in enumerate([record(2), record(0), again, record(1)]):
+        if i == compacted:
+            compaction.compact(tmp_path, at=1)
+        journal.write(tmp_path, one)
+    if compacted == 4:
+        compaction.compact(tmp_path, at=1)
+    found = notes.read(tmp_path)
+    assert found.row_N.tolist() == [0, 1, 4, 5, 8, 9]
+    assert found.ok_N.tolist() == found.seen_N.tolist() == [True, False] * 3
+    assert found.reasons == dict.fromkeys([1, 5, 9], 'a "bad" image: ü')
+    assert found.small_NRC[[0, 2]].max(axis=(1, 2)).tolist() == [0, 1]  # the last backbone's
+    assert {name: there_N.tolist() for name, there_N in found.indistinct.items()} == {
+        "grayscale": [True, False] * 3,
+        "swirl": [False, False, True, False, False, False],
+    }
+    assert found.at(np.array([0, 2, 9, 50])).tolist() == [0, -1, 5, -1]

@@ -1,0 +1,171 @@
+"""Compaction: loose records go into files of details, and their rows into the index, whose segments are merged.
+
+A file of details is written once. The index is merged as binary numbers are counted: a new segment takes in all that
+are no longer than itself. So each is longer than all newer ones together, n records have about log2(n / 256) segments,
+and a row is written again about as often in the life of a store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from substyle.engine.store import details, index, journal, lock
+from substyle.engine.store.files import digest, flush, listed, remove, size, write_durably, writing
+from substyle.engine.store.record import Record, identity
+
+RECORDS = 256  # loose ones that are gathered
+BYTES = 64 << 20  # of loose ones that are gathered, and that go into one file of details: they are in memory at once
+_LOOK_RECORDS, _LOOK_BYTES = 16, BYTES // 4  # written by one process before it looks whether all have written enough
+SEGMENT = re.compile(r"segment-(\d{5,})-(\d+)-[0-9a-f]{16}\.parquet")
+
+
+class Upkeep:
+    """Compacts now and then as a run writes records.
+
+    To look is to list a folder under the store's mutex. If each of the run's processes looks after every 16th of its
+    records, then one of them looks after every 16th record of all, however many they are.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._records = self._bytes = 0
+
+    def written(self, records: int, size: int) -> None:
+        """So many records of so many bytes have been written."""
+        self._records += records
+        self._bytes += size
+        if self._records >= _LOOK_RECORDS or self._bytes >= _LOOK_BYTES:
+            self._records = self._bytes = 0
+            with lock.mutex(self._store):
+                compact(self._store)
+
+
+def compact(store: Path, *, at: int = RECORDS) -> None:
+    """Take loose records into details and index when there are at least ``at`` of them, or 64 MB.
+
+    The caller has the mutex. Raises StoreError when a file of the journal is damaged, or the disk fails.
+    """
+    paths = listed(store / journal.FOLDER, ".json")
+    if not paths or (len(paths) < at and sum(map(size, paths)) < BYTES):
+        return
+    rows = [_write_details(store, dict(some)) for some in _groups(paths)]
+    segments = listed_segments(store)
+    length = sum(map(len, rows))
+    merged = []
+    for path in sorted(segments, key=_length):
+        if _length(path) > length:
+            break
+        length += _length(path)
+        merged.append(path)
+    _replace(store, [*rows, *map(journal.read_segment, merged)], [*paths, *merged])
+
+
+def withdraw(store: Path, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Path] = ()) -> None:
+    """Take back what records say of some transformations, so that they are embedded again; the caller owns the store.
+
+    Args:
+        broken: transformations by (shard, backbone).
+        damaged: files of the journal that cannot be read; they are removed, and with them all that they said.
+    """
+    unreadable = set(damaged)
+    there = journal.files(store)
+    loose = [path for path in there.loose if path not in unreadable]
+    segments = [path for path in there.segments if path not in unreadable]
+    rows = [_write_details(store, _without(dict(some), broken)) for some in _groups(loose)]
+    for name, some in index.by_details(index.together(list(map(journal.read_segment, segments)))).items():
+        path = journal.details_path(store, name)
+        if path in unreadable:
+            continue
+        pairs = zip(some["shard"].to_pylist(), some["backbone"].to_pylist(), strict=True)
+        if any(pair in broken for pair in pairs):
+            some = _write_details(store, _without(journal.read_details(path), broken))  # noqa: PLW2901
+        rows.append(some)
+    _replace(store, rows, [*there.loose, *there.segments, *unreadable])
+    clear_unnamed(store)
+
+
+def clear_unnamed(store: Path) -> None:
+    """Remove details that no segment names: a process was killed before it wrote one. The caller has the mutex."""
+    for path in unnamed(store):
+        remove(path)
+
+
+def unnamed(store: Path) -> list[Path]:
+    """Files of details that no segment names. Raises StoreError when a segment is damaged."""
+    paths = listed(store / journal.FOLDER / journal.DETAILS, ".parquet")
+    if not paths:
+        return []
+    tables = map(journal.read_segment, journal.files(store).segments)
+    named = {name for table in tables for name in table["details"].unique().to_pylist()}
+    return [path for path in paths if path.name not in named]
+
+
+def listed_segments(store: Path) -> list[Path]:
+    """Segments of the index that a run wrote, while the caller has the mutex."""
+    return [path for path in listed(store / journal.FOLDER, ".parquet") if SEGMENT.fullmatch(path.name)]
+
+
+def _length(path: Path) -> int:
+    """Rows of a segment, as its name says."""
+    match = SEGMENT.fullmatch(path.name)
+    return int(match[2]) if match else 0
+
+
+def _groups(paths: Sequence[Path]) -> Iterator[list[tuple[int, Record]]]:
+    """Loose records in groups that one file of details can take."""
+    group: list[tuple[int, Record]] = []
+    total = 0
+    for path in paths:
+        total += size(path)
+        if group and total > BYTES:
+            yield group
+            group, total = [], size(path)
+        group.append(journal.read_loose(path))
+    if group:
+        yield group
+
+
+def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set[str]]) -> dict[int, Record]:
+    """Records that say nothing of broken transformations; those that are left with none are gone."""
+    found = {}
+    for number, record in records.items():
+        gone = broken.get((record.shard, record.backbone), set())
+        kept = {name: value for name, value in record.checksums.items() if name not in gone}
+        if kept == record.checksums:
+            found[number] = record
+        elif kept:
+            changed = replace(record, checksums=kept)
+            found[identity(changed.to_json().encode())] = changed
+    return found
+
+
+def _write_details(store: Path, records: Mapping[int, Record]) -> pa.Table:
+    """Write records as one file of details; returns their rows of the index."""
+    if not records:
+        return index.SCHEMA.empty_table()
+    data = details.encode(records.items())
+    name = f"records-{digest(data)}.parquet"
+    path = journal.details_path(store, name)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+    write_durably(path, data)
+    return index.rows(records.items(), name)
+
+
+def _replace(store: Path, tables: Sequence[pa.Table], paths: Iterable[Path]) -> None:
+    """Write rows of the index as one new segment, then remove the files that it stands for."""
+    folder = store / journal.FOLDER
+    table = index.together(tables)
+    if len(table):
+        data = index.encode(table)
+        number = max((int(path.name.split("-")[1]) for path in listed_segments(store)), default=-1) + 1
+        write_durably(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
+    with writing(folder):
+        for path in paths:
+            remove(path)
+        flush(folder)
