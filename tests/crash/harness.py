@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tests.crash.processes import Ended, Start
 
-from substyle.engine.store import journal
+from substyle.engine.store import compaction, journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.load import load_table
@@ -65,9 +65,9 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
     if journal_content(store) != journal_content(reference):
         found.append("the journals say different things")
     kinds = (".parquet", ".json") if loose else (".parquet",)
-    found += [
-        f"{path.name}: left in the journal" for path in (store / journal.FOLDER).iterdir() if path.suffix not in kinds
-    ]
+    inside = (path for path in (store / journal.FOLDER).rglob("*") if not path.is_dir())
+    left = [path for path in inside if path.suffix not in kinds] + compaction.unnamed(store)
+    found += [f"{path.name}: left in the journal" for path in left]
     return sorted(found)
 
 
