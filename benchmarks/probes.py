@@ -37,10 +37,10 @@ SEPARATE, MODULEDICT, AUTOCAST = "separate trainings", "ModuleDict, summed losse
 
 def run(quick: bool) -> list[Row]:
     """The linear grid, the MLP grid, and a linear grid against one fit of scikit-learn."""
-    linear = probes_data.problem(24, evaluations=1) if quick else probes_data.problem(100)
+    linear = probes_data.problem(8, evaluations=1) if quick else probes_data.problem(300)
     rows = [_grid(linear, 0, LINEAR_HEADS, separate=2 if quick else 13, repeats=2)]
     rows.append(_sklearn(linear, rows[0].timings[OURS], rows[0].facts["accuracy"], quick=quick))
-    mlp = linear.shortened(4 if quick else 30)
+    mlp = linear.shortened(2 if quick else 60)
     rows.append(_grid(mlp, HIDDEN, MLP_HEADS, separate=1 if quick else 2, repeats=2))
     return rows
 
@@ -157,7 +157,7 @@ def _accuracies(
 
 
 def _sklearn(problem: Problem, grid: Timing, accuracy: float, *, quick: bool) -> Row:
-    found = probes_sklearn.fit(problem, rows=4000 if quick else 10**6, iterations=20 if quick else 60)
+    found = probes_sklearn.fit(problem, rows=2000 if quick else 10**6, iterations=10 if quick else 60)
     facts = {
         "accuracy": accuracy, "accuracy_sklearn": found.accuracy,
         "iterations_sklearn": found.iterations, "rows_sklearn": found.rows,
