@@ -7,11 +7,11 @@ current stream; canvases and pictures never leave the device. On a CPU it runs w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 
 from substyle.engine.backbones.runtimes.captured import capture
+from substyle.engine.backbones.runtimes.exact import exact
 from substyle.engine.backbones.runtimes.torch_compiled import Mode, compiled
 from substyle.engine.backbones.runtimes.typed_export import TYPES
 from substyle.engine.precision import Precision
@@ -54,35 +54,29 @@ class DeviceStyles:
         module = StyleModule(generator, TYPES[precision]).eval()
         module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.canvas_BSSC = torch.zeros(piece, side, side, 3, dtype=torch.uint8, device=device)
-        with self._exact():
-            run, self.fallback = compiled(module, self.canvas_BSSC, mode)
-            self._run: Callable[[], tuple[torch.Tensor, ...]] = lambda: run(self.canvas_BSSC)
-            if device.type == "cuda":
-                _, graph, output = capture(lambda stream: run(self.canvas_BSSC), device)
-                pictures: tuple[torch.Tensor, ...] = output
+        exact()
+        run, self.fallback = compiled(module, self.canvas_BSSC, mode)
+        self._run: Callable[[], tuple[torch.Tensor, ...]] = lambda: run(self.canvas_BSSC)
+        if device.type == "cuda":
+            _, graph, output = capture(lambda stream: run(self.canvas_BSSC), device)
+            pictures: tuple[torch.Tensor, ...] = output
 
-                def replay() -> tuple[torch.Tensor, ...]:
-                    graph.replay()
-                    return pictures
+            def replay() -> tuple[torch.Tensor, ...]:
+                graph.replay()
+                return pictures
 
-                self._run = replay
+            self._run = replay
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
         """uint8 canvas (B, S, S, 3), any B, to one uint8 (B, S, S, 3) tensor for each style, on the device."""
         if tuple(canvas_BSSC.shape[1:]) != (self.side, self.side, 3):
             raise ConfigError("canvas", tuple(canvas_BSSC.shape), f"(B, {self.side}, {self.side}, 3)")
         made = {name: torch.empty_like(canvas_BSSC, device=self.device) for name in self.styles}
-        with torch.no_grad(), self._exact():
+        with torch.no_grad():
             for first in range(0, len(canvas_BSSC), len(self.canvas_BSSC)):
                 piece = canvas_BSSC[first : first + len(self.canvas_BSSC)]
                 # what an earlier piece left behind it is another picture's, which does not matter to these
                 self.canvas_BSSC[: len(piece)].copy_(piece, non_blocking=True)
                 for pictures, out in zip(self._run(), made.values(), strict=True):
                     out[first : first + len(piece)].copy_(pictures[: len(piece)])
-        return made
-
-    def _exact(self) -> AbstractContextManager[None]:
-        """In float32, convolutions of 24 bits and not of the 10 that tensor cores take for it."""
-        flags = torch.backends.cudnn.flags
-        made: AbstractContextManager[None] = flags(enabled=True, allow_tf32=self.precision != "fp32")
         return made
