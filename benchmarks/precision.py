@@ -26,11 +26,11 @@ from benchmarks import networks, photographs
 from benchmarks.harness import OURS, Row, Timing, interleave, main
 from benchmarks.networks import BATCH, CANVAS, LITE0, VIT_B16, VIT_S14
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.artefact import Artefact, Mixture
+from substyle.engine.backbones.artefact import Mixture
+from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.gate import GateError
-from substyle.engine.backbones.runtimes.openvino_mixed import layers
 from substyle.engine.backbones.source import Source
 from substyle.engine.embed import embed_compiled
 from substyle.engine.plan import EmbedPlan
@@ -62,7 +62,7 @@ _SHOWN = {
 def run(quick: bool) -> list[Row]:
     """A row for each backbone; the short form has one, and few photographs and transformations."""
     settings = Settings(0, CANVAS, _QUICK if quick else suite("substance31"))
-    workshop = Workshop(settings, EmbedConfig())
+    workshop = Workshop(settings, EmbedConfig(device="cpu"))
     if quick:
         return [_row(BACKBONES[0], workshop, 96)]
     return [*(_row(name, workshop, IMAGES) for name in BACKBONES), _speed(VIT_B16, workshop)]
@@ -119,8 +119,8 @@ def _past_the_gate(name: str, samples: Samples, *, unquantised: float) -> Compil
     """A backbone in int8 that nothing has compared with its reference, with that share of its layers left in bf16."""
     context = registry.LoadContext(CANVAS, graph_batch(BATCH), 0, None, samples.canvas)
     source = Source.of(registry.load(name, context))
-    artefact = Artefact(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
-    mixture = Mixture(INT8, unquantised_layers=int(layers(artefact.onnx) * unquantised))
+    artefact = OpenVINOArtefact(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
+    mixture = Mixture(INT8, unquantised_layers=int(artefact.layers() * unquantised))
     runtime = {"name": "openvino", **mixture.describe(), "version": version("openvino")}
     return CompiledBackbone(source.spec, artefact.runtime(mixture), runtime, None, 100.0)
 
