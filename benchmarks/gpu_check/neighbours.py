@@ -22,6 +22,7 @@ def run(bench: Bench) -> Iterator[Job]:
     bank, queries = vectors(bench)
     yield "torch", lambda: _torch(bench, bank, queries)
     yield "FAISS on the GPU", lambda: _faiss(bench, bank, queries)
+    yield "FAISS on the GPU, tensors", lambda: _tensors(bench, bank, queries)
 
 
 def vectors(bench: Bench) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,14 +56,11 @@ def _torch(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[
 def _faiss(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[Row]:
     """The engine's own search, from the host's memory to the host's."""
     sizes, name = bench.sizes, f"the engine's search by FAISS on the GPU, {_name(bench)}, copies included"
-    if importlib.util.find_spec("faiss") is None:
-        yield skipped(PART, name, "faiss is not installed")
+    if reason := _no_faiss():
+        yield skipped(PART, name, reason)
         return
-    from substyle.engine.analysis import device, neighbours
+    from substyle.engine.analysis import neighbours
 
-    if device.resources() is None:
-        yield skipped(PART, name, "faiss is built for the CPU here, or sees no GPU")
-        return
     base, asked = bank.numpy(), queries.numpy()
     found = torch.from_numpy(neighbours.search(asked[:HELD], base, sizes.found))
     yield _correct(name, bank, queries[:HELD], found)
@@ -79,6 +77,40 @@ def _faiss(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[
         PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
         peers={"torch, copies included": sizes.queries / by_torch["median"]},
     )  # fmt: skip
+
+
+def _tensors(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[Row]:
+    """The engine's search of tensors that lie on the GPU, of float16 cast block by block."""
+    sizes = bench.sizes
+    if reason := _no_faiss():
+        yield skipped(PART, f"the engine's search of tensors, {_name(bench)}", reason)
+        return
+    from substyle.engine.analysis import device_search
+
+    asked = queries.to(bench.device)
+    whole = bank.to(bench.device)
+    alone = bench.clock.seconds(lambda: products(whole, asked), limit=bench.left() / 8, warm=1)
+    for kind in (torch.float32, torch.float16):
+        there = bank.to(bench.device, kind)
+        name = f"the engine's search of tensors, {sizes.found} of {sizes.bank:,} × {sizes.dim}, {str(kind)[6:]}"
+        found = device_search.search(asked[:HELD], there, sizes.found).cpu()
+        yield _correct(name, there.float().cpu(), queries[:HELD], found)
+        bench.require(5.0)
+        work = partial(device_search.search, asked, there, sizes.found)
+        seconds = bench.clock.seconds(work, limit=bench.left() / 4, warm=1, ahead=False, flush=False)
+        yield Row(
+            PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
+            ceiling_per_s=sizes.queries / alone["median"], ceiling="the products alone",
+        )  # fmt: skip
+
+
+def _no_faiss() -> str:
+    """Why FAISS cannot search on a GPU here, "" where it can."""
+    if importlib.util.find_spec("faiss") is None:
+        return "faiss is not installed"
+    from substyle.engine.analysis import device
+
+    return "" if device.resources() is not None else "faiss is built for the CPU here, or sees no GPU"
 
 
 def _correct(name: str, bank_ND: torch.Tensor, query_QD: torch.Tensor, found_Qk: torch.Tensor) -> Row:

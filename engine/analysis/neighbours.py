@@ -6,28 +6,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from substyle.engine.analysis import device
+from substyle.engine.analysis import device, device_search
 from substyle.engine.analysis.sampling import F32, I64, Rows, bootstrap_mean
 
 RECALL_AT = (1, 5, 10)
 _BLOCK = 4096  # queries voted on at once
-_MOST_ON_GPU = 2048  # neighbours; FAISS's own limit there
 
 
-def search(query_QD: F32, bank_BD: F32, k: int) -> I64:
+def search(query_QD: F32 | torch.Tensor, bank_BD: F32 | torch.Tensor, k: int) -> I64:
     """Indices of the k most similar bank rows of each query, best first (exact, inner product, float32).
 
-    On a GPU if FAISS has one; beyond its 2,048 neighbours on the CPU. Shape: (Q, D), (B, D) to (Q, min(k, B)).
+    Arrays are searched on a GPU if FAISS has one, and tensors on the GPU that they lie on (see `device.place`); beyond
+    a GPU's 2,048 neighbours both on the CPU. Shape: (Q, D), (B, D) to (Q, min(k, B)).
     """
     import faiss
 
     k = min(k, len(bank_BD))
     if k == 0 or len(query_QD) == 0:
         return np.empty((len(query_QD), k), dtype=np.int64)
+    if isinstance(query_QD, torch.Tensor) and isinstance(bank_BD, torch.Tensor) and k <= device_search.MOST:
+        return np.asarray(device_search.search(query_QD, bank_BD, k).cpu().numpy())
+    query_QD, bank_BD = (x.float().cpu().numpy() if isinstance(x, torch.Tensor) else x for x in (query_QD, bank_BD))
     gpu = device.resources()
-    if gpu is None or k > _MOST_ON_GPU:
+    if gpu is None or k > device_search.MOST:
         _, index_Qk = faiss.knn(query_QD, bank_BD, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         _, index_Qk = faiss.knn_gpu(
@@ -42,7 +46,7 @@ def search(query_QD: F32, bank_BD: F32, k: int) -> I64:
     return np.asarray(index_Qk, dtype=np.int64)
 
 
-def others(x_RD: F32, k: int) -> I64:
+def others(x_RD: F32 | torch.Tensor, k: int) -> I64:
     """Indices of the k most similar other rows of each row, best first. Shape: (R, D) to (R, min(k, R - 1))."""
     found_Rk = search(x_RD, x_RD, k + 1)
     width = found_Rk.shape[1] - 1
@@ -76,7 +80,8 @@ def knn(queries: Rows, bank: Rows, ks: Sequence[int], *, classes: bool, seed: in
     Unlabelled rows neither ask for a class nor vote on one. A k beyond the bank's size gives None.
     """
     answer: dict[str, Any] = {"queries": len(queries), "bank": len(bank), "class": None, "class_ci95": None}
-    neighbour_Qk = search(queries.x_RD, bank.x_RD, max(ks))
+    asked, there = device.place(queries.x_RD), device.place(bank.x_RD)
+    neighbour_Qk = search(asked, there, max(ks))
     votes_Qk = bank.transformation_R[neighbour_Qk]
     answer["transformation"], answer["transformation_ci95"] = _score(
         queries, queries.transformation_R, votes_Qk, ks, seed
@@ -84,12 +89,18 @@ def knn(queries: Rows, bank: Rows, ks: Sequence[int], *, classes: bool, seed: in
     if classes:
         asking, voting = queries.take(queries.label_R >= 0), bank.take(bank.label_R >= 0)
         if len(voting) < len(bank):
-            neighbour_Qk = search(asking.x_RD, voting.x_RD, max(ks))
+            neighbour_Qk = search(_where(asked, queries), _where(there, bank), max(ks))
         elif len(asking) < len(queries):
             neighbour_Qk = neighbour_Qk[queries.label_R >= 0]
         votes_Qk = voting.label_R[neighbour_Qk]
         answer["class"], answer["class_ci95"] = _score(asking, asking.label_R, votes_Qk, ks, seed)
     return answer
+
+
+def _where(x_RD: F32 | torch.Tensor, rows: Rows) -> F32 | torch.Tensor:
+    """The labelled ones of some rows that lie anywhere."""
+    labelled_R = rows.label_R >= 0
+    return x_RD[labelled_R] if isinstance(x_RD, np.ndarray) else x_RD[torch.from_numpy(labelled_R).to(x_RD.device)]
 
 
 def _score(

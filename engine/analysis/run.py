@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.analysis import clusters, geometry, neighbours, sampling
+from substyle.engine.analysis import clusters, device, geometry, neighbours, sampling
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.analysis.sampling import F32, I64
 from substyle.engine.progress import Bar, stage
@@ -38,7 +38,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         bank_images = len(np.unique(bank.image_R))
         del bank
         bar.advance()
-        neighbour_Rk = neighbours.others(queries.x_RD, max(neighbours.RECALL_AT))
+        neighbour_Rk = neighbours.others(device.place(queries.x_RD), max(neighbours.RECALL_AT))
         answer: dict[str, Any] = {
             "knn": knn,
             "balance": neighbours.balance(queries, neighbour_Rk),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
+import torch
 
-from substyle.engine.analysis import clusters, device, neighbours
+from substyle.engine.analysis import clusters, device, device_search, neighbours
+from substyle.engine.analysis.sampling import Rows
+from substyle.kernels.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +75,118 @@ def test_without_a_gpu_the_cpu_searches(monkeypatch: pytest.MonkeyPatch, count: 
         monkeypatch.setattr(faiss, "get_num_gpus", lambda: count, raising=False)
     assert device.resources() is None
     assert neighbours.search(rows(3), rows(9), 2).shape == (3, 2)
+
+
+class Distances:
+    """FAISS's search of addresses on a GPU, which reads and writes memory of the host."""
+
+    def __init__(self) -> None:
+        self.banks: list[int] = []
+        self.stream: list[tuple[int, int]] = []
+
+    def setDefaultStream(self, number: int, stream: int) -> None:
+        self.stream.append((number, stream))
+
+    def search(self, resources: object, wanted: Any) -> None:  # noqa: ANN401
+        assert resources is self
+        assert wanted.metric == faiss.METRIC_INNER_PRODUCT
+        assert (wanted.vectorType, wanted.queryType, wanted.outIndicesType) == ("float32", "float32", "int64")
+        assert wanted.vectorsRowMajor
+        assert wanted.queriesRowMajor
+        bank, query = (
+            np.ctypeslib.as_array((ctypes.c_float * (rows * wanted.dims)).from_address(at)).reshape(rows, -1)
+            for rows, at in ((wanted.numVectors, wanted.vectors), (wanted.numQueries, wanted.queries))
+        )
+        self.banks.append(len(bank))
+        near, found = faiss.knn(query, bank, wanted.k, metric=wanted.metric)
+        ctypes.memmove(wanted.outDistances, near.ctypes.data, near.nbytes)
+        ctypes.memmove(wanted.outIndices, found.ctypes.data, found.nbytes)
+
+
+@pytest.fixture
+def distances(monkeypatch: pytest.MonkeyPatch) -> Distances:
+    made = Distances()
+    stand_ins = {
+        "GpuDistanceParams": SimpleNamespace, "bfKnn": made.search, "DistanceDataType_F32": "float32",
+        "IndicesDataType_I64": "int64", "cast_integer_to_float_ptr": int, "cast_integer_to_idx_t_ptr": int,
+        "cast_integer_to_cudastream_t": int,
+    }  # fmt: skip
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(faiss, name, stand_in, raising=False)
+    monkeypatch.setattr(device, "resources", lambda: made)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda where: SimpleNamespace(cuda_stream=77))
+    return made
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("bank", "k", "blocks"), [(40, 7, [16, 16, 8]), (16, 3, [16]), (35, 20, [16, 16, 3]), (3, 9, [3])]
+)
+def test_tensors_are_searched_where_they_lie(
+    distances: Distances, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype, bank: int, k: int, blocks: list[int]
+) -> None:
+    """Block by block, of float16 as of float32: the best of all blocks, best first."""
+    monkeypatch.setattr(device_search, "BLOCK", 16)
+    queries, there = (torch.from_numpy(rows(count)[::-1].copy()).to(kind) for count in (5, bank))
+    found = device_search.search(queries, there, k)
+    assert found.dtype == torch.int64
+    expected = (queries.double() @ there.double().T).argsort(1, descending=True)[:, :k]
+    assert torch.equal(found, expected)
+    assert distances.banks == blocks
+    assert {stream for _, stream in distances.stream} == {77}
+    np.testing.assert_array_equal(neighbours.search(queries, there, k), expected)
+
+
+def test_tensors_that_cannot_be_searched(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = torch.from_numpy(rows(4))
+    assert device_search.search(some[:0], some, 9).shape == (0, 4)
+    for query, bank, k, field in (
+        (some, some, 2049, "k"), (some.double(), some, 2, "query"), (some, some.int(), 2, "bank"),
+        (some[0], some, 1, "query"), (some.to("meta"), some, 1, "query"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            device_search.search(query, bank, k)
+        assert caught.value.field == field
+    assert distances.banks == []
+    # the CPU takes what a GPU does not
+    many = torch.from_numpy(rows(2100))
+    monkeypatch.setattr(device, "resources", lambda: None)
+    assert neighbours.search(some, many, 2049).shape == (4, 2049)
+    assert distances.banks == []
+
+
+def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers of tensors are those of arrays."""
+    label = np.array([0, 1, -1, 1, 0, -1, 1, 0])
+
+    def made(count: int) -> Rows:
+        order = np.arange(count)
+        return Rows(rows(count), order % 4, order % 2, label[order % 8])
+
+    found = []
+    for place, gpu in ((lambda x: x, None), (torch.from_numpy, distances)):
+        monkeypatch.setattr(device, "place", place)
+        monkeypatch.setattr(device, "resources", lambda gpu=gpu: gpu)
+        found.append(neighbours.knn(made(16), made(64), (1, 5), classes=True, seed=0))
+    assert found[0] == found[1]
+    assert distances.banks == [64, 48]
+
+
+@pytest.mark.parametrize(("faiss_has", "torch_has", "limit", "placed"), [
+    (True, True, 1 << 20, True), (False, True, 1 << 20, False), (True, False, 1 << 20, False), (True, True, 10, False),
+])  # fmt: skip
+def test_rows_are_brought_to_the_gpu_once(
+    monkeypatch: pytest.MonkeyPatch, faiss_has: bool, torch_has: bool, limit: int, placed: bool
+) -> None:
+    there = object()
+    monkeypatch.setattr(device, "resources", lambda: "resources" if faiss_has else None)
+    monkeypatch.setattr(device, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_has)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "from_numpy", lambda x: SimpleNamespace(to=lambda where: there))
+    some = rows(4)
+    assert device.place(some) is (there if placed else some)
 
 
 @pytest.mark.parametrize("there", [True, False])
