@@ -86,7 +86,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
     store = EmbeddingStore.open(plan.store_path, writable=True)
     _require_same(store, settings, config)
     run = lock.new_run_id()
-    with lock.hold(plan.store_path, run, plan.part):
+    with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
         with lock.mutex(plan.store_path):
             entries = _prepare_store(store, plan, prepared)
         lacks = todo(store, entries, settings.transformations, plan.part)

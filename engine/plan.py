@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from substyle.engine.samples import Samples, calibration_keys
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.layout import METADATA
 from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
 from substyle.engine.workshop import Workshop
 from substyle.kernels.philox import image_keys
+from substyle.pipelines.places import Place
 from substyle.pipelines.sources import ImageRecord, Source
 
 
@@ -29,20 +30,22 @@ class EmbedPlan:
         fractions: shares of train, val and test where the source has no splits of its own.
         title: what progress calls it.
         part: which shards this process does where several fill one store.
+        take_over: take over locks of runs on other hosts, which have ended.
     """
 
     source: Source
-    store_path: Path
+    store_path: Place
     workshop: Workshop
     limit: int = 0
     fractions: Fractions = DEFAULT_FRACTIONS
     title: str = "embed"
     part: Part = WHOLE
+    take_over: bool = False
 
     @property
     def exists(self) -> bool:
         """Whether the store is there already."""
-        return (self.store_path / "zarr.json").is_file()
+        return (self.store_path / METADATA).is_file()
 
     def records(self) -> list[ImageRecord]:
         """The photographs to take."""

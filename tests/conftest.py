@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.object_server import BUCKET, Server, served
+
+from substyle.pipelines.places import Place, place
 
 # no test may wait for a hub that is out of reach
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +31,44 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["SUBSTYLE_CACHE"]
     else:
         os.environ["SUBSTYLE_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Server]:
+    with served() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server: Server) -> Iterator[Server]:
+    """A server with buckets, as it is before anybody has broken it."""
+    _server.faults, _server.requests, _server.conditional = [], [], True
+    yield _server
+    _server.faults, _server.conditional = [], True
+
+
+@pytest.fixture
+def bucket(server: Server, request: pytest.FixtureRequest) -> Place:
+    """An empty place in a bucket, of this test alone."""
+    del server
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())
+    return place(f"s3://{BUCKET}/{name}-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def home(request: pytest.FixtureRequest) -> Place:
+    """An empty place on a disk, and one in a bucket: what is said of one holds for the other."""
+    found: Place = request.getfixturevalue("tmp_path" if request.param == "disk" else "bucket")
+    return found
+
+
+def put(there: Place, data: bytes) -> None:
+    """Put a file or an object there, whatever there was."""
+    if isinstance(there, Path):
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(data)
+    else:
+        there.put(data)
 
 
 @pytest.fixture

@@ -10,19 +10,31 @@ from typing import Any
 import zarr
 
 from substyle.engine.store.errors import StoreError
+from substyle.engine.store.files import naming
 from substyle.engine.store.layout import METADATA
+from substyle.pipelines.places import Place
 
 
-def root(path: Path, *, writable: bool) -> zarr.Group:
+def zarr_store(path: Place, *, writable: bool) -> Any:  # noqa: ANN401 (zarr's StoreLike)
+    """What Zarr takes for a place."""
+    if isinstance(path, Path):
+        return str(path)
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(path.rooted(), read_only=not writable)
+
+
+def root(path: Place, *, writable: bool) -> zarr.Group:
     """The group of a whole store. Raises StoreError when there is none or its metadata are damaged."""
     with _named(path):
         if not (path / METADATA).exists():
             raise StoreError(f"{path}: no store is there")
         # what a group holds is asked of the disk, never of a summary in its metadata
-        return zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
+        there = zarr_store(path, writable=writable)
+        return zarr.open_group(there, mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
 
 
-def group(store: Path, parent: zarr.Group, name: str) -> zarr.Group:
+def group(store: Place, parent: zarr.Group, name: str) -> zarr.Group:
     """A group of a store. Raises StoreError when it is not there, no group, or damaged."""
     with _named(store / name):
         member = parent[name]
@@ -31,7 +43,7 @@ def group(store: Path, parent: zarr.Group, name: str) -> zarr.Group:
     return member
 
 
-def array(store: Path, parent: zarr.Group, name: str) -> zarr.Array[Any]:
+def array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
     """An array of a store. Raises StoreError when it is not there, no array, or damaged."""
     # a chunk without one valid row equals the fill value, and is written all the same: its record says it is there
     with zarr.config.set({"array.write_empty_chunks": True}), _named(store / name):
@@ -41,16 +53,17 @@ def array(store: Path, parent: zarr.Group, name: str) -> zarr.Array[Any]:
     return member
 
 
-def attributes(member: zarr.Group | zarr.Array[Any], path: Path) -> dict[str, Any]:
+def attributes(member: zarr.Group | zarr.Array[Any], path: Place) -> dict[str, Any]:
     """The attributes of a group or an array. Raises StoreError when they are no object."""
     with _named(path):
         return dict(member.attrs.asdict())
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Place) -> Iterator[None]:
     """Turn what zarr raises for metadata that it cannot use into a StoreError that names their file."""
     try:
-        yield
+        with naming(path):
+            yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise StoreError(f"{path / METADATA}: cannot be read: {error!r} (run substyle verify)") from error

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 
 from substyle.engine.store import details, index, journal, lock
-from substyle.engine.store.files import digest, flush, listed, remove, size, write_durably, writing
+from substyle.engine.store.files import digest, flush, listed, make_folder, remove, sizes, write_durably, writing
 from substyle.engine.store.record import Record, identity
+from substyle.pipelines.places import Place, at_once
 
 RECORDS = 256  # loose ones that are gathered
 BYTES = 64 << 20  # of loose ones that are gathered, and that go into one file of details: they are in memory at once
@@ -31,7 +31,7 @@ class Upkeep:
     records, then one of them looks after every 16th record of all, however many they are.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Place) -> None:
         self._store = store
         self._records = self._bytes = 0
 
@@ -45,13 +45,13 @@ class Upkeep:
                 compact(self._store)
 
 
-def compact(store: Path, *, at: int = RECORDS) -> None:
+def compact(store: Place, *, at: int = RECORDS) -> None:
     """Take loose records into details and index when there are at least ``at`` of them, or 64 MB.
 
     The caller has the mutex. Raises StoreError when a file of the journal is damaged, or the disk fails.
     """
     paths = listed(store / journal.FOLDER, ".json")
-    if not paths or (len(paths) < at and sum(map(size, paths)) < BYTES):
+    if not paths or (len(paths) < at and sum(sizes(paths)) < BYTES):
         return
     rows = [_write_details(store, dict(some)) for some in _groups(paths)]
     segments = listed_segments(store)
@@ -62,10 +62,10 @@ def compact(store: Path, *, at: int = RECORDS) -> None:
             break
         length += _length(path)
         merged.append(path)
-    _replace(store, [*rows, *map(journal.read_segment, merged)], [*paths, *merged])
+    _replace(store, [*rows, *at_once(journal.read_segment, merged)], [*paths, *merged])
 
 
-def withdraw(store: Path, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Path] = ()) -> None:
+def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Place] = ()) -> None:
     """Take back what records say of some transformations, so that they are embedded again; the caller owns the store.
 
     Args:
@@ -89,13 +89,13 @@ def withdraw(store: Path, broken: Mapping[tuple[int, str], Set[str]], damaged: I
     clear_unnamed(store)
 
 
-def clear_unnamed(store: Path) -> None:
+def clear_unnamed(store: Place) -> None:
     """Remove details that no segment names: a process was killed before it wrote one. The caller has the mutex."""
     for path in unnamed(store):
         remove(path)
 
 
-def unnamed(store: Path) -> list[Path]:
+def unnamed(store: Place) -> list[Place]:
     """Files of details that no segment names. Raises StoreError when a segment is damaged."""
     paths = listed(store / journal.FOLDER / journal.DETAILS, ".parquet")
     if not paths:
@@ -105,29 +105,29 @@ def unnamed(store: Path) -> list[Path]:
     return [path for path in paths if path.name not in named]
 
 
-def listed_segments(store: Path) -> list[Path]:
+def listed_segments(store: Place) -> list[Place]:
     """Segments of the index that a run wrote, while the caller has the mutex."""
     return [path for path in listed(store / journal.FOLDER, ".parquet") if SEGMENT.fullmatch(path.name)]
 
 
-def _length(path: Path) -> int:
+def _length(path: Place) -> int:
     """Rows of a segment, as its name says."""
     match = SEGMENT.fullmatch(path.name)
     return int(match[2]) if match else 0
 
 
-def _groups(paths: Sequence[Path]) -> Iterator[list[tuple[int, Record]]]:
+def _groups(paths: Sequence[Place]) -> Iterator[list[tuple[int, Record]]]:
     """Loose records in groups that one file of details can take."""
-    group: list[tuple[int, Record]] = []
+    group: list[Place] = []
     total = 0
-    for path in paths:
-        total += size(path)
+    for path, size in zip(paths, sizes(paths), strict=True):
+        total += size
         if group and total > BYTES:
-            yield group
-            group, total = [], size(path)
-        group.append(journal.read_loose(path))
+            yield at_once(journal.read_loose, group)
+            group, total = [], size
+        group.append(path)
     if group:
-        yield group
+        yield at_once(journal.read_loose, group)
 
 
 def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set[str]]) -> dict[int, Record]:
@@ -144,20 +144,19 @@ def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set
     return found
 
 
-def _write_details(store: Path, records: Mapping[int, Record]) -> pa.Table:
+def _write_details(store: Place, records: Mapping[int, Record]) -> pa.Table:
     """Write records as one file of details; returns their rows of the index."""
     if not records:
         return index.SCHEMA.empty_table()
     data = details.encode(records.items())
     name = f"records-{digest(data)}.parquet"
     path = journal.details_path(store, name)
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write_durably(path, data)
     return index.rows(records.items(), name)
 
 
-def _replace(store: Path, tables: Sequence[pa.Table], paths: Iterable[Path]) -> None:
+def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -> None:
     """Write rows of the index as one new segment, then remove the files that it stands for."""
     folder = store / journal.FOLDER
     table = index.together(tables)
@@ -166,6 +165,5 @@ def _replace(store: Path, tables: Sequence[pa.Table], paths: Iterable[Path]) -> 
         number = max((int(path.name.split("-")[1]) for path in listed_segments(store)), default=-1) + 1
         write_durably(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
     with writing(folder):
-        for path in paths:
-            remove(path)
+        at_once(remove, paths)
         flush(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,17 +12,19 @@ from typing import Any
 
 import zarr
 
-from substyle.engine.store import form
+from substyle.engine.store import form, lock
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import clear_temporary, flush, temporary_name, writing
+from substyle.engine.store.files import clear_temporary, flush, temporary_name, write_durably, writing
 from substyle.engine.store.layout import ARRAYS, METADATA, SCHEMA, StoreSettings
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.places import Place, is_remote
 
 
 def create(
-    path: Path, settings: StoreSettings, *, calibration: Sequence[str] = (), options: Mapping[str, str] | None = None
+    path: Place, settings: StoreSettings, *, calibration: Sequence[str] = (), options: Mapping[str, str] | None = None
 ) -> None:
-    """Make an empty store under a temporary name beside the path and rename it.
+    """Make an empty store. On a disk: under a temporary name beside the path, then renamed.
 
     Args:
         calibration: keys of the images that gates and recalibrations use, for as long as the store lives.
@@ -33,31 +36,59 @@ def create(
     """
     if not path.name:
         raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
-    temporary = temporary_name(path)
+    header = {"schema": SCHEMA, **vars(replace(settings, source=_absolute(settings.source)))}
+    attributes: dict[str, Any] = {
+        "substyle": header,
+        "source_options": dict(options or {}),
+        "calibration": list(calibration),
+    }
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clear_temporary(path.parent, path.name)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(f"{path}: is there already and is not empty")
-        try:
-            header = {"schema": SCHEMA, **vars(replace(settings, source=_absolute(settings.source)))}
-            attributes: dict[str, Any] = {
-                "substyle": header,
-                "source_options": dict(options or {}),
-                "calibration": list(calibration),
-            }
-            group = zarr.open_group(str(temporary), mode="w", zarr_format=3, attributes=form.seal(attributes))
-            group.create_group(ARRAYS)
-            for file in (temporary / METADATA, temporary / ARRAYS / METADATA, temporary / ARRAYS, temporary):
-                flush(file)
-            os.rename(temporary, path)  # fails where another process was quicker
-        except BaseException:
-            # after an interrupt a thread of Zarr's may still be writing there: what stays, the next run clears
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        flush(path.parent)
+        if isinstance(path, ObjectPlace):
+            _put(path, form.seal(attributes))
+        else:
+            _make_folder(path, form.seal(attributes))
+
+
+def _make_folder(path: Path, attributes: dict[str, Any]) -> None:
+    temporary = temporary_name(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_temporary(path.parent, path.name)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path}: is there already and is not empty")
+    try:
+        group = zarr.open_group(str(temporary), mode="w", zarr_format=3, attributes=attributes)
+        group.create_group(ARRAYS)
+        for file in (temporary / METADATA, temporary / ARRAYS / METADATA, temporary / ARRAYS, temporary):
+            flush(file)
+        os.rename(temporary, path)  # fails where another process was quicker
+    except BaseException:
+        # after an interrupt a thread of Zarr's may still be writing there: what stays, the next run clears
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    flush(path.parent)
+
+
+def _put(path: ObjectPlace, attributes: dict[str, Any]) -> None:
+    """The store is there when its header is, which is put last and only where none is."""
+    _require_empty(path)  # before anything is written there
+    with lock.mutex(path):
+        _require_empty(path)
+        (path / ARRAYS / METADATA).put(_group({}))
+        write_durably(path / METADATA, _group(attributes))
+
+
+def _require_empty(path: ObjectPlace) -> None:
+    # what a process has put that was killed here, or that is at it now
+    ours = {path / ARRAYS / METADATA, path / lock.MUTEX}
+    if any(found not in ours for found, _ in path.walk()):
+        raise StoreError(f"{path}: is there already and is not empty")
+
+
+def _group(attributes: dict[str, Any]) -> bytes:
+    """What Zarr v3 writes of a group."""
+    return json.dumps({"attributes": attributes, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 
 
 def _absolute(source: str) -> str:
     """A store may be used from another folder than it was made in; addresses with a scheme stay as they are."""
-    return source if "://" in source or not source else os.path.abspath(source)
+    return source if is_remote(source) or not source else os.path.abspath(source)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ import zarr
 from numpy.typing import NDArray
 
 from substyle.engine.schema import build
-from substyle.engine.store import access, chunks, compaction, creation, form, journal, manifest, plain
+from substyle.engine.store import access, chunks, creation, form, journal, leftovers, lock, manifest, plain
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import clear_temporary, flush, writing
+from substyle.engine.store.files import flush, writing
 from substyle.engine.store.index import Index
 from substyle.engine.store.layout import (
     ARRAYS,
@@ -28,12 +26,14 @@ from substyle.engine.store.layout import (
 )
 from substyle.engine.store.record import ImageNote, Record
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.objects import ObjectPlace, each
+from substyle.pipelines.places import Place, place
 
 
 class EmbeddingStore:
-    """A store on disk; see `create` and `open`."""
+    """A store on a disk or in a bucket; see `create` and `open`."""
 
-    def __init__(self, path: Path, group: zarr.Group, settings: StoreSettings) -> None:
+    def __init__(self, path: Place, group: zarr.Group, settings: StoreSettings) -> None:
         self.path = path
         self.group = group
         self.settings = settings
@@ -41,19 +41,26 @@ class EmbeddingStore:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Place | str,
         settings: StoreSettings,
         *,
         calibration: Sequence[str] = (),
         options: Mapping[str, str] | None = None,
     ) -> EmbeddingStore:
         """Make an empty store and open it; see `creation.create`."""
+        path = place(path)
         creation.create(path, settings, calibration=calibration, options=options)
         return cls.open(path, writable=True)
 
     @classmethod
-    def open(cls, path: Path, *, writable: bool = False) -> EmbeddingStore:
-        """Open a store. Raises StoreError when there is none, it is damaged, or it has an unknown schema."""
+    def open(cls, path: Place | str, *, writable: bool = False) -> EmbeddingStore:
+        """Open the store at a path or an address.
+
+        Raises:
+            StoreError: there is none, it is damaged, or it has an unknown schema.
+            ObjectError: it lies in a bucket that cannot be asked.
+        """
+        path = place(path)
         group = access.root(path, writable=writable)
         attributes = access.attributes(group, path)
         header = attributes.get("substyle")
@@ -75,26 +82,11 @@ class EmbeddingStore:
 
     def tidy(self) -> None:
         """Remove what killed processes left half written; the caller has the mutex."""
-        with writing(self.path):
-            for partial in self._partial():
-                partial.unlink(missing_ok=True)
-            for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
-                clear_temporary(self.path / folder)
-            compaction.clear_unnamed(self.path)
-            clear_temporary(self.path.parent, self.path.name)  # a part that was killed while another made the store
+        leftovers.clear(self.path)
 
     def is_tidy(self) -> bool:
         """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
-        beside = self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")
-        deep = self.path.glob(f"{journal.FOLDER}/{journal.DETAILS}/.*.tmp")
-        inside = (self.path.glob(".*.tmp"), self.path.glob("*/.*.tmp"), deep, self._partial())
-        left = (self.path.glob("lock*.json"), beside, *inside)
-        return not any(map(any, left)) and not journal.has_loose(self.path) and not compaction.unnamed(self.path)
-
-    def _partial(self) -> Iterator[Path]:
-        """Metadata under zarr's own temporary names; such chunks go with their shards' folders."""
-        for depth in ("*", f"{ARRAYS}/*", f"{ARRAYS}/*/*", f"{ARRAYS}/*/*/*"):
-            yield from self.path.glob(f"{depth}.partial")
+        return leftovers.none(self.path)
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -164,7 +156,7 @@ class EmbeddingStore:
             StoreError: it is there with other weights, width, runtime or precision.
         """
         name = slug(str(facts["name"]))
-        if name in members(self.path / ARRAYS):
+        if (self.path / ARRAYS / name / METADATA).exists():
             there = self.entry_of(name).facts
             if changed := form.differences(there, facts):
                 how = form.remedy(there, facts)
@@ -182,7 +174,7 @@ class EmbeddingStore:
             StoreError: it was made by another definition.
         """
         name = str(definition["name"])
-        if name in self.transformation_names(entry):
+        if (self.path / ARRAYS / entry.slug / name / METADATA).exists():
             there, there_digest = self.definition_of(entry, name)
             if there_digest != digest:
                 raise StoreError(
@@ -240,28 +232,32 @@ class EmbeddingStore:
             OverflowError16: a finite embedding is not finite in the store's type; nothing is committed.
             StoreError: no room, no permission, or another failure of the disk; nothing is committed.
         """
+        lock.require(self.path)
         start = shard * self.settings.shard_rows
-        stop = start
-        checksums = {}
-        for name, rows_RD in embeddings.items():
-            cast_RD = chunks.cast(rows_RD, self.settings.dtype, f"{entry.name}, {name}")
-            stop = start + len(cast_RD)
-            array = self.array_of(entry, name)
-            checksums[name] = chunks.write(array, self.chunk_path(entry.slug, name, shard), start, cast_RD)
+        stop = start + max(map(len, embeddings.values()), default=0)
+
+        def write(name: str) -> str:
+            cast_RD = chunks.cast(embeddings[name], self.settings.dtype, f"{entry.name}, {name}")
+            self.array_of(entry, name)  # is there, and laid out as a chunk is
+            return chunks.write(self.chunk_path(entry.slug, name, shard), cast_RD, self.settings.shard_rows)
+
+        written = each(write, embeddings) if isinstance(self.path, ObjectPlace) else map(write, embeddings)
+        checksums = dict(zip(embeddings, written, strict=True))
         chunks.flush_folders(self.chunk_path(entry.slug, name, shard) for name in embeddings)
         record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
         return journal.write(self.path, record)
 
-    def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Path:
-        """The file of one shard's chunk."""
+    def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:
+        """The file or object of one shard's chunk."""
         return chunk_path(self.path, backbone_slug, transformation, shard)
 
     def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
         """Transformations by (shard, slug) whose chunk file is missing or has another size than its array's chunks."""
         size = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
+        sizes = chunks.Sizes()
         found: dict[tuple[int, str], set[str]] = {}
         for shard, backbone, name in finished.chunks():
-            if chunks.size(self.chunk_path(backbone, name, shard)) != size.get(backbone):
+            if sizes.of(self.chunk_path(backbone, name, shard)) != size.get(backbone):
                 found.setdefault((shard, backbone), set()).add(name)
         return found
 

@@ -1,4 +1,8 @@
-"""Writing files so that a crash leaves the old state or the new one, never half of either."""
+"""Writing files so that a crash leaves the old state or the new one, never half of either.
+
+On a disk that takes a temporary name, a flush and a rename. In a bucket an object appears whole or not at all, and what
+has a name of its own is put there only if nothing is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +20,31 @@ from typing import Any
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.processes import is_running
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.object_errors import ObjectError, told
+from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.places import Place, at_once
 
 _TEMPORARY = ".tmp"
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a failed write into a StoreError that names the path and the reason."""
-    try:
+def naming(path: Place) -> Iterator[None]:
+    """Let what others, such as Zarr, let through of a bucket's failures name the place (`told`)."""
+    if isinstance(path, ObjectPlace):
+        with told(path):
+            yield
+    else:
         yield
+
+
+@contextmanager
+def writing(path: Place) -> Iterator[None]:
+    """Turn what the system or a bucket says of a failed write into a StoreError that names the path and the reason."""
+    try:
+        with naming(path):
+            yield
+    except ObjectError as error:
+        raise StoreError(f"{error}. What was finished before is kept.") from error
     except OSError as error:
         where = error.filename or path
         reason = error.strerror or str(error)
@@ -36,25 +56,33 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
 
 
-def clear_temporary(folder: Path, name: str = "") -> None:
-    """Remove what dead processes of this host left under temporary names.
+def clear_temporary(folder: Place, name: str = "") -> None:
+    """Remove what dead processes of this host left under temporary names; a bucket has none.
 
     Args:
         folder: where to look, not below it.
         name: only what was to become this; empty for everything.
     """
+    if isinstance(folder, ObjectPlace):
+        return
     for path in folder.glob(f".{glob.escape(name)}*.{glob.escape(socket.gethostname())}-*{_TEMPORARY}"):
         pid = path.name.removesuffix(_TEMPORARY).rpartition("-")[2]
         if pid.isdigit() and not is_running(int(pid)):
             remove(path)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Place, data: bytes) -> None:
     """Write under a temporary name, flush to the disk, rename; afterwards the file is whole or not there.
 
+    In a bucket the object is put where none is; one that is there must be the same.
+
     Raises:
-        StoreError: no room, no permission, or another failure of the disk.
+        StoreError: no room, no permission, or another failure of the disk or the bucket.
     """
+    if isinstance(path, ObjectPlace):
+        with writing(path):
+            _put_once(path, data)
+        return
     temporary = temporary_name(path)
     with writing(path):
         try:
@@ -68,8 +96,10 @@ def write_durably(path: Path, data: bytes) -> None:
         flush(path.parent)
 
 
-def listed(folder: Path, suffix: str) -> list[Path]:
+def listed(folder: Place, suffix: str) -> list[Place]:
     """Files of a folder whose names end so, in the order of their names; none where there is no folder."""
+    if isinstance(folder, ObjectPlace):
+        return [*sorted(folder.glob(f"*{suffix}"))]
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -77,21 +107,39 @@ def listed(folder: Path, suffix: str) -> list[Path]:
     return [folder / name for name in sorted(names) if name.endswith(suffix) and not name.startswith(".")]
 
 
-def size(path: Path) -> int:
-    """Bytes of a file."""
-    return path.stat().st_size
+def sizes(paths: Iterable[Place]) -> list[int]:
+    """Bytes of each of some files. Raises FileNotFoundError for one that is gone."""
+    return at_once(lambda path: path.head().size if isinstance(path, ObjectPlace) else path.stat().st_size, paths)
 
 
-def remove(path: Path) -> None:
+def _put_once(path: ObjectPlace, data: bytes) -> None:
+    try:
+        path.create(data)
+    except FileExistsError:
+        # a request whose answer was lost is made again, and then meets what it has written itself
+        if path.read_bytes() != data:
+            raise
+
+
+def make_folder(path: Place) -> None:
+    """Make a folder and those above it where they are not there; a bucket has none."""
+    if isinstance(path, Path):
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: Place) -> None:
     """Remove a file or a folder with all that is in it; one that is not there is none to remove."""
-    if path.is_dir() and not path.is_symlink():
+    if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def flush(path: Path) -> None:
-    """Flush a file or a folder's list of names to the disk."""
+def flush(path: Place) -> None:
+    """Flush a file or a folder's list of names to the disk; what a bucket has taken is kept."""
+    if isinstance(path, ObjectPlace):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -114,7 +162,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
         raise SubstyleError(f"{path}: not JSON ({error})") from error
 
 
-def read_named(path: Path) -> bytes:
+def read_named(path: Place) -> bytes:
     """The content of a file whose name ends in its digest, ``<anything>-<digest>.<suffix>``.
 
     Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -16,6 +15,7 @@ import zarr
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest
 from substyle.engine.store.layout import METADATA, BackboneEntry, StoreSettings, slug
+from substyle.pipelines.places import Place
 
 DIGEST = "digest"
 _MEASURED = "rate"  # of a backbone: a time, which another process that makes the same group measures otherwise
@@ -28,7 +28,7 @@ def seal(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, DIGEST: _digest(plain)}
 
 
-def unseal(attributes: Mapping[str, Any], member: Path) -> dict[str, Any]:
+def unseal(attributes: Mapping[str, Any], member: Place) -> dict[str, Any]:
     """Attributes without their digest. Raises StoreError when they are not what was written."""
     plain = {key: value for key, value in attributes.items() if key != DIGEST}
     if attributes.get(DIGEST) != _digest(plain):
@@ -41,7 +41,7 @@ def _digest(attributes: Mapping[str, Any]) -> str:
     return digest(json.dumps(fixed, sort_keys=True).encode())
 
 
-def backbone(attributes: Mapping[str, Any], group: Path) -> BackboneEntry:
+def backbone(attributes: Mapping[str, Any], group: Place) -> BackboneEntry:
     """The backbone that a group's attributes tell of. Raises StoreError where they do not."""
     facts = unseal(attributes, group)
     name, dim, spec, runtime, rate = (facts.get(key) for key in ("name", "dim", "spec", "runtime", _MEASURED))
@@ -83,7 +83,7 @@ def remedy(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f' (go on with device = "{device}" and runtime = "{runtime}", or take another store)'
 
 
-def transformation(attributes: Mapping[str, Any], array: Path) -> tuple[dict[str, Any], str]:
+def transformation(attributes: Mapping[str, Any], array: Place) -> tuple[dict[str, Any], str]:
     """(definition, its hash) of the transformation that an array holds. Raises StoreError where it does not say."""
     facts = unseal(attributes, array)
     definition, definition_hash = facts.get("definition"), facts.get("definition_hash")
@@ -94,7 +94,7 @@ def transformation(attributes: Mapping[str, Any], array: Path) -> tuple[dict[str
     return told, definition_hash
 
 
-def require_layout(array: zarr.Array[Any], settings: StoreSettings, dim: int, path: Path) -> None:
+def require_layout(array: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
     """Raise StoreError unless an array is laid out as this engine does it: (N, D) numbers in bare chunks (R, D)."""
     there = json.loads(json.dumps(array.metadata.to_dict()))
     pairs = {

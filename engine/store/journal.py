@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 
 from substyle.engine.store import details, index
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import digest, listed, read_named, write_durably, writing
+from substyle.engine.store.files import digest, listed, make_folder, read_named, write_durably
 from substyle.engine.store.index import Index
 from substyle.engine.store.record import Record, identity
+from substyle.pipelines.places import Place, at_once
 
 FOLDER = "journal"
 DETAILS = "details"  # in the journal's folder
@@ -30,11 +30,11 @@ T = TypeVar("T")
 class Files:
     """The journal's files: loose records, and segments of the index."""
 
-    loose: tuple[Path, ...]
-    segments: tuple[Path, ...]
+    loose: tuple[Place, ...]
+    segments: tuple[Place, ...]
 
 
-def files(store: Path) -> Files:
+def files(store: Place) -> Files:
     """All that was there at one moment, or has come since; of what was replaced meanwhile some may be gone.
 
     What is compacted goes from loose records to segments, and from segments to a segment, the new file being there
@@ -49,11 +49,11 @@ def files(store: Path) -> Files:
     return Files(tuple(loose), segments)
 
 
-def _segments(folder: Path) -> tuple[Path, ...]:
+def _segments(folder: Place) -> tuple[Place, ...]:
     return tuple(path for path in listed(folder, ".parquet") if path.name.startswith("segment-"))
 
 
-def details_path(store: Path, name: str) -> Path:
+def details_path(store: Place, name: str) -> Place:
     """The file of details of that name."""
     return store / FOLDER / DETAILS / name
 
@@ -61,22 +61,22 @@ def details_path(store: Path, name: str) -> Path:
 # --- one file ---------------------------------------------------------------------------------------------------------
 
 
-def read_loose(path: Path) -> tuple[int, Record]:
+def read_loose(path: Place) -> tuple[int, Record]:
     """A record that stands alone, and its identity. Raises FileNotFoundError, or StoreError when it is damaged."""
     return _decoded(path, lambda data: (identity(data), Record.from_json(data.decode())))
 
 
-def read_segment(path: Path) -> pa.Table:
+def read_segment(path: Place) -> pa.Table:
     """Rows of `index.SCHEMA`. Raises FileNotFoundError, or StoreError when the file is damaged."""
     return _decoded(path, index.decode)
 
 
-def read_details(path: Path) -> dict[int, Record]:
+def read_details(path: Place) -> dict[int, Record]:
     """Records by identity. Raises FileNotFoundError, or StoreError when the file is damaged."""
     return _decoded(path, details.decode)
 
 
-def _decoded(path: Path, decode: Callable[[bytes], T]) -> T:
+def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
     try:
         return decode(read_named(path))
     except FileNotFoundError:
@@ -88,29 +88,29 @@ def _decoded(path: Path, decode: Callable[[bytes], T]) -> T:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def read_index(store: Path) -> Index:
+def read_index(store: Place) -> Index:
     """What is finished. Raises StoreError when a loose record or a segment is damaged."""
     return _settled(store, lambda there: Index.of_tables(_tables(there)))
 
 
-def read_records(store: Path) -> list[pa.Table]:
+def read_records(store: Place) -> list[pa.Table]:
     """All records as tables of `details.SCHEMA`, some perhaps twice. Raises StoreError when a file is damaged."""
 
     def tables(there: Files) -> list[pa.Table]:
-        loose = details.table(map(read_loose, there.loose))
-        named = index.together([read_segment(path) for path in there.segments])["details"].unique().to_pylist()
+        loose = details.table(at_once(read_loose, there.loose))
+        named = index.together(at_once(read_segment, there.segments))["details"].unique().to_pylist()
         paths = (details_path(store, name) for name in named)
-        return [loose, *(_held(store, path, details.decode_table, there) for path in paths)]
+        return [loose, *at_once(lambda path: _held(store, path, details.decode_table, there), paths)]
 
     return _settled(store, tables)
 
 
-def read(store: Path) -> list[Record]:
+def read(store: Place) -> list[Record]:
     """All records, in the order of (shard, backbone, identity). Raises StoreError when a file of them is damaged."""
     return examine(store, _raise)
 
 
-def examine(store: Path, damaged: Callable[[Path, StoreError], None]) -> list[Record]:
+def examine(store: Place, damaged: Callable[[Place, StoreError], None]) -> list[Record]:
     """All records that can be read, in that order.
 
     Args:
@@ -118,7 +118,7 @@ def examine(store: Path, damaged: Callable[[Path, StoreError], None]) -> list[Re
     """
 
     def records(there: Files) -> list[Record]:
-        problems: dict[Path, StoreError] = {}
+        problems: dict[Place, StoreError] = {}
         found = _records(store, there, problems)
         for path, error in problems.items():
             damaged(path, error)
@@ -127,11 +127,11 @@ def examine(store: Path, damaged: Callable[[Path, StoreError], None]) -> list[Re
     return _settled(store, records)
 
 
-def _raise(_: Path, error: StoreError) -> None:
+def _raise(_: Place, error: StoreError) -> None:
     raise error
 
 
-def _settled(store: Path, of: Callable[[Files], T]) -> T:
+def _settled(store: Place, of: Callable[[Files], T]) -> T:
     """The answer from files that were all there: where one is gone, it was compacted meanwhile; all is read anew."""
     while True:
         there = files(store)
@@ -142,11 +142,11 @@ def _settled(store: Path, of: Callable[[Files], T]) -> T:
 
 
 def _tables(there: Files) -> list[pa.Table]:
-    loose = index.rows(map(read_loose, there.loose), "")
-    return [loose, *map(read_segment, there.segments)]
+    loose = index.rows(at_once(read_loose, there.loose), "")
+    return [loose, *at_once(read_segment, there.segments)]
 
 
-def _records(store: Path, there: Files, problems: dict[Path, StoreError]) -> dict[tuple[int, str, int], Record]:
+def _records(store: Place, there: Files, problems: dict[Place, StoreError]) -> dict[tuple[int, str, int], Record]:
     found: dict[tuple[int, str, int], Record] = {}
     said: dict[str, list[pa.Table]] = {}
     for path in there.loose:
@@ -177,7 +177,7 @@ def _records(store: Path, there: Files, problems: dict[Path, StoreError]) -> dic
     return found
 
 
-def _held(store: Path, path: Path, decode: Callable[[bytes], T], there: Files) -> T:
+def _held(store: Place, path: Place, decode: Callable[[bytes], T], there: Files) -> T:
     """What a file of details holds. Raises FileNotFoundError where it went with its segment, else StoreError."""
     try:
         return _decoded(path, decode)
@@ -190,20 +190,19 @@ def _held(store: Path, path: Path, decode: Callable[[bytes], T], there: Files) -
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def has_loose(store: Path) -> bool:
+def has_loose(store: Place) -> bool:
     """Whether some records stand in files of their own."""
     return bool(listed(store / FOLDER, ".json"))
 
 
-def write(store: Path, record: Record) -> int:
+def write(store: Place, record: Record) -> int:
     """Write one record durably. Several records of one (shard, backbone) speak of different transformations.
 
     Returns:
         bytes written.
     """
     folder = store / FOLDER
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    make_folder(folder)
     data = record.to_json().encode()
     write_durably(folder / f"{record.shard:08d}-{record.backbone}-{digest(data)}.json", data)
     return len(data)

@@ -13,6 +13,7 @@ import numpy as np
 from substyle.engine.precision import as_precision
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.orientation import ORIENTATIONS
+from substyle.pipelines.places import Place
 
 SCHEMA = 2
 DTYPES = ("float16", "float32")
@@ -77,11 +78,11 @@ def slug(name: str) -> str:
     return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def chunk_path(store: Path, backbone_slug: str, transformation: str, shard: int) -> Path:
-    """The file of one shard's chunk."""
+def chunk_path(store: Place, backbone_slug: str, transformation: str, shard: int) -> Place:
+    """The file or object of one shard's chunk."""
     return store / ARRAYS / backbone_slug / transformation / "c" / str(shard) / "0"
 
 
-def members(folder: Path) -> list[str]:
+def members(folder: Place) -> list[str]:
     """Names of the groups or arrays in a folder; one whose metadata were never written is not there."""
     return sorted(path.parent.name for path in folder.glob(f"*/{METADATA}"))

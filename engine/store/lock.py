@@ -1,31 +1,34 @@
 """One run owns a store: a lock file with the holder's run id, host, pid and start. Parts of one run hold it together.
 
-All changes of lock files, and the short steps that make or reshape a store, happen under a mutex that the operating
-system releases when its holder dies.
+All changes of lock files, and the short steps that make or reshape a store, happen under a mutex. On a disk the
+operating system releases it when its holder dies; in a bucket both are objects that are renewed (`lease`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import secrets
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from substyle.engine.store.errors import LockedError
+from substyle.engine.store import lease
+from substyle.engine.store.errors import LockedError, StoreError
 from substyle.engine.store.files import write_durably, writing
-from substyle.engine.store.processes import is_running, started
+from substyle.engine.store.holder import Holder, system
+from substyle.engine.store.lease import STALE, Lease
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.object_errors import ObjectError
+from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.places import Place
 
 NAME = "lock.json"
+LOCKS = "lock*.json"
 MUTEX = ".mutex"
 
 
@@ -57,6 +60,11 @@ class Part:
         return range(self.index - 1, count, self.count)
 
     @property
+    def numbers(self) -> tuple[int, int]:
+        """(index, count)."""
+        return self.index, self.count
+
+    @property
     def lock_name(self) -> str:
         """Name of its lock file."""
         return NAME if self.count == 1 else f"lock-{self.index}-of-{self.count}.json"
@@ -65,42 +73,22 @@ class Part:
 WHOLE = Part()
 
 
-@dataclass(frozen=True)
-class _Holder:
-    run: str
-    host: str
-    pid: int
-    since: str
-    start: str | None = None
-    part: tuple[int, int] = (1, 1)
-
-    @staticmethod
-    def of(data: Mapping[str, Any]) -> _Holder:
-        """The holder that a lock file names. Raises ValueError, KeyError or TypeError on other data."""
-        index, count = data.get("part", (1, 1))
-        holder = _Holder(**{**data, "part": (index, count)})
-        texts = (holder.run, holder.host, holder.since, holder.start or "")
-        numbers = (holder.pid, index, count)
-        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-            raise TypeError("not a holder")
-        return holder
-
-    def __str__(self) -> str:
-        part = f"part {self.part[0]}/{self.part[1]}, " if self.part[1] > 1 else ""
-        return f"run {self.run} ({part}pid {self.pid} on {self.host}, since {self.since})"
-
-    def alive(self) -> bool:
-        # of a process on another host nothing is known: it counts as running
-        return self.host != socket.gethostname() or is_running(self.pid, self.start)
+_leases: dict[ObjectPlace, Lease] = {}  # the locks in buckets that this process has
 
 
 @contextmanager
-def mutex(store: Path) -> Iterator[None]:
+def mutex(store: Place) -> Iterator[None]:
     """The one process that may change locks, manifest, metadata and journal segments now; others wait.
 
     Raises:
-        StoreError: the store cannot be written, or its file system has no locks.
+        StoreError: the store cannot be written, or its file system or server has no locks.
+        LockedError: it is a store in a bucket that this process has held, and another has taken over.
     """
+    if isinstance(store, ObjectPlace):
+        require(store)
+        with lease.mutex(store / MUTEX):
+            yield
+        return
     with writing(store / MUTEX):
         descriptor = os.open(store / MUTEX, os.O_CREAT | os.O_RDWR, 0o644)
     try:
@@ -112,22 +100,28 @@ def mutex(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def hold(store: Path, run: str, part: Part = WHOLE) -> Iterator[None]:
+def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False) -> Iterator[None]:
     """Own the store, or a part of its shards, for the block.
 
-    A lock whose process is dead (same host, no such process) is taken over with a message.
+    A lock whose process is dead (same host, no such process) is taken over with a message; in a bucket also one of
+    another host that was not renewed for three minutes.
+
+    Args:
+        take_over: take over the locks of other hosts, whatever they say; the user knows that their runs have ended.
 
     Raises:
         LockedError: a live run, or one on another host, holds it; parts of one number n may run side by side.
     """
+    if isinstance(store, ObjectPlace):
+        with _hold_object(store, run, part, take_over):
+            yield
+        return
     path = store / part.lock_name
-    me = os.getpid()
-    mine = _Holder(run, socket.gethostname(), me, datetime.now(UTC).isoformat(), started(me), (part.index, part.count))
-    content = json.dumps(asdict(mine)).encode()
+    content = Holder.here(run, part.numbers).to_json()
     try:  # from before the lock is there: an interrupt may come between any two steps
         with mutex(store):
-            for other in sorted(store.glob("lock*.json")):
-                _clear_or_refuse(other, part)
+            for other in sorted(store.glob(LOCKS)):
+                _clear_or_refuse(other, part, take_over)
             write_durably(path, content)
         yield
     finally:
@@ -136,6 +130,13 @@ def hold(store: Path, run: str, part: Part = WHOLE) -> Iterator[None]:
         except KeyboardInterrupt:
             _release(path, content)
             raise
+
+
+def require(store: Place) -> None:
+    """Raise LockedError when this process has held a store in a bucket, and another has taken it over."""
+    for path, held in list(_leases.items()):
+        if path.parent == store:
+            held.require()
 
 
 def new_run_id() -> str:
@@ -153,23 +154,69 @@ def _release(path: Path, content: bytes) -> None:
         path.unlink(missing_ok=True)
 
 
-def _clear_or_refuse(path: Path, part: Part) -> None:
+def _clear_or_refuse(path: Path, part: Part, take_over: bool) -> None:
     try:
-        holder = _Holder.of(json.loads(path.read_text()))
+        holder = Holder.read(path.read_bytes())
     except FileNotFoundError:
         return  # released meanwhile
     except OSError as error:
         raise LockedError(f"{path}: this lock cannot be read: {error.strerror}; remove it") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # locks are written whole: this is none that a run holds
-        holder = _Holder("unknown", socket.gethostname(), -1, "unknown")
-    if not holder.alive():
-        print(f"taking over the lock of {holder}, which is no longer running", file=sys.stderr)
+    if not holder.alive() or (take_over and not holder.is_here):
+        _say_taken(holder)
         path.unlink(missing_ok=True)
-        return
-    beside = holder.part[1] == part.count > 1 and holder.part[0] != part.index
-    if not beside:
+    elif not holder.beside(part.numbers):
         raise LockedError(
             f"{path.parent}: {holder} holds this store. Wait for it to end; if it cannot be running any more, "
             f"remove {path}."
+        )
+
+
+def _say_taken(holder: Holder) -> None:
+    print(f"taking over the lock of {holder}, which is no longer running", file=sys.stderr)
+
+
+# --- in a bucket ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hold_object(store: ObjectPlace, run: str, part: Part, take_over: bool) -> Iterator[None]:
+    holder = Holder.here(run, part.numbers, system())
+    with mutex(store):
+        now = (store / MUTEX).head().changed  # just written: by the server's clock, as all times of objects are
+        for other in sorted(store.glob(LOCKS)):
+            _clear_or_refuse_object(other, part, now, take_over)
+        with writing(store):
+            held = Lease.create(store / part.lock_name, holder)
+    _leases[held.place] = held
+    try:
+        yield
+    finally:
+        del _leases[held.place]
+        _give_back(store, held)
+
+
+def _give_back(store: ObjectPlace, held: Lease) -> None:
+    try:
+        with mutex(store):
+            if held.end():
+                held.place.unlink(missing_ok=True)
+    except (StoreError, ObjectError) as error:
+        print(f"{error} The lock {held.place} stays until it is {STALE:.0f} s old.", file=sys.stderr)
+
+
+def _clear_or_refuse_object(path: ObjectPlace, part: Part, now: datetime | None, take_over: bool) -> None:
+    try:
+        content, version = path.read_version()
+    except FileNotFoundError:
+        return
+    holder = Holder.read(content)
+    age = (now - version.changed).total_seconds() if now and version.changed else 0.0
+    gone = not holder.alive() or (not holder.is_here and (take_over or age > STALE))
+    if gone:
+        _say_taken(holder)
+        path.unlink(missing_ok=True)
+    elif not holder.beside(part.numbers):
+        raise LockedError(
+            f"{path.parent}: {holder} holds this store and renewed its lock {max(age, 0):.0f} s ago. Wait for it to "
+            f"end; on another host it counts as gone {STALE:.0f} s after that, or at once for embed --take-over."
         )

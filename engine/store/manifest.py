@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import digest, read_named, write_durably, writing
+from substyle.engine.store.files import digest, make_folder, read_named, write_durably
 from substyle.engine.table import SPLITS, UNLABELLED
+from substyle.pipelines.places import Place, matching
 
 FOLDER = "images.parquet"
 _SCHEMA = pa.schema(
@@ -61,7 +61,7 @@ class Manifest:
         return slice(first, last)
 
 
-def read(store: Path, shard_rows: int) -> Manifest:
+def read(store: Place, shard_rows: int) -> Manifest:
     """All segments of a store's manifest.
 
     Args:
@@ -89,7 +89,7 @@ def read(store: Path, shard_rows: int) -> Manifest:
         raise StoreError(f"{where}: the manifest cannot be read: {error}") from error
 
 
-def _segment(path: Path) -> pa.Table:
+def _segment(path: Place) -> pa.Table:
     return pq.read_table(io.BytesIO(read_named(path)), schema=_SCHEMA)
 
 
@@ -115,9 +115,9 @@ def _manifest(table: pa.Table) -> Manifest:
     )
 
 
-def segments(store: Path) -> list[Path]:
+def segments(store: Place) -> list[Place]:
     """The manifest's files in order. Raises StoreError when one of them is missing."""
-    paths = sorted((store / FOLDER).glob("segment-[0-9]*.parquet"))
+    paths = matching(store / FOLDER, "segment-[0-9]*.parquet")
     for number, path in enumerate(paths):
         if path.stem.split("-")[1] != f"{number:05d}":
             raise StoreError(f"{store}: the manifest's segment {number:05d} is missing, the next is {path.name}")
@@ -125,7 +125,7 @@ def segments(store: Path) -> list[Path]:
 
 
 def append(
-    store: Path,
+    store: Place,
     *,
     first_row: int,
     keys: Sequence[str],
@@ -139,8 +139,7 @@ def append(
         StoreError: an image is there already, labels and class names do not belong together, or a failure of the disk.
     """
     folder = store / FOLDER
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    make_folder(folder)
     columns = {
         "row": np.arange(first_row, first_row + len(keys), dtype=np.int64),
         "key": list(keys),

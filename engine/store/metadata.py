@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import ARRAYS, METADATA, members
+from substyle.pipelines.places import Place
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Known:
     """Rows of the arrays that can be used, by (slug of the backbone, transformation), and what is wrong elsewhere."""
 
     arrays: dict[tuple[str, str], int] = field(default_factory=dict)
-    problems: dict[Path, str] = field(default_factory=dict)
+    problems: dict[Place, str] = field(default_factory=dict)
 
 
 def check(store: EmbeddingStore) -> Known:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from substyle.engine.store import details, journal
 from substyle.engine.store.duplicates import COLUMNS, ROWS
 from substyle.engine.store.record import THUMBNAIL_BYTES
+from substyle.pipelines.places import Place
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Notes:
         return np.where(there_M, at_M, -1)
 
 
-def read(store: Path) -> Notes:
+def read(store: Place) -> Notes:
     """All notes of a store. Raises StoreError when a file of the journal is damaged."""
     return _of_tables(journal.read_records(store))
 

@@ -14,6 +14,7 @@ from substyle.engine.store import plain
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
 from substyle.kernels import memory
+from substyle.pipelines.objects import REQUESTS, ObjectPlace
 
 I64 = NDArray[np.int64]
 _READERS = 2  # transformations read at once: one is copied while the disk is asked for the next
@@ -59,7 +60,7 @@ class StoredRows:
             t, shard = int(t_B[own[0]]), int(shard_B[own[0]])
             plain.take(self.store.chunk_path(self.entry.slug, self.names[t], shard), at_B[own], out, own)
 
-        with ThreadPoolExecutor(_TAKERS) as readers:
+        with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
             list(readers.map(one, files))
         return out
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from substyle.engine.store import compaction, index, journal, lock, manifest
 from substyle.engine.store.layout import ARRAYS, METADATA
+from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.places import Place, relative
 
 _TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # ours and zarr's
 _LOCK = re.compile(r"lock(-\d+-of-\d+)?\.json")
@@ -20,10 +22,10 @@ class Strangers:
     """Chunks without a record and files left half written (counted), and files that are none of the store's."""
 
     unfinished: int = 0
-    foreign: list[Path] = field(default_factory=list)
+    foreign: list[Place] = field(default_factory=list)
 
 
-def look(store: Path, arrays: Set[tuple[str, str]], finished: Set[Path], shards: int | None) -> Strangers:
+def look(store: Place, arrays: Set[tuple[str, str]], finished: Set[Place], shards: int | None) -> Strangers:
     """Walk the store.
 
     Args:
@@ -35,7 +37,7 @@ def look(store: Path, arrays: Set[tuple[str, str]], finished: Set[Path], shards:
     for path in _files(store):
         if path in finished:
             continue
-        parts = path.relative_to(store).parts
+        parts = relative(path, store).parts
         if _TEMPORARY.fullmatch(parts[-1]) or _is_chunk(parts, arrays, shards):
             found.unfinished += 1
         elif not _is_record(parts):
@@ -72,7 +74,10 @@ def _is_record(parts: tuple[str, ...]) -> bool:
             return parts[0] == ARRAYS and len(parts) <= 4 and parts[-1] == METADATA
 
 
-def _files(store: Path) -> Iterator[Path]:
+def _files(store: Place) -> Iterator[Place]:
+    if isinstance(store, ObjectPlace):
+        yield from (path for path, _ in store.walk())
+        return
     for folder, _, names in os.walk(store):
         for name in sorted(names):
             yield Path(folder) / name

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from substyle.engine.progress import stage
 from substyle.engine.store import compaction, journal, lock, manifest, metadata, strangers
@@ -16,6 +15,8 @@ from substyle.engine.store.files import remove
 from substyle.engine.store.layout import ARRAYS, METADATA, chunk_path
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.record import Record
+from substyle.pipelines.objects import REQUESTS, ObjectPlace
+from substyle.pipelines.places import Place, relative
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Verdict:
     chunk_bytes: int = 0
     unfinished: int = 0
     broken: dict[tuple[int, str], set[str]] = field(default_factory=dict)
-    damaged: list[Path] = field(default_factory=list)
-    metadata: list[Path] = field(default_factory=list)
+    damaged: list[Place] = field(default_factory=list)
+    metadata: list[Place] = field(default_factory=list)
     marked: bool = False
     unmarked_because: str = ""
 
@@ -75,7 +76,7 @@ class Verdict:
 REDO = "embed makes it again"
 
 
-def verify(path: Path, *, mark: bool = True, threads: int = 2, quiet: bool = False) -> Verdict:
+def verify(path: Place, *, mark: bool = True, threads: int = 2, quiet: bool = False) -> Verdict:
     """Check a store; what is broken is taken out of the journal, so that `embed` redoes it and nothing else.
 
     Args:
@@ -108,8 +109,8 @@ def verify(path: Path, *, mark: bool = True, threads: int = 2, quiet: bool = Fal
     return verdict
 
 
-def _relative(store: EmbeddingStore, path: Path) -> str:
-    return path.relative_to(store.path).as_posix()
+def _relative(store: EmbeddingStore, path: Place) -> str:
+    return relative(path, store.path).as_posix()
 
 
 def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
@@ -126,7 +127,7 @@ def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
 
 
 def _journal(store: EmbeddingStore, verdict: Verdict) -> list[Record]:
-    def damaged(path: Path, error: StoreError) -> None:
+    def damaged(path: Place, error: StoreError) -> None:
         verdict.findings.append(Finding("journal", _relative(store, path), str(error), "what it tells of is redone"))
         verdict.damaged.append(path)
 
@@ -164,7 +165,8 @@ def _record(
 
 def _chunks(store: EmbeddingStore, records: list[Record], verdict: Verdict, threads: int, quiet: bool) -> None:
     total = sum(len(record.checksums) for record in records)
-    with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(max(threads, 1)) as pool:
+    threads = max(threads, REQUESTS if isinstance(store.path, ObjectPlace) else 1)
+    with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
         for (record, name), (size, problem) in zip(
             _pairs(records), pool.map(lambda pair: _chunk(store.path, *pair), _pairs(records)), strict=True
         ):
@@ -181,12 +183,16 @@ def _pairs(records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
     return ((record, name) for record in records for name in record.checksums)
 
 
-def _chunk(store: Path, record: Record, name: str) -> tuple[int, str]:
+def _chunk(store: Place, record: Record, name: str) -> tuple[int, str]:
     path = chunk_path(store, record.backbone, name, record.shard)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        if isinstance(path, ObjectPlace):
+            data = path.read_bytes()
+            digest, size = hashlib.sha256(data).hexdigest(), len(data)
+        else:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
     except (OSError, ValueError) as error:  # ValueError: no file can have that name
         return 0, f"cannot be read: {getattr(error, 'strerror', None) or error}"
     return size, "" if digest == record.checksums[name] else "its content is not what was written"

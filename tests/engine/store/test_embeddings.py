@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import zarr
 
+from substyle.engine.store import access
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import OverflowError16, StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings, slug
 from substyle.engine.store.load import load_table, store_facts
 from substyle.engine.store.record import ImageNote
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.places import Place
 
 SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16", source="photographs")
 DEFINITIONS = [
@@ -38,7 +40,7 @@ def note(row: int, reason: str = "", thumbnail: str | None = None) -> ImageNote:
     return ImageNote(row, 10, 10, reason, "" if reason else small, ())
 
 
-def make(path: Path, images: int = 6, settings: StoreSettings = SETTINGS) -> tuple[EmbeddingStore, BackboneEntry]:
+def make(path: Place, images: int = 6, settings: StoreSettings = SETTINGS) -> tuple[EmbeddingStore, BackboneEntry]:
     store = EmbeddingStore.create(path, settings)
     labels = np.arange(images, dtype=np.int64) % 2
     store.add_images([f"{i}.jpg" for i in range(images)], labels, ["cat", "dog"], np.zeros(images, np.int8))
@@ -53,12 +55,12 @@ def rows(shard: int, count: int, dim: int = 3) -> dict[str, np.ndarray[Any, np.d
     return {str(d["name"]): rng.normal(size=(count, dim)).astype(np.float32) for d in DEFINITIONS}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
+def test_what_is_written_is_read(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
     first, second = rows(0, 4), rows(1, 2)
     store.write_shard(entry, 0, first, [note(i) for i in range(4)], seconds=1.0, run="r")
     store.write_shard(entry, 1, second, [note(4), note(5)], seconds=1.0, run="r")
-    opened = EmbeddingStore.open(tmp_path / "s.zarr")
+    opened = EmbeddingStore.open(home / "s.zarr")
     table = load_table(opened, "timm:x")
     assert table.x_TND.dtype == np.float16
     expected = np.concatenate([first["jpeg"], second["jpeg"]]).astype(np.float16)
@@ -68,10 +70,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert table.keys == tuple(f"{i}.jpg" for i in range(6))
 
 
-def test_any_zarr_reader_reads_it_and_missing_is_nan(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
+def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
     store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
-    array = zarr.open_array(str(tmp_path / "s.zarr" / "embeddings" / entry.slug / "jpeg"), mode="r")
+    array = zarr.open_array(
+        access.zarr_store(home / "s.zarr", writable=False), path=f"embeddings/{entry.slug}/jpeg", mode="r"
+    )
     assert array.shape == (6, 3)
     assert array.chunks == (4, 3)
     assert np.isnan(np.asarray(array[:4])).all()
@@ -79,8 +83,8 @@ def test_any_zarr_reader_reads_it_and_missing_is_nan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array[:], store.read(entry, "jpeg"))
 
 
-def test_unfinished_and_quarantined_rows_are_left_out(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
+def test_unfinished_and_quarantined_rows_are_left_out(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
     written = rows(1, 2)
     written["identity"][0] = written["jpeg"][0] = np.nan
     store.write_shard(entry, 1, written, [note(4, reason="truncated"), note(5)], seconds=1.0, run="r")
@@ -90,16 +94,16 @@ def test_unfinished_and_quarantined_rows_are_left_out(tmp_path: Path) -> None:
     assert store_facts(store).quarantined == {"4.jpg": "truncated"}
 
 
-def test_nothing_finished_is_said(tmp_path: Path) -> None:
-    store, _ = make(tmp_path / "s.zarr")
+def test_nothing_finished_is_said(home: Place) -> None:
+    store, _ = make(home / "s.zarr")
     with pytest.raises(StoreError, match="no finished shard"):
         load_table(store, "timm:x")
     with pytest.raises(StoreError, match="there are: timm:x"):
         load_table(store, "timm:y")
 
 
-def test_near_duplicates_move_to_the_split_of_the_first(tmp_path: Path) -> None:
-    store = EmbeddingStore.create(tmp_path / "s.zarr", SETTINGS)
+def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
+    store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
     store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
     entry = store.ensure_backbone(facts())
     for definition in DEFINITIONS:
@@ -111,20 +115,20 @@ def test_near_duplicates_move_to_the_split_of_the_first(tmp_path: Path) -> None:
     assert store_facts(store).moved == ("c",)
 
 
-def test_overflow_commits_nothing_and_names_the_way_out(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
+def test_overflow_commits_nothing_and_names_the_way_out(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
     big = rows(0, 4)
     big["jpeg"][2, 1] = 1e6
     with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
         store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert len(store.finished()) == 0
-    wide, entry = make(tmp_path / "w.zarr", settings=StoreSettings(0, 224, 4, "float32", "photographs"))
+    wide, entry = make(home / "w.zarr", settings=StoreSettings(0, 224, 4, "float32", "photographs"))
     wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert wide.read(entry, "jpeg")[2, 1] == 1e6
 
 
-def test_growth_starts_at_a_shard_and_touches_nothing(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr", images=3)
+def test_growth_starts_at_a_shard_and_touches_nothing(home: Place) -> None:
+    store, entry = make(home / "s.zarr", images=3)
     store.write_shard(entry, 0, rows(0, 3), [note(i) for i in range(3)], seconds=1.0, run="r")
     chunk = store.chunk_path(entry.slug, "jpeg", 0)
     before = chunk.read_bytes()
@@ -165,14 +169,14 @@ def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: P
         (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 there, 2 now"),
     ],
 )
-def test_another_backbone_under_the_same_name_is_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
-    store, _ = make(tmp_path / "s.zarr")
+def test_another_backbone_under_the_same_name_is_refused(home: Place, changed: dict[str, Any], named: str) -> None:
+    store, _ = make(home / "s.zarr")
     with pytest.raises(StoreError, match=named):
         store.ensure_backbone(changed)
 
 
-def test_another_definition_is_refused(tmp_path: Path) -> None:
-    store, entry = make(tmp_path / "s.zarr")
+def test_another_definition_is_refused(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
     with pytest.raises(StoreError, match="jpeg was made by another definition"):
         store.ensure_transformation(entry, DEFINITIONS[1], "another hash")
 
@@ -189,14 +193,14 @@ def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
         EmbeddingStore.open(tmp_path / "s.zarr")
 
 
-def test_bad_settings_are_refused(tmp_path: Path) -> None:
+def test_bad_settings_are_refused(home: Place) -> None:
     with pytest.raises(ConfigError, match="power of two"):
-        EmbeddingStore.create(tmp_path / "a.zarr", StoreSettings(0, 224, 3, "float16", ""))
+        EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16", ""))
     with pytest.raises(ConfigError, match="float16, float32"):
-        EmbeddingStore.create(tmp_path / "b.zarr", StoreSettings(0, 224, 4, "int8", ""))
-    make(tmp_path / "s.zarr")
+        EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8", ""))
+    make(home / "s.zarr")
     with pytest.raises(StoreError, match="not empty"):
-        EmbeddingStore.create(tmp_path / "s.zarr", SETTINGS)
+        EmbeddingStore.create(home / "s.zarr", SETTINGS)
 
 
 @pytest.mark.parametrize("path", ["", ".", "/"])

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.conftest import put
 
 from substyle.engine.store import compaction, details, index, journal, notes
-from substyle.engine.store.files import digest
+from substyle.engine.store.files import digest, make_folder
 from substyle.engine.store.record import ImageNote, Record
 from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.places import Place, matching
 
 
 def record(shard: int, backbone: str = "b", *names: str) -> Record:
@@ -29,66 +31,66 @@ def test_round_trip() -> None:
     assert Record.from_json(one.to_json()) == one
 
 
-def test_written_records_are_read_in_order(tmp_path: Path) -> None:
+def test_written_records_are_read_in_order(home: Place) -> None:
     for shard in (2, 0, 1):
-        journal.write(tmp_path, record(shard))
-    assert journal.read(tmp_path) == [record(0), record(1), record(2)]
+        journal.write(home, record(shard))
+    assert journal.read(home) == [record(0), record(1), record(2)]
 
 
-def test_compaction_changes_nothing_that_is_read(tmp_path: Path) -> None:
+def test_compaction_changes_nothing_that_is_read(home: Place) -> None:
     for shard in range(5):
-        journal.write(tmp_path, record(shard))
-    before = journal.read(tmp_path)
-    compaction.compact(tmp_path, at=6)
-    assert len(list((tmp_path / journal.FOLDER).glob("*.json"))) == 5
-    compaction.compact(tmp_path, at=5)
-    assert not list((tmp_path / journal.FOLDER).glob("*.json"))
-    assert journal.read(tmp_path) == before
-    journal.write(tmp_path, record(9))
-    compaction.compact(tmp_path, at=1)
-    assert journal.read(tmp_path) == [*before, record(9)]
+        journal.write(home, record(shard))
+    before = journal.read(home)
+    compaction.compact(home, at=6)
+    assert len(list((home / journal.FOLDER).glob("*.json"))) == 5
+    compaction.compact(home, at=5)
+    assert not list((home / journal.FOLDER).glob("*.json"))
+    assert journal.read(home) == before
+    journal.write(home, record(9))
+    compaction.compact(home, at=1)
+    assert journal.read(home) == [*before, record(9)]
 
 
-def test_a_crash_between_compaction_and_removal_is_harmless(tmp_path: Path) -> None:
-    journal.write(tmp_path, record(0))
-    (path,) = (tmp_path / journal.FOLDER).glob("*.json")
-    text = path.read_text()
-    compaction.compact(tmp_path, at=1)
-    path.write_text(text)
-    assert journal.read(tmp_path) == [record(0)]
+def test_a_crash_between_compaction_and_removal_is_harmless(home: Place) -> None:
+    journal.write(home, record(0))
+    (path,) = (home / journal.FOLDER).glob("*.json")
+    text = path.read_bytes()
+    compaction.compact(home, at=1)
+    put(path, text)
+    assert journal.read(home) == [record(0)]
 
 
-def test_transformations_added_later_have_a_record_of_their_own(tmp_path: Path) -> None:
-    journal.write(tmp_path, record(0, "b", "identity", "jpeg"))
-    journal.write(tmp_path, record(0, "b", "pixelate", "swirl"))
-    assert [set(r.checksums) for r in journal.read(tmp_path)] == [{"identity", "jpeg"}, {"pixelate", "swirl"}]
+def test_transformations_added_later_have_a_record_of_their_own(home: Place) -> None:
+    journal.write(home, record(0, "b", "identity", "jpeg"))
+    journal.write(home, record(0, "b", "pixelate", "swirl"))
+    assert [set(r.checksums) for r in journal.read(home)] == [{"identity", "jpeg"}, {"pixelate", "swirl"}]
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_withdrawn_transformations_are_gone_and_nothing_else(tmp_path: Path, compacted: bool) -> None:
+def test_withdrawn_transformations_are_gone_and_nothing_else(home: Place, compacted: bool) -> None:
     for shard in range(3):
-        journal.write(tmp_path, record(shard))
-        journal.write(tmp_path, record(shard, "other"))
+        journal.write(home, record(shard))
+        journal.write(home, record(shard, "other"))
     if compacted:
-        compaction.compact(tmp_path, at=1)
-    compaction.withdraw(tmp_path, {(1, "b"): {"jpeg"}, (2, "other"): {"identity", "jpeg"}})
-    left = {(r.shard, r.backbone): set(r.checksums) for r in journal.read(tmp_path)}
+        compaction.compact(home, at=1)
+    compaction.withdraw(home, {(1, "b"): {"jpeg"}, (2, "other"): {"identity", "jpeg"}})
+    left = {(r.shard, r.backbone): set(r.checksums) for r in journal.read(home)}
     both = {"identity", "jpeg"}
     assert left == {(0, "b"): both, (0, "other"): both, (1, "b"): {"identity"}, (1, "other"): both, (2, "b"): both}
-    journal.write(tmp_path, record(1, "b", "jpeg"))
-    assert sum(set(r.checksums) == {"jpeg"} for r in journal.read(tmp_path)) == 1
+    journal.write(home, record(1, "b", "jpeg"))
+    assert sum(set(r.checksums) == {"jpeg"} for r in journal.read(home)) == 1
 
 
-def test_withdrawing_a_damaged_file_keeps_the_others(tmp_path: Path) -> None:
-    journal.write(tmp_path, record(0))
-    compaction.compact(tmp_path, at=1)
-    journal.write(tmp_path, record(1))
-    (segment,) = (tmp_path / journal.FOLDER).glob("*.parquet")
-    segment.write_bytes(segment.read_bytes()[:-1])
+def test_withdrawing_a_damaged_file_keeps_the_others(home: Place) -> None:
+    journal.write(home, record(0))
+    compaction.compact(home, at=1)
+    journal.write(home, record(1))
+    (segment,) = (home / journal.FOLDER).glob("*.parquet")
+    put(segment, segment.read_bytes()[:-1])
     with pytest.raises(SubstyleError, match="not what was written"):
-        journal.read(tmp_path)
-    compaction.withdraw(tmp_path, {}, [segment])
-    assert journal.read(tmp_path) == [record(1)]
+        journal.read(home)
+    compaction.withdraw(home, {}, [segment])
+    assert journal.read(home) == [record(1)]
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"shard": 1}', "null", "[]", '{"images": [1]}', '{"images": "ab"}'])
@@ -101,8 +103,8 @@ def test_a_broken_record_is_named(tmp_path: Path, text: str, named: bool) -> Non
         journal.read(tmp_path)
 
 
-def test_no_journal_yet(tmp_path: Path) -> None:
-    assert journal.read(tmp_path) == []
+def test_no_journal_yet(home: Place) -> None:
+    assert journal.read(home) == []
 
 
 def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
     names = ("identity", "jpeg", "swirl")
     for case in range(10):
         store = tmp_path / f"{case}"
-        store.mkdir()
+        make_folder(store)
         expected: dict[tuple[int, str], set[str]] = {}
         for _ in range(rng.randint(0, 40)):
             shard, backbone = rng.randrange(8), rng.choice("ab")
@@ -145,78 +147,78 @@ def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monk
         assert all(length > sum(lengths[i + 1 :]) for i, length in enumerate(lengths))
     assert sum(written) <= 200 * (math.log2(200 / 2) + 2)
     assert len(journal.read_index(tmp_path)) == 200
-    assert len(list((tmp_path / journal.FOLDER / journal.DETAILS).iterdir())) == 100
+    assert len(matching(tmp_path / journal.FOLDER / journal.DETAILS, "*")) == 100
 
 
-def test_details_hold_no_more_than_is_wanted_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = journal.write(tmp_path, record(0))
+def test_details_hold_no_more_than_is_wanted_in_memory_at_once(home: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = journal.write(home, record(0))
     for shard in range(1, 10):
-        journal.write(tmp_path, record(shard))
+        journal.write(home, record(shard))
     monkeypatch.setattr(compaction, "BYTES", 20 * size)
-    compaction.compact(tmp_path, at=100)
-    assert journal.has_loose(tmp_path)
+    compaction.compact(home, at=100)
+    assert journal.has_loose(home)
     monkeypatch.setattr(compaction, "BYTES", 9 * size // 2)
-    compaction.compact(tmp_path, at=100)
-    assert not journal.has_loose(tmp_path)
-    assert len(list((tmp_path / journal.FOLDER / journal.DETAILS).iterdir())) == 3
-    assert [r.shard for r in journal.read(tmp_path)] == list(range(10))
+    compaction.compact(home, at=100)
+    assert not journal.has_loose(home)
+    assert len(matching(home / journal.FOLDER / journal.DETAILS, "*")) == 3
+    assert [r.shard for r in journal.read(home)] == list(range(10))
 
 
-def test_merged_segments_that_a_crash_has_left_change_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / journal.FOLDER
+def test_merged_segments_that_a_crash_has_left_change_nothing(home: Place) -> None:
+    folder = home / journal.FOLDER
     for shard in range(2):
-        journal.write(tmp_path, record(shard))
-        compaction.compact(tmp_path, at=1)
+        journal.write(home, record(shard))
+        compaction.compact(home, at=1)
         if shard == 0:
             kept = {path: path.read_bytes() for path in folder.glob("*.parquet")}
-    assert len(compaction.listed_segments(tmp_path)) == 1
+    assert len(compaction.listed_segments(home)) == 1
     for path, data in kept.items():
-        path.write_bytes(data)
-    assert journal.read(tmp_path) == [record(0), record(1)]
-    assert len(journal.read_index(tmp_path)) == 2
+        put(path, data)
+    assert journal.read(home) == [record(0), record(1)]
+    assert len(journal.read_index(home)) == 2
     for shard in (2, 3):
-        journal.write(tmp_path, record(shard))
-    compaction.compact(tmp_path, at=1)
-    assert len(compaction.listed_segments(tmp_path)) == 1
-    assert journal.read(tmp_path) == [record(shard) for shard in range(4)]
+        journal.write(home, record(shard))
+    compaction.compact(home, at=1)
+    assert len(compaction.listed_segments(home)) == 1
+    assert journal.read(home) == [record(shard) for shard in range(4)]
 
 
-def test_details_that_no_segment_names_are_cleared(tmp_path: Path) -> None:
-    journal.write(tmp_path, record(0))
-    compaction.compact(tmp_path, at=1)
+def test_details_that_no_segment_names_are_cleared(home: Place) -> None:
+    journal.write(home, record(0))
+    compaction.compact(home, at=1)
     data = details.encode([(1, record(1))])
-    left = journal.details_path(tmp_path, f"records-{digest(data)}.parquet")
-    left.write_bytes(data)
-    assert compaction.unnamed(tmp_path) == [left]
-    assert journal.read(tmp_path) == [record(0)]
-    compaction.clear_unnamed(tmp_path)
+    left = journal.details_path(home, f"records-{digest(data)}.parquet")
+    put(left, data)
+    assert compaction.unnamed(home) == [left]
+    assert journal.read(home) == [record(0)]
+    compaction.clear_unnamed(home)
     assert not left.exists()
-    assert journal.read(tmp_path) == [record(0)]
+    assert journal.read(home) == [record(0)]
 
 
-def test_details_that_are_gone_are_named(tmp_path: Path) -> None:
-    journal.write(tmp_path, record(0))
-    compaction.compact(tmp_path, at=1)
-    (path,) = (tmp_path / journal.FOLDER / journal.DETAILS).iterdir()
+def test_details_that_are_gone_are_named(home: Place) -> None:
+    journal.write(home, record(0))
+    compaction.compact(home, at=1)
+    (path,) = matching(home / journal.FOLDER / journal.DETAILS, "*")
     path.unlink()
-    assert len(journal.read_index(tmp_path)) == 1
+    assert len(journal.read_index(home)) == 1
     with pytest.raises(SubstyleError, match=f"{path.name}.*missing"):
-        journal.read(tmp_path)
-    compaction.withdraw(tmp_path, {}, [path])
-    assert journal.read(tmp_path) == []
-    assert len(journal.read_index(tmp_path)) == 0
+        journal.read(home)
+    compaction.withdraw(home, {}, [path])
+    assert journal.read(home) == []
+    assert len(journal.read_index(home)) == 0
 
 
 @pytest.mark.parametrize("compacted", [0, 2, 4])
-def test_notes_are_what_records_say_of_images(tmp_path: Path, compacted: int) -> None:
+def test_notes_are_what_records_say_of_images(home: Place, compacted: int) -> None:
     again = replace(record(1, "z", "swirl"), images=(ImageNote(4, 10, 20, "", "01" * 72, ("swirl",)),))
     for i, one in enumerate([record(2), record(0), again, record(1)]):
         if i == compacted:
-            compaction.compact(tmp_path, at=1)
-        journal.write(tmp_path, one)
+            compaction.compact(home, at=1)
+        journal.write(home, one)
     if compacted == 4:
-        compaction.compact(tmp_path, at=1)
-    found = notes.read(tmp_path)
+        compaction.compact(home, at=1)
+    found = notes.read(home)
     assert found.row_N.tolist() == [0, 1, 4, 5, 8, 9]
     assert found.ok_N.tolist() == found.seen_N.tolist() == [True, False] * 3
     assert found.reasons == dict.fromkeys([1, 5, 9], 'a "bad" image: ü')

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import put
 from tests.engine.store.test_embeddings import make, note, rows
 
 from substyle.engine.store import plain
@@ -16,9 +17,10 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.load import load_table, open_table
 from substyle.engine.table import EmbeddingTable
+from substyle.pipelines.places import Place
 
 
-def filled(path: Path) -> Path:
+def filled(path: Place) -> Place:
     """Ten images in three shards, two of them quarantined: rows are not all that lie between the first and the last."""
     store, entry = make(path, images=10)
     for shard in range(3):
@@ -95,3 +97,23 @@ def test_a_chunk_that_is_spoilt_is_named(tmp_path: Path, spoilt: str) -> None:
     with pytest.raises(StoreError, match=f"{chunk.name}: (is cut short|cannot be read)"):
         table.take(1, n_B)
     assert len(table.take(0, n_B)) == 8
+
+
+@pytest.mark.parametrize("near", [1 << 20, 0])
+def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
+    both: tuple[EmbeddingTable, EmbeddingTable], home: Place, near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain, "_NEAR_IN_A_BUCKET", near)
+    loaded, _ = both
+    store = EmbeddingStore.open(filled(home / "s.zarr"))
+    table = open_table(store, "timm:x")
+    t_B, n_B = np.array([1, 0, 0, 1, 1, 0]), np.array([7, 0, 6, 2, 7, 1])
+    np.testing.assert_array_equal(table.take(t_B, n_B), loaded.take(t_B, n_B))
+    np.testing.assert_array_equal(load_table(store, "timm:x").x_TND, loaded.x_TND)
+    chunk = store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0)
+    put(chunk, chunk.read_bytes()[:7])
+    with pytest.raises(StoreError, match=r"c/0/0: is cut short"):
+        table.take(np.array([1]), np.array([1]))
+    chunk.unlink()
+    with pytest.raises(StoreError, match=r"c/0/0: cannot be read"):
+        table.take(np.array([1]), np.array([1]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import put
 from tests.engine.store.test_embeddings import DEFINITIONS, facts, make, note, rows
 
 from substyle.engine.store import compaction, journal, lock, manifest
@@ -13,11 +14,12 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.load import load_table
 from substyle.engine.store.verify import Verdict, verify
+from substyle.pipelines.places import Place, matching
 
 OTHER = "timm:y"
 
 
-def finished(path: Path) -> EmbeddingStore:
+def finished(path: Place) -> EmbeddingStore:
     """6 images in shards of 4 rows, two backbones, all done; half of the journal is compacted."""
     store, _ = make(path)
     store.ensure_backbone(facts(OTHER))
@@ -53,44 +55,54 @@ def redo(store: EmbeddingStore, shard: int) -> list[tuple[int, str, str]]:
     return made
 
 
-def look(path: Path) -> Verdict:
+def look(path: Place) -> Verdict:
     return verify(path, mark=False, quiet=True)
 
 
-def test_a_sound_store(tmp_path: Path) -> None:
-    finished(tmp_path / "s.zarr")
-    verdict = verify(tmp_path / "s.zarr", quiet=True)
+def test_a_sound_store(home: Place) -> None:
+    finished(home / "s.zarr")
+    verdict = verify(home / "s.zarr", quiet=True)
     assert verdict.ok
     assert not verdict.marked
     assert (verdict.images, verdict.records, verdict.chunks, verdict.chunk_bytes) == (6, 4, 8, 8 * 4 * 3 * 2)
 
 
-def _flip(path: Path) -> None:
+def _flip(path: Place) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    put(path, bytes(data))
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+def _cut(path: Place) -> None:
+    put(path, path.read_bytes()[:-1])
 
 
-def _swap(path: Path) -> None:
-    other = path.parents[3] / "identity" / "c" / path.parent.name / "0"
+def _swap(path: Place) -> None:
+    other = path.parent.parent.parent.parent / "identity" / "c" / path.parent.name / "0"
     a, b = path.read_bytes(), other.read_bytes()
-    path.write_bytes(b)
-    other.write_bytes(a)
+    put(path, b)
+    put(other, a)
 
 
-@pytest.mark.parametrize(
-    ("damage", "broken"), [(_flip, 1), (_cut, 1), (_swap, 2), (Path.unlink, 1), (lambda p: p.write_bytes(b""), 1)]
-)
+def _empty(path: Place) -> None:
+    put(path, b"")
+
+
+def _unlink(path: Place) -> None:
+    path.unlink()
+
+
+def _chunks(store: EmbeddingStore) -> dict[Place, bytes]:
+    return {p: p.read_bytes() for p in matching(store.path, "embeddings/*/*/c/*/0")}
+
+
+@pytest.mark.parametrize(("damage", "broken"), [(_flip, 1), (_cut, 1), (_swap, 2), (_unlink, 1), (_empty, 1)])
 @pytest.mark.parametrize("shard", [0, 1])
 def test_damaged_chunks_are_found_and_only_they_are_redone(
-    tmp_path: Path, damage: Callable[[Path], None], broken: int, shard: int
+    home: Place, damage: Callable[[Place], None], broken: int, shard: int
 ) -> None:
-    store = finished(tmp_path / "s.zarr")
-    whole = {p: p.read_bytes() for p in sorted(store.path.rglob("c/*/0"))}
+    store = finished(home / "s.zarr")
+    whole = _chunks(store)
     entry = store.backbone("timm:x")
     damage(store.chunk_path(entry.slug, "jpeg", shard))
     assert len(look(store.path).findings) == broken
@@ -101,18 +113,17 @@ def test_damaged_chunks_are_found_and_only_they_are_redone(
     made = redo(store, 0) + redo(store, 1)
     assert len(made) == broken
     assert {(s, name) for s, name, _ in made} == {(shard, "timm:x")}
-    assert {p: p.read_bytes() for p in sorted(store.path.rglob("c/*/0"))} == whole
+    assert _chunks(store) == whole
     assert look(store.path).ok
 
 
-def test_chunks_of_another_store_are_found(tmp_path: Path) -> None:
-    store = finished(tmp_path / "s.zarr")
+def test_chunks_of_another_store_are_found(home: Place) -> None:
+    store = finished(home / "s.zarr")
     entry = store.backbone("timm:x")
     chunk = store.chunk_path(entry.slug, "jpeg", 0)
-    chunk.write_bytes(np.ones((4, 3), np.float16).tobytes())
-    (chunk.parents[1] / "7").mkdir()
-    (chunk.parents[1] / "7" / "0").write_bytes(b"beyond the last shard")
-    (store.path / "notes.txt").write_text("not ours")
+    put(chunk, np.ones((4, 3), np.float16).tobytes())
+    put(chunk.parent.parent / "7" / "0", b"beyond the last shard")
+    put(store.path / "notes.txt", b"not ours")
     verdict = look(store.path)
     assert sorted((f.kind, f.path.split("/")[-2:][0]) for f in verdict.findings) == [
         ("chunk", "0"),
@@ -136,10 +147,10 @@ def test_files_of_an_interrupted_run_are_no_damage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["*.json", "*.parquet"])
 @pytest.mark.parametrize("damage", [_flip, _cut])
 def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
-    tmp_path: Path, kind: str, damage: Callable[[Path], None]
+    home: Place, kind: str, damage: Callable[[Place], None]
 ) -> None:
-    store = finished(tmp_path / "s.zarr")
-    path = sorted((store.path / journal.FOLDER).glob(kind))[0]
+    store = finished(home / "s.zarr")
+    path = matching(store.path / journal.FOLDER, kind)[0]
     damage(path)
     with pytest.raises(StoreError, match="run substyle verify"):
         load_table(store, "timm:x")
@@ -153,10 +164,10 @@ def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}'])
 @pytest.mark.parametrize("place", ["jpeg/zarr.json", "zarr.json"])
-def test_damaged_metadata_are_found_and_made_again(tmp_path: Path, text: str, place: str) -> None:
-    store = finished(tmp_path / "s.zarr")
+def test_damaged_metadata_are_found_and_made_again(home: Place, text: str, place: str) -> None:
+    store = finished(home / "s.zarr")
     slug = store.backbone("timm:x").slug
-    (store.path / "embeddings" / slug / place).write_text(text)
+    put(store.path / "embeddings" / slug / place, text.encode())
     verdict = verify(store.path, quiet=True)
     assert verdict.findings[0].kind == "metadata"
     assert verdict.marked
@@ -171,11 +182,11 @@ def test_damaged_metadata_are_found_and_made_again(tmp_path: Path, text: str, pl
     np.testing.assert_array_equal(load_table(again, "timm:x").x_TND, load_table(again, OTHER).x_TND)
 
 
-@pytest.mark.parametrize("damage", [_flip, _cut, Path.unlink])
-def test_a_damaged_manifest_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    store = finished(tmp_path / "s.zarr")
+@pytest.mark.parametrize("damage", [_flip, _cut, _unlink])
+def test_a_damaged_manifest_is_named(home: Place, damage: Callable[[Place], None]) -> None:
+    store = finished(home / "s.zarr")
     store.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
-    damage(sorted((store.path / manifest.FOLDER).iterdir())[0])
+    damage(matching(store.path / manifest.FOLDER, "*")[0])
     verdict = verify(store.path, quiet=True)
     assert [f.kind for f in verdict.findings] == ["manifest"]
     assert "put back a copy" in verdict.findings[0].remedy
@@ -191,8 +202,8 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
     assert [f.problem for f in verdict.findings] == ["speaks of other rows than the manifest"]
 
 
-def test_while_a_run_goes_on_nothing_is_marked(tmp_path: Path) -> None:
-    store = finished(tmp_path / "s.zarr")
+def test_while_a_run_goes_on_nothing_is_marked(home: Place) -> None:
+    store = finished(home / "s.zarr")
     store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).unlink()
     with lock.hold(store.path, "busy"):
         verdict = verify(store.path, quiet=True)
@@ -201,19 +212,19 @@ def test_while_a_run_goes_on_nothing_is_marked(tmp_path: Path) -> None:
     assert len(finished_of(store)[0, store.backbone("timm:x").slug]) == 2
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, _cut])
-def test_readers_refuse_chunks_that_are_cut_short(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    store = finished(tmp_path / "s.zarr")
+@pytest.mark.parametrize("damage", [_unlink, _cut])
+def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[[Place], None]) -> None:
+    store = finished(home / "s.zarr")
     damage(store.chunk_path(store.backbone("timm:x").slug, "jpeg", 1))
     with pytest.raises(StoreError, match=r"missing or cut short.*run substyle verify"):
         load_table(store, "timm:x")
     assert len(load_table(store, OTHER).keys) == 6
 
 
-def test_not_a_store(tmp_path: Path) -> None:
+def test_not_a_store(home: Place) -> None:
     with pytest.raises(StoreError, match="no store is there"):
-        verify(tmp_path / "nothing.zarr", quiet=True)
-    store = finished(tmp_path / "s.zarr")
-    (store.path / "zarr.json").write_text("{")
+        verify(home / "nothing.zarr", quiet=True)
+    store = finished(home / "s.zarr")
+    put(store.path / "zarr.json", b"{")
     with pytest.raises(StoreError, match=r"zarr\.json: cannot be read"):
         verify(store.path, quiet=True)

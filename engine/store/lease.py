@@ -1,0 +1,162 @@
+"""Locks in a bucket: an object that names its holder, put only where none is, and renewed while it is held.
+
+No system releases it when its holder dies. A holder on this host is looked for among the processes; one on another host
+counts as gone when its object was not renewed for three minutes. Whoever takes a lease over replaces the very version
+that was met, and a holder that finds its own replaced has lost it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from substyle.engine.store.errors import LockedError, StoreError
+from substyle.engine.store.holder import Holder, system
+from substyle.pipelines.object_errors import ObjectError
+from substyle.pipelines.objects import ObjectPlace, Version
+
+BEAT = 20.0  # seconds between two renewals
+STALE = 180.0  # seconds without one, after which a holder on another host counts as gone
+_FREE = b""  # as the file of a local store has it
+_POLL = 0.05, 1.0  # seconds between two looks at a mutex that somebody has, at first and at most
+
+
+class Lease:
+    """An object that this process has put and renews on a thread of its own until it is given back."""
+
+    def __init__(self, place: ObjectPlace, holder: Holder, version: Version) -> None:
+        self.place, self.holder, self._version = place, holder, version
+        self._renewed = time.monotonic()
+        self._ended = threading.Event()
+        self._lost = ""
+        self._thread = threading.Thread(target=self._renew, name=f"renew {place.name}", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def create(place: ObjectPlace, holder: Holder) -> Lease:
+        """Take a lease that nobody has. Raises FileExistsError where somebody has it."""
+        content = holder.to_json()
+        try:
+            return Lease(place, holder, place.create(content))
+        except FileExistsError:
+            found, version = place.read_version()
+            if found != content:  # else the answer was lost and the request was made again
+                raise
+            return Lease(place, holder, version)
+
+    def require(self) -> None:
+        """Raise LockedError when another process has taken it over, or may have done so by now."""
+        if not self._lost and time.monotonic() - self._renewed > STALE:
+            self._lost = f"could not be renewed for {STALE:.0f} s"
+        if self._lost:
+            raise LockedError(f"{self.place}: this lock {self._lost}. What was finished before is kept.")
+
+    def end(self) -> bool:
+        """Renew it no longer; mark its object as free. Returns whether it was held until now."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            self.place.exchange(_FREE, self._version)
+        except FileExistsError:
+            self._lost = "was taken over"
+        return not self._lost
+
+    def _renew(self) -> None:
+        while not self._ended.wait(BEAT) and not self._lost:
+            began = time.monotonic()
+            self.holder = replace(self.holder, beat=self.holder.beat + 1)
+            try:
+                self._version = self.place.exchange(self.holder.to_json(), self._version)
+            except FileExistsError:
+                self._again(began)
+            except ObjectError:
+                continue  # no connection now: `require` knows when it is too late
+            else:
+                self._renewed = began
+
+    def _again(self, began: float) -> None:
+        """The object is another one: that of a request whose answer was lost, or a stranger's."""
+        try:
+            found, version = self.place.read_version()
+        except (FileNotFoundError, ObjectError):
+            found, version = b"", self._version
+        if Holder.read(found).run == self.holder.run:
+            self._version, self._renewed = version, began
+        else:
+            self._lost = "was taken over"
+
+
+@contextmanager
+def mutex(place: ObjectPlace) -> Iterator[None]:
+    """Be the one process that has this object for the block; others wait. It stays, and says that it is free.
+
+    Raises:
+        StoreError: the server does not know conditional writes, or cannot be reached.
+        LockedError: the mutex was lost meanwhile.
+    """
+    lease = _take(place)
+    try:
+        yield
+        lease.require()
+    finally:
+        lease.end()
+
+
+def _take(place: ObjectPlace) -> Lease:
+    holder = Holder.here(secrets.token_hex(8), system=system())
+    content = holder.to_json()
+    wait, since = _POLL[0], time.monotonic()
+    seen: Version | None = None
+    while True:
+        try:
+            return Lease(place, holder, _first(place, content))
+        except FileExistsError:
+            pass
+        try:
+            found, version = place.read_version()
+            if (seen is None) or (seen.e_tag, seen.version) != (version.e_tag, version.version):
+                seen, since = version, time.monotonic()
+            other = Holder.read(found)
+            if found == content:  # the answer to our own request was lost
+                return Lease(place, holder, version)
+            if found == _FREE or not other.alive() or time.monotonic() - since > STALE:
+                if found != _FREE:
+                    print(f"taking over {place} of {other}, which is no longer running", file=sys.stderr)
+                taken = place.exchange(content, version)
+                return Lease(place, holder, taken)
+        except (FileNotFoundError, FileExistsError):
+            continue  # somebody was quicker
+        time.sleep(wait)
+        wait = min(wait * 1.5, _POLL[1])
+
+
+def _first(place: ObjectPlace, content: bytes) -> Version:
+    """Put a mutex where none is, on a server that is shown to keep its conditions. Raises FileExistsError."""
+    refused = StoreError(
+        f"{place.root}: this server does not keep the conditions of a write (If-None-Match, If-Match), without which "
+        "processes cannot share a store. Use a server that does, or a local store"
+    )
+    try:
+        made = place.create(content)
+    except ObjectError as error:
+        if "501" in str(error):  # Not Implemented
+            raise refused from error
+        raise
+    stranger = Version('"0"' if made.e_tag else None, "0" if made.version else None)
+    attempts: list[Callable[[], Version]] = [
+        lambda: place.create(b"second"),
+        lambda: place.exchange(b"second", stranger),
+    ]
+    for attempt in attempts:
+        try:
+            attempt()
+        except FileExistsError:
+            continue
+        place.unlink()
+        raise refused
+    return made
