@@ -54,6 +54,27 @@ def _share(text: str) -> float:
     return share
 
 
+def _place(text: str) -> object:
+    """A store: a local path, or an address in a bucket."""
+    from substyle.pipelines.places import place
+
+    return place(text, "STORE")
+
+
+def _photographs(text: str) -> object:
+    """Photographs: a local path, or the address of tar shards in a bucket."""
+    from substyle.pipelines.places import photographs
+
+    return photographs(text, "IMAGES")
+
+
+def _folder(text: str) -> Path:
+    """A folder for results, which are written locally."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError("got an address; allowed: a local folder")
+    return Path(text)
+
+
 class _Terminated(KeyboardInterrupt):
     """Someone asked the process to end; it ends as cleanly as after Ctrl-C."""
 
@@ -159,7 +180,7 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     backbones = _command(
         commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
     )
-    backbones.add_argument("--store", type=Path, help="list the backbones of this store")
+    backbones.add_argument("--store", type=_place, help="list the backbones of this store")
     backbones.add_argument(
         "--search", metavar="TEXT", help="list presets and timm and open_clip names that contain this"
     )
@@ -183,9 +204,9 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
 
     embed = _command(commands, "embed", "filling", "fill a store with embeddings", plugins=True)
     embed.add_argument(
-        "images", type=Path, nargs="?", metavar="IMAGES", help="photographs; left out: the store's own source"
+        "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; left out: the store's own source"
     )
-    embed.add_argument("--store", type=Path, required=True)
+    embed.add_argument("--store", type=_place, required=True, help="a folder, or s3://, gs://, az://")
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="may be repeated")
     embed.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
     embed.add_argument("--suite", help="suite, or names separated by commas (substance31)")
@@ -201,11 +222,14 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
     embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+    embed.add_argument(
+        "--take-over", action="store_true", help="take over the locks of runs on other hosts, which have ended"
+    )
     embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
     _source(embed)
 
     verify = _command(commands, "verify", "check", "check a store; what is broken is marked, and embed redoes it")
-    verify.add_argument("store", type=Path, metavar="STORE")
+    verify.add_argument("store", type=_place, metavar="STORE")
     verify.add_argument("--no-mark", action="store_true", help="only look, change nothing")
 
     for name, about in (
@@ -214,8 +238,10 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         ("report", "write results.json and the report from what probe and analyze left"),
     ):
         stage = _command(commands, name, "pipeline", about)
-        stage.add_argument("store", type=Path, metavar="STORE")
-        stage.add_argument("--out", type=Path, metavar="DIR", help="where results go (the store's folder)")
+        stage.add_argument("store", type=_place, metavar="STORE")
+        stage.add_argument(
+            "--out", type=_folder, metavar="DIR", help="where results go (the store's folder; runs/NAME for a bucket)"
+        )
         stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="take settings from this study")
         if name != "report":
             stage.add_argument("--backbone", action="append", default=[], metavar="NAME", help="only this (repeatable)")
@@ -231,8 +257,9 @@ def _device(command: argparse.ArgumentParser, default: str | None) -> None:
 
 def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument("study", type=Path, metavar="STUDY.toml")
-    run.add_argument("--images", type=Path, metavar="PATH", help="photographs, instead of the study's")
-    run.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/<name of the study>)")
+    run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
+    run.add_argument("--out", type=_folder, metavar="DIR", help="where results go (runs/<name of the study>)")
+    run.add_argument("--store", type=_place, metavar="STORE", help="where embeddings go (DIR/store.zarr)")
     run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
     _device(run, default=None)
     run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
@@ -249,7 +276,7 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the one that is there, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="how many (1)")
     plan.add_argument("--photographs", type=_whole(1, 2**53), metavar="N", help="how many (those of the study)")
-    plan.add_argument("--images", type=Path, metavar="PATH", help="photographs to count")
+    plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
     plan.add_argument("--compute", type=_share, default=0.6, help="share of the peak operations a second (0.6)")
     plan.add_argument("--bandwidth", type=_share, default=0.8, help="share of the peak bandwidth (0.8)")
     profile = _command(commands, "profile", "measure", "run a study and show where its time went")
@@ -259,8 +286,8 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
 def _use(commands: Any) -> None:  # noqa: ANN401
     predict = _command(commands, "predict", "use", "apply a saved probe to photographs", plugins=True)
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file of probes/")
-    predict.add_argument("images", type=Path, metavar="IMAGES", help="photographs, or one image")
-    predict.add_argument("--store", type=Path, help="the store it was trained on (needed for control:random)")
+    predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
+    predict.add_argument("--store", type=_place, help="the store it was trained on (needed for control:random)")
     predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
     predict.add_argument("--top", type=int, default=3, help="labels shown for each image (3)")
     _source(predict)
@@ -275,7 +302,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
         "embeddings", type=Path, help="Parquet (key, transformation, embedding), or a .npy array (rows, D)"
     )
     bring.add_argument("--rows", type=Path, help="for .npy: CSV with columns key, transformation, and label, split")
-    bring.add_argument("--store", type=Path, required=True, help="a new store")
+    bring.add_argument("--store", type=_place, required=True, help="a new store")
     bring.add_argument("--backbone", required=True, metavar="NAME", help="what to call it, such as import:my_model")
     bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits where the rows have none (0)")
 

@@ -20,6 +20,7 @@ from substyle.engine.store.record import ImageNote
 from substyle.engine.store.splits import assign
 from substyle.engine.table import UNLABELLED
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_all
 from substyle.pipelines.transforms import base
 
@@ -29,7 +30,7 @@ _OPTIONAL = ("label", "split")
 
 
 def import_store(
-    embeddings: Path, store_path: Path, backbone: str, *, rows: Path | None = None, seed: int = 0
+    embeddings: Path, store_path: Place, backbone: str, *, rows: Path | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Make a store from embeddings in a file.
 

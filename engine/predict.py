@@ -20,15 +20,16 @@ from substyle.engine.samples import Samples
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.places import Place
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of_name, open_source
 
 
 def predict(
     probe_path: Path,
-    images: Path,
+    images: Path | str,
     *,
     source: SourceConfig | None = None,
-    store: Path | None = None,
+    store: Place | None = None,
     checkpoint: Path | None = None,
     top: int = 3,
     quiet: bool = False,
@@ -105,7 +106,7 @@ def predict(
     }
 
 
-def _calibration(workshop: Workshop, facts: Any, store: Path | None) -> NDArray[np.uint8]:  # noqa: ANN401
+def _calibration(workshop: Workshop, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
     if store is None:
         raise ConfigError("--store", "nothing", f"the store of {facts['backbone']}, which is calibrated on its images")
     opened = EmbeddingStore.open(store)
@@ -114,8 +115,9 @@ def _calibration(workshop: Workshop, facts: Any, store: Path | None) -> NDArray[
     return Samples(workshop, records, opened.calibration()).canvas()
 
 
-def _records(images: Path, source: SourceConfig) -> list[ImageRecord]:
-    if source == SourceConfig() and images.is_file() and kind_of_name(images.name) is None:
+def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:
+    one = isinstance(images, Path) and images.is_file() and kind_of_name(images.name) is None
+    if source == SourceConfig() and isinstance(images, Path) and one:
         return [ImageRecord(images.name, None, None, images.read_bytes)]
     return list(open_source(images, source).records)
 

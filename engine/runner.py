@@ -22,36 +22,55 @@ from substyle.engine.results import assemble
 from substyle.engine.shift import shift
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import read_json, write_durably
+from substyle.engine.store.layout import METADATA
 from substyle.engine.store.load import store_facts
 from substyle.engine.study import Study
 from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
+from substyle.pipelines.places import Place, place
 from substyle.pipelines.sources import ImageRecord, Source, open_source
 
 STORE, RESULTS = "store.zarr", "results.json"
 
 
-def plan_of(study: Study, images: Path | str | None, store_path: Path) -> EmbedPlan:
+def store_of(study: Study, out: Path) -> Place:
+    """Where a study keeps its embeddings."""
+    return place(study.store, "store") if study.store else out / STORE
+
+
+def plan_of(study: Study, images: Path | str | None, store_path: Place) -> EmbedPlan:
     """What a study embeds. Raises ConfigError when neither the study nor the caller names images."""
     photographs = images or study.images
     if photographs is None:
         raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
-    there = EmbeddingStore.open(store_path) if (store_path / "zarr.json").is_file() else None
+    there = EmbeddingStore.open(store_path) if (store_path / METADATA).is_file() else None
     workshop = Workshop(study.settings(), study.embed.here(there.settings.shard_rows if there else 0))
     return EmbedPlan(open_source(photographs, study.source), store_path, workshop, study.limit, study.splits.fractions)
 
 
-def run_study(study: Study, out: Path, *, images: Path | str | None = None, quiet: bool = False) -> dict[str, Any]:
-    """Run a study; writes ``out/store.zarr``, ``out/results.json``, ``out/report.html`` and tables.
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    images: Path | str | None = None,
+    store_path: Place | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run a study; writes its store, ``out/results.json``, ``out/report.html`` and tables.
+
+    Args:
+        images: photographs, instead of the study's.
+        store_path: where the store is or will be; None takes `store_of`.
 
     Returns:
         the content of results.json.
     """
-    plan = plan_of(study, images, out / STORE)
+    store_path = store_path or store_of(study, out)
+    plan = plan_of(study, images, store_path)
     with trace.span("run", "embed"):
         embed(plan, study.backbones, quiet=quiet)
-    store = EmbeddingStore.open(out / STORE)
+    store = EmbeddingStore.open(store_path)
     names = [choice.name for choice in study.backbones]
     with trace.span("run", "probe", len(names)):
         outcomes = stages.probe(store, out, study.probes, backbones=names, quiet=quiet)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.places import is_remote
 
 T = TypeVar("T")
 _DEPTH, _VALUES, _TEXT = 16, 10_000, 4_096  # more than any study needs; 4,096 is also the longest path of Linux
@@ -81,7 +82,8 @@ def _convert(hint: Any, value: object, path: str) -> Any:  # noqa: ANN401
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
         inner = [a for a in arguments if a is not type(None)]
-        return _convert(inner[0], value, path)
+        address = str in inner and isinstance(value, str) and is_remote(value)  # which is no path
+        return value if address else _convert(inner[0], value, path)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(path, value, f"a list, each {_words(arguments[0])}")

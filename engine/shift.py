@@ -27,7 +27,7 @@ BOOTSTRAP = 2000
 
 
 def shift(
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Path | str],
     compiled: Sequence[CompiledBackbone],
     out: Path,
     settings: Settings,

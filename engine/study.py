@@ -17,6 +17,7 @@ from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
 from substyle.engine.workshop import EmbedConfig, Settings
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.orientation import ORIENTATIONS
+from substyle.pipelines.places import below
 from substyle.pipelines.plugins import load_plugin
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.suites import suite
@@ -52,6 +53,8 @@ class Study:
         backbones: at least one; in the file a name, or a table with name, checkpoint, precision.
         images: photographs: a folder, a list, tar shards, Parquet files, or a pattern of such files; may be given on
             the command line instead.
+        store: where embeddings go, a path or an address such as ``s3://bucket/photographs.zarr``; None takes
+            ``store.zarr`` in the folder of results.
         source: how to open them, where that is not plain from what is there.
         suite: a suite's name or transformation names separated by commas.
         seed: of variants, splits, probes and samples.
@@ -68,6 +71,7 @@ class Study:
     name: str
     backbones: tuple[BackboneChoice, ...]
     images: Path | str | None = None
+    store: Path | str | None = None
     source: SourceConfig = field(default_factory=SourceConfig)
     suite: str = "substance31"
     seed: int = 0
@@ -81,7 +85,7 @@ class Study:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     probes: ProbeConfig = field(default_factory=ProbeConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-    shift: dict[str, Path] = field(default_factory=dict)
+    shift: dict[str, Path | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.backbones:
@@ -126,14 +130,15 @@ def load_study(path: Path) -> Study:
     return dataclasses.replace(
         study,
         backbones=choices,
-        images=folder / study.images if study.images else None,
+        images=below(folder, study.images, "images") if study.images else None,
+        store=below(folder, study.store, "store") if study.store else None,
         source=dataclasses.replace(
             source,
             synsets=folder / source.synsets if source.synsets else None,
             names=folder / source.names if source.names else None,
         ),
         plugins=tuple(folder / plugin for plugin in study.plugins),
-        shift={name: folder / place for name, place in study.shift.items()},
+        shift={name: below(folder, there, f"shift.{name}") for name, there in study.shift.items()},
     )
 
 

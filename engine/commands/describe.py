@@ -15,6 +15,7 @@ from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:
     from substyle.engine.backbones.presets import Preset
+    from substyle.pipelines.places import Place
 
 # what each package is for, in the order of the data's way
 _PACKAGES = {
@@ -168,7 +169,7 @@ def _shown(preset: Preset) -> str:
     )
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _stored(path: Place) -> dict[str, Any]:
     from substyle.engine.store.embeddings import EmbeddingStore
 
     rows = []

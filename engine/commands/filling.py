@@ -15,10 +15,12 @@ from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import as_precision
 from substyle.engine.preparation import BackboneChoice
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.layout import METADATA
 from substyle.engine.store.load import definitions
 from substyle.engine.store.lock import Part
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.places import Place, is_remote, photographs
 from substyle.pipelines.plugins import load_plugin
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.suites import suite, suite_name
@@ -28,8 +30,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`; what is left out is taken from a store that exists."""
     for plugin in options.plugin:
         load_plugin(plugin)
-    path: Path = options.store
-    there = EmbeddingStore.open(path) if (path / "zarr.json").is_file() else None
+    path: Place = options.store
+    there = EmbeddingStore.open(path) if (path / METADATA).is_file() else None
     config = EmbedConfig(
         batch=options.batch,
         threads=options.threads,
@@ -40,10 +42,10 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         shard_rows=options.shard_rows,
     )
     config = config.here(there.settings.shard_rows if there else 0)
-    images = options.images or (Path(there.settings.source) if there else None)
+    images = options.images or (photographs(there.settings.source) if there else None)
     if images is None:
         raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
-    own = there is not None and os.path.abspath(images) == os.path.abspath(there.settings.source)
+    own = there is not None and _absolute(images) == _absolute(there.settings.source)
     source = source_config(options, SourceConfig.from_options(there.source_options()) if there and own else None)
     settings = Settings(
         seed=_first(options.seed, there.settings.seed if there else 0),
@@ -55,7 +57,12 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         ),
     )
     plan = EmbedPlan(
-        open_source(images, source), path, Workshop(settings, config), options.limit, part=Part.parse(options.part)
+        open_source(images, source),
+        path,
+        Workshop(settings, config),
+        options.limit,
+        part=Part.parse(options.part),
+        take_over=options.take_over,
     )
     summary = embed_all(plan, _choices(options.backbone, options.checkpoint), quiet=options.quiet)
     for key, reason in summary.quarantined.items():
@@ -66,6 +73,10 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         f"{summary.new_shards} of them new" + (f", {rate:.0f} variants/s" if rate else "")
     )
     return {**dataclasses.asdict(summary), "store": str(path)}
+
+
+def _absolute(images: str | Path) -> str:
+    return str(images) if is_remote(images) else os.path.abspath(images)
 
 
 def _suite_of(store: EmbeddingStore | None) -> str:

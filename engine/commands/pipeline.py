@@ -13,11 +13,12 @@ from substyle.engine.commands.photographs import source_config
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
 from substyle.engine.results import assemble
-from substyle.engine.runner import RESULTS, STORE, kept_results, run_study, save_report
+from substyle.engine.runner import RESULTS, kept_results, run_study, save_report, store_of
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.study import Study, load_study
 from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.places import Place
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -29,8 +30,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     asked = {name: value for name in ("device", "runtime") if (value := getattr(options, name)) is not None}
     study = dataclasses.replace(study, embed=dataclasses.replace(study.embed, **asked))
     out: Path = options.out or Path("runs") / study.name
-    results = run_study(study, out, images=options.images, quiet=options.quiet)
-    return _show(results, out)
+    store = options.store or store_of(study, out)
+    results = run_study(study, out, images=options.images, store_path=store, quiet=options.quiet)
+    return _show(results, out, store)
 
 
 def probe(options: argparse.Namespace) -> dict[str, Any]:
@@ -68,10 +70,10 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     threads = (study.embed if study else EmbedConfig()).cores
     results = assemble(name, store, out, outcomes, analyses, shifts, threads=threads)
     save_report(results, out)
-    return _show(results, out)
+    return _show(results, out, store.path)
 
 
-def _show(results: dict[str, Any], out: Path) -> dict[str, Any]:
+def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
     print(headline_table(results))
     quarantined = results["quarantined"]
     if quarantined:
@@ -82,7 +84,7 @@ def _show(results: dict[str, Any], out: Path) -> dict[str, Any]:
         "out": str(out),
         "report": str(page),
         "results": str(out / RESULTS),
-        "store": str(out / STORE),
+        "store": str(store),
         "images": results["images"],
         "variants": results["variants"],
         "quarantined": quarantined,
@@ -93,7 +95,8 @@ def _show(results: dict[str, Any], out: Path) -> dict[str, Any]:
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
     store = EmbeddingStore.open(options.store)
     study = load_study(options.study) if options.study else None
-    return store, options.out or options.store.resolve().parent, study
+    beside = store.path.resolve().parent if isinstance(store.path, Path) else Path("runs") / store.path.stem
+    return store, options.out or beside, study
 
 
 def _score(score: object) -> float | None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.cli import main
+from substyle.pipelines.objects import ObjectPlace
 
 STUDY = """
 name = "small"
@@ -146,6 +149,40 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(finished / "store.zarr"), "--out", str(tmp_path)]) == 2
     assert "probe or analyze" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_whose_store_and_shards_lie_in_a_bucket(
+    two_classes: Path, tmp_path: Path, bucket: ObjectPlace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = tmp_path / "shards.tar"
+    with tarfile.open(shards, "w") as tar:
+        for path in sorted(two_classes.rglob("*.jpg")):
+            tar.add(path, path.name)
+            label = path.parent.name.encode()
+            about = tarfile.TarInfo(path.with_suffix(".cls").name)
+            about.size = len(label)
+            tar.addfile(about, io.BytesIO(label))
+    (bucket / "shards.tar").put(shards.read_bytes())
+    study = tmp_path / "small.toml"
+    one = STUDY.replace(', { name = "control:random:test_efficientnet", precision = "fp32" }', "")
+    results = []
+    ways = {
+        "disk": (str(shards), str(tmp_path / "s.zarr")),
+        "bucket": (f"{bucket}/shards.tar", f"{bucket}/s.zarr"),
+    }
+    for name, (images, store) in ways.items():
+        study.write_text(one.replace("[splits]", f'images = "{images}"\nstore = "{store}"\n[splits]'))
+        out = tmp_path / name
+        assert main(["run", str(study), "--out", str(out), "--quiet", "--json"]) == 0
+        assert last_json(capsys)["store"] == store
+        assert main(["verify", store, "--quiet"]) == 0
+        for stage in ("probe", "analyze", "report"):
+            assert main([stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
+        found = json.loads((out / "results.json").read_text())
+        results.append({k: v for k, v in found.items() if k not in ("throughput", "environment", "created", "seconds")})
+    assert results[0] == results[1]
+    assert str(results[1]["images"]) == "40"
 
 
 def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,181 @@
+"""Stores in a bucket: killed, cut off, held by others; what is resumed is what a run on a disk makes, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.crash.conftest import Whole, photographs
+from tests.crash.harness import MORE, PIXELS, differences, embed
+from tests.crash.moments import until
+from tests.crash.processes import Warm, warm_start
+from tests.object_server import KEY, SECRET, Fault, Server
+
+from substyle.engine.cli import main
+from substyle.engine.store import journal, lock
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.load import load_table
+from substyle.engine.store.verify import verify
+from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.places import Place
+
+
+@pytest.fixture(scope="module")
+def there(_server: Server, private_cache: Path) -> Iterator[Warm]:
+    """Starts runs that reach the server."""
+    del _server, private_cache  # they set the environment that the process inherits
+    with warm_start() as start:
+        yield start
+
+
+def fetched(store: ObjectPlace, folder: Path) -> Path:
+    """A store in a bucket as a store on a disk."""
+    local = folder / "fetched" / "s.zarr"
+    for found, _ in store.walk():
+        path = local / found.relative_to(store)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(found.read_bytes())
+    return local
+
+
+def puts(server: Server, store: ObjectPlace) -> int:
+    """How often something was put into a store."""
+    return sum(method == "PUT" and f"/{store.key}/" in path for method, path in server.requests)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        1,
+        4,
+        30,
+        pytest.param(10, marks=pytest.mark.slow),
+        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(60, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_is_resumed_to_the_same_bytes(
+    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
+) -> None:
+    store = bucket / "s.zarr"
+    arguments = embed(finished.images, store)
+    run = there(arguments)
+    until(lambda: puts(server, store) >= moment, run)
+    run.kill().require(-9)
+    assert len(journal.read(store)) < finished.shards
+    there(arguments).wait().require(0)
+    assert differences(fetched(store, tmp_path), finished.store) == []
+    assert verify(store, quiet=True).ok
+
+
+def test_parts_fill_one_store(there: Warm, finished: Whole, bucket: ObjectPlace, tmp_path: Path) -> None:
+    store = bucket / "s.zarr"
+    runs = [there(embed(finished.images, store, "--part", f"{i}/2")) for i in (1, 2)]
+    for run in runs:
+        run.wait().require(0)
+    assert differences(fetched(store, tmp_path), finished.store) == []
+
+
+def test_a_second_run_is_refused_and_told_whose_store_it_is(
+    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server
+) -> None:
+    store = bucket / "s.zarr"
+    run = there(embed(finished.images, store))
+    until((store / lock.NAME).exists, run)
+    ended = there(embed(finished.images, store)).wait()
+    if run.running():
+        ended.require(1, f"pid {run.pid}", "holds this store and renewed its lock")
+    run.wait().require(0)
+    assert puts(server, store) > 0
+
+
+# what is busy or broken is asked again for a quarter of a minute
+@pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.slow)])
+def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
+    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, status: int
+) -> None:
+    store = bucket / "s.zarr"
+    arguments = embed(finished.images, store)
+    with server.failing(Fault("PUT", r"/c/\d+/0$", status=status, after=7)):
+        ended = there(arguments).wait().require(1, f"the server answers {status}", "What was finished before is kept")
+    assert KEY not in ended.err + ended.out
+    assert SECRET not in ended.err + ended.out
+    kept = journal.read(store)
+    assert 0 < len(kept) < finished.shards
+    there(arguments).wait().require(0)
+    again = {record.shard: record.run for record in journal.read(store)}
+    assert all(again[record.shard] == record.run for record in kept)
+    assert differences(fetched(store, tmp_path), finished.store) == []
+
+
+def test_a_request_that_fails_now_and_then_is_made_again(
+    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path
+) -> None:
+    store = bucket / "s.zarr"
+    faults = [Fault(method, ".", times=1, status=status, after=after) for method, status, after in (
+        ("PUT", 500, 9), ("PUT", 0, 20), ("GET", 503, 12), ("PUT", 0, 33), ("POST", 500, 0), ("HEAD", 500, 2),
+    )]  # fmt: skip
+    with server.failing(*faults):
+        there(embed(finished.images, store)).wait().require(0)
+    assert [fault for fault in faults if fault.seen <= fault.after] == []
+    assert differences(fetched(store, tmp_path), finished.store) == []
+
+
+def test_growth_redoes_nothing(there: Warm, bucket: ObjectPlace, tmp_path: Path) -> None:
+    images, local = photographs(tmp_path / "photographs", 12), tmp_path / "local" / "s.zarr"
+    store = bucket / "s.zarr"
+
+    def fill(place: Place, suite: str, *backbones: str) -> None:
+        there(embed(images, place, suite=suite, backbones=backbones)).wait().require(0)
+
+    first: dict[str, bytes] = {}
+    for place in (store, local):
+        fill(place, "identity,grayscale", PIXELS)
+    first = {str(p): p.read_bytes() for p, _ in (store / "embeddings").walk() if "/c/" in str(p)}
+    photographs(images, 5, first=12)
+    for place in (store, local):
+        fill(place, MORE, PIXELS, "control:statistics")
+    assert {name: data for name, data in first.items() if _read(store, name) == data} == first
+    assert differences(fetched(store, tmp_path), local) == []
+    assert load_table(EmbeddingStore.open(store), PIXELS).x_TND.shape[:2] == (4, 17)
+
+
+def _read(store: ObjectPlace, name: str) -> bytes:
+    return (store / name.removeprefix(f"{store}/")).read_bytes()
+
+
+def test_no_secret_reaches_a_store(there: Warm, finished: Whole, bucket: ObjectPlace) -> None:
+    store = bucket / "s.zarr"
+    ended = there(embed(finished.images, store, "--limit", "8")).wait().require(0)
+    for text in (ended.out, ended.err, *(p.read_bytes().decode("latin-1") for p, _ in store.walk())):
+        assert KEY not in text
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize("bad", [f"s3://{KEY}:{SECRET}@bucket/s.zarr", f"s3://bucket/s.zarr?X-Amz-Signature={SECRET}"])
+def test_an_address_with_a_secret_is_refused_everywhere(
+    bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, local, out = tmp_path / "study.toml", str(tmp_path / "s.zarr"), str(tmp_path / "out")
+    begin = f'name = "s"\nbackbones = ["{PIXELS}"]\n'
+    run = ["run", str(study), "--out", out]
+    for arguments, text in (
+        (["embed", str(tmp_path), "--store", bad, "--backbone", PIXELS], begin),
+        (["embed", bad, "--store", local, "--backbone", PIXELS], begin),
+        (["verify", bad], begin),
+        (["probe", bad], begin),
+        ([*run, "--images", bad], begin),
+        ([*run, "--store", bad], begin),
+        (run, f"{begin}images = {json.dumps(bad)}\n"),
+        (run, f"{begin}store = {json.dumps(bad)}\n"),
+        (run, f"{begin}[shift]\nother = {json.dumps(bad)}\n"),
+    ):
+        study.write_text(text)
+        assert main(arguments) == 2, arguments
+        said = capsys.readouterr()
+        assert "allowed:" in said.err
+        assert SECRET[:9] not in said.err + said.out
+        assert KEY not in said.err + said.out
+    assert list(tmp_path.iterdir()) == [study]
