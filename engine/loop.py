@@ -26,6 +26,8 @@ from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.record import ImageNote
 from substyle.engine.table import TEST
 from substyle.engine.todo import Lacking, images_of
+from substyle.pipelines.objects import REQUESTS
+from substyle.pipelines.places import is_remote
 from substyle.pipelines.sources import ImageRecord
 
 _READERS = 4  # files read ahead at once; reading waits on disks, not on cores
@@ -101,7 +103,7 @@ class Loop:
         """
         self.watch = watch
         config = self.workshop.config
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as readers:
             backlog = Backlog(
                 self.compiled,
                 self._write,

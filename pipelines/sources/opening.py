@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.places import is_remote, photographs
 from substyle.pipelines.sources.base import EXTENSIONS, Source
 from substyle.pipelines.sources.config import AUTO, SourceConfig
 from substyle.pipelines.sources.files import files_below
@@ -30,7 +31,7 @@ _OPEN: dict[str, Callable[[str, SourceConfig], Source]] = {
 }
 ALLOWED = (
     "a folder of images, a list of them (.csv, .tsv), tar shards (.tar), Parquet files, a Hugging Face data set, or a "
-    "pattern such as shards/train-{0000..0146}.tar"
+    "pattern such as shards/train-{0000..0146}.tar, which may lie in a bucket: s3://, gs://, az://"
 )
 
 
@@ -43,15 +44,21 @@ def open_source(path: str | Path, config: SourceConfig | None = None) -> Source:
 
     Raises:
         ConfigError: nothing is there, several kinds are, or it is not what the configuration says.
+        ObjectError: it lies in a bucket that cannot be asked.
     """
+    path = photographs(path)
     config = config or SourceConfig()
     kind = kind_of(path, config) if config.kind == AUTO else config.kind
+    if is_remote(path) and kind != "tar":
+        raise ConfigError("images", str(path), f"tar shards (.tar) where they lie in a bucket, not {kind}")
     return _OPEN[kind](str(path), config.of_kind(kind))
 
 
 def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:
     """Which kind of source is there. Raises ConfigError when there is none, or several."""
     text = str(path)
+    if is_remote(text):
+        return kind_of_name(text) or "tar"
     if os.path.isdir(text):
         return _kind_of_folder(text, config or SourceConfig())
     if not (os.path.isfile(text) or is_pattern(text)):

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.places import is_remote
 from substyle.pipelines.sources.files import files_below, inside
+from substyle.pipelines.sources.remote_patterns import expand
 from substyle.pipelines.sources.text import LeftOut, key_text, shown
 
 MAX_FILES = 100_000
@@ -24,7 +26,7 @@ class Shard:
     Attributes:
         name: its path relative to the folder, or to the part of the pattern before the first special character; keys
             begin with it.
-        path: where it is.
+        path: where it is, or its address in a bucket.
     """
 
     name: str
@@ -39,7 +41,7 @@ def is_pattern(text: str) -> bool:
 def shards(root: str, extensions: Sequence[str], left_out: LeftOut) -> list[Shard]:
     """The files that the user means, sorted by name.
 
-    - A file is itself; its name is its base name.
+    - A file is itself; its name is its base name. An address in a bucket stands for what a path would.
     - A folder: all files below it that have one of the extensions. Links that leave it are left out.
     - A pattern: ``{0000..1023}`` counts, ``{a,b}`` lists, both as in bash; ``* ? [] **`` match what is there. A file
       that braces name must be there. What a wildcard finds stays inside the part before it: links that leave it are
@@ -48,7 +50,9 @@ def shards(root: str, extensions: Sequence[str], left_out: LeftOut) -> list[Shar
     Raises:
         ConfigError: nothing is there, or a file that a pattern names is not.
     """
-    if os.path.isdir(root):
+    if is_remote(root):
+        found = [Shard(name, path) for name, path in expand(root, extensions, list(braces(root, root)))]
+    elif os.path.isdir(root):
         try:
             found = [Shard(name, os.path.join(root, name)) for name in files_below(root, extensions, left_out)]
         except OSError as error:

@@ -1,4 +1,7 @@
-"""Photographs in tar shards, as WebDataset writes them: an index from their headers, bytes by offset."""
+"""Photographs in tar shards, as WebDataset writes them: an index from their headers, bytes by offset.
+
+Shards lie on a disk or in a bucket, where many are listed at once.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.objects import each
+from substyle.pipelines.places import is_remote
 from substyle.pipelines.sources import tar_headers
 from substyle.pipelines.sources.base import IMAGE_KINDS, Records
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import Stamp, open_regular, pread_all, read_span
 from substyle.pipelines.sources.names import Names, read_names, splits_of_files
 from substyle.pipelines.sources.patterns import Shard, shards
+from substyle.pipelines.sources.shard_files import LocalShard, RemoteShard, ShardFile, Spans
 from substyle.pipelines.sources.text import MAX_TEXT, LeftOut, key_text, label_text, words
 
 TAR_KINDS = (".tar",)
@@ -38,6 +43,8 @@ class _Sample:
 class TarSource:
     """Images in a tar file, a folder of tar files, or those that a pattern names (see `patterns.shards`).
 
+    All of these may be addresses in a bucket, such as ``s3://bucket/shards/train-{0000..0146}.tar``.
+
     Members whose names agree up to the first dot of their base name are a sample: ``cat/0001.jpg``, ``cat/0001.cls``,
     ``cat/0001.json``. The image is the member with an image's extension (``.jpg`` before ``.png``, a plain extension
     before one like ``.seg.png``). The label is the text or number in ``.cls``, else the field ``label`` of ``.json``;
@@ -52,6 +59,7 @@ class TarSource:
 
     Raises:
         ConfigError: nothing there, a compressed shard, or no image in any.
+        ObjectError: a bucket cannot be asked; so do reads of its images then.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
@@ -64,8 +72,13 @@ class TarSource:
         found = shards(self.root, TAR_KINDS, left_out)
         splits = splits_of_files([shard.name for shard in found])
         readable = read_names(config.names)
-        for number, shard in enumerate(found):
-            self._index.add(shard, splits[number] if splits else None, config.json_label, readable, left_out)
+
+        def listed(shard: Shard) -> _Listing:
+            return _Listing.of(shard, config.json_label, LeftOut(self.root))
+
+        for number, listing in enumerate(each(listed, found) if is_remote(self.root) else map(listed, found)):
+            left_out.extend(listing.left_out)
+            self._index.add(listing, splits[number] if splits else None, config.json_label, readable)
         self.refused = left_out.tell()
         if not self._index.keys:
             kinds = " ".join(IMAGE_KINDS)
@@ -76,42 +89,51 @@ class TarSource:
         self.class_names = self.records.class_names
 
 
+@dataclass
+class _Listing:
+    """What one shard holds: its samples by their keys, and what of it was left out."""
+
+    name: str
+    file: ShardFile
+    samples: dict[str, _Sample]
+    left_out: LeftOut
+
+    @staticmethod
+    def of(shard: Shard, json_label: str, left_out: LeftOut) -> _Listing:
+        """List a shard; one that cannot be read has no samples. Raises ConfigError when it is compressed."""
+        file = RemoteShard(shard.path) if is_remote(shard.path) else LocalShard(shard.path)
+        samples: dict[str, _Sample] = {}
+        try:
+            with file.opened() as spans:
+                packed = tar_headers.compression(spans)
+                if packed:
+                    raise ConfigError("images", shard.path, f"tar files that are not compressed; this is {packed}")
+                samples = _samples(spans, shard, json_label, left_out)
+        except OSError as error:
+            left_out.add(shard.name, f"cannot be read: {error.strerror}")
+        return _Listing(shard.name, file, samples, left_out)
+
+
 class _Index:
     """Where every image lies: lists with an entry for each."""
 
     def __init__(self) -> None:
-        self.shards: list[tuple[str, Stamp]] = []
+        self.shards: list[tuple[str, ShardFile]] = []
         self.keys: list[str] = []
         self.labels: list[str | None] = []
         self.splits: list[str | None] = []
         self._shard, self._offset, self._size = array("l"), array("q"), array("q")
 
-    def add(self, shard: Shard, split: str | None, json_label: str, readable: Names, left_out: LeftOut) -> None:
-        """List one shard. Raises ConfigError when it is compressed."""
-        try:
-            descriptor = open_regular(shard.path)
-        except OSError as error:
-            left_out.add(shard.name, f"cannot be read: {error.strerror}")
-            return
-        try:
-            packed = tar_headers.compression(descriptor)
-            if packed:
-                raise ConfigError("images", shard.path, f"tar files that are not compressed; this is {packed}")
-            stamp = Stamp.of(descriptor)
-            samples = _samples(descriptor, shard, json_label, left_out)
-        except OSError as error:
-            left_out.add(shard.name, f"cannot be read: {error.strerror}")
-            return
-        finally:
-            os.close(descriptor)
+    def add(self, listing: _Listing, split: str | None, json_label: str, readable: Names) -> None:
+        """Take the images of one shard."""
         number = len(self.shards)
-        self.shards.append((shard.path, stamp))
-        for key, sample in samples.items():
+        self.shards.append((listing.name, listing.file))
+        for key, sample in listing.samples.items():
             if sample.rank is None:
                 continue
             order = ("json", "cls") if json_label else ("cls", "json")
             label = sample.labels.get(order[0]) or sample.labels.get(order[1])
-            self.keys.append(f"{shard.name}/{key}")
+            self.keys.append(f"{listing.name}/{key}")
             self.labels.append(readable.of(label))
             self.splits.append(split)
             self._shard.append(number)
@@ -120,17 +142,17 @@ class _Index:
 
     def read(self, place: int) -> bytes:
         """The bytes of the image at a place of the lists."""
-        path, stamp = self.shards[self._shard[place]]
+        name, file = self.shards[self._shard[place]]
         if self._size[place] == _CUT:
-            raise OSError(errno.EIO, "the tar file ends inside this image", path)
-        return read_span(path, stamp, self._offset[place], self._size[place])
+            raise OSError(errno.EIO, "the tar file ends inside this image", name)
+        return file.read(self._offset[place], self._size[place])
 
 
-def _samples(descriptor: int, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:
+def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:
     """The samples of a shard by their keys."""
     samples: dict[str, _Sample] = {}
     try:
-        for member in tar_headers.members(descriptor):
+        for member in tar_headers.members(file):
             where = f"{shard.name}: {member.name}"
             if member.kind == tar_headers.FOLDER:
                 continue
@@ -157,7 +179,7 @@ def _samples(descriptor: int, shard: Shard, json_label: str, left_out: LeftOut) 
                 try:
                     if member.size > limit:
                         raise ValueError(f"{member.size} bytes")
-                    data = pread_all(descriptor, member.offset, member.size, shard.path)
+                    data = file.read(member.size, member.offset)
                     sample.labels[kind] = read(data, json_label)
                 except (ValueError, RecursionError) as error:
                     left_out.note(where, f"holds no label: {words(error)}")

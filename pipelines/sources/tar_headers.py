@@ -6,9 +6,10 @@ https://www.gnu.org/software/tar/manual/html_node/Standard.html
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from substyle.pipelines.sources.shard_files import Spans
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20  # bytes of a pax header or a long name: more is an attack, not a name
@@ -49,23 +50,23 @@ class Member:
     whole: bool = True
 
 
-def compression(descriptor: int) -> str | None:
+def compression(file: Spans) -> str | None:
     """What a file is compressed with, None where it is not."""
-    start = os.pread(descriptor, 6, 0)
+    start = file.read(6, 0)
     return next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
-def members(descriptor: int) -> Iterator[Member]:
+def members(file: Spans) -> Iterator[Member]:
     """All members in the file's order.
 
     Raises:
         TarDamage: a header that is none, an extended header that is too large, a member beyond the end of the file, no
             end mark, or data after it; what came before is right.
     """
-    end = os.fstat(descriptor).st_size
+    end = file.size
     position = 0
     while position < end:
-        header, position, extended = _header(descriptor, position, end)
+        header, position, extended = _header(file, position, end)
         if header is None:
             return
         flag = header[156:157]
@@ -75,7 +76,7 @@ def members(descriptor: int) -> Iterator[Member]:
         if any(key.startswith("GNU.sparse") for key in extended):
             kind = "sparse file"
         if flag == b"S":
-            position = _sparse_map(descriptor, header, position)
+            position = _sparse_map(file, header, position)
         if flag[0] in _WITHOUT_DATA:
             size = 0
         whole = position + size <= end
@@ -87,16 +88,16 @@ def members(descriptor: int) -> Iterator[Member]:
     raise TarDamage("has no end mark; it may have been cut short" if position else "is empty")
 
 
-def _header(descriptor: int, position: int, end: int) -> tuple[bytes | None, int, dict[str, bytes]]:
+def _header(file: Spans, position: int, end: int) -> tuple[bytes | None, int, dict[str, bytes]]:
     """The next member's own header, the position behind it, and what extended headers before it say.
 
     The header is None at the end mark.
     """
     extended: dict[str, bytes] = {}
     while True:
-        header = os.pread(descriptor, BLOCK, position)
+        header = file.read(BLOCK, position)
         if header == _ZEROS:
-            _nothing_more(descriptor, position)
+            _nothing_more(file, position)
             return None, position, extended
         if len(header) < BLOCK:
             raise TarDamage(f"ends inside the header at byte {position}")
@@ -108,7 +109,7 @@ def _header(descriptor: int, position: int, end: int) -> tuple[bytes | None, int
         size = _size(header, position - BLOCK)
         if size > MAX_EXTENDED:
             raise TarDamage(f"has an extended header of {size} bytes at byte {position - BLOCK}")
-        data = os.pread(descriptor, size, position)
+        data = file.read(size, position)
         if len(data) < size or position + size > end:
             raise TarDamage(f"ends inside the extended header at byte {position - BLOCK}")
         if flag == b"L":
@@ -177,11 +178,11 @@ def _pax(data: bytes, position: int) -> dict[str, bytes]:
     return records
 
 
-def _sparse_map(descriptor: int, header: bytes, position: int) -> int:
+def _sparse_map(file: Spans, header: bytes, position: int) -> int:
     """The position behind the further maps of holes that follow an old GNU header."""
     more = header[482]
     while more:
-        block = os.pread(descriptor, BLOCK, position)
+        block = file.read(BLOCK, position)
         if len(block) < BLOCK:
             raise TarDamage(f"ends inside the map of a sparse file at byte {position}")
         position += BLOCK
@@ -189,7 +190,7 @@ def _sparse_map(descriptor: int, header: bytes, position: int) -> int:
     return position
 
 
-def _nothing_more(descriptor: int, position: int) -> None:
+def _nothing_more(file: Spans, position: int) -> None:
     """Raise TarDamage where something follows the end mark: archives that were appended to one another."""
-    if os.pread(descriptor, _AFTER_END, position).strip(b"\0"):
+    if file.read(_AFTER_END, position).strip(b"\0"):
         raise TarDamage(f"has data after its end mark at byte {position}, which was not looked at")

@@ -75,6 +75,12 @@ class LeftOut:
         if self.count <= _SHOWN:
             self.reasons.append(f"{shown(name)} {why}")
 
+    def extend(self, other: LeftOut) -> None:
+        """What was collected apart, as if it had been said here."""
+        self.names += other.names[: max(_KEPT - len(self.names), 0)]
+        self.reasons += other.reasons[: max(_SHOWN - self.count, 0)]
+        self.count += other.count
+
     def tell(self) -> tuple[str, ...]:
         """Write the log; returns the names (at most 1,000)."""
         for reason in self.reasons:

@@ -1,0 +1,143 @@
+"""Tar shards in a bucket give what the same shards on a disk give, by ranges, and nothing in silence."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.object_server import BUCKET, KEY, Fault, Server
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.object_errors import ObjectError
+from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.sources import SourceConfig, TarSource, open_source, shard_files
+
+
+def shard(path: Path, first: int, count: int, size: int = 3000) -> None:
+    """A shard of so many samples with labels."""
+    rng = np.random.default_rng(first)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for i in range(first, first + count):
+            for name, data in (
+                (f"{i:04d}.jpg", rng.bytes(int(rng.integers(1, size)))),
+                (f"{i:04d}.cls", str(i % 3).encode()),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def upload(folder: Path, there: ObjectPlace) -> str:
+    """All files of a folder, to a place; its address."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            (there / path.relative_to(folder).as_posix()).put(path.read_bytes())
+    return str(there)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, bucket: ObjectPlace) -> tuple[str, str]:
+    """Shards on a disk, and the same in a bucket."""
+    for number in range(3):
+        shard(tmp_path / "shards" / f"train-{number:04d}.tar", 10 * number, 4)
+    shard(tmp_path / "shards" / "more" / "val-0000.tar", 90, 2)
+    (tmp_path / "shards" / "notes.txt").write_text("no shard")
+    return str(tmp_path / "shards"), upload(tmp_path / "shards", bucket / "shards")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "", "/train-0001.tar", "/train-{0000..0002}.tar", "/train-000*.tar", "/**/*.tar", "/{more,less}/*.tar",
+        "/train-000[12].tar", "/{train-0000,more/val-0000}.tar",
+    ],
+)  # fmt: skip
+def test_a_bucket_gives_what_a_disk_gives(pair: tuple[str, str], pattern: str) -> None:
+    disk, there = (open_source(root + pattern) for root in pair)
+    assert there.records == disk.records
+    assert there.class_names == disk.class_names
+    assert [r.read() for r in there.records] == [r.read() for r in disk.records]
+    assert there.options == disk.options == {"kind": "tar"}
+
+
+def test_members_larger_than_what_is_read_ahead(
+    tmp_path: Path, bucket: ObjectPlace, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    monkeypatch.setattr(shard_files, "WINDOW", 2048)
+    shard(tmp_path / "shards" / "a.tar", 0, 30, size=20_000)
+    there = TarSource(upload(tmp_path / "shards", bucket) + "/a.tar")
+    listed = sum(method == "GET" for method, _ in server.requests)
+    assert listed < 75  # once or twice for each image
+    assert [r.read() for r in there.records] == [r.read() for r in TarSource(tmp_path / "shards" / "a.tar").records]
+
+
+@pytest.mark.parametrize("cut", [700, 5000])
+def test_a_shard_that_was_cut_gives_what_it_has(
+    tmp_path: Path, bucket: ObjectPlace, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.tar"
+    shard(path, 0, 5)
+    os.truncate(path, path.stat().st_size - cut - 10240 // 2)
+    (bucket / "a.tar").put(path.read_bytes())
+    texts = []
+    for root in (str(path), f"{bucket}/a.tar"):
+        caplog.clear()
+        source = TarSource(root)
+        texts.append([record.getMessage().replace(root, "") for record in caplog.records])
+        assert len(source.records) > 0
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [
+        ("/train-{0000..0009}.tar", r"7 are not: train-0003\.tar"),
+        ("/nothing.tar", r"something that holds \.tar"),
+        ("/nothing-*.tar", r"something that holds \.tar"),
+        ("/photographs.csv", "tar shards"),
+        ("/data.parquet", "tar shards"),
+        ("/a.tar.gz", "not compressed"),
+    ],
+)
+def test_what_is_not_there_or_no_shard_is_refused(pair: tuple[str, str], pattern: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        open_source(pair[1] + pattern)
+
+
+def test_other_kinds_are_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match="not folder"):
+        open_source(pair[1], SourceConfig(kind="folder"))
+
+
+def test_an_object_that_changed_is_not_the_one_that_was_listed(pair: tuple[str, str], bucket: ObjectPlace) -> None:
+    records = open_source(pair[1]).records
+    changed = bucket / "shards" / "train-0001.tar"
+    changed.put(bytes(reversed(changed.read_bytes())))
+    gone = bucket / "shards" / "train-0002.tar"
+    gone.unlink()
+    for record in records:
+        name = record.key.split("/")[0]
+        if name == changed.name:
+            with pytest.raises(OSError, match="has changed since it was listed"):
+                record.read()
+        elif name == gone.name:
+            with pytest.raises(FileNotFoundError, match="is not there"):
+                record.read()
+        else:
+            record.read()
+
+
+def test_a_bucket_that_does_not_answer_is_no_broken_image(pair: tuple[str, str], server: Server) -> None:
+    records = open_source(pair[1]).records
+    with server.failing(Fault("GET", r"train-0001\.tar")):
+        with pytest.raises(ObjectError, match=rf"s3://{BUCKET}/.*train-0001\.tar: the server answers 500") as caught:
+            [record.read() for record in records]
+        with pytest.raises(ObjectError, match="the server answers 500"):
+            open_source(pair[1])
+    assert KEY not in str(caught.value)
