@@ -15,6 +15,7 @@ from substyle.engine.store.files import remove
 from substyle.engine.store.layout import ARRAYS, METADATA, chunk_path
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.record import Record
+from substyle.pipelines.object_errors import ObjectError
 from substyle.pipelines.objects import REQUESTS, ObjectPlace
 from substyle.pipelines.places import Place, relative
 
@@ -205,5 +206,5 @@ def _mark(store: EmbeddingStore, verdict: Verdict) -> None:
             for path in verdict.metadata:
                 remove(path)
         verdict.marked = True
-    except StoreError as error:  # read-only, or a run is going on
+    except (StoreError, ObjectError) as error:  # read-only, or a run is going on
         verdict.unmarked_because = str(error)

@@ -16,6 +16,7 @@ from tests.object_server import KEY, SECRET, Fault, Server
 from substyle.engine.cli import main
 from substyle.engine.store import journal, lock
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.holder import Holder
 from substyle.engine.store.load import load_table
 from substyle.engine.store.verify import verify
 from substyle.pipelines.objects import ObjectPlace
@@ -89,6 +90,19 @@ def test_a_second_run_is_refused_and_told_whose_store_it_is(
         ended.require(1, f"pid {run.pid}", "holds this store and renewed its lock")
     run.wait().require(0)
     assert puts(server, store) > 0
+
+
+def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended(
+    there: Warm, tiny: Whole, bucket: ObjectPlace
+) -> None:
+    store = bucket / "s.zarr"
+    far = Holder("far", "another-host", 1, "yesterday", system="another system")
+    there(embed(tiny.images, store, "--limit", "8")).wait().require(0)
+    (store / lock.NAME).put(far.to_json())
+    there(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
+    there(embed(tiny.images, store, "--take-over")).wait().require(0, "taking over the lock of run far")
+    assert not (store / lock.NAME).exists()
+    assert len(EmbeddingStore.open(store).manifest().keys) == 12
 
 
 # what is busy or broken is asked again for a quarter of a minute

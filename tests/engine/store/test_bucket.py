@@ -93,6 +93,17 @@ def test_a_bucket_that_does_not_answer_is_no_damage(bucket: ObjectPlace, server:
     assert {p: p.read_bytes() for p, _ in store.path.walk()} == before  # type: ignore[union-attr]
 
 
+def test_in_a_bucket_that_may_only_be_read_nothing_is_marked(bucket: ObjectPlace, server: Server) -> None:
+    store = finished(bucket / "s.zarr")
+    store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).unlink()
+    with server.failing(Fault("PUT|POST|DELETE", ".", status=403)):
+        verdict = verify(store.path, quiet=True)
+    assert [finding.kind for finding in verdict.findings] == ["chunk"]
+    assert not verdict.marked
+    assert "the server answers 403" in verdict.unmarked_because
+    assert len(list(store.finished().chunks())) == 8
+
+
 def reopened(store: EmbeddingStore) -> EmbeddingStore:
     return EmbeddingStore.open(str(store.path))
 
