@@ -25,8 +25,9 @@ from substyle.kernels.probe_heads import Heads
 
 PART = "probes"
 STEPS = captured.WARM + 3  # that are compared: some before the capture, some replayed
-# as of eager steps, for twice as many: Adam turns a step around wherever rounding turns a tiny gradient
-ALLOWED = {torch.float32: (1e-4, 4e-3), torch.bfloat16: (2e-2, 0.3)}
+# of twice as many steps as those that the host launches are compared for: on a CPU losses are off by up to 6e-5 in
+# float32 and 0.04 in bfloat16 (they have become small by then), weights by 2e-4 and 0.18
+ALLOWED = {torch.float32: (5e-4, 4e-3), torch.bfloat16: (0.1, 0.3)}
 EPOCH = 1_281_167 * 31  # rows of ImageNet's training images in all variants
 GOAL = 5.0  # seconds for an epoch of 200 linear heads on rows of width 768
 

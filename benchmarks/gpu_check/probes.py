@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_check import probe_replay, probe_ways
+from benchmarks.gpu_check import probe_replay, probe_tables, probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.kernels import ceiling, launched
 from benchmarks.gpu_check.probe_ways import Problem
@@ -40,6 +40,7 @@ def run(bench: Bench) -> Iterator[Job]:
     for name, p in kinds.items():
         yield f"{name}, rate", partial(_rate, bench, name, p)
     yield "an epoch", partial(probe_replay.epoch, bench)
+    yield from probe_tables.jobs(bench)
 
 
 def _correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.held import Drawn
+from substyle.engine.probes.feed import Drawn
 from substyle.engine.probes.sampling import Stream
 from substyle.engine.probes.tasks import Task
 from substyle.kernels import memory

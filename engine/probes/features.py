@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.held import Held, Placed, Resident
+from substyle.engine.probes.feed import Placed
+from substyle.engine.probes.held import Held, Resident
 from substyle.engine.probes.standard import Standard
 from substyle.engine.probes.tasks import I64
 from substyle.engine.table import EmbeddingTable

@@ -73,7 +73,8 @@ class Dropout:
     """Masks of the hidden layer, one for each seed and step; settings of one seed share them.
 
     A mask is one random byte for each unit, so that the drop probability is rounded to 1/256. The bytes come from the
-    device that trains: a GPU's differ from a CPU's.
+    device that trains: a GPU's differ from a CPU's. Steps that a GPU replays key them by seed and step instead
+    (``kernels.dropout``) and take the threshold from here.
     """
 
     def __init__(self, probability: float, seeds: Sequence[int]) -> None:

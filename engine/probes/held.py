@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.feed import Drawn, DrawnAhead, Feed, Placed, ReadAhead, Straight
 from substyle.engine.probes.room import FLOAT16, INT8, STREAMED, Room, free_bytes, row_bytes
 from substyle.engine.probes.standard import SAMPLE, Standard, not_finite, over, raw
 from substyle.engine.probes.tasks import I64
@@ -21,50 +19,6 @@ from substyle.engine.probes.window import Job, Window, as_torch, rows_of_half
 from substyle.engine.table import TRAIN, EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.gather import quantise
-
-_CHUNK, _CHUNKS_AHEAD = 32, 8  # steps drawn together, and how many times: a GPU takes some thousands a second
-NEVER = 1 << 62  # steps that can be drawn before rows move, where they never do
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Rows of a step: image n in transformation t of each, and for each part of the batch their answers."""
-
-    t_B: I64
-    n_B: I64
-    answers: list[I64]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Rows in the memory of a device.
-
-    Attributes:
-        x_RD: embeddings, in memory that stays where it is.
-        row_B: which rows of it.
-        scale_R: factor of each row of int8, None for others.
-    """
-
-    x_RD: torch.Tensor
-    row_B: I64
-    scale_R: torch.Tensor | None = None
-
-
-class Feed(Protocol):
-    """Rows of one step after another."""
-
-    @property
-    def left(self) -> int:
-        """Steps whose rows stay where they are until a further one is asked for; 0 before the first."""
-        ...
-
-    def step(self) -> tuple[Drawn, Placed]:
-        """The next step's rows. Where ``left`` is 0, all work that reads earlier ones must be queued by now."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more is asked for."""
-        ...
 
 
 class Held(Protocol):
@@ -116,47 +70,9 @@ class Resident:
 
     def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
         """Rows of each step."""
-        return _Straight(self, draw) if self.device.type == "cpu" else _DrawnAhead(self, draw, steps)
-
-
-class _Straight:
-    left = NEVER
-
-    def __init__(self, held: Resident, draw: Callable[[], Drawn]) -> None:
-        self.held, self.draw = held, draw
-
-    def step(self) -> tuple[Drawn, Placed]:
-        drawn = self.draw()
-        return drawn, self.held.rows(drawn.t_B, drawn.n_B)
-
-    def close(self) -> None:
-        """Nothing is under way."""
-
-
-class _DrawnAhead(_Straight):
-    """Steps are drawn by a thread, some of them ahead of the one that is asked for: a GPU waits for no host."""
-
-    def __init__(self, held: Resident, draw: Callable[[], Drawn], steps: int) -> None:
-        super().__init__(held, draw)
-        self._undrawn, self._thread = steps, ThreadPoolExecutor(1)
-        self._coming: deque[Future[list[Drawn]]] = deque()
-        self._drawn: deque[Drawn] = deque()
-
-    def step(self) -> tuple[Drawn, Placed]:
-        if not self._drawn:
-            while self._undrawn and len(self._coming) < _CHUNKS_AHEAD:
-                count = min(_CHUNK, self._undrawn)
-                self._coming.append(self._thread.submit(self._draw, count))
-                self._undrawn -= count
-            self._drawn.extend(self._coming.popleft().result())
-        drawn = self._drawn.popleft()
-        return drawn, self.held.rows(drawn.t_B, drawn.n_B)
-
-    def _draw(self, count: int) -> list[Drawn]:
-        return [self.draw() for _ in range(count)]
-
-    def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        if self.device.type == "cpu":
+            return Straight(self.rows, draw)
+        return DrawnAhead(self.rows, draw, steps)
 
 
 class Streamed:
@@ -191,44 +107,7 @@ class Streamed:
         if at_once < 1:
             allowed = f"at least {2 * each}: two steps of {size} rows of {self.table.width} numbers"
             raise ConfigError("probes.stream_buffer", self.buffer, allowed)
-        return _Ahead(self, draw, size, steps, at_once)
-
-
-class _Ahead:
-    def __init__(self, held: Streamed, draw: Callable[[], Drawn], size: int, steps: int, at_once: int) -> None:
-        self.size, self.steps, self.at_once, self.draw, self.table = size, steps, at_once, draw, held.table
-        table = held.table
-        self.window = Window[list[Drawn]](at_once * size, table.width, as_torch(table.x_TND.dtype), held.device)
-        self._coming = self.window.through(self._jobs())
-        self._first = 0
-        self._drawn: list[Drawn] = []
-        self._taken = 0
-
-    def _jobs(self) -> Iterator[Job[list[Drawn]]]:
-        """Draws of as many steps as fit, and the reading of their rows; both by the thread that reads."""
-        for start in range(0, self.steps, self.at_once):
-            drawn = [self.draw() for _ in range(min(self.at_once, self.steps - start))]
-            yield lambda out_RD, drawn=drawn: self._read(drawn, out_RD)  # type: ignore[misc]
-
-    def _read(self, drawn: list[Drawn], out_RD: NDArray[Any]) -> tuple[int, list[Drawn]]:
-        t_B, n_B = (np.concatenate([getattr(step, side) for step in drawn]) for side in ("t_B", "n_B"))
-        self.table.take(t_B, n_B, out_RD[: len(t_B)])
-        return len(t_B), drawn
-
-    @property
-    def left(self) -> int:
-        return len(self._drawn) - self._taken
-
-    def step(self) -> tuple[Drawn, Placed]:
-        if not self.left:
-            self._first, _, self._drawn = next(self._coming)
-            self._taken = 0
-        start = self._first + self._taken * self.size
-        drawn, self._taken = self._drawn[self._taken], self._taken + 1
-        return drawn, Placed(self.window.x_RD, np.arange(start, start + self.size))
-
-    def close(self) -> None:
-        self._coming.close()  # type: ignore[attr-defined]
+        return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
 
 
 def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Held:

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
+
+Run = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run gpu_check on the CPU, in a tiny form; gives the exit code and the document."""
+    import torch
+    from benchmarks.gpu_check import rows
+    from benchmarks.gpu_check.__main__ import main
+    from benchmarks.gpu_check.bench import TINY
+
+    from substyle.engine.backbones.runtimes import tensorrt_build
+
+    monkeypatch.setattr(tensorrt_build, "installed", lambda: None)  # it could build for no CPU
+
+    def runs(*arguments: str) -> tuple[int, dict[str, Any]]:
+        out = tmp_path / "results" / "gpu.json"
+        code = main([*arguments, "--out", str(out)], device=torch.device("cpu"), sizes=TINY)
+        data: dict[str, Any] = json.loads(out.read_text())
+        rows.check(data)
+        return code, data
+
+    return runs

@@ -21,7 +21,6 @@ from benchmarks.gpu_check import (
     networks,
     parts,
     pixels,
-    probe_replay,
     probe_ways,
     rows,
     tolerances,
@@ -31,33 +30,18 @@ from benchmarks.gpu_check.bench import TINY, Bench, OutOfTime, card_of
 from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, Tolerance
 from benchmarks.gpu_check.clock import Clock
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
+from tests.benchmarks.conftest import Run
 
-from substyle.engine.backbones.runtimes import captured, tensorrt, tensorrt_build, typed_export
+from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
 from substyle.kernels import dispatch, noise
 from substyle.kernels.probe_heads import Heads
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.suites import suite
 
 CPU = torch.device("cpu")
-Run = Callable[..., tuple[int, dict[str, Any]]]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command on the CPU; gives the exit code and the document."""
-    monkeypatch.setattr(tensorrt_build, "installed", lambda: None)  # it could build for no CPU
-
-    def runs(*arguments: str) -> tuple[int, dict[str, Any]]:
-        out = tmp_path / "results" / "gpu.json"
-        code = main([*arguments, "--out", str(out)], device=CPU, sizes=TINY)
-        data = json.loads(out.read_text())
-        rows.check(data)
-        return code, data
-
-    return runs
 
 
 def test_everything_runs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,46 +333,6 @@ def test_the_clock_of_a_gpu_times_between_its_events(monkeypatch: pytest.MonkeyP
     said.clear()
     Clock(torch.device("cuda"), 1).seconds(lambda: said.append("work"), warm=0, flush=False, ahead=False)
     assert said == ["wait", "event", "work", "event", "wait"]
-
-
-def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
-    """A graph that does its work when it is replayed."""
-    for _ in range(captured.WARM):
-        output = launch(None)
-    return None, SimpleNamespace(replay=lambda: launch(None)), output
-
-
-@pytest.mark.parametrize("wrong", [False, True])
-def test_replayed_steps_are_held_against_float64_and_measured(
-    run: Run, monkeypatch: pytest.MonkeyPatch, wrong: bool
-) -> None:
-    """With graphs that stand in for a GPU's, and once with a rate that does not change from step to step."""
-    monkeypatch.setattr(captured, "capture", fake_capture)
-    monkeypatch.setattr(probe_replay, "cannot", lambda bench: "")
-    if wrong:
-        right = probe_replay.schedule
-        monkeypatch.setattr(probe_replay, "schedule", lambda shares, taken: right([1.0], 0).repeat(len(shares), 0))
-    code, data = run("--only", "probes")
-    found = [row for row in data["rows"] if "replayed" in row["name"] or "epoch" in row["name"]]
-    checked = [row["status"] for row in found if "float64" in row["name"]]
-    assert checked == [FAILED if wrong else PASSED] * 4
-    assert code == wrong
-    measured = [row for row in found if row["status"] == MEASURED]
-    assert [row["unit"] for row in measured] == ["head-steps"] * 2 + ["rows"] * 2
-    for row in measured[:2]:
-        assert row["ceiling_per_s"] > 0
-        assert len(row["peers"]) == 4
-    for row in measured[2:]:
-        assert row["facts"]["s an epoch"] == pytest.approx(39_716_177 / row["per_s"])
-
-
-@pytest.mark.parametrize(
-    ("kind", "triton", "reason"), [("cpu", True, "graphs"), ("cuda", False, "triton"), ("cuda", True, "")]
-)
-def test_where_steps_cannot_be_replayed(monkeypatch: pytest.MonkeyPatch, kind: str, triton: bool, reason: str) -> None:
-    monkeypatch.setattr(probe_replay, "installed", lambda: triton)
-    said = probe_replay.cannot(Bench(torch.device(kind), TINY))
-    assert (reason in said) if reason else said == ""
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from substyle.engine.probes import held as held_module
 from substyle.engine.probes import room, window
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.held import NEVER, Drawn, Held, Resident, Streamed, hold
+from substyle.engine.probes.feed import NEVER, Drawn
+from substyle.engine.probes.held import Held, Resident, Streamed, hold
 from substyle.engine.probes.room import Room
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.standard import Standard, standard_of

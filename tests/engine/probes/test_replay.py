@@ -13,12 +13,12 @@ import torch
 
 from substyle.engine.backbones.runtimes import captured
 from substyle.engine.probes import bank, replay, script, trainer
-from substyle.engine.probes import held as held_module
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
+from substyle.engine.probes.feed import Drawn, DrawnAhead
 from substyle.engine.probes.heads import Setting
-from substyle.engine.probes.held import Drawn, Resident, hold
+from substyle.engine.probes.held import Resident, hold
 from substyle.engine.probes.multitask import parts_of, settings_of
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.standard import standard_of
@@ -236,7 +236,7 @@ def test_steps_are_drawn_ahead_in_their_order(make_table: Make) -> None:
             yield Drawn(np.array([0]), np.array([i % 100]), [np.array([i])])
 
     draws, before = numbers(), threading.active_count()
-    feed = held_module._DrawnAhead(Resident.of(make_table(), CPU), lambda: next(draws), 600)
+    feed = DrawnAhead(Resident.of(make_table(), CPU).rows, lambda: next(draws), 600)
     assert [int(feed.step()[0].answers[0][0]) for _ in range(300)] == list(range(300))
     feed.close()
     assert threading.active_count() == before
@@ -245,7 +245,7 @@ def test_steps_are_drawn_ahead_in_their_order(make_table: Make) -> None:
     def fails() -> Drawn:
         raise ValueError("no more rows")
 
-    feed = held_module._DrawnAhead(Resident.of(make_table(), CPU), fails, 3)
+    feed = DrawnAhead(Resident.of(make_table(), CPU).rows, fails, 3)
     with pytest.raises(ValueError, match="no more rows"):
         feed.step()
     feed.close()

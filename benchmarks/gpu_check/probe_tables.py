@@ -1,0 +1,108 @@
+"""Embeddings held on the device in every way, and whole trainings on them, against the CPU; rates of loading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_check.bench import Bench
+from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.held import hold
+from substyle.engine.probes.room import FLOAT16, HOW, INT8, STREAMED
+from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.tasks import fine_task
+from substyle.engine.table import EmbeddingTable
+
+PART = "probes"
+CPU = torch.device("cpu")
+SUITE = (("identity", "identity"), ("blur_a", "blur"), ("blur_b", "blur"), ("noise_a", "noise"), ("noise_b", "noise"))
+BUFFER = 1 << 22  # bytes: several windows in a training
+APART = 0.03  # largest difference of an accuracy: products are rounded otherwise, and dropout draws other units
+OFF = {FLOAT16: 1e-6, INT8: 2e-3, STREAMED: 1e-6}  # of a standardised number; int8 is compared with int8
+
+
+def jobs(bench: Bench) -> Iterator[Job]:
+    """Rows held in each way, what probes learn from them, and how fast they come."""
+    yield "held embeddings", lambda: _rows(bench)
+    yield "trainings on held embeddings", lambda: _trainings(bench)
+    yield "loading", lambda: [_loading(bench)]
+
+
+def made(images: int, width: int) -> EmbeddingTable:
+    """Embeddings that are a class, a transformation's displacement and noise."""
+    rng = np.random.default_rng(0)
+    names, coarse = zip(*SUITE, strict=True)
+    label = np.arange(images) % 4
+    base = rng.normal(size=(4, width))[label] + rng.normal(size=(images, width))
+    moved = rng.normal(size=(len(names), 1, width)) * 0.7
+    moved[0] = 0.0
+    x = (base + moved + 0.3 * rng.normal(size=(len(names), images, width))).astype(np.float16)
+    roles = tuple("held_out" if name.endswith("_b") else "train" for name in names)
+    keys = tuple(f"{n}" for n in range(images))
+    split = (np.arange(images) % 5).clip(0, 2).astype(np.int8)
+    distinct = np.ones((len(names), images), bool)
+    return EmbeddingTable("made up", x, names, coarse, roles, keys, label, ("a", "b", "c", "d"), split, distinct)
+
+
+def _rows(bench: Bench) -> Iterator[Row]:
+    table = made(16 * bench.sizes.rows, bench.sizes.width)
+    task = fine_task(table, 0)
+    assert task is not None
+    standard = standard_of(table, task, 0)
+    rng = np.random.default_rng(1)
+    t, n = rng.integers(len(SUITE), size=bench.sizes.rows), rng.integers(len(table.keys), size=bench.sizes.rows)
+    for how in HOW:
+        config = ProbeConfig(table=how, stream_buffer=BUFFER)
+        got, expected = (
+            Features(hold(table, config, where), standard, where, torch.float32)(t, n).cpu()
+            for where in (bench.device, CPU)
+        )
+        off = float((got - expected).abs().max())
+        text = f"off by {off:.1e} (allowed {OFF[how]:g})"
+        yield correctness(PART, f"embeddings held as {how}, standardised rows", off <= OFF[how], text)
+
+
+def _trainings(bench: Bench) -> Iterator[Row]:
+    """Fine, coarse, class and multi-task probes, both heads, with a rotation: accuracies as on the CPU."""
+    table = made(2 * bench.sizes.rows, bench.sizes.dim)
+    config = ProbeConfig(
+        widths=(bench.sizes.hidden,), steps=120, mlp_steps=60, multitask_steps=40, batch=bench.sizes.rows // 4,
+        rotate=True, rotate_heads=("linear", "mlp"), bootstrap=100, stream_buffer=BUFFER, save=False, precision="fp32",
+    )  # fmt: skip
+    expected = accuracies(table, replace(config, device="cpu", table=FLOAT16))
+    found = {how: accuracies(table, replace(config, device=str(bench.device), table=how)) for how in HOW}
+    for how in HOW:
+        bench.require(1.0)
+        apart = max(abs(found[how][name] - value) for name, value in expected.items())
+        text = f"accuracies off by up to {apart:.3f} (allowed {APART:g}), of {len(expected)}"
+        good = apart <= APART and found[how].keys() == expected.keys()
+        yield correctness(PART, f"whole trainings on embeddings held as {how}, against the CPU", good, text)
+    same = found[STREAMED] == found[FLOAT16]
+    yield correctness(PART, "whole trainings: streamed learns what float16 learns", same, "every accuracy alike")
+
+
+def accuracies(table: EmbeddingTable, config: ProbeConfig) -> dict[str, float]:
+    """Test accuracies of every probe that is trained, by name."""
+    outcome = run_probes(table, config, out_dir=None, quiet=True)
+    return {name: float(np.nanmean(score_TN)) for name, score_TN in outcome.scores.items()}
+
+
+def _loading(bench: Bench) -> Row:
+    """Bytes a second from memory of the host to a float16 table on the device, through the buffer."""
+    table = made(64 * bench.sizes.rows, bench.sizes.width)
+    config = ProbeConfig(table=INT8 if bench.device.type == "cpu" else FLOAT16, stream_buffer=1 << 28)
+    size = float(np.prod(table.x_TND.shape)) * 2
+    limit = min(10.0, bench.left())
+    timed = bench.clock.seconds(
+        lambda: hold(table, config, bench.device), limit=limit, warm=1, ahead=False, flush=False
+    )
+    return Row(
+        PART, f"loading {size / 1e9:.2g} GB of embeddings to the device", MEASURED, unit="bytes",
+        per_s=size / timed["median"], seconds=timed,
+    )  # fmt: skip

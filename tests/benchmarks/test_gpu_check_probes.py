@@ -1,0 +1,88 @@
+"""The check of GPU claims about probes: replayed steps and held embeddings, in a tiny form on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.gpu_check import probe_replay, probe_tables
+from benchmarks.gpu_check.bench import TINY, Bench
+from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED
+from tests.benchmarks.conftest import Run
+
+from substyle.engine.backbones.runtimes import captured
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.held import Held
+from substyle.engine.table import EmbeddingTable
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
+    """A graph that does its work when it is replayed."""
+    for _ in range(captured.WARM):
+        output = launch(None)
+    return None, SimpleNamespace(replay=lambda: launch(None)), output
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_replayed_steps_are_held_against_float64_and_measured(
+    run: Run, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """With graphs that stand in for a GPU's, and once with a rate that does not change from step to step."""
+    monkeypatch.setattr(captured, "capture", fake_capture)
+    monkeypatch.setattr(probe_replay, "cannot", lambda bench: "")
+    if wrong:
+        right = probe_replay.schedule
+        monkeypatch.setattr(probe_replay, "schedule", lambda shares, taken: right([1.0], 0).repeat(len(shares), 0))
+    code, data = run("--only", "probes")
+    found = [row for row in data["rows"] if "replayed" in row["name"] or "epoch" in row["name"]]
+    checked = [row["status"] for row in found if "float64" in row["name"]]
+    assert checked == [FAILED if wrong else PASSED] * 4
+    assert code == wrong
+    measured = [row for row in found if row["status"] == MEASURED]
+    assert [row["unit"] for row in measured] == ["head-steps"] * 2 + ["rows"] * 2
+    for row in measured[:2]:
+        assert row["ceiling_per_s"] > 0
+        assert len(row["peers"]) == 4
+    for row in measured[2:]:
+        assert row["facts"]["s an epoch"] == pytest.approx(39_716_177 / row["per_s"])
+
+
+def held_rows() -> list[str]:
+    """What is said of held embeddings and of trainings on them."""
+    jobs = probe_tables.jobs(Bench(CPU, TINY))
+    return [row.status for name, work in jobs if name != "loading" for row in work()]
+
+
+def test_held_embeddings_and_trainings_on_them_are_compared() -> None:
+    assert held_rows() == [PASSED] * 7
+
+
+def test_other_embeddings_and_other_accuracies_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is asked before the CPU: every second time."""
+    right, numbers = probe_tables.hold, itertools.count()
+
+    def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device) -> Held:
+        moved = replace(table, x_TND=table.x_TND + np.float16(1)) if next(numbers) % 2 == 0 else table
+        return right(moved, config, device)
+
+    monkeypatch.setattr(probe_tables, "hold", hold)
+    monkeypatch.setattr(probe_tables, "accuracies", lambda table, config: {"fine/linear": float(next(numbers))})
+    assert held_rows() == [FAILED] * 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "triton", "reason"), [("cpu", True, "graphs"), ("cuda", False, "triton"), ("cuda", True, "")]
+)
+def test_where_steps_cannot_be_replayed(monkeypatch: pytest.MonkeyPatch, kind: str, triton: bool, reason: str) -> None:
+    monkeypatch.setattr(probe_replay, "installed", lambda: triton)
+    said = probe_replay.cannot(Bench(torch.device(kind), TINY))
+    assert (reason in said) if reason else said == ""
