@@ -92,6 +92,7 @@ class _Run:
         }
         device = target.resolve(self.config.device, prefix="probes.").torch_device
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
+        self.metadata["table"] = self.held.how
 
     @property
     def total(self) -> int:

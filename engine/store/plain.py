@@ -70,7 +70,7 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
 
     Args:
         row_M: rows of the chunk, ascending; one may be there several times.
-        out_RD: in the store's type.
+        out_RD: contiguous, in the store's type.
 
     Raises:
         StoreError: the chunk is missing, cut short or cannot be read.
@@ -78,17 +78,22 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
     ends = np.flatnonzero(np.append(np.diff(row_M) * row_bytes > row_bytes + near, True)) + 1 if len(row_M) else row_M
-    start = 0
+    whole = out_RD.view(np.uint8).reshape(-1).data
+    rows, places, start = row_M.tolist(), place_M.tolist(), 0
     try:
         with _opened(path) as into:
             for end in ends.tolist():
-                own = slice(start, end)
-                first, start = int(row_M[start]), end
-                near_RD = np.empty((int(row_M[end - 1]) - first + 1, out_RD.shape[1]), out_RD.dtype)
-                view = near_RD.view(np.uint8).reshape(-1).data
+                own, first, alone = slice(start, end), rows[start], end - start == 1
+                if alone:  # straight to its place
+                    view = whole[places[start] * row_bytes : (places[start] + 1) * row_bytes]
+                else:
+                    near_RD = np.empty((rows[end - 1] - first + 1, out_RD.shape[1]), out_RD.dtype)
+                    view = near_RD.view(np.uint8).reshape(-1).data
                 if into(view, first * row_bytes) < len(view):
                     raise StoreError(f"{path}: is cut short (run substyle verify)")
-                out_RD[place_M[own]] = near_RD[row_M[own] - first]
+                if not alone:
+                    out_RD[place_M[own]] = near_RD[row_M[own] - first]
+                start = end
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
 

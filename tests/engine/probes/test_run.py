@@ -84,6 +84,7 @@ def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path
     assert len(saved) == 7
     for name, probe in saved.items():
         assert probe.metadata["canvas"] == 224
+        assert probe.metadata["table"] == "float16"
         assert name.startswith(probe.metadata["task"])
     x = table.x_TND[:, table.rows(2)]
     fine_linear = [saved["fine-linear.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
