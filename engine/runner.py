@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine import stages, trace
+from substyle.engine import stages, target, trace
 from substyle.engine.embed import embed
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import prepare_backbones
@@ -66,6 +66,7 @@ def run_study(
     Returns:
         the content of results.json.
     """
+    target.resolve(study.probes.device, prefix="probes.")  # refused here, and not after hours of embedding
     store_path = store_path or store_of(study, out)
     plan = plan_of(study, images, store_path)
     with trace.span("run", "embed"):

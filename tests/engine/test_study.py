@@ -108,3 +108,21 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_unknown_suite(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="substance31"):
         load_study(study(tmp_path, SMALL + 'suite = "substance32"')).settings()
+
+
+def test_a_device_of_probes_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    from substyle.engine.runner import run_study
+
+    path = tmp_path / "study.toml"
+    path.write_text('name = "n"\nbackbones = ["control:pixels"]\n[probes]\ndevice = "cuda:99"\n')
+    with pytest.raises(ConfigError, match=r"probes\.device"):
+        run_study(load_study(path), tmp_path / "out", images=tmp_path / "nothing")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("table", '"int4"'), ("device", '"gpu"'), ("stream_buffer", "1")])
+def test_fields_of_the_table_of_probes(tmp_path: Path, field: str, value: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(f'name = "n"\nbackbones = ["control:pixels"]\n[probes]\n{field} = {value}\n')
+    with pytest.raises(ConfigError, match=rf"probes\.{field}"):
+        load_study(path)
