@@ -72,8 +72,9 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
 
 
 def journal_content(store: Path) -> list[dict[str, Any]]:
-    """The journal's records without their time and run."""
-    return [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(store)]
+    """The journal's records without their time and run, in an order that neither of these decides."""
+    said = [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(store)]
+    return sorted(said, key=json.dumps)
 
 
 def _files(store: Path) -> set[str]:
