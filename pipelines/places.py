@@ -88,9 +88,8 @@ def below(folder: Path, text: str | Path, field: str) -> str | Path:
 
 def matching(folder: Place, pattern: str) -> list[Place]:
     """What lies there under names that fit a pattern, sorted."""
-    if isinstance(folder, Path):
-        return [*sorted(folder.glob(pattern))]
-    return [*sorted(folder.glob(pattern))]
+    found: Iterable[Place] = folder.glob(pattern)
+    return sorted(found, key=str)
 
 
 def at_once(work: Callable[[Place], T], places: Iterable[Place]) -> list[T]:

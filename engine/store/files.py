@@ -22,7 +22,7 @@ from substyle.engine.store.processes import is_running
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.object_errors import ObjectError, told
 from substyle.pipelines.objects import ObjectPlace
-from substyle.pipelines.places import Place, at_once
+from substyle.pipelines.places import Place, at_once, matching
 
 _TEMPORARY = ".tmp"
 
@@ -99,7 +99,7 @@ def write_durably(path: Place, data: bytes) -> None:
 def listed(folder: Place, suffix: str) -> list[Place]:
     """Files of a folder whose names end so, in the order of their names; none where there is no folder."""
     if isinstance(folder, ObjectPlace):
-        return [*sorted(folder.glob(f"*{suffix}"))]
+        return matching(folder, f"*{suffix}")
     try:
         names = os.listdir(folder)
     except FileNotFoundError:

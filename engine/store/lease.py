@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from substyle.engine.store.errors import LockedError, StoreError
@@ -60,35 +60,33 @@ class Lease:
         """Renew it no longer; mark its object as free. Returns whether it was held until now."""
         self._ended.set()
         self._thread.join()
-        try:
-            self.place.exchange(_FREE, self._version)
-        except FileExistsError:
-            self._lost = "was taken over"
+        if not self._lost:
+            self._put(_FREE)
         return not self._lost
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT) and not self._lost:
             began = time.monotonic()
             self.holder = replace(self.holder, beat=self.holder.beat + 1)
-            try:
-                self._version = self.place.exchange(self.holder.to_json(), self._version)
-            except FileExistsError:
-                self._again(began)
-            except ObjectError:
-                continue  # no connection now: `require` knows when it is too late
-            else:
+            # no connection now: it is tried again later, and `require` knows when that is too late
+            with suppress(ObjectError):
+                self._put(self.holder.to_json())
                 self._renewed = began
 
-    def _again(self, began: float) -> None:
-        """The object is another one: that of a request whose answer was lost, or a stranger's."""
+    def _put(self, content: bytes) -> None:
+        """Replace what this process has put before; where it is not there any more, the lease is lost."""
         try:
-            found, version = self.place.read_version()
-        except (FileNotFoundError, ObjectError):
-            found, version = b"", self._version
-        if Holder.read(found).run == self.holder.run:
-            self._version, self._renewed = version, began
-        else:
-            self._lost = "was taken over"
+            self._version = self.place.exchange(content, self._version)
+        except FileExistsError:
+            try:
+                found, version = self.place.read_version()
+            except FileNotFoundError:
+                found, version = None, self._version
+            # where the answer to a request was lost, what is there is what this process has put
+            if found == content or (found and Holder.read(found).run == self.holder.run):
+                self._version = version
+            else:
+                self._lost = "was taken over"
 
 
 @contextmanager
@@ -119,7 +117,7 @@ def _take(place: ObjectPlace) -> Lease:
             pass
         try:
             found, version = place.read_version()
-            if (seen is None) or (seen.e_tag, seen.version) != (version.e_tag, version.version):
+            if seen is None or (seen.e_tag, seen.version) != (version.e_tag, version.version):
                 seen, since = version, time.monotonic()
             other = Holder.read(found)
             if found == content:  # the answer to our own request was lost
@@ -144,7 +142,7 @@ def _first(place: ObjectPlace, content: bytes) -> Version:
     try:
         made = place.create(content)
     except ObjectError as error:
-        if "501" in str(error):  # Not Implemented
+        if "answers 501" in str(error):  # Not Implemented
             raise refused from error
         raise
     stranger = Version('"0"' if made.e_tag else None, "0" if made.version else None)

@@ -153,12 +153,36 @@ def test_a_holder_that_cannot_renew_knows_when_it_is_too_late(bucket: ObjectPlac
             lock.require(bucket)
 
 
+@pytest.mark.parametrize("after", range(6))
 @pytest.mark.parametrize("what", [lock.NAME, lock.MUTEX])
-def test_an_answer_that_is_lost_is_no_loss(bucket: ObjectPlace, server: Server, what: str) -> None:
-    with server.failing(Fault("PUT", f"/{what}$", times=1, status=0)), lock.hold(bucket, "mine"):
+def test_an_answer_that_is_lost_is_no_loss(
+    bucket: ObjectPlace, server: Server, what: str, after: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server.failing(Fault("PUT", f"/{what}$", times=1, status=0, after=after)):
+        for run in ("mine", "again"):
+            with lock.hold(bucket, run):
+                lock.require(bucket)
+    assert [p.name for p, _ in bucket.walk()] == [lock.MUTEX]
+    assert capsys.readouterr().err == ""
+
+
+def test_an_answer_to_a_renewal_that_is_lost_is_no_loss(bucket: ObjectPlace, server: Server, quick: None) -> None:
+    del quick
+    with lock.hold(bucket, "mine"), server.failing(Fault("PUT", lock.NAME, times=2, status=0)) as faults:
+        while faults[0].seen < 5:
+            time.sleep(0.05)
         lock.require(bucket)
-    with lock.hold(bucket, "again"):
-        pass
+        assert Holder.read((bucket / lock.NAME).read_bytes()).run == "mine"
+
+
+def test_a_lock_that_was_removed_is_lost(bucket: ObjectPlace, quick: None) -> None:
+    del quick
+    with lock.hold(bucket, "mine"):
+        (bucket / lock.NAME).unlink()
+        time.sleep(0.5)
+        with pytest.raises(LockedError, match="was taken over"):
+            lock.require(bucket)
+    assert not (bucket / lock.NAME).exists()
 
 
 def test_one_process_at_a_time_has_the_mutex(bucket: ObjectPlace) -> None:
