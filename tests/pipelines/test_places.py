@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -163,3 +164,25 @@ non-2xx status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code><AW
     monkeypatch.setenv("AWS_SESSION_TOKEN", SECRET)
     assert without_credentials(f"a {SECRET} b sv=2020&sig=abc+def c") == "a … b … c"
     assert SECRET not in reason(f"the token {SECRET} was refused at https://host/{SECRET}")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "value", "said"),
+    [
+        ("az", "", "", "az://some-bucket: Account must be specified"),
+        ("az", "AZURE_STORAGE_ACCOUNT_KEY", f"{SECRET}!!", "az://some-bucket"),
+        ("gs", "GOOGLE_SERVICE_ACCOUNT_KEY", '{"private_key": "' + SECRET, "gs://some-bucket: GCP credential error"),
+    ],
+)
+def test_credentials_that_are_none_are_told_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, name: str, value: str, said: str
+) -> None:
+    for known in [known for known in os.environ if known.startswith(("AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(known)
+    if name == "AZURE_STORAGE_ACCOUNT_KEY":
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    if name:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ObjectError, match=f"^{said}") as caught:
+        place(f"{scheme}://some-bucket/x")
+    assert SECRET[:9] not in str(caught.value)
