@@ -11,9 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from substyle.engine.backbones.started import Started
 from substyle.engine.store.record import ImageNote
 
 _UNWRITTEN = 2  # shards that may wait for the disk
+_LOOK_S = 0.1  # between looks at what goes on, while nothing is given
+T = TypeVar("T")
 
 
 @dataclass
@@ -138,6 +141,23 @@ class Backlog:
         if self._over:
             self._embedding.result()
         self._check_writing(_UNWRITTEN)
+
+    def until(self, more: Future[T]) -> T:
+        """Wait for what tells what comes next; meanwhile all that is there is embedded, however little.
+
+        Raises what went wrong so far.
+        """
+        with self._changed:
+            self._idle = not more.done()
+            self._changed.notify_all()
+        while not more.done():
+            wait([more], timeout=_LOOK_S)
+            if self._over:
+                self._embedding.result()
+            self._check_writing(len(self._writes))
+        with self._changed:
+            self._idle = False
+        return more.result()
 
     def close(self, shard: Shard) -> None:
         """All batches of a shard have been added."""

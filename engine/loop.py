@@ -114,7 +114,7 @@ class Loop:
             )
             try:
                 with backlog.working():
-                    for shard, part, blobs in self._batches(shards, readers):
+                    for shard, part, blobs in self._batches(shards, readers, backlog):
                         self._batch(shard, part, blobs, backlog)
                         if part.stop == shard.images.stop:
                             backlog.close(shard)
@@ -136,7 +136,7 @@ class Loop:
         return Shard(number, first, images, wanted, buffers)
 
     def _batches(
-        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor
+        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Backlog
     ) -> Iterator[tuple[Shard, range, list[bytes | OSError]]]:
         """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
         size = self.workshop.config.images
@@ -156,7 +156,7 @@ class Loop:
 
         shard: Shard | None = None
         asked = readers.submit(ask)
-        while (found := asked.result()) is not None:
+        while (found := backlog.until(asked)) is not None:
             number, lacking, part, reading = found
             clock = trace.Mark.now()
             blobs = [future.result() for future in reading]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -216,3 +217,39 @@ def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pyte
             backlog.add(0, replace(batch(one, "identity", value), made=f"pixels of {value}"))  # type: ignore[arg-type]
         backlog.close(one)
     assert said == [("pixels of 3", "cpu"), 3, ("pixels of 4", "cpu"), 4]
+
+
+def test_what_is_there_is_embedded_while_nobody_knows_what_comes_next() -> None:
+    """However little it is, and though another backbone would have its turn first: others may wait for the shard."""
+    one, book, more = shard(0, ["a"], backbones=2), Book(), Future[str]()
+    backlog = Backlog([backbone(first_value), backbone(first_value)], book.write, book.count, waiting=100, begun=1)
+    with backlog.working(), ThreadPoolExecutor(1) as other:
+        for i in range(2):
+            backlog.add(i, batch(one, "a", 7))
+        backlog.close(one)
+        told = other.submit(backlog.until, more)
+        while not book.shards:
+            time.sleep(0.001)
+        assert not told.done()
+        more.set_result("a further shard")
+        assert told.result() == "a further shard"
+    assert book.arrived == 2 * B
+
+
+@pytest.mark.parametrize("where", ["embed", "write"])
+def test_what_goes_wrong_ends_the_waiting_for_more(where: str) -> None:
+    def fail(*arguments: object) -> NDArray[np.float32]:
+        raise OSError(28, "No space left on device")
+
+    one, book = shard(0, ["a"]), Book()
+    write = fail if where == "write" else book.write
+    backlog = Backlog([backbone(fail if where == "embed" else first_value)], write, book.count, waiting=100, begun=1)
+
+    def work() -> None:
+        with backlog.working():
+            backlog.add(0, batch(one, "a", 7))
+            backlog.close(one)
+            backlog.until(Future[str]())
+
+    with pytest.raises(OSError, match="No space left"):
+        work()
