@@ -26,6 +26,9 @@ class ConfigError(SubstyleError):
         self.given = given
         self.allowed = allowed
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
+        return type(self), (self.field, self.given, self.allowed)  # it may come from another process
+
 
 class ImageError(SubstyleError):
     """One image cannot be decoded; it is quarantined and the run goes on."""
