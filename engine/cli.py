@@ -226,6 +226,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         "--take-over", action="store_true", help="take over the locks of runs on other hosts, which have ended"
     )
     embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
+    _executor(embed)
     _source(embed)
 
     verify = _command(commands, "verify", "check", "check a store; what is broken is marked, and embed redoes it")
@@ -255,6 +256,16 @@ def _device(command: argparse.ArgumentParser, default: str | None) -> None:
     )
 
 
+def _executor(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("workers", "more than one process, GPU or machine fills the store")
+    group.add_argument("--executor", metavar="KIND", help="local: this process; ray: workers of a Ray cluster (local)")
+    group.add_argument(
+        "--ray-address", metavar="ADDRESS", help="auto or host:port ($RAY_ADDRESS, else a Ray of its own, here alone)"
+    )
+    group.add_argument("--workers", type=_whole(0, 65536), metavar="N", help="how many (as there is room for)")
+    group.add_argument("--retries", type=_whole(0, 100), metavar="N", help="further tries of a shard that failed (2)")
+
+
 def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument("study", type=Path, metavar="STUDY.toml")
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
@@ -263,6 +274,7 @@ def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
     _device(run, default=None)
     run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+    _executor(run)
     _source(run)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.executors.config import LOCAL
 from substyle.engine.executors.local import LocalExecutor
 from substyle.engine.executors.task import Executor, Task
 from substyle.engine.loop import EmbedSummary
@@ -45,12 +47,24 @@ def embed(plan: EmbedPlan, backbones: Sequence[BackboneChoice], *, quiet: bool =
     if done is not None:
         _tidy(plan)
         return done
-    compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
-    prepared = time.perf_counter()
-    summary = embed_compiled(plan, compiled, quiet=quiet)
-    summary.seconds["prepare"] = prepared - start
+    with _workers(plan, backbones) as workers:
+        compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
+        prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
+        executor = workers or LocalExecutor(compiled)
+        del compiled  # workers have their own; on a GPU they need the room
+        summary = _fill(plan, prepared, executor, quiet=quiet)
+    summary.seconds["prepare"] = ready - start
     summary.seconds["total"] = time.perf_counter() - start
     return summary
+
+
+def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractContextManager[Executor | None]:
+    """Workers' executor, ready before minutes are spent on preparing; None for this process's."""
+    if plan.executor.kind == LOCAL:
+        return nullcontext()
+    from substyle.engine.executors.ray import ray_executor  # Ray is an extra
+
+    return ray_executor(plan.executor, plan.workshop.config, backbones)
 
 
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from substyle.engine.executors.config import HERE, ExecutorConfig
 from substyle.engine.samples import Samples, calibration_keys
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import METADATA
@@ -31,6 +32,7 @@ class EmbedPlan:
         title: what progress calls it.
         part: which shards this process does where several fill one store.
         take_over: take over locks of runs on other hosts, which have ended.
+        executor: where they are embedded.
     """
 
     source: Source
@@ -41,6 +43,7 @@ class EmbedPlan:
     title: str = "embed"
     part: Part = WHOLE
     take_over: bool = False
+    executor: ExecutorConfig = HERE
 
     @property
     def exists(self) -> bool:

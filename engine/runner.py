@@ -45,8 +45,9 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
     if photographs is None:
         raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
     there = EmbeddingStore.open(store_path) if (store_path / METADATA).is_file() else None
-    workshop = Workshop(study.settings(), study.embed.here(there.settings.shard_rows if there else 0))
-    return EmbedPlan(open_source(photographs, study.source), store_path, workshop, study.limit, study.splits.fractions)
+    config = study.executor.here(study.embed, there.settings.shard_rows if there else 0)
+    workshop, source = Workshop(study.settings(), config), open_source(photographs, study.source)
+    return EmbedPlan(source, store_path, workshop, study.limit, study.splits.fractions, executor=study.executor)
 
 
 def run_study(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.executors.config import ExecutorConfig
 from substyle.engine.precision import as_precision
 from substyle.engine.preparation import BackboneChoice
 from substyle.engine.probes.config import ProbeConfig
@@ -64,7 +65,7 @@ class Study:
         limit: take only so many photographs; 0 takes all.
         plugins: Python files that register more transformations or families of backbones.
         gallery: photographs shown in the report.
-        splits, embed, probes, analysis: see their classes.
+        splits, embed, executor, probes, analysis: see their classes.
         shift: further photographs of the same classes, by name: folders or what else images may be.
     """
 
@@ -83,6 +84,7 @@ class Study:
     gallery: int = 3
     splits: SplitConfig = field(default_factory=SplitConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     probes: ProbeConfig = field(default_factory=ProbeConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     shift: dict[str, Path | str] = field(default_factory=dict)

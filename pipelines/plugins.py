@@ -11,6 +11,8 @@ from pathlib import Path
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import transforms
 
+_loaded: list[Path] = []
+
 
 @cache
 def load_all() -> None:
@@ -32,3 +34,9 @@ def load_plugin(path: str | Path) -> None:
     if not file.is_file() or spec is None or spec.loader is None:
         raise ConfigError("plugin", str(path), "a Python file (.py) with transformations")
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    _loaded.append(file.absolute())
+
+
+def loaded() -> tuple[Path, ...]:
+    """The files that `load_plugin` has run in this process, in order."""
+    return tuple(_loaded)

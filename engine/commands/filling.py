@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.embed import embed as embed_all
+from substyle.engine.executors.config import ExecutorConfig
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import as_precision
 from substyle.engine.preparation import BackboneChoice
@@ -41,7 +43,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         dtype=options.dtype or (there.settings.dtype if there else "float16"),
         shard_rows=options.shard_rows,
     )
-    config = config.here(there.settings.shard_rows if there else 0)
+    executor = executor_config(options, ExecutorConfig())
+    config = executor.here(config, there.settings.shard_rows if there else 0)
     images = options.images or (photographs(there.settings.source) if there else None)
     if images is None:
         raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
@@ -63,6 +66,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         options.limit,
         part=Part.parse(options.part),
         take_over=options.take_over,
+        executor=executor,
     )
     summary = embed_all(plan, _choices(options.backbone, options.checkpoint), quiet=options.quiet)
     for key, reason in summary.quarantined.items():

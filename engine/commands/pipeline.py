@@ -9,6 +9,7 @@ from typing import Any
 
 from substyle.engine import stages
 from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
@@ -28,7 +29,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
     asked = {name: value for name in ("device", "runtime") if (value := getattr(options, name)) is not None}
-    study = dataclasses.replace(study, embed=dataclasses.replace(study.embed, **asked))
+    study = dataclasses.replace(
+        study, embed=dataclasses.replace(study.embed, **asked), executor=executor_config(options, study.executor)
+    )
     out: Path = options.out or Path("runs") / study.name
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, quiet=options.quiet)

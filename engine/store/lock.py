@@ -139,6 +139,17 @@ def require(store: Place) -> None:
             held.require()
 
 
+def require_run(store: Place, run: str, part: Part = WHOLE) -> None:
+    """Hold a run's worker to what the run owns: raise LockedError where another run, or none, holds the lock by now."""
+    path = store / part.lock_name
+    try:
+        mine = Holder.read(path.read_bytes()).run == run
+    except FileNotFoundError:
+        mine = False
+    if not mine:
+        raise LockedError(f"{path}: is no longer that of run {run}; its workers write no more")
+
+
 def new_run_id() -> str:
     """An id for one run: its start in UTC and a few random digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
