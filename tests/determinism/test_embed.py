@@ -91,11 +91,11 @@ class Run:
         write_shard = EmbeddingStore.write_shard
         calls: list[int] = []
 
-        def stop(self: EmbeddingStore, *arguments: object, **more: object) -> None:
+        def stop(self: EmbeddingStore, *arguments: object, **more: object) -> int:
             if len(calls) == len(BACKBONES) * shards:  # one call for each backbone
                 raise KeyboardInterrupt
             calls.append(1)
-            write_shard(self, *arguments, **more)  # type: ignore[arg-type]
+            return write_shard(self, *arguments, **more)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
             patch.setattr(EmbeddingStore, "write_shard", stop)
