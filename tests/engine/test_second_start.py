@@ -100,7 +100,7 @@ def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     (tmp_path / "weight").write_text("1.5")
     # a prefix that may have a checkpoint
-    monkeypatch.setitem(registry.FAMILIES, "timm", Family("timm", "rows", "rows", tiny, identify))
+    monkeypatch.setitem(registry.FAMILIES, "timm", Family("timm", "rows", "rows", tiny, identify, checkpoint=True))
 
 
 def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = CONFIG) -> CompiledBackbone:
@@ -215,7 +215,7 @@ def test_a_changed_checkpoint_of_the_same_size_is_loaded(images: Path, work: lis
 def test_a_family_without_identity_is_loaded_each_time(
     images: Path, work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.FAMILIES, "timm", Family("timm", "rows", "rows", tiny))
+    monkeypatch.setitem(registry.FAMILIES, "timm", Family("timm", "rows", "rows", tiny, checkpoint=True))
     first = prepare(images)
     work.clear()
     assert prepare(images).spec == first.spec
