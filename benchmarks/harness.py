@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, CEILING = "ours", "ceiling"
 _REST = 0.05  # seconds before each contender: threads of the one before it may still spin in wait for work
-BENCHMARKS = ("decode", "transforms", "embed", "precision", "end_to_end", "store", "probes", "neighbours", "startup")
+BENCHMARKS = (
+    *("decode", "transforms", "embed", "precision", "end_to_end", "store", "probes", "neighbours", "startup"),
+    "scale",
+)
 PACKAGES = (
     *("torch", "torchvision", "timm", "nvidia-dali-cuda130", "openvino", "onnxruntime", "nncf", "zarr", "zarrs"),
     *("faiss-cpu", "scikit-learn", "numpy", "pillow"),

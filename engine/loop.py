@@ -91,7 +91,7 @@ class Loop:
         self.records = {record.key: record for record in plan.source.records}
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
-        self.upkeep = Upkeep(store.path)
+        self.upkeep = Upkeep(store.path, plan.part.index - 1)
 
     def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
         """Fill shards.

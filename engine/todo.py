@@ -17,7 +17,7 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.index import Index
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.lock import Part
-from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.manifest import Manifest, Rows
 
 V = TypeVar("V")
 Lacking = Sequence[Sequence[str]]  # for each backbone of a run the transformations that a shard lacks
@@ -84,31 +84,31 @@ class Todo:
 def todo(store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequence[str], part: Part) -> Todo:
     """What is to do until every backbone has the transformations ``names`` of all shards of a part."""
     slugs = [entry.slug for entry in entries]
-    return lacking(store.manifest(), store.settings.shard_rows, store.finished(), slugs, names, part)
+    return lacking(Rows.of(store.manifest().row_N), store.settings.shard_rows, store.finished(), slugs, names, part)
 
 
 def lacking(
-    manifest: Manifest, shard_rows: int, finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
+    rows: Rows, shard_rows: int, finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
 ) -> Todo:
     """`todo` from what a store says of itself.
 
     Args:
-        shard_rows: R.
+        rows: that hold images; shard_rows: R.
         finished: what its journal says.
         slugs: of the B backbones.
         names: the T transformations.
     """
-    count = -(-manifest.rows // shard_rows)
+    count = -(-rows.rows // shard_rows)
     shards = part.shards(count)
     mine = slice(shards.start, shards.stop, shards.step)
     shard_S = np.arange(count, dtype=np.int64)[mine]
-    size_S = manifest.position((shard_S + 1) * shard_rows) - manifest.position(shard_S * shard_rows)
+    size_S = rows.position((shard_S + 1) * shard_rows) - rows.position(shard_S * shard_rows)
     lacking_SBT = ~np.stack([finished.finished(slug, names, count)[mine] for slug in slugs], axis=1)
     missing_S = np.count_nonzero(lacking_SBT, axis=(1, 2))
     some_S = missing_S > 0
     total = int(size_S.sum()) * len(names) * len(slugs)
     return Todo(
-        images=len(manifest.keys),
+        images=rows.images,
         shards=count,
         names=tuple(names),
         shard_W=shard_S[some_S],

@@ -31,9 +31,10 @@ class Upkeep:
     records, then one of them looks after every 16th record of all, however many they are.
     """
 
-    def __init__(self, store: Place) -> None:
+    def __init__(self, store: Place, number: int = 0) -> None:
+        """For a process of that number among those of the run: they begin together, and should not look together."""
         self._store = store
-        self._records = self._bytes = 0
+        self._records, self._bytes = number % _LOOK_RECORDS, 0
 
     def written(self, records: int, size: int) -> None:
         """So many records of so many bytes have been written."""

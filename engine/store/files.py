@@ -91,8 +91,9 @@ def write_durably(path: Place, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
         flush(path.parent)
 
 

@@ -32,6 +32,41 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Which rows hold images, as runs of rows that follow each other: as many runs as a store has segments.
+
+    Attributes:
+        first_G: first row of each run, ascending; count_G: its images.
+    """
+
+    first_G: NDArray[np.int64]
+    count_G: NDArray[np.int64]
+
+    @staticmethod
+    def of(row_N: NDArray[np.int64]) -> Rows:
+        """From ascending rows."""
+        starts = np.flatnonzero(np.append(True, np.diff(row_N) != 1)) if len(row_N) else np.zeros(0, np.int64)
+        return Rows(row_N[starts], np.diff(np.append(starts, len(row_N))))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, padding included."""
+        return int(self.first_G[-1] + self.count_G[-1]) if len(self.first_G) else 0
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.count_G.sum())
+
+    def position(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of images in rows before each row. Shape: (M,) to (M,)."""
+        at_M = np.searchsorted(self.first_G, row_M, side="right")
+        before_G = np.concatenate([[0], np.cumsum(self.count_G)])
+        inside_M = np.minimum(row_M - self.first_G[at_M - 1], self.count_G[at_M - 1])
+        return np.where(at_M > 0, before_G[at_M - 1] + inside_M, 0)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Rows of a store that hold an image (rows between segments are padding and are not listed).
 
@@ -51,14 +86,10 @@ class Manifest:
         """Number of rows, padding included."""
         return int(self.row_N[-1]) + 1 if len(self.row_N) else 0
 
-    def position(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Position of the first image in each row or after it. Shape: (M,) to (M,)."""
-        return np.searchsorted(self.row_N, row_M).astype(np.int64)
-
     def between(self, start: int, stop: int) -> slice:
         """The slice of images whose rows lie in [start, stop)."""
-        first, last = self.position(np.array([start, stop])).tolist()
-        return slice(first, last)
+        first, last = np.searchsorted(self.row_N, [start, stop])
+        return slice(int(first), int(last))
 
 
 def read(store: Place, shard_rows: int) -> Manifest:

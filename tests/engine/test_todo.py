@@ -10,7 +10,7 @@ import pytest
 
 from substyle.engine.store import compaction, journal
 from substyle.engine.store.lock import WHOLE, Part
-from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.manifest import Manifest, Rows
 from substyle.engine.store.record import Record
 from substyle.engine.todo import images_of, lacking
 
@@ -45,7 +45,7 @@ def test_a_plan_is_what_lacks(tmp_path: Path, seed: int) -> None:
                 done[shard, slug] = set(some)
     compaction.compact(tmp_path, at=rng.choice([1, 5, 100]))
     part = rng.choice([WHOLE, Part(1, 2), Part(2, 2), Part(3, 5)])
-    found = lacking(images, shard_rows, journal.read_index(tmp_path), SLUGS, NAMES, part)
+    found = lacking(Rows.of(images.row_N), shard_rows, journal.read_index(tmp_path), SLUGS, NAMES, part)
 
     expected, sizes = {}, {}
     total = missing = 0

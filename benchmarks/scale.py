@@ -1,0 +1,133 @@
+"""Do planner, lock and journal carry 10^9 photographs × 31 variants on 512 workers?
+
+The simulation is in `fleet`: no pixels, and time that is computed. What is real and timed are the plan of a run, the
+lock, the writing and compaction of records, and the reading of a journal. Records are written without what they note
+of each image; what that adds is measured apart, for one full record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fleet import Fleet, Model, Outcome
+from benchmarks.harness import OURS, RESULTS, Row, Timing, main
+from substyle.engine.estimate.devices import DEVICES
+from substyle.engine.estimate.plan import plan
+from substyle.engine.preparation import MAX_SHARD_ROWS
+from substyle.engine.store import compaction, details, journal
+from substyle.engine.store.record import ImageNote, Record
+from substyle.pipelines.suites import suite
+
+NAME = "scale"
+QUESTION = "do planner, lock and journal carry a thousand million photographs in 31 variants on 512 workers?"
+WORKERS = 512
+BACKBONE = "timm:vit_base_patch16_224"
+SIZES = {"quick": (10**6, 10**7), "full": (10**7, 10**8, 10**9)}
+
+
+def run(quick: bool) -> list[Row]:
+    """Simulated runs of growing size: what grows faster than the photographs shows."""
+    names = suite("substance31")
+    made = plan([BACKBONE], names, 10**9, DEVICES["h100"])
+    photograph = made.seconds / made.photographs
+    model = Model(WORKERS, MAX_SHARD_ROWS * photograph, _spread())
+    sizes = SIZES["quick" if quick else "full"]
+    rows = [row for images in sizes for row in _rows(model, images, names, headline=images == sizes[-1])]
+    return [*rows, _notes(names)]
+
+
+def _spread() -> float:
+    """Standard deviation of the logarithm of a batch's time, from the kept measurement of ViT-B/16 on two cores."""
+    kept = json.loads((RESULTS / "embed.json").read_text())
+    timing = next(row["timings"][OURS] for row in kept["rows"] if row["name"] == "ViT-B/16")
+    return max(math.log(timing["p80"] / timing["p20"]) / 1.683, 0.01)  # between these quantiles of a normal variable
+
+
+def _rows(model: Model, images: int, names: tuple[str, ...], *, headline: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="substyle-scale-") as place:
+        fleet = Fleet(Path(place), model, images, MAX_SHARD_ROWS, names)
+        outcome = fleet.run()
+        index, unfinished = _reading(fleet)
+        facts = _facts(fleet, outcome)
+        what = f"10^{round(math.log10(images))} photographs"
+        commit = Timing.of([outcome.journal])
+        return [
+            Row(f"plan a run over {what}, nothing done", "shards", fleet.shards, {OURS: Timing.of(outcome.plans[:1])},
+                headline=headline),
+            Row(f"commit and compact a shard's record, {what}; without fsync", "records", fleet.shards,
+                {OURS: commit}, facts=facts, headline=headline),
+            Row(f"load a finished journal of {fleet.shards:,} records", "calls", 1, {OURS: index}, headline=headline),
+            Row(f"say which of {fleet.shards * len(names):,} chunks lack", "calls", 1, {OURS: unfinished},
+                headline=headline),
+        ]  # fmt: skip
+
+
+def _reading(fleet: Fleet) -> tuple[Timing, Timing]:
+    """Seconds of loading a journal, and of asking it what is finished."""
+    loading, asking = [], []
+    for _ in range(3):
+        began = time.perf_counter()
+        index = journal.read_index(fleet.store)
+        loaded = time.perf_counter()
+        if not index.finished(fleet.backbone, fleet.names, fleet.shards).all():
+            raise SystemExit("something lacks at the end")
+        loading.append(loaded - began)
+        asking.append(time.perf_counter() - loaded)
+    return Timing.of(loading), Timing.of(asking)
+
+
+def _facts(fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
+    files = [path for path in (fleet.store / journal.FOLDER).rglob("*") if path.is_file()]
+    segments = compaction.listed_segments(fleet.store)
+    return {
+        "workers": fleet.model.workers,
+        "shard_rows": fleet.rows,
+        "shard_seconds": round(fleet.model.shard_seconds, 3),
+        "service_times": "H100 roofline of `substyle plan`; spread of the measured ViT-B/16",
+        "simulated_hours": round(outcome.seconds / 3600, 4),
+        "all_busy_share": round(outcome.busy / outcome.seconds, 4),
+        "wasted_share": round(outcome.wasted / (outcome.useful + outcome.wasted), 5),
+        "deaths": outcome.deaths,
+        "driver_restarts": len(outcome.plans) - 2,
+        "plan_seconds": [round(seconds, 3) for seconds in outcome.plans],
+        "journal_files": len(files),
+        "index_segments": len(segments),
+        "journal_bytes": sum(path.stat().st_size for path in files),
+        "index_bytes": sum(path.stat().st_size for path in segments),
+        **{f"{kind}_per_record": round(count / fleet.shards, 3) for kind, count in sorted(outcome.calls.items())},
+    }
+
+
+def _notes(names: tuple[str, ...]) -> Row:
+    """What records say of images, by a full record: bytes of an image, loose and compacted, and time to compact."""
+    rng = np.random.default_rng(0)
+    count = MAX_SHARD_ROWS
+    images = tuple(
+        ImageNote(i, 375, 500, "", rng.bytes(72).hex(), ("grayscale",) if i % 50 == 0 else ()) for i in range(count)
+    )
+    record = Record(0, 0, count, "vit_base-00000000", {name: rng.bytes(32).hex() for name in names}, images, 1.0, "r")
+    place = Path(tempfile.mkdtemp(prefix="substyle-scale-"))
+    seconds = []
+    try:
+        for _ in range(5):
+            began = time.perf_counter()
+            loose = journal.write(place, record)
+            compaction.compact(place, at=1)
+            seconds.append(time.perf_counter() - began)
+    finally:
+        shutil.rmtree(place)
+    facts = {"loose_bytes": loose / count, "compacted_bytes": len(details.encode([(0, record)])) / count}
+    return Row("note what decoding learned of an image", "images", count, {OURS: Timing.of(seconds)}, facts=facts)
+
+
+if __name__ == "__main__":
+    main(sys.modules[__name__])
