@@ -69,6 +69,7 @@ def assemble(
             entry.name: _backbone(
                 entry, outcomes.get(entry.name), analyses.get(entry.name, {}), shifts.get(entry.name, {})
             )
+            | {"cost": _cost(store, entry, len(table.keys))}
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
@@ -89,6 +90,22 @@ def _backbone(
         **analysis,
         **({"shift": dict(shift)} if shift else {}),
     }
+
+
+def _cost(store: EmbeddingStore, entry: BackboneEntry, images: int) -> dict[str, float]:
+    """What a backbone's embeddings took: hours of its device, images in all variants a second of that, bytes stored.
+
+    The time of a shard is that of its whole pass, decoding and variants included, in equal shares for all backbones of
+    the pass. Of imported embeddings only the bytes are known.
+    """
+    finished = store.finished().of([entry.slug])
+    names = store.transformation_names(entry)
+    chunks = int(np.count_nonzero(finished.finished(entry.slug, names, store.shards())))
+    cost: dict[str, float] = {"store_bytes": chunks * store.settings.chunk_bytes(entry.dim)}
+    seconds = float(finished.seconds_R.sum())
+    if seconds:
+        cost |= {"device_hours": seconds / 3600, "embeddings_per_s": images * len(names) / seconds}
+    return cost
 
 
 def _chance(table: EmbeddingTable) -> dict[str, float]:

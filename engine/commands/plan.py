@@ -61,6 +61,13 @@ def _show(made: Plan, options: argparse.Namespace) -> None:
     print(f"\n{'for one photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10}")
     for stage in made.stages:
         print(f"{stage.name:48} {stage.flop / 1e9:10.1f} {stage.traffic / 1e6:10.1f} {stage.seconds * 1e6:10.1f}")
+    print(f"\n{'each backbone, alone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
+    for cost in made.costs():
+        rate, hours, size = cost["embeddings_per_s"], cost["gpu_hours"], cost["store_bytes"]
+        print(f"{cost['backbone']:48} {'–' if rate is None else f'{rate:,.0f}':>10} {hours:10,.2f} {size / 1e9:10,.1f}")
+    backbones = {table.backbone for table in made.tables}
+    shared = sum(made.hours(stage) for stage in made.stages if stage.name not in backbones)
+    print(f"{'decode and variants, for all of them':48} {'':10} {shared:10,.2f}")
     store = answer["store_bytes"]
     print(
         f"\nstore: {store / 1e9:.1f} GB at {answer['store_bytes_per_s'] / 1e6:.1f} MB/s; "

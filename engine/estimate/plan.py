@@ -83,6 +83,23 @@ class Plan:
         total = sum(stage.seconds for stage in self.stages)
         return sum(stage.seconds for stage in self.stages if stage.name in names) / total
 
+    def hours(self, stage: Stage) -> float:
+        """GPU hours of a stage for all photographs."""
+        return self.photographs * stage.seconds / 3600
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What each backbone takes, alone: embeddings a second on one GPU, GPU hours, and its part of the store.
+
+        A control takes no time that is planned for, and has no rate: None.
+        """
+        by_name = {stage.name: stage for stage in self.stages}
+        costs = []
+        for table in self.tables:
+            stage = by_name[table.backbone]
+            rate = self.variants / stage.seconds if stage.seconds else None
+            costs.append({**vars(table), "embeddings_per_s": rate, "gpu_hours": self.hours(stage)})
+        return costs
+
     def describe(self) -> dict[str, Any]:
         """In plain JSON."""
         hours = self.seconds / 3600
@@ -103,8 +120,8 @@ class Plan:
             "store_bytes_per_s": store / self.seconds,
             "memory_bytes": self.memory,
             "memory_available_bytes": self.device.memory,
-            "stages": [vars(stage) for stage in self.stages],
-            "tables": [vars(table) for table in self.tables],
+            "stages": [{**vars(stage), "gpu_hours": self.hours(stage)} for stage in self.stages],
+            "tables": self.costs(),
         }
 
 

@@ -122,6 +122,7 @@ _BACKBONE: Shape = {
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
     **dict.fromkeys(("spec", "runtime"), _ANY),
     "gate": {"cosine_min": _number, "threshold": _number},
+    "cost": _NUMBERS,
 }
 _COMPARISON: Shape = {**dict.fromkeys(("metric", "head"), _text), "ci95": _interval}
 _SHARES = {"accuracy", "seen", "held_out", "clean", "obfuscated", "same_image", "same_transformation", "neither"}

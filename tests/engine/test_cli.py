@@ -90,6 +90,11 @@ def test_results_have_all_that_was_promised(finished: Path) -> None:
         assert {"balance", "sensitivity", "equivariance", "steerability", "clusters", "retrieval"} <= set(backbone)
         assert set(backbone["sensitivity"]) == {t["name"] for t in results["transformations"]} - {"identity"}
         assert backbone["shift"]["others"]["images"] == 8
+        variants, cost = results["images"] * len(results["transformations"]), backbone["cost"]
+        assert cost["store_bytes"] >= variants * backbone["dim"] * 2
+        assert cost["embeddings_per_s"] * cost["device_hours"] * 3600 == pytest.approx(variants)
+    hours = sum(backbone["cost"]["device_hours"] for backbone in results["backbones"].values())
+    assert hours * 3600 == pytest.approx(results["throughput"]["embed_seconds"], abs=0.01)
     assert results["backbones"]["control:random:test_efficientnet"]["gate"]["cosine_min"] > 0.999
     assert results["throughput"]["variants_per_s"] > 0
     assert results["comparisons"]

@@ -93,6 +93,20 @@ def test_a_plan_adds_up() -> None:
     assert ideal.limiting.seconds >= ideal.limiting.flop / H100.flops
 
 
+def test_the_cost_of_each_backbone_and_of_what_they_share() -> None:
+    names = ["timm:vit_base_patch16_224", "control:random:test_resnet", "control:pixels"]
+    made = plan(names, SUITE, 3600, H100, count=2)
+    answer = made.describe()
+    assert [table["backbone"] for table in answer["tables"]] == names
+    assert sum(table["store_bytes"] for table in answer["tables"]) == answer["store_bytes"]
+    assert sum(stage["gpu_hours"] for stage in answer["stages"]) == pytest.approx(answer["gpu_hours"])
+    seconds = {stage["name"]: stage["seconds"] for stage in answer["stages"]}
+    for table in answer["tables"][:2]:
+        assert table["gpu_hours"] == pytest.approx(seconds[table["backbone"]])  # 3600 photographs take hours of seconds
+        assert table["embeddings_per_s"] == pytest.approx(31 / seconds[table["backbone"]])
+    assert (answer["tables"][2]["embeddings_per_s"], answer["tables"][2]["gpu_hours"]) == (None, 0.0)
+
+
 def test_more_gpus_faster_ones_and_more_photographs() -> None:
     def hours(photographs: int, gpu: str, count: int) -> float:
         made = plan(["control:random:test_resnet"], SUITE, photographs, DEVICES[gpu], count=count)

@@ -49,6 +49,7 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: expected str"),
         (put(["key"], "quarantined"), r"quarantined\[0\]: expected dict"),
         (put(3, "throughput"), "results.throughput: expected dict"),
+        (put({"device_hours": "2"}, "backbones", "control:pixels", "cost"), "cost.device_hours: expected a number"),
         (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
         (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got float"),
         (put(0.5, "backbones", "control:pixels", "fine", "linear"), "fine.linear: expected dict"),
