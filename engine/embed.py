@@ -218,6 +218,7 @@ def _add_missing(
     # a class none of whose images was taken gets no label: labels are the indices of names that occur
     taken = {class_names[r.label] for r in new if r.label is not None}
     names += [name for name in class_names if name in taken and name not in names]
-    labels = [UNLABELLED if r.label is None else names.index(class_names[r.label]) for r in new]
+    number = {name: i for i, name in enumerate(names)}
+    labels = [UNLABELLED if r.label is None else number[class_names[r.label]] for r in new]
     split_N = assign([r.key for r in new], labels, [r.split for r in new], seed=seed, fractions=fractions)
     store.add_images([r.key for r in new], np.array(labels, np.int64), names, split_N)
