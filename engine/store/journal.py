@@ -107,19 +107,20 @@ def read_records(store: Place) -> list[pa.Table]:
 
 def read(store: Place) -> list[Record]:
     """All records, in the order of (shard, backbone, identity). Raises StoreError when a file of them is damaged."""
-    return examine(store, _raise)
+    return examine(store, _raise, lambda record: record)
 
 
-def examine(store: Place, damaged: Callable[[Place, StoreError], None]) -> list[Record]:
-    """All records that can be read, in that order.
+def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Callable[[Record], T]) -> list[T]:
+    """Something of all records that can be read, in that order. Whole records are in memory for one file at a time.
 
     Args:
         damaged: told of every file that cannot be, or that does not say what its segment says.
+        of: what is kept of a record.
     """
 
-    def records(there: Files) -> list[Record]:
+    def records(there: Files) -> list[T]:
         problems: dict[Place, StoreError] = {}
-        found = _records(store, there, problems)
+        found = _records(store, there, problems, of)
         for path, error in problems.items():
             damaged(path, error)
         return [found[key] for key in sorted(found)]
@@ -146,13 +147,15 @@ def _tables(there: Files) -> list[pa.Table]:
     return [loose, *at_once(read_segment, there.segments)]
 
 
-def _records(store: Place, there: Files, problems: dict[Place, StoreError]) -> dict[tuple[int, str, int], Record]:
-    found: dict[tuple[int, str, int], Record] = {}
+def _records(
+    store: Place, there: Files, problems: dict[Place, StoreError], of: Callable[[Record], T]
+) -> dict[tuple[int, str, int], T]:
+    found: dict[tuple[int, str, int], T] = {}
     said: dict[str, list[pa.Table]] = {}
     for path in there.loose:
         try:
             number, record = read_loose(path)
-            found[record.shard, record.backbone, number] = record
+            found[record.shard, record.backbone, number] = of(record)
         except StoreError as error:
             problems[path] = error
     for path in there.segments:
@@ -173,7 +176,7 @@ def _records(store: Place, there: Files, problems: dict[Place, StoreError]) -> d
         except StoreError as error:
             problems[path] = error
             continue
-        found.update({(record.shard, record.backbone, number): record for number, record in records.items()})
+        found.update({(record.shard, record.backbone, number): of(record) for number, record in records.items()})
     return found
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from substyle.engine.progress import stage
 from substyle.engine.store import compaction, journal, lock, manifest, metadata, strangers
 from substyle.engine.store.embeddings import EmbeddingStore
@@ -77,6 +80,22 @@ class Verdict:
 REDO = "embed makes it again"
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What a record says, but of its images their rows I alone: a store has millions of them."""
+
+    shard: int
+    start: int
+    backbone: str
+    checksums: dict[str, str]
+    row_I: NDArray[np.int64]
+
+    @staticmethod
+    def of(record: Record) -> _Said:
+        rows = np.array([note.row for note in record.images], np.int64)
+        return _Said(record.shard, record.start, record.backbone, record.checksums, np.sort(rows))
+
+
 def verify(path: Place, *, mark: bool = True, threads: int = 2, quiet: bool = False) -> Verdict:
     """Check a store; what is broken is taken out of the journal, so that `embed` redoes it and nothing else.
 
@@ -127,21 +146,21 @@ def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
     return images
 
 
-def _journal(store: EmbeddingStore, verdict: Verdict) -> list[Record]:
+def _journal(store: EmbeddingStore, verdict: Verdict) -> list[_Said]:
     def damaged(path: Place, error: StoreError) -> None:
         verdict.findings.append(Finding("journal", _relative(store, path), str(error), "what it tells of is redone"))
         verdict.damaged.append(path)
 
-    records = journal.examine(store.path, damaged)
+    records = journal.examine(store.path, damaged, _Said.of)
     verdict.records = len(records)
     return records
 
 
 def _record(
-    store: EmbeddingStore, record: Record, images: Manifest | None, known: metadata.Known, verdict: Verdict
+    store: EmbeddingStore, record: _Said, images: Manifest | None, known: metadata.Known, verdict: Verdict
 ) -> bool:
     """Whether the record speaks of rows and arrays that are there; if not, all it tells of must be redone."""
-    end = max((note.row + 1 for note in record.images), default=0)
+    end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
     for name in record.checksums:
         rows = known.arrays.get((record.backbone, name), end)
         file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
@@ -155,8 +174,8 @@ def _record(
         return True
     shard_rows = store.settings.shard_rows
     first = record.shard * shard_rows
-    there = images.row_N[images.between(first, first + shard_rows)].tolist()
-    if record.start == first and sorted(note.row for note in record.images) == there != []:
+    there_I = images.row_N[images.between(first, first + shard_rows)]
+    if record.start == first and len(there_I) and np.array_equal(record.row_I, there_I):
         return True
     where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
     verdict.findings.append(Finding("journal", where, "speaks of other rows than the manifest", REDO))
@@ -164,7 +183,7 @@ def _record(
     return False
 
 
-def _chunks(store: EmbeddingStore, records: list[Record], verdict: Verdict, threads: int, quiet: bool) -> None:
+def _chunks(store: EmbeddingStore, records: list[_Said], verdict: Verdict, threads: int, quiet: bool) -> None:
     total = sum(len(record.checksums) for record in records)
     threads = max(threads, REQUESTS if isinstance(store.path, ObjectPlace) else 1)
     with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
@@ -180,11 +199,11 @@ def _chunks(store: EmbeddingStore, records: list[Record], verdict: Verdict, thre
                 verdict.broken.setdefault((record.shard, record.backbone), set()).add(name)
 
 
-def _pairs(records: Iterable[Record]) -> Iterator[tuple[Record, str]]:
+def _pairs(records: Iterable[_Said]) -> Iterator[tuple[_Said, str]]:
     return ((record, name) for record in records for name in record.checksums)
 
 
-def _chunk(store: Place, record: Record, name: str) -> tuple[int, str]:
+def _chunk(store: Place, record: _Said, name: str) -> tuple[int, str]:
     path = chunk_path(store, record.backbone, name, record.shard)
     try:
         if isinstance(path, ObjectPlace):
