@@ -124,7 +124,7 @@ def _put_once(path: ObjectPlace, data: bytes) -> None:
 
 def make_folder(path: Place) -> None:
     """Make a folder and those above it where they are not there; a bucket has none."""
-    if isinstance(path, Path):
+    if isinstance(path, Path) and not path.is_dir():  # to ask is cheaper than to make in vain, for every record
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
 
