@@ -275,6 +275,7 @@ def test_tensorrt_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
     """As where FAISS has a GPU, with a search that stands for it."""
     found = pytest.importorskip("substyle.engine.analysis.neighbours")
+    device_search = pytest.importorskip("substyle.engine.analysis.device_search")
     pytest.importorskip("faiss")
     monkeypatch.setattr(found.device, "resources", object)
 
@@ -282,10 +283,17 @@ def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: b
         best = neighbours.search(torch.from_numpy(bank), torch.from_numpy(query), k)[1].numpy()
         return best if right else np.repeat(best[:, :1], k, axis=1)
 
+    def search_tensors(query: torch.Tensor, bank: torch.Tensor, k: int) -> torch.Tensor:
+        best = neighbours.search(bank.float(), query.float(), k)[1]
+        return best if right else best[:, :1].expand(-1, k)
+
     monkeypatch.setattr(found, "search", search)
+    monkeypatch.setattr(device_search, "search", search_tensors)
     code, data = run("--only", "neighbours")
-    statuses = [row["status"] for row in data["rows"] if "FAISS" in row["name"]]
-    assert (code, statuses) == ((0, [PASSED, MEASURED]) if right else (1, [FAILED, MEASURED]))
+    for what, searches in (("FAISS", 1), ("search of tensors", 2)):
+        statuses = [row["status"] for row in data["rows"] if what in row["name"]]
+        assert statuses == [PASSED if right else FAILED, MEASURED] * searches
+    assert code == (0 if right else 1)
 
 
 def test_launches_are_counted_and_the_way_is_given_back() -> None:
