@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,7 @@ def test_a_killed_run_takes_its_ray_with_it(images: Path, slow: Path, tmp_path: 
     driver.kill()
     driver.wait()
     until(lambda: not below(str(mine)))
+    shutil.rmtree(mine)  # its logs stay
 
 
 def test_a_ray_of_our_own_is_for_this_user_and_this_machine_alone(
