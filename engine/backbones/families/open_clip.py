@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,8 +55,14 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         elif not config.get("url"):
             raise WeightsError(f"{name}: open_clip knows no source for these weights")
         pretrained, weights = tag, f"open_clip: {repository or config['url']}"
+    trained = _trained(architecture, tag)
     try:
-        whole = open_clip.create_model(architecture, pretrained=pretrained, load_weights=True)
+        whole = open_clip.create_model(
+            architecture,
+            pretrained=pretrained,
+            load_weights=True,
+            force_quick_gelu=bool(trained.get("quick_gelu")),  # open_clip itself only warns: other features come out
+        )
     except UNREADABLE as error:
         if path is None:
             raise
@@ -65,7 +72,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     config = open_clip.get_model_preprocess_cfg(whole)
     size = config.get("size", 224)
     side = int(size if isinstance(size, int) else size[0])
-    mean, std = timm_family.rgb(config["mean"]), timm_family.rgb(config["std"])
+    mean, std = (timm_family.rgb(trained.get(key, config[key])) for key in ("mean", "std"))
     weights_hash = tensors_hash(tower.state_dict())
     read, pooling = read_at(name, tower, readout, side)
     module = Preprocessed(read, canvas=canvas, side=side, mean=mean, std=std).eval()
@@ -84,6 +91,22 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         licence="see the source of the weights",
     )
     return Backbone(spec, module)
+
+
+def _trained(architecture: str, tag: str) -> dict[str, Any]:
+    """How weights were trained: what their tag says; of a local file without one, what all tags agree on.
+
+    A local file's own activation is in its architecture's name (``-quickgelu``), as in open_clip.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag in tags:
+        return dict(open_clip.get_pretrained_cfg(architecture, tag))
+    levels = {
+        (tuple(c["mean"]), tuple(c["std"])) for c in (open_clip.get_pretrained_cfg(architecture, t) for t in tags)
+    }
+    return dict(zip(("mean", "std"), *levels, strict=True)) if len(levels) == 1 else {}
 
 
 def tower(architecture: str) -> nn.Module:

@@ -10,6 +10,7 @@ from tests.conftest import photograph
 
 from substyle.engine.backbones import hub, registry
 from substyle.engine.backbones.families import controls
+from substyle.engine.backbones.families import open_clip as open_clip_family
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
 
@@ -133,6 +134,35 @@ def test_open_clip_checkpoint(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), model.eval().encode_image(x))
+
+
+@pytest.mark.parametrize(("architecture", "tag"), [("ViT-B-16", "openai"), ("ViT-B-16", "laion2b_s34b_b88k")])
+def test_open_clip_activation_is_that_of_the_weights(tmp_path: Path, architecture: str, tag: str) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    right = architecture + ("-quickgelu" if tag == "openai" else "")
+    model = open_clip.create_model(right, pretrained=None)
+    path = tmp_path / "clip.pt"
+    torch.save(model.state_dict(), path)
+    backbone = load(f"open_clip:{architecture}/{tag}", path)
+    assert backbone.module is not None
+    x = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), model.eval().encode_image(x))
+
+
+@pytest.mark.parametrize(
+    "name", ["MobileCLIP-S1/datacompdr", "MobileCLIP-S1/file", "ViT-B-16-SigLIP/file", "RN50/file"]
+)
+def test_open_clip_levels_are_those_of_the_weights(name: str) -> None:
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    first = open_clip.list_pretrained_tags_by_model(architecture)[0]
+    expected = open_clip.get_pretrained_cfg(architecture, first if tag == "file" else tag)
+    found = open_clip_family._trained(architecture, tag)
+    assert (tuple(found["mean"]), tuple(found["std"])) == (tuple(expected["mean"]), tuple(expected["std"]))
 
 
 def test_open_clip_names() -> None:
