@@ -37,6 +37,7 @@ class EmbeddingStore:
         self.path = path
         self.group = group
         self.settings = settings
+        self._manifest: tuple[list[Place], manifest.Manifest] | None = None  # of these segments
 
     @classmethod
     def create(
@@ -92,7 +93,11 @@ class EmbeddingStore:
 
     def manifest(self) -> manifest.Manifest:
         """Which image stands in which row."""
-        return manifest.read(self.path, self.settings.shard_rows)
+        # segments never change: what was read of the same ones holds, and a million images take a second to read
+        there = manifest.segments(self.path)
+        if self._manifest is None or self._manifest[0] != there:
+            self._manifest = there, manifest.read(self.path, self.settings.shard_rows)
+        return self._manifest[1]
 
     def add_images(
         self, keys: Sequence[str], label_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.int8]
