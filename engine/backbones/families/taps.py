@@ -83,7 +83,8 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     if not 0 <= index < count:
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", f"{-count} to {count - 1}")
     prefix = found[index][1]
-    has_class = prefix is not None and getattr(network, "has_class_token", True)
+    # of timm's networks; open_clip's towers, which have no such attribute, always have one before the patches
+    has_class = prefix is not None and getattr(network, "cls_token", prefix) is not None
     pool = readout.pool or ("cls" if has_class and own in ("token", "tok") else "avg")
     allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
     if pool not in allowed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -63,7 +64,7 @@ def load(
         if not checkpoint.is_file():
             raise ConfigError(f"{name}: checkpoint", str(checkpoint), "a file that exists")
         network = create(model, side)
-        load_checkpoint(name, network, checkpoint, dropped)
+        load_checkpoint(name, network, checkpoint, dropped, resized=side is not None)
         weights, licence = f"checkpoint {checkpoint.name}", "unstated"
     seen = data_config(network) | ({"side": side} if side else {})
     return wrap(name, model, network, canvas=canvas, weights=weights, licence=licence, config=seen, readout=readout)
@@ -106,8 +107,18 @@ def _sized(side: int | None) -> dict[str, Any]:
     return {"img_size": side} if side else {}
 
 
-def load_checkpoint(name: str, network: nn.Module, path: Path, dropped: Sequence[str] = checkpoints.HEADS) -> None:
+def load_checkpoint(
+    name: str,
+    network: nn.Module,
+    path: Path,
+    dropped: Sequence[str] = checkpoints.HEADS,
+    *,
+    resized: bool = False,
+) -> None:
     """Load a checkpoint's tensors, every one of them accounted for, except those of the dropped heads.
+
+    Args:
+        resized: the network was made for another side than its weights, and timm resamples its position embeddings.
 
     Raises WeightsError naming keys that are missing, unexpected or of another shape.
     """
@@ -118,8 +129,31 @@ def load_checkpoint(name: str, network: nn.Module, path: Path, dropped: Sequence
         state = hf_dinov2.to_timm(state)
     adapt = getattr(__import__(network.__module__, fromlist=["_"]), "checkpoint_filter_fn", None)
     if adapt is not None:
+        before = {key: tuple(value.shape) for key, value in state.items()}
         state = adapt(state, network)
+        _refuse_resampled(name, path.name, before, state, resized=resized)
     checkpoints.fit(name, network, state, path.name, dropped)
+
+
+def _refuse_resampled(
+    name: str, source: str, before: Mapping[str, tuple[int, ...]], state: checkpoints.State, *, resized: bool
+) -> None:
+    """Raise WeightsError for tensors that timm has fitted to a network of another patch or side, without a word."""
+    found = []
+    for key, shape in before.items():
+        if key not in state or math.prod(shape) == state[key].numel():
+            continue
+        # a class token may have come or gone before the same grid of patches
+        if key == "pos_embed" and (resized or _grid(shape) == _grid(state[key].shape)):
+            continue
+        found.append(f"{key} {list(shape)}, not {list(state[key].shape)}")
+    if found:
+        raise WeightsError(f"{name}: {source} is of a network of another patch or input side: {', '.join(found)}")
+
+
+def _grid(shape: Sequence[int]) -> int:
+    """Side of the grid of patches that position embeddings (1, …, D) are for, with or without some tokens before."""
+    return math.isqrt(math.prod(shape[1:-1]))
 
 
 def data_config(network: nn.Module) -> dict[str, Any]:

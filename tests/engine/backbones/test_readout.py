@@ -143,6 +143,15 @@ def test_what_a_network_has_not_got_is_named(weights: dict[str, Path], name: str
         load(name, weights[name.partition(":")[2].partition("@")[0]])
 
 
+def test_a_register_is_no_class_token() -> None:
+    import timm
+
+    network = timm.create_model("test_vit3", pretrained=False, num_classes=0, class_token=False, reg_tokens=1)
+    assert network.cls_token is None
+    with pytest.raises(ConfigError, match=r"pool=cls of block 0'; allowed: avg, max$"):
+        taps.block("timm:registers", network, Readout(layer=0, pool="cls"), side=160, own="avg")
+
+
 def test_controls_and_packages_have_layers_too() -> None:
     deep, shallow = load("control:random:test_vit@layer=3"), load("control:random:test_vit@layer=0")
     assert deep.spec.weights_hash == shallow.spec.weights_hash

@@ -165,6 +165,22 @@ def test_open_clip_levels_are_those_of_the_weights(name: str) -> None:
     assert (tuple(found["mean"]), tuple(found["std"])) == (tuple(expected["mean"]), tuple(expected["std"]))
 
 
+@pytest.mark.parametrize(
+    ("given", "taken", "key"),
+    [
+        ("vit_tiny_patch16_384", "vit_tiny_patch16_224", r"pos_embed \[1, 577, 192\], not \[1, 197, 192\]"),
+        ("vit_small_patch32_224", "vit_small_patch16_224", r"patch_embed.proj.weight .*, not .*16, 16\]"),
+    ],
+)
+def test_weights_of_another_patch_or_side_are_not_resampled(tmp_path: Path, given: str, taken: str, key: str) -> None:
+    import timm
+
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model(given, pretrained=False).state_dict(), path)
+    with pytest.raises(hub.WeightsError, match=f"of another patch or input side: .*{key}"):
+        load(f"timm:{taken}", path)
+
+
 def test_open_clip_names() -> None:
     with pytest.raises(ConfigError, match="an architecture of open_clip, such as ViT-B-16"):
         load("open_clip:ViT-B-61/openai")
