@@ -5,6 +5,7 @@ This thread decodes and makes variants; `backlog` embeds and writes what is made
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,7 +92,7 @@ class Loop:
         self.records = {record.key: record for record in plan.source.records}
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
-        self.upkeep = Upkeep(store.path, plan.part.index - 1)
+        self.upkeep = Upkeep(store.path, os.getpid())
 
     def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
         """Fill shards.

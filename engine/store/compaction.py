@@ -31,8 +31,8 @@ class Upkeep:
     records, then one of them looks after every 16th record of all, however many they are.
     """
 
-    def __init__(self, store: Place, number: int = 0) -> None:
-        """For a process of that number among those of the run: they begin together, and should not look together."""
+    def __init__(self, store: Place, number: int) -> None:
+        """For a process of any number that others have not: they begin together, and should not look together."""
         self._store = store
         self._records, self._bytes = number % _LOOK_RECORDS, 0
 
