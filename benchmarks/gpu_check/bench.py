@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 
 from benchmarks.gpu_check.clock import Clock
-from substyle.engine.estimate.devices import DEVICES, Device
+from substyle.engine.estimate.devices import DEVICES, Device, card_of
 
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 
@@ -122,14 +121,3 @@ class Bench:
     def gemm_flops(self) -> float:
         """Operations a second of that product."""
         return 2.0 * self.sizes.gemm**3 / self.multiplying["median"]
-
-
-def card_of(name: str) -> str | None:
-    """The short name of a card by the name that its driver gives it; None where the data sheet is another's.
-
-    PCIe and NVL cards have lower peaks than the SXM modules that the data sheets of `DEVICES` are of.
-    """
-    words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    if words & {"pcie", "nvl", "40gb", "mig"}:
-        return None
-    return next((short for short in DEVICES if short in words), None)

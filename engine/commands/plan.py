@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from substyle.engine.estimate.devices import DEFAULT, DEVICES, Efficiency, device
+from substyle.engine.estimate.devices import DEFAULT, Efficiency, card_of, device
 from substyle.engine.estimate.plan import Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.study import Study, load_study
@@ -46,8 +46,7 @@ def _present() -> str:
     import torch
 
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name().lower()
-        return next((short for short in DEVICES if short in name), DEFAULT)
+        return card_of(torch.cuda.get_device_name()) or DEFAULT
     return DEFAULT
 
 

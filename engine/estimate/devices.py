@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from substyle.kernels.errors import ConfigError
@@ -61,3 +62,14 @@ def device(name: str) -> Device:
     if name not in DEVICES:
         raise ConfigError("--gpu", name, ", ".join(DEVICES))
     return DEVICES[name]
+
+
+def card_of(name: str) -> str | None:
+    """The short name of a card by the name that its driver gives it; None where the data sheet is another's.
+
+    PCIe and NVL cards have lower peaks than the SXM modules that the data sheets of `DEVICES` are of.
+    """
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if words & {"pcie", "nvl", "40gb", "mig"}:
+        return None
+    return next((short for short in DEVICES if short in words), None)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,25 +15,18 @@ import torch
 from benchmarks.gpu_check import (
     kernels,
     neighbours,
-    networks,
     parts,
-    pixels,
     probe_ways,
     rows,
-    tolerances,
 )
 from benchmarks.gpu_check.__main__ import main
-from benchmarks.gpu_check.bench import TINY, Bench, OutOfTime, card_of
-from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, Tolerance
-from benchmarks.gpu_check.clock import Clock
+from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
 from tests.benchmarks.conftest import Run
 
 from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
-from substyle.kernels import dispatch, noise
+from substyle.kernels import noise
 from substyle.kernels.probe_heads import Heads
-from substyle.pipelines.decode import Decoder
-from substyle.pipelines.suites import suite
 
 CPU = torch.device("cpu")
 
@@ -99,58 +89,6 @@ def test_a_wrong_kernel_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     failed = [row["name"] for row in data["rows"] if row["status"] == FAILED]
     assert code == 1
     assert failed == ["gaussian_noise, images of 34 × 46", "gaussian_noise, batch 3, side 32"]
-
-
-def test_every_variant_is_held_against_the_cpu_and_measured(run: Run) -> None:
-    code, data = run("--only", "pixels")
-    found = [(row["name"].split(",")[0], row["status"]) for row in data["rows"]]
-    assert code == 0
-    for name in suite("substance31"):
-        assert (name, PASSED) in found
-        assert (name, MEASURED) in found
-    assert list(tolerances.VARIANTS) == list(suite("substance31"))
-    (decoding,) = [row for row in data["rows"] if row["name"].startswith("decode")]
-    assert decoding["ceiling"] == "DALI's decoder alone"
-
-
-def test_wrong_pixels_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One transformation that moves by two levels, and a decoder that accepts everything, on the second device."""
-    right_maker = pixels._maker
-
-    def maker(bench: Bench, names: tuple[str, ...], batch: int, device: str, made: Any = None) -> Any:  # noqa: ANN401
-        return right_maker(bench, names, batch, device, made) if device == "cpu" else wrong(names)
-
-    def wrong(names: tuple[str, ...]) -> Any:  # noqa: ANN401
-        def variants(canvas: torch.Tensor, keys: list[str], test_B: Any = None) -> Iterator[Any]:  # noqa: ANN401
-            for variant in right_maker(Bench(CPU, TINY), names, len(keys), "cpu")(canvas, keys, test_B):
-                yield replace(variant, pixels_BSSC=variant.pixels_BSSC ^ (2 if variant.name == "swirl" else 0))
-
-        return variants
-
-    def decoders(bench: Bench, batch: int) -> Any:  # noqa: ANN401
-        right = Decoder(TINY.canvas, batch, 1)
-        return [right, lambda blobs: replace(right(blobs), reasons=[None] * len(blobs))]
-
-    monkeypatch.setattr(pixels, "_device", lambda bench: "another")
-    monkeypatch.setattr(pixels, "_maker", maker)
-    monkeypatch.setattr(pixels, "_decoders", decoders)
-    monkeypatch.setattr(pixels, "_decoding", lambda bench: rows.skipped("pixels", "decoding", "not here"))
-    monkeypatch.setattr(pixels, "_rate", lambda *given: rows.skipped("pixels", "rate", "not here"))
-    code, data = run("--only", "pixels")
-    assert code == 1
-    failed = [row["name"] for row in data["rows"] if row["status"] == FAILED]
-    assert failed == ["quarantine of damaged files", "swirl"]
-
-
-def test_without_dali_pixels_are_skipped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("nvidia.dali")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    code, data = run("--only", "pixels")
-    assert code == 0
-    reasons = {row["name"]: row["text"] for row in data["rows"] if row["status"] == SKIPPED}
-    assert {"canvas", "jpeg", "decoding"} <= set(reasons)
-    assert all("not installed" in text and "nvidia.dali" in text for text in reasons.values())
 
 
 def test_a_wrong_step_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,135 +232,3 @@ def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: b
         statuses = [row["status"] for row in data["rows"] if what in row["name"]]
         assert statuses == [PASSED if right else FAILED, MEASURED] * searches
     assert code == (0 if right else 1)
-
-
-def test_launches_are_counted_and_the_way_is_given_back() -> None:
-    before, ran = dispatch.launch, []
-
-    class Kernel:
-        def __getitem__(self, programs: tuple[int, int]) -> Callable[..., None]:
-            return lambda *arguments, **constants: ran.append(programs)
-
-    def work() -> torch.Tensor:
-        x = torch.zeros(1)
-        dispatch.launch(Kernel(), (1, 2), x, N=3)
-        dispatch.launch(Kernel(), (3, 4), x, N=3)
-        return x
-
-    assert kernels.launched(work)[1] == len(ran) == 2
-    assert dispatch.launch is before
-
-
-def test_the_clock_of_a_gpu_times_between_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a CUDA that only writes down what it is asked."""
-    said: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            said.append("event")
-
-        def synchronize(self) -> None:
-            said.append("wait")
-
-        def elapsed_time(self, end: Event) -> float:
-            return 6.0  # milliseconds
-
-    for name in ("device", "stream"):
-        monkeypatch.setattr(torch.cuda, name, nullcontext)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: said.append("sleep"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: said.append("wait"))
-    timed = Clock(torch.device("cuda"), 2).seconds(lambda: said.append("work"), warm=1, flush=False, calls=3)
-    assert timed == {"median": 0.002, "p20": 0.002, "p80": 0.002, "repeats": 2}
-    assert said == ["work", "wait", *["sleep", "event", "work", "work", "work", "event", "wait"] * 2]
-    said.clear()
-    Clock(torch.device("cuda"), 1).seconds(lambda: said.append("work"), warm=0, flush=False, ahead=False)
-    assert said == ["wait", "event", "work", "event", "wait"]
-
-
-@pytest.mark.parametrize(
-    ("got", "tolerance", "good"),
-    [
-        ([5.0, 7.0], EXACT, True),
-        ([5.0, 7.1], EXACT, False),
-        ([5.0, 8.0], SAMPLED, True),  # one value may always differ
-        ([6.0, 8.0], SAMPLED, False),
-        ([5.0, 9.0], SAMPLED, False),
-        ([5.0, 9.0], PRINTED, False),
-        ([5.0, 9.0], Tolerance(1, 0.5, 0.5), True),
-        ([5.0, float("nan")], Tolerance(1, 0.0, 0.9), False),
-    ],
-)
-def test_verdicts(got: list[float], tolerance: Tolerance, good: bool) -> None:
-    assert kernels.verdict(torch.tensor(got), torch.tensor([5.0, 7.0]), tolerance)[0] is good
-
-
-def test_embeddings_are_compared_without_their_mean() -> None:
-    reference = torch.randn(8, 4) + 100
-    assert networks.compared(reference, reference).least > 0.999999
-    assert networks.compared(reference + torch.randn(8, 4), reference).least < 0.99
-    reference_and_none = reference.clone()
-    reference_and_none[3] = float("nan")
-    assert networks.compared(reference_and_none, reference).least == -1.0
-
-
-@pytest.mark.parametrize(
-    ("name", "card"),
-    [
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA H200", "h200"),
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA A100-SXM4-40GB", None),
-        ("NVIDIA H100 PCIe", None),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", None),
-        ("cpu", None),
-    ],
-)
-def test_cards_by_the_names_of_their_drivers(name: str, card: str | None) -> None:
-    assert card_of(name) == card
-
-
-def test_ceilings_of_a_known_card() -> None:
-    bench = Bench(CPU, TINY)
-    bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"
-    found, basis = kernels.ceiling(bench, kernels.Least(1, 10**15))
-    assert found == pytest.approx(10**15 / 66.9e12)
-    assert "data sheet" in basis
-    assert kernels.ceiling(bench, kernels.Least(10**9, 1))[1] == "the measured copy"
-
-
-def test_time_that_is_left() -> None:
-    bench = Bench(CPU, TINY)
-    bench.require(1e6)
-    bench.deadline = time.monotonic() - 1
-    with pytest.raises(OutOfTime, match="0 s of this part's time"):
-        bench.require(1.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"schema": 0}, "schema"),
-        ({"rows": None}, "rows"),
-        ({"rows": [{"status": "good"}]}, "status"),
-        ({"rows": [{"status": SKIPPED, "text": ""}]}, "text"),
-        ({"rows": [{"status": MEASURED, "text": "", "unit": "", "per_s": 1.0, "seconds": {}}]}, "per_s"),
-    ],
-)
-def test_the_schema_refuses(change: dict[str, Any], field: str) -> None:
-    good = rows.document({}, [Row("part", "name", PASSED, facts={"off": float("nan")})], {})
-    rows.check(good)
-    assert json.loads(json.dumps(good, allow_nan=False))["rows"][0]["facts"] == {"off": "nan"}
-    with pytest.raises(ValueError, match=field):
-        rows.check({**good, **change})
-
-
-def test_ratios() -> None:
-    row = Row("part", "a | b", MEASURED, unit="images", per_s=50.0, ceiling_per_s=200.0, ceiling="x", peers={"p": 25.0})
-    assert row.of_ceiling == 0.25
-    assert row.times_faster == {"p": 2.0}
-    assert "| part | a / b | measured | 50 images/s | 0.25 of x | 2.00 × p |" in rows.table([row])

@@ -11,7 +11,7 @@ from torch import nn
 
 from substyle.engine import cli
 from substyle.engine.estimate import networks
-from substyle.engine.estimate.devices import DEVICES, Device, Efficiency, device
+from substyle.engine.estimate.devices import DEVICES, Device, Efficiency, card_of, device
 from substyle.engine.estimate.plan import BATCH, plan
 from substyle.engine.estimate.work import Work, of_network
 from substyle.kernels.errors import ConfigError
@@ -160,3 +160,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "nothing of this was run on a GPU" in shown
     assert cli.main(command) == 2
     assert "--photographs: got 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("cpu", None),
+    ],
+)
+def test_cards_by_the_names_of_their_drivers(name: str, card: str | None) -> None:
+    assert card_of(name) == card
