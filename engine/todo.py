@@ -73,10 +73,6 @@ class Todo:
         """Photographs of these shards."""
         return ByShard(self.shard_W, lambda at: int(self.size_W[at]))
 
-    def embeddings(self, shard: int) -> int:
-        """How many a shard lacks."""
-        return self.sizes[shard] * sum(map(len, self.lacking[shard]))
-
     def _lacking(self, at: int) -> Lacking:
         return [[self.names[t] for t in np.flatnonzero(lacks_T)] for lacks_T in self.lacking_WBT[at]]
 

@@ -51,10 +51,6 @@ class Part:
             raise ConfigError("part", text, "i/n with 1 ≤ i ≤ n, such as 2/4")
         return Part(int(numbers[1]), int(numbers[2]))
 
-    def does(self, shard: int) -> bool:
-        """Whether this part does that shard."""
-        return shard % self.count == self.index - 1
-
     def shards(self, count: int) -> range:
         """The shards that this part does, of so many."""
         return range(self.index - 1, count, self.count)

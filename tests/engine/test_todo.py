@@ -49,14 +49,13 @@ def test_a_plan_is_what_lacks(tmp_path: Path, seed: int) -> None:
 
     expected, sizes = {}, {}
     total = missing = 0
-    for shard in filter(part.does, range(shards)):
+    for shard in (shard for shard in range(shards) if shard % part.count == part.index - 1):
         inside = [i for i, row in enumerate(images.row_N.tolist()) if row // shard_rows == shard]
         lacks = [[name for name in NAMES if name not in done.get((shard, slug), set())] for slug in SLUGS]
         total += len(inside) * len(NAMES) * len(SLUGS)
         missing += len(inside) * sum(map(len, lacks))
         if any(lacks):
             expected[shard], sizes[shard] = lacks, len(inside)
-            assert found.embeddings(shard) == len(inside) * sum(map(len, lacks))
         assert list(images_of(images, shard, shard_rows)) == inside
     assert list(found.lacking.items()) == list(expected.items())
     assert list(found.sizes.items()) == list(sizes.items())
