@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import BENCHMARKS, RESULTS, ROOT, check
+from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, check
 
 _SECONDS = ("calls", "starts", "grids")  # few enough that seconds for one say more than how many a second
 START, END = "<!-- performance table: benchmarks/performance_table.py -->", "<!-- end of performance table -->"
@@ -39,7 +39,8 @@ def table(kept: Sequence[dict[str, Any]]) -> str:
             bounded = row["of_ceiling"] is not None and row["unit"] not in _SECONDS
             ceiling = f"{row['of_ceiling']:.2f}" if bounded else ""
             peers = ", ".join(f"{times:.1f} × {peer}" for peer, times in row["times_faster"].items())
-            lines.append(f"| {data['benchmark']}: {row['name']} | {_rate(row)} | {ceiling} | {peers} |")
+            once = " (one run)" if row["timings"][OURS]["repeats"] == 1 else ""
+            lines.append(f"| {data['benchmark']}: {row['name']} | {_rate(row)}{once} | {ceiling} | {peers} |")
     where = {(d["environment"]["cpu"], d["environment"]["cores"], d["created"][:10]) for d in kept}
     machines = "; ".join(f"{cores} cores ({cpu}), {day}" for cpu, cores, day in sorted(where))
     return "\n".join([*lines, "", f"Medians of interleaved repeats: {machines}."])
