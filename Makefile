@@ -45,6 +45,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/substyle
+	$(BIN)/mypy benchmarks
 
 bench: setup
 	$(BIN)/substyle bench

@@ -59,7 +59,9 @@ def write(folder: Path, count: int, seed: int = 0) -> float:
 def _file(height: int, width: int, kind: str) -> bytes:
     """Colours that change smoothly under grain, which compresses like a photograph."""
     rng = np.random.default_rng(height * width)
-    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     grain = np.tile(rng.normal(0, 5, (256, 256, 1)), (-(-height // 256), -(-width // 256), 1))[:height, :width]
     image = Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8))
     out = io.BytesIO()

@@ -25,7 +25,8 @@ from substyle.engine.analysis import neighbours, sampling
 NAME = "neighbours"
 QUESTION = "how fast are nearest neighbours found?"
 K = 50  # the most that a default analysis asks for
-F32, I64 = NDArray[np.float32], NDArray[np.int64]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 SKLEARN, TORCH, FLAT = "scikit-learn, brute force", "torch, matmul and topk", "faiss.IndexFlatIP"
 
 

@@ -255,15 +255,16 @@ def _rows(m: Made, stored: torch.dtype) -> Case:
     mean, scale = torch.randn(wide, generator=generator), torch.rand(wide, generator=generator)
     row = torch.randint(len(table), (count,), generator=generator)
     kept, factor = gather.quantise(table, mean, scale) if stored == torch.int8 else (table.to(stored), None)
-    there = [v.to(m.device) for v in (kept, row, mean, scale)]
+    x, row_there, mean_there, scale_there = (v.to(m.device) for v in (kept, row, mean, scale))
     factor_there = None if factor is None else factor.to(m.device)
     out = torch.empty(count, wide, dtype=torch.bfloat16, device=m.device)
     picked = sorted({0, count // 2, count - 1})
     expected = lambda: gather.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16)  # noqa: E731
     # rounded to eight bits of mantissa: where a product and a difference are one operation, some go the other way
     return Case(
-        f"rows of {str(stored).removeprefix('torch.')}", lambda: gather.gather(*there, out, factor_there), expected,
-        picked, EXACT if factor is None else Tolerance(0.5, 0.0, 0.01),
+        f"rows of {str(stored).removeprefix('torch.')}",
+        lambda: gather.gather(x, row_there, mean_there, scale_there, out, factor_there), expected, picked,
+        EXACT if factor is None else Tolerance(0.5, 0.0, 0.01),
         roofline.gather(count, wide, stored.itemsize, 2), count, unit="rows",
     )  # fmt: skip
 

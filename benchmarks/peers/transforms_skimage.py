@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage import color, filters, transform, util
+from skimage import color, filters, transform, util  # type: ignore[attr-defined]
 
 NAME = "scikit-image"
 U8 = NDArray[np.uint8]
