@@ -104,11 +104,31 @@ class VariantMaker:
         if not len(keys):
             return
         canvas_BSSC = canvas_BSSC.contiguous()
+        for name, pixels in self._made(canvas_BSSC, keys, test_B):
+            if tuple(pixels.shape) != shape or pixels.dtype != torch.uint8:
+                raise SubstyleError(f"{name} made {pixels.dtype} {tuple(pixels.shape)}, not uint8 {shape}")
+            if base.get(name).made_by == "identity":
+                distinct_B = torch.ones(len(keys), dtype=torch.bool, device=self.device)
+            else:
+                distinct_B = distinct(canvas_BSSC, pixels)
+            yield Variant(name, pixels, distinct_B)
+
+    def _made(
+        self, canvas_BSSC: torch.Tensor, keys: Sequence[str], test_B: NDArray[np.bool_] | None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and contiguous pixels in suite order.
+
+        Identity comes before anything is computed: what several transformations share (one graph, one read of the
+        canvas) takes a while, in which a backbone has work already.
+        """
+        transformations = list(self.transformations)
+        while transformations and transformations[0].made_by == "identity":
+            yield transformations.pop(0).name, canvas_BSSC
         keys_B = philox.image_keys(self.seed, keys)
-        drawn = {t.name: t.draw(keys_B, self.side, test_B, gpu=self.on_gpu) for t in self.transformations}
+        drawn = {t.name: t.draw(keys_B, self.side, test_B, gpu=self.on_gpu) for t in transformations}
         made: dict[str, torch.Tensor] = self.graph(canvas_BSSC, drawn) if self.graph else {}
         made |= self._coloured(canvas_BSSC, drawn)
-        for transformation in self.transformations:
+        for transformation in transformations:
             name = transformation.name
             if transformation.made_by == "identity":
                 made[name] = canvas_BSSC
@@ -116,14 +136,7 @@ class VariantMaker:
                 made.update(self.networks[transformation.network](canvas_BSSC))
             elif name not in made:
                 made[name] = self._function(transformation)(canvas_BSSC, drawn[name], keys_B)
-            pixels = made.pop(name).contiguous()
-            if tuple(pixels.shape) != shape or pixels.dtype != torch.uint8:
-                raise SubstyleError(f"{name} made {pixels.dtype} {tuple(pixels.shape)}, not uint8 {shape}")
-            if transformation.made_by == "identity":
-                distinct_B = torch.ones(len(keys), dtype=torch.bool, device=self.device)
-            else:
-                distinct_B = distinct(canvas_BSSC, pixels)
-            yield Variant(name, pixels, distinct_B)
+            yield name, made.pop(name).contiguous()
 
     @property
     def on_gpu(self) -> bool:

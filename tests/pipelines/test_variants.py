@@ -79,6 +79,25 @@ def test_order_names_shapes_and_identity() -> None:
         assert variant.distinct_B.tolist() == [True] * 3, variant.name
 
 
+def test_identity_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    m, ran = maker(("identity", "gaussian_blur")), []
+    assert m.graph is not None
+    run = m.graph.__call__
+    monkeypatch.setattr(m, "graph", lambda canvas, drawn: ran.append(1) or run(canvas, drawn))
+    variants = m(images(2), ["a", "b"])
+    assert next(variants).name == "identity"
+    assert not ran
+    assert [v.name for v in variants] == ["gaussian_blur"]
+    assert ran
+
+
+def test_identity_need_not_be_first() -> None:
+    canvas = images(2)
+    made = list(maker(("grayscale", "identity", "gaussian_blur"))(canvas, ["a", "b"]))
+    assert [v.name for v in made] == ["grayscale", "identity", "gaussian_blur"]
+    assert torch.equal(made[1].pixels_BSSC, canvas)
+
+
 def test_the_canvas_is_left_alone_and_variants_are_kept() -> None:
     """What was yielded stays as it was, whatever the maker does next: DALI must not reuse its memory."""
     canvas, m = images(4), maker()
