@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import Any
@@ -75,29 +76,35 @@ def load(
     library = require_transformers(name)
     if checkpoint is None:
         require_repository(name, preset.model)
-        model, found = library.AlignVisionModel.from_pretrained(preset.model, output_loading_info=True)
-        trouble = {kind: sorted(map(str, found.get(kind, ()))) for kind in ("missing_keys", "mismatched_keys")}
-        if any(trouble.values()):
-            raise WeightsError(f"{name}: {preset.model} does not fit: {trouble}")
+        # the library's own AlignVisionModel finds none of its keys in these files, which are of both towers
+        model = _local(name, library, _from_hub(name, preset.model))
         weights, licence = preset.weights, preset.licence
     else:
         model = _local(name, library, checkpoint)
         weights, licence = f"checkpoint {checkpoint.name}", "see the source of the weights"
-    tower = Tower(model)
-    if readout.layer is None and readout.pool == "max":
-        readout = Readout(layer=-1, pool="max")
-    elif readout.layer is None and readout.pool not in (None, "avg"):
-        raise ConfigError(f"backbone {name}", f"pool={readout.pool}", "avg, max")
-    elif readout.layer is None:
-        readout = Readout(head=readout.head)
     return timm_family.wrap(
-        *(name, preset.architecture, tower),
+        *(name, preset.architecture, Tower(model)),
         canvas=canvas,
         weights=weights,
         licence=licence,
         config={"side": preset.side, "mean": preset.mean, "std": preset.std},
-        readout=readout,
+        readout=readable(name, readout),
     )
+
+
+def readable(name: str, readout: Readout) -> Readout:
+    """A readout as the tower has it: its end is the mean over the last block's map, the maximum is read from that map.
+
+    Raises:
+        ConfigError: a pooling that it has not got.
+    """
+    if readout.layer is not None:
+        return readout
+    if readout.pool not in (None, "avg", "max"):
+        raise ConfigError(f"backbone {name}", f"pool={readout.pool}", "avg, max")
+    if readout.pool == "max":
+        return dataclasses.replace(readout, layer=-1)
+    return dataclasses.replace(readout, pool=None)
 
 
 def require_transformers(name: str) -> Any:  # noqa: ANN401 - a module
@@ -114,6 +121,24 @@ def make(library: Any, folder: Path | None = None) -> nn.Module:  # noqa: ANN401
     kind = library.AlignVisionConfig
     model: nn.Module = library.AlignVisionModel(kind() if folder is None else kind.from_pretrained(str(folder)))
     return model
+
+
+def _from_hub(name: str, repository: str) -> Path:
+    """The folder of a repository's configuration and weights, which are fetched where they are not cached.
+
+    Raises:
+        WeightsError: they cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    trouble = None
+    for file in _FILES:
+        try:
+            hf_hub_download(repository, file)
+            return Path(hf_hub_download(repository, "config.json")).parent
+        except OSError as error:  # one of the two files of weights is enough
+            trouble = error
+    raise WeightsError(f"{name}: its weights ({repository}) cannot be loaded: {trouble}") from trouble
 
 
 def _local(name: str, library: Any, path: Path) -> nn.Module:  # noqa: ANN401 - a module

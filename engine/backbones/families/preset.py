@@ -70,6 +70,10 @@ def read_at(name: str, preset: Preset, network: nn.Module, readout: Readout) -> 
         from substyle.engine.backbones.families import open_clip
 
         return open_clip.read_at(name, network, merged, preset.side)[0]
+    if preset.loader == presets.ALIGN:
+        from substyle.engine.backbones.families import align
+
+        merged = align.readable(name, merged)
     return timm_family.read_at(name, network, merged, preset.side)[0]
 
 

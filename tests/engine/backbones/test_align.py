@@ -95,6 +95,40 @@ def test_weights_of_both_towers(tower: tuple[torch.nn.Module, Path], tmp_path: P
         load(tmp_path / "nothing")
 
 
+def test_a_repository_of_both_towers(
+    tower: tuple[torch.nn.Module, Path], library: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the hub's client caches one: only the tower's own keys may be there, and all of them, by name."""
+    from huggingface_hub import constants
+
+    model, folder = tower
+    text = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    whole = library.AlignModel(
+        library.AlignConfig(vision_config=model.config.to_dict(), text_config={**text, "vocab_size": 8})
+    )
+    whole.vision_model.load_state_dict(model.state_dict())
+    repository = tmp_path / "models--kakaobrain--align-base"
+    snapshot = repository / "snapshots" / "0123"
+    whole.save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    found = load(None).spec
+    assert (found.weights_hash, found.licence) == (load(folder).spec.weights_hash, "Apache-2.0 (COYO-ALIGN)")
+
+    state = whole.state_dict()
+    state["vision_model.more.weight"] = state.pop("vision_model.embeddings.convolution.weight")
+    (snapshot / "model.safetensors").unlink()
+    torch.save(state, snapshot / "pytorch_model.bin")
+    misfit = r"1 keys missing \[embeddings\.convolution\.weight\], 1 unexpected \[more\.weight\]"
+    with pytest.raises(hub.WeightsError, match=misfit):
+        load(None)
+    (snapshot / "pytorch_model.bin").unlink()
+    with pytest.raises(hub.WeightsError, match=r"kakaobrain/align-base\) cannot be loaded"):
+        load(None)
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 
