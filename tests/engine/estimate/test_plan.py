@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from substyle.engine import cli
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.estimate import networks
 from substyle.engine.estimate.devices import DEVICES, Device, Efficiency, card_of, device
 from substyle.engine.estimate.plan import BATCH, plan
@@ -63,6 +66,40 @@ def test_an_image_tower_of_open_clip() -> None:
     facts = networks.backbone("open_clip:ViT-B-32/openai", 2)
     assert facts.dim == 512
     assert facts.work.flop / 1e9 == pytest.approx(8.8, rel=0.03)  # 4.4 GMACs, open_clip's model profile
+
+
+@pytest.mark.parametrize(("architecture", "dim"), [("coca_ViT-B-32", 512), ("roberta-ViT-B-32", 512)])
+def test_towers_whose_text_needs_more(architecture: str, dim: int) -> None:
+    """CoCa's also gives tokens; text towers of others ask a hub for their configuration."""
+    assert networks.backbone(f"open_clip:{architecture}", 2).dim == dim
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
+    pytest.importorskip("transformers")
+    assert networks.backbone(f"align:base@pool={pool}", 1).dim == 640
+    with pytest.raises(ConfigError, match="avg, max"):
+        networks.backbone("align:base@pool=cls", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("timm:vit_base_patch16_224.nonsense", r"vit_base_patch16_224\.mae"),
+        ("timm:vit_bas_patch16_224", "such as .*vit_base_patch16_224"),
+        ("timm:test_vit.", r"test_vit, test_vit\.r160_in1k"),
+        ("control:random:test_vit.nonsense", r"test_vit\.r160_in1k"),
+        ("control:noise", "pixels, statistics, random"),
+        ("open_clip:ViT-B-32/nonsense", "openai.*or a path"),
+        ("open_clip:ViT-B-3/openai", "such as ViT-B-32"),
+        ("package:resnet", "efficientnet_lite0"),
+    ],
+)
+def test_a_plan_refuses_the_names_that_embed_refuses(name: str, allowed: str) -> None:
+    context = LoadContext(64, 2, 0, None, lambda: np.zeros((2, 64, 64, 3), np.uint8))
+    for take in (lambda: networks.backbone(name, 1), lambda: registry.load(name, context)):
+        with pytest.raises(ConfigError, match=allowed):
+            take()
 
 
 def test_styles_share_what_precedes_the_first_normalisation() -> None:
