@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
-from substyle.engine.backbones.families import timm
+from benchmarks.gpu_check.plain_vit import HALF, SHAPES, PlainViT
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.estimate.work import Work, of_network
 
@@ -39,21 +43,40 @@ def canvases(count: int, side: int) -> torch.Tensor:
 
 
 def backbone(model: str, canvas: int) -> Preprocessed:
-    """A timm model, untrained, with its own preprocessing, on the CPU."""
+    """A network, untrained, with its own preprocessing, on the CPU."""
     torch.manual_seed(0)
-    network = timm.create(model).eval().requires_grad_(False)
-    front = Preprocessed(network, canvas=canvas, **timm.data_config(network)).eval()
-    timm.recalibrate(front, canvases(CALIBRATION, canvas).numpy())
+    network, seen = _made(model)
+    network = network.eval().requires_grad_(False)
+    front = Preprocessed(network, canvas=canvas, **seen).eval()
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        from substyle.engine.backbones.families import timm
+
+        timm.recalibrate(front, canvases(CALIBRATION, canvas).numpy())
     return front
 
 
 def work(model: str, batch: int) -> Work:
     """Its operations and bytes for a batch, counted on tensors without memory."""
     with torch.device("meta"):
-        network = timm.create(model).eval()
-        side = timm.data_config(network)["side"]
-        x = torch.empty(batch, 3, side, side)
-    return of_network(network, x)
+        network, seen = _made(model)
+        x = torch.empty(batch, 3, seen["side"], seen["side"])
+    return of_network(network.eval(), x)
+
+
+def plain(model: str) -> bool:
+    """Whether torch's own network of the same sizes stands for timm's, which is not installed."""
+    return importlib.util.find_spec("timm") is None and model in SHAPES
+
+
+def _made(model: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A network, and its input side, mean and deviation. Raises ImportError naming timm where that is what it needs."""
+    if plain(model):
+        return PlainViT(SHAPES[model]), {"side": SHAPES[model].side, "mean": HALF, "std": HALF}
+    importlib.import_module("timm")  # before ours, whose first want may be something that timm brings along
+    from substyle.engine.backbones.families import timm
+
+    network = timm.create(model)
+    return network, timm.data_config(network)
 
 
 def compared(got_ND: torch.Tensor, reference_ND: torch.Tensor) -> Comparison:

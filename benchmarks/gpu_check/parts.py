@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ PARTS = {
     "ceilings": 0.04, "kernels": 0.16, "pixels": 0.14, "probes": 0.14, "neighbours": 0.05, "runtimes": 0.3,
     "end_to_end": 0.17,
 }  # fmt: skip
+# what a part as a whole cannot do without; pieces of the others say themselves what they lack
+NEEDS = {"pixels": ("PIL",), "end_to_end": ("PIL", "nvidia.dali", "timm", "zarr")}
 PACKAGES = ("torch", "triton", "timm", "onnxruntime", "numpy", "nvidia-dali-cuda130", "tensorrt", "faiss-gpu")
 
 
@@ -66,8 +69,18 @@ def _jobs(name: str, bench: Bench) -> Iterator[Job]:
     """The pieces of a part; if it dies while it is imported or between two of them, a last piece dies of the same."""
     try:
         yield from importlib.import_module(f"benchmarks.gpu_check.{name}").run(bench)
+    except ImportError as error:  # of the first library that is missing, which may be one that another brings along
+        lacks = ", ".join(f"No module named {needed!r}" for needed in NEEDS.get(name, ()) if not _there(needed))
+        yield name, partial(_die, ImportError(lacks) if lacks else error)
     except Exception as error:  # noqa: BLE001 - the next piece tells it, see `guarded`
         yield name, partial(_die, error)
+
+
+def _there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would lie in
+        return False
 
 
 def _give_back() -> Iterable[Row]:

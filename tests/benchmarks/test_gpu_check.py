@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
 from tests.benchmarks.conftest import Run
 
-from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
 from substyle.kernels import noise
 from substyle.kernels.probe_heads import Heads
 
@@ -167,46 +165,16 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in said for name in parts.PARTS)
 
 
-def test_without_a_gpu_all_is_skipped(
+def test_without_a_gpu_nothing_is_checked_and_that_is_no_success(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["--out", str(tmp_path / "gpu.json")]) == 0
+    assert main(["--out", str(tmp_path / "gpu.json")]) == 1
     said = capsys.readouterr()
+    assert "NOTHING WAS CHECKED" in said.err
     assert "no CUDA device" in said.err
     assert said.out.count("| skipped |") == len(parts.PARTS)
     assert not list(tmp_path.iterdir())
-
-
-def test_tensorrt_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of a TensorRT engine, with a library that stands for it; export and build have tests of their own."""
-    made: list[torch.nn.Module] = []
-
-    def graph(module: Any, precision: Any, *, canvas: int, batch: int) -> SimpleNamespace:  # noqa: ANN401
-        made.append(typed_export.Typed(module, precision).eval())
-        return SimpleNamespace(SerializeToString=lambda: b"graph")
-
-    class Engine:
-        stream = None
-
-        def __init__(self, engine: bytes, device: torch.device) -> None:
-            assert engine == b"engine of graph"
-
-        def __call__(self, canvas: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
-            with torch.no_grad():
-                return np.asarray(made[-1](canvas).numpy())
-
-        start = __call__
-
-    monkeypatch.setattr(tensorrt_build, "installed", lambda: "tensorrt")
-    monkeypatch.setattr(tensorrt_build, "build", lambda onnx, *, batch, canvas: b"engine of " + onnx)
-    monkeypatch.setattr(typed_export, "typed_graph", graph)
-    monkeypatch.setattr(tensorrt, "TensorRTGraph", Engine)
-    code, data = run("--only", "runtimes")
-    assert code == 0
-    found = [row for row in data["rows"] if "TensorRT" in row["name"]]
-    assert [row["status"] for row in found] == [PASSED, MEASURED]
-    assert list(found[1]["peers"]) == ["eager torch, bf16, channels_last"]
 
 
 @pytest.mark.parametrize("right", [True, False])

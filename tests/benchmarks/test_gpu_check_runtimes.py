@@ -1,0 +1,148 @@
+"""The check of runtimes, tiny, on the CPU: TensorRT beside torch.compile, and what a machine without timm does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.gpu_check import networks, runtimes
+from benchmarks.gpu_check.__main__ import main
+from benchmarks.gpu_check.bench import TINY
+from benchmarks.gpu_check.plain_vit import SHAPES, PlainViT
+from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
+from tests.benchmarks.conftest import Run
+
+from substyle.engine.backbones.families import timm
+from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+from substyle.engine.estimate.work import of_network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def stand_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library in the place of TensorRT, which `run` hides; export and build have tests of their own."""
+    made: list[torch.nn.Module] = []
+
+    def graph(module: Any, precision: Any, *, canvas: int, batch: int) -> SimpleNamespace:  # noqa: ANN401
+        made.append(typed_export.Typed(module, precision).eval())
+        return SimpleNamespace(SerializeToString=lambda: b"graph")
+
+    class Engine:
+        stream = None
+
+        def __init__(self, engine: bytes, device: torch.device) -> None:
+            assert engine == b"engine of graph"
+
+        def __call__(self, canvas: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+            with torch.no_grad():
+                return np.asarray(made[-1](canvas).numpy())
+
+        start = __call__
+
+    monkeypatch.setattr(tensorrt_build, "installed", lambda: "tensorrt")
+    monkeypatch.setattr(tensorrt_build, "build", lambda onnx, *, batch, canvas: b"engine of " + onnx)
+    monkeypatch.setattr(typed_export, "typed_graph", graph)
+    monkeypatch.setattr(tensorrt, "TensorRTGraph", Engine)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_tensorrt_stands_beside_torch_compile(run: Run) -> None:
+    code, data = run("--only", "runtimes")
+    assert code == 0
+    compiled, engine, tuned = [row for row in data["rows"] if row["status"] == MEASURED]
+    assert [row["status"] for row in data["rows"] if "TensorRT" in row["name"]] == [PASSED, MEASURED]
+    assert list(engine["peers"]) == ["eager torch, bf16, channels_last", "torch.compile"]
+    times = engine["times_faster"]["torch.compile"]
+    assert times == pytest.approx(engine["per_s"] / compiled["per_s"])
+    assert engine["text"] == f"goal {'reached' if times > 1 else 'not reached'}: {times:.2f} times torch.compile"
+    assert tuned["peers"]["TensorRT"] == engine["per_s"]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_what_torch_could_not_compile_is_no_peer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from substyle.engine.backbones.runtimes import torch_compiled
+
+    monkeypatch.setattr(torch_compiled, "compiled", lambda module, example, mode: (module, "no compiler"))
+    _, data = run("--only", "runtimes")
+    engine = next(row for row in data["rows"] if "TensorRT" in row["name"] and row["status"] == MEASURED)
+    assert "torch.compile" not in engine["peers"]
+    assert engine["text"].startswith("no verdict")
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"), [(120.0, "goal reached: 1.20 times"), (80.0, "goal not reached: 0.80 times")]
+)
+def test_the_verdict(rate: float, said: str) -> None:
+    row = Row("runtimes", "engine", MEASURED, unit="images", per_s=rate, peers={"torch.compile": 100.0})
+    assert runtimes.verdict(row).startswith(said)
+
+
+@pytest.mark.parametrize("there", [None, "tensorrt_rtx"])
+def test_without_tensorrt_the_row_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, there: str | None) -> None:
+    monkeypatch.setattr(tensorrt_build, "installed", lambda: there)
+    _, data = run("--only", "runtimes")
+    (row,) = [row for row in data["rows"] if "TensorRT" in row["name"]]
+    assert row["status"] == SKIPPED
+    assert row["text"].startswith("tensorrt is not installed")
+    assert ("tensorrt_rtx" in row["text"]) == bool(there)
+
+
+@pytest.fixture
+def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Neither timm nor what it brings along, nor pictures; nothing of ours that needs them was imported before."""
+
+    def hide() -> None:
+        needs = ("engine.backbones.families", "engine.embed", "benchmarks.gpu_check.end_to_end")
+        for name in [name for name in sys.modules if any(need in name for need in needs)]:
+            monkeypatch.delitem(sys.modules, name)
+        for name in ("timm", "timm.data", "safetensors", "PIL", "zarr"):
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
+
+
+def test_without_timm_plain_torch_stands_in_and_reasons_name_what_is_missing(
+    torch_alone: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_build, "installed", lambda: None)
+    torch_alone()
+    sizes = replace(TINY, networks=(("test ViT", "test_vit"), ("ResNet", "test_resnet")))
+    out = tmp_path / "gpu.json"
+    parts = ("--only", "runtimes", "--only", "end_to_end")
+    assert main([*parts, "--out", str(out)], device=torch.device("cpu"), sizes=sizes) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert not [row for row in rows if row["status"] == FAILED]
+    measured = [row["name"] for row in rows if row["status"] == MEASURED]
+    assert len(measured) == 2
+    assert all(name.startswith("test ViT in plain torch, torch.compile") for name in measured)
+    reasons = {row["name"]: row["text"] for row in rows if row["status"] == SKIPPED}
+    assert "timm" in reasons["ResNet, torch.compile"]
+    assert "timm" in reasons["end_to_end"]
+    assert not any("safetensors" in text for text in reasons.values())
+
+
+@pytest.mark.parametrize("model", ["vit_base_patch16_224", "vit_large_patch14_clip_224"])
+def test_a_plain_network_does_what_timm_s_does(model: str) -> None:
+    shape = SHAPES[model]
+    with torch.device("meta"):
+        plain, theirs = PlainViT(shape).eval(), timm.create(model).eval()
+        x = torch.empty(4, 3, shape.side, shape.side)
+    assert plain(x).shape == (4, shape.width)
+    assert timm.data_config(theirs)["side"] == shape.side
+    ours, of_timm = of_network(plain, x), of_network(theirs, x)
+    assert ours.flop == pytest.approx(of_timm.flop, rel=0.01)
+    assert ours.traffic == pytest.approx(of_timm.traffic, rel=0.01)
+
+
+def test_networks_are_timm_s_where_it_is_there() -> None:
+    assert not networks.plain("test_vit")
+    assert not isinstance(networks.backbone("test_vit", 32).network, PlainViT)
