@@ -50,7 +50,8 @@ lint: setup
 bench: setup
 	$(BIN)/substyle bench
 
-# make gpu-check               on a machine with a GPU: holds every claim about GPUs against it; installs nothing
+# make gpu-check               on a machine with a GPU: holds every claim about GPUs against it; installs nothing;
+#                              fails where there is no GPU
 # make gpu-check ONLY=kernels  one part of it
 gpu-check:
 	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu_check import parts
 from benchmarks.gpu_check.bench import Bench, Sizes
-from benchmarks.gpu_check.rows import FAILED, Row, table
+from benchmarks.gpu_check.rows import FAILED, table
 
 RESULTS = Path(__file__).parents[1] / "results"
 SECONDS = 600.0
@@ -21,7 +21,9 @@ SECONDS = 600.0
 def main(
     arguments: Sequence[str] | None = None, *, device: torch.device | None = None, sizes: Sizes | None = None
 ) -> int:
-    """Run, print the table, return the exit code: 1 where a row failed, 2 for bad usage, else 0.
+    """Run, print the table, return the exit code: 1 where a row failed or there is no GPU, 2 for bad usage, else 0.
+
+    Without a GPU nothing is checked, and who asked for the check has not got it: that must not look like success.
 
     Args:
         arguments: of the command line.
@@ -37,18 +39,14 @@ def main(
     names = [name for name in parts.PARTS if options.only is None or name in options.only]
     if device is None and not torch.cuda.is_available():
         reason = "no CUDA device is there, or this torch is built without CUDA"
-        print(f"gpu_check: {reason}; nothing was checked and nothing was written", file=sys.stderr)
-        return _told(parts.nothing(names, reason))
+        print(table(parts.nothing(names, reason)))
+        print(f"gpu_check: NOTHING WAS CHECKED: {reason}; nothing was written", file=sys.stderr)
+        return 1
     bench = Bench(device or torch.device("cuda", 0), sizes or Sizes())
     out = options.out or RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', bench.name.lower()).strip('-')}.json"
     rows = parts.run(bench, names, seconds=options.seconds, out=out, say=lambda line: print(line, file=sys.stderr))
-    code = _told(rows)
-    print(f"\nkept in {out}")
-    return code
-
-
-def _told(rows: list[Row]) -> int:
     print(table(rows))
+    print(f"\nkept in {out}")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
