@@ -35,8 +35,18 @@ def test_every_variant_is_held_against_the_cpu_and_measured(run: Run) -> None:
         assert (name, PASSED) in found
         assert (name, MEASURED) in found
     assert list(tolerances.VARIANTS) == list(suite("substance31"))
+    verdicts = [row for row in data["rows"] if row["status"] == MEASURED and row["text"].startswith("goal")]
+    (whole,) = verdicts
+    assert whole["name"].startswith("31 variants in one pass")
+    assert whole["facts"]["us a variant"] == pytest.approx(whole["facts"]["us each"] / 30)  # identity is none
+    assert whole["text"] == pixels.verdict(whole["facts"]["us a variant"] / 1e6)
     (decoding,) = [row for row in data["rows"] if row["name"].startswith("decode")]
     assert decoding["ceiling"] == "DALI's decoder alone"
+
+
+@pytest.mark.parametrize(("mean", "reached"), [(2.9e-6, True), (3e-6, True), (3.1e-6, False)])
+def test_the_verdict_on_the_mean_variant(mean: float, reached: bool) -> None:
+    assert pixels.verdict(mean).startswith("goal reached" if reached else "goal not reached")
 
 
 def test_wrong_pixels_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
