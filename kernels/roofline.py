@@ -115,3 +115,24 @@ def relu_drop(heads: int, seeds: int, hidden: int, batch: int, itemsize: int) ->
     """Rectify and drop a hidden layer in place; heads of one seed share the random bytes, 16 of a block."""
     values = hidden * batch
     return Least(2 * heads * values * itemsize, seeds * -(-values // 16) * PHILOX + heads * values * 3)
+
+
+def cross_entropy(heads: int, classes: int, batch: int, itemsize: int = 4) -> Least:
+    """Logits read and their gradient written, in numbers of that many bytes; int64 classes, a weight for each row.
+
+    For each value its part of the maximum and of the sum (7), then of the gradient (6); for each row its loss.
+    """
+    values, rows = heads * classes * batch, heads * batch
+    return Least(2 * values * itemsize + 8 * batch + 4 * rows + 4 * heads, 13 * values + 5 * rows)
+
+
+def adamw(heads: int, parameters: int, itemsize: int = 4, lowered: int = 0) -> Least:
+    """A step of so many parameters in all: weight and both moments, float32, read and written, and the gradient read.
+
+    Args:
+        heads: K; each has a learning rate and a decay of its own.
+        parameters: of all heads together.
+        itemsize: bytes of a gradient.
+        lowered: bytes of a weight's copy in the type of the products, 0 where there is none.
+    """
+    return Least(parameters * (24 + itemsize + lowered) + 8 * heads, parameters * 16)

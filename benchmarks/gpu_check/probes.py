@@ -12,7 +12,7 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.kernels import ceiling, launched
 from benchmarks.gpu_check.probe_ways import Problem
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
-from substyle.kernels import probe_step
+from substyle.kernels import probe_step, roofline
 from substyle.kernels.dispatch import on_triton
 from substyle.kernels.roofline import Least
 
@@ -75,9 +75,8 @@ def _cross_entropy(bench: Bench, p: Problem) -> Iterator[Row]:
     text = f"loss off by {off[0]:.1e} (allowed 1e-04), gradient by {part:.1e} of its largest (allowed 1e-05)"
     name = f"cross-entropy and gradient, {heads} heads × {classes} × {len(p.x_BD)}"
     yield correctness(PART, name, off[0] <= 1e-4 and part <= 1e-5, text)
-    values = logits.numel()
-    # logits in, gradient out; maximum, exponential and sum, then exponential, share and weight
-    yield _elementwise(bench, name, work, Least(8 * values, 8 * values), len(p.x_BD) * heads, "rows")
+    least = roofline.cross_entropy(heads, classes, len(p.x_BD))
+    yield _elementwise(bench, name, work, least, len(p.x_BD) * heads, "rows")
 
 
 def in_float64(
@@ -104,16 +103,18 @@ def _adamw(bench: Bench, p: Problem) -> Iterator[Row]:
     name = f"AdamW, {count:,} parameters of {len(heads)} heads"
     yield correctness(PART, name, off <= 2e-6, f"weights off by {off:.1e} (allowed 2e-06)")
     work = partial(probe_step.adamw_, heads, there, p.lr_K, p.decay_K)
-    # weight, gradient and both moments in, all but the gradient out
-    yield _elementwise(bench, name, work, Least(28 * count, 14 * count), count, "parameters")
+    yield _elementwise(bench, name, work, roofline.adamw(len(heads), count), count, "parameters")
 
 
 def _elementwise(bench: Bench, name: str, work: object, least: Least, count: int, unit: str) -> Row:
+    """Its time beside the shortest that its fewest bytes and operations could take."""
     seconds = bench.clock.seconds(work, limit=min(5.0, bench.left()))  # type: ignore[arg-type]
     shortest, basis = ceiling(bench, least)
     return Row(
         PART, name, MEASURED, unit=unit, per_s=count / seconds["median"], seconds=seconds,
-        ceiling_per_s=count / shortest, ceiling=basis, facts={"us": seconds["median"] * 1e6},
+        ceiling_per_s=count / shortest, ceiling=basis,
+        facts={"us": seconds["median"] * 1e6, "us by the roofline": shortest * 1e6, "fewest bytes": least.bytes,
+               "fewest operations": least.operations},
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.gpu_check import probe_replay, probe_tables
+from benchmarks.gpu_check import probe_replay, probe_tables, probe_ways, probes
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED
 from tests.benchmarks.conftest import Run
@@ -20,6 +20,7 @@ from substyle.engine.backbones.runtimes import captured
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.held import Held
 from substyle.engine.table import EmbeddingTable
+from substyle.kernels import roofline
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +55,18 @@ def test_replayed_steps_are_held_against_float64_and_measured(
         assert len(row["peers"]) == 4
     for row in measured[2:]:
         assert row["facts"]["s an epoch"] == pytest.approx(39_716_177 / row["per_s"])
+
+
+def test_element_wise_halves_stand_beside_their_roofline() -> None:
+    bench = Bench(CPU, TINY)
+    bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"  # a card whose operations a second are known
+    problem = probe_ways.problem(TINY.rows, TINY.width, TINY.classes, 3, 0)
+    loss, step = (list(part(bench, problem))[-1] for part in (probes._cross_entropy, probes._adamw))
+    parameters = 3 * (TINY.classes * TINY.width + TINY.classes)
+    expected = (roofline.cross_entropy(3, TINY.classes, TINY.rows), roofline.adamw(3, parameters))
+    for row, least in zip((loss, step), expected, strict=True):
+        assert (row.facts["fewest bytes"], row.facts["fewest operations"]) == least
+        assert row.facts["us by the roofline"] / row.facts["us"] == pytest.approx(row.of_ceiling)
 
 
 def held_rows() -> list[str]:

@@ -24,6 +24,14 @@ def test_bytes_of_one_canvas() -> None:
     assert roofline.relu_drop(6, 3, 2048, 1024, 2).bytes == 2 * 6 * 2048 * 1024 * 2
 
 
+def test_a_probe_step_s_element_wise_halves_by_hand() -> None:
+    """2 heads of 3 classes and 5 rows: 30 logits, 10 weights of rows. 7 parameters of 2 heads."""
+    assert roofline.cross_entropy(2, 3, 5) == (30 * 4 + 30 * 4 + 5 * 8 + 10 * 4 + 2 * 4, 30 * 13 + 10 * 5)
+    assert roofline.cross_entropy(2, 3, 5, 2).bytes == 30 * 2 + 30 * 2 + 5 * 8 + 10 * 4 + 2 * 4
+    assert roofline.adamw(2, 7) == (7 * (4 * 4 + 3 * 4) + 2 * 8, 7 * 16)
+    assert roofline.adamw(2, 7, 2, 2).bytes == 7 * (3 * 4 + 2 + 3 * 4 + 2) + 2 * 8
+
+
 def test_the_slower_of_the_two_counts() -> None:
     least = roofline.Least(1000, 500)
     assert least.seconds(100.0, 1000.0) == 10.0
@@ -46,6 +54,8 @@ def test_the_slower_of_the_two_counts() -> None:
         (roofline.colours, (2, 4, 4, 2, False)),
         (roofline.gather, (4, 8, 2, 2)),
         (roofline.relu_drop, (4, 2, 8, 8, 2)),
+        (roofline.cross_entropy, (2, 4, 8)),
+        (roofline.adamw, (2, 64)),
     ],
 )
 def test_more_is_more(function: Callable[..., roofline.Least], lengths: tuple[int, ...]) -> None:
