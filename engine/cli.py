@@ -250,7 +250,8 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
 
 def _device(command: argparse.ArgumentParser, default: str | None) -> None:
     own = "the study's" if default is None else default
-    command.add_argument("--device", default=default, metavar="DEVICE", help=f"auto, cpu, cuda or cuda:N ({own})")
+    too = "; of probes too, unless the study has one for them" if default is None else ""
+    command.add_argument("--device", default=default, metavar="DEVICE", help=f"auto, cpu, cuda or cuda:N ({own}){too}")
     command.add_argument(
         "--runtime", default=default, metavar="NAME", help=f"of backbones: auto, openvino, tensorrt or torch ({own})"
     )

@@ -46,7 +46,8 @@ def probe(
     outcomes = {}
     for entry in chosen(store, backbones):
         folder = out / "probes" / entry.slug
-        stamp = _stamp(store, entry, asdict(config))
+        # which of several GPUs trained them is no reason to train them again
+        stamp = _stamp(store, entry, asdict(config) | {"device": config.device.partition(":")[0]})
         if not _complete(folder, stamp):
             began = time.perf_counter()
             metadata = {

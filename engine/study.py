@@ -112,8 +112,14 @@ class Study:
         return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, precision)
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path, *, device: str | None = None, runtime: str | None = None) -> Study:
     """Read a study file. Paths in it are relative to its folder.
+
+    Args:
+        path: the file.
+        device: where all of it is to run, instead of ``embed.device``; probes train there too, unless the file says
+            where they do.
+        runtime: instead of ``embed.runtime``.
 
     Raises:
         ConfigError: no such file, no TOML, or a field that is not allowed.
@@ -124,7 +130,7 @@ def load_study(path: Path) -> Study:
         raise ConfigError("study", str(path), f"a study file that can be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
-    study = build(Study, _seeded(data))
+    study = build(Study, _placed(_seeded(data), device, runtime))
     folder, source = path.parent, study.source
     choices = tuple(
         dataclasses.replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones
@@ -152,3 +158,17 @@ def _seeded(data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(table, dict) and "seed" in data:
             seeded[part] = {"seed": data["seed"], **table}
     return seeded
+
+
+def _placed(data: dict[str, Any], device: str | None, runtime: str | None) -> dict[str, Any]:
+    """Embedding there, probes on the same device unless they have one of their own; what is no table is refused later.
+
+    Both are set at once: what the file says of one may not go with what is asked for of the other.
+    """
+    asked = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
+    embed, probes, placed = data.get("embed", {}), data.get("probes", {}), dict(data)
+    if asked and isinstance(embed, dict):
+        placed["embed"] = {**embed, **asked}
+    if device is not None and isinstance(probes, dict):
+        placed["probes"] = {"device": device, **probes}
+    return placed

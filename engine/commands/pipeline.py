@@ -24,14 +24,11 @@ from substyle.pipelines.places import Place
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle run STUDY.toml`."""
-    study = load_study(options.study)
+    study = load_study(options.study, device=options.device, runtime=options.runtime)
     study = dataclasses.replace(study, source=source_config(options, study.source))
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
-    asked = {name: value for name in ("device", "runtime") if (value := getattr(options, name)) is not None}
-    study = dataclasses.replace(
-        study, embed=dataclasses.replace(study.embed, **asked), executor=executor_config(options, study.executor)
-    )
+    study = dataclasses.replace(study, executor=executor_config(options, study.executor))
     out: Path = options.out or Path("runs") / study.name
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, quiet=options.quiet)

@@ -15,6 +15,7 @@ from torch import nn
 from substyle.engine.cli import main
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.load import load_table
+from substyle.kernels.errors import SubstyleError
 
 VIT = "control:random:test_vit"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,3 +146,22 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     assert main([*command, "--runtime", "torch", "--device", "auto", "--limit", "24"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["backbones"][VIT]["runtime"]["name"] == "torch.compile"
+
+
+def test_the_device_of_run_is_that_of_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from substyle.engine.commands import pipeline
+
+    taken = []
+
+    def run_study(study: Any, *arguments: Any, **more: Any) -> None:  # noqa: ANN401
+        taken.append((study.embed.device, study.probes.device))
+        raise SubstyleError("far enough")
+
+    monkeypatch.setattr(pipeline, "run_study", run_study)
+    study = tmp_path / "s.toml"
+    for table in ("", '[probes]\ndevice = "auto"\n'):
+        study.write_text(f'name = "s"\nbackbones = ["control:pixels"]\n{table}')
+        assert main(["run", str(study), "--device", "cpu"]) == 1
+    assert taken == [("cpu", "cpu"), ("cpu", "auto")]

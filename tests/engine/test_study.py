@@ -126,3 +126,31 @@ def test_fields_of_the_table_of_probes(tmp_path: Path, field: str, value: str) -
     path.write_text(f'name = "n"\nbackbones = ["control:pixels"]\n[probes]\n{field} = {value}\n')
     with pytest.raises(ConfigError, match=rf"probes\.{field}"):
         load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("tables", "embedding", "probing"),
+    [
+        ("", "cuda:1", "cuda:1"),
+        ('[embed]\ndevice = "cpu"\n[probes]\nseeds = 1\n', "cuda:1", "cuda:1"),
+        ('[probes]\ndevice = "cpu"\n', "cuda:1", "cpu"),
+        ('[probes]\ndevice = "auto"\n', "cuda:1", "auto"),
+    ],
+)
+def test_a_device_that_is_asked_for_is_that_of_probes_too(
+    tmp_path: Path, tables: str, embedding: str, probing: str
+) -> None:
+    path = study(tmp_path, SMALL + tables)
+    asked = load_study(path, device="cuda:1")
+    assert (asked.embed.device, asked.probes.device) == (embedding, probing)
+    assert load_study(path).embed.device == ("cpu" if "[embed]" in tables else "auto")
+
+
+def test_a_device_and_a_runtime_are_asked_for_together(tmp_path: Path) -> None:
+    path = study(tmp_path, SMALL + '[embed]\ndevice = "cuda"\nruntime = "tensorrt"\n')
+    asked = load_study(path, device="cpu", runtime="openvino")
+    assert (asked.embed.device, asked.embed.runtime, asked.probes.device) == ("cpu", "openvino", "cpu")
+    with pytest.raises(ConfigError, match=r"embed\.runtime"):
+        load_study(path, device="cpu")
+    with pytest.raises(ConfigError, match=r"embed: got 3; allowed: a table"):
+        load_study(study(tmp_path, SMALL + "embed = 3\n"), device="cpu")
