@@ -148,6 +148,7 @@ class Warm:
         pid = self._ask({**task, **asdict(limits)}, [end for _, end in pairs])["pid"]
         for _, end in pairs:
             os.close(end)
+        self._codes.pop(pid, None)  # numbers of processes come again: an earlier one's end is not this one's
         return Run(pid, lambda: self._poll(pid), [pipe for pipe, _ in pairs])
 
     def _poll(self, pid: int) -> int | None:
