@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import os
 import platform
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,11 +191,18 @@ def _search(text: str) -> dict[str, Any]:
     from substyle.engine.backbones.presets import PRESETS
 
     presets = [p for p in PRESETS.values() if text.lower() in f"{p.name} {p.architecture} {p.weights}".lower()]
-    found = [f"timm:{name}" for name in timm.list_models(f"*{text}*", pretrained=True)]
-    pairs = [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
-    found += [name for name in pairs if text.lower() in name.lower()]
+    names = [f"timm:{name}" for name in timm.list_models(pretrained=True)]
+    names += [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
+    found = [name for name in names if text.lower() in name.lower()]
     for preset in presets:
         print(_shown(preset))
     for name in found:
         print(name)
+    if not presets and not found:
+        words = {word for name in (*PRESETS, *names) for word in re.split("[^a-z0-9]+", name.lower())}
+        near = get_close_matches(text.lower(), sorted(words), n=5) or ["vit", "convnext", "siglip"]
+        print(
+            f"no preset and no name of timm or open_clip holds {text!r}; try a part of a name, such as "
+            f"{', '.join(near)}; without --search, substyle backbones lists families and presets"
+        )
     return {"search": text, "names": [preset.name for preset in presets] + found}

@@ -368,6 +368,14 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(last_json(capsys)["names"])
 
 
+def test_a_search_that_finds_nothing_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--search", "dinvo2", "--json"]) == 0
+    said, answer = capsys.readouterr().out.splitlines()
+    assert "holds 'dinvo2'" in said
+    assert "dinov2" in said
+    assert json.loads(answer) == {"search": "dinvo2", "names": []}
+
+
 @pytest.mark.slow
 def test_layers_of_one_network_are_backbones_of_one_store(
     two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
