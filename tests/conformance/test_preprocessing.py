@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,14 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A family: how a small network of its kind comes to a file, and what its library makes of a picture."""
+    """A family: how a small network of its kind comes to a file, and what its library makes of a picture.
+
+    Attributes:
+        name: of a small preset that is made for the test, of one that there is, or of a library's own.
+        like: the preset that a small one is made like.
+        library: saves random weights, and gives the library's network and transform.
+        canvas: side S in pixels.
+    """
 
     name: str
     like: str
@@ -63,17 +71,26 @@ def canvases(canvas: int = 224) -> NDArray[np.uint8]:
     return np.stack(out)
 
 
-def timm_library(model: str) -> Callable[[Path], Library]:
-    """A timm network whose random weights are saved as timm's, and timm's transform of a picture that is cropped."""
+def timm_library(model: str, side: int | None = None) -> Callable[[Path], Library]:
+    """A timm network whose random weights are saved as timm's, and timm's transform of a picture that is cropped.
+
+    With a side, the weights are of timm's own side and timm loads them for the other.
+    """
 
     def make(path: Path) -> Library:
         torch.manual_seed(0)
         whole = timm.create_model(model, pretrained=False).eval()
+        for key, value in whole.state_dict().items():
+            if key.endswith("gamma"):  # next to zero when fresh: no block would count
+                value.fill_(0.5)
+            if key == "pos_embed":  # next to zero likewise
+                value.mul_(20.0)
         torch.save(whole.state_dict(), path)
-        network = timm.create_model(model, pretrained=False, num_classes=0).eval()
-        network.load_state_dict(whole.state_dict(), strict=False)
-        transform = create_transform(**{**resolve_model_data_config(network), "crop_pct": 1.0})
-        return network, transform
+        sized = {"img_size": side} if side else {}
+        from_file = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+        network = timm.create_model(model, num_classes=0, **from_file, **sized).eval()
+        config = {**resolve_model_data_config(network), "crop_pct": 1.0}
+        return network, create_transform(**(config | ({"input_size": (3, side, side)} if side else {})))
 
     return make
 
@@ -96,21 +113,48 @@ def simclr_library(path: Path) -> Library:
     return network, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
-def clip_library(path: Path) -> Library:
-    import open_clip
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+def open_clip_library(
+    name: str, vision: dict[str, Any], end: Callable[[nn.Module], nn.Module]
+) -> Callable[[Path], Library]:
+    """A model of OpenCLIP with a vision tower of that configuration, and what its end makes of it."""
 
-    config = path.with_name("tiny-clip.json")
-    vision = {"image_size": 224, "layers": 2, "width": 64, "patch_size": 32}
-    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
-    config.write_text(json.dumps({"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}))
-    open_clip.add_model_config(config)
-    torch.manual_seed(0)
-    model = open_clip.create_model("tiny-clip", pretrained=None).eval()
-    torch.save(model.state_dict(), path)
-    tower = model.visual
-    tower.proj = None
-    return tower, image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False)
+    def make(path: Path) -> Library:
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        config = path.with_name(f"{name}.json")
+        text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+        config.write_text(json.dumps({"embed_dim": 32, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}))
+        open_clip.add_model_config(config)
+        torch.manual_seed(0)
+        model = open_clip.create_model(name, pretrained=None).eval()
+        torch.save(model.state_dict(), path)
+        transform = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False)
+        return end(model), transform
+
+    return make
+
+
+class Encoded(nn.Module):
+    """What OpenCLIP itself calls the encoded image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.model.encode_image(x, normalize=False))  # type: ignore[operator]
+
+
+def unprojected(model: nn.Module) -> nn.Module:
+    tower = model.get_submodule("visual")
+    tower.proj = None  # type: ignore[assignment]
+    return tower
+
+
+TINY_CLIP: dict[str, Any] = {"image_size": 224, "layers": 2, "width": 64, "patch_size": 32}
+# a tower that is a timm network behind a projection of OpenCLIP's
+TRUNK: dict[str, Any] = {"timm_model_name": "test_vit3", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
 
 
 def align_library(path: Path) -> Library:
@@ -141,7 +185,11 @@ CASES = (
     Case("dinov3:small-one", "siglip:base", timm_library("test_vit4")),
     Case("convnext:small-one", "convnext:base", timm_library("test_convnext")),
     Case("can:small-one", "can:base", masked_library),
-    Case("clip:small-one", "clip:base", clip_library),
+    Case("siglip:small-one", "siglip:base", timm_library("test_vit3")),
+    Case("dinov2:small", "dinov2:small", timm_library("vit_small_patch14_dinov2", 224)),
+    Case("clip:small-one", "clip:base", open_clip_library("tiny-clip", TINY_CLIP, unprojected)),
+    Case("clip:small-one@head=projection", "clip:base", open_clip_library("tiny-clip", TINY_CLIP, Encoded)),
+    Case("open_clip:tiny-trunk", "", open_clip_library("tiny-trunk", TRUNK, Encoded)),
     # at its own side: libraries round a resized picture to whole levels, of which many random layers make much
     Case("align:base", "align:base", align_library, canvas=289),
     Case("simclr:resnet50", "simclr:resnet50", simclr_library),
@@ -174,16 +222,16 @@ HOW = pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=py
 
 
 @HOW
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.partition(":")[0])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_family(case: Case, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / ("folder" if case.name.startswith("align") else "weights.pth")
     network, transform = case.library(path)
-    preset = PRESETS[case.like]
-    if case.name not in PRESETS:
-        model = MODELS.get(case.name) or network.pretrained_cfg["architecture"]
+    name = case.name.partition("@")[0]
+    if case.like and name not in PRESETS:
+        preset = PRESETS[case.like]
+        model = MODELS.get(name) or network.pretrained_cfg["architecture"]
         side = 160 if case.name.startswith("can") else preset.side
-        preset = dataclasses.replace(preset, name=case.name, model=model, side=side)
-        monkeypatch.setitem(PRESETS, case.name, preset)
+        monkeypatch.setitem(PRESETS, name, dataclasses.replace(preset, name=name, model=model, side=side))
     backbone = load(case.name, path, case.canvas)
     pictures = [transform(Image.fromarray(picture)) for picture in canvases(case.canvas)]
     with torch.inference_mode():
