@@ -154,7 +154,7 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
     rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.values()]
     for row in rows:
         print(f"{row['name']:50} {row['about']}")
-    print(f"any of them but onnx: may end in {ALLOWED}\n")
+    print(f"any of them but onnx:, control:pixels and control:statistics may end in {ALLOWED}\n")
     for preset in PRESETS.values():
         print(_shown(preset))
     return {

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, compose, helper
 from torch import nn
 
@@ -32,7 +33,10 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
     if not path.is_file():
         raise ConfigError(f"backbone {name}", str(path), "a file that exists")
     facts = _facts(path)
-    model = onnx.load(str(path))
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, OSError, ValueError) as error:
+        raise ConfigError(f"backbone {name}", f"{path}: {error}", "an ONNX file") from error
     side, source = _image_input(path, model)
     output = _output(path, model, facts.get("output"))
     _fix_batch(model, batch)
@@ -69,6 +73,8 @@ def _facts(path: Path) -> dict[str, Any]:
         for key in ("mean", "std"):
             red, green, blue = (float(v) for v in facts[key])
             facts[key] = (red, green, blue)
+        if not min(facts["std"]) > 0.0:
+            raise ValueError(f"std {facts['std']}, not above 0")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"preprocessing of {path.name}", f"{beside.name}: {error}", allowed) from error
     return dict(facts)

@@ -69,7 +69,8 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     config = open_clip.get_model_preprocess_cfg(whole)
     size = config.get("size", 224)
     side = int(size if isinstance(size, int) else size[0])
-    mean, std = (timm_family.rgb(trained.get(key, config[key])) for key in ("mean", "std"))
+    levels = {**config, **trained, **readout.levels}
+    mean, std = (timm_family.rgb(levels[key]) for key in ("mean", "std"))
     weights_hash = tensors_hash(tower.state_dict())
     read, pooling = read_at(name, tower, readout, side)
     module = Preprocessed(read, canvas=canvas, side=side, mean=mean, std=std).eval()

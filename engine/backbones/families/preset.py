@@ -39,7 +39,7 @@ def load(
     merged = readout.or_else(preset.readout) if readout.layer is None else readout
     backbone = _loaded(name, preset, merged, canvas, checkpoint)
     spec = backbone.spec
-    if readout == WHOLE:
+    if readout.place == WHOLE:
         spec = dataclasses.replace(spec, pooling=preset.pooling)
     if preset.loader == presets.OPEN_CLIP and checkpoint is None:
         spec = dataclasses.replace(spec, licence=preset.licence)  # open_clip states none

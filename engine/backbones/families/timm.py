@@ -93,7 +93,7 @@ def load_random(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = create(model)
-        config = data_config(network)
+        config = data_config(network) | readout.levels
         front = Preprocessed(network, canvas=canvas, **config)
         recalibrate(front, calibration_BSSC)
     weights = f"none: timm initialisation, seed {seed}"
@@ -188,7 +188,7 @@ def wrap(
 ) -> Backbone:
     """A float network with a timm data configuration as a Backbone. Raises ConfigError for a readout it has not got."""
     network = network.eval().requires_grad_(False)
-    config = config or data_config(network)
+    config = (config or data_config(network)) | readout.levels
     weights_hash = tensors_hash(network.state_dict())
     read, pooling = read_at(name, network, readout, config["side"])
     module = Preprocessed(read, canvas=canvas, **config).eval()

@@ -71,6 +71,7 @@ def test_blocks_and_pooling(tower: tuple[torch.nn.Module, Path]) -> None:
         backbone = load(folder, "align:base@pool=max")
         assert backbone.module is not None
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), found.last_hidden_state.amax((2, 3)))
+    assert load(folder, "align:base@pool=max,std=0.25").spec.std == (0.25, 0.25, 0.25)
     with pytest.raises(ConfigError, match="avg, max"):
         load(folder, "align:base@pool=cls")
 

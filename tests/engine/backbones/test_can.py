@@ -137,3 +137,10 @@ def test_a_layer(network: torch.nn.Module, tmp_path: Path) -> None:
     backbone = load(tmp_path / "w.pth", "can:small@layer=0")
     assert backbone.spec.pooling.startswith("cls, block 0")
     assert load(tmp_path / "w.pth", "can:small@pool=cls").spec.pooling == "cls"
+
+
+def test_normalisation_of_the_weights_is_given_with_them(network: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    own, given = (load(tmp_path / "w.pth", f"can:small{end}") for end in ("", "@mean=0.5,std=0.25"))
+    assert (given.spec.mean, given.spec.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert (given.spec.pooling, given.spec.weights_hash) == (own.spec.pooling, own.spec.weights_hash)

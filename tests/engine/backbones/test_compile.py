@@ -184,3 +184,10 @@ def test_onnx_file_without_preprocessing_is_refused(tmp_path: Path) -> None:
         load(f"onnx:{path}")
     with pytest.raises(ConfigError, match="a file that exists"):
         load("onnx:/nothing/there.onnx")
+    path.with_suffix(".json").write_text('{"mean": [0, 0, 0], "std": [1, 0, 1]}')
+    with pytest.raises(ConfigError, match="not above 0"):
+        load(f"onnx:{path}")
+    path.with_suffix(".json").write_text('{"mean": [0, 0, 0], "std": [1, 1, 1]}')
+    path.write_bytes(b"no graph")
+    with pytest.raises(ConfigError, match="an ONNX file"):
+        load(f"onnx:{path}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,21 @@ def read(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
         ("arch//data/a@x=1/w.pt", ("arch//data/a@x=1/w.pt", Readout())),
         ("arch//data/w@x=y.pt", ("arch//data/w@x=y.pt", Readout())),
         ("random:m@pool=max", ("random:m", Readout(pool="max"))),
+        ("m@mean=0.5,std=.25", ("m", Readout(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))),
+        ("m@layer=1,mean=0:0.4:1", ("m", Readout(1, mean=(0.0, 0.4, 1.0)))),
     ],
 )
 def test_options_of_a_name(rest: str, expected: tuple[str, Readout]) -> None:
     assert split("x", rest) == expected
 
 
-@pytest.mark.parametrize("option", ["layr=3", "layer=x", "layer=", "pool=mean", "pool=avg,pool=avg", "head=text"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("layr=3", "layer=x", "layer=", "pool=mean", "pool=avg,pool=avg", "head=text"),
+        *("mean=", "mean=124", "mean=1.5", "mean=0.1:0.2", "mean=avg", "std=0", "std=0.2:0:0.2", "std=0.5,std=0.5"),
+    ],
+)
 def test_bad_options_are_named(option: str) -> None:
     with pytest.raises(ConfigError, match=r"@layer=.*pool=cls\|avg.*head=projection"):
         registry.check_name(f"timm:test_vit@{option}")
@@ -200,6 +209,32 @@ def test_projection_of_an_attention_pooled_resnet_cannot_be_taken_off() -> None:
     assert open_clip.read_at("x", network, Readout(layer=-1), 64)[1] == "avg, block 4 of 0 to 4"
 
 
+def test_normalisation_is_given_in_a_name(weights: dict[str, Path]) -> None:
+    """The same weights behind other levels are another backbone, at a layer too."""
+    path = weights["test_vit"]
+    own, given = load("timm:test_vit", path), load("timm:test_vit@mean=0.1:0.2:0.3,std=0.25", path)
+    assert (given.spec.mean, given.spec.std) == ((0.1, 0.2, 0.3), (0.25, 0.25, 0.25))
+    assert (given.spec.weights_hash, given.spec.pooling) == (own.spec.weights_hash, own.spec.pooling)
+    assert own.spec.mean == (0.5, 0.5, 0.5)
+    side = given.spec.input_side
+    canvas = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
+    x = (canvas.permute(0, 3, 1, 2) / 255 - torch.tensor((0.1, 0.2, 0.3)).view(3, 1, 1)) / 0.25
+    layer = registry.load(
+        "timm:test_vit@layer=2,mean=0.1:0.2:0.3,std=0.25", registry.LoadContext(side, 2, 0, path, canvas.numpy)
+    )
+    for backbone in (registry.load(given.spec.name, registry.LoadContext(side, 2, 0, path, canvas.numpy)), layer):
+        assert backbone.module is not None
+        with torch.inference_mode():
+            torch.testing.assert_close(backbone.module(canvas), backbone.module.get_submodule("network")(x))
+
+
+def test_an_untrained_network_is_recalibrated_at_the_levels_that_it_is_given() -> None:
+    canvas = torch.randint(0, 256, (4, 160, 160, 3), dtype=torch.uint8)
+    context = registry.LoadContext(160, 4, 0, None, canvas.numpy)
+    own, given = (registry.load(f"control:random:test_resnet{end}", context) for end in ("", "@mean=0,std=1"))
+    assert own.spec.weights_hash != given.spec.weights_hash
+
+
 def test_names_with_options_have_slugs_of_their_own() -> None:
     names = ["timm:test_vit", "timm:test_vit@layer=1", "timm:test_vit@layer=-1", "timm:test_vit@layer=1,pool=avg"]
     slugs = {slug(name) for name in names}
@@ -209,6 +244,7 @@ def test_names_with_options_have_slugs_of_their_own() -> None:
 
 def test_each_readout_has_an_identity_of_its_own(weights: dict[str, Path]) -> None:
     context = registry.LoadContext(224, 2, 0, weights["test_vit"], lambda: np.zeros((1, 8, 8, 3), np.uint8))
-    one, other = (registry.identity(f"timm:test_vit@layer={i}", context) for i in (0, 1))
-    assert one is not None
-    assert one != other
+    options = ("layer=0", "layer=1", "mean=0.5", "mean=0.5,std=0.25")
+    found = [registry.identity(f"timm:test_vit@{each}", context) for each in options]
+    assert None not in found
+    assert all(a != b for a, b in itertools.combinations(found, 2))

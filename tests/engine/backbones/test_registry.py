@@ -215,6 +215,7 @@ def test_a_file_in_the_place_of_a_tag(tiny_coca: torch.nn.Module, file: str) -> 
     with torch.inference_mode():
         expected = tiny_coca.encode_image(x, normalize=False)  # type: ignore[operator]
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
+    assert load(f"{name}@mean=0:0.5:1").spec.mean == (0.0, 0.5, 1.0)
     with pytest.raises(ConfigError, match="a file that exists"):
         load("open_clip:coca_tiny/nothing.pth")
 
@@ -251,6 +252,25 @@ def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPa
     (tmp_path / "models--a--b" / "snapshots").mkdir(parents=True)
     hub.require_repository("x", "a/b")
     assert constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
+        ("open_clip:ViT-B-16/laion2b_s34b_b88k", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"),
+    ],
+)
+def test_a_repository_that_is_cached_in_part(
+    name: str, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / f"models--{repository.replace('/', '--')}" / "snapshots").mkdir(parents=True)
+    with pytest.raises(hub.WeightsError, match=rf"{repository}\) cannot be loaded"):
+        load(name)
 
 
 def test_a_plugin_family() -> None:
