@@ -16,6 +16,9 @@ from benchmarks import photographs
 from benchmarks.gpu_check import networks, tolerances
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
+from substyle.engine.estimate import measured
+from substyle.engine.estimate.devices import FULL
+from substyle.engine.estimate.variants import variant_bytes
 from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
 
@@ -156,10 +159,13 @@ def _decoding(bench: Bench) -> Row:
     # the host takes part in it: its time is part of the price
     timed = partial(bench.clock.seconds, limit=min(10.0, bench.left() / 4), warm=1, flush=False, ahead=False)
     seconds, ceiling = timed(lambda: decoder(blobs)), timed(lambda: alone.run(blob=arrays))
+    facts: dict[str, Any] = {"bytes a file": sum(map(len, blobs)) // len(blobs), "threads": THREADS}
+    if bench.sheet:  # as plans have it
+        facts[measured.fact("decode_bytes")] = bench.sheet.bandwidth * seconds["median"] / sizes.images
     return Row(
         PART, f"decode, resize and crop to {sizes.canvas}, batch {sizes.images}", MEASURED, unit="images",
         per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / ceiling["median"],
-        ceiling="DALI's decoder alone", facts={"bytes a file": sum(map(len, blobs)) // len(blobs), "threads": THREADS},
+        ceiling="DALI's decoder alone", facts=facts,
     )  # fmt: skip
 
 
@@ -196,12 +202,30 @@ def _rate(bench: Bench, title: str, names: tuple[str, ...]) -> Row:
     made_of = [name for name in names if base.get(name).made_by != "identity"]  # which takes nothing, nor counts
     mean = seconds["median"] / sizes.images / max(len(made_of), 1)
     facts: dict[str, Any] = {"us each": 1e6 * seconds["median"] / sizes.images, "us a variant": 1e6 * mean}
+    facts |= _planned(bench, names, styles, seconds["median"] / sizes.images)
     whole = set(names) == set(suite("substance31"))
     return Row(
         PART, f"{title}, batch {sizes.images}, side {sizes.canvas}", MEASURED, verdict(mean) if whole else "",
         unit="images", per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / least,
         ceiling="the measured copy", facts=facts | ({"goal, us a variant": 1e6 * GOAL} if whole else {}),
     )  # fmt: skip
+
+
+def _planned(bench: Bench, names: tuple[str, ...], styles: tuple[str, ...], each: float) -> dict[str, float]:
+    """The share of the data sheet, as plans count it, of passes of all styles and of all others; seconds a photograph.
+
+    Distinctness of styles is part of their pass here, of the other variants in a plan: it is little beside them.
+    """
+    sheet, side = bench.sheet, bench.sizes.canvas
+    if sheet is None or len(names) == 1 or 0 < len(styles) < len(names):
+        return {}
+    if styles:
+        try:
+            from substyle.engine.estimate.networks import styles as style_work
+        except ImportError:  # of a family of backbones: the rate is worth more than what a plan makes of it
+            return {}
+        return {measured.fact("styles"): style_work(styles, side).seconds(sheet, FULL) / each}
+    return {measured.fact("variants"): variant_bytes(names, side) / sheet.bandwidth / each}
 
 
 def verdict(mean: float) -> str:

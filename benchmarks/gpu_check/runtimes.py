@@ -16,7 +16,8 @@ from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.engine.backbones.gate import THRESHOLDS
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.runtimes.typed_export import Typed
-from substyle.engine.estimate.devices import Efficiency
+from substyle.engine.estimate import measured
+from substyle.engine.estimate.devices import FULL
 from substyle.engine.precision import Precision
 
 PART = "runtimes"
@@ -63,7 +64,8 @@ def _compiled(bench: Bench, label: str, model: str, mode: Mode, rates: dict[str,
     if _EAGER not in rates:
         rates[_EAGER] = _eager(bench, front, canvas)
     peers = {way: rate for way, rate in rates.items() if way != _COMPILED}
-    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, peers)
+    start, planned = partial(runtime.start, canvas), mode == bench.sizes.modes[0]
+    row = _rate(bench, name, model, start, runtime.stream, peers, planned=planned)
     row.text = fallback
     if row.per_s and runtime.fallback is None:
         rates.setdefault(_COMPILED, row.per_s)
@@ -135,15 +137,19 @@ def _rate(
     start: Callable[[], object],
     stream: torch.cuda.Stream | None,
     peers: dict[str, float],
+    *,
+    planned: bool = True,
 ) -> Row:
-    """Images a second from a canvas on the device to embeddings on the host."""
+    """Images a second from a canvas on the device to embeddings on the host; plans go by ways that `embed` takes."""
     sizes, sheet = bench.sizes, bench.sheet
     seconds = bench.clock.seconds(start, limit=bench.left() / 8, flush=False, stream=stream)
     per_s = sizes.images / seconds["median"]
     flop = networks.work(model, sizes.images)
     by_gemm = bench.gemm_flops / flop.flop
-    top = 1.0 / flop.seconds(sheet, Efficiency(1.0, 1.0)) if sheet else by_gemm
+    top = 1.0 / flop.seconds(sheet, FULL) if sheet else by_gemm
     facts = {"GFLOP an image": flop.flop / 1e9, "of the measured bf16 product": per_s / by_gemm}
+    if sheet and planned:
+        facts[measured.fact("backbones")] = per_s / top
     return Row(
         PART, f"{name}, batch {sizes.images}", MEASURED, unit="images", per_s=per_s, seconds=seconds, ceiling_per_s=top,
         ceiling=f"the roofline of {sheet.name}" if sheet else "the measured bf16 product", peers=peers, facts=facts,

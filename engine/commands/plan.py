@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from substyle.engine.estimate.devices import DEFAULT, Efficiency, card_of, device
+import substyle.engine
+from substyle.engine.estimate.devices import DALI_RATE, DEFAULT, DEVICES, card_of, device
+from substyle.engine.estimate.goal import CARD, goal
+from substyle.engine.estimate.measured import ASSUMED, GIVEN, MEASURED, Basis, basis
 from substyle.engine.estimate.plan import Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.study import Study, load_study
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import open_source
 
+RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # of a checkout
+_WORDS = {
+    "compute": "{:.2f} of the peak operations",
+    "bandwidth": "{:.2f} of the peak bandwidth",
+    "backbones": "backbones at {:.2f} of their roofline",
+    "styles": "styles at {:.2f} of theirs",
+    "variants": "other variants at {:.2f} of the peak bandwidth",
+}
+
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle plan STUDY.toml`: what the study takes on a GPU, by the roofline."""
     study = load_study(options.study)
     settings = study.settings()
+    card, remark = (options.gpu, "") if options.gpu else _present()
+    gpu = device(card)
+    shares = {name: value for name in ("compute", "bandwidth") if (value := getattr(options, name)) is not None}
+    stands_on = basis(card, options.measured or RESULTS, shares)
     made = plan_study(
         [choice.name for choice in study.backbones],
         settings.transformations,
         _photographs(options, study),
-        device(options.gpu or _present()),
+        gpu,
         count=options.count,
         canvas=settings.canvas,
         dtype=study.embed.dtype,
-        efficiency=Efficiency(compute=options.compute, bandwidth=options.bandwidth),
+        efficiency=stands_on.efficiency,
     )
-    _show(made, options)
-    return made.describe()
+    answer = made.describe() | {"remark": remark or None, **stands_on.describe()}
+    answer["goal"] = goal(stands_on.efficiency) if card == CARD else None
+    _show(made, answer, stands_on)
+    return answer
 
 
 def _photographs(options: argparse.Namespace, study: Study) -> int:
@@ -41,25 +60,44 @@ def _photographs(options: argparse.Namespace, study: Study) -> int:
     return min(count, study.limit) if study.limit else count
 
 
-def _present() -> str:
-    """The GPU of this machine if it is known, else the default."""
+def _present() -> tuple[str, str]:
+    """The GPU of this machine if it is known, else the default, and then why it is that."""
     import torch
 
-    if torch.cuda.is_available():
-        return card_of(torch.cuda.get_device_name()) or DEFAULT
-    return DEFAULT
+    if not torch.cuda.is_available():
+        return DEFAULT, f"no GPU is here: planned for {DEFAULT}; --gpu takes {', '.join(DEVICES)}"
+    name = torch.cuda.get_device_name()
+    known = card_of(name)
+    if known is not None:
+        return known, ""
+    return DEFAULT, (
+        f"the GPU of this machine, {name}, is none of {', '.join(DEVICES)}: planned for {DEFAULT}, whose peaks and "
+        f"memory are others; --gpu takes one of them"
+    )
 
 
-def _show(made: Plan, options: argparse.Namespace) -> None:
-    answer = made.describe()
+def _show(made: Plan, answer: dict[str, Any], stands_on: Basis) -> None:
+    if answer["remark"]:
+        print(answer["remark"])
+    rate = answer["embeddings_per_s"]
     print(
         f"{made.photographs:,} photographs × {made.variants} variants on {made.count} × {made.device.name}: "
-        f"{answer['hours']:.2f} hours, {answer['embeddings_per_s']:,.0f} embeddings/s, "
+        f"{answer['hours']:.2f} hours for embedding alone, "
+        f"{'no backbone that takes time' if rate is None else f'{rate:,.0f} embeddings/s'}, "
         f"{made.backbone_share:.2f} of the backbones alone; limited by {made.limiting.name}"
     )
+    print(f"the hours are of {answer['hours_of']}")
+    if answer["goal"]:
+        print(
+            f"goal: {answer['goal']['what']} within {answer['goal']['hours']:.2f} hours; "
+            f"planned in the same way: {answer['goal']['planned_hours']:.2f} hours"
+        )
     print(f"\n{'for one photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10}")
     for stage in made.stages:
-        print(f"{stage.name:48} {stage.flop / 1e9:10.1f} {stage.traffic / 1e6:10.1f} {stage.seconds * 1e6:10.1f}")
+        flop, moved = f"{stage.flop / 1e9:.1f}", f"{stage.traffic / 1e6:.1f}"
+        if stage.name == "decode":
+            flop = moved = "–"
+        print(f"{stage.name:48} {flop:>10} {moved:>10} {stage.seconds * 1e6:10.1f}")
     print(f"\n{'each backbone, alone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
     for cost in made.costs():
         rate, hours, size = cost["embeddings_per_s"], cost["gpu_hours"], cost["store_bytes"]
@@ -74,7 +112,25 @@ def _show(made: Plan, options: argparse.Namespace) -> None:
     )
     for table in made.tables:
         print(f"probes on {table.backbone}: {table.held}, {table.held_bytes / 1e9:.1f} GB on the GPU")
-    print(
-        f"\nassumed: {options.compute:.2f} of the peak operations, {options.bandwidth:.2f} of the peak bandwidth; "
-        f"nothing of this was run on a GPU"
-    )
+    print()
+    for line in _told(stands_on, made):
+        print(line)
+
+
+def _told(stands_on: Basis, made: Plan) -> list[str]:
+    """What was measured, given and assumed, a line for each."""
+    words: dict[str, list[str]] = {MEASURED: [], GIVEN: [], ASSUMED: []}
+    for name, source in stands_on.sources.items():
+        value = getattr(stands_on.efficiency, name)
+        decode = f"decode at {made.device.bandwidth / value:,.0f} photographs/s"
+        if source == ASSUMED:
+            decode += f" (DALI's {DALI_RATE:,} on an H100 with 70 CPU threads, by bandwidth)"
+        words[source].append(decode if name == "decode_bytes" else _WORDS[name].format(value))
+    lines = [f"{source}: {', '.join(said)}" for source, said in words.items() if said]
+    if words[MEASURED]:
+        lines[0] += f" (gpu-check: {stands_on.measurement})"
+        return [*lines, "the study itself was not run on a GPU"]
+    return [
+        *lines,
+        f"nothing of this was run on a GPU; `make gpu-check` measures it ({made.device.name} has no results)",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -35,26 +36,51 @@ DEVICES = {
 DEFAULT = "h100"
 
 
+DALI_RATE = 21_567  # photographs a second, see `Efficiency.decode_bytes`
+
+
 @dataclass(frozen=True)
 class Efficiency:
-    """How much of a GPU's peaks work reaches.
+    """How much of a GPU's peaks work reaches. Those that may be None are known where they were measured.
 
     Attributes:
         compute: of the operations a second in matrix products and convolutions. 0.6 is what AITemplate reaches with
             ViT-B/16 in fp16 on an A100 (5,273 images/s, 59.5 %).
         bandwidth: of the bytes a second to memory. Copies reach 0.9; kernels with more to do somewhat less.
-        decode_bytes: bytes moved for a photograph to be decoded, resized and cropped, at full bandwidth. From NVIDIA
-            DALI's continuous integration on an H100: nvJPEG and ResNet's preprocessing, 21,567 photographs a second.
+        decode_bytes: a photograph's decoding, resize and crop, in bytes of the GPU's full bandwidth. No traffic was
+            counted: it is a rate turned into bytes, so that other cards scale with their bandwidth, which is a guess.
+            The rate is from NVIDIA DALI's continuous integration on an H100, nvJPEG and ResNet's preprocessing fed by
+            70 CPU threads: 21,567 photographs a second, of 3.35 TB/s 155 MB each. Fewer threads, or larger
+            photographs than ImageNet's, decode more slowly.
+        backbones: of the roofline of whole networks, in place of the first two; a share of both peaks alike.
+        styles: likewise of the style networks.
+        variants: of the bytes a second, for the traffic that a plan counts for other variants; above 1 where several
+            are made from one reading.
     """
 
     compute: float = 0.6
     bandwidth: float = 0.8
-    decode_bytes: float = 3.35e12 / 21_567
+    decode_bytes: float = 3.35e12 / DALI_RATE
+    backbones: float | None = None
+    styles: float | None = None
+    variants: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("compute", "bandwidth"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ConfigError(f"efficiency.{name}", getattr(self, name), "a share above 0, at most 1")
+        for name, value in vars(self).items():
+            if value is None and name in ("backbones", "styles", "variants"):
+                continue
+            if name in ("decode_bytes", "variants"):
+                if not 0.0 < value < math.inf:
+                    raise ConfigError(f"efficiency.{name}", value, "a number above 0")
+            elif not 0.0 < value <= 1.0:
+                raise ConfigError(f"efficiency.{name}", value, "a share above 0, at most 1")
+
+    def of(self, measured: float | None) -> Efficiency:
+        """For networks whose share of the roofline was measured, that share; else what is assumed."""
+        return self if measured is None else Efficiency(compute=measured, bandwidth=measured)
+
+
+FULL = Efficiency(compute=1.0, bandwidth=1.0)  # the roofline itself
 
 
 def device(name: str) -> Device:

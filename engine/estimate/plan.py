@@ -11,12 +11,12 @@ import numpy as np
 
 from substyle.engine.estimate import networks
 from substyle.engine.estimate.devices import Device, Efficiency
+from substyle.engine.estimate.variants import variant_bytes
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.room import HOW, STREAMED, Room
-from substyle.pipelines.plugins import load_all
-from substyle.pipelines.transforms import base
 
 BATCH = 256  # of a GPU's engines
+HOURS_OF = "embedding alone: decode, variants, styles, backbones; no start-up, probes, analysis or report"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stage:
 
     Attributes:
         name: decode, variants, styles, or a backbone's.
-        flop: operations; traffic: bytes to and from the GPU's memory.
+        flop: operations; traffic: bytes to and from the GPU's memory; of decoding neither was counted.
         seconds: on one GPU.
     """
 
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Wall time of embedding everything."""
+        """Wall time of embedding everything: no start-up, probes, analysis or report."""
         return self.photographs * sum(stage.seconds for stage in self.stages) / self.count
 
     @property
@@ -103,17 +103,20 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """In plain JSON."""
         hours = self.seconds / 3600
-        embeddings = self.photographs * self.variants * len(self.tables)
+        each = self.photographs * self.variants
+        free = sum(cost["embeddings_per_s"] is None for cost in self.costs())
+        computed = each * (len(self.tables) - free)
         store = sum(table.store_bytes for table in self.tables)
         return {
             "gpu": self.device.name,
             "count": self.count,
             "photographs": self.photographs,
             "variants": self.variants,
-            "embeddings": embeddings,
+            "embeddings": each * len(self.tables),
             "hours": hours,
+            "hours_of": HOURS_OF,
             "gpu_hours": hours * self.count,
-            "embeddings_per_s": embeddings / self.seconds,
+            "embeddings_per_s": computed / self.seconds if computed else None,  # of backbones that take time
             "of_backbone_rate": self.backbone_share,
             "limiting": self.limiting.name,
             "store_bytes": store,
@@ -146,24 +149,21 @@ def plan(
     Raises:
         ConfigError: a backbone that cannot be planned for.
     """
-    load_all()
     efficiency = efficiency or Efficiency()
     pixels = canvas * canvas * 3
-    decode = efficiency.decode_bytes
-    plain = sum(base.get(name).made_by not in ("identity", "network") for name in transformations)
-    # a canvas is read and a variant written; both are read once more to see whether they differ
-    plain_bytes = plain * 4.0 * pixels
+    plain_bytes = variant_bytes(transformations, canvas)
+    plain_rate = device.bandwidth * (efficiency.variants or efficiency.bandwidth)
     styles = networks.styles(transformations, canvas)
     stages = [
-        Stage("decode", 0.0, decode, decode / device.bandwidth),
-        Stage("variants", 0.0, plain_bytes, plain_bytes / (device.bandwidth * efficiency.bandwidth)),
-        Stage("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency)),
+        Stage("decode", 0.0, 0.0, efficiency.decode_bytes / device.bandwidth),
+        Stage("variants", 0.0, plain_bytes, plain_bytes / plain_rate),
+        Stage("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency.of(efficiency.styles))),
     ]
     tables, weights, activations = [], 0.0, 0.0
     for name in backbones:
         facts = networks.backbone(name, BATCH)
         times = len(transformations)
-        seconds = times * facts.work.seconds(device, efficiency)
+        seconds = times * facts.work.seconds(device, efficiency.of(efficiency.backbones))
         stages.append(Stage(name, times * facts.work.flop, times * facts.work.traffic, seconds))
         weights += 2.0 * facts.parameters
         activations = max(activations, max((moved for _, moved in facts.work.products), default=0.0))

@@ -49,6 +49,21 @@ def test_the_verdict_on_the_mean_variant(mean: float, reached: bool) -> None:
     assert pixels.verdict(mean).startswith("goal reached" if reached else "goal not reached")
 
 
+def test_passes_say_what_plans_take_from_them() -> None:
+    bench = Bench(CPU, TINY)
+    bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"
+    names = suite("substance31")
+    styles = tuple(name for name in names if name.startswith("style"))
+    others = tuple(name for name in names if name not in styles)
+    assert set(pixels._planned(bench, others, (), 1e-6)) == {"plan: variants"}
+    assert set(pixels._planned(bench, styles, styles, 1e-6)) == {"plan: styles"}
+    assert pixels._planned(bench, names, styles, 1e-6) == pixels._planned(bench, ("swirl",), (), 1e-6) == {}
+    assert pixels._planned(Bench(CPU, TINY), others, (), 1e-6) == {}
+    (share,) = pixels._planned(bench, others, (), 1e-6).values()
+    moved = 25 * 4 * 3 * TINY.canvas**2
+    assert share == pytest.approx(moved / 3.35e12 / 1e-6)
+
+
 def test_wrong_pixels_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One transformation that moves by two levels, and a decoder that accepts everything, on the second device."""
     right_maker = pixels._maker

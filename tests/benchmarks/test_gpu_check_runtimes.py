@@ -15,13 +15,14 @@ import pytest
 import torch
 from benchmarks.gpu_check import networks, runtimes
 from benchmarks.gpu_check.__main__ import main
-from benchmarks.gpu_check.bench import TINY
+from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.plain_vit import SHAPES, PlainViT
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
 from tests.benchmarks.conftest import Run
 
 from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+from substyle.engine.estimate import measured
 from substyle.engine.estimate.work import of_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,6 +77,15 @@ def test_what_torch_could_not_compile_is_no_peer(run: Run, monkeypatch: pytest.M
     engine = next(row for row in data["rows"] if "TensorRT" in row["name"] and row["status"] == MEASURED)
     assert "torch.compile" not in engine["peers"]
     assert engine["text"].startswith("no verdict")
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_rate_says_what_plans_take_from_it(planned: bool) -> None:
+    bench = Bench(torch.device("cpu"), TINY)
+    bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"
+    row = runtimes._rate(bench, "test ViT, TensorRT", "test_vit", lambda: None, None, {}, planned=planned)
+    said = measured.fields([{"name": row.name, "facts": row.facts}])
+    assert said == ({"backbones": min(row.of_ceiling or 0.0, 1.0)} if planned else {})
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from substyle.engine import cli
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.estimate import networks
-from substyle.engine.estimate.devices import DEVICES, Device, Efficiency, card_of, device
+from substyle.engine.estimate.devices import DEVICES, FULL, Device, Efficiency, card_of, device
 from substyle.engine.estimate.plan import BATCH, plan
 from substyle.engine.estimate.work import Work, of_network
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.suites import suite
 
 H100 = DEVICES["h100"]
-FULL = Efficiency(compute=1.0, bandwidth=1.0)
 SUITE = suite("substance31")
 
 
@@ -142,6 +137,27 @@ def test_the_cost_of_each_backbone_and_of_what_they_share() -> None:
         assert table["gpu_hours"] == pytest.approx(seconds[table["backbone"]])  # 3600 photographs take hours of seconds
         assert table["embeddings_per_s"] == pytest.approx(31 / seconds[table["backbone"]])
     assert (answer["tables"][2]["embeddings_per_s"], answer["tables"][2]["gpu_hours"]) == (None, 0.0)
+    # what takes no time is stored, and is no part of the rate
+    assert answer["embeddings"] == 3 * 31 * 3600
+    assert answer["embeddings_per_s"] == pytest.approx(2 * 31 * 3600 / made.seconds)
+
+
+def test_controls_alone_have_no_rate() -> None:
+    answer = plan(["control:pixels", "control:statistics"], SUITE, 10, H100).describe()
+    assert (answer["embeddings"], answer["embeddings_per_s"]) == (620, None)
+
+
+def test_measured_shares_take_the_place_of_assumed_ones() -> None:
+    def stages(efficiency: Efficiency) -> dict[str, float]:
+        made = plan(["control:random:test_resnet"], SUITE, 10, H100, efficiency=efficiency)
+        return {stage.name: stage.seconds for stage in made.stages}
+
+    full = stages(FULL)
+    found = stages(Efficiency(decode_bytes=1e8, backbones=0.5, styles=0.25, variants=0.1))
+    assert found["decode"] == pytest.approx(1e8 / H100.bandwidth)
+    assert found["control:random:test_resnet"] == pytest.approx(full["control:random:test_resnet"] / 0.5)
+    assert found["styles"] == pytest.approx(full["styles"] / 0.25)
+    assert found["variants"] == pytest.approx(full["variants"] / 0.1)
 
 
 def test_more_gpus_faster_ones_and_more_photographs() -> None:
@@ -181,22 +197,12 @@ def test_backbones_that_cannot_be_planned_for(name: str, said: str) -> None:
 def test_unknown_gpus_and_shares_are_refused() -> None:
     with pytest.raises(ConfigError, match="h100, h200, a100, l4"):
         device("h900")
-    with pytest.raises(ConfigError, match="at most 1"):
-        Efficiency(compute=1.5)
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = tmp_path / "s.toml"
-    study.write_text('name = "s"\nbackbones = ["timm:vit_base_patch16_224"]\n')
-    command = ["plan", str(study), "--gpu", "a100", "--count", "8", "--json"]
-    assert cli.main([*command, "--photographs", "1331167"]) == 0
-    shown = capsys.readouterr().out
-    answer = json.loads(shown.splitlines()[-1])
-    assert (answer["gpu"], answer["count"], answer["photographs"]) == ("A100 SXM 80GB", 8, 1_331_167)
-    assert answer["gpu_hours"] == pytest.approx(8 * answer["hours"])
-    assert "nothing of this was run on a GPU" in shown
-    assert cli.main(command) == 2
-    assert "--photographs: got 'nothing'" in capsys.readouterr().err
+    for name in ("compute", "bandwidth", "backbones", "styles"):
+        with pytest.raises(ConfigError, match=rf"efficiency\.{name}: .*at most 1"):
+            Efficiency(**{name: 1.5})
+    for name in ("decode_bytes", "variants"):
+        with pytest.raises(ConfigError, match=rf"efficiency\.{name}"):
+            Efficiency(**{name: 0.0})
 
 
 @pytest.mark.parametrize(
