@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from benchmarks import preprocessing
 from tests.conftest import jpeg, photograph
+from torchvision.transforms import v2
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,3 +59,11 @@ def test_pillow_s_canvas_and_a_folder_s_photographs(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8nothing")
     assert len(preprocessing.photographs(tmp_path, 10)) == 3
     assert len(preprocessing.photographs(None, 2)) == 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(301, 500), (333, 251), (256, 257), (224, 640)])
+def test_pillow_s_canvas_shows_the_same_part_as_torchvision_s(width: int, height: int) -> None:
+    picture = photograph(1, width, height)
+    bicubic = v2.InterpolationMode.BICUBIC
+    transform = v2.Compose([v2.Resize(256, bicubic), v2.CenterCrop(224)])
+    assert np.array_equal(preprocessing.by_pillow(picture), np.asarray(transform(picture)))
