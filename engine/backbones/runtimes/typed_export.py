@@ -10,6 +10,7 @@ from torch import nn
 
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.runtimes.onnx_weights import settle
 from substyle.engine.precision import Precision
 from substyle.kernels.errors import SubstyleError
 
@@ -63,7 +64,7 @@ def typed_graph(module: nn.Module, precision: Precision, *, canvas: int, batch: 
     Raises:
         SubstyleError: a module whose preprocessing cannot be told from its network.
     """
-    return export(Typed(as_typed(module), precision).eval(), canvas=canvas, batch=batch)
+    return settle(export(Typed(as_typed(module), precision).eval(), canvas=canvas, batch=batch))
 
 
 def cast_first(graph: bytes) -> bytes:

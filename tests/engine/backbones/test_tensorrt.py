@@ -99,6 +99,37 @@ def test_a_typed_graph_gives_the_module_s_embeddings(
         np.testing.assert_allclose(got, module(torch.from_numpy(canvases())).numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def normalised() -> Preprocessed:
+    """Convolutions with batch normalisations, which the exporter folds into them."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, 2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, DIM, 3),
+        nn.BatchNorm2d(DIM),
+    ]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval().requires_grad_(False)
+    half = (0.5, 0.5, 0.5)
+    return Preprocessed(network, canvas=CANVAS, side=32, mean=half, std=half).eval()
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_normalisations_are_folded_in_the_network_s_type(
+    normalised: Preprocessed, precision: Precision, kind: int
+) -> None:
+    model = typed_graph(normalised, precision, canvas=CANVAS, batch=BATCH)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    convolved = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolved) == 2
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    assert {weights[name].data_type for node in convolved for name in node.input[1:]} == {kind}
+    assert {name for node in model.graph.node for name in node.input} >= weights.keys(), "nothing is left over"
+    if tensorrt_build.installed():
+        assert len(build(model.SerializeToString(), batch=BATCH, canvas=CANVAS)) > 1000
+
+
 def test_other_modules_are_refused() -> None:
     with pytest.raises(SubstyleError, match="Linear"):
         typed_graph(nn.Linear(2, 2), "bf16", canvas=CANVAS, batch=BATCH)
