@@ -218,7 +218,9 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--batch", type=int, help="images in one run of a network (32 on a CPU, 256 on a GPU)")
     embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
     _device(embed, default="auto")
-    embed.add_argument("--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32 or int8")
+    embed.add_argument(
+        "--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32, int8 or fp8"
+    )
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
     embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")

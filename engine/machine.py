@@ -62,7 +62,7 @@ class Stage:
 def this_machine() -> Machine:
     """The machine of this process."""
     gpus, no_gpu = _gpus()
-    names = ("torch", "openvino", "triton", *_DALI, _STYLES, *_TENSORRT, *_RTX, *_FAISS)
+    names = ("torch", "openvino", "nncf", "triton", *_DALI, _STYLES, *_TENSORRT, *_RTX, *_FAISS)
     return Machine(gpus, no_gpu, _torch_cuda(), artefacts.versions(*names))
 
 
@@ -119,6 +119,22 @@ def _backbones(machine: Machine, device: str, no_gpu: str) -> Stage:
         return Stage("backbones", device, tensorrt or f"torch.compile, {torch}", why)
     why = no_gpu if openvino else f"{no_gpu}; openvino is not installed: torch.compile takes its place"
     return Stage("backbones", device, openvino or f"torch.compile, {torch}", why)
+
+
+def eight_bits(machine: Machine) -> str:
+    """Which precisions of 8 bits backbones can be asked for with ``device = "auto"``, or why there are none."""
+    openvino = machine.first(("openvino",))
+    if machine.no_gpu or machine.torch_cuda is None:
+        if not openvino:
+            return "none: torch.compile has none, and openvino is not installed"
+        nncf = machine.first(("nncf",))
+        return f"int8 ({openvino}, {nncf})" if nncf else "none: nncf is not installed (extra int8)"
+    tensorrt = machine.first(_TENSORRT)
+    if not tensorrt:
+        return "none: torch.compile has none, and tensorrt is not installed"
+    if not openvino:
+        return "none: openvino, which measures what is quantised, is not installed"
+    return f"int8, and fp8 on cards of compute capability 8.9 or above ({tensorrt}; not yet run on hardware)"
 
 
 def _neighbours(machine: Machine) -> Stage:

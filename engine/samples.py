@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache
+from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.samples import fingerprint
 from substyle.engine.workshop import Workshop
@@ -114,9 +115,9 @@ class Samples:
         self._decoded()
         pairs = [(key, canvas) for key in self._others if (canvas := self._decode(key)) is not None]
         if not pairs:
-            raise ConfigError("precision", "int8", f"more than {GATE_IMAGES} photographs that decode")
+            raise ConfigError("precision", "8 bits", f"more than {GATE_IMAGES} photographs that decode")
         names = self.workshop.settings.transformations
-        size = self.workshop.config.graph_images
+        size = graph_batch(self.workshop.config.images)
         make = self.workshop.maker(names)
         # variants of `size` photographs at a time; transformation t keeps those of the t-th group, going round
         groups = [[pairs[(first + i) % len(pairs)] for i in range(size)] for first in range(0, len(pairs), size)]

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from substyle.engine.backbones import cache
-from substyle.engine.precision import AUTO, INT8, PRECISIONS
+from substyle.engine.precision import AUTO, EIGHT_BITS, FP8, INT8, PRECISIONS
 from substyle.kernels.device import as_device, there
 from substyle.kernels.errors import ConfigError
 
 RUNTIMES = ("openvino", "tensorrt", "torch")
 ON_CPU, ON_GPU = ("openvino", "torch"), ("tensorrt", "torch")  # what there is on each, the first taken where it can be
+_IN_EIGHT_BITS = {"openvino": (INT8,), "tensorrt": EIGHT_BITS}
+_FP8_FROM = (8, 9)  # compute capability of the first cards that multiply numbers of 8 bits with a point
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
 
 
@@ -57,8 +59,16 @@ class Target:
         return {"device": "cuda", "gpu": torch.cuda.get_device_name(self.torch_device)}
 
     def require_precision(self, field: str, precision: str) -> None:
-        """Raise ConfigError where the runtime has no such arithmetic."""
+        """Raise ConfigError where the runtime or the card has no such arithmetic."""
         require_precision(self.runtime, field, precision)
+        if precision == FP8 and self.on_gpu:
+            card = torch.cuda.get_device_properties(self.torch_device)
+            if (card.major, card.minor) < _FP8_FROM:
+                major, minor = _FP8_FROM
+                why = (
+                    f"{card.name} has compute capability {card.major}.{card.minor}, and fp8 begins with {major}.{minor}"
+                )
+                raise ConfigError(field, precision, f"{', '.join((AUTO, *PRECISIONS, INT8))} ({why})")
 
 
 OPENVINO_ON_CPU = Target()
@@ -66,10 +76,12 @@ OPENVINO_ON_CPU = Target()
 
 def require_precision(runtime: str, field: str, precision: str) -> None:
     """Raise ConfigError where a runtime has no such arithmetic."""
-    if precision == INT8 and runtime not in (AUTO, "openvino"):
-        allowed = ", ".join((AUTO, *PRECISIONS))
+    known = _IN_EIGHT_BITS.get(runtime, EIGHT_BITS if runtime == AUTO else ())
+    if precision in EIGHT_BITS and precision not in known:
+        allowed = ", ".join((AUTO, *PRECISIONS, *known))
+        places = ['runtime = "tensorrt" on a GPU', *(['"openvino" on a CPU'] if precision == INT8 else [])]
         raise ConfigError(
-            field, precision, f'{allowed} with the runtime {runtime}; int8 is there with runtime = "openvino" on a CPU'
+            field, precision, f"{allowed} with the runtime {runtime}; {precision} is there with {' or '.join(places)}"
         )
 
 

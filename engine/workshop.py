@@ -37,7 +37,7 @@ class EmbedConfig:
             of these that is installed.
         precision: arithmetic of compiled backbones: bf16, fp16, fp32; auto, which in OpenVINO is bf16 with as many of a
             backbone's first layers in float32 as its gate asks for, elsewhere the first of bf16, fp16, fp32 that
-            passes it; or int8, in OpenVINO alone, quantised on photographs of the source.
+            passes it; or int8 (OpenVINO, TensorRT) or fp8 (TensorRT), quantised on photographs of the source.
         dtype: type of stored embeddings: float16 or float32.
         shard_rows: R, images in a unit of work, a power of two; 0 chooses one that takes under two minutes.
     """

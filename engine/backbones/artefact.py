@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from substyle.engine.backbones import cache
 from substyle.engine.backbones.fixed_batch import FixedBatch, InPieces
@@ -12,7 +12,7 @@ from substyle.engine.backbones.runtimes.torch import TorchModule, TorchOnDevice
 from substyle.engine.backbones.samples import GateSamples
 from substyle.engine.backbones.source import Source
 from substyle.engine.backbones.spec import Embed
-from substyle.engine.precision import INT8, Precision, as_precision
+from substyle.engine.precision import EightBits, Precision, as_eight_bits, as_precision
 from substyle.engine.target import OPENVINO_ON_CPU, Target
 from substyle.kernels.errors import ConfigError
 
@@ -24,24 +24,28 @@ class Mixture:
     Attributes:
         precision: of the graph.
         float32_layers: how many of its first layers stay in float32.
-        unquantised_layers: with int8, how many of its first layers stay in bf16.
+        unquantised_layers: with int8 or fp8, how many of its first layers are not.
+        between: with int8 or fp8, what those and all between products are computed in.
     """
 
-    precision: Precision | Literal["int8"]
+    precision: Precision | EightBits
     float32_layers: int = 0
     unquantised_layers: int = 0
+    between: Precision = "bf16"
 
     def describe(self) -> dict[str, Any]:
         """This mixture in plain JSON."""
         described = {"precision": self.precision, "float32_layers": self.float32_layers}
-        return {**described, "unquantised_layers": self.unquantised_layers} if self.precision == INT8 else described
+        if as_eight_bits(self.precision) is None:
+            return described
+        return {**described, "unquantised_layers": self.unquantised_layers, "between": self.between}
 
     @staticmethod
     def of(found: dict[str, Any]) -> Mixture:
         """From plain JSON, whatever else stands in it."""
         count, unquantised = int(found["float32_layers"]), int(found.get("unquantised_layers", 0))
-        if found["precision"] == INT8:
-            return Mixture(INT8, count, unquantised)
+        if kind := as_eight_bits(found["precision"]):
+            return Mixture(kind, count, unquantised, as_precision(found.get("between", "bf16")))
         return Mixture(as_precision(found["precision"]), count)
 
 
@@ -50,7 +54,7 @@ class Artefact(ABC):
 
     Args:
         source: the backbone.
-        samples: what it is gated on, and whose further photographs an int8 graph is quantised on.
+        samples: what it is gated on, and whose further photographs a graph in 8 bits is quantised on.
         batch: batch of the graph; canvas: canvas side S in pixels; threads: CPU threads of a runtime.
         target: the device.
     """

@@ -14,7 +14,7 @@ from substyle.engine.backbones.quantise import quantised, require_nncf, unpacked
 from substyle.engine.backbones.runtimes.openvino import Model, OpenVINOGraph
 from substyle.engine.backbones.runtimes.openvino_mixed import layers
 from substyle.engine.backbones.spec import Embed
-from substyle.engine.precision import INT8, Precision
+from substyle.engine.precision import INT8, Precision, as_precision
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 BLOBS = "openvino"  # folder in the cache
@@ -80,11 +80,10 @@ class OpenVINOArtefact(Artefact):
     def runtime(self, mixture: Mixture, *, keep: bool = False) -> FixedBatch:
         """The graph compiled; with ``keep``, from the blob that is kept of it."""
         int8 = mixture.precision == INT8
-        arithmetic: Precision = "bf16" if mixture.precision == "int8" else mixture.precision
         key = self.int8_key(mixture.unquantised_layers) if int8 else self.key
         graph = OpenVINOGraph(
             partial(self._int8, key, mixture.unquantised_layers) if int8 else lambda: self.onnx,
-            precision=arithmetic,
+            precision="bf16" if int8 else as_precision(mixture.precision),
             threads=self.threads,
             streams=self.threads,
             float32_layers=mixture.float32_layers,

@@ -72,8 +72,8 @@ class CompileOptions:
     Attributes:
         batch: compiled batch B; canvas: canvas side S in pixels; threads: CPU threads of one inference.
         precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16, with as many of the first layers in float32
-            as the gate asks for, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8``, in OpenVINO alone:
-            8-bit products, with as many of the first layers in bf16.
+            as the gate asks for, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8`` (OpenVINO, TensorRT)
+            and ``fp8`` (TensorRT): 8-bit products, with as many of the first layers in bf16.
         dtype: type of the store's embeddings; the gate compares after its cast.
         target: device and runtime.
     """

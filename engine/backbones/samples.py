@@ -86,7 +86,7 @@ class GivenSamples:
     def further(self) -> Sequence[NDArray[np.uint8]]:
         """The others. Raises ConfigError where there are none."""
         if not self.further_GSSC:
-            raise ConfigError("precision", "int8", "photographs beside those of the gate, for quantisation")
+            raise ConfigError("precision", "8 bits", "photographs beside those of the gate, for quantisation")
         return self.further_GSSC
 
     def further_fingerprint(self) -> str:

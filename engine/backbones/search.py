@@ -13,7 +13,7 @@ from substyle.engine.backbones import cache, gate
 from substyle.engine.backbones.artefact import Artefact, Mixture
 from substyle.engine.backbones.runtimes.tensorrt_build import EngineError
 from substyle.engine.backbones.samples import GateSamples
-from substyle.engine.precision import AUTO, INT8, Precision, as_precision
+from substyle.engine.precision import AUTO, EightBits, Precision, as_eight_bits, as_precision
 
 _EVERY = 3  # the search for float32 layers looks at every third variant, the final gate at all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
@@ -54,8 +54,8 @@ class Search:
 
     def _search(self) -> dict[str, Any]:
         """The gate's result with the precision that passed it; with ``auto``, searched for."""
-        if self.precision == INT8:
-            return self._search_int8()
+        if kind := as_eight_bits(self.precision):
+            return self._search_eight_bits(kind)
         if self.precision != AUTO:
             mixture = Mixture(as_precision(self.precision))
             return self._passed(mixture, self._check(mixture, 1))
@@ -73,8 +73,8 @@ class Search:
                 continue
             if count:
                 print(
-                    f"{self.name}: bf16 with the first {count} of {total} layers in float32 passes the gate (cosine "
-                    f"min {result.cosine_min:.5f}); with fewer: {trouble}",
+                    f"{self.name}: bf16 with the first {count} of {total} layers in float32 passes the gate "
+                    f"(cosine min {result.cosine_min:.5f}); with fewer: {trouble}",
                     file=sys.stderr,
                 )
             return self._passed(mixture, result)
@@ -94,15 +94,18 @@ class Search:
         mixture = Mixture(ladder[-1])
         return self._passed(mixture, self._check(mixture, 1))
 
-    def _search_int8(self) -> dict[str, Any]:
-        """The gate's result with the fewest first layers in bf16, of a few numbers of them; each takes a quantisation.
+    def _search_eight_bits(self, precision: EightBits) -> dict[str, Any]:
+        """The gate's result with the fewest first layers in 16 bits, of a few numbers of them.
 
-        Raises GateError of the last where none passes.
+        What stays in 16 bits is of the first such type that passes the gate alone. Raises GateError of the last where
+        none passes.
         """
+        narrow = [kind for kind in self.artefact.ladder if kind != "fp32"]
+        between = as_precision(self._first_that_passes(narrow)["precision"]) if narrow else "bf16"
         total = self.artefact.layers()
         trouble: gate.GateError | None = None
         for count in sorted({total * part // 16 for part in _UNQUANTISED}):
-            mixture = Mixture(INT8, unquantised_layers=count)
+            mixture = Mixture(precision, unquantised_layers=count, between=between)
             try:
                 result = self._check(mixture, 1)
             except gate.GateError as error:
@@ -110,13 +113,13 @@ class Search:
                 continue
             if count:
                 print(
-                    f"{self.name}: int8 with the first {count} of {total} layers in bf16 passes the gate (cosine min "
-                    f"{result.cosine_min:.5f}); with fewer: {trouble}",
+                    f"{self.name}: {precision} with the first {count} of {total} layers in {between} passes the "
+                    f"gate (cosine min {result.cosine_min:.5f}); with fewer: {trouble}",
                     file=sys.stderr,
                 )
             return self._passed(mixture, result)
         assert trouble is not None
-        raise gate.GateError(f"{trouble}. Nor does it with up to half of its first layers in bf16")
+        raise gate.GateError(f"{trouble}. Nor does it with up to half of its first layers in {between}")
 
     def _fewest_float32_layers(self, total: int) -> tuple[int, gate.GateError | None]:
         """By bisection on some of the variants: how many layers pass there, and what fewer of them failed with."""

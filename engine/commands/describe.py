@@ -42,7 +42,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle doctor`: versions, devices, what runs where and why, cache; no package is imported to find out."""
     del options
     from substyle.engine.backbones import cache
-    from substyle.engine.machine import stages, this_machine
+    from substyle.engine.machine import eight_bits, stages, this_machine
 
     machine = this_machine()
     wanted = _wanted(bool(machine.gpus), machine.versions)
@@ -56,6 +56,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
         "bf16": "avx512_bf16" in cache.device() or "amx_bf16" in cache.device(),
         "gpus": list(machine.gpus),
         "torch_cuda": machine.torch_cuda,
+        "eight_bits": eight_bits(machine),
         "stages": [dataclasses.asdict(stage) for stage in where],
         "cache": str(cache.root()),
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
@@ -70,6 +71,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     print('what runs where with device = "auto":')
     for stage in where:
         print(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip())
+    print(f"backbones in 8 bits: {answer['eight_bits']}")
     print("packages:")
     for name, use in wanted.items():
         print(f"  {name:34} {packages[name] or 'MISSING':12} {use}")

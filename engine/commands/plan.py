@@ -12,6 +12,7 @@ from substyle.engine.estimate.goal import CARD, goal
 from substyle.engine.estimate.measured import ASSUMED, GIVEN, MEASURED, Basis, basis
 from substyle.engine.estimate.plan import Plan
 from substyle.engine.estimate.plan import plan as plan_study
+from substyle.engine.precision import as_eight_bits
 from substyle.engine.study import Study, load_study
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import open_source
@@ -44,6 +45,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
         dtype=study.embed.dtype,
         efficiency=stands_on.efficiency,
     )
+    remark = "; ".join(filter(None, (remark, _eight_bits(study))))
     answer = made.describe() | {"remark": remark or None, **stands_on.describe()}
     answer["goal"] = goal(stands_on.efficiency) if card == CARD else None
     _show(made, answer, stands_on)
@@ -58,6 +60,14 @@ def _photographs(options: argparse.Namespace, study: Study) -> int:
         raise ConfigError("--photographs", "nothing", "their number, or --images with what is to be counted")
     count = len(open_source(images, study.source).records)
     return min(count, study.limit) if study.limit else count
+
+
+def _eight_bits(study: Study) -> str:
+    """That a study's backbones in 8 bits are planned as others, where it has any."""
+    asked = {choice.precision or study.embed.precision for choice in study.backbones}
+    if not any(map(as_eight_bits, asked)):
+        return ""
+    return "backbones in 8 bits are counted as bf16: what int8 and fp8 save has not been measured on a GPU"
 
 
 def _present() -> tuple[str, str]:

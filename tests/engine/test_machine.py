@@ -15,7 +15,7 @@ import pytest
 from substyle.engine import machine
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
-from substyle.engine.machine import Machine, stages, this_machine
+from substyle.engine.machine import Machine, eight_bits, stages, this_machine
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = {
@@ -96,6 +96,22 @@ def test_what_is_missing_is_named(made: Machine, stage: str, device: str, librar
     assert found[0] == device
     assert library in found[1]
     assert why in found[2]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (GPU, "int8, and fp8 on cards of compute capability 8.9 or above (tensorrt 10.9; not yet run on hardware)"),
+        (without(GPU, "tensorrt"), "tensorrt is not installed"),
+        (without(GPU, "openvino"), "none: openvino, which measures what is quantised, is not installed"),
+        (CPU, "none: nncf is not installed (extra int8)"),
+        (replace(CPU, versions={**CPU.versions, "nncf": "3.4"}), "int8 (openvino 2026.1, nncf 3.4)"),
+        (replace(GPU, torch_cuda=None), "nncf is not installed"),
+        (without(CPU, "openvino"), "none: torch.compile has none, and openvino is not installed"),
+    ],
+)
+def test_8_bits_are_told_with_what_they_take(made: Machine, said: str) -> None:
+    assert said in eight_bits(made)
 
 
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

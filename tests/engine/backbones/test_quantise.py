@@ -106,7 +106,7 @@ def test_missing_nncf_is_said(source: Source, monkeypatch: pytest.MonkeyPatch) -
 
 def test_int8_is_for_backbones_alone() -> None:
     assert EmbedConfig(precision="int8").precision == "int8"
-    with pytest.raises(ConfigError, match="auto, fp32, bf16, fp16, int8"):
+    with pytest.raises(ConfigError, match="auto, fp32, bf16, fp16, int8, fp8"):
         EmbedConfig(precision="int4")
     with pytest.raises(ConfigError, match=r"fp32, bf16, fp16$"):
         as_precision("int8", "style_precision")

@@ -148,3 +148,14 @@ def test_the_card_that_is_here(
     else:
         assert remark in answer["remark"]
         assert shown.startswith(answer["remark"])
+
+
+def test_backbones_in_8_bits_are_counted_as_others(
+    study: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, answer = planned(study, results, capsys)
+    assert "8 bits" not in plain
+    study.write_text(study.read_text() + '[embed]\nprecision = "int8"\n')
+    shown, quantised = planned(study, results, capsys)
+    assert "backbones in 8 bits are counted as bf16" in shown
+    assert quantised["hours"] == answer["hours"]
