@@ -42,8 +42,8 @@ def run(quick: bool) -> list[Row]:
         folder = Path(place)
         rows = [_alone(folder, lite0, 64 if quick else 256, 1 if quick else 5)]
         if not quick:
-            rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 48, 4))
-            rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 128, 4))
+            rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 128, 3))
+            rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 384, 3))
             rows.append(new_backbone.row(folder, _linked(folder, 64), repeats=3))
         rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 32, layouts=(False, True)))
         if not quick:
