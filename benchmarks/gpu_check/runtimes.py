@@ -1,4 +1,4 @@
-"""Part: backbones in bf16 by torch.compile and by TensorRT: embeddings against float32, images a second."""
+"""Part: backbones in bf16 by torch.compile and by TensorRT, there in 8 bits too: against float32, images a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_check import networks
+from benchmarks.gpu_check import eight_bits, networks
 from benchmarks.gpu_check.bench import Bench, Mode
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.engine.backbones.gate import THRESHOLDS
@@ -18,7 +18,7 @@ from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.runtimes.typed_export import Typed
 from substyle.engine.estimate import measured
 from substyle.engine.estimate.devices import FULL
-from substyle.engine.precision import Precision
+from substyle.engine.precision import EIGHT_BITS, EightBits, Precision
 
 PART = "runtimes"
 PRECISION: Precision = "bf16"
@@ -40,6 +40,9 @@ def run(bench: Bench) -> Iterator[Job]:
         yield f"{label}, {_COMPILED}", partial(_compiled, bench, label, model, bench.sizes.modes[0], rates[label])
         yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, rates[label])
     label, model = named[0]
+    for precision in EIGHT_BITS:
+        job = partial(_eight_bits, bench, label, model, precision, rates[label])
+        yield f"{label}, {_ENGINE}, {precision}", job
     yield f"{label}, {_COMPILED}, tuned", partial(_tuned, bench, label, model, rates[label])
 
 
@@ -104,6 +107,30 @@ def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> 
     yield row
 
 
+def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rates: dict[str, float]) -> Iterator[Row]:
+    """What 8 bits gain. How near they come is told and not judged: weights are random, and a gate sees trained ones."""
+    from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build
+
+    name = f"{label}, {_ENGINE}, {precision}"
+    if tensorrt_build.installed() != "tensorrt":
+        yield skipped(PART, name, "tensorrt is not installed")
+        return
+    if why := eight_bits.lacking(bench.device, precision):
+        yield skipped(PART, name, why)
+        return
+    bench.require(BUILT)
+    sizes = bench.sizes
+    front = networks.backbone(model, sizes.canvas)
+    graph = eight_bits.graph(front, precision, canvas=sizes.canvas, batch=sizes.images)
+    engine = tensorrt_build.build(graph, batch=sizes.images, canvas=sizes.canvas)
+    runtime = tensorrt.TensorRTGraph(engine, bench.device)
+    found = _compared(bench, front, runtime)
+    canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
+    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates), planned=False)
+    row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
+    yield row
+
+
 def verdict(row: Row) -> str:
     """Whether an engine is faster than what torch.compile makes of the same network in the same run."""
     times = row.times_faster.get(_COMPILED)
@@ -115,6 +142,15 @@ def verdict(row: Row) -> str:
 def _against_float32(
     bench: Bench, name: str, front: Preprocessed, runtime: Callable[[torch.Tensor], object], text: str
 ) -> Row:
+    found = _compared(bench, front, runtime)
+    allowed = THRESHOLDS[PRECISION]
+    words = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f} (needed {allowed})"
+    return correctness(
+        PART, name, found.least >= allowed, "; ".join(filter(None, (words, text))), images=bench.sizes.compared
+    )
+
+
+def _compared(bench: Bench, front: Preprocessed, runtime: Callable[[torch.Tensor], object]) -> networks.Comparison:
     sizes = bench.sizes
     canvas = networks.canvases(sizes.compared, sizes.canvas)
     pieces = [torch.as_tensor(runtime(piece)) for piece in torch.split(canvas, sizes.images)]
@@ -122,12 +158,7 @@ def _against_float32(
     with exact(), torch.no_grad():
         expected = torch.cat([reference(piece.to(bench.device)).cpu() for piece in torch.split(canvas, 32)])
     front.to("cpu")
-    found = networks.compared(torch.cat(pieces), expected)
-    allowed = THRESHOLDS[PRECISION]
-    words = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f} (needed {allowed})"
-    return correctness(
-        PART, name, found.least >= allowed, "; ".join(filter(None, (words, text))), images=sizes.compared
-    )
+    return networks.compared(torch.cat(pieces), expected)
 
 
 def _rate(

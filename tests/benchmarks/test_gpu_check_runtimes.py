@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from benchmarks.gpu_check import networks, runtimes
+from benchmarks.gpu_check import eight_bits, networks, runtimes
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.plain_vit import SHAPES, PlainViT
@@ -53,14 +54,18 @@ def stand_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_build, "build", lambda onnx, *, batch, canvas: b"engine of " + onnx)
     monkeypatch.setattr(typed_export, "typed_graph", graph)
     monkeypatch.setattr(tensorrt, "TensorRTGraph", Engine)
+    monkeypatch.setattr(eight_bits, "graph", lambda front, precision, **how: b"graph")
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_tensorrt_stands_beside_torch_compile(run: Run) -> None:
     code, data = run("--only", "runtimes")
     assert code == 0
-    compiled, engine, tuned = [row for row in data["rows"] if row["status"] == MEASURED]
-    assert [row["status"] for row in data["rows"] if "TensorRT" in row["name"]] == [PASSED, MEASURED]
+    compiled, engine, int8, fp8, tuned = [row for row in data["rows"] if row["status"] == MEASURED]
+    assert [row["status"] for row in data["rows"] if "TensorRT" in row["name"]] == [PASSED, *[MEASURED] * 3]
+    assert ("int8" in int8["name"], "fp8" in fp8["name"]) == (True, True)
+    assert int8["peers"]["TensorRT"] == engine["per_s"]
+    assert not measured.fields([int8, fp8]), "plans are of bf16"
     assert list(engine["peers"]) == ["eager torch, bf16, channels_last", "torch.compile"]
     times = engine["times_faster"]["torch.compile"]
     assert times == pytest.approx(engine["per_s"] / compiled["per_s"])
@@ -77,6 +82,20 @@ def test_what_torch_could_not_compile_is_no_peer(run: Run, monkeypatch: pytest.M
     engine = next(row for row in data["rows"] if "TensorRT" in row["name"] and row["status"] == MEASURED)
     assert "torch.compile" not in engine["peers"]
     assert engine["text"].startswith("no verdict")
+
+
+def test_a_graph_in_8_bits_has_them() -> None:
+    front = networks.backbone("test_vit", 64)
+    model = onnx.load_from_string(eight_bits.graph(front, "int8", canvas=64, batch=10))
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 10
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 10
+
+
+def test_a_card_without_fp8_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="A100", major=8, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert "A100 has compute capability 8.0" in eight_bits.lacking(torch.device("cuda:0"), "fp8")
+    assert not eight_bits.lacking(torch.device("cuda:0"), "int8")
 
 
 @pytest.mark.parametrize("planned", [True, False])
@@ -100,8 +119,8 @@ def test_the_verdict(rate: float, said: str) -> None:
 def test_without_tensorrt_the_row_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, there: str | None) -> None:
     monkeypatch.setattr(tensorrt_build, "installed", lambda: there)
     _, data = run("--only", "runtimes")
-    (row,) = [row for row in data["rows"] if "TensorRT" in row["name"]]
-    assert row["status"] == SKIPPED
+    row, *others = [row for row in data["rows"] if "TensorRT" in row["name"]]
+    assert [one["status"] for one in (row, *others)] == [SKIPPED] * 3
     assert row["text"].startswith("tensorrt is not installed")
     assert ("tensorrt_rtx" in row["text"]) == bool(there)
 
