@@ -48,12 +48,16 @@ def backbone(name: str, batch: int) -> NetworkFacts:
 
         spec = controls.load(name, rest, canvas=224).spec
         return NetworkFacts(spec.dim, 0, Work())
-    with torch.device("meta"):
-        network, side = _network(name, family, rest)
-        x = torch.empty(batch, 3, side, side)
-    network = network.eval()
-    with torch.no_grad():
-        dim = taps.require_vector(name, network(x[:1]))
+    try:
+        with torch.device("meta"):
+            network, side = _network(name, family, rest)
+            x = torch.empty(batch, 3, side, side)
+        network = network.eval()
+        with torch.no_grad():
+            dim = taps.require_vector(name, network(x[:1]))
+    except RuntimeError as error:  # a network that looks at its numbers, of which there are none here
+        allowed = f"one whose work can be counted without its weights ({error})"
+        raise ConfigError(f"backbone {name}", rest, allowed) from error
     return NetworkFacts(dim, sum(p.numel() for p in network.parameters()), of_network(network, x))
 
 
@@ -61,10 +65,10 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
     model, readout = split(name, rest)
     known = PRESETS.get(f"{family}:{model}")
     if known is not None:
-        return preset.read_at(name, known, preset.network(known), readout), known.side
+        return preset.read_at(name, known, preset.network(known).eval(), readout), known.side
     if family == "open_clip":
         architecture, _ = open_clip_family.require_model(name, model)
-        tower = open_clip_family.tower(architecture)
+        tower = open_clip_family.tower(architecture).eval()
         size: Any = tower.image_size
         side = int(size if isinstance(size, int) else size[0])
         return open_clip_family.read_at(name, tower, readout, side)[0], side
@@ -78,7 +82,7 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
     else:
         allowed = "timm, open_clip, package, control or a preset, whose work can be counted"
         raise ConfigError(f"backbone {name}", family, allowed)
-    return timm_family.read_at(name, network, readout, side)[0], side
+    return timm_family.read_at(name, network.eval(), readout, side)[0], side
 
 
 def _timm(name: str, model: str) -> tuple[nn.Module, int]:

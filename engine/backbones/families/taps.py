@@ -49,7 +49,8 @@ def intermediates(
     options: dict[str, Any] = {"indices": indices, "stop_early": True, "intermediates_only": True}
     known = inspect.signature(call).parameters
     for tokens in ("return_prefix_tokens", "output_extra_tokens"):
-        if tokens in known:
+        # timm's relative-position ViTs give an error instead of no tokens
+        if tokens in known and getattr(network, "num_prefix_tokens", None) != 0:
             options[tokens] = True
     found = call(x, **options)
     if isinstance(found, dict):  # OpenCLIP

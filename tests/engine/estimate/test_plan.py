@@ -69,6 +69,21 @@ def test_towers_whose_text_needs_more(architecture: str, dim: int) -> None:
     assert networks.backbone(f"open_clip:{architecture}", 2).dim == dim
 
 
+@pytest.mark.parametrize("model", ["resnest14d", "test_vit_relpos", "test_vit2"])
+def test_a_layer_of_networks_that_normalise_one_picture_or_have_no_class_token(model: str) -> None:
+    assert networks.backbone(f"timm:{model}@layer=-1", 1).dim == networks.backbone(f"timm:{model}", 1).dim
+
+
+def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Looks(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * float(x.max())
+
+    monkeypatch.setattr(networks.timm_family, "create", lambda model: Looks(1, 1))
+    with pytest.raises(ConfigError, match="counted without its weights"):
+        networks.backbone("timm:test_vit", 1)
+
+
 @pytest.mark.parametrize("pool", ["avg", "max"])
 def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
     pytest.importorskip("transformers")
