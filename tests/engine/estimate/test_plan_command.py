@@ -111,6 +111,9 @@ def test_shares_that_are_given_come_first(study: Path, results: Path, capsys: py
     assert answer["efficiency"]["compute"] == {"value": 0.25, "from": "given"}
     assert answer["efficiency"]["decode_bytes"] == {"value": 1e8, "from": "measured"}
     assert "given: 0.25 of the peak operations" in shown
+    keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.5}})
+    shown, _ = planned(study, results, capsys, "--bandwidth", "0.5")
+    assert "no results" not in shown  # there are some, of what was given
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"benchmark": "gpu_check"}', '{"benchmark": "x", "environment": {}}'])
