@@ -97,7 +97,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
     start = time.perf_counter()
     if not plan.exists:
         _create(plan, prepared)
-    store = EmbeddingStore.open(plan.store_path, writable=True)
+    store = EmbeddingStore.open(plan.store_path)
     _require_same(store, settings, config)
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
@@ -119,7 +119,7 @@ def _tidy(plan: EmbedPlan) -> None:
     """Clear what a run left that was killed when all embeddings were there."""
     if EmbeddingStore.open(plan.store_path).is_tidy():
         return
-    store = EmbeddingStore.open(plan.store_path, writable=True)
+    store = EmbeddingStore.open(plan.store_path)
     with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
         store.tidy()
         compaction.compact(plan.store_path, at=1)

@@ -98,7 +98,7 @@ class Worker(Watch):
         os.environ["SUBSTYLE_CACHE"] = order.cache
         for plugin in order.plugins:
             load_plugin(plugin)
-        store = EmbeddingStore.open(order.store, writable=True)
+        store = EmbeddingStore.open(order.store)
         source = open_source(order.source, SourceConfig.from_options(order.options))
         plan = EmbedPlan(source, order.store, Workshop(order.settings, order.config), part=order.part)
         compiled = prepare_backbones(order.backbones, plan.samples(), quiet=True)

@@ -15,23 +15,22 @@ from substyle.engine.store.layout import METADATA
 from substyle.pipelines.places import Place
 
 
-def zarr_store(path: Place, *, writable: bool) -> Any:  # noqa: ANN401 (zarr's StoreLike)
-    """What Zarr takes for a place."""
+def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
+    """What Zarr takes for a place that it reads."""
     if isinstance(path, Path):
         return str(path)
     from zarr.storage import ObjectStore
 
-    return ObjectStore(path.rooted(), read_only=not writable)
+    return ObjectStore(path.rooted(), read_only=True)
 
 
-def root(path: Place, *, writable: bool) -> zarr.Group:
+def root(path: Place) -> zarr.Group:
     """The group of a whole store. Raises StoreError when there is none or its metadata are damaged."""
     with _named(path):
         if not (path / METADATA).exists():
             raise StoreError(f"{path}: no store is there")
         # what a group holds is asked of the disk, never of a summary in its metadata
-        there = zarr_store(path, writable=writable)
-        return zarr.open_group(there, mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
 
 
 def group(store: Place, parent: zarr.Group, name: str) -> zarr.Group:
@@ -45,8 +44,7 @@ def group(store: Place, parent: zarr.Group, name: str) -> zarr.Group:
 
 def array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
     """An array of a store. Raises StoreError when it is not there, no array, or damaged."""
-    # a chunk without one valid row equals the fill value, and is written all the same: its record says it is there
-    with zarr.config.set({"array.write_empty_chunks": True}), _named(store / name):
+    with _named(store / name):
         member = parent[name]
     if not isinstance(member, zarr.Array):
         raise StoreError(f"{store}: {name} is not an array (run substyle verify)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import zarr
-
-from substyle.engine.store import form, lock
+from substyle.engine.store import form, lock, nodes
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import clear_temporary, flush, temporary_name, write_durably, writing
 from substyle.engine.store.layout import ARRAYS, METADATA, SCHEMA, StoreSettings
@@ -56,13 +53,11 @@ def _make_folder(path: Path, attributes: dict[str, Any]) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: is there already and is not empty")
     try:
-        group = zarr.open_group(str(temporary), mode="w", zarr_format=3, attributes=attributes)
-        group.create_group(ARRAYS)
-        for file in (temporary / METADATA, temporary / ARRAYS / METADATA, temporary / ARRAYS, temporary):
-            flush(file)
+        nodes.write(temporary, nodes.group(attributes))
+        nodes.write(temporary / ARRAYS, nodes.group({}))
+        flush(temporary)
         os.rename(temporary, path)  # fails where another process was quicker
     except BaseException:
-        # after an interrupt a thread of Zarr's may still be writing there: what stays, the next run clears
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush(path.parent)
@@ -73,8 +68,8 @@ def _put(path: ObjectPlace, attributes: dict[str, Any]) -> None:
     _require_empty(path)  # before anything is written there
     with lock.mutex(path):
         _require_empty(path)
-        (path / ARRAYS / METADATA).put(_group({}))
-        write_durably(path / METADATA, _group(attributes))
+        (path / ARRAYS / METADATA).put(nodes.group({}))
+        write_durably(path / METADATA, nodes.group(attributes))
 
 
 def _require_empty(path: ObjectPlace) -> None:
@@ -82,11 +77,6 @@ def _require_empty(path: ObjectPlace) -> None:
     ours = {path / ARRAYS / METADATA, path / lock.MUTEX}
     if any(found not in ours for found, _ in path.walk()):
         raise StoreError(f"{path}: is there already and is not empty")
-
-
-def _group(attributes: dict[str, Any]) -> bytes:
-    """What Zarr v3 writes of a group."""
-    return json.dumps({"attributes": attributes, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 
 
 def _absolute(source: str) -> str:

@@ -10,9 +10,8 @@ import zarr
 from numpy.typing import NDArray
 
 from substyle.engine.schema import build
-from substyle.engine.store import access, chunks, creation, form, journal, leftovers, lock, manifest, plain
+from substyle.engine.store import access, chunks, creation, form, journal, leftovers, lock, manifest, nodes, plain
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import flush, writing
 from substyle.engine.store.index import Index
 from substyle.engine.store.layout import (
     ARRAYS,
@@ -51,10 +50,10 @@ class EmbeddingStore:
         """Make an empty store and open it; see `creation.create`."""
         path = place(path)
         creation.create(path, settings, calibration=calibration, options=options)
-        return cls.open(path, writable=True)
+        return cls.open(path)
 
     @classmethod
-    def open(cls, path: Place | str, *, writable: bool = False) -> EmbeddingStore:
+    def open(cls, path: Place | str) -> EmbeddingStore:
         """Open the store at a path or an address.
 
         Raises:
@@ -62,7 +61,7 @@ class EmbeddingStore:
             ObjectError: it lies in a bucket that cannot be asked.
         """
         path = place(path)
-        group = access.root(path, writable=writable)
+        group = access.root(path)
         attributes = access.attributes(group, path)
         header = attributes.get("substyle")
         if not isinstance(header, dict):
@@ -119,9 +118,7 @@ class EmbeddingStore:
             for name in self.transformation_names(backbone):
                 array = self.array_of(backbone, name)
                 if array.shape[0] < rows:
-                    with writing(self.path):
-                        array.resize((rows, backbone.dim))
-                        flush(self.path / ARRAYS / backbone.slug / name / METADATA)
+                    nodes.grow(self.path / ARRAYS / backbone.slug / name, rows)
 
     def has_manifest(self) -> bool:
         """Whether images have been added."""
@@ -167,9 +164,7 @@ class EmbeddingStore:
                 how = form.remedy(there, facts)
                 raise StoreError(f"{self.path}: {facts['name']} was made differently: {'; '.join(changed)}{how}")
         else:
-            with writing(self.path):
-                self.group_of("").create_group(name, attributes=form.seal(facts))
-                flush(self.path / ARRAYS / name / METADATA)
+            nodes.write(self.path / ARRAYS / name, nodes.group(form.seal(facts)))
         return BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts))
 
     def ensure_transformation(self, entry: BackboneEntry, definition: Mapping[str, Any], digest: str) -> None:
@@ -187,18 +182,13 @@ class EmbeddingStore:
                     f"{dict(definition)} now); use another store or another name"
                 )
             return
-        with writing(self.path):
-            self.group_of(entry.slug).create_array(
-                name,
-                shape=(self.manifest().rows, entry.dim),
-                chunks=(self.settings.shard_rows, entry.dim),
-                dtype=self.settings.dtype,
-                fill_value=float("nan"),
-                compressors=None,
-                filters=None,
-                attributes=form.seal({"definition": dict(definition), "definition_hash": digest}),
-            )
-            flush(self.path / ARRAYS / entry.slug / name / METADATA)
+        metadata = nodes.array(
+            *(self.manifest().rows, entry.dim),
+            shard_rows=self.settings.shard_rows,
+            dtype=self.settings.dtype,
+            attributes=form.seal({"definition": dict(definition), "definition_hash": digest}),
+        )
+        nodes.write(self.path / ARRAYS / entry.slug / name, metadata)
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
         """Names of the transformations that a backbone has arrays of."""

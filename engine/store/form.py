@@ -12,6 +12,7 @@ from typing import Any
 
 import zarr
 
+from substyle.engine.store import nodes
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest
 from substyle.engine.store.layout import METADATA, BackboneEntry, StoreSettings, slug
@@ -102,8 +103,8 @@ def require_layout(array: zarr.Array[Any], settings: StoreSettings, dim: int, pa
         "width": (array.shape[1:], (dim,)),
         "chunks": (array.chunks, (settings.shard_rows, dim)),
         "type": (str(array.dtype), settings.dtype),
-        "codecs": (there["codecs"], [{"name": "bytes", "configuration": {"endian": "little"}}]),
-        "names of chunks": (there["chunk_key_encoding"], {"name": "default", "configuration": {"separator": "/"}}),
+        "codecs": (there["codecs"], nodes.CODECS),
+        "names of chunks": (there["chunk_key_encoding"], nodes.CHUNK_NAMES),
         "fill value": (str(array.fill_value), "nan"),
     }
     for what, (found, wanted) in pairs.items():

@@ -16,10 +16,10 @@ def clear(store: Place) -> None:
     """Remove what is half written, and what nothing speaks of yet; the caller has the mutex."""
     if isinstance(store, Path):  # objects are written whole or not at all
         with writing(store):
-            for partial in _partial(store):
-                partial.unlink(missing_ok=True)
             for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
                 clear_temporary(store / folder)
+            for half in _metadata(store):
+                half.unlink(missing_ok=True)
             clear_temporary(store.parent, store.name)  # a part that was killed while another made the store
     with writing(store):
         compaction.clear_unnamed(store)
@@ -31,11 +31,11 @@ def none(store: Place) -> bool:
     if isinstance(store, Path):
         beside = store.parent.glob(f".{glob.escape(store.name)}.*.tmp")
         deep = store.glob(f"{journal.FOLDER}/{journal.DETAILS}/.*.tmp")
-        left += [beside, store.glob(".*.tmp"), store.glob("*/.*.tmp"), deep, _partial(store)]
+        left += [beside, store.glob(".*.tmp"), store.glob("*/.*.tmp"), deep, _metadata(store)]
     return not any(map(any, left)) and not journal.has_loose(store) and not compaction.unnamed(store)
 
 
-def _partial(store: Path) -> Iterator[Path]:
-    """Metadata under zarr's own temporary names; such chunks go with their shards' folders."""
-    for depth in ("*", f"{ARRAYS}/*", f"{ARRAYS}/*/*", f"{ARRAYS}/*/*/*"):
-        yield from store.glob(f"{depth}.partial")
+def _metadata(store: Path) -> Iterator[Path]:
+    """Metadata of backbones and transformations under temporary names; such chunks go with their shards' folders."""
+    for depth in (ARRAYS, f"{ARRAYS}/*", f"{ARRAYS}/*/*"):
+        yield from store.glob(f"{depth}/.*.tmp")

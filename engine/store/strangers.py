@@ -13,7 +13,7 @@ from substyle.engine.store.layout import ARRAYS, METADATA
 from substyle.pipelines.objects import ObjectPlace
 from substyle.pipelines.places import Place, relative
 
-_TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # ours and zarr's
+_TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # of metadata and records, and of chunks
 _LOCK = re.compile(r"lock(-\d+-of-\d+)?\.json")
 
 

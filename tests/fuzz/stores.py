@@ -109,7 +109,7 @@ def mend(sound: Sound) -> Verdict | None:
 
 
 def _embed(sound: Sound) -> bool:
-    store = EmbeddingStore.open(sound.path, writable=True)
+    store = EmbeddingStore.open(sound.path)
     store.tidy()
     for name in sound.tables:
         entry = store.ensure_backbone(facts(name))

@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
 @pytest.fixture
 def grown(sound: Sound) -> Sound:
     """The store with a second segment: an image of a new class, one of an old class and one without."""
-    store = EmbeddingStore.open(sound.path, writable=True)
+    store = EmbeddingStore.open(sound.path)
     store.add_images(["a", "b", "c"], np.array([2, 0, -1]), ["cat", "dog", "owl"], np.array([0, 1, 2], np.int8))
     return describe(sound.path)
 
@@ -132,7 +132,7 @@ def test_rows_that_contradict_each_other_are_refused(sound: Sound, changes: dict
 def test_what_could_not_be_read_is_not_written(
     sound: Sound, keys: list[str], labels: list[int], names: list[str]
 ) -> None:
-    store = EmbeddingStore.open(sound.path, writable=True)
+    store = EmbeddingStore.open(sound.path)
     with pytest.raises(StoreError, match="these images cannot be added"):
         store.add_images(keys, np.array(labels), names, np.zeros(len(keys), np.int8))
     assert read(sound) == 6

@@ -171,7 +171,7 @@ def test_damaged_metadata_are_found_and_made_again(home: Place, text: str, place
     verdict = verify(store.path, quiet=True)
     assert verdict.findings[0].kind == "metadata"
     assert verdict.marked
-    again = EmbeddingStore.open(store.path, writable=True)
+    again = EmbeddingStore.open(store.path)
     entry = again.ensure_backbone(facts())
     for definition in DEFINITIONS:
         again.ensure_transformation(entry, definition, "hash")
