@@ -49,7 +49,7 @@ def weight(name: str, values: NDArray[np.float32], kind: int) -> onnx.TensorProt
 def settle(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights of products that are float32 where what they meet has 16 bits get its type; the model is changed.
 
-    The exporter folds a batch normalisation into the convolution before it in float32, whatever the network's type.
+    The exporter folds a batch normalisation into the convolution before it in float32 where the network is bfloat16.
     """
     import onnx
 
