@@ -53,8 +53,11 @@ def _make_folder(path: Path, attributes: dict[str, Any]) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: is there already and is not empty")
     try:
-        nodes.write(temporary, nodes.group(attributes))
-        nodes.write(temporary / ARRAYS, nodes.group({}))
+        for folder, metadata in ((temporary, attributes), (temporary / ARRAYS, {})):
+            folder.mkdir()
+            (folder / METADATA).write_bytes(nodes.group(metadata))
+            flush(folder / METADATA)
+        flush(temporary / ARRAYS)
         flush(temporary)
         os.rename(temporary, path)  # fails where another process was quicker
     except BaseException:
