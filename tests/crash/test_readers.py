@@ -85,23 +85,40 @@ def check(reader: Reader, reference: Path, *, counts: int) -> None:
     assert len(reader.tables) >= counts, reader.counts
 
 
-def run_and_read(run: Run, reader: Reader) -> None:
-    """Read until the run has ended well; on the way it stands still a few times, that every reader sees it there."""
-    for count in (1, 3, 6, 9):
-        reader.read_while(lambda count=count: run.running() and records(reader.store) < count)  # type: ignore[misc]
-        if run.running():
-            run.signal(signal.SIGSTOP)
+def run_and_read(runs: Sequence[Run], *readers: Reader) -> None:
+    """Read until the runs have ended well; on the way they stand still a few times, that every reader sees it there."""
+    store = readers[0].store
+    first = records(store)
+
+    def running() -> bool:
+        return any([run.running() for run in runs])
+
+    def read() -> None:
+        for reader in readers:
             reader.read()
-            run.signal(signal.SIGCONT)
-    reader.read_while(run.running)
-    run.wait().require(0)
+
+    for count in (1, 3, 6, 9):
+        while running() and records(store) < first + count:
+            read()
+            time.sleep(0.001)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for run in runs:
+                if run.running():
+                    run.signal(number)
+            read()
+    while running():
+        read()
+        time.sleep(0.001)
+    read()
+    for run in runs:
+        run.wait().require(0)
 
 
 @pytest.mark.parametrize("keep_open", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["opened", "kept open"])
 def test_reading_while_a_store_is_made(warm: Warm, finished: Whole, tmp_path: Path, keep_open: bool) -> None:
     store = tmp_path / "s.zarr"
     reader = Reader(store, keep_open=keep_open)
-    run_and_read(warm(embed(finished.images, store)), reader)
+    run_and_read([warm(embed(finished.images, store))], reader)
     check(reader, finished.store, counts=3)
     assert reader.early  # it began before anything was there
     assert differences(store, finished.store) == []
@@ -113,9 +130,7 @@ def test_reading_while_parts_make_a_store(warm: Warm, finished: Whole, tmp_path:
     store = tmp_path / "s.zarr"
     runs = [warm(embed(finished.images, store, "--part", f"{i}/3")) for i in (1, 2, 3)]
     reader = Reader(store, keep_open=keep_open)
-    reader.read_while(lambda: any([run.running() for run in runs]))
-    for run in runs:
-        run.wait().require(0)
+    run_and_read(runs, reader)
     check(reader, finished.store, counts=3)
     assert differences(store, finished.store, loose=True) == []
 
@@ -129,7 +144,7 @@ def test_reading_while_images_are_appended(warm: Warm, finished: Whole, tmp_path
     reader = Reader(store, keep_open=keep_open)
     reader.read()
     assert reader.counts == [36]
-    run_and_read(warm(embed(finished.images, store)), reader)
+    run_and_read([warm(embed(finished.images, store))], reader)
     check(reader, store, counts=3)
 
 
@@ -141,12 +156,7 @@ def test_reading_one_backbone_while_another_is_added(
     store = copy(finished.store, tmp_path / "more")
     reader = Reader(store, keep_open=keep_open)
     other = Reader(store, STATISTICS, keep_open=keep_open)
-    run = warm(embed(finished.images, store, backbones=(PIXELS, STATISTICS)))
-    while run.running():
-        reader.read()
-        other.read()
-    run.wait().require(0)
-    other.read()
+    run_and_read([warm(embed(finished.images, store, backbones=(PIXELS, STATISTICS)))], reader, other)
     check(reader, finished.store, counts=1)
     assert set(reader.counts) == {8 * finished.shards}
     check(other, store, counts=3)
@@ -197,5 +207,5 @@ def test_reading_while_runs_are_killed(warm: Warm, finished: Whole, tmp_path: Pa
         if run.running():
             assert run.kill().code in (-9, 0)
         reader.read()
-    run_and_read(warm(embed(finished.images, store)), reader)
+    run_and_read([warm(embed(finished.images, store))], reader)
     check(reader, finished.store, counts=3)

@@ -185,6 +185,8 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
         for stage in ("probe", "analyze", "report"):
             assert main([stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
         found = json.loads((out / "results.json").read_text())
+        for backbone in found["backbones"].values():
+            assert set(backbone.pop("cost")) == {"store_bytes", "device_hours", "embeddings_per_s"}
         results.append({k: v for k, v in found.items() if k not in ("throughput", "environment", "created", "seconds")})
     assert results[0] == results[1]
     assert str(results[1]["images"]) == "40"
