@@ -9,6 +9,7 @@ from pathlib import Path
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.shared import share
 from substyle.engine.backbones.source import Source
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
@@ -71,7 +72,7 @@ def prepare_backbones(
             source = Source(partial(registry.load, choice.name, context), identity)
             compiled.append(compile_source(source, samples, options))
             bar.advance()
-    return compiled
+    return share(compiled, samples)
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

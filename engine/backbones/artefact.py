@@ -109,6 +109,10 @@ class Artefact(ABC):
     def runtime(self, mixture: Mixture, *, keep: bool = False) -> FixedBatch | InPieces:
         """The backbone compiled; with ``keep``, from what is kept of it, and kept for the next time."""
 
+    def graph_name(self, mixture: Mixture) -> str | None:
+        """Where the cache has the ONNX graph that others may share work with; None where they may not."""
+        return None
+
     @abstractmethod
     def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
         """``name`` and ``version`` of what computes, for the store."""

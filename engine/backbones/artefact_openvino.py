@@ -47,7 +47,15 @@ class OpenVINOArtefact(Artefact):
         """The serialised ONNX graph."""
         if self.source.graph_hash is not None:
             return self.source.backbone.graph or b""
-        return cache.fetch(f"graphs/{self.key}.onnx", self._export)
+        return cache.fetch(self._graph, self._export)
+
+    @property
+    def _graph(self) -> str:
+        return f"graphs/{self.key}.onnx"
+
+    def graph_name(self, mixture: Mixture) -> str | None:
+        """Of graphs that are exported here and not quantised."""
+        return None if mixture.precision == INT8 or self.source.graph_hash is not None else self._graph
 
     def _export(self) -> bytes:
         backbone = self.source.backbone

@@ -26,6 +26,21 @@ from substyle.engine.target import OPENVINO_ON_CPU, Target
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a graph was compiled from and how, where others may share work with it (`shared`).
+
+    Attributes:
+        graph: name of its ONNX graph in the cache.
+        mixture: its arithmetic.
+        threads: CPU threads.
+    """
+
+    graph: str
+    mixture: Mixture
+    threads: int
+
+
+@dataclass(frozen=True)
 class CompiledBackbone:
     """A backbone that may fill a store.
 
@@ -34,6 +49,7 @@ class CompiledBackbone:
         runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
         gate: what the gate measured; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone, at its compiled batch, as first measured on this device.
+        form: what it was compiled from; None where it shares nothing.
     """
 
     spec: BackboneSpec
@@ -41,6 +57,7 @@ class CompiledBackbone:
     runtime: dict[str, Any]
     gate: dict[str, Any] | None
     rate: float
+    form: Form | None = None
 
     def describe(self) -> dict[str, Any]:
         """The facts that a store keeps of it."""
@@ -129,7 +146,9 @@ def compile_source(source: Source, samples: GateSamples, options: CompileOptions
     told = artefact.describe(embed)
     runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
     rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured}, options)
-    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate)
+    graph = artefact.graph_name(mixture)
+    form = None if graph is None else Form(graph, mixture, options.threads)
+    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, form)
 
 
 def artefact_of(source: Source, samples: GateSamples, options: CompileOptions) -> Artefact:

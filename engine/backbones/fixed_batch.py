@@ -39,13 +39,17 @@ class FixedBatch:
 
     def start(self, canvas_BSSC: Canvas) -> Started:
         """The same in the background. Nobody may write to the canvas until it has ended."""
+        return _Pieces(self.begin(canvas_BSSC), len(canvas_BSSC))
+
+    def begin(self, canvas_BSSC: Canvas) -> list[Running]:
+        """The pieces of a batch on their way, with all outputs of the graph; the last may end in padding."""
         canvas = canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC
         pieces = [canvas[start : start + self.batch] for start in range(0, len(canvas), self.batch)]
         short = self.batch - len(pieces[-1])
         if short:
             padding = np.zeros((short, *canvas.shape[1:]), np.uint8)
             pieces[-1] = np.concatenate([pieces[-1], padding])
-        return _Pieces([self.graph.start([piece]) for piece in pieces], len(canvas))
+        return [self.graph.start([piece]) for piece in pieces]
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,26 @@ def test_new_backbone_and_new_transformation_touch_nothing(tmp_path: Path, two_c
     assert facts["runtime"]["precision"] == "fp32"
 
 
+def test_depths_in_one_run_are_those_of_a_run_each(tmp_path: Path, two_classes: Path) -> None:
+    network = "control:random:test_vit"
+    depths = [
+        BackboneChoice(f"{network}@layer=0"),
+        BackboneChoice(f"{network}@layer=1,pool=avg"),
+        BackboneChoice(network),
+    ]
+    embed(plan(two_classes, tmp_path / "together.zarr"), depths, quiet=True)
+    for depth in depths:
+        embed(plan(two_classes, tmp_path / "apart.zarr"), [depth], quiet=True)
+    together = chunks(tmp_path / "together.zarr")
+    assert together == chunks(tmp_path / "apart.zarr")
+    assert len(together) == 3 * 5 * 5
+    # a run that has the last of them left to do, as one that was interrupted
+    for path in (tmp_path / "together.zarr" / "embeddings").glob("*layer_0*/*/c/1/0"):
+        path.unlink()
+    assert embed(plan(two_classes, tmp_path / "together.zarr"), depths, quiet=True).new_shards == 1
+    assert chunks(tmp_path / "together.zarr") == together
+
+
 def test_new_images_take_new_shards(tmp_path: Path) -> None:
     images = folder(tmp_path / "images", 11)
     store = tmp_path / "s.zarr"

@@ -1,0 +1,187 @@
+"""Backbones that begin as one network: what their graphs have in common is computed once for all of them.
+
+Several depths of a network are backbones of their own, each compiled and gated by itself. Where a run has several of
+them, their graphs are merged into one with an output for each. It takes their place only if it gives each of them the
+same bits as its own graph, so that no store can tell which of the two made an embedding, and any of them may be
+resumed alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.weak import WeakIdKeyDictionary
+
+from substyle.engine.backbones import cache
+from substyle.engine.backbones.artefact_openvino import BLOBS
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.fixed_batch import FixedBatch
+from substyle.engine.backbones.runtimes.onnx_merge import merge
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
+from substyle.engine.backbones.samples import GateSamples
+from substyle.engine.backbones.spec import Canvas
+from substyle.engine.backbones.started import Started
+from substyle.engine.precision import as_precision
+
+_LOOKED_AT = 8  # batches of the gate's variants on which bits are compared
+_CODE = (
+    "engine/backbones/shared",
+    "engine/backbones/fixed_batch",
+    "engine/backbones/runtimes/openvino*",
+    "engine/backbones/runtimes/onnx_merge",
+)
+
+
+def share(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> list[CompiledBackbone]:
+    """The same backbones in the same order; those that can share work do.
+
+    Args:
+        backbones: compiled and gated.
+        samples: on which a joint graph is held against theirs, once on a machine.
+    """
+    shared = list(backbones)
+    groups: dict[object, list[int]] = {}
+    for place, backbone in enumerate(backbones):
+        if backbone.form is not None and isinstance(backbone.embed, FixedBatch):
+            alike = (backbone.spec.weights_hash, backbone.form.mixture, backbone.embed.batch, backbone.form.threads)
+            groups.setdefault(alike, []).append(place)
+    for places in groups.values():
+        joint = _joint([backbones[place] for place in places], samples) if len(places) > 1 else None
+        if joint is not None:
+            for number, place in enumerate(places):
+                shared[place] = replace(backbones[place], embed=Member(joint, number))
+    return shared
+
+
+class Joint:
+    """A graph with an output for each of several backbones.
+
+    It remembers what it has begun for as long as the canvas lives, so that a canvas that is given to one of them after
+    the other is computed once.
+    """
+
+    def __init__(self, graph: OpenVINOGraph, batch: int) -> None:
+        self.network = FixedBatch(graph, batch)
+        self._begun: Any = WeakIdKeyDictionary()  # of _Begun by canvas; torch types none of it
+
+    def start(self, canvas_BSSC: Canvas, number: int) -> Started:
+        """Embeddings of one of the backbones; nobody may write to the canvas before all of them have been given it."""
+        begun: _Begun | None = self._begun.get(canvas_BSSC)
+        if begun is None or number in begun.taken:
+            begun = self._begun[canvas_BSSC] = self.begin(canvas_BSSC)
+        begun.taken.add(number)
+        if len(begun.taken) == len(self.network.graph.outputs):
+            del self._begun[canvas_BSSC]
+        return _Output(begun, number)
+
+    def begin(self, canvas_BSSC: Canvas) -> _Begun:
+        """All of them, whatever was begun before."""
+        return _Begun(self.network.begin(canvas_BSSC), len(canvas_BSSC))
+
+
+class Member:
+    """One backbone of a joint graph."""
+
+    def __init__(self, joint: Joint, number: int) -> None:
+        self.joint, self.number = joint, number
+
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8 to (B, D) float32. The canvas may be written to afterwards."""
+        return self.joint.begin(canvas_BSSC).output(self.number)
+
+    def start(self, canvas_BSSC: Canvas) -> Started:
+        """The same in the background, and what the others will ask for."""
+        return self.joint.start(canvas_BSSC, self.number)
+
+
+class _Begun:
+    """A batch on its way through a joint graph."""
+
+    def __init__(self, running: Sequence[Running], count: int) -> None:
+        self._running, self._count = running, count
+        self._outputs: list[NDArray[np.float32]] | None = None
+        self.taken: set[int] = set()
+
+    def output(self, number: int) -> NDArray[np.float32]:
+        """Wait for one backbone's embeddings. Shape: (B, D) float32."""
+        if self._outputs is None:
+            pieces = [list(piece.result().values()) for piece in self._running]
+            parts = (np.concatenate(parts)[: self._count] for parts in zip(*pieces, strict=True))
+            self._outputs = [part.astype(np.float32, copy=False) for part in parts]
+            self._running = ()
+        return self._outputs[number]
+
+
+class _Output:
+    def __init__(self, begun: _Begun, number: int) -> None:
+        self.begun, self.number = begun, number
+
+    def result(self) -> NDArray[np.float32]:
+        return self.begun.output(self.number)
+
+
+def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint | None:
+    """The joint graph of backbones; None where it gives one of them other bits, or cannot be made."""
+    forms = [backbone.form for backbone in backbones if backbone.form is not None]
+    facts = {
+        "graphs": [form.graph for form in forms],
+        "mixture": forms[0].mixture.describe(),
+        "threads": forms[0].threads,
+        "code": cache.code_hash(*_CODE),
+        "versions": cache.versions("openvino", "onnx"),
+    }
+    made: list[Joint] = []
+
+    def make() -> Joint | None:
+        graphs = [cache.read(form.graph) for form in forms]
+        whole = [graph for graph in graphs if graph is not None]
+        if len(whole) < len(graphs):
+            return None  # somebody has cleared a part of the cache: each has its blob
+        graph = OpenVINOGraph(
+            partial(_merged, whole),
+            precision=as_precision(forms[0].mixture.precision),
+            threads=forms[0].threads,
+            streams=forms[0].threads,
+            float32_layers=forms[0].mixture.float32_layers,
+            cache_dir=BLOBS,
+            identity=cache.key(facts),
+        )
+        assert isinstance(backbones[0].embed, FixedBatch)
+        return Joint(graph, backbones[0].embed.batch)
+
+    def check() -> bool:
+        joint = make()
+        if joint is None or len(joint.network.graph.outputs) < len(backbones):  # two of them may end in one tensor
+            return False
+        made.append(joint)
+        names = ", ".join(backbone.spec.name for backbone in backbones)
+        same = _same_bits(joint, backbones, samples)
+        said = "are computed in one go" if same else "are computed one after the other: in one go, bits would differ"
+        print(f"{names} {said}", file=sys.stderr)
+        return same
+
+    if not cache.remember("shared", {**facts, "device": cache.device()}, check):
+        return None
+    return made[0] if made else make()
+
+
+def _merged(graphs: Sequence[bytes]) -> bytes:
+    import onnx
+
+    return bytes(merge([onnx.load_from_string(graph) for graph in graphs]).SerializeToString())
+
+
+def _same_bits(joint: Joint, backbones: Sequence[CompiledBackbone], samples: GateSamples) -> bool:
+    variants = samples.variants()
+    for batch_BSSC in variants[:: max(len(variants) // _LOOKED_AT, 1)]:
+        begun = joint.begin(batch_BSSC)
+        for number, backbone in enumerate(backbones):
+            if not np.array_equal(begun.output(number), backbone.embed(batch_BSSC), equal_nan=True):
+                return False
+    return True
