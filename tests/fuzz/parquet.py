@@ -43,6 +43,8 @@ def columns(rows: Any, schema: pa.Schema | None) -> pa.Table | None:  # noqa: AN
 
 
 def _array(values: list[Any], wanted: pa.DataType | None) -> pa.Array | None:
+    if wanted is not None and pa.types.is_map(wanted) and any(isinstance(v, list) and None in v for v in values):
+        return None  # Arrow ends the process over a map's entry that is None
     try:
         return pa.array(values, type=wanted)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
