@@ -132,16 +132,32 @@ def test_defaults_follow_the_device(gpus: Callable[[int], None], install: Instal
     assert EmbedConfig().here(1024).images == 256
 
 
-@pytest.mark.parametrize("runtime", ["tensorrt", "torch"])
-def test_int8_is_openvino_s_alone(gpus: Callable[[int], None], install: Install, runtime: str) -> None:
-    with pytest.raises(ConfigError, match=rf"embed\.precision.*auto, fp32, bf16, fp16 with the runtime {runtime}"):
-        EmbedConfig(precision="int8", runtime=runtime)
+@pytest.mark.parametrize(
+    ("runtime", "precision", "places"),
+    [
+        ("torch", "int8", r'"tensorrt" on a GPU or "openvino" on a CPU'),
+        ("torch", "fp8", r'"tensorrt" on a GPU'),
+        ("openvino", "fp8", r'"tensorrt" on a GPU'),
+    ],
+)
+def test_runtimes_without_8_bits_are_named(runtime: str, precision: str, places: str) -> None:
+    said = (
+        rf"embed\.precision.*auto, fp32, bf16, fp16.* with the runtime {runtime}; {precision} is there with .*{places}"
+    )
+    with pytest.raises(ConfigError, match=said):
+        EmbedConfig(precision=precision, runtime=runtime)
+
+
+def test_8_bits_where_the_runtime_has_them(gpus: Callable[[int], None], install: Install) -> None:
     gpus(1)
-    install("tensorrt")
-    with pytest.raises(ConfigError, match=r"int8 is there with runtime = \"openvino\""):
-        EmbedConfig(precision="int8").here()
     install("openvino", "tensorrt")
     assert EmbedConfig(precision="int8", device="cpu").here().runtime == "openvino"
+    for precision in ("int8", "fp8"):  # the card has compute capability 9.0
+        assert EmbedConfig(precision=precision).here().runtime == "tensorrt"
+    install("openvino")
+    for precision in ("int8", "fp8"):
+        with pytest.raises(ConfigError, match="with the runtime torch"):
+            EmbedConfig(precision=precision).here()
 
 
 def test_what_artefacts_are_tied_to(gpus: Callable[[int], None]) -> None:
