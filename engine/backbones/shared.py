@@ -157,7 +157,7 @@ def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint
 
     def check() -> bool:
         joint = make()
-        if joint is None or len(joint.network.graph.outputs) < len(backbones):  # two of them may end in one tensor
+        if joint is None or len(set(joint.network.graph.outputs)) < len(backbones):  # two may end in one tensor
             return False
         made.append(joint)
         names = ", ".join(backbone.spec.name for backbone in backbones)
