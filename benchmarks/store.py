@@ -29,7 +29,7 @@ _FACTS = {"name": "bench:x", "dim": DIM, "spec": {"weights_hash": "x", "control"
 
 def run(quick: bool) -> list[Row]:
     """Write, full read, one variant of all images, and what a probe's epoch gathers."""
-    images = SHARD * (1 if quick else 4)
+    images = SHARD * (1 if quick else 16)  # fewer, and a read is over before it has begun
     repeats = 3 if quick else 7
     rng = np.random.default_rng(0)
     x_TND = rng.normal(size=(VARIANTS, images, DIM)).astype(np.float16)
