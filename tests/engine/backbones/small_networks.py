@@ -1,0 +1,90 @@
+"""Small networks, their photographs and how they are compiled, for tests of 8 bits in TensorRT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+from tests.conftest import photograph
+from torch import nn
+
+from substyle.engine.backbones.compile import CompileOptions
+from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.runtimes import tensorrt_build
+from substyle.engine.backbones.samples import GivenSamples
+from substyle.engine.backbones.spec import Backbone, BackboneSpec
+from substyle.engine.precision import EIGHT_BITS
+from substyle.engine.target import Target
+
+BATCH, CANVAS, SIDE, DIM = 4, 48, 32, 24
+HALF = (0.5, 0.5, 0.5)
+ON_GPU = Target("cuda:0", "tensorrt")
+KINDS = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
+BUILDS = pytest.mark.skipif(tensorrt_build.installed() is None, reason="no TensorRT")
+EACH = pytest.mark.parametrize("precision", EIGHT_BITS)
+NETWORKS = pytest.mark.parametrize("name", ["convolutions", "transformer"])
+
+
+def convolutions() -> nn.Module:
+    """Three of them, one of single channels, with normalisations that exporters fold."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, DIM, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+
+
+class Transformer(nn.Module):
+    """A ViT of one block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, DIM, 8, stride=8)
+        self.norm, self.attention = nn.LayerNorm(DIM), nn.MultiheadAttention(DIM, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, 4 * DIM), nn.GELU(), nn.Linear(4 * DIM, DIM))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        normed = self.norm(tokens)
+        tokens = tokens + self.attention(normed, normed, normed, need_weights=False)[0]
+        return (tokens + self.mlp(tokens)).mean(1)  # type: ignore[no-any-return]
+
+
+def module(name: str) -> Preprocessed:
+    torch.manual_seed(0)
+    network = convolutions() if name == "convolutions" else Transformer()
+    if name == "convolutions":  # statistics as of a trained network
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
+                layer.running_var.uniform_(0.3, 2)  # type: ignore[union-attr]
+    network = network.eval().requires_grad_(False)
+    return Preprocessed(network, canvas=CANVAS, side=SIDE, mean=HALF, std=HALF).eval()
+
+
+def backbone(name: str = "convolutions") -> Backbone:
+    return Backbone(BackboneSpec("x:tiny", "tiny", DIM, SIDE, HALF, HALF, "flat", "none", name), module(name))
+
+
+def batch(first: int) -> NDArray[np.uint8]:
+    return np.stack([np.array(photograph(first + i, CANVAS, CANVAS)) for i in range(BATCH)])
+
+
+SAMPLES = GivenSamples([batch(0), 255 - batch(0)], BATCH, [batch(10), 255 - batch(20), batch(30)])
+
+
+def options(precision: str, on: Target = ON_GPU) -> CompileOptions:
+    return CompileOptions(batch=BATCH, canvas=CANVAS, threads=1, precision=precision, target=on)
+
+
+def cosine(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """The smallest one, as the gate has it."""
+    a, b = got - want.mean(0), want - want.mean(0)
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def reference(name: str, canvas_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return np.asarray(module(name)(torch.from_numpy(canvas_BSSC)).numpy())

@@ -1,0 +1,216 @@
+"""int8 and fp8 in TensorRT from a backbone to its engine, without a GPU: gate, keys, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from tests.engine.backbones.small_networks import (
+    BATCH,
+    CANVAS,
+    EACH,
+    NETWORKS,
+    ON_GPU,
+    SAMPLES,
+    backbone,
+    batch,
+    cosine,
+    options,
+    reference,
+)
+from tests.engine.backbones.typed_on_cpu import OnCPU
+
+from substyle.engine import target
+from substyle.engine.backbones import artefact_tensorrt, cache, gate
+from substyle.engine.backbones.artefact import Mixture
+from substyle.engine.backbones.artefact_tensorrt import TensorRTArtefact
+from substyle.engine.backbones.compile import artefact_of, compile_source
+from substyle.engine.backbones.runtimes import tensorrt_build
+from substyle.engine.backbones.samples import GivenSamples
+from substyle.engine.backbones.search import Search
+from substyle.engine.backbones.source import Source
+from substyle.engine.backbones.spec import Backbone
+from substyle.engine.precision import EightBits
+from substyle.engine.target import Target
+from substyle.engine.workshop import EmbedConfig
+from substyle.kernels.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Engines:
+    """Engines that are their graphs, run by onnxruntime on the CPU; the cards they are built for have fp8."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built: list[bytes] = []
+        self.card = SimpleNamespace(name="card", major=9, minor=0, multi_processor_count=132)
+        trt = SimpleNamespace(__name__="tensorrt", __version__="10.9")
+        monkeypatch.setattr(tensorrt_build, "library", lambda: trt)
+        monkeypatch.setattr(artefact_tensorrt, "library", lambda: trt)
+        monkeypatch.setattr(artefact_tensorrt, "build", self.build)
+        monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", lambda engine, device: OnCPU(engine))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: self.card)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
+        monkeypatch.setattr(Target, "torch_device", torch.device("cpu"))
+
+    def build(self, graph: bytes, *, batch: int, canvas: int, timing: Path) -> bytes:
+        self.built.append(graph)
+        return graph
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
+    return Engines(monkeypatch)
+
+
+@NETWORKS
+def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Source.of(backbone(name))
+    compiled = compile_source(source, SAMPLES, options("int8"))
+    assert compiled.gate is not None
+    assert compiled.gate["threshold"] == 0.99
+    assert compiled.gate["cosine_min"] >= 0.99
+    runtime = compiled.runtime
+    assert (runtime["name"], runtime["precision"], runtime["float32_layers"]) == ("tensorrt", "int8", 0)
+    assert runtime["between"] in ("bf16", "fp16")
+    used = {node.op_type for node in onnx.load_from_string(engines.built[-1]).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= used
+    built = len(engines.built)
+    again = compile_source(source, SAMPLES, options("int8"))
+    assert len(engines.built) == built, "the second time all is at hand"
+    assert (again.runtime, again.gate, again.rate) == (compiled.runtime, compiled.gate, compiled.rate)
+    np.testing.assert_array_equal(again.embed(batch(50)[:3]), compiled.embed(batch(50))[:3])
+    assert capsys.readouterr().err.count("measuring its activations") == 1
+
+
+def test_what_stays_between_products_passes_the_gate_alone(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Search._check
+
+    def check(self: Search, mixture: Mixture, every: int) -> gate.GateResult:
+        if mixture.precision == "bf16":
+            raise gate.GateError("not in bf16")
+        return real(self, mixture, every)
+
+    monkeypatch.setattr(Search, "_check", check)
+    runtime = compile_source(Source.of(backbone()), SAMPLES, options("int8")).runtime
+    assert runtime["between"] == "fp16"
+    kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
+    assert TensorProto.FLOAT16 in kinds
+    assert TensorProto.BFLOAT16 not in kinds
+    assert "runs in fp16 if that passes the gate; not in bf16" in capsys.readouterr().err
+
+
+def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = Search._check
+
+    def check(self: Search, mixture: Mixture, every: int) -> gate.GateResult:
+        if mixture.precision != "fp8":
+            return real(self, mixture, every)
+        asked.append(mixture.unquantised_layers)
+        raise gate.GateError("fp8 does not agree")
+
+    monkeypatch.setattr(Search, "_check", check)
+    with pytest.raises(gate.GateError, match=r"fp8 does not agree. Nor does it with up to half of its first layers in"):
+        compile_source(Source.of(backbone()), SAMPLES, options("fp8"))
+    assert asked == [0, 1]  # of 3 layers
+
+
+def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) -> None:
+    how = {"batch": 12, "canvas": CANVAS, "threads": 1, "target": ON_GPU}
+    artefact = TensorRTArtefact(Source.of(backbone("transformer")), SAMPLES, **how)  # type: ignore[arg-type]
+    graph = artefact.graph(Mixture("int8"))
+    canvas = np.concatenate([batch(40), batch(50), batch(60)])
+    assert cosine(OnCPU(graph)(canvas), reference("transformer", canvas)) >= 0.99
+
+
+def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source.of(backbone())
+
+    def key(mixture: Mixture, samples: GivenSamples = SAMPLES) -> str:
+        artefact = artefact_of(source, samples, options("auto"))
+        assert isinstance(artefact, TensorRTArtefact)
+        return artefact.graph_key(mixture)
+
+    first = key(Mixture("int8"))
+    assert first == key(Mixture("int8"))
+    others = [
+        key(Mixture("bf16")),
+        key(Mixture("fp8")),
+        key(Mixture("int8", unquantised_layers=1)),
+        key(Mixture("int8", between="fp16")),
+        key(Mixture("int8"), dataclasses.replace(SAMPLES, further_GSSC=[batch(11)])),
+    ]
+    assert len({first, *others}) == 6
+    monkeypatch.setattr(cache, "code_hash", lambda *patterns: "other")
+    assert key(Mixture("int8")) != first
+
+
+@EACH
+def test_no_further_photographs_is_said(engines: Engines, precision: EightBits) -> None:
+    with pytest.raises(ConfigError, match="photographs beside those of the gate"):
+        compile_source(Source.of(backbone()), GivenSamples([batch(0)], BATCH), options(precision))
+    assert not engines.built
+
+
+def test_missing_openvino_is_said(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = target.importlib.util.find_spec  # type: ignore[attr-defined]
+    found: Callable[[str], Any] = lambda name: None if name == "openvino" else real(name)  # noqa: E731
+    monkeypatch.setattr(target.importlib.util, "find_spec", found)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; .*openvino is not installed"):
+        compile_source(Source.of(backbone()), SAMPLES, options("int8"))
+    assert not engines.built
+
+
+@pytest.mark.parametrize(("major", "minor"), [(8, 0), (8, 6), (7, 5)])
+def test_fp8_is_refused_by_cards_without_it(engines: Engines, major: int, minor: int) -> None:
+    engines.card.major, engines.card.minor = major, minor
+    with pytest.raises(ConfigError, match=rf"'fp8'; allowed: .*int8 \(card has compute capability {major}.{minor}"):
+        options("fp8")
+    assert options("int8").precision == "int8"
+
+
+@pytest.mark.parametrize(("major", "minor"), [(8, 9), (9, 0), (12, 0)])
+def test_fp8_is_there_from_8_9_on(engines: Engines, major: int, minor: int) -> None:
+    engines.card.major, engines.card.minor = major, minor
+    assert options("fp8").precision == "fp8"
+
+
+def test_runtimes_without_8_bits_say_where_they_are() -> None:
+    with pytest.raises(ConfigError, match=r"fp16, int8 with the runtime openvino; fp8 is there with runtime = \"tens"):
+        options("fp8", Target())
+    with pytest.raises(
+        ConfigError, match=r"fp16 with the runtime torch; int8 .* \"tensorrt\" on a GPU or \"openvino\""
+    ):
+        options("int8", Target("cuda:0", "torch"))
+    assert EmbedConfig(precision="fp8").precision == "fp8", "as long as the runtime is auto"
+    with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
+        EmbedConfig(precision="fp8", runtime="openvino")
+    with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
+        EmbedConfig(precision="fp8", device="cpu").here()
+
+
+def test_backbones_that_come_as_graphs_are_refused() -> None:
+    artefact = Source.of(Backbone(backbone().spec, graph=b"a graph"))
+    with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; allowed: auto, fp32 \(it comes as a graph"):
+        TensorRTArtefact(artefact, SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).require_precision("int8")
+
+
+def test_neither_nncf_nor_onnxruntime_is_needed(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nncf", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    artefact = artefact_of(Source.of(backbone()), SAMPLES, options("int8"))
+    assert isinstance(artefact, TensorRTArtefact)
+    assert artefact.graph(Mixture("int8"))
