@@ -80,6 +80,8 @@ def test_stopped_while_it_starts(
     time.sleep(delay)
     run.signal(kind)
     ended = run.wait()
-    assert ended.code in (code, -kind)
+    assert ended.code in (code, -kind, 0)
     ended.require(ended.code)
+    if ended.code == 0:  # it was over before, as it may be after the longest delay
+        assert ended.answer["new_shards"] == finished.shards
     assert not list(store.glob("lock*"))
