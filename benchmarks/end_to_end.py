@@ -2,7 +2,7 @@
 
 The ceiling of a row is the backbone alone: the compiled graphs fed with ready batches on the same streams. Backbones
 here run in plain bf16 past the gate, for their speed alone; a study cannot do that. Making a store and writing its
-last shard, about 0.4 s, are in every run, so that short ones look slower than long ones are. ``parts_ms`` are the
+last shard are in every run, so that short ones look slower than long ones are. ``parts_ms`` are the
 milliseconds that each part takes for a photograph when it runs by itself; in a run they go on side by side.
 """
 

@@ -26,7 +26,7 @@ from substyle.engine.target import OPENVINO_ON_CPU, Target
 
 
 @dataclass(frozen=True)
-class Form:
+class Recipe:
     """What a graph was compiled from and how, where others may share work with it (`shared`).
 
     Attributes:
@@ -49,7 +49,7 @@ class CompiledBackbone:
         runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
         gate: what the gate measured; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone, at its compiled batch, as first measured on this device.
-        form: what it was compiled from; None where it shares nothing.
+        recipe: what it was compiled from; None where it shares nothing.
     """
 
     spec: BackboneSpec
@@ -57,7 +57,7 @@ class CompiledBackbone:
     runtime: dict[str, Any]
     gate: dict[str, Any] | None
     rate: float
-    form: Form | None = None
+    recipe: Recipe | None = None
 
     def describe(self) -> dict[str, Any]:
         """The facts that a store keeps of it."""
@@ -147,8 +147,8 @@ def compile_source(source: Source, samples: GateSamples, options: CompileOptions
     runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
     rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured}, options)
     graph = artefact.graph_name(mixture)
-    form = None if graph is None else Form(graph, mixture, options.threads)
-    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, form)
+    recipe = None if graph is None else Recipe(graph, mixture, options.threads)
+    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, recipe)
 
 
 def artefact_of(source: Source, samples: GateSamples, options: CompileOptions) -> Artefact:

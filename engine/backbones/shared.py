@@ -8,6 +8,7 @@ resumed alone.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,8 +49,8 @@ def share(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> list[C
     shared = list(backbones)
     groups: dict[object, list[int]] = {}
     for place, backbone in enumerate(backbones):
-        if backbone.form is not None and isinstance(backbone.embed, FixedBatch):
-            alike = (backbone.spec.weights_hash, backbone.form.mixture, backbone.embed.batch, backbone.form.threads)
+        if backbone.recipe is not None and isinstance(backbone.embed, FixedBatch):
+            alike = (backbone.spec.weights_hash, backbone.recipe.mixture, backbone.embed.batch, backbone.recipe.threads)
             groups.setdefault(alike, []).append(place)
     for places in groups.values():
         joint = _joint([backbones[place] for place in places], samples) if len(places) > 1 else None
@@ -128,53 +129,50 @@ class _Output:
 
 def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint | None:
     """The joint graph of backbones; None where it gives one of them other bits, or cannot be made."""
-    forms = [backbone.form for backbone in backbones if backbone.form is not None]
+    recipes = [backbone.recipe for backbone in backbones if backbone.recipe is not None]
+    names = [recipe.graph for recipe in recipes]
+    if not all((cache.root() / name).is_file() for name in names):
+        return None  # somebody has cleared a part of the cache; each has its own blob
+    first, network = recipes[0], backbones[0].embed
+    assert isinstance(network, FixedBatch)
     facts = {
-        "graphs": [form.graph for form in forms],
-        "mixture": forms[0].mixture.describe(),
-        "threads": forms[0].threads,
+        "graphs": names,
+        "mixture": first.mixture.describe(),
+        "threads": first.threads,
         "code": cache.code_hash(*_CODE),
         "versions": cache.versions("openvino", "onnx"),
     }
-    made: list[Joint] = []
 
-    def make() -> Joint | None:
-        graphs = [cache.read(form.graph) for form in forms]
-        whole = [graph for graph in graphs if graph is not None]
-        if len(whole) < len(graphs):
-            return None  # somebody has cleared a part of the cache: each has its blob
+    @functools.cache
+    def make() -> Joint:
         graph = OpenVINOGraph(
-            partial(_merged, whole),
-            precision=as_precision(forms[0].mixture.precision),
-            threads=forms[0].threads,
-            streams=forms[0].threads,
-            float32_layers=forms[0].mixture.float32_layers,
+            partial(_merged, names),
+            precision=as_precision(first.mixture.precision),
+            threads=first.threads,
+            streams=first.threads,
+            float32_layers=first.mixture.float32_layers,
             cache_dir=BLOBS,
             identity=cache.key(facts),
         )
-        assert isinstance(backbones[0].embed, FixedBatch)
-        return Joint(graph, backbones[0].embed.batch)
+        return Joint(graph, network.batch)
 
     def check() -> bool:
         joint = make()
-        if joint is None or len(set(joint.network.graph.outputs)) < len(backbones):  # two may end in one tensor
-            return False
-        made.append(joint)
-        names = ", ".join(backbone.spec.name for backbone in backbones)
-        same = _same_bits(joint, backbones, samples)
+        outputs = set(joint.network.graph.outputs)  # two of them may end in one tensor
+        same = len(outputs) == len(backbones) and _same_bits(joint, backbones, samples)
         said = "are computed in one go" if same else "are computed one after the other: in one go, bits would differ"
-        print(f"{names} {said}", file=sys.stderr)
+        print(f"{', '.join(backbone.spec.name for backbone in backbones)} {said}", file=sys.stderr)
         return same
 
-    if not cache.remember("shared", {**facts, "device": cache.device()}, check):
-        return None
-    return made[0] if made else make()
+    return make() if cache.remember("shared", {**facts, "device": cache.device()}, check) else None
 
 
-def _merged(graphs: Sequence[bytes]) -> bytes:
+def _merged(names: Sequence[str]) -> bytes:
+    """The joint graph of graphs in the cache; they are read only where no blob of it is kept."""
     import onnx
 
-    return bytes(merge([onnx.load_from_string(graph) for graph in graphs]).SerializeToString())
+    graphs = (cache.read(name) for name in names)
+    return bytes(merge([onnx.load_from_string(graph or b"") for graph in graphs]).SerializeToString())
 
 
 def _same_bits(joint: Joint, backbones: Sequence[CompiledBackbone], samples: GateSamples) -> bool:

@@ -53,6 +53,7 @@ def _make_folder(path: Path, attributes: dict[str, Any]) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path}: is there already and is not empty")
     try:
+        # not as `nodes.write` does: the folder appears as a whole, and what fails is said of the store
         for folder, metadata in ((temporary, attributes), (temporary / ARRAYS, {})):
             folder.mkdir()
             (folder / METADATA).write_bytes(nodes.group(metadata))

@@ -146,6 +146,9 @@ def test_runtimes_without_8_bits_are_named(runtime: str, precision: str, places:
     )
     with pytest.raises(ConfigError, match=said):
         EmbedConfig(precision=precision, runtime=runtime)
+    if precision == "fp8":
+        with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
+            EmbedConfig(precision=precision, device="cpu").here()
 
 
 def test_8_bits_where_the_runtime_has_them(gpus: Callable[[int], None], install: Install) -> None:

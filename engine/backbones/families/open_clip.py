@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from substyle.engine.backbones.families import taps
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.checkpoints import UNREADABLE
+from substyle.engine.backbones.families.near import such_as
 from substyle.engine.backbones.hub import WeightsError, require_repository
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.readout import WHOLE, Readout
@@ -97,10 +97,7 @@ def require_model(name: str, model: str) -> tuple[str, str]:
 
     architecture, _, tag = model.partition("/")
     if architecture not in open_clip.list_models():
-        near = get_close_matches(architecture, open_clip.list_models(), n=5, cutoff=0.4)
-        such = (
-            f", such as {', '.join(near)}" if near else "; substyle backbones --search finds them by a part of a name"
-        )
+        such = such_as(architecture, open_clip.list_models(), cutoff=0.4)
         raise ConfigError(f"backbone {name}", architecture, f"an architecture of open_clip{such}")
     if tag and path_in(tag) is None:
         _require_tag(name, architecture, tag)

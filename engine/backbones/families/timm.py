@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from substyle.engine.backbones.families import checkpoints, flax_vit, hf_dinov2, taps
+from substyle.engine.backbones.families.near import such_as
 from substyle.engine.backbones.hub import WeightsError, require_repository
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.readout import WHOLE, Readout
@@ -258,10 +258,7 @@ def require_model(name: str, model: str) -> None:
 
     architecture, dot, _ = model.partition(".")
     if not timm.is_model(model):
-        near = get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        such = (
-            f", such as {', '.join(near)}" if near else "; substyle backbones --search finds them by a part of a name"
-        )
+        such = such_as(architecture, timm.list_models(), cutoff=0.5)
         raise ConfigError(f"backbone {name}", model, f"a model of timm {timm.__version__}{such}")
     tagged = get_arch_pretrained_cfgs(architecture)
     if dot and model not in tagged:

@@ -134,3 +134,12 @@ def test_bits_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "_same_bits", lambda *arguments: pytest.fail("compared again"))
     monkeypatch.setattr(shared, "merge", lambda *arguments: pytest.fail("merged again"))
     assert all(isinstance(one.embed, Member) for one in share(apart, SAMPLES))
+
+
+def test_what_is_not_in_the_cache_stays_apart_until_it_is(tmp_path: Path) -> None:
+    apart = depths()
+    graphs, away = tmp_path / "cache" / "graphs", tmp_path / "away"
+    graphs.rename(away)
+    assert [one.embed for one in share(apart, SAMPLES)] == [one.embed for one in apart]
+    away.rename(graphs)
+    assert all(isinstance(one.embed, Member) for one in share(apart, SAMPLES))

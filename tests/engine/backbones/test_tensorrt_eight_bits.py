@@ -41,7 +41,6 @@ from substyle.engine.backbones.source import Source
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.precision import EightBits
 from substyle.engine.target import Target
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,20 +185,6 @@ def test_fp8_is_refused_by_cards_without_it(engines: Engines, major: int, minor:
 def test_fp8_is_there_from_8_9_on(engines: Engines, major: int, minor: int) -> None:
     engines.card.major, engines.card.minor = major, minor
     assert options("fp8").precision == "fp8"
-
-
-def test_runtimes_without_8_bits_say_where_they_are() -> None:
-    with pytest.raises(ConfigError, match=r"fp16, int8 with the runtime openvino; fp8 is there with runtime = \"tens"):
-        options("fp8", Target())
-    with pytest.raises(
-        ConfigError, match=r"fp16 with the runtime torch; int8 .* \"tensorrt\" on a GPU or \"openvino\""
-    ):
-        options("int8", Target("cuda:0", "torch"))
-    assert EmbedConfig(precision="fp8").precision == "fp8", "as long as the runtime is auto"
-    with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
-        EmbedConfig(precision="fp8", runtime="openvino")
-    with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
-        EmbedConfig(precision="fp8", device="cpu").here()
 
 
 def test_backbones_that_come_as_graphs_are_refused() -> None:
