@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from substyle.engine.store import compaction
+from substyle.engine.store.catalog import Definition
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.load import load_table
@@ -49,14 +50,14 @@ def _names() -> list[str]:
 
 
 def _empty(path: Path, images: int) -> tuple[EmbeddingStore, BackboneEntry]:
-    store = EmbeddingStore.create(path, StoreSettings(0, 224, SHARD, "float16", ""))
+    store = EmbeddingStore.create(path, StoreSettings(0, 224, SHARD, "float16"))
     keys = [f"{i}.jpg" for i in range(images)]
     store.add_images(keys, np.zeros(images, np.int64), ["x"], np.zeros(images, np.int8))
-    entry = store.ensure_backbone(_FACTS)
-    for name in _names():
-        definition = {"name": name, "coarse": "identity" if name == "identity" else "blur", "role": "train"}
-        store.ensure_transformation(entry, definition, "hash")
-    return store, entry
+    found = [
+        Definition({"name": name, "coarse": "identity" if name == "identity" else "blur", "role": "train"}, "hash")
+        for name in _names()
+    ]
+    return store, store.ensure_backbone(_FACTS, found)
 
 
 def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.store import compaction, lock
+from substyle.engine.store.catalog import Definition
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import StoreSettings
+from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.record import ImageNote
 from substyle.engine.store.splits import assign
 from substyle.engine.table import UNLABELLED
@@ -71,16 +74,17 @@ def import_store(
     split_N = assign(keys, label_N.tolist(), [split_of[key] for key in keys], seed=seed)
     dtype = "float16" if np.abs(x_RD).max(initial=0.0) < 6e4 else "float32"
     shard_rows = min(SHARD_ROWS, 1 << max(len(keys) - 1, 1).bit_length())
-    store = EmbeddingStore.create(store_path, StoreSettings(seed, base.CANVAS, shard_rows, dtype, str(embeddings)))
+    store = EmbeddingStore.create(store_path, StoreSettings(seed, base.CANVAS, shard_rows, dtype))
     with lock.hold(store_path, run := lock.new_run_id()):
-        store.add_images(keys, label_N, class_names, split_N)
+        given = [split_of[key] for key in keys]
+        source = SourceEntry("", "imported", os.path.abspath(embeddings))
+        store.add_images(keys, label_N, class_names, split_N, given=given, source=source)
         spec = {"weights_hash": "imported", "weights": f"imported from {embeddings.name}", "control": False}
         runtime = {"name": "imported", "precision": "as given"}
         entry = store.ensure_backbone(
-            {"name": backbone, "dim": x_RD.shape[1], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
+            {"name": backbone, "dim": x_RD.shape[1], "spec": spec, "runtime": runtime, "gate": None, "rate": None},
+            [Definition(each.describe(), each.definition_hash()) for each in definitions.values()],
         )
-        for transformation in definitions.values():
-            store.ensure_transformation(entry, transformation.describe(), transformation.definition_hash())
         for shard in range(store.shards()):
             part = slice(shard * shard_rows, (shard + 1) * shard_rows)
             notes = [ImageNote(n, 0, 0, "", "", ()) for n in range(len(keys))[part]]

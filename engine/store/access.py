@@ -25,21 +25,12 @@ def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
 
 
 def root(path: Place) -> zarr.Group:
-    """The group of a whole store. Raises StoreError when there is none or its metadata are damaged."""
+    """The group of a whole store. Raises StoreError when its metadata are missing or damaged."""
     with _named(path):
         if not (path / METADATA).exists():
-            raise StoreError(f"{path}: no store is there")
+            raise StoreError(f"{path / METADATA}: is missing (run substyle verify)")
         # what a group holds is asked of the disk, never of a summary in its metadata
         return zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
-
-
-def group(store: Place, parent: zarr.Group, name: str) -> zarr.Group:
-    """A group of a store. Raises StoreError when it is not there, no group, or damaged."""
-    with _named(store / name):
-        member = parent[name]
-    if not isinstance(member, zarr.Group):
-        raise StoreError(f"{store}: {name} is not a group (run substyle verify)")
-    return member
 
 
 def array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -49,12 +40,6 @@ def array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
     if not isinstance(member, zarr.Array):
         raise StoreError(f"{store}: {name} is not an array (run substyle verify)")
     return member
-
-
-def attributes(member: zarr.Group | zarr.Array[Any], path: Place) -> dict[str, Any]:
-    """The attributes of a group or an array. Raises StoreError when they are no object."""
-    with _named(path):
-        return dict(member.attrs.asdict())
 
 
 @contextmanager

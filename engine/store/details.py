@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from substyle.engine.store.record import THUMBNAIL_BYTES, ImageNote, Record
+from substyle.engine.store.record import CONTENT_BYTES, THUMBNAIL_BYTES, ImageNote, Record
 
 _IMAGE = pa.struct(
     [
@@ -20,6 +20,8 @@ _IMAGE = pa.struct(
         ("reason", pa.string()),
         ("thumbnail", pa.large_binary()),  # all of a store may be more than 2 GB
         ("indistinct", pa.list_(pa.string())),
+        ("content", pa.large_binary()),
+        ("mark", pa.int64()),
     ]
 )
 SCHEMA = pa.schema(
@@ -50,7 +52,10 @@ def encode(records: Iterable[tuple[int, Record]]) -> bytes:
 
 
 def _columns(number: int, record: Record) -> dict[str, Any]:
-    images = [{**vars(note), "thumbnail": bytes.fromhex(note.thumbnail)} for note in record.images]
+    images = [
+        {**vars(note), "thumbnail": bytes.fromhex(note.thumbnail), "content": bytes.fromhex(note.content)}
+        for note in record.images
+    ]
     return {"id": number, "checksums": list(record.checksums.items()), "images": images}
 
 
@@ -62,8 +67,9 @@ def decode_table(data: bytes) -> pa.Table:
     fields = [pc.struct_field(images, field.name) for field in _IMAGE]
     if any(column.null_count for column in (*read.columns, images, *fields, names)):
         raise ValueError("a column lacks values")
-    if not set(pc.unique(pc.binary_length(pc.struct_field(images, "thumbnail"))).to_pylist()) <= {0, THUMBNAIL_BYTES}:
-        raise ValueError("not a thumbnail")
+    for field, size in (("thumbnail", THUMBNAIL_BYTES), ("content", CONTENT_BYTES)):
+        if not set(pc.unique(pc.binary_length(pc.struct_field(images, field))).to_pylist()) <= {0, size}:
+            raise ValueError(f"{field}: not of {size} bytes")
     return read
 
 
@@ -78,4 +84,5 @@ def decode(data: bytes) -> dict[int, Record]:
 
 
 def _note(row: dict[str, Any]) -> ImageNote:
-    return ImageNote(**{**row, "thumbnail": row["thumbnail"].hex(), "indistinct": tuple(row["indistinct"])})
+    texts = {name: row[name].hex() for name in ("thumbnail", "content")}
+    return ImageNote(**{**row, **texts, "indistinct": tuple(row["indistinct"])})

@@ -9,22 +9,27 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from substyle.engine.schema import build
-from substyle.engine.store import access, chunks, creation, form, journal, leftovers, lock, manifest, nodes, plain
-from substyle.engine.store.errors import StoreError
-from substyle.engine.store.index import Index
-from substyle.engine.store.layout import (
-    ARRAYS,
-    METADATA,
-    SCHEMA,
-    BackboneEntry,
-    StoreSettings,
-    chunk_path,
-    members,
-    slug,
+from substyle.engine.store import (
+    access,
+    catalog,
+    chunks,
+    creation,
+    damage,
+    header,
+    journal,
+    leftovers,
+    lock,
+    nodes,
+    plain,
 )
+from substyle.engine.store import manifest as manifests
+from substyle.engine.store.catalog import Catalog, Definition
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.header import Header
+from substyle.engine.store.index import Index
+from substyle.engine.store.layout import ARRAYS, METADATA, BackboneEntry, StoreSettings, chunk_path, slug
+from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
 from substyle.engine.store.record import ImageNote, Record
-from substyle.kernels.errors import ConfigError
 from substyle.pipelines.objects import ObjectPlace, each
 from substyle.pipelines.places import Place, place
 
@@ -32,24 +37,19 @@ from substyle.pipelines.places import Place, place
 class EmbeddingStore:
     """A store on a disk or in a bucket; see `create` and `open`."""
 
-    def __init__(self, path: Place, group: zarr.Group, settings: StoreSettings) -> None:
+    def __init__(self, path: Place, head: Header) -> None:
         self.path = path
-        self.group = group
-        self.settings = settings
-        self._manifest: tuple[list[Place], manifest.Manifest] | None = None  # of these segments
+        self.uuid, self.settings = head.uuid, head.settings
+        self.calibration = head.calibration  # keys of the images that gates and recalibrations use
+        self._group: zarr.Group | None = None
+        self._manifest: tuple[list[Place], Manifest] | None = None  # of these segments
+        self._catalog: tuple[list[Place], Catalog] | None = None  # of these files
 
     @classmethod
-    def create(
-        cls,
-        path: Place | str,
-        settings: StoreSettings,
-        *,
-        calibration: Sequence[str] = (),
-        options: Mapping[str, str] | None = None,
-    ) -> EmbeddingStore:
+    def create(cls, path: Place | str, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
         """Make an empty store and open it; see `creation.create`."""
         path = place(path)
-        creation.create(path, settings, calibration=calibration, options=options)
+        creation.create(path, settings, calibration=calibration)
         return cls.open(path)
 
     @classmethod
@@ -57,28 +57,18 @@ class EmbeddingStore:
         """Open the store at a path or an address.
 
         Raises:
-            StoreError: there is none, it is damaged, or it has an unknown schema.
+            StoreError: there is none, its header is damaged, or it has another schema.
             ObjectError: it lies in a bucket that cannot be asked.
         """
         path = place(path)
-        group = access.root(path)
-        attributes = access.attributes(group, path)
-        header = attributes.get("substyle")
-        if not isinstance(header, dict):
-            raise StoreError(f"{path}: a Zarr group, but not a substyle store")
-        if header.get("schema") != SCHEMA:
-            raise StoreError(f"{path}: schema {header.get('schema')}, this version reads schema {SCHEMA}")
-        form.unseal(attributes, path)
-        try:
-            settings = build(StoreSettings, {k: v for k, v in header.items() if k != "schema"})
-        except ConfigError as error:
-            raise StoreError(f"{path}: bad store header: {error}") from error
-        return cls(path, group, settings)
+        return cls(path, header.read(path))
 
-    def source_options(self) -> dict[str, str]:
-        """How its source is opened, beside its path."""
-        options = self.group.attrs.asdict().get("source_options", {})
-        return {str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {}
+    @property
+    def group(self) -> zarr.Group:
+        """The Zarr group of the whole store. Raises StoreError when its metadata are damaged."""
+        if self._group is None:
+            self._group = access.root(self.path)
+        return self._group
 
     def tidy(self) -> None:
         """Remove what killed processes left half written; the caller has the mutex."""
@@ -90,24 +80,38 @@ class EmbeddingStore:
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def manifest(self) -> manifest.Manifest:
+    def manifest(self) -> Manifest:
         """Which image stands in which row."""
         # segments never change: what was read of the same ones holds, and a million images take a second to read
-        there = manifest.segments(self.path)
+        there = manifests.segments(self.path)
         if self._manifest is None or self._manifest[0] != there:
-            self._manifest = there, manifest.read(self.path, self.settings.shard_rows)
+            self._manifest = there, manifests.read(self.path, self.settings.shard_rows)
         return self._manifest[1]
 
     def add_images(
-        self, keys: Sequence[str], label_N: NDArray[np.int64], class_names: Sequence[str], split_N: NDArray[np.int8]
+        self,
+        keys: Sequence[str],
+        label_N: NDArray[np.int64],
+        class_names: Sequence[str],
+        split_N: NDArray[np.int8],
+        *,
+        given: Sequence[str | None] | None = None,
+        source: SourceEntry = NOWHERE,
     ) -> None:
-        """Append images: a new manifest segment that starts at a shard boundary; `fit` makes the arrays hold it."""
+        """Append images of a source: a new manifest segment that starts at a shard boundary; `fit` grows the arrays."""
         first = 0
         if self.has_manifest():
             shard_rows = self.settings.shard_rows
             first = -(-self.manifest().rows // shard_rows) * shard_rows
-        manifest.append(
-            self.path, first_row=first, keys=keys, label_N=label_N, class_names=class_names, split_N=split_N
+        manifests.append(
+            self.path,
+            first_row=first,
+            keys=keys,
+            label_N=label_N,
+            class_names=class_names,
+            split_N=split_N,
+            given=given,
+            source=source,
         )
         self.fit()
 
@@ -122,12 +126,7 @@ class EmbeddingStore:
 
     def has_manifest(self) -> bool:
         """Whether images have been added."""
-        return bool(manifest.segments(self.path))
-
-    def calibration(self) -> list[str]:
-        """Keys of the images that gates and recalibrations use."""
-        keys = self.group.attrs.asdict().get("calibration", [])
-        return [str(key) for key in keys] if isinstance(keys, list) else []
+        return bool(manifests.segments(self.path))
 
     def shards(self) -> int:
         """Number of shards that the manifest's rows fill."""
@@ -135,10 +134,17 @@ class EmbeddingStore:
 
     # --- backbones and transformations ------------------------------------------------------------------------------
 
+    @property
+    def catalog(self) -> Catalog:
+        """The backbones and transformations of the store. Raises StoreError when a file of it is damaged."""
+        there = catalog.files(self.path)
+        if self._catalog is None or self._catalog[0] != there:  # files never change
+            self._catalog = there, catalog.read(self.path, there)
+        return self._catalog[1]
+
     def backbones(self) -> list[BackboneEntry]:
         """The backbones of the store, in the order of their names."""
-        entries = [self.entry_of(name) for name in members(self.path / ARRAYS)]
-        return sorted(entries, key=lambda entry: entry.name)
+        return list(self.catalog.backbones.values())
 
     def backbone(self, name: str) -> BackboneEntry:
         """The backbone of that name. Raises StoreError naming those there are."""
@@ -148,56 +154,91 @@ class EmbeddingStore:
         there = ", ".join(entry.name for entry in self.backbones()) or "none"
         raise StoreError(f"{self.path}: no backbone {name}; there are: {there}")
 
-    def ensure_backbone(self, facts: Mapping[str, Any]) -> BackboneEntry:
-        """Make a backbone's group, or check that the one there was made in the same way.
+    def ensure_backbone(self, facts: Mapping[str, Any], found: Sequence[Definition] = ()) -> BackboneEntry:
+        """Make a backbone's group and the arrays of transformations, or check that those there were made alike.
 
         Args:
             facts: plain JSON with at least ``name``, ``dim``, ``spec`` and ``runtime``.
+            found: the transformations that it is to have.
 
         Raises:
-            StoreError: it is there with other weights, width, runtime or precision.
+            StoreError: it is there with other weights, width, runtime or precision, or a transformation is there with
+                another definition.
         """
         name = slug(str(facts["name"]))
-        if (self.path / ARRAYS / name / METADATA).exists():
-            there = self.entry_of(name).facts
-            if changed := form.differences(there, facts):
-                how = form.remedy(there, facts)
-                raise StoreError(f"{self.path}: {facts['name']} was made differently: {'; '.join(changed)}{how}")
-        else:
-            nodes.write(self.path / ARRAYS / name, nodes.group(form.seal(facts)))
-        return BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts))
+        entry = BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts))
+        known = self.catalog.backbones.get(name)
+        if known is not None and (changed := catalog.differences(known.facts, facts)):
+            how = catalog.remedy(known.facts, facts)
+            raise StoreError(f"{self.path}: {entry.name} was made differently: {'; '.join(changed)}{how}")
+        new = self._new(entry, found)
+        # what the catalog names is there: arrays come first
+        folder = self.path / ARRAYS / name
+        if not (folder / METADATA).exists():
+            nodes.write(folder, nodes.group({"substyle": dict(facts)}))
+        for definition in new:
+            nodes.write(folder / definition.name, self._array_metadata(entry, definition))
+        if known is None or new:
+            catalog.write(self.path, facts, {definition.name: definition for definition in new})
+        return entry
 
-    def ensure_transformation(self, entry: BackboneEntry, definition: Mapping[str, Any], digest: str) -> None:
-        """Make the array of a transformation, or check that the one there has the same definition.
+    def require_definitions(self, entry: BackboneEntry, found: Sequence[Definition]) -> None:
+        """Raise StoreError unless what the store has of these transformations was made by the same definitions."""
+        self._new(entry, found)
 
-        Raises:
-            StoreError: it was made by another definition.
-        """
-        name = str(definition["name"])
-        if (self.path / ARRAYS / entry.slug / name / METADATA).exists():
-            there, there_digest = self.definition_of(entry, name)
-            if there_digest != digest:
-                raise StoreError(
-                    f"{self.path}: {name} was made by another definition ({there} there, "
-                    f"{dict(definition)} now); use another store or another name"
-                )
-            return
-        metadata = nodes.array(
+    def _new(self, entry: BackboneEntry, found: Sequence[Definition]) -> list[Definition]:
+        """Those that the store lacks. Raises StoreError for one that it has by another definition."""
+        there = self.catalog.transformations.get(entry.slug, {})
+        changed = [d.name for d in found if d.name in there and there[d.name].hash != d.hash]
+        if changed:
+            raise StoreError(
+                f"{self.path}: the definition of {', '.join(changed)} has changed since the store was made; "
+                "use another store, or give the changed transformation another name"
+            )
+        return [definition for definition in found if definition.name not in there]
+
+    def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
+        return nodes.array(
             *(self.manifest().rows, entry.dim),
             shard_rows=self.settings.shard_rows,
             dtype=self.settings.dtype,
-            attributes=form.seal({"definition": dict(definition), "definition_hash": digest}),
+            attributes={"substyle": definition.definition},
         )
-        nodes.write(self.path / ARRAYS / entry.slug / name, metadata)
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
         """Names of the transformations that a backbone has arrays of."""
-        return members(self.path / ARRAYS / entry.slug)
+        return sorted(self.catalog.transformations.get(entry.slug, {}))
 
     def transformations(self, entry: BackboneEntry) -> list[dict[str, Any]]:
         """Definitions of the transformations that a backbone has arrays of, identity first, then by name."""
-        definitions = [self.definition_of(entry, name)[0] for name in self.transformation_names(entry)]
+        definitions = [made.definition for made in self.catalog.transformations.get(entry.slug, {}).values()]
         return sorted(definitions, key=lambda d: (d["name"] != "identity", d["name"]))
+
+    def repair(self) -> bool:
+        """Undo what `verify` found damaged, so that it is embedded again; the caller owns the store and has its mutex.
+
+        Metadata are written again; damaged chunks and records are taken out of the journal. Returns whether there was
+        something to do.
+        """
+        found = damage.read(self.path)
+        if found is None:
+            return False
+        damage.repair(self.path, found)
+        self._group = self._catalog = None
+        for entry in self.backbones():
+            folder = self.path / ARRAYS / entry.slug
+            if f"{ARRAYS}/{entry.slug}/{METADATA}" in found.metadata:
+                nodes.write(folder, nodes.group({"substyle": entry.facts}))
+            for name, definition in self.catalog.transformations[entry.slug].items():
+                if f"{ARRAYS}/{entry.slug}/{name}/{METADATA}" in found.metadata:
+                    nodes.write(folder / name, self._array_metadata(entry, definition))
+        root = {METADATA: creation.attributes(Header(self.uuid, self.settings)), f"{ARRAYS}/{METADATA}": {}}
+        for name, attributes in root.items():
+            if name in found.metadata:
+                nodes.write((self.path / name).parent, nodes.group(attributes))
+        self._group = None
+        damage.clear(self.path)
+        return True
 
     # --- shards -----------------------------------------------------------------------------------------------------
 
@@ -285,23 +326,9 @@ class EmbeddingStore:
 
     # --- zarr -------------------------------------------------------------------------------------------------------
 
-    def entry_of(self, backbone_slug: str) -> BackboneEntry:
-        """What a backbone's group says of itself. Raises StoreError when it is damaged."""
-        path = self.path / ARRAYS / backbone_slug
-        return form.backbone(access.attributes(self.group_of(backbone_slug), path), path)
-
-    def definition_of(self, entry: BackboneEntry, transformation: str) -> tuple[dict[str, Any], str]:
-        """(definition, its hash) of the transformation that an array holds. Raises StoreError when it is damaged."""
-        path = self.path / ARRAYS / entry.slug / transformation
-        return form.transformation(access.attributes(self.array_of(entry, transformation), path), path)
-
-    def group_of(self, backbone_slug: str) -> zarr.Group:
-        """The Zarr group of a backbone; of all backbones for an empty slug. Raises StoreError when it is damaged."""
-        return access.group(self.path, self.group, f"{ARRAYS}/{backbone_slug}".rstrip("/"))
-
     def array_of(self, entry: BackboneEntry, transformation: str) -> zarr.Array[Any]:
         """The Zarr array of a transformation, (N, D). Raises StoreError when it is damaged or laid out otherwise."""
         name = f"{ARRAYS}/{entry.slug}/{transformation}"
         array = access.array(self.path, self.group, name)
-        form.require_layout(array, self.settings, entry.dim, self.path / name)
+        nodes.require_layout(array, self.settings, entry.dim, self.path / name)
         return array

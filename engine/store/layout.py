@@ -1,4 +1,4 @@
-"""What a store is made of: its header, its groups' names, its chunks' places."""
+"""What a store is made of: its settings, its groups' names, its chunks' places."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from substyle.engine.precision import as_precision
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.orientation import ORIENTATIONS
 from substyle.pipelines.places import Place
+from substyle.pipelines.sources.files import MARKER
 
-SCHEMA = 2
+SCHEMA = 3
 DTYPES = ("float16", "float32")
 ARRAYS = "embeddings"
-METADATA = "zarr.json"
+METADATA = "zarr.json"  # of Zarr; its attributes belong to whoever uses the store
+HEADER = MARKER  # of the store itself
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class StoreSettings:
         canvas: canvas side S in pixels.
         shard_rows: R, rows of a shard and of a chunk.
         dtype: ``float16`` or ``float32``.
-        source: where its images come from, as given; a local path is made absolute.
         orientation: what is done with EXIF orientations (``ignore``, ``apply``).
         style_precision: arithmetic inside style networks.
     """
@@ -49,7 +50,6 @@ class StoreSettings:
     canvas: int
     shard_rows: int
     dtype: str
-    source: str
     orientation: str = "ignore"
     style_precision: str = "bf16"
 
@@ -81,8 +81,3 @@ def slug(name: str) -> str:
 def chunk_path(store: Place, backbone_slug: str, transformation: str, shard: int) -> Place:
     """The file or object of one shard's chunk."""
     return store / ARRAYS / backbone_slug / transformation / "c" / str(shard) / "0"
-
-
-def members(folder: Place) -> list[str]:
-    """Names of the groups or arrays in a folder; one whose metadata were never written is not there."""
-    return sorted(path.parent.name for path in folder.glob(f"*/{METADATA}"))

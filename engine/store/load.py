@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store import duplicates, notes
+from substyle.engine.store import damage, duplicates, notes
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.index import Index
@@ -46,67 +47,106 @@ def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, o
     return [there[name] for name in (*known, *sorted(set(there) - set(known)))]
 
 
-def load_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
+def load_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
     """`open_table` with all embeddings in memory, as an array: T × N × D times 2 bytes (float16)."""
-    table = open_table(store, backbone)
+    table = open_table(store, backbone, transformations)
     return table if isinstance(table.x_TND, np.ndarray) else replace(table, x_TND=table.x_TND.whole())
 
 
-def open_table(store: EmbeddingStore, backbone: str) -> EmbeddingTable:
-    """Embeddings of every image that is finished in all of the backbone's transformations and was not quarantined.
+def open_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
+    """`open_tables` of one backbone; all transformations that it has where none are named."""
+    return open_tables(store, [backbone], transformations)[0]
 
-    They stay in the store: `EmbeddingTable.take` reads rows of them.
+
+def open_tables(
+    store: EmbeddingStore, backbones: Sequence[str], transformations: Sequence[str] = ()
+) -> list[EmbeddingTable]:
+    """Embeddings by several backbones of the same images in the same transformations, a table for each backbone.
+
+    The images are those that are finished in all of these and were not quarantined. Embeddings stay in the store:
+    `EmbeddingTable.take` reads rows of them.
+
+    Args:
+        transformations: which, in this order; those that all of the backbones have where none are named.
 
     Raises:
-        StoreError: no such backbone, nothing is finished, or a finished chunk is missing or cut short.
+        StoreError: no such backbone or transformation, nothing is finished, a finished chunk is missing or cut short,
+            or `verify` found damage that is not repaired yet.
     """
-    entry = store.backbone(backbone)
-    chosen, finished = _snapshot(store, entry)
-    names = [str(d["name"]) for d in chosen]
+    entries = [store.backbone(name) for name in backbones]
+    for entry in entries:
+        damage.require_none(store.path, entry.slug)
+    chosen, finished = _snapshot(store, entries)
+    names = list(transformations) or common_transformations(store, entries)
+    shown = []
+    for entry, there in zip(entries, chosen, strict=True):
+        absent = [name for name in names if name not in there]
+        if absent:
+            raise StoreError(f"{store.path}: {entry.name} has no embeddings of {', '.join(absent)}; run substyle embed")
+        shown.append([there[name] for name in names])
     manifest = store.manifest()
-    _require_chunks(store, finished)
+    _require_chunks(store, finished, names)
     noted = notes.read(store.path)
-    complete_S = np.logical_and.reduce(finished.finished(entry.slug, names, store.shards()), axis=1)
     at_M = noted.at(manifest.row_N)
-    good_M = complete_S[manifest.row_N // store.settings.shard_rows] & (at_M >= 0)
+    good_M = at_M >= 0
+    for entry in entries:
+        complete_S = np.logical_and.reduce(finished.finished(entry.slug, names, store.shards()), axis=1)
+        good_M &= complete_S[manifest.row_N // store.settings.shard_rows]
     good_M[good_M] = noted.ok_N[at_M[good_M]]
     index_N = np.flatnonzero(good_M)
     if not names or not len(index_N):
-        raise StoreError(f"{store.path}: {backbone} has no finished shard with a valid image in all transformations")
+        raise StoreError(
+            f"{store.path}: {', '.join(backbones)}: no finished shard with a valid image in all transformations"
+        )
     at_N = at_M[index_N]
     nowhere_N = np.zeros(len(noted.row_N), np.bool_)
     distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
     split_N, _ = _splits(manifest, index_N, noted, at_N)
-    return EmbeddingTable(
-        backbone=backbone,
-        x_TND=StoredRows(store, entry, names, manifest.row_N[index_N]),
-        transformations=tuple(names),
-        coarse=tuple(str(d["coarse"]) for d in chosen),
-        roles=tuple(str(d["role"]) for d in chosen),
-        keys=tuple(manifest.keys[i] for i in index_N.tolist()),
-        label_N=manifest.label_N[index_N],
-        class_names=manifest.class_names,
-        split_N=split_N,
-        distinct_TN=distinct_TN,
-    )
+    return [
+        EmbeddingTable(
+            backbone=entry.name,
+            x_TND=StoredRows(store, entry, names, manifest.row_N[index_N]),
+            transformations=tuple(names),
+            coarse=tuple(str(d["coarse"]) for d in those),
+            roles=tuple(str(d["role"]) for d in those),
+            keys=tuple(manifest.keys[i] for i in index_N.tolist()),
+            label_N=manifest.label_N[index_N],
+            class_names=manifest.class_names,
+            split_N=split_N,
+            distinct_TN=distinct_TN,
+            contents=tuple(notes.hex_of(noted.content_N2[at_N])),
+        )
+        for entry, those in zip(entries, shown, strict=True)
+    ]
 
 
-def _snapshot(store: EmbeddingStore, entry: BackboneEntry) -> tuple[list[dict[str, object]], Index]:
-    """Definitions and what is finished at one moment, though a run may add both: read between two equal lists.
+def common_transformations(store: EmbeddingStore, entries: Sequence[BackboneEntry]) -> list[str]:
+    """Names of the transformations that all of some backbones have, in the order of `definitions`."""
+    names = [str(d["name"]) for d in definitions(store, entries[0])] if entries else []
+    return [name for name in names if all(name in store.transformation_names(entry) for entry in entries[1:])]
 
-    Else a store that was empty when its arrays were listed, and finished when its journal was read, would give a table
-    of no transformation.
+
+def _snapshot(
+    store: EmbeddingStore, entries: Sequence[BackboneEntry]
+) -> tuple[list[dict[str, dict[str, object]]], Index]:
+    """Definitions of backbones by name, and what is finished, at one moment: a run may add both.
+
+    Else a store that was empty when its catalog was read, and finished when its journal was, would give a table of no
+    transformation.
     """
     while True:
-        chosen = definitions(store, entry)
-        finished = store.finished().of([entry.slug])
-        if len(chosen) == len(store.transformation_names(entry)):  # arrays are added, never removed
+        chosen = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
+        finished = store.finished().of([entry.slug for entry in entries])
+        # transformations are added, never removed
+        if all(len(those) == len(store.transformation_names(e)) for those, e in zip(chosen, entries, strict=True)):
             return chosen, finished
 
 
-def _require_chunks(store: EmbeddingStore, finished: Index) -> None:
-    for (shard, slug), names in sorted(store.cut_short(finished).items()):
-        chunk = store.chunk_path(slug, min(names), shard)
+def _require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
+    for (shard, slug), short in sorted(store.cut_short(finished).items()):
+        if not short & set(names):
+            continue
+        chunk = store.chunk_path(slug, min(short & set(names)), shard)
         raise StoreError(f"{chunk}: is missing or cut short, though it was finished; run substyle verify, then embed")
 
 

@@ -10,8 +10,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import zarr
+
+from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import make_folder, write_durably, writing
-from substyle.engine.store.layout import METADATA
+from substyle.engine.store.layout import METADATA, StoreSettings
 from substyle.pipelines.objects import ObjectPlace
 from substyle.pipelines.places import Place
 
@@ -44,9 +47,14 @@ def array(rows: int, width: int, *, shard_rows: int, dtype: str, attributes: Map
 
 
 def write(node: Place, metadata: bytes) -> None:
-    """Make a group or an array that is not there. Raises StoreError where that cannot be."""
+    """Write the metadata of a group or an array, in place of what is there. Raises StoreError where that cannot be."""
     make_folder(node)
-    write_durably(node / METADATA, metadata)
+    path = node / METADATA
+    if isinstance(path, ObjectPlace):
+        with writing(path):
+            path.put(metadata)
+    else:
+        write_durably(path, metadata)
 
 
 def grow(node: Place, rows: int) -> None:
@@ -55,11 +63,23 @@ def grow(node: Place, rows: int) -> None:
     with writing(path):
         metadata: dict[str, Any] = json.loads(path.read_bytes())
     metadata["shape"][0] = rows
-    if isinstance(path, ObjectPlace):
-        with writing(path):
-            path.put(_text(metadata))
-    else:
-        write_durably(path, _text(metadata))
+    write(node, _text(metadata))
+
+
+def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
+    """Raise StoreError unless an array is laid out as this engine does it: (N, D) numbers in bare chunks (R, D)."""
+    there = json.loads(json.dumps(found.metadata.to_dict()))
+    pairs = {
+        "width": (found.shape[1:], (dim,)),
+        "chunks": (found.chunks, (settings.shard_rows, dim)),
+        "type": (str(found.dtype), settings.dtype),
+        "codecs": (there["codecs"], CODECS),
+        "names of chunks": (there["chunk_key_encoding"], CHUNK_NAMES),
+        "fill value": (str(found.fill_value), "nan"),
+    }
+    for what, (value, wanted) in pairs.items():
+        if value != wanted:
+            raise StoreError(f"{path / METADATA}: {what} {value}, not {wanted} (run substyle verify)")
 
 
 def _text(metadata: Mapping[str, Any]) -> bytes:

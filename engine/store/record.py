@@ -11,6 +11,7 @@ from substyle.engine.store.duplicates import COLUMNS, ROWS
 from substyle.engine.store.files import digest
 
 THUMBNAIL_BYTES = ROWS * COLUMNS
+CONTENT_BYTES = 16
 _LARGEST = 2**63 - 1  # what a column of whole numbers holds
 
 
@@ -24,6 +25,8 @@ class ImageNote:
         reason: why it is quarantined; empty when it is fine.
         thumbnail: 8 × 9 luma bytes of the canvas in hex, from which near-duplicates are told; empty when quarantined.
         indistinct: transformations that hardly changed it.
+        content: the first 128 bits of the SHA-256 of the file's bytes in hex; empty when they could not be read.
+        mark: the file's `ImageRecord.mark` when they were read; 0 when unknown.
     """
 
     row: int
@@ -32,17 +35,21 @@ class ImageNote:
     reason: str
     thumbnail: str
     indistinct: tuple[str, ...]
+    content: str = ""
+    mark: int = 0
 
     def __post_init__(self) -> None:
-        whole = type(self.row) is type(self.height) is type(self.width) is int
-        texts = (self.reason, self.thumbnail, *self.indistinct)
-        if not whole or min(self.row, self.height, self.width) < 0 or not all(isinstance(text, str) for text in texts):
+        numbers = (self.row, self.height, self.width, self.mark)
+        texts = (self.reason, self.thumbnail, self.content, *self.indistinct)
+        whole = all(type(number) is int and number >= 0 for number in numbers)
+        if not whole or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"not the note of an image: {self}"[:200])
-        if max(self.row, self.height, self.width) > _LARGEST:
+        if max(numbers) > _LARGEST:
             raise ValueError(f"row {self.row}, {self.height} × {self.width} pixels: numbers above {_LARGEST}")
-        small = bytes.fromhex(self.thumbnail)
-        if small and (len(small) != THUMBNAIL_BYTES or small.hex() != self.thumbnail):
-            raise ValueError(f"row {self.row}: not a thumbnail: {self.thumbnail[:200]}")
+        for text, size in ((self.thumbnail, THUMBNAIL_BYTES), (self.content, CONTENT_BYTES)):
+            value = bytes.fromhex(text)
+            if value and (len(value) != size or value.hex() != text):
+                raise ValueError(f"row {self.row}: not {size} bytes in hex: {text[:200]}")
         _require_texts(texts)
 
 
@@ -95,6 +102,11 @@ class Record:
             raise TypeError(f"not an object: {text[:40]}")
         notes = tuple(ImageNote(**{**n, "indistinct": tuple(n["indistinct"])}) for n in data.pop("images"))
         return Record(images=notes, **data)
+
+
+def content_hash(data: bytes) -> str:
+    """What identifies a photograph: the first 128 bits of the SHA-256 of its encoded bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()[: 2 * CONTENT_BYTES]
 
 
 def identity(data: bytes) -> int:

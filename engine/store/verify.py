@@ -1,26 +1,38 @@
-"""Does a store hold what its journal says? Manifest, journal, metadata and the checksum of every finished chunk."""
+"""Does a store hold what was written? Manifest, catalog, journal, metadata and the checksum of every finished chunk.
+
+Nothing in a store is changed but the list of damage (`damage`), which `embed` repairs.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.progress import stage
-from substyle.engine.store import compaction, journal, lock, manifest, metadata, strangers
+from substyle.engine.store import access, catalog, compaction, damage, index, journal, lock, manifest
+from substyle.engine.store.catalog import Catalog
+from substyle.engine.store.damage import Damage
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import remove
-from substyle.engine.store.layout import ARRAYS, METADATA, chunk_path
+from substyle.engine.store.layout import ARRAYS, HEADER, METADATA, chunk_path
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.record import Record
 from substyle.pipelines.object_errors import ObjectError
 from substyle.pipelines.objects import REQUESTS, ObjectPlace
 from substyle.pipelines.places import Place, relative
+
+REDO = "run embed, which makes it again"
+KEEP = "nothing to do: substyle ignores it"
+_TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # of metadata and records, and of chunks
+_LOCK = re.compile(r"lock(-\d+-of-\d+)?\.json")
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,8 @@ class Finding:
     """Something that is not as it was written.
 
     Attributes:
-        kind: ``manifest``, ``journal``, ``metadata``, ``chunk`` or ``foreign``.
+        kind: ``manifest``, ``catalog``, ``journal``, ``metadata`` or ``chunk`` for damage; ``addition`` for a file that
+            is not the store's.
         path: of the file, relative to the store.
         problem: what is wrong with it.
         remedy: what mends it.
@@ -45,13 +58,12 @@ class Verdict:
     """What `verify` found.
 
     Attributes:
-        findings: everything that is wrong, in the order of the checks.
+        findings: damage and additions, in the order of the checks.
         images, records, chunks, chunk_bytes: what was checked.
-        unfinished: chunk files without a record, left by an interrupted run or being written now; they are redone.
+        pending: embeddings, of backbones and transformations that the store has, that are not made yet.
+        unfinished: chunk files without a record, left by an interrupted run or being written now; they are replaced.
         broken: transformations by (shard, slug of the backbone) whose embeddings must be made again.
-        damaged: files of the journal that cannot be read; metadata: zarr.json files that cannot be used.
-        marked: whether broken work was taken out of the journal, so that embed redoes it.
-        unmarked_because: why not, where it could not be.
+        noted: whether the damage is noted for `embed`; not_noted_because: why not, where it could not be.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -59,25 +71,30 @@ class Verdict:
     records: int = 0
     chunks: int = 0
     chunk_bytes: int = 0
+    pending: int = 0
     unfinished: int = 0
     broken: dict[tuple[int, str], set[str]] = field(default_factory=dict)
-    damaged: list[Place] = field(default_factory=list)
-    metadata: list[Place] = field(default_factory=list)
-    marked: bool = False
-    unmarked_because: str = ""
+    noted: bool = False
+    not_noted_because: str = ""
+
+    @property
+    def damage(self) -> list[Finding]:
+        """Findings other than additions."""
+        return [finding for finding in self.findings if finding.kind != "addition"]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings
+        """Whether nothing is damaged."""
+        return not self.damage
 
-    @property
-    def redo(self) -> bool:
-        """Whether something must be embedded again."""
-        return bool(self.broken or self.damaged or self.metadata)
+    def add(self, kind: str, path: str, problem: str, remedy: str = REDO) -> None:
+        """Note a finding; one for each file."""
+        if all(finding.path != path for finding in self.findings):
+            self.findings.append(Finding(kind, path, problem, remedy))
 
-
-REDO = "embed makes it again"
+    def files(self, *kinds: str) -> tuple[str, ...]:
+        """Paths of the findings of some kinds."""
+        return tuple(finding.path for finding in self.findings if finding.kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -96,11 +113,11 @@ class _Said:
         return _Said(record.shard, record.start, record.backbone, record.checksums, np.sort(rows))
 
 
-def verify(path: Place, *, mark: bool = True, threads: int = 2, quiet: bool = False) -> Verdict:
-    """Check a store; what is broken is taken out of the journal, so that `embed` redoes it and nothing else.
+def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = False) -> Verdict:
+    """Check a store, and note what is damaged, so that `embed` makes that again and nothing else.
 
     Args:
-        mark: False only looks.
+        note: False only looks.
         threads: threads that read and hash.
 
     Raises:
@@ -109,47 +126,70 @@ def verify(path: Place, *, mark: bool = True, threads: int = 2, quiet: bool = Fa
     store = EmbeddingStore.open(path)
     verdict = Verdict()
     images = _manifest(store, verdict)
-    known = metadata.check(store)
-    for file, problem in known.problems.items():
-        verdict.findings.append(Finding("metadata", _relative(store, file), problem, REDO))
-        verdict.metadata.append(file)
+    known = _catalog(store, verdict)
+    rows = _metadata(store, known, verdict)
     records = _journal(store, verdict)
-    checked = [record for record in records if _record(store, record, images, known, verdict)]
+    checked = [record for record in records if _record(store, record, images, known, rows, verdict)]
     _chunks(store, checked, verdict, threads, quiet)
+    if images is not None:
+        verdict.pending = _pending(store, known, images, checked, verdict)
     finished = {
         chunk_path(store.path, record.backbone, name, record.shard) for record in records for name in record.checksums
     }
     shards = None if images is None else -(-images.rows // store.settings.shard_rows)
-    found = strangers.look(store.path, known.arrays.keys(), finished, shards)
-    verdict.unfinished = found.unfinished
-    for file in found.foreign:
-        verdict.findings.append(Finding("foreign", _relative(store, file), "is no file of this store", "remove it"))
-    if mark and verdict.redo:
-        _mark(store, verdict)
+    _others(store.path, known, finished, shards, verdict)
+    if note:
+        _note(store.path, verdict)
     return verdict
 
 
-def _relative(store: EmbeddingStore, path: Place) -> str:
-    return relative(path, store.path).as_posix()
-
-
 def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
-    remedy = "put back a copy of it, or make the store anew: rows have no other names"
+    remedy = "restore it from a copy of the store, or make the store again: rows have no other names"
     try:
         if not store.has_manifest():
             return None
         images = store.manifest()
     except StoreError as error:
-        verdict.findings.append(Finding("manifest", manifest.FOLDER, str(error), remedy))
+        verdict.add("manifest", manifest.FOLDER, str(error), remedy)
         return None
     verdict.images = len(images.keys)
     return images
 
 
+def _catalog(store: EmbeddingStore, verdict: Verdict) -> Catalog:
+    good = []
+    for path in catalog.files(store.path):
+        try:
+            catalog.read_file(path)
+            good.append(path)
+        except StoreError as error:
+            verdict.add("catalog", _inside(store.path, path), str(error), f"restore it from a copy, or {REDO}")
+    return catalog.read(store.path, good)
+
+
+def _metadata(store: EmbeddingStore, known: Catalog, verdict: Verdict) -> dict[tuple[str, str], int]:
+    """Rows of each array by (slug of the backbone, transformation)."""
+    remedy = "run embed, which writes it again"
+    rows: dict[tuple[str, str], int] = {}
+    for name in (METADATA, f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)):
+        try:
+            access.root((store.path / name).parent)
+        except StoreError as error:
+            verdict.add("metadata", name, str(error), remedy)
+    if verdict.files("metadata"):
+        return {}  # arrays are opened through their groups: nothing can be said of them
+    for slug, entry in known.backbones.items():
+        for name in known.transformations[slug]:
+            try:
+                rows[slug, name] = int(store.array_of(entry, name).shape[0])
+            except StoreError as error:
+                verdict.add("metadata", f"{ARRAYS}/{slug}/{name}/{METADATA}", str(error), remedy)
+    return rows
+
+
 def _journal(store: EmbeddingStore, verdict: Verdict) -> list[_Said]:
     def damaged(path: Place, error: StoreError) -> None:
-        verdict.findings.append(Finding("journal", _relative(store, path), str(error), "what it tells of is redone"))
-        verdict.damaged.append(path)
+        verdict.add("journal", _inside(store.path, path), str(error), "run embed, which makes again what it records")
 
     records = journal.examine(store.path, damaged, _Said.of)
     verdict.records = len(records)
@@ -157,19 +197,26 @@ def _journal(store: EmbeddingStore, verdict: Verdict) -> list[_Said]:
 
 
 def _record(
-    store: EmbeddingStore, record: _Said, images: Manifest | None, known: metadata.Known, verdict: Verdict
+    store: EmbeddingStore,
+    record: _Said,
+    images: Manifest | None,
+    known: Catalog,
+    rows: dict[tuple[str, str], int],
+    verdict: Verdict,
 ) -> bool:
-    """Whether the record speaks of rows and arrays that are there; if not, all it tells of must be redone."""
+    """Whether the record speaks of rows and arrays that are there; if not, all it tells of must be made again."""
     end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
     for name in record.checksums:
-        rows = known.arrays.get((record.backbone, name), end)
-        file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
-        if rows < end and all(finding.path != file for finding in verdict.findings):
-            problem = f"ends at row {rows}, though row {end - 1} is finished"
-            verdict.findings.append(Finding("metadata", file, problem, "embed makes it longer again"))
-    lost = [name for name in record.checksums if (record.backbone, name) not in known.arrays]
+        there = rows.get((record.backbone, name), end)
+        if there < end:
+            file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
+            problem = f"ends at row {there}, though row {end - 1} is finished"
+            verdict.add("metadata", file, problem, "run embed, which makes it longer again")
+    lost = [name for name in record.checksums if name not in known.transformations.get(record.backbone, {})]
     if lost:
         verdict.broken.setdefault((record.shard, record.backbone), set()).update(lost)
+        if not verdict.files("catalog"):
+            verdict.add("catalog", f"{catalog.FOLDER}/{record.backbone}", f"does not name {', '.join(lost)}")
     if images is None:
         return True
     shard_rows = store.settings.shard_rows
@@ -178,7 +225,7 @@ def _record(
     if record.start == first and len(there_I) and np.array_equal(record.row_I, there_I):
         return True
     where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
-    verdict.findings.append(Finding("journal", where, "speaks of other rows than the manifest", REDO))
+    verdict.add("journal", where, "speaks of other rows than the manifest")
     verdict.broken.setdefault((record.shard, record.backbone), set()).update(record.checksums)
     return False
 
@@ -195,7 +242,7 @@ def _chunks(store: EmbeddingStore, records: list[_Said], verdict: Verdict, threa
             bar.advance()
             if problem:
                 chunk = chunk_path(store.path, record.backbone, name, record.shard)
-                verdict.findings.append(Finding("chunk", _relative(store, chunk), problem, REDO))
+                verdict.add("chunk", _inside(store.path, chunk), problem)
                 verdict.broken.setdefault((record.shard, record.backbone), set()).add(name)
 
 
@@ -218,12 +265,93 @@ def _chunk(store: Place, record: _Said, name: str) -> tuple[int, str]:
     return size, "" if digest == record.checksums[name] else "its content is not what was written"
 
 
-def _mark(store: EmbeddingStore, verdict: Verdict) -> None:
+def _pending(store: EmbeddingStore, known: Catalog, images: Manifest, records: list[_Said], verdict: Verdict) -> int:
+    """Embeddings of known backbones and transformations that no sound chunk holds."""
+    shard_rows = store.settings.shard_rows
+    size_S = np.bincount(images.row_N // shard_rows) if len(images.row_N) else np.zeros(0, np.int64)
+    made = {
+        (record.shard, record.backbone, name)
+        for record in records
+        for name in record.checksums
+        if name not in verdict.broken.get((record.shard, record.backbone), ())
+        and name in known.transformations.get(record.backbone, {})
+    }
+    total = int(size_S.sum()) * sum(map(len, known.transformations.values()))
+    return total - sum(int(size_S[shard]) for shard, _, _ in made if shard < len(size_S))
+
+
+def _others(store: Place, known: Catalog, finished: Set[Place], shards: int | None, verdict: Verdict) -> None:
+    """Files that no record speaks of: unfinished ones are counted, those of others are named."""
+    nodes = {(), *((slug,) for slug in known.backbones)}
+    nodes |= {(slug, name) for slug, names in known.transformations.items() for name in names}
+    for path in _files(store):
+        if path in finished:
+            continue
+        parts = relative(path, store).parts
+        if _TEMPORARY.fullmatch(parts[-1]) or _is_chunk(parts, known, shards):
+            verdict.unfinished += 1
+        elif not _is_ours(parts, nodes):
+            verdict.add("addition", _inside(store, path), "is not a file of this store", KEEP)
+
+
+def _is_chunk(parts: tuple[str, ...], known: Catalog, shards: int | None) -> bool:
+    """embeddings/<backbone>/<transformation>/c/<shard>/0"""
+    match parts:
+        case (folder, slug, name, "c", shard, "0") if folder == ARRAYS:
+            there = name in known.transformations.get(slug, {})
+            return there and shard.isascii() and shard.isdigit() and (shards is None or int(shard) < shards)
+        case _:
+            return False
+
+
+def _is_ours(parts: tuple[str, ...], nodes: Set[tuple[str, ...]]) -> bool:  # noqa: PLR0911 - one for each kind
+    match parts:
+        case (name,):
+            return name in (HEADER, METADATA, damage.NAME, lock.MUTEX) or _LOCK.fullmatch(name) is not None
+        case (manifest.FOLDER, name):
+            return re.fullmatch(r"segment-\d{5,}-[0-9a-f]{16}\.parquet", name) is not None
+        case (catalog.FOLDER, name):
+            return catalog.FILE.fullmatch(name) is not None
+        case (journal.FOLDER, name):
+            return (
+                compaction.SEGMENT.fullmatch(name) is not None
+                or re.fullmatch(r".*-[0-9a-f]{16}\.json", name) is not None
+            )
+        case (journal.FOLDER, journal.DETAILS, name):
+            return index.DETAILS.fullmatch(name) is not None
+        case (folder, *inner, name):
+            return folder == ARRAYS and name == METADATA and tuple(inner) in nodes
+        case _:
+            return False
+
+
+def _files(store: Place) -> Iterator[Place]:
+    if isinstance(store, ObjectPlace):
+        yield from (path for path, _ in store.walk())
+        return
+    for folder, _, names in os.walk(store):
+        for name in sorted(names):
+            yield Path(folder) / name
+
+
+def _inside(store: Place, path: Place) -> str:
+    return relative(path, store).as_posix()
+
+
+def _note(store: Place, verdict: Verdict) -> None:
+    """Keep the list of damage as it is now."""
+    broken = {key: names for key, names in verdict.broken.items() if names}
+    there = {finding.path for finding in verdict.damage}
+    files = tuple(name for name in verdict.files("catalog", "journal") if name in there and (store / name).is_file())
+    found = Damage(broken, files, verdict.files("metadata"))
+    if not found and not (store / damage.NAME).is_file():
+        return
     try:
-        with lock.hold(store.path, lock.new_run_id()), lock.mutex(store.path):
-            compaction.withdraw(store.path, verdict.broken, verdict.damaged)
-            for path in verdict.metadata:
-                remove(path)
-        verdict.marked = True
+        with lock.hold(store, lock.new_run_id()), lock.mutex(store):
+            if found:
+                damage.write(store, found)
+            else:
+                damage.clear(store)
+        verdict.noted = bool(found)
     except (StoreError, ObjectError) as error:  # read-only, or a run is going on
-        verdict.unmarked_because = str(error)
+        verdict.not_noted_because = str(error)

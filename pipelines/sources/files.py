@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from substyle.pipelines.sources.text import LeftOut
 
+MARKER = "substyle.json"  # a folder with this file is a store or holds results: no photographs
 MAX_BYTES = 1 << 30  # of one encoded image: more is refused unread
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tests.engine.store.test_embeddings import DEFINITIONS, facts
+from tests.engine.store.test_embeddings import FOUND, facts
 from tests.engine.store.test_verify import finished, finished_of, redo
 from tests.fuzz.harness import attempt
 
@@ -24,7 +24,7 @@ class Sound:
 
     path: Path
     settings: StoreSettings
-    calibration: list[str]
+    calibration: tuple[str, ...]
     backbones: list[BackboneEntry]
     manifest: Manifest
     tables: dict[str, EmbeddingTable]
@@ -50,7 +50,7 @@ def describe(path: Path) -> Sound:
     return Sound(
         path,
         store.settings,
-        store.calibration(),
+        store.calibration,
         store.backbones(),
         store.manifest(),
         tables,
@@ -70,15 +70,15 @@ def read(sound: Sound, *, exact: bool = True) -> int:
     """
     store = attempt(EmbeddingStore.open, sound.path, names=sound.names)
     if store is None:
-        attempt(verify, sound.path, mark=False, quiet=True, names=sound.names)
+        attempt(verify, sound.path, note=False, quiet=True, names=sound.names)
         return 0
     tables = [attempt(load_table, store, name, names=sound.names) for name in sound.tables]
     entries = attempt(store.backbones, names=sound.names)
     facts = attempt(store_facts, store, names=sound.names)
     finished = attempt(finished_of, store, names=sound.names)
-    verdict = attempt(verify, sound.path, mark=False, quiet=True, names=sound.names)
+    verdict = attempt(verify, sound.path, note=False, quiet=True, names=sound.names)
     if exact:
-        assert (store.settings, store.calibration()) == (sound.settings, sound.calibration)
+        assert (store.settings, store.calibration) == (sound.settings, sound.calibration)
         for table, whole in zip(tables, sound.tables.values(), strict=True):
             if table is not None:
                 assert_part_of(table, whole)
@@ -100,7 +100,7 @@ def mend(sound: Sound) -> Verdict | None:
     if verdict is None or any(finding.kind == "manifest" for finding in verdict.findings):
         return None
     if attempt(_embed, sound, names=sound.names) is not None:
-        assert verify(sound.path, mark=False, quiet=True).ok
+        assert verify(sound.path, note=False, quiet=True).ok
         for table, whole in zip(describe(sound.path).tables.values(), sound.tables.values(), strict=True):
             assert table.keys == whole.keys
             assert table.transformations == whole.transformations
@@ -111,10 +111,9 @@ def mend(sound: Sound) -> Verdict | None:
 def _embed(sound: Sound) -> bool:
     store = EmbeddingStore.open(sound.path)
     store.tidy()
+    store.repair()
     for name in sound.tables:
-        entry = store.ensure_backbone(facts(name))
-        for definition in DEFINITIONS:
-            store.ensure_transformation(entry, definition, "hash")
+        store.ensure_backbone(facts(name), FOUND)
     store.fit()
     for shard in (0, 1):
         redo(store, shard)

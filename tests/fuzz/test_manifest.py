@@ -21,7 +21,14 @@ from substyle.engine.store.manifest import Manifest
 from substyle.engine.table import SPLITS
 
 SCHEMA = pa.schema(
-    {"row": pa.int64(), "key": pa.string(), "label": pa.int32(), "class_name": pa.string(), "split": pa.string()}
+    {
+        "row": pa.int64(),
+        "key": pa.string(),
+        "label": pa.int32(),
+        "class_name": pa.string(),
+        "split": pa.string(),
+        "given": pa.string(),
+    }
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.engine.store.test_embeddings import DEFINITIONS, SETTINGS, facts, make, note, rows
+from tests.engine.store.test_embeddings import FOUND, SETTINGS, facts, make, note, rows
 from tests.engine.store.test_journal import record
 from tests.engine.store.test_verify import finished, redo
 from tests.object_server import KEY, Fault, Server
@@ -99,8 +99,8 @@ def test_in_a_bucket_that_may_only_be_read_nothing_is_marked(bucket: ObjectPlace
     with server.failing(Fault("PUT|POST|DELETE", ".", status=403)):
         verdict = verify(store.path, quiet=True)
     assert [finding.kind for finding in verdict.findings] == ["chunk"]
-    assert not verdict.marked
-    assert "the server answers 403" in verdict.unmarked_because
+    assert not verdict.noted
+    assert "the server answers 403" in verdict.not_noted_because
     assert len(list(store.finished().chunks())) == 8
 
 
@@ -128,9 +128,7 @@ def test_an_answer_that_is_lost_changes_nothing(bucket: ObjectPlace, server: Ser
     with server.failing(Fault("PUT", path, times=1, status=0)) as faults:
         store = EmbeddingStore.create(bucket / "s.zarr", SETTINGS)
         store.add_images(list("abcdef"), np.arange(6) % 2, ["cat", "dog"], np.zeros(6, np.int8))
-        entry = store.ensure_backbone(facts())
-        for definition in DEFINITIONS:
-            store.ensure_transformation(entry, definition, "hash")
+        store.ensure_backbone(facts(), FOUND)
         assert len(redo(store, 0) + redo(store, 1)) == 4
         compaction.compact(store.path, at=1)
     assert faults[0].seen > 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,21 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from tests.conftest import put
 
 from substyle.engine.store import access
+from substyle.engine.store.catalog import Definition
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import OverflowError16, StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings, slug
-from substyle.engine.store.load import load_table, store_facts
+from substyle.engine.store.load import load_table, open_tables, store_facts
 from substyle.engine.store.record import ImageNote
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place
 
-SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16", source="photographs")
+SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16")
 DEFINITIONS = [
     {"name": "identity", "coarse": "identity", "role": "train", "parameters": []},
     {"name": "jpeg", "coarse": "quality", "role": "train", "parameters": []},
 ]
+FOUND = [Definition(definition, "hash") for definition in DEFINITIONS]
 
 
 def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str = "fp32") -> dict[str, Any]:
@@ -44,10 +48,7 @@ def make(path: Place, images: int = 6, settings: StoreSettings = SETTINGS) -> tu
     store = EmbeddingStore.create(path, settings)
     labels = np.arange(images, dtype=np.int64) % 2
     store.add_images([f"{i}.jpg" for i in range(images)], labels, ["cat", "dog"], np.zeros(images, np.int8))
-    entry = store.ensure_backbone(facts())
-    for definition in DEFINITIONS:
-        store.ensure_transformation(entry, definition, "hash")
-    return store, entry
+    return store, store.ensure_backbone(facts(), FOUND)
 
 
 def rows(shard: int, count: int, dim: int = 3) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -103,9 +104,7 @@ def test_nothing_finished_is_said(home: Place) -> None:
 def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
     store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
     store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
-    entry = store.ensure_backbone(facts())
-    for definition in DEFINITIONS:
-        store.ensure_transformation(entry, definition, "hash")
+    entry = store.ensure_backbone(facts(), FOUND)
     same = note(0).thumbnail
     notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
     store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
@@ -120,7 +119,7 @@ def test_overflow_commits_nothing_and_names_the_way_out(home: Place) -> None:
     with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
         store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert len(store.finished()) == 0
-    wide, entry = make(home / "w.zarr", settings=StoreSettings(0, 224, 4, "float32", "photographs"))
+    wide, entry = make(home / "w.zarr", settings=StoreSettings(0, 224, 4, "float32"))
     wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
     assert wide.read(entry, "jpeg")[2, 1] == 1e6
 
@@ -175,8 +174,63 @@ def test_another_backbone_under_the_same_name_is_refused(home: Place, changed: d
 
 def test_another_definition_is_refused(home: Place) -> None:
     store, entry = make(home / "s.zarr")
-    with pytest.raises(StoreError, match="jpeg was made by another definition"):
-        store.ensure_transformation(entry, DEFINITIONS[1], "another hash")
+    changed = [FOUND[0], Definition(DEFINITIONS[1], "another hash")]
+    with pytest.raises(StoreError, match="the definition of jpeg has changed"):
+        store.ensure_backbone(facts(), changed)
+    with pytest.raises(StoreError, match="the definition of jpeg has changed"):
+        store.require_definitions(entry, changed)
+
+
+def test_attributes_belong_to_the_user(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for name in ("", "embeddings", f"embeddings/{entry.slug}", f"embeddings/{entry.slug}/jpeg"):
+        path = store.path / name / "zarr.json" if name else store.path / "zarr.json"
+        document = json.loads(path.read_bytes())
+        put(path, json.dumps({**document, "attributes": {"mine": [1, 2]}}).encode())
+    again = EmbeddingStore.open(store.path)
+    assert again.ensure_backbone(facts(), FOUND) == again.backbone("timm:x")
+    assert len(load_table(again, "timm:x").keys) == 4
+    again.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
+    array = json.loads((store.path / "embeddings" / entry.slug / "jpeg" / "zarr.json").read_bytes())
+    assert array["attributes"] == {"mine": [1, 2]}
+    assert array["shape"][0] == 9
+
+
+def test_a_store_keeps_its_uuid_wherever_it_is(tmp_path: Path) -> None:
+    store, _ = make(tmp_path / "s.zarr")
+    other, _ = make(tmp_path / "t.zarr")
+    assert store.uuid != other.uuid
+    shutil.move(tmp_path / "s.zarr", tmp_path / "elsewhere.zarr")
+    assert EmbeddingStore.open(tmp_path / "elsewhere.zarr").uuid == store.uuid
+
+
+def test_tables_of_several_backbones_are_of_the_same_photographs(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    other = store.ensure_backbone(facts("timm:y"), FOUND)
+    for shard, count in ((0, 4), (1, 2)):
+        notes = [note(4 * shard + i) for i in range(count)]
+        store.write_shard(entry, shard, rows(shard, count), notes, seconds=1.0, run="r")
+        if shard == 0:
+            store.write_shard(other, shard, rows(shard, count), notes, seconds=1.0, run="r")
+    assert len(load_table(store, "timm:x").keys) == 6
+    both = open_tables(store, ["timm:x", "timm:y"])
+    assert [table.keys for table in both] == [tuple(f"{i}.jpg" for i in range(4))] * 2
+    some = load_table(store, "timm:x", ["jpeg"])
+    assert some.transformations == ("jpeg",)
+    np.testing.assert_array_equal(some.x_TND[0], load_table(store, "timm:x").x_TND[1])
+    with pytest.raises(StoreError, match="no embeddings of swirl"):
+        load_table(store, "timm:x", ["jpeg", "swirl"])
+
+
+def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_are_called(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    other = store.ensure_backbone(facts("timm:z"), FOUND)
+    store.write_shard(entry, 0, rows(0, 4), [note(0), note(1, "gone"), note(2), note(3)], seconds=1.0, run="r")
+    store.write_shard(other, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for name in ("timm:x", "timm:z"):
+        assert load_table(store, name).keys == ("0.jpg", "2.jpg", "3.jpg")
+    assert store_facts(store).quarantined == {"1.jpg": "gone"}
 
 
 def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
@@ -186,16 +240,31 @@ def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a substyle store"):
         EmbeddingStore.open(tmp_path / "foreign.zarr")
     store, _ = make(tmp_path / "s.zarr")
-    zarr.open_group(str(store.path), mode="r+").attrs["substyle"] = {"schema": 99}
-    with pytest.raises(StoreError, match="schema 99"):
+    head = store.path / "substyle.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "schema": 99}))
+    with pytest.raises(StoreError, match=r"schema 99.*again into a new store"):
         EmbeddingStore.open(tmp_path / "s.zarr")
+    older = {"substyle": {"schema": 2}}
+    zarr.open_group(str(tmp_path / "older.zarr"), mode="w", attributes=older)
+    with pytest.raises(StoreError, match=r"schema 2.*again into a new store"):
+        EmbeddingStore.open(tmp_path / "older.zarr")
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"canvas": 228}, {"dtype": "float32"}])
+def test_a_header_that_was_changed_is_refused(home: Place, change: dict[str, Any]) -> None:
+    store, _ = make(home / "s.zarr")
+    head = json.loads((store.path / "substyle.json").read_bytes())
+    head["settings"] |= change
+    put(store.path / "substyle.json", json.dumps(head).encode())
+    with pytest.raises(StoreError, match=r"substyle\.json: checksum mismatch"):
+        EmbeddingStore.open(store.path)
 
 
 def test_bad_settings_are_refused(home: Place) -> None:
     with pytest.raises(ConfigError, match="power of two"):
-        EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16", ""))
+        EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16"))
     with pytest.raises(ConfigError, match="float16, float32"):
-        EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8", ""))
+        EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8"))
     make(home / "s.zarr")
     with pytest.raises(StoreError, match="not empty"):
         EmbeddingStore.create(home / "s.zarr", SETTINGS)

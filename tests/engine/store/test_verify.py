@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import put
-from tests.engine.store.test_embeddings import DEFINITIONS, facts, make, note, rows
+from tests.engine.store.test_embeddings import DEFINITIONS, FOUND, facts, make, note, rows
 
-from substyle.engine.store import compaction, journal, lock, manifest
+from substyle.engine.store import catalog, compaction, journal, lock, manifest
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.load import load_table
@@ -22,10 +22,7 @@ OTHER = "timm:y"
 def finished(path: Place) -> EmbeddingStore:
     """6 images in shards of 4 rows, two backbones, all done; half of the journal is compacted."""
     store, _ = make(path)
-    store.ensure_backbone(facts(OTHER))
-    for entry in store.backbones():
-        for definition in DEFINITIONS:
-            store.ensure_transformation(entry, definition, "hash")
+    store.ensure_backbone(facts(OTHER), FOUND)
     for shard in (0, 1):
         redo(store, shard)
         if shard == 0:
@@ -42,7 +39,9 @@ def finished_of(store: EmbeddingStore) -> dict[tuple[int, str], set[str]]:
 
 
 def redo(store: EmbeddingStore, shard: int) -> list[tuple[int, str, str]]:
-    """Do what embed does: write what has no record."""
+    """Do what embed does: repair, then write what has no record."""
+    store.repair()
+    store.fit()
     done = finished_of(store)
     made = []
     for entry in store.backbones():
@@ -56,14 +55,15 @@ def redo(store: EmbeddingStore, shard: int) -> list[tuple[int, str, str]]:
 
 
 def look(path: Place) -> Verdict:
-    return verify(path, mark=False, quiet=True)
+    return verify(path, note=False, quiet=True)
 
 
 def test_a_sound_store(home: Place) -> None:
     finished(home / "s.zarr")
     verdict = verify(home / "s.zarr", quiet=True)
     assert verdict.ok
-    assert not verdict.marked
+    assert not verdict.noted
+    assert verdict.pending == 0
     assert (verdict.images, verdict.records, verdict.chunks, verdict.chunk_bytes) == (6, 4, 8, 8 * 4 * 3 * 2)
 
 
@@ -109,7 +109,12 @@ def test_damaged_chunks_are_found_and_only_they_are_redone(
     assert len(store.finished()) == 4  # looking changes nothing
     verdict = verify(store.path, quiet=True)
     assert [finding.kind for finding in verdict.findings] == ["chunk"] * broken
-    assert verdict.marked
+    assert verdict.noted
+    again = verify(store.path, quiet=True)
+    assert again == verdict
+    assert again.pending == broken * (4 if shard == 0 else 2)
+    with pytest.raises(StoreError, match="run embed, which repairs it"):
+        load_table(store, "timm:x")
     made = redo(store, 0) + redo(store, 1)
     assert len(made) == broken
     assert {(s, name) for s, name, _ in made} == {(shard, "timm:x")}
@@ -126,9 +131,9 @@ def test_chunks_of_another_store_are_found(home: Place) -> None:
     put(store.path / "notes.txt", b"not ours")
     verdict = look(store.path)
     assert sorted((f.kind, f.path.split("/")[-2:][0]) for f in verdict.findings) == [
+        ("addition", "7"),
+        ("addition", "notes.txt"),
         ("chunk", "0"),
-        ("foreign", "7"),
-        ("foreign", "notes.txt"),
     ]
 
 
@@ -162,22 +167,23 @@ def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
     assert look(store.path).ok
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}'])
-@pytest.mark.parametrize("place", ["jpeg/zarr.json", "zarr.json"])
-def test_damaged_metadata_are_found_and_made_again(home: Place, text: str, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        *(("jpeg/zarr.json", text) for text in ("", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}')),
+        *(("zarr.json", text) for text in ("", "{", "[]")),
+    ],
+)
+def test_damaged_metadata_are_found_and_written_again(home: Place, text: str, place: str) -> None:
     store = finished(home / "s.zarr")
     slug = store.backbone("timm:x").slug
     put(store.path / "embeddings" / slug / place, text.encode())
     verdict = verify(store.path, quiet=True)
-    assert verdict.findings[0].kind == "metadata"
-    assert verdict.marked
+    assert {finding.kind for finding in verdict.findings} == {"metadata"}
+    assert verdict.noted
+    assert verify(store.path, quiet=True) == verdict
     again = EmbeddingStore.open(store.path)
-    entry = again.ensure_backbone(facts())
-    for definition in DEFINITIONS:
-        again.ensure_transformation(entry, definition, "hash")
-    made = redo(again, 0) + redo(again, 1)
-    assert {name for _, _, name in made} == ({"jpeg"} if place != "zarr.json" else {"identity", "jpeg"})
-    assert {backbone for _, backbone, _ in made} == {"timm:x"}
+    assert redo(again, 0) + redo(again, 1) == []  # embeddings are kept
     assert look(store.path).ok
     np.testing.assert_array_equal(load_table(again, "timm:x").x_TND, load_table(again, OTHER).x_TND)
 
@@ -189,8 +195,8 @@ def test_a_damaged_manifest_is_named(home: Place, damage: Callable[[Place], None
     damage(matching(store.path / manifest.FOLDER, "*")[0])
     verdict = verify(store.path, quiet=True)
     assert [f.kind for f in verdict.findings] == ["manifest"]
-    assert "put back a copy" in verdict.findings[0].remedy
-    assert not verdict.marked
+    assert "restore it from a copy" in verdict.findings[0].remedy
+    assert not verdict.noted
 
 
 def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
@@ -202,13 +208,13 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
     assert [f.problem for f in verdict.findings] == ["speaks of other rows than the manifest"]
 
 
-def test_while_a_run_goes_on_nothing_is_marked(home: Place) -> None:
+def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
     store = finished(home / "s.zarr")
     store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0).unlink()
     with lock.hold(store.path, "busy"):
         verdict = verify(store.path, quiet=True)
-    assert not verdict.marked
-    assert "run busy" in verdict.unmarked_because
+    assert not verdict.noted
+    assert "run busy" in verdict.not_noted_because
     assert len(finished_of(store)[0, store.backbone("timm:x").slug]) == 2
 
 
@@ -225,6 +231,57 @@ def test_not_a_store(home: Place) -> None:
     with pytest.raises(StoreError, match="no store is there"):
         verify(home / "nothing.zarr", quiet=True)
     store = finished(home / "s.zarr")
-    put(store.path / "zarr.json", b"{")
-    with pytest.raises(StoreError, match=r"zarr\.json: cannot be read"):
+    put(store.path / "substyle.json", b"{")
+    with pytest.raises(StoreError, match=r"substyle\.json: damaged header"):
         verify(store.path, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "embeddings/zarr.json"])
+def test_metadata_of_the_store_itself_are_written_again(home: Place, name: str) -> None:
+    store = finished(home / "s.zarr")
+    put(store.path / name, b"{")
+    assert [(f.kind, f.path) for f in verify(store.path, quiet=True).findings] == [("metadata", name)]
+    again = EmbeddingStore.open(store.path)
+    assert redo(again, 0) + redo(again, 1) == []
+    assert verify(store.path, quiet=True).ok
+    assert len(load_table(again, "timm:x").keys) == 6
+
+
+@pytest.mark.parametrize("damage", [_flip, _cut, _unlink])
+def test_a_damaged_catalog_costs_what_it_names(home: Place, damage: Callable[[Place], None]) -> None:
+    store = finished(home / "s.zarr")
+    damage(matching(store.path / catalog.FOLDER, f"{store.backbone('timm:x').slug}-*")[0])
+    verdict = verify(store.path, quiet=True)
+    assert "catalog" in {finding.kind for finding in verdict.damage}
+    assert verify(store.path, quiet=True) == verdict
+    again = EmbeddingStore.open(store.path)
+    again.repair()
+    again.ensure_backbone(facts(), FOUND)
+    made = redo(again, 0) + redo(again, 1)
+    assert {backbone for _, backbone, _ in made} == {"timm:x"}
+    assert len(made) == 4
+    assert look(store.path).ok
+
+
+def test_what_others_add_is_no_damage(home: Place) -> None:
+    store = finished(home / "s.zarr")
+    put(store.path / "umap" / "zarr.json", b"{}")
+    put(store.path / "embeddings" / "theirs" / "zarr.json", b"{}")
+    put(store.path / "README.md", b"about these embeddings")
+    verdict = verify(store.path, quiet=True)
+    assert verdict.ok
+    assert {finding.kind for finding in verdict.findings} == {"addition"}
+    assert len(verdict.findings) == 3
+    assert not verdict.noted
+    assert [entry.name for entry in store.backbones()] == ["timm:x", OTHER]
+
+
+def test_a_note_of_damage_goes_once_a_copy_was_restored(home: Place) -> None:
+    store = finished(home / "s.zarr")
+    chunk = store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0)
+    data = chunk.read_bytes()
+    _flip(chunk)
+    assert verify(store.path, quiet=True).noted
+    put(chunk, data)
+    assert verify(store.path, quiet=True).ok
+    assert len(load_table(store, "timm:x").keys) == 6
