@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from substyle.engine import identity
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.executors.config import LOCAL
 from substyle.engine.executors.local import LocalExecutor
 from substyle.engine.executors.task import Executor, Task
+from substyle.engine.identity import PhotographsError
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
 from substyle.engine.samples import calibration_keys
-from substyle.engine.store import compaction, creation, lock, processes
+from substyle.engine.store import compaction, creation, damage, lock, processes
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.load import store_facts
 from substyle.engine.store.manifest import Manifest
-from substyle.engine.store.splits import Fractions, assign
+from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions, assign
 from substyle.engine.table import UNLABELLED
 from substyle.engine.todo import todo
-from substyle.engine.workshop import EmbedConfig, Settings
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import ImageRecord
-from substyle.pipelines.transforms import base
+from substyle.pipelines.sources import ImageRecord, Named, Source
 
 
-def embed(plan: EmbedPlan, backbones: Sequence[BackboneChoice], *, quiet: bool = False) -> EmbedSummary:
+def embed(
+    plan: EmbedPlan,
+    backbones: Sequence[BackboneChoice],
+    *,
+    begin: Callable[[], None] = lambda: None,
+    quiet: bool = False,
+) -> EmbedSummary:
     """Embed every variant of every photograph by every backbone; what the store has already is not redone.
+
+    Args:
+        begin: called once the photographs are known to be the store's and before anything is changed.
 
     Raises:
         ConfigError, StoreError, LockedError, WeightsError, GateError, OverflowError16: as their messages say; finished
@@ -43,10 +54,18 @@ def embed(plan: EmbedPlan, backbones: Sequence[BackboneChoice], *, quiet: bool =
     if not backbones:
         raise ConfigError("backbones", "none", "at least one backbone")
     start = time.perf_counter()
-    done = _complete(plan, [choice.name for choice in backbones])
-    if done is not None:
-        _tidy(plan)
-        return done
+    if plan.exists:
+        store = EmbeddingStore.open(plan.store_path)
+        _require_same(store, plan)
+        plan = plan.matched(store, quiet=quiet)
+        begin()
+        _repair(plan)
+        done = _complete(plan, [choice.name for choice in backbones])
+        if done is not None:
+            _tidy(plan)
+            return done
+    else:
+        begin()
     with _workers(plan, backbones) as workers:
         compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
         prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
@@ -69,6 +88,8 @@ def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractCo
 
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
     """`embed` for backbones that are compiled and gated already, in this process."""
+    if plan.exists:
+        _repair(plan)
     return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
 
 
@@ -92,16 +113,18 @@ class _Prepared:
 
 
 def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bool) -> EmbedSummary:
-    settings, config = plan.workshop.settings, plan.workshop.config
+    settings = plan.workshop.settings
     summary = EmbedSummary()
     start = time.perf_counter()
     if not plan.exists:
         _create(plan, prepared)
     store = EmbeddingStore.open(plan.store_path)
-    _require_same(store, settings, config)
+    _require_same(store, plan)
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
         with lock.mutex(plan.store_path):
+            if not plan.match_known:
+                plan = plan.matched(store, quiet=quiet)  # another part of the run may have made it meanwhile
             entries = _prepare_store(store, plan, prepared)
         lacks = todo(store, entries, settings.transformations, plan.part)
         summary.images, summary.shards = lacks.images, lacks.shards
@@ -125,6 +148,17 @@ def _tidy(plan: EmbedPlan) -> None:
         compaction.compact(plan.store_path, at=1)
 
 
+def _repair(plan: EmbedPlan) -> None:
+    """Let what `verify` found damaged be embedded again."""
+    if not (plan.store_path / damage.NAME).is_file():
+        return
+    store = EmbeddingStore.open(plan.store_path)
+    owned = lock.hold(plan.store_path, lock.new_run_id(), plan.part, take_over=plan.take_over)
+    with owned, lock.mutex(plan.store_path):
+        if store.repair():
+            print(f"{plan.store_path}: what verify found damaged is embedded again", file=sys.stderr)
+
+
 def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
     settings, config = plan.workshop.settings, plan.workshop.config
     made = StoreSettings(
@@ -132,13 +166,12 @@ def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
         settings.canvas,
         prepared.rows,
         config.dtype,
-        plan.source.root,
         orientation=settings.orientation,
         style_precision=settings.style_precision,
     )
     keys = calibration_keys(prepared.records, settings.seed)
     try:
-        creation.create(plan.store_path, made, calibration=keys, options=plan.source.options)
+        creation.create(plan.store_path, made, calibration=keys)
     except StoreError:
         if not plan.exists:  # else another part of the run was quicker
             raise
@@ -146,14 +179,13 @@ def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
 
 def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) -> list[BackboneEntry]:
     """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
-    settings = plan.workshop.settings
     store.tidy()
-    _add_missing(store, prepared.records, plan.source.class_names, settings.seed, plan.fractions)
-    entries = [store.ensure_backbone(facts) for facts in prepared.facts]
-    for entry in entries:
-        for name in settings.transformations:
-            transformation = base.get(name)
-            store.ensure_transformation(entry, transformation.describe(), transformation.definition_hash())
+    _add_missing(store, plan, prepared.records)
+    if len(plan.redo):
+        _withdraw(store, plan.redo)
+    wanted = plan.definitions()
+    entries = [store.ensure_backbone(facts, wanted) for facts in prepared.facts]
+    _tell_versions(store, prepared.facts)
     store.fit()
     slugs = [entry.slug for entry in entries]
     short = store.cut_short(store.finished().of(slugs))
@@ -163,14 +195,41 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
     return entries
 
 
+def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
+    """Take the shards of some rows out of the journal, for every backbone."""
+    shards = set((redo // store.settings.shard_rows).tolist())
+    broken: dict[tuple[int, str], set[str]] = {}
+    for shard, slug, name in store.finished().chunks():
+        if shard in shards:
+            broken.setdefault((shard, slug), set()).add(name)
+    compaction.withdraw(store.path, broken)
+    slugs = {slug for _, slug in broken}
+    names = [entry.name for entry in store.backbones() if entry.slug in slugs]
+    print(
+        f"{store.path}: {len(redo)} photographs have changed; {len(shards)} shards are to be embedded again by "
+        f"{', '.join(names)}",
+        file=sys.stderr,
+    )
+
+
+def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Say where a backbone goes on in another version of its runtime: its gate holds, bits may differ."""
+    for now in facts:
+        runtime, before = now["runtime"], store.backbone(str(now["name"])).facts["runtime"]
+        old, new = before.get("version", ""), runtime.get("version", "")
+        if old != new:
+            print(
+                f"{store.path}: {now['name']} was begun in {before['name']} {old} and goes on in {new}: both passed "
+                "the gate, but bits may differ",
+                file=sys.stderr,
+            )
+
+
 def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
     """The summary of a store that has everything already, None where something is to do."""
-    if not plan.exists:
-        return None
     store = EmbeddingStore.open(plan.store_path)
     settings = plan.workshop.settings
-    _require_same(store, settings, plan.workshop.config)
-    if not store.has_manifest():
+    if not store.has_manifest() or len(plan.redo):
         return None
     there = {entry.name: entry.slug for entry in store.backbones()}
     finished = store.finished()
@@ -185,34 +244,34 @@ def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
         entry = store.backbone(name)
         if store.cut_short(finished.of([entry.slug])):
             return None
-        for transformation in settings.transformations:
-            known = base.get(transformation)
-            store.ensure_transformation(entry, known.describe(), known.definition_hash())
+        store.require_definitions(entry, plan.definitions())
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
 
 
-def _require_same(store: EmbeddingStore, settings: Settings, config: EmbedConfig) -> None:
-    there = store.settings
+def _require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
+    there, settings = store.settings, plan.workshop.settings
     pairs = {
         "seed": (there.seed, settings.seed),
         "canvas": (there.canvas, settings.canvas),
-        "dtype": (there.dtype, config.dtype),
+        "dtype": (there.dtype, plan.workshop.config.dtype),
         "orientation": (there.orientation, settings.orientation),
         "style_precision": (there.style_precision, settings.style_precision),
     }
-    changed = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
+    changed = {name: (old, new) for name, (old, new) in pairs.items() if old != new}
     if changed:
-        raise StoreError(f"{store.path}: the store was made differently: {'; '.join(changed)}")
+        said = "; ".join(f"{name} {old} there, {new} now" for name, (old, new) in changed.items())
+        raise PhotographsError(
+            f"{store.path}: the store was made differently: {said}; {plan.ways.described}", next(iter(changed))
+        )
 
 
-def _add_missing(
-    store: EmbeddingStore, records: Sequence[ImageRecord], class_names: Sequence[str], seed: int, fractions: Fractions
-) -> None:
+def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[ImageRecord]) -> None:
     known: Manifest | None = store.manifest() if store.has_manifest() else None
     there = set(known.keys) if known else set()
     new = [record for record in records if record.key not in there]
     if not new:
         return
+    class_names = plan.source.class_names
     # classes keep the labels that earlier segments gave them; new ones come after
     names = list(known.class_names) if known else []
     # a class none of whose images was taken gets no label: labels are the indices of names that occur
@@ -220,5 +279,21 @@ def _add_missing(
     names += [name for name in class_names if name in taken and name not in names]
     number = {name: i for i, name in enumerate(names)}
     labels = [UNLABELLED if r.label is None else number[class_names[r.label]] for r in new]
-    split_N = assign([r.key for r in new], labels, [r.split for r in new], seed=seed, fractions=fractions)
-    store.add_images([r.key for r in new], np.array(labels, np.int64), names, split_N)
+    keys, given = [r.key for r in new], [r.split for r in new]
+    entry = identity.entry_of(plan.source, plan.fractions or _fractions(known, plan.source))
+    split_N = assign(keys, labels, given, seed=store.settings.seed, fractions=_three(entry.fractions))
+    store.add_images(keys, np.array(labels, np.int64), names, split_N, given=given, source=entry)
+
+
+def _fractions(known: Manifest | None, source: Source) -> Fractions:
+    """Shares of the splits of a source that grows: as it was begun; of a new one: the usual."""
+    name = source.name if isinstance(source, Named) else ""
+    for entry in known.sources if known else ():
+        if entry.name == name and entry.fractions:
+            return _three(entry.fractions)
+    return DEFAULT_FRACTIONS
+
+
+def _three(fractions: Sequence[float]) -> Fractions:
+    train, val, test = fractions
+    return train, val, test

@@ -19,12 +19,13 @@ from substyle.engine import arriving, trace
 from substyle.engine.arriving import Arriving
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backlog import Backlog, Batch, Shard
+from substyle.engine.identity import PhotographsError
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.store import duplicates
+from substyle.engine.store import duplicates, notes
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
-from substyle.engine.store.record import ImageNote
+from substyle.engine.store.record import ImageNote, content_hash
 from substyle.engine.table import TEST
 from substyle.engine.todo import Lacking, images_of
 from substyle.pipelines.objects import REQUESTS
@@ -89,9 +90,10 @@ class Loop:
         run: str,
     ) -> None:
         self.store, self.plan, self.workshop, self.summary = store, plan, plan.workshop, summary
-        self.records = {record.key: record for record in plan.source.records}
+        self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
+        self._known_N2 = _contents(store, self.manifest.row_N)
         self.upkeep = Upkeep(store.path, os.getpid())
 
     def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
@@ -138,7 +140,7 @@ class Loop:
 
     def _batches(
         self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Backlog
-    ) -> Iterator[tuple[Shard, range, list[bytes | OSError]]]:
+    ) -> Iterator[tuple[Shard, range, list[Blob]]]:
         """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
         size = self.workshop.config.images
         parts = (
@@ -148,7 +150,7 @@ class Loop:
             for i in range(0, len(images), size)
         )
 
-        def ask() -> tuple[int, Lacking, range, list[Future[bytes | OSError]]] | None:
+        def ask() -> tuple[int, Lacking, range, list[Future[Blob]]] | None:
             """The next batch, its files being read; waits where `shards` does."""
             for number, lacking, part in parts:
                 reading = [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
@@ -167,15 +169,13 @@ class Loop:
                 shard = self._begin(number, lacking)
             yield shard, part, blobs
 
-    def _batch(self, shard: Shard, part: range, blobs: Sequence[bytes | OSError], backlog: Backlog) -> None:
+    def _batch(self, shard: Shard, part: range, blobs: Sequence[Blob], backlog: Backlog) -> None:
         keys = [self.manifest.keys[i] for i in part]
+        self._require_same(part, blobs)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         clock = trace.Mark.now()
-        decoded = self.workshop.decoder([b"" if isinstance(blob, OSError) else blob for blob in blobs])
-        reasons = [
-            f"cannot be read: {blob.strerror or blob}" if isinstance(blob, OSError) else reason
-            for blob, reason in zip(blobs, decoded.reasons, strict=True)
-        ]
+        decoded = self.workshop.decoder([blob.data for blob in blobs])
+        reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
         small = Arriving.of(duplicates.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
         clock = self._spend("decode", clock, len(part))
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
@@ -192,10 +192,21 @@ class Loop:
                     backlog.add(i, batch)
             clock = self._spend("backbones", clock)
         seen_TB = Arriving.of(torch.stack(distinct))
-        shard.notes.append(_Seen(rows_B + shard.first, decoded.size_B2, reasons, names, small, seen_TB).notes)
+        files = [(blob.content, blob.mark) for blob in blobs]
+        shard.notes.append(_Seen(rows_B + shard.first, decoded.size_B2, reasons, files, names, small, seen_TB).notes)
         self.summary.quarantined.update(
             {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
         )
+
+    def _require_same(self, part: range, blobs: Sequence[Blob]) -> None:
+        """Raise PhotographsError where a photograph has other bytes than an earlier pass has read."""
+        for i, blob in zip(part, blobs, strict=True):
+            before = self._known_N2[i]
+            if before.any() and blob.content and notes.hex_of(before[None]) != [blob.content]:
+                raise PhotographsError(
+                    f"{self.manifest.keys[i]}: its bytes have changed since {self.store.path} was made; "
+                    f"{self.plan.ways.changed}"
+                )
 
     def _write(self, shard: Shard, seconds: float) -> None:
         """Commit a shard to the store; on a thread of its own."""
@@ -224,6 +235,7 @@ class _Seen:
     row_B: NDArray[np.int64]
     size_B2: NDArray[np.int32]
     reasons: Sequence[str | None]
+    files: Sequence[tuple[str, int]]  # content hash and mark of each
     names: Sequence[str]  # of the T variants
     small_BRC: Arriving
     distinct_TB: Arriving
@@ -236,17 +248,44 @@ class _Seen:
         for i, (row, reason) in enumerate(zip(self.row_B.tolist(), self.reasons, strict=True)):
             height, width = (int(v) for v in self.size_B2[i])
             if reason is not None:
-                noted.append(ImageNote(row, height, width, reason, "", ()))
+                noted.append(ImageNote(row, height, width, reason, "", (), *self.files[i]))
             else:
                 indistinct = tuple(name for name, alike_B in zip(self.names, alike_TB, strict=True) if alike_B[i])
-                noted.append(ImageNote(row, height, width, "", small[i], indistinct))
+                noted.append(ImageNote(row, height, width, "", small[i], indistinct, *self.files[i]))
         return noted
 
 
-def _read(record: ImageRecord | None) -> bytes | OSError:
+@dataclass(frozen=True)
+class Blob:
+    """The encoded bytes of a photograph as they were read.
+
+    Attributes:
+        data: the bytes; empty where they could not be read.
+        content: their hash; mark: of the file when they were read.
+        reason: why they could not be read.
+    """
+
+    data: bytes
+    content: str = ""
+    mark: int = 0
+    reason: str = ""
+
+
+def _read(record: ImageRecord | None) -> Blob:
     if record is None:
-        return FileNotFoundError(2, "the source has it no longer")
+        return Blob(b"", reason="cannot be read: it is no longer in the source")
+    mark = record.mark()  # before the bytes: a file that changes meanwhile is read again next time
     try:
-        return record.read()
+        data = record.read()
     except OSError as error:
-        return error
+        return Blob(b"", reason=f"cannot be read: {error.strerror or error}")
+    return Blob(data, content_hash(data), mark)
+
+
+def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Content hashes that earlier passes noted of images, as two numbers each; zeros where they noted none."""
+    noted = notes.read(store.path)
+    at_N = noted.at(row_N)
+    found_N2 = np.zeros((len(row_N), 2), np.uint64)
+    found_N2[at_N >= 0] = noted.content_N2[at_N[at_N >= 0]]
+    return found_N2

@@ -14,6 +14,7 @@ from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch import TorchModule
 from substyle.engine.backbones.spec import Embed
+from substyle.engine.identity import open_own
 from substyle.engine.probes.saved import Probe
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
@@ -110,9 +111,8 @@ def _calibration(workshop: Workshop, facts: Any, store: Place | None) -> NDArray
     if store is None:
         raise ConfigError("--store", "nothing", f"the store of {facts['backbone']}, which is calibrated on its images")
     opened = EmbeddingStore.open(store)
-    source = open_source(opened.settings.source, SourceConfig.from_options(opened.source_options()))
-    records = {record.key: record for record in source.records}
-    return Samples(workshop, records, opened.calibration()).canvas()
+    records = {record.key: record for record in open_own(opened).records}
+    return Samples(workshop, records, opened.calibration).canvas()
 
 
 def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:

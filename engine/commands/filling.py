@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from substyle.engine import identity
 from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.embed import embed as embed_all
@@ -16,15 +16,15 @@ from substyle.engine.executors.config import ExecutorConfig
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import as_precision
 from substyle.engine.preparation import BackboneChoice
+from substyle.engine.store import header
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.layout import METADATA
 from substyle.engine.store.load import definitions
 from substyle.engine.store.lock import Part
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.places import Place, is_remote, photographs
+from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_plugin
-from substyle.pipelines.sources import SourceConfig, open_source
+from substyle.pipelines.sources import Source, SourceConfig, absolute_root, open_source
 from substyle.pipelines.suites import suite, suite_name
 
 
@@ -33,7 +33,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     for plugin in options.plugin:
         load_plugin(plugin)
     path: Place = options.store
-    there = EmbeddingStore.open(path) if (path / METADATA).is_file() else None
+    there = EmbeddingStore.open(path) if header.exists(path) else None
     config = EmbedConfig(
         batch=options.batch,
         threads=options.threads,
@@ -45,11 +45,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     )
     executor = executor_config(options, ExecutorConfig())
     config = executor.here(config, there.settings.shard_rows if there else 0)
-    images = options.images or (photographs(there.settings.source) if there else None)
-    if images is None:
-        raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
-    own = there is not None and _absolute(images) == _absolute(there.settings.source)
-    source = source_config(options, SourceConfig.from_options(there.source_options()) if there and own else None)
+    source = _source(options, there)
     settings = Settings(
         seed=_first(options.seed, there.settings.seed if there else 0),
         canvas=_first(options.canvas, there.settings.canvas if there else 224),
@@ -60,13 +56,15 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         ),
     )
     plan = EmbedPlan(
-        open_source(images, source),
+        source,
         path,
         Workshop(settings, config),
         options.limit,
         part=Part.parse(options.part),
         take_over=options.take_over,
         executor=executor,
+        add=options.add,
+        replace=options.replace,
     )
     summary = embed_all(plan, _choices(options.backbone, options.checkpoint), quiet=options.quiet)
     for key, reason in summary.quarantined.items():
@@ -79,8 +77,17 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     return {**dataclasses.asdict(summary), "store": str(path)}
 
 
-def _absolute(images: str | Path) -> str:
-    return str(images) if is_remote(images) else os.path.abspath(images)
+def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source:
+    """The photographs that the user named, else those of the store, opened as the store says where it knows them."""
+    entries = store.manifest().sources if store and store.has_manifest() else ()
+    if options.images is None:
+        if not entries:
+            raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
+        return identity.open_entry(dataclasses.replace(entries[0], name=""))
+    root = absolute_root(str(options.images))
+    own = next((entry for entry in entries if entry.root == root), None)
+    base = SourceConfig.from_options({"kind": own.kind, **own.options}) if own else None
+    return open_source(options.images, source_config(options, base))
 
 
 def _suite_of(store: EmbeddingStore | None) -> str:

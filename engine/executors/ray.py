@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from substyle.engine import identity
 from substyle.engine.backbones import cache
 from substyle.engine.executors.cluster import Cluster, joined
 from substyle.engine.executors.config import ExecutorConfig
@@ -23,7 +24,6 @@ from substyle.engine.preparation import BackboneChoice
 from substyle.engine.progress import stage
 from substyle.engine.store import lock
 from substyle.engine.workshop import EmbedConfig
-from substyle.pipelines.places import is_remote
 from substyle.pipelines.plugins import loaded
 
 
@@ -81,13 +81,12 @@ class RayExecutor:
 
     def _order(self, task: Task) -> Order:
         plan = task.plan
-        root, store = plan.source.root, plan.store_path
+        store = plan.store_path
         return Order(
             folder=os.getcwd(),
             cache=str(cache.root().absolute()),
             plugins=loaded(),
-            source=root if is_remote(root) else os.path.abspath(root),
-            options=dict(plan.source.options),
+            sources=tuple(identity.entry_of(source, plan.splits()) for source in (plan.source, *plan.others)),
             store=Path(os.path.abspath(store)) if isinstance(store, Path) else store,
             part=plan.part,
             run=task.run,

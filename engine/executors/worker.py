@@ -16,16 +16,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from substyle.engine import identity
 from substyle.engine.loop import EmbedSummary, Loop, Watch
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import BackboneChoice, prepare_backbones
 from substyle.engine.store import lock
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.todo import Lacking
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_plugin
-from substyle.pipelines.sources import SourceConfig, open_source
 
 _TELL_EVERY_S = 0.5
 
@@ -37,7 +38,7 @@ class Order:
     Attributes:
         folder: working directory of the run, against which relative paths are read.
         cache: folder of the compiled artefacts; plugins: files to load.
-        source, options: photographs and how they are opened.
+        sources: photographs and how they are opened, those of the run first.
         store: where it is; part: of its shards that the run owns; run: the run's id.
         backbones, settings, config: what is embedded, and how.
     """
@@ -45,8 +46,7 @@ class Order:
     folder: str
     cache: str
     plugins: tuple[Path, ...]
-    source: str
-    options: dict[str, str]
+    sources: tuple[SourceEntry, ...]
     store: Place
     part: lock.Part
     run: str
@@ -99,8 +99,9 @@ class Worker(Watch):
         for plugin in order.plugins:
             load_plugin(plugin)
         store = EmbeddingStore.open(order.store)
-        source = open_source(order.source, SourceConfig.from_options(order.options))
-        plan = EmbedPlan(source, order.store, Workshop(order.settings, order.config), part=order.part)
+        source, *others = map(identity.open_entry, order.sources)
+        workshop = Workshop(order.settings, order.config)
+        plan = EmbedPlan(source, order.store, workshop, part=order.part, others=tuple(others))
         compiled = prepare_backbones(order.backbones, plan.samples(), quiet=True)
         entries = [store.ensure_backbone(backbone.describe()) for backbone in compiled]
         self._loop = Loop(store, plan, entries, compiled, self.summary, order.run)

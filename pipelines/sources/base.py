@@ -32,6 +32,7 @@ class ImageRecord:
     label: int | None
     split: str | None
     read: Callable[[], bytes] = field(compare=False, repr=False)
+    mark: Callable[[], int] = field(default=lambda: 0, compare=False, repr=False)
 
 
 class Source(Protocol):
