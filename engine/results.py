@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from substyle import __version__
-from substyle.engine import stages
 from substyle.engine.backbones.cache import cpu_model, versions
+from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.stages import ANALYSIS, PROBES
+from substyle.engine.stamp import embeddings_digest, photographs_digest, seconds
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
-from substyle.engine.store.load import definitions, open_table, store_facts
+from substyle.engine.store.load import store_facts
 from substyle.engine.table import SPLITS, EmbeddingTable
 from substyle.pipelines.suites import suite_name
 
@@ -33,19 +35,22 @@ def assemble(
     analyses: Mapping[str, Mapping[str, Any]],
     shifts: Mapping[str, Mapping[str, Any]],
     *,
+    tables: Sequence[EmbeddingTable],
     threads: int,
 ) -> dict[str, Any]:
     """The whole of results.json.
 
     Args:
         name: the study's name.
+        tables: of the backbones that are reported, over the same photographs and transformations.
         outcomes, analyses, shifts: by backbone, what the stages gave; what a backbone lacks is left out.
         threads: CPU threads that the run used.
     """
-    entries = [entry for entry in store.backbones() if entry.name in outcomes or entry.name in analyses]
+    entries = [store.backbone(table.backbone) for table in tables]
+    table, names = tables[0], tables[0].transformations
     facts = store_facts(store)
-    table = open_table(store, entries[0].name)
-    shown = definitions(store, entries[0])
+    known = store.catalog.transformations[entries[0].slug]
+    spent = {entry.name: _seconds(store, entry, names) for entry in entries}
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -58,18 +63,24 @@ def assemble(
         "variants": len(table.keys) * len(table.transformations),
         "splits": {split: len(table.rows(code)) for code, split in enumerate(SPLITS)},
         "classes": list(table.class_names),
-        "transformations": shown,
+        "transformations": [known[each].definition for each in names],
         "chance": _chance(table),
         "quarantined": [{"key": key, "reason": reason} for key, reason in facts.quarantined.items()],
-        "indistinct": facts.indistinct,
+        "indistinct": {each: count for each, count in facts.indistinct.items() if each in names},
         "duplicates_moved": len(facts.moved),
-        "throughput": _throughput(entries, table, facts.seconds, out),
+        "identity": {
+            "store": store.uuid,
+            "photographs": photographs_digest(table),
+            "embeddings": {entry.name: embeddings_digest(store, entry.slug, names) for entry in entries},
+        },
+        "stamps": stamps(out),
+        "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": _environment(threads),
         "backbones": {
             entry.name: _backbone(
                 entry, outcomes.get(entry.name), analyses.get(entry.name, {}), shifts.get(entry.name, {})
             )
-            | {"cost": _cost(store, entry, len(table.keys))}
+            | {"cost": _cost(store, entry, len(table.keys), names, spent[entry.name])}
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
@@ -92,17 +103,24 @@ def _backbone(
     }
 
 
-def _cost(store: EmbeddingStore, entry: BackboneEntry, images: int) -> dict[str, float]:
+def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) -> float:
+    """Wall time of a backbone's finished shards in some transformations; of a pass with others too, their share."""
+    finished = store.finished().of([entry.slug])
+    wanted = set(names)
+    share = np.array([len(wanted & set(made)) / max(len(made), 1) for made in finished.made], np.float64)
+    return float((finished.seconds_R * share[finished.made_R]).sum()) if len(share) else 0.0
+
+
+def _cost(
+    store: EmbeddingStore, entry: BackboneEntry, images: int, names: Sequence[str], seconds: float
+) -> dict[str, float]:
     """What a backbone's embeddings took: hours of its device, images in all variants a second of that, bytes stored.
 
     The time of a shard is that of its whole pass, decoding and variants included, in equal shares for all backbones of
     the pass. Of imported embeddings only the bytes are known.
     """
-    finished = store.finished().of([entry.slug])
-    names = store.transformation_names(entry)
-    chunks = int(np.count_nonzero(finished.finished(entry.slug, names, store.shards())))
+    chunks = int(np.count_nonzero(store.finished().finished(entry.slug, names, store.shards())))
     cost: dict[str, float] = {"store_bytes": chunks * store.settings.chunk_bytes(entry.dim)}
-    seconds = float(finished.seconds_R.sum())
     if seconds:
         cost |= {"device_hours": seconds / 3600, "embeddings_per_s": images * len(names) / seconds}
     return cost
@@ -119,7 +137,10 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
     # imported embeddings have no rate of their own
     rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
     alone = sum(variants / rate for rate in rates.values())
-    spent = {f"{what}_seconds": round(stages.seconds(out, folder), 2) for what, folder in _STAGES.items()}
+    spent = {
+        f"{what}_seconds": round(seconds(out / folder / entry.slug for entry in entries), 2)
+        for what, folder in _STAGES.items()
+    }
     if not embed_seconds:
         return spent
     return {
@@ -134,7 +155,7 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
     }
 
 
-_STAGES = {"probe": "probes", "analysis": "analysis"}
+_STAGES = {"probe": PROBES, "analysis": ANALYSIS}
 
 
 def _environment(threads: int) -> dict[str, Any]:

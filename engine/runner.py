@@ -12,26 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine import stages, target, trace
+from substyle.engine import identity, outputs, stages, target, trace
 from substyle.engine.embed import embed
+from substyle.engine.identity import RUN, PhotographsError
+from substyle.engine.outputs import RESULTS, STORE
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preparation import prepare_backbones
-from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.results import assemble
 from substyle.engine.shift import shift
+from substyle.engine.store import header
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.files import read_json, write_durably
-from substyle.engine.store.layout import METADATA
+from substyle.engine.store.files import write_durably
 from substyle.engine.store.load import store_facts
 from substyle.engine.study import Study
 from substyle.engine.workshop import Workshop
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.places import Place, place
 from substyle.pipelines.sources import ImageRecord, Source, open_source
-
-STORE, RESULTS = "store.zarr", "results.json"
 
 
 def store_of(study: Study, out: Path) -> Place:
@@ -40,14 +39,29 @@ def store_of(study: Study, out: Path) -> Place:
 
 
 def plan_of(study: Study, images: Path | str | None, store_path: Place) -> EmbedPlan:
-    """What a study embeds. Raises ConfigError when neither the study nor the caller names images."""
+    """What a study embeds: the photographs that it or the caller names, else those of its store.
+
+    Raises ConfigError when nobody names any.
+    """
     photographs = images or study.images
-    if photographs is None:
+    there = EmbeddingStore.open(store_path) if header.exists(store_path) else None
+    if photographs is not None:
+        source = open_source(photographs, study.source)
+    elif there is not None and there.has_manifest():
+        source = identity.open_own(there)
+    else:
         raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
-    there = EmbeddingStore.open(store_path) if (store_path / METADATA).is_file() else None
     config = study.executor.here(study.embed, there.settings.shard_rows if there else 0)
-    workshop, source = Workshop(study.settings(), config), open_source(photographs, study.source)
-    return EmbedPlan(source, store_path, workshop, study.limit, study.splits.fractions, executor=study.executor)
+    return EmbedPlan(
+        source,
+        store_path,
+        Workshop(study.settings(), config),
+        study.limit,
+        study.splits.fractions,
+        executor=study.executor,
+        only=True,
+        ways=RUN,
+    )
 
 
 def run_study(
@@ -56,6 +70,7 @@ def run_study(
     *,
     images: Path | str | None = None,
     store_path: Place | None = None,
+    fresh: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Run a study; writes its store, ``out/results.json``, ``out/report.html`` and tables.
@@ -63,32 +78,72 @@ def run_study(
     Args:
         images: photographs, instead of the study's.
         store_path: where the store is or will be; None takes `store_of`.
+        fresh: delete the results and the store in ``out`` first.
 
     Returns:
         the content of results.json.
+
+    Raises:
+        PhotographsError: the store was made from other photographs, or with another seed or canvas.
     """
     target.resolve(study.probes.device, prefix="probes.")  # refused here, and not after hours of embedding
     store_path = store_path or store_of(study, out)
+    if fresh:
+        if store_path != out / STORE and header.exists(store_path):
+            raise ConfigError(
+                "--fresh", str(store_path), f"a store in {out}; delete this one yourself, or name another"
+            )
+        outputs.start_fresh(out)
     plan = plan_of(study, images, store_path)
+    _require_own(out, store_path)
+
+    def begin() -> None:
+        outputs.discard_report(out)  # it may not be what the study says now, and is written again from what is kept
+        uuid = EmbeddingStore.open(store_path).uuid if header.exists(store_path) else ""
+        outputs.claim(out, store_path, uuid)
+
     with trace.span("run", "embed"):
-        embed(plan, study.backbones, quiet=quiet)
+        embed(plan, study.backbones, begin=begin, quiet=quiet)
     store = EmbeddingStore.open(store_path)
+    outputs.claim(out, store_path, store.uuid)
     names = [choice.name for choice in study.backbones]
+    chosen = study.settings().transformations
     with trace.span("run", "probe", len(names)):
-        outcomes = stages.probe(store, out, study.probes, backbones=names, quiet=quiet)
+        outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
     with trace.span("run", "analyze", len(names)):
-        analyses = stages.analysis(store, out, study.analysis, backbones=names, quiet=quiet)
+        analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
+    tables = stages.tables(store, names, chosen)
     shifts: Mapping[str, Mapping[str, Any]] = {}
     if study.shift:
+        plan = plan.matched(store, quiet=quiet)
         compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
         shifts = shift(
-            study.shift, compiled, out, plan.workshop.settings, study.embed, source=study.source, quiet=quiet
+            study.shift,
+            compiled,
+            out,
+            plan.workshop.settings,
+            study.embed,
+            study=store,
+            tables={table.backbone: table for table in tables},
+            source=study.source,
+            quiet=quiet,
         )
-    results = assemble(study.name, store, out, outcomes, analyses, shifts, threads=study.embed.cores)
+    results = assemble(study.name, store, out, outcomes, analyses, shifts, tables=tables, threads=study.embed.cores)
     with trace.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)
-        save_report(results, out)
+        save_report(results, out, stages.current_gallery(store, out, tables[0]))
     return results
+
+
+def _require_own(out: Path, store_path: Place) -> None:
+    """Raise PhotographsError where a folder holds results of another store that is still there."""
+    claimed = outputs.claimed(out)
+    if claimed is None or not claimed.get("uuid"):
+        return
+    before = place(str(claimed["store"]), "store")
+    uuid = header.read(store_path).uuid if header.exists(store_path) else None
+    if uuid != claimed["uuid"] and header.exists(before) and header.read(before).uuid == claimed["uuid"]:
+        raise PhotographsError(f"{out}: holds results of the store {before}, not {store_path}; {RUN.other}", "out")
 
 
 def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:
@@ -99,7 +154,7 @@ def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path)
     order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in there]))
     chosen = list(islice(_readable(there[i] for i in order.tolist()), study.gallery))
     if chosen:
-        stages.gallery(chosen, out, study.settings(), threads=study.embed.cores)
+        stages.gallery(store, chosen, out, study.settings(), threads=study.embed.cores)
 
 
 def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
@@ -112,32 +167,8 @@ def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         yield dataclasses.replace(record, read=partial(bytes, data))
 
 
-def save_report(results: dict[str, Any], out: Path) -> ReportFiles:
+def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:
     """Write ``results.json`` and the report beside it."""
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
-    gallery = out / "gallery"
-    return write_report(results, out, gallery=gallery if gallery.is_dir() else None)
-
-
-def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, Any], dict[str, Any]]:
-    """What probe, analyze and shift have left in a folder, by backbone."""
-    outcomes, analyses, shifts = {}, {}, {}
-    for entry in store.backbones():
-        folder = out / "probes" / entry.slug
-        if stages.finished(folder):
-            outcomes[entry.name] = ProbeOutcome.load(folder)
-        folder = out / "analysis" / entry.slug
-        if stages.finished(folder):
-            analyses[entry.name] = _kept(folder / "analysis.json")
-        path = out / "shift" / f"{entry.slug}.json"
-        if path.is_file():
-            shifts[entry.name] = _kept(path)
-    return outcomes, analyses, shifts
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    kept = read_json(path)
-    if not isinstance(kept, dict):
-        raise SubstyleError(f"{path}: is not what a stage writes")
-    return kept
+    return write_report(results, out, gallery=gallery)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,25 @@ import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.embed import embed_compiled
+from substyle.engine.identity import PhotographsError
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.probes.metrics import resample
 from substyle.engine.probes.saved import Probe
+from substyle.engine.stages import PROBES
+from substyle.engine.stamp import Note, Stamp, file_digest, finish, note_of, photographs_digest, require_fresh
+from substyle.engine.store import header
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.files import write_durably
+from substyle.engine.store.errors import StoreError
+from substyle.engine.store.files import read_json, remove, write_durably, writing
 from substyle.engine.store.layout import slug
 from substyle.engine.store.load import open_table
+from substyle.engine.table import EmbeddingTable
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, kind_of, open_source
 
 HEAD = "linear"
+SHIFT = "shift"
 BOOTSTRAP = 2000
 
 
@@ -33,6 +42,8 @@ def shift(
     settings: Settings,
     config: EmbedConfig,
     *,
+    study: EmbeddingStore,
+    tables: Mapping[str, EmbeddingTable],
     source: SourceConfig | None = None,
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
@@ -41,8 +52,10 @@ def shift(
     Args:
         folders: by name, photographs with classes; classes that the probe does not know are left out.
         compiled: the backbones, as the study compiled them.
+        out: the study's folder, with its trained probes; embeddings go to ``out/shift/<name>.zarr``. A store there
+            that was made from other photographs is made again.
+        study, tables: the study's store, and its tables by backbone: what the probes were trained on.
         source: how the study's own photographs are opened; what of it fits holds for these too.
-        out: the study's folder, with its trained probes; embeddings go to ``out/shift/<name>.zarr``.
 
     Returns:
         by backbone and name ``{"accuracy", "ci95", "images"}``.
@@ -50,24 +63,85 @@ def shift(
     Raises:
         ConfigError: a folder that has none of the probe's classes.
     """
-    answer: dict[str, dict[str, Any]] = {backbone.spec.name: {} for backbone in compiled}
-    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
-    for name, folder in folders.items():
-        path = out / "shift" / f"{slug(name)}.zarr"
-        photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
-        plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}")
-        embed_compiled(plan, compiled, quiet=quiet)
-        store = EmbeddingStore.open(path)
-        for backbone in compiled:
-            probe_path = out / "probes" / slug(backbone.spec.name) / f"semantic-{HEAD}.safetensors"
-            if not probe_path.is_file():
-                continue
-            answer[backbone.spec.name][name] = _score(store, backbone.spec.name, Probe.load(probe_path), name)
-    for backbone_name, scores in answer.items():
-        place = out / "shift" / f"{slug(backbone_name)}.json"
-        if scores:
-            write_durably(place, json.dumps(scores).encode())
+    began = time.perf_counter()
+    stores = {
+        name: _embedded(name, folder, compiled, out, settings, config, source=source, quiet=quiet)
+        for name, folder in folders.items()
+    }
+    answer: dict[str, dict[str, Any]] = {}
+    for backbone in compiled:
+        answer[backbone.spec.name] = scores = {}
+        probe_path = _probe(out, backbone.spec.name)
+        if not probe_path.is_file():
+            continue
+        probe = Probe.load(probe_path)
+        for name, store in stores.items():
+            scores[name] = _score(store, backbone.spec.name, probe, name)
+        folder = out / SHIFT / slug(backbone.spec.name)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "shift.json", json.dumps(scores).encode())
+        stamp = _stamp(study, tables[backbone.spec.name], out, stores)
+        finish(folder, stamp, time.perf_counter() - began)
     return answer
+
+
+def kept_shift(study: EmbeddingStore, out: Path, tables: Mapping[str, EmbeddingTable]) -> dict[str, dict[str, Any]]:
+    """What `shift` has left in a folder, by backbone. Raises StaleError where it was made from other inputs."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, table in tables.items():
+        folder = out / SHIFT / slug(name)
+        note: Note | None = note_of(folder)
+        if note is None:
+            continue
+        there = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
+        stores = {each: EmbeddingStore.open(path) for each, path in there.items() if header.exists(path)}
+        now = _stamp(study, table, out, stores)
+        require_fresh(folder, note, now, "substyle run on the study again", settings=True)
+        found[name] = read_json(folder / "shift.json")
+    return found
+
+
+def _embedded(
+    name: str,
+    folder: Path | str,
+    compiled: Sequence[CompiledBackbone],
+    out: Path,
+    settings: Settings,
+    config: EmbedConfig,
+    *,
+    source: SourceConfig | None,
+    quiet: bool,
+) -> EmbeddingStore:
+    """The store of one name, with the embeddings of its photographs as they are now."""
+    path = out / SHIFT / f"{slug(name)}.zarr"
+    photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
+    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
+    plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}", only=True)
+    try:
+        embed_compiled(plan, compiled, quiet=quiet)
+    except (PhotographsError, StoreError) as error:
+        if not header.exists(path):
+            raise
+        # embeddings of another folder, other bytes, or another making of a backbone: the study says what it is now
+        print(f"shift.{name}: {error}: it is embedded again", file=sys.stderr)
+        with writing(path):
+            remove(path)
+        embed_compiled(plan, compiled, quiet=quiet)
+    return EmbeddingStore.open(path)
+
+
+def _probe(out: Path, backbone: str) -> Path:
+    return out / PROBES / slug(backbone) / f"semantic-{HEAD}.safetensors"
+
+
+def _stamp(study: EmbeddingStore, table: EmbeddingTable, out: Path, stores: Mapping[str, EmbeddingStore]) -> Stamp:
+    photographs = {
+        name: photographs_digest(open_table(store, table.backbone))
+        for name, store in stores.items()
+        if any(entry.name == table.backbone for entry in store.backbones())
+    }
+    return Stamp.of(study, table, {"photographs": photographs, "probe": file_digest(_probe(out, table.backbone))})
 
 
 def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dict[str, Any]:

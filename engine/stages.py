@@ -4,51 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.analysis.run import analyze
+from substyle.engine.backbones import cache
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
+from substyle.engine.stamp import StaleError, Stamp, finish, fits, note_of, require_fresh
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.files import read_json, write_durably
-from substyle.engine.store.layout import BackboneEntry
-from substyle.engine.store.load import open_table
+from substyle.engine.store.files import read_json, remove, write_durably
+from substyle.engine.store.load import open_tables
+from substyle.engine.store.record import content_hash
 from substyle.engine.styles import networks_for
+from substyle.engine.table import EmbeddingTable
 from substyle.engine.workshop import Settings
-from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.gallery import variants_of
 from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.transforms import base
 
-_NOTE = "complete.json"
-_VERSION = 1  # raise it when a stage computes something else from the same input
+PROBES, ANALYSIS, GALLERY = "probes", "analysis", "gallery"
+_GALLERY_CODE = ("kernels/*", "pipelines/*", "pipelines/transforms/*", "engine/style*")
 
 
-def chosen(store: EmbeddingStore, names: Sequence[str]) -> list[BackboneEntry]:
-    """The backbones of those names, or all of the store. Raises StoreError for one that is not there."""
-    return [store.backbone(name) for name in names] if names else store.backbones()
+def tables(
+    store: EmbeddingStore, backbones: Sequence[str] = (), transformations: Sequence[str] = ()
+) -> list[EmbeddingTable]:
+    """Tables of backbones, or of all of the store, over the same photographs and transformations."""
+    return open_tables(store, backbones or [entry.name for entry in store.backbones()], transformations)
+
+
+def probe_settings(config: ProbeConfig) -> dict[str, Any]:
+    """What probes depend on: which of several GPUs trained them is no reason to train them again."""
+    return asdict(config) | {"device": config.device.partition(":")[0]}
 
 
 def probe(
-    store: EmbeddingStore, out: Path, config: ProbeConfig, *, backbones: Sequence[str] = (), quiet: bool = False
+    store: EmbeddingStore,
+    out: Path,
+    config: ProbeConfig,
+    *,
+    backbones: Sequence[str] = (),
+    transformations: Sequence[str] = (),
+    quiet: bool = False,
 ) -> dict[str, ProbeOutcome]:
-    """Train and score the probes of backbones; results and trained probes go to ``out/probes/<backbone>/``."""
+    """Train and score the probes of backbones; results and trained probes go to ``out/probes/<backbone>/``.
+
+    Args:
+        backbones, transformations: which; all of the store, and all that these backbones have, where none are named.
+    """
     outcomes = {}
-    for entry in chosen(store, backbones):
-        folder = out / "probes" / entry.slug
-        # which of several GPUs trained them is no reason to train them again
-        stamp = _stamp(store, entry, asdict(config) | {"device": config.device.partition(":")[0]})
-        if not _complete(folder, stamp):
+    for table in tables(store, backbones, transformations):
+        entry = store.backbone(table.backbone)
+        folder = out / PROBES / entry.slug
+        stamp = Stamp.of(store, table, probe_settings(config))
+        if not fits(folder, stamp):
+            remove(folder)
             began = time.perf_counter()
             metadata = {
                 "canvas": store.settings.canvas,
@@ -57,45 +75,107 @@ def probe(
                 "weights_hash": entry.facts["spec"]["weights_hash"],
                 "checkpoint": entry.facts.get("checkpoint"),
             }
-            table = open_table(store, entry.name)
             run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
-            _finish(folder, stamp, time.perf_counter() - began)
+            finish(folder, stamp, time.perf_counter() - began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes
 
 
 def analysis(
-    store: EmbeddingStore, out: Path, config: AnalysisConfig, *, backbones: Sequence[str] = (), quiet: bool = False
+    store: EmbeddingStore,
+    out: Path,
+    config: AnalysisConfig,
+    *,
+    backbones: Sequence[str] = (),
+    transformations: Sequence[str] = (),
+    quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Neighbours, geometry and clusters of backbones; results go to ``out/analysis/<backbone>/analysis.json``."""
     results = {}
-    for entry in chosen(store, backbones):
-        folder = out / "analysis" / entry.slug
+    for table in tables(store, backbones, transformations):
+        entry = store.backbone(table.backbone)
+        folder = out / ANALYSIS / entry.slug
         path = folder / "analysis.json"
-        stamp = _stamp(store, entry, asdict(config))
-        if not _complete(folder, stamp):
+        stamp = Stamp.of(store, table, asdict(config))
+        if not fits(folder, stamp):
+            remove(folder)
             began = time.perf_counter()
-            answer = analyze(open_table(store, entry.name), config, quiet=quiet)
+            answer = analyze(table, config, quiet=quiet)
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(answer, allow_nan=False).encode())
-            _finish(folder, stamp, time.perf_counter() - began)
+            finish(folder, stamp, time.perf_counter() - began)
         results[entry.name] = read_json(path)
     return results
 
 
-def gallery(records: Sequence[ImageRecord], out: Path, settings: Settings, *, threads: int) -> Path:
+def kept(
+    store: EmbeddingStore,
+    out: Path,
+    transformations: Sequence[str] = (),
+    settings: dict[str, dict[str, Any]] | None = None,
+) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]], tuple[str, ...]]:
+    """What probe and analyze have left in a folder, by backbone, and the transformations that they are of.
+
+    Args:
+        transformations: what they must be of; as the first of them says where none are named.
+        settings: what the stages' settings must be, by stage; None takes any.
+
+    Raises:
+        StaleError: some were made from other photographs, embeddings, definitions or code than there are now, or two
+            of them from different ones.
+    """
+    found = [
+        (stage, entry.name, folder, note)
+        for entry in store.backbones()
+        for stage in (PROBES, ANALYSIS)
+        for folder in (out / stage / entry.slug,)
+        if (note := note_of(folder)) is not None
+    ]
+    if not found:
+        return {}, {}, ()
+    names = tuple(transformations) or tuple(found[0][3].stamp.transformations)
+    together = list(dict.fromkeys(name for _, name, _, _ in found))
+    command = {PROBES: "substyle probe", ANALYSIS: "substyle analyze"}
+    of = {table.backbone: table for table in tables(store, together, _present(store, together, names, found[0][2]))}
+    outcomes, analyses = {}, {}
+    for stage, name, folder, note in found:
+        now = Stamp.of(store, of[name], (settings or {}).get(stage, {}))
+        require_fresh(folder, note, now, f"{command[stage]} {store.path}", settings=settings is not None)
+        if stage == PROBES:
+            outcomes[name] = ProbeOutcome.load(folder)
+        else:
+            analyses[name] = read_json(folder / "analysis.json")
+    return outcomes, analyses, names
+
+
+def _present(store: EmbeddingStore, backbones: Sequence[str], names: Sequence[str], folder: Path) -> Sequence[str]:
+    """The names. Raises StaleError where a backbone of the store has not all of these transformations."""
+    for name in backbones:
+        absent = set(names) - set(store.transformation_names(store.backbone(name)))
+        if absent:
+            raise StaleError(f"{folder}: made from other transformations; {name} has no {', '.join(sorted(absent))}")
+    return names
+
+
+def gallery(
+    store: EmbeddingStore, records: Sequence[ImageRecord], out: Path, settings: Settings, *, threads: int
+) -> Path:
     """Variants of a few photographs as PNG files, ``out/gallery/<number>/<transformation>.png``."""
-    folder = out / "gallery"
-    stamp = hashlib.sha256(json.dumps([[r.key for r in records], asdict(settings)]).encode()).hexdigest()
-    if _complete(folder, stamp):
+    folder = out / GALLERY
+    blobs = [record.read() for record in records]
+    stamp = gallery_stamp(
+        store, [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)], settings
+    )
+    if fits(folder, stamp):
         return folder
+    remove(folder)
     networks = networks_for(
         settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
     )
     began = time.perf_counter()
-    for number, record in enumerate(records):
+    for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
         made = variants_of(
-            record.read(),
+            blob,
             settings.transformations,
             key=record.key,
             side=settings.canvas,
@@ -108,65 +188,32 @@ def gallery(records: Sequence[ImageRecord], out: Path, settings: Settings, *, th
         place.mkdir(parents=True, exist_ok=True)
         for name, pixels in made.items():
             Image.fromarray(pixels).save(place / f"{name}.png")
-    _finish(folder, stamp, time.perf_counter() - began)
+    finish(folder, stamp, time.perf_counter() - began)
     return folder
 
 
-def seconds(out: Path, stage: str) -> float:
-    """Wall time of a stage's finished work, as its folders note it."""
-    return sum((float(_note(path.parent)["seconds"]) for path in (out / stage).glob(f"*/{_NOTE}")), 0.0)
+def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]], settings: Settings) -> Stamp:
+    """The stamp of a gallery of photographs, each given by key and content hash."""
+    chosen = {"photographs": [list(pair) for pair in sorted(photographs)]}
+    return Stamp(
+        store.uuid,
+        hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16],
+        {name: base.get(name).definition_hash() for name in settings.transformations},
+        "",
+        json.loads(json.dumps(asdict(settings))) | chosen,
+        cache.code_hash(*_GALLERY_CODE),
+    )
 
 
-def finished(folder: Path) -> bool:
-    """Whether a stage's folder is complete. Raises SubstyleError where it was and its files have changed since."""
-    if not (folder / _NOTE).exists():
-        return False
-    for name, digest in _note(folder)["files"].items():
-        if _digest(folder / name) != digest:
-            raise SubstyleError(f"{folder / name}: is not what was written; run the stage again")
-    return True
-
-
-def _stamp(store: EmbeddingStore, entry: BackboneEntry, config: dict[str, Any]) -> str:
-    """Changes when the configuration, the code's version or a finished shard of the backbone does."""
-    digest = hashlib.sha256(json.dumps([_VERSION, config, store.settings.seed], sort_keys=True).encode())
-    finished = store.finished().of([entry.slug])
-    order_R = np.lexsort((finished.sums_R, finished.shard_R))
-    digest.update(finished.shard_R[order_R].astype("<i8").tobytes() + finished.sums_R[order_R].astype("<u8").tobytes())
-    return digest.hexdigest()
-
-
-def _complete(folder: Path, stamp: str) -> bool:
-    """Whether the folder holds what this stamp stands for, every file as it was written; if not, it is made anew."""
-    try:
-        return finished(folder) and _note(folder)["stamp"] == stamp
-    except SubstyleError as error:
-        print(f"{error}: it is made anew", file=sys.stderr)
-        return False
-
-
-def _finish(folder: Path, stamp: str, spent: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _NOTE)
-    files = {path.relative_to(folder).as_posix(): _digest(path) for path in written}
-    note = {"stamp": stamp, "seconds": round(spent, 3), "files": files}
-    write_durably(folder / _NOTE, json.dumps(note).encode())
-
-
-def _note(folder: Path) -> dict[str, Any]:
-    """What `_finish` noted in a folder. Raises SubstyleError when it is damaged."""
-    note = read_json(folder / _NOTE)
-    files, spent = (note.get("files"), note.get("seconds")) if isinstance(note, dict) else (None, None)
-    good = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
-    if not good or not isinstance(spent, int | float) or not 0 <= spent < math.inf or "stamp" not in note:
-        raise SubstyleError(f"{folder / _NOTE}: is not what was written; run the stage again")
-    return {**note, "seconds": float(spent)}
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):  # ValueError: no file can have that name
-        return ""
+def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> Path | None:
+    """The gallery of a folder where its pictures are of photographs and transformations of a table; else None."""
+    folder = out / GALLERY
+    note = note_of(folder)
+    if note is None:
+        return None
+    known = store.catalog.transformations[store.backbone(table.backbone).slug]
+    there = dict(zip(table.keys, table.contents, strict=True))
+    wanted = {name: known[name].hash for name in table.transformations}
+    shown = note.stamp.settings.get("photographs", [])
+    current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
+    return folder if current and all(there.get(key) == content for key, content in shown) else None

@@ -14,30 +14,36 @@ from substyle.engine.store.verify import verify as verify_store
 def verify(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle verify STORE`."""
     threads = len(os.sched_getaffinity(0))
-    verdict = verify_store(options.store, mark=not options.no_mark, threads=threads, quiet=options.quiet)
+    verdict = verify_store(options.store, note=not options.no_mark, threads=threads, quiet=options.quiet)
     for finding in verdict.findings:
         print(f"{finding.kind}: {finding.path}: {finding.problem}; {finding.remedy}")
     print(f"{options.store}: {_summary(verdict)}")
     return {
         "ok": verdict.ok,
+        "complete": verdict.ok and not verdict.pending,
         "store": str(options.store),
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
         "images": verdict.images,
         "records": verdict.records,
         "chunks": verdict.chunks,
         "bytes": verdict.chunk_bytes,
+        "pending": verdict.pending,
         "unfinished": verdict.unfinished,
-        "marked": verdict.marked,
+        "noted": verdict.noted,
     }
 
 
 def _summary(verdict: Verdict) -> str:
     checked = f"{verdict.chunks} chunks, {verdict.chunk_bytes / 1e6:.1f} MB, {verdict.images} images"
-    text = f"{checked}: " + ("all as written" if verdict.ok else f"{len(verdict.findings)} findings")
+    text = f"{checked}: " + ("all as written" if verdict.ok else f"{len(verdict.damage)} damaged")
+    if added := len(verdict.findings) - len(verdict.damage):
+        text += f"; {added} added by others"
+    if verdict.pending:
+        text += f"; {verdict.pending} embeddings are not made yet: run embed"
     if verdict.unfinished:
         text += f"; {verdict.unfinished} unfinished files, which embed replaces"
-    if verdict.marked:
-        text += "; what is broken was taken out of the journal: run embed again to redo it"
-    elif verdict.unmarked_because:
-        text += f"; could not be marked for embed: {verdict.unmarked_because}"
+    if verdict.noted:
+        text += "; embed makes again what is damaged"
+    elif verdict.not_noted_because:
+        text += f"; the damage could not be noted for embed: {verdict.not_noted_because}"
     return text

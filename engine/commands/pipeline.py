@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from substyle.engine import stages
+from substyle.engine import outputs, stages
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.photographs import source_config
+from substyle.engine.outputs import RESULTS
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
 from substyle.engine.results import assemble
-from substyle.engine.runner import RESULTS, kept_results, run_study, save_report, store_of
+from substyle.engine.runner import run_study, save_report, store_of
+from substyle.engine.shift import kept_shift
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.study import Study, load_study
 from substyle.engine.workshop import EmbedConfig
@@ -39,7 +43,10 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle probe STORE`."""
     store, out, study = _stage(options)
     config = study.probes if study else ProbeConfig(seed=store.settings.seed)
-    outcomes = stages.probe(store, out, config, backbones=options.backbone, quiet=options.quiet)
+    outputs.claim(out, store.path, store.uuid)
+    outcomes = stages.probe(
+        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
+    )
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
@@ -53,7 +60,10 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle analyze STORE`."""
     store, out, study = _stage(options)
     config = study.analysis if study else AnalysisConfig(seed=store.settings.seed)
-    analyses = stages.analysis(store, out, config, backbones=options.backbone, quiet=options.quiet)
+    outputs.claim(out, store.path, store.uuid)
+    analyses = stages.analysis(
+        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
+    )
     for name, answer in analyses.items():
         shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
         print(f"{name}  transformation: {shares}")
@@ -63,14 +73,26 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle report STORE`."""
     store, out, study = _stage(options)
-    outcomes, analyses, shifts = kept_results(store, out)
+    settings = None
+    if study is not None:
+        settings = {stages.PROBES: stages.probe_settings(study.probes), stages.ANALYSIS: asdict(study.analysis)}
+    outcomes, analyses, names = stages.kept(store, out, _suite(study), settings)
     if not outcomes and not analyses:
-        raise ConfigError("STORE", str(store.path), f"a store whose probe or analyze results lie in {out}")
+        raise ConfigError("STORE", str(store.path), f"a store whose probe or analyze results are in {out}")
+    tables = stages.tables(
+        store, [entry.name for entry in store.backbones() if entry.name in outcomes or entry.name in analyses], names
+    )
+    shifts = kept_shift(store, out, {table.backbone: table for table in tables})
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
-    results = assemble(name, store, out, outcomes, analyses, shifts, threads=threads)
-    save_report(results, out)
+    results = assemble(name, store, out, outcomes, analyses, shifts, tables=tables, threads=threads)
+    save_report(results, out, stages.current_gallery(store, out, tables[0]))
     return _show(results, out, store.path)
+
+
+def _suite(study: Study | None) -> Sequence[str]:
+    """The transformations of a study; none without one: then all that the store has."""
+    return study.settings().transformations if study else ()
 
 
 def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:

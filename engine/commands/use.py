@@ -8,6 +8,7 @@ from typing import Any
 
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.importing import import_store
+from substyle.engine.outputs import require_current
 from substyle.engine.predict import predict as predict_all
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.results import read_results
@@ -35,6 +36,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle compare RUN RUN …`."""
     paths = [path / "results.json" if path.is_dir() else path for path in options.runs]
     runs = [(_name(path, paths), read_results(path)) for path in paths]
+    for path, (_, results) in zip(paths, runs, strict=True):
+        require_current(path.parent, results)
     made = compare_results(runs, options.out)
     for difference in made.setup:
         print(f"setups differ in {difference.what}: {', '.join(difference.values)}")

@@ -15,7 +15,7 @@ from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, Results]]
 
-_SETUP = ("suite", "transformations", "images", "canvas", "seed", "classes", "splits")
+_SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits")
 _PROBES = (
     ("style", "Style", ("fine",), "accuracy", "ci95"),
     ("seen", "Coarse class, seen", ("coarse",), "seen", "seen_ci95"),
@@ -85,7 +85,7 @@ def compare_results(runs: Runs, out_dir: Path) -> Comparison:
 def _differences(runs: Runs) -> list[Difference]:
     found = []
     for what in _SETUP:
-        values = [transformations(results) if what == "transformations" else results.get(what) for _, results in runs]
+        values = [_setup(results, what) for _, results in runs]
         if any(value != values[0] for value in values):
             found.append(Difference(what, tuple(_words(value, values[0]) for value in values)))
     for name in dict.fromkeys(name for _, results in runs for name in results["backbones"]):
@@ -94,6 +94,12 @@ def _differences(runs: Runs) -> list[Difference]:
         if any(value != known[0] for value in known):
             found.append(Difference(f"weights of {name}", tuple("–" if h is None else str(h) for h in hashes)))
     return found
+
+
+def _setup(results: Results, what: str) -> Any:  # noqa: ANN401 (any part of a results.json)
+    if what == "transformations":
+        return transformations(results)
+    return dig(results, "identity", "photographs") if what == "photographs" else results.get(what)
 
 
 def _words(value: Any, first: Any) -> str:  # noqa: ANN401 (any part of a results.json)

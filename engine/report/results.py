@@ -29,6 +29,8 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "chance": dict,
     "quarantined": list,
     "indistinct": dict,
+    "identity": dict,
+    "stamps": dict,
     "throughput": dict,
     "environment": dict,
     "comparisons": list,

@@ -21,7 +21,8 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.report.results import validate_results
 from substyle.engine.results import assemble
-from substyle.engine.runner import kept_results
+from substyle.engine.shift import kept_shift
+from substyle.engine.stamp import Stamp, finish, seconds
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.kernels.errors import SubstyleError
 
@@ -50,6 +51,15 @@ class Kept:
 
     def analysis(self) -> dict[str, Any]:
         return stages.analysis(self.store, self.out, AnalysisConfig(), quiet=True)
+
+
+def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]]]:
+    outcomes, analyses, _ = stages.kept(store, out)
+    return outcomes, analyses
+
+
+def spent(out: Path, stage: str) -> float:
+    return seconds((out / stage).iterdir())
 
 
 @pytest.fixture
@@ -88,7 +98,7 @@ def same(one: dict[str, ProbeOutcome], other: dict[str, ProbeOutcome]) -> bool:
 
 @pytest.mark.parametrize("pattern", FILES)
 def test_what_is_kept_is_what_was_made(kept: Kept, pattern: str, cases: int, tmp_path: Path) -> None:
-    outcomes, analyses, _ = kept_results(kept.store, kept.out)
+    outcomes, analyses = kept_results(kept.store, kept.out)
     shutil.copytree(kept.out, tmp_path / "whole")
     path = min(kept.out.glob(pattern))
     data = path.read_bytes()
@@ -103,8 +113,8 @@ def test_what_is_kept_is_what_was_made(kept: Kept, pattern: str, cases: int, tmp
         if read is not None:
             assert same(read[0], {name: outcome for name, outcome in outcomes.items() if name in read[0]})
             assert read[1] == {name: analysis for name, analysis in analyses.items() if name in read[1]}
-        spent = attempt(stages.seconds, kept.out, stage, names=(path.parent.name,))
-        assert spent is None or (isinstance(spent, float) and spent >= 0)
+        took = attempt(spent, kept.out, stage, names=(path.parent.name,))
+        assert took is None or (isinstance(took, float) and took >= 0)
         if content is None:
             return  # a folder that somebody put there: nothing writes over it
         before = dict(kept.runs)
@@ -122,25 +132,23 @@ def test_what_is_kept_is_what_was_made(kept: Kept, pattern: str, cases: int, tmp
 
 
 def test_results_that_stages_never_wrote_are_refused_by_name(kept: Kept, cases: int) -> None:
-    """Analyses and shifts with stamps of their own: what passes is what the report can read."""
+    """Analyses with a stamp that fits: what passes is what the report can read."""
     analyses = kept_results(kept.store, kept.out)[1]
     folder = min((kept.out / "analysis").iterdir())
-    shift = kept.out / "shift" / f"{folder.name}.json"
-    shift.parent.mkdir()
+    tables = stages.tables(kept.store)
+    table = next(table for table in tables if kept.store.backbone(table.backbone).slug == folder.name)
+    stamp = Stamp.of(kept.store, table, {})
 
-    def check(analysis: bytes, shifted: bytes) -> None:
+    def check(analysis: bytes) -> None:
         put(folder / "analysis.json", analysis)
-        put(shift, shifted)
-        stages._finish(folder, "forged", 1.0)
+        finish(folder, stamp, 1.0)
         read = attempt(kept_results, kept.store, kept.out, names=(folder.name,))
         if read is not None:
-            made = attempt(assemble, "x", kept.store, kept.out, *read, threads=1, names=("x",))
+            made = attempt(assemble, "x", kept.store, kept.out, *read, {}, tables=tables, threads=1, names=("x",))
             assert made is not None
             attempt(validate_results, made, names=("results",))
 
-    whole = {key: NET["shift"][key] for key in NET["shift"]}
-    strategies = (changed(next(iter(analyses.values()))).map(written), changed(whole).map(written))
-    examine(check, *strategies, cases=cases // 4)
+    examine(check, changed(next(iter(analyses.values()))).map(written), cases=cases // 4)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,7 @@ def test_results_that_stages_never_wrote_are_refused_by_name(kept: Kept, cases: 
 def test_a_damaged_stamp_is_refused_and_mended(kept: Kept, content: bytes) -> None:
     path = min(kept.out.glob("probes/*/complete.json"))
     path.write_bytes(content)
-    for call in (lambda: kept_results(kept.store, kept.out), lambda: stages.seconds(kept.out, "probes")):
+    for call in (lambda: kept_results(kept.store, kept.out), lambda: spent(kept.out, "probes")):
         with pytest.raises(SubstyleError, match=r"complete\.json: "):
             call()
     kept.probe()
@@ -159,8 +167,9 @@ def test_a_damaged_stamp_is_refused_and_mended(kept: Kept, content: bytes) -> No
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"[" * 20_000, b"{"])
 def test_a_damaged_shift_is_refused(kept: Kept, content: bytes) -> None:
-    path = kept.out / "shift" / f"{kept.store.backbones()[0].slug}.json"
-    path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(SubstyleError, match=path.name):
-        kept_results(kept.store, kept.out)
+    tables = {table.backbone: table for table in stages.tables(kept.store)}
+    folder = kept.out / "shift" / kept.store.backbones()[0].slug
+    folder.mkdir(parents=True)
+    (folder / "complete.json").write_bytes(content)
+    with pytest.raises(SubstyleError, match=folder.name):
+        kept_shift(kept.store, kept.out, tables)

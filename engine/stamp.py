@@ -1,0 +1,193 @@
+"""What a result was made from, kept beside it: a result whose stamp does not fit is made again or refused, never shown.
+
+A stage writes its results into a folder and finishes it with ``complete.json``: the stamp, the time it took and a
+checksum of each file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.backbones import cache
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.files import read_json, write_durably
+from substyle.engine.table import SPLITS, EmbeddingTable
+from substyle.kernels.errors import SubstyleError
+
+NOTE = "complete.json"
+_CODE = ("kernels/*", "engine/*", "engine/store/*", "engine/probes/*", "engine/analysis/*")
+
+
+class StaleError(SubstyleError):
+    """Kept results were made from other inputs than there are now."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Everything that a result depends on.
+
+    Attributes:
+        store: UUID of the store.
+        photographs: digest of keys, classes, splits and bytes of the photographs.
+        transformations: hash of the definition of each transformation, by name.
+        embeddings: digest of the embeddings' checksums; empty where the result needs none.
+        settings: of the stage, in plain JSON.
+        code: digest of the source code that made it.
+    """
+
+    store: str
+    photographs: str
+    transformations: dict[str, str]
+    embeddings: str
+    settings: dict[str, Any]
+    code: str
+
+    @staticmethod
+    def of(
+        store: EmbeddingStore, table: EmbeddingTable, settings: Mapping[str, Any], *, embeddings: bool = True
+    ) -> Stamp:
+        """The stamp of what is made from a table now."""
+        entry = store.backbone(table.backbone)
+        known = store.catalog.transformations[entry.slug]
+        return Stamp(
+            store.uuid,
+            photographs_digest(table),
+            {name: known[name].hash for name in table.transformations},
+            embeddings_digest(store, entry.slug, table.transformations) if embeddings else "",
+            json.loads(json.dumps(dict(settings), default=str)),
+            cache.code_hash(*_CODE),
+        )
+
+    def differences(self, now: Stamp, *, settings: bool = True) -> list[str]:
+        """In what another stamp differs, in words."""
+        found = []
+        for name, words in (
+            ("store", "another store"),
+            ("photographs", "other photographs, classes or splits"),
+            ("embeddings", "other embeddings"),
+            ("code", "another version of the code"),
+        ):
+            if getattr(self, name) != getattr(now, name):
+                found.append(words)
+        if list(self.transformations) != list(now.transformations):
+            found.append("other transformations")
+        elif self.transformations != now.transformations:
+            changed = [name for name, value in now.transformations.items() if self.transformations[name] != value]
+            found.append(f"other definitions of {', '.join(changed)}")
+        if settings and self.settings != now.settings:
+            names = sorted(self.settings.keys() | now.settings.keys())
+            changed = [name for name in names if self.settings.get(name) != now.settings.get(name)]
+            found.append(f"other settings: {', '.join(changed)}")
+        return found
+
+
+def photographs_digest(table: EmbeddingTable) -> str:
+    """Digest of the photographs of a table: keys, classes, splits and bytes; 16 hex digits."""
+    digest = hashlib.sha256()
+    contents = table.contents or ("",) * len(table.keys)
+    for row in zip(table.keys, table.label_N.tolist(), table.split_N.tolist(), contents, strict=True):
+        key, label, split, content = row
+        name = table.class_names[label] if label >= 0 else None
+        digest.update(json.dumps([key, name, SPLITS[split], content]).encode())
+    return digest.hexdigest()[:16]
+
+
+def embeddings_digest(store: EmbeddingStore, slug: str, names: Sequence[str]) -> str:
+    """Digest of the checksums of a backbone's finished embeddings in some transformations; 16 hex digits."""
+    finished = store.finished().of([slug])
+    wanted = set(names)
+    used = np.array([bool(wanted & set(made)) for made in finished.made], np.bool_)
+    of_R = used[finished.made_R] if len(used) else np.zeros(0, np.bool_)
+    shard_R, sums_R = finished.shard_R[of_R], finished.sums_R[of_R]
+    order_R = np.lexsort((sums_R, shard_R))
+    content = shard_R[order_R].astype("<i8").tobytes() + sums_R[order_R].astype("<u8").tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+# --- folders of results -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a finished folder says of itself."""
+
+    stamp: Stamp
+    seconds: float
+    files: dict[str, str]
+
+
+def finish(folder: Path, stamp: Stamp, spent: float) -> None:
+    """Write the note of a folder whose results are all there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NOTE)
+    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in written}
+    note = {"stamp": asdict(stamp), "seconds": round(spent, 3), "files": files}
+    write_durably(folder / NOTE, json.dumps(note).encode())
+
+
+def note_of(folder: Path) -> Note | None:
+    """The note of a folder, None where it is not finished.
+
+    Raises:
+        StaleError: the note is damaged, or a file of the folder has changed since.
+    """
+    path = folder / NOTE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        note = Note(Stamp(**content["stamp"]), float(content["seconds"]), dict(content["files"]))
+        if not 0 <= note.seconds < math.inf or not isinstance(note.stamp.transformations, dict):
+            raise ValueError(f"{note.seconds} seconds")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StaleError(f"{path}: is damaged ({error!r}); run the stage again") from error
+    for name, digest in note.files.items():
+        if file_digest(folder / name) != digest:
+            raise StaleError(f"{folder / name}: has changed since it was written; run the stage again")
+    return note
+
+
+def fits(folder: Path, stamp: Stamp) -> bool:
+    """Whether a folder holds what this stamp stands for, every file as it was written; if not, it is made again."""
+    try:
+        note = note_of(folder)
+    except SubstyleError as error:
+        print(f"{error}: it is made again", file=sys.stderr)
+        return False
+    return note is not None and not note.stamp.differences(stamp)
+
+
+def require_fresh(folder: Path, note: Note, now: Stamp, again: str, *, settings: bool = False) -> None:
+    """Raise StaleError where a folder's results were made from other inputs than there are now.
+
+    Args:
+        again: the command that makes them again.
+        settings: whether the stage's settings must be the same as well.
+    """
+    differing = note.stamp.differences(now, settings=settings)
+    if differing:
+        raise StaleError(f"{folder}: made from {'; '.join(differing)}; run {again}")
+
+
+def seconds(folders: Iterable[Path]) -> float:
+    """Wall time that finished folders took together."""
+    notes = [note_of(folder) for folder in folders]
+    return sum(note.seconds for note in notes if note is not None)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):  # ValueError: no file can have that name
+        return ""
