@@ -63,6 +63,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return {
             "dim": facts["dim"],
             "weights": spec["weights_hash"],
+            "code": spec.get("code", ""),
             "runtime": runtime["name"],
             "device": runtime.get("device", "cpu"),
             "precision": runtime["precision"],
