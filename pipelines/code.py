@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ class _Walk:
             self.note("list", str(len(value)))
             for item in value:
                 self.see(item, folder)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict | MappingProxyType):
             self.note("mapping", str(len(value)))
             for key, item in value.items():
                 self.see(key, folder)
@@ -254,9 +254,24 @@ class _Walk:
             else:
                 self.see(value)
             return
+        bindings = list(_bindings(_tree_of(scope).body, name))
+        if bindings and all(self._from_library(node) for node in bindings):
+            for node in bindings:  # by name alone: the value may be what differs between processes, as os.environ
+                self.note("import", *_dump(node))
+            return
         if not self._told_by_value(value):
-            self._binding(name, scope)
+            for node in bindings:
+                self.note("binding", *_dump(node))
+                for other, inner in _chains(node):
+                    self._name(other, inner, scope)
         self.see(value, _folder(scope))
+
+    def _from_library(self, node: ast.AST) -> bool:
+        """Whether a statement imports something from a library."""
+        if not isinstance(node, ast.ImportFrom) or node.level:
+            return False
+        name = node.module or node.names[0].name
+        return not self._own(name, _file_of(name))
 
     def _told_by_value(self, value: object) -> bool:
         if isinstance(value, FunctionType):
@@ -264,13 +279,6 @@ class _Walk:
         if isinstance(value, type):
             return self._own(value.__module__, _file_of(value.__module__))
         return _is_plain(value)
-
-    def _binding(self, name: str, scope: dict[str, Any]) -> None:
-        """The statements of a module that bind a name, and the names in them."""
-        for node in _bindings(_tree_of(scope).body, name):
-            self.note("binding", *_dump(node))
-            for other, attributes in _chains(node):
-                self._name(other, attributes, scope)
 
     def _import(self, name: str, level: int, names: tuple[str, ...], scope: dict[str, Any]) -> None:
         """What a function imports when it runs, where that is the user's."""

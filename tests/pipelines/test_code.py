@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import linecache
@@ -14,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from substyle.pipelines.code import in_package, source_digest
+from substyle.pipelines.plugins import load_all
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.base import OnGPU, Transformation
+from substyle.pipelines.variants import VariantMaker
 
 PLUGIN = '''
 import sys
@@ -84,6 +88,7 @@ LATE = "def later():\n    return 23\n"
 PRINT = """
 import sys
 from substyle.pipelines.plugins import load_plugin
+from substyle.pipelines.plugins import load_all
 from substyle.pipelines.transforms import base
 load_plugin(sys.argv[1])
 print(base.get("edited").definition_hash())
@@ -256,6 +261,39 @@ def test_an_object_of_a_library_counts_by_the_statement_that_makes_it(load: Load
 def test_a_name_of_a_library_counts_by_what_it_is_imported_as(load: Load) -> None:
     text = "from numpy import {} as op\n\ndef f(x):\n    return op(x, 2)\n"
     assert source_digest(load(text.format("add")).f) != source_digest(load(text.format("subtract")).f)
+
+
+def test_values_of_a_library_do_not_count(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("from os import environ\nfrom sys import path\n\ndef f(x):\n    return environ, path\n")
+    before = source_digest(module.f)
+    monkeypatch.setenv("SUBSTYLE_ANY", "thing")
+    monkeypatch.syspath_prepend("/nowhere")
+    assert source_digest(module.f) == before
+
+
+def test_a_moved_module_is_the_same(load: Load, tmp_path: Path) -> None:
+    text = "from pathlib import Path\nHERE = Path(__file__).parent / '{}'\n\ndef f(x):\n    return HERE, __file__\n"
+    before = source_digest(load(text.format("a")).f)
+    (tmp_path / "moved").mkdir()
+    file = tmp_path / "moved" / "other.py"
+    file.write_text(text.format("a"))
+    scope: dict[str, Any] = {"__name__": "other", "__file__": str(file)}
+    exec(compile(text.format("a"), str(file), "exec"), scope)
+    assert source_digest(scope["f"]) == before
+    assert source_digest(load(text.format("b")).f) != before
+
+
+def test_definitions_of_the_package_do_not_change_when_they_are_used() -> None:
+    load_all()
+    names = ("identity", "jpeg", "icon_overlay", "dot_halftone", "gaussian_noise", "swirl")
+
+    def digests() -> list[str]:
+        return [dataclasses.replace(base.get(name)).definition_hash() for name in names]
+
+    before = digests()
+    maker = VariantMaker(names, side=64, seed=0, batch=2, threads=1)
+    assert [variant.name for variant in maker(torch.zeros(2, 64, 64, 3, dtype=torch.uint8), ["a", "b"])] == list(names)
+    assert digests() == before
 
 
 def test_a_conditional_definition(load: Load) -> None:
