@@ -27,8 +27,10 @@ _PLAIN = (type(None), bool, int, float, complex, bytes, range, slice, type(...),
 _READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")  # instructions that read a global name
 _INSTALLED = ("site-packages", "dist-packages")
 
+_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
 _kept: dict[str, str] = {}  # source as it was when it was run, by file
-_trees: dict[str, tuple[str, ast.Module]] = {}
+_trees: dict[str, tuple[str, ast.Module, list[_Function]]] = {}  # text, tree and its functions, by file
 
 
 def source_digest(*functions: Callable[..., Any] | None) -> str:
@@ -413,30 +415,30 @@ def _parts(code: CodeType) -> Iterator[CodeType]:
 def _tree_of(scope: Mapping[str, Any]) -> ast.Module:
     """The parsed source of the module with these globals; empty where there is none."""
     file = scope.get("__file__")
-    return _parsed(str(file)) if file else ast.Module([], [])
+    return _parsed(str(file))[0] if file else ast.Module([], [])
 
 
-def _parsed(file: str) -> ast.Module:
+def _parsed(file: str) -> tuple[ast.Module, list[_Function]]:
+    """The tree of a file, and the functions in it."""
     text = _kept[file] if file in _kept else "".join(linecache.getlines(file))
     if file not in _trees or _trees[file][0] != text:
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError):
             tree = ast.Module([], [])
-        _trees[file] = text, tree
-    return _trees[file][1]
+        _trees[file] = text, tree, [node for node in ast.walk(tree) if isinstance(node, _Function)]
+    return _trees[file][1:]
 
 
 def _node_of(code: CodeType) -> ast.AST | None:
     """The function in the source that this is the code of; None where it is not found, or not for certain."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    found = [node for node in ast.walk(_parsed(code.co_filename)) if isinstance(node, kinds) and _fits(node, code)]
+    found = [node for node in _parsed(code.co_filename)[1] if _fits(node, code)]
     if len(found) > 1:  # several lambdas in one line
         found = [node for node in found if isinstance(node, ast.Lambda) and _holds(node.body, code)]
     return found[0] if len(found) == 1 else None
 
 
-def _fits(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, code: CodeType) -> bool:
+def _fits(node: _Function, code: CodeType) -> bool:
     if isinstance(node, ast.Lambda):
         name, line = "<lambda>", node.lineno
     else:
