@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from functools import cache
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import transforms
+from substyle.pipelines.code import keep_source
+from substyle.pipelines.transforms import base
 
 _loaded: list[Path] = []
 
@@ -29,12 +32,35 @@ def load_plugin(path: str | Path) -> None:
         ConfigError: there is no such Python file, or it takes a name that is taken.
     """
     load_all()
-    file = Path(path)
-    spec = importlib.util.spec_from_file_location(f"substyle_plugin_{file.stem}", file)
-    if not file.is_file() or spec is None or spec.loader is None:
+    file = Path(path).absolute()
+    if not file.is_file() or file.suffix != ".py":
         raise ConfigError("plugin", str(path), "a Python file (.py) with transformations")
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    _loaded.append(file.absolute())
+    _run(file)
+    _loaded.append(file)
+
+
+def _run(file: Path) -> None:
+    """Run a file as a module, from its source alone: a compiled file beside it may be that of another text.
+
+    What a plug-in registers is digested at once, before anything changes the values that it refers to.
+    """
+    name = f"substyle_plugin_{file.stem}"
+    while name in sys.modules:  # plug-ins of the same name in different folders
+        name += "_"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # it is a Python file
+    module = importlib.util.module_from_spec(spec)
+    source = file.read_bytes()
+    known = set(base.REGISTRY)
+    sys.modules[name] = module  # where dataclasses, pickle and digests look for it
+    try:
+        exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
+    except BaseException:
+        del sys.modules[name]
+        raise
+    keep_source(str(file), importlib.util.decode_source(source))
+    for added in base.REGISTRY.keys() - known:
+        _ = base.REGISTRY[added].code
 
 
 def loaded() -> tuple[Path, ...]:

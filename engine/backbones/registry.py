@@ -4,7 +4,8 @@ families that plug-ins add."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from substyle.engine.backbones.presets import ABOUT, preset, sizes
 from substyle.engine.backbones.readout import split
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.code import in_package, source_digest
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ class Family:
     identify: Identify | None = None
     checkpoint: bool = False
     check: Callable[[str, str], object] | None = None
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the source that loads its backbones; "" for families of this package, which has versions."""
+        if in_package(self.loader) and in_package(self.identify):
+            return ""
+        return source_digest(self.loader, self.identify)
 
 
 def _timm(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -217,17 +226,21 @@ def check_name(name: str) -> Family:
     return family
 
 
-def _family(name: str, context: LoadContext) -> Family:
+def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
+    """`check_name`, and whether weights of that family may come from a local file. Raises ConfigError."""
     family = check_name(name)
-    if context.checkpoint is not None and not family.checkpoint:
+    if checkpoint is not None and not family.checkpoint:
         allowed = f"a timm: or open_clip: backbone, or a preset of {', '.join(ABOUT)}"
-        raise ConfigError(f"{name}: checkpoint", str(context.checkpoint), allowed)
+        raise ConfigError(f"{name}: checkpoint", str(checkpoint), allowed)
     return family
 
 
 def load(name: str, context: LoadContext) -> Backbone:
     """Load a backbone by name. Raises ConfigError for a bad name, WeightsError for weights that cannot be had."""
-    return _family(name, context).loader(name, name.partition(":")[2], context)
+    family = check_checkpoint(name, context.checkpoint)
+    code = family.code  # before the loader changes any values that it refers to
+    backbone = family.loader(name, name.partition(":")[2], context)
+    return replace(backbone, spec=replace(backbone.spec, code=code))
 
 
 def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
@@ -235,7 +248,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
 
     Raises ConfigError for a bad name.
     """
-    family = _family(name, context)
+    family = check_checkpoint(name, context.checkpoint)
     found = family.identify(name, name.partition(":")[2], context) if family.identify else None
     if found is None:
         return None
@@ -247,4 +260,5 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "code": cache.code_hash("engine/backbones/*", "engine/backbones/families/*"),
         "versions": cache.versions("torch", "timm", "open_clip_torch", "onnx", "transformers"),
         **found,
+        "family": family.code,
     }

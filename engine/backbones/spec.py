@@ -36,6 +36,7 @@ class BackboneSpec:
         weights_hash: SHA-256 over every tensor (16 hex digits).
         licence: licence of the weights as far as the source states it.
         control: True for embeddings that know nothing by training.
+        code: digest of the source of a plug-in that loads it; "" for families of this package.
     """
 
     name: str
@@ -49,6 +50,7 @@ class BackboneSpec:
     weights_hash: str
     licence: str = "see the source of the weights"
     control: bool = False
+    code: str = ""
 
     def describe(self) -> dict[str, Any]:
         """This spec in plain JSON."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,28 +22,35 @@ def assign(
     *,
     seed: int,
     fractions: Fractions = DEFAULT_FRACTIONS,
+    source: Collection[str | None] | None = None,
 ) -> NDArray[np.int8]:
     """Split codes of images. Shape: (N,) int8.
 
     - A source with splits keeps them. One that has only train and validation (as ImageNet) is tested on its validation
       images, and validation images are drawn from its training ones, as the paper does.
-    - Else images of a class are ordered by a hash of (seed, key) and cut by the fractions (train, val, test).
+    - Else, and where all images of the source are training images, images of a class are ordered by a hash of
+      (seed, key) and cut by the fractions (train, val, test).
+
+    Args:
+        given: the source's split of each image.
+        source: splits that occur in the whole source, where these images are only some of it; by default those given.
 
     Raises:
         ConfigError: some images have a split and others none, or an unknown one.
     """
-    known = {name for name in given if name is not None}
+    known = {name for name in (given if source is None else source) if name is not None}
+    known |= {name for name in given if name is not None}
     if known and None in given:
         missing = keys[list(given).index(None)]
         raise ConfigError("split", f"{missing} has none", "a split for every image or for none of them")
-    if not known:
+    if not known or known == {SPLITS[TRAIN]}:
         return _by_hash(keys, labels, seed, fractions)
     if not known <= set(SPLITS):
         raise ConfigError("split", sorted(known - set(SPLITS))[0], ", ".join(SPLITS))
     codes = np.array([SPLITS.index(name) for name in given if name is not None], dtype=np.int8)
-    if TEST not in codes:
+    if SPLITS[TEST] not in known:
         codes[codes == VAL] = TEST
-    if VAL not in codes:
+    if SPLITS[VAL] not in known or SPLITS[TEST] not in known:
         train = np.flatnonzero(codes == TRAIN)
         share = fractions[1] / max(fractions[0] + fractions[1], 1e-9)
         inner = _by_hash(
@@ -58,8 +65,8 @@ def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: F
     order = image_keys(seed, [f"split:{key}" for key in keys])
     label_N = np.asarray(labels, dtype=np.int64)
     edges = np.cumsum(fractions)[:2] / max(sum(fractions), 1e-9)
-    for label in np.unique(label_N):
-        rows = np.flatnonzero(label_N == label)
-        rows = rows[np.argsort(order[rows], kind="stable")]
-        codes[rows] = np.searchsorted(edges, (np.arange(len(rows)) + 0.5) / len(rows), side="right")
+    rows = np.lexsort((order, label_N))
+    _, first, inverse, count = np.unique(label_N[rows], return_index=True, return_inverse=True, return_counts=True)
+    place = (np.arange(len(rows)) - first[inverse] + 0.5) / count[inverse]
+    codes[rows] = np.searchsorted(edges, place, side="right")
     return codes

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.code import source_digest
 
 CANVAS = 224  # the side S at which strengths in px are stated
 COARSE = ("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style")
@@ -131,7 +133,7 @@ class Transformation:
     role: Role
     made_by: Literal["identity", "dali", "kernel", "network"]
     parameters: tuple[Parameter, ...] = ()
-    version: int = 1  # raise it when the function changes what it makes
+    version: int = 1  # raise it when something changes what it makes that `code` does not cover
     function: Callable[..., Any] | None = field(default=None, compare=False)
     prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
     network: str = ""  # for made_by="network": the name of the network that makes it
@@ -147,11 +149,19 @@ class Transformation:
             "made_by": self.made_by,
             "version": self.version,
             "parameters": [parameter.describe() for parameter in self.parameters],
+            "code": self.code,
         }
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the source of its functions: :func:`substyle.pipelines.code.source_digest`."""
+        gpu = self.on_gpu or OnGPU()
+        return source_digest(self.function, self.prepare, gpu.function, gpu.colours, gpu.prepare)
 
     def definition_hash(self) -> str:
         """16 hex digits that change when the pixels it makes may change (so neither role nor coarse class count)."""
         definition = {k: v for k, v in self.describe().items() if k not in ("role", "coarse")}
+        definition |= {"network": self.network, "split_assets": self.split_assets}
         return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
 
     def draw(

@@ -43,6 +43,34 @@ def test_train_and_val_alone_are_train_and_test() -> None:
     assert 10 <= (codes[:80] == VAL).sum() <= 20
 
 
+def test_training_images_alone_are_split_by_hash() -> None:
+    keys = [f"k{i}" for i in range(100)]
+    codes = assign(keys, [0] * 100, ["train"] * 100, seed=3)
+    assert np.bincount(codes).tolist() == [65, 15, 20]
+    assert codes.tolist() == assign(keys, [0] * 100, [None] * 100, seed=3).tolist()
+
+
+def test_some_images_of_a_source_are_split_as_the_source_is() -> None:
+    keys, labels = [f"k{i}" for i in range(100)], [0] * 100
+    every = ["train", "val", "test"]
+    assert set(assign(keys, labels, ["train"] * 100, seed=0, source=every).tolist()) == {TRAIN}
+    assert set(assign(keys, labels, ["val"] * 100, seed=0, source=every).tolist()) == {VAL}
+    assert set(assign(keys, labels, ["val"] * 100, seed=0, source=["train", "val"]).tolist()) == {TEST}
+    assert set(assign(keys, labels, ["train"] * 100, seed=0, source=["train", "val"]).tolist()) == {TRAIN, VAL}
+    assert set(assign(keys, labels, ["train"] * 100, seed=0, source=["train", "test"]).tolist()) == {TRAIN, VAL}
+
+
+@pytest.mark.parametrize("fractions", [(0.65, 0.15, 0.2), (0.1, 0.1, 0.8), (0.98, 0.01, 0.01)])
+def test_classes_are_cut_one_by_one(fractions: tuple[float, float, float]) -> None:
+    keys = [f"k{i}" for i in range(300)]
+    labels = np.random.default_rng(0).integers(-1, 40, 300)
+    codes = assign(keys, labels.tolist(), [None] * 300, seed=5, fractions=fractions)
+    for label in range(-1, 40):
+        rows = np.flatnonzero(labels == label)
+        alone = assign([keys[i] for i in rows], [0] * len(rows), [None] * len(rows), seed=5, fractions=fractions)
+        assert codes[rows].tolist() == alone.tolist()
+
+
 def test_split_for_some_images_only_is_refused() -> None:
     with pytest.raises(ConfigError, match="b has none"):
         assign(["a", "b"], [0, 0], ["train", None], seed=0)
