@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import identity
+from substyle.engine.backbones import cache
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.executors.config import LOCAL
 from substyle.engine.executors.local import LocalExecutor
@@ -20,6 +21,7 @@ from substyle.engine.executors.task import Executor, Task
 from substyle.engine.identity import PhotographsError
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
+from substyle.engine.preflight import check_backbones, check_store, check_writable
 from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
 from substyle.engine.samples import calibration_keys
 from substyle.engine.store import compaction, creation, damage, lock, processes
@@ -56,16 +58,19 @@ def embed(
     start = time.perf_counter()
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
-        _require_same(store, plan)
+        require_same(store, plan)
         plan = plan.matched(store, quiet=quiet)
         begin()
         _repair(plan)
-        done = _complete(plan, [choice.name for choice in backbones])
+        done = complete(plan, [choice.name for choice in backbones])
         if done is not None:
             _tidy(plan)
             return done
     else:
         begin()
+    check_backbones(backbones)
+    check_writable(cache.root(), "$SUBSTYLE_CACHE", "set $SUBSTYLE_CACHE to another one")
+    check_store(plan.store_path)
     with _workers(plan, backbones) as workers:
         compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
         prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
@@ -119,7 +124,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
     if not plan.exists:
         _create(plan, prepared)
     store = EmbeddingStore.open(plan.store_path)
-    _require_same(store, plan)
+    require_same(store, plan)
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
         with lock.mutex(plan.store_path):
@@ -225,7 +230,7 @@ def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) ->
             )
 
 
-def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
+def complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
     """The summary of a store that has everything already, None where something is to do."""
     store = EmbeddingStore.open(plan.store_path)
     settings = plan.workshop.settings
@@ -248,7 +253,8 @@ def _complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
 
 
-def _require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
+def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
+    """Raise PhotographsError where a store was made with other settings than a plan has."""
     there, settings = store.settings, plan.workshop.settings
     pairs = {
         "seed": (there.seed, settings.seed),
@@ -281,7 +287,12 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[Image
     labels = [UNLABELLED if r.label is None else number[class_names[r.label]] for r in new]
     keys, given = [r.key for r in new], [r.split for r in new]
     entry = identity.entry_of(plan.source, plan.fractions or _fractions(known, plan.source))
-    split_N = assign(keys, labels, given, seed=store.settings.seed, fractions=_three(entry.fractions))
+    split_N = assign(
+        *(keys, labels, given),
+        seed=store.settings.seed,
+        fractions=_three(entry.fractions),
+        source={record.split for record in records},
+    )
     store.add_images(keys, np.array(labels, np.int64), names, split_N, given=given, source=entry)
 
 

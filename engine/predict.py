@@ -62,12 +62,12 @@ def predict(
             canvas, config.graph_images, seed, checkpoint, lambda: _calibration(workshop, facts, store)
         ),
     )
-    trained = facts.get("weights_hash")
-    if trained is not None and trained != backbone.spec.weights_hash:
-        raise SubstyleError(
-            f"{probe_path}: trained on {facts['backbone']} with weights {trained}; these are "
-            f"{backbone.spec.weights_hash}"
-        )
+    for what, now in (("weights_hash", backbone.spec.weights_hash), ("code", backbone.spec.code)):
+        trained = facts.get(what)
+        if trained is not None and trained != now:
+            raise SubstyleError(
+                f"{probe_path}: trained on {facts['backbone']} with {what.replace('_', ' ')} {trained}, not {now}"
+            )
     embed: Embed
     if backbone.module is not None:
         embed = TorchModule(backbone.module)

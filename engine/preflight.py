@@ -20,7 +20,7 @@ from substyle.engine.backbones import cache, registry
 from substyle.engine.backbones.tensor_bundle import prefix_of
 from substyle.engine.preparation import BackboneChoice
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import METADATA
+from substyle.engine.store import header
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import Fractions, assign
 from substyle.engine.study import Study
@@ -139,7 +139,7 @@ def check_store(path: Place) -> None:
     if not isinstance(path, Path):
         return
     remedy = "name another one with --store"
-    if (path / METADATA).is_file():
+    if header.exists(path):
         if not os.access(path, os.W_OK | os.X_OK):  # no temporary file: other processes may be reading the store
             raise ConfigError("--store", str(path), f"a store that can be written to: {remedy}")
         return

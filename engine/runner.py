@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from substyle.engine import identity, outputs, stages, target, trace
-from substyle.engine.embed import embed
+from substyle.engine.embed import complete, embed, require_same
 from substyle.engine.identity import RUN, PhotographsError
 from substyle.engine.outputs import RESULTS, STORE
 from substyle.engine.plan import EmbedPlan
+from substyle.engine.preflight import check_study
 from substyle.engine.preparation import prepare_backbones
 from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.results import assemble
@@ -96,6 +98,8 @@ def run_study(
         outputs.start_fresh(out)
     plan = plan_of(study, images, store_path)
     _require_own(out, store_path)
+    for warning in _check(study, plan, out):
+        print(f"warning: {warning}", file=sys.stderr)
 
     def begin() -> None:
         outputs.discard_report(out)  # it may not be what the study says now, and is written again from what is kept
@@ -133,6 +137,21 @@ def run_study(
         draw_gallery(plan.source, study, store, out)
         save_report(results, out, stages.current_gallery(store, out, tables[0]))
     return results
+
+
+def _check(study: Study, plan: EmbedPlan, out: Path) -> list[str]:
+    """`check_study`, after the photographs are known to be those of the store where there is one."""
+    manifest = None
+    if plan.exists:
+        store = EmbeddingStore.open(plan.store_path)
+        require_same(store, plan)
+        plan = plan.matched(store)
+        manifest = store.manifest() if store.has_manifest() else None
+    return check_study(
+        *(study, plan.source, out, plan.store_path, plan.records()),
+        manifest=manifest,
+        writes_store=not (plan.exists and complete(plan, [choice.name for choice in study.backbones])),
+    )
 
 
 def _require_own(out: Path, store_path: Place) -> None:

@@ -73,6 +73,7 @@ def probe(
                 "seed": store.settings.seed,
                 "orientation": store.settings.orientation,
                 "weights_hash": entry.facts["spec"]["weights_hash"],
+                "code": entry.facts["spec"].get("code", ""),
                 "checkpoint": entry.facts.get("checkpoint"),
             }
             run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)

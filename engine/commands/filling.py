@@ -66,7 +66,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         add=options.add,
         replace=options.replace,
     )
-    summary = embed_all(plan, _choices(options.backbone, options.checkpoint), quiet=options.quiet)
+    choices = _choices(options.backbone, options.checkpoint)
+    summary = embed_all(plan, choices, quiet=options.quiet)
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")
     rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
