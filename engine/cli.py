@@ -194,6 +194,12 @@ def _source(command: argparse.ArgumentParser) -> None:
     group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet or imagenet (what is there)")
     group.add_argument("--image-column", metavar="NAME", help="of Parquet: the column of images (image)")
     group.add_argument("--label-column", metavar="NAME", help="of a list or Parquet: the column of labels (label)")
+    group.add_argument(
+        "--split-folders",
+        metavar="HOW",
+        help="of a folder where only some folders are named like a split: folders (they are splits, the rest is left "
+        "out) or none (all are classes)",
+    )
     group.add_argument("--synsets", type=Path, metavar="FILE", help="of ImageNet: the classes of its flat val/ folder")
     group.add_argument("--class-names", type=Path, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
 

@@ -14,6 +14,7 @@ def source_config(options: argparse.Namespace, base: SourceConfig | None = None)
         "kind": options.source_kind,
         "image_column": options.image_column,
         "label_column": options.label_column,
+        "splits": options.split_folders,
         "synsets": options.synsets,
         "names": options.class_names,
     }

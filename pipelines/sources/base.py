@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 # file name extensions of images, the likelier first: where a tar sample has several, the first of these is the image
 IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo")
 EXTENSIONS = frozenset(IMAGE_KINDS)
-SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+# words that name a split, in lower case; use `names.split_word`, which ignores case
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 SPLITS = ("train", "val", "test")
 
 

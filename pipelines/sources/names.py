@@ -16,6 +16,11 @@ MAX_LIST = 1 << 28  # bytes of a file of names or synsets
 _WORDS = re.compile(r"[^A-Za-z]+")
 
 
+def split_word(text: str) -> str | None:
+    """The split that a word names in any case, such as ``Validation`` for val; None for other words."""
+    return SPLIT_FOLDERS.get(text.strip().lower())
+
+
 def splits_of_files(names: Sequence[str]) -> list[str] | None:
     """The split of each of some shards, from the words of its path: ``data/train-00000-of-00004.parquet`` is train.
 
@@ -25,7 +30,7 @@ def splits_of_files(names: Sequence[str]) -> list[str] | None:
     """
     found: list[str] = []
     for name in names:
-        splits = {SPLIT_FOLDERS[word] for word in _WORDS.split(name.lower()) if word in SPLIT_FOLDERS}
+        splits = {split for word in _WORDS.split(name) if (split := split_word(word))}
         if len(splits) != 1:
             return None
         found += splits
@@ -34,12 +39,13 @@ def splits_of_files(names: Sequence[str]) -> list[str] | None:
 
 def split_text(value: object, where: str) -> str | None:
     """A split as a file gives it; None for an empty one. Raises ConfigError for another word."""
-    text = str(value).strip().lower() if value is not None else ""
-    if not text:
+    text = str(value) if value is not None else ""
+    if not text.strip():
         return None
-    if text not in SPLIT_FOLDERS:
+    split = split_word(text)
+    if split is None:
         raise ConfigError(f"split {where}", value, ", ".join(SPLIT_FOLDERS))
-    return SPLIT_FOLDERS[text]
+    return split
 
 
 def read_lines(path: Path, field: str) -> list[str]:

@@ -48,27 +48,65 @@ def test_loose_files_beside_classes_are_unlabelled(tmp_path: Path) -> None:
     assert described(source) == [("cat/a.jpg", "cat", None), ("z.jpg", None, None)]
 
 
-@pytest.mark.parametrize("val", ["val", "validation", "valid"])
-def test_split_folders(tmp_path: Path, val: str) -> None:
-    source = FolderSource(fill(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{val}/dog/c.jpg", "test/d.jpg"))
+@pytest.mark.parametrize("train", ["train", "Training"])
+@pytest.mark.parametrize("val", ["val", "VALIDATION", "valid", "Dev"])
+@pytest.mark.parametrize("test", ["TEST", "testing"])
+def test_split_folders(tmp_path: Path, train: str, val: str, test: str) -> None:
+    root = fill(tmp_path, f"{train}/cat/a.jpg", f"{train}/dog/b.jpg", f"{val}/dog/c.jpg", f"{test}/d.jpg")
+    source = FolderSource(fill(root, "notes/readme.txt"))
     assert source.class_names == ("cat", "dog")
-    assert sorted(described(source)) == [
-        ("test/d.jpg", None, "test"),
-        ("train/cat/a.jpg", "cat", "train"),
-        ("train/dog/b.jpg", "dog", "train"),
+    assert sorted(described(source)) == sorted([
+        (f"{test}/d.jpg", None, "test"),
+        (f"{train}/cat/a.jpg", "cat", "train"),
+        (f"{train}/dog/b.jpg", "dog", "train"),
         (f"{val}/dog/c.jpg", "dog", "val"),
-    ]
+    ])  # fmt: skip
 
 
-@pytest.mark.parametrize("other", ["cat/x.jpg", "x.jpg"])
-def test_a_train_folder_among_others_is_a_class(tmp_path: Path, other: str) -> None:
-    source = FolderSource(fill(tmp_path, "train/steam/a.jpg", other))
-    assert "train" in source.class_names
-    assert {r.split for r in source.records} == {None}
+def test_one_train_folder_is_a_split(tmp_path: Path) -> None:
+    assert described(FolderSource(fill(tmp_path, "train/cat/a.jpg"))) == [("train/cat/a.jpg", "cat", "train")]
 
 
-def test_val_without_train_is_a_class(tmp_path: Path) -> None:
-    assert FolderSource(fill(tmp_path, "val/cat/a.jpg")).class_names == ("val",)
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (("Train/a/1.jpg", "other/b/2.jpg", "cats/3.jpg"), "Train/ beside cats/, other/ in "),
+        (("train/a/1.jpg", "2.jpg"), r"train/ beside images in the folder itself \(1\) in "),
+        (("val/a/1.jpg", "test/a/2.jpg"), "test/, val/ without train/ in "),
+        (("val/a/1.jpg",), "val/ without train/ in "),
+        ((*(f"c{i}/1.jpg" for i in range(10)), "dev/2.jpg"), "dev/ beside c0/, .*, c7/ and 2 more in "),
+    ],
+)
+def test_folders_that_are_partly_splits_are_refused(tmp_path: Path, names: tuple[str, ...], given: str) -> None:
+    with pytest.raises(ConfigError, match=rf"source\.splits: got '{given}.*--split-folders folders .* none"):
+        FolderSource(fill(tmp_path, *names))
+
+
+def test_split_folders_as_classes(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "train/a/1.jpg", "car/2.jpg", "3.jpg"), SourceConfig(splits="none"))
+    assert source.class_names == ("car", "train")
+    assert described(source) == [("3.jpg", None, None), ("car/2.jpg", "car", None), ("train/a/1.jpg", "train", None)]
+    assert source.options == {"kind": "folder", "splits": "none"}
+    # also where they would be splits without being asked about
+    (tmp_path / "car" / "2.jpg").unlink()
+    (tmp_path / "3.jpg").unlink()
+    assert FolderSource(tmp_path, SourceConfig(splits="none")).class_names == ("train",)
+
+
+def test_split_folders_as_splits_leave_out_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path, "val/a/1.jpg", "Test/b/2.jpg", "car/3.jpg", "car/4.jpg", "5.jpg")
+    source = FolderSource(root, SourceConfig(splits="folders"))
+    assert described(source) == [("Test/b/2.jpg", "b", "test"), ("val/a/1.jpg", "a", "val")]
+    assert [record.read() for record in source.records] == [b"Test/b/2.jpg", b"val/a/1.jpg"]
+    assert source.refused == ("5.jpg", "car/")
+    assert "car/ is no split folder and was left out, with its images (2)" in caplog.text
+    again = FolderSource(root, SourceConfig.from_options(source.options))
+    assert again.records == source.records
+
+
+def test_the_choice_matters_to_split_folders_alone(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "cat/a.jpg", "dog/b.jpg"), SourceConfig(splits="folders"))
+    assert described(source) == [("cat/a.jpg", "cat", None), ("dog/b.jpg", "dog", None)]
 
 
 def test_keys_sort_as_paths_and_do_not_depend_on_the_file_system(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_quotes_byte_order_mark_blank_lines_and_short_lines(tmp_path: Path) -> N
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
     config = SourceConfig(path_column="where", label_column="what", split_column="part")
-    text = "part\twhat\twhere\ntest\t10\ta.jpg\ntrain\t9\tsub/b.jpg\n"
+    text = "part\twhat\twhere\nTesting\t10\ta.jpg\ntrain\t9\tsub/b.jpg\n"
     source = ListSource(listed(tmp_path, text, "list.tsv"), config)
     assert described(source) == [("a.jpg", "10", "test", b"a.jpg"), ("sub/b.jpg", "9", "train", b"sub/b.jpg")]
     assert source.options == {
@@ -107,7 +107,7 @@ def test_what_is_not_there_or_no_file_fails_when_it_is_read(tmp_path: Path) -> N
         ('path\na.jpg\n"' + "x" * 200_000 + '"\n', "after line 2: field larger"),
         ("path\n" + "x" * 2_000_000, "a line of 1048576 characters or more"),
         (b"path\na.jpg\n\xff.jpg\n", "a list in UTF-8"),
-        ("path,split\na.jpg,dev\n", "split on line 2 of .*got 'dev'; allowed: train, val"),
+        ("path,split\na.jpg,all\n", "split on line 2 of .*got 'all'; allowed: train, training, val"),
         ("p\x1b[2J" + "q" * 1000, r"has: p\\x1b\[2Jqqq"),
     ],
 )

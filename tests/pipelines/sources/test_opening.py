@@ -98,6 +98,10 @@ def test_the_kind_that_is_asked_for_is_opened(tmp_path: Path) -> None:
 def test_fields_belong_to_kinds(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"source\.kind: got 'zip'; allowed: auto, folder, list, tar, parquet"):
         SourceConfig("zip")
+    with pytest.raises(ConfigError, match=r"source\.splits: got 'yes'; allowed: folders or none"):
+        SourceConfig(splits="yes")
+    with pytest.raises(ConfigError, match=r"source\.splits: got 'none'; allowed: only with kind folder; this is tar"):
+        SourceConfig("tar", splits="none")
     with pytest.raises(
         ConfigError, match=r"source\.image_column: got 'x'; allowed: only with kind parquet; this is tar"
     ):

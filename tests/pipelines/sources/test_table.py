@@ -158,6 +158,7 @@ def test_features_that_are_none(tmp_path: Path, text: str) -> None:
     [
         (("data/train-0.parquet", "data/validation-0.parquet", "data/test-0.parquet"), ["test", "train", "val"]),
         (("default/train/0000.parquet", "default/test/0000.parquet"), ["test", "train"]),
+        (("Training_0.parquet", "dev_0.parquet", "TESTING_0.parquet"), ["test", "train", "val"]),
         (("train-0.parquet", "extra-0.parquet"), [None, None]),
     ],
 )
@@ -168,8 +169,8 @@ def test_splits_from_the_names_of_files(tmp_path: Path, names: tuple[str, ...], 
 
 
 def test_an_unknown_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"split of x.parquet/000000001: got 'dev'"):
-        TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), "split": ["train", "dev"]}))
+    with pytest.raises(ConfigError, match=r"split of x.parquet/000000001: got 'all'"):
+        TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), "split": ["train", "all"]}))
 
 
 def test_ids_as_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
