@@ -28,11 +28,13 @@ class SourceConfig:
     Attributes:
         kind: ``folder``, ``list`` (CSV, TSV), ``tar``, ``parquet`` (Hugging Face data sets too), ``imagenet``, or
             ``auto``, which looks what is there.
-        image_column: of Parquet: the column of encoded images (``image``, ``img``, else the only one that fits).
-        label_column: of a list or Parquet: the column of labels (``label``).
-        path_column: of a list: the column of paths (``path``, ``file_name``). Of Parquet: a column of unique ids that
-            become the keys; without it a key is the file's name and the row in it.
-        split_column: of a list or Parquet: the column that says train, val or test (``split``, if a list has it).
+        image_column: of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or
+            ``img`` (see `column_names`), else the only one that fits.
+        label_column: of a list or Parquet: the column of labels. Left empty: ``label``, ``class`` and the like.
+        path_column: of a list: the column of paths. Left empty: ``path``, ``file_name`` and the like. Of Parquet: a
+            column of unique ids that become the keys; without it a key is the file's name and the row in it.
+        split_column: of a list or Parquet: the column that says train, val or test. Left empty: ``split``, or
+            ``subset`` or ``partition`` if it holds nothing but splits.
         splits: of a folder whose top-level folders are only partly splits, such as ``train/`` beside ``cats/``:
             ``folders`` takes those named like a split as splits and leaves out the rest, ``none`` takes all of them as
             classes. Left empty, such a folder is an error.

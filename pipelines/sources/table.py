@@ -8,6 +8,7 @@ from array import array
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.arrow_rows import ARROW_ERRORS, ArrowRows
 from substyle.pipelines.sources.base import Records
+from substyle.pipelines.sources.column_names import says_splits
 from substyle.pipelines.sources.config import SourceConfig
 from substyle.pipelines.sources.hub import table_files
 from substyle.pipelines.sources.names import Names, read_names, split_text, splits_of_files
@@ -20,9 +21,10 @@ class TableSource:
     """Images in a column of Parquet files, or of a Hugging Face data set.
 
     What the user names is a file, a folder, a pattern (see `patterns.shards`), or a folder that ``save_to_disk`` wrote:
-    a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Else files whose paths all say train, val or test have
-    these splits, or a column ``split`` says it. Images are a binary column, or a struct with a field ``bytes``. Labels
-    are text, or numbers, which have the names that a ``ClassLabel`` gives them; a negative number is no label.
+    a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Otherwise splits come from a column, or from the files'
+    paths if each names one. Images are a binary column, or a struct with a field ``bytes``. Labels are text, or
+    numbers, which have the names that a ``ClassLabel`` gives them; a negative number is no label. Columns are found
+    under their usual names (see `column_names`), or as the configuration says.
 
     A key is ``<file>/<row>``, such as ``data/train-00000-of-00002.parquet/000000017``, or the value of
     ``config.path_column``. Rows are read in the order of keys: with ids in another order than that of the rows, a row
@@ -91,6 +93,7 @@ class TableSource:
         labels = file.values.get(columns.label or "", nothing)
         keys = file.values.get(columns.key or "", nothing)
         splits = file.values.get(columns.split or "", nothing)
+        has_splits = bool(columns.split) and (not columns.maybe_split or says_splits(splits))
         file.values = {}
         for row, (label, key, said) in enumerate(zip(labels, keys, splits, strict=True)):
             where = f"{shard.name}/{row:09d}"
@@ -107,7 +110,7 @@ class TableSource:
                 left_out.note(where, f"has {error} and stays without one")
                 self._labels.append(None)
             self._keys.append(name)
-            self._splits.append(split_text(said, f"of {where}") if columns.split else split)
+            self._splits.append(split_text(said, f"of {where}") if has_splits else split)
             self._file.append(number)
             self._row.append(row)
 

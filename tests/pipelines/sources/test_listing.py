@@ -51,6 +51,37 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("header", "label", "split"),
+    [
+        ("Path,Label,Split", "9", "train"),
+        ("FILENAME,class_name,subset", "9", "train"),
+        ("img,Category,partition", "9", "train"),
+        ("file,target,part", "9", None),
+        ("image_path,fine_label,coarse_label", "9", None),
+        ("filepath,note,author", None, None),
+    ],
+)
+def test_columns_under_their_usual_names(tmp_path: Path, header: str, label: str | None, split: str | None) -> None:
+    source = ListSource(listed(tmp_path, f"{header}\na.jpg,9,train\n"))
+    assert described(source) == [("a.jpg", label, split, b"a.jpg")]
+
+
+def test_of_several_columns_the_first_usual_name_counts(tmp_path: Path) -> None:
+    text = "target,image,LABEL,class,label,path\n1,no.jpg,2,3,4,a.jpg\n"
+    assert described(ListSource(listed(tmp_path, text))) == [("a.jpg", "4", None, b"a.jpg")]
+
+
+def test_a_subset_that_is_no_split_is_left_alone(tmp_path: Path) -> None:
+    text = "path,subset\na.jpg,train\nsub/b.jpg,{}\n"
+    assert [r.split for r in ListSource(listed(tmp_path, text.format("DEV"))).records] == ["train", "val"]
+    assert [r.split for r in ListSource(listed(tmp_path, text.format(""))).records] == ["train", None]
+    path = listed(tmp_path, text.format("coco"))
+    assert [r.split for r in ListSource(path).records] == [None, None]
+    with pytest.raises(ConfigError, match=r"split on line 3 of .*got 'coco'"):
+        ListSource(path, SourceConfig(split_column="subset"))
+
+
 def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     text = "path,label\na.jpg,1\nsub/b.jpg,0\n"
@@ -99,7 +130,7 @@ def test_what_is_not_there_or_no_file_fails_when_it_is_read(tmp_path: Path) -> N
     ("text", "message"),
     [
         ("", "source.path_column: got 'nothing'; .*has: nothing"),
-        ("image,label\na.jpg,cat\n", "source.path_column.*has: image, label"),
+        ("url,label\na.jpg,cat\n", "source.path_column.*has: url, label"),
         ("path\n", "this one names none"),
         ("path\n../a.jpg\n", r"this one names none \(../a.jpg on line 2 is no path"),
         ("path,label\na.jpg,cat,dog\n", "line 2 of .*got '3 fields'"),

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conformance.kinds import write_tar
 
+from substyle.engine.cli import _parser
+from substyle.engine.commands.photographs import source_config
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records
@@ -140,3 +142,15 @@ def test_records_are_made_when_asked_for() -> None:
     assert records != Records(["a", "b", "c"], ["y", "x", "x"], ["test", "train", "val"], read)
     assert records != Records(["a", "b", "c"], ["y", "x", None], None, read)
     assert records != [1]
+
+
+def test_every_option_of_the_command_line_reaches_the_configuration() -> None:
+    flags = {"source-kind": "kind", "class-names": "names", "split-folders": "splits"}
+    names = ("image-column", "label-column", "path-column", "split-column", "synsets")
+    for flag, name in (flags | {name: name.replace("-", "_") for name in names}).items():
+        value = {"kind": "parquet", "splits": "none"}.get(name, "x")
+        options = _parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", f"--{flag}", value])
+        assert str(getattr(source_config(options), name)) == value
+        assert source_config(options, SourceConfig(label_column="c")).label_column == (
+            "x" if name == "label_column" else "c"
+        )

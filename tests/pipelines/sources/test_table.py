@@ -77,6 +77,8 @@ def test_compressed_arrow_is_refused(tmp_path: Path) -> None:
         (("image", "thumbnail"), "", "image"),
         (("thumbnail", "img"), "", "img"),
         (("picture",), "", "picture"),
+        (("thumbnail", "Picture", "IMG"), "", "IMG"),
+        (("a", "image_bytes"), "", "image_bytes"),
         (("a", "b"), "b", "b"),
         (("a", "b"), "", None),
         (("image",), "b", None),
@@ -98,6 +100,55 @@ def test_the_features_say_which_column_holds_images(tmp_path: Path) -> None:
     columns = {"a": [b"a"], "b": [b"b"], "c": [b"c"]}
     file = parquet(tmp_path / "x.parquet", columns, {"b": {"_type": "Image"}, "a": {"_type": "Value"}, "c": 3})
     assert TableSource(file).records[0].read() == b"b"
+
+
+@pytest.mark.parametrize("write", [parquet, arrow])
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (("label", "class"), "label"),
+        (("coarse_label", "fine_label"), "fine_label"),
+        (("class", "CATEGORY"), "class"),
+        (("caption", "Target"), "Target"),
+        (("caption", "text"), None),
+    ],
+)
+def test_which_column_holds_labels(
+    tmp_path: Path,
+    write: Any,  # noqa: ANN401
+    columns: tuple[str, ...],
+    found: str | None,
+) -> None:
+    content = {"image": structs(BLOBS[:2]), **{name: [f"{name} 0", f"{name} 1"] for name in columns}}
+    source = TableSource(write(tmp_path / f"x.{write.__name__}", content))
+    assert labels(source) == ([None, None] if found is None else [f"{found} 0", f"{found} 1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "splits"),
+    [
+        ("Split", ["train", "dev"], ["train", "val"]),
+        ("subset", ["train", "Testing"], ["train", "test"]),
+        ("partition", ["train", None], ["train", None]),
+        ("subset", ["train", "coco"], [None, None]),
+        ("partition", [0, 1], [None, None]),
+        ("subset", ["", None], [None, None]),
+    ],
+)
+def test_which_column_holds_splits(
+    tmp_path: Path,
+    name: str,
+    values: Any,  # noqa: ANN401
+    splits: list[str | None],
+) -> None:
+    source = TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), name: values}))
+    assert [record.split for record in source.records] == splits
+
+
+def test_a_subset_without_splits_leaves_those_of_the_files(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        parquet(tmp_path / f"{name}.parquet", {"image": structs(BLOBS[:1]), "subset": ["coco"]})
+    assert [record.split for record in TableSource(tmp_path).records] == ["test", "train"]
 
 
 def test_class_labels(tmp_path: Path) -> None:
