@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, overload
 
@@ -54,7 +54,7 @@ class Source(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, sorted, indexed by label; empty without labels."""
+        """Names of the classes, indexed by label; sorted, or in the order of their numbers. Empty without labels."""
         ...
 
     @property
@@ -88,9 +88,10 @@ class Records(Sequence[ImageRecord]):
         labels: N class names or None.
         splits: N of ``train``, ``val``, ``test`` or None; None where no image has one.
         read: gives the bytes of the image at a place of these lists.
+        order: class names in the order they are to have; names that are not in it come after them, sorted.
 
     Attributes:
-        class_names: the names that occur, sorted.
+        class_names: the names that occur.
     """
 
     def __init__(
@@ -99,17 +100,20 @@ class Records(Sequence[ImageRecord]):
         labels: Sequence[str | None],
         splits: Sequence[str | None] | None,
         read: Callable[[int], bytes],
+        order: Iterable[str] = (),
     ) -> None:
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        self.keys = [keys[i] for i in order]
-        self.class_names = tuple(sorted({name for name in labels if name is not None}))
+        places = sorted(range(len(keys)), key=keys.__getitem__)
+        self.keys = [keys[i] for i in places]
+        occurring = sorted({name for name in labels if name is not None})
+        rank = {name: i for i, name in enumerate(dict.fromkeys(order))}
+        self.class_names = tuple(sorted(occurring, key=lambda name: rank.get(name, len(rank))))
         index: dict[str | None, int] = {name: i for i, name in enumerate(self.class_names)}
-        self._label_N = np.fromiter((index.get(labels[i], -1) for i in order), np.int32, len(order))
+        self._label_N = np.fromiter((index.get(labels[i], -1) for i in places), np.int32, len(places))
         self._split_N: NDArray[np.int8] | None = None
         if splits is not None:
             code: dict[str | None, int] = {name: i for i, name in enumerate(SPLITS)}
-            self._split_N = np.fromiter((code.get(splits[i], -1) for i in order), np.int8, len(order))
-        self._place_N = np.array(order, dtype=np.int64)
+            self._split_N = np.fromiter((code.get(splits[i], -1) for i in places), np.int8, len(places))
+        self._place_N = np.array(places, dtype=np.int64)
         self._read = read
 
     def __len__(self) -> int:

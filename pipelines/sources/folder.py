@@ -44,7 +44,8 @@ class FolderSource:
         labels = [_part(key, int(bool(split_of))) for key in keys]
         splits = [split_of[_part(key, 0) or ""] for key in keys] if split_of else None
         self._names = names
-        self.records = Records(keys, [readable.of(label) for label in labels], splits, self._read)
+        named = [readable.of(label) for label in labels]
+        self.records = Records(keys, named, splits, self._read, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:

@@ -59,7 +59,7 @@ class ImageNetSource:
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
         keys = [key_text(name) for name in self._names]
         splits = [key[: key.index("/")] for key in keys]
-        self.records = Records(keys, labels, splits, self._read)
+        self.records = Records(keys, labels, splits, self._read, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:

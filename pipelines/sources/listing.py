@@ -73,7 +73,8 @@ class ListSource:
         self._names = list(lines)
         splits = [split for _, split, _ in lines.values()]
         given = splits if any(splits) else None
-        self.records = Records(self._names, [label for label, _, _ in lines.values()], given, self._read)
+        labels = [label for label, _, _ in lines.values()]
+        self.records = Records(self._names, labels, given, self._read, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:

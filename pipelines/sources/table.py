@@ -23,8 +23,8 @@ class TableSource:
     What the user names is a file, a folder, a pattern (see `patterns.shards`), or a folder that ``save_to_disk`` wrote:
     a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Otherwise splits come from a column, or from the files'
     paths if each names one. Images are a binary column, or a struct with a field ``bytes``. Labels are text, or
-    numbers, which have the names that a ``ClassLabel`` gives them; a negative number is no label. Columns are found
-    under their usual names (see `column_names`), or as the configuration says.
+    numbers, which have the names that a ``ClassLabel`` gives them, in its order; a negative number is no label. Columns
+    are found under their usual names (see `column_names`), or as the configuration says.
 
     A key is ``<file>/<row>``, such as ``data/train-00000-of-00002.parquet/000000017``, or the value of
     ``config.path_column``. Rows are read in the order of keys: with ids in another order than that of the rows, a row
@@ -75,7 +75,7 @@ class TableSource:
                 "rows that hold the bytes of images; these hold none (paths alone are not followed)",
             )
         given = self._splits if any(self._splits) else None
-        self.records = Records(self._keys, self._labels, given, self._read)
+        self.records = Records(self._keys, self._labels, given, self._read, readable.order())
         del self._keys, self._labels, self._splits
         self.class_names = self.records.class_names
 

@@ -84,7 +84,8 @@ class TarSource:
             kinds = " ".join(IMAGE_KINDS)
             raise ConfigError("images", self.root, f"tar files that hold images ({kinds}){left_out.first()}")
         index = self._index
-        self.records = Records(index.keys, index.labels, index.splits if splits else None, index.read)
+        given = index.splits if splits else None
+        self.records = Records(index.keys, index.labels, given, index.read, readable.order())
         del index.keys, index.labels, index.splits
         self.class_names = self.records.class_names
 

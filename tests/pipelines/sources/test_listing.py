@@ -88,6 +88,11 @@ def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
     source = ListSource(listed(tmp_path, text), SourceConfig(names=tmp_path / "names.txt"))
     assert source.class_names == ("cat", "dog")
     assert source.records[0].label == 1
+    # the order of the numbers, not that of the names
+    (tmp_path / "names.txt").write_text("zebra\nape\n")
+    source = ListSource(tmp_path / "list.csv", SourceConfig(names=tmp_path / "names.txt"))
+    assert source.class_names == ("zebra", "ape")
+    assert [record.label for record in source.records] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,9 @@ def test_records_are_made_when_asked_for() -> None:
     assert [r.read() for r in records] == [b"2", b"0", b"1"]
     assert records == Records(["a", "b", "c"], ["y", "x", None], ["test", "train", "val"], read)
     assert records != Records(["a", "b", "c"], ["y", "z", None], ["test", "train", "val"], read)
+    ordered = Records(["b", "c", "a"], ["x", "w", "y"], None, read, order=("y", "none", "x", "y"))
+    assert ordered.class_names == ("y", "x", "w")
+    assert [r.label for r in ordered] == [0, 1, 2]
     assert records != Records(["a", "b", "c"], ["y", "x", "x"], ["test", "train", "val"], read)
     assert records != Records(["a", "b", "c"], ["y", "x", None], None, read)
     assert records != [1]

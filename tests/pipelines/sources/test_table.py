@@ -155,7 +155,8 @@ def test_class_labels(tmp_path: Path) -> None:
     features = {"label": {"_type": "ClassLabel", "names": ["zebra", "crane", "crane", "", "ape"]}}
     content = {"image": structs(BLOBS[:7]), "label": pa.array([4, 0, -1, None, 1, 2, 99], pa.int8())}
     source = TableSource(parquet(tmp_path / "x.parquet", content, features))
-    assert source.class_names == ("ape", "crane (1)", "crane (2)", "zebra")
+    assert source.class_names == ("zebra", "crane (1)", "crane (2)", "ape")  # the order of the feature
+    assert [record.label for record in source.records] == [3, 0, None, None, 1, 2, None]
     assert labels(source) == ["ape", "zebra", None, None, "crane (1)", "crane (2)", None]
 
 
@@ -172,9 +173,38 @@ def test_readable_names(tmp_path: Path) -> None:
     config = SourceConfig(names=tmp_path / "names.txt")
     (tmp_path / "names.txt").write_text("tench\ngoldfish\nsaw\n")
     assert labels(TableSource(file, config)) == ["goldfish", "tench", "saw"]
+    assert TableSource(file, config).class_names == ("tench", "goldfish", "saw")
     # a data set of a few synsets numbers them in its own way: the synset counts, not the line
     (tmp_path / "names.txt").write_text("n01443537 goldfish, Carassius auratus\nn01440764 tench\n")
     assert labels(TableSource(file, config)) == ["n03000000", "tench", "goldfish"]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([10, 2, 0, 2], ("0", "2", "10")),
+        (["10", "2", "0", "-1"], ("-1", "0", "2", "10")),
+        (["10", "2", "0", "x"], ("0", "10", "2", "x")),
+        (["1.5", "10", "2", "2"], ("1.5", "10", "2")),
+    ],
+)
+def test_numbers_sort_as_numbers_where_all_labels_are_some(
+    tmp_path: Path,
+    values: Any,  # noqa: ANN401
+    names: tuple[str, ...],
+) -> None:
+    source = TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:4]), "label": values}))
+    assert source.class_names == names
+    assert labels(source) == [str(value) for value in values]
+
+
+def test_files_that_number_their_classes_in_two_ways(tmp_path: Path) -> None:
+    for name, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat", "ape"])):
+        content = {"image": structs(BLOBS[:3]), "label": [0, 1, len(names) - 1]}
+        parquet(tmp_path / f"{name}.parquet", content, {"label": {"names": names}})
+    source = TableSource(tmp_path)
+    assert labels(source) == ["cat", "dog", "dog", "dog", "cat", "ape"]
+    assert source.class_names == ("cat", "dog", "ape")
 
 
 @pytest.mark.parametrize(
