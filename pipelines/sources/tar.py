@@ -174,15 +174,13 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
                     left_out.note(where, "is a further image of its sample; one is taken")
                 if sample.rank is None or rank < sample.rank:
                     sample.rank, sample.offset, sample.size = rank, member.offset, member.size if member.whole else _CUT
-            elif kind in _LABELS and member.whole and kind not in sample.labels:
-                sample.labels[kind] = None
-                read, limit = _LABELS[kind]
+            elif kind not in _LABELS:
+                left_out.skip(member.name)
+            elif member.whole and kind not in sample.labels:
                 try:
-                    if member.size > limit:
-                        raise ValueError(f"{member.size} bytes")
-                    data = file.read(member.size, member.offset)
-                    sample.labels[kind] = read(data, json_label)
+                    sample.labels[kind] = _label(file, member, kind, json_label)
                 except (ValueError, RecursionError) as error:
+                    sample.labels[kind] = None
                     left_out.note(where, f"holds no label: {words(error)}")
     except tar_headers.TarDamage as damage:
         left_out.add(shard.name, str(damage))
@@ -208,6 +206,14 @@ def _rank(kind: str) -> tuple[int, int] | None:
     """The place of an image's extension among those of its sample, None for no image."""
     inner, _, last = kind.rpartition(".")
     return (bool(inner), IMAGE_KINDS.index(f".{last}")) if f".{last}" in IMAGE_KINDS else None
+
+
+def _label(file: Spans, member: tar_headers.Member, kind: str, json_label: str) -> str | None:
+    """The label that a member holds. Raises ValueError or RecursionError when it holds something else."""
+    read, limit = _LABELS[kind]
+    if member.size > limit:
+        raise ValueError(f"{member.size} bytes")
+    return read(file.read(member.size, member.offset), json_label)
 
 
 def _cls(data: bytes, json_label: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import FolderSource, SourceConfig
+from substyle.pipelines.sources import FolderSource, SourceConfig, open_source
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -217,6 +217,20 @@ def test_a_class_folder_that_cannot_be_listed(
     monkeypatch.setattr("os.scandir", refuse)
     assert [r.key for r in FolderSource(root).records] == ["cat/a.jpg"]
     assert "dog cannot be listed: Permission denied" in caplog.text
+
+
+def test_stores_and_results_are_no_photographs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path, "cat/a.jpg", "runs/demo/gallery/g.png", "runs/demo/substyle.json", "runs/mine/b.jpg")
+    (root / "cat" / "link").symlink_to(root / "runs" / "demo")
+    (root / "dog" / "substyle.json").mkdir(parents=True)  # a folder marks nothing
+    fill(root, "dog/c.jpg")
+    source = FolderSource(root)
+    assert [r.key for r in source.records] == ["cat/a.jpg", "dog/c.jpg", "runs/mine/b.jpg"]
+    assert source.refused == ()
+    assert not caplog.text
+    for opened in (FolderSource, open_source):
+        with pytest.raises(ConfigError, match=r"photographs; it holds substyle.json: a store or results of substyle"):
+            opened(root / "runs" / "demo")
 
 
 def test_readable_class_names(tmp_path: Path) -> None:
