@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, overload
+from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 # file name extensions of images, the likelier first: where a tar sample has several, the first of these is the image
 IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo")
@@ -26,22 +28,32 @@ SPLIT_FOLDERS = {
 SPLITS = ("train", "val", "test")
 
 
+def unknown(place: int = 0) -> int:
+    """The mark of an image whose changes cannot be told."""
+    del place
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image of a source.
 
     Attributes:
-        key: what the image is called, such as its path relative to the source's root; unique in the source, and the
-            same whatever other images there are.
+        key: the image's name, such as its path relative to the source's root; unique in the source, and the same
+            whatever other images there are.
         label: index into the source's class names, or None.
         split: ``train``, ``val`` or ``test`` when the source itself says so, else None.
         read: returns the encoded bytes; raises OSError when they cannot be read. Threads may call it at once.
+        mark: returns a number below 2**63 that changes when the file with the image does. It does not read the image
+            and never raises; 0 means that it cannot be told. Take it before `read`: bytes that are newer than their
+            mark are noticed later, the other way round they are not.
     """
 
     key: str
     label: int | None
     split: str | None
     read: Callable[[], bytes] = field(compare=False, repr=False)
+    mark: Callable[[], int] = field(default=unknown, compare=False, repr=False)
 
 
 class Source(Protocol):
@@ -68,16 +80,16 @@ class Source(Protocol):
         ...
 
 
-class _Read:
-    """Reads the image at a place of a source's index. Small, because there is one for every record that is alive."""
+class _At(Generic[T]):
+    """A function of a place in a source's index, called for one place. Small, because every record has two."""
 
-    __slots__ = ("at", "place")
+    __slots__ = ("of", "place")
 
-    def __init__(self, at: Callable[[int], bytes], place: int) -> None:
-        self.at, self.place = at, place
+    def __init__(self, of: Callable[[int], T], place: int) -> None:
+        self.of, self.place = of, place
 
-    def __call__(self) -> bytes:
-        return self.at(self.place)
+    def __call__(self) -> T:
+        return self.of(self.place)
 
 
 class Records(Sequence[ImageRecord]):
@@ -88,6 +100,7 @@ class Records(Sequence[ImageRecord]):
         labels: N class names or None.
         splits: N of ``train``, ``val``, ``test`` or None; None where no image has one.
         read: gives the bytes of the image at a place of these lists.
+        mark: gives its mark; see `ImageRecord`.
         order: class names in the order they are to have; names that are not in it come after them, sorted.
 
     Attributes:
@@ -100,6 +113,7 @@ class Records(Sequence[ImageRecord]):
         labels: Sequence[str | None],
         splits: Sequence[str | None] | None,
         read: Callable[[int], bytes],
+        mark: Callable[[int], int] = unknown,
         order: Iterable[str] = (),
     ) -> None:
         places = sorted(range(len(keys)), key=keys.__getitem__)
@@ -114,7 +128,7 @@ class Records(Sequence[ImageRecord]):
             code: dict[str | None, int] = {name: i for i, name in enumerate(SPLITS)}
             self._split_N = np.fromiter((code.get(splits[i], -1) for i in places), np.int8, len(places))
         self._place_N = np.array(places, dtype=np.int64)
-        self._read = read
+        self._read, self._mark = read, mark
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -130,8 +144,14 @@ class Records(Sequence[ImageRecord]):
             return [self[i] for i in range(*index.indices(len(self)))]
         label = int(self._label_N[index])
         split = -1 if self._split_N is None else int(self._split_N[index])
-        read = _Read(self._read, int(self._place_N[index]))
-        return ImageRecord(self.keys[index], None if label < 0 else label, None if split < 0 else SPLITS[split], read)
+        place = int(self._place_N[index])
+        return ImageRecord(
+            self.keys[index],
+            None if label < 0 else label,
+            None if split < 0 else SPLITS[split],
+            _At(self._read, place),
+            _At(self._mark, place),
+        )
 
     def __iter__(self) -> Iterator[ImageRecord]:
         for i in range(len(self)):

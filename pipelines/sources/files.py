@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.text import LeftOut
@@ -17,6 +19,28 @@ MARKER = "substyle.json"  # a folder that holds it is a store or a results folde
 def inside(real_root: str, real_path: str) -> bool:
     """Whether a resolved path is the resolved root or lies below it."""
     return real_path == real_root or real_path.startswith(real_root.rstrip("/") + "/")
+
+
+def mark_of_file(path: str, place: int = 0) -> int:
+    """The mark of an image in a file (see `ImageRecord`): from the file's size, times and inode.
+
+    Args:
+        path: the file. Links are followed.
+        place: where in the file the image is.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return 0
+    if not stat.S_ISREG(status.st_mode):
+        return 0
+    return mark_of(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, place)
+
+
+def mark_of(*facts: object) -> int:
+    """A number from 1 to 2**63 - 1 that stands for some facts, the same in every process."""
+    digest = blake2b(repr(facts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1 or 1
 
 
 def read_below(real_root: str, name: str) -> bytes:

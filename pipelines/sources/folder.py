@@ -11,7 +11,7 @@ from pathlib import Path
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import EXTENSIONS, Records
 from substyle.pipelines.sources.config import SPLITS_ARE_CLASSES, SPLITS_ARE_FOLDERS, SourceConfig
-from substyle.pipelines.sources.files import files_below, read_below
+from substyle.pipelines.sources.files import files_below, mark_of_file, read_below
 from substyle.pipelines.sources.names import read_names, split_word
 from substyle.pipelines.sources.text import LeftOut, key_text, shown
 
@@ -45,11 +45,14 @@ class FolderSource:
         splits = [split_of[_part(key, 0) or ""] for key in keys] if split_of else None
         self._names = names
         named = [readable.of(label) for label in labels]
-        self.records = Records(keys, named, splits, self._read, readable.order())
+        self.records = Records(keys, named, splits, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:
         return read_below(str(self.path), self._names[place])
+
+    def _mark(self, place: int) -> int:
+        return mark_of_file(os.path.join(self.path, self._names[place]))
 
 
 def _part(key: str, number: int) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import Records
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import read_below
+from substyle.pipelines.sources.files import mark_of_file, read_below
 from substyle.pipelines.sources.folder import images_below
 from substyle.pipelines.sources.names import WNID, read_lines, read_names
 from substyle.pipelines.sources.text import key_text
@@ -59,11 +59,14 @@ class ImageNetSource:
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
         keys = [key_text(name) for name in self._names]
         splits = [key[: key.index("/")] for key in keys]
-        self.records = Records(keys, labels, splits, self._read, readable.order())
+        self.records = Records(keys, labels, splits, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:
         return read_below(str(self.path), self._names[place])
+
+    def _mark(self, place: int) -> int:
+        return mark_of_file(os.path.join(self.path, self._names[place]))
 
 
 def is_flat(name: str) -> bool:

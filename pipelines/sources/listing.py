@@ -20,7 +20,7 @@ from substyle.pipelines.sources.column_names import (
     says_splits,
 )
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import read_below
+from substyle.pipelines.sources.files import mark_of_file, read_below
 from substyle.pipelines.sources.names import read_names, split_text
 from substyle.pipelines.sources.text import MAX_TEXT, LeftOut, label_text, shown
 
@@ -74,11 +74,14 @@ class ListSource:
         splits = [split for _, split, _ in lines.values()]
         given = splits if any(splits) else None
         labels = [label for label, _, _ in lines.values()]
-        self.records = Records(self._names, labels, given, self._read, readable.order())
+        self.records = Records(self._names, labels, given, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:
         return read_below(self._folder, self._names[place])
+
+    def _mark(self, place: int) -> int:
+        return mark_of_file(os.path.join(self._folder, self._names[place]))
 
 
 def _key(path: str) -> str | None:

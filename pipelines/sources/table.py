@@ -75,7 +75,7 @@ class TableSource:
                 "rows that hold the bytes of images; these hold none (paths alone are not followed)",
             )
         given = self._splits if any(self._splits) else None
-        self.records = Records(self._keys, self._labels, given, self._read, readable.order())
+        self.records = Records(self._keys, self._labels, given, self._read, self._mark, readable.order())
         del self._keys, self._labels, self._splits
         self.class_names = self.records.class_names
 
@@ -116,6 +116,9 @@ class TableSource:
 
     def _read(self, place: int) -> bytes:
         return self._files[self._file[place]].read(self._row[place])
+
+    def _mark(self, place: int) -> int:
+        return self._files[self._file[place]].mark(self._row[place])
 
 
 def _is_parquet(path: str) -> bool:

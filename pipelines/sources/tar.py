@@ -85,7 +85,7 @@ class TarSource:
             raise ConfigError("images", self.root, f"tar files that hold images ({kinds}){left_out.first()}")
         index = self._index
         given = index.splits if splits else None
-        self.records = Records(index.keys, index.labels, given, index.read, readable.order())
+        self.records = Records(index.keys, index.labels, given, index.read, index.mark, readable.order())
         del index.keys, index.labels, index.splits
         self.class_names = self.records.class_names
 
@@ -147,6 +147,10 @@ class _Index:
         if self._size[place] == _CUT:
             raise OSError(errno.EIO, "the tar file ends inside this image", name)
         return file.read(self._offset[place], self._size[place])
+
+    def mark(self, place: int) -> int:
+        """The mark of the image at a place of the lists; see `ImageRecord`."""
+        return self.shards[self._shard[place]][1].mark(self._offset[place])
 
 
 def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:

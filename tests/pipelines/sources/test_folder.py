@@ -138,6 +138,23 @@ def test_links_inside_the_root_are_followed_once(tmp_path: Path) -> None:
     assert source.records[2].read() == b"cat/a.jpg"
 
 
+def test_marks_are_those_of_the_files(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (root / "link.jpg").symlink_to("c.jpg")
+    records = FolderSource(root).records
+    before = [record.mark() for record in records]
+    assert before[2] == before[3]  # a link is the file that it leads to
+    (root / "b.jpg").write_bytes(b"more bytes")
+    (root / "new").write_bytes(b"c.jpg")
+    (root / "new").replace(root / "c.jpg")
+    after = [record.mark() for record in records]
+    assert [new != old for new, old in zip(after, before, strict=True)] == [False, True, True, True]
+    (root / "b.jpg").unlink()
+    os.mkfifo(root / "b.jpg")
+    (root / "c.jpg").unlink()
+    assert [record.mark() for record in records] == [after[0], 0, 0, 0]
+
+
 def test_a_linked_root_is_fine(tmp_path: Path) -> None:
     real = fill(tmp_path / "real", "a.jpg")
     (tmp_path / "link").symlink_to(real)

@@ -12,7 +12,7 @@ from tests.conformance.kinds import write_tar
 from substyle.engine.cli import _parser
 from substyle.engine.commands.photographs import source_config
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records
 
 
@@ -137,6 +137,11 @@ def test_records_are_made_when_asked_for() -> None:
     assert (records[-1].key, [r.key for r in records[::-2]]) == ("c", ["c", "a"])
     assert not asked
     assert [r.read() for r in records] == [b"2", b"0", b"1"]
+    assert [r.mark() for r in records] == [0, 0, 0]
+    marked = Records(["b", "c", "a"], [None] * 3, None, read, mark=lambda place: place + 5)
+    assert [r.mark() for r in marked] == [7, 5, 6]
+    assert ImageRecord("a", None, None, lambda: b"").mark() == 0
+    assert not hasattr(records[0].mark, "__dict__")  # there are millions of them
     assert records == Records(["a", "b", "c"], ["y", "x", None], ["test", "train", "val"], read)
     assert records != Records(["a", "b", "c"], ["y", "z", None], ["test", "train", "val"], read)
     ordered = Records(["b", "c", "a"], ["x", "w", "y"], None, read, order=("y", "none", "x", "y"))
