@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -29,7 +30,7 @@ from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.places import Place, place
-from substyle.pipelines.sources import ImageRecord, Source, open_source
+from substyle.pipelines.sources import ImageRecord, Source, describe, open_source
 
 STORE, RESULTS = "store.zarr", "results.json"
 
@@ -70,6 +71,7 @@ def run_study(
     target.resolve(study.probes.device, prefix="probes.")  # refused here, and not after hours of embedding
     store_path = store_path or store_of(study, out)
     plan = plan_of(study, images, store_path)
+    print(describe(plan.source), file=sys.stderr)
     with trace.span("run", "embed"):
         embed(plan, study.backbones, quiet=quiet)
     store = EmbeddingStore.open(store_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from substyle.engine.store.layout import slug
 from substyle.engine.store.load import open_table
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources import SourceConfig, describe, kind_of, open_source
 
 HEAD = "linear"
 BOOTSTRAP = 2000
@@ -55,6 +56,7 @@ def shift(
     for name, folder in folders.items():
         path = out / "shift" / f"{slug(name)}.zarr"
         photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
+        print(f"shift {name}: {describe(photographs)}", file=sys.stderr)
         plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}")
         embed_compiled(plan, compiled, quiet=quiet)
         store = EmbeddingStore.open(path)

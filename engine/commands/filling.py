@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place, is_remote, photographs
 from substyle.pipelines.plugins import load_plugin
-from substyle.pipelines.sources import SourceConfig, open_source
+from substyle.pipelines.sources import SourceConfig, describe, open_source
 from substyle.pipelines.suites import suite, suite_name
 
 
@@ -59,8 +60,10 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
             options.style_precision or (there.settings.style_precision if there else "bf16"), "--style-precision"
         ),
     )
+    opened = open_source(images, source)
+    print(describe(opened), file=sys.stderr)
     plan = EmbedPlan(
-        open_source(images, source),
+        opened,
         path,
         Workshop(settings, config),
         options.limit,

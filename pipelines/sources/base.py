@@ -9,6 +9,8 @@ from typing import Generic, Protocol, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.pipelines.sources.text import LeftOut
+
 T = TypeVar("T")
 
 # file name extensions of images, the likelier first: where a tar sample has several, the first of these is the image
@@ -56,6 +58,23 @@ class ImageRecord:
     mark: Callable[[], int] = field(default=unknown, compare=False, repr=False)
 
 
+@dataclass(frozen=True)
+class Understood:
+    """How a source understood what it was given; `describe` says it in one line.
+
+    Attributes:
+        left_out: what was not taken.
+        splits_from: where its splits come from, such as ``folders``; empty if it has none.
+        columns: of a table, the column that was chosen for each purpose, such as ``{"image": "img"}``.
+        remarks: further things to say.
+    """
+
+    left_out: LeftOut
+    splits_from: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
 class Source(Protocol):
     """A collection of images in a fixed order; every kind of source passes the same conformance tests."""
 
@@ -77,6 +96,11 @@ class Source(Protocol):
     @property
     def options(self) -> Mapping[str, str]:
         """The fields of `SourceConfig` that open the same source again, as text; the kind is always among them."""
+        ...
+
+    @property
+    def understood(self) -> Understood:
+        """How it understood what it was given."""
         ...
 
 
@@ -169,6 +193,11 @@ class Records(Sequence[ImageRecord]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of records without a label."""
+        return int((self._label_N < 0).sum())
 
     def splits(self) -> Iterator[str | None]:
         """The split of every record, in the order of the records."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import EXTENSIONS, Records
+from substyle.pipelines.sources.base import EXTENSIONS, Records, Understood
 from substyle.pipelines.sources.config import SPLITS_ARE_CLASSES, SPLITS_ARE_FOLDERS, SourceConfig
 from substyle.pipelines.sources.files import files_below, mark_of_file, read_below
 from substyle.pipelines.sources.names import read_names, split_word
@@ -39,6 +39,7 @@ class FolderSource:
         if split_of:
             names = _in_splits(names, split_of, tops, left_out)
         self.refused = left_out.tell()
+        self.understood = Understood(left_out, splits_from="folders" if split_of else "")
         keys = [key_text(name) for name in names]
         readable = read_names(config.names)
         labels = [_part(key, int(bool(split_of))) for key in keys]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import Records
+from substyle.pipelines.sources.base import Records, Understood
 from substyle.pipelines.sources.config import SourceConfig
 from substyle.pipelines.sources.files import mark_of_file, read_below
 from substyle.pipelines.sources.folder import images_below
@@ -44,8 +44,10 @@ class ImageNetSource:
         synset_of = _validation(flat, config.synsets) if flat else {}
         self._names: list[str] = []
         labels: list[str | None] = []
+        elsewhere = 0
         for name in names:
             if not name.startswith(("train/", "val/")):
+                elsewhere += 1
                 continue
             parts = name.split("/")
             synset = synset_of.get(name) or (parts[1] if len(parts) > 2 else "")
@@ -55,6 +57,8 @@ class ImageNetSource:
             self._names.append(name)
             labels.append(readable.of(synset))
         self.refused = left_out.tell()
+        remarks = (f"images outside train/ and val/ not taken: {elsewhere:,}",) if elsewhere else ()
+        self.understood = Understood(left_out, splits_from="folders", remarks=remarks)
         if not self._names:
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
         keys = [key_text(name) for name in self._names]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TextIO
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import Records
+from substyle.pipelines.sources.base import Records, Understood
 from substyle.pipelines.sources.column_names import (
     LABEL_COLUMNS,
     MAYBE_SPLIT_COLUMNS,
     PATH_COLUMNS,
     SPLIT_COLUMNS,
     find,
+    no_label,
     says_splits,
 )
 from substyle.pipelines.sources.config import SourceConfig
@@ -73,6 +74,12 @@ class ListSource:
         self._names = list(lines)
         splits = [split for _, split, _ in lines.values()]
         given = splits if any(splits) else None
+        self.understood = Understood(
+            left_out,
+            splits_from="its column" if given else "",
+            columns=columns.chosen(),
+            remarks=() if columns.label is not None else no_label(columns.unused),
+        )
         labels = [label for label, _, _ in lines.values()]
         self.records = Records(self._names, labels, given, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
@@ -100,6 +107,11 @@ class _Columns:
     path: int
     label: int | None
     split: int | None
+
+    def chosen(self) -> dict[str, str]:
+        """The name of the column for each purpose."""
+        places = {"path": self.path, "label": self.label, "split": self.split}
+        return {what: self.header[place] for what, place in places.items() if place is not None}
 
     @property
     def unused(self) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Sequence
+from dataclasses import replace
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.arrow_rows import ARROW_ERRORS, ArrowRows
-from substyle.pipelines.sources.base import Records
-from substyle.pipelines.sources.column_names import says_splits
+from substyle.pipelines.sources.base import Records, Understood
+from substyle.pipelines.sources.column_names import no_label, says_splits
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.hub import table_files
+from substyle.pipelines.sources.hub import Columns, table_files
 from substyle.pipelines.sources.names import Names, read_names, split_text, splits_of_files
 from substyle.pipelines.sources.parquet_rows import Blocks, ParquetRows
 from substyle.pipelines.sources.patterns import Shard
@@ -48,6 +50,7 @@ class TableSource:
         self._keys: list[str] = []
         self._labels: list[str | None] = []
         self._splits: list[str | None] = []
+        self._splits_from: dict[str, None] = {}
         self._file, self._row = array("l"), array("q")
         self._known: set[str] = set()
         blocks = Blocks()
@@ -75,6 +78,12 @@ class TableSource:
                 "rows that hold the bytes of images; these hold none (paths alone are not followed)",
             )
         given = self._splits if any(self._splits) else None
+        self.understood = Understood(
+            left_out,
+            splits_from=" and ".join(self._splits_from) if given else "",
+            columns=_chosen([file.columns for file in self._files]),
+            remarks=() if any(file.columns.label for file in self._files) else no_label(self._files[0].columns.unused),
+        )
         self.records = Records(self._keys, self._labels, given, self._read, self._mark, readable.order())
         del self._keys, self._labels, self._splits
         self.class_names = self.records.class_names
@@ -93,7 +102,10 @@ class TableSource:
         labels = file.values.get(columns.label or "", nothing)
         keys = file.values.get(columns.key or "", nothing)
         splits = file.values.get(columns.split or "", nothing)
-        has_splits = bool(columns.split) and (not columns.maybe_split or says_splits(splits))
+        if columns.maybe_split and not says_splits(splits):
+            file.columns = columns = replace(columns, split=None)
+        if columns.split or split:
+            self._splits_from["its column" if columns.split else "the names of the files"] = None
         file.values = {}
         for row, (label, key, said) in enumerate(zip(labels, keys, splits, strict=True)):
             where = f"{shard.name}/{row:09d}"
@@ -110,7 +122,7 @@ class TableSource:
                 left_out.note(where, f"has {error} and stays without one")
                 self._labels.append(None)
             self._keys.append(name)
-            self._splits.append(split_text(said, f"of {where}") if has_splits else split)
+            self._splits.append(split_text(said, f"of {where}") if columns.split else split)
             self._file.append(number)
             self._row.append(row)
 
@@ -119,6 +131,15 @@ class TableSource:
 
     def _mark(self, place: int) -> int:
         return self._files[self._file[place]].mark(self._row[place])
+
+
+def _chosen(files: Sequence[Columns]) -> dict[str, str]:
+    """The column for each purpose; all of them if files differ."""
+    chosen = {
+        what: " or ".join(dict.fromkeys(name for file in files if (name := getattr(file, what))))
+        for what in ("image", "label", "split", "key")
+    }
+    return {what: name for what, name in chosen.items() if name}
 
 
 def _is_parquet(path: str) -> bool:

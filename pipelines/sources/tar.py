@@ -16,7 +16,7 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.objects import each
 from substyle.pipelines.places import is_remote
 from substyle.pipelines.sources import tar_headers
-from substyle.pipelines.sources.base import IMAGE_KINDS, Records
+from substyle.pipelines.sources.base import IMAGE_KINDS, Records, Understood
 from substyle.pipelines.sources.config import SourceConfig
 from substyle.pipelines.sources.names import Names, read_names, splits_of_files
 from substyle.pipelines.sources.patterns import Shard, shards
@@ -85,6 +85,7 @@ class TarSource:
             raise ConfigError("images", self.root, f"tar files that hold images ({kinds}){left_out.first()}")
         index = self._index
         given = index.splits if splits else None
+        self.understood = Understood(left_out, splits_from="the names of the shards" if given else "")
         self.records = Records(index.keys, index.labels, given, index.read, index.mark, readable.order())
         del index.keys, index.labels, index.splits
         self.class_names = self.records.class_names
