@@ -25,13 +25,16 @@ def split_word(text: str) -> str | None:
 def splits_of_files(names: Sequence[str]) -> list[str] | None:
     """The split of each of some shards, from the words of its path: ``data/train-00000-of-00004.parquet`` is train.
 
+    The last part of the path that names a split counts: ``training_data/val-0.tar`` is val.
+
     Returns:
-        None unless every path names exactly one split and one of them is train: as with folders, a name here and
-        there says nothing.
+        None unless every path names a split, without contradiction, and one of them is train: as with folders, a name
+        here and there says nothing.
     """
     found: list[str] = []
     for name in names:
-        splits = {split for word in _WORDS.split(name) if (split := split_word(word))}
+        parts = [{split for word in _WORDS.split(part) if (split := split_word(word))} for part in name.split("/")]
+        splits = next((some for some in reversed(parts) if some), set())
         if len(splits) != 1:
             return None
         found += splits

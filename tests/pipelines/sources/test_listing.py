@@ -95,6 +95,15 @@ def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
     assert [record.label for record in source.records] == [1, 0]
 
 
+@pytest.mark.parametrize("lines", [("a.jpg,0", "sub/b.jpg,zebra"), ("a.jpg,zebra", "sub/b.jpg,0")])
+def test_classes_with_and_without_numbers_sort_by_name(tmp_path: Path, lines: tuple[str, str]) -> None:
+    """One class is called 0 in one line and by its name in the other, so that its number does not count."""
+    (tmp_path / "names.txt").write_text("zebra\nape\n")
+    text = "\n".join(["path,label", *lines, '"c d, e.jpg",1', ""])
+    source = ListSource(listed(tmp_path, text), SourceConfig(names=tmp_path / "names.txt"))
+    assert source.class_names == ("ape", "zebra")
+
+
 @pytest.mark.parametrize(
     "path", ["../a.jpg", "sub/../a.jpg", "/etc/hostname", "", ".", "./", "x\0y.jpg", "x" * 2000, "a.jpg/.."]
 )

@@ -239,6 +239,9 @@ def test_features_that_are_none(tmp_path: Path, text: str) -> None:
     [
         (("data/train-0.parquet", "data/validation-0.parquet", "data/test-0.parquet"), ["test", "train", "val"]),
         (("default/train/0000.parquet", "default/test/0000.parquet"), ["test", "train"]),
+        (("training_data/train-0.parquet", "training_data/val-0.parquet"), ["train", "val"]),
+        (("train-val-0.parquet", "train-0.parquet"), [None, None]),
+        (("val-0.parquet", "test-0.parquet"), [None, None]),
         (("Training_0.parquet", "dev_0.parquet", "TESTING_0.parquet"), ["test", "train", "val"]),
         (("train-0.parquet", "extra-0.parquet"), [None, None]),
     ],
