@@ -192,8 +192,22 @@ def _source(command: argparse.ArgumentParser) -> None:
         "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face data set, or a pattern of files",
     )
     group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet or imagenet (what is there)")
-    group.add_argument("--image-column", metavar="NAME", help="of Parquet: the column of images (image)")
-    group.add_argument("--label-column", metavar="NAME", help="of a list or Parquet: the column of labels (label)")
+    group.add_argument("--image-column", metavar="NAME", help="of Parquet: the column of images (image, img, …)")
+    group.add_argument(
+        "--label-column", metavar="NAME", help="of a list or Parquet: the column of labels (label, class, …)"
+    )
+    group.add_argument(
+        "--path-column", metavar="NAME", help="of a list: the column of paths (path, file_name, …); of Parquet: of ids"
+    )
+    group.add_argument(
+        "--split-column", metavar="NAME", help="of a list or Parquet: the column of splits (split, subset, partition)"
+    )
+    group.add_argument(
+        "--split-folders",
+        metavar="HOW",
+        help="of a folder where only some folders are named like a split: folders (they are splits, the rest is left "
+        "out) or none (all are classes)",
+    )
     group.add_argument("--synsets", type=Path, metavar="FILE", help="of ImageNet: the classes of its flat val/ folder")
     group.add_argument("--class-names", type=Path, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.places import Place
-from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of_name, open_source
+from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 
 
 def predict(
@@ -119,7 +120,9 @@ def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:
     one = isinstance(images, Path) and images.is_file() and kind_of_name(images.name) is None
     if source == SourceConfig() and isinstance(images, Path) and one:
         return [ImageRecord(images.name, None, None, images.read_bytes)]
-    return list(open_source(images, source).records)
+    opened = open_source(images, source)
+    print(describe(opened), file=sys.stderr)
+    return list(opened.records)
 
 
 def _parts(records: list[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:

@@ -32,7 +32,7 @@ from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.places import Place, place
-from substyle.pipelines.sources import ImageRecord, Source, open_source
+from substyle.pipelines.sources import ImageRecord, Source, describe, open_source
 
 
 def store_of(study: Study, out: Path) -> Place:
@@ -97,6 +97,7 @@ def run_study(
             )
         outputs.start_fresh(out)
     plan = plan_of(study, images, store_path)
+    print(describe(plan.source), file=sys.stderr)
     _require_own(out, store_path)
     for warning in _check(study, plan, out):
         print(f"warning: {warning}", file=sys.stderr)

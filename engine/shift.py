@@ -28,7 +28,7 @@ from substyle.engine.store.load import open_table
 from substyle.engine.table import EmbeddingTable
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources import SourceConfig, describe, kind_of, open_source
 
 HEAD = "linear"
 SHIFT = "shift"
@@ -116,6 +116,7 @@ def _embedded(
     """The store of one name, with the embeddings of its photographs as they are now."""
     path = out / SHIFT / f"{slug(name)}.zarr"
     photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
+    print(f"shift {name}: {describe(photographs)}", file=sys.stderr)
     plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
     plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}", only=True)
     try:

@@ -72,6 +72,12 @@ def put(there: Place, data: bytes) -> None:
 
 
 @pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were written a moment ago have marks already."""
+    monkeypatch.setattr("substyle.pipelines.sources.files.UNSETTLED_S", 0.0)
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """Torch on one thread: small work gains nothing from a second one, which costs much on a busy machine."""
     import torch  # most tests of files and formats need none

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_plugin
-from substyle.pipelines.sources import Source, SourceConfig, absolute_root, open_source
+from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
 from substyle.pipelines.suites import suite, suite_name
 
 
@@ -46,6 +47,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     executor = executor_config(options, ExecutorConfig())
     config = executor.here(config, there.settings.shard_rows if there else 0)
     source = _source(options, there)
+    print(describe(source), file=sys.stderr)
     settings = Settings(
         seed=_first(options.seed, there.settings.seed if there else 0),
         canvas=_first(options.canvas, there.settings.canvas if there else 224),

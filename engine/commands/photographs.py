@@ -14,6 +14,9 @@ def source_config(options: argparse.Namespace, base: SourceConfig | None = None)
         "kind": options.source_kind,
         "image_column": options.image_column,
         "label_column": options.label_column,
+        "path_column": options.path_column,
+        "split_column": options.split_column,
+        "splits": options.split_folders,
         "synsets": options.synsets,
         "names": options.class_names,
     }

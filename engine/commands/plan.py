@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.precision import as_eight_bits
 from substyle.engine.study import Study, load_study
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import open_source
+from substyle.pipelines.sources import describe, open_source
 
 RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # of a checkout
 _WORDS = {
@@ -58,7 +59,9 @@ def _photographs(options: argparse.Namespace, study: Study) -> int:
     images = options.images or study.images
     if images is None:
         raise ConfigError("--photographs", "nothing", "their number, or --images with what is to be counted")
-    count = len(open_source(images, study.source).records)
+    source = open_source(images, study.source)
+    print(describe(source), file=sys.stderr)
+    count = len(source.records)
     return min(count, study.limit) if study.limit else count
 
 

@@ -1,7 +1,8 @@
 """Where photographs come from. A source lists its images once; their bytes are read when they are needed."""
 
-from substyle.pipelines.sources.base import EXTENSIONS, SPLIT_FOLDERS, SPLITS, ImageRecord, Records, Source
+from substyle.pipelines.sources.base import EXTENSIONS, SPLIT_FOLDERS, SPLITS, ImageRecord, Records, Source, Understood
 from substyle.pipelines.sources.config import SourceConfig
+from substyle.pipelines.sources.description import describe
 from substyle.pipelines.sources.folder import FolderSource
 from substyle.pipelines.sources.imagenet import ImageNetSource
 from substyle.pipelines.sources.listing import ListSource
@@ -24,7 +25,9 @@ __all__ = [
     "SourceConfig",
     "TableSource",
     "TarSource",
+    "Understood",
     "absolute_root",
+    "describe",
     "kind_of",
     "kind_of_name",
     "open_source",

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import Stamp, open_regular, read_span
+from substyle.pipelines.sources.files import Stamp, mark_of_file, open_regular, read_span
 from substyle.pipelines.sources.hub import Columns, columns
 from substyle.pipelines.sources.text import words
 
@@ -72,6 +72,10 @@ class ArrowRows:
         if size < 0:
             raise OSError(errno.ENODATA, "the row holds no image bytes", self.path)
         return read_span(self.path, self._stamp, offset, size)
+
+    def mark(self, row: int) -> int:
+        """The mark of a row's image; see `ImageRecord`."""
+        return mark_of_file(self.path, row)
 
 
 def _spans(batch: pa.RecordBatch, found: Columns, whole: pa.Buffer) -> NDArray[np.int64]:

@@ -12,12 +12,13 @@ from substyle.kernels.errors import ConfigError
 AUTO = "auto"
 # kind: the fields that mean something for it
 KINDS: dict[str, frozenset[str]] = {
-    "folder": frozenset({"names"}),
+    "folder": frozenset({"splits", "names"}),
     "list": frozenset({"path_column", "label_column", "split_column", "names"}),
     "tar": frozenset({"json_label", "names"}),
     "parquet": frozenset({"image_column", "path_column", "label_column", "split_column", "names"}),
     "imagenet": frozenset({"synsets", "names"}),
 }
+SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,22 @@ class SourceConfig:
     Attributes:
         kind: ``folder``, ``list`` (CSV, TSV), ``tar``, ``parquet`` (Hugging Face data sets too), ``imagenet``, or
             ``auto``, which looks what is there.
-        image_column: of Parquet: the column of encoded images (``image``, ``img``, else the only one that fits).
-        label_column: of a list or Parquet: the column of labels (``label``).
-        path_column: of a list: the column of paths (``path``, ``file_name``). Of Parquet: a column of unique ids that
-            become the keys; without it a key is the file's name and the row in it.
-        split_column: of a list or Parquet: the column that says train, val or test (``split``, if a list has it).
+        image_column: of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or
+            ``img`` (see `column_names`), else the only one that fits.
+        label_column: of a list or Parquet: the column of labels. Left empty: ``label``, ``class`` and the like.
+        path_column: of a list: the column of paths. Left empty: ``path``, ``file_name`` and the like. Of Parquet: a
+            column of unique ids that become the keys; without it a key is the file's name and the row in it.
+        split_column: of a list or Parquet: the column that says train, val or test. Left empty: ``split``, or
+            ``subset`` or ``partition`` if it holds nothing but splits.
+        splits: of a folder whose top-level folders are only partly splits, such as ``train/`` beside ``cats/``:
+            ``folders`` takes those named like a split as splits and leaves out the rest, ``none`` takes all of them as
+            classes. Left empty, such a folder is an error.
         json_label: of tar: the field of ``.json`` members that is the label, before any ``.cls`` (``label``, after).
         synsets: of ImageNet: the file that names the classes of its flat ``val/`` folder.
         names: a file of readable class names, as ImageNet's LOC_synset_mapping.txt, or a name for each number.
 
     Raises:
-        ConfigError: an unknown kind, or a field that means nothing for the kind.
+        ConfigError: an unknown kind, an unknown value of ``splits``, or a field that means nothing for the kind.
     """
 
     kind: str = AUTO
@@ -45,6 +51,7 @@ class SourceConfig:
     label_column: str = ""
     path_column: str = ""
     split_column: str = ""
+    splits: str = ""
     json_label: str = ""
     synsets: Path | None = None
     names: Path | None = None
@@ -52,6 +59,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.kind != AUTO and self.kind not in KINDS:
             raise ConfigError("source.kind", self.kind, f"{AUTO}, {', '.join(KINDS)}")
+        if self.splits not in ("", SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES):
+            raise ConfigError("source.splits", self.splits, f"{SPLITS_ARE_FOLDERS} or {SPLITS_ARE_CLASSES}")
         if self.kind == AUTO:
             return
         for name in self.given():

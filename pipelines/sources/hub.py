@@ -11,6 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources.column_names import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    MAYBE_SPLIT_COLUMNS,
+    SPLIT_COLUMNS,
+    find,
+)
 from substyle.pipelines.sources.config import SourceConfig
 from substyle.pipelines.sources.files import inside
 from substyle.pipelines.sources.names import distinct
@@ -20,7 +27,6 @@ from substyle.pipelines.sources.text import LeftOut, words
 TABLE_KINDS = (".parquet", ".arrow")
 DATASET_DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _MAX_JSON = 1 << 26  # bytes
-_IMAGES = ("image", "img")  # what the column is called in most data sets
 
 
 def is_saved(folder: str) -> bool:
@@ -87,6 +93,10 @@ class Columns:
     Attributes:
         image: the encoded images; ``in_struct``: they are its field ``bytes``.
         label, key, split: None without such a column.
+        maybe_split: ``split`` was found by a name that says something else as often: it counts only where it says
+            splits (see `column_names.says_splits`).
+        unused: the other columns that could hold labels. One that has a usual name for labels and another type is
+            followed by that type.
         classes: names of integer labels, None where they have none.
     """
 
@@ -95,6 +105,8 @@ class Columns:
     label: str | None
     key: str | None
     split: str | None
+    maybe_split: bool
+    unused: tuple[str, ...]
     classes: tuple[str, ...] | None
 
     @property
@@ -112,13 +124,28 @@ def columns(schema: pa.Schema, path: str, config: SourceConfig) -> Columns:
     kinds = {field.name: field.type for field in schema}
     features = _features(schema, path)
     image = _image_column(kinds, features, path, config.image_column)
-    label = _column(kinds, "label_column", config.label_column, ("label",), path)
-    split = _column(kinds, "split_column", config.split_column, ("split",), path)
-    key = _column(kinds, "path_column", config.path_column, (), path)
+    plain = [name for name, kind in kinds.items() if _is_plain(kind)]
+    label = _column(plain, "label_column", config.label_column, LABEL_COLUMNS, path)
+    split = _column(plain, "split_column", config.split_column, SPLIT_COLUMNS, path)
+    maybe = None if split else find(plain, MAYBE_SPLIT_COLUMNS)
+    key = _column(plain, "path_column", config.path_column, (), path)
+    unused = [name for name in plain if name not in (label, split, key)]
+    wrong = find([name for name in kinds if name not in (*plain, image)], LABEL_COLUMNS)
+    if wrong:
+        unused.insert(0, f"{wrong} (of type {kinds[wrong]})")
     feature = features.get(label or "")
     names = _strings(feature.get("names")) if isinstance(feature, dict) else []
     classes = tuple(distinct(names, [str(i) for i in range(len(names))])) if names else None
-    return Columns(image, pa.types.is_struct(kinds[image]), label, key, split, classes)
+    return Columns(
+        image,
+        pa.types.is_struct(kinds[image]),
+        label,
+        key,
+        split or maybe,
+        maybe is not None,
+        tuple(unused),
+        classes,
+    )
 
 
 def _features(schema: pa.Schema, path: str) -> Mapping[str, Any]:
@@ -143,7 +170,8 @@ def _image_column(kinds: Mapping[str, pa.DataType], features: Mapping[str, Any],
             raise ConfigError("source.image_column", asked, f"a column of {path} with bytes: {_list(fit)}")
         return asked
     marked = [name for name in fit if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]
-    for found in ([name for name in _IMAGES if name in fit][:1], marked, fit):
+    usual = find(fit, IMAGE_COLUMNS)
+    for found in ([usual] if usual else [], marked, fit):
         if len(found) == 1:
             return found[0]
     raise ConfigError("source.image_column", "nothing", f"the column of {path} that holds images: {_list(fit)}")
@@ -160,11 +188,10 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _column(kinds: Mapping[str, pa.DataType], field: str, asked: str, usual: Sequence[str], path: str) -> str | None:
-    fit = [name for name, kind in kinds.items() if _is_plain(kind)]
-    if asked and asked not in fit:
-        raise ConfigError(f"source.{field}", asked, f"a column of {path} with text or whole numbers: {_list(fit)}")
-    return asked or next((name for name in usual if name in fit), None)
+def _column(plain: Sequence[str], field: str, asked: str, usual: Sequence[str], path: str) -> str | None:
+    if asked and asked not in plain:
+        raise ConfigError(f"source.{field}", asked, f"a column of {path} with text or whole numbers: {_list(plain)}")
+    return asked or find(plain, usual)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

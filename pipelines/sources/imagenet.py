@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import Records
+from substyle.pipelines.sources.base import Records, Understood
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import read_below
+from substyle.pipelines.sources.files import mark_of_file, read_below
 from substyle.pipelines.sources.folder import images_below
 from substyle.pipelines.sources.names import WNID, read_lines, read_names
 from substyle.pipelines.sources.text import key_text
@@ -44,8 +44,10 @@ class ImageNetSource:
         synset_of = _validation(flat, config.synsets) if flat else {}
         self._names: list[str] = []
         labels: list[str | None] = []
+        elsewhere = 0
         for name in names:
             if not name.startswith(("train/", "val/")):
+                elsewhere += 1
                 continue
             parts = name.split("/")
             synset = synset_of.get(name) or (parts[1] if len(parts) > 2 else "")
@@ -55,15 +57,20 @@ class ImageNetSource:
             self._names.append(name)
             labels.append(readable.of(synset))
         self.refused = left_out.tell()
+        remarks = (f"images outside train/ and val/ not taken: {elsewhere:,}",) if elsewhere else ()
+        self.understood = Understood(left_out, splits_from="folders", remarks=remarks)
         if not self._names:
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
         keys = [key_text(name) for name in self._names]
         splits = [key[: key.index("/")] for key in keys]
-        self.records = Records(keys, labels, splits, self._read)
+        self.records = Records(keys, labels, splits, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:
         return read_below(str(self.path), self._names[place])
+
+    def _mark(self, place: int) -> int:
+        return mark_of_file(os.path.join(self.path, self._names[place]))
 
 
 def is_flat(name: str) -> bool:

@@ -5,28 +5,37 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.base import Records
+from substyle.pipelines.sources.base import Records, Understood
+from substyle.pipelines.sources.column_names import (
+    LABEL_COLUMNS,
+    MAYBE_SPLIT_COLUMNS,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    find,
+    no_label,
+    says_splits,
+)
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import read_below
+from substyle.pipelines.sources.files import mark_of_file, read_below
 from substyle.pipelines.sources.names import read_names, split_text
 from substyle.pipelines.sources.text import MAX_TEXT, LeftOut, label_text, shown
 
 LIST_KINDS = (".csv", ".tsv", ".tab")
 MAX_LINE = 1 << 20  # characters
-PATH_COLUMNS = ("path", "file_name")  # the second is what Hugging Face's metadata.csv calls it
 
 
 class ListSource:
     """Images that a list names: a CSV file, or one with tabs (``.tsv``, ``.tab``), in UTF-8, columns in its first line.
 
-    Columns: ``path`` (or ``file_name``), relative to the list's folder; ``label`` and ``split`` if there are. A key is
-    the path, without ``.`` and double slashes. Absolute paths and paths with ``..`` are left out and named; a link that
-    leaves the folder fails when it is read, as does a file that is not there. A line that says again what an earlier
-    one said is left out.
+    Columns: paths relative to the list's folder; labels and splits if there are any. They are found under their usual
+    names (see `column_names`), or as the configuration says. A key is the path, without ``.`` and double slashes.
+    Absolute paths and paths with ``..`` are left out and named; a link that leaves the folder fails when it is read, as
+    does a file that is not there. A line that repeats an earlier one is left out.
 
     Raises:
         ConfigError: no such file, not such a list, a column that is asked for and is not there, a path with two labels
@@ -40,7 +49,8 @@ class ListSource:
         readable = read_names(config.names)
         left_out = LeftOut(self.root)
         lines: dict[str, tuple[str | None, str | None, int]] = {}
-        for number, path, label, split in _lines(Path(root), config):
+        columns = _columns(Path(root), config)
+        for number, path, label, split in _lines(Path(root), columns):
             key = _key(path)
             if key is None:
                 left_out.add(path, f"on line {number} is no path inside the list's folder and was left out")
@@ -64,11 +74,21 @@ class ListSource:
         self._names = list(lines)
         splits = [split for _, split, _ in lines.values()]
         given = splits if any(splits) else None
-        self.records = Records(self._names, [label for label, _, _ in lines.values()], given, self._read)
+        self.understood = Understood(
+            left_out,
+            splits_from="its column" if given else "",
+            columns=columns.chosen(),
+            remarks=() if columns.label is not None else no_label(columns.unused),
+        )
+        labels = [label for label, _, _ in lines.values()]
+        self.records = Records(self._names, labels, given, self._read, self._mark, readable.order())
         self.class_names = self.records.class_names
 
     def _read(self, place: int) -> bytes:
         return read_below(self._folder, self._names[place])
+
+    def _mark(self, place: int) -> int:
+        return mark_of_file(os.path.join(self._folder, self._names[place]))
 
 
 def _key(path: str) -> str | None:
@@ -79,25 +99,83 @@ def _key(path: str) -> str | None:
     return "/".join(parts)
 
 
-def _lines(path: Path, config: SourceConfig) -> Iterator[tuple[int, str, str | None, str | None]]:
-    """(line number, path, label, split) of each line."""
+@dataclass(frozen=True)
+class _Columns:
+    """What the columns of a list are: their names, and where path, label and split stand in a line."""
+
+    header: tuple[str, ...]
+    path: int
+    label: int | None
+    split: int | None
+
+    def chosen(self) -> dict[str, str]:
+        """The name of the column for each purpose."""
+        places = {"path": self.path, "label": self.label, "split": self.split}
+        return {what: self.header[place] for what, place in places.items() if place is not None}
+
+    @property
+    def unused(self) -> list[str]:
+        """The names of the columns that are not used."""
+        return [name for i, name in enumerate(self.header) if name and i not in (self.path, self.label, self.split)]
+
+
+def _columns(path: Path, config: SourceConfig) -> _Columns:
+    """Find the columns of a list. Raises ConfigError if it has none for paths, or lacks one that is asked for."""
+    _, fields = next(_rows(path))
+    header = [name.strip() for name in fields]
+
+    def place(field: str, usual: Sequence[str]) -> int | None:
+        asked = getattr(config, field)
+        name = (asked if asked in header else None) if asked else find(header, usual)
+        if name is None and (asked or field == "path_column"):
+            raise ConfigError(
+                f"source.{field}",
+                asked or "nothing",
+                f"a column of {path}, whose first line has: {', '.join(map(shown, header[:20])) or 'nothing'}",
+            )
+        return None if name is None else header.index(name)
+
+    where = place("path_column", PATH_COLUMNS)
+    assert where is not None
+    found = _Columns(tuple(header), where, place("label_column", LABEL_COLUMNS), place("split_column", SPLIT_COLUMNS))
+    maybe = find(header, MAYBE_SPLIT_COLUMNS) if found.split is None else None
+    if maybe is not None:
+        guess = replace(found, split=header.index(maybe))
+        if says_splits(split for _, _, _, split in _lines(path, guess)):
+            return guess
+    return found
+
+
+def _lines(path: Path, columns: _Columns) -> Iterator[tuple[int, str, str | None, str | None]]:
+    """(line number, path, label, split) of each line after the first."""
+    rows = _rows(path)
+    next(rows)
+    for number, row in rows:
+        if not row:
+            continue
+        if len(row) > len(columns.header):
+            raise ConfigError(
+                f"line {number} of {path}",
+                f"{len(row)} fields",
+                f"{len(columns.header)}, as the first line has them",
+            )
+        values = [
+            row[i] if i is not None and i < len(row) else None for i in (columns.path, columns.label, columns.split)
+        ]
+        yield number, values[0] or "", values[1], values[2]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of each line; of an empty file one line without fields."""
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(_short(file), delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            at = _columns(header, config, path)
+            yield 0, next(reader, [])
             for row in reader:
                 number = reader.line_num
-                if not row:
-                    continue
-                if len(row) > len(header):
-                    raise ConfigError(
-                        f"line {number} of {path}", f"{len(row)} fields", f"{len(header)}, as the first line has them"
-                    )
-                values = [row[i] if i is not None and i < len(row) else None for i in at]
-                yield number, values[0] or "", values[1], values[2]
+                yield number, row
     except OSError as error:
         raise ConfigError("images", str(path), f"a list that can be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -112,19 +190,3 @@ def _short(file: TextIO) -> Iterator[str]:
         if len(line) == MAX_LINE:
             raise csv.Error(f"a line of {MAX_LINE} characters or more")
         yield line
-
-
-def _columns(header: Sequence[str], config: SourceConfig, path: Path) -> tuple[int | None, int | None, int | None]:
-    """Where path, label and split stand in a line."""
-    found: list[int | None] = []
-    for field, usual in (("path_column", PATH_COLUMNS), ("label_column", ("label",)), ("split_column", ("split",))):
-        asked = getattr(config, field)
-        known = [name for name in ((asked,) if asked else usual) if name in header]
-        if not known and (asked or field == "path_column"):
-            raise ConfigError(
-                f"source.{field}",
-                asked or "nothing",
-                f"a column of {path}, whose first line has: {', '.join(map(shown, header[:20])) or 'nothing'}",
-            )
-        found.append(header.index(known[0]) if known else None)
-    return found[0], found[1], found[2]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import overload
 
 from substyle.pipelines.places import is_remote
-from substyle.pipelines.sources.base import ImageRecord, Source
+from substyle.pipelines.sources.base import ImageRecord, Source, Understood
 
 
 class Named:
@@ -32,6 +32,11 @@ class Named:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, indexed by label."""
         return self.source.class_names
+
+    @property
+    def understood(self) -> Understood:
+        """How the source understood what it was given."""
+        return self.source.understood
 
     @property
     def options(self) -> Mapping[str, str]:

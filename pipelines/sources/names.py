@@ -14,18 +14,27 @@ from substyle.pipelines.sources.text import label_text
 WNID = re.compile(r"n\d{8}")
 MAX_LIST = 1 << 28  # bytes of a file of names or synsets
 _WORDS = re.compile(r"[^A-Za-z]+")
+_WHOLE = re.compile(r"-?[0-9]+")
+
+
+def split_word(text: str) -> str | None:
+    """The split that a word names in any case, such as ``Validation`` for val; None for other words."""
+    return SPLIT_FOLDERS.get(text.strip().lower())
 
 
 def splits_of_files(names: Sequence[str]) -> list[str] | None:
     """The split of each of some shards, from the words of its path: ``data/train-00000-of-00004.parquet`` is train.
 
+    The last part of the path that names a split counts: ``training_data/val-0.tar`` is val.
+
     Returns:
-        None unless every path names exactly one split and one of them is train: as with folders, a name here and
-        there says nothing.
+        None unless every path names a split, without contradiction, and one of them is train: as with folders, a name
+        here and there says nothing.
     """
     found: list[str] = []
     for name in names:
-        splits = {SPLIT_FOLDERS[word] for word in _WORDS.split(name.lower()) if word in SPLIT_FOLDERS}
+        parts = [{split for word in _WORDS.split(part) if (split := split_word(word))} for part in name.split("/")]
+        splits = next((some for some in reversed(parts) if some), set())
         if len(splits) != 1:
             return None
         found += splits
@@ -34,12 +43,13 @@ def splits_of_files(names: Sequence[str]) -> list[str] | None:
 
 def split_text(value: object, where: str) -> str | None:
     """A split as a file gives it; None for an empty one. Raises ConfigError for another word."""
-    text = str(value).strip().lower() if value is not None else ""
-    if not text:
+    text = str(value) if value is not None else ""
+    if not text.strip():
         return None
-    if text not in SPLIT_FOLDERS:
+    split = split_word(text)
+    if split is None:
         raise ConfigError(f"split {where}", value, ", ".join(SPLIT_FOLDERS))
-    return SPLIT_FOLDERS[text]
+    return split
 
 
 def read_lines(path: Path, field: str) -> list[str]:
@@ -52,20 +62,47 @@ def read_lines(path: Path, field: str) -> list[str]:
         raise ConfigError(field, str(path), f"a text file that can be read ({error})") from error
 
 
-@dataclass(frozen=True)
+@dataclass
 class Names:
-    """Readable and unique names of classes, by what a source calls them: a synset, or a number as text."""
+    """Readable and unique names of classes, by what a source calls them: a synset, or a number as text.
+
+    It remembers the classes it named, and so knows their `order`.
+    """
 
     by_synset: Mapping[str, str] = field(default_factory=dict)
     by_number: Mapping[str, str] = field(default_factory=dict)
+    _named: dict[str | tuple[int, str], str] = field(default_factory=dict)
+    _number: dict[str, int | None] = field(default_factory=dict)
 
     def of(self, label: str | None) -> str | None:
-        """The name of a class; what it is called already where there is none."""
-        return label if label is None else self.by_synset.get(label) or self.by_number.get(label, label)
+        """The name of a class; the label itself where there is none."""
+        if label is None:
+            return None
+        if label not in self._named:
+            name = self.by_synset.get(label) or self.by_number.get(label, label)
+            self._add(label, name, int(label) if _WHOLE.fullmatch(label) else None)
+        return self._named[label]
 
     def of_numbered(self, number: int, name: str) -> str:
-        """The name of a class that has both; a number counts only where the file has no synsets."""
-        return self.by_synset.get(name) or (name if self.by_synset else self.by_number.get(str(number), name))
+        """The name of a class that has a number and a name; the number counts only if the file has no synsets."""
+        label = (number, name)
+        if label not in self._named:
+            readable = self.by_synset.get(name) or (name if self.by_synset else self.by_number.get(str(number), name))
+            self._add(label, readable, number)
+        return self._named[label]
+
+    def order(self) -> list[str]:
+        """The classes named so far: by their numbers if all of them have one, else by name."""
+        numbers = self._number
+        if None in numbers.values():
+            return sorted(numbers)
+        return sorted(numbers, key=lambda name: (numbers[name] or 0, name))
+
+    def _add(self, label: str | tuple[int, str], name: str, number: int | None) -> None:
+        self._named[label] = name
+        # of two labels with one name the smaller number counts, whichever comes first
+        before = self._number.get(name, number)
+        self._number[name] = None if before is None or number is None else min(before, number)
 
 
 def read_names(path: Path | None) -> Names:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from substyle.pipelines.sources.arrow_rows import ARROW_ERRORS
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import MAX_BYTES, Stamp, open_regular
+from substyle.pipelines.sources.files import MAX_BYTES, Stamp, mark_of_file, open_regular
 from substyle.pipelines.sources.hub import columns
 from substyle.pipelines.sources.text import words
 
@@ -68,6 +68,10 @@ class ParquetRows:
     def read(self, row: int) -> bytes:
         """The bytes of a row's image. Raises OSError."""
         return self._blocks.read(self, row)
+
+    def mark(self, row: int) -> int:
+        """The mark of a row's image; see `ImageRecord`."""
+        return mark_of_file(self.path, row)
 
 
 def _stamp(path: str) -> Stamp:

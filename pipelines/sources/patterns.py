@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import is_remote
-from substyle.pipelines.sources.files import files_below, inside
+from substyle.pipelines.sources.files import MARKER, files_below, inside
 from substyle.pipelines.sources.remote_patterns import expand
 from substyle.pipelines.sources.text import LeftOut, key_text, shown
 
@@ -45,7 +46,7 @@ def shards(root: str, extensions: Sequence[str], left_out: LeftOut) -> list[Shar
     - A folder: all files below it that have one of the extensions. Links that leave it are left out.
     - A pattern: ``{0000..1023}`` counts, ``{a,b}`` lists, both as in bash; ``* ? [] **`` match what is there. A file
       that braces name must be there. What a wildcard finds stays inside the part before it: links that leave it are
-      left out.
+      left out. Wildcards find nothing in stores and results folders.
 
     Raises:
         ConfigError: nothing is there, or a file that a pattern names is not.
@@ -82,6 +83,16 @@ def _matches(pattern: str, extensions: Sequence[str], left_out: LeftOut) -> list
         raise ConfigError("images", pattern, "a pattern without .. after its first special character")
     found: list[Shard] = []
     missing: list[str] = []
+
+    @cache
+    def in_substyle_folder(folder: str) -> bool:
+        if not folder:
+            return False
+        if os.path.isfile(os.path.join(base, folder, MARKER)):
+            left_out.substyle_folders += 1
+            return True
+        return in_substyle_folder(os.path.dirname(folder))
+
     for part in dict.fromkeys(braces(rest, pattern)):
         if not glob.has_magic(part):
             path = os.path.join(base, part)
@@ -96,6 +107,8 @@ def _matches(pattern: str, extensions: Sequence[str], left_out: LeftOut) -> list
                 continue
             if not inside(os.path.realpath(base or "."), os.path.realpath(path)):
                 left_out.add(name, "is a link out of the folder and was left out")
+                continue
+            if in_substyle_folder(os.path.dirname(name)):
                 continue
             found.append(Shard(name, path))
     if missing:

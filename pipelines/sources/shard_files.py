@@ -10,7 +10,7 @@ from typing import Protocol
 
 from substyle.pipelines.objects import ObjectPlace, Version
 from substyle.pipelines.places import place
-from substyle.pipelines.sources.files import MAX_BYTES, Stamp, open_regular, read_span
+from substyle.pipelines.sources.files import MAX_BYTES, Stamp, mark_of, mark_of_file, open_regular, read_span
 
 WINDOW = 1 << 20  # bytes asked for at once while an object is listed: some members with the headers between them
 
@@ -39,6 +39,10 @@ class ShardFile(Protocol):
         """Bytes [offset, offset + size). Raises OSError where the file is another one by now, or ends before."""
         ...
 
+    def mark(self, offset: int) -> int:
+        """The mark of what lies there; see `ImageRecord`."""
+        ...
+
 
 class LocalShard:
     """A file on a disk."""
@@ -60,6 +64,10 @@ class LocalShard:
     def read(self, offset: int, size: int) -> bytes:
         """See `ShardFile`."""
         return read_span(self.path, self._stamp, offset, size)
+
+    def mark(self, offset: int) -> int:
+        """See `ShardFile`."""
+        return mark_of_file(self.path, offset)
 
 
 class RemoteShard:
@@ -84,6 +92,12 @@ class RemoteShard:
         if offset + size > self._version.size:
             raise OSError(errno.EIO, "the file ends inside an image", str(self.place))
         return bytes(self.place.read_range(offset, size, self._version.e_tag)) if size else b""
+
+    def mark(self, offset: int) -> int:
+        """See `ShardFile`. Of the object that was listed: the bucket is not asked again."""
+        version = self._version
+        which = version.e_tag or version.version or version.changed
+        return mark_of(str(which), version.size, offset) if which else 0
 
 
 class _Descriptor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Sequence
+from dataclasses import replace
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.arrow_rows import ARROW_ERRORS, ArrowRows
-from substyle.pipelines.sources.base import Records
+from substyle.pipelines.sources.base import Records, Understood
+from substyle.pipelines.sources.column_names import no_label, says_splits
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.hub import table_files
+from substyle.pipelines.sources.hub import Columns, table_files
 from substyle.pipelines.sources.names import Names, read_names, split_text, splits_of_files
 from substyle.pipelines.sources.parquet_rows import Blocks, ParquetRows
 from substyle.pipelines.sources.patterns import Shard
@@ -20,9 +23,10 @@ class TableSource:
     """Images in a column of Parquet files, or of a Hugging Face data set.
 
     What the user names is a file, a folder, a pattern (see `patterns.shards`), or a folder that ``save_to_disk`` wrote:
-    a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Else files whose paths all say train, val or test have
-    these splits, or a column ``split`` says it. Images are a binary column, or a struct with a field ``bytes``. Labels
-    are text, or numbers, which have the names that a ``ClassLabel`` gives them; a negative number is no label.
+    a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Otherwise splits come from a column, or from the files'
+    paths if each names one. Images are a binary column, or a struct with a field ``bytes``. Labels are text, or
+    numbers, which have the names that a ``ClassLabel`` gives them, in its order; a negative number is no label. Columns
+    are found under their usual names (see `column_names`), or as the configuration says.
 
     A key is ``<file>/<row>``, such as ``data/train-00000-of-00002.parquet/000000017``, or the value of
     ``config.path_column``. Rows are read in the order of keys: with ids in another order than that of the rows, a row
@@ -46,6 +50,7 @@ class TableSource:
         self._keys: list[str] = []
         self._labels: list[str | None] = []
         self._splits: list[str | None] = []
+        self._splits_from: dict[str, None] = {}
         self._file, self._row = array("l"), array("q")
         self._known: set[str] = set()
         blocks = Blocks()
@@ -73,7 +78,13 @@ class TableSource:
                 "rows that hold the bytes of images; these hold none (paths alone are not followed)",
             )
         given = self._splits if any(self._splits) else None
-        self.records = Records(self._keys, self._labels, given, self._read)
+        self.understood = Understood(
+            left_out,
+            splits_from=" and ".join(self._splits_from) if given else "",
+            columns=_chosen([file.columns for file in self._files]),
+            remarks=() if any(file.columns.label for file in self._files) else no_label(self._files[0].columns.unused),
+        )
+        self.records = Records(self._keys, self._labels, given, self._read, self._mark, readable.order())
         del self._keys, self._labels, self._splits
         self.class_names = self.records.class_names
 
@@ -91,6 +102,10 @@ class TableSource:
         labels = file.values.get(columns.label or "", nothing)
         keys = file.values.get(columns.key or "", nothing)
         splits = file.values.get(columns.split or "", nothing)
+        if columns.maybe_split and not says_splits(splits):
+            file.columns = columns = replace(columns, split=None)
+        if columns.split or split:
+            self._splits_from["its column" if columns.split else "the names of the files"] = None
         file.values = {}
         for row, (label, key, said) in enumerate(zip(labels, keys, splits, strict=True)):
             where = f"{shard.name}/{row:09d}"
@@ -113,6 +128,18 @@ class TableSource:
 
     def _read(self, place: int) -> bytes:
         return self._files[self._file[place]].read(self._row[place])
+
+    def _mark(self, place: int) -> int:
+        return self._files[self._file[place]].mark(self._row[place])
+
+
+def _chosen(files: Sequence[Columns]) -> dict[str, str]:
+    """The column for each purpose; all of them if files differ."""
+    chosen = {
+        what: " or ".join(dict.fromkeys(name for file in files if (name := getattr(file, what))))
+        for what in ("image", "label", "split", "key")
+    }
+    return {what: name for what, name in chosen.items() if name}
 
 
 def _is_parquet(path: str) -> bool:

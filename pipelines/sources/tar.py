@@ -16,7 +16,7 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.objects import each
 from substyle.pipelines.places import is_remote
 from substyle.pipelines.sources import tar_headers
-from substyle.pipelines.sources.base import IMAGE_KINDS, Records
+from substyle.pipelines.sources.base import IMAGE_KINDS, Records, Understood
 from substyle.pipelines.sources.config import SourceConfig
 from substyle.pipelines.sources.names import Names, read_names, splits_of_files
 from substyle.pipelines.sources.patterns import Shard, shards
@@ -84,7 +84,9 @@ class TarSource:
             kinds = " ".join(IMAGE_KINDS)
             raise ConfigError("images", self.root, f"tar files that hold images ({kinds}){left_out.first()}")
         index = self._index
-        self.records = Records(index.keys, index.labels, index.splits if splits else None, index.read)
+        given = index.splits if splits else None
+        self.understood = Understood(left_out, splits_from="the names of the shards" if given else "")
+        self.records = Records(index.keys, index.labels, given, index.read, index.mark, readable.order())
         del index.keys, index.labels, index.splits
         self.class_names = self.records.class_names
 
@@ -147,6 +149,10 @@ class _Index:
             raise OSError(errno.EIO, "the tar file ends inside this image", name)
         return file.read(self._offset[place], self._size[place])
 
+    def mark(self, place: int) -> int:
+        """The mark of the image at a place of the lists; see `ImageRecord`."""
+        return self.shards[self._shard[place]][1].mark(self._offset[place])
+
 
 def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:
     """The samples of a shard by their keys."""
@@ -173,15 +179,13 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
                     left_out.note(where, "is a further image of its sample; one is taken")
                 if sample.rank is None or rank < sample.rank:
                     sample.rank, sample.offset, sample.size = rank, member.offset, member.size if member.whole else _CUT
-            elif kind in _LABELS and member.whole and kind not in sample.labels:
-                sample.labels[kind] = None
-                read, limit = _LABELS[kind]
+            elif kind not in _LABELS:
+                left_out.skip(member.name)
+            elif member.whole and kind not in sample.labels:
                 try:
-                    if member.size > limit:
-                        raise ValueError(f"{member.size} bytes")
-                    data = file.read(member.size, member.offset)
-                    sample.labels[kind] = read(data, json_label)
+                    sample.labels[kind] = _label(file, member, kind, json_label)
                 except (ValueError, RecursionError) as error:
+                    sample.labels[kind] = None
                     left_out.note(where, f"holds no label: {words(error)}")
     except tar_headers.TarDamage as damage:
         left_out.add(shard.name, str(damage))
@@ -207,6 +211,14 @@ def _rank(kind: str) -> tuple[int, int] | None:
     """The place of an image's extension among those of its sample, None for no image."""
     inner, _, last = kind.rpartition(".")
     return (bool(inner), IMAGE_KINDS.index(f".{last}")) if f".{last}" in IMAGE_KINDS else None
+
+
+def _label(file: Spans, member: tar_headers.Member, kind: str, json_label: str) -> str | None:
+    """The label that a member holds. Raises ValueError or RecursionError when it holds something else."""
+    read, limit = _LABELS[kind]
+    if member.size > limit:
+        raise ValueError(f"{member.size} bytes")
+    return read(file.read(member.size, member.offset), json_label)
 
 
 def _cls(data: bytes, json_label: str) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+from collections import Counter
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +57,34 @@ def words(error: Exception) -> str:
 
 
 class LeftOut:
-    """Collects what a source does not take, and says so once: the first names in the log, the others as a number."""
+    """Collects what a source does not take, and says so once: the first names in the log, the others as a number.
+
+    Attributes:
+        names: the first 1,000 names that were left out, of ``total``.
+        count: number of reasons to be told, of which ``reasons`` holds the first ones.
+        skipped: number of files of other kinds by their suffix. They are expected, and not in the log.
+        substyle_folders: number of stores and results folders that were skipped.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.names: list[str] = []
         self.reasons: list[str] = []
         self.count = 0
+        self.total = 0
+        self.skipped: Counter[str] = Counter()
+        self.substyle_folders = 0
 
     def add(self, name: str, why: str) -> None:
         """One name, and why it was left out, as the rest of a sentence."""
         if len(self.names) < _KEPT:
             self.names.append(name)
+        self.total += 1
         self.note(name, why)
+
+    def skip(self, name: str) -> None:
+        """A file of a kind that the source does not take."""
+        self.skipped[os.path.splitext(name)[1].lower()] += 1
 
     def note(self, name: str, why: str) -> None:
         """What is to be said of a name that is taken all the same."""
@@ -80,6 +97,9 @@ class LeftOut:
         self.names += other.names[: max(_KEPT - len(self.names), 0)]
         self.reasons += other.reasons[: max(_SHOWN - self.count, 0)]
         self.count += other.count
+        self.total += other.total
+        self.skipped += other.skipped
+        self.substyle_folders += other.substyle_folders
 
     def tell(self) -> tuple[str, ...]:
         """Write the log; returns the names (at most 1,000)."""

@@ -23,7 +23,7 @@ SMALL = ["--suite", "identity,grayscale", "--canvas", "64", "--batch", "4", "--t
 def options(config: SourceConfig) -> list[str]:
     """As a user would give a configuration."""
     flags = {"kind": "--source-kind", "image_column": "--image-column", "label_column": "--label-column"}
-    flags |= {"synsets": "--synsets", "names": "--class-names"}
+    flags |= {"path_column": "--path-column", "synsets": "--synsets", "names": "--class-names"}
     return [part for name, value in config.options().items() if name in flags for part in (flags[name], value)]
 
 
@@ -60,13 +60,13 @@ def test_embed_and_embed_again_without_naming_the_source(
     config = kind.config(root)
     arguments = ["embed", str(root / kind.path), "--store", str(store), "--backbone", "control:pixels"]
     assert main([*arguments, *options(config), *SMALL, "--quiet", "--json"]) == 0
-    answer = last_json(capsys)
+    printed = capsys.readouterr()
+    assert "12 images, 3 classes, splits train 9, val 3 (from " in printed.err
+    answer = json.loads(printed.out.splitlines()[-1])
     assert (answer["images"], answer["quarantined"]) == (12, {})
     found = table(store, "control:pixels")
     assert found.class_names == CLASSES
-    source = open_source(root / kind.path, config if kind.name != "parquet-file" else SourceConfig(
-        image_column="picture", label_column="class"
-    ))  # fmt: skip
+    source = open_source(root / kind.path, config)
     number = {photo.data: photo.number for photo in PHOTOGRAPHS}
     read = {record.key: number[record.read()] for record in source.records}
     for key, x_D in zip(found.keys, found.x_TND[0], strict=True):
@@ -75,6 +75,19 @@ def test_embed_and_embed_again_without_naming_the_source(
     assert main(again) == 0
     assert last_json(capsys)["quarantined"] == {}
     assert np.isfinite(table(store, "control:statistics").x_TND).all()
+
+
+def test_a_store_remembers_which_folders_are_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    KINDS[0].build(tmp_path / "images", PHOTOGRAPHS)
+    (tmp_path / "images" / "more").mkdir()
+    (tmp_path / "images" / "more" / "x.jpg").write_bytes(PHOTOGRAPHS[0].data)
+    arguments = ["embed", "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels", *SMALL, "--quiet"]
+    assert main([*arguments, str(tmp_path / "images")]) == 2
+    assert "source.splits: got 'train/, val/ beside more/ in " in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "images"), "--split-folders", "folders"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--backbone", "control:statistics"]) == 0
+    assert "12 images, 3 classes, splits train 9, val 3 (from folders); left out 1: more/" in capsys.readouterr().err
 
 
 STUDY = """
@@ -123,10 +136,16 @@ def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: p
     # classes of the other photographs are known by the numbers that their features name, and these by the same file
     assert results["backbones"]["control:pixels"]["shift"]["others"]["images"] == 10
     (probe,) = (out / "probes").glob("control_pixels-*/semantic-linear.safetensors")
-    capsys.readouterr()
+    printed = capsys.readouterr().err
+    assert "/{train,val}-*.tar: 48 images, 3 classes, splits train 36, val 12 (from the names of" in printed
+    assert "shift others: parquet " in printed
+    assert main(["plan", str(folder / "study.toml"), "--gpu", "h100"]) == 0
+    assert "48 images, 3 classes" in capsys.readouterr().err
     for images, count in ((f"{folder}/shards/val-*.tar", 12), (str(folder / "shifted"), 10)):
         assert main(["predict", str(probe), images, "--quiet", "--json", "--top", "1"]) == 0
-        rows = last_json(capsys)["predictions"]
+        printed = capsys.readouterr()
+        assert f": {count} images, 3 classes, " in printed.err
+        rows = json.loads(printed.out.splitlines()[-1])["predictions"]
         assert len(rows) == count
         assert {row["outputs"]["class"][0]["label"] for row in rows} <= {"saw", "spaniel", "tench"}
 

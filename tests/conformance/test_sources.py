@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import random
+import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +99,33 @@ def test_a_source_remembers_how_to_open_it(kind: Kind, tmp_path: Path) -> None:
     again = open_source(source.root, SourceConfig.from_options(options))
     assert again.records == source.records
     assert again.options == source.options
+
+
+@pytest.mark.usefixtures("settled")
+def test_marks_stay_until_the_file_is_rewritten(kind: Kind, tmp_path: Path) -> None:
+    root = made(kind, tmp_path / "root")
+    first, second = opened(kind, root), opened(kind, root)
+    marks = {record.key: record.mark() for record in first.records}
+    assert marks == {record.key: record.mark() for record in second.records}
+    assert all(0 < mark < 2**63 for mark in marks.values())
+    assert len(set(marks.values())) == 12
+    time.sleep(0.02)  # a file system's clock may tick every few milliseconds
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        before = path.stat()
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        # neither the size nor the time of change tells it
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = {record.key: record.mark() for record in second.records}
+    assert len(set(after.values()) - set(marks.values())) == 12
+
+
+def test_a_mark_never_raises(kind: Kind, tmp_path: Path) -> None:
+    root = made(kind, tmp_path / "root")
+    source = opened(kind, root)
+    shutil.rmtree(root)
+    assert {record.mark() for record in source.records} == {0}
 
 
 @pytest.fixture(scope="module")

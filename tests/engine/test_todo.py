@@ -26,7 +26,9 @@ def manifest(rng: random.Random, shard_rows: int) -> Manifest:
         row_N += range(first, first + rng.randint(1, 20))
     count = len(row_N)
     keys = tuple(f"{row}.jpg" for row in row_N)
-    return Manifest(np.array(row_N), keys, np.zeros(count, np.int64), ("x",), np.zeros(count, np.int8), np.full(count, -1, np.int8))
+    return Manifest(
+        np.array(row_N), keys, np.zeros(count, np.int64), ("x",), np.zeros(count, np.int8), np.full(count, -1, np.int8)
+    )
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -19,8 +19,8 @@ from substyle.engine.preparation import BackboneChoice
 from substyle.engine.store import lock
 from substyle.engine.store.compaction import withdraw
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.errors import LockedError, StoreError
+from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.pipelines.sources import FolderSource
 
@@ -45,7 +45,18 @@ def order(whole: tuple[Path, Path]) -> Iterator[Order]:
     images, store = whole
     cache = os.environ["SUBSTYLE_CACHE"]
     with lock.hold(store, "run"):
-        yield Order(os.getcwd(), cache, (), (SourceEntry("", "folder", str(images)),), store, lock.WHOLE, "run", (PIXELS,), SETTINGS, CONFIG)
+        yield Order(
+            os.getcwd(),
+            cache,
+            (),
+            (SourceEntry("", "folder", str(images)),),
+            store,
+            lock.WHOLE,
+            "run",
+            (PIXELS,),
+            SETTINGS,
+            CONFIG,
+        )
 
 
 def test_it_fills_the_shards_it_is_given_and_tells_of_them(order: Order) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import FolderSource, SourceConfig
+from substyle.pipelines.sources import FolderSource, SourceConfig, open_source
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -48,27 +49,65 @@ def test_loose_files_beside_classes_are_unlabelled(tmp_path: Path) -> None:
     assert described(source) == [("cat/a.jpg", "cat", None), ("z.jpg", None, None)]
 
 
-@pytest.mark.parametrize("val", ["val", "validation", "valid"])
-def test_split_folders(tmp_path: Path, val: str) -> None:
-    source = FolderSource(fill(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{val}/dog/c.jpg", "test/d.jpg"))
+@pytest.mark.parametrize("train", ["train", "Training"])
+@pytest.mark.parametrize("val", ["val", "VALIDATION", "valid", "Dev"])
+@pytest.mark.parametrize("test", ["TEST", "testing"])
+def test_split_folders(tmp_path: Path, train: str, val: str, test: str) -> None:
+    root = fill(tmp_path, f"{train}/cat/a.jpg", f"{train}/dog/b.jpg", f"{val}/dog/c.jpg", f"{test}/d.jpg")
+    source = FolderSource(fill(root, "notes/readme.txt"))
     assert source.class_names == ("cat", "dog")
-    assert sorted(described(source)) == [
-        ("test/d.jpg", None, "test"),
-        ("train/cat/a.jpg", "cat", "train"),
-        ("train/dog/b.jpg", "dog", "train"),
+    assert sorted(described(source)) == sorted([
+        (f"{test}/d.jpg", None, "test"),
+        (f"{train}/cat/a.jpg", "cat", "train"),
+        (f"{train}/dog/b.jpg", "dog", "train"),
         (f"{val}/dog/c.jpg", "dog", "val"),
-    ]
+    ])  # fmt: skip
 
 
-@pytest.mark.parametrize("other", ["cat/x.jpg", "x.jpg"])
-def test_a_train_folder_among_others_is_a_class(tmp_path: Path, other: str) -> None:
-    source = FolderSource(fill(tmp_path, "train/steam/a.jpg", other))
-    assert "train" in source.class_names
-    assert {r.split for r in source.records} == {None}
+def test_one_train_folder_is_a_split(tmp_path: Path) -> None:
+    assert described(FolderSource(fill(tmp_path, "train/cat/a.jpg"))) == [("train/cat/a.jpg", "cat", "train")]
 
 
-def test_val_without_train_is_a_class(tmp_path: Path) -> None:
-    assert FolderSource(fill(tmp_path, "val/cat/a.jpg")).class_names == ("val",)
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (("Train/a/1.jpg", "other/b/2.jpg", "cats/3.jpg"), "Train/ beside cats/, other/ in "),
+        (("train/a/1.jpg", "2.jpg"), r"train/ beside images in the folder itself \(1\) in "),
+        (("val/a/1.jpg", "test/a/2.jpg"), "test/, val/ without train/ in "),
+        (("val/a/1.jpg",), "val/ without train/ in "),
+        ((*(f"c{i}/1.jpg" for i in range(10)), "dev/2.jpg"), "dev/ beside c0/, .*, c7/ and 2 more in "),
+    ],
+)
+def test_folders_that_are_partly_splits_are_refused(tmp_path: Path, names: tuple[str, ...], given: str) -> None:
+    with pytest.raises(ConfigError, match=rf"source\.splits: got '{given}.*--split-folders folders .* none"):
+        FolderSource(fill(tmp_path, *names))
+
+
+def test_split_folders_as_classes(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "train/a/1.jpg", "car/2.jpg", "3.jpg"), SourceConfig(splits="none"))
+    assert source.class_names == ("car", "train")
+    assert described(source) == [("3.jpg", None, None), ("car/2.jpg", "car", None), ("train/a/1.jpg", "train", None)]
+    assert source.options == {"kind": "folder", "splits": "none"}
+    # also where they would be splits without being asked about
+    (tmp_path / "car" / "2.jpg").unlink()
+    (tmp_path / "3.jpg").unlink()
+    assert FolderSource(tmp_path, SourceConfig(splits="none")).class_names == ("train",)
+
+
+def test_split_folders_as_splits_leave_out_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path, "val/a/1.jpg", "Test/b/2.jpg", "car/3.jpg", "car/4.jpg", "5.jpg")
+    source = FolderSource(root, SourceConfig(splits="folders"))
+    assert described(source) == [("Test/b/2.jpg", "b", "test"), ("val/a/1.jpg", "a", "val")]
+    assert [record.read() for record in source.records] == [b"Test/b/2.jpg", b"val/a/1.jpg"]
+    assert source.refused == ("5.jpg", "car/")
+    assert "car/ is no split folder and was left out, with its images (2)" in caplog.text
+    again = FolderSource(root, SourceConfig.from_options(source.options))
+    assert again.records == source.records
+
+
+def test_the_choice_matters_to_split_folders_alone(tmp_path: Path) -> None:
+    source = FolderSource(fill(tmp_path, "cat/a.jpg", "dog/b.jpg"), SourceConfig(splits="folders"))
+    assert described(source) == [("cat/a.jpg", "cat", None), ("dog/b.jpg", "dog", None)]
 
 
 def test_keys_sort_as_paths_and_do_not_depend_on_the_file_system(tmp_path: Path) -> None:
@@ -98,6 +137,33 @@ def test_links_inside_the_root_are_followed_once(tmp_path: Path) -> None:
     source = FolderSource(root)
     assert [r.key for r in source.records] == ["cat/a.jpg", "dog/b.jpg", "dog/same.jpg"]
     assert source.records[2].read() == b"cat/a.jpg"
+
+
+def test_a_file_that_was_just_written_has_no_mark_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    record = FolderSource(tmp_path).records[0]
+    assert record.mark() == 0
+    now = time.time()
+    monkeypatch.setattr("substyle.pipelines.sources.files.time.time", lambda: now + 10)
+    assert record.mark() > 0
+
+
+@pytest.mark.usefixtures("settled")
+def test_marks_are_those_of_the_files(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (root / "link.jpg").symlink_to("c.jpg")
+    records = FolderSource(root).records
+    before = [record.mark() for record in records]
+    assert before[2] == before[3]  # a link is the file that it leads to
+    (root / "b.jpg").write_bytes(b"more bytes")
+    (root / "new").write_bytes(b"c.jpg")
+    (root / "new").replace(root / "c.jpg")
+    after = [record.mark() for record in records]
+    assert [new != old for new, old in zip(after, before, strict=True)] == [False, True, True, True]
+    (root / "b.jpg").unlink()
+    os.mkfifo(root / "b.jpg")
+    (root / "c.jpg").unlink()
+    assert [record.mark() for record in records] == [after[0], 0, 0, 0]
 
 
 def test_a_linked_root_is_fine(tmp_path: Path) -> None:
@@ -179,6 +245,20 @@ def test_a_class_folder_that_cannot_be_listed(
     monkeypatch.setattr("os.scandir", refuse)
     assert [r.key for r in FolderSource(root).records] == ["cat/a.jpg"]
     assert "dog cannot be listed: Permission denied" in caplog.text
+
+
+def test_stores_and_results_are_no_photographs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = fill(tmp_path, "cat/a.jpg", "runs/demo/gallery/g.png", "runs/demo/substyle.json", "runs/mine/b.jpg")
+    (root / "cat" / "link").symlink_to(root / "runs" / "demo")
+    (root / "dog" / "substyle.json").mkdir(parents=True)  # a folder marks nothing
+    fill(root, "dog/c.jpg")
+    source = FolderSource(root)
+    assert [r.key for r in source.records] == ["cat/a.jpg", "dog/c.jpg", "runs/mine/b.jpg"]
+    assert source.refused == ()
+    assert not caplog.text
+    for opened in (FolderSource, open_source):
+        with pytest.raises(ConfigError, match=r"photographs; it holds substyle.json: a store or results of substyle"):
+            opened(root / "runs" / "demo")
 
 
 def test_readable_class_names(tmp_path: Path) -> None:

@@ -43,12 +43,43 @@ def test_quotes_byte_order_mark_blank_lines_and_short_lines(tmp_path: Path) -> N
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
     config = SourceConfig(path_column="where", label_column="what", split_column="part")
-    text = "part\twhat\twhere\ntest\t10\ta.jpg\ntrain\t9\tsub/b.jpg\n"
+    text = "part\twhat\twhere\nTesting\t10\ta.jpg\ntrain\t9\tsub/b.jpg\n"
     source = ListSource(listed(tmp_path, text, "list.tsv"), config)
     assert described(source) == [("a.jpg", "10", "test", b"a.jpg"), ("sub/b.jpg", "9", "train", b"sub/b.jpg")]
     assert source.options == {
         "kind": "list", "path_column": "where", "label_column": "what", "split_column": "part",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "label", "split"),
+    [
+        ("Path,Label,Split", "9", "train"),
+        ("FILENAME,class_name,subset", "9", "train"),
+        ("img,Category,partition", "9", "train"),
+        ("file,target,part", "9", None),
+        ("image_path,fine_label,coarse_label", "9", None),
+        ("filepath,note,author", None, None),
+    ],
+)
+def test_columns_under_their_usual_names(tmp_path: Path, header: str, label: str | None, split: str | None) -> None:
+    source = ListSource(listed(tmp_path, f"{header}\na.jpg,9,train\n"))
+    assert described(source) == [("a.jpg", label, split, b"a.jpg")]
+
+
+def test_of_several_columns_the_first_usual_name_counts(tmp_path: Path) -> None:
+    text = "target,image,LABEL,class,label,path\n1,no.jpg,2,3,4,a.jpg\n"
+    assert described(ListSource(listed(tmp_path, text))) == [("a.jpg", "4", None, b"a.jpg")]
+
+
+def test_a_subset_that_is_no_split_is_left_alone(tmp_path: Path) -> None:
+    text = "path,subset\na.jpg,train\nsub/b.jpg,{}\n"
+    assert [r.split for r in ListSource(listed(tmp_path, text.format("DEV"))).records] == ["train", "val"]
+    assert [r.split for r in ListSource(listed(tmp_path, text.format(""))).records] == ["train", None]
+    path = listed(tmp_path, text.format("coco"))
+    assert [r.split for r in ListSource(path).records] == [None, None]
+    with pytest.raises(ConfigError, match=r"split on line 3 of .*got 'coco'"):
+        ListSource(path, SourceConfig(split_column="subset"))
 
 
 def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
@@ -57,6 +88,20 @@ def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
     source = ListSource(listed(tmp_path, text), SourceConfig(names=tmp_path / "names.txt"))
     assert source.class_names == ("cat", "dog")
     assert source.records[0].label == 1
+    # the order of the numbers, not that of the names
+    (tmp_path / "names.txt").write_text("zebra\nape\n")
+    source = ListSource(tmp_path / "list.csv", SourceConfig(names=tmp_path / "names.txt"))
+    assert source.class_names == ("zebra", "ape")
+    assert [record.label for record in source.records] == [1, 0]
+
+
+@pytest.mark.parametrize("lines", [("a.jpg,0", "sub/b.jpg,zebra"), ("a.jpg,zebra", "sub/b.jpg,0")])
+def test_classes_with_and_without_numbers_sort_by_name(tmp_path: Path, lines: tuple[str, str]) -> None:
+    """One class is called 0 in one line and by its name in the other, so that its number does not count."""
+    (tmp_path / "names.txt").write_text("zebra\nape\n")
+    text = "\n".join(["path,label", *lines, '"c d, e.jpg",1', ""])
+    source = ListSource(listed(tmp_path, text), SourceConfig(names=tmp_path / "names.txt"))
+    assert source.class_names == ("ape", "zebra")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +144,7 @@ def test_what_is_not_there_or_no_file_fails_when_it_is_read(tmp_path: Path) -> N
     ("text", "message"),
     [
         ("", "source.path_column: got 'nothing'; .*has: nothing"),
-        ("image,label\na.jpg,cat\n", "source.path_column.*has: image, label"),
+        ("url,label\na.jpg,cat\n", "source.path_column.*has: url, label"),
         ("path\n", "this one names none"),
         ("path\n../a.jpg\n", r"this one names none \(../a.jpg on line 2 is no path"),
         ("path,label\na.jpg,cat,dog\n", "line 2 of .*got '3 fields'"),
@@ -107,7 +152,7 @@ def test_what_is_not_there_or_no_file_fails_when_it_is_read(tmp_path: Path) -> N
         ('path\na.jpg\n"' + "x" * 200_000 + '"\n', "after line 2: field larger"),
         ("path\n" + "x" * 2_000_000, "a line of 1048576 characters or more"),
         (b"path\na.jpg\n\xff.jpg\n", "a list in UTF-8"),
-        ("path,split\na.jpg,dev\n", "split on line 2 of .*got 'dev'; allowed: train, val"),
+        ("path,split\na.jpg,all\n", "split on line 2 of .*got 'all'; allowed: train, training, val"),
         ("p\x1b[2J" + "q" * 1000, r"has: p\\x1b\[2Jqqq"),
     ],
 )

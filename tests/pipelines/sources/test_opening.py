@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conformance.kinds import write_tar
 
+from substyle.engine.cli import _parser
+from substyle.engine.commands.photographs import source_config
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, kind_of, open_source
+from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records
 
 
@@ -98,6 +100,10 @@ def test_the_kind_that_is_asked_for_is_opened(tmp_path: Path) -> None:
 def test_fields_belong_to_kinds(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"source\.kind: got 'zip'; allowed: auto, folder, list, tar, parquet"):
         SourceConfig("zip")
+    with pytest.raises(ConfigError, match=r"source\.splits: got 'yes'; allowed: folders or none"):
+        SourceConfig(splits="yes")
+    with pytest.raises(ConfigError, match=r"source\.splits: got 'none'; allowed: only with kind folder; this is tar"):
+        SourceConfig("tar", splits="none")
     with pytest.raises(
         ConfigError, match=r"source\.image_column: got 'x'; allowed: only with kind parquet; this is tar"
     ):
@@ -131,8 +137,28 @@ def test_records_are_made_when_asked_for() -> None:
     assert (records[-1].key, [r.key for r in records[::-2]]) == ("c", ["c", "a"])
     assert not asked
     assert [r.read() for r in records] == [b"2", b"0", b"1"]
+    assert [r.mark() for r in records] == [0, 0, 0]
+    marked = Records(["b", "c", "a"], [None] * 3, None, read, mark=lambda place: place + 5)
+    assert [r.mark() for r in marked] == [7, 5, 6]
+    assert ImageRecord("a", None, None, lambda: b"").mark() == 0
+    assert not hasattr(records[0].mark, "__dict__")  # there are millions of them
     assert records == Records(["a", "b", "c"], ["y", "x", None], ["test", "train", "val"], read)
     assert records != Records(["a", "b", "c"], ["y", "z", None], ["test", "train", "val"], read)
+    ordered = Records(["b", "c", "a"], ["x", "w", "y"], None, read, order=("y", "none", "x", "y"))
+    assert ordered.class_names == ("y", "x", "w")
+    assert [r.label for r in ordered] == [0, 1, 2]
     assert records != Records(["a", "b", "c"], ["y", "x", "x"], ["test", "train", "val"], read)
     assert records != Records(["a", "b", "c"], ["y", "x", None], None, read)
     assert records != [1]
+
+
+def test_every_option_of_the_command_line_reaches_the_configuration() -> None:
+    flags = {"source-kind": "kind", "class-names": "names", "split-folders": "splits"}
+    names = ("image-column", "label-column", "path-column", "split-column", "synsets")
+    for flag, name in (flags | {name: name.replace("-", "_") for name in names}).items():
+        value = {"kind": "parquet", "splits": "none"}.get(name, "x")
+        options = _parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", f"--{flag}", value])
+        assert str(getattr(source_config(options), name)) == value
+        assert source_config(options, SourceConfig(label_column="c")).label_column == (
+            "x" if name == "label_column" else "c"
+        )

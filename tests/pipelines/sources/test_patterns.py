@@ -124,3 +124,12 @@ def test_wildcards_stay_inside(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_a_wildcard_without_the_ending_takes_files_of_the_kind(tmp_path: Path) -> None:
     fill(tmp_path, "a.tar", "a.json", "b.TAR")
     assert found(f"{tmp_path}/*") == ["a.tar", "b.TAR"]
+
+
+def test_wildcards_find_nothing_in_stores(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a/1.tar", "a/s.zarr/m/2.tar", "a/s.zarr/substyle.json", "substyle.json")
+    assert found(f"{root}/**/*.tar") == ["a/1.tar"]
+    assert found(f"{root}/a/s.zarr/m/{{2,2}}.tar") == ["2.tar"]  # named, not found
+    left_out = LeftOut(str(root))
+    shards(f"{root}/**/*.tar", (".tar",), left_out)
+    assert left_out.substyle_folders == 1

@@ -133,6 +133,24 @@ def test_an_object_that_changed_is_not_the_one_that_was_listed(pair: tuple[str, 
             record.read()
 
 
+def test_marks_of_objects_tell_a_change_without_asking(
+    pair: tuple[str, str], bucket: ObjectPlace, server: Server
+) -> None:
+    records = open_source(pair[1]).records
+    asked = len(server.requests)
+    before = {record.key: record.mark() for record in records}
+    assert len(server.requests) == asked
+    assert len(set(before.values())) == len(records)
+    assert all(0 < mark < 2**63 for mark in before.values())
+    changed = bucket / "shards" / "train-0001.tar"
+    data = changed.read_bytes()
+    first = next(record for record in records if record.key.startswith(changed.name)).read()
+    changed.put(data.replace(first, first[::-1]))
+    after = {record.key: record.mark() for record in open_source(pair[1]).records}
+    assert after.keys() == before.keys()
+    assert {key.split("/")[0] for key in after if after[key] != before[key]} == {changed.name}
+
+
 def test_a_bucket_that_does_not_answer_is_no_broken_image(pair: tuple[str, str], server: Server) -> None:
     records = open_source(pair[1]).records
     with server.failing(Fault("GET", r"train-0001\.tar")):

@@ -77,6 +77,8 @@ def test_compressed_arrow_is_refused(tmp_path: Path) -> None:
         (("image", "thumbnail"), "", "image"),
         (("thumbnail", "img"), "", "img"),
         (("picture",), "", "picture"),
+        (("thumbnail", "Picture", "IMG"), "", "IMG"),
+        (("a", "image_bytes"), "", "image_bytes"),
         (("a", "b"), "b", "b"),
         (("a", "b"), "", None),
         (("image",), "b", None),
@@ -100,11 +102,61 @@ def test_the_features_say_which_column_holds_images(tmp_path: Path) -> None:
     assert TableSource(file).records[0].read() == b"b"
 
 
+@pytest.mark.parametrize("write", [parquet, arrow])
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (("label", "class"), "label"),
+        (("coarse_label", "fine_label"), "fine_label"),
+        (("class", "CATEGORY"), "class"),
+        (("caption", "Target"), "Target"),
+        (("caption", "text"), None),
+    ],
+)
+def test_which_column_holds_labels(
+    tmp_path: Path,
+    write: Any,  # noqa: ANN401
+    columns: tuple[str, ...],
+    found: str | None,
+) -> None:
+    content = {"image": structs(BLOBS[:2]), **{name: [f"{name} 0", f"{name} 1"] for name in columns}}
+    source = TableSource(write(tmp_path / f"x.{write.__name__}", content))
+    assert labels(source) == ([None, None] if found is None else [f"{found} 0", f"{found} 1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "splits"),
+    [
+        ("Split", ["train", "dev"], ["train", "val"]),
+        ("subset", ["train", "Testing"], ["train", "test"]),
+        ("partition", ["train", None], ["train", None]),
+        ("subset", ["train", "coco"], [None, None]),
+        ("partition", [0, 1], [None, None]),
+        ("subset", ["", None], [None, None]),
+    ],
+)
+def test_which_column_holds_splits(
+    tmp_path: Path,
+    name: str,
+    values: Any,  # noqa: ANN401
+    splits: list[str | None],
+) -> None:
+    source = TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), name: values}))
+    assert [record.split for record in source.records] == splits
+
+
+def test_a_subset_without_splits_leaves_those_of_the_files(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        parquet(tmp_path / f"{name}.parquet", {"image": structs(BLOBS[:1]), "subset": ["coco"]})
+    assert [record.split for record in TableSource(tmp_path).records] == ["test", "train"]
+
+
 def test_class_labels(tmp_path: Path) -> None:
     features = {"label": {"_type": "ClassLabel", "names": ["zebra", "crane", "crane", "", "ape"]}}
     content = {"image": structs(BLOBS[:7]), "label": pa.array([4, 0, -1, None, 1, 2, 99], pa.int8())}
     source = TableSource(parquet(tmp_path / "x.parquet", content, features))
-    assert source.class_names == ("ape", "crane (1)", "crane (2)", "zebra")
+    assert source.class_names == ("zebra", "crane (1)", "crane (2)", "ape")  # the order of the feature
+    assert [record.label for record in source.records] == [3, 0, None, None, 1, 2, None]
     assert labels(source) == ["ape", "zebra", None, None, "crane (1)", "crane (2)", None]
 
 
@@ -121,9 +173,38 @@ def test_readable_names(tmp_path: Path) -> None:
     config = SourceConfig(names=tmp_path / "names.txt")
     (tmp_path / "names.txt").write_text("tench\ngoldfish\nsaw\n")
     assert labels(TableSource(file, config)) == ["goldfish", "tench", "saw"]
+    assert TableSource(file, config).class_names == ("tench", "goldfish", "saw")
     # a data set of a few synsets numbers them in its own way: the synset counts, not the line
     (tmp_path / "names.txt").write_text("n01443537 goldfish, Carassius auratus\nn01440764 tench\n")
     assert labels(TableSource(file, config)) == ["n03000000", "tench", "goldfish"]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([10, 2, 0, 2], ("0", "2", "10")),
+        (["10", "2", "0", "-1"], ("-1", "0", "2", "10")),
+        (["10", "2", "0", "x"], ("0", "10", "2", "x")),
+        (["1.5", "10", "2", "2"], ("1.5", "10", "2")),
+    ],
+)
+def test_numbers_sort_as_numbers_where_all_labels_are_some(
+    tmp_path: Path,
+    values: Any,  # noqa: ANN401
+    names: tuple[str, ...],
+) -> None:
+    source = TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:4]), "label": values}))
+    assert source.class_names == names
+    assert labels(source) == [str(value) for value in values]
+
+
+def test_files_that_number_their_classes_in_two_ways(tmp_path: Path) -> None:
+    for name, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat", "ape"])):
+        content = {"image": structs(BLOBS[:3]), "label": [0, 1, len(names) - 1]}
+        parquet(tmp_path / f"{name}.parquet", content, {"label": {"names": names}})
+    source = TableSource(tmp_path)
+    assert labels(source) == ["cat", "dog", "dog", "dog", "cat", "ape"]
+    assert source.class_names == ("cat", "dog", "ape")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +239,10 @@ def test_features_that_are_none(tmp_path: Path, text: str) -> None:
     [
         (("data/train-0.parquet", "data/validation-0.parquet", "data/test-0.parquet"), ["test", "train", "val"]),
         (("default/train/0000.parquet", "default/test/0000.parquet"), ["test", "train"]),
+        (("training_data/train-0.parquet", "training_data/val-0.parquet"), ["train", "val"]),
+        (("train-val-0.parquet", "train-0.parquet"), [None, None]),
+        (("val-0.parquet", "test-0.parquet"), [None, None]),
+        (("Training_0.parquet", "dev_0.parquet", "TESTING_0.parquet"), ["test", "train", "val"]),
         (("train-0.parquet", "extra-0.parquet"), [None, None]),
     ],
 )
@@ -168,8 +253,8 @@ def test_splits_from_the_names_of_files(tmp_path: Path, names: tuple[str, ...], 
 
 
 def test_an_unknown_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"split of x.parquet/000000001: got 'dev'"):
-        TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), "split": ["train", "dev"]}))
+    with pytest.raises(ConfigError, match=r"split of x.parquet/000000001: got 'all'"):
+        TableSource(parquet(tmp_path / "x.parquet", {"image": structs(BLOBS[:2]), "split": ["train", "all"]}))
 
 
 def test_ids_as_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -92,7 +92,7 @@ def test_numbers_have_readable_names(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n\n")
     source = TarSource(path, SourceConfig(names=names))
-    assert source.class_names == ("7", "goldfish", "tench")
+    assert source.class_names == ("tench", "goldfish", "7")
     assert [source.class_names[r.label or 0] for r in source.records] == ["goldfish", "tench", "7"]
 
 
