@@ -45,8 +45,9 @@ ks = [1, 5]
 """
 
 
-def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+def the_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The one JSON object that stdout is."""
+    answer = json.loads(capsys.readouterr().out)
     assert isinstance(answer, dict)
     return answer
 
@@ -122,7 +123,7 @@ def test_running_again_does_nothing_again(
     arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
     before = json.loads((finished / "results.json").read_text())["backbones"]
     assert main([*arguments, "--strict"]) == 3
-    answer = last_json(capsys)
+    answer = the_json(capsys)
     assert answer["images"] == 40
     assert json.loads((finished / "results.json").read_text())["backbones"] == before
 
@@ -133,16 +134,16 @@ def test_a_new_process_finds_all_complete(finished: Path) -> None:
     command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.strip().splitlines()[-1])["images"] == 40
+    assert json.loads(done.stdout)["images"] == 40
 
 
 def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, study = str(finished / "store.zarr"), str(finished.parent / "small.toml")
     common = ["--out", str(tmp_path), "--study", study, "--quiet", "--json"]
     assert main(["probe", store, "--backbone", "control:pixels", *common]) == 0
-    assert set(last_json(capsys)["backbones"]) == {"control:pixels"}
+    assert set(the_json(capsys)["backbones"]) == {"control:pixels"}
     assert main(["analyze", store, "--backbone", "control:pixels", *common]) == 0
-    assert "knn" in last_json(capsys)["backbones"]["control:pixels"]
+    assert "knn" in the_json(capsys)["backbones"]["control:pixels"]
     assert main(["report", store, *common]) == 0
     capsys.readouterr()
     staged = json.loads((tmp_path / "results.json").read_text())["backbones"]["control:pixels"]
@@ -180,7 +181,7 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
         study.write_text(one.replace("[splits]", f'images = "{images}"\nstore = "{store}"\n[splits]'))
         out = tmp_path / name
         assert main(["run", str(study), "--out", str(out), "--quiet", "--json"]) == 0
-        assert last_json(capsys)["store"] == store
+        assert the_json(capsys)["store"] == store
         assert main(["verify", store, "--quiet"]) == 0
         for stage in ("probe", "analyze", "report"):
             assert main([stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
@@ -200,7 +201,7 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     (images / "bad.jpg").write_text("no")
     (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
     assert main(["predict", str(probe), str(images), "--json", "--quiet", "--top", "1"]) == 0
-    answer = last_json(capsys)
+    answer = the_json(capsys)
     assert {row["key"]: row["outputs"]["class"][0]["label"] for row in answer["predictions"]} == {
         "60.jpg": "even",
         "61.jpg": "odd",
@@ -226,7 +227,7 @@ def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     results["seed"] = 5
     (other / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(finished), str(other), "--out", str(tmp_path / "c"), "--json"]) == 0
-    answer = last_json(capsys)
+    answer = the_json(capsys)
     assert "control:pixels" in Path(answer["page"]).read_text()
     assert answer["setup"]
 
@@ -236,25 +237,25 @@ def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pyte
     images = str(finished.parent / "photographs")
     first = ["embed", images, "--store", str(store), "--backbone", "control:pixels", "--suite", "mini5"]
     assert main([*first, "--canvas", "64", "--limit", "8", "--quiet", "--json"]) == 0
-    assert last_json(capsys)["images"] == 8
+    assert the_json(capsys)["images"] == 8
     again = ["embed", "--store", str(store), "--backbone", "control:statistics", "--limit", "8", "--quiet", "--json"]
     assert main(again) == 0
-    assert last_json(capsys)["variants"] == 40
+    assert the_json(capsys)["variants"] == 40
     assert main(["backbones", "--store", str(store), "--json"]) == 0
-    assert [row["name"] for row in last_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
+    assert [row["name"] for row in the_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
 
 
 def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transforms", "--json"]) == 0
-    rows = last_json(capsys)["transformations"]
+    rows = the_json(capsys)["transformations"]
     assert len(rows) == 31
     assert rows[0]["name"] == "identity"
     assert {"name", "coarse", "role", "parameters"} <= set(rows[5])
     assert sum(row["role"] == "held_out" for row in rows) == 11
     assert main(["backbones", "--json"]) == 0
-    assert len(last_json(capsys)["families"]) >= 5
+    assert len(the_json(capsys)["families"]) >= 5
     assert main(["doctor", "--json"]) == 0
-    assert last_json(capsys)["packages"]["torch"]
+    assert the_json(capsys)["packages"]["torch"]
 
 
 def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,11 +270,11 @@ def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest
     )
     arguments = ["--plugin", str(plugin), "--suite", "identity,solarize_test", "--json"]
     assert main(["transforms", *arguments]) == 0
-    assert last_json(capsys)["transformations"][1]["coarse"] == "tone"
+    assert the_json(capsys)["transformations"][1]["coarse"] == "tone"
     out = tmp_path / "s.zarr"
     made = ["embed", str(two_classes), "--store", str(out), "--backbone", "control:pixels", "--limit", "4", "--quiet"]
     assert main([*made, *arguments]) == 0
-    assert last_json(capsys)["variants"] == 8
+    assert the_json(capsys)["variants"] == 8
 
 
 def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +293,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         store = tmp_path / f"{i}.zarr"
         arguments = ["import", *map(str, source), "--store", str(store), "--backbone", "import:mine", "--json"]
         assert main(arguments) == 0
-        assert last_json(capsys) == {
+        assert the_json(capsys) == {
             "store": str(store), "backbone": "import:mine", "images": 30, "transformations": 3, "dim": 6,
         }  # fmt: skip
         from substyle.engine.store.embeddings import EmbeddingStore
@@ -353,8 +354,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backbones", "--json"]) == 0
-    captured = capsys.readouterr().out
-    listed = json.loads(captured.splitlines()[-1])
+    out, shown = capsys.readouterr()
+    listed = json.loads(out)
     rows = {row["name"]: row for row in listed["presets"]}
     assert {"mae:base", "clip:base", "supervised:base", "align:base", "simclr:resnet50", "can:base"} <= set(rows)
     assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
@@ -364,15 +365,15 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
         "licence": "cc-by-nc-4.0",
     }
     assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
-    line = next(line for line in captured.splitlines() if line.startswith("align:base ") and " 289 px " in line)
+    line = next(line for line in shown.splitlines() if line.startswith("align:base ") and " 289 px " in line)
     assert all(word in line for word in ("640", "0.5/0.5", "kakaobrain/align-base", "Apache-2.0"))
     assert main(["backbones", "--search", "dinov3", "--json"]) == 0
-    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(last_json(capsys)["names"])
+    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
 
 
 def test_a_search_that_finds_nothing_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backbones", "--search", "dinvo2", "--json"]) == 0
-    said, answer = capsys.readouterr().out.splitlines()
+    answer, said = capsys.readouterr()
     assert "holds 'dinvo2'" in said
     assert "dinov2" in said
     assert json.loads(answer) == {"search": "dinvo2", "names": []}
@@ -395,7 +396,7 @@ def test_layers_of_one_network_are_backbones_of_one_store(
     assert main(command) == 0
     capsys.readouterr()
     assert main(["backbones", "--store", str(tmp_path / "s.zarr"), "--json"]) == 0
-    stored = {row["name"]: row for row in last_json(capsys)["backbones"]}
+    stored = {row["name"]: row for row in the_json(capsys)["backbones"]}
     assert set(stored) == set(names)
     assert len({row["spec"]["weights_hash"] for row in stored.values()}) == 1
     assert stored[names[0]]["spec"]["pooling"].startswith("avg, block 1")

@@ -170,13 +170,13 @@ def test_the_doctor_tells_it(
 ) -> None:
     monkeypatch.setattr(machine, "this_machine", lambda: made)
     assert main(["doctor", "--json"]) == 0
-    *lines, last = capsys.readouterr().out.strip().splitlines()
-    answer = json.loads(last)
+    out, table = capsys.readouterr()
+    answer = json.loads(out)
     assert answer["gpus"] == list(made.gpus)
     assert [stage["name"] for stage in answer["stages"]] == STAGES
     assert ("faiss-gpu" in answer["packages"]) != ("faiss-cpu" in answer["packages"])
     assert ("tensorrt" in answer["packages"]) == bool(made.gpus)
-    assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in lines)
+    assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in table.splitlines())
 
 
 def test_a_machine_that_lacks_its_faiss_is_told_which() -> None:
