@@ -73,6 +73,11 @@ def _photographs(text: str) -> object:
     return photographs(text, "IMAGES")
 
 
+def _study_or_photographs(text: str) -> object:
+    """A study file, by its suffix, or photographs."""
+    return Path(text) if Path(text).suffix == ".toml" else _photographs(text)
+
+
 def _folder(text: str) -> Path:
     """A folder for results, which are written locally."""
     if "://" in text:
@@ -304,7 +309,7 @@ def _source(command: argparse.ArgumentParser) -> None:
 
 
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
-    run = _command(commands, "run", "pipeline", "a whole study: embed, probe, analyze, report")
+    run = _command(commands, "run", "pipeline", "a study, or photographs: embed, probe, analyze, report")
     _study(run)
 
     embed = _command(commands, "embed", "filling", "fill a store with embeddings", plugins=True)
@@ -375,15 +380,29 @@ def _executor(command: argparse.ArgumentParser) -> None:
 
 
 def _study(run: argparse.ArgumentParser) -> None:
-    run.add_argument("study", type=Path, metavar="STUDY.toml")
+    run.add_argument(
+        "study",
+        type=_study_or_photographs,
+        metavar="STUDY.toml|IMAGES",
+        help="a study file, or photographs, which take --backbone",
+    )
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
-    run.add_argument("--out", type=_folder, metavar="DIR", help="where results go (runs/<name of the study>)")
+    run.add_argument(
+        "--out", type=_folder, metavar="DIR", help="where results go (runs/<name of the study or the photographs>)"
+    )
     run.add_argument("--store", type=_place, metavar="STORE", help="where embeddings go (DIR/store.zarr)")
     run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
+    run.add_argument("--fresh", action="store_true", help="delete the results and the store in DIR first")
     _device(run, default=None)
     run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
     _executor(run)
     _source(run)
+    group = run.add_argument_group("without a study file", "for IMAGES alone; a study file has fields for these")
+    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required; may be repeated")
+    group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
+    group.add_argument("--suite", help="suite, or names separated by commas (substance31)")
+    group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
+    group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
 
 
 def _measure(commands: Any) -> None:  # noqa: ANN401

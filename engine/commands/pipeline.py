@@ -1,4 +1,4 @@
-"""`run`, `embed`, `probe`, `analyze`, `report`."""
+"""`run`, `probe`, `analyze`, `report`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from substyle.engine import stages
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.photographs import source_config
+from substyle.engine.commands.studies import study_asked
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
 from substyle.engine.results import assemble
@@ -23,8 +24,8 @@ from substyle.pipelines.places import Place
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle run STUDY.toml`."""
-    study = load_study(options.study, device=options.device, runtime=options.runtime)
+    """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
+    study = study_asked(options)
     study = dataclasses.replace(study, source=source_config(options, study.source))
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)

@@ -52,9 +52,8 @@ def test_stopped_at_random_moments(
         ended = run.wait()
         assert not list(store.glob("lock*"))
         witness.look(store)
-        if (
-            ended.out and "error" not in ended.answer
-        ):  # it was done already; the signal then met an interpreter that was ending
+        # it was done already; the signal then met an interpreter that was ending
+        if ended.out and "error" not in ended.answer:
             assert ended.code in (0, code, -kind)
             window *= 0.8
         elif ended.code == -kind:  # before the command began: to a shell that is the same exit code

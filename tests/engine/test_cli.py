@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.cli import main
+from substyle.engine.commands import pipeline
+from substyle.engine.study import Study
 from substyle.pipelines.objects import ObjectPlace
 
 STUDY = """
@@ -135,6 +138,72 @@ def test_a_new_process_finds_all_complete(finished: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 40
+
+
+def test_run_takes_photographs_without_a_study_file(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study is named after the folder, and its options are what a file's fields are."""
+    ran: list[Study] = []
+
+    def run_study(study: Study, out: Path, **more: object) -> dict[str, Any]:
+        ran.append(study)
+        quick = {"steps": 20, "mlp_steps": 10, "multitask_steps": 10, "widths": (32,), "seeds": 1, "bootstrap": 100}
+        study = dataclasses.replace(study, probes=dataclasses.replace(study.probes, **quick))  # type: ignore[arg-type]
+        return run_whole(study, out, **more)  # type: ignore[arg-type]
+
+    run_whole = pipeline.run_study
+    monkeypatch.setattr(pipeline, "run_study", run_study)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.pictures").symlink_to(finished.parent / "photographs")
+    backbones = ["--backbone", "control:pixels", "--backbone", "control:statistics"]
+    asked = ["--suite", "identity,grayscale,jpeg", "--seed", "3", "--canvas", "64", "--limit", "24", "--device", "cpu"]
+    command = ["my.pictures/", *backbones, *asked, "--quiet", "--json"]
+    assert main(["run", *command]) == 0
+    answer = the_json(capsys)
+    assert (answer["out"], answer["store"]) == ("runs/my.pictures", "runs/my.pictures/store.zarr")
+    assert (answer["images"], answer["variants"]) == (23, 69)  # one of the 24 is broken
+    results = json.loads((tmp_path / answer["results"]).read_text())
+    assert (results["name"], results["seed"]) == ("my.pictures", 3)
+    assert set(results["backbones"]) == {"control:pixels", "control:statistics"}
+    (study,) = ran
+    assert study.images == Path("my.pictures")
+    assert (study.seed, study.probes.seed, study.analysis.seed, study.canvas) == (3, 3, 3, 64)
+    assert (study.embed.device, study.probes.device) == ("cpu", "cpu")
+    monkeypatch.setattr("substyle.engine.stages.run_probes", None)
+    assert main(["profile", *command, "--out", "runs/my.pictures"]) == 0  # all is complete
+    assert the_json(capsys)["trace"] == "runs/my.pictures/trace.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        (["photographs"], "--backbone", "substyle backbones lists them"),
+        (["photographs", "--backbone", "b", "--images", "x"], "--images", "only with a study file"),
+        (["photographs", "--backbone", "b", "--checkpoint", "c=w.pth"], "--checkpoint", "NAME one of b"),
+        (["photographs", "--backbone", "b", "--suite", "nothing"], "suite", "substance31"),
+        (["s.toml", "--backbone", "b"], "--backbone", "set backbones in s.toml instead"),
+        (["s.toml", "--suite", "mini5"], "--suite", "set suite in s.toml instead"),
+        (["s.toml", "--seed", "0"], "--seed", "set seed in s.toml instead"),
+        (["s.toml", "--canvas", "64"], "--canvas", "set canvas in s.toml instead"),
+        (["s.toml", "--checkpoint", "b=w.pth"], "--checkpoint", "set checkpoint of a backbone in s.toml instead"),
+        (["nothing.toml"], "study", "a study file that can be read"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "profile"])
+def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
+    command: str, arguments: list[str], field: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "0.jpg").write_bytes(jpeg(photograph(0)))
+    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "photographs"\n')
+    assert main([command, *arguments, "--json"]) == 2
+    error = the_json(capsys)["error"]
+    assert (error["type"], error["field"]) == ("ConfigError", field)
+    assert message in error["message"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

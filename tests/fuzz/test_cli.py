@@ -33,7 +33,10 @@ COMMANDS = {
     "doctor": [],
     "transforms": ["--suite", "--seed", "--canvas", "--plugin"],
     "backbones": ["--store", "--plugin"],
-    "run": ["--images", "--out", "--limit", "--device", "--runtime"],
+    "run": [
+        *("--images", "--out", "--limit", "--device", "--runtime"),
+        *("--backbone", "--checkpoint", "--suite", "--seed", "--canvas"),
+    ],
     "embed": [
         *("--store", "--backbone", "--checkpoint", "--suite", "--seed", "--canvas", "--orientation", "--limit"),
         *(
