@@ -287,6 +287,8 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
     transforms.add_argument("--seed", type=_SEED, default=0)
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
+    info = _command(commands, "info", "info", "what a store holds, and how much of it is finished")
+    info.add_argument("store", type=_place, metavar="STORE")
     backbones = _command(
         commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
     )

@@ -51,6 +51,7 @@ COMMANDS = {
             "--runtime",
         ),
     ],
+    "info": [],
     "verify": [],
     "probe": ["--out", "--study", "--backbone"],
     "analyze": ["--out", "--study", "--backbone"],
