@@ -339,6 +339,12 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument(
         "--take-over", action="store_true", help="take over the locks of runs on other hosts, which have ended"
     )
+    embed.add_argument(
+        "--add",
+        action="store_true",
+        help="add photographs of another source to the store; their keys start with the source's name",
+    )
+    embed.add_argument("--replace", action="store_true", help="embed photographs again whose bytes have changed")
     embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
     _executor(embed)
     _source(embed)
