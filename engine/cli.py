@@ -361,7 +361,10 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         stage = _command(commands, name, "pipeline", about)
         stage.add_argument("store", type=_place, metavar="STORE")
         stage.add_argument(
-            "--out", type=_folder, metavar="DIR", help="where results go (the store's folder; runs/NAME for a bucket)"
+            "--out",
+            type=_folder,
+            metavar="DIR",
+            help="where results go (runs/<name of the store>; for the store of a run its folder)",
         )
         stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="take settings from this study")
         if name != "report":

@@ -10,8 +10,9 @@ from typing import Any
 from substyle.engine import stages
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.commands.executor import executor_config
+from substyle.engine.commands.folders import default_out, out_of, require_outside
 from substyle.engine.commands.photographs import source_config
-from substyle.engine.commands.studies import study_asked
+from substyle.engine.commands.studies import is_study, study_asked
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
 from substyle.engine.results import assemble
@@ -30,7 +31,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
     study = dataclasses.replace(study, executor=executor_config(options, study.executor))
-    out: Path = options.out or Path("runs") / study.name
+    out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
+    require_outside(out, options.images or study.images)
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, quiet=options.quiet)
     return _show(results, out, store)
@@ -96,8 +98,7 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
     store = EmbeddingStore.open(options.store)
     study = load_study(options.study) if options.study else None
-    beside = store.path.resolve().parent if isinstance(store.path, Path) else Path("runs") / store.path.stem
-    return store, options.out or beside, study
+    return store, options.out or out_of(store), study
 
 
 def _score(score: object) -> float | None:

@@ -31,9 +31,12 @@ def study_asked(options: argparse.Namespace) -> Study:
         ConfigError: an option that does not go with a study file, or with photographs; no backbone for photographs; a
             study file that is not allowed.
     """
-    if isinstance(options.study, Path) and options.study.suffix == ".toml":
-        return _of_file(options)
-    return _of_photographs(options)
+    return _of_file(options) if is_study(options) else _of_photographs(options)
+
+
+def is_study(options: argparse.Namespace) -> bool:
+    """Whether a study file is named, and not photographs."""
+    return isinstance(options.study, Path) and options.study.suffix == ".toml"
 
 
 def _of_file(options: argparse.Namespace) -> Study:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
 
-from substyle.engine.cli import main
+from substyle.engine.cli import _parser, main
 from substyle.engine.commands import pipeline
 from substyle.engine.study import Study
 from substyle.pipelines.objects import ObjectPlace
@@ -219,6 +220,47 @@ def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     whole = json.loads((finished / "results.json").read_text())["backbones"]["control:pixels"]
     assert staged["fine"] == whole["fine"]
     assert staged["knn"] == whole["knn"]
+
+
+def test_results_of_a_store_go_to_a_folder_of_its_name(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "s.zarr")
+    command = ["analyze", str(store), "--backbone", "control:pixels", "--study", str(finished.parent / "small.toml")]
+    assert main([*command, "--quiet", "--json"]) == 0
+    assert the_json(capsys)["out"] == "runs/s"
+    assert main(["report", str(store), "--quiet", "--json"]) == 0
+    assert the_json(capsys)["results"] == "runs/s/results.json"
+    (tmp_path / "folder" / "substyle.json").write_text("{}")  # a run has made it
+    assert main([*command, "--quiet", "--json"]) == 0
+    assert the_json(capsys)["out"] == str(tmp_path / "folder")
+
+
+def test_results_among_the_photographs_are_refused(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(two_classes, images)
+    monkeypatch.chdir(images)
+    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "images"\n')
+    for what in ([".", "--backbone", "control:pixels"], [str(tmp_path / "s.toml")]):
+        assert main(["run", *what, "--json"]) == 2
+        error = the_json(capsys)["error"]
+        assert error["field"] == "--out"
+        assert "which holds the photographs" in error["message"]
+    assert sorted(path.name for path in images.iterdir()) == ["even", "odd"]
+
+
+def test_options_of_embed_that_change_a_store_parse() -> None:
+    command = ["embed", "x", "--store", "s.zarr", "--backbone", "b"]
+    for options, expected in (([], (False, False)), (["--add"], (True, False)), (["--replace"], (False, True))):
+        parsed = _parser().parse_args([*command, *options])
+        assert (parsed.add, parsed.replace) == expected
+    for name in ("run", "profile"):
+        assert _parser().parse_args([name, "s.toml", "--fresh"]).fresh
+        assert not _parser().parse_args([name, "s.toml"]).fresh
 
 
 def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
