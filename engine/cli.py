@@ -215,7 +215,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     # no command needs the hub client's progress bars or its warning about missing tokens
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    module = importlib.import_module(f"substyle.engine.commands.{options.module}")
+    with _held_back():
+        module = importlib.import_module(f"substyle.engine.commands.{options.module}")
     try:
         answer: dict[str, Any] = getattr(module, options.function)(options)
     except SystemExit as stop:  # of a plug-in: its exit code would pass for ours
@@ -238,6 +239,24 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for the block, then raise: libraries swallow what is raised while they load."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda signum, frame: held.append(signum)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from substyle.engine import json_output
+from substyle.engine import cli, json_output
 from substyle.engine.cli import main
+from substyle.engine.commands import describe
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 # writes to stdout in every way that a library can: print, an older stream, the descriptor, C's stdio, a child process,
@@ -197,6 +199,27 @@ def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) 
     assert error(out)["type"] == kind
     assert "what is finished is kept" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_library_loads(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some swallow whatever is raised then; the command must end all the same, before it does anything."""
+
+    def load(name: str) -> object:
+        try:
+            signal.raise_signal(number)
+        except BaseException:  # noqa: BLE001
+            raise ImportError("swallowed") from None
+        return describe
+
+    monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=load))
+    failing(monkeypatch, AssertionError("it went on"))
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["doctor", "--json"]) == code
+    assert error(capsys.readouterr().out)["type"] == ("Interrupted" if number == signal.SIGINT else "Terminated")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_help_and_version_are_text() -> None:
