@@ -3,9 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-OUT ?= runs/demo
 STUDY ?= studies/demo.toml
 PHOTOGRAPHS := runs/photographs
+
+# results of your own photographs go to a folder of their name, and never among the demo's; make splits names at spaces
+empty :=
+NAME = $(notdir $(abspath $(subst $(empty) $(empty),-,$(IMAGES))))
+OUT ?= runs/$(if $(IMAGES),$(patsubst photographs,photographs-results,$(or $(NAME),photographs)),demo)
 
 # what is installed: the extra gpu where there is an NVIDIA driver, else cpu; `make EXTRA=cpu` says it
 EXTRA ?= $(if $(or $(wildcard /proc/driver/nvidia/version),$(shell command -v nvidia-smi)),gpu,cpu)
@@ -28,9 +32,11 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 # make demo                    runs the demo study on photographs that installed packages ship
-# make demo IMAGES=<folder>    runs it on your own (class subfolders, or flat: then there is no class task)
+# make demo IMAGES=<folder>    runs it on your own (class subfolders, or flat: then there is no class task),
+#                              into runs/<name of the folder>, or OUT=<folder>
+# make demo FRESH=1            deletes the earlier results first
 demo: setup $(if $(IMAGES),,photographs)
-	$(BIN)/substyle run $(STUDY) --images "$(or $(IMAGES),$(PHOTOGRAPHS))" --out "$(OUT)"
+	$(BIN)/substyle run $(STUDY) --images "$(or $(IMAGES),$(PHOTOGRAPHS))" --out "$(OUT)" $(if $(filter-out 0,$(FRESH)),--fresh)
 
 photographs: setup
 	@test -d $(PHOTOGRAPHS) || $(BIN)/python -m substyle.pipelines.demo_photographs $(PHOTOGRAPHS)

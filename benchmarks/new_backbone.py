@@ -74,4 +74,4 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, dict[str, float]]:
     said, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{' '.join(map(str, process.args))} ended with {process.returncode}")  # type: ignore[arg-type]
-    return json.loads(said.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(said)  # type: ignore[no-any-return]

@@ -46,7 +46,7 @@ def _second(arguments: list[str], store: Path, files: list[Path], repeats: int) 
     def ours() -> float:
         shutil.rmtree(store)
         began = time.perf_counter()
-        answer = json.loads(_call(arguments).splitlines()[-1])
+        answer = json.loads(_call(arguments))
         whole.append(time.perf_counter() - began)
         return float(answer["seconds"]["ready"])
 

@@ -7,20 +7,25 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from substyle import __version__
+from substyle.engine import json_output
 from substyle.kernels.errors import SubstyleError
 
 EXIT_QUARANTINED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
+_KEPT = "what is finished is kept, run the same command to go on"
 
 
 def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
@@ -68,6 +73,11 @@ def _photographs(text: str) -> object:
     return photographs(text, "IMAGES")
 
 
+def _study_or_photographs(text: str) -> object:
+    """A study file, by its suffix, or photographs."""
+    return Path(text) if Path(text).suffix == ".toml" else _photographs(text)
+
+
 def _folder(text: str) -> Path:
     """A folder for results, which are written locally."""
     if "://" in text:
@@ -79,38 +89,139 @@ class _Terminated(KeyboardInterrupt):
     """Someone asked the process to end; it ends as cleanly as after Ctrl-C."""
 
 
+class _BadUsage(SystemExit):
+    """The arguments do not parse; argparse has printed why."""
+
+    def __init__(self, message: str, field: str | None) -> None:
+        super().__init__(2)
+        self.message = message
+        self.field = field
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors can be reported as JSON too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message as argparse does, then raise _BadUsage."""
+        cause = sys.exc_info()[1]  # argparse calls this while it handles the error
+        field = cause.argument_name if isinstance(cause, argparse.ArgumentError) else None
+        if missing := re.search(r"arguments are required: ([^\s,]+)$", message):
+            field = missing[1]
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise _BadUsage(message, field)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a command failed: an exit code, and what ``--json`` reports."""
+
+    code: int
+    type: str
+    message: str
+    field: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> _Failure:
+        """What is reported of an exception."""
+        match error:
+            case _BadUsage():
+                return cls(2, "UsageError", error.message, error.field)
+            case SubstyleError():
+                return cls(error.exit_code, type(error).__name__, str(error), error.field)
+            case _Terminated():
+                return cls(EXIT_TERMINATED, "Terminated", f"ended; {_KEPT}")
+            case KeyboardInterrupt():
+                return cls(EXIT_INTERRUPTED, "Interrupted", f"interrupted; {_KEPT}")
+            case OSError():  # a disk, a permission: the system's words say it, a traceback would not
+                where = error.filename or "the system"
+                return cls(1, type(error).__name__, f"{where}: {error.strerror or error}")
+        return cls(1, type(error).__name__, str(error))
+
+    def to_json(self) -> str:
+        """The object that ``--json`` prints."""
+        return json.dumps({"error": {"type": self.type, "field": self.field, "message": self.message}})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 1 failed, 2 bad usage, 3 quarantined (--strict), 130 Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        its exit code: 0 done, 1 failed, 2 bad configuration, 3 images were quarantined (--strict), 130 interrupted,
+        143 terminated.
+
+    Raises:
+        SystemExit: arguments that do not parse (code 2), ``--help``, ``--version``.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not json_output.requested(words):
+        return _reported(words)[0]
+    if sys.stderr is None:  # closed: print would take stdout instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    stop = None
     try:
-        options = _parser().parse_args(arguments)
-        # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
-        with suppress(AttributeError, OSError, ValueError):
-            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-        # no command needs the hub client's progress bars or its warning about missing tokens
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        module = importlib.import_module(f"substyle.engine.commands.{options.module}")
+        code, text = _reported(words, as_json=True)
+    except _BadUsage as usage:
+        stop, text = usage, _Failure.of(usage).to_json()
+    try:
+        json_output.write(text, last=arguments is None)
+    except OSError as error:  # nobody reads it any more, or the disk is full
+        json_output.discard_stdout()
+        _tell(error)
+        code = 1
+    if stop is not None:
+        raise stop
+    return code
+
+
+def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]:
+    """Run one command and report its errors on stderr. Returns its exit code and its JSON object, or an empty text."""
+    try:
         with _terminable():
-            answer: dict[str, Any] = getattr(module, options.function)(options)
-    except SubstyleError as error:
-        print(f"substyle: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        how, code = ("ended", EXIT_TERMINATED) if isinstance(stop, _Terminated) else ("interrupted", EXIT_INTERRUPTED)
-        print(f"\nsubstyle: {how}; what is finished is kept, run the same command to go on", file=sys.stderr)
-        return code
-    except BrokenPipeError:
-        # the reader of our output has closed it; point stdout elsewhere so that the exit does not complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # a disk, a permission: the system's words say it, a traceback would not
-        print(f"substyle: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(answer, allow_nan=False))
+            options = _parser().parse_args(words)
+            # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
+            with suppress(AttributeError, OSError, ValueError):
+                sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            with json_output.stdout_to_stderr() if as_json else nullcontext():
+                answer = _run(options)
+            text = json.dumps(answer, allow_nan=False) if as_json else ""
+    except BrokenPipeError as error:
+        if not as_json:  # the reader of our output has closed it
+            json_output.discard_stdout()
+            return 1, ""
+        return 1, _tell(error).to_json()
+    except (SubstyleError, KeyboardInterrupt, OSError) as error:
+        failure = _tell(error)
+        return failure.code, failure.to_json()
+    except Exception as error:
+        if not as_json:
+            raise
+        traceback.print_exception(error)
+        return 1, _Failure.of(error).to_json()
     if answer.get("ok") is False:
-        return 1
-    return EXIT_QUARANTINED if getattr(options, "strict", False) and answer.get("quarantined") else 0
+        return 1, text
+    return (EXIT_QUARANTINED if getattr(options, "strict", False) and answer.get("quarantined") else 0), text
+
+
+def _tell(error: BaseException) -> _Failure:
+    failure = _Failure.of(error)
+    start = "\n" if isinstance(error, KeyboardInterrupt) else ""  # the terminal shows ^C there
+    with suppress(OSError):
+        print(f"{start}substyle: {failure.message}", file=sys.stderr)
+    return failure
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # no command needs the hub client's progress bars or its warning about missing tokens
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with _held_back():
+        module = importlib.import_module(f"substyle.engine.commands.{options.module}")
+    try:
+        answer: dict[str, Any] = getattr(module, options.function)(options)
+    except SystemExit as stop:  # of a plug-in: its exit code would pass for ours
+        raise SubstyleError(f"{options.command}: ended early by sys.exit({stop.code!r})") from stop
+    return answer
 
 
 @contextmanager
@@ -130,8 +241,26 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for the block, then raise: libraries swallow what is raised while they load."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda signum, frame: held.append(signum)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="substyle",
         description="What does an image embedding know? Variants of photographs, frozen backbones, small probes.",
         epilog="exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 images were quarantined under --strict",
@@ -155,7 +284,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     command.set_defaults(module=module, function=name.replace("-", "_"))
-    command.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
+    command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     if plugins:
         command.add_argument(
@@ -177,6 +306,8 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
     transforms.add_argument("--seed", type=_SEED, default=0)
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
+    info = _command(commands, "info", "info", "what a store holds, and how much of it is finished")
+    info.add_argument("store", type=_place, metavar="STORE")
     backbones = _command(
         commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
     )
@@ -213,7 +344,7 @@ def _source(command: argparse.ArgumentParser) -> None:
 
 
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
-    run = _command(commands, "run", "pipeline", "a whole study: embed, probe, analyze, report")
+    run = _command(commands, "run", "pipeline", "a study, or photographs: embed, probe, analyze, report")
     _study(run)
 
     embed = _command(commands, "embed", "filling", "fill a store with embeddings", plugins=True)
@@ -241,6 +372,12 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument(
         "--take-over", action="store_true", help="take over the locks of runs on other hosts, which have ended"
     )
+    embed.add_argument(
+        "--add",
+        action="store_true",
+        help="add photographs of another source to the store; their keys start with the source's name",
+    )
+    embed.add_argument("--replace", action="store_true", help="embed photographs again whose bytes have changed")
     embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
     _executor(embed)
     _source(embed)
@@ -257,7 +394,10 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         stage = _command(commands, name, "pipeline", about)
         stage.add_argument("store", type=_place, metavar="STORE")
         stage.add_argument(
-            "--out", type=_folder, metavar="DIR", help="where results go (the store's folder; runs/NAME for a bucket)"
+            "--out",
+            type=_folder,
+            metavar="DIR",
+            help="where results go (runs/<name of the store>; for the store of a run its folder)",
         )
         stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="take settings from this study")
         if name != "report":
@@ -284,15 +424,29 @@ def _executor(command: argparse.ArgumentParser) -> None:
 
 
 def _study(run: argparse.ArgumentParser) -> None:
-    run.add_argument("study", type=Path, metavar="STUDY.toml")
+    run.add_argument(
+        "study",
+        type=_study_or_photographs,
+        metavar="STUDY.toml|IMAGES",
+        help="a study file, or photographs, which take --backbone",
+    )
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
-    run.add_argument("--out", type=_folder, metavar="DIR", help="where results go (runs/<name of the study>)")
+    run.add_argument(
+        "--out", type=_folder, metavar="DIR", help="where results go (runs/<name of the study or the photographs>)"
+    )
     run.add_argument("--store", type=_place, metavar="STORE", help="where embeddings go (DIR/store.zarr)")
     run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
+    run.add_argument("--fresh", action="store_true", help="delete the results and the store in DIR first")
     _device(run, default=None)
     run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
     _executor(run)
     _source(run)
+    group = run.add_argument_group("without a study file", "for IMAGES alone; a study file has fields for these")
+    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required; may be repeated")
+    group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
+    group.add_argument("--suite", help="suite, or names separated by commas (substance31)")
+    group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
+    group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
 
 
 def _measure(commands: Any) -> None:  # noqa: ANN401

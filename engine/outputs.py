@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.identity import PhotographsError, Ways
 from substyle.engine.stamp import NOTE, StaleError, Stamp, note_of
+from substyle.engine.store import header
 from substyle.engine.store.files import read_json, remove, write_durably, writing
 from substyle.engine.store.layout import HEADER
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.places import Place
+from substyle.pipelines.places import Place, place
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
 STAGES = ("probes", "analysis", "gallery", "shift")
@@ -41,6 +43,17 @@ def claimed(out: Path) -> dict[str, Any] | None:
     """What `claim` wrote; None where it has not."""
     content = read_json(out / HEADER) if (out / HEADER).is_file() else None
     return content if isinstance(content, dict) and content.get("kind") == _KIND else None
+
+
+def require_own(out: Path, store: Place, ways: Ways) -> None:
+    """Raise PhotographsError where a folder holds results of another store that is still there."""
+    before = claimed(out)
+    if before is None or not before.get("uuid"):
+        return
+    other = place(str(before["store"]), "store")
+    uuid = header.read(store).uuid if header.exists(store) else None
+    if uuid != before["uuid"] and header.exists(other) and header.read(other).uuid == before["uuid"]:
+        raise PhotographsError(f"{out}: holds results of the store {other}, not {store}; {ways.other}", "out")
 
 
 def start_fresh(out: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from substyle.engine import identity, outputs, stages, target, trace
 from substyle.engine.embed import complete, embed, require_same
-from substyle.engine.identity import RUN, PhotographsError
+from substyle.engine.identity import RUN
 from substyle.engine.outputs import RESULTS, STORE
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preflight import check_study
@@ -98,7 +98,7 @@ def run_study(
         outputs.start_fresh(out)
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)
-    _require_own(out, store_path)
+    outputs.require_own(out, store_path, RUN)
     for warning in _check(study, plan, out):
         print(f"warning: {warning}", file=sys.stderr)
 
@@ -153,17 +153,6 @@ def _check(study: Study, plan: EmbedPlan, out: Path) -> list[str]:
         manifest=manifest,
         writes_store=not (plan.exists and complete(plan, [choice.name for choice in study.backbones])),
     )
-
-
-def _require_own(out: Path, store_path: Place) -> None:
-    """Raise PhotographsError where a folder holds results of another store that is still there."""
-    claimed = outputs.claimed(out)
-    if claimed is None or not claimed.get("uuid"):
-        return
-    before = place(str(claimed["store"]), "store")
-    uuid = header.read(store_path).uuid if header.exists(store_path) else None
-    if uuid != claimed["uuid"] and header.exists(before) and header.read(before).uuid == claimed["uuid"]:
-        raise PhotographsError(f"{out}: holds results of the store {before}, not {store_path}; {RUN.other}", "out")
 
 
 def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:

@@ -130,7 +130,7 @@ def load_study(path: Path, *, device: str | None = None, runtime: str | None = N
         raise ConfigError("study", str(path), f"a study file that can be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
-    study = build(Study, _placed(_seeded(data), device, runtime))
+    study = study_of(data, device=device, runtime=runtime)
     folder, source = path.parent, study.source
     choices = tuple(
         dataclasses.replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones
@@ -148,6 +148,19 @@ def load_study(path: Path, *, device: str | None = None, runtime: str | None = N
         plugins=tuple(folder / plugin for plugin in study.plugins),
         shift={name: below(folder, there, f"shift.{name}") for name, there in study.shift.items()},
     )
+
+
+def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | None = None) -> Study:
+    """Make a study from what a file would hold. Relative paths stay as they are.
+
+    Args:
+        data: fields of `Study`, as TOML gives them.
+        device, runtime: as in `load_study`.
+
+    Raises:
+        ConfigError: a field that is not allowed.
+    """
+    return build(Study, _placed(_seeded(data), device, runtime))
 
 
 def _seeded(data: dict[str, Any]) -> dict[str, Any]:

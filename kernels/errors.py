@@ -4,9 +4,14 @@ from __future__ import annotations
 
 
 class SubstyleError(Exception):
-    """Something went wrong that the message explains; the command line prints it without a traceback (exit code 1)."""
+    """Something went wrong that the message explains; the command line prints it without a traceback (exit code 1).
+
+    Attributes:
+        field: the field, flag or argument that is at fault, where it is one.
+    """
 
     exit_code = 1
+    field: str | None = None
 
 
 class ConfigError(SubstyleError):
@@ -19,6 +24,7 @@ class ConfigError(SubstyleError):
     """
 
     exit_code = 2
+    field: str
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
         super().__init__(f"{field}: got {given!r}; allowed: {allowed}")

@@ -68,7 +68,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         add=options.add,
         replace=options.replace,
     )
-    choices = _choices(options.backbone, options.checkpoint)
+    choices = backbone_choices(options.backbone, options.checkpoint)
     summary = embed_all(plan, choices, quiet=options.quiet)
     for key, reason in summary.quarantined.items():
         print(f"quarantined {key}: {reason}")
@@ -100,7 +100,8 @@ def _suite_of(store: EmbeddingStore | None) -> str:
     return suite_name(tuple(str(d["name"]) for d in definitions(store, entries[0])))
 
 
-def _choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
+def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
+    """Backbones as they are named on the command line, with the checkpoints that are given for some of them."""
     paths: dict[str, Path] = {}
     for text in checkpoints:
         # a name may hold an =, as of @layer=6

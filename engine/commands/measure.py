@@ -40,7 +40,7 @@ def _benchmarks(name: str) -> ModuleType:
 
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle profile STUDY.toml`: run the study and show where its time went."""
+    """`substyle profile STUDY.toml`, or of photographs: run the study and show where its time went."""
     from substyle.engine.commands import pipeline
 
     with trace.recording() as recorded:

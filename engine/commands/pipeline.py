@@ -1,4 +1,4 @@
-"""`run`, `embed`, `probe`, `analyze`, `report`."""
+"""`run`, `probe`, `analyze`, `report`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any
 from substyle.engine import outputs, stages
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.commands.executor import executor_config
+from substyle.engine.commands.folders import default_out, out_of
 from substyle.engine.commands.photographs import source_config
+from substyle.engine.commands.studies import is_study, study_asked
+from substyle.engine.identity import Ways
 from substyle.engine.outputs import RESULTS
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
@@ -27,15 +30,15 @@ from substyle.pipelines.places import Place
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle run STUDY.toml`."""
-    study = load_study(options.study, device=options.device, runtime=options.runtime)
+    """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
+    study = study_asked(options)
     study = dataclasses.replace(study, source=source_config(options, study.source))
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
     study = dataclasses.replace(study, executor=executor_config(options, study.executor))
-    out: Path = options.out or Path("runs") / study.name
+    out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
-    results = run_study(study, out, images=options.images, store_path=store, quiet=options.quiet)
+    results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)
     return _show(results, out, store)
 
 
@@ -117,8 +120,9 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
     store = EmbeddingStore.open(options.store)
     study = load_study(options.study) if options.study else None
-    beside = store.path.resolve().parent if isinstance(store.path, Path) else Path("runs") / store.path.stem
-    return store, options.out or beside, study
+    out = options.out or out_of(store)
+    outputs.require_own(out, store.path, Ways(*3 * ("use another --out",)))
+    return store, out, study
 
 
 def _score(score: object) -> float | None:

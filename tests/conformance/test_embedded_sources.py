@@ -32,7 +32,7 @@ def table(store: Path, backbone: str) -> EmbeddingTable:
 
 
 def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    answer = json.loads(capsys.readouterr().out)
     assert isinstance(answer, dict)
     return answer
 

@@ -51,8 +51,8 @@ class Ended:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """The JSON object on its last line."""
-        found = json.loads(self.out.splitlines()[-1])
+        """The JSON object that its stdout is."""
+        found = json.loads(self.out)
         assert isinstance(found, dict)
         return found
 

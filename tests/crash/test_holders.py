@@ -48,7 +48,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(warm: Warm, finished: Whole, tmp
     begun(warm, finished.images, finished.store, store)
     dead = holder(store)["run"]
     ended = warm(embed(finished.images, store)).wait().require(0, dead)
-    assert len(ended.err.strip().splitlines()) == 1
+    assert len(ended.err.strip().splitlines()) == 2  # the second is the result
     assert differences(store, finished.store) == []
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
 
-from substyle.engine.cli import main
+from substyle.engine.cli import _parser, main
+from substyle.engine.commands import pipeline
+from substyle.engine.study import Study
 from substyle.pipelines.objects import ObjectPlace
 
 STUDY = """
@@ -45,8 +49,9 @@ ks = [1, 5]
 """
 
 
-def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    answer = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+def the_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The one JSON object that stdout is."""
+    answer = json.loads(capsys.readouterr().out)
     assert isinstance(answer, dict)
     return answer
 
@@ -122,7 +127,7 @@ def test_running_again_does_nothing_again(
     arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
     before = json.loads((finished / "results.json").read_text())["backbones"]
     assert main([*arguments, "--strict"]) == 3
-    answer = last_json(capsys)
+    answer = the_json(capsys)
     assert answer["images"] == 40
     assert json.loads((finished / "results.json").read_text())["backbones"] == before
 
@@ -133,22 +138,129 @@ def test_a_new_process_finds_all_complete(finished: Path) -> None:
     command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.strip().splitlines()[-1])["images"] == 40
+    assert json.loads(done.stdout)["images"] == 40
+
+
+def test_run_takes_photographs_without_a_study_file(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study is named after the folder, and its options are what a file's fields are."""
+    ran: list[Study] = []
+
+    def run_study(study: Study, out: Path, **more: object) -> dict[str, Any]:
+        ran.append(study)
+        quick = {"steps": 20, "mlp_steps": 10, "multitask_steps": 10, "widths": (32,), "seeds": 1, "bootstrap": 100}
+        study = dataclasses.replace(study, probes=dataclasses.replace(study.probes, **quick))  # type: ignore[arg-type]
+        return run_whole(study, out, **more)  # type: ignore[arg-type]
+
+    run_whole = pipeline.run_study
+    monkeypatch.setattr(pipeline, "run_study", run_study)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.pictures").symlink_to(finished.parent / "photographs")
+    backbones = ["--backbone", "control:pixels", "--backbone", "control:statistics"]
+    asked = ["--suite", "identity,grayscale,jpeg", "--seed", "3", "--canvas", "64", "--limit", "24", "--device", "cpu"]
+    command = ["my.pictures/", *backbones, *asked, "--quiet", "--json"]
+    assert main(["run", *command]) == 0
+    answer = the_json(capsys)
+    assert (answer["out"], answer["store"]) == ("runs/my.pictures", "runs/my.pictures/store.zarr")
+    assert (answer["images"], answer["variants"]) == (23, 69)  # one of the 24 is broken
+    results = json.loads((tmp_path / answer["results"]).read_text())
+    assert (results["name"], results["seed"]) == ("my.pictures", 3)
+    assert set(results["backbones"]) == {"control:pixels", "control:statistics"}
+    (study,) = ran
+    assert study.images == Path("my.pictures")
+    assert (study.seed, study.probes.seed, study.analysis.seed, study.canvas) == (3, 3, 3, 64)
+    assert (study.embed.device, study.probes.device) == ("cpu", "cpu")
+    monkeypatch.setattr("substyle.engine.stages.run_probes", None)
+    assert main(["profile", *command, "--out", "runs/my.pictures"]) == 0  # all is complete
+    assert the_json(capsys)["trace"] == "runs/my.pictures/trace.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        (["photographs"], "--backbone", "substyle backbones lists them"),
+        (["photographs", "--backbone", "b", "--images", "x"], "--images", "only with a study file"),
+        (["photographs", "--backbone", "b", "--checkpoint", "c=w.pth"], "--checkpoint", "NAME one of b"),
+        (["photographs", "--backbone", "b", "--suite", "nothing"], "suite", "substance31"),
+        (["s.toml", "--backbone", "b"], "--backbone", "set backbones in s.toml instead"),
+        (["s.toml", "--suite", "mini5"], "--suite", "set suite in s.toml instead"),
+        (["s.toml", "--seed", "0"], "--seed", "set seed in s.toml instead"),
+        (["s.toml", "--canvas", "64"], "--canvas", "set canvas in s.toml instead"),
+        (["s.toml", "--checkpoint", "b=w.pth"], "--checkpoint", "set checkpoint of a backbone in s.toml instead"),
+        (["nothing.toml"], "study", "a study file that can be read"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "profile"])
+def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
+    command: str, arguments: list[str], field: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "0.jpg").write_bytes(jpeg(photograph(0)))
+    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "photographs"\n')
+    assert main([command, *arguments, "--json"]) == 2
+    error = the_json(capsys)["error"]
+    assert (error["type"], error["field"]) == ("ConfigError", field)
+    assert message in error["message"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_stage_by_stage(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, study = str(finished / "store.zarr"), str(finished.parent / "small.toml")
     common = ["--out", str(tmp_path), "--study", study, "--quiet", "--json"]
     assert main(["probe", store, "--backbone", "control:pixels", *common]) == 0
-    assert set(last_json(capsys)["backbones"]) == {"control:pixels"}
+    assert set(the_json(capsys)["backbones"]) == {"control:pixels"}
     assert main(["analyze", store, "--backbone", "control:pixels", *common]) == 0
-    assert "knn" in last_json(capsys)["backbones"]["control:pixels"]
+    assert "knn" in the_json(capsys)["backbones"]["control:pixels"]
     assert main(["report", store, *common]) == 0
     capsys.readouterr()
     staged = json.loads((tmp_path / "results.json").read_text())["backbones"]["control:pixels"]
     whole = json.loads((finished / "results.json").read_text())["backbones"]["control:pixels"]
     assert staged["fine"] == whole["fine"]
     assert staged["knn"] == whole["knn"]
+
+
+def test_results_of_a_store_go_to_a_folder_of_its_name(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "s.zarr")
+    command = ["analyze", str(store), "--backbone", "control:pixels", "--study", str(finished.parent / "small.toml")]
+    assert main([*command, "--quiet", "--json"]) == 0
+    assert the_json(capsys)["out"] == "runs/s"
+    assert main(["report", str(store), "--quiet", "--json"]) == 0
+    assert the_json(capsys)["results"] == "runs/s/results.json"
+    (tmp_path / "folder" / "substyle.json").write_text("{}")  # a run has made it
+    assert main([*command, "--quiet", "--json"]) == 0
+    assert the_json(capsys)["out"] == str(tmp_path / "folder")
+
+
+def test_results_among_the_photographs_are_refused(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(two_classes, images)
+    monkeypatch.chdir(images)
+    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "images"\n')
+    for what in ([".", "--backbone", "control:pixels"], [str(tmp_path / "s.toml")]):
+        assert main(["run", *what, "--json"]) == 2
+        error = the_json(capsys)["error"]
+        assert error["field"] == "--out"
+        assert "which holds the photographs" in error["message"]
+    assert sorted(path.name for path in images.iterdir()) == ["even", "odd"]
+
+
+def test_options_of_embed_that_change_a_store_parse() -> None:
+    command = ["embed", "x", "--store", "s.zarr", "--backbone", "b"]
+    for options, expected in (([], (False, False)), (["--add"], (True, False)), (["--replace"], (False, True))):
+        parsed = _parser().parse_args([*command, *options])
+        assert (parsed.add, parsed.replace) == expected
+    for name in ("run", "profile"):
+        assert _parser().parse_args([name, "s.toml", "--fresh"]).fresh
+        assert not _parser().parse_args([name, "s.toml"]).fresh
 
 
 def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +292,7 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
         study.write_text(one.replace("[splits]", f'images = "{images}"\nstore = "{store}"\n[splits]'))
         out = tmp_path / name
         assert main(["run", str(study), "--out", str(out), "--quiet", "--json"]) == 0
-        assert last_json(capsys)["store"] == store
+        assert the_json(capsys)["store"] == store
         assert main(["verify", store, "--quiet"]) == 0
         for stage in ("probe", "analyze", "report"):
             assert main([stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
@@ -200,7 +312,7 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     (images / "bad.jpg").write_text("no")
     (probe,) = (finished / "probes").glob("control_pixels-*/semantic-linear.safetensors")
     assert main(["predict", str(probe), str(images), "--json", "--quiet", "--top", "1"]) == 0
-    answer = last_json(capsys)
+    answer = the_json(capsys)
     assert {row["key"]: row["outputs"]["class"][0]["label"] for row in answer["predictions"]} == {
         "60.jpg": "even",
         "61.jpg": "odd",
@@ -226,7 +338,7 @@ def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     results["seed"] = 5
     (other / "results.json").write_text(json.dumps(results))
     assert main(["compare", str(finished), str(other), "--out", str(tmp_path / "c"), "--json"]) == 0
-    answer = last_json(capsys)
+    answer = the_json(capsys)
     assert "control:pixels" in Path(answer["page"]).read_text()
     assert answer["setup"]
 
@@ -236,25 +348,25 @@ def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pyte
     images = str(finished.parent / "photographs")
     first = ["embed", images, "--store", str(store), "--backbone", "control:pixels", "--suite", "mini5"]
     assert main([*first, "--canvas", "64", "--limit", "8", "--quiet", "--json"]) == 0
-    assert last_json(capsys)["images"] == 8
+    assert the_json(capsys)["images"] == 8
     again = ["embed", "--store", str(store), "--backbone", "control:statistics", "--limit", "8", "--quiet", "--json"]
     assert main(again) == 0
-    assert last_json(capsys)["variants"] == 40
+    assert the_json(capsys)["variants"] == 40
     assert main(["backbones", "--store", str(store), "--json"]) == 0
-    assert [row["name"] for row in last_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
+    assert [row["name"] for row in the_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
 
 
 def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transforms", "--json"]) == 0
-    rows = last_json(capsys)["transformations"]
+    rows = the_json(capsys)["transformations"]
     assert len(rows) == 31
     assert rows[0]["name"] == "identity"
     assert {"name", "coarse", "role", "parameters"} <= set(rows[5])
     assert sum(row["role"] == "held_out" for row in rows) == 11
     assert main(["backbones", "--json"]) == 0
-    assert len(last_json(capsys)["families"]) >= 5
+    assert len(the_json(capsys)["families"]) >= 5
     assert main(["doctor", "--json"]) == 0
-    assert last_json(capsys)["packages"]["torch"]
+    assert the_json(capsys)["packages"]["torch"]
 
 
 def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,11 +381,11 @@ def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest
     )
     arguments = ["--plugin", str(plugin), "--suite", "identity,solarize_test", "--json"]
     assert main(["transforms", *arguments]) == 0
-    assert last_json(capsys)["transformations"][1]["coarse"] == "tone"
+    assert the_json(capsys)["transformations"][1]["coarse"] == "tone"
     out = tmp_path / "s.zarr"
     made = ["embed", str(two_classes), "--store", str(out), "--backbone", "control:pixels", "--limit", "4", "--quiet"]
     assert main([*made, *arguments]) == 0
-    assert last_json(capsys)["variants"] == 8
+    assert the_json(capsys)["variants"] == 8
 
 
 def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +404,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         store = tmp_path / f"{i}.zarr"
         arguments = ["import", *map(str, source), "--store", str(store), "--backbone", "import:mine", "--json"]
         assert main(arguments) == 0
-        assert last_json(capsys) == {
+        assert the_json(capsys) == {
             "store": str(store), "backbone": "import:mine", "images": 30, "transformations": 3, "dim": 6,
         }  # fmt: skip
         from substyle.engine.store.embeddings import EmbeddingStore
@@ -353,8 +465,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backbones", "--json"]) == 0
-    captured = capsys.readouterr().out
-    listed = json.loads(captured.splitlines()[-1])
+    out, shown = capsys.readouterr()
+    listed = json.loads(out)
     rows = {row["name"]: row for row in listed["presets"]}
     assert {"mae:base", "clip:base", "supervised:base", "align:base", "simclr:resnet50", "can:base"} <= set(rows)
     assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
@@ -364,15 +476,15 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
         "licence": "cc-by-nc-4.0",
     }
     assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
-    line = next(line for line in captured.splitlines() if line.startswith("align:base ") and " 289 px " in line)
+    line = next(line for line in shown.splitlines() if line.startswith("align:base ") and " 289 px " in line)
     assert all(word in line for word in ("640", "0.5/0.5", "kakaobrain/align-base", "Apache-2.0"))
     assert main(["backbones", "--search", "dinov3", "--json"]) == 0
-    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(last_json(capsys)["names"])
+    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
 
 
 def test_a_search_that_finds_nothing_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backbones", "--search", "dinvo2", "--json"]) == 0
-    said, answer = capsys.readouterr().out.splitlines()
+    answer, said = capsys.readouterr()
     assert "holds 'dinvo2'" in said
     assert "dinov2" in said
     assert json.loads(answer) == {"search": "dinvo2", "names": []}
@@ -395,7 +507,7 @@ def test_layers_of_one_network_are_backbones_of_one_store(
     assert main(command) == 0
     capsys.readouterr()
     assert main(["backbones", "--store", str(tmp_path / "s.zarr"), "--json"]) == 0
-    stored = {row["name"]: row for row in last_json(capsys)["backbones"]}
+    stored = {row["name"]: row for row in the_json(capsys)["backbones"]}
     assert set(stored) == set(names)
     assert len({row["spec"]["weights_hash"] for row in stored.values()}) == 1
     assert stored[names[0]]["spec"]["pooling"].startswith("avg, block 1")

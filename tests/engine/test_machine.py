@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,13 +171,13 @@ def test_the_doctor_tells_it(
 ) -> None:
     monkeypatch.setattr(machine, "this_machine", lambda: made)
     assert main(["doctor", "--json"]) == 0
-    *lines, last = capsys.readouterr().out.strip().splitlines()
-    answer = json.loads(last)
+    out, table = capsys.readouterr()
+    answer = json.loads(out)
     assert answer["gpus"] == list(made.gpus)
     assert [stage["name"] for stage in answer["stages"]] == STAGES
     assert ("faiss-gpu" in answer["packages"]) != ("faiss-cpu" in answer["packages"])
     assert ("tensorrt" in answer["packages"]) == bool(made.gpus)
-    assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in lines)
+    assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in table.splitlines())
 
 
 def test_a_machine_that_lacks_its_faiss_is_told_which() -> None:
@@ -221,7 +222,31 @@ def test_make_refuses_another_extra() -> None:
     assert "EXTRA: got 'tpu'; allowed: cpu, gpu" in made.stderr
 
 
-def _make(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize(
+    ("arguments", "images", "out"),
+    [
+        ([], "runs/photographs", "runs/demo"),
+        (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday"),
+        (["IMAGES=/a/my holiday/day 1"], "/a/my holiday/day 1", "runs/day-1"),
+        (["IMAGES=."], ".", f"runs/{ROOT.name}"),
+        (["IMAGES=/"], "/", "runs/photographs-results"),
+        (["IMAGES=/a/photographs"], "/a/photographs", "runs/photographs-results"),  # not among the demo's photographs
+        (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
+    ],
+)
+def test_make_demo_keeps_results_apart(arguments: list[str], images: str, out: str) -> None:
+    made = _make(*arguments, target="demo")
+    assert made.returncode == 0, made.stderr
+    (line,) = (line for line in made.stdout.splitlines() if "substyle run" in line)
+    assert shlex.split(line)[1:] == ["run", "studies/demo.toml", "--images", images, "--out", out]
+
+
+@pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])
+def test_make_demo_fresh(fresh: str, passed: bool) -> None:
+    assert ("--fresh" in _make(f"FRESH={fresh}", target="demo").stdout) == passed
+
+
+def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> subprocess.CompletedProcess[str]:
     environment = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
-    command = ["make", "-n", "setup", "VENV=.no-such-venv", *arguments]
+    command = ["make", "-n", target, "VENV=.no-such-venv", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

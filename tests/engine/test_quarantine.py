@@ -49,11 +49,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def embed(images: Path, store: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and the last line's JSON of `substyle embed`."""
+    """Exit code and JSON of `substyle embed`."""
     arguments = ["embed", str(images), "--store", str(store), "--backbone", "control:pixels", "--canvas", "32"]
     options = ["--suite", "identity,grayscale", "--batch", "8", "--shard-rows", "16", "--threads", "2"]
     code = main([*arguments, *options, "--json", "--quiet", *more])
-    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+    return code, json.loads(capsys.readouterr().out)
 
 
 def test_bad_files_are_named_and_the_others_are_embedded(

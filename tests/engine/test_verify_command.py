@@ -17,8 +17,8 @@ from substyle.engine.store.load import load_table
 
 def answer(capsys: pytest.CaptureFixture[str], store: Path, *more: str) -> tuple[int, dict[str, object], str]:
     code = main(["verify", str(store), "--json", "--quiet", *more])
-    lines = capsys.readouterr().out.splitlines()
-    return code, json.loads(lines[-1]), "\n".join(lines[:-1])
+    out, text = capsys.readouterr()
+    return code, json.loads(out), text
 
 
 def test_what_verify_finds_embed_redoes_and_nothing_else(

@@ -18,7 +18,7 @@ from tests.fuzz.harness import examine
 from tests.fuzz.test_import import ROWS, SCHEMA
 from tests.fuzz.test_results import results
 
-from substyle.engine import cli
+from substyle.engine import cli, json_output
 from substyle.engine.importing import import_store
 from substyle.engine.store.files import remove
 from substyle.kernels.errors import SubstyleError
@@ -33,7 +33,10 @@ COMMANDS = {
     "doctor": [],
     "transforms": ["--suite", "--seed", "--canvas", "--plugin"],
     "backbones": ["--store", "--plugin"],
-    "run": ["--images", "--out", "--limit", "--device", "--runtime"],
+    "run": [
+        *("--images", "--out", "--limit", "--device", "--runtime"),
+        *("--backbone", "--checkpoint", "--suite", "--seed", "--canvas"),
+    ],
     "embed": [
         *("--store", "--backbone", "--checkpoint", "--suite", "--seed", "--canvas", "--orientation", "--limit"),
         *(
@@ -48,6 +51,7 @@ COMMANDS = {
             "--runtime",
         ),
     ],
+    "info": [],
     "verify": [],
     "probe": ["--out", "--study", "--backbone"],
     "analyze": ["--out", "--study", "--backbone"],
@@ -165,6 +169,8 @@ def test_any_arguments(place: Path, cases: int) -> None:
         assert code in (0, 1, 2), said
         assert code == 0 or said or out.buffer.getvalue(), "it failed and says nothing"  # type: ignore[attr-defined]
         assert "Traceback" not in said
+        if json_output.requested(arguments):
+            assert ("error" in json.loads(out.buffer.getvalue())) or code in (0, 1)  # type: ignore[attr-defined]
         for path in set(place.iterdir()) - there:
             remove(path)
 
@@ -193,10 +199,13 @@ def test_numbers_out_of_range_are_refused(arguments: list[str], named: str, caps
 
 
 def test_names_that_are_no_text_are_printed(place: Path) -> None:
-    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    with contextlib.redirect_stdout(out):
-        assert cli.main(["import", "made.parquet", "--store", "\udcff.zarr", "--backbone", "x", "--json"]) == 0
-    out.flush()
-    lines = out.buffer.getvalue().decode().splitlines()  # type: ignore[attr-defined]
-    assert lines[0].startswith("\\udcff.zarr: 3 images")
-    assert json.loads(lines[-1])["store"] == "\udcff.zarr"
+    for store, more in (("\udcff.zarr", []), ("\udcfe.zarr", ["--json"])):
+        out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        with contextlib.redirect_stdout(out):
+            assert cli.main(["import", "made.parquet", "--store", store, "--backbone", "x", *more]) == 0
+        out.flush()
+        text = out.buffer.getvalue().decode()  # type: ignore[attr-defined]
+        if more:
+            assert json.loads(text)["store"] == store
+        else:
+            assert text.startswith("\\udcff.zarr: 3 images")

@@ -45,8 +45,8 @@ def planned(
 ) -> tuple[str, dict[str, Any]]:
     command = ["plan", str(study), "--photographs", "1331167", "--json", "--measured", str(results), *gpu, *more]
     assert cli.main(command) == 0
-    shown = capsys.readouterr().out
-    return shown, json.loads(shown.splitlines()[-1])
+    out, shown = capsys.readouterr()
+    return shown, json.loads(out)
 
 
 def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:

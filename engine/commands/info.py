@@ -1,0 +1,172 @@
+"""`info`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.store import damage
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.index import Index
+from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.load import definitions, store_facts
+from substyle.engine.store.lock import Part
+from substyle.engine.store.manifest import Rows
+from substyle.engine.table import SPLITS
+from substyle.engine.todo import lacking
+
+FIRST = 5  # class names that are shown
+
+
+def info(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle info STORE`: what a store holds; it may be filled meanwhile."""
+    answer = describe(EmbeddingStore.open(options.store))
+    for line in _lines(answer):
+        print(line)
+    return answer
+
+
+def describe(store: EmbeddingStore) -> dict[str, Any]:
+    """What `substyle info --json` prints of a store."""
+    finished = store.finished()
+    images = _images(store)
+    backbones = [_backbone(store, entry, finished) for entry in store.backbones()]
+    settings = store.settings
+    return {
+        "store": str(store.path),
+        "uuid": store.uuid,
+        "damaged": (store.path / damage.NAME).is_file(),
+        "bytes": sum(backbone["bytes"] for backbone in backbones),
+        "seed": settings.seed,
+        "canvas": settings.canvas,
+        "dtype": settings.dtype,
+        "orientation": settings.orientation,
+        "style_precision": settings.style_precision,
+        "shard_rows": settings.shard_rows,
+        "sources": _sources(store),
+        **images,
+        "transformations": _union(backbone["transformations"] for backbone in backbones),
+        "backbones": backbones,
+        "complete": bool(backbones) and all(backbone["complete"] for backbone in backbones),
+    }
+
+
+def _sources(store: EmbeddingStore) -> list[dict[str, Any]]:
+    """Where the images come from, and how many from where."""
+    if not store.has_manifest():
+        return []
+    manifest = store.manifest()
+    count = np.bincount(manifest.source_N, minlength=len(manifest.sources)).tolist()
+    return [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "root": entry.root,
+            "options": dict(entry.options),
+            "fractions": list(entry.fractions),
+            "images": images,
+        }
+        for entry, images in zip(manifest.sources, count, strict=True)
+    ]
+
+
+def _images(store: EmbeddingStore) -> dict[str, Any]:
+    """Images, classes, splits; of a store that a run has only begun there are none."""
+    if not store.has_manifest():
+        nothing = dict.fromkeys(SPLITS, 0)
+        return {"images": 0, "classes": _classes(()), "splits": nothing, "moved": 0, "quarantined": 0}
+    manifest, facts = store.manifest(), store_facts(store)
+    counts = np.bincount(manifest.split_N, minlength=len(SPLITS)).tolist()
+    return {
+        "images": len(manifest.keys),
+        "classes": _classes(manifest.class_names),
+        "splits": dict(zip(SPLITS, counts, strict=True)),
+        "moved": len(facts.moved),  # to the split of a near-duplicate, when a table is read
+        "quarantined": len(facts.quarantined),
+    }
+
+
+def _classes(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"number": len(names), "first": list(names[:FIRST])}
+
+
+def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> dict[str, Any]:
+    """What a backbone is, and how much of it is finished."""
+    names = [str(definition["name"]) for definition in definitions(store, entry)]
+    rows, shard_rows = _rows(store), store.settings.shard_rows
+    lacks = lacking(rows, shard_rows, finished, [entry.slug], names, Part())
+    chunks = int(np.count_nonzero(finished.finished(entry.slug, names, lacks.shards)))
+    shards = lacks.shards - len(lacks.shard_W) if names else 0
+    spec, runtime = entry.facts["spec"], entry.facts["runtime"]
+    return {
+        "name": entry.name,
+        "dim": entry.dim,
+        "runtime": runtime["name"],
+        "precision": runtime["precision"],
+        "device": runtime.get("device"),
+        "weights": spec.get("weights"),
+        "transformations": names,
+        "bytes": chunks * store.settings.chunk_bytes(entry.dim),
+        "embeddings": {"done": lacks.done, "total": lacks.total},
+        "shards": {"finished": shards, "total": lacks.shards},
+        "complete": 0 < lacks.total == lacks.done,
+    }
+
+
+def _rows(store: EmbeddingStore) -> Rows:
+    return Rows.of(store.manifest().row_N if store.has_manifest() else np.zeros(0, np.int64))
+
+
+def _union(lists: Iterable[list[str]]) -> list[str]:
+    """All names, each once, in the order in which they come."""
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _lines(answer: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    names, classes, splits = answer["transformations"], answer["classes"], answer["splits"]
+    shown = ", ".join(classes["first"]) + (", …" if classes["number"] > FIRST else "")
+    moved = f" ({answer['moved']} go with a near-duplicate in another)" if answer["moved"] else ""
+    lines = [
+        f"store            {answer['store']}, {_size(answer['bytes'])}, UUID {answer['uuid']}",
+        *(["damage           found by verify; run embed, which repairs it"] if answer["damaged"] else []),
+        *(
+            f"source           {source['root']} ({source['kind']}, {source['images']:,} images)"
+            for source in answer["sources"]
+        ),
+        f"settings         seed {answer['seed']}, canvas {answer['canvas']}, {answer['dtype']}, "
+        f"orientation {answer['orientation']}, shards of {answer['shard_rows']} rows",
+        f"images           {answer['images']:,}, {answer['quarantined']:,} of them quarantined",
+        f"classes          {classes['number']:,}" + (f": {shown}" if shown else ""),
+        f"splits           {', '.join(f'{name} {count:,}' for name, count in splits.items())}{moved}",
+        f"transformations  {len(names)}" + (f": {', '.join(names)}" if names else ""),
+        f"backbones        {len(answer['backbones'])}",
+    ]
+    for backbone in answer["backbones"]:
+        lines += _backbone_lines(backbone, len(names))
+    return lines
+
+
+def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]:
+    done, total = backbone["embeddings"]["done"], backbone["embeddings"]["total"]
+    shards, there = backbone["shards"], len(backbone["transformations"])
+    # a share that is rounded up to 100 would say that nothing lacks
+    share = f" ({int(1000 * done / total) / 10:.1f} %)" if total else ""
+    fewer = f"; {there} of the {transformations} transformations" if there < transformations else ""
+    runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
+    return [
+        f"  {backbone['name']}: {backbone['dim']} wide, {runtime}, {backbone['weights']}",
+        f"    {done:,} of {total:,} embeddings{share}, {shards['finished']:,} of {shards['total']:,} shards, "
+        f"{_size(backbone['bytes'])}{fewer}",
+    ]
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
