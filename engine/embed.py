@@ -59,7 +59,8 @@ def embed(
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
-        plan = plan.matched(store, quiet=quiet)
+        if not plan.match_known:
+            plan = plan.matched(store, quiet=quiet)
         begin()
         _repair(plan)
         done = complete(plan, [choice.name for choice in backbones])
@@ -211,8 +212,8 @@ def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
     slugs = {slug for _, slug in broken}
     names = [entry.name for entry in store.backbones() if entry.slug in slugs]
     print(
-        f"{store.path}: {len(redo)} photographs have changed; {len(shards)} shards are to be embedded again by "
-        f"{', '.join(names)}",
+        f"{store.path}: {len(redo)} photographs are embedded again, with the {len(shards)} shards that they are in; "
+        f"of {', '.join(names)} these are missing until then",
         file=sys.stderr,
     )
 

@@ -78,7 +78,8 @@ class Match:
     Attributes:
         source: the source, with keys as the store has or will have them.
         others: the store's other sources.
-        redo: rows whose photographs have changed or are gone, to be embedded again (``--replace``).
+        redo: rows to be embedded again: photographs that have changed or are gone (``--replace``), or that can be read
+            and could not be read before.
     """
 
     source: Source
@@ -145,7 +146,7 @@ class _Matching:
     def __init__(self, store: EmbeddingStore, ways: Ways, quiet: bool) -> None:
         self.store, self.ways, self.quiet = store, ways, quiet
         self.manifest: Manifest = store.manifest()
-        self.noted: Notes = notes.read(store.path)
+        self.noted: Notes = store.notes()
         self.at_N = self.noted.at(self.manifest.row_N)
 
     def run(self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool) -> Match:
@@ -168,7 +169,7 @@ class _Matching:
         if (len(gone) or changed) and not replace_changed:
             self._refuse(source, gone, changed)
         others = tuple(open_entry(other) for other in entries if other is not entry and _known(other))
-        redo = sorted({*gone.tolist(), *changed})
+        redo = sorted({*gone.tolist(), *changed, *self._back(records, images_M)})
         return Match(source, others, self.manifest.row_N[np.array(redo, np.int64)])
 
     def _by_root(self, source: Source) -> int | None:
@@ -254,6 +255,13 @@ class _Matching:
                 found.append(n)
         return np.array(found, np.int64)
 
+    def _back(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> list[int]:
+        """Images that could not be read when they were embedded, and can be read now."""
+        at_M = self.at_N[images_M]
+        unread_M = images_M[(at_M >= 0) & ~self.noted.content_N2[at_M].any(axis=1) & ~self.noted.ok_N[at_M]]
+        named = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
+        return [n for n, record in named.items() if _content(record)]
+
     def _changed(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> list[int]:
         """Images whose bytes are not those that were embedded; a file whose mark is the same is not read."""
         doubtful: list[tuple[int, ImageRecord, int]] = []
@@ -305,7 +313,7 @@ class _Matching:
             said.append(f"{least}{self._some(len(changed), keys)} changed since {self.store.path} was made")
         if len(gone):
             keys = [self.manifest.keys[n] for n in gone.tolist()]
-            said.append(f"{self._some(len(gone), keys)} of {self.store.path} not there any more")
+            said.append(f"{self._some(len(gone), keys)} of {self.store.path} missing")
         raise PhotographsError(f"{source.root}: {'; '.join(said)}; {self.ways.changed}")
 
     @staticmethod
@@ -334,7 +342,7 @@ def require_only(
     manifest = store.manifest()
     more = [n for n, key in enumerate(manifest.keys) if key not in taken]
     if more:
-        noted = notes.read(store.path)
+        noted = store.notes()
         at_M = noted.at(manifest.row_N[more])
         more = [n for n, at in zip(more, at_M.tolist(), strict=True) if at < 0 or noted.ok_N[at]]
     if more:

@@ -284,7 +284,7 @@ def _read(record: ImageRecord | None) -> Blob:
 
 def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Content hashes that earlier passes noted of images, as two numbers each; zeros where they noted none."""
-    noted = notes.read(store.path)
+    noted = store.notes()
     at_N = noted.at(row_N)
     found_N2 = np.zeros((len(row_N), 2), np.uint64)
     found_N2[at_N >= 0] = noted.content_N2[at_N[at_N >= 0]]

@@ -99,8 +99,7 @@ def run_study(
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)
     outputs.require_own(out, store_path, RUN)
-    for warning in _check(study, plan, out):
-        print(f"warning: {warning}", file=sys.stderr)
+    plan = _checked(study, plan, out, quiet=quiet)
 
     def begin() -> None:
         outputs.discard_report(out)  # it may not be what the study says now, and is written again from what is kept
@@ -120,7 +119,6 @@ def run_study(
     tables = stages.tables(store, names, chosen)
     shifts: Mapping[str, Mapping[str, Any]] = {}
     if study.shift:
-        plan = plan.matched(store, quiet=quiet)
         compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
         shifts = shift(
             study.shift,
@@ -140,19 +138,21 @@ def run_study(
     return results
 
 
-def _check(study: Study, plan: EmbedPlan, out: Path) -> list[str]:
-    """`check_study`, after the photographs are known to be those of the store where there is one."""
-    manifest = None
+def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:
+    """The plan, once its photographs are known to be the store's and nothing speaks against the study."""
+    manifest, writes = None, True
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
-        plan = plan.matched(store)
+        plan = plan.matched(store, quiet=quiet)
         manifest = store.manifest() if store.has_manifest() else None
-    return check_study(
-        *(study, plan.source, out, plan.store_path, plan.records()),
-        manifest=manifest,
-        writes_store=not (plan.exists and complete(plan, [choice.name for choice in study.backbones])),
+        writes = not complete(plan, [choice.name for choice in study.backbones])
+    warnings = check_study(
+        *(study, plan.source, out, plan.store_path, plan.records()), manifest=manifest, writes_store=writes
     )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return plan
 
 
 def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:

@@ -22,7 +22,7 @@ from substyle.engine.stamp import Note, Stamp, file_digest, finish, note_of, pho
 from substyle.engine.store import header
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
-from substyle.engine.store.files import read_json, remove, write_durably, writing
+from substyle.engine.store.files import read_object, remove, write_durably, writing
 from substyle.engine.store.layout import slug
 from substyle.engine.store.load import open_table
 from substyle.engine.table import EmbeddingTable
@@ -98,7 +98,7 @@ def kept_shift(study: EmbeddingStore, out: Path, tables: Mapping[str, EmbeddingT
         stores = {each: EmbeddingStore.open(path) for each, path in there.items() if header.exists(path)}
         now = _stamp(study, table, out, stores)
         require_fresh(folder, note, now, "substyle run on the study again", settings=True)
-        found[name] = read_json(folder / "shift.json")
+        found[name] = read_object(folder / "shift.json")
     return found
 
 

@@ -20,7 +20,7 @@ from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
 from substyle.engine.stamp import StaleError, Stamp, finish, fits, note_of, require_fresh
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.files import read_json, remove, write_durably
+from substyle.engine.store.files import read_object, remove, write_durably
 from substyle.engine.store.load import open_tables
 from substyle.engine.store.record import content_hash
 from substyle.engine.styles import networks_for
@@ -105,7 +105,7 @@ def analysis(
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(answer, allow_nan=False).encode())
             finish(folder, stamp, time.perf_counter() - began)
-        results[entry.name] = read_json(path)
+        results[entry.name] = read_object(path)
     return results
 
 
@@ -145,7 +145,7 @@ def kept(
         if stage == PROBES:
             outcomes[name] = ProbeOutcome.load(folder)
         else:
-            analyses[name] = read_json(folder / "analysis.json")
+            analyses[name] = read_object(folder / "analysis.json")
     return outcomes, analyses, names
 
 

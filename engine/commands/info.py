@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -84,9 +86,19 @@ def _images(store: EmbeddingStore) -> dict[str, Any]:
         "images": len(manifest.keys),
         "classes": _classes(manifest.class_names),
         "splits": dict(zip(SPLITS, counts, strict=True)),
+        "photographs": _photographs(store),
         "moved": len(facts.moved),  # to the split of a near-duplicate, when a table is read
         "quarantined": len(facts.quarantined),
     }
+
+
+def _photographs(store: EmbeddingStore) -> str:
+    """Digest of keys, classes, splits and of the bytes that were read: the same for the same photographs."""
+    manifest, noted = store.manifest(), store.notes()
+    rows = (manifest.keys, manifest.label_N.tolist(), manifest.split_N.tolist())
+    digest = hashlib.sha256(json.dumps([*rows, list(manifest.class_names)]).encode())
+    digest.update(noted.row_N.tobytes() + noted.content_N2.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _classes(names: tuple[str, ...]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] =
 
 def attributes(header: Header) -> dict[str, object]:
     """What the root group tells other readers of the store; nothing here is read back."""
-    return {"substyle": {"uuid": header.uuid, **vars(header.settings)}}
+    return {"substyle": vars(header.settings)}
 
 
 def _make_folder(path: Path, header: Header) -> None:

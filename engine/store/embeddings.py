@@ -20,6 +20,7 @@ from substyle.engine.store import (
     leftovers,
     lock,
     nodes,
+    notes,
     plain,
 )
 from substyle.engine.store import manifest as manifests
@@ -29,6 +30,7 @@ from substyle.engine.store.header import Header
 from substyle.engine.store.index import Index
 from substyle.engine.store.layout import ARRAYS, METADATA, BackboneEntry, StoreSettings, chunk_path, slug
 from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
+from substyle.engine.store.notes import Notes
 from substyle.engine.store.record import ImageNote, Record
 from substyle.pipelines.objects import ObjectPlace, each
 from substyle.pipelines.places import Place, place
@@ -44,6 +46,7 @@ class EmbeddingStore:
         self._group: zarr.Group | None = None
         self._manifest: tuple[list[Place], Manifest] | None = None  # of these segments
         self._catalog: tuple[list[Place], Catalog] | None = None  # of these files
+        self._notes: tuple[journal.Files, Notes] | None = None  # of these files
 
     @classmethod
     def create(cls, path: Place | str, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
@@ -245,6 +248,13 @@ class EmbeddingStore:
     def finished(self) -> Index:
         """What is finished. Raises StoreError when the journal is damaged."""
         return journal.read_index(self.path)
+
+    def notes(self) -> Notes:
+        """What decoding learned of the images. Raises StoreError when the journal is damaged."""
+        there = journal.files(self.path)
+        if self._notes is None or self._notes[0] != there:  # files never change, and a million notes take seconds
+            self._notes = there, notes.read(self.path)
+        return self._notes[1]
 
     def write_shard(
         self,

@@ -163,6 +163,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
         raise SubstyleError(f"{path}: not JSON ({error})") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises SubstyleError that names it when it cannot be read or holds none."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise SubstyleError(f"{path}: not a JSON object")
+    return content
+
+
 def read_named(path: Place) -> bytes:
     """The content of a file whose name ends in its digest, ``<anything>-<digest>.<suffix>``.
 

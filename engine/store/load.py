@@ -86,7 +86,7 @@ def open_tables(
         shown.append([there[name] for name in names])
     manifest = store.manifest()
     _require_chunks(store, finished, names)
-    noted = notes.read(store.path)
+    noted = store.notes()
     at_M = noted.at(manifest.row_N)
     good_M = at_M >= 0
     for entry in entries:
@@ -154,7 +154,7 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     """What the journal says of images, splits and time."""
     finished = store.finished()
     manifest = store.manifest()
-    noted = notes.read(store.path)
+    noted = store.notes()
     at_M = noted.at(manifest.row_N)
     index_N = np.flatnonzero(at_M >= 0)
     at_N = at_M[index_N]

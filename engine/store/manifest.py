@@ -170,7 +170,10 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
     table = pq.read_table(io.BytesIO(read_named(path)))
     if not table.schema.equals(_SCHEMA):
         raise ValueError("its columns are not those of a manifest")
-    content: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_SOURCE, b"{}"))
+    described = (table.schema.metadata or {}).get(_SOURCE)
+    if described is None:
+        return table, NOWHERE
+    content: dict[str, Any] = json.loads(described)
     try:
         entry = SourceEntry(**{**content, "fractions": tuple(map(float, content.get("fractions", ())))})
         texts = (entry.name, entry.kind, entry.root, *entry.options, *entry.options.values())

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tests.crash.processes import Ended, Start
 
-from substyle.engine.store import compaction, journal
+from substyle.engine.store import catalog, compaction, header, journal
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.load import load_table
@@ -52,8 +52,9 @@ def embed(
 def differences(store: Path, reference: Path, *, loose: bool = False) -> list[str]:
     """What sets a finished store apart from a reference; empty where they are the same.
 
-    Every file is compared byte for byte, but for a backbone's measured ``rate``, the seconds and run of journal
-    records, and how records are gathered in segments. What only one of them has is a difference: so are leftovers.
+    Every file is compared byte for byte, but for the store's UUID, a backbone's measured ``rate``, the seconds and run
+    of journal records, marks of files, and how records are gathered in segments. What only one of them has is a
+    difference: so are leftovers.
 
     Args:
         loose: journal records need not have been compacted.
@@ -64,6 +65,8 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
     found += [f"{path.name}: left beside the store" for path in store.parent.iterdir() if path != store]
     if journal_content(store) != journal_content(reference):
         found.append("the journals say different things")
+    if catalog_content(store) != catalog_content(reference):
+        found.append("the catalogs say different things")
     kinds = (".parquet", ".json") if loose else (".parquet",)
     inside = (path for path in (store / journal.FOLDER).rglob("*") if not path.is_dir())
     left = [path for path in inside if path.suffix not in kinds] + compaction.unnamed(store)
@@ -74,27 +77,44 @@ def differences(store: Path, reference: Path, *, loose: bool = False) -> list[st
 def journal_content(store: Path) -> list[dict[str, Any]]:
     """The journal's records without their time and run, in an order that neither of these decides."""
     said = [{k: v for k, v in asdict(r).items() if k not in ("seconds", "run")} for r in journal.read(store)]
+    for record in said:
+        for note in record["images"]:
+            note.pop("mark")  # of a file that was written a moment before the first run there is none
     return sorted(said, key=json.dumps)
+
+
+def catalog_content(store: Path) -> list[dict[str, Any]]:
+    """What the catalog says, without measured rates."""
+    said = catalog.read(store)
+    return [
+        {
+            "facts": {k: v for k, v in entry.facts.items() if k != "rate"},
+            "transformations": {name: made.hash for name, made in said.transformations[slug].items()},
+        }
+        for slug, entry in said.backbones.items()
+    ]
 
 
 def _files(store: Path) -> set[str]:
     names = {path.relative_to(store).as_posix() for path in store.rglob("*") if not path.is_dir()}
-    return {name for name in names if name != MUTEX and not name.startswith(f"{journal.FOLDER}/")}
+    apart = (f"{journal.FOLDER}/", f"{catalog.FOLDER}/")
+    return {name for name in names if name != MUTEX and not name.startswith(apart)}
 
 
 def _same(one: Path, other: Path) -> bool:
     first, second = one.read_bytes(), other.read_bytes()
     if first == second:
         return True
-    if one.name != "zarr.json":
+    if one.name not in ("zarr.json", "substyle.json"):
         return False
-    return _without_rate(first) == _without_rate(second)
+    return _fixed(first) == _fixed(second)
 
 
-def _without_rate(text: bytes) -> dict[str, Any]:
+def _fixed(text: bytes) -> dict[str, Any]:
+    """Metadata without what is another in every store: a measured rate, the UUID and the digest over it."""
     data: dict[str, Any] = json.loads(text)
-    data.get("attributes", {}).pop("rate", None)
-    return data
+    data.get("attributes", {}).get("substyle", {}).pop("rate", None)
+    return {key: value for key, value in data.items() if key not in ("uuid", "digest")}
 
 
 @functools.cache
@@ -148,7 +168,7 @@ class Witness:
             opened = EmbeddingStore.open(store)
         except StoreError:
             assert not self.finished, "a store with finished shards cannot be opened any more"
-            assert not store.exists() or not (store / "zarr.json").exists(), "a store that is there cannot be opened"
+            assert not store.exists() or not header.exists(store), "a store that is there cannot be opened"
             return 0
         now = set()
         for record in journal.read(store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -55,6 +56,12 @@ class Ended:
         found = json.loads(self.out)
         assert isinstance(found, dict)
         return found
+
+    @property
+    def said(self) -> list[str]:
+        """Lines of stderr, but for the one that tells what was understood of the photographs."""
+        lines = [line for line in self.err.splitlines() if line]
+        return [line for line in lines if not re.match(r"folder .*: [0-9,]+ images?, ", line)]
 
     def require(self, code: int, *messages: str) -> Ended:
         """Assert its exit code, that no traceback is there, and what stderr holds. Returns itself."""

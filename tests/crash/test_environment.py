@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written(warm: Warm, tiny: Whole, tmp_path: Path
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     for store in (closed / "s.zarr", closed / "deeper" / "s.zarr"):
-        warm(embed(tiny.images, store), BOUND).wait().require(1, str(closed), os.strerror(13))
+        warm(embed(tiny.images, store), BOUND).wait().require(2, str(closed), os.strerror(13))
         assert list(closed.iterdir()) == []
 
 
@@ -154,8 +154,9 @@ def test_a_store_that_cannot_be_written(warm: Warm, tiny: Whole, tmp_path: Path)
     store = copy(tiny.store, tmp_path / "stores")
     more = embed(tiny.images, store, suite=MORE)
     permit(store, False)
-    ended = warm(more, BOUND).wait().require(1, str(store), os.strerror(13))
-    assert len(ended.err.strip().splitlines()) == 1
+    ended = warm(more, BOUND).wait().require(2, str(store), "that can be written to")
+    assert ended.answer["error"]["field"] == "--store"
+    assert len(ended.said) == 1
     assert differences(store, tiny.store) == []
     # what is complete needs no writing
     assert warm(embed(tiny.images, store), BOUND).wait().require(0).answer["new_shards"] == 0
@@ -187,7 +188,7 @@ def test_paths_where_no_store_can_be(warm: Warm, tiny: Whole, tmp_path: Path) ->
         ended = warm(embed(tiny.images, path)).wait()
         assert ended.code in (1, 2)
         ended.require(ended.code, str(named))
-        assert len(ended.err.strip().splitlines()) == 1
+        assert len(ended.said) == 1
     assert file.read_text() == "mine"
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]

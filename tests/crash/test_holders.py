@@ -35,7 +35,7 @@ def test_a_second_run_is_refused_and_told_whose_store_it_is(warm: Warm, finished
         said = holder(store)
         told = said["run"], f"pid {run.pid}", socket.gethostname(), said["since"]
         ended = warm(arguments).wait().require(1, *told)
-        assert len(ended.err.strip().splitlines()) == 1
+        assert len(ended.said) == 1
         more = embed(finished.images, store, suite=MORE)
         warm(more).wait().require(1, *told)
         assert holder(store) == said
@@ -48,7 +48,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(warm: Warm, finished: Whole, tmp
     begun(warm, finished.images, finished.store, store)
     dead = holder(store)["run"]
     ended = warm(embed(finished.images, store)).wait().require(0, dead)
-    assert len(ended.err.strip().splitlines()) == 2  # the second is the result
+    assert len(ended.said) == 2  # the second is the result
     assert differences(store, finished.store) == []
 
 

@@ -74,7 +74,7 @@ def test_who_may_run_beside_a_part(warm: Warm, finished: Whole, tmp_path: Path) 
     with paused(run, store):
         for refused in (part(finished, store, 1, 2), embed(finished.images, store), part(finished, store, 2, 3)):
             ended = warm(refused).wait().require(1, f"pid {run.pid}")
-            assert len(ended.err.strip().splitlines()) == 1, ended.err
+            assert len(ended.said) == 1, ended.err
         # the other part is welcome
         assert warm(part(finished, store, 2, 2)).wait().require(0).answer["new_shards"] == finished.shards // 2
     run.wait().require(0)

@@ -28,7 +28,7 @@ def test_a_stopped_run_says_so_and_keeps_its_shards(
     until(lambda: records(store) >= 3, run)
     run.signal(kind)
     ended = run.wait().require(code, "substyle: ", "kept")
-    assert len(ended.err.strip().splitlines()) == 1, ended.err
+    assert len(ended.said) == 1, ended.err
     assert ended.answer["error"]["type"] == ("Interrupted" if kind == signal.SIGINT else "Terminated")
     assert not list(store.glob("lock*"))
     assert witness.look(store) >= 3

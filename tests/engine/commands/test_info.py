@@ -54,8 +54,13 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
     assert sum(splits.values()) == 40
     assert list(splits) == ["train", "val", "test"]
     pixels, statistics = answer.pop("backbones")
+    assert len(answer.pop("photographs")) == 16
+    (source,) = answer.pop("sources")
+    assert (source["name"], source["kind"], source["root"], source["images"]) == ("", "folder", str(two_classes), 40)
     assert answer == {
         "store": str(store),
+        "uuid": EmbeddingStore.open(store).uuid,
+        "damaged": False,
         "bytes": sum(path.stat().st_size for path in store.rglob("c/*/0")),
         "seed": 0,
         "canvas": 64,
@@ -63,7 +68,6 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "orientation": "ignore",
         "style_precision": "bf16",
         "shard_rows": 8,
-        "sources": [{"kind": "folder", "root": str(two_classes), "options": {}}],
         "images": 40,
         "classes": {"number": 2, "first": ["even", "odd"]},
         "moved": 0,
@@ -86,7 +90,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "complete": True,
     }
     assert (statistics["name"], statistics["complete"]) == ("control:statistics", True)
-    assert f"source           {two_classes} (folder)" in lines
+    assert f"source           {two_classes} (folder, 40 images)" in lines
     assert "classes          2: even, odd" in lines
     assert "    200 of 200 embeddings (100.0 %), 5 of 5 shards, 307.2 kB" in lines
 
@@ -143,7 +147,7 @@ def test_many_classes_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_store_that_is_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = EmbeddingStore.create(tmp_path / "s.zarr", StoreSettings(7, 64, 8, "float32", ""))
+    store = EmbeddingStore.create(tmp_path / "s.zarr", StoreSettings(7, 64, 8, "float32"))
     answer, lines = info(tmp_path / "s.zarr", capsys)
     assert (answer["images"], answer["bytes"], answer["backbones"], answer["complete"]) == (0, 0, [], False)
     assert (answer["sources"], answer["seed"], answer["dtype"]) == ([], 7, "float32")
@@ -162,7 +166,8 @@ def test_imported_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     made = ["import", str(tmp_path / "x.npy"), "--rows", str(tmp_path / "rows.csv"), "--store", str(store)]
     assert main([*made, "--backbone", "import:mine"]) == 0
     answer, lines = info(store, capsys)
-    assert answer["sources"] == [{"kind": None, "root": str(tmp_path / "x.npy"), "options": {}}]
+    (source,) = answer["sources"]
+    assert (source["kind"], source["root"], source["images"]) == ("imported", str(tmp_path / "x.npy"), 3)
     assert (answer["images"], answer["complete"]) == (3, True)
     assert "  import:mine: 3 wide, imported as given, imported from x.npy" in lines
 
