@@ -20,6 +20,7 @@ from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
 from substyle.engine.workshop import Workshop
+from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.places import Place
 from substyle.pipelines.sources import ImageRecord, Source
@@ -63,6 +64,10 @@ class EmbedPlan:
     others: tuple[Source, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     match_known: bool = False
+
+    def __post_init__(self) -> None:
+        if self.replace and self.part.count > 1:  # parts would take each other's finished shards back
+            raise ConfigError("--replace", f"with --part {self.part.index}/{self.part.count}", "without --part")
 
     @property
     def exists(self) -> bool:
