@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
 
+from substyle.engine import outputs
 from substyle.engine.cli import _parser, main
 from substyle.engine.commands import pipeline
+from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.study import Study
 from substyle.pipelines.objects import ObjectPlace
 
@@ -233,24 +235,9 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
     assert the_json(capsys)["out"] == "runs/s"
     assert main(["report", str(store), "--quiet", "--json"]) == 0
     assert the_json(capsys)["results"] == "runs/s/results.json"
-    (tmp_path / "folder" / "substyle.json").write_text("{}")  # a run has made it
+    outputs.claim(tmp_path / "folder", store, EmbeddingStore.open(store).uuid)  # as a run does
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == str(tmp_path / "folder")
-
-
-def test_results_among_the_photographs_are_refused(
-    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = tmp_path / "images"
-    shutil.copytree(two_classes, images)
-    monkeypatch.chdir(images)
-    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "images"\n')
-    for what in ([".", "--backbone", "control:pixels"], [str(tmp_path / "s.toml")]):
-        assert main(["run", *what, "--json"]) == 2
-        error = the_json(capsys)["error"]
-        assert error["field"] == "--out"
-        assert "which holds the photographs" in error["message"]
-    assert sorted(path.name for path in images.iterdir()) == ["even", "odd"]
 
 
 def test_options_of_embed_that_change_a_store_parse() -> None:
@@ -517,11 +504,11 @@ def test_layers_of_one_network_are_backbones_of_one_store(
 
 
 def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
-    from substyle.engine.commands.filling import _choices
+    from substyle.engine.commands.filling import backbone_choices
     from substyle.kernels.errors import ConfigError
 
     names = ["timm:x", "timm:x@layer=1", "timm:x@layer=1,pool=avg"]
-    found = _choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])
+    found = backbone_choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])
     assert [(choice.name, choice.checkpoint) for choice in found] == [
         ("timm:x", None),
         ("timm:x@layer=1", Path("c.pth")),
@@ -529,4 +516,4 @@ def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
     ]
     for bad in ("timm:y=c.pth", "timm:x", "timm:x@layer=2=c.pth"):
         with pytest.raises(ConfigError, match="--checkpoint"):
-            _choices(names, [bad])
+            backbone_choices(names, [bad])

@@ -17,7 +17,7 @@ from substyle.engine.backbones import cache
 from substyle.engine.preflight import SplitCounts
 from substyle.engine.preparation import BackboneChoice
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import METADATA
+from substyle.engine.store.layout import HEADER
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import DEFAULT_FRACTIONS
 from substyle.engine.study import Study
@@ -65,7 +65,8 @@ def test_counts_of_a_source_without_splits() -> None:
 
 
 def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
-    there = Manifest(np.arange(2), ("a/None/0", "z"), np.array([1, 0]), ("c", "a"), np.array([2, 0], np.int8))
+    given_N = np.full(2, -1, np.int8)
+    there = Manifest(np.arange(2), ("a/None/0", "z"), np.array([1, 0]), ("c", "a"), np.array([2, 0], np.int8), given_N)
     counts = count({"a": {"train": 3, "val": 1, "test": 0}}, there)
     assert counts.class_names == ("c", "a")
     assert counts.count_CS[0].tolist() == [1, 0, 0]
@@ -234,7 +235,7 @@ def test_what_is_there_must_be_a_store(tmp_path: Path, monkeypatch: pytest.Monke
         preflight.check_store(store)
     with pytest.raises(ConfigError, match="a store, or a path where nothing is yet"):
         preflight.check_store(store / "else")
-    (store / METADATA).write_text("")
+    (store / HEADER).write_text("")
     preflight.check_store(store)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="a store that can be written to"):

@@ -37,12 +37,13 @@ def test_what_verify_finds_embed_redoes_and_nothing_else(
     data[-1] ^= 128
     flipped.write_bytes(data)
     code, found, text = answer(capsys, store, "--no-mark")
-    assert (code, found["ok"], found["marked"], len(found["findings"])) == (1, False, False, 1)  # type: ignore[arg-type]
+    assert (code, found["ok"], found["noted"], len(found["findings"])) == (1, False, False, 1)  # type: ignore[arg-type]
     assert f"chunk: embeddings/{slug}/grayscale/c/2/0: its content is not what was written" in text
     untouched = {path: path.stat().st_mtime_ns for path in arrays.rglob("c/*/0") if path != flipped}
     code, found, text = answer(capsys, store)
-    assert (code, found["marked"]) == (1, True)
-    assert "run embed again" in text
+    assert (code, found["noted"]) == (1, True)
+    assert "embed makes again what is damaged" in text
+    assert (code, found, text) == answer(capsys, store)  # verify changes nothing that it looks at
     summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
     assert summary.new_shards == 1
     assert chunks(store) == before
