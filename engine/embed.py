@@ -59,10 +59,10 @@ def embed(
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
+        repair(plan)
         if not plan.match_known:
             plan = plan.matched(store, quiet=quiet)
         begin()
-        _repair(plan)
         done = complete(plan, [choice.name for choice in backbones])
         if done is not None:
             _tidy(plan)
@@ -95,7 +95,7 @@ def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractCo
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
     """`embed` for backbones that are compiled and gated already, in this process."""
     if plan.exists:
-        _repair(plan)
+        repair(plan)
     return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
 
 
@@ -154,8 +154,8 @@ def _tidy(plan: EmbedPlan) -> None:
         compaction.compact(plan.store_path, at=1)
 
 
-def _repair(plan: EmbedPlan) -> None:
-    """Let what `verify` found damaged be embedded again."""
+def repair(plan: EmbedPlan) -> None:
+    """Let what `verify` found damaged in a store be embedded again."""
     if not (plan.store_path / damage.NAME).is_file():
         return
     store = EmbeddingStore.open(plan.store_path)

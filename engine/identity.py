@@ -257,8 +257,9 @@ class _Matching:
 
     def _back(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> list[int]:
         """Images that could not be read when they were embedded, and can be read now."""
-        at_M = self.at_N[images_M]
-        unread_M = images_M[(at_M >= 0) & ~self.noted.content_N2[at_M].any(axis=1) & ~self.noted.ok_N[at_M]]
+        noted_M = images_M[self.at_N[images_M] >= 0]
+        at_M = self.at_N[noted_M]
+        unread_M = noted_M[~self.noted.content_N2[at_M].any(axis=1) & ~self.noted.ok_N[at_M]]
         named = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
         return [n for n, record in named.items() if _content(record)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine import identity, outputs, stages, target, trace
-from substyle.engine.embed import complete, embed, require_same
+from substyle.engine.embed import complete, embed, repair, require_same
 from substyle.engine.identity import RUN
 from substyle.engine.outputs import RESULTS, STORE
 from substyle.engine.plan import EmbedPlan
@@ -144,6 +144,7 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
+        repair(plan)
         plan = plan.matched(store, quiet=quiet)
         manifest = store.manifest() if store.has_manifest() else None
         writes = not complete(plan, [choice.name for choice in study.backbones])
