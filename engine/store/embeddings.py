@@ -183,13 +183,16 @@ class EmbeddingStore:
         return entry
 
     def require_definitions(self, entry: BackboneEntry, found: Sequence[Definition]) -> None:
-        """Raise StoreError unless what the store has of these transformations was made by the same definitions."""
+        """Raise StoreError unless what the store has of these, by any backbone, was made by the same definitions."""
         self._new(entry, found)
 
     def _new(self, entry: BackboneEntry, found: Sequence[Definition]) -> list[Definition]:
         """Those that the store lacks. Raises StoreError for one that it has by another definition."""
         there = self.catalog.transformations.get(entry.slug, {})
-        changed = [d.name for d in found if d.name in there and there[d.name].hash != d.hash]
+        now = {definition.name: definition.hash for definition in found}
+        # those of every backbone: a report sets them side by side
+        made = [definition for each in self.catalog.transformations.values() for definition in each.values()]
+        changed = sorted({d.name for d in made if now.get(d.name, d.hash) != d.hash})
         if changed:
             raise StoreError(
                 f"{self.path}: the definition of {', '.join(changed)} has changed since the store was made; "
