@@ -160,16 +160,24 @@ class _Matching:
         entry = entries[number]
         if entry.name:
             source = Named(source, entry.name)
-            records = {record.key: record for record in source.records}
+        redo = self._compare(number, source, fractions, replace_changed=replace_changed)
+        others: list[Source] = []
+        for i, other in enumerate(entries):
+            if i != number and _known(other):
+                others.append(open_entry(other))
+                redo += self._compare(i, others[-1], None, replace_changed=replace_changed)
+        return Match(source, tuple(others), self.manifest.row_N[np.array(sorted(redo), np.int64)])
+
+    def _compare(self, number: int, source: Source, fractions: Fractions | None, *, replace_changed: bool) -> list[int]:
+        """Images of one of the store's sources that have changed or are gone; refused unless they may have."""
+        records = {record.key: record for record in source.records}
         images_M = np.flatnonzero(self.manifest.source_N == number)
-        self._require_described(entry, source, records, images_M, fractions)
+        self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
         gone = self._gone(records, images_M)
         changed = self._changed(records, images_M)
         if (len(gone) or changed) and not replace_changed:
             self._refuse(source, gone, changed)
-        others = tuple(open_entry(other) for other in entries if other is not entry and _known(other))
-        redo = sorted({*gone.tolist(), *changed})
-        return Match(source, others, self.manifest.row_N[np.array(redo, np.int64)])
+        return sorted({*gone.tolist(), *changed})
 
     def _by_root(self, source: Source) -> int | None:
         root = absolute_root(source.root)
@@ -259,7 +267,8 @@ class _Matching:
         doubtful: list[tuple[int, ImageRecord, int]] = []
         for n in images_M.tolist():
             record, at = records.get(self.manifest.keys[n]), self.at_N[n]
-            if record is None or at < 0 or not self.noted.content_N2[at].any():
+            # without a hash: what could not be read, and may be readable now, or was embedded elsewhere
+            if record is None or at < 0 or (self.noted.ok_N[at] and not self.noted.content_N2[at].any()):
                 continue
             mark = record.mark()
             if not mark or mark != self.noted.mark_N[at]:
