@@ -22,7 +22,7 @@ from substyle.engine.identity import PhotographsError
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preflight import check_backbones, check_store, check_writable
-from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
+from substyle.engine.preparation import BackboneChoice, prepare_backbones, require_asked, shard_rows
 from substyle.engine.samples import calibration_keys
 from substyle.engine.store import compaction, creation, damage, lock, processes
 from substyle.engine.store.embeddings import EmbeddingStore
@@ -60,6 +60,7 @@ def embed(
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
         plan = plan.matched(store, quiet=quiet)
+        require_asked(store, backbones, plan.samples(), *plan.asked)
         begin()
         _repair(plan)
         done = complete(plan, [choice.name for choice in backbones])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from substyle.engine import identity
 from substyle.engine.executors.config import HERE, ExecutorConfig
 from substyle.engine.identity import EMBED, Match, Ways
+from substyle.engine.precision import AUTO
 from substyle.engine.samples import Samples, calibration_keys
 from substyle.engine.store import header
 from substyle.engine.store.catalog import Definition
@@ -44,6 +45,7 @@ class EmbedPlan:
         replace: embed photographs again whose bytes have changed.
         only: the store holds these photographs and no others.
         ways: what to advise where the store was made from other photographs.
+        asked: device and runtime as the user asks for them, which may be auto.
         others: further sources of the store; redo: rows to embed again; match_known: whether `matched` found these.
     """
 
@@ -60,6 +62,7 @@ class EmbedPlan:
     replace: bool = False
     only: bool = False
     ways: Ways = EMBED
+    asked: tuple[str, str] = (AUTO, AUTO)
     others: tuple[Source, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     match_known: bool = False

@@ -63,6 +63,7 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
         executor=study.executor,
         only=True,
         ways=RUN,
+        asked=(study.embed.device, study.embed.runtime),
     )
 
 
