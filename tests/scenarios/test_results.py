@@ -258,7 +258,7 @@ def test_run_repairs_what_verify_found(scene: Scene) -> None:
 
 @pytest.mark.parametrize("edited", ["not yet embedded", "embedded"])
 def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
-    """Photographs are edited before it goes on: one that was embedded is refused, one that was not is taken as it is."""
+    """A photograph is edited before it goes on: one that was embedded is refused, another is taken as it is now."""
     plugin, flag, store = scene.root / "slow.py", scene.root / "flag", scene.root / "s.zarr"
     plugin.write_text(SLOW.format(flag=str(flag)))
     flag.touch()
@@ -358,7 +358,8 @@ def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> Non
     scene.run()
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"
     for words in (
-        ("doctor",), ("transforms",), ("backbones",), ("backbones", "--store", store), ("info", store), ("verify", store),
+        ("doctor",), ("transforms",), ("backbones",), ("backbones", "--store", store), ("info", store),
+        ("verify", store),
         ("plan", scene.study_file(), "--photographs", "10"), ("profile", *scene.asked()[1:]),
         ("compare", out, out / "results.json", "--out", scene.root / "c"),
     ):  # fmt: skip
@@ -368,7 +369,8 @@ def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> Non
     for words in (
         ("info", nothing), ("verify", nothing), ("probe", nothing), ("analyze", nothing), ("report", nothing),
         ("predict", nothing, nothing), ("compare", nothing, nothing), ("plan", nothing), ("run", nothing),
-        ("run", nothing.with_suffix(".toml")), ("profile", nothing), ("embed", nothing, "--store", "s", "--backbone", "b"),
+        ("run", nothing.with_suffix(".toml")), ("profile", nothing),
+        ("embed", nothing, "--store", "s", "--backbone", "b"),
         ("import", nothing, "--store", "s", "--backbone", "b"), ("transforms", "--suite", "x"), ("bench", "x"),
         ("backbones", "--store", nothing), ("embed",), ("nothing",),
     ):  # fmt: skip
