@@ -517,11 +517,11 @@ def test_layers_of_one_network_are_backbones_of_one_store(
 
 
 def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
-    from substyle.engine.commands.filling import _choices
+    from substyle.engine.commands.filling import backbone_choices
     from substyle.kernels.errors import ConfigError
 
     names = ["timm:x", "timm:x@layer=1", "timm:x@layer=1,pool=avg"]
-    found = _choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])
+    found = backbone_choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])
     assert [(choice.name, choice.checkpoint) for choice in found] == [
         ("timm:x", None),
         ("timm:x@layer=1", Path("c.pth")),
@@ -529,4 +529,4 @@ def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
     ]
     for bad in ("timm:y=c.pth", "timm:x", "timm:x@layer=2=c.pth"):
         with pytest.raises(ConfigError, match="--checkpoint"):
-            _choices(names, [bad])
+            backbone_choices(names, [bad])

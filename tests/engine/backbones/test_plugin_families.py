@@ -15,7 +15,7 @@ from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, 
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.samples import GivenSamples
 from substyle.engine.backbones.source import Source
-from substyle.engine.store import form
+from substyle.engine.store import catalog
 from substyle.pipelines.plugins import load_plugin
 
 NAME, SIDE = "mine:first", 32
@@ -87,7 +87,7 @@ def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: st
     assert compiled.spec.weights_hash == edited.spec.weights_hash
     assert identity != edited_identity
     assert key != edited_key
-    (difference,) = form.differences(compiled.describe(), edited.describe())
+    (difference,) = catalog.differences(compiled.describe(), edited.describe())
     assert difference == f"code {compiled.spec.code} there, {edited.spec.code} now"
 
 
@@ -103,4 +103,4 @@ def test_families_of_the_package_have_versions_instead() -> None:
 
 def test_a_store_that_was_made_before_has_no_code() -> None:
     facts = {"dim": 3, "spec": {"weights_hash": "w"}, "runtime": {"name": "torch", "precision": "fp32"}}
-    assert form.differences(facts, facts | {"spec": {"weights_hash": "w", "code": ""}}) == []
+    assert catalog.differences(facts, facts | {"spec": {"weights_hash": "w", "code": ""}}) == []
