@@ -20,6 +20,8 @@ import zarr
 from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import SUITE, Scene, numbers, other_bytes, read, rows, write
 
+from substyle.engine.cli import main
+
 SLOW = """
 import time
 from pathlib import Path
@@ -406,6 +408,18 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("substyle.engine.stamp.cache.code_hash", lambda *patterns: "another")
     scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
     assert numbers(scene.run()) == before
+
+
+def test_a_library_is_another_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store goes on, and says so; a run from the beginning would have the new version alone."""
+    scene.embed(scene.photos)
+    before = rows(scene.root / "s.zarr")
+    monkeypatch.setattr("substyle.engine.backbones.compile.version", lambda name: "99.0")
+    scene.add(50)
+    scene.capsys.readouterr()
+    assert main(list(map(str, scene.embedding(scene.photos)))) == 0
+    assert "99.0" in scene.capsys.readouterr().err
+    assert rows(scene.root / "s.zarr").items() >= before.items()
 
 
 def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
