@@ -22,9 +22,9 @@ from substyle.engine.identity import PhotographsError
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preflight import check_backbones, check_store, check_writable
-from substyle.engine.preparation import BackboneChoice, prepare_backbones, shard_rows
+from substyle.engine.preparation import BackboneChoice, prepare_backbones, require_asked, shard_rows
 from substyle.engine.samples import calibration_keys
-from substyle.engine.store import compaction, creation, damage, lock, processes
+from substyle.engine.store import compaction, creation, damage, lock, manifest, processes
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
@@ -32,7 +32,7 @@ from substyle.engine.store.load import store_facts
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions, assign
 from substyle.engine.table import UNLABELLED
-from substyle.engine.todo import todo
+from substyle.engine.todo import Todo, todo
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Named, Source
 
@@ -60,8 +60,9 @@ def embed(
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
         repair(plan)
-        if not plan.match_known:
+        if plan.state is None:
             plan = plan.matched(store, quiet=quiet)
+        require_asked(store, backbones, plan.samples(), *plan.asked)
         begin()
         done = complete(plan, [choice.name for choice in backbones])
         if done is not None:
@@ -129,10 +130,12 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
         with lock.mutex(plan.store_path):
-            if not plan.match_known:
-                plan = plan.matched(store, quiet=quiet)  # another part of the run may have made it meanwhile
+            # another process may have made the store, or added to it, since the photographs were compared with it
+            if plan.state is None or plan.state != identity.state_of(store):
+                plan = plan.matched(store, quiet=quiet)
             entries = _prepare_store(store, plan, prepared)
         lacks = todo(store, entries, settings.transformations, plan.part)
+        _require_present(store, plan, lacks)
         summary.images, summary.shards = lacks.images, lacks.shards
         summary.variants = summary.images * len(settings.transformations)
         if (age := processes.age()) is not None:
@@ -185,11 +188,13 @@ def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
 
 def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) -> list[BackboneEntry]:
     """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
+    wanted = plan.definitions()
+    for facts in prepared.facts:  # before anything is changed
+        store.require_same(facts, wanted)
     store.tidy()
-    _add_missing(store, plan, prepared.records)
+    _add_missing(store, plan, plan.records())
     if len(plan.redo):
         _withdraw(store, plan.redo)
-    wanted = plan.definitions()
     entries = [store.ensure_backbone(facts, wanted) for facts in prepared.facts]
     _tell_versions(store, prepared.facts)
     store.fit()
@@ -199,6 +204,20 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
         print(f"{store.path}: chunks of {len(short)} finished shards are missing or cut short: redone", file=sys.stderr)
         compaction.withdraw(store.path, short)
     return entries
+
+
+def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: Todo) -> None:
+    """Raise ConfigError where photographs are to be embedded that are not where they were."""
+    if not plan.absent:
+        return
+    images = store.manifest()
+    names = [entry.name for entry in images.sources]
+    for absent in plan.absent:
+        row_M = images.row_N[images.source_N == names.index(absent.name)]
+        if np.isin(row_M // store.settings.shard_rows, lacks.shard_W).any():
+            raise ConfigError(
+                "IMAGES", absent.root, "photographs of this source, which are to be embedded too; they are not there"
+            )
 
 
 def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
@@ -250,7 +269,7 @@ def complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
         entry = store.backbone(name)
         if store.cut_short(finished.of([entry.slug])):
             return None
-        store.require_definitions(entry, plan.definitions())
+        store.require_definitions(plan.definitions())
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
 
 
@@ -278,6 +297,13 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[Image
     new = [record for record in records if record.key not in there]
     if not new:
         return
+    first = -(-(known.rows if known else 0) // store.settings.shard_rows)
+    finished = store.finished()
+    if len(finished) and int(finished.shard_R.max()) >= first:
+        raise StoreError(
+            f"{store.path}: its journal names shards that its manifest does not have: a file of {manifest.FOLDER} is "
+            "lost; restore it from a copy of the store, or use another store"
+        )
     class_names = plan.source.class_names
     # classes keep the labels that earlier segments gave them; new ones come after
     names = list(known.class_names) if known else []

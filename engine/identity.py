@@ -10,6 +10,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -18,11 +19,10 @@ from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache
 from substyle.engine.progress import stage
-from substyle.engine.store import notes
+from substyle.engine.store import journal, notes
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
+from substyle.engine.store.errors import DifferentError
 from substyle.engine.store.manifest import Manifest, SourceEntry
-from substyle.engine.store.notes import Notes
 from substyle.engine.store.record import content_hash
 from substyle.engine.store.splits import Fractions
 from substyle.engine.table import UNLABELLED
@@ -33,10 +33,11 @@ from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, Sourc
 
 _READERS = 4
 _SHOWN = 3  # examples in a message
-_ENOUGH = 100  # photographs with other bytes after which a search for more ends
+_ENOUGH = 100  # photographs with other bytes are enough to refuse the rest
+_BLOCK = 4096  # photographs that are known together to be unchanged
 
 
-class PhotographsError(StoreError):
+class PhotographsError(DifferentError):
     """Photographs are not those that a store was made from (exit code 2)."""
 
     exit_code = 2
@@ -77,14 +78,22 @@ class Match:
 
     Attributes:
         source: the source, with keys as the store has or will have them.
-        others: the store's other sources.
-        redo: rows to be embedded again: photographs that have changed or are gone (``--replace``), or that can be read
-            and could not be read before.
+        others: the store's other sources; absent: those whose photographs are not where they were.
+        redo: rows to be embedded again: photographs that have changed or are missing (``--replace``), or that can be
+            read and could not be read before.
+        state: what the store was when they were compared; see `state_of`.
     """
 
     source: Source
     others: tuple[Source, ...] = ()
+    absent: tuple[SourceEntry, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    state: object = None
+
+
+def state_of(store: EmbeddingStore) -> object:
+    """Equal as long as nobody adds images or embeddings to a store, or takes some back."""
+    return (store.manifest().digest if store.has_manifest() else "", journal.files(store.path))
 
 
 def entry_of(source: Source, fractions: Fractions) -> SourceEntry:
@@ -138,70 +147,114 @@ def match(
         PhotographsError: it is another source, or a photograph, a label or a split of it has changed.
     """
     if not store.has_manifest():
-        return Match(source)
+        return Match(source, state=state_of(store))
     return _Matching(store, ways, quiet).run(source, fractions, add=add, replace_changed=replace_changed)
 
 
 class _Matching:
     def __init__(self, store: EmbeddingStore, ways: Ways, quiet: bool) -> None:
         self.store, self.ways, self.quiet = store, ways, quiet
+        self.state = state_of(store)
         self.manifest: Manifest = store.manifest()
-        self.noted: Notes = store.notes()
-        self.at_N = self.noted.at(self.manifest.row_N)
+        noted = store.notes()
+        at_N = noted.at(self.manifest.row_N)
+        self.noted_N = at_N >= 0
+        self.ok_N: NDArray[np.bool_] = self.noted_N.copy()  # embedded
+        self.ok_N[self.noted_N] = noted.ok_N[at_N[self.noted_N]]
+        self.content_N2 = np.zeros((len(at_N), 2), np.uint64)
+        self.content_N2[self.noted_N] = noted.content_N2[at_N[self.noted_N]]
+        self.read_N = self.content_N2.max(axis=1, initial=0) > 0
+        self.mark_N = np.zeros(len(at_N), np.int64)
+        self.mark_N[self.noted_N] = noted.mark_N[at_N[self.noted_N]]
 
     def run(self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool) -> Match:
-        records = {record.key: record for record in source.records}
         number = self._by_root(source)
         if number is None:
-            number = self._by_photographs(source, records, add)
+            number = self._by_photographs(source, add)
         entries = self.manifest.sources
-        if number is None:
-            name = self._new_name(source)
-            return Match(Named(source, name), tuple(open_entry(entry) for entry in entries if _known(entry)))
-        entry = entries[number]
-        if entry.name:
-            source = Named(source, entry.name)
-            records = {record.key: record for record in source.records}
+        name = self._new_name(source) if number is None else entries[number].name
+        source = Named(source, name) if name else source
+        there: dict[int | None, Source] = {number: source}
+        absent = []
+        for other, entry in enumerate(entries):
+            if other != number and _known(entry):
+                try:
+                    there[other] = open_entry(entry)
+                except ConfigError:
+                    absent.append(entry)
+        redo: set[int] = set()
+        for i, each in there.items():
+            if i is not None:
+                redo |= self._compare(i, each, fractions if i == number else None, replace_changed)
+        if len(entries) > 1 or number is None:
+            self._require_apart(there)
+        others = tuple(each for i, each in there.items() if i != number)
+        return Match(source, others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
+
+    def _compare(self, number: int, source: Source, fractions: Fractions | None, replace_changed: bool) -> set[int]:
+        """Images of one of the store's sources that have changed, are missing or can be read again.
+
+        Those that have changed or are missing are refused unless they may be replaced.
+        """
+        records = {record.key: record for record in source.records}
         images_M = np.flatnonzero(self.manifest.source_N == number)
-        self._require_described(entry, source, records, images_M, fractions)
-        gone = self._gone(records, images_M)
-        changed = self._changed(records, images_M)
-        if (len(gone) or changed) and not replace_changed:
-            self._refuse(source, gone, changed)
-        others = tuple(open_entry(other) for other in entries if other is not entry and _known(other))
-        redo = sorted({*gone.tolist(), *changed, *self._back(records, images_M)})
-        return Match(source, others, self.manifest.row_N[np.array(redo, np.int64)])
+        self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
+        missing = [n for n in images_M[self.ok_N[images_M]].tolist() if self.manifest.keys[n] not in records]
+        missing += [n for n in images_M[~self.noted_N[images_M]].tolist() if self.manifest.keys[n] not in records]
+        changed = self._changed(records, images_M, everything=replace_changed)
+        if (missing or changed) and not replace_changed:
+            self._refuse(source, missing, changed)
+        unread_M = images_M[self.noted_N[images_M] & ~self.ok_N[images_M] & ~self.read_N[images_M]]
+        known = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
+        back = [n for n, record in known.items() if _content(record)]
+        return {*missing, *changed, *back}
+
+    def _require_apart(self, there: Mapping[int | None, Source]) -> None:
+        """Raise PhotographsError where an image of one source has the key of an image of another."""
+        owner = dict(zip(self.manifest.keys, self.manifest.source_N.tolist(), strict=True))
+        for i, source in there.items():
+            for record in source.records:
+                if owner.get(record.key, i) != i:
+                    raise PhotographsError(
+                        f"{source.root}: {record.key} is also the key of an image from "
+                        f"{self.manifest.sources[owner[record.key]].root}; rename the folder or file, or use another "
+                        "--store"
+                    )
 
     def _by_root(self, source: Source) -> int | None:
         root = absolute_root(source.root)
         return next((i for i, entry in enumerate(self.manifest.sources) if entry.root == root), None)
 
-    def _by_photographs(self, source: Source, records: Mapping[str, ImageRecord], add: bool) -> int | None:
+    def _by_photographs(self, source: Source, add: bool) -> int | None:
         """The source of the store whose photographs these are, moved; None for a new one."""
-        there = ", ".join(entry.root for entry in self.manifest.sources)
+        roots = ", ".join(entry.root for entry in self.manifest.sources)
+        said = f"{source.root}: not the photographs of {self.store.path}, which are those of {roots}: "
+        records = {record.key: record for record in source.records}
+        why = "no image has the name of one there"
         for number, entry in enumerate(self.manifest.sources):
             images_M = np.flatnonzero(self.manifest.source_N == number)
             prefix = f"{entry.name}/" if entry.name else ""
             named = {prefix + key: record for key, record in records.items()} if prefix else records
-            common_M = [n for n in images_M.tolist() if self.manifest.keys[n] in named]
-            if not common_M:
+            common_M = np.array([n for n in images_M.tolist() if self.manifest.keys[n] in named], np.int64)
+            if not len(common_M):
                 continue
-            changed = self._changed(named, np.array(common_M, np.int64))
-            if not changed:
-                if not (self.noted.content_N2.any() or self.quiet):
-                    print(f"{self.store.path}: photographs are matched by their keys alone", file=sys.stderr)
+            changed = self._changed(named, common_M)
+            if changed:
+                keys = [self.manifest.keys[n] for n in changed]
+                why = f"{_some(len(changed), keys)} with the name of one there, and other bytes"
+            elif len(common_M) < len(images_M):
+                why = f"only {len(common_M)} of its {len(images_M)} photographs are among them"
+            else:
+                compared = int(self.read_N[images_M].sum())
+                if compared < len(images_M):
+                    print(
+                        f"{source.root}: {compared} of {len(images_M)} photographs are known by their bytes to "
+                        f"{self.store.path}; the others are taken by their keys",
+                        file=sys.stderr,
+                    )
                 return number
-            if not add:
-                raise PhotographsError(
-                    f"{source.root}: not the photographs of {self.store.path}, which are those of {there}: "
-                    f"{self._some(len(changed), [self.manifest.keys[n] for n in changed])} of the same name "
-                    f"{'has' if len(changed) == 1 else 'have'} other bytes; {self.ways.other}"
-                )
         if not add:
-            raise PhotographsError(
-                f"{source.root}: not the photographs of {self.store.path}, which are those of {there}: "
-                f"no image has the name of one there; {self.ways.other}"
-            )
+            raise PhotographsError(f"{said}{why}; {self.ways.other}")
         return None
 
     def _new_name(self, source: Source) -> str:
@@ -246,82 +299,65 @@ class _Matching:
                 "splits",
             )
 
-    def _gone(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Images of the store that the source has no longer, but for those that are quarantined already."""
-        found = []
-        for n in images_M.tolist():
-            at = self.at_N[n]
-            if self.manifest.keys[n] not in records and (at < 0 or self.noted.ok_N[at]):
-                found.append(n)
-        return np.array(found, np.int64)
+    def _changed(
+        self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64], *, everything: bool = False
+    ) -> list[int]:
+        """Images whose bytes are not those that were embedded; a file whose mark is the same is not read.
 
-    def _back(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> list[int]:
-        """Images that could not be read when they were embedded, and can be read now."""
-        noted_M = images_M[self.at_N[images_M] >= 0]
-        at_M = self.at_N[noted_M]
-        unread_M = noted_M[~self.noted.content_N2[at_M].any(axis=1) & ~self.noted.ok_N[at_M]]
-        named = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
-        return [n for n, record in named.items() if _content(record)]
-
-    def _changed(self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64]) -> list[int]:
-        """Images whose bytes are not those that were embedded; a file whose mark is the same is not read."""
+        Args:
+            everything: find all of them; else the search ends when there are enough to refuse.
+        """
+        marks = self.mark_N.tolist()
         doubtful: list[tuple[int, ImageRecord, int]] = []
-        for n in images_M.tolist():
-            record, at = records.get(self.manifest.keys[n]), self.at_N[n]
-            if record is None or at < 0 or not self.noted.content_N2[at].any():
-                continue
-            mark = record.mark()
-            if not mark or mark != self.noted.mark_N[at]:
+        for n in images_M[self.read_N[images_M]].tolist():
+            record = records.get(self.manifest.keys[n])
+            if record is not None and ((mark := record.mark()) == 0 or mark != marks[n]):
                 doubtful.append((n, record, mark))
         if not doubtful:
             return []
-        wanted = notes.hex_of(self.noted.content_N2[self.at_N[[n for n, _, _ in doubtful]]])
-        known = None
-        if all(mark for _, _, mark in doubtful):  # what was read once under these marks is not read again
-            pairs = [(record.key, content, mark) for (_, record, mark), content in zip(doubtful, wanted, strict=True)]
-            digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
-            known = f"photographs/{digest[:24]}"
-            if cache.read(known) is not None:
-                return []
-        changed = self._differ([(n, record) for n, record, _ in doubtful], wanted)
-        if not changed and known is not None:
-            cache.write(known, b"same")
-        return changed
-
-    def _differ(self, images: Sequence[tuple[int, ImageRecord]], wanted: Sequence[str]) -> list[int]:
         changed: list[int] = []
         workers = REQUESTS if any(is_remote(entry.root) for entry in self.manifest.sources) else _READERS
         with (
-            stage("check photographs", len(images), "images", quiet=self.quiet) as bar,
+            stage("check photographs", len(doubtful), "images", quiet=self.quiet) as bar,
             ThreadPoolExecutor(workers) as readers,
         ):
-            for start in range(0, len(images), 256):
-                part = images[start : start + 256]
-                found = readers.map(_content, [record for _, record in part])
-                for (n, _), content, before in zip(part, found, wanted[start : start + 256], strict=True):
-                    if content != before:
-                        changed.append(n)
-                bar.advance(len(part))
-                if len(changed) >= _ENOUGH:
+            for start in range(0, len(doubtful), _BLOCK):
+                changed += self._differing(doubtful[start : start + _BLOCK], readers)
+                bar.advance(min(_BLOCK, len(doubtful) - start))
+                if len(changed) >= _ENOUGH and not everything:
                     break
         return changed
 
-    def _refuse(self, source: Source, gone: NDArray[np.int64], changed: Sequence[int]) -> None:
+    def _differing(self, images: Sequence[tuple[int, ImageRecord, int]], readers: ThreadPoolExecutor) -> list[int]:
+        """Those of some images that have other bytes; what was read once under these marks is not read again."""
+        wanted = notes.hex_of(self.content_N2[[n for n, _, _ in images]])
+        pairs = [(record.key, content, mark) for (_, record, mark), content in zip(images, wanted, strict=True)]
+        digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
+        known = f"photographs/{digest[:24]}" if all(mark for _, _, mark in images) else None
+        if known is not None and cache.read(known) is not None:
+            return []
+        found = readers.map(_content, [record for _, record, _ in images])
+        changed = [n for (n, _, _), content, old in zip(images, found, wanted, strict=True) if content != old]
+        if known is not None and not changed:
+            with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+                cache.write(known, b"same")
+        return changed
+
+    def _refuse(self, source: Source, missing: Sequence[int], changed: Sequence[int]) -> None:
         said = []
         if changed:
             keys = [self.manifest.keys[n] for n in changed]
             least = "at least " if len(changed) >= _ENOUGH else ""
-            said.append(f"{least}{self._some(len(changed), keys)} changed since {self.store.path} was made")
-        if len(gone):
-            keys = [self.manifest.keys[n] for n in gone.tolist()]
-            said.append(f"{self._some(len(gone), keys)} of {self.store.path} missing")
+            said.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was made")
+        if missing:
+            keys = [self.manifest.keys[n] for n in missing]
+            said.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
         raise PhotographsError(f"{source.root}: {'; '.join(said)}; {self.ways.changed}")
 
-    @staticmethod
-    def _some(count: int, keys: Iterable[str]) -> str:
-        shown = list(keys)[:_SHOWN]
-        more = ", …" if count > len(shown) else ""
-        return f"{count} photograph{'s' if count != 1 else ''} ({', '.join(shown)}{more})"
+
+def _some(count: int, keys: Sequence[str]) -> str:
+    more = ", …" if count > _SHOWN else ""
+    return f"{count} photograph{'s' if count != 1 else ''} ({', '.join(keys[:_SHOWN])}{more})"
 
 
 def _content(record: ImageRecord) -> str:
@@ -333,19 +369,21 @@ def _content(record: ImageRecord) -> str:
 
 
 def require_only(
-    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[Source], ways: Ways = RUN
+    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], ways: Ways = RUN
 ) -> None:
-    """Raise PhotographsError where a store has photographs that a study does not take."""
+    """Raise PhotographsError where a store has photographs that a study does not take.
+
+    Args:
+        records: the photographs that it takes.
+        others: further sources of the store.
+    """
     if others:
-        names = ", ".join(other.root for other in others)
-        raise PhotographsError(f"{store.path}: also has photographs of {names}; {ways.other}")
+        raise PhotographsError(f"{store.path}: has photographs of other sources too; {ways.other}")
+    manifest, noted = store.manifest(), store.notes()
     taken = {record.key for record in records}
-    manifest = store.manifest()
-    more = [n for n, key in enumerate(manifest.keys) if key not in taken]
-    if more:
-        noted = store.notes()
-        at_M = noted.at(manifest.row_N[more])
-        more = [n for n, at in zip(more, at_M.tolist(), strict=True) if at < 0 or noted.ok_N[at]]
+    at_N = noted.at(manifest.row_N)
+    # a photograph that is quarantined may be gone: no number is of it
+    more = [n for n, key in enumerate(manifest.keys) if key not in taken and (at_N[n] < 0 or noted.ok_N[at_N[n]])]
     if more:
         raise PhotographsError(
             f"{store.path}: has {len(more)} photographs that the study does not take now, such as "

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from substyle.engine import identity
 from substyle.engine.executors.config import HERE, ExecutorConfig
 from substyle.engine.identity import EMBED, Match, Ways
+from substyle.engine.precision import AUTO
 from substyle.engine.samples import Samples, calibration_keys
 from substyle.engine.store import header
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.lock import WHOLE, Part
+from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
 from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError
@@ -45,7 +47,8 @@ class EmbedPlan:
         replace: embed photographs again whose bytes have changed.
         only: the store holds these photographs and no others.
         ways: what to advise where the store was made from other photographs.
-        others: further sources of the store; redo: rows to embed again; match_known: whether `matched` found these.
+        asked: device and runtime as the user asks for them, which may be auto.
+        others, absent, redo, state: what `matched` found, see `identity.Match`; given: the source as it was opened.
     """
 
     source: Source
@@ -61,9 +64,12 @@ class EmbedPlan:
     replace: bool = False
     only: bool = False
     ways: Ways = EMBED
+    asked: tuple[str, str] = (AUTO, AUTO)
     others: tuple[Source, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    match_known: bool = False
+    absent: tuple[SourceEntry, ...] = ()
+    state: object = None
+    given: Source | None = None
 
     def __post_init__(self) -> None:
         if self.replace and self.part.count > 1:  # parts would take each other's finished shards back
@@ -76,18 +82,27 @@ class EmbedPlan:
 
     def matched(self, store: EmbeddingStore, *, quiet: bool = False) -> EmbedPlan:
         """The same for a store that exists. Raises PhotographsError where that was made from other photographs."""
+        given = self.given or self.source
         found: Match = identity.match(
             store,
-            self.source,
+            given,
             fractions=self.fractions,
             add=self.add,
             replace_changed=self.replace,
             ways=self.ways,
             quiet=quiet,
         )
-        plan = dataclasses.replace(self, source=found.source, others=found.others, redo=found.redo, match_known=True)
+        plan = dataclasses.replace(
+            self,
+            source=found.source,
+            others=found.others,
+            absent=found.absent,
+            redo=found.redo,
+            state=found.state,
+            given=given,
+        )
         if self.only and store.has_manifest():
-            identity.require_only(store, plan.records(), found.others, self.ways)
+            identity.require_only(store, plan.records(), (*found.others, *found.absent), self.ways)
         return plan
 
     def records(self) -> list[ImageRecord]:

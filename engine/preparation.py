@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,11 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.shared import share
 from substyle.engine.backbones.source import Source
+from substyle.engine.precision import AUTO
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import DifferentError
 from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
@@ -52,14 +56,6 @@ def prepare_backbones(
     with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
         for choice in choices:
             bar.note(choice.name)
-            context = registry.LoadContext(
-                canvas=settings.canvas,
-                batch=config.graph_images,
-                seed=settings.seed,
-                checkpoint=choice.checkpoint,
-                calibration=samples.canvas,
-                calibration_facts=samples.canvas_facts,
-            )
             options = CompileOptions(
                 batch=config.images,
                 canvas=settings.canvas,
@@ -68,11 +64,58 @@ def prepare_backbones(
                 dtype=config.dtype,
                 target=target,
             )
-            identity = registry.identity(choice.name, context)
-            source = Source(partial(registry.load, choice.name, context), identity)
-            compiled.append(compile_source(source, samples, options))
+            compiled.append(compile_source(_source(choice, samples), samples, options))
             bar.advance()
     return share(compiled, samples)
+
+
+def _source(choice: BackboneChoice, samples: Samples) -> Source:
+    settings, config = samples.workshop.settings, samples.workshop.config
+    context = registry.LoadContext(
+        canvas=settings.canvas,
+        batch=config.graph_images,
+        seed=settings.seed,
+        checkpoint=choice.checkpoint,
+        calibration=samples.canvas,
+        calibration_facts=samples.canvas_facts,
+    )
+    return Source(partial(registry.load, choice.name, context), registry.identity(choice.name, context))
+
+
+def require_asked(
+    store: EmbeddingStore, choices: Sequence[BackboneChoice], samples: Samples, device: str, runtime: str
+) -> None:
+    """Check that what a store has of backbones is what is asked for, before anything is compiled.
+
+    Compared are the code of plug-ins, weights in files, and precision, device and runtime where they are not auto. What
+    only compiling tells is compared when there is something to embed.
+
+    Args:
+        device, runtime: as the user asks for them.
+
+    Raises:
+        DifferentError: one was made from other weights, by other code or in another way.
+    """
+    there = {entry.name: entry.facts for entry in store.backbones()}
+    for choice in choices:
+        facts = there.get(choice.name)
+        if facts is None or facts["runtime"]["name"] == "imported":
+            continue
+        spec, made = facts["spec"], facts["runtime"]
+        pairs = {"code": (spec.get("code", ""), registry.check_name(choice.name).code)}
+        source = _source(choice, samples)
+        if source.identity is not None and "weights" in source.identity:  # else nothing but loading tells
+            pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
+        if device != AUTO:
+            pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
+        if facts.get("gate") is not None:  # others are plain arithmetic in float32
+            if runtime != AUTO:
+                pairs["runtime"] = (re.split(r"[._]", made["name"])[0], runtime)
+            if (precision := choice.precision or samples.workshop.config.precision) != AUTO:
+                pairs["precision"] = (made["precision"], precision)
+        said = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
+        if said:
+            raise DifferentError(f"{store.path}: {choice.name} was made differently: {'; '.join(said)}")
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

@@ -63,6 +63,7 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
         executor=study.executor,
         only=True,
         ways=RUN,
+        asked=(study.embed.device, study.embed.runtime),
     )
 
 
@@ -134,7 +135,7 @@ def run_study(
     results = assemble(study.name, store, out, outcomes, analyses, shifts, tables=tables, threads=study.embed.cores)
     with trace.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)
-        save_report(results, out, stages.current_gallery(store, out, tables[0]))
+        save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)
     return results
 
 

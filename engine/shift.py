@@ -28,7 +28,7 @@ from substyle.engine.store.load import open_table
 from substyle.engine.table import EmbeddingTable
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, describe, kind_of, open_source
+from substyle.pipelines.sources import SourceConfig, absolute_root, describe, kind_of, open_source
 
 HEAD = "linear"
 SHIFT = "shift"
@@ -81,14 +81,28 @@ def shift(
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / "shift.json", json.dumps(scores).encode())
-        stamp = _stamp(study, tables[backbone.spec.name], out, stores)
+        stamp = _stamp(study, tables[backbone.spec.name], out, stores, folders)
         finish(folder, stamp, time.perf_counter() - began)
     return answer
 
 
-def kept_shift(study: EmbeddingStore, out: Path, tables: Mapping[str, EmbeddingTable]) -> dict[str, dict[str, Any]]:
-    """What `shift` has left in a folder, by backbone. Raises StaleError where it was made from other inputs."""
+def kept_shift(
+    study: EmbeddingStore,
+    out: Path,
+    tables: Mapping[str, EmbeddingTable],
+    folders: Mapping[str, Path | str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What `shift` has left in a folder, by backbone.
+
+    Args:
+        folders: what the study says now; None takes what is there.
+
+    Raises:
+        StaleError: it was made from other inputs.
+    """
     found: dict[str, dict[str, Any]] = {}
+    if folders is not None and not folders:
+        return found
     for name, table in tables.items():
         folder = out / SHIFT / slug(name)
         note: Note | None = note_of(folder)
@@ -96,7 +110,7 @@ def kept_shift(study: EmbeddingStore, out: Path, tables: Mapping[str, EmbeddingT
             continue
         there = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
         stores = {each: EmbeddingStore.open(path) for each, path in there.items() if header.exists(path)}
-        now = _stamp(study, table, out, stores)
+        now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
         require_fresh(folder, note, now, "substyle run on the study again", settings=True)
         found[name] = read_object(folder / "shift.json")
     return found
@@ -136,13 +150,24 @@ def _probe(out: Path, backbone: str) -> Path:
     return out / PROBES / slug(backbone) / f"semantic-{HEAD}.safetensors"
 
 
-def _stamp(study: EmbeddingStore, table: EmbeddingTable, out: Path, stores: Mapping[str, EmbeddingStore]) -> Stamp:
+def _stamp(
+    study: EmbeddingStore,
+    table: EmbeddingTable,
+    out: Path,
+    stores: Mapping[str, EmbeddingStore],
+    folders: Mapping[str, Path | str],
+) -> Stamp:
     photographs = {
         name: photographs_digest(open_table(store, table.backbone))
         for name, store in stores.items()
         if any(entry.name == table.backbone for entry in store.backbones())
     }
-    return Stamp.of(study, table, {"photographs": photographs, "probe": file_digest(_probe(out, table.backbone))})
+    settings = {
+        "photographs": photographs,
+        "probe": file_digest(_probe(out, table.backbone)),
+        "folders": {name: absolute_root(str(folder)) for name, folder in folders.items()},
+    }
+    return Stamp.of(study, table, settings)
 
 
 def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dict[str, Any]:

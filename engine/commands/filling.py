@@ -67,6 +67,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         executor=executor,
         add=options.add,
         replace=options.replace,
+        asked=(options.device, options.runtime),
     )
     choices = backbone_choices(options.backbone, options.checkpoint)
     summary = embed_all(plan, choices, quiet=options.quiet)

@@ -85,11 +85,12 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     tables = stages.tables(
         store, [entry.name for entry in store.backbones() if entry.name in outcomes or entry.name in analyses], names
     )
-    shifts = kept_shift(store, out, {table.backbone: table for table in tables})
+    shifts = kept_shift(store, out, {table.backbone: table for table in tables}, study.shift if study else None)
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
     results = assemble(name, store, out, outcomes, analyses, shifts, tables=tables, threads=threads)
-    save_report(results, out, stages.current_gallery(store, out, tables[0]))
+    shown = study is None or study.gallery
+    save_report(results, out, stages.current_gallery(store, out, tables[0]) if shown else None)
     return _show(results, out, store.path)
 
 

@@ -34,6 +34,11 @@ class Definition:
         """The transformation's name."""
         return str(self.definition["name"])
 
+    @property
+    def identity(self) -> str:
+        """What decides its pixels, and what probes take it for: hash, coarse class and role."""
+        return f"{self.hash} {self.definition['coarse']} {self.definition['role']}"
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -69,7 +74,7 @@ def read(store: Place, paths: list[Place] | None = None) -> Catalog:
         known = backbones.setdefault(entry.slug, entry)
         there = transformations.setdefault(entry.slug, {})
         if differences(known.facts, entry.facts) or any(
-            there.get(name, definition).hash != definition.hash for name, definition in found.items()
+            there.get(name, definition).identity != definition.identity for name, definition in found.items()
         ):
             raise StoreError(f"{path}: contradicts another file of the catalog (run substyle verify)")
         there |= found

@@ -25,7 +25,7 @@ from substyle.engine.store import (
 )
 from substyle.engine.store import manifest as manifests
 from substyle.engine.store.catalog import Catalog, Definition
-from substyle.engine.store.errors import StoreError
+from substyle.engine.store.errors import DifferentError, StoreError
 from substyle.engine.store.header import Header
 from substyle.engine.store.index import Index
 from substyle.engine.store.layout import ARRAYS, METADATA, BackboneEntry, StoreSettings, chunk_path, slug
@@ -165,16 +165,11 @@ class EmbeddingStore:
             found: the transformations that it is to have.
 
         Raises:
-            StoreError: it is there with other weights, width, runtime or precision, or a transformation is there with
-                another definition.
+            DifferentError: it is there with other weights, width, runtime or precision, or a transformation is there
+                with another definition.
         """
-        name = slug(str(facts["name"]))
-        entry = BackboneEntry(str(facts["name"]), name, int(facts["dim"]), dict(facts))
-        known = self.catalog.backbones.get(name)
-        if known is not None and (changed := catalog.differences(known.facts, facts)):
-            how = catalog.remedy(known.facts, facts)
-            raise StoreError(f"{self.path}: {entry.name} was made differently: {'; '.join(changed)}{how}")
-        new = self._new(entry, found)
+        entry, new = self.require_same(facts, found)
+        name, known = entry.slug, self.catalog.backbones.get(entry.slug)
         # what the catalog names is there: arrays come first
         folder = self.path / ARRAYS / name
         if not (folder / METADATA).exists():
@@ -185,20 +180,37 @@ class EmbeddingStore:
             catalog.write(self.path, facts, {definition.name: definition for definition in new})
         return entry
 
-    def require_definitions(self, entry: BackboneEntry, found: Sequence[Definition]) -> None:
-        """Raise StoreError unless what the store has of these transformations was made by the same definitions."""
-        self._new(entry, found)
+    def require_same(
+        self, facts: Mapping[str, Any], found: Sequence[Definition]
+    ) -> tuple[BackboneEntry, list[Definition]]:
+        """Check that a backbone and transformations are those that the store has; nothing is changed.
 
-    def _new(self, entry: BackboneEntry, found: Sequence[Definition]) -> list[Definition]:
-        """Those that the store lacks. Raises StoreError for one that it has by another definition."""
+        Returns:
+            the backbone, and those transformations that it lacks.
+
+        Raises:
+            DifferentError: as `ensure_backbone` says.
+        """
+        entry = BackboneEntry(str(facts["name"]), slug(str(facts["name"])), int(facts["dim"]), dict(facts))
+        known = self.catalog.backbones.get(entry.slug)
+        if known is not None and (changed := catalog.differences(known.facts, facts)):
+            how = catalog.remedy(known.facts, facts)
+            raise DifferentError(f"{self.path}: {entry.name} was made differently: {'; '.join(changed)}{how}")
+        self.require_definitions(found)
         there = self.catalog.transformations.get(entry.slug, {})
-        changed = [d.name for d in found if d.name in there and there[d.name].hash != d.hash]
+        return entry, [definition for definition in found if definition.name not in there]
+
+    def require_definitions(self, found: Sequence[Definition]) -> None:
+        """Raise DifferentError unless what the store has of these, by any backbone, has the same definitions."""
+        now = {definition.name: definition for definition in found}
+        # of every backbone: a report sets them side by side
+        made = [definition for each in self.catalog.transformations.values() for definition in each.values()]
+        changed = sorted({d.name for d in made if d.name in now and now[d.name].identity != d.identity})
         if changed:
-            raise StoreError(
+            raise DifferentError(
                 f"{self.path}: the definition of {', '.join(changed)} has changed since the store was made; "
                 "use another store, or give the changed transformation another name"
             )
-        return [definition for definition in found if definition.name not in there]
 
     def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
         return nodes.array(

@@ -9,6 +9,10 @@ class StoreError(SubstyleError):
     """A store cannot be opened or written, or what is asked of it does not agree with what it holds."""
 
 
+class DifferentError(StoreError):
+    """What is to be stored was made from other inputs, or in another way, than what the store holds."""
+
+
 class LockedError(StoreError):
     """Another run holds the store."""
 

@@ -13,7 +13,7 @@ from tests.conftest import put
 from substyle.engine.store import access
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import OverflowError16, StoreError
+from substyle.engine.store.errors import DifferentError, OverflowError16, StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings, slug
 from substyle.engine.store.load import load_table, open_tables, store_facts
 from substyle.engine.store.record import ImageNote
@@ -173,12 +173,13 @@ def test_another_backbone_under_the_same_name_is_refused(home: Place, changed: d
 
 
 def test_another_definition_is_refused(home: Place) -> None:
-    store, entry = make(home / "s.zarr")
-    changed = [FOUND[0], Definition(DEFINITIONS[1], "another hash")]
-    with pytest.raises(StoreError, match="the definition of jpeg has changed"):
-        store.ensure_backbone(facts(), changed)
-    with pytest.raises(StoreError, match="the definition of jpeg has changed"):
-        store.require_definitions(entry, changed)
+    store, _ = make(home / "s.zarr")
+    other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, "hash")
+    for changed in (Definition(DEFINITIONS[1], "another hash"), other_role):
+        for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
+            with pytest.raises(DifferentError, match="the definition of jpeg has changed"):
+                store.ensure_backbone(facts(name), [FOUND[0], changed])
+    assert [entry.name for entry in store.backbones()] == ["timm:x"]
 
 
 def test_attributes_belong_to_the_user(home: Place) -> None:

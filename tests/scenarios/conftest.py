@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.scenarios.scene import Scene
+
+
+@pytest.fixture
+def pages() -> None:
+    """Reports are written as well as results.json."""
+
+
+@pytest.fixture
+def empty(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    one_thread: None,
+) -> Iterator[Scene]:
+    """A folder without photographs."""
+    del one_thread
+    if "pages" not in request.fixturenames:  # they take longer than everything else, and show what results.json says
+        monkeypatch.setattr("substyle.engine.runner.write_report", lambda results, out, gallery: None)
+    monkeypatch.setattr("substyle.engine.report.page.save_figures", lambda results, folder: [])
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # no machine is switched off here
+    monkeypatch.chdir(tmp_path)
+    made = Scene(tmp_path, capsys)
+    made.new_process()
+    yield made
+    made.new_process()
+
+
+@pytest.fixture
+def scene(empty: Scene) -> Scene:
+    """18 photographs of two classes in split folders."""
+    empty.add_all()
+    return empty

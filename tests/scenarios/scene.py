@@ -1,0 +1,239 @@
+"""Photographs, a study and the command line, as a user has them, and what a fresh run on the same inputs finds."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import jpeg, photograph
+
+from substyle.engine.backbones import registry
+from substyle.engine.cli import main
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.load import load_table
+from substyle.pipelines import plugins
+from substyle.pipelines.transforms import base
+
+SUITE = "identity,grayscale,jpeg"
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "suite": SUITE,
+    "canvas": 64,
+    "backbones": ["control:pixels"],
+    "gallery": 1,
+    "embed": {"batch": 8, "shard_rows": 8, "threads": 1},
+    "probes": {
+        "tasks": ["fine", "semantic"],
+        "heads": ["linear"],
+        "steps": 20,
+        "learning_rates": [1e-2],
+        "weight_decays": [1e-2],
+        "seeds": 1,
+        "bootstrap": 100,
+        "threads": 1,
+    },
+    "analysis": {"ks": [1, 3]},
+}
+COUNTS = {"train": 8, "val": 4, "test": 6}
+CLASSES = ("even", "odd")
+Row = tuple[str, str]
+
+
+class Scene:
+    """A folder with photographs, a study and results, and `substyle` in it.
+
+    Attributes:
+        root: the folder; photos: photographs in it; study: what the study file says, written before each run.
+    """
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root, self.photos, self.capsys = root, root / "photos", capsys
+        self.study: dict[str, Any] = copy.deepcopy(STUDY)
+        self._number = itertools.count()
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def command(self, *words: object) -> tuple[int, dict[str, Any]]:
+        """Run a command with --json. Returns its exit code and the one object that stdout is."""
+        self.capsys.readouterr()
+        try:
+            code = main([*map(str, words), "--json", "--quiet"])
+        except SystemExit as stop:  # arguments that do not parse
+            code = int(str(stop.code))
+        out = self.capsys.readouterr().out
+        assert out.count("\n") == 1, out
+        answer = json.loads(out)
+        assert isinstance(answer, dict)
+        return code, answer
+
+    def ok(self, *words: object) -> dict[str, Any]:
+        """Run a command that must do what it is asked."""
+        code, answer = self.command(*words)
+        assert code == 0, answer
+        return answer
+
+    def refused(self, *words: object, kind: str, field: str | None = None, code: int | None = None) -> str:
+        """Run a command that must fail with an error of a kind and a field. Returns the message."""
+        found, answer = self.command(*words)
+        assert found != 0, f"shown with exit code 0: {json.dumps(answer)[:400]}"
+        error = answer["error"]
+        assert (error["type"], error["field"]) == (kind, field), error
+        assert found == ((2 if kind in ("ConfigError", "PhotographsError") else 1) if code is None else code)
+        message: str = error["message"]
+        return message
+
+    def study_file(self) -> Path:
+        """The study as a file."""
+        path = self.root / "study.toml"
+        path.write_text(toml(self.study))
+        return path
+
+    def asked(self, out: Path | str = "out", images: Path | None = None, *more: object) -> list[object]:
+        """The words of `substyle run` on the study."""
+        where = ["--images", images or self.photos, "--out", self.root / out]
+        return ["run", self.study_file(), *where, *more]
+
+    def run(self, out: Path | str = "out", images: Path | None = None, *more: object) -> dict[str, Any]:
+        """Run the study. Returns what it shows: results.json."""
+        answer = self.ok(*self.asked(out, images, *more))
+        return read(answer["results"])
+
+    def run_refused(
+        self,
+        field: str | None = "images",
+        kind: str = "PhotographsError",
+        out: Path | str = "out",
+        images: Path | None = None,
+        more: tuple[object, ...] = (),
+    ) -> None:
+        """Run the study, which must be refused and leave results as they are, or none."""
+        results = self.root / out / "results.json"
+        before = results.read_bytes() if results.is_file() else None
+        self.refused(*self.asked(out, images, *more), kind=kind, field=field)
+        assert not results.is_file() or results.read_bytes() == before
+
+    def fresh(self, images: Path | None = None, *more: object) -> dict[str, Any]:
+        """What the study finds in these photographs in an empty folder."""
+        return self.run(f"fresh-{next(self._number)}", images, *more)
+
+    def fresh_store(self, images: Path | None = None) -> Path:
+        """The store of a fresh run."""
+        out = f"fresh-{next(self._number)}"
+        self.run(out, images)
+        return self.root / out / "store.zarr"
+
+    def embed(self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels") -> Any:  # noqa: ANN401
+        """`substyle embed`; a store that is made has the study's suite and canvas."""
+        return self.ok(*self.embedding(images, *more, store=store, backbone=backbone))
+
+    def embedding(
+        self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels"
+    ) -> list[object]:
+        """The words of `substyle embed`."""
+        path = self.root / store
+        new = [] if (path / "substyle.json").exists() else ["--suite", SUITE, "--canvas", "64", "--shard-rows", "8"]
+        new = new[2:] if "--suite" in more else new
+        words: list[object] = ["embed", *([images] if images else []), "--store", path, "--backbone", backbone]
+        return [*words, *new, "--batch", "8", "--threads", "1", *more]
+
+    # --- photographs --------------------------------------------------------------------------------------------------
+
+    def add(self, number: int, split: str = "train", folder: Path | None = None, seed: int | None = None) -> Path:
+        """A photograph; its class is that of its number."""
+        path = (folder or self.photos) / split / CLASSES[number % 2] / f"{number:02d}.jpg"
+        return write(path, jpeg(photograph(number if seed is None else seed)))
+
+    def add_all(self, folder: Path | None = None, seed: int = 0) -> Path:
+        """18 photographs in split and class folders; the seed changes their bytes and not their keys."""
+        numbers = itertools.count()
+        for split, count in COUNTS.items():
+            for number in itertools.islice(numbers, count):
+                self.add(number, split, folder, seed=number + seed)
+        return folder or self.photos
+
+    def one(self, pattern: str = "train/*/*.jpg", at: int = 0, folder: Path | None = None) -> Path:
+        """A photograph that is there."""
+        return sorted((folder or self.photos).glob(pattern))[at]
+
+    def new_process(self) -> None:
+        """Forget what plug-ins have registered, as a new process does."""
+        plugins.load_plugin.cache_clear()
+        for name, made in list(base.REGISTRY.items()):
+            if made.name.startswith("mine"):
+                del base.REGISTRY[name]
+        registry.FAMILIES.pop("mine", None)
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def other_bytes(path: Path, seed: int = 900) -> bytes:
+    """Another photograph as a JPEG of exactly the size of a file: a comment fills it up."""
+    size = path.stat().st_size
+    for quality in range(90, 0, -1):
+        data = jpeg(photograph(seed), quality)
+        room = size - len(data) - 4
+        if room >= 0:
+            return data[:2] + b"\xff\xfe" + (room + 2).to_bytes(2, "big") + bytes(room) + data[2:]
+    raise AssertionError("no such quality")
+
+
+def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """All of results.json but what differs between two runs on the same inputs: times, stamps, the store's UUID."""
+    kept = {k: v for k, v in results.items() if k not in ("created", "stamps", "throughput", "environment", "identity")}
+    kept["photographs"] = results["identity"]["photographs"]
+    kept["backbones"] = {}
+    for name, backbone in results["backbones"].items():
+        kept["backbones"][name] = {k: v for k, v in backbone.items() if k not in ("cost", "gate")}
+    return kept
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A JSON file with an object."""
+    found: dict[str, Any] = json.loads(Path(path).read_text())
+    return found
+
+
+def rows(store: Path, backbone: str = "control:pixels") -> dict[Row, tuple[object, ...]]:
+    """Class, split and embedding of every photograph in every transformation, wherever they stand."""
+    table = load_table(EmbeddingStore.open(store), backbone)
+    found: dict[Row, tuple[object, ...]] = {}
+    for n, key in enumerate(table.keys):
+        label = int(table.label_N[n])
+        told = (table.class_names[label] if label >= 0 else None, int(table.split_N[n]))
+        for t, name in enumerate(table.transformations):
+            found[key, name] = (*told, table.x_TND[t, n].tobytes())
+    return found
+
+
+def same_file(path: Path, target: Path) -> Path:
+    """A copy of a folder."""
+    return Path(shutil.copytree(path, target))
+
+
+def toml(table: Mapping[str, Any]) -> str:
+    """A study as TOML; lists and inner tables of tables are written inline."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    text = "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
+    for name, inner in table.items():
+        if isinstance(inner, dict):
+            text += f"[{name}]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in inner.items())
+    return text
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value if isinstance(value, bool | int | float) else str(value))

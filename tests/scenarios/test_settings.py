@@ -1,0 +1,410 @@
+"""What a study says, and the code that it names, change between two commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from tests.conftest import jpeg, photograph
+from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
+
+TRANSFORMATION = """
+import torch
+from substyle.pipelines.transforms.base import Choice, kernel
+
+LEVEL = 255
+
+
+@kernel('mine_negative', coarse='tone', role='train', parameters=[Choice('threshold', (64, 128))])
+def negative(canvas_BSSC, args, keys_B):
+    # a comment
+    threshold = torch.from_numpy(args['threshold']).view(-1, 1, 1, 1)
+    return torch.where(canvas_BSSC < threshold, canvas_BSSC, LEVEL - canvas_BSSC)
+"""
+FAMILY = """
+import torch
+from torch import nn
+from substyle.engine.backbones.registry import Family, register_family
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, tensors_hash
+
+GAIN = 2.0
+
+
+def load(name, rest, context):
+    network, rgb = Network(), (0.5, 0.5, 0.5)
+    digest = tensors_hash(network.state_dict())
+    spec = BackboneSpec(name, "mean", 3, context.canvas, rgb, rgb, "mean", "none", digest)
+    return Backbone(spec, module=network, compiled=False)
+
+
+register_family(Family("mine", "<name>", "my backbones", load))
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, canvas_BSSC):
+        # a comment
+        return canvas_BSSC.float().mean((1, 2)) * self.weight * GAIN
+"""
+
+# --- the suite --------------------------------------------------------------------------------------------------------
+
+
+def test_the_suite_shrinks_grows_and_is_reordered(scene: Scene) -> None:
+    suites = (
+        "identity,grayscale,jpeg",
+        "identity,jpeg",
+        "identity,grayscale,jpeg,channel_permute",
+        "identity,jpeg,grayscale",
+    )
+    for suite in suites:
+        scene.study["suite"] = suite
+        results = scene.run()
+        assert [each["name"] for each in results["transformations"]] == suite.split(",")
+        assert numbers(results) == numbers(scene.fresh())
+
+
+def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
+    """Edited code, a value that it reads, and parameters are refused; a comment is not."""
+    plugin = scene.root / "mine.py"
+    plugin.write_text(TRANSFORMATION)
+    scene.study |= {"suite": "identity,mine_negative", "plugins": [str(plugin)]}
+    before = numbers(scene.run())
+    scene.new_process()
+    assert numbers(scene.run()) == before
+    plugin.write_text(TRANSFORMATION.replace("# a comment", "# another"))
+    scene.new_process()
+    assert numbers(scene.run()) == before
+    for old, new in (("LEVEL - canvas", "canvas"), ("LEVEL = 255", "LEVEL = 254"), ("(64, 128)", "(64, 96)")):
+        plugin.write_text(TRANSFORMATION.replace(old, new))
+        scene.new_process()
+        scene.run_refused(None, "StoreError")
+    assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
+
+
+def test_a_plug_in_transformation_is_edited_for_a_further_backbone(scene: Scene) -> None:
+    """All backbones of a store see the same variants."""
+    plugin = scene.root / "mine.py"
+    plugin.write_text(TRANSFORMATION)
+    scene.study |= {"suite": "identity,mine_negative", "plugins": [str(plugin)]}
+    scene.run()
+    plugin.write_text(TRANSFORMATION.replace("LEVEL - canvas", "canvas"))
+    scene.new_process()
+    scene.study["backbones"] = ["control:statistics"]
+    scene.run_refused(None, "StoreError")
+    words = scene.embedding(None, "--plugin", plugin, store="out/store.zarr", backbone="control:statistics")
+    scene.refused(*words, kind="StoreError")
+
+
+# --- backbones --------------------------------------------------------------------------------------------------------
+
+
+def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
+    plugin = scene.root / "mine.py"
+    plugin.write_text(FAMILY)
+    scene.study |= {"backbones": ["mine:one"], "plugins": [str(plugin)]}
+    before = numbers(scene.run())
+    scene.new_process()
+    assert numbers(scene.run()) == before
+    for old, new in (("self.weight * GAIN", "self.weight + GAIN"), ("GAIN = 2.0", "GAIN = 3.0")):
+        plugin.write_text(FAMILY.replace(old, new))
+        scene.new_process()
+        scene.run_refused(None, "StoreError")
+    assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
+
+
+def _weights(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    return path
+
+
+def test_weights_change(scene: Scene) -> None:
+    """A checkpoint is written anew under its name: its embeddings are those of another backbone."""
+    name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
+    scene.study |= {
+        "backbones": [{"name": name, "checkpoint": str(path), "precision": "fp32"}],
+        "suite": "identity,jpeg",
+    }
+    before = numbers(scene.run())
+    assert numbers(scene.run()) == before
+    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    assert scene.ok("predict", probe, scene.one(), "--checkpoint", path)["predictions"]
+    _weights(path, 1)
+    scene.refused("predict", probe, scene.one(), "--checkpoint", path, kind="SubstyleError")
+    scene.run_refused(None, "StoreError")
+    scene.add(50)
+    scene.run_refused(None, "StoreError")
+    assert numbers(scene.run("out", None, "--fresh"))["backbones"] != before["backbones"]
+
+
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"runtime": "torch", "precision": "fp32"}])
+def test_precision_or_runtime_change(scene: Scene, change: dict[str, str]) -> None:
+    name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
+    scene.study |= {"backbones": [{"name": name, "checkpoint": str(path)}], "suite": "identity,jpeg"}
+    scene.study["embed"] |= {"runtime": "openvino", "precision": "fp32"}
+    scene.run()
+    asked = dict(scene.study["embed"])
+    scene.study["embed"] |= change
+    scene.run_refused(None, "StoreError")
+    scene.study["embed"] = asked
+    scene.run()
+
+
+def test_backbones_come_and_go(scene: Scene) -> None:
+    both = ["control:pixels", "control:statistics"]
+    for backbones in (both[:1], both, both[1:]):
+        scene.study["backbones"] = backbones
+        results = scene.run()
+        assert list(results["backbones"]) == backbones
+        assert numbers(results) == numbers(scene.fresh())
+
+
+def test_a_plug_in_probe_is_refused_by_predict(scene: Scene) -> None:
+    plugin = scene.root / "mine.py"
+    plugin.write_text(FAMILY)
+    scene.study |= {"backbones": ["mine:one"], "plugins": [str(plugin)]}
+    scene.run()
+    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    words = ("predict", probe, scene.one(), "--plugin", plugin)
+    assert scene.ok(*words)["predictions"]
+    plugin.write_text(FAMILY.replace("GAIN = 2.0", "GAIN = 3.0"))
+    scene.new_process()
+    scene.refused(*words, kind="SubstyleError")
+
+
+# --- what is fixed when a store is made -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", 1), ("canvas", 96), ("orientation", "apply"), ("style_precision", "fp32"), ("dtype", "float32")],
+)
+def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None:  # noqa: ANN401
+    scene.run()
+    scene.embed(scene.photos)
+    table = scene.study["embed"] if field == "dtype" else scene.study
+    table[field] = value
+    scene.run_refused(field)
+    option = f"--{field.replace('_', '-')}"
+    for backbone in ("control:pixels", "control:statistics"):
+        words = scene.embedding(scene.photos, option, value, backbone=backbone)
+        scene.refused(*words, kind="PhotographsError", field=field)
+    assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
+
+
+# --- configuration of stages ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("probes", {"steps": 5}),
+        ("probes", {"tasks": ["fine"]}),
+        ("probes", {"bootstrap": 200}),
+        ("probes", {"seed": 9}),
+        ("analysis", {"ks": [2]}),
+        ("analysis", {"seed": 9}),
+    ],
+)
+def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: dict[str, Any]) -> None:
+    first = scene.run()
+    scene.study[part] |= change
+    store, study, out = scene.root / "out" / "store.zarr", scene.study_file(), scene.root / "out"
+    report = ("report", store, "--study", study, "--out", out)
+    scene.refused(*report, kind="StaleError")  # it would show what another study said
+    again = numbers(scene.run())
+    assert again == numbers(scene.fresh())
+    if "ks" in change or "tasks" in change:
+        assert again != numbers(first)
+    scene.ok(*report)
+
+
+def test_the_gallery_changes(scene: Scene, pages: None) -> None:
+    scene.run()
+    for count in (2, 0, 1):
+        scene.study["gallery"] = count
+        scene.run()
+        scene.run("fresh", None, "--fresh")
+        shown, fresh = (scene.root / out / "gallery" for out in ("out", "fresh"))
+        if count:
+            assert _pictures(shown) == _pictures(fresh)
+        page = (scene.root / "out" / "report.html").read_text()
+        assert page.count("<img") == (scene.root / "fresh" / "report.html").read_text().count("<img")
+
+
+def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> None:
+    """A photograph in the gallery is edited: `report` leaves the old picture out, `run` draws the new one."""
+    scene.study["gallery"] = 4
+    scene.run()
+    old = _pictures(scene.root / "out" / "gallery")
+    for path in scene.photos.rglob("*.jpg"):
+        path.write_bytes(other_bytes(path, int(path.stem) + 300))
+    store = scene.root / "out" / "store.zarr"
+    scene.embed(scene.photos, "--replace", store="out/store.zarr")
+    study = scene.study_file()
+    for stage in ("probe", "analyze", "report"):
+        scene.ok(stage, store, "--study", study)
+    assert "<img" not in (scene.root / "out" / "report.html").read_text()
+    scene.run()
+    scene.run("fresh")
+    new = _pictures(scene.root / "out" / "gallery")
+    assert new == _pictures(scene.root / "fresh" / "gallery")
+    assert new != old
+    assert "<img" in (scene.root / "out" / "report.html").read_text()
+
+
+def _pictures(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+# --- shift ------------------------------------------------------------------------------------------------------------
+
+
+def _elsewhere(scene: Scene) -> None:
+    for number in range(30, 36):
+        scene.add(number, ".", scene.root / "others", seed=number + 31)
+    scene.study["shift"] = {"other": str(scene.root / "others")}
+
+
+def _grown(scene: Scene) -> None:
+    scene.add(36, ".", scene.root / "shifted", seed=81)
+    scene.add(37, ".", scene.root / "shifted", seed=80)
+
+
+def _shrunk(scene: Scene) -> None:
+    scene.one("*/*.jpg", folder=scene.root / "shifted").unlink()
+
+
+def _edited(scene: Scene) -> None:
+    for path in (scene.root / "shifted").rglob("*.jpg"):
+        path.write_bytes(other_bytes(path, int(path.stem) + 301))
+
+
+def _relabelled(scene: Scene) -> None:
+    for path in sorted((scene.root / "shifted" / "even").glob("*.jpg")):
+        path.rename(scene.root / "shifted" / "odd" / path.name)
+
+
+def _renamed(scene: Scene) -> None:
+    scene.study["shift"] = {"another": scene.study["shift"]["other"]}
+
+
+def _dropped(scene: Scene) -> None:
+    del scene.study["shift"]
+
+
+@pytest.fixture
+def shifted(scene: Scene) -> Scene:
+    """A study with a shift."""
+    for number in range(30, 36):
+        scene.add(number, ".", scene.root / "shifted")
+    scene.study["shift"] = {"other": str(scene.root / "shifted")}
+    return scene
+
+
+@pytest.mark.parametrize(
+    "change", [_elsewhere, _grown, _shrunk, _edited, _relabelled, _renamed, _dropped], ids=lambda f: f.__name__[1:]
+)
+def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene], None]) -> None:
+    before = shifted.run()["backbones"]["control:pixels"]["shift"]
+    assert before["other"]["images"] == 6
+    change(shifted)
+    results = shifted.run()
+    assert numbers(results) == numbers(shifted.fresh())
+    assert results["backbones"]["control:pixels"].get("shift") != before or change is _renamed
+    # the report of the same study is the same report
+    shifted.ok("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
+    again = numbers(_results(shifted))
+    assert again["backbones"] == numbers(results)["backbones"]
+
+
+@pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])
+def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable[[Scene], None]) -> None:
+    """A report shows no shift that its study does not have."""
+    shifted.run()
+    change(shifted)
+    code, answer = shifted.command("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
+    if code:
+        assert answer["error"]["type"] == "StaleError"
+    else:
+        assert "shift" not in _results(shifted)["backbones"]["control:pixels"]
+
+
+def test_shift_after_the_probes_changed(shifted: Scene) -> None:
+    """It is scored by a probe that is there no more."""
+    shifted.run()
+    shifted.study["probes"]["steps"] = 5
+    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
+    shifted.ok("probe", store, "--study", study)
+    shifted.refused("report", store, "--study", study, kind="StaleError")
+    assert numbers(shifted.run()) == numbers(shifted.fresh())
+
+
+def _results(scene: Scene) -> dict[str, Any]:
+    from tests.scenarios.scene import read
+
+    return read(scene.root / "out" / "results.json")
+
+
+# --- refused before anything is made ----------------------------------------------------------------------------------
+
+
+def _few(scene: Scene) -> str:
+    for path in sorted((scene.photos / "test").rglob("*.jpg"))[1:]:
+        path.unlink()
+    return "images"
+
+
+def _unlearned(scene: Scene) -> str:
+    write(scene.photos / "test" / "third" / "0.jpg", jpeg(photograph(70)))
+    return "images"
+
+
+def _strange(scene: Scene) -> str:
+    write(scene.root / "shifted" / "third" / "0.jpg", jpeg(photograph(70)))
+    scene.study["shift"] = {"other": str(scene.root / "shifted")}
+    return "shift.other"
+
+
+def _unwritable(scene: Scene) -> str:
+    (scene.root / "out").write_text("a file")
+    return "--out"
+
+
+def _unknown(scene: Scene) -> str:
+    scene.study["backbones"] = ["nothing:here"]
+    return "backbone"
+
+
+def _weightless(scene: Scene) -> str:
+    scene.study["backbones"] = [{"name": "timm:test_vit", "checkpoint": str(scene.root / "nothing.pth")}]
+    return "timm:test_vit: checkpoint"
+
+
+@pytest.mark.parametrize(
+    "change", [_few, _unlearned, _strange, _unwritable, _unknown, _weightless], ids=lambda f: f.__name__[1:]
+)
+def test_what_would_fail_late_fails_first(
+    scene: Scene, change: Callable[[Scene], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("substyle.engine.embed.prepare_backbones", None)  # nothing is prepared
+    field = change(scene)
+    scene.refused(*scene.asked(), kind="ConfigError", field=field)
+    assert not (scene.root / "out").is_dir()
+
+
+def test_the_same_study_twice_changes_no_byte_of_the_store(scene: Scene) -> None:
+    scene.run()
+    store = scene.root / "out" / "store.zarr"
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    scene.run()
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+    assert rows(store)
