@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from substyle.engine.identity import PhotographsError, Ways
-from substyle.engine.stamp import NOTE, StaleError, Stamp, note_of
+from substyle.engine.stamp import StaleError, Stamp, embeddings_digest, note_of, photographs_digest, shards_of
 from substyle.engine.store import header
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import read_json, remove, write_durably, writing
 from substyle.engine.store.layout import HEADER
+from substyle.engine.store.load import open_tables
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place, place
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
-STAGES = ("probes", "analysis", "gallery", "shift")
+STAGES = ("probes", "analysis", "shift")
 _REPORT = (RESULTS, PAGE, "tables", "figures")
-_ALL = (*_REPORT, *STAGES, STORE, "trace.json", HEADER)  # the marker last: until it is gone, the folder is known
+# the marker last: until it is gone, the folder is known
+_ALL = (*_REPORT, *STAGES, "gallery", STORE, "trace.json", HEADER)
 _KIND = "results"
 
 
@@ -29,7 +33,11 @@ def claim(out: Path, store: Place, uuid: str) -> None:
 
     Args:
         store: where the embeddings are; uuid: of the store.
+
+    Raises:
+        ConfigError: the folder holds something else.
     """
+    require_ours(out)
     where = store.absolute() if isinstance(store, Path) else store
     data = json.dumps({"kind": _KIND, "store": str(where), "uuid": uuid}, indent=1).encode()
     marker = out / HEADER
@@ -39,6 +47,12 @@ def claim(out: Path, store: Place, uuid: str) -> None:
         write_durably(marker, data)
 
 
+def require_ours(out: Path) -> None:
+    """Raise ConfigError for a folder that holds something, and no results: nothing there is written over or deleted."""
+    if out.is_dir() and claimed(out) is None and any(path.name != STORE for path in out.iterdir()):
+        raise ConfigError("--out", str(out), "a new or empty folder, or one of results; this one holds other files")
+
+
 def claimed(out: Path) -> dict[str, Any] | None:
     """What `claim` wrote; None where it has not."""
     content = read_json(out / HEADER) if (out / HEADER).is_file() else None
@@ -46,7 +60,13 @@ def claimed(out: Path) -> dict[str, Any] | None:
 
 
 def require_own(out: Path, store: Place, ways: Ways) -> None:
-    """Raise PhotographsError where a folder holds results of another store that is still there."""
+    """Check that results of a store may go into a folder.
+
+    Raises:
+        ConfigError: the folder holds something else than results.
+        PhotographsError: it holds results of another store that is still there.
+    """
+    require_ours(out)
     before = claimed(out)
     if before is None or not before.get("uuid"):
         return
@@ -60,13 +80,13 @@ def start_fresh(out: Path) -> None:
     """Delete the results and the store of a folder, and nothing else.
 
     Raises:
-        ConfigError: the folder holds something, and is not a folder of results.
+        ConfigError: the folder holds something else than results.
     """
     if not out.exists():
         return
-    if claimed(out) is None and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError("--fresh", str(out), "a folder of results; this one was not made by substyle")
+    require_ours(out)
     with writing(out):
+        remove(out / STORE / HEADER)  # first: what is left of a store without its header is no store
         for name in _ALL:
             remove(out / name)
 
@@ -83,23 +103,42 @@ def stamp_digest(stamp: Stamp) -> str:
     return hashlib.sha256(json.dumps(asdict(stamp), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stamps(out: Path) -> dict[str, str]:
-    """Digests of the stamps of all finished results in a folder, by their place in it."""
+def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
+    """Digests of the stamps of the finished results of some backbones, by their place in a folder."""
     found = {}
-    for stage in STAGES:
-        for path in sorted((out / stage).glob(f"**/{NOTE}")):
-            note = note_of(path.parent)
-            if note is not None:
-                found[path.parent.relative_to(out).as_posix()] = stamp_digest(note.stamp)
+    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), "gallery"):
+        note = note_of(out / name)
+        if note is not None:
+            found[name] = stamp_digest(note.stamp)
     return found
 
 
 def require_current(out: Path, results: Mapping[str, Any]) -> None:
-    """Raise StaleError where results.json reports other results than those that lie beside it."""
+    """Check that results.json reports what is beside it, and what its store holds, where these are there.
+
+    Raises:
+        StaleError: stages were run again since, or embeddings were made again.
+    """
     reported = results.get("stamps")
-    if not isinstance(reported, dict):
+    if not isinstance(reported, dict) or claimed(out) is None:
         return  # of a file that was moved away from its results
-    there = stamps(out)
-    differing = sorted(name for name in reported.keys() & there.keys() if reported[name] != there[name])
+    there = stamps(out, {name.partition("/")[2] for name in reported} - {""})
+    differing = sorted(name for name in reported if reported[name] != there.get(name))
     if differing:
         raise StaleError(f"{out / RESULTS}: {', '.join(differing)} were made again since; run substyle report again")
+    identity = results.get("identity", {})
+    before = place(str((claimed(out) or {}).get("store", "")), "store")
+    if not header.exists(before) or header.read(before).uuid != identity.get("store"):
+        return
+    store = EmbeddingStore.open(before)
+    digests = identity.get("embeddings", {})
+    try:
+        tables = open_tables(store, list(digests), [row["name"] for row in results["transformations"]])
+    except StoreError as error:
+        raise StaleError(f"{out / RESULTS}: its store has changed since: {error}") from error
+    for table in tables:
+        made = embeddings_digest(
+            store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)
+        )
+        if (photographs_digest(table), made) != (identity.get("photographs"), digests[table.backbone]):
+            raise StaleError(f"{out / RESULTS}: {before} has changed since; run its stages and report again")

@@ -16,7 +16,7 @@ from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.stages import ANALYSIS, PROBES
-from substyle.engine.stamp import embeddings_digest, photographs_digest, seconds
+from substyle.engine.stamp import embeddings_digest, photographs_digest, seconds, shards_of
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.load import store_facts
@@ -48,7 +48,7 @@ def assemble(
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
-    facts = store_facts(store)
+    facts, shards = store_facts(store), shards_of(store, table)
     known = store.catalog.transformations[entries[0].slug]
     spent = {entry.name: _seconds(store, entry, names) for entry in entries}
     return {
@@ -71,9 +71,9 @@ def assemble(
         "identity": {
             "store": store.uuid,
             "photographs": photographs_digest(table),
-            "embeddings": {entry.name: embeddings_digest(store, entry.slug, names) for entry in entries},
+            "embeddings": {entry.name: embeddings_digest(store, entry.slug, names, shards) for entry in entries},
         },
-        "stamps": stamps(out),
+        "stamps": stamps(out, [entry.slug for entry in entries]),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": _environment(threads),
         "backbones": {

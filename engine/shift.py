@@ -13,7 +13,6 @@ import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.embed import embed_compiled
-from substyle.engine.identity import PhotographsError
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.probes.metrics import resample
 from substyle.engine.probes.saved import Probe
@@ -21,9 +20,9 @@ from substyle.engine.stages import PROBES
 from substyle.engine.stamp import Note, Stamp, file_digest, finish, note_of, photographs_digest, require_fresh
 from substyle.engine.store import header
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
+from substyle.engine.store.errors import DifferentError
 from substyle.engine.store.files import read_object, remove, write_durably, writing
-from substyle.engine.store.layout import slug
+from substyle.engine.store.layout import HEADER, slug
 from substyle.engine.store.load import open_table
 from substyle.engine.table import EmbeddingTable
 from substyle.engine.workshop import EmbedConfig, Settings, Workshop
@@ -111,7 +110,7 @@ def kept_shift(
         there = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
         stores = {each: EmbeddingStore.open(path) for each, path in there.items() if header.exists(path)}
         now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
-        require_fresh(folder, note, now, "substyle run on the study again", settings=True)
+        require_fresh(folder, note, now, "substyle run on the study again")
         found[name] = read_object(folder / "shift.json")
     return found
 
@@ -132,15 +131,17 @@ def _embedded(
     photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
     print(f"shift {name}: {describe(photographs)}", file=sys.stderr)
     plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
+    if not header.exists(path):
+        with writing(path):
+            remove(path)  # what is left of one that was being removed
     plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}", only=True)
     try:
         embed_compiled(plan, compiled, quiet=quiet)
-    except (PhotographsError, StoreError) as error:
-        if not header.exists(path):
-            raise
+    except DifferentError as error:
         # embeddings of another folder, other bytes, or another making of a backbone: the study says what it is now
         print(f"shift.{name}: {error}: it is embedded again", file=sys.stderr)
         with writing(path):
+            remove(path / HEADER)  # first: what is left of a store without its header is no store
             remove(path)
         embed_compiled(plan, compiled, quiet=quiet)
     return EmbeddingStore.open(path)

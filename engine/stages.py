@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.stamp import StaleError, Stamp, finish, fits, note_of, require_fresh
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import read_object, remove, write_durably
-from substyle.engine.store.load import open_tables
+from substyle.engine.store.load import open_tables, store_facts
+from substyle.engine.store.notes import hex_of
 from substyle.engine.store.record import content_hash
 from substyle.engine.styles import networks_for
 from substyle.engine.table import EmbeddingTable
@@ -37,8 +39,28 @@ _GALLERY_CODE = ("kernels/*", "pipelines/*", "pipelines/transforms/*", "engine/s
 def tables(
     store: EmbeddingStore, backbones: Sequence[str] = (), transformations: Sequence[str] = ()
 ) -> list[EmbeddingTable]:
-    """Tables of backbones, or of all of the store, over the same photographs and transformations."""
-    return open_tables(store, backbones or [entry.name for entry in store.backbones()], transformations)
+    """Tables of backbones, or of all of the store, over the same photographs and transformations.
+
+    Photographs that are not finished in all of these are left out, and their number is said.
+    """
+    names = backbones or [entry.name for entry in store.backbones()]
+    found = open_tables(store, names, transformations)
+    left_out = len(store.manifest().keys) - len(store_facts(store).quarantined) - len(found[0].keys)
+    if left_out:
+        print(
+            f"{store.path}: {left_out} photographs are left out: they are not embedded yet in all "
+            f"{len(found[0].transformations)} transformations by {', '.join(names)}; run substyle embed",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _finish(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
+    """Finish a folder of results. Raises StaleError where their embeddings were made again meanwhile."""
+    if stamp != Stamp.of(store, table, stamp.settings):
+        remove(folder)
+        raise StaleError(f"{store.path}: embeddings of {table.backbone} have changed meanwhile; run the stage again")
+    finish(folder, stamp, time.perf_counter() - began)
 
 
 def probe_settings(config: ProbeConfig) -> dict[str, Any]:
@@ -77,7 +99,7 @@ def probe(
                 "checkpoint": entry.facts.get("checkpoint"),
             }
             run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
-            finish(folder, stamp, time.perf_counter() - began)
+            _finish(store, table, folder, stamp, began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes
 
@@ -104,22 +126,31 @@ def analysis(
             answer = analyze(table, config, quiet=quiet)
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(answer, allow_nan=False).encode())
-            finish(folder, stamp, time.perf_counter() - began)
+            _finish(store, table, folder, stamp, began)
         results[entry.name] = read_object(path)
     return results
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stages have left in a folder, by backbone, and the tables that it was made from."""
+
+    outcomes: dict[str, ProbeOutcome]
+    analyses: dict[str, dict[str, Any]]
+    tables: list[EmbeddingTable]
 
 
 def kept(
     store: EmbeddingStore,
     out: Path,
     transformations: Sequence[str] = (),
-    settings: dict[str, dict[str, Any]] | None = None,
-) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]], tuple[str, ...]]:
-    """What probe and analyze have left in a folder, by backbone, and the transformations that they are of.
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Kept:
+    """What probe and analyze have left in a folder.
 
     Args:
         transformations: what they must be of; as the first of them says where none are named.
-        settings: what the stages' settings must be, by stage; None takes any.
+        settings: what the stages' settings must be, by stage; None takes any, if all backbones have the same.
 
     Raises:
         StaleError: some were made from other photographs, embeddings, definitions or code than there are now, or two
@@ -133,20 +164,23 @@ def kept(
         if (note := note_of(folder)) is not None
     ]
     if not found:
-        return {}, {}, ()
+        return Kept({}, {}, [])
+    wanted = dict(settings or {})
+    for stage, _, _, note in found:
+        wanted.setdefault(stage, note.stamp.settings)
     names = tuple(transformations) or tuple(found[0][3].stamp.transformations)
     together = list(dict.fromkeys(name for _, name, _, _ in found))
     command = {PROBES: "substyle probe", ANALYSIS: "substyle analyze"}
     of = {table.backbone: table for table in tables(store, together, _present(store, together, names, found[0][2]))}
     outcomes, analyses = {}, {}
     for stage, name, folder, note in found:
-        now = Stamp.of(store, of[name], (settings or {}).get(stage, {}))
-        require_fresh(folder, note, now, f"{command[stage]} {store.path}", settings=settings is not None)
+        now = Stamp.of(store, of[name], wanted[stage])
+        require_fresh(folder, note, now, f"{command[stage]} {store.path}")
         if stage == PROBES:
             outcomes[name] = ProbeOutcome.load(folder)
         else:
             analyses[name] = read_object(folder / "analysis.json")
-    return outcomes, analyses, names
+    return Kept(outcomes, analyses, list(of.values()))
 
 
 def _present(store: EmbeddingStore, backbones: Sequence[str], names: Sequence[str], folder: Path) -> Sequence[str]:
@@ -209,11 +243,16 @@ def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]],
 def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> Path | None:
     """The gallery of a folder where its pictures are of photographs and transformations of a table; else None."""
     folder = out / GALLERY
-    note = note_of(folder)
+    try:
+        note = note_of(folder)
+    except StaleError as error:
+        print(f"{error}: the gallery is left out", file=sys.stderr)
+        return None
     if note is None:
         return None
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
-    there = dict(zip(table.keys, table.contents, strict=True))
+    contents = [] if table.content_N2 is None else hex_of(table.content_N2)
+    there = dict(zip(table.keys, contents, strict=False))
     wanted = {name: known[name].hash for name in table.transformations}
     shown = note.stamp.settings.get("photographs", [])
     current = note.stamp.store == store.uuid and note.stamp.transformations == wanted

@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import read_json, write_durably
-from substyle.engine.table import SPLITS, EmbeddingTable
+from substyle.engine.store.stored import StoredRows
+from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
 NOTE = "complete.json"
-_CODE = ("kernels/*", "engine/*", "engine/store/*", "engine/probes/*", "engine/analysis/*")
+# what computes results from embeddings: source files and libraries
+_CODE = ("kernels/*", "engine/table", "engine/shift", "engine/store/*", "engine/probes/*", "engine/analysis/*")
+_LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
 class StaleError(SubstyleError):
@@ -38,10 +42,10 @@ class Stamp:
     Attributes:
         store: UUID of the store.
         photographs: digest of keys, classes, splits and bytes of the photographs.
-        transformations: hash of the definition of each transformation, by name.
+        transformations: identity of the definition of each transformation, by name.
         embeddings: digest of the embeddings' checksums; empty where the result needs none.
         settings: of the stage, in plain JSON.
-        code: digest of the source code that made it.
+        code: digest of the source code that made it, and of the versions of the libraries that it computes with.
     """
 
     store: str
@@ -61,13 +65,13 @@ class Stamp:
         return Stamp(
             store.uuid,
             photographs_digest(table),
-            {name: known[name].hash for name in table.transformations},
-            embeddings_digest(store, entry.slug, table.transformations) if embeddings else "",
+            {name: known[name].identity for name in table.transformations},
+            embeddings_digest(store, entry.slug, table.transformations, shards_of(store, table)) if embeddings else "",
             json.loads(json.dumps(dict(settings), default=str)),
-            cache.code_hash(*_CODE),
+            cache.key({"code": cache.code_hash(*_CODE), "libraries": cache.versions(*_LIBRARIES)}),
         )
 
-    def differences(self, now: Stamp, *, settings: bool = True) -> list[str]:
+    def differences(self, now: Stamp) -> list[str]:
         """In what another stamp differs, in words."""
         found = []
         for name, words in (
@@ -83,7 +87,7 @@ class Stamp:
         elif self.transformations != now.transformations:
             changed = [name for name, value in now.transformations.items() if self.transformations[name] != value]
             found.append(f"other definitions of {', '.join(changed)}")
-        if settings and self.settings != now.settings:
+        if self.settings != now.settings:
             names = sorted(self.settings.keys() | now.settings.keys())
             changed = [name for name in names if self.settings.get(name) != now.settings.get(name)]
             found.append(f"other settings: {', '.join(changed)}")
@@ -92,21 +96,34 @@ class Stamp:
 
 def photographs_digest(table: EmbeddingTable) -> str:
     """Digest of the photographs of a table: keys, classes, splits and bytes; 16 hex digits."""
-    digest = hashlib.sha256()
-    contents = table.contents or ("",) * len(table.keys)
-    for row in zip(table.keys, table.label_N.tolist(), table.split_N.tolist(), contents, strict=True):
-        key, label, split, content = row
-        name = table.class_names[label] if label >= 0 else None
-        digest.update(json.dumps([key, name, SPLITS[split], content]).encode())
+    names = json.dumps([table.keys, table.class_names]).encode()
+    digest = hashlib.sha256(names)
+    digest.update(table.label_N.astype("<i8").tobytes() + table.split_N.tobytes())
+    if table.content_N2 is not None:
+        digest.update(table.content_N2.astype("<u8").tobytes())
     return digest.hexdigest()[:16]
 
 
-def embeddings_digest(store: EmbeddingStore, slug: str, names: Sequence[str]) -> str:
-    """Digest of the checksums of a backbone's finished embeddings in some transformations; 16 hex digits."""
+def shards_of(store: EmbeddingStore, table: EmbeddingTable) -> NDArray[np.int64] | None:
+    """The shards that the rows of a table are in; None where the table does not tell."""
+    rows = table.x_TND.row_N if isinstance(table.x_TND, StoredRows) else None
+    return None if rows is None else np.unique(rows // store.settings.shard_rows)
+
+
+def embeddings_digest(
+    store: EmbeddingStore, slug: str, names: Sequence[str], shards: NDArray[np.int64] | None = None
+) -> str:
+    """Digest of the checksums of a backbone's finished embeddings in some transformations; 16 hex digits.
+
+    Args:
+        shards: only of these: a run may finish others meanwhile.
+    """
     finished = store.finished().of([slug])
     wanted = set(names)
     used = np.array([bool(wanted & set(made)) for made in finished.made], np.bool_)
     of_R = used[finished.made_R] if len(used) else np.zeros(0, np.bool_)
+    if shards is not None:
+        of_R &= np.isin(finished.shard_R, shards)
     shard_R, sums_R = finished.shard_R[of_R], finished.sums_R[of_R]
     order_R = np.lexsort((sums_R, shard_R))
     content = shard_R[order_R].astype("<i8").tobytes() + sums_R[order_R].astype("<u8").tobytes()
@@ -166,14 +183,13 @@ def fits(folder: Path, stamp: Stamp) -> bool:
     return note is not None and not note.stamp.differences(stamp)
 
 
-def require_fresh(folder: Path, note: Note, now: Stamp, again: str, *, settings: bool = False) -> None:
+def require_fresh(folder: Path, note: Note, now: Stamp, again: str) -> None:
     """Raise StaleError where a folder's results were made from other inputs than there are now.
 
     Args:
         again: the command that makes them again.
-        settings: whether the stage's settings must be the same as well.
     """
-    differing = note.stamp.differences(now, settings=settings)
+    differing = note.stamp.differences(now)
     if differing:
         raise StaleError(f"{folder}: made from {'; '.join(differing)}; run {again}")
 

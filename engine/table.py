@@ -58,7 +58,7 @@ class EmbeddingTable:
         split_N: (N,) int8, TRAIN, VAL or TEST.
         distinct_TN: (T, N) bool; False where a variant hardly differs from identity: such rows are kept out of
             transformation training and scores (identity's own row is all True).
-        contents: hashes of the N photographs' bytes, empty texts where unknown; none where nothing is known of any.
+        content_N2: hashes of the photographs' bytes, two numbers each, zeros where unknown; None where none is known.
     """
 
     backbone: str
@@ -71,7 +71,7 @@ class EmbeddingTable:
     class_names: tuple[str, ...]
     split_N: NDArray[np.int8]
     distinct_TN: NDArray[np.bool_]
-    contents: tuple[str, ...] = ()
+    content_N2: NDArray[np.uint64] | None = None
 
     @property
     def width(self) -> int:

@@ -15,7 +15,7 @@ from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.folders import default_out, out_of
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.commands.studies import is_study, study_asked
-from substyle.engine.identity import Ways
+from substyle.engine.identity import PhotographsError, Ways
 from substyle.engine.outputs import RESULTS
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.headline import headline_table
@@ -79,18 +79,15 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     settings = None
     if study is not None:
         settings = {stages.PROBES: stages.probe_settings(study.probes), stages.ANALYSIS: asdict(study.analysis)}
-    outcomes, analyses, names = stages.kept(store, out, _suite(study), settings)
-    if not outcomes and not analyses:
+    kept = stages.kept(store, out, _suite(study), settings)
+    if not kept.tables:
         raise ConfigError("STORE", str(store.path), f"a store whose probe or analyze results are in {out}")
-    tables = stages.tables(
-        store, [entry.name for entry in store.backbones() if entry.name in outcomes or entry.name in analyses], names
-    )
-    shifts = kept_shift(store, out, {table.backbone: table for table in tables}, study.shift if study else None)
+    shifts = kept_shift(store, out, {t.backbone: t for t in kept.tables}, study.shift if study else None)
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
-    results = assemble(name, store, out, outcomes, analyses, shifts, tables=tables, threads=threads)
+    results = assemble(name, store, out, kept.outcomes, kept.analyses, shifts, tables=kept.tables, threads=threads)
     shown = study is None or study.gallery
-    save_report(results, out, stages.current_gallery(store, out, tables[0]) if shown else None)
+    save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)
     return _show(results, out, store.path)
 
 
@@ -121,9 +118,22 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
     store = EmbeddingStore.open(options.store)
     study = load_study(options.study) if options.study else None
+    if study is not None:
+        _require_settings(store, study)
     out = options.out or out_of(store)
     outputs.require_own(out, store.path, Ways(*3 * ("use another --out",)))
     return store, out, study
+
+
+def _require_settings(store: EmbeddingStore, study: Study) -> None:
+    """Raise PhotographsError for a study whose photographs and variants are not those of the store."""
+    if store.has_manifest() and all(entry.kind == "imported" for entry in store.manifest().sources):
+        return  # of what was made elsewhere neither is known
+    there = store.settings
+    for name in ("seed", "canvas", "orientation", "style_precision"):
+        old, new = getattr(there, name), getattr(study, name)
+        if old != new:
+            raise PhotographsError(f"{store.path}: {name} {old} there, {new} in the study; use its own store", name)
 
 
 def _score(score: object) -> float | None:

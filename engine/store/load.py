@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store import damage, duplicates, notes
+from substyle.engine.store import damage, duplicates
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.index import Index
@@ -102,6 +102,8 @@ def open_tables(
     nowhere_N = np.zeros(len(noted.row_N), np.bool_)
     distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
     split_N, _ = _splits(manifest, index_N, noted, at_N)
+    content_N2 = noted.content_N2[at_N]
+    keys = tuple(manifest.keys[i] for i in index_N.tolist())
     return [
         EmbeddingTable(
             backbone=entry.name,
@@ -109,12 +111,12 @@ def open_tables(
             transformations=tuple(names),
             coarse=tuple(str(d["coarse"]) for d in those),
             roles=tuple(str(d["role"]) for d in those),
-            keys=tuple(manifest.keys[i] for i in index_N.tolist()),
+            keys=keys,
             label_N=manifest.label_N[index_N],
             class_names=manifest.class_names,
             split_N=split_N,
             distinct_TN=distinct_TN,
-            contents=tuple(notes.hex_of(noted.content_N2[at_N])),
+            content_N2=content_N2,
         )
         for entry, those in zip(entries, shown, strict=True)
     ]

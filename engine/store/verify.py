@@ -124,6 +124,7 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
         StoreError: no store, or one whose own header cannot be read: nothing can be said of it.
     """
     store = EmbeddingStore.open(path)
+    before = _noted(store.path)
     verdict = Verdict()
     images = _manifest(store, verdict)
     known = _catalog(store, verdict)
@@ -139,7 +140,7 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
     shards = None if images is None else -(-images.rows // store.settings.shard_rows)
     _others(store.path, known, finished, shards, verdict)
     if note:
-        _note(store.path, verdict)
+        _note(store.path, verdict, before)
     return verdict
 
 
@@ -147,6 +148,8 @@ def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
     remedy = "restore it from a copy of the store, or make the store again: rows have no other names"
     try:
         if not store.has_manifest():
+            if journal.examine(store.path, lambda path, error: None, lambda record: record.shard):
+                raise StoreError("is lost, though the journal records finished shards")
             return None
         images = store.manifest()
     except StoreError as error:
@@ -338,19 +341,29 @@ def _inside(store: Place, path: Place) -> str:
     return relative(path, store).as_posix()
 
 
-def _note(store: Place, verdict: Verdict) -> None:
-    """Keep the list of damage as it is now."""
+def _noted(store: Place) -> bytes | None:
+    """The list of damage as an earlier check has left it."""
+    path = store / damage.NAME
+    return path.read_bytes() if path.is_file() else None
+
+
+def _note(store: Place, verdict: Verdict, before: bytes | None) -> None:
+    """Keep the list of damage as it is now.
+
+    Args:
+        before: the list when the check began. Where it is another now, another check has found something meanwhile.
+    """
     broken = {key: names for key, names in verdict.broken.items() if names}
     there = {finding.path for finding in verdict.damage}
     files = tuple(name for name in verdict.files("catalog", "journal") if name in there and (store / name).is_file())
     found = Damage(broken, files, verdict.files("metadata"))
-    if not found and not (store / damage.NAME).is_file():
+    if not found and before is None:
         return
     try:
         with lock.hold(store, lock.new_run_id()), lock.mutex(store):
             if found:
                 damage.write(store, found)
-            else:
+            elif _noted(store) == before:
                 damage.clear(store)
         verdict.noted = bool(found)
     except (StoreError, ObjectError) as error:  # read-only, or a run is going on

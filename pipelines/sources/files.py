@@ -14,7 +14,6 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.text import LeftOut
 
 UNSETTLED_S = 2.0
-MARKER = "substyle.json"  # a folder with this file is a store or holds results: no photographs
 MAX_BYTES = 1 << 30  # of one encoded image: more is refused unread
 MARKER = "substyle.json"  # a folder that holds it is a store or a results folder, whose images are no photographs
 

@@ -428,7 +428,7 @@ def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pyte
     scene.run()
     of = base.Transformation.definition_hash
     monkeypatch.setattr(base.Transformation, "definition_hash", lambda self: "x" if self.name == "jpeg" else of(self))
-    scene.run_refused(None, "StoreError")
+    scene.run_refused(None, "DifferentError")
     scene.study["suite"] = "identity,grayscale"
     assert numbers(scene.run()) == numbers(scene.fresh())
 
@@ -448,5 +448,5 @@ def test_a_damaged_marker_of_results(scene: Scene) -> None:
     """Without its marker a folder is nobody's, and --fresh deletes nothing there."""
     scene.run()
     (scene.root / "out" / "substyle.json").unlink()
-    scene.refused(*scene.asked("out", None, "--fresh"), kind="ConfigError", field="--fresh")
+    scene.refused(*scene.asked("out", None, "--fresh"), kind="ConfigError", field="--out")
     assert (scene.root / "out" / "results.json").is_file()

@@ -85,7 +85,7 @@ def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
     for old, new in (("LEVEL - canvas", "canvas"), ("LEVEL = 255", "LEVEL = 254"), ("(64, 128)", "(64, 96)")):
         plugin.write_text(TRANSFORMATION.replace(old, new))
         scene.new_process()
-        scene.run_refused(None, "StoreError")
+        scene.run_refused(None, "DifferentError")
     assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
 
 
@@ -98,9 +98,9 @@ def test_a_plug_in_transformation_is_edited_for_a_further_backbone(scene: Scene)
     plugin.write_text(TRANSFORMATION.replace("LEVEL - canvas", "canvas"))
     scene.new_process()
     scene.study["backbones"] = ["control:statistics"]
-    scene.run_refused(None, "StoreError")
+    scene.run_refused(None, "DifferentError")
     words = scene.embedding(None, "--plugin", plugin, store="out/store.zarr", backbone="control:statistics")
-    scene.refused(*words, kind="StoreError")
+    scene.refused(*words, kind="DifferentError")
 
 
 # --- backbones --------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
     for old, new in (("self.weight * GAIN", "self.weight + GAIN"), ("GAIN = 2.0", "GAIN = 3.0")):
         plugin.write_text(FAMILY.replace(old, new))
         scene.new_process()
-        scene.run_refused(None, "StoreError")
+        scene.run_refused(None, "DifferentError")
     assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
 
 
@@ -139,9 +139,9 @@ def test_weights_change(scene: Scene) -> None:
     assert scene.ok("predict", probe, scene.one(), "--checkpoint", path)["predictions"]
     _weights(path, 1)
     scene.refused("predict", probe, scene.one(), "--checkpoint", path, kind="SubstyleError")
-    scene.run_refused(None, "StoreError")
+    scene.run_refused(None, "DifferentError")
     scene.add(50)
-    scene.run_refused(None, "StoreError")
+    scene.run_refused(None, "DifferentError")
     assert numbers(scene.run("out", None, "--fresh"))["backbones"] != before["backbones"]
 
 
@@ -153,7 +153,7 @@ def test_precision_or_runtime_change(scene: Scene, change: dict[str, str]) -> No
     scene.run()
     asked = dict(scene.study["embed"])
     scene.study["embed"] |= change
-    scene.run_refused(None, "StoreError")
+    scene.run_refused(None, "DifferentError")
     scene.study["embed"] = asked
     scene.run()
 
