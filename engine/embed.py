@@ -187,10 +187,10 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
     """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
     store.tidy()
     _add_missing(store, plan, prepared.records)
-    if len(plan.redo):
-        _withdraw(store, plan.redo)
     wanted = plan.definitions()
     entries = [store.ensure_backbone(facts, wanted) for facts in prepared.facts]
+    if len(plan.redo):
+        _withdraw(store, plan.redo)  # not before a backbone that may not go on is refused
     _tell_versions(store, prepared.facts)
     store.fit()
     slugs = [entry.slug for entry in entries]
