@@ -15,6 +15,7 @@ from substyle.engine.backbones.source import Source
 from substyle.engine.precision import AUTO
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
+from substyle.engine.store import catalog
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import DifferentError
 from substyle.engine.workshop import EmbedConfig
@@ -109,13 +110,14 @@ def require_asked(
         if device != AUTO:
             pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
         if facts.get("gate") is not None:  # others are plain arithmetic in float32
-            if runtime != AUTO:
-                pairs["runtime"] = (re.split(r"[._]", made["name"])[0], runtime)
+            if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
+                pairs["runtime"] = (made["name"], runtime)
             if (precision := choice.precision or samples.workshop.config.precision) != AUTO:
                 pairs["precision"] = (made["precision"], precision)
         said = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
         if said:
-            raise DifferentError(f"{store.path}: {choice.name} was made differently: {'; '.join(said)}")
+            how = catalog.remedy(facts, {"runtime": samples.workshop.target.describe() | {"name": runtime}})
+            raise DifferentError(f"{store.path}: {choice.name} was made differently: {'; '.join(said)}{how}")
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

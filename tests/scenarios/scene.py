@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.conftest import jpeg, photograph
 
@@ -207,12 +208,13 @@ def read(path: str | Path) -> dict[str, Any]:
 def rows(store: Path, backbone: str = "control:pixels") -> dict[Row, tuple[object, ...]]:
     """Class, split and embedding of every photograph in every transformation, wherever they stand."""
     table = load_table(EmbeddingStore.open(store), backbone)
+    x_TND = np.asarray(table.x_TND)
     found: dict[Row, tuple[object, ...]] = {}
     for n, key in enumerate(table.keys):
         label = int(table.label_N[n])
         told = (table.class_names[label] if label >= 0 else None, int(table.split_N[n]))
         for t, name in enumerate(table.transformations):
-            found[key, name] = (*told, table.x_TND[t, n].tobytes())
+            found[key, name] = (*told, x_TND[t, n].tobytes())
     return found
 
 

@@ -448,3 +448,46 @@ def test_hard_links_are_copies(scene: Scene) -> None:
     shutil.copytree(scene.photos, scene.root / "hard", copy_function=os.link)
     before = numbers(scene.run())
     assert numbers(scene.run(images=scene.root / "hard")) == before
+
+
+def test_a_deleted_photograph_comes_back(scene: Scene) -> None:
+    """It was left out by --replace, and is embedded by --replace."""
+    path = scene.one()
+    data = path.read_bytes()
+    scene.embed(scene.photos)
+    path.unlink()
+    scene.embed(scene.photos, "--replace")
+    without = rows(scene.root / "s.zarr")
+    write(path, data)
+    scene.refused(*scene.embedding(scene.photos), kind="PhotographsError", field="images")
+    assert rows(scene.root / "s.zarr") == without
+    scene.embed(scene.photos, "--replace")
+    assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
+    assert scene.ok("verify", scene.root / "s.zarr")["complete"]
+
+
+def test_a_replaced_photograph_is_left_out_until_all_backbones_have_it(scene: Scene) -> None:
+    for backbone in ("control:pixels", "control:statistics"):
+        scene.embed(scene.photos, backbone=backbone)
+    scene.one().write_bytes(other_bytes(scene.one()))
+    scene.embed(scene.photos, "--replace")
+    info = {each["name"]: each["complete"] for each in scene.ok("info", scene.root / "s.zarr")["backbones"]}
+    assert info == {"control:pixels": True, "control:statistics": False}
+    scene.embed(None, backbone="control:statistics")
+    scene.study["backbones"] = ["control:pixels", "control:statistics"]
+    results = scene.run("out", None, "--store", scene.root / "s.zarr")
+    assert numbers(results) == numbers(scene.fresh())
+
+
+def test_class_names_from_a_file(scene: Scene) -> None:
+    """Readable names are classes: other names are other labels."""
+    for split in ("train", "val", "test"):
+        for number, name in enumerate(("even", "odd")):
+            (scene.photos / split / name).rename(scene.photos / split / str(number))
+    names = scene.root / "names.txt"
+    names.write_text("two-ish\none-ish\n")
+    words = ("--class-names", names)
+    assert scene.run("out", None, *words)["classes"] == ["two-ish", "one-ish"]
+    names.write_text("one-ish\ntwo-ish\n")
+    scene.run_refused(more=words)
+    assert numbers(scene.run("out", None, *words, "--fresh")) == numbers(scene.fresh(None, *words))

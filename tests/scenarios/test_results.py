@@ -192,7 +192,7 @@ def test_attributes_and_groups_belong_to_users(scene: Scene) -> None:
     store = scene.root / "s.zarr"
     first = numbers(_stages(scene, store))
     before = rows(store)
-    root = zarr.open_group(store, mode="a")
+    root: Any = zarr.open_group(store, mode="a")
     root.attrs["mine"] = "root"
     (backbone,) = (group for _, group in root["embeddings"].groups())
     backbone.attrs["mine"] = "backbone"

@@ -59,6 +59,7 @@ class Network(nn.Module):
 @pytest.fixture(autouse=True)
 def families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("substyle.pipelines.plugins._loaded", [])  # workers of later tests load what is there
     yield
     registry.FAMILIES.pop("mine", None)
 

@@ -1,0 +1,47 @@
+"""Backbones that are recalibrated on photographs of their store, which may change."""
+
+from __future__ import annotations
+
+from tests.scenarios.scene import Scene, numbers, other_bytes, rows
+
+RANDOM = "control:random:test_efficientnet"
+
+
+def test_a_photograph_that_calibrates_is_replaced(scene: Scene) -> None:
+    """Either the backbone is the one that a fresh store has, or it is refused and the store keeps what it has."""
+    scene.embed(scene.photos, "--precision", "fp32", backbone=RANDOM)
+    before = rows(scene.root / "s.zarr", RANDOM)
+    path = scene.one()
+    path.write_bytes(other_bytes(path))
+    code, answer = scene.command(*scene.embedding(scene.photos, "--precision", "fp32", "--replace", backbone=RANDOM))
+    if code:
+        assert (code, answer["error"]["type"]) == (1, "StoreError")
+        assert rows(scene.root / "s.zarr", RANDOM) == before
+    else:
+        scene.embed(scene.photos, "--precision", "fp32", store="fresh.zarr", backbone=RANDOM)
+        assert rows(scene.root / "s.zarr", RANDOM) == rows(scene.root / "fresh.zarr", RANDOM)
+
+
+def test_predict_on_changed_photographs(scene: Scene) -> None:
+    """The network of a probe is calibrated as it was, or refused."""
+    scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]
+    scene.run()
+    (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
+    words = ("predict", probe, scene.one("test/*/*.jpg"), "--store", scene.root / "out" / "store.zarr")
+    assert scene.ok(*words)["predictions"]
+    for path in sorted(scene.photos.glob("train/*/*.jpg")):
+        path.write_bytes(other_bytes(path, int(path.stem) + 300))
+    scene.refused(*words, kind="SubstyleError")
+
+
+def test_a_calibrated_backbone_grows(scene: Scene) -> None:
+    """Photographs that are added do not change what calibrates it."""
+    scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]
+    scene.run()
+    before = rows(scene.root / "out" / "store.zarr", RANDOM)
+    for number in range(40, 44):
+        scene.add(number)
+    results = scene.run()
+    assert results["images"] == 22
+    assert rows(scene.root / "out" / "store.zarr", RANDOM).items() >= before.items()
+    assert numbers(scene.run()) == numbers(results)
