@@ -15,7 +15,7 @@ def test_a_photograph_that_calibrates_is_replaced(scene: Scene) -> None:
     path.write_bytes(other_bytes(path))
     code, answer = scene.command(*scene.embedding(scene.photos, "--precision", "fp32", "--replace", backbone=RANDOM))
     if code:
-        assert (code, answer["error"]["type"]) == (1, "StoreError")
+        assert (code, answer["error"]["type"]) == (1, "DifferentError")
         assert rows(scene.root / "s.zarr", RANDOM) == before
     else:
         scene.embed(scene.photos, "--precision", "fp32", store="fresh.zarr", backbone=RANDOM)
