@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.scenarios.scene import Scene, numbers, other_bytes, rows
 
 RANDOM = "control:random:test_efficientnet"
 
 
+@pytest.mark.slow
 def test_a_photograph_that_calibrates_is_replaced(scene: Scene) -> None:
     """Either the backbone is the one that a fresh store has, or it is refused and the store keeps what it has."""
     scene.embed(scene.photos, "--precision", "fp32", backbone=RANDOM)

@@ -83,7 +83,7 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: C
     assert numbers(scene.run("out", None, "--fresh")) == numbers(fresh)
 
 
-@CHANGES
+@pytest.mark.parametrize("change", [_edit, _replace, _swap], ids=lambda f: f.__name__[1:])
 @pytest.mark.usefixtures("settled")
 def test_changed_photographs_are_found_by_their_marks(scene: Scene, change: Callable[[Scene], None]) -> None:
     scene.embed(scene.photos)

@@ -386,7 +386,7 @@ def test_answers_in_a_pipe(scene: Scene) -> None:
     scene.embed(scene.photos)
     store = scene.root / "s.zarr"
     for words, code, kind in (
-        (["embed", str(scene.photos), "--store", str(store), "--backbone", "control:pixels"], 0, None),
+        (["info", str(store)], 0, None),
         (["embed", "--store", str(store), "--backbone", "control:pixels", "--seed", "4"], 2, "PhotographsError"),
     ):
         done = subprocess.run(
