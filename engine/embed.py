@@ -24,12 +24,12 @@ from substyle.engine.plan import EmbedPlan
 from substyle.engine.preflight import check_backbones, check_store, check_writable
 from substyle.engine.preparation import BackboneChoice, prepare_backbones, require_asked, shard_rows
 from substyle.engine.samples import calibration_keys
-from substyle.engine.store import compaction, creation, damage, lock, manifest, processes
+from substyle.engine.store import compaction, creation, damage, lock, processes
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
+from substyle.engine.store.errors import DifferentError, StoreError
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.load import store_facts
-from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions, assign
 from substyle.engine.table import UNLABELLED
 from substyle.engine.todo import Todo, todo
@@ -221,7 +221,18 @@ def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: Todo) -> Non
 
 
 def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
-    """Take the shards of some rows out of the journal, for every backbone."""
+    """Take the shards of some rows out of the journal, for every backbone.
+
+    Raises DifferentError where that cannot be made good: a photograph calibrates a backbone of the store.
+    """
+    manifest = store.manifest()
+    keys = {manifest.keys[n] for n in np.flatnonzero(np.isin(manifest.row_N, redo)).tolist()}
+    calibrated = [entry.name for entry in store.backbones() if entry.name.startswith("control:random:")]
+    if calibrated and (changed := sorted(keys & set(store.calibration))):
+        raise DifferentError(
+            f"{store.path}: {changed[0]} has changed, and {', '.join(calibrated)} was calibrated on it; "
+            "use another store"
+        )
     shards = set((redo // store.settings.shard_rows).tolist())
     broken: dict[tuple[int, str], set[str]] = {}
     for shard, slug, name in store.finished().chunks():
@@ -301,7 +312,7 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[Image
     finished = store.finished()
     if len(finished) and int(finished.shard_R.max()) >= first:
         raise StoreError(
-            f"{store.path}: its journal names shards that its manifest does not have: a file of {manifest.FOLDER} is "
+            f"{store.path}: its journal names shards that its manifest does not have: a file of {FOLDER} is "
             "lost; restore it from a copy of the store, or use another store"
         )
     class_names = plan.source.class_names
