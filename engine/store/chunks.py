@@ -42,7 +42,7 @@ def write(chunk: Place, rows_RD: NDArray[Any], shard_rows: int) -> str:
     if len(rows_RD) < shard_rows:
         whole_RD = np.full((shard_rows, rows_RD.shape[1]), np.nan, rows_RD.dtype)
         whole_RD[: len(rows_RD)] = rows_RD
-    # little-endian and row by row, as `form` holds every array to
+    # little-endian and row by row, as `nodes.require_layout` holds every array to
     data = np.ascontiguousarray(whole_RD, whole_RD.dtype.newbyteorder("<")).view(np.uint8).reshape(-1).data
     with writing(chunk):
         if isinstance(chunk, ObjectPlace):

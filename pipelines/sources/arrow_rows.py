@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import Stamp, mark_of_file, open_regular, read_span
+from substyle.pipelines.sources.files import FileState, mark_of_file, open_regular, read_span
 from substyle.pipelines.sources.hub import Columns, columns
 from substyle.pipelines.sources.text import words
 
@@ -39,7 +39,7 @@ class ArrowRows:
         self.path = path
         descriptor = open_regular(path)
         try:
-            self._stamp = Stamp.of(descriptor)
+            self._stamp = FileState.of(descriptor)
             if not self._stamp.size:
                 raise OSError(errno.EINVAL, "the file is empty", path)
             # only pages that hold offsets and labels are touched; the map goes when the arrays of this call do

@@ -136,14 +136,14 @@ def _kind(
 
 
 @dataclass(frozen=True)
-class Stamp:
+class FileState:
     """What tells that a file is still the one that was listed: size in bytes, time of change in ns."""
 
     size: int
     changed: int
 
     @classmethod
-    def of(cls, descriptor: int) -> Stamp:
+    def of(cls, descriptor: int) -> FileState:
         """The stamp of an open file."""
         status = os.fstat(descriptor)
         return cls(status.st_size, status.st_mtime_ns)
@@ -158,7 +158,7 @@ def open_regular(path: str) -> int:
     return descriptor
 
 
-def read_span(path: str, stamp: Stamp, offset: int, size: int) -> bytes:
+def read_span(path: str, stamp: FileState, offset: int, size: int) -> bytes:
     """Bytes [offset, offset + size) of a file that was listed before.
 
     Raises:
@@ -168,7 +168,7 @@ def read_span(path: str, stamp: Stamp, offset: int, size: int) -> bytes:
         raise OSError(errno.EFBIG, f"an image of more than {MAX_BYTES} bytes", path)
     descriptor = open_regular(path)
     try:
-        if Stamp.of(descriptor) != stamp:
+        if FileState.of(descriptor) != stamp:
             raise OSError(errno.ESTALE, "the file has changed since it was listed", path)
         return pread_all(descriptor, offset, size, path)
     finally:

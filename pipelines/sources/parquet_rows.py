@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from substyle.pipelines.sources.arrow_rows import ARROW_ERRORS
 from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.files import MAX_BYTES, Stamp, mark_of_file, open_regular
+from substyle.pipelines.sources.files import MAX_BYTES, FileState, mark_of_file, open_regular
 from substyle.pipelines.sources.hub import columns
 from substyle.pipelines.sources.text import words
 
@@ -74,10 +74,10 @@ class ParquetRows:
         return mark_of_file(self.path, row)
 
 
-def _stamp(path: str) -> Stamp:
+def _stamp(path: str) -> FileState:
     descriptor = open_regular(path)
     try:
-        return Stamp.of(descriptor)
+        return FileState.of(descriptor)
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from substyle.pipelines.objects import ObjectPlace, Version
 from substyle.pipelines.places import place
-from substyle.pipelines.sources.files import MAX_BYTES, Stamp, mark_of, mark_of_file, open_regular, read_span
+from substyle.pipelines.sources.files import MAX_BYTES, FileState, mark_of, mark_of_file, open_regular, read_span
 
 WINDOW = 1 << 20  # bytes asked for at once while an object is listed: some members with the headers between them
 
@@ -49,14 +49,14 @@ class LocalShard:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._stamp = Stamp(-1, -1)
+        self._stamp = FileState(-1, -1)
 
     @contextmanager
     def opened(self) -> Iterator[Spans]:
         """See `ShardFile`. Raises OSError when it is no regular file."""
         descriptor = open_regular(self.path)
         try:
-            self._stamp = Stamp.of(descriptor)
+            self._stamp = FileState.of(descriptor)
             yield _Descriptor(descriptor, self._stamp.size)
         finally:
             os.close(descriptor)
