@@ -382,9 +382,9 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     _executor(embed)
     _source(embed)
 
-    verify = _command(commands, "verify", "check", "check a store; what is broken is marked, and embed redoes it")
+    verify = _command(commands, "verify", "check", "check a store; embed repairs what is damaged")
     verify.add_argument("store", type=_place, metavar="STORE")
-    verify.add_argument("--no-mark", action="store_true", help="only look, change nothing")
+    verify.add_argument("--no-note", action="store_true", help="do not note what is damaged")
 
     for name, about in (
         ("probe", "train and score probes on a store"),

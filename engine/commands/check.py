@@ -14,7 +14,7 @@ from substyle.engine.store.verify import verify as verify_store
 def verify(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle verify STORE`."""
     threads = len(os.sched_getaffinity(0))
-    verdict = verify_store(options.store, note=not options.no_mark, threads=threads, quiet=options.quiet)
+    verdict = verify_store(options.store, note=not options.no_note, threads=threads, quiet=options.quiet)
     for finding in verdict.findings:
         print(f"{finding.kind}: {finding.path}: {finding.problem}; {finding.remedy}")
     print(f"{options.store}: {_summary(verdict)}")

@@ -1,8 +1,8 @@
 """Rows of an array, read from its chunks straight to where they go.
 
-A store's chunks are whole rows, one after the other, which nothing has compressed (`nodes.require_layout` holds every array to that):
-reading a part of the file puts them in their place, where a pipeline of codecs would read a whole chunk and copy it
-once more. Of a bucket several chunks are asked for at once.
+A store's chunks are whole rows, one after the other and uncompressed (`nodes.require_layout`): reading a part of the
+file puts them in their place, where a pipeline of codecs would read a whole chunk and copy it once more. Of a bucket
+several chunks are asked for at once.
 """
 
 from __future__ import annotations

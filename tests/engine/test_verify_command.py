@@ -36,7 +36,7 @@ def test_what_verify_finds_embed_redoes_and_nothing_else(
     data = bytearray(flipped.read_bytes())
     data[-1] ^= 128
     flipped.write_bytes(data)
-    code, found, text = answer(capsys, store, "--no-mark")
+    code, found, text = answer(capsys, store, "--no-note")
     assert (code, found["ok"], found["noted"], len(found["findings"])) == (1, False, False, 1)  # type: ignore[arg-type]
     assert f"chunk: embeddings/{slug}/grayscale/c/2/0: its content is not what was written" in text
     untouched = {path: path.stat().st_mtime_ns for path in arrays.rglob("c/*/0") if path != flipped}

@@ -141,7 +141,7 @@ def test_any_arguments(place: Path, cases: int) -> None:
     words = words.filter(lambda word: (".." not in word and word[:1] != "/") or word[:9] == "/dev/null")  # stay here
 
     def line(name: str) -> st.SearchStrategy[list[str]]:
-        option = st.sampled_from([*COMMANDS[name], "--json", "--quiet", "--strict", "--no-mark", "--nothing"])
+        option = st.sampled_from([*COMMANDS[name], "--json", "--quiet", "--strict", "--no-note", "--nothing"])
         given = st.tuples(option, words).map(lambda pair: list(pair) if pair[0] in COMMANDS[name] else [pair[0]])
         needed = [
             [flag, word]
