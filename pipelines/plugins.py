@@ -11,7 +11,7 @@ from pathlib import Path
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import transforms
-from substyle.pipelines.code import keep_source
+from substyle.pipelines.code import SOURCE, file_source
 from substyle.pipelines.transforms import base
 
 _loaded: list[Path] = []
@@ -29,7 +29,7 @@ def load_plugin(path: str | Path) -> None:
     """Run a user's Python file that registers more transformations; once for each path.
 
     Raises:
-        ConfigError: there is no such Python file, or it takes a name that is taken.
+        ConfigError: there is no such Python file, it cannot be parsed, or it takes a name that is taken.
     """
     load_all()
     file = Path(path).absolute()
@@ -42,7 +42,7 @@ def load_plugin(path: str | Path) -> None:
 def _run(file: Path) -> None:
     """Run a file as a module, from its source alone: a compiled file beside it may be that of another text.
 
-    What a plug-in registers is digested at once, before anything changes the values that it refers to.
+    What is digested is the source that is run, though the file be edited later.
     """
     name = f"substyle_plugin_{file.stem}"
     while name in sys.modules:  # plug-ins of the same name in different folders
@@ -51,14 +51,14 @@ def _run(file: Path) -> None:
     assert spec is not None  # it is a Python file
     module = importlib.util.module_from_spec(spec)
     source = file.read_bytes()
+    vars(module)[SOURCE] = file_source(file, source)
     known = set(base.REGISTRY)
-    sys.modules[name] = module  # where dataclasses, pickle and digests look for it
+    sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
         exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
-    keep_source(str(file), importlib.util.decode_source(source))
     for added in base.REGISTRY.keys() - known:
         _ = base.REGISTRY[added].code
 

@@ -159,7 +159,10 @@ class Transformation:
         return source_digest(self.function, self.prepare, gpu.function, gpu.colours, gpu.prepare)
 
     def definition_hash(self) -> str:
-        """16 hex digits that change when the pixels it makes may change (so neither role nor coarse class count)."""
+        """16 hex digits that change when the pixels it makes may change (so neither role nor coarse class count).
+
+        Of a plug-in, any edit of code counts.
+        """
         definition = {k: v for k, v in self.describe().items() if k not in ("role", "coarse")}
         definition |= {"network": self.network, "split_assets": self.split_assets}
         return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]

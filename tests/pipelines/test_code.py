@@ -2,333 +2,149 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.util
-import linecache
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from substyle.pipelines.code import in_package, source_digest
-from substyle.pipelines.plugins import load_all
-from substyle.pipelines.transforms import base
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.code import file_source, in_package, source_digest
+from substyle.pipelines.plugins import load_plugin
 from substyle.pipelines.transforms.base import OnGPU, Transformation
-from substyle.pipelines.variants import VariantMaker
 
-PLUGIN = '''
+FILES = {
+    "mine.py": '''"""My transformations."""
 import sys
-from dataclasses import dataclass
-from functools import partial, cache
-
 import numpy as np
-import torch
-
-from substyle.pipelines.transforms.base import Choice, kernel
+from substyle.pipelines.transforms.base import kernel
 sys.path.insert(0, __file__.rpartition("/")[0])
 import beside
-from beside import twice as doubled
-
 LEVEL = 64
-TABLE = np.arange(4)
-BY_NAME = {"half": lambda x: x / 2}
-CLIP = partial(np.clip, a_min=0, a_max=255)
-
-
-@dataclass
-class Curve:
-    gain: float = 1.5
-
-    def at(self, x):
-        return x * self.gain + offset()
 
 
 def offset():
     return 3
 
 
-@cache
-def kept(x):
-    return x + 7
-
-
-def unrelated():
-    return 11
-
-
-def stronger(factor):
-    def inner(x):
-        return x * factor
-
-    return inner
-
-
-STRONG = stronger(5)
-
-
-@kernel("{name}", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
-def changed(canvas_BSSC, args, keys_B, *, extra=13):
+@kernel("edited", coarse="tone", role="train")
+def changed(canvas_BSSC, args, keys_B):
     """What it does."""
-    import late
-
+    from below.late import later
     # a comment
-    x = doubled(canvas_BSSC) + LEVEL + TABLE.sum() + BY_NAME["half"](1) + kept(2) + STRONG(2)
-    return CLIP(Curve().at(x)) + beside.SHIFT + late.later()
-'''
-BESIDE = "SHIFT = 17\nOTHER = 19\n\n\ndef twice(x):\n    return _scaled(x)\n\n\ndef _scaled(x):\n    return x * 2\n"
-LATE = "def later():\n    return 23\n"
-
+    return beside.twice(canvas_BSSC) + LEVEL + offset() + later()
+''',
+    "beside.py": "from below import SHIFT\n\ndef twice(x):\n    return x * 2 + SHIFT\n",
+    "below/__init__.py": "SHIFT = 17\n",
+    "below/late.py": "from . import deep\nfrom .deep import later\n",
+    "below/deep.py": "def later():\n    return 23\n",
+}
 PRINT = """
 import sys
 from substyle.pipelines.plugins import load_plugin
-from substyle.pipelines.plugins import load_all
 from substyle.pipelines.transforms import base
 load_plugin(sys.argv[1])
-print(base.get("edited").definition_hash())
+print(base.get("edited").code)
 """
 
 
-def loaded(folder: Path, **edits: tuple[str, str]) -> str:
-    """The definition hash of the plug-in's transformation in a process of its own, after edits of its three files."""
-    folder.mkdir(exist_ok=True)
-    for name, text in (("plugin", PLUGIN.replace("{name}", "edited")), ("beside", BESIDE), ("late", LATE)):
-        old, new = edits.get(name, ("", ""))
-        assert old in text
-        (folder / f"{name}.py").write_text(text.replace(old, new, 1))
-    command = [sys.executable, "-B", "-c", PRINT, str(folder / "plugin.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def write(folder: Path, file: str = "mine.py", old: str = "", new: str = "") -> Path:
+    for name, text in FILES.items():
+        assert name != file or old in text
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.replace(old, new, 1) if name == file else text)
+    return folder / "mine.py"
 
 
-Load = Callable[[str], ModuleType]
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Iterator[Load]:
-    """Runs a text as a module of its own."""
-    names: list[str] = []
-
-    def run(text: str) -> ModuleType:
-        name = f"a_module_of_tests_{len(names)}"
-        file = tmp_path / f"{name}.py"
-        file.write_text(text)
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        names.append(name)
-        spec.loader.exec_module(module)
-        return module
-
-    yield run
-    for name in names:
-        del sys.modules[name]
-
-
-def test_an_edited_plugin_has_another_definition_in_another_process(tmp_path: Path) -> None:
-    before = loaded(tmp_path / "a")
-    assert loaded(tmp_path / "elsewhere") == before
-    assert loaded(tmp_path / "a", plugin=("# a comment", "# another, longer one\n\n")) == before
-    assert loaded(tmp_path / "a", plugin=("What it does.", "It does something.")) == before
-    assert loaded(tmp_path / "a", plugin=("return 11", "return 12")) == before  # nothing refers to it
-    edits: list[dict[str, tuple[str, str]]] = [
-        {"plugin": ("+ LEVEL", "- LEVEL")},
-        {"plugin": ("LEVEL = 64", "LEVEL = 65")},
-        {"plugin": ("return 3", "return 4")},
-        {"beside": ("x * 2", "x * 3")},
-        {"late": ("return 23", "return 24")},
-    ]
-    found = [loaded(tmp_path / "a", **edit) for edit in edits]
-    assert len({before, *found}) == 1 + len(edits)
+def test_processes_agree_wherever_the_plug_in_is(tmp_path: Path) -> None:
+    plugins = write(tmp_path / "a"), write(tmp_path / "b"), write(tmp_path / "c", old="LEVEL = 64", new="LEVEL = 65")
+    commands = [[sys.executable, "-B", "-c", PRINT, str(plugin)] for plugin in plugins]
+    found = [subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in commands]
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "seen"),
     [
-        ("plugin", "np.arange(4)", "np.arange(5)", True),
-        ("plugin", "x / 2", "x / 4", True),
-        ("plugin", "a_max=255", "a_max=254", True),
-        ("plugin", "gain: float = 1.5", "gain: float = 1.6", True),
-        ("plugin", "x * self.gain", "x + self.gain", True),
-        ("plugin", "x + 7", "x + 8", True),
-        ("plugin", "stronger(5)", "stronger(6)", True),
-        ("plugin", "extra=13", "extra=14", True),
-        ("plugin", "import twice as doubled", "import _scaled as doubled", True),
-        ("beside", "SHIFT = 17", "SHIFT = 18", True),
-        ("beside", "OTHER = 19", "OTHER = 20", False),
-        ("plugin", 'role="train"', 'role="held_out"', False),
-        ("plugin", "LEVEL = 64", "LEVEL = (\n    64\n)", False),
+        ("mine.py", "# a comment", "# another, longer one\n\n", False),
+        ("mine.py", "What it does.", "It does\n    something.", False),
+        ("mine.py", "LEVEL = 64", "LEVEL = (\n    64\n)", False),
+        ("mine.py", "return 3", "return 4", True),
+        ("beside.py", "x * 2", "x * 3", True),
+        ("below/__init__.py", "17", "18", True),
+        ("below/deep.py", "23", "24", True),
     ],
 )
-def test_what_a_function_refers_to(
-    tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, seen: bool
-) -> None:
-    texts = {"plugin": PLUGIN.replace("{name}", "once"), "beside": BESIDE, "late": LATE}
-    assert old in texts[file]
-    edited = texts | {file: texts[file].replace(old, new, 1)}
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two texts of one file in one second
-    digests = set()
-    for now in (texts, edited):
-        linecache.clearcache()
-        importlib.invalidate_caches()
-        for name in ("beside", "late"):
-            (tmp_path / f"{name}.py").write_text(now[name])
-            sys.modules.pop(name, None)
-        digests.add(source_digest(load(now["plugin"]).changed))
-        del base.REGISTRY["once"]
-    for name in ("beside", "late"):
-        sys.modules.pop(name, None)
-    assert (len(digests) == 2) == seen
+def test_edits_of_a_plug_in(tmp_path: Path, file: str, old: str, new: str, seen: bool) -> None:
+    assert (file_source(write(tmp_path)) != file_source(write(tmp_path, file, old, new))) == seen
 
 
-def test_functions_of_a_loop_differ_by_their_closures(load: Load) -> None:
-    text = "def make(k):\n    return lambda x: x + k\n\nmade = [make(k) for k in range(3)]\nf, g, h = made\n"
-    module = load(text)
-    assert len({source_digest(function) for function in module.made}) == 3
-    assert source_digest(module.make(1)) == source_digest(module.g)
+def test_the_source_that_was_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("substyle.pipelines.plugins._loaded", [])  # workers of later tests load what is there
+    plugin = tmp_path / "edited_later.py"
+    plugin.write_text("def f(x):\n    return 1\n")
+    load_plugin(plugin)
+    function = sys.modules["substyle_plugin_edited_later"].f
+    before = source_digest(function)
+    plugin.write_text("def f(x):\n    return 2\n")
+    assert source_digest(function) == before
 
 
-def test_lambdas_of_one_line(load: Load) -> None:
-    module = load("f, g = lambda x: x + 1, lambda x: x + 2\nh = (lambda x: x + 1)\n")
-    assert source_digest(module.f) != source_digest(module.g)
-    assert source_digest(module.f) == source_digest(module.h)
+@pytest.mark.parametrize("text", [b"def f(:\n", b"\xff\xfe", b"x = 1\0"])
+@pytest.mark.parametrize("name", ["mine.py", "beside.py"])
+def test_a_file_that_cannot_be_parsed_is_named(tmp_path: Path, name: str, text: bytes) -> None:
+    plugin = write(tmp_path)
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ConfigError, match=name):
+        load_plugin(plugin)
 
 
-def test_what_has_no_source() -> None:
-    scope: dict[str, Any] = {"__name__": "nowhere"}
-    exec("def f(x):\n    return x + 1\n\ndef g(x):\n    return x + 2\n\ndef h(y):\n    return y + 1\n", scope)
-    assert source_digest(scope["f"]) != source_digest(scope["g"])
-    assert source_digest(scope["f"]) == source_digest(scope["f"])
+def test_the_package_counts_by_what_a_function_names(tmp_path: Path) -> None:
+    text = "K = 1\n\n@marked\ndef f(x):\n    return g(x)\n\ndef g(x):\n    return x + K\n\nh = lambda x: f(x)\n"
+    digests = []
+    for old, new in (("", ""), ("K = 1", "# c\nK = 1"), ("@marked", "@other"), ("K = 1", "K = 2"), ("x +", "x -")):
+        file = tmp_path / f"m{len(digests)}.py"
+        file.write_text(text.replace(old, new, 1) if old else text)
+        scope: dict[str, Any] = {"__name__": "substyle.m", "__file__": str(file)}
+        scope |= dict.fromkeys(("marked", "other"), lambda f: f)
+        exec(file.read_text(), scope)
+        digests.append((source_digest(scope["f"]), source_digest(scope["h"])))
+    for found in zip(*digests, strict=True):
+        assert (len(set(found[:3])), len(set(found))) == (1, 3)
 
 
-class _Adder:
-    def __init__(self, amount: object) -> None:
-        self.amount = amount
-
-    def __call__(self, x: int) -> object:
-        return x, self.amount
-
-    def more(self, x: int) -> object:
-        return self(x)
+def made(amount: object) -> Any:  # noqa: ANN401 - a function
+    return lambda x: (x, amount)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda k: functools.partial(np.clip, a_min=k, a_max=9),
-        lambda k: functools.partial(lambda x, k: x + k, k=k),
-        _Adder,
-        lambda k: _Adder(k).more,
-        lambda k: _Adder(np.full(3, k)),
-        lambda k: _Adder({"a": [k, object()]}),
-        lambda k: lambda x, amount=k: x + amount,
-    ],
-)
-def test_whatever_can_be_called(make: Callable[[int], Callable[..., Any]]) -> None:
-    assert source_digest(make(1)) == source_digest(make(1))
-    assert source_digest(make(1)) != source_digest(make(2))
-
-
-def test_objects_that_raise_are_no_error() -> None:
-    class Hostile:
-        def __getattribute__(self, name: str) -> object:
-            raise RuntimeError(name)
-
-    hostile = Hostile()
+def test_what_partials_and_closures_hold() -> None:
+    assert len({source_digest(made(each)) for each in (0, 1, "a", (1, 2), (2, 1), made, made(0), len)}) == 8
+    assert source_digest(made("/a/b")) == source_digest(made("/c"))
+    assert source_digest(functools.partial(np.clip, a_max=1)) != source_digest(functools.partial(np.clip, a_max=2))
     loop: list[object] = []
     loop.append(loop)
-    assert len(source_digest(len, np.add, np.clip, None, lambda: (hostile, loop))) == 16
-
-
-def test_an_object_of_a_library_counts_by_the_statement_that_makes_it(load: Load) -> None:
-    text = "from decimal import Decimal\nD = Decimal({})\n\ndef f(x):\n    return x * D\n"
-    assert (
-        source_digest(load(text.format(1)).f)
-        == source_digest(load(text.format("1 ")).f)
-        != source_digest(load(text.format(2)).f)
-    )
-
-
-def test_a_name_of_a_library_counts_by_what_it_is_imported_as(load: Load) -> None:
-    text = "from numpy import {} as op\n\ndef f(x):\n    return op(x, 2)\n"
-    assert source_digest(load(text.format("add")).f) != source_digest(load(text.format("subtract")).f)
-
-
-def test_values_of_a_library_do_not_count(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load("from os import environ\nfrom sys import path\n\ndef f(x):\n    return environ, path\n")
-    before = source_digest(module.f)
-    monkeypatch.setenv("SUBSTYLE_ANY", "thing")
-    monkeypatch.syspath_prepend("/nowhere")
-    assert source_digest(module.f) == before
-
-
-def test_a_moved_module_is_the_same(load: Load, tmp_path: Path) -> None:
-    text = "from pathlib import Path\nHERE = Path(__file__).parent / '{}'\n\ndef f(x):\n    return HERE, __file__\n"
-    before = source_digest(load(text.format("a")).f)
-    (tmp_path / "moved").mkdir()
-    file = tmp_path / "moved" / "other.py"
-    file.write_text(text.format("a"))
-    scope: dict[str, Any] = {"__name__": "other", "__file__": str(file)}
-    exec(compile(text.format("a"), str(file), "exec"), scope)
-    assert source_digest(scope["f"]) == before
-    assert source_digest(load(text.format("b")).f) != before
-
-
-def test_definitions_of_the_package_do_not_change_when_they_are_used() -> None:
-    load_all()
-    names = ("identity", "jpeg", "icon_overlay", "dot_halftone", "gaussian_noise", "swirl")
-
-    def digests() -> list[str]:
-        return [dataclasses.replace(base.get(name)).definition_hash() for name in names]
-
-    before = digests()
-    maker = VariantMaker(names, side=64, seed=0, batch=2, threads=1)
-    assert [variant.name for variant in maker(torch.zeros(2, 64, 64, 3, dtype=torch.uint8), ["a", "b"])] == list(names)
-    assert digests() == before
-
-
-def test_a_conditional_definition(load: Load) -> None:
-    text = "K = {}\nif K > 1:\n    def g(x):\n        return 1\nelse:\n    def g(x):\n        return 2\n\ndef f(x):\n"
-    text += "    return g(x)\n"
-    assert source_digest(load(text.format(0)).f) != source_digest(load(text.format(2)).f)
+    odd = (len, np.add, "a".join, torch.nn.ReLU(), functools.cache(made), source_digest, made(loop), Path().stat, None)
+    assert len(source_digest(*odd)) == 16
+    scope: dict[str, Any] = {}
+    exec("f = lambda x: x + 1\ng = lambda x: x + 2", scope)
+    assert source_digest(scope["f"]) != source_digest(scope["g"])
 
 
 def test_all_functions_of_a_transformation_count() -> None:
     def one(*arguments: object) -> None: ...
-
-    def other(*arguments: object) -> None:
-        raise NotImplementedError
-
-    def made(**functions: Any) -> str:  # noqa: ANN401 - any of its functions
+    def other(*arguments: object) -> None: ...
+    def hashed(**functions: Any) -> str:  # noqa: ANN401 - any of its functions
         return Transformation("t", "tone", "train", "dali", **functions).definition_hash()
 
-    plain = made(function=one)
-    found = {
-        made(function=other),
-        made(function=one, prepare=one),
-        made(function=one, prepare=other),
-        made(function=one, on_gpu=OnGPU(function=one)),
-        made(function=one, on_gpu=OnGPU(function=other)),
-        made(function=one, on_gpu=OnGPU(colours=one)),
-        made(function=one, on_gpu=OnGPU(function=one, prepare=one)),
-        made(function=one, split_assets=True),
-        made(function=one, network="n"),
-    }
-    assert len({plain, *found}) == 10
+    more = [{"prepare": one}, {"prepare": other}, {"network": "n"}, {"split_assets": True}]
+    more += [{"on_gpu": each} for each in (OnGPU(one), OnGPU(other), OnGPU(colours=one), OnGPU(one, prepare=one))]
+    assert len({hashed(function=other), hashed(function=one), *(hashed(function=one, **each) for each in more)}) == 10
 
 
 def test_which_functions_are_the_package_s() -> None:
-    assert in_package(source_digest)
-    assert in_package(None)
-    assert in_package(functools.partial(source_digest, None))
-    assert not in_package(len)
-    assert not in_package(lambda: None)
+    assert all(map(in_package, (source_digest, None, functools.partial(source_digest, None))))
+    assert not any(map(in_package, (len, made(source_digest))))
