@@ -31,6 +31,9 @@ $(INSTALLED): pyproject.toml
 	rm -f $(VENV)/.installed*
 	touch $@
 
+# tests of one file share what they are made from, and stay in one process
+AT_ONCE := -n auto --maxprocesses 8 --dist loadfile
+
 # make demo                    runs the demo study on photographs that installed packages ship
 # make demo IMAGES=<folder>    runs it on your own (class subfolders, or flat: then there is no class task),
 #                              into runs/<name of the folder>, or OUT=<folder>
@@ -42,10 +45,10 @@ photographs: setup
 	@test -d $(PHOTOGRAPHS) || $(BIN)/python -m substyle.pipelines.demo_photographs $(PHOTOGRAPHS)
 
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(AT_ONCE)
 
 test-slow: setup
-	$(BIN)/pytest
+	$(BIN)/pytest $(AT_ONCE)
 
 lint: setup
 	$(BIN)/ruff check .

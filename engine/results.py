@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,8 @@ def assemble(
         "duplicates_moved": len(facts.moved),
         "identity": {
             "store": store.uuid,
+            # names alone: a report may be shown to people whom paths do not concern
+            "sources": ", ".join(PurePath(entry.root).name for entry in store.manifest().sources),
             "photographs": photographs_digest(table),
             "embeddings": {entry.name: embeddings_digest(store, entry.slug, names, shards) for entry in entries},
         },

@@ -228,13 +228,12 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "s.zarr")
+    store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "store.zarr")
     command = ["analyze", str(store), "--backbone", "control:pixels", "--study", str(finished.parent / "small.toml")]
     assert main([*command, "--quiet", "--json"]) == 0
-    assert the_json(capsys)["out"] == "runs/s"
+    assert the_json(capsys)["out"] == "runs/store"
     assert main(["report", str(store), "--quiet", "--json"]) == 0
-    assert the_json(capsys)["results"] == "runs/s/results.json"
+    assert the_json(capsys)["results"] == "runs/store/results.json"
     outputs.claim(tmp_path / "folder", store, EmbeddingStore.open(store).uuid)  # as a run does
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == str(tmp_path / "folder")

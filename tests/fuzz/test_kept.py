@@ -54,8 +54,8 @@ class Kept:
 
 
 def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]]]:
-    outcomes, analyses, _ = stages.kept(store, out)
-    return outcomes, analyses
+    found = stages.kept(store, out)
+    return found.outcomes, found.analyses
 
 
 def spent(out: Path, stage: str) -> float:
@@ -137,7 +137,7 @@ def test_results_that_stages_never_wrote_are_refused_by_name(kept: Kept, cases: 
     folder = min((kept.out / "analysis").iterdir())
     tables = stages.tables(kept.store)
     table = next(table for table in tables if kept.store.backbone(table.backbone).slug == folder.name)
-    stamp = Stamp.of(kept.store, table, {})
+    stamp = Stamp.of(kept.store, table, dataclasses.asdict(AnalysisConfig()))
 
     def check(analysis: bytes) -> None:
         put(folder / "analysis.json", analysis)

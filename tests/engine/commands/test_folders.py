@@ -47,8 +47,10 @@ def test_results_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert out_of(EmbeddingStore.create(Path("runs/plain"), SETTINGS)) == Path("runs/plain-results")  # not in the store
     monkeypatch.chdir(tmp_path / "runs" / "v1.2.zarr")
     assert out_of(EmbeddingStore.open(Path("."))) == Path("runs/v1.2")
-    outputs.claim(tmp_path / "runs", Path("v1.2.zarr"), "uuid")
-    assert out_of(EmbeddingStore.open(Path("."))) == tmp_path / "runs"
+    outputs.claim(tmp_path / "study", tmp_path / "study" / "store.zarr", "uuid")
+    EmbeddingStore.create(tmp_path / "study" / "store.zarr", SETTINGS)
+    monkeypatch.chdir(tmp_path / "study" / "store.zarr")
+    assert out_of(EmbeddingStore.open(Path("."))) == tmp_path / "study"
 
 
 def test_results_of_a_store_in_a_bucket(bucket: ObjectPlace) -> None:
