@@ -23,7 +23,7 @@ from substyle.engine.preparation import prepare_backbones
 from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.results import assemble
 from substyle.engine.shift import shift
-from substyle.engine.store import header
+from substyle.engine.store import header, lock
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.load import store_facts
@@ -91,14 +91,13 @@ def run_study(
     """
     target.resolve(study.probes.device, prefix="probes.")  # refused here, and not after hours of embedding
     store_path = store_path or store_of(study, out)
-    if fresh:
-        if store_path != out / STORE and header.exists(store_path):
-            raise ConfigError(
-                "--fresh", str(store_path), f"a store in {out}; delete this one yourself, or name another"
-            )
-        outputs.start_fresh(out)
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)
+    if fresh:
+        # nothing is deleted before all that can be checked has been
+        check_study(study, plan.source, out, store_path, plan.records(), writes_store=False)
+        _start_fresh(out, store_path)
+        plan = plan_of(study, images or study.images or plan.source.root, store_path)
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
 
@@ -137,6 +136,18 @@ def run_study(
         draw_gallery(plan.source, study, store, out)
         save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)
     return results
+
+
+def _start_fresh(out: Path, store_path: Place) -> None:
+    """Delete the results and the store of a folder. Raises LockedError where a run is filling the store."""
+    if header.exists(store_path):
+        inside = isinstance(store_path, Path) and store_path.resolve() == (out / STORE).resolve()
+        if not inside:
+            allowed = f"a store in {out}; delete this one yourself, or name another"
+            raise ConfigError("--fresh", str(store_path), allowed)
+        with lock.hold(store_path, lock.new_run_id()):
+            pass
+    outputs.start_fresh(out)
 
 
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:

@@ -14,6 +14,7 @@ from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
 
 from substyle.engine import embed as module
 from substyle.engine import stages
+from substyle.engine.store import lock
 from substyle.engine.store.embeddings import EmbeddingStore
 
 
@@ -199,3 +200,14 @@ def test_a_study_of_another_seed_has_its_own_store(scene: Scene) -> None:
     study = scene.study_file()
     for stage in ("probe", "analyze", "report"):
         scene.refused(stage, scene.root / "s.zarr", "--study", study, kind="PhotographsError", field="seed")
+
+
+def test_fresh_deletes_nothing_where_the_run_would_fail(scene: Scene) -> None:
+    scene.run()
+    before = sorted((scene.root / "out").rglob("*"))
+    few = write(scene.root / "few" / "train" / "even" / "0.jpg", jpeg(photograph(0))).parents[2]
+    for images, field in ((scene.root / "nothing", "images"), (few, "splits.train")):
+        scene.refused(*scene.asked("out", images, "--fresh"), kind="ConfigError", field=field)
+    with lock.hold(scene.root / "out" / "store.zarr", "busy"):
+        scene.refused(*scene.asked("out", None, "--fresh"), kind="LockedError")
+    assert sorted((scene.root / "out").rglob("*")) == before
