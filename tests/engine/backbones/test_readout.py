@@ -143,7 +143,7 @@ def test_another_pooling_is_that_of_timm(weights: dict[str, Path], pool: str) ->
         ("timm:test_vit@layer=0,pool=map", "cls, avg, max"),
         ("timm:test_resnet@pool=cls", "a pooling that the network has: avg, max"),
         ("timm:test_resnet@layer=0,pool=cls", "avg, max"),
-        ("timm:test_vit@head=projection", "an open_clip: or clip: backbone"),
+        ("timm:test_vit@head=projection", "an open_clip:, clip: or package:clip_vit_b16 backbone"),
         ("timm:test_vit@layer=0,head=projection", "read before their heads"),
     ],
 )

@@ -48,6 +48,9 @@ def test_scores_of_attention_move_nothing() -> None:
         ("timm:vit_base_patch16_224.mae", 768, 35.1, 85.8),
         ("control:random:resnet50", 2048, 8.2, 23.5),
         ("package:efficientnet_lite0", 1280, 0.77, 3.4),
+        ("package:mobilenet_v2", 1280, 0.6, 2.2),
+        ("package:clip_vit_b16", 512, 35.1, 86.2),
+        ("package:clip_vit_b16@head=none", 768, 35.1, 85.8),
     ],
 )
 def test_known_networks(name: str, dim: int, gflop: float, million: float) -> None:

