@@ -70,7 +70,7 @@ def load(
         checkpoint: a folder that `save_pretrained` wrote, or a file of weights for the architecture of the preset.
 
     Raises:
-        ConfigError: the library is not installed, nothing at that path, or a readout that the tower has not got.
+        ConfigError: the library is not installed, nothing at that path, or a readout that the tower does not have.
         WeightsError: the weights are neither local nor in reach, or do not fit.
     """
     library = require_transformers(name)

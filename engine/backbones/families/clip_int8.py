@@ -46,7 +46,7 @@ def load(name: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
 
     Raises:
         WeightsError: the package is not installed, or its graph is another.
-        ConfigError: a readout that the tower has not got.
+        ConfigError: a readout that the tower does not have.
     """
     row = CLIP_VIT_B16
     path = row.path(name)

@@ -65,7 +65,7 @@ def load(name: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
 
     Raises:
         WeightsError: the package is not installed, or its file has other tensors.
-        ConfigError: a readout that the network has not got.
+        ConfigError: a readout that the network does not have.
     """
     row = MOBILENET_V2
     path = row.path(name)

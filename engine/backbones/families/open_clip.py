@@ -32,7 +32,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         readout: elsewhere; ``head=none`` is the pooled tower before its projection.
 
     Raises:
-        ConfigError: unknown architecture or tag, or a readout that the tower has not got.
+        ConfigError: unknown architecture or tag, or a readout that the tower does not have.
         WeightsError: the weights are neither local nor in reach, or do not fit.
     """
     import open_clip

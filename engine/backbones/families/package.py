@@ -38,7 +38,7 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
     """A model of a package, by the loader that reads its file.
 
     Raises:
-        ConfigError: no such model, or a readout that it has not got.
+        ConfigError: no such model, or a readout that it does not have.
         WeightsError: its package is not installed, or holds other tensors.
     """
     row = require_model(name, model)

@@ -31,7 +31,7 @@ def load(
         checkpoint: local weights, where the hub's are not wanted or there are none.
 
     Raises:
-        ConfigError: a checkpoint that is not there, or a readout that the network has not got.
+        ConfigError: a checkpoint that is not there, or a readout that the network does not have.
         WeightsError: the weights are neither local nor in reach, or do not fit.
     """
     if preset.needs_checkpoint and checkpoint is None:
