@@ -125,7 +125,7 @@ def check_writable(path: Path, field: str, remedy: str) -> None:
     if not there.is_dir():
         raise ConfigError(field, str(path), f"a folder, and {there} is not one: {remedy}")
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".substyle-") as file:
+        with tempfile.TemporaryFile(dir=there) as file:  # without a name: a process that is killed leaves nothing
             file.write(b"substyle")
             file.flush()
     except OSError as error:

@@ -221,7 +221,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         return open("/dev/full", "wb")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preflight.tempfile, "NamedTemporaryFile", full)
+        patch.setattr(preflight.tempfile, "TemporaryFile", full)
         with pytest.raises(ConfigError, match="No space left"):
             preflight.check_writable(tmp_path, "--out", "")
 
