@@ -197,15 +197,15 @@ def check_splits(counts: SplitCounts) -> list[str]:
         ConfigError: too few images in a split, or a class that is tested and not learned.
     """
     train, val, test = counts.total
-    told = f"{train} training, {val} validation and {test} test photographs"
+    found = f"{train} training, {val} validation and {test} test photographs"
     how = "" if counts.given else ", or change the shares in [splits]"
     if train < 1 or train + val < 2:
         raise ConfigError(
-            *(_field(counts, "train"), told),
+            *(_field(counts, "train"), found),
             f"at least 1 photograph to learn from and 1 to validate on: add training photographs{how}",
         )
     if test < MIN_TEST:
-        raise ConfigError(_field(counts, "test"), told, f"at least {MIN_TEST} test photographs: add some{how}")
+        raise ConfigError(_field(counts, "test"), found, f"at least {MIN_TEST} test photographs: add some{how}")
     if len(counts.class_names) < 2:
         return []
     learned, tested = set(counts.classes(TRAIN)), counts.classes(TEST)
@@ -284,8 +284,8 @@ def check_tasks(config: ProbeConfig, transformations: Sequence[str], counts: Spl
     }
     missing = {task: needs[task] for task in config.tasks if needs[task]}
     if len(missing) == len(config.tasks):
-        told = "; ".join(f"{task} needs {need}" for task, need in missing.items())
-        raise ConfigError("probes.tasks", list(config.tasks), f"at least one that can be posed ({told})")
+        needed = "; ".join(f"{task} needs {need}" for task, need in missing.items())
+        raise ConfigError("probes.tasks", list(config.tasks), f"at least one that can be posed ({needed})")
     return [f"the {task} probe is skipped: it needs {need}" for task, need in missing.items()]
 
 

@@ -94,7 +94,7 @@ def kept_shift(
     """What `shift` has left in a folder, by backbone.
 
     Args:
-        folders: what the study says now; None takes what is there.
+        folders: the `[shift]` table of the study; by default the folders that were scored.
 
     Raises:
         StaleError: it was made from other inputs.

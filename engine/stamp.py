@@ -56,9 +56,7 @@ class Stamp:
     code: str
 
     @staticmethod
-    def of(
-        store: EmbeddingStore, table: EmbeddingTable, settings: Mapping[str, Any], *, embeddings: bool = True
-    ) -> Stamp:
+    def of(store: EmbeddingStore, table: EmbeddingTable, settings: Mapping[str, Any]) -> Stamp:
         """The stamp of what is made from a table now."""
         entry = store.backbone(table.backbone)
         known = store.catalog.transformations[entry.slug]
@@ -66,7 +64,7 @@ class Stamp:
             store.uuid,
             photographs_digest(table),
             {name: known[name].identity for name in table.transformations},
-            embeddings_digest(store, entry.slug, table.transformations, shards_of(store, table)) if embeddings else "",
+            embeddings_digest(store, entry.slug, table.transformations, shards_of(store, table)),
             json.loads(json.dumps(dict(settings), default=str)),
             cache.key({"code": cache.code_hash(*_CODE), "libraries": cache.versions(*_LIBRARIES)}),
         )
