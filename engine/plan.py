@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -37,7 +38,7 @@ class EmbedPlan:
         source: the photographs. A store that exists is grown by those that it lacks.
         store_path: where the store is or will be.
         workshop: settings and tools.
-        limit: take only so many photographs, chosen by hash and so the same ones each time; 0 takes all.
+        limit: take only so many photographs, the same ones each time, of every class and split; 0 takes all.
         fractions: shares of train, val and test where the source has no splits of its own; None: as the store has them.
         title: what progress calls it.
         part: which shards this process does where several fill one store.
@@ -133,7 +134,27 @@ class EmbedPlan:
 
 
 def _limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
+    """A sample of photographs: splits keep their shares, and classes take turns, in one order for all splits.
+
+    So a class with a photograph in every split is learned wherever it is tested, and a larger limit contains a
+    smaller one.
+    """
     if limit <= 0 or limit >= len(records):
         return list(records)
-    order = np.argsort(image_keys(seed, [f"limit:{record.key}" for record in records]))
-    return [records[i] for i in sorted(order[:limit].tolist())]
+    image_N = image_keys(seed, [f"limit:{record.key}" for record in records]).tolist()
+    labels = sorted({record.label for record in records}, key=lambda label: (label is None, label))
+    turn = dict(
+        zip(labels, np.argsort(image_keys(seed, [f"limit:{label}" for label in labels])).argsort(), strict=True)
+    )
+    drawn: Counter[tuple[str | None, int | None]] = Counter()
+    turns: dict[str | None, list[tuple[int, int, int]]] = {}
+    for i in np.argsort(image_N).tolist():
+        split, label = records[i].split, records[i].label
+        turns.setdefault(split, []).append((drawn[split, label], int(turn[label]), i))
+        drawn[split, label] += 1
+    placed = [
+        ((place + 0.5) / len(members), image_N[i], i)
+        for members in turns.values()
+        for place, (_, _, i) in enumerate(sorted(members))
+    ]
+    return [records[i] for i in sorted(i for _, _, i in sorted(placed)[:limit])]

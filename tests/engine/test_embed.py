@@ -219,6 +219,22 @@ def test_limit_takes_the_same_images_each_time(tmp_path: Path, two_classes: Path
     assert {key.split("/")[0] for key in large} == {"even", "odd"}
 
 
+@pytest.mark.parametrize("limit", [12, 20, 33, 48])
+def test_a_limit_leaves_no_class_to_be_tested_and_not_learned(tmp_path: Path, limit: int) -> None:
+    counts = {"train": 8, "val": 2, "test": 4}
+    for split, count in counts.items():
+        for kind in "abcd":
+            (tmp_path / "images" / split / kind).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / "images" / split / kind / f"{i}.jpg").write_bytes(b"never opened")
+    records = plan(tmp_path / "images", tmp_path / "s.zarr", limit=limit).records()
+    kinds = {split: {record.label for record in records if record.split == split} for split in counts}
+    assert len(records) == limit
+    assert kinds["test"] <= kinds["train"]
+    for split, count in counts.items():
+        assert abs(sum(record.split == split for record in records) - limit * count / 14) <= 1
+
+
 def test_classes_that_a_limit_leaves_out_get_no_label(tmp_path: Path) -> None:
     root = tmp_path / "images"
     for i in range(12):
