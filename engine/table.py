@@ -56,8 +56,9 @@ class EmbeddingTable:
         label_N: (N,) int64 class of each image, -1 where it has none.
         class_names: names of the classes, indexed by label.
         split_N: (N,) int8, TRAIN, VAL or TEST.
-        distinct_TN: (T, N) bool; False where a variant hardly differs from identity: such rows are kept out of
-            transformation training and scores (identity's own row is all True).
+        distinct_TN: (T, N) bool; False where a variant hardly differs from identity, or shows motifs of another split
+            than its image's: such rows are kept out of transformation training and scores (identity's own row is all
+            True).
         content_N2: hashes of the photographs' bytes, two numbers each, zeros where unknown; None where none is known.
     """
 

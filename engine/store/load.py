@@ -16,7 +16,7 @@ from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.notes import Notes
 from substyle.engine.store.stored import StoredRows
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.table import TEST, EmbeddingTable
 from substyle.pipelines.suites import SUITES
 
 
@@ -64,7 +64,8 @@ def open_tables(
     """Embeddings by several backbones of the same images in the same transformations, a table for each backbone.
 
     The images are those that are finished in all of these and were not quarantined. Embeddings stay in the store:
-    `EmbeddingTable.take` reads rows of them.
+    `EmbeddingTable.take` reads rows of them. Where an image moved into or out of the test split to stand by a
+    near-duplicate, its variants with pictures of the other split (icons, words) do not count.
 
     Args:
         transformations: which, in this order; those that all of the backbones have where none are named.
@@ -102,6 +103,9 @@ def open_tables(
     nowhere_N = np.zeros(len(noted.row_N), np.bool_)
     distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
     split_N, _ = _splits(manifest, index_N, noted, at_N)
+    # a variant was made with the motifs of the split that the image had then
+    other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
+    distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
     content_N2 = noted.content_N2[at_N]
     keys = tuple(manifest.keys[i] for i in index_N.tolist())
     return [

@@ -142,7 +142,7 @@ class Transformation:
 
     def describe(self) -> dict[str, Any]:
         """Its definition in plain JSON: what `substyle transforms --json` prints and the store's hash covers."""
-        return {
+        definition = {
             "name": self.name,
             "coarse": self.coarse,
             "role": self.role,
@@ -151,6 +151,7 @@ class Transformation:
             "parameters": [parameter.describe() for parameter in self.parameters],
             "code": self.code,
         }
+        return definition | ({"split_assets": True} if self.split_assets else {})
 
     @cached_property
     def code(self) -> str:

@@ -112,6 +112,22 @@ def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
     assert store_facts(store).moved == ("c",)
 
 
+def test_variants_with_motifs_of_another_split_do_not_count(home: Place) -> None:
+    store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
+    store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
+    marked = [FOUND[0], Definition(DEFINITIONS[1] | {"split_assets": True}, "hash")]
+    entry = store.ensure_backbone(facts(), marked)
+    same = note(0).thumbnail
+    notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
+    store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
+    table = load_table(store, "timm:x")
+    other = [t for t, name in enumerate(table.transformations) if name == "jpeg"]
+    assert not table.distinct_TN[other, 2].any()  # "c" was a test image when they were made
+    counted = np.ones_like(table.distinct_TN)
+    counted[other, 2] = False
+    assert np.array_equal(table.distinct_TN, counted)
+
+
 def test_overflow_commits_nothing_and_names_the_way_out(home: Place) -> None:
     store, entry = make(home / "s.zarr")
     big = rows(0, 4)
