@@ -1,0 +1,334 @@
+"""Fits K linear heads to convergence at once: L-BFGS over all training rows, every head with its own step.
+
+Head k minimises ``sum_r weight_kr * cross_entropy(w x_r + b, target_r) + strength_k / 2 * |w|²``, with weights that sum
+to 1 and an intercept that is not penalised. In scikit-learn's terms, strength = 1 / (C * rows) (LogisticRegression).
+All heads share the GEMMs of each pass over the rows, and a head leaves when it has converged.
+
+L-BFGS: Liu & Nocedal (1989). It works in coordinates in which the quadratic upper bound of the cross-entropy by Böhning
+(1992), half of the features' covariance, is the identity; there a step of 1 is nearly always right.
+
+Shapes: R rows, B rows of a block, K heads, C classes, D embedding width, T transformations, N images, P = C * (D + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.feed import Drawn
+from substyle.engine.probes.tasks import I64, Task
+from substyle.kernels import memory
+from substyle.kernels.dispatch import upload
+from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step import cross_entropy
+
+F64 = NDArray[np.float64]
+
+MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+COVARIANCE_ROWS = 65_536  # rows that the change of coordinates is computed from
+_DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's condition
+_SHRINK = 0.3  # of a step that does not decrease the loss
+_SMALLEST = 1e-5  # step: below it rounding decides
+_LOGITS = 1 << 24  # of a block
+_COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits before float32 takes over
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that K heads learn, and with which weights.
+
+    Attributes:
+        features: standardise them.
+        task: says what they are and their answers.
+        variant_KT: weight of each transformation for each head; 0 for those that a head does not see.
+        image_KN: weight of each image for each head, None for 1.
+    """
+
+    features: Features
+    task: Task
+    variant_KT: F64
+    image_KN: F64 | None = None
+    t_R: I64 = field(init=False)
+    n_R: I64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        seen_T = self.task.train_T[self.variant_KT[:, self.task.train_T].any(axis=0)]
+        t_R, n_R = self.task.rows(seen_T, self.task.train_N)
+        object.__setattr__(self, "t_R", t_R)
+        object.__setattr__(self, "n_R", n_R)
+
+    def shares(self) -> tuple[F64, F64 | None]:
+        """``variant_KT`` such that the weights of each head's rows sum to 1, and ``image_KN``."""
+        count_TN = np.zeros(self.task.distinct_TN.shape, np.bool_)
+        count_TN[self.t_R, self.n_R] = True
+        if self.image_KN is None:
+            rows_KT = np.broadcast_to(count_TN.sum(axis=1), self.variant_KT.shape)
+        else:
+            rows_KT = self.image_KN @ count_TN.T
+        return self.variant_KT / (self.variant_KT * rows_KT).sum(axis=1, keepdims=True), self.image_KN
+
+
+@dataclass(frozen=True)
+class Fit:
+    """K linear heads and their certificates.
+
+    Attributes:
+        heads: the heads.
+        gradient_K: largest absolute value of the objective's gradient, in nats by unit of a standardised feature.
+        passes_K: passes over the rows until a head was finished.
+        tolerance: what gradients are to fall below.
+    """
+
+    heads: Heads
+    gradient_K: F64
+    passes_K: I64
+    tolerance: float
+
+    @property
+    def converged_K(self) -> NDArray[np.bool_]:
+        """Whether each gradient is within the tolerance."""
+        return np.asarray(self.gradient_K <= self.tolerance)
+
+
+def fit(
+    rows: Rows,
+    strength_K: Sequence[float] | F64,
+    *,
+    tolerance: float,
+    most: int,
+    start: Heads | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Fit:
+    """Fit heads, in the dtype of the rows' features first and to the end in float32.
+
+    Args:
+        rows: what they learn.
+        strength_K: penalty of each head.
+        tolerance: largest absolute gradient of a fitted head.
+        most: passes over the rows.
+        start: heads to begin with; zeros where there are none.
+        advance: takes the number of passes made.
+    """
+    features, count = rows.features, len(strength_K)
+    metric = _Metric.of(rows, np.asarray(strength_K, np.float64))
+    shape = (count, len(rows.task.labels), features.width)
+    weight = torch.zeros(shape, device=features.device) if start is None else start.w1.clone()
+    bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
+    passes_K = np.zeros(count, np.int64)
+    gradient_K = np.full(count, np.inf)
+    stages = [(features.full(), tolerance)]
+    if features.dtype != torch.float32:
+        stages.insert(0, (features, _COARSE * tolerance))
+    for own, goal in stages:
+        objective = _Objective(rows, own, metric)
+        search = _Search(objective, metric.into(weight, bias), goal, most - int(passes_K.max()), advance)
+        weight, bias = metric.out(search.run())
+        gradient_K = search.gradient_K
+        passes_K += search.passes_K
+    return Fit(Heads(memory.copy(weight), memory.copy(bias)), gradient_K, passes_K, tolerance)
+
+
+class _Metric:
+    """Coordinates u of weights and intercept: ``w = basis @ (scale * u)``.
+
+    Args:
+        basis_DD: eigenvectors of the features' covariance.
+        scale_KD1: 1 / sqrt(eigenvalue / 2 + strength) for each head, the intercept's last.
+        strength_K: penalty of each head.
+    """
+
+    def __init__(self, basis_DD: torch.Tensor, scale_KD1: torch.Tensor, strength_K: torch.Tensor) -> None:
+        self.basis_DD, self.scale_KD1, self.strength_K = basis_DD, scale_KD1, strength_K
+
+    @classmethod
+    def of(cls, rows: Rows, strength_K: F64) -> _Metric:
+        full, device = rows.features.full(), rows.features.device
+        pick = np.random.default_rng(0).permutation(len(rows.t_R))[:COVARIANCE_ROWS]
+        pick.sort()
+        gram_DD = torch.zeros(full.width, full.width, device=device)
+        for first in range(0, len(pick), _block_rows(full.width)):
+            own = pick[first : first + _block_rows(full.width)]
+            x_BD = full(rows.t_R[own], rows.n_R[own])
+            gram_DD.addmm_(x_BD.T, x_BD, alpha=1.0 / len(pick))
+        value_D, basis_DD = torch.linalg.eigh(gram_DD)
+        penalty_K = torch.from_numpy(strength_K).float().to(device)
+        curvature_KD = 0.5 * value_D.clamp_(min=0.0) + penalty_K[:, None]
+        of_bias_K1 = torch.full((len(strength_K), 1), 0.5, device=device)
+        return cls(basis_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
+
+    def out(self, u_KP: torch.Tensor, heads: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights (K, C, D) and intercepts (K, C)."""
+        scaled = u_KP.view(len(u_KP), -1, self.scale_KD1.shape[1]) * self.scale_KD1[heads, None]
+        return scaled[:, :, :-1] @ self.basis_DD.T, scaled[:, :, -1]
+
+    def into(self, weight_KCD: torch.Tensor, bias_KC: torch.Tensor) -> torch.Tensor:
+        """Coordinates (K, P) of weights and intercepts."""
+        turned = torch.cat([weight_KCD @ self.basis_DD, bias_KC[:, :, None]], 2)
+        return (turned / self.scale_KD1[:, None]).flatten(1)
+
+    def gradient(self, dw_KCD: torch.Tensor, db_KC: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        """Gradient by the coordinates (K, P) from those by weights and intercepts."""
+        turned = torch.cat([dw_KCD @ self.basis_DD, db_KC[:, :, None]], 2)
+        return (turned * self.scale_KD1[heads, None]).flatten(1)
+
+
+class _Objective:
+    """Loss and gradient of any of the heads, each in one pass over the rows."""
+
+    def __init__(self, rows: Rows, features: Features, metric: _Metric) -> None:
+        self.rows, self.features, self.metric = rows, features, metric
+        variant_KT, image_KN = rows.shares()
+        device = features.device
+        self.variant_KT = torch.from_numpy(variant_KT).float().to(device)
+        self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).float().to(device)
+        outputs = len(variant_KT) * len(rows.task.labels)
+        self.size = min(len(rows.t_R), max(256, min(_block_rows(features.width), _LOGITS // outputs)))
+
+    def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss (K,) float64, gradient by the coordinates (K, P), and the largest absolute one by the weights (K,)."""
+        count, classes = len(heads), len(self.rows.task.labels)
+        weight_KCD, bias_KC = self.metric.out(u_KP, heads)
+        strength_K11 = self.metric.strength_K[heads, None, None]
+        loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
+        dw_KCD, db_KC = strength_K11 * weight_KCD, torch.zeros_like(bias_KC)
+        flat = dw_KCD.view(count * classes, -1)
+        low = weight_KCD.to(self.features.dtype).view(count * classes, -1)
+        for x_BD, target_B, t_B, n_B, real in self._blocks():
+            share_KB = self.variant_KT[heads[:, None], t_B] * real
+            if self.image_KN is not None:
+                share_KB *= self.image_KN[heads[:, None], n_B]
+            total_K = share_KB.sum(1)
+            logits_KCB = (low @ x_BD.T).float().view(count, classes, -1).add_(bias_KC[:, :, None])
+            part_K, d_KCB = cross_entropy(logits_KCB, target_B, share_KB)
+            loss_K += (part_K * total_K).double()
+            d_KCB *= total_K[:, None, None]
+            db_KC += d_KCB.sum(2)
+            flat += (d_KCB.view(count * classes, -1).to(x_BD.dtype) @ x_BD).float()
+        largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
+        return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
+
+    def _blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Features, targets, transformations and images of all rows; the last block is filled up with weights of 0."""
+        rows, device, size = self.rows, self.features.device, self.size
+        starts = iter(range(0, len(rows.t_R), size))
+        steps = -(-len(rows.t_R) // size)
+        x_BD = memory.empty((size, self.features.width), self.features.dtype, device)
+
+        def draw() -> Drawn:
+            place_B = next(starts) + np.arange(size)
+            place_B[place_B >= len(rows.t_R)] = 0
+            t_B, n_B = rows.t_R[place_B], rows.n_R[place_B]
+            return Drawn(t_B, n_B, [rows.task.answers(t_B, n_B)])
+
+        real = torch.ones(size, device=device)
+        with closing(self.features.held.feed(draw, size, steps)) as feed:
+            for step in range(steps):
+                drawn, placed = feed.step()
+                if (step + 1) * size > len(rows.t_R):
+                    real[len(rows.t_R) - step * size :] = 0.0
+                target_B, t_B, n_B = (upload(array, device) for array in (drawn.answers[0], drawn.t_B, drawn.n_B))
+                yield self.features.of(placed, x_BD), target_B, t_B, n_B, real
+
+
+class _Search:
+    """L-BFGS of every head. A pass tries a step for each: who decreases moves on, who does not tries a shorter one."""
+
+    def __init__(
+        self, objective: _Objective, u_KP: torch.Tensor, goal: float, most: int, advance: Callable[[int], None]
+    ) -> None:
+        self.objective, self.goal, self.most, self.advance = objective, goal, most, advance
+        count, device = len(u_KP), u_KP.device
+        self.found_KP = u_KP.clone()
+        self.gradient_K, self.passes_K = np.full(count, np.inf), np.zeros(count, np.int64)
+        self.alive = torch.arange(count, device=device)
+        self.u, self.step = u_KP.clone(), torch.ones(count, device=device)
+        self.pairs = _Pairs(count, u_KP.shape[1], device)
+
+    def run(self) -> torch.Tensor:
+        """The coordinates found (K, P)."""
+        self.loss, self.d, largest_K = self.objective(self.u, self.alive)
+        way = -self.d
+        passes = 1
+        self.advance(1)
+        self._leave(largest_K, largest_K <= self.goal, passes)
+        way = way[self.kept]
+        while len(self.alive) and passes < self.most:
+            trial = self.u + self.step[:, None] * way
+            loss, d, largest_K = self.objective(trial, self.alive)
+            passes += 1
+            self.advance(1)
+            slope = (self.d * way).sum(1).double()
+            allowed = self.loss + _DECREASE * self.step * slope + 1e-7 * self.loss.abs()
+            good = loss <= allowed
+            self.pairs.add(good, trial - self.u, d - self.d)
+            self.u[good], self.d[good], self.loss[good] = trial[good], d[good], loss[good]
+            self.step = torch.where(good, 1.0, self.step * _SHRINK)
+            way = torch.where(good[:, None], self.pairs.direction(self.d), way)
+            self.gradient_K[self.alive[good].cpu().numpy()] = largest_K[good].double().cpu().numpy()
+            self._leave(largest_K, good & (largest_K <= self.goal) | (self.step < _SMALLEST), passes)
+            way = way[self.kept]
+        self.found_KP[self.alive] = self.u
+        self.passes_K[self.alive.cpu().numpy()] = passes
+        return self.found_KP
+
+    def _leave(self, largest_K: torch.Tensor, done_K: torch.Tensor, passes: int) -> None:
+        self.kept = ~done_K
+        if passes == 1:
+            self.gradient_K[:] = largest_K.double().cpu().numpy()
+        if not bool(done_K.any()):
+            return
+        gone = self.alive[done_K]
+        self.found_KP[gone] = self.u[done_K]
+        self.passes_K[gone.cpu().numpy()] = passes
+        self.pairs.keep(self.kept)
+        self.alive, self.u, self.d = self.alive[self.kept], self.u[self.kept], self.d[self.kept]
+        self.loss, self.step = self.loss[self.kept], self.step[self.kept]
+
+
+class _Pairs:
+    """The last steps and gradient changes of each head, newest first; a head with fewer has zeros."""
+
+    def __init__(self, count: int, size: int, device: torch.device) -> None:
+        self.s = torch.zeros(MEMORY, count, size, device=device)
+        self.y = torch.zeros_like(self.s)
+        self.rho = torch.zeros(MEMORY, count, device=device)
+        self.first = torch.ones(count, device=device)
+
+    def add(self, good_K: torch.Tensor, s_KP: torch.Tensor, y_KP: torch.Tensor) -> None:
+        """Take a pair for each head that moved along a curve that bends upwards."""
+        sy_K, yy_K = (s_KP * y_KP).sum(1), y_KP.square().sum(1)
+        own = torch.nonzero(good_K & (sy_K > 1e-10 * yy_K))[:, 0]
+        for kept, new in ((self.s, s_KP), (self.y, y_KP), (self.rho, 1.0 / sy_K)):
+            kept[1:, own] = kept[:-1, own]
+            kept[0, own] = new[own]
+        self.first[own] = sy_K[own] / yy_K[own]
+
+    def direction(self, d_KP: torch.Tensor) -> torch.Tensor:
+        """The two-loop recursion."""
+        q_KP, alphas = d_KP.clone(), []
+        for s, y, rho in zip(self.s, self.y, self.rho, strict=True):
+            alphas.append(rho * (s * q_KP).sum(1))
+            q_KP -= alphas[-1][:, None] * y
+        q_KP *= self.first[:, None]
+        for s, y, rho, alpha in reversed(list(zip(self.s, self.y, self.rho, alphas, strict=True))):
+            q_KP += (alpha - rho * (y * q_KP).sum(1))[:, None] * s
+        return q_KP.neg_()
+
+    def keep(self, kept_K: torch.Tensor) -> None:
+        """Drop all other heads."""
+        self.s, self.y, self.rho, self.first = (
+            self.s[:, kept_K],
+            self.y[:, kept_K],
+            self.rho[:, kept_K],
+            self.first[kept_K],
+        )
+
+
+def _block_rows(width: int) -> int:
+    return max(256, (64 << 20) // (4 * width))
