@@ -12,6 +12,7 @@ import numpy as np
 
 from substyle import __version__
 from substyle.engine.backbones.cache import cpu_model, versions
+from substyle.engine.backbones.objectives import stated
 from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
@@ -93,10 +94,11 @@ def _backbone(
     entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any], shift: Mapping[str, Any]
 ) -> dict[str, Any]:
     facts = entry.facts
+    objective, data = stated(entry.name)  # of stores that were made before specs stated it
     return {
         "dim": entry.dim,
         "control": facts["spec"]["control"],
-        "spec": facts["spec"],
+        "spec": {"objective": objective, "data": data, **facts["spec"]},
         "runtime": facts["runtime"],
         "gate": facts["gate"],
         **(outcome.results if outcome else {}),
