@@ -63,6 +63,10 @@ class Resampled:
         weight_RU: F64 = weight_T[used] * times_RU
         return Estimate(value, _weighted(self.replicates_RT[:, used], weight_RU))
 
+    def part(self, rows: slice) -> Resampled:
+        """The same of some of the transformations."""
+        return Resampled(self.value_T[rows], self.replicates_RT[:, rows], self.seed)
+
     def one(self, t: int) -> Estimate:
         """The accuracy on one transformation."""
         return Estimate(float(self.value_T[t]), self.replicates_RT[:, t])
