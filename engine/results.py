@@ -13,6 +13,7 @@ import numpy as np
 from substyle import __version__
 from substyle.engine.backbones.cache import cpu_model, versions
 from substyle.engine.backbones.objectives import stated
+from substyle.engine.claims import claims
 from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
@@ -52,7 +53,7 @@ def assemble(
     facts, shards = store_facts(store), shards_of(store, table)
     known = store.catalog.transformations[entries[0].slug]
     spent = {entry.name: _seconds(store, entry, names) for entry in entries}
-    return {
+    document = {
         "schema": SCHEMA,
         "version": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -88,6 +89,7 @@ def assemble(
         },
         "comparisons": compare_outcomes(outcomes),
     }
+    return document | {"claims": claims(document)}
 
 
 def _backbone(

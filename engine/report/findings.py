@@ -9,6 +9,8 @@ from substyle.engine.report.cells import show, show_interval
 from substyle.engine.report.results import Results, dig, head_name, heads, ordered, real
 from substyle.engine.report.standing import Score, Standing, standing, within_margin
 
+_MOST_RANKS = 8  # backbones named with their ranks in one sentence
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -22,10 +24,10 @@ def _article(head: str) -> str:
     return "An" if head == "mlp" else "A"
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence; beyond four only the first three and how many more."""
-    if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a sentence; of more than ``most`` all but those that would make it longer, and how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -60,7 +62,9 @@ def _standing_of_best(found: Standing, general: bool = False) -> str:
     if controls and controls[0].value <= best.value and found.clearly_above(best.name, controls[0].name):
         text += f" The strongest control, {controls[0].name}, reaches {show(controls[0].value)}%."
     if len(found.scores) > 2:
-        text += f" Ranks: {listed([f'{score.name} {_rank(found, score.name)}' for score in found.scores])}."
+        text += (
+            f" Ranks: {listed([f'{score.name} {_rank(found, score.name)}' for score in found.scores], _MOST_RANKS)}."
+        )
     return text + _left_out(found)
 
 
@@ -159,7 +163,7 @@ def _in_turn(results: Results, head: str) -> Finding | None:
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
         each = [f"{score.name} {score.short()}" for score in styles.scores]
-        text += f" Painting styles alone: {listed(each)}."
+        text += f" Painting styles alone: {listed(each, _MOST_RANKS)}."
     return Finding("In turn", text)
 
 

@@ -242,14 +242,14 @@ def claims(results: Results) -> Table:
     rows = []
     for row in results.get("claims") or []:
         kind: Kind = "points" if row.get("unit", "points") == "points" else "number"
-        groups = [f"{name}: {', '.join(members) or 'none'}" for name, members in (row.get("groups") or {}).items()]
+        groups = [
+            f"{name.replace('_', '-')}: {', '.join(members) or 'none'}"
+            for name, members in (row.get("groups") or {}).items()
+        ]
         rows.append(
             (
                 *(row["id"], row["statement"], row["status"]),
-                *(
-                    show(row.get("estimate"), kind),
-                    show_interval(row.get("ci"), "points" if kind == "points" else kind),
-                ),
+                *(show(row.get("estimate"), kind), show_interval(row.get("ci"), kind)),
                 *("; ".join(groups) or "–", "; ".join(row.get("reasons") or [])),
             )
         )

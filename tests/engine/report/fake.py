@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from substyle.engine.claims import claims
+
 SUITE = (
     ("identity", "identity", "train", "identity"),
     ("gaussian_blur", "blur", "train", "dali"),
@@ -354,7 +356,7 @@ def fake_results(
                 comparisons.append(_compared(task, key, head, a, b, values[0] - values[1]))
     if len(heads) == 2:
         comparisons += [_compared("fine", "accuracy", "mlp-linear", n, n, 0.02) for n in names]
-    return {
+    results: dict[str, Any] = {
         "schema": 1,
         "version": "0.1.0",
         "created": "2026-11-24T15:40:00Z",
@@ -413,3 +415,4 @@ def fake_results(
         "backbones": backbones,
         "comparisons": comparisons,
     }
+    return results | {"claims": claims(results)}
