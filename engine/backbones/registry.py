@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache, identities
+from substyle.engine.backbones.objectives import stated
 from substyle.engine.backbones.presets import ABOUT, preset, sizes
 from substyle.engine.backbones.readout import split
-from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import in_package, source_digest
 
@@ -244,7 +245,22 @@ def load(name: str, context: LoadContext) -> Backbone:
     family = check_checkpoint(name, context.checkpoint)
     code = family.code  # before the loader changes any values that it refers to
     backbone = family.loader(name, name.partition(":")[2], context)
-    return replace(backbone, spec=replace(backbone.spec, code=code))
+    return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code))
+
+
+def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:
+    """The spec with what the backbone was trained for, where the loader does not state it."""
+    spec, module = backbone.spec, backbone.module
+    if spec.parameters is None and module is not None:
+        spec = replace(spec, parameters=sum(parameter.numel() for parameter in module.parameters()))
+    if spec.objective:
+        return spec
+    objective, data = stated(spec.name)
+    if checkpoint is not None:  # the file may hold other weights than those of the name's default tag
+        data = ""
+        if spec.name.startswith("timm:") and "." not in spec.name.partition("@")[0]:
+            objective = ""
+    return replace(spec, objective=objective, data=spec.data or data)
 
 
 def identity(name: str, context: LoadContext) -> dict[str, Any] | None:

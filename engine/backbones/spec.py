@@ -12,6 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from substyle.engine.backbones.objectives import OBJECTIVES, UNSTATED
+from substyle.kernels.errors import ConfigError
+
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
@@ -39,6 +42,13 @@ class BackboneSpec:
         licence: licence of the weights as far as the source states it.
         control: True for embeddings that know nothing by training.
         code: digest of the source of a plug-in that loads it; "" for families of this package.
+        objective: what it was trained for: masked, image_text, contrastive, distilled, supervised, none; "" where
+            that is not stated.
+        parameters: number of trainable values; None where they are not counted, as for graphs.
+        data: what it was trained on, as far as known, else "".
+
+    Raises:
+        ConfigError: an objective that is none of these.
     """
 
     name: str
@@ -53,6 +63,13 @@ class BackboneSpec:
     licence: str = "see the source of the weights"
     control: bool = False
     code: str = ""
+    objective: str = UNSTATED
+    parameters: int | None = None
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        if self.objective not in (UNSTATED, *OBJECTIVES):
+            raise ConfigError(f"backbone {self.name}: objective", self.objective, ", ".join(OBJECTIVES))
 
     def describe(self) -> dict[str, Any]:
         """This spec in plain JSON."""

@@ -174,19 +174,21 @@ def _shown(preset: Preset | Shipped) -> str:
     levels = " ".join(f"{mean:.3g}/{std:.3g}" for mean, std in zip(preset.mean, preset.std, strict=True))
     return (
         f"{preset.name:26} {preset.architecture:42} {preset.dim:5} {preset.pooling:16} {preset.side:4} px  "
-        f"{levels:35} {preset.weights}; {preset.licence}"
+        f"{levels:35} {preset.objective:11} {preset.weights}; {preset.licence}"
     )
 
 
 def _stored(path: Place) -> dict[str, Any]:
+    from substyle.engine.backbones.objectives import stated
     from substyle.engine.store.embeddings import EmbeddingStore
 
     rows = []
     for entry in EmbeddingStore.open(path).backbones():
         rows.append({"name": entry.name, "dim": entry.dim, **{k: entry.facts[k] for k in ("spec", "runtime", "gate")}})
-        runtime = entry.facts["runtime"]
+        runtime, spec = entry.facts["runtime"], entry.facts["spec"]
+        objective = spec.get("objective") or stated(entry.name)[0] or "–"
         print(
-            f"{entry.name:50} {entry.dim:6} {runtime['name']} {runtime['precision']}  {entry.facts['spec']['weights']}"
+            f"{entry.name:50} {entry.dim:6} {runtime['name']} {runtime['precision']}  {objective:11} {spec['weights']}"
         )
     return {"store": str(path), "backbones": rows}
 

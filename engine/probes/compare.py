@@ -1,43 +1,78 @@
-"""Differences between backbones and between heads, paired by image."""
+"""Differences between backbones and between heads, paired by image, with tests that count how many were made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.probes.metrics import resample, uniform_over
+from substyle.engine.probes.metrics import Estimate, resample, uniform_over
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.single import coarse_weights
 
 F64 = NDArray[np.float64]
+Row = dict[str, Any]
+# metrics that speak for transformations that nobody tried: their error is over images and transformations
+GENERAL = frozenset(
+    {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "styles")}
+)
+STYLE = "style"  # the coarse class of painting styles
+_NORMAL = NormalDist()
 
 
-def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[dict[str, Any]]:
+def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     """The ``comparisons`` of results.json: every pair of backbones once for each task, metric and head, a minus b.
 
-    For each backbone also its MLP minus its linear head on the fine task, as head ``mlp-linear`` with a = b.
-    ``metric`` is accuracy (fine), held_out or seen (coarse), clean or obfuscated (semantic), fine or semantic
-    (multitask). Images and transformations that only one of the two has are left out; without a common row a pair is
-    left out.
+    For each backbone also its MLP minus its linear head on the fine task, as head ``mlp-linear`` with a = b. Images and
+    transformations that only one of the two has are left out; without a common row a pair is left out.
+
+    Returns:
+        rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles of both
+        rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
+        ``head``, ``a``, ``b`` and
+
+        - ``difference``; ``ci95``, over images; ``two_way_ci95``, over images and transformations, null for metrics of
+          fewer than two transformations;
+        - ``se``: of both kinds of resamples for metrics in `GENERAL`, else of images, and of probes trained on
+          resampled training images, where both have them; ``se_training``: the latter alone, or null;
+        - ``ci90``: difference ± 1.645 se, which tests of equivalence read;
+        - ``p``: two-sided, of a normal distribution; ``p_holm``: the same after Holm's correction for all rows of the
+          task, metric and head. Null where there is no se.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for (name_a, a), (name_b, b) in combinations(outcomes.items(), 2):
-        for score_name in a.scores:
-            if score_name in b.scores and "/twin-" not in score_name:
-                task, head = score_name.split("/")
-                for metric, weight_T in _metrics(a, task, head).items():
-                    label = "mlp" if task == "multitask" else head
-                    rows += _row(task, label, metric, (name_a, a, score_name), (name_b, b, score_name), weight_T)
+        names = [name for name in a.scores if name in b.scores and "/twin-" not in name]
+        rows += _differences((name_a, a), (name_b, b), [(name, name) for name in names])
     for name, outcome in outcomes.items():
         if {"fine/mlp", "fine/linear"} <= outcome.scores.keys():
-            weight_T = _metrics(outcome, "fine", "mlp")["accuracy"]
-            sides = (name, outcome, "fine/mlp"), (name, outcome, "fine/linear")
-            rows += _row("fine", "mlp-linear", "accuracy", *sides, weight_T)
+            made = _differences((name, outcome), (name, outcome), [("fine/mlp", "fine/linear")])
+            rows += [row | {"head": "mlp-linear"} for row in made]
+    families: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        families.setdefault((row["task"], row["metric"], row["head"]), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
     return rows
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """p values after Holm's correction; None stays and is not counted.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    order = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    adjusted: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, (value, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * value))
+        adjusted[i] = highest
+    return adjusted
 
 
 def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
@@ -48,6 +83,9 @@ def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
         weights = coarse_weights(outcome.transformations, outcome.coarse, outcome.roles)
         held_out = {} if weights.held_out_T is None else {"held_out": weights.held_out_T}
         return held_out | {"seen": weights.seen_T}
+    if task in ("rotation", "equal_rotation"):
+        styles = uniform_over([t for t, coarse in enumerate(outcome.coarse) if coarse == STYLE], count)
+        return {"accuracy": every} | ({"styles": styles} if styles.any() else {})
     if task == "semantic":
         return {"clean": base, "obfuscated": every - base}
     if task == "multitask":
@@ -55,29 +93,61 @@ def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
     return {"accuracy": every}
 
 
-def _row(
-    task: str,
-    head: str,
-    metric: str,
-    side_a: tuple[str, ProbeOutcome, str],
-    side_b: tuple[str, ProbeOutcome, str],
-    weight_T: F64,
-) -> list[dict[str, Any]]:
-    (name_a, a, score_a), (name_b, b, score_b) = side_a, side_b
+def _differences(
+    side_a: tuple[str, ProbeOutcome], side_b: tuple[str, ProbeOutcome], names: Sequence[tuple[str, str]]
+) -> list[Row]:
+    """Rows of two backbones; ``names`` are pairs of a score of a and a score of b."""
+    (name_a, a), (name_b, b) = side_a, side_b
     place_b = {key: n for n, key in enumerate(b.keys)}
     common = [(n, place_b[key]) for n, key in enumerate(a.keys) if key in place_b]
     shared = [t for t, name in enumerate(a.transformations) if name in b.transformations]
-    if not common or not shared:
+    if not common or not shared or not names:
         return []
     n_a, n_b = np.array(common).T
     t_b = [b.transformations.index(a.transformations[t]) for t in shared]
-    left = a.scores[score_a][np.ix_(shared, n_a)]
-    right = b.scores[score_b][np.ix_(t_b, n_b)]
-    uncounted = ~(np.isfinite(left) & np.isfinite(right))
-    weight = weight_T[shared]
-    means = [resample(np.where(uncounted, np.nan, score), a.bootstrap, a.seed).mean(weight) for score in (left, right)]
-    difference = means[0] - means[1]
-    if difference.number is None:
-        return []
-    row = {"task": task, "metric": metric, "head": head, "a": name_a, "b": name_b}
-    return [row | {"difference": difference.number, "ci95": difference.ci95}]
+    # a row counts where both have it, so that the difference of two means is the mean of differences
+    stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
+    groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
+    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups)
+    rows = []
+    for i, (x, y) in enumerate(names):
+        task, head = x.split("/")
+        own = resampled.part(slice(i * len(shared), (i + 1) * len(shared)))
+        training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
+        for metric, weight_T in _metrics(a, task, head).items():
+            weight = weight_T[shared]
+            over_images, two_way = own.mean(weight), own.two_way(weight)
+            if over_images.number is None:
+                continue
+            row: Row = {"task": task, "metric": metric, "head": "mlp" if task == "multitask" else head}
+            row |= {"a": name_a, "b": name_b, "difference": over_images.number}
+            row |= {"ci95": over_images.ci95, "two_way_ci95": two_way.ci95}
+            error = two_way if (task, metric) in GENERAL else over_images
+            known = np.isfinite(own.value_T)
+            rows.append(row | _test(error, None if training_ST is None else training_ST[:, known], weight[known]))
+    return rows
+
+
+def _training(
+    a_ST: NDArray[np.float32] | None, b_ST: NDArray[np.float32] | None, t_a: Sequence[int], t_b: Sequence[int]
+) -> F64 | None:
+    """Differences of probes trained on the same resamples; None where fewer than two are known of both."""
+    if a_ST is None or b_ST is None or min(len(a_ST), len(b_ST)) < 2:
+        return None
+    count = min(len(a_ST), len(b_ST))
+    return a_ST[:count, t_a].astype(np.float64) - b_ST[:count, t_b]
+
+
+def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
+    se, training = error.se, None
+    if training_ST is not None:
+        used = np.isfinite(training_ST).all(axis=0) & (weight_T > 0)
+        if used.any():
+            training = float(np.average(training_ST[:, used], axis=1, weights=weight_T[used]).std(ddof=1))
+    if se is None:
+        return {"se": None, "se_training": training, "ci90": None, "p": None}
+    se = math.hypot(se, training or 0.0)
+    half = _NORMAL.inv_cdf(0.95) * se
+    ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
+    p = math.erfc(ratio / math.sqrt(2))
+    return {"se": se, "se_training": training, "ci90": [error.value - half, error.value + half], "p": p}

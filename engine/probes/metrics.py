@@ -1,4 +1,4 @@
-"""Accuracies with intervals: a bootstrap over images, all variants of an image together.
+"""Accuracies with intervals: a bootstrap over images, all variants of an image together, and over transformations.
 
 Scores are (T, N): 1 right, 0 wrong, a fraction where seeds disagree, NaN where a row does not count. Everything
 reported is a weighted mean of the T accuracies, so one set of resamples serves every number, and a difference of two
@@ -24,10 +24,12 @@ class Resampled:
     Attributes:
         value_T: (T,) accuracies.
         replicates_RT: (R, T) accuracies over R resamples of the images.
+        seed: of the resamples.
     """
 
     value_T: F64
     replicates_RT: F64
+    seed: int = 0
 
     def mean(self, weight_T: F64) -> Estimate:
         """A weighted mean of the accuracies, over those that exist."""
@@ -35,6 +37,35 @@ class Resampled:
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
         )
+
+    def two_way(self, weight_T: F64) -> Estimate:
+        """A weighted mean whose interval also speaks for other transformations: images and transformations resampled.
+
+        Replicate r is ``sum_t m_rt w_t a_rt / sum_t m_rt w_t``: ``a_rt`` are accuracies over resampled images, ``m_rt``
+        multinomial counts of the transformations that have a weight and an accuracy. The counts depend on the seed and
+        the number of these transformations only, hence estimates over the same ones are paired.
+
+        Args:
+            weight_T: weights w, (T,), none of them negative.
+
+        Returns:
+            the value of :meth:`mean`; without replicates where fewer than two transformations have a weight, which
+            say nothing of their variance.
+
+        Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
+        """
+        used = np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
+        value, count = self.mean(weight_T).value, len(used)
+        if count < 2:
+            return Estimate(value, np.empty(0))
+        rng = np.random.Generator(np.random.PCG64([self.seed, count, 0x70696765]))
+        times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
+        weight_RU: F64 = weight_T[used] * times_RU
+        return Estimate(value, _weighted(self.replicates_RT[:, used], weight_RU))
+
+    def part(self, rows: slice) -> Resampled:
+        """The same of some of the transformations."""
+        return Resampled(self.value_T[rows], self.replicates_RT[:, rows], self.seed)
 
     def one(self, t: int) -> Estimate:
         """The accuracy on one transformation."""
@@ -58,24 +89,56 @@ class Estimate:
 
     @property
     def ci95(self) -> list[float] | None:
-        """The 95 % percentile interval, None where there is no value."""
-        finite = self.replicates_R[np.isfinite(self.replicates_R)]
-        if np.isnan(self.value) or len(finite) == 0:
+        """The 95 % percentile interval, None where there is no value or no replicate."""
+        return self._interval(95.0)
+
+    @property
+    def ci90(self) -> list[float] | None:
+        """The 90 % percentile interval, which two one-sided tests of equivalence at 5 % read."""
+        return self._interval(90.0)
+
+    @property
+    def se(self) -> float | None:
+        """Standard deviation of the replicates, None where there is no value or no two replicates."""
+        finite = self._finite()
+        return float(finite.std(ddof=1)) if len(finite) > 1 else None
+
+    def _interval(self, per_cent: float) -> list[float] | None:
+        finite = self._finite()
+        if len(finite) == 0:
             return None
-        low, high = np.percentile(finite, [2.5, 97.5])
+        low, high = np.percentile(finite, [50 - per_cent / 2, 50 + per_cent / 2])
         return [float(low), float(high)]
 
+    def _finite(self) -> F64:
+        finite: F64 = self.replicates_R[np.isfinite(self.replicates_R) & np.isfinite(self.value)]
+        return finite
 
-def resample(score_TN: NDArray[np.floating], resamples: int, seed: int) -> Resampled:
+
+def resample(
+    score_TN: NDArray[np.floating], resamples: int, seed: int, group_N: Sequence[int] | NDArray[np.int64] | None = None
+) -> Resampled:
     """Accuracies of T transformations over N images and over R resamples of the images.
 
     Resamples depend on (seed, N) only: scores over the same images are resampled alike, hence paired.
+
+    Args:
+        score_TN: scores, NaN where a row does not count.
+        resamples: R.
+        seed: of the resamples.
+        group_N: labels of groups, such as the photograph that a crop is of; whole groups are drawn then, as many as
+            there are, in place of images.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
     count_NT = counted.astype(np.float32).T
     both = np.concatenate([right_NT, count_NT], axis=1)
-    images, transformations = right_NT.shape
+    if group_N is not None:
+        groups, place_N = np.unique(np.asarray(group_N, np.int64), return_inverse=True)
+        by_group = np.zeros((len(groups), both.shape[1]), np.float32)
+        np.add.at(by_group, place_N, both)
+        both = by_group
+    images, transformations = len(both), len(score_TN)
     rng = np.random.Generator(np.random.PCG64([seed, images, 0x626F6F74]))
     at_once = max(1, _DRAWS_AT_ONCE // max(images, 1))
     parts = []
@@ -89,7 +152,7 @@ def resample(score_TN: NDArray[np.floating], resamples: int, seed: int) -> Resam
         accuracies = sums[:, :transformations] / np.where(
             sums[:, transformations:] > 0, sums[:, transformations:], np.nan
         )
-    return Resampled(accuracies[0], accuracies[1:])
+    return Resampled(accuracies[0], accuracies[1:], seed)
 
 
 def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:
@@ -109,9 +172,10 @@ def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes
     return weight
 
 
-def _weighted(accuracy_RT: F64, weight_T: F64) -> F64:
+def _weighted(accuracy_RT: F64, weight: F64) -> F64:
+    """Weighted means over what is known; weights are (T,) or (R, T)."""
     known = np.isfinite(accuracy_RT)
-    total = (known * weight_T).sum(axis=1)
-    right = (np.where(known, accuracy_RT, 0.0) * weight_T).sum(axis=1)
+    total = (known * weight).sum(axis=1)
+    right = (np.where(known, accuracy_RT, 0.0) * weight).sum(axis=1)
     mean: F64 = np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
     return mean

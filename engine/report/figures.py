@@ -1,4 +1,4 @@
-"""The pieces of figures that need computing: pixels of confusion matrices, points of curves.
+"""The pieces of figures that need computing: pixels of confusion matrices.
 
 Everything else is drawn by the template as SVG. Heat is painted in one colour whose opacity is the value, so that the
 same picture serves light and dark pages.
@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.results import Results, dig, head_name, heads, ordered
+from substyle.engine.report.results import dig
 
 HEAT = (31, 111, 181)
-PALETTE = 8  # colours of series in the style sheet; further series repeat them dashed
 
 
 @dataclass(frozen=True)
@@ -72,62 +71,3 @@ def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart: its name, its colour's index, whether it is dashed, its points as an SVG attribute."""
-
-    name: str
-    colour: int
-    dashed: bool
-    points: str
-    improving: bool
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A line chart on a plane of ``width`` x ``height`` units; ticks are (position, text)."""
-
-    title: str
-    series: tuple[Series, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    width: int = 300
-    height: int = 160
-
-
-def curves(results: Results) -> list[Chart]:
-    """Validation accuracy by training step: one chart for each task and head, one line for each backbone."""
-    charts = []
-    titles = {"fine": "Style", "coarse": "Coarse class", "semantic": "Class"}
-    for task, title in titles.items():
-        for head in heads(results):
-            chart = _chart(results, task, head, f"{title}, {head_name(head)}")
-            if chart is not None:
-                charts.append(chart)
-    return charts
-
-
-def _chart(results: Results, task: str, head: str, title: str) -> Chart | None:
-    lines: list[tuple[int, str, list[list[float]], bool]] = []
-    for i, name in enumerate(ordered(results)):
-        scores = dig(results, "backbones", name, task, head)
-        curve = [point for point in dig(scores, "curve") or [] if len(point) == 2 and None not in point]
-        if len(curve) > 1:
-            lines.append((i, name, curve, bool(dig(scores, "improving"))))
-    if not lines:
-        return None
-    plane = Chart(title, (), (), ())
-    last = max(curve[-1][0] for _, _, curve, _ in lines) or 1.0
-
-    def place(step: float, value: float) -> str:
-        return f"{plane.width * step / last:.1f},{plane.height * (1 - min(max(value, 0.0), 1.0)):.1f}"
-
-    series = tuple(
-        Series(name, i % PALETTE, i >= PALETTE, " ".join(place(*point) for point in curve), improving)
-        for i, name, curve, improving in lines
-    )
-    x_ticks = tuple((plane.width * f, f"{last * f:,.0f}") for f in (0.0, 0.5, 1.0))
-    y_ticks = tuple((plane.height * (1 - f), f"{100 * f:.0f}") for f in (0.0, 0.25, 0.5, 0.75, 1.0))
-    return Chart(title, series, x_ticks, y_ticks)

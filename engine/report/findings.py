@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from substyle.engine.report.cells import show, show_interval
 from substyle.engine.report.results import Results, dig, head_name, heads, ordered, real
+from substyle.engine.report.standing import Score, Standing, standing, within_margin
+
+_MOST_RANKS = 8  # backbones named with their ranks in one sentence
 
 
 @dataclass(frozen=True)
@@ -18,148 +20,162 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True)
-class _Score:
-    key: str
-    name: str
-    value: float
-    low_high: Sequence[float] | None
-
-    def text(self, chance: float | None) -> str:
-        """Such as ``93.1% (95% interval 92.4–93.8; chance 3.2%)``."""
-        remarks = [f"95% interval {show_interval(self.low_high)}"] if self.low_high else []
-        remarks += [] if chance is None else [f"chance {show(chance)}%"]
-        return f"{show(self.value)}%" + (f" ({'; '.join(remarks)})" if remarks else "")
-
-    def short(self) -> str:
-        """Such as ``93.1% (92.4–93.8)``."""
-        return f"{show(self.value)}%" + (f" ({show_interval(self.low_high)})" if self.low_high else "")
-
-
-def _scores(results: Results, task: str, head: str, key: str, names: Sequence[str]) -> list[_Score]:
-    """Scores of the named backbones, best first."""
-    found = []
-    for name in names:
-        scores = dig(results, "backbones", name, task, head)
-        value = dig(scores, key)
-        if value is not None:
-            found.append(_Score(key, name, value, dig(scores, "ci95" if key == "accuracy" else f"{key}_ci95")))
-    return sorted(found, key=lambda score: -score.value)
-
-
-def difference(results: Results, task: str, head: str, a: _Score, b: _Score) -> tuple[float, Sequence[float] | None]:
-    """a minus b and its paired 95 % interval, which is None where nobody compared the two."""
-    value = a.value - b.value
-    for row in results.get("comparisons") or []:
-        if (
-            (row["task"], row.get("head")) != (task, head)
-            or row.get("metric") not in (None, a.key)
-            or not row.get("ci95")
-        ):
-            continue
-        low, high = row["ci95"]
-        # without a metric a row counts only if it can be of this one
-        if (row["a"], row["b"]) == (a.name, b.name) and (row.get("metric") or abs(row["difference"] - value) < 0.005):
-            return row["difference"], (low, high)
-        if (row["a"], row["b"]) == (b.name, a.name) and (row.get("metric") or abs(row["difference"] + value) < 0.005):
-            return -row["difference"], (-high, -low)
-    return value, None
-
-
-def clearly_above(results: Results, task: str, head: str, a: _Score, b: _Score) -> bool:
-    """Whether a beats b beyond doubt: by the paired interval if there is one, else by intervals that do not touch."""
-    _, paired = difference(results, task, head, a, b)
-    if paired is not None:
-        return paired[0] > 0
-    return a.low_high is not None and b.low_high is not None and a.low_high[0] > b.low_high[1]
-
-
-def _standing(results: Results, task: str, head: str, scores: Sequence[_Score]) -> str:
-    """How the best score stands to the others, as the end of a paragraph; empty when it is alone."""
-    best, rest = scores[0], scores[1:]
-    level = [score.name for score in rest if not clearly_above(results, task, head, best, score)]
-    if level:
-        return f" The intervals do not tell it apart from {_listed(level)}."
-    if rest:
-        value, paired = difference(results, task, head, best, rest[0])
-        interval = f" ({show_interval(paired, 'points')})" if paired else ""
-        return f" Next is {rest[0].name}, {show(value)} points behind{interval}."
-    return ""
-
-
 def _article(head: str) -> str:
     return "An" if head == "mlp" else "A"
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names in a sentence; beyond four only the first three and how many more."""
-    if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a sentence; of more than ``most`` all but those that would make it longer, and how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _versus_controls(results: Results, task: str, head: str, key: str, best: _Score) -> str:
-    controls = _scores(results, task, head, key, [name for name in ordered(results) if name not in real(results)])
-    if not controls:
-        return ""
-    text = f" The strongest control, {controls[0].name}, reaches {show(controls[0].value)}%"
-    return text + ("." if clearly_above(results, task, head, best, controls[0]) else ", which is not clearly less.")
+def _controls_first(found: Standing) -> str:
+    """Controls that lead, or that are not clearly less than the best backbone; empty where there are none."""
+    best, text = found.trained[0], ""
+    leading = [control for control in found.controls if control.value > best.value]
+    if leading:
+        clear = [control.name for control in leading if found.clearly_above(control.name, best.name)]
+        text = f"A control leads: {leading[0].name} has {leading[0].short()}"
+        text += f", clearly above {best.name}. " if leading[0].name in clear else f", not clearly above {best.name}. "
+    level = [c for c in found.controls if c not in leading and not found.clearly_above(best.name, c.name)]
+    if level:
+        each = listed([f"{control.name} ({show(control.value)}%)" for control in level])
+        text += f"Not clearly less than the best backbone: the control{'s'[: len(level) > 1]} {each}. "
+    return text
+
+
+def _standing_of_best(found: Standing, general: bool = False) -> str:
+    """How the best backbone stands to the others, ranks, and who was left out, as the end of a paragraph."""
+    best, rest, text = found.trained[0], found.trained[1:], ""
+    unclear = [score.name for score in rest if not found.clearly_above(best.name, score.name)]
+    equal = [name for name in unclear if found.equivalent(best.name, name)]
+    if unclear:
+        text += f" No clear difference from {listed(unclear)}."
+        text += f" Equivalent within 1 point: {listed(equal)}." if equal else ""
+    elif rest:
+        value, interval = found.difference(best.name, rest[0].name, "two_way_ci95" if general else "ci95") or (0, None)
+        text += f" Next is {rest[0].name}, {show(value)} points behind"
+        text += f" ({show_interval(interval, 'points')})." if interval else "."
+    controls = found.controls
+    if controls and controls[0].value <= best.value and found.clearly_above(best.name, controls[0].name):
+        text += f" The strongest control, {controls[0].name}, reaches {show(controls[0].value)}%."
+    if len(found.scores) > 2:
+        text += (
+            f" Ranks: {listed([f'{score.name} {_rank(found, score.name)}' for score in found.scores], _MOST_RANKS)}."
+        )
+    return text + _left_out(found)
+
+
+def _rank(found: Standing, name: str) -> str:
+    low, high = found.rank(name)
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def _left_out(found: Standing) -> str:
+    return f" Not converged and left out: {listed(found.unconverged)}." if found.unconverged else ""
 
 
 def findings(results: Results) -> list[Finding]:
-    """The headline: at most seven findings over all backbones that are no controls."""
+    """The headline: at most seven findings over all backbones; controls stand in each that ranks."""
     tried = heads(results)
-    made = [_style(results, tried[0]), _new_styles(results, tried[0]), _substance(results, tried[0])] if tried else []
-    made += [_nearest(results), _together(results), _unfinished(results)]
+    made: list[Finding | None] = []
+    if tried:
+        made = [make(results, tried[0]) for make in (_style, _new_styles, _in_turn, _substance)]
+    made += [_nearest(results), _together(results), _not_converged(results)]
     return [finding for finding in made if finding is not None]
 
 
-def _style(results: Results, head: str) -> Finding | None:
-    scores = _scores(results, "fine", head, "accuracy", real(results))
-    if not scores:
+def _refused(title: str, found: Standing, results: Results) -> Finding | None:
+    """What stands in place of a finding without a score of any trained backbone."""
+    names = [name for name in found.unconverged if name in real(results)]
+    if not names:
         return None
-    best, chance = scores[0], dig(results, "chance", "fine")
+    return Finding(title, f"No ranking: the probes on {listed(names)} have not converged.")
+
+
+def _style(results: Results, head: str) -> Finding | None:
+    found = standing(results, "fine", head, "accuracy")
+    if not found.trained:
+        return _refused("Style", found, results)
+    best, chance = found.trained[0], dig(results, "chance", "fine")
     count = len(results["transformations"])
-    text = f"{_article(head)} {head_name(head)} probe on {best.name} names which of {count} transformations a test "
-    text += f"photograph went through in {best.text(chance)} of cases." + _standing(results, "fine", head, scores)
-    return Finding("Style", text + _versus_controls(results, "fine", head, "accuracy", best))
+    text = _controls_first(found)
+    text += f"{_article(head)} {head_name(head)} probe on {best.name} names which of {count} transformations a test "
+    text += f"photograph went through in {best.text(chance)} of cases."
+    return Finding("Style", text + _standing_of_best(found))
 
 
 def _new_styles(results: Results, head: str) -> Finding | None:
-    scores = _scores(results, "coarse", head, "held_out", real(results))
-    if not scores:
-        return None
-    best, chance = scores[0], dig(results, "chance", "coarse")
+    found = standing(results, "coarse", head, "held_out")
+    if not found.trained:
+        return _refused("New styles", found, results)
+    best, chance = found.trained[0], dig(results, "chance", "coarse")
     coarse = dig(results, "backbones", best.name, "coarse", head)
-    text = f"For transformations that no probe was trained on, {best.name} still gives the right coarse class in "
+    text = _controls_first(found)
+    text += f"For transformations that no probe was trained on, {best.name} gives the right coarse class in "
     text += f"{best.text(chance)} of cases"
-    seen, gap, gap_ci = (dig(coarse, key) for key in ("seen", "gap", "gap_ci95"))
+    seen, gap = dig(coarse, "seen"), dig(coarse, "gap")
+    gap_ci = dig(coarse, "gap_two_way_ci95") or dig(coarse, "gap_ci95")
     if seen is not None and gap is not None:
         text += f", against {show(seen)}% for seen ones: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
         text += ", which may be none" if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else ""
-    text += "." + _standing(results, "coarse", head, scores)
+    text += "." + _standing_of_best(found, general=True)
     if chance is not None and best.low_high and best.low_high[0] <= chance:
         text += " That is not clearly above chance."
-    held_out = [
-        (row["accuracy"], name)
-        for name, row in (dig(coarse, "by_transformation") or {}).items()
-        if dig(row, "role") == "held_out" and dig(row, "accuracy") is not None
-    ]
-    if len(held_out) > 1:
-        (low, hardest), (high, easiest) = min(held_out), max(held_out)
-        text += f" Its easiest is {easiest} ({show(high)}%), its hardest {hardest} ({show(low)}%)."
+    redrawn = dig(results, "backbones", best.name, "coarse_redrawn", head)
+    if dig(redrawn, "mean") is not None:
+        text += f" Over {redrawn['sets']} other choices of what is held out, {best.name} has {show(redrawn['mean'])} ± "
+        text += f"{show(redrawn['sd'])}% ({show(redrawn['low'])}–{show(redrawn['high'])})."
+    low = floors(results, head)
+    if low:
+        text += f" Floors of the grouping, at or below chance for every backbone: {listed(low)}."
     return Finding("New styles", text)
 
 
+def floors(results: Results, head: str) -> list[str]:
+    """Transformations whose coarse class every probe that did not see them gives at most as often as a guess.
+
+    No backbone tells them from another class, so that the suite's grouping, and not an embedding, sets their score.
+    """
+    chance, reached = dig(results, "chance", "coarse"), dict[str, list[float]]()
+    for name in ordered(results):
+        turned = dig(results, "backbones", name, "coarse_rotation", head, "by_transformation") or {}
+        seen = dig(results, "backbones", name, "coarse", head, "by_transformation") or {}
+        held_out = {t: row for t, row in seen.items() if dig(row, "role") == "held_out"}
+        for t, row in (*turned.items(), *held_out.items()):
+            if dig(row, "accuracy") is not None:
+                reached.setdefault(t, []).append(row["accuracy"])
+    return [t for t, values in reached.items() if chance is not None and max(values) <= chance]
+
+
+def _in_turn(results: Results, head: str) -> Finding | None:
+    found = standing(results, "coarse_rotation", head, "accuracy")
+    if not found.trained:
+        return _refused("In turn", found, results)
+    best, chance = found.trained[0], dig(results, "chance", "coarse")
+    text = (
+        _controls_first(found) + f"With one transformation held out at a time, {best.name} gives its coarse class in "
+    )
+    text += f"{best.text(chance)} of cases." + _standing_of_best(found, general=True)
+    styles = standing(results, "coarse_rotation", head, "styles")
+    if styles.trained:
+        each = [f"{score.name} {score.short()}" for score in styles.scores]
+        text += f" Painting styles alone: {listed(each, _MOST_RANKS)}."
+    return Finding("In turn", text)
+
+
 def _substance(results: Results, head: str) -> Finding | None:
-    scores = _scores(results, "semantic", head, "clean", real(results))
-    if not scores:
-        return None
-    best, chance = scores[0], dig(results, "chance", "semantic")
-    text = f"The class of an unchanged photograph is read best from {best.name}, in {best.text(chance)} of cases."
-    text += _standing(results, "semantic", head, scores)
-    robust = _scores(results, "semantic", head, "obfuscated", real(results))
+    found = standing(results, "semantic", head, "clean")
+    if not found.trained:
+        return _refused("Substance", found, results)
+    best, chance = found.trained[0], dig(results, "chance", "semantic")
+    text = _controls_first(found)
+    text += f"The class of an unchanged photograph is read best from {best.name}, in {best.text(chance)} of cases."
+    text += _standing_of_best(found)
+    robust = standing(results, "semantic", head, "obfuscated").trained
     if robust:
         text += f" On transformed photographs the same probes keep {show(robust[-1].value)}"
         text += f"–{show(robust[0].value)}%" if len(robust) > 1 else "%"
@@ -187,67 +203,81 @@ def _nearest(results: Results) -> Finding | None:
         text += f", and the same style in {show(min(styles))} to {show(max(styles))}%." if styles else "."
     else:
         each = [f"{show(image)}% of cases in {name} (the same style in {show(style)}%)" for image, style, name in parts]
-        text = f"The nearest other variant shows the same photograph in {_listed(each)}."
+        text = f"The nearest other variant shows the same photograph in {listed(each)}."
     return Finding("Neighbours", text)
 
 
 def _together(results: Results) -> Finding | None:
     clauses = []
     for task, word in (("fine", "style"), ("semantic", "class")):
-        groups: dict[str, list[str]] = {"clearly worse": [], "clearly better": [], "level": []}
+        groups: dict[str, list[str]] = {"clearly worse": [], "clearly better": [], "equivalent": [], "unclear": []}
         for name in real(results):
-            scores = dig(results, "backbones", name, "multitask", "difference", task)
-            value, interval = dig(scores, "value"), dig(scores, "ci95")
-            if value is not None and interval is not None:
-                level = interval[0] <= 0 <= interval[1]
-                group = "level" if level else "clearly better" if value > 0 else "clearly worse"
+            scores = dig(results, "backbones", name, "multitask")
+            value, interval, narrow = (dig(scores, "difference", task, key) for key in ("value", "ci95", "ci90"))
+            if value is None or interval is None or dig(scores, "converged") is False:
+                continue
+            if narrow is not None and within_margin(narrow):
+                groups["equivalent"].append(name)
+            elif interval[0] <= 0 <= interval[1]:
+                groups["unclear"].append(name)
+            else:
+                group = "clearly better" if value > 0 else "clearly worse"
                 groups[group].append(f"{name} ({show_interval(interval, 'points')} points)")
-        clauses += [f"{word} is {how} on {_listed(names)}" for how, names in groups.items() if names and how != "level"]
-        count = len(groups["level"])
-        if count:
-            others = " other" if count < sum(map(len, groups.values())) else ""
-            clauses.append(f"{word} shows no clear difference on {count}{others} backbone{'s'[: count > 1]}")
-    if not clauses:
+        clauses += [f"{word} is {how} on {listed(groups[how])}" for how in list(groups)[:2] if groups[how]]
+        for how, said in (("equivalent", "is equivalent within 1 point"), ("unclear", "shows no clear difference")):
+            count = len(groups[how])
+            if count:
+                others = " other" if count < sum(map(len, groups.values())) else ""
+                clauses.append(f"{word} {said} on {count}{others} backbone{'s'[: count > 1]}")
+    left = [name for name in real(results) if dig(results, "backbones", name, "multitask", "converged") is False]
+    if not clauses and not left:
         return None
-    text = "One probe trained for style and class together, beside twins trained for one of them on the same rows: "
-    return Finding("Both at once", text + "; ".join(clauses) + ".")
+    text = "One probe trained for style and class together, beside twins trained for one of them on the same rows"
+    text += f": {'; '.join(clauses)}." if clauses else "."
+    return Finding("Both at once", text + (f" Not converged and left out: {listed(left)}." if left else ""))
 
 
-def unfinished(results: Results) -> list[tuple[str, str, str]]:
-    """(backbone, task, head) of every probe that was still improving when its training stopped."""
-    return [
+def unconverged(results: Results) -> list[tuple[str, str, str]]:
+    """(backbone, task, head) of every probe that has not converged."""
+    found = [
         (name, task, head)
         for name in ordered(results)
-        for task in ("fine", "coarse", "semantic")
+        for task in ("fine", "coarse", "coarse_rotation", "semantic")
         for head in heads(results)
-        if dig(results, "backbones", name, task, head, "improving")
+        if dig(results, "backbones", name, task, head, "converged") is False
     ]
+    both = [name for name in ordered(results) if dig(results, "backbones", name, "multitask", "converged") is False]
+    return found + [(name, "multitask", "mlp") for name in both]
 
 
-def _unfinished(results: Results) -> Finding | None:
-    late: list[Any] = unfinished(results)
+def _not_converged(results: Results) -> Finding | None:
+    late = unconverged(results)
     if not late:
         return None
-    subject = "1 probe was" if len(late) == 1 else f"{len(late)} probes were"
-    return Finding("Unfinished", f"{subject} still improving when training stopped; more steps may raise those scores.")
+    each = listed([f"{name} ({task}, {head_name(head)})" for name, task, head in late])
+    subject = "1 probe has" if len(late) == 1 else f"{len(late)} probes have"
+    return Finding("Not converged", f"{subject} not converged, and nothing is ranked by their scores: {each}.")
 
 
 def portrait(results: Results, name: str) -> list[str]:
-    """What one backbone knows, in at most five sentences."""
+    """What one backbone knows, in at most five sentences; scores of probes that have not converged are left out."""
     tried = heads(results)
     head = tried[0] if tried else "linear"
     backbone = results["backbones"][name]
+
+    def of(task: str, key: str) -> tuple[Score, ...]:
+        return standing(results, task, head, key, [name]).scores
+
     lines = []
-    style = _scores(results, "fine", head, "accuracy", [name])
-    if style:
+    if style := of("fine", "accuracy"):
         lines.append(f"Names the transformation in {style[0].short()} of cases.")
-    coarse, held_out = dig(backbone, "coarse", head), _scores(results, "coarse", head, "held_out", [name])
+    coarse, held_out = dig(backbone, "coarse", head), of("coarse", "held_out")
     if held_out and dig(coarse, "seen") is not None:
         lines.append(
             f"Gives the coarse class of held-out transformations in {held_out[0].short()}, of seen ones in "
             f"{show(coarse['seen'])}%."
         )
-    clean, hidden = (_scores(results, "semantic", head, key, [name]) for key in ("clean", "obfuscated"))
+    clean, hidden = (of("semantic", key) for key in ("clean", "obfuscated"))
     if clean:
         tail = f", and {hidden[0].short()} once they are transformed" if hidden else ""
         lines.append(f"Class: {clean[0].short()} on unchanged photographs{tail}.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from substyle.engine.report.cells import Kind, show, show_interval
 from substyle.engine.report.results import Results, dig, heads, ordered
+from substyle.engine.report.standing import interval_key
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def with_footer(
         cells = []
         for name, _ in table.columns:
             scores = dig(results, "backbones", name, task, head)
-            interval = dig(scores, "ci95" if key == "accuracy" else f"{key}_ci95")
+            interval = dig(scores, interval_key(scores, task, key))
             cells.append(Cell(show(dig(scores, key), kind), show_interval(interval, kind), None))
         footer.append((heading, tuple(cells)))
     chance = dig(results, "chance", "coarse" if task == "coarse_rotation" else task)
@@ -134,9 +135,15 @@ def rotation_tables(results: Results) -> list[tuple[str, HeatTable]]:
             lambda b, t: dig(b, "coarse_rotation", head, "by_transformation", t, "accuracy"),
             small=lambda b, t: show_interval(dig(b, "coarse_rotation", head, "by_transformation", t, "ci95")),
         )
-        return with_footer(results, table, "coarse_rotation", head, [("accuracy", "All", "share")])
+        wanted: list[tuple[str, str, Kind]] = [("accuracy", "All", "share"), ("styles", "All styles", "share")]
+        found = [each for each in wanted if any(_known(results, head, each[0]))]
+        return with_footer(results, table, "coarse_rotation", head, found)
 
     return by_head(results, make)
+
+
+def _known(results: Results, head: str, key: str) -> list[bool]:
+    return [dig(results, "backbones", name, "coarse_rotation", head, key) is not None for name in ordered(results)]
 
 
 def substance_tables(results: Results) -> list[tuple[str, HeatTable]]:

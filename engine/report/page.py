@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.report import findings, heat, sections, tables
-from substyle.engine.report.figures import PALETTE, curves
 from substyle.engine.report.gallery import read_gallery
 from substyle.engine.report.paper import save_figures
 from substyle.engine.report.results import Results, dig, heads, ordered, real, transformations, validate_results
@@ -56,10 +55,10 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "real": real(results),
         "controls": [name for name in names if name not in real(results)],
         "heads": heads(results),
-        "palette": PALETTE,
         "dig": dig,
         "coarse_of": {row["name"]: row["coarse"] for row in results["transformations"]},
         "findings": findings.findings(results),
+        "claims": tables.claims(results),
         "portraits": [(name, findings.portrait(results, name)) for name in real(results)],
         "gallery": read_gallery(gallery, transformations(results)),
         "dot_plots": sections.dot_plots(results),
@@ -77,8 +76,8 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "neighbours": tables.neighbours(results),
         "geometry": heat.geometry_tables(results),
         "shift": sections.shift_table(results),
-        "curves": curves(results),
-        "unfinished": findings.unfinished(results),
+        "training": tables.training(results),
+        "unconverged": findings.unconverged(results),
         "comparisons": compared,
         "comparisons_real": sections.comparisons_between(compared, real(results), (*heads(results), "")[0]),
     }

@@ -12,6 +12,7 @@ from substyle.kernels.errors import SubstyleError
 
 SCHEMA = 1
 HEADS = ("linear", "mlp")
+STATUSES = ("supported", "contradicted", "undecided", "not testable")
 Results = dict[str, Any]
 
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
@@ -34,6 +35,7 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "throughput": dict,
     "environment": dict,
     "comparisons": list,
+    "claims": list,
 }
 _DEPTH = 32  # of values inside values; results.json has 7
 
@@ -59,10 +61,12 @@ def _interval(value: object) -> str:
     return "" if good else "[low, high]"
 
 
-def _curve(value: object) -> str:
-    points = value if isinstance(value, list) else [None]
-    good = all(isinstance(p, list) and all(n is None or not _number(n) for n in p) for p in points)
-    return "" if good else "a list of [step, share]"
+def _texts(value: object) -> str:
+    return "" if isinstance(value, list) and not any(map(_text, value)) else "a list of texts"
+
+
+def _status(value: object) -> str:
+    return "" if value in STATUSES else ", ".join(STATUSES)
 
 
 def _confusion(value: object) -> str:
@@ -93,11 +97,14 @@ Shape = Callable[[object], str] | dict[str, "Shape"]
 _ANY: Shape = {}
 _NUMBERS: Shape = {"*": _number}
 _INTERVALS: Shape = {"*": _interval}
+_SCORES = ("accuracy", "styles", "seen", "held_out", "gap", "clean", "obfuscated")
 _TRAINED: dict[str, Shape] = {
-    **dict.fromkeys(("validation", "steps", "accuracy", "seen", "held_out", "gap", "clean", "obfuscated"), _number),
-    **dict.fromkeys(("ci95", "seen_ci95", "held_out_ci95", "gap_ci95", "clean_ci95", "obfuscated_ci95"), _interval),
-    "improving": _flag,
-    "curve": _curve,
+    **dict.fromkeys(("validation", "steps", *_SCORES), _number),
+    **{f"{kind}ci95": _interval for kind in ("", "two_way_")},
+    **{f"{score}_{kind}ci95": _interval for score in _SCORES for kind in ("", "two_way_")},
+    **{key: _number for score in ("", *(f"{s}_" for s in _SCORES)) for key in (f"{score}se", f"{score}se_training")},
+    **dict.fromkeys(("converged", "edge"), _flag),
+    "certificate": {},
     "confusion": _confusion,
 }
 _SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS}}
@@ -108,12 +115,14 @@ _BACKBONE: Shape = {
     "control": _flag,
     **dict.fromkeys(("fine", "semantic"), _SINGLE),
     **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
+    "coarse_redrawn": {"*": {**dict.fromkeys(("sets", "mean", "sd", "low", "high"), _number)}},
+    "equal_width": {"dim": _whole, "fine": _TRAINED, "rotation": _TRAINED},
     "multitask": {
         **_TRAINED,
         **_TASKS,
         "lambda": _number,
         "single_task": _TASKS,
-        "difference": {"*": {"value": _number, "ci95": _interval}},
+        "difference": {"*": {"value": _number, "ci95": _interval, "ci90": _interval}},
     },
     "knn": {"transformation": _by_k, "class": _by_k, "transformation_ci95": _INTERVALS, "class_ci95": _INTERVALS},
     "balance": _NUMBERS,
@@ -126,8 +135,31 @@ _BACKBONE: Shape = {
     "gate": {"cosine_min": _number, "threshold": _number},
     "cost": _NUMBERS,
 }
-_COMPARISON: Shape = {**dict.fromkeys(("metric", "head"), _text), "ci95": _interval}
-_SHARES = {"accuracy", "seen", "held_out", "clean", "obfuscated", "same_image", "same_transformation", "neither"}
+_COMPARISON: Shape = {
+    **dict.fromkeys(("metric", "head"), _text),
+    **dict.fromkeys(("ci95", "ci90", "two_way_ci95"), _interval),
+    **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
+}
+_CLAIM: Shape = {
+    **dict.fromkeys(("id", "statement", "unit"), _text),
+    "status": _status,
+    "groups": {"*": _texts},
+    **dict.fromkeys(("estimate", "margin"), _number),
+    "n_transformations": _whole,
+    "ci": _interval,
+    "reasons": _texts,
+}
+_SHARES = {
+    "accuracy",
+    "styles",
+    "seen",
+    "held_out",
+    "clean",
+    "obfuscated",
+    "same_image",
+    "same_transformation",
+    "neither",
+}
 
 
 def validate_results(results: object) -> None:
@@ -172,6 +204,11 @@ def _check_rows(results: Results) -> None:
         for key, kind in (("task", str), ("a", str), ("b", str), ("difference", (int, float))):
             _check_kind(f"results.comparisons[{i}].{key}", row.get(key), kind)
         _check_shape(f"results.comparisons[{i}]", row, _COMPARISON)
+    for i, row in enumerate(results.get("claims") or []):
+        _check_kind(f"results.claims[{i}]", row, dict)
+        for key in ("id", "statement", "status"):
+            _check_kind(f"results.claims[{i}].{key}", row.get(key), str)
+        _check_shape(f"results.claims[{i}]", row, _CLAIM)
     for i, row in enumerate(results.get("quarantined") or []):
         _check_kind(f"results.quarantined[{i}]", row, dict)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from substyle.engine.report.cells import Column, Table, scored
 from substyle.engine.report.figures import Matrix, confusion
 from substyle.engine.report.results import Results, dig, head_name, heads, ordered
+from substyle.engine.report.standing import interval_key
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _plot(results: Results, title: str, task: str, wanted: Sequence[tuple[str, s
             scores = dig(results, "backbones", name, task, head)
             value = dig(scores, key)
             if value is not None:
-                low, high = dig(scores, "ci95" if key == "accuracy" else f"{key}_ci95") or (None, None)
+                low, high = dig(scores, interval_key(scores, task, key)) or (None, None)
                 dots.append(Dot(value, low, high, shape, label))
         if dots:
             rows.append(DotRow(name, bool(dig(results, "backbones", name, "control")), tuple(dots)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from substyle.engine.report.cells import Column, Table, scored
+from substyle.engine.report.cells import Column, Kind, Table, scored, show, show_interval
 from substyle.engine.report.results import Results, dig, heads, ordered
+from substyle.engine.report.standing import interval_key
 
 _BACKBONE = Column("backbone", "Backbone", "text")
 _HEAD = Column("head", "Head", "text")
@@ -32,7 +33,7 @@ def overview(results: Results) -> Table:
             coarse, classes = dig(backbone, "coarse", head), dig(backbone, "semantic", head)
             values = (
                 scored(dig(backbone, "fine", head), "accuracy", "ci95"),
-                *(scored(coarse, key) for key in ("seen", "held_out", "gap")),
+                *(scored(coarse, key, interval_key(coarse, "coarse", key)) for key in ("seen", "held_out", "gap")),
                 *(scored(classes, key) for key in ("clean", "obfuscated")),
             )
             if any(values):
@@ -211,12 +212,74 @@ def comparisons(results: Results) -> Table:
     columns = (
         *(Column(key, key.capitalize(), "text") for key in ("task", "metric", "head", "a", "b")),
         Column("difference", "A − B", "points", interval=True),
+        Column("two_way", "Two‑way", "points", interval=True),
+        Column("se", "Error", "share"),
+        Column("p_holm", "p", "number"),
     )
     rows = [
-        (row["task"], row.get("metric"), row.get("head"), row["a"], row["b"], scored(row, "difference", "ci95"))
+        (
+            *(row["task"], row.get("metric"), row.get("head"), row["a"], row["b"]),
+            scored(row, "difference", "ci95"),
+            scored(row, "difference", "two_way_ci95") if row.get("two_way_ci95") else None,
+            *(row.get("se"), row.get("p_holm")),
+        )
         for row in results.get("comparisons") or []
     ]
-    return Table("comparisons", "Paired differences (bootstrap over images).", columns, tuple(rows))
+    return Table("comparisons", "Paired differences (bootstrap over images; two-way).", columns, tuple(rows))
+
+
+def claims(results: Results) -> Table:
+    """What the study says of each claim of the paper."""
+    columns = (
+        Column("id", "Claim", "text"),
+        Column("statement", "Statement", "text"),
+        Column("status", "Verdict", "text"),
+        Column("difference", "Difference", "text"),
+        Column("interval", "Interval", "text"),
+        Column("backbones", "Backbones", "text"),
+        Column("why", "Why", "text"),
+    )
+    rows = []
+    for row in results.get("claims") or []:
+        kind: Kind = "points" if row.get("unit", "points") == "points" else "number"
+        groups = [
+            f"{name.replace('_', '-')}: {', '.join(members) or 'none'}"
+            for name, members in (row.get("groups") or {}).items()
+        ]
+        rows.append(
+            (
+                *(row["id"], row["statement"], row["status"]),
+                *(show(row.get("estimate"), kind), show_interval(row.get("ci"), kind)),
+                *("; ".join(groups) or "–", "; ".join(row.get("reasons") or [])),
+            )
+        )
+    return Table("claims", "Claims of the paper.", columns, tuple(rows))
+
+
+def training(results: Results) -> Table:
+    """Whether each probe has converged, and by what."""
+    columns = (
+        *(_BACKBONE, Column("task", "Task", "text"), _HEAD),
+        *(Column(key, key.capitalize(), "text") for key in ("converged", "edge", "certificate")),
+    )
+    rows = []
+    for name in ordered(results):
+        for task in ("fine", "coarse", "coarse_rotation", "semantic", "multitask"):
+            found = dig(results, "backbones", name, task)
+            for head, scores in {"mlp": found}.items() if task == "multitask" else (found or {}).items():
+                if dig(scores, "converged") is not None:
+                    certificate = dig(scores, "certificate") or {}
+                    said = ", ".join(f"{key} {value:.3g}" for key, value in certificate.items() if _is_number(value))
+                    flags = (_YES_NO.get(dig(scores, key), "–") for key in ("converged", "edge"))
+                    rows.append((name, task, head, *flags, said))
+    return Table("training", "Convergence of every probe.", columns, tuple(rows))
+
+
+_YES_NO = {True: "yes", False: "no"}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def confusions(results: Results, task: str) -> Table:
@@ -253,6 +316,8 @@ def all_tables(results: Results) -> list[Table]:
         geometry(results),
         shift(results),
         comparisons(results),
+        claims(results),
+        training(results),
         confusions(results, "fine"),
         confusions(results, "coarse"),
     ]

@@ -59,6 +59,8 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
         weights=f"file {path.name}",
         weights_hash=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         licence=str(facts.get("licence", "unstated")),
+        objective=str(facts.get("objective", "")),
+        data=str(facts.get("data", "")),
     )
     return Backbone(spec, graph=joined.SerializeToString())
 

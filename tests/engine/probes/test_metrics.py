@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from substyle.engine.probes.metrics import balanced_over, resample, uniform_over
+from substyle.engine.probes.metrics import Resampled, balanced_over, resample, uniform_over
 
 
 def test_values_are_plain_means() -> None:
@@ -57,6 +57,61 @@ def test_differences_are_paired() -> None:
     low_a, high_a = a.ci95 or (0.0, 0.0)
     assert high - low < 0.2 * (high_a - low_a)
     assert (a - a).ci95 == [0.0, 0.0]
+
+
+def test_standard_error_and_intervals_are_those_of_the_replicates() -> None:
+    made = resample((np.random.default_rng(4).random((2, 80)) < 0.5).astype(np.float32), 500, 3).mean(np.ones(2))
+    assert made.se == pytest.approx(np.std(made.replicates_R, ddof=1))
+    assert made.ci90 == pytest.approx(np.quantile(made.replicates_R, [0.05, 0.95]).tolist())
+    assert made.ci95 == pytest.approx(np.quantile(made.replicates_R, [0.025, 0.975]).tolist())
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Ten copies of every image, grouped, are resampled as one of each; images of their own group as without groups."""
+    score = (np.random.default_rng(9).random((3, 40)) < 0.4).astype(np.float32)
+    score[1, :7] = np.nan
+    alone = resample(score, 300, 5)
+    copies = resample(np.tile(score, 10), 300, 5, np.tile(np.arange(40) + 100, 10))
+    np.testing.assert_allclose(copies.replicates_RT, alone.replicates_RT, rtol=1e-6)
+    np.testing.assert_array_equal(resample(score, 300, 5, np.arange(40)).replicates_RT, alone.replicates_RT)
+
+
+def test_two_way_replicates_equal_a_loop() -> None:
+    """The vectorised pigeonhole against taking the drawn transformations one by one, each with its weight."""
+    rng = np.random.default_rng(11)
+    score = (rng.random((6, 30)) < 0.6).astype(np.float32)
+    score[5] = np.nan
+    weight = np.array([1.0, 0.0, 0.5, 0.5, 2.0, 1.0])
+    made = resample(score, 120, 4)
+    times = np.random.Generator(np.random.PCG64([4, 4, 0x70696765])).multinomial(4, [0.25] * 4, size=120)
+    expected = []
+    for accuracy, counts in zip(made.replicates_RT, times, strict=True):
+        drawn = np.repeat([0, 2, 3, 4], counts)
+        expected.append(np.average(accuracy[drawn], weights=weight[drawn]))
+    np.testing.assert_allclose(made.two_way(weight).replicates_R, expected, rtol=1e-9)
+    assert made.two_way(weight).value == made.mean(weight).value
+
+
+def test_two_way_differences_are_paired_and_one_transformation_gives_no_interval() -> None:
+    score = np.random.default_rng(12).random((8, 50)).astype(np.float32)
+    a, b = resample(score, 400, 2).two_way(np.ones(8)), resample(score * 0.5 + 0.25, 400, 2).two_way(np.ones(8))
+    np.testing.assert_allclose((a - b).replicates_R, 0.5 * a.replicates_R - 0.25, atol=1e-6)
+    assert resample(score, 400, 2).two_way(uniform_over([3], 8)).ci95 is None
+
+
+def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
+    """A crossed random-effects model: effects of 20 transformations, of 80 images and of their pairs; true mean 0."""
+    rng = np.random.default_rng(13)
+    ones, two_way, images_only = np.ones(20), 0, 0
+    for i in range(300):
+        score = 0.5 * rng.normal(size=(20, 1)) + 0.5 * rng.normal(size=(1, 80)) + rng.normal(size=(20, 80))
+        made: Resampled = resample(score, 300, i)
+        low, high = made.two_way(ones).ci95 or (1.0, 0.0)
+        two_way += low <= 0 <= high
+        low, high = made.mean(ones).ci95 or (1.0, 0.0)
+        images_only += low <= 0 <= high
+    assert 0.9 <= two_way / 300 <= 0.99
+    assert images_only / 300 < 0.8
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

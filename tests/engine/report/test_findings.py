@@ -3,14 +3,24 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.findings import findings, portrait
+from substyle.engine.report.findings import findings, floors, portrait, unconverged
+from substyle.engine.report.standing import standing
 
 TWO = {"alpha": (0.9, 0.9), "beta": (0.9, 0.9)}
+THREE = TWO | {"control:statistics": (0.7, 0.3)}
 
 
 def fine(results: dict[str, Any], name: str, accuracy: float, half: float = 0.01) -> None:
     for scores in results["backbones"][name]["fine"].values():
         scores |= {"accuracy": accuracy, "ci95": [accuracy - half, accuracy + half]}
+
+
+def compared(results: dict[str, Any], task: str, metric: str, a: str, b: str, difference: float, p: float) -> None:
+    """Put one comparison of the linear heads in place of the made-up one."""
+    rows = [r for r in results["comparisons"] if (r["task"], r["metric"], {r["a"], r["b"]}) != (task, metric, {a, b})]
+    row = {"task": task, "metric": metric, "head": "linear", "a": a, "b": b, "difference": difference, "p_holm": p}
+    ends = {key: [difference - half, difference + half] for key, half in (("ci95", 0.02), ("two_way_ci95", 0.05))}
+    results["comparisons"] = [*rows, row | ends | {"ci90": [difference - 0.008, difference + 0.008]}]
 
 
 def text(results: dict[str, Any], title: str) -> str:
@@ -21,74 +31,108 @@ def has(results: dict[str, Any], title: str) -> bool:
     return any(finding.title == title for finding in findings(results))
 
 
-def test_style_names_the_best_with_interval_and_chance(fake: ModuleType) -> None:
+@pytest.mark.parametrize(("a", "b"), [("alpha", "beta"), ("beta", "alpha")])
+def test_a_corrected_test_decides_what_is_above(fake: ModuleType, a: str, b: str) -> None:
     results = fake.fake_results(TWO)
-    results["comparisons"] = []
     fine(results, "alpha", 0.80)
     fine(results, "beta", 0.90)
+    sign = 1 if a == "beta" else -1
+    compared(results, "fine", "accuracy", a, b, sign * 0.1, 0.049)
     said = text(results, "Style")
     assert "probe on beta names which of 31 transformations" in said
     assert "90.0% (95% interval 89.0–91.0; chance 3.2%)" in said
-    assert "Next is alpha, 10.0 points behind." in said
+    assert "Next is alpha, 10.0 points behind (+8.0 to +12.0)." in said
+    compared(results, "fine", "accuracy", a, b, sign * 0.1, 0.051)
+    assert "No clear difference from alpha." in text(results, "Style")
+    assert "behind" not in text(results, "Style")
+    assert "Equivalent" not in text(results, "Style")
 
 
-def test_overlapping_intervals_are_never_called_a_lead(fake: ModuleType) -> None:
+def test_what_nobody_compared_is_not_above(fake: ModuleType) -> None:
     results = fake.fake_results(TWO)
-    results["comparisons"] = []
-    fine(results, "alpha", 0.90)
-    fine(results, "beta", 0.915)
-    said = text(results, "Style")
-    assert "The intervals do not tell it apart from alpha." in said
-    assert "behind" not in said
+    fine(results, "alpha", 0.2)
+    fine(results, "beta", 0.9)
+    for rows in ([], [{**row, "p_holm": None} for row in results["comparisons"]]):
+        results["comparisons"] = rows
+        assert "No clear difference from alpha." in text(results, "Style")
 
 
-@pytest.mark.parametrize(("a", "b"), [("alpha", "beta"), ("beta", "alpha")])
-def test_a_paired_interval_decides_where_there_is_one(fake: ModuleType, a: str, b: str) -> None:
+def test_no_clear_difference_is_equivalence_only_within_the_margin(fake: ModuleType) -> None:
     results = fake.fake_results(TWO)
-    fine(results, "alpha", 0.90)
-    fine(results, "beta", 0.915)
-    sign = 1 if a == "beta" else -1
-
-    def compare(low: float, high: float) -> None:
-        ends = sorted([sign * low, sign * high])
-        row = {"task": "fine", "head": "linear", "a": a, "b": b, "difference": sign * 0.015, "ci95": ends}
-        results["comparisons"] = [row]
-
-    compare(0.005, 0.025)  # single intervals overlap, the paired one is clear
-    assert "Next is alpha, 1.5 points behind (+0.5 to +2.5)." in text(results, "Style")
-    compare(-0.002, 0.032)
-    assert "do not tell it apart from alpha" in text(results, "Style")
+    fine(results, "alpha", 0.900)
+    fine(results, "beta", 0.901)
+    compared(results, "fine", "accuracy", "beta", "alpha", 0.001, 0.8)  # 90 % interval −0.7 to 0.9 points
+    assert "No clear difference from alpha. Equivalent within 1 point: alpha." in text(results, "Style")
+    compared(results, "fine", "accuracy", "beta", "alpha", 0.003, 0.8)  # −0.5 to 1.1
+    assert "Equivalent" not in text(results, "Style")
 
 
-def test_a_comparison_of_another_score_is_not_used(fake: ModuleType) -> None:
-    results = fake.fake_results(TWO)
-    fine(results, "alpha", 0.90)
-    fine(results, "beta", 0.915)
-    row = {"task": "fine", "head": "linear", "a": "beta", "b": "alpha", "difference": 0.3, "ci95": [0.2, 0.4]}
-    for other in ({}, {"metric": "something", "difference": 0.015}, {"head": "mlp", "difference": 0.015}):
-        results["comparisons"] = [row | other]
-        assert "do not tell it apart from alpha" in text(results, "Style")
-    results["comparisons"] = [row | {"metric": "accuracy", "difference": 0.015, "ci95": [0.01, 0.02]}]
-    assert "Next is alpha" in text(results, "Style")
+def test_ranks_are_what_the_tests_leave_open(fake: ModuleType) -> None:
+    results = fake.fake_results(THREE)
+    fine(results, "alpha", 0.9)
+    fine(results, "beta", 0.8)
+    fine(results, "control:statistics", 0.7)
+    compared(results, "fine", "accuracy", "alpha", "beta", 0.1, 0.2)
+    compared(results, "fine", "accuracy", "alpha", "control:statistics", 0.2, 0.01)
+    compared(results, "fine", "accuracy", "control:statistics", "beta", -0.1, 0.3)
+    found = standing(results, "fine", "linear", "accuracy")
+    assert [found.rank(name) for name in THREE] == [(1, 2), (1, 3), (2, 3)]
+    assert "Ranks: alpha 1–2, beta 1–3 and control:statistics 2–3." in text(results, "Style")
 
 
-def test_scores_without_intervals_lead_nobody(fake: ModuleType) -> None:
-    results = fake.fake_results(TWO)
-    results["comparisons"] = []
-    for name, accuracy in (("alpha", 0.2), ("beta", 0.9)):
-        fine(results, name, accuracy)
-        results["backbones"][name]["fine"]["linear"]["ci95"] = None
-    assert "do not tell it apart" in text(results, "Style")
-
-
-def test_a_control_as_good_as_the_best_is_said(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9), "control:pixels": (0.4, 0.3)})
-    results["comparisons"] = []
+def test_a_control_that_leads_or_is_level_is_said_first(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "control:statistics": (0.4, 0.3)})
+    pair = ("alpha", "control:statistics")
     fine(results, "alpha", 0.70)
-    fine(results, "control:pixels", 0.40)
-    assert "The strongest control, control:pixels, reaches 40.0%." in text(results, "Style")
-    fine(results, "control:pixels", 0.695)
-    assert "reaches 69.5%, which is not clearly less." in text(results, "Style")
+    fine(results, "control:statistics", 0.40)
+    compared(results, "fine", "accuracy", *pair, 0.3, 0.001)
+    assert "The strongest control, control:statistics, reaches 40.0%." in text(results, "Style")
+    fine(results, "control:statistics", 0.695)
+    compared(results, "fine", "accuracy", *pair, 0.005, 0.6)
+    said = text(results, "Style")
+    assert said.startswith("Not clearly less than the best backbone: the control control:statistics (69.5%). A linear")
+    fine(results, "control:statistics", 0.80)
+    compared(results, "fine", "accuracy", *pair, -0.1, 0.001)
+    assert text(results, "Style").startswith(
+        "A control leads: control:statistics has 80.0% (79.0–81.0), clearly above alpha. A linear probe on alpha"
+    )
+    compared(results, "fine", "accuracy", *pair, -0.1, 0.2)
+    assert "A control leads: control:statistics has 80.0% (79.0–81.0), not clearly above alpha." in text(
+        results, "Style"
+    )
+
+
+@pytest.mark.parametrize(
+    ("title", "task", "metric", "key"),
+    [
+        ("Style", "fine", "accuracy", "fine"),
+        ("New styles", "coarse", "held_out", "coarse"),
+        ("In turn", "rotation", "accuracy", "coarse_rotation"),
+        ("Substance", "semantic", "clean", "semantic"),
+    ],
+)
+def test_every_ranking_has_its_controls(fake: ModuleType, title: str, task: str, metric: str, key: str) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "control:statistics": (0.4, 0.3)})
+    results["backbones"]["control:statistics"][key]["linear"][metric] = 1.0
+    compared(results, task, metric, "alpha", "control:statistics", -0.1, 0.001)
+    assert text(results, title).startswith("A control leads: control:statistics has 100.0%")
+
+
+@pytest.mark.parametrize("title", ["Style", "New styles", "In turn", "Substance"])
+def test_what_has_not_converged_is_named_and_not_ranked(fake: ModuleType, title: str) -> None:
+    task = {"Style": "fine", "New styles": "coarse", "In turn": "coarse_rotation", "Substance": "semantic"}[title]
+    results = fake.fake_results(TWO | {"gamma": (0.9, 0.9)})
+    assert not has(results, "Not converged")
+    results["backbones"]["alpha"][task]["linear"]["converged"] = False
+    said = text(results, title)
+    assert "Not converged and left out: alpha." in said
+    assert said.count("alpha") == 1
+    assert "Ranks" not in said  # of the two that are left
+    for name in ("beta", "gamma"):
+        results["backbones"][name][task]["linear"]["converged"] = False
+    assert text(results, title) == "No ranking: the probes on alpha, beta and gamma have not converged."
+    assert text(results, "Not converged").startswith("3 probes have not converged")
+    assert unconverged(results) == [(name, task, "linear") for name in ("alpha", "beta", "gamma")]
 
 
 def test_a_gap_that_may_be_none_and_a_score_at_chance_are_said(fake: ModuleType) -> None:
@@ -96,38 +140,58 @@ def test_a_gap_that_may_be_none_and_a_score_at_chance_are_said(fake: ModuleType)
     scores = results["backbones"]["alpha"]["coarse"]["linear"]
     assert "which may be none" not in text(results, "New styles")
     assert "above chance" not in text(results, "New styles")
-    scores |= {"held_out": 0.11, "held_out_ci95": [0.09, 0.13], "gap": 0.01, "gap_ci95": [-0.01, 0.03]}
+    scores |= {"held_out": 0.11, "held_out_two_way_ci95": [0.05, 0.2], "gap": 0.01, "gap_ci95": [0.001, 0.02]}
+    scores["gap_two_way_ci95"] = [-0.01, 0.03]
     said = text(results, "New styles")
+    assert "11.0% (95% interval 5.0–20.0; chance 10.0%)" in said
     assert "a gap of 1.0 points (−1.0 to +3.0), which may be none" in said
     assert "That is not clearly above chance." in said
+
+
+def test_other_choices_of_what_is_held_out_are_said(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9)})
+    drawn = {"sets": 20, "mean": 0.521, "sd": 0.065, "low": 0.41, "high": 0.66}
+    results["backbones"]["alpha"]["coarse_redrawn"] = {"linear": drawn}
+    assert "Over 20 other choices of what is held out, alpha has 52.1 ± 6.5% (41.0–66.0)." in text(
+        results, "New styles"
+    )
+
+
+def test_a_floor_is_one_for_every_backbone(fake: ModuleType) -> None:
+    results = fake.fake_results(THREE)
+    for name in THREE:
+        for task in ("coarse", "coarse_rotation"):
+            rows = results["backbones"][name][task]["linear"]["by_transformation"]
+            for t, row in rows.items():
+                row["accuracy"] = 0.06 if t == "inverted_lines" else 0.5
+    assert floors(results, "linear") == ["inverted_lines"]
+    assert "at or below chance for every backbone: inverted_lines." in text(results, "New styles")
+    rows = results["backbones"]["beta"]["coarse_rotation"]["linear"]["by_transformation"]
+    rows["inverted_lines"]["accuracy"] = 0.2
+    assert floors(results, "linear") == []
 
 
 def test_multitask_says_only_what_its_intervals_say(fake: ModuleType) -> None:
     results = fake.fake_results(TWO)
     for name, interval in (("alpha", [-0.03, -0.01]), ("beta", [-0.02, 0.01])):
         difference = results["backbones"][name]["multitask"]["difference"]
-        difference["fine"] = {"value": sum(interval) / 2, "ci95": interval}
-        difference["semantic"] = {"value": 0.0, "ci95": [-0.01, 0.01]}
+        difference["fine"] = {"value": sum(interval) / 2, "ci95": interval, "ci90": interval}
+        difference["semantic"] = {"value": 0.0, "ci95": [-0.012, 0.012], "ci90": [-0.009, 0.009]}
     said = text(results, "Both at once")
     assert "style is clearly worse on alpha (−3.0 to −1.0 points)" in said
     assert "style shows no clear difference on 1 other backbone;" in said
-    assert "class shows no clear difference on 2 backbones." in said
-
-
-def test_unfinished_probes_are_counted(fake: ModuleType) -> None:
-    results = fake.fake_results({"alpha": (0.9, 0.9)}, heads=("linear",))
-    for task in ("fine", "coarse", "semantic"):
-        results["backbones"]["alpha"][task]["linear"]["improving"] = False
-    assert not has(results, "Unfinished")
-    results["backbones"]["alpha"]["fine"]["linear"]["improving"] = True
-    assert text(results, "Unfinished").startswith("1 probe was still improving")
+    assert "class is equivalent within 1 point on 2 backbones." in said
+    results["backbones"]["alpha"]["multitask"]["converged"] = False
+    said = text(results, "Both at once")
+    assert "clearly worse" not in said
+    assert said.endswith("Not converged and left out: alpha.")
 
 
 def test_missing_parts_are_not_spoken_of(fake: ModuleType) -> None:
     results = fake.fake_results(
-        {"alpha": (0.9, 0.9)}, suite=fake.SUITE[:3], classes=(), multitask=False, analysis=False, heads=("linear",)
+        {"alpha": (0.9, 0.9)}, suite=fake.SUITE[:2], classes=(), multitask=False, analysis=False, heads=("linear",)
     )
-    assert {finding.title for finding in findings(results)} <= {"Style", "Unfinished"}
+    assert {finding.title for finding in findings(results)} == {"Style"}
     for backbone in results["backbones"].values():
         backbone["fine"] = backbone["coarse"] = None
     assert findings(results) == []
@@ -138,7 +202,7 @@ def test_many_backbones_do_not_make_long_sentences(fake: ModuleType) -> None:
     results = fake.fake_results({f"backbone {i}": (0.9, 0.9) for i in range(12)})
     results["comparisons"] = []
     assert max(len(finding.text) for finding in findings(results)) < 900
-    assert "more" in text(results, "Both at once")
+    assert "more" in text(results, "Style")
 
 
 def test_a_portrait_holds_the_backbones_own_numbers(fake: ModuleType) -> None:
@@ -147,3 +211,5 @@ def test_a_portrait_holds_the_backbones_own_numbers(fake: ModuleType) -> None:
     lines = portrait(results, "alpha")
     assert lines[0] == "Names the transformation in 81.2% (80.2–82.2) of cases."
     assert len(lines) == 4
+    results["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
+    assert len(portrait(results, "alpha")) == 3

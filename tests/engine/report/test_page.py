@@ -70,6 +70,7 @@ def test_a_full_page_has_every_section_and_its_entry(full: ReportFiles) -> None:
     page = page_of(full)
     expected = {
         "found",
+        "claims",
         "overview",
         "style",
         "confusions",
@@ -99,6 +100,24 @@ def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None
     assert "0.99971" in text
     assert "grayscale 41" in text
     assert "come from one generator" in text
+
+
+def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    text = page_of(write_report(results, tmp_path)).text
+    for claim in results["claims"]:
+        assert claim["statement"] in text
+        assert all(" ".join(reason.split()) in text for reason in claim["reasons"])
+    assert "no masked model" in text
+    results["claims"] = None
+    assert "claims" not in sections(page_of(write_report(results, tmp_path)))
+
+
+def test_the_page_says_what_has_not_converged(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    assert "Every probe has converged." in page_of(write_report(results, tmp_path)).text
+    results["backbones"]["dinov2_vit_small"]["coarse"]["mlp"]["converged"] = False
+    assert "dinov2_vit_small (coarse, MLP)" in page_of(write_report(results, tmp_path)).text
 
 
 def test_the_page_needs_no_network_and_runs_no_script(full: ReportFiles) -> None:
@@ -206,7 +225,7 @@ def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -
         "environment",
     ):
         results[key] = None
-    results["comparisons"] = results["classes"] = None
+    results["comparisons"] = results["classes"] = results["claims"] = None
     backbone = results["backbones"]["alpha"]
     for key in list(backbone):
         backbone[key] = None

@@ -23,6 +23,9 @@ def drop(key: str) -> Callable[[dict[str, Any]], None]:
     return lambda results: results.pop(key)
 
 
+CLAIM = {"id": "C1", "statement": "s", "status": "undecided"}
+
+
 def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
     def change(results: dict[str, Any]) -> None:
         place = results
@@ -47,6 +50,15 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([{"name": "x"}], "transformations"), r"transformations\[0\].coarse: expected str, got NoneType"),
         (put(["x"], "transformations"), r"transformations\[0\]: expected dict, got str"),
         (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: expected str"),
+        (put([{"id": "C1"}], "claims"), r"claims\[0\].statement: expected str"),
+        (put([CLAIM | {"status": "true"}], "claims"), r"claims\[0\].status: expected supported, contradicted"),
+        (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons: expected a list of texts"),
+        (put([CLAIM | {"groups": {"masked": "mae"}}], "claims"), r"groups.masked: expected a list of texts"),
+        (put("yes", "backbones", "control:pixels", "fine", "linear", "converged"), "converged: expected true or false"),
+        (
+            put([1], "backbones", "control:pixels", "coarse", "linear", "held_out_two_way_ci95"),
+            r"expected \[low, high\]",
+        ),
         (put(["key"], "quarantined"), r"quarantined\[0\]: expected dict"),
         (put(3, "throughput"), "results.throughput: expected dict"),
         (put({"device_hours": "2"}, "backbones", "control:pixels", "cost"), "cost.device_hours: expected a number"),

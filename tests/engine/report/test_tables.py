@@ -84,6 +84,7 @@ def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType
         "overview",
         "per_transformation",
         "generalisation",
+        "rotation",
         "semantic",
         "multitask",
         "knn",
@@ -91,13 +92,15 @@ def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType
         "geometry",
         "shift",
         "comparisons",
+        "claims",
+        "training",
         "confusion_fine",
         "confusion_coarse",
     }
     for table in made:
         assert all(len(row) == len(table.columns) for row in table.rows)
     written = write_tables(made, tmp_path)
-    assert len(written) == len(set(written)) == 12 * 3 + 10
+    assert len(written) == len(set(written)) == 15 * 3 + 13
     assert all(path.stat().st_size > 0 for path in written)
 
 
@@ -138,9 +141,10 @@ def test_confusion_counts_add_up(fake: ModuleType) -> None:
 
 def test_tables_without_numbers_are_left_out(fake: ModuleType) -> None:
     results = fake.fake_results(classes=(), multitask=False, shift=False, analysis=False)
-    results["comparisons"] = None
+    results["comparisons"] = results["claims"] = None
     names = {table.name for table in tables.all_tables(results)}
-    assert names == {"overview", "per_transformation", "generalisation", "confusion_fine", "confusion_coarse"}
+    expected = {"overview", "per_transformation", "generalisation", "rotation", "training"}
+    assert names == expected | {"confusion_fine", "confusion_coarse"}
 
 
 def test_rotation_has_its_table(fake: ModuleType) -> None:

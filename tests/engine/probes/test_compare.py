@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from substyle.engine.probes.compare import compare_outcomes, holm
+from substyle.engine.probes.metrics import balanced_over, resample
+from substyle.engine.probes.outcome import ProbeOutcome
+
+SUITE = (
+    ("identity", "identity", "train"),
+    ("blur_a", "blur", "train"),
+    ("blur_b", "blur", "held_out"),
+    ("noise_a", "noise", "train"),
+    ("noise_b", "noise", "held_out"),
+    ("style_a", "style", "train"),
+    ("style_b", "style", "train"),
+    ("style_c", "style", "held_out"),
+)
+T, N = len(SUITE), 60
+Scores = NDArray[np.float32]
+
+
+def outcome(scores: dict[str, Scores], **more: Any) -> ProbeOutcome:  # noqa: ANN401
+    names, coarse, roles = zip(*SUITE, strict=True)
+    count = next(iter(scores.values())).shape[1]
+    return ProbeOutcome({}, scores, tuple(f"k{n}" for n in range(count)), names, coarse, roles, 400, 3, **more)
+
+
+def scores(share: float, seed: int) -> Scores:
+    return (np.random.default_rng(seed).random((T, N)) < share).astype(np.float32)
+
+
+def step_down(p: list[float]) -> list[float]:
+    """Holm's procedure as his paper has it: the level at which each hypothesis is first rejected, by bisection."""
+
+    def rejected(level: float) -> set[int]:
+        out: set[int] = set()
+        for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+            if p[i] > level / (len(p) - rank):
+                break
+            out.add(i)
+        return out
+
+    found = []
+    for i in range(len(p)):
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if i in rejected(middle) else (middle, high)
+        found.append(high)
+    return found
+
+
+def test_holm_is_the_step_down_procedure() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 20):
+        p = (rng.random(count) ** 3).tolist()
+        assert holm(p) == pytest.approx(step_down(p), abs=1e-12)
+    # the textbook example, and equal p values
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+    assert holm([None, 0.04, None]) == [None, 0.04, None]
+
+
+def test_every_pair_and_metric_once_controls_included() -> None:
+    names = (
+        "fine/linear",
+        "coarse/linear",
+        "rotation/linear",
+        "equal_fine/linear",
+        "semantic/linear",
+        "multitask/fine",
+    )
+    made = {each: outcome({n: scores(0.5, i) for n in names}) for i, each in enumerate(("a", "b", "control:pixels"))}
+    rows = compare_outcomes(made)
+    json.dumps(rows, allow_nan=False)
+    kinds = {(r["task"], r["metric"], r["head"]) for r in rows}
+    assert kinds == {
+        *(("fine", "accuracy", "linear"), ("equal_fine", "accuracy", "linear"), ("multitask", "fine", "mlp")),
+        *(("coarse", "held_out", "linear"), ("coarse", "seen", "linear")),
+        *(("rotation", "accuracy", "linear"), ("rotation", "styles", "linear")),
+        *(("semantic", "clean", "linear"), ("semantic", "obfuscated", "linear")),
+    }
+    pairs = [("a", "b"), ("a", "control:pixels"), ("b", "control:pixels")]
+    assert sorted((*kind, *pair) for kind in kinds for pair in pairs) == sorted(
+        (r["task"], r["metric"], r["head"], r["a"], r["b"]) for r in rows
+    )
+    for _, family in itertools.groupby(sorted(rows, key=key), key):
+        listed = list(family)
+        assert [r["p_holm"] for r in listed] == pytest.approx(step_down([r["p"] for r in listed]), abs=1e-12)
+
+
+def key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["task"], row["metric"], row["head"]
+
+
+def test_numbers_of_a_row_are_those_of_the_two_scores() -> None:
+    """Difference, both intervals, error and p against the resamples of each side, put together by hand."""
+    a, b = scores(0.7, 1), scores(0.5, 2)
+    a[3, :5] = np.nan
+    left, right = np.where(np.isnan(a + b), np.nan, a), np.where(np.isnan(a + b), np.nan, b)
+    rows = compare_outcomes({"a": outcome({"coarse/linear": a}), "b": outcome({"coarse/linear": b})})
+    names, coarse, _ = zip(*SUITE, strict=True)
+    weights = {
+        "held_out": balanced_over([2, 4, 7], coarse, ["blur", "noise", "style"]),
+        "seen": balanced_over([1, 3, 5, 6], coarse, ["blur", "noise", "style"]),
+    }
+    assert len(names) == T
+    for row in rows:
+        weight = weights[row["metric"]]
+        sides = [resample(side, 400, 3) for side in (left, right)]
+        one, two = (sides[0].mean(weight) - sides[1].mean(weight)), sides[0].two_way(weight) - sides[1].two_way(weight)
+        assert row["difference"] == pytest.approx(one.value, abs=1e-6)
+        assert row["ci95"] == pytest.approx(one.ci95, abs=1e-6)
+        assert row["two_way_ci95"] == pytest.approx(two.ci95, abs=1e-6)
+        error = two if row["metric"] == "held_out" else one
+        assert row["se"] == pytest.approx(error.se, abs=1e-6)
+        assert row["se_training"] is None
+        assert row["p"] == pytest.approx(2 * stats.norm.sf(abs(one.value) / error.se), rel=1e-4)
+        low, high = stats.norm.interval(0.9, one.value, error.se)
+        assert row["ci90"] == pytest.approx([low, high], abs=1e-6)
+
+
+def test_the_error_of_training_is_that_of_paired_resamples() -> None:
+    rng = np.random.default_rng(5)
+    common = rng.normal(0.6, 0.05, size=(6, 1))  # what the draw of training photographs does to both
+    own = [np.asarray(common + rng.normal(0, 0.001, size=(6, T)), np.float32) for _ in range(2)]
+    sides = [outcome({"fine/linear": scores(0.6, i)}, by_resample={"fine/linear": own[i]}) for i in range(2)]
+    plain = [outcome({"fine/linear": scores(0.6, i)}) for i in range(2)]
+    (row,), (alone,) = (compare_outcomes({"a": x, "b": y}) for x, y in (sides, plain))
+    expected = (own[0] - own[1]).mean(axis=1).std(ddof=1)
+    assert row["se_training"] == pytest.approx(expected, rel=1e-4)
+    assert row["se_training"] < 0.2 * own[0].mean(axis=1).std(ddof=1)
+    assert row["se"] == pytest.approx(np.hypot(alone["se"], expected), rel=1e-6)
+    assert row["ci95"] == alone["ci95"]
+
+
+def test_groups_widen_the_interval() -> None:
+    """Each photograph stands ten times in the test set: grouped, its copies say no more than one."""
+    made = {name: scores(share, seed)[:, :12] for name, share, seed in (("a", 0.7, 1), ("b", 0.5, 2))}
+    copies = {name: outcome({"fine/linear": np.tile(score, 10)}) for name, score in made.items()}
+    grouped = {
+        name: outcome({"fine/linear": np.tile(score, 10)}, group_N=tuple(range(12)) * 10)
+        for name, score in made.items()
+    }
+    (apart,), (together,) = compare_outcomes(copies), compare_outcomes(grouped)
+    assert together["se"] == pytest.approx(apart["se"] * np.sqrt(10), rel=0.15)
+
+
+def test_equal_scores_differ_by_nothing() -> None:
+    same = {name: outcome({"fine/linear": scores(0.5, 4)}) for name in "ab"}
+    (row,) = compare_outcomes(same)
+    assert (row["difference"], row["se"], row["p"], row["p_holm"]) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_false_alarms_are_as_rare_as_holm_says() -> None:
+    """200 studies of four backbones that are equally good over all transformations: few call any pair different."""
+    rng = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(200):
+        difficulty = rng.normal(size=(1, N)) + rng.normal(size=(T, 1))
+        made = {}
+        for name in "abcd":
+            # each backbone is good at its own transformations, and on average as good as the others
+            logit = difficulty + rng.normal(0, 0.5, size=(T, 1))
+            made[name] = outcome(
+                {"rotation/linear": (rng.random((T, N)) < 1 / (1 + np.exp(-logit))).astype(np.float32)}
+            )
+        rows = [r for r in compare_outcomes(made) if r["metric"] == "accuracy"]
+        alarms += any(r["p_holm"] < 0.05 for r in rows)
+    assert alarms / 200 < 0.1
