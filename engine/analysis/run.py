@@ -41,7 +41,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         neighbour_Rk = neighbours.others(device.place(queries.x_RD), max(neighbours.RECALL_AT))
         answer: dict[str, Any] = {
             "knn": knn,
-            "balance": neighbours.balance(queries, neighbour_Rk),
+            **neighbours.balance(queries, neighbour_Rk, config.seed),
             "retrieval": neighbours.retrieval(queries, neighbour_Rk),
         }
         bar.advance()

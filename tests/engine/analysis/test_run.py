@@ -12,6 +12,7 @@ KEYS = {
     "knn",
     "balance",
     "retrieval",
+    "balance_ci95",
     "clusters",
     "sensitivity",
     "sensitivity_ci95",
@@ -145,7 +146,7 @@ def without_labels(t: EmbeddingTable) -> EmbeddingTable:
 def test_no_labels_no_class_scores() -> None:
     answer = analyze(without_labels(table()))
     assert answer["knn"]["class"] is None
-    assert answer["clusters"]["nmi_class"] is None
+    assert answer["clusters"]["ami_class"] is None
     assert answer["knn"]["transformation"]["1"] is not None
 
 
@@ -189,5 +190,5 @@ def test_equal_embeddings_tell_nothing(value: float) -> None:
 def test_only_identity() -> None:
     answer = analyze(table(variants=1))
     assert answer["sensitivity"] == {}
-    assert answer["clusters"]["nmi_transformation"] is None
+    assert answer["clusters"]["ami_transformation"] is None
     assert answer["balance"]["same_image"] == 0.0
