@@ -172,7 +172,7 @@ def shift_table(results: Results) -> Table | None:
         Column("backbone", "Backbone", "text"),
         Column("clean", "Own photographs", interval=True),
         *(Column("shift", key, interval=True) for key in shifts),
-        Column("sensitivity", "Mean cosine to the unchanged photograph", "number"),
+        Column("sensitivity", "Mean sensitivity", "number"),
     ]
     rows = []
     for name in ordered(results):

@@ -112,9 +112,10 @@ def geometry(results: Results) -> Table:
     return _each_transformation(
         results,
         "geometry",
-        "Cosine to the unchanged photograph, parallelism of displacements, and R2 of a linear map to the variant.",
+        "Sensitivity (1 - cosine to the unchanged photograph, mean photograph subtracted), parallelism of "
+        "displacements, and R2 of a linear map to the variant.",
         [
-            Column("sensitivity", "Cosine to identity", "number", interval=True),
+            Column("sensitivity", "Sensitivity", "number", interval=True),
             Column("equivariance", "Equivariance", "number", interval=True),
             Column("steerability", "Steerability", "number"),
             Column("unchanged", "R2 unchanged", "number"),

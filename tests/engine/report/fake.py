@@ -165,7 +165,7 @@ class _Maker:
 
     def analysis(self, style: float, substance: float, classes: bool) -> dict[str, Any]:
         moving = self.names[1:]
-        sensitivity = {t: self.near(0.95 - self.hiding[i + 1] * 0.6, 0.03) for i, t in enumerate(moving)}
+        sensitivity = {t: self.near(0.05 + self.hiding[i + 1] * 0.9, 0.03) for i, t in enumerate(moving)}
         same_image = self.near(substance * 0.75)
         same_style = self.near((1 - same_image) * 0.6, 0.01)
         ks = ("1", "5", "10", "50")
