@@ -81,7 +81,7 @@ def interval(
     return [float(low), float(high)]
 
 
-def _entropy(count_C: NDArray[np.float64]) -> float:
+def _entropy(count_C: NDArray[np.number[Any]]) -> float:
     share_C = count_C[count_C > 0] / count_C.sum()
     return float(-(share_C * np.log(share_C)).sum())
 
