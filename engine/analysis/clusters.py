@@ -12,6 +12,7 @@ from substyle.engine.analysis.sampling import F32, I64, Rows
 
 _ITERATIONS = 25
 _RESTARTS = 2
+_RESAMPLES = 300
 
 
 def kmeans(x_RD: F32, k: int, seed: int) -> I64:
@@ -36,35 +37,71 @@ def kmeans(x_RD: F32, k: int, seed: int) -> I64:
     return np.asarray(index_R1[:, 0], dtype=np.int64)
 
 
-def normalised_mutual_information(a_R: NDArray[np.integer], b_R: NDArray[np.integer]) -> float:
-    """Mutual information of two labelings divided by the mean of their entropies: 0 unrelated, 1 the same.
+def adjusted_mutual_information(a_R: NDArray[np.integer], b_R: NDArray[np.integer]) -> float:
+    """Mutual information of two labelings beyond what chance gives: about 0 unrelated, 1 the same.
 
-    The arithmetic-mean form of Strehl and Ghosh, JMLR 3 (2002), as in Vinh et al., JMLR 11 (2010); two constant
-    labelings count as the same.
+    (I - E[I]) / (mean entropy - E[I]), the expectation over labelings with the same numbers of rows in each class:
+    Vinh, Epps and Bailey, JMLR 11 (2010). Unlike the normalised form it does not rise with the number of clusters.
     """
-    _, a = np.unique(a_R, return_inverse=True)
-    _, b = np.unique(b_R, return_inverse=True)
-    rows, columns = int(a.max()) + 1, int(b.max()) + 1
-    joint = np.bincount(a * columns + b, minlength=rows * columns).reshape(rows, columns) / len(a)
-    pa, pb = joint.sum(axis=1), joint.sum(axis=0)
-    filled = joint > 0
-    information = float((joint[filled] * np.log(joint[filled] / np.outer(pa, pb)[filled])).sum())
-    entropy = float(-(pa * np.log(pa)).sum() - (pb * np.log(pb)).sum()) / 2
-    return min(max(information / entropy, 0.0), 1.0) if entropy > 0 else 1.0
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    return float(adjusted_mutual_info_score(a_R, b_R))
+
+
+def interval(
+    a_R: NDArray[np.integer], b_R: NDArray[np.integer], image_R: NDArray[np.integer], seed: int
+) -> list[float] | None:
+    """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over the images of the rows.
+
+    Resamples repeat images, which alone raises mutual information: their deviations from their own mean are laid about
+    the value itself. E[I] is that of all rows, since class sizes hardly change. The interval does not cover the choice
+    of clusters (they are fixed: no resample is clustered again), of transformations, or of training images.
+
+    Returns:
+        [low, high], or None with fewer than two images or where every resample has a single class.
+    """
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
+    _, image_R = np.unique(image_R, return_inverse=True)
+    images = int(image_R.max(initial=-1)) + 1
+    if images < 2:
+        return None
+    joint = contingency_matrix(a_R, b_R, sparse=True).astype(np.int64)
+    expected = float(expected_mutual_information(joint, len(a_R)))
+    cells = [np.unique(x, return_inverse=True, axis=0)[1].ravel() for x in (a_R, b_R, np.stack([a_R, b_R], axis=1))]
+    value_S = np.empty(_RESAMPLES)
+    for s, count_N in enumerate(np.random.default_rng(seed).multinomial(images, [1 / images] * images, _RESAMPLES)):
+        of_a, of_b, of_both = (_entropy(np.bincount(cell_R, weights=count_N[image_R])) for cell_R in cells)
+        room = (of_a + of_b) / 2 - expected
+        value_S[s] = (of_a + of_b - of_both - expected) / room if room > 0 else np.nan
+    value_S = value_S[np.isfinite(value_S)]
+    if not len(value_S):
+        return None
+    low, high = adjusted_mutual_information(a_R, b_R) + np.percentile(value_S - value_S.mean(), (2.5, 97.5))
+    return [float(low), float(high)]
+
+
+def _entropy(count_C: NDArray[np.number[Any]]) -> float:
+    share_C = count_C[count_C > 0] / count_C.sum()
+    return float(-(share_C * np.log(share_C)).sum())
 
 
 def clusters(rows: Rows, variants: int, classes: int, seed: int) -> dict[str, Any]:
-    """NMI of k-means with k = number of transformations against the transformations, and with k = number of classes
-    against the classes (labelled rows only). None where there are fewer rows than clusters, or fewer than two classes.
+    """Adjusted mutual information of k-means with k = number of transformations and the transformations, and with
+    k = number of classes and the classes (labelled rows only), each with its interval over images.
+
+    None where there are fewer rows than clusters, or fewer than two classes.
     """
-    by_style = by_class = None
-    if len(rows) >= variants >= 2:
-        by_style = normalised_mutual_information(kmeans(rows.x_RD, variants, seed), rows.transformation_R)
+    answer: dict[str, Any] = {"k": {"transformation": variants, "class": classes if classes >= 2 else None}}
     labelled = rows.take(rows.label_R >= 0)
-    if len(labelled) >= classes >= 2:
-        by_class = normalised_mutual_information(kmeans(labelled.x_RD, classes, seed), labelled.label_R)
-    return {
-        "k": {"transformation": variants, "class": classes if classes >= 2 else None},
-        "nmi_transformation": by_style,
-        "nmi_class": by_class,
-    }
+    wanted = (
+        ("transformation", rows, variants, rows.transformation_R),
+        ("class", labelled, classes, labelled.label_R),
+    )
+    for name, those, k, truth_R in wanted:
+        answer[f"ami_{name}"] = answer[f"ami_{name}_ci95"] = None
+        if len(those) >= k >= 2:
+            cluster_R = kmeans(those.x_RD, k, seed)
+            answer[f"ami_{name}"] = adjusted_mutual_information(cluster_R, truth_R)
+            answer[f"ami_{name}_ci95"] = interval(cluster_R, truth_R, those.image_R, seed)
+    return answer

@@ -17,6 +17,24 @@ def cosines(a_ND: F32, b_ND: F32) -> F32:
     return np.asarray(np.einsum("nd,nd->n", unit(a_ND), unit(b_ND)), dtype=np.float32)
 
 
+def sensitivity(identity_ND: F32, variant_ND: F32, mean_D: F32) -> F32:
+    """How far one transformation moves each image among images: 1 - cosine(variant - mean, identity - mean).
+
+    0 is an image that keeps its place, 1 the average of two different images, 2 the opposite side. Without the mean,
+    the cosine of any two images depends on how narrow a cone a backbone's embeddings lie in, and not on images.
+
+    Args:
+        identity_ND, variant_ND: embeddings of the same images.
+        mean_D: mean of the identity embeddings of all images looked at.
+
+    Returns:
+        (M,), M <= N images that do not lie at the mean itself.
+    """
+    identity, variant = (np.asarray(x, dtype=np.float32) - mean_D for x in (identity_ND, variant_ND))
+    off_N = np.abs(identity).max(axis=1, initial=0.0) > 0
+    return 1 - cosines(identity[off_N], variant[off_N])
+
+
 def equivariance(identity_ND: F32, variant_ND: F32) -> F32:
     """How parallel the displacements of one transformation are, for each image that moves at all.
 

@@ -127,19 +127,28 @@ def over_images(hit_Q: NDArray[np.bool_], queries: Rows, seed: int) -> list[floa
     return bootstrap_mean(hits_N, rows_N, seed)
 
 
-def balance(rows: Rows, neighbour_Rk: I64) -> dict[str, Any]:
+def balance(rows: Rows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
     """What the nearest other embedding shares with each row: shares that add up to 1, and the number of rows.
 
-    ``both`` is 0 by construction (no photograph has a variant twice); shares are None when there is one row or none.
+    ``both`` is 0 by construction (no photograph has a variant twice). Intervals are 95 %, from a bootstrap over the
+    photographs of the rows; each row keeps its neighbour. Shares are None when there is one row or none.
+
+    Returns:
+        ``balance`` and ``balance_ci95``, by the name of a share.
     """
     names = ("same_image", "same_transformation", "both", "neither")
     if neighbour_Rk.shape[1] == 0:
-        return dict.fromkeys(names) | {"queries": 0}
+        return {"balance": dict.fromkeys(names) | {"queries": 0}, "balance_ci95": dict.fromkeys(names)}
     nearest_R = neighbour_Rk[:, 0]
     image_R = rows.image_R[nearest_R] == rows.image_R
     style_R = rows.transformation_R[nearest_R] == rows.transformation_R
-    shares = (image_R & ~style_R, style_R & ~image_R, image_R & style_R, ~image_R & ~style_R)
-    return {name: float(share.mean()) for name, share in zip(names, shares, strict=True)} | {"queries": len(rows)}
+    shares = dict(
+        zip(names, (image_R & ~style_R, style_R & ~image_R, image_R & style_R, ~image_R & ~style_R), strict=True)
+    )
+    return {
+        "balance": {name: float(share_R.mean()) for name, share_R in shares.items()} | {"queries": len(rows)},
+        "balance_ci95": {name: over_images(share_R, rows, seed) for name, share_R in shares.items()},
+    }
 
 
 def retrieval(rows: Rows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:

@@ -24,10 +24,10 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         quiet: show no progress.
 
     Returns:
-        JSON-ready keys ``knn``, ``balance``, ``retrieval``, ``clusters`` (over variants of test photographs),
-        ``sensitivity``, ``sensitivity_ci95``, ``equivariance``, ``equivariance_ci95``, ``steerability``,
-        ``steerability_unchanged`` (one number for each transformation but identity) and ``sampled`` (how many images
-        and rows were looked at). A number that the data cannot give is None.
+        JSON-ready keys ``knn``, ``balance``, ``balance_ci95``, ``retrieval``, ``clusters`` (over variants of
+        test photographs), ``sensitivity``, ``sensitivity_ci95``, ``equivariance``, ``equivariance_ci95``,
+        ``steerability``, ``steerability_unchanged`` (one number for each transformation but identity) and ``sampled``
+        (how many images and rows were looked at). A number that the data cannot give is None.
     """
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
@@ -41,7 +41,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         neighbour_Rk = neighbours.others(device.place(queries.x_RD), max(neighbours.RECALL_AT))
         answer: dict[str, Any] = {
             "knn": knn,
-            "balance": neighbours.balance(queries, neighbour_Rk),
+            **neighbours.balance(queries, neighbour_Rk, config.seed),
             "retrieval": neighbours.retrieval(queries, neighbour_Rk),
         }
         bar.advance()
@@ -67,12 +67,13 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
     names = ("sensitivity", "sensitivity_ci95", "equivariance", "equivariance_ci95")
     answer: dict[str, Any] = {name: {} for name in (*names, "steerability", "steerability_unchanged")}
     ridges: dict[bytes, geometry.Ridge] = {}
+    mean_D = (_rows(table, 0, test).sum(axis=0, dtype=np.float64) / max(len(test), 1)).astype(np.float32)
     for t in moving:
         name, keep_N = table.transformations[t], table.distinct_TN[t]
         fit, choose, score = train[keep_N[train]], val[keep_N[val]], test[keep_N[test]]
         identity_MD, variant_MD = _rows(table, 0, score), _rows(table, t, score)
         for measure, value_M in (
-            ("sensitivity", geometry.cosines(identity_MD, variant_MD)),
+            ("sensitivity", geometry.sensitivity(identity_MD, variant_MD, mean_D)),
             ("equivariance", geometry.equivariance(identity_MD, variant_MD)),
         ):
             answer[measure][name] = float(value_M.mean(dtype=np.float64)) if len(value_M) else None

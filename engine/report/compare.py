@@ -26,8 +26,8 @@ _PROBES = (
 _OTHERS = (
     ("knn_style_10", "Style, 10-NN", ("knn", "transformation", "10"), ("knn", "transformation_ci95", "10")),
     ("knn_class_10", "Class, 10-NN", ("knn", "class", "10"), ("knn", "class_ci95", "10")),
-    ("same_image", "Nearest: same photograph", ("balance", "same_image"), ()),
-    ("same_style", "Nearest: same style", ("balance", "same_transformation"), ()),
+    ("same_image", "Nearest: same photograph", ("balance", "same_image"), ("balance_ci95", "same_image")),
+    ("same_style", "Nearest: same style", ("balance", "same_transformation"), ("balance_ci95", "same_transformation")),
 )
 
 

@@ -165,9 +165,10 @@ def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
     wanted = (
         (
             "sensitivity",
-            "Cosine to the unchanged photograph",
-            "How little a transformation moves the embedding: mean cosine between a variant and its own unchanged "
-            "photograph. 1 means that it does not move at all.",
+            "Sensitivity",
+            "How far a transformation moves the embedding: 1 − cosine between a variant and its own unchanged "
+            "photograph, after the mean of the unchanged photographs was subtracted from both, averaged over "
+            "photographs. 0 means that it does not move, 1 that it is as unlike its photograph as any other is.",
         ),
         (
             "equivariance",

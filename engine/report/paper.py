@@ -124,6 +124,6 @@ def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no t
         axis.title.set_size(7)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
-    figure.supxlabel("cosine to the unchanged photograph", fontsize=8)
+    figure.supxlabel("sensitivity (1 − centred cosine to the unchanged photograph)", fontsize=8)
     figure.supylabel("class accuracy, %", fontsize=8)
     return figure

@@ -92,21 +92,32 @@ def dot_plots(results: Results) -> list[DotPlot]:
 
 @dataclass(frozen=True)
 class Bar:
-    """Shares of one backbone that add up to 1."""
+    """Shares of one backbone that add up to 1.
+
+    Attributes:
+        parts: (name, share, its interval or None).
+        edges: intervals of the first part's end and the last part's start, in shares of the bar.
+    """
 
     name: str
     control: bool
-    parts: tuple[tuple[str, float], ...]
+    parts: tuple[tuple[str, float, list[float] | None], ...]
+    edges: tuple[tuple[float, float], ...]
 
 
 def balance_bars(results: Results) -> list[Bar]:
     """What the nearest other variant shares."""
     bars = []
     for name in ordered(results):
-        balance = dig(results, "backbones", name, "balance")
-        parts = [(key, dig(balance, key)) for key in ("same_image", "same_transformation", "neither")]
-        if all(value is not None for _, value in parts):
-            bars.append(Bar(name, bool(dig(results, "backbones", name, "control")), tuple(parts)))
+        backbone = results["backbones"][name]
+        parts = [
+            (key, dig(backbone, "balance", key), dig(backbone, "balance_ci95", key))
+            for key in ("same_image", "same_transformation", "neither")
+        ]
+        if all(value is not None for _, value, _ in parts):
+            first, last = parts[0][2], parts[-1][2]
+            edges = ([(first[0], first[1])] if first else []) + ([(1 - last[1], 1 - last[0])] if last else [])
+            bars.append(Bar(name, bool(dig(backbone, "control")), tuple(parts), tuple(edges)))
     return bars
 
 
@@ -162,7 +173,7 @@ def shift_table(results: Results) -> Table | None:
         Column("backbone", "Backbone", "text"),
         Column("clean", "Own photographs", interval=True),
         *(Column("shift", key, interval=True) for key in shifts),
-        Column("sensitivity", "Mean cosine to the unchanged photograph", "number"),
+        Column("sensitivity", "Mean sensitivity", "number"),
     ]
     rows = []
     for name in ordered(results):

@@ -113,9 +113,10 @@ def geometry(results: Results) -> Table:
     return _each_transformation(
         results,
         "geometry",
-        "Cosine to the unchanged photograph, parallelism of displacements, and R2 of a linear map to the variant.",
+        "Sensitivity (1 - cosine to the unchanged photograph, mean photograph subtracted), parallelism of "
+        "displacements, and R2 of a linear map to the variant.",
         [
-            Column("sensitivity", "Cosine to identity", "number", interval=True),
+            Column("sensitivity", "Sensitivity", "number", interval=True),
             Column("equivariance", "Equivariance", "number", interval=True),
             Column("steerability", "Steerability", "number"),
             Column("unchanged", "R2 unchanged", "number"),
@@ -161,13 +162,28 @@ def neighbours(results: Results) -> Table:
         ("recall_style_1", "Style, R@1", ("retrieval", "transformation", "1")),
         ("recall_style_5", "R@5", ("retrieval", "transformation", "5")),
         ("recall_style_10", "R@10", ("retrieval", "transformation", "10")),
-        ("nmi_style", "NMI, style", ("clusters", "nmi_transformation")),
-        ("nmi_class", "NMI, class", ("clusters", "nmi_class")),
+        ("ami_style", "AMI, style", ("clusters", "ami_transformation")),
+        ("ami_class", "AMI, class", ("clusters", "ami_class")),
     )
-    columns = [Column(key, heading, "number" if key.startswith("nmi") else "share") for key, heading, _ in wanted]
-    rows = [(name, *(dig(results, "backbones", name, *path) for _, _, path in wanted)) for name in ordered(results)]
-    found = tuple(row for row in rows if any(value is not None for value in row[1:]))
-    return Table("neighbours", "What neighbours among test variants share.", (_BACKBONE, *columns), found)
+    columns = [
+        Column(key, heading, "number" if path[0] == "clusters" else "share", interval=path[0] != "retrieval")
+        for key, heading, path in wanted
+    ]
+    rows = []
+    for name in ordered(results):
+        backbone = results["backbones"][name]
+        values = [
+            dig(backbone, *path) if path[0] == "retrieval" else _neighbour(backbone, *path) for _, _, path in wanted
+        ]
+        if any(value is not None for value in values):
+            rows.append((name, *values))
+    return Table(
+        "neighbours", "What neighbours among test variants share (95 % intervals).", (_BACKBONE, *columns), tuple(rows)
+    )
+
+
+def _neighbour(backbone: object, part: str, key: str) -> tuple[float, float | None, float | None] | None:
+    return scored(dig(backbone, part), key) if part == "clusters" else _pair(backbone, part, key)
 
 
 def multitask(results: Results) -> Table:

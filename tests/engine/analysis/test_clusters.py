@@ -1,24 +1,58 @@
 import numpy as np
 import pytest
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from substyle.engine.analysis import clusters
 from substyle.engine.analysis.sampling import Rows, unit
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_nmi_equals_scikit_learn(seed: int) -> None:
+def labelings(seed: int, images: int, shared: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Six clusters and six classes of eight rows an image; rows of an image tend to share a cluster."""
     rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, 6, 200), rng.integers(-1, 4, 200)
-    b = np.where(rng.random(200) < 0.5, a, b)
-    assert clusters.normalised_mutual_information(a, b) == pytest.approx(normalized_mutual_info_score(a, b))
+    truth = np.tile(np.arange(8) % 6, images)
+    own = np.repeat(rng.integers(0, 6, images), 8)
+    u = rng.random(8 * images)
+    cluster = np.where(u < shared, truth, np.where(u < shared + 0.3, own, rng.integers(0, 6, 8 * images)))
+    return cluster, truth, np.repeat(np.arange(images), 8)
 
 
-def test_nmi_of_equal_constant_and_unrelated_labelings() -> None:
-    a = np.arange(12) % 3
-    assert clusters.normalised_mutual_information(a, (a + 1) % 3) == pytest.approx(1.0)
-    assert clusters.normalised_mutual_information(np.zeros(5, int), np.ones(5, int)) == 1.0
-    assert clusters.normalised_mutual_information(np.zeros(12, int), a) == pytest.approx(0.0)
+def formula(a: np.ndarray, b: np.ndarray, draws: int = 400) -> float:
+    """Adjusted mutual information whose expectation is that of shuffled labels."""
+    rng = np.random.default_rng(0)
+    entropy = (mutual_info_score(a, a) + mutual_info_score(b, b)) / 2
+    expected = np.mean([mutual_info_score(a, rng.permutation(b)) for _ in range(draws)])
+    return (mutual_info_score(a, b) - expected) / (entropy - expected)
+
+
+def test_ami_is_what_shuffled_labels_say() -> None:
+    a, b, _ = labelings(0, 25, 0.3)
+    assert clusters.adjusted_mutual_information(a, b) == pytest.approx(formula(a, b), abs=5e-3)
+
+
+def test_unrelated_labelings_have_no_ami_however_many_clusters() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 60, 300), rng.integers(0, 60, 300)
+    assert normalized_mutual_info_score(a, b) > 0.5
+    assert abs(clusters.adjusted_mutual_information(a, b)) < 0.05
+
+
+def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
+    drawn = [clusters.adjusted_mutual_information(*labelings(seed, 60, 0.4)[:2]) for seed in range(200)]
+    found = [(clusters.adjusted_mutual_information(a, b), clusters.interval(a, b, image, seed))
+             for seed in range(200, 240) for a, b, image in [labelings(seed, 60, 0.4)]]  # fmt: skip
+    assert all(low < value < high for value, (low, high) in found)
+    width = np.mean([high - low for _, (low, high) in found])
+    assert width == pytest.approx(2 * 1.96 * np.std(drawn), rel=0.2)
+    assert np.mean([low <= np.mean(drawn) <= high for _, (low, high) in found]) >= 0.85
+
+
+def test_intervals_that_are_not_there() -> None:
+    a, b, image = labelings(0, 10, 0.4)
+    assert clusters.interval(a[:8], b[:8], image[:8], 0) is None
+    assert clusters.interval(np.zeros(80, int), np.zeros(80, int), image, 0) is None
+    low, high = clusters.interval(b, b, image, 0)
+    assert low == pytest.approx(1.0)
+    assert high == pytest.approx(1.0)
 
 
 def blobs(style: float, substance: float) -> Rows:
@@ -31,13 +65,13 @@ def blobs(style: float, substance: float) -> Rows:
 
 def test_kmeans_finds_blobs() -> None:
     rows = blobs(style=1.0, substance=0.0)
-    assert clusters.normalised_mutual_information(clusters.kmeans(rows.x_RD, 4, 0), rows.transformation_R) > 0.85
+    assert clusters.adjusted_mutual_information(clusters.kmeans(rows.x_RD, 4, 0), rows.transformation_R) > 0.85
 
 
 def test_clusters_tell_style_from_substance() -> None:
     by_style, by_class = clusters.clusters(blobs(1.0, 0.1), 4, 5, 0), clusters.clusters(blobs(0.1, 1.0), 4, 5, 0)
-    assert by_style["nmi_transformation"] > by_class["nmi_transformation"] + 0.3
-    assert by_class["nmi_class"] > by_style["nmi_class"] + 0.3
+    assert by_style["ami_transformation"] > by_class["ami_transformation"] + 0.3
+    assert by_class["ami_class"] > by_style["ami_class"] + 0.3
     assert by_style["k"] == {"transformation": 4, "class": 5}
 
 
@@ -49,8 +83,8 @@ def test_clusters_are_the_same_for_the_same_seed() -> None:
 def test_too_few_rows_or_classes_give_nothing() -> None:
     rows = blobs(1.0, 1.0)
     few = rows.take(np.arange(400) < 3)
-    assert clusters.clusters(few, 4, 5, 0)["nmi_transformation"] is None
-    assert clusters.clusters(rows, 4, 0, 0)["nmi_class"] is None
+    assert clusters.clusters(few, 4, 5, 0)["ami_transformation"] is None
+    assert clusters.clusters(rows, 4, 0, 0)["ami_class"] is None
     assert clusters.clusters(rows, 4, 1, 0)["k"]["class"] is None
 
 
@@ -58,4 +92,4 @@ def test_unlabelled_rows_stay_out_of_class_clusters() -> None:
     rows = blobs(0.0, 1.0)
     hidden = Rows(rows.x_RD, rows.image_R, rows.transformation_R, np.where(np.arange(400) % 2, rows.label_R, -1))
     kept = rows.take(np.arange(400) % 2 == 1)
-    assert clusters.clusters(hidden, 4, 5, 0)["nmi_class"] == clusters.clusters(kept, 4, 5, 0)["nmi_class"]
+    assert clusters.clusters(hidden, 4, 5, 0)["ami_class"] == clusters.clusters(kept, 4, 5, 0)["ami_class"]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.metrics.pairwise import paired_cosine_distances
 
 from substyle.engine.analysis import geometry
 from substyle.engine.analysis.sampling import unit
@@ -31,6 +32,26 @@ def test_large_half_precision_values_do_not_overflow() -> None:
     x = np.full((1, 4096), 65504, np.float16)
     assert unit(x) == pytest.approx(np.full((1, 4096), 1 / 64), rel=1e-5)
     assert geometry.cosines(x.astype(np.float32), x.astype(np.float32)) == pytest.approx([1.0], abs=1e-5)
+
+
+def test_sensitivity_equals_scikit_learn_and_does_not_see_a_cone() -> None:
+    identity = normal(0, 40, 9)
+    variant = identity + 0.5 * normal(1, 40, 9)
+    mean = identity.mean(axis=0)
+    found = geometry.sensitivity(identity, variant, mean)
+    assert found == pytest.approx(paired_cosine_distances(identity - mean, variant - mean), abs=1e-5)
+    cone = 30 * np.abs(normal(2, 1, 9))
+    moved = geometry.sensitivity(2 * identity + cone, 2 * variant + cone, 2 * mean + cone[0])
+    assert moved == pytest.approx(found, abs=1e-3)
+    assert paired_cosine_distances(identity + cone, variant + cone).mean() < 0.05 * found.mean()
+
+
+def test_sensitivity_is_nought_for_the_same_and_one_for_another_photograph() -> None:
+    identity = normal(0, 500, 32)
+    mean = identity.mean(axis=0)
+    assert geometry.sensitivity(identity, identity, mean) == pytest.approx(np.zeros(500), abs=1e-5)
+    assert geometry.sensitivity(identity, np.roll(identity, 1, axis=0), mean).mean() == pytest.approx(1.0, abs=0.02)
+    assert len(geometry.sensitivity(identity[:1], identity[1:2], identity[0])) == 0
 
 
 def test_equivariance_equals_a_leave_one_out_loop() -> None:

@@ -117,8 +117,11 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
         shares[
             "both" if image and style else "same_image" if image else "same_transformation" if style else "neither"
         ] += 1
-    balance = neighbours.balance(sample, found)
+    answer = neighbours.balance(sample, found, seed=0)
+    balance = answer["balance"]
     assert balance.pop("queries") == 90
+    for key, (low, high) in answer["balance_ci95"].items():
+        assert low <= balance[key] <= high
     assert balance == pytest.approx({key: count / 90 for key, count in shares.items()})
     recall = neighbours.retrieval(sample, found)
     for key, value in (("image", sample.image_R), ("transformation", sample.transformation_R)):
@@ -130,5 +133,7 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
 def test_balance_and_retrieval_of_a_single_row_are_unknown() -> None:
     sample = rows(np.random.default_rng(8), 1)
     found = neighbours.others(sample.x_RD, 10)
-    assert neighbours.balance(sample, found)["same_image"] is None
+    answer = neighbours.balance(sample, found, seed=0)
+    assert answer["balance"]["same_image"] is None
+    assert answer["balance_ci95"]["same_image"] is None
     assert neighbours.retrieval(sample, found)["image"] == {"1": None, "5": None, "10": None}

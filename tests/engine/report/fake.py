@@ -195,9 +195,13 @@ class _Maker:
             answer["difference"][task] = {"value": d, **intervals}
         return answer
 
+    def clusters(self, name: str, about: float) -> dict[str, Any]:
+        value = self.near(about)
+        return {f"ami_{name}": value, f"ami_{name}_ci95": self.interval(value)}
+
     def analysis(self, style: float, substance: float, classes: bool) -> dict[str, Any]:
         moving = self.names[1:]
-        sensitivity = {t: self.near(0.95 - self.hiding[i + 1] * 0.6, 0.03) for i, t in enumerate(moving)}
+        sensitivity = {t: self.near(0.05 + self.hiding[i + 1] * 0.9, 0.03) for i, t in enumerate(moving)}
         same_image = self.near(substance * 0.75)
         same_style = self.near((1 - same_image) * 0.6, 0.01)
         ks = ("1", "5", "10", "50")
@@ -222,14 +226,20 @@ class _Maker:
                 "neither": 1 - same_image - same_style,
                 "queries": self.test * len(self.names),
             },
+            "balance_ci95": {
+                "same_image": self.interval(same_image),
+                "same_transformation": self.interval(same_style),
+                "both": [0.0, 0.0],
+                "neither": self.interval(1 - same_image - same_style),
+            },
             "retrieval": {
                 "image": {"1": same_image, "5": min(same_image * 1.15, 1.0), "10": min(same_image * 1.2, 1.0)},
                 "transformation": {"1": same_style, "5": same_style * 1.8, "10": same_style * 2.2},
             },
             "clusters": {
                 "k": {"transformation": len(self.names), "class": self.classes if classes else None},
-                "nmi_transformation": self.near(style * 0.4),
-                "nmi_class": self.near(substance * 0.6) if classes else None,
+                **self.clusters("transformation", style * 0.4),
+                **(self.clusters("class", substance * 0.6) if classes else {"ami_class": None, "ami_class_ci95": None}),
             },
             "sensitivity": sensitivity,
             "sensitivity_ci95": {t: self.interval(v) for t, v in sensitivity.items()},

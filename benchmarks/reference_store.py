@@ -1,0 +1,121 @@
+"""Reads a finished store with zarr, pyarrow and numpy alone, by the layout that is documented and by no code of ours.
+
+Shapes: T variants, N images, D embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+TRAIN, VAL, TEST = "train", "val", "test"
+HASH_BITS, GREY_LEVELS = 3, 4.0  # near-duplicates: differing bits of difference hashes, mean difference of thumbnails
+
+
+@dataclass(frozen=True)
+class Table:
+    """Embeddings of one backbone.
+
+    Attributes:
+        names, coarse, roles: of the T transformations; the first is identity.
+        x_TND: float32 embeddings.
+        label_N: classes, -1 for none.
+        split_N: ``train``, ``val`` or ``test``, near-duplicates where the first of them is.
+        distinct_TN: False where a transformation hardly changed the image.
+    """
+
+    names: tuple[str, ...]
+    coarse: NDArray[np.str_]
+    roles: NDArray[np.str_]
+    x_TND: NDArray[np.float32]
+    label_N: NDArray[np.int64]
+    split_N: NDArray[np.str_]
+    distinct_TN: NDArray[np.bool_]
+
+    def images(self, split: str) -> NDArray[np.int64]:
+        """Indices of the images of a split."""
+        return np.flatnonzero(self.split_N == split)
+
+    def rows(
+        self, transformations: NDArray[np.int64], images: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Transformation and image of every distinct row of some, transformation by transformation."""
+        t, n = np.nonzero(self.distinct_TN[np.ix_(transformations, images)])
+        return transformations[t], images[n]
+
+
+def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table:
+    """Images that were decoded and embedded in all transformations of a suite, as ``results.json`` lists it.
+
+    Raises:
+        ValueError: no such backbone, or no identity.
+    """
+    manifest = pa.concat_tables(
+        [pq.read_table(p) for p in sorted((store / "images.parquet").glob("segment-*.parquet"))]
+    )
+    row_N, split_N = manifest["row"].to_numpy(), np.array(manifest["split"].to_pylist())
+    label_N = manifest["label"].to_numpy().astype(np.int64)
+    reason, thumbnail, same = _notes(store)
+    names = tuple(str(entry["name"]) for entry in suite)
+    if names[:1] != ("identity",):
+        raise ValueError(f"the suite begins with {names[:1]}, not with identity")
+    groups = {
+        group.attrs["substyle"]["name"]: group for _, group in zarr.open_group(store, mode="r")["embeddings"].groups()
+    }
+    if backbone not in groups:
+        raise ValueError(f"{store}: no {backbone}, but {', '.join(map(str, groups))}")
+    # NaN is what was not embedded
+    x_TND = np.stack([groups[backbone][name][:][row_N] for name in names]).astype(np.float32)
+    keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
+    row_N, split_N, label_N = row_N[keep_N], split_N[keep_N], label_N[keep_N]
+    return Table(
+        names=names,
+        coarse=np.array([entry["coarse"] for entry in suite]),
+        roles=np.array([entry["role"] for entry in suite]),
+        x_TND=np.ascontiguousarray(x_TND[:, keep_N]),
+        label_N=label_N,
+        split_N=_together(split_N, [thumbnail.get(int(row)) for row in row_N]),
+        distinct_TN=np.array([[name not in same.get(int(row), ()) for row in row_N] for name in names]),
+    )
+
+
+def _notes(store: Path) -> tuple[dict[int, str], dict[int, bytes], dict[int, set[str]]]:
+    """By row: why it is quarantined (empty: it is not), its thumbnail, and transformations that hardly changed it."""
+    records = [json.loads(path.read_text()) for path in (store / "journal").glob("*.json")]
+    for path in (store / "journal" / "details").glob("*.parquet"):
+        records += pq.read_table(path, columns=["images"]).to_pylist()
+    reason: dict[int, str] = {}
+    thumbnail: dict[int, bytes] = {}
+    same: dict[int, set[str]] = {}
+    for note in (note for record in records for note in record["images"]):
+        row, small = note["row"], note["thumbnail"]
+        reason[row] = reason.get(row) or note["reason"]
+        same.setdefault(row, set()).update(note["indistinct"])
+        if small:
+            thumbnail[row] = bytes.fromhex(small) if isinstance(small, str) else small
+    return reason, thumbnail, same
+
+
+def _together(split_N: NDArray[np.str_], thumbnails: list[bytes | None]) -> NDArray[np.str_]:
+    """Splits in which near-duplicates, and theirs in turn, stand where the first of them does."""
+    seen = np.array([i for i, small in enumerate(thumbnails) if small], dtype=np.int64)
+    small_NRC = np.array([np.frombuffer(thumbnails[i], np.uint8) for i in seen], np.int16).reshape(-1, 8, 9)
+    bit_NB = (small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(len(seen), 64)
+    sign_NB = np.where(bit_NB, 1, -1).astype(np.float32)
+    a, b = np.nonzero(np.triu((64 - sign_NB @ sign_NB.T) / 2 <= HASH_BITS, k=1))
+    near = np.abs(small_NRC[a] - small_NRC[b]).mean(axis=(1, 2)) <= GREY_LEVELS
+    pairs = coo_array((np.ones(near.sum()), (a[near], b[near])), shape=(len(seen), len(seen)))
+    _, first, group = np.unique(connected_components(pairs, directed=False)[1], return_index=True, return_inverse=True)
+    moved_N = split_N.copy()
+    moved_N[seen] = split_N[seen[first[group]]]
+    return moved_N

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks import reference_probes, reference_store
+from tests.conftest import jpeg, photograph
+
+from substyle.engine.cli import main
+from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.load import load_table
+from substyle.engine.table import SPLITS
+
+STUDY = """
+name = "reference"
+suite = "identity,gaussian_blur,defocus_blur,grayscale,channel_permute,jpeg,low_resolution"
+canvas = 64
+backbones = ["control:statistics"]
+[splits]
+train = 0.5
+val = 0.2
+test = 0.3
+[probes]
+heads = ["linear"]
+multitask_steps = 40
+widths = [64]
+seeds = 1
+bootstrap = 200
+[analysis]
+ks = [1, 5]
+"""
+NAME = "control:statistics"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run with a near-duplicate, photographs that are grey already, and one that is broken."""
+    root = tmp_path_factory.mktemp("reference")
+    for i in range(60):
+        folder = root / "photographs" / ("even" if i % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = photograph(i)
+        (folder / f"{i:02d}.jpg").write_bytes(jpeg(picture.convert("L").convert("RGB") if i % 9 == 0 else picture))
+    for i in range(8):
+        (root / "photographs" / "even" / f"again-{i}.jpg").write_bytes(jpeg(photograph(2 * i + 10), quality=80))
+    (root / "photographs" / "odd" / "broken.jpg").write_bytes(b"\xff\xd8nothing")
+    (root / "study.toml").write_text(STUDY)
+    arguments = ["run", str(root / "study.toml"), "--images", str(root / "photographs"), "--out", str(root / "out")]
+    assert main([*arguments, "--quiet"]) == 0
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def rows(finished: Path) -> dict[str, reference_probes.Row]:
+    return {row.quantity: row for row in reference_probes.compare(finished)}
+
+
+def test_the_store_is_read_as_our_own_reader_reads_it(finished: Path) -> None:
+    suite = json.loads((finished / "results.json").read_text())["transformations"]
+    found = reference_store.read_table(finished / "store.zarr", NAME, suite)
+    ours = load_table(EmbeddingStore.open(finished / "store.zarr"), NAME, found.names)
+    np.testing.assert_array_equal(found.x_TND, ours.x_TND.astype(np.float32))
+    np.testing.assert_array_equal(found.distinct_TN, ours.distinct_TN)
+    assert not found.distinct_TN.all()
+    np.testing.assert_array_equal(found.label_N, ours.label_N)
+    assert found.split_N.tolist() == [SPLITS[code] for code in ours.split_N]
+    moved = json.loads((finished / "results.json").read_text())["duplicates_moved"]
+    assert len(found.label_N) == 68
+    assert moved > 0
+
+
+def test_every_quantity_is_there(rows: dict[str, reference_probes.Row]) -> None:
+    assert {
+        *("fine", "fine, interval, low", "fine, interval, high", "coarse, seen", "coarse, held_out"),
+        *(f"coarse, held out, two-way interval, {end}" for end in ("low", "high")),
+        *("class, clean", "class, obfuscated", "multi-task, style", "multi-task, class"),
+        *(f"{k}-NN, {task}" for k in (1, 5) for task in ("style", "class")),
+        *("nearest: same image", "nearest: same transformation", "nearest: neither"),
+        *("AMI, transformation", "AMI, class"),
+        *(f"{what}, {of}" for what in ("sensitivity", "equivariance", "steerability")
+          for of in ("mean", "where it differs most")),
+    } == set(rows)  # fmt: skip
+    assert all(row.theirs is not None for row in rows.values())
+
+
+def test_what_is_arithmetic_agrees(rows: dict[str, reference_probes.Row]) -> None:
+    exact = [row for row in rows.values() if row.tolerance == reference_probes.TOLERANCES["exact"]]
+    assert len(exact) == 4 + 3 + 6
+    assert [row for row in exact if not row.holds or row.difference is None] == []
+    for name in ("AMI, transformation", "AMI, class"):
+        assert rows[name].holds
+
+
+def test_a_number_that_does_not_hold_is_named(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> Iterator[object]:
+        return iter(())
+
+    for part in ("probes", "multitask", "geometry"):
+        monkeypatch.setattr(reference_probes, part, none)
+    results = json.loads((finished / "results.json").read_text())
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "store.zarr").symlink_to(finished / "store.zarr")
+    out = tmp_path / "table.json"
+    (run / "results.json").write_text(json.dumps(results))
+    assert reference_probes.main([str(run), "--out", str(out)]) == 0
+    results["backbones"][NAME]["knn"]["transformation"]["5"] += 0.002
+    (run / "results.json").write_text(json.dumps(results))
+    assert reference_probes.main([str(run), "--out", str(out)]) == 1
+    assert [row["quantity"] for row in json.loads(out.read_text())["rows"] if not row["holds"]] == ["5-NN, style"]
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_linear_probes_are_scikit_learn_s_best() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 600)
+    x = (np.eye(3)[y] @ rng.normal(size=(3, 6)) + rng.normal(size=(600, 6))).astype(np.float32)
+    predict = reference_probes.linear(x[:300], y[:300], x[300:400], y[300:400])
+    assert (predict(x[400:]) == y[400:]).mean() > 0.55
+    two = reference_probes.linear(x[:300], y[:300] > 0, x[300:400], y[300:400] > 0)
+    assert (two(x[400:]) == (y[400:] > 0)).mean() > 0.7
+
+
+def test_intervals_have_the_width_of_their_formulas() -> None:
+    rng = np.random.default_rng(0)
+    right_TN = (rng.random((10, 200)) < np.linspace(0.2, 0.9, 10)[:, None]).astype(float)
+    weight_T = np.ones(10)
+    low, high = reference_probes.interval(right_TN, weight_T, two_way=False)
+    assert high - low == pytest.approx(2 * 1.96 * right_TN.mean(axis=0).std() / 200**0.5, rel=0.1)
+    low, high = reference_probes.interval(right_TN, weight_T, two_way=True)
+    assert high - low == pytest.approx(2 * 1.96 * right_TN.mean(axis=1).std() / 10**0.5, rel=0.15)
