@@ -47,8 +47,13 @@ AT_ONCE := -n auto --maxprocesses 8 --dist loadfile
 demo: setup $(if $(IMAGES),,photographs)
 	$(BIN)/substyle run $(STUDY) --images "$(or $(IMAGES),$(PHOTOGRAPHS))" --out "$(OUT)" $(if $(filter-out 0,$(FRESH)),--fresh)
 
-photographs: setup
-	@test -d $(PHOTOGRAPHS) || $(BIN)/python -m substyle.pipelines.demo_photographs $(PHOTOGRAPHS)
+photographs: $(PHOTOGRAPHS)
+
+# made again when what makes them has changed; moved to their place when complete
+$(PHOTOGRAPHS): pipelines/demo_photographs.py | setup
+	rm -rf $@ $@.part
+	$(BIN)/python -m substyle.pipelines.demo_photographs $@.part
+	mv $@.part $@
 
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)
