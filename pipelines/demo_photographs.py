@@ -1,43 +1,103 @@
-"""Photographs for a first run, with no download: crops of the pictures that scikit-image and scikit-learn ship.
+"""Photographs for a first run, with no download: crops of the pictures that Python packages ship.
 
 ``python -m substyle.pipelines.demo_photographs FOLDER`` writes ``FOLDER/<split>/<photograph>/<number>.jpg``. A crop's
-class is its photograph. Crops do not overlap, and those for testing come from a region of their own, the right-hand
-part, so that no probe can be right by having seen the same pixels.
+class is its photograph.
+
+Splits do not share a pixel: the right-hand part of a photograph is for testing, the left-hand part is halved into
+training above and validation below. Crops of one split may overlap, and all crops of a photograph show one scene, so
+they are not independent: an interval of the class accuracy should resample photographs, not crops.
+
+Terms: those of scikit-image's pictures stand in `skimage.data`, most are CC0 or in the public domain. Grace Hopper, by
+the US Navy, is in the public domain. China (Daniel Büchele) and flower (vultilion) are under CC BY 2.0.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from substyle.kernels.errors import ConfigError
 
-# package: files that are photographs of something (no charts, masks or synthetic pictures)
+# package: photographs of something (no charts, masks or drawings), at least 300 px high and wide
 PHOTOGRAPHS = {
-    "skimage.data": (
-        *(
-            "astronaut.png",
-            "brick.png",
-            "camera.png",
-            "chelsea.png",
-            "coffee.png",
-            "coins.png",
-            "grass.png",
-            "gravel.png",
-        ),
-        *("hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
+    "skimage": (
+        "data/astronaut.png",
+        "data/brick.png",
+        "data/camera.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/coins.png",
+        "data/grass.png",
+        "data/gravel.png",
+        "data/hubble_deep_field.jpg",
+        "data/ihc.png",
+        "data/moon.png",
+        "data/motorcycle_left.png",
+        "data/retina.jpg",
+        "data/rocket.jpg",
     ),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
 }
-TEST_SHARE, VAL_SHARE = 0.3, 0.15  # of a photograph's width, from its right edge
-SIDES = (72, 88, 104)  # px, shorter side of a crop: photographs of varied size
-CROPS = {"train": 8, "val": 2, "test": 4}  # at most, for each photograph
+CROPS = {"train": 7, "val": 3, "test": 6}  # of each photograph
+TEST_SHARE = 0.4  # of a photograph's width
+SMALLEST = 150  # px, shorter side of a crop, at least: a canvas of 224 px enlarges it 1.7 times
+SHORTEST = 0.7  # of the longest shorter side that all regions of a photograph have room for
+LONGEST = 1.5  # longer side by shorter side
 QUALITY = 92  # of the JPEG files
+# Steps of a sequence that fills a square evenly from any start: powers of the plastic number's inverse.
+# Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences" (2018), R2.
+STEPS_2 = np.array([0.7548776662466927, 0.5698402909980532])
+
+
+class Rectangle(NamedTuple):
+    """Part of a photograph in pixels, ``right`` and ``bottom`` excluded, as `PIL.Image.Image.crop` takes it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def paths() -> list[Path]:
+    """The photographs' files. Raises ModuleNotFoundError if a package is not installed."""
+    return [Path(str(files(package) / name)) for package, names in PHOTOGRAPHS.items() for name in names]
+
+
+def regions(width: int, height: int) -> dict[str, Rectangle]:
+    """The part of a photograph that each split has to itself; width and height in px."""
+    border = width - max(SMALLEST, round(TEST_SHARE * width))
+    half = height // 2
+    return {
+        "train": Rectangle(0, 0, border, half),
+        "val": Rectangle(0, half, border, height),
+        "test": Rectangle(border, 0, width, height),
+    }
+
+
+def rectangles(width: int, height: int, rng: np.random.Generator) -> list[tuple[str, Rectangle]]:
+    """Split and place of each crop of a photograph; width and height in px, at least 300.
+
+    Sides are drawn alike for all splits, so that their crops are enlarged alike. Positions spread over a region.
+    """
+    parts = regions(width, height)
+    room = min(min(part.right - part.left, part.bottom - part.top) for part in parts.values())
+    drawn = []
+    for split, part in parts.items():
+        space_2 = np.array([part.right - part.left, part.bottom - part.top])
+        start_2 = rng.random(2)
+        for number in range(CROPS[split]):
+            side = int(rng.integers(max(SMALLEST, round(SHORTEST * room)), room, endpoint=True))
+            size_2 = np.minimum(space_2, rng.permutation([side, round(side * rng.uniform(1, LONGEST))]))
+            place_2 = np.rint((start_2 + number * STEPS_2) % 1 * (space_2 - size_2)).astype(int)
+            left, top = int(part.left + place_2[0]), int(part.top + place_2[1])
+            drawn.append((split, Rectangle(left, top, left + int(size_2[0]), top + int(size_2[1]))))
+    return drawn
 
 
 def write(folder: Path, *, seed: int = 0) -> int:
@@ -46,46 +106,15 @@ def write(folder: Path, *, seed: int = 0) -> int:
         raise ConfigError("FOLDER", str(folder), "an empty or new folder")
     rng = np.random.default_rng(seed)
     count = 0
-    for package, names in PHOTOGRAPHS.items():
-        place = Path(next(iter(import_module(package).__path__)))
-        for name in names:
-            with Image.open(place / name) as opened:
-                photograph = opened.convert("RGB")
-            for split, number, crop in _crops(photograph, rng):
-                target = folder / split / Path(name).stem
-                target.mkdir(parents=True, exist_ok=True)
-                crop.save(target / f"{number:02d}.jpg", quality=QUALITY)
-                count += 1
+    for path in paths():
+        with Image.open(path) as opened:
+            photograph = opened.convert("RGB")
+        for number, (split, rectangle) in enumerate(rectangles(*photograph.size, rng)):
+            target = folder / split / path.stem
+            target.mkdir(parents=True, exist_ok=True)
+            photograph.crop(rectangle).save(target / f"{number:02d}.jpg", quality=QUALITY)
+            count += 1
     return count
-
-
-def _crops(photograph: Image.Image, rng: np.random.Generator) -> Iterator[tuple[str, int, Image.Image]]:
-    """(split, number, crop): each split's region is cut into a grid of cells, one crop in a cell."""
-    width, height = photograph.size
-    edges = {
-        "train": (0, round(width * (1 - TEST_SHARE - VAL_SHARE))),
-        "val": (round(width * (1 - TEST_SHARE - VAL_SHARE)), round(width * (1 - TEST_SHARE))),
-        "test": (round(width * (1 - TEST_SHARE)), width),
-    }
-    for split, (left, right) in edges.items():
-        cell_w, cell_h = _cell(right - left, height, CROPS[split])
-        columns, rows = (right - left) // cell_w, height // cell_h
-        cells = [(column, row) for row in range(rows) for column in range(columns)]
-        rng.shuffle(cells)
-        for number, (column, row) in enumerate(sorted(cells[: CROPS[split]])):
-            side = int(rng.choice([s for s in SIDES if s <= min(cell_w, cell_h)] or [min(cell_w, cell_h)]))
-            wide = min(cell_w, round(side * float(rng.uniform(1.0, 1.5))))
-            x = left + column * cell_w + int(rng.integers(0, cell_w - wide + 1))
-            y = row * cell_h + int(rng.integers(0, cell_h - side + 1))
-            yield split, number, photograph.crop((x, y, x + wide, y + side))
-
-
-def _cell(width: int, height: int, wanted: int) -> tuple[int, int]:
-    """Width and height of cells, the largest (up to 160 px) of which enough fit."""
-    for side in range(160, 47, -4):
-        if (width // side) * (height // side) >= wanted:
-            return side, side
-    return min(width, 48), min(height, 48)
 
 
 def main() -> int:

