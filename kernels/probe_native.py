@@ -17,7 +17,7 @@ from substyle.kernels import probe_library
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term
 from substyle.kernels.probe_library import CTerm, at, available, check, low, threads
 
-__all__ = ["available", "cross_entropy", "gather", "judge", "shares", "step", "usable"]
+__all__ = ["available", "cross_entropy", "gather", "judge", "linear_gradients", "shares", "step", "usable"]
 
 _EVERY = slice(None)
 _SMALL = 1 << 15  # elements that one thread updates sooner than several are woken
@@ -189,14 +189,24 @@ class _Rates:
 
 
 def _linear(heads: Heads, x_BD: torch.Tensor, terms: Sequence[Term], rates: _Rates) -> torch.Tensor:
-    count, outputs, _ = heads.w1.shape
-    every = slice(0, count)
-    z = _first_layer(heads, every, x_BD)
-    loss_K, db = cross_entropy(z.view(count, outputs, len(x_BD)), heads.b1, terms)
-    dw = _mm(heads, "dw1", z, x_BD)
+    loss_K, dw, db = linear_gradients(heads, x_BD, terms)
+    every = slice(0, len(heads))
     _adamw(heads, 0, every, dw, rates)
     _adamw(heads, 1, every, db, rates)
     return loss_K
+
+
+def linear_gradients(
+    heads: Heads, x_BD: torch.Tensor, terms: Sequence[Term]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss (K,) of linear heads and its gradient by weights, (K * C, D) in the dtype of x, and by intercepts, (K, C).
+
+    The gradient by weights is a work array that the next call overwrites.
+    """
+    count, outputs, _ = heads.w1.shape
+    z = _first_layer(heads, slice(0, count), x_BD)
+    loss_K, db = cross_entropy(z.view(count, outputs, len(x_BD)), heads.b1, terms)
+    return loss_K, _mm(heads, "dw1", z, x_BD), db
 
 
 def _hidden(

@@ -20,7 +20,20 @@ from substyle.kernels import probe_native
 from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Scratch, Term
 
-__all__ = ["BETA1", "BETA2", "EPS", "Heads", "Scratch", "Term", "adamw_", "cross_entropy", "forward", "judge", "step"]
+__all__ = [
+    "BETA1",
+    "BETA2",
+    "EPS",
+    "Heads",
+    "Scratch",
+    "Term",
+    "adamw_",
+    "cross_entropy",
+    "forward",
+    "judge",
+    "linear_gradients",
+    "step",
+]
 
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
@@ -83,6 +96,24 @@ def step(
     gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
     adamw_(heads, gradients, lr_K, decay_K)
     return loss_K
+
+
+def linear_gradients(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss of K linear heads and its gradients.
+
+    Args:
+        heads: the heads, without a hidden layer.
+        x_BD: standardised features, float32 or bfloat16: the dtype of the GEMMs.
+        term: the loss.
+
+    Returns:
+        loss (K,), gradient by weights (K, C, D), which the next call may overwrite, and by intercepts (K, C), float32.
+    """
+    if probe_native.usable(heads, x_BD, [term]):
+        loss_K, dw, db_KC = probe_native.linear_gradients(heads, x_BD, [term])
+        return loss_K, dw.view(heads.w1.shape).float(), db_KC
+    (dw_KCD, db_KC), loss_K = _gradients(heads, x_BD, [term], None, 1.0)
+    return loss_K, dw_KCD, db_KC
 
 
 def cross_entropy(

@@ -15,14 +15,19 @@ HEADS = ("linear", "mlp")
 SAMPLING = ("variant", "cross")
 PRECISIONS = ("auto", "fp32", "bf16")
 TABLES = ("auto", "float16", "int8", "streamed")
+UNITS = ("photograph", "folder")
+C_RANGE = (1e-8, 1e6)
+_CHOICES = {"sampling": SAMPLING, "precision": PRECISIONS, "table": TABLES, "resample_by": UNITS}
 _WHOLE = {  # smallest and largest value of each whole number
-    "seeds": (1, 64),
+    "resamples": (0, 64),
+    "mlp_resamples": (0, 64),
+    "redraws": (0, 1000),
+    "equal_width": (0, 65536),
+    "passes": (1, 10**6),
     "batch": (2, 1 << 20),
-    "steps": (1, 10**8),
     "mlp_steps": (1, 10**8),
     "multitask_steps": (1, 10**8),
-    "evaluations": (1, 1000),
-    "patience": (1, 1000),
+    "doublings": (1, 20),
     "validation_rows": (1, 10**8),
     "threads": (0, 1024),
     "stream_buffer": (1 << 16, 1 << 40),
@@ -38,22 +43,29 @@ class ProbeConfig:
     Attributes:
         tasks: which of fine, coarse, semantic, multitask.
         heads: which of linear, mlp (multitask is always an MLP).
-        learning_rates: grid of peak learning rates of linear heads.
-        weight_decays: grid of decoupled (AdamW) weight decays of linear heads.
-        mlp_learning_rates, mlp_weight_decays, widths: the MLP's grid; widths are hidden units.
-        lambdas: multi-task weights of the transformation loss; the semantic loss has 1 - lambda.
+        Cs: grid of inverse penalties of linear heads, as in scikit-learn's LogisticRegression. It is extended tenfold
+            beyond an end as long as the best lies there.
+        tolerance: largest absolute value of the gradient at which a linear head is converged (scikit-learn's ``tol``).
+        passes: most passes over the training rows of a fit.
+        mlp_learning_rates, mlp_weight_decays, widths: the MLP's grid; widths are hidden units, decays those of AdamW.
         multitask_learning_rates: grid of peak learning rates of the multi-task MLP and its single-task twins.
-        seeds: trainings of every setting; they differ in initial weights and dropout, and are averaged.
-        batch: rows of a step; small tables use less, so that an epoch has at least 16 steps.
-        steps, mlp_steps, multitask_steps: most optimiser steps of a training.
-        evaluations: how often the validation images are scored during a full training.
-        patience: evaluations without a better one that end a training.
-        validation_rows: most validation rows scored during training, a fixed sample.
-        halving: shares of the steps after which the worse half of the settings is dropped; () keeps all.
+        task_weight: weight of the transformation loss of the multi-task MLP; the semantic loss has the rest.
+        resamples: linear heads that are also trained on resampled training photographs: their spread is the part of
+            the standard error that comes from training.
+        mlp_resamples: likewise for MLPs; each takes a training of its own.
+        resample_by: "photograph", or "folder" where photographs of one folder are not independent (crops of one
+            picture, frames of one video): then bootstraps draw whole folders.
+        batch: rows of an MLP's step; small tables use less, so that an epoch has at least 16 steps.
+        mlp_steps, multitask_steps: optimiser steps of the first training, which picks the setting. It is then trained
+            again at twice the steps, until two trainings in a row agree within half a point.
+        doublings: most times that steps are doubled.
+        validation_rows: most validation rows scored, a fixed sample.
         dropout: probability that a hidden unit is dropped.
         sampling: "variant" draws a random variant of each drawn image, "cross" goes through all (image, variant) pairs.
-        rotate: also hold out each transformation in turn.
-        rotate_heads: heads of the rotation; its MLP costs one training for each transformation.
+        rotate: also hold out each transformation in turn (linear heads).
+        redraws: random choices of which transformations are held out that are also tried (linear heads).
+        equal_width: width of a random projection that linear heads are also fitted on, so that backbones of different
+            width can be compared at the same one; 0 for none. Narrower embeddings are left out.
         precision: of the GEMMs; "auto" is bf16 where the device has it.
         device: where probes train: cpu, cuda or cuda:N; auto, which is the first GPU that torch sees, else the CPU.
         table: how the embeddings of a backbone are held there. float16: all of them, as they are stored; int8: all of
@@ -71,26 +83,27 @@ class ProbeConfig:
 
     tasks: tuple[str, ...] = TASKS
     heads: tuple[str, ...] = HEADS
-    learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
-    weight_decays: tuple[float, ...] = (1e-2, 1.0)
+    Cs: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    tolerance: float = 1e-4
+    passes: int = 1000
     mlp_learning_rates: tuple[float, ...] = (3e-3, 1e-3)
     mlp_weight_decays: tuple[float, ...] = (1e-1,)
     widths: tuple[int, ...] = (2048,)
-    lambdas: tuple[float, ...] = (0.3, 0.7)
-    multitask_learning_rates: tuple[float, ...] = (1e-3,)
-    seeds: int = 2
+    multitask_learning_rates: tuple[float, ...] = (3e-3, 1e-3)
+    task_weight: float = 0.5
+    resamples: int = 5
+    mlp_resamples: int = 0
+    resample_by: str = "photograph"
     batch: int = 1024
-    steps: int = 400
     mlp_steps: int = 150
-    multitask_steps: int = 80
-    evaluations: int = 10
-    patience: int = 4
+    multitask_steps: int = 150
+    doublings: int = 3
     validation_rows: int = 2048
-    halving: tuple[float, ...] = (0.25, 0.5)
     dropout: float = 0.2
     sampling: str = "variant"
-    rotate: bool = False
-    rotate_heads: tuple[str, ...] = ("linear",)
+    rotate: bool = True
+    redraws: int = 20
+    equal_width: int = 256
     precision: str = "auto"
     device: str = "auto"
     table: str = "auto"
@@ -106,15 +119,10 @@ class ProbeConfig:
                 object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
         self._names("tasks", TASKS, at_least=1)
         self._names("heads", HEADS, at_least=1)
-        self._names("rotate_heads", HEADS, at_least=1 if self.rotate else 0)
-        for name in ("learning_rates", "mlp_learning_rates", "multitask_learning_rates"):
+        for name in ("mlp_learning_rates", "multitask_learning_rates"):
             self._numbers(name, 0.0, 10.0, "numbers in (0, 10]", open_low=True)
-        for name in ("weight_decays", "mlp_weight_decays"):
-            self._numbers(name, 0.0, 100.0, "numbers in [0, 100]")
-        self._numbers("lambdas", 0.0, 1.0, "numbers in (0, 1)", open_low=True, open_high=True)
-        self._numbers("halving", 0.0, 1.0, "rising numbers in (0, 1)", open_low=True, open_high=True, empty=True)
-        if list(self.halving) != sorted(set(self.halving)):
-            raise ConfigError("probes.halving", self.halving, "rising numbers in (0, 1)")
+        self._numbers("mlp_weight_decays", 0.0, 100.0, "numbers in [0, 100]")
+        self._numbers("Cs", *C_RANGE, f"numbers from {C_RANGE[0]:g} to {C_RANGE[1]:g}")
         self._numbers("widths", 1, 65536, "whole numbers from 1 to 65536", whole=True)
         for name, (low, high) in _WHOLE.items():
             value = getattr(self, name)
@@ -122,7 +130,11 @@ class ProbeConfig:
                 raise ConfigError(f"probes.{name}", value, f"a whole number from {low} to {high}")
         if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
             raise ConfigError("probes.dropout", self.dropout, "a number in [0, 1)")
-        for name, allowed in (("sampling", SAMPLING), ("precision", PRECISIONS), ("table", TABLES)):
+        if not _is_number(self.tolerance) or not 1e-7 <= self.tolerance <= 1e-2:
+            raise ConfigError("probes.tolerance", self.tolerance, "a number from 1e-7 to 1e-2")
+        if not _is_number(self.task_weight) or not 0.0 < self.task_weight < 1.0:
+            raise ConfigError("probes.task_weight", self.task_weight, "a number in (0, 1)")
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"probes.{name}", getattr(self, name), ", ".join(allowed))
         for name in ("rotate", "save"):
@@ -130,15 +142,6 @@ class ProbeConfig:
                 raise ConfigError(f"probes.{name}", getattr(self, name), "true or false")
 
         target.check(self.device, AUTO, "probes.")
-        self._rotation()
-
-    def _rotation(self) -> None:
-        if self.rotate and "coarse" not in self.tasks:
-            raise ConfigError(
-                "probes.rotate", self.rotate, "false without the coarse task, whose setting it takes over"
-            )
-        if self.rotate and not set(self.rotate_heads) <= set(self.heads):
-            raise ConfigError("probes.rotate_heads", self.rotate_heads, f"some of the heads, {', '.join(self.heads)}")
 
     def _names(self, name: str, allowed: Sequence[str], *, at_least: int) -> None:
         value = getattr(self, name)
@@ -154,17 +157,15 @@ class ProbeConfig:
         allowed: str,
         *,
         open_low: bool = False,
-        open_high: bool = False,
         whole: bool = False,
-        empty: bool = False,
     ) -> None:
         values = getattr(self, name)
-        good = isinstance(values, tuple) and (empty or len(values) > 0)
+        good = isinstance(values, tuple) and len(values) > 0
         good = (
             good and all(_is_whole(v) if whole else _is_number(v) for v in values) and len(set(values)) == len(values)
         )
         good = good and all(low < v if open_low else low <= v for v in values)
-        good = good and all(v < high if open_high else v <= high for v in values)
+        good = good and all(v <= high for v in values)
         if not good:
             raise ConfigError(f"probes.{name}", values, f"a list of different {allowed}")
 

@@ -34,13 +34,14 @@ class Features:
         self.held: Held = Resident.of(table, device) if isinstance(table, EmbeddingTable) else table
         self.device, self.dtype = device, dtype
         mean_D, scale_D = _over_centre(standard, self.held.centre)
+        self.projection: torch.Tensor | None = None
         self.mean = torch.from_numpy(mean_D).to(device)
         self.scale = torch.from_numpy(scale_D).to(device)
 
     @property
     def width(self) -> int:
-        """D."""
-        return self.held.table.width
+        """D, or what rows are projected to."""
+        return self.held.table.width if self.projection is None else self.projection.shape[1]
 
     @property
     def variants(self) -> int:
@@ -53,6 +54,13 @@ class Features:
         other.dtype = torch.float32
         return other
 
+    def projected(self, width: int, seed: int) -> Features:
+        """The same through a Gaussian random matrix, which keeps distances (Johnson & Lindenstrauss 1984)."""
+        rng, wide = np.random.default_rng([seed, 0x70726F6A]), self.held.table.width
+        other = copy(self)
+        other.projection = upload((rng.standard_normal((wide, width)) / wide**0.5).astype(np.float32), self.device)
+        return other
+
     def __call__(self, t_B: I64, n_B: I64, out: torch.Tensor | None = None) -> torch.Tensor:
         """Standardised rows. Shape: (B, D), in the dtype of the GEMMs; in ``out`` if it is given."""
         if out is None:
@@ -61,7 +69,11 @@ class Features:
 
     def of(self, placed: Placed, out: torch.Tensor) -> torch.Tensor:
         """Standardised rows that are there. Shape: (B, D), in ``out``."""
-        return gather(placed.x_RD, upload(placed.row_B, self.device), self.mean, self.scale, out, placed.scale_R)
+        row_B, wide = upload(placed.row_B, self.device), out
+        if self.projection is not None:
+            wide = memory.empty((len(out), self.held.table.width), self.dtype, self.device)
+        x_BD = gather(placed.x_RD, row_B, self.mean, self.scale, wide, placed.scale_R)
+        return x_BD if self.projection is None else torch.mm(x_BD, self.projection.to(self.dtype), out=out)
 
 
 def _over_centre(standard: Standard, centre: Standard | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -26,8 +26,7 @@ class Setting:
         width: hidden units H, 0 for a linear head.
         group: settings of one group compete; validation picks one of each.
         loss: weight of each part of the loss.
-        score: weight of each part in the validation accuracy that decides.
-        lam: the multi-task weight lambda, None outside the multi-task probe.
+        score: weight of each part in the validation accuracy.
     """
 
     lr: float
@@ -36,17 +35,14 @@ class Setting:
     group: str = ""
     loss: tuple[float, ...] = (1.0,)
     score: tuple[float, ...] = (1.0,)
-    lam: float | None = None
 
     def describe(self) -> dict[str, Any]:
         """In plain JSON; the width of a linear head is null."""
         return {"lr": self.lr, "weight_decay": self.weight_decay, "width": self.width or None}
 
 
-def grid(config: ProbeConfig, head: str) -> list[Setting]:
-    """The settings of a single-task head, linear or mlp."""
-    if head == "linear":
-        return [Setting(lr, wd, 0) for lr, wd in product(config.learning_rates, config.weight_decays)]
+def grid(config: ProbeConfig) -> list[Setting]:
+    """The settings of a single-task MLP."""
     mlp = product(config.mlp_learning_rates, config.mlp_weight_decays, config.widths)
     return [Setting(lr, wd, width) for lr, wd, width in mlp]
 

@@ -1,47 +1,54 @@
-"""Hold out each transformation in turn: one coarse probe for each, all trained at once on one stream.
+"""Which transformations are held out is a choice: each is held out in turn, and random sets of them are.
 
-Every head sees the same batches, drawn over all transformations; the rows of its own held-out transformation have
-weight 0, and the rest of that coarse class makes up for them. The setting and the number of steps are those that
-validation picked for the coarse probe, so nothing is selected here. A transformation that is alone in its coarse
-class cannot be held out.
+For every such choice a linear coarse probe is fitted, all at once, with the penalty that validation picked for the
+suite's own choice, so nothing is selected here. A transformation that is alone in its coarse class cannot be held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.batches import Batches, Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.heads import Dropout, initial
-from substyle.engine.probes.held import Held
-from substyle.engine.probes.metrics import resample
-from substyle.engine.probes.sampling import stream_of
-from substyle.engine.probes.scoring import pick_dtype, score
-from substyle.engine.probes.single import batch_size
-from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.linear import certified, fit_heads, variant_weights
+from substyle.engine.probes.metrics import balanced_over, resample, uniform_over
+from substyle.engine.probes.scoring import score
+from substyle.engine.probes.single import Judged
+from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import I64, Task, coarse_task
-from substyle.engine.probes.trainer import Trained, learning_rate
 from substyle.engine.table import EmbeddingTable
-from substyle.kernels.probe_heads import Heads, Term
-from substyle.kernels.probe_step import step
 
-_OUTPUTS_AT_ONCE = 8 * 2048  # rows of the stacked first layer that train together, to bound memory
+STYLE = "style"  # the coarse class of painting styles
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Scores of each transformation by the head that never saw it. Shape: (T, N); NaN for those never held out."""
+    """What probes make of transformations that they never saw.
+
+    Attributes:
+        score_TN: each transformation by the probe that held out this one alone; NaN for those never held out.
+        turned: the transformations that were.
+        redrawn_R: accuracy on the held-out transformations of each random set, every coarse class with equal weight.
+        redrawn: how many transformations such a set has.
+        fit: certificates of all probes.
+    """
 
     score_TN: NDArray[np.float32]
-    transformations: I64
+    turned: I64
+    redrawn_R: list[float]
+    redrawn: int
+    fit: Fit
+
+
+def whole_task(table: EmbeddingTable, seed: int) -> Task | None:
+    """The coarse task with every transformation seen; None where no transformation can be held out."""
+    task = coarse_task(table, seed, seen=range(len(table.transformations)))
+    return task if task is not None and len(held_out_in_turn(task)) else None
 
 
 def held_out_in_turn(task: Task) -> I64:
@@ -50,95 +57,99 @@ def held_out_in_turn(task: Task) -> I64:
     return task.train_T[np.bincount(answers, minlength=len(task.labels))[answers] > 1]
 
 
-def row_weights(task: Task, t_B: I64, held_K: I64) -> NDArray[np.float32]:
-    """Weights of rows for heads that each hold out a transformation. Shape: (K, B).
+def redrawn_sets(table: EmbeddingTable, task: Task, count: int, seed: int) -> list[I64]:
+    """Random sets of held-out transformations.
 
-    0 for the held-out transformation; m / (m - 1) for the other rows of its coarse class of m, whose total stays.
+    Of each coarse class as many as the suite holds out, one if it holds out none anywhere; one at least stays to be
+    learned from.
     """
-    members = np.bincount(task.answer[task.train_T], minlength=len(task.labels))[task.answer[held_K]]
-    same = task.answer[t_B][None, :] == task.answer[held_K][:, None]
-    weight = np.where(same, (members / (members - 1.0))[:, None], 1.0)
-    weight[t_B[None, :] == held_K[:, None]] = 0.0
-    return weight.astype(np.float32)
+    rng = np.random.default_rng([seed, 0x72656472])
+    roles, answer_T = np.array(table.roles), task.answer
+    none = not (roles == "held_out").any()
+    sets = []
+    for _ in range(count):
+        picked: list[I64] = []
+        for label in range(len(task.labels)):
+            members = task.train_T[answer_T[task.train_T] == label]
+            wanted = 1 if none else int((roles[members] == "held_out").sum())
+            picked.append(rng.permutation(members)[: min(wanted, len(members) - 1)])
+        sets.append(np.sort(np.concatenate(picked)))
+    return sets
 
 
 def rotate(
-    held: Held,
-    head: str,
-    chosen: Trained,
+    features: Features,
+    task: Task,
+    C: float,
     config: ProbeConfig,
     images: I64,
+    *,
+    redraws: int,
     advance: Callable[[int], None] = lambda count: None,
-) -> Rotation | None:
-    """Train and score the rotation with the coarse probe's setting; None where nothing can be held out."""
-    table, device = held.table, held.device
-    task = coarse_task(table, config.seed, seen=range(len(table.transformations)))
-    turned = held_out_in_turn(task) if task is not None else np.empty(0, np.int64)
-    if task is None or len(turned) == 0:
-        return None
-    features = Features(held, standard_of(table, task, config.seed), device, pick_dtype(config.precision, device))
-    rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
-    per_head = config.seeds * (chosen.setting.width or len(task.labels))
-    at_once = max(1, _OUTPUTS_AT_ONCE // per_head)
+) -> Rotation:
+    """Fit and score all choices.
+
+    Args:
+        features: standardise the rows.
+        task: of :func:`whole_task`.
+        C: inverse penalty.
+        images: test images.
+        redraws: random sets.
+    """
+    table = features.held.table
+    turned = held_out_in_turn(task)
+    sets = [turned[k : k + 1] for k in range(len(turned))] + redrawn_sets(table, task, redraws, config.seed)
+    seen = [np.setdiff1d(task.train_T, held) for held in sets]
+    weight_KT = np.stack([variant_weights(task, seen_T) for seen_T in seen])
+    every = fit_heads(features, task, config, variant_weights(task, task.train_T)[None], [C], advance=advance)
+    start = every.heads.select([0] * len(sets))  # most of what they see is the same
+    fit = fit_heads(features, task, config, weight_KT, [C] * len(sets), start, advance=advance)
     score_TN = np.full((len(table.transformations), len(images)), np.nan, np.float32)
-    for start in range(0, len(turned), at_once):
-        held_K = turned[start : start + at_once]
-        stream = stream_of(task, "variant", config.seed)  # every chunk of heads sees the same batches
-        part = Part(task, stream, batch_size(rows, config.batch), slice(0, len(task.labels)))
-        heads = _train(features, part, held_K, head, chosen, config, advance)
-        for g, t in enumerate(held_K):
-            own = heads.select(range(g * config.seeds, (g + 1) * config.seeds))
-            scored = score(features, _only(task, t), slice(0, len(task.labels)), own, images)
-            score_TN[t] = scored.mean_TN[t]
-    return Rotation(score_TN, turned)
+    redrawn = []
+    for k, held in enumerate(sets):
+        own = replace(task, score_T=held)
+        scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
+        if k < len(turned):
+            score_TN[held] = scored.mean_TN[held]
+        else:
+            redrawn += _balanced(table, held, scored.accuracy_ST[0])
+    return Rotation(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit)
 
 
-def report_rotation(table: EmbeddingTable, rotation: Rotation, config: ProbeConfig) -> dict[str, Any]:
-    """The entry of results.json for a head, with the mean over all that were held out."""
-    resampled = resample(rotation.score_TN, config.bootstrap, config.seed)
-    weight = np.zeros(len(table.transformations))
-    weight[rotation.transformations] = 1.0
-    overall = resampled.mean(weight)
-    by = {
-        table.transformations[t]: {"accuracy": resampled.one(t).number, "ci95": resampled.one(t).ci95}
-        for t in rotation.transformations
+def report_rotation(
+    table: EmbeddingTable, rotation: Rotation, config: ProbeConfig, group_N: I64 | None
+) -> dict[str, Any]:
+    """The entry of results.json: means over all transformations that were held out in turn, and over the styles."""
+    count = len(table.transformations)
+    judged = Judged(resample(rotation.score_TN, config.bootstrap, config.seed, group_N), None)
+    styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
+    each = {table.transformations[t]: judged.resampled.one(t) for t in rotation.turned}
+    return {
+        **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
+        **judged.numbers("styles", uniform_over(styles, count)),
+        "by_transformation": {name: {"accuracy": one.number, "ci95": one.ci95} for name, one in each.items()},
+        **certified(rotation.fit),
     }
-    return {"by_transformation": by, "accuracy": overall.number, "ci95": overall.ci95}
 
 
-def _train(
-    features: Features,
-    part: Part,
-    held_K: I64,
-    head: str,
-    chosen: Trained,
-    config: ProbeConfig,
-    advance: Callable[[int], None],
-) -> Heads:
-    seeds = [config.seed + i for i in range(config.seeds)]
-    task, setting = part.task, chosen.setting
-    heads = initial(setting.width, features.width, len(task.labels), len(held_K), seeds, features.device)
-    dropout = Dropout(config.dropout, seeds)
-    kept = None
-    if setting.width and dropout.threshold:
-        kept = torch.empty(config.seeds, setting.width, part.count, dtype=torch.bool, device=features.device)
-    budget = config.steps if head == "linear" else config.mlp_steps
-    with closing(Batches(features, [part], 1, chosen.steps)) as batches:
-        for done in range(chosen.steps):
-            block = batches.block([learning_rate(done, budget)])
-            weight = np.repeat(row_weights(task, block.drawn[0].t_B, held_K), config.seeds, axis=0)
-            term = Term(
-                block.targets[0][0], outputs=part.outputs, weight_KB=torch.from_numpy(weight).to(features.device)
-            )
-            if kept is not None:
-                dropout.masks(kept)
-            lr, decay = [setting.lr * block.rates[0]] * len(heads), [setting.weight_decay] * len(heads)
-            step(heads, block.x_nBD[0], [term], lr, decay, kept_SHB=kept, keep=dropout.keep)
-            advance(1)
-    return heads
+def report_redrawn(rotation: Rotation) -> dict[str, Any] | None:
+    """The entry of results.json for random sets; None without any."""
+    if not rotation.redrawn_R:
+        return None
+    accuracy_R = np.array(rotation.redrawn_R)
+    return {
+        "sets": len(accuracy_R),
+        "held_out": rotation.redrawn,
+        "mean": float(accuracy_R.mean()),
+        "sd": float(accuracy_R.std(ddof=1)) if len(accuracy_R) > 1 else None,
+        "low": float(accuracy_R.min()),
+        "high": float(accuracy_R.max()),
+        "accuracies": accuracy_R.tolist(),
+    }
 
 
-def _only(task: Task, t: int) -> Task:
-    from dataclasses import replace
-
-    return replace(task, score_T=np.array([t]))
+def _balanced(table: EmbeddingTable, held: I64, accuracy_T: NDArray[np.float32]) -> list[float]:
+    """Mean over coarse classes of the accuracy on some transformations; nothing where none was scored."""
+    known = [int(t) for t in held if np.isfinite(accuracy_T[t])]
+    weight_T = balanced_over(known, table.coarse, sorted({table.coarse[t] for t in known}))
+    return [float(np.nan_to_num(accuracy_T) @ weight_T / weight_T.sum())] if known else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,21 @@ from numpy.typing import NDArray
 
 from substyle.engine import target
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features
 from substyle.engine.probes.held import hold
+from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.multitask import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcome import ProbeOutcome
-from substyle.engine.probes.rotation import report_rotation, rotate
+from substyle.engine.probes.rotation import report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.saved import save_probe
+from substyle.engine.probes.scoring import pick_dtype
 from substyle.engine.probes.single import Single, report, train_single
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
+from substyle.engine.probes.standard import Standard, standard_of
+from substyle.engine.probes.tasks import I64, Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.progress import Bar, stage
 from substyle.engine.table import TEST, EmbeddingTable
 
+_PASSES = 600  # that a linear probe takes, resamples included: what progress is measured by
 OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # what a task's softmax is called
 
 
@@ -69,6 +74,8 @@ def run_probes(
         table.roles,
         config.bootstrap,
         config.seed,
+        run.by_resample,
+        None if run.scored_group_N is None else tuple(run.scored_group_N.tolist()),
     )
 
 
@@ -81,6 +88,7 @@ class _Run:
     quiet: bool = True
     results: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.images = self.table.rows(TEST)
@@ -93,34 +101,50 @@ class _Run:
         device = target.resolve(self.config.device, prefix="probes.").torch_device
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
         self.metadata["table"] = self.held.how
+        self.group_N = np.arange(len(self.table.keys))
+        self.scored_group_N: I64 | None = None
+        if self.config.resample_by == "folder":
+            _, self.group_N = np.unique(
+                [str(PurePosixPath(key).parent) for key in self.table.keys], return_inverse=True
+            )
+            self.scored_group_N = self.group_N[self.images]
 
     @property
     def total(self) -> int:
-        """Steps of all trainings at full length (a rotation counts one training)."""
-        each = {"linear": self.config.steps, "mlp": self.config.mlp_steps}
+        """Steps of MLPs and passes of linear heads, as far as they are known: those of trainings that agree at once."""
+        each = {"linear": _PASSES, "mlp": 3 * self.config.mlp_steps}
         total = 0
         for name in self.config.tasks:
             if name == "multitask":
-                total += self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
+                total += 3 * self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
             elif self.tasks[name]:
                 total += sum(each[head] for head in self.config.heads)
         return total
 
+    def features(self, task: Task) -> tuple[Features, Standard]:
+        """Rows standardised for a task."""
+        device, standard = self.held.device, standard_of(self.table, task, self.config.seed)
+        return Features(self.held, standard, device, pick_dtype(self.config.precision, device)), standard
+
     def single(self, name: str, bar: Bar) -> None:
-        """Train one task with each head, and the rotation after the coarse one."""
+        """Train one task with each head; after the linear ones of fine and coarse, what they are compared by."""
         task = self.tasks[name]
         if task is None:
             self.results[name] = None
             return
-        made = {}
+        features, standard = self.features(task)
+        self.results[name] = {}
         for head in self.config.heads:
             bar.note(f"{name} {head}")
-            made[head] = train_single(self.held, task, head, self.config, self.images, bar.advance)
-            self.scores[f"{name}/{head}"] = made[head].scores.mean_TN
-            self._save(name, head, made[head])
-        self.results[name] = {head: report(self.table, one, self.config) for head, one in made.items()}
-        if name == "coarse" and self.config.rotate:
-            self._rotate(made, bar)
+            one = self._train(f"{name}/{head}", features, task, head, bar)
+            self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
+            self._save(name, head, one, standard)
+            if isinstance(one.made, Linear) and name == "coarse":
+                self._rotate(one.made.C, bar)
+            if isinstance(one.made, Linear) and name == "fine" and self._narrowed:
+                narrow = features.projected(self.config.equal_width, self.config.seed)
+                one = self._train("equal_fine/linear", narrow, task, "linear", bar)
+                self._narrow["fine"] = report(self.table, one, self.config, self.scored_group_N)
 
     def multitask(self, bar: Bar) -> None:
         """Train the multi-task probe and its twins."""
@@ -129,45 +153,73 @@ class _Run:
             self.results["multitask"] = None
             return
         bar.note("multitask")
-        joint = train_multitask(self.held, fine, semantic, self.config, self.images, bar.advance)
-        self.results["multitask"] = report_multitask(self.table, joint, self.config)
+        features, standard = self.features(fine)
+        joint = train_multitask(features, fine, semantic, self.config, self.images, bar.advance)
+        self.results["multitask"] = report_multitask(self.table, joint, self.config, self.scored_group_N)
         self.scores |= {f"multitask/{name}": score_TN for name, score_TN in joint.scores_TN.items()}
         if self.folder is not None:
-            trained = joint.trained[JOINT]
+            trained = joint.made[JOINT].trained
             save_probe(
                 self.folder / "multitask-mlp.safetensors",
                 trained.heads,
-                joint.standard,
+                standard,
                 task="multitask",
                 head="mlp",
                 outputs={OUTPUT["fine"]: fine.labels, OUTPUT["semantic"]: semantic.labels},
                 backbone=self.table.backbone,
-                setting=trained.setting.describe() | {"lambda": trained.setting.lam},
+                setting=trained.setting.describe() | {"task_weight": self.config.task_weight},
                 extra=self.metadata,
             )
 
-    def _rotate(self, made: Mapping[str, Single], bar: Bar) -> None:
-        rotated = {}
-        for head in self.config.rotate_heads:
-            if head in made:
-                bar.note(f"rotation {head}")
-                turned = rotate(self.held, head, made[head].trained, self.config, self.images)
-                if turned is not None:
-                    rotated[head] = report_rotation(self.table, turned, self.config)
-                    self.scores[f"coarse_rotation/{head}"] = turned.score_TN
-        self.results["coarse_rotation"] = rotated or None
+    def _train(self, score: str, features: Features, task: Task, head: str, bar: Bar) -> Single:
+        one = train_single(
+            features, task, head, self.config, images=self.images, group_N=self.group_N, advance=bar.advance
+        )
+        self.scores[score] = one.scores.mean_TN
+        if one.training_ST is not None:
+            self.by_resample[score] = one.training_ST
+        return one
 
-    def _save(self, name: str, head: str, one: Single) -> None:
+    def _rotate(self, C: float, bar: Bar) -> None:
+        task = whole_task(self.table, self.config.seed)
+        if task is None or not self.config.rotate:
+            return
+        bar.note("rotation")
+        features, _ = self.features(task)
+        turned = rotate(features, task, C, self.config, self.images, redraws=self.config.redraws, advance=bar.advance)
+        self.scores["rotation/linear"] = turned.score_TN
+        self.results["coarse_rotation"] = {
+            "linear": report_rotation(self.table, turned, self.config, self.scored_group_N)
+        }
+        self.results["coarse_redrawn"] = {"linear": report_redrawn(turned)}
+        if self._narrowed:
+            narrow = features.projected(self.config.equal_width, self.config.seed)
+            turned = rotate(narrow, task, C, self.config, self.images, redraws=0, advance=bar.advance)
+            self.scores["equal_rotation/linear"] = turned.score_TN
+            self._narrow["rotation"] = report_rotation(self.table, turned, self.config, self.scored_group_N)
+
+    @property
+    def _narrowed(self) -> bool:
+        return 0 < self.config.equal_width < self.table.width
+
+    @property
+    def _narrow(self) -> dict[str, Any]:
+        """The results at equal width."""
+        entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.equal_width})
+        return entry
+
+    def _save(self, name: str, head: str, one: Single, standard: Standard) -> None:
         if self.folder is not None:
+            setting = one.made.describe()["setting"]
             save_probe(
                 self.folder / f"{name}-{head}.safetensors",
-                one.trained.heads,
-                one.standard,
+                one.heads,
+                standard,
                 task=name,
                 head=head,
                 outputs={OUTPUT[name]: one.task.labels},
                 backbone=self.table.backbone,
-                setting=one.trained.setting.describe(),
+                setting=setting,
                 extra=self.metadata,
             )
 

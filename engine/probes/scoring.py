@@ -36,13 +36,12 @@ class Scores:
         """Share of seeds that are right. Shape: (T, N), NaN where not scored."""
         return np.asarray(self.right_STN.mean(axis=0), np.float32)
 
-    def by_seed(self, weight_T: NDArray[np.float64]) -> list[float]:
-        """The weighted mean accuracy of each seed."""
-        known_TN = np.isfinite(self.right_STN[0])
-        count_T = known_TN.sum(axis=1)
-        weight = np.where(count_T > 0, weight_T, 0.0)
-        right_ST = np.where(known_TN, self.right_STN, 0.0).sum(axis=2) / np.maximum(count_T, 1)
-        return [float(v) for v in right_ST @ weight / max(weight.sum(), 1e-300)]
+    @property
+    def accuracy_ST(self) -> NDArray[np.float32]:
+        """Accuracy of each seed on each transformation, NaN where none of its rows is scored. Shape: (S, T)."""
+        known_T = np.isfinite(self.right_STN[0]).sum(axis=1)
+        total_ST = np.nansum(self.right_STN, axis=2)
+        return np.asarray(np.where(known_T > 0, total_ST / np.maximum(known_T, 1), np.nan), np.float32)
 
     def confusion(self) -> dict[str, Any]:
         """In plain JSON."""

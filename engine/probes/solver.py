@@ -4,8 +4,8 @@ Head k minimises ``sum_r weight_kr * cross_entropy(w x_r + b, target_r) + streng
 to 1 and an intercept that is not penalised. In scikit-learn's terms, strength = 1 / (C * rows) (LogisticRegression).
 All heads share the GEMMs of each pass over the rows, and a head leaves when it has converged.
 
-L-BFGS: Liu & Nocedal (1989). It works in coordinates in which the quadratic upper bound of the cross-entropy by Böhning
-(1992), half of the features' covariance, is the identity; there a step of 1 is nearly always right.
+L-BFGS: Liu & Nocedal (1989). It works in coordinates in which the curvature of the objective at w = 0, the features'
+covariance / C plus the penalty (Böhning 1992), is the identity: a few features of large variance then hold up nothing.
 
 Shapes: R rows, B rows of a block, K heads, C classes, D embedding width, T transformations, N images, P = C * (D + 1).
 """
@@ -25,12 +25,12 @@ from substyle.engine.probes.feed import Drawn
 from substyle.engine.probes.tasks import I64, Task
 from substyle.kernels import memory
 from substyle.kernels.dispatch import upload
-from substyle.kernels.probe_heads import Heads
-from substyle.kernels.probe_step import cross_entropy
+from substyle.kernels.probe_heads import Heads, Scratch, Term
+from substyle.kernels.probe_step import linear_gradients
 
 F64 = NDArray[np.float64]
 
-MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+MEMORY = 20  # pairs of steps and gradient changes that L-BFGS keeps
 COVARIANCE_ROWS = 65_536  # rows that the change of coordinates is computed from
 _DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's condition
 _SHRINK = 0.3  # of a step that does not decrease the loss
@@ -90,6 +90,10 @@ class Fit:
     passes_K: I64
     tolerance: float
 
+    def only(self, k: int) -> Fit:
+        """One of the heads."""
+        return Fit(self.heads.select([k]), self.gradient_K[k : k + 1], self.passes_K[k : k + 1], self.tolerance)
+
     @property
     def converged_K(self) -> NDArray[np.bool_]:
         """Whether each gradient is within the tolerance."""
@@ -139,7 +143,7 @@ class _Metric:
 
     Args:
         basis_DD: eigenvectors of the features' covariance.
-        scale_KD1: 1 / sqrt(eigenvalue / 2 + strength) for each head, the intercept's last.
+        scale_KD1: 1 / sqrt(eigenvalue / classes + strength) for each head, the intercept's last.
         strength_K: penalty of each head.
     """
 
@@ -158,8 +162,9 @@ class _Metric:
             gram_DD.addmm_(x_BD.T, x_BD, alpha=1.0 / len(pick))
         value_D, basis_DD = torch.linalg.eigh(gram_DD)
         penalty_K = torch.from_numpy(strength_K).float().to(device)
-        curvature_KD = 0.5 * value_D.clamp_(min=0.0) + penalty_K[:, None]
-        of_bias_K1 = torch.full((len(strength_K), 1), 0.5, device=device)
+        share = 1.0 / len(rows.task.labels)
+        curvature_KD = share * value_D.clamp_(min=0.0) + penalty_K[:, None]
+        of_bias_K1 = torch.full((len(strength_K), 1), share, device=device)
         return cls(basis_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
     def out(self, u_KP: torch.Tensor, heads: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,7 +187,7 @@ class _Objective:
     """Loss and gradient of any of the heads, each in one pass over the rows."""
 
     def __init__(self, rows: Rows, features: Features, metric: _Metric) -> None:
-        self.rows, self.features, self.metric = rows, features, metric
+        self.rows, self.features, self.metric, self.scratch = rows, features, metric, Scratch()
         variant_KT, image_KN = rows.shares()
         device = features.device
         self.variant_KT = torch.from_numpy(variant_KT).float().to(device)
@@ -192,24 +197,20 @@ class _Objective:
 
     def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss (K,) float64, gradient by the coordinates (K, P), and the largest absolute one by the weights (K,)."""
-        count, classes = len(heads), len(self.rows.task.labels)
         weight_KCD, bias_KC = self.metric.out(u_KP, heads)
         strength_K11 = self.metric.strength_K[heads, None, None]
         loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
         dw_KCD, db_KC = strength_K11 * weight_KCD, torch.zeros_like(bias_KC)
-        flat = dw_KCD.view(count * classes, -1)
-        low = weight_KCD.to(self.features.dtype).view(count * classes, -1)
+        heads_K = Heads(weight_KCD, bias_KC.contiguous(), scratch=self.scratch)
         for x_BD, target_B, t_B, n_B, real in self._blocks():
             share_KB = self.variant_KT[heads[:, None], t_B] * real
             if self.image_KN is not None:
                 share_KB *= self.image_KN[heads[:, None], n_B]
-            total_K = share_KB.sum(1)
-            logits_KCB = (low @ x_BD.T).float().view(count, classes, -1).add_(bias_KC[:, :, None])
-            part_K, d_KCB = cross_entropy(logits_KCB, target_B, share_KB)
+            total_K = share_KB.sum(1)  # of the block: the term's weights are scaled to a sum of 1
+            part_K, dw, db = linear_gradients(heads_K, x_BD, Term(target_B, weight_KB=share_KB))
             loss_K += (part_K * total_K).double()
-            d_KCB *= total_K[:, None, None]
-            db_KC += d_KCB.sum(2)
-            flat += (d_KCB.view(count * classes, -1).to(x_BD.dtype) @ x_BD).float()
+            dw_KCD.addcmul_(dw, total_K[:, None, None])
+            db_KC.addcmul_(db, total_K[:, None])
         largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
         return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
 

@@ -1,4 +1,4 @@
-"""Scores heads on validation rows during training."""
+"""Scores heads on validation rows."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.bank import Bank
-from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.replay import DeviceBank
+from substyle.engine.probes.tasks import Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
-from substyle.kernels.probe_step import judge
+from substyle.kernels.probe_step import forward, judge
 
 F64 = NDArray[np.float64]
-_PIECE = 4096  # rows that a GPU judges at once, which bounds the logits in memory
+_PIECE = 4096  # rows that are judged at once, which bounds the logits in memory
+AGREEMENT = 0.005  # by which the accuracies of two trainings may differ
 
 
 class Validation:
     """A fixed sample of validation rows; answers count so that every label that occurs has the same weight."""
 
-    def __init__(self, features: Features, part: Part, config: ProbeConfig) -> None:
-        task = part.task
+    def __init__(self, features: Features, task: Task, outputs: slice, config: ProbeConfig) -> None:
         t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
         if len(t) == 0:
             raise SubstyleError(
@@ -34,14 +34,14 @@ class Validation:
         if task.name == "coarse":
             weight = 1.0 / np.bincount(answers)[answers]
         self.x_BD = features(t, n)
-        self.outputs = part.outputs
+        self.outputs = outputs
         self.answers = torch.from_numpy(answers).to(features.device)
         self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
 
     def judge(self, heads: Heads) -> tuple[F64, F64]:
         """Accuracy and cross-entropy of each head. Shapes: (K,), (K,)."""
-        accuracy_K, loss_K = judge(heads, self.x_BD, self.answers, self.weight, self.outputs)
-        return np.minimum(accuracy_K.cpu().numpy(), 1.0), loss_K.cpu().numpy()
+        accuracy_K, loss_K = self.totals(heads).cpu().numpy()
+        return np.minimum(accuracy_K, 1.0), loss_K
 
     def totals(self, heads: Heads) -> torch.Tensor:
         """Accuracy and cross-entropy of each head, summed over pieces of the rows where they are. Shape: (2, K)."""
@@ -50,6 +50,23 @@ class Validation:
             own = slice(start, start + _PIECE)
             total += torch.stack(judge(heads, self.x_BD[own], self.answers[own], self.weight[own], self.outputs))
         return total
+
+    def right(self, heads: Heads) -> torch.Tensor:
+        """Which rows each head gets right. Shape: (K, B) bool."""
+        pieces = torch.split(self.x_BD, _PIECE)
+        picked_KB = torch.cat([forward(heads, x_BD)[:, self.outputs].argmax(1) for x_BD in pieces], 1)
+        return picked_KB == self.answers
+
+    def difference(self, a: Heads, b: Heads) -> tuple[float, bool]:
+        """Accuracy of a minus that of b, and whether they agree.
+
+        They do where the difference is at most half a point, or one standard error of a paired difference: few rows
+        cannot tell half a point.
+        """
+        gain_KB = self.right(a).double() - self.right(b).double()
+        gain_B = (gain_KB * self.weight).mean(0)
+        difference = float(gain_B.sum())
+        return difference, abs(difference) <= max(AGREEMENT, float(gain_B.square().sum().sqrt()))
 
     def judge_bank(self, bank: Bank, number: int = 0) -> tuple[F64, F64]:
         """Accuracy and cross-entropy of each head of a bank, in its order.

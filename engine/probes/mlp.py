@@ -1,0 +1,150 @@
+"""MLP probes: a grid is trained, and the best setting again at twice the steps until two trainings agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes.batches import Part
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.heads import Setting, grid
+from substyle.engine.probes.sampling import stream_of
+from substyle.engine.probes.tasks import Task
+from substyle.engine.probes.trainer import Trained, train
+from substyle.engine.probes.validation import Validation
+from substyle.kernels.probe_heads import Heads
+
+_STEPS_PER_EPOCH = 16  # at least, by smaller batches
+Advance = Callable[[int], None]
+Rank = Callable[[Trained], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """A trained MLP and whether more steps would change it.
+
+    Attributes:
+        trained: the last training of the picked setting.
+        difference: its validation accuracy minus that of half the steps; of several answers the largest.
+        converged: whether the two agree.
+        resampled: heads trained on resampled photographs, for half of its steps, None without any.
+    """
+
+    trained: Trained
+    difference: float
+    converged: bool
+    resampled: Heads | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The training fields of results.json."""
+        return self.trained.describe() | {
+            "converged": self.converged,
+            "certificate": {"steps": self.trained.steps, "difference": self.difference},
+        }
+
+
+def by_accuracy(trained: Trained) -> tuple[float, ...]:
+    """The most accurate is the best; of equal ones the one of the lower loss."""
+    return trained.validation, -trained.loss
+
+
+def by_loss(trained: Trained) -> tuple[float, ...]:
+    """The one of the lowest validation loss is the best."""
+    return (-trained.loss,)
+
+
+def batch_size(rows: int, most: int) -> int:
+    """Rows of a batch: at least 16 batches an epoch, between 32 rows (or all there are) and ``most``."""
+    return min(most, max(rows // _STEPS_PER_EPOCH, min(rows, 32)))
+
+
+def part_of(task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> Part:
+    """The part of batches that a task takes: ``1 / share`` of their rows."""
+    rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
+    count = max(1, batch_size(rows, config.batch) // share)
+    return Part(task, stream_of(task, config.sampling, config.seed), count, outputs)
+
+
+def train_mlp(
+    features: Features,
+    task: Task,
+    config: ProbeConfig,
+    times_SN: NDArray[np.float64] | None = None,
+    advance: Advance = lambda count: None,
+) -> Mlp:
+    """Train a task's MLP.
+
+    Args:
+        features: standardise the rows.
+        task: what is learned.
+        config: the grid, steps and doublings.
+        times_SN: as in :func:`substyle.engine.probes.linear.fit_linear`.
+        advance: takes the number of steps made.
+    """
+    outputs = slice(0, len(task.labels))
+    asked = Validation(features, replace(task, train_T=_scored(task)), outputs, config)
+    found = until_agreed(
+        features, lambda: [part_of(task, config, outputs)], grid(config), config, config.mlp_steps, by_accuracy,
+        [asked], advance,
+    )[""]  # fmt: skip
+    resampled = []
+    for s, times_N in enumerate([] if times_SN is None else times_SN):
+        drawn = replace(task, train_N=np.repeat(np.arange(len(times_N)), times_N.astype(np.int64)))
+        setting, steps = found.trained.setting, found.trained.steps // 2
+        part = replace(part_of(task, config, outputs), stream=stream_of(drawn, config.sampling, config.seed + s + 1))
+        made = train(features, [part], [setting], config, steps, seeds=[config.seed + s + 1], advance=advance)
+        resampled.append(made[setting].heads)
+    return replace(found, resampled=_stacked(resampled) if resampled else None)
+
+
+def until_agreed(
+    features: Features,
+    parts: Callable[[], Sequence[Part]],
+    settings: Sequence[Setting],
+    config: ProbeConfig,
+    steps: int,
+    rank: Rank,
+    asked: Sequence[Validation],
+    advance: Advance,
+) -> dict[str, Mlp]:
+    """Train settings, then the best of each group at twice the steps, until its accuracy stays or doublings run out.
+
+    Args:
+        parts: makes the parts of a training's batches, from their beginning.
+        steps: of the first training.
+        rank: what the best has most of.
+        asked: validation rows that a group's two trainings must agree on, for each part that it learns.
+    """
+    made = train(features, parts(), settings, config, steps, advance=advance)
+    groups = dict.fromkeys(s.group for s in settings)
+    best = {g: max((t for s, t in made.items() if s.group == g), key=rank) for g in groups}
+    found: dict[str, Mlp] = {}
+    for _ in range(config.doublings):
+        steps *= 2
+        again = train(features, parts(), [t.setting for t in best.values()], config, steps, advance=advance)
+        for g, before in best.items():
+            now = again[before.setting]
+            pairs = [
+                v.difference(now.heads, before.heads) for v, w in zip(asked, now.setting.loss, strict=True) if w > 0
+            ]
+            largest = max((difference for difference, _ in pairs), key=abs)
+            found[g] = Mlp(now, largest, all(agree for _, agree in pairs))
+        best = {g: mlp.trained for g, mlp in found.items()}
+        if all(mlp.converged for mlp in found.values()):
+            break
+    return found
+
+
+def _scored(task: Task) -> NDArray[np.int64]:
+    """Transformations on which two trainings are compared: those that a class is scored on, or that are learned."""
+    return task.score_T if task.by_image else task.train_T
+
+
+def _stacked(heads: Sequence[Heads]) -> Heads:
+    return Heads(*(torch.cat(parts) for parts in zip(*(each.parameters for each in heads), strict=True)))
