@@ -17,12 +17,14 @@ from substyle.engine.claims import claims
 from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.report.results import validate_results
 from substyle.engine.stages import ANALYSIS, PROBES
 from substyle.engine.stamp import embeddings_digest, photographs_digest, seconds, shards_of
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.load import store_facts
 from substyle.engine.table import SPLITS, EmbeddingTable
+from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.suites import suite_name
 
 SCHEMA = 1
@@ -89,6 +91,10 @@ def assemble(
         },
         "comparisons": compare_outcomes(outcomes),
     }
+    try:
+        validate_results(document)
+    except SubstyleError:  # no verdict on a stage's numbers that are none; the report refuses them by name
+        return document
     return document | {"claims": claims(document)}
 
 

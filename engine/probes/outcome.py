@@ -85,7 +85,7 @@ class ProbeOutcome:
                 {n.removeprefix(_BY_RESAMPLE): array for n, array in arrays.items() if n.startswith(_BY_RESAMPLE)},
                 None if group_N is None else tuple(int(group) for group in group_N),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise SubstyleError(f"{folder} holds no readable probe results: {error}") from error
         shape = (len(outcome.transformations), len(outcome.keys))
         good = all(score.shape == shape for score in outcome.scores.values())

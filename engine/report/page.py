@@ -59,6 +59,8 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "coarse_of": {row["name"]: row["coarse"] for row in results["transformations"]},
         "findings": findings.findings(results),
         "claims": tables.claims(results),
+        "redrawn": tables.redrawn(results),
+        "equal_width": tables.equal_width(results),
         "portraits": [(name, findings.portrait(results, name)) for name in real(results)],
         "gallery": read_gallery(gallery, transformations(results)),
         "dot_plots": sections.dot_plots(results),

@@ -136,7 +136,8 @@ _BACKBONE: Shape = {
     **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
     **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
-    **dict.fromkeys(("spec", "runtime"), _ANY),
+    "spec": {"objective": _text, "data": _text, "parameters": _number},
+    "runtime": _ANY,
     "gate": {"cosine_min": _number, "threshold": _number},
     "cost": _NUMBERS,
 }

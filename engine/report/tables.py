@@ -244,6 +244,35 @@ def comparisons(results: Results) -> Table:
     return Table("comparisons", "Paired differences (bootstrap over images; two-way).", columns, tuple(rows))
 
 
+def redrawn(results: Results) -> Table:
+    """Accuracy on held-out transformations over other choices of which are held out."""
+    columns = (
+        *(_BACKBONE, Column("sets", "Choices", "count"), Column("mean", "Mean"), Column("sd", "Standard deviation")),
+        *(Column("low", "Least"), Column("high", "Greatest")),
+    )
+    found = {name: dig(results, "backbones", name, "coarse_redrawn", "linear") for name in ordered(results)}
+    rows = [(name, *(dig(each, column.name) for column in columns[1:])) for name, each in found.items() if each]
+    return Table("redrawn", "Held-out coarse class, over other choices of what is held out.", columns, tuple(rows))
+
+
+def equal_width(results: Results) -> Table:
+    """Linear probes on a random projection to the smallest width."""
+    columns = (
+        *(_BACKBONE, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
+        Column("rotation", "Held out in turn", interval=True),
+        Column("styles", "Painting styles", interval=True),
+    )
+    rows = []
+    for name in ordered(results):
+        found = dig(results, "backbones", name, "equal_width")
+        if found:
+            turned = dig(found, "rotation")
+            keys = ((key, interval_key(turned, "coarse_rotation", key)) for key in ("accuracy", "styles"))
+            style = scored(dig(found, "fine"), "accuracy", "ci95")
+            rows.append((name, dig(found, "dim"), style, *(scored(turned, *key) for key in keys)))
+    return Table("equal_width", "Linear probes on a random projection to the smallest width.", columns, tuple(rows))
+
+
 def claims(results: Results) -> Table:
     """What the study says of each claim of the paper."""
     columns = (
@@ -325,6 +354,8 @@ def all_tables(results: Results) -> list[Table]:
         per_transformation(results),
         generalisation(results),
         rotation(results),
+        redrawn(results),
+        equal_width(results),
         semantic(results),
         multitask(results),
         knn(results),

@@ -47,3 +47,11 @@ def test_of_another_shape_they_are_refused(change: dict[str, object], tmp_path: 
     replace(OUTCOME, **change).save(tmp_path)  # type: ignore[arg-type]
     with pytest.raises(SubstyleError):
         ProbeOutcome.load(tmp_path)
+
+
+@pytest.mark.parametrize("document", ["[]", '"text"', '{"group_N": 3}', '{"results": {}, "group_N": [1e400]}'])
+def test_a_document_of_another_kind_is_refused(document: str, tmp_path: Path) -> None:
+    OUTCOME.save(tmp_path)
+    (tmp_path / "probes.json").write_text(document)
+    with pytest.raises(SubstyleError):
+        ProbeOutcome.load(tmp_path)

@@ -85,6 +85,8 @@ def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType
         "per_transformation",
         "generalisation",
         "rotation",
+        "redrawn",
+        "equal_width",
         "semantic",
         "multitask",
         "knn",
@@ -100,7 +102,7 @@ def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType
     for table in made:
         assert all(len(row) == len(table.columns) for row in table.rows)
     written = write_tables(made, tmp_path)
-    assert len(written) == len(set(written)) == 15 * 3 + 13
+    assert len(written) == len(set(written)) == 17 * 3 + 15
     assert all(path.stat().st_size > 0 for path in written)
 
 
@@ -143,7 +145,7 @@ def test_tables_without_numbers_are_left_out(fake: ModuleType) -> None:
     results = fake.fake_results(classes=(), multitask=False, shift=False, analysis=False)
     results["comparisons"] = results["claims"] = None
     names = {table.name for table in tables.all_tables(results)}
-    expected = {"overview", "per_transformation", "generalisation", "rotation", "training"}
+    expected = {"overview", "per_transformation", "generalisation", "rotation", "redrawn", "equal_width", "training"}
     assert names == expected | {"confusion_fine", "confusion_coarse"}
 
 
