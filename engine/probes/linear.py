@@ -1,4 +1,8 @@
-"""Linear probes: fitted to convergence over a grid of penalties that grows until the best lies inside it."""
+"""Linear probes: fitted to convergence over a grid of penalties that grows until the best lies inside it.
+
+A gradient within the tolerance says that the loss is nearly least; of a weak penalty accuracy may still move. So the
+picked penalty is fitted again to a tolerance a third as large, and the two must agree as trainings of MLPs must.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from substyle.kernels.probe_heads import Heads
 
 F64 = NDArray[np.float64]
 Advance = Callable[[int], None]
+_TIGHTER = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Linear:
         tried: all that were, ascending.
         validation: validation accuracy.
         fit: its certificate.
+        difference: its validation accuracy minus that at the tolerance of the grid.
+        agreed: whether the two agree.
         resampled: a head for each resample of the training photographs, with its certificate; None without any.
     """
 
@@ -39,32 +46,32 @@ class Linear:
     tried: tuple[float, ...]
     validation: float
     fit: Fit
+    difference: float
+    agreed: bool
     resampled: Fit | None
-
-    @property
-    def converged(self) -> bool:
-        """Whether all heads are within the tolerance."""
-        return all(bool(each.converged_K.all()) for each in (self.fit, self.resampled) if each is not None)
 
     def describe(self) -> dict[str, Any]:
         """The training fields of results.json."""
+        own = certified(self.fit)
+        others = self.resampled is None or bool(self.resampled.converged_K.all())
         return {
             "setting": {"C": self.C, "tried": list(self.tried)},
             "edge": self.C in (self.tried[0], self.tried[-1]),
             "validation": self.validation,
             "steps": int(self.fit.passes_K[0]),
-        } | certified(self.fit, self.resampled)
+            "converged": own["converged"] and others and self.agreed,
+            "certificate": own["certificate"] | {"difference": self.difference},
+        }
 
 
-def certified(*fits: Fit | None) -> dict[str, Any]:
-    """``converged`` and ``certificate`` of results.json: the largest gradient and most passes of some fits."""
-    made = [each for each in fits if each is not None]
+def certified(fit: Fit) -> dict[str, Any]:
+    """``converged`` and ``certificate`` of results.json: the largest gradient and the most passes of the heads."""
     return {
-        "converged": all(bool(each.converged_K.all()) for each in made),
+        "converged": bool(fit.converged_K.all()),
         "certificate": {
-            "gradient": max(float(each.gradient_K.max()) for each in made),
-            "tolerance": made[0].tolerance,
-            "iterations": max(int(each.passes_K.max()) for each in made),
+            "gradient": float(fit.gradient_K.max()),
+            "tolerance": fit.tolerance,
+            "iterations": int(fit.passes_K.max()),
         },
     }
 
@@ -89,8 +96,9 @@ def fit_linear(
     validation = Validation(features.full(), task, slice(0, len(task.labels)), config)
     fits: dict[float, Fit] = {}
 
-    def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None) -> Fit:
-        return fit_heads(features, task, config, np.tile(weight_T, (len(Cs), 1)), Cs, start, image_KN, advance)
+    def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tighter: float = 1.0) -> Fit:
+        weight_KT = np.tile(weight_T, (len(Cs), 1))
+        return fit_heads(features, task, config, weight_KT, Cs, start, image_KN, tighter=tighter, advance=advance)
 
     def rank(C: float) -> tuple[float, float]:
         accuracy_K, loss_K = validation.judge(fits[C].heads)
@@ -106,11 +114,14 @@ def fit_linear(
             break
         fits[further] = solved([further], fits[best].heads)
         best = max(fits, key=rank)
+    before, fits[best] = fits[best], solved([best], fits[best].heads, tighter=_TIGHTER)
+    difference, agreed = validation.difference(fits[best].heads, before.heads)
     resampled = None
     if times_SN is not None and len(times_SN):
         start = fits[best].heads.select([0] * len(times_SN))
         resampled = solved([best] * len(times_SN), start, times_SN)
-    return Linear(fits[best].heads, best, tuple(sorted(fits)), rank(best)[0], fits[best], resampled)
+    tried = tuple(sorted(fits))
+    return Linear(fits[best].heads, best, tried, rank(best)[0], fits[best], difference, agreed, resampled)
 
 
 def fit_heads(
@@ -121,16 +132,21 @@ def fit_heads(
     Cs: Sequence[float],
     start: Heads | None = None,
     image_KN: F64 | None = None,
+    *,
+    tighter: float = 1.0,
     advance: Advance = lambda count: None,
 ) -> Fit:
-    """Fit K heads, each with its own weights of transformations and images and its own C."""
+    """Fit K heads, each with its own weights of transformations and images and its own C.
+
+    ``tighter`` divides the tolerance.
+    """
     rows = Rows(features, task, variant_KT, image_KN)
     counted_TN = task.distinct_TN[:, task.train_N]
     count_K = (variant_KT > 0) @ counted_TN.sum(axis=1)
     return solver.fit(
         rows,
         1.0 / (np.asarray(Cs) * count_K),
-        tolerance=config.tolerance,
+        tolerance=config.tolerance / tighter,
         most=config.passes,
         start=start,
         advance=advance,
