@@ -1,7 +1,9 @@
 """Linear probes: fitted to convergence over a grid of penalties that grows until the best lies inside it.
 
-A gradient within the tolerance says that the loss is nearly least; of a weak penalty accuracy may still move. So the
-picked penalty is fitted again to a tolerance a third as large, and the two must agree as trainings of MLPs must.
+A gradient within the tolerance says that the loss is nearly least, not that accuracy stays, least of all on rows unlike
+those that are learned. So the picked penalty is fitted on, to a tolerance a third as large each time, until two fits in
+a row agree as trainings of MLPs must. Probes of other rows (resampled photographs, other transformations) begin at
+zero: from a fit to all rows they would remember, within the tolerance, what they must not have seen.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.solver import Fit, Rows
 from substyle.engine.probes.tasks import I64, Task
-from substyle.engine.probes.validation import Validation
+from substyle.engine.probes.validation import Validation, asked, compare
 from substyle.kernels.probe_heads import Heads
 
 F64 = NDArray[np.float64]
 Advance = Callable[[int], None]
-_TIGHTER = 3.0
+TIGHTER = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,15 @@ class Linear:
     """A fitted linear probe.
 
     Attributes:
-        heads: one head, learned from all training photographs.
         C: the inverse penalty that validation picked.
         tried: all that were, ascending.
         validation: validation accuracy.
-        fit: its certificate.
-        difference: its validation accuracy minus that at the tolerance of the grid.
+        fit: one head, learned from all training photographs, and its certificate.
+        difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
         resampled: a head for each resample of the training photographs, with its certificate; None without any.
     """
 
-    heads: Heads
     C: float
     tried: tuple[float, ...]
     validation: float
@@ -49,6 +49,11 @@ class Linear:
     difference: float
     agreed: bool
     resampled: Fit | None
+
+    @property
+    def heads(self) -> Heads:
+        """The head."""
+        return self.fit.heads
 
     def describe(self) -> dict[str, Any]:
         """The training fields of results.json."""
@@ -100,28 +105,38 @@ def fit_linear(
         weight_KT = np.tile(weight_T, (len(Cs), 1))
         return fit_heads(features, task, config, weight_KT, Cs, start, image_KN, tighter=tighter, advance=advance)
 
-    def rank(C: float) -> tuple[float, float]:
-        accuracy_K, loss_K = validation.judge(fits[C].heads)
-        return float(accuracy_K[0]), -float(loss_K[0])
+    def best_of() -> float:
+        """The most accurate; of equals the one of the lower loss, and of those within 1 % the strongest penalty."""
+        best, most, least = 0.0, -1.0, 0.0
+        for C in sorted(fits):
+            (accuracy,), (loss,) = validation.judge(fits[C].heads)
+            if accuracy > most or (accuracy == most and loss < 0.99 * least):
+                best, most, least = C, accuracy, loss
+        return best
 
     Cs = sorted(config.Cs)
     made = solved(Cs, None)
     fits.update({C: made.only(k) for k, C in enumerate(Cs)})
-    best = max(fits, key=rank)
+    best = best_of()
     while best in (min(fits), max(fits)):
         further = float(f"{best / 10 if best == min(fits) else best * 10:.6g}")
         if not C_RANGE[0] <= further <= C_RANGE[1]:
             break
         fits[further] = solved([further], fits[best].heads)
-        best = max(fits, key=rank)
-    before, fits[best] = fits[best], solved([best], fits[best].heads, tighter=_TIGHTER)
-    difference, agreed = validation.difference(fits[best].heads, before.heads)
+        best = best_of()
+    picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
+    rows = asked(features.full(), task, slice(0, len(task.labels)), config)
+    for _ in range(config.doublings):
+        tighter *= TIGHTER
+        before, picked = picked, solved([best], picked.heads, tighter=tighter)
+        difference, agreed = compare(rows, picked.heads, before.heads)
+        if agreed or not picked.converged_K.all():
+            break
     resampled = None
     if times_SN is not None and len(times_SN):
-        start = fits[best].heads.select([0] * len(times_SN))
-        resampled = solved([best] * len(times_SN), start, times_SN)
-    tried = tuple(sorted(fits))
-    return Linear(fits[best].heads, best, tried, rank(best)[0], fits[best], difference, agreed, resampled)
+        resampled = solved([best] * len(times_SN), None, times_SN, tighter=tighter)
+    accuracy_K, _ = validation.judge(picked.heads)
+    return Linear(best, tuple(sorted(fits)), float(accuracy_K[0]), picked, difference, agreed, resampled)
 
 
 def fit_heads(
@@ -138,7 +153,9 @@ def fit_heads(
 ) -> Fit:
     """Fit K heads, each with its own weights of transformations and images and its own C.
 
-    ``tighter`` divides the tolerance.
+    Args:
+        start: heads that saw no other rows; zeros where there are none.
+        tighter: divides the configuration's tolerance.
     """
     rows = Rows(features, task, variant_KT, image_KN)
     counted_TN = task.distinct_TN[:, task.train_N]

@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.linear import certified, fit_heads, variant_weights
+from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, variant_weights
 from substyle.engine.probes.metrics import balanced_over, resample, uniform_over
 from substyle.engine.probes.scoring import score
 from substyle.engine.probes.single import Judged
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import I64, Task, coarse_task
+from substyle.engine.probes.validation import AGREEMENT
 from substyle.engine.table import EmbeddingTable
 
+F64 = NDArray[np.float64]
 STYLE = "style"  # the coarse class of painting styles
 
 
@@ -36,6 +38,8 @@ class Rotation:
         redrawn_R: accuracy on the held-out transformations of each random set, every coarse class with equal weight.
         redrawn: how many transformations such a set has.
         fit: certificates of all probes.
+        difference: mean validation accuracy on what was held out, minus that at three times the tolerance; the larger
+            of those held out in turn and of the sets.
     """
 
     score_TN: NDArray[np.float32]
@@ -43,6 +47,16 @@ class Rotation:
     redrawn_R: list[float]
     redrawn: int
     fit: Fit
+    difference: float
+
+    def describe(self) -> dict[str, Any]:
+        """``converged`` and ``certificate`` of results.json."""
+        own = certified(self.fit)
+        agreed = abs(self.difference) <= AGREEMENT
+        return {
+            "converged": own["converged"] and agreed,
+            "certificate": own["certificate"] | {"difference": self.difference},
+        }
 
 
 def whole_task(table: EmbeddingTable, seed: int) -> Task | None:
@@ -85,6 +99,7 @@ def rotate(
     images: I64,
     *,
     redraws: int,
+    tighter: float = 1.0,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Rotation:
     """Fit and score all choices.
@@ -95,25 +110,50 @@ def rotate(
         C: inverse penalty.
         images: test images.
         redraws: random sets.
+        tighter: divides the configuration's tolerance.
     """
     table = features.held.table
     turned = held_out_in_turn(task)
     sets = [turned[k : k + 1] for k in range(len(turned))] + redrawn_sets(table, task, redraws, config.seed)
     seen = [np.setdiff1d(task.train_T, held) for held in sets]
     weight_KT = np.stack([variant_weights(task, seen_T) for seen_T in seen])
-    every = fit_heads(features, task, config, variant_weights(task, task.train_T)[None], [C], advance=advance)
-    start = every.heads.select([0] * len(sets))  # most of what they see is the same
-    fit = fit_heads(features, task, config, weight_KT, [C] * len(sets), start, advance=advance)
+    few = task.val_N[: max(1, config.validation_rows // len(task.train_T))]
+
+    def validated(fit: Fit) -> F64:
+        """Mean accuracy on what was held out, of probes that held out one transformation and of the others."""
+        found = [_scored(features, task, held, fit, k, few) for k, held in enumerate(sets)]
+        parts = found[: len(turned)], found[len(turned) :]
+        return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
+
+    fit = fit_heads(features, task, config, weight_KT, [C] * len(sets), tighter=tighter, advance=advance)
+    difference = 0.0
+    for _ in range(config.doublings):
+        tighter *= TIGHTER
+        before = validated(fit)
+        fit = fit_heads(features, task, config, weight_KT, [C] * len(sets), fit.heads, tighter=tighter, advance=advance)
+        difference = float(max(validated(fit) - before, key=abs))
+        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
+            break
     score_TN = np.full((len(table.transformations), len(images)), np.nan, np.float32)
-    redrawn = []
+    redrawn: list[float] = []
     for k, held in enumerate(sets):
-        own = replace(task, score_T=held)
-        scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
         if k < len(turned):
+            own = replace(task, score_T=held)
+            scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
             score_TN[held] = scored.mean_TN[held]
         else:
-            redrawn += _balanced(table, held, scored.accuracy_ST[0])
-    return Rotation(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit)
+            redrawn += _scored(features, task, held, fit, k, images)
+    return Rotation(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit, difference)
+
+
+def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
+    """Accuracy of head k on what it held out, a mean over coarse classes; nothing where no row is scored."""
+    own, table = replace(task, score_T=held, test_N=images), features.held.table
+    scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
+    accuracy_T = scored.accuracy_ST[0]
+    known = [int(t) for t in held if np.isfinite(accuracy_T[t])]
+    weight_T = balanced_over(known, table.coarse, sorted({table.coarse[t] for t in known}))
+    return [float(np.nan_to_num(accuracy_T) @ weight_T / weight_T.sum())] if known else []
 
 
 def report_rotation(
@@ -128,7 +168,7 @@ def report_rotation(
         **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
         **judged.numbers("styles", uniform_over(styles, count)),
         "by_transformation": {name: {"accuracy": one.number, "ci95": one.ci95} for name, one in each.items()},
-        **certified(rotation.fit),
+        **rotation.describe(),
     }
 
 
@@ -146,10 +186,3 @@ def report_redrawn(rotation: Rotation) -> dict[str, Any] | None:
         "high": float(accuracy_R.max()),
         "accuracies": accuracy_R.tolist(),
     }
-
-
-def _balanced(table: EmbeddingTable, held: I64, accuracy_T: NDArray[np.float32]) -> list[float]:
-    """Mean over coarse classes of the accuracy on some transformations; nothing where none was scored."""
-    known = [int(t) for t in held if np.isfinite(accuracy_T[t])]
-    weight_T = balanced_over(known, table.coarse, sorted({table.coarse[t] for t in known}))
-    return [float(np.nan_to_num(accuracy_T) @ weight_T / weight_T.sum())] if known else []

@@ -19,7 +19,7 @@ from substyle.engine.probes.held import hold
 from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.multitask import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcome import ProbeOutcome
-from substyle.engine.probes.rotation import report_redrawn, report_rotation, rotate, whole_task
+from substyle.engine.probes.rotation import Rotation, report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.saved import save_probe
 from substyle.engine.probes.scoring import pick_dtype
 from substyle.engine.probes.single import Single, report, train_single
@@ -140,7 +140,7 @@ class _Run:
             self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
             self._save(name, head, one, standard)
             if isinstance(one.made, Linear) and name == "coarse":
-                self._rotate(one.made.C, bar)
+                self._rotate(one.made, bar)
             if isinstance(one.made, Linear) and name == "fine" and self._narrowed:
                 narrow = features.projected(self.config.equal_width, self.config.seed)
                 one = self._train("equal_fine/linear", narrow, task, "linear", bar)
@@ -180,21 +180,27 @@ class _Run:
             self.by_resample[score] = one.training_ST
         return one
 
-    def _rotate(self, C: float, bar: Bar) -> None:
+    def _rotate(self, made: Linear, bar: Bar) -> None:
         task = whole_task(self.table, self.config.seed)
         if task is None or not self.config.rotate:
             return
         bar.note("rotation")
         features, _ = self.features(task)
-        turned = rotate(features, task, C, self.config, self.images, redraws=self.config.redraws, advance=bar.advance)
+
+        def turned_on(rows: Features, redraws: int) -> Rotation:
+            tighter = self.config.tolerance / made.fit.tolerance
+            return rotate(
+                rows, task, made.C, self.config, self.images, redraws=redraws, tighter=tighter, advance=bar.advance
+            )
+
+        turned = turned_on(features, self.config.redraws)
         self.scores["rotation/linear"] = turned.score_TN
         self.results["coarse_rotation"] = {
             "linear": report_rotation(self.table, turned, self.config, self.scored_group_N)
         }
         self.results["coarse_redrawn"] = {"linear": report_redrawn(turned)}
         if self._narrowed:
-            narrow = features.projected(self.config.equal_width, self.config.seed)
-            turned = rotate(narrow, task, C, self.config, self.images, redraws=0, advance=bar.advance)
+            turned = turned_on(features.projected(self.config.equal_width, self.config.seed), 0)
             self.scores["equal_rotation/linear"] = turned.score_TN
             self._narrow["rotation"] = report_rotation(self.table, turned, self.config, self.scored_group_N)
 

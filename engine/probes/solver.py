@@ -36,6 +36,7 @@ _DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's
 _SHRINK = 0.3  # of a step that does not decrease the loss
 _SMALLEST = 1e-5  # step: below it rounding decides
 _LOGITS = 1 << 24  # of a block
+_FLAT = 1e-6  # least eigenvalue of the covariance that is believed, as a share of the largest
 _COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits before float32 takes over
 
 
@@ -163,7 +164,9 @@ class _Metric:
         value_D, basis_DD = torch.linalg.eigh(gram_DD)
         penalty_K = torch.from_numpy(strength_K).float().to(device)
         share = 1.0 / len(rows.task.labels)
-        curvature_KD = share * value_D.clamp_(min=0.0) + penalty_K[:, None]
+        # directions in which training rows do not differ have rounding for a gradient, which no step may blow up
+        value_D.clamp_(min=_FLAT * float(value_D[-1]))
+        curvature_KD = share * value_D + penalty_K[:, None]
         of_bias_K1 = torch.full((len(strength_K), 1), share, device=device)
         return cls(basis_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
@@ -293,42 +296,41 @@ class _Search:
 
 
 class _Pairs:
-    """The last steps and gradient changes of each head, newest first; a head with fewer has zeros."""
+    """The last steps and gradient changes of each head; a head without one has zeros, which change nothing."""
 
     def __init__(self, count: int, size: int, device: torch.device) -> None:
         self.s = torch.zeros(MEMORY, count, size, device=device)
         self.y = torch.zeros_like(self.s)
         self.rho = torch.zeros(MEMORY, count, device=device)
         self.first = torch.ones(count, device=device)
+        self.newest = 0
 
     def add(self, good_K: torch.Tensor, s_KP: torch.Tensor, y_KP: torch.Tensor) -> None:
-        """Take a pair for each head that moved along a curve that bends upwards."""
+        """Take a pair for each head that moved along a curve that bends upwards, in place of all heads' oldest."""
         sy_K, yy_K = (s_KP * y_KP).sum(1), y_KP.square().sum(1)
-        own = torch.nonzero(good_K & (sy_K > 1e-10 * yy_K))[:, 0]
-        for kept, new in ((self.s, s_KP), (self.y, y_KP), (self.rho, 1.0 / sy_K)):
-            kept[1:, own] = kept[:-1, own]
-            kept[0, own] = new[own]
-        self.first[own] = sy_K[own] / yy_K[own]
+        own_K = good_K & (sy_K > 1e-10 * yy_K)
+        self.newest = (self.newest - 1) % MEMORY
+        self.s[self.newest], self.y[self.newest] = s_KP, y_KP
+        self.rho[self.newest] = torch.where(own_K, 1.0 / sy_K, 0.0)
+        self.first = torch.where(own_K, sy_K / yy_K, self.first)
 
     def direction(self, d_KP: torch.Tensor) -> torch.Tensor:
         """The two-loop recursion."""
         q_KP, alphas = d_KP.clone(), []
-        for s, y, rho in zip(self.s, self.y, self.rho, strict=True):
-            alphas.append(rho * (s * q_KP).sum(1))
-            q_KP -= alphas[-1][:, None] * y
+        order = [(self.newest + i) % MEMORY for i in range(MEMORY)]
+        for i in order:
+            alphas.append(self.rho[i] * torch.linalg.vecdot(self.s[i], q_KP))
+            q_KP.addcmul_(self.y[i], alphas[-1][:, None], value=-1.0)
         q_KP *= self.first[:, None]
-        for s, y, rho, alpha in reversed(list(zip(self.s, self.y, self.rho, alphas, strict=True))):
-            q_KP += (alpha - rho * (y * q_KP).sum(1))[:, None] * s
+        for i, alpha_K in zip(reversed(order), reversed(alphas), strict=True):
+            beta_K = self.rho[i] * torch.linalg.vecdot(self.y[i], q_KP)
+            q_KP.addcmul_(self.s[i], (alpha_K - beta_K)[:, None])
         return q_KP.neg_()
 
     def keep(self, kept_K: torch.Tensor) -> None:
         """Drop all other heads."""
-        self.s, self.y, self.rho, self.first = (
-            self.s[:, kept_K],
-            self.y[:, kept_K],
-            self.rho[:, kept_K],
-            self.first[kept_K],
-        )
+        self.s, self.y, self.rho = self.s[:, kept_K], self.y[:, kept_K], self.rho[:, kept_K]
+        self.first = self.first[kept_K]
 
 
 def _block_rows(width: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +13,7 @@ from substyle.engine.probes.bank import Bank
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.replay import DeviceBank
-from substyle.engine.probes.tasks import Task
+from substyle.engine.probes.tasks import UNKNOWN, Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
@@ -25,11 +28,14 @@ class Validation:
 
     def __init__(self, features: Features, task: Task, outputs: slice, config: ProbeConfig) -> None:
         t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
+        answers = task.answers(t, n)
+        known = answers != UNKNOWN  # of a class without a training photograph
+        t, n, answers = t[known], n[known], answers[known]
         if len(t) == 0:
             raise SubstyleError(
-                f"no validation row for the {task.name} task: every variant is indistinct from identity"
+                f"no validation row for the {task.name} task: every variant is indistinct from identity, or every "
+                "class is without training photographs"
             )
-        answers = task.answers(t, n)
         weight = np.ones(len(t))
         if task.name == "coarse":
             weight = 1.0 / np.bincount(answers)[answers]
@@ -79,3 +85,16 @@ class Validation:
             return np.minimum(accuracy_K, 1.0), loss_K
         accuracies, losses = zip(*(self.judge(piece) for piece in bank.pieces), strict=True)
         return np.concatenate(accuracies), np.concatenate(losses)
+
+
+def asked(features: Features, task: Task, outputs: slice, config: ProbeConfig) -> list[Validation]:
+    """Validation rows on which two trainings must agree: of what is learned, and of what else is scored."""
+    others = np.setdiff1d(task.score_T, task.train_T)
+    kinds = [task.train_T, others] if task.distinct_TN[np.ix_(others, task.val_N)].any() else [task.train_T]
+    return [Validation(features, replace(task, train_T=kind), outputs, config) for kind in kinds]
+
+
+def compare(asked: Sequence[Validation], a: Heads, b: Heads) -> tuple[float, bool]:
+    """The largest difference in accuracy of a and b on some validation rows, and whether they agree on all of them."""
+    differences, agreed = zip(*(v.difference(a, b) for v in asked), strict=True)
+    return max(differences, key=abs), all(agreed)
