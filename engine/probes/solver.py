@@ -36,7 +36,7 @@ _DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's
 _SHRINK = 0.3  # of a step that does not decrease the loss
 _SMALLEST = 1e-5  # step: below it rounding decides
 _LOGITS = 1 << 24  # of a block
-_FLAT = 1e-6  # least eigenvalue of the covariance that is believed, as a share of the largest
+_FLAT = 1e-6  # eigenvalues of the covariance that are rounding, as a share of the largest
 _COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits before float32 takes over
 
 
@@ -164,9 +164,9 @@ class _Metric:
         value_D, basis_DD = torch.linalg.eigh(gram_DD)
         penalty_K = torch.from_numpy(strength_K).float().to(device)
         share = 1.0 / len(rows.task.labels)
-        # directions in which training rows do not differ have rounding for a gradient, which no step may blow up
-        value_D.clamp_(min=_FLAT * float(value_D[-1]))
-        curvature_KD = share * value_D + penalty_K[:, None]
+        # along directions in which training rows do not differ weights stay as they are: the gradient there is rounding
+        flat_D = value_D <= _FLAT * value_D[-1]
+        curvature_KD = torch.where(flat_D, torch.inf, share * value_D + penalty_K[:, None])
         of_bias_K1 = torch.full((len(strength_K), 1), share, device=device)
         return cls(basis_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
@@ -178,7 +178,7 @@ class _Metric:
     def into(self, weight_KCD: torch.Tensor, bias_KC: torch.Tensor) -> torch.Tensor:
         """Coordinates (K, P) of weights and intercepts."""
         turned = torch.cat([weight_KCD @ self.basis_DD, bias_KC[:, :, None]], 2)
-        return (turned / self.scale_KD1[:, None]).flatten(1)
+        return torch.where(self.scale_KD1[:, None] > 0, turned / self.scale_KD1[:, None], 0.0).flatten(1)
 
     def gradient(self, dw_KCD: torch.Tensor, db_KC: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
         """Gradient by the coordinates (K, P) from those by weights and intercepts."""

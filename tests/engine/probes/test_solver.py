@@ -1,0 +1,187 @@
+"""The solver: against scikit-learn, on both sides of its dispatch, with weights, starts, blocks and dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from substyle.engine.probes import solver
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.solver import Fit, Rows, fit
+from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.table import TEST, TRAIN, VAL, EmbeddingTable
+from substyle.kernels import probe_native
+
+CPU = torch.device("cpu")
+NAMES = ("identity", "a", "b", "c")
+
+
+def make(images: int = 60, width: int = 12, spread: float = 1.0, seed: int = 0) -> EmbeddingTable:
+    """Embeddings in which transformation and class show, in features of very different variance."""
+    rng = np.random.default_rng(seed)
+    label_N = np.arange(images) % 3
+    x_TND = rng.normal(size=(len(NAMES), images, width)) + 0.8 * rng.normal(size=(len(NAMES), 1, width))
+    x_TND += rng.normal(size=(3, width))[label_N]
+    x_TND *= np.logspace(0, -2 * spread, width)
+    split_N = np.full(images, TRAIN, np.int8)
+    split_N[images * 6 // 10 :], split_N[images * 8 // 10 :] = VAL, TEST
+    return EmbeddingTable(
+        backbone="x",
+        x_TND=(x_TND @ rng.normal(size=(width, width))).astype(np.float16),
+        transformations=NAMES,
+        coarse=("identity", "blur", "blur", "noise"),
+        roles=("train",) * 4,
+        keys=tuple(f"{i}.jpg" for i in range(images)),
+        label_N=label_N.astype(np.int64),
+        class_names=("u", "v", "w"),
+        split_N=split_N,
+        distinct_TN=np.ones((len(NAMES), images), np.bool_),
+        content_N2=None,
+    )
+
+
+def features_of(table: EmbeddingTable, task: Task, dtype: torch.dtype = torch.float32) -> Features:
+    return Features(table, standard_of(table, task, 0), CPU, dtype)
+
+
+def fine(table: EmbeddingTable) -> Task:
+    task = fine_task(table, 0)
+    assert task is not None
+    return task
+
+
+def reference(
+    features: Features, task: Task, C: float, weight_R: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights and intercepts by scikit-learn, which scales weights to a sum of the rows by C."""
+    t, n = task.rows(task.train_T, task.train_N)
+    x = features(t, n).double().numpy()
+    model = LogisticRegression(C=C, tol=1e-9, max_iter=100_000)
+    share = None if weight_R is None else weight_R * len(t) / weight_R.sum()
+    model.fit(x, task.answers(t, n), sample_weight=share)
+    return model.coef_, model.intercept_ - model.intercept_.mean()
+
+
+def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights and intercepts; adding a number to all intercepts changes nothing."""
+    bias = fitted.heads.b1[k].numpy()
+    return fitted.heads.w1[k].numpy(), bias - bias.mean()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_as_scikit_learn(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(probe_native, "available", lambda *_: False)
+    table = make()
+    task = fine(table)
+    features = features_of(table, task)
+    rows = len(task.train_T) * len(task.train_N)
+    Cs = [1e-3, 0.1, 10.0]
+    made = fit(Rows(features, task, np.ones((3, 4))), [1 / (C * rows) for C in Cs], tolerance=1e-6, most=2000)
+    assert made.converged_K.all()
+    assert (made.gradient_K <= 1e-6).all()
+    for k, C in enumerate(Cs):
+        weight, bias = reference(features, task, C)
+        found = centred(made, k)
+        assert np.abs(found[0] - weight).max() < 2e-3 * max(np.abs(weight).max(), 0.1)
+        assert np.abs(found[1] - bias).max() < 2e-3 * max(np.abs(bias).max(), 0.1)
+
+
+def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
+    table = make()
+    task = fine(table)
+    features = features_of(table, task)
+    rng = np.random.default_rng(1)
+    variant_T, image_N = np.array([1.0, 0.5, 0.0, 2.0]), rng.integers(0, 4, len(table.keys)).astype(float)
+    t, n = task.rows(task.train_T, task.train_N)
+    weight_R = variant_T[t] * image_N[n]
+    rows = Rows(features, task, np.stack([variant_T, np.ones(4)]), np.stack([image_N, np.ones(len(image_N))]))
+    made = fit(rows, [1 / (0.5 * len(t))] * 2, tolerance=1e-6, most=2000)
+    for k, weights in enumerate((weight_R, None)):
+        weight, bias = reference(features, task, 0.5, weights)
+        assert np.abs(centred(made, k)[0] - weight).max() < 2e-3
+        seen = bias > bias.min() + 1.0 if k == 0 else np.ones(4, bool)  # that of an absent class goes to -inf
+        assert np.allclose(np.diff(centred(made, k)[1][seen]), np.diff(bias[seen]), atol=5e-3)
+
+
+def test_rows_of_a_transformation_that_a_head_does_not_see_do_not_matter() -> None:
+    table = make()
+    task = fine(table)
+    features = features_of(table, task)
+    changed = np.array(table.x_TND)
+    changed[2] *= -3
+    other = Features(replace(table, x_TND=changed), standard_of(table, task, 0), CPU, torch.float32)
+    weight_KT = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]])
+    # one batch of heads in which another head sees these rows, so that they are passed over
+    weight_KT[1, 2] = 1.0
+    first, second = (fit(Rows(f, task, weight_KT), [1e-3] * 2, tolerance=1e-6, most=2000) for f in (features, other))
+    assert torch.allclose(first.heads.w1[0], second.heads.w1[0], atol=2e-3)
+    assert not torch.allclose(first.heads.w1[1], second.heads.w1[1], atol=2e-2)
+
+
+def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make()
+    task = fine(table)
+    features = features_of(table, task)
+    strengths = [1e-3, 1e-2, 1.0]
+    together = fit(Rows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
+    monkeypatch.setattr(solver, "_LOGITS", 1)  # blocks of 256 rows at least
+    monkeypatch.setattr(solver, "_block_rows", lambda _width: 37)
+    for k, strength in enumerate(strengths):
+        alone = fit(Rows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
+        assert torch.allclose(alone.heads.w1[0], together.heads.w1[k], atol=1e-3)
+
+
+def test_bfloat16_ends_in_float32() -> None:
+    table = make()
+    task = fine(table)
+    rows = [Rows(features_of(table, task, dtype), task, np.ones((1, 4))) for dtype in (torch.float32, torch.bfloat16)]
+    plain, mixed = (fit(each, [1e-3], tolerance=1e-6, most=2000) for each in rows)
+    assert mixed.converged_K.all()
+    assert torch.allclose(plain.heads.w1, mixed.heads.w1, atol=1e-3)
+
+
+def test_a_start_is_taken_up_and_left_as_it_is() -> None:
+    table = make()
+    task = fine(table)
+    rows = Rows(features_of(table, task), task, np.ones((1, 4)))
+    loose = fit(rows, [1e-3], tolerance=1e-3, most=2000)
+    before = loose.heads.w1.clone()
+    tight = fit(rows, [1e-3], tolerance=1e-6, most=2000, start=loose.heads)
+    assert torch.equal(loose.heads.w1, before)
+    again = fit(rows, [1e-3], tolerance=1e-5, most=2000, start=tight.heads)
+    assert again.passes_K.tolist() == [1]
+    cold = fit(rows, [1e-3], tolerance=1e-6, most=2000)
+    assert torch.allclose(cold.heads.w1, tight.heads.w1, atol=1e-3)
+
+
+def test_too_few_passes_are_said() -> None:
+    table = make()
+    task = fine(table)
+    passes: list[int] = []
+    made = fit(Rows(features_of(table, task), task, np.ones((2, 4))), [1e-4, 10.0], tolerance=1e-6, most=4,
+               advance=passes.append)  # fmt: skip
+    assert not made.converged_K[0]
+    assert made.passes_K.max() == sum(passes) == 4
+    only = made.only(0)
+    assert torch.equal(only.heads.w1[0], made.heads.w1[0])
+    assert only.gradient_K[0] == made.gradient_K[0]
+
+
+def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
+    """Fewer rows than features and hardly a penalty: directions of no variance must not fill with rounding."""
+    table = make(images=30, width=200, spread=0.0)
+    task = semantic_task(table, 0)
+    assert task is not None
+    features = features_of(table, task)
+    made = fit(Rows(features, task, np.eye(4)[:1]), [1 / (1e6 * len(task.train_N))], tolerance=1e-5, most=2000)
+    x_BD = features(*task.rows(task.train_T, task.train_N))
+    span_DR = torch.linalg.qr(x_BD.T)[0]
+    outside = made.heads.w1[0] - (made.heads.w1[0] @ span_DR) @ span_DR.T
+    assert float(outside.norm()) < 0.05 * float(made.heads.w1[0].norm())
