@@ -36,7 +36,7 @@ _DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's
 _SHRINK = 0.3  # of a step that does not decrease the loss
 _SMALLEST = 1e-5  # step: below it rounding decides
 _LOGITS = 1 << 24  # of a block
-_FLAT = 1e-6  # eigenvalues of the covariance that are rounding, as a share of the largest
+_FLAT = 1e-6  # least eigenvalue of the covariance that is believed, as a share of the largest
 _COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits before float32 takes over
 
 
@@ -164,9 +164,10 @@ class _Metric:
         value_D, basis_DD = torch.linalg.eigh(gram_DD)
         penalty_K = torch.from_numpy(strength_K).float().to(device)
         share = 1.0 / len(rows.task.labels)
-        # along directions in which training rows do not differ weights stay as they are: the gradient there is rounding
-        flat_D = value_D <= _FLAT * value_D[-1]
-        curvature_KD = torch.where(flat_D, torch.inf, share * value_D + penalty_K[:, None])
+        value_D.clamp_(min=_FLAT * float(value_D[-1]))
+        # centred rows, if there are no more than features, do not differ in some directions: a gradient there is rounding
+        value_D[: max(0, full.width + 1 - len(rows.t_R))] = torch.inf
+        curvature_KD = share * value_D + penalty_K[:, None]
         of_bias_K1 = torch.full((len(strength_K), 1), share, device=device)
         return cls(basis_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
