@@ -189,7 +189,7 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
     accuracies = entry["accuracies"]
     assert entry == {
         "sets": 3,
-        "held_out": 2,
+        "transformations": 2,
         "mean": pytest.approx(np.mean(accuracies)),
         "sd": pytest.approx(np.std(accuracies, ddof=1)),
         "low": min(accuracies),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engine.report.fake import fake_results
 
 from substyle.engine.probes import single
 from substyle.engine.probes.compare import compare_outcomes
@@ -16,6 +17,8 @@ from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.saved import Probe
+from substyle.engine.report import tables
+from substyle.engine.report.results import validate_results
 from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
@@ -89,7 +92,7 @@ def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path
             assert entry["steps"] >= 1
     rotation, redrawn = results["coarse_rotation"]["linear"], results["coarse_redrawn"]["linear"]
     assert set(rotation["by_transformation"]) == set(table.transformations[1:])
-    assert (redrawn["sets"], redrawn["held_out"]) == (2, 2)
+    assert (redrawn["sets"], redrawn["transformations"]) == (2, 2)
 
 
 def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Quick) -> None:
@@ -107,6 +110,25 @@ def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Q
     assert set(joint["single_task"]["training"]) == {"twin-fine", "twin-semantic"}
     trainings = [joint["certificate"], *(twin["certificate"] for twin in joint["single_task"]["training"].values())]
     assert len({training["steps"] for training in trainings}) == 1
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, classes: int) -> None:
+    """With counts beside shares, nulls for what cannot be said, and a certificate of each probe in its table."""
+    table = make_table(classes=classes, style=0.5)
+    outcome = run_probes(table, quick(mlp_steps=2, multitask_steps=2), out_dir=None, quiet=True)
+    results = fake_results(skills={"alpha": (0.8, 0.7)}, analysis=False, shift=False)
+    kept = {key: results["backbones"]["alpha"][key] for key in ("dim", "control", "spec")}
+    results["backbones"]["alpha"] = kept | plain(outcome)
+    validate_results(results)
+    (redrawn,) = (row for row in tables.redrawn(results).rows if row[0] == "alpha")
+    accuracies = outcome.results["coarse_redrawn"]["linear"]["accuracies"]
+    assert redrawn[1:3] == (2, pytest.approx(np.mean(accuracies)))
+    training = [row for row in tables.training(results).rows if row[0] == "alpha"]
+    assert len(training) == (8 if classes else 5)
+    assert all("difference" in str(row[-1]) for row in training)
+    joint = [row for row in tables.multitask(results).rows if row[0] == "alpha"]
+    assert [row[1] for row in joint] == ([0.5] if classes else [])
 
 
 def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, tmp_path: Path) -> None:
