@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.engine.probes import rotation as module
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.linear import fit_heads, variant_weights
@@ -24,6 +23,7 @@ from substyle.engine.probes.rotation import (
     rotate,
     whole_task,
 )
+from substyle.engine.probes.scoring import score
 from substyle.engine.probes.standard import Standard, standard_of
 from substyle.engine.probes.tasks import Task
 from substyle.engine.table import EmbeddingTable
@@ -96,7 +96,7 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
         seen = np.setdiff1d(task.train_T, [t])
         own = replace(task, train_T=seen)
         alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
-        picked = module.score(features, replace(task, score_T=np.array([t])), slice(0, 4), alone.heads, images)
+        picked = score(features, replace(task, score_T=np.array([t])), slice(0, 4), alone.heads, images)
         assert (picked.mean_TN[t] == found.score_TN[t]).mean() >= 1 - 1.5 / len(images)
 
 
@@ -183,7 +183,7 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
     for held in redrawn_sets(table, task, 3, config.seed):
         seen = np.setdiff1d(task.train_T, held)
         alone = fit_heads(features, task, config, variant_weights(task, seen)[None], [0.1], tighter=3.0)
-        scores = module.score(features, replace(task, score_T=held), slice(0, 4), alone.heads, images)
+        scores = score(features, replace(task, score_T=held), slice(0, 4), alone.heads, images)
         expected.append(np.mean([np.mean(scores.mean_TN[t]) for t in held]))  # one of blur, one of noise
     assert entry["accuracies"] == pytest.approx(expected, abs=1.5 / len(images))
     accuracies = entry["accuracies"]
