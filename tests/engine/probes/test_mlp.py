@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from substyle.engine.probes import mlp as module
+from substyle.engine.probes import multitask
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
@@ -238,13 +239,23 @@ def test_the_grid_of_the_joint_probe_is_that_of_its_twins(make_table: Make, quic
     assert len(set(grids[0])) == 4
 
 
-def test_the_joint_probe_is_picked_by_its_summed_validation_loss(make_table: Make, quick: Quick) -> None:
+def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of trainings of the first grid, each group by the parts that it learns, weighted as they are learned."""
+    ranks: list[object] = []
+
+    def spy(*arguments: object) -> dict[str, Mlp]:
+        ranks.append(arguments[5])
+        return until_agreed(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(multitask, "until_agreed", spy)
     table = make_table(style=1.0)
     fine, semantic = both(table)
     features, _ = setup(table, fine)
     config = quick(multitask_learning_rates=(1e-1, 1e-2, 1e-4), multitask_steps=10)
     found = train_multitask(features, fine, semantic, config, table.rows(2))
+    assert ranks == [by_loss]
     half = part_of(fine, config, slice(0, 8), share=2).count
     parts = [
         part_of(fine, config, slice(0, 8), share=2), replace(part_of(semantic, config, slice(8, 11)), count=half),
@@ -290,6 +301,7 @@ def test_two_trainings_of_a_class_probe_must_agree_on_transformed_photographs(
 
     def spy(*arguments: object) -> dict[str, Mlp]:
         asked.extend(len(v.answers) for v in arguments[6])  # type: ignore[attr-defined]
+        assert arguments[5] is by_accuracy
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "until_agreed", spy)
