@@ -52,28 +52,12 @@ class Bank:
             self.pieces = [initial(self.width, inputs, outputs, len(settings), seeds, device)]
         self.lessons: list[Lesson] = []
 
-    def keep(self, settings: Sequence[Setting]) -> None:
-        """Drop the heads of all other settings."""
-        chosen = [g for g, s in enumerate(self.settings) if s in settings]
-        if len(chosen) == len(self.settings):
-            return
-        heads = [g * self.seeds + s for g in chosen for s in range(self.seeds)]
-        self.pieces = [self.pieces[h] for h in heads] if self.in_turn else [self.pieces[0].select(heads)]
-        self.settings, self.lessons = [self.settings[g] for g in chosen], []
-
-    def parameters(self, g: int, into: list[torch.Tensor]) -> list[torch.Tensor]:
-        """A copy of the weights of setting g, first axis S seeds; ``into`` is overwritten where it is not empty."""
-        first = g * self.seeds
+    def parameters(self, g: int) -> list[torch.Tensor]:
+        """A copy of the weights of setting g, first axis S seeds."""
+        own = slice(g * self.seeds, (g + 1) * self.seeds)
         if not self.in_turn:
-            found = [p[first : first + self.seeds] for p in self.pieces[0].parameters]
-            return [a.copy_(b) for a, b in zip(into, found, strict=True)] if into else [memory.copy(p) for p in found]
-        seeds = self.pieces[first : first + self.seeds]
-        shapes = [(self.seeds, *p.shape[1:]) for p in seeds[0].parameters]
-        into = into or [memory.empty(shape, torch.float32, seeds[0].w1.device) for shape in shapes]
-        for s, piece in enumerate(seeds):
-            for own, p in zip(into, piece.parameters, strict=True):
-                own[s : s + 1].copy_(p)
-        return into
+            return [memory.copy(p[own]) for p in self.pieces[0].parameters]
+        return [torch.cat(seeds) for seeds in zip(*(piece.parameters for piece in self.pieces[own]), strict=True)]
 
     def learn(self, block: Block | Queue, parts: Sequence[Part]) -> None:
         """Take every step of a block with every head."""

@@ -59,11 +59,6 @@ class DeviceBank(Bank):
         self._steps: Steps | None = None
         self._judged: dict[int, Replay] = {}
 
-    def keep(self, settings: Sequence[Setting]) -> None:
-        """Drop the heads of all other settings; what was captured is captured anew for those that are left."""
-        super().keep(settings)
-        self._steps, self._judged = None, {}
-
     def learn(self, block: Block | Queue, parts: Sequence[Part]) -> None:
         """Take every step of a queue with every head."""
         assert isinstance(block, Queue)

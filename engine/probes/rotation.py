@@ -179,7 +179,7 @@ def report_redrawn(rotation: Rotation) -> dict[str, Any] | None:
     accuracy_R = np.array(rotation.redrawn_R)
     return {
         "sets": len(accuracy_R),
-        "held_out": rotation.redrawn,
+        "transformations": rotation.redrawn,
         "mean": float(accuracy_R.mean()),
         "sd": float(accuracy_R.std(ddof=1)) if len(accuracy_R) > 1 else None,
         "low": float(accuracy_R.min()),

@@ -116,5 +116,5 @@ def _evaluated(bank: Bank, validation: Sequence[Validation], steps: int) -> list
         own = slice(g * bank.seeds, (g + 1) * bank.seeds)
         accuracy = sum(w * float(a[own].mean()) for w, (a, _) in zip(setting.score, judged, strict=True))
         loss = sum(w * float(v[own].mean()) for w, (_, v) in zip(setting.loss, judged, strict=True) if w > 0)
-        found.append((setting, Trained(setting, Heads(*bank.parameters(g, [])), accuracy, loss, steps)))
+        found.append((setting, Trained(setting, Heads(*bank.parameters(g)), accuracy, loss, steps)))
     return found

@@ -188,7 +188,7 @@ def _neighbour(backbone: object, part: str, key: str) -> tuple[float, float | No
 
 def multitask(results: Results) -> Table:
     """One network for both tasks beside its single-task twins."""
-    columns = [_BACKBONE, Column("lambda", "Weight", "number")]
+    columns = [_BACKBONE, Column("task_weight", "Weight", "number")]
     for task, heading in (("fine", "Style"), ("semantic", "Class")):
         columns += [
             Column(f"{task}_both", f"{heading}, both", interval=True),
@@ -199,7 +199,7 @@ def multitask(results: Results) -> Table:
     for name in ordered(results):
         scores = dig(results, "backbones", name, "multitask")
         if scores:
-            row: list[Any] = [name, dig(scores, "lambda")]
+            row: list[Any] = [name, dig(scores, "task_weight")]
             for task in ("fine", "semantic"):
                 difference = scored(dig(scores, "difference", task), "value", "ci95")
                 row += [scored(scores, task), scored(dig(scores, "single_task"), task), difference]

@@ -27,7 +27,8 @@ test = 0.3
 heads = ["linear"]
 multitask_steps = 40
 widths = [64]
-seeds = 1
+resamples = 2
+redraws = 2
 bootstrap = 200
 [analysis]
 ks = [1, 5]

@@ -106,13 +106,12 @@ others = "shifted/data/*.parquet"
 batch = 8
 shard_rows = 16
 [probes]
-steps = 20
 mlp_steps = 10
 multitask_steps = 10
+doublings = 1
 widths = [16]
-learning_rates = [1e-2]
-weight_decays = [1e-2]
-seeds = 1
+resamples = 2
+redraws = 2
 bootstrap = 100
 [analysis]
 ks = [1]

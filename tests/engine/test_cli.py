@@ -38,13 +38,14 @@ test = 0.3
 batch = 8
 shard_rows = 16
 [probes]
-steps = 30
-mlp_steps = 15
-multitask_steps = 15
+mlp_steps = 10
+multitask_steps = 10
+doublings = 1
 widths = [32]
-learning_rates = [1e-2]
-weight_decays = [1e-2]
-seeds = 1
+mlp_learning_rates = [1e-2]
+multitask_learning_rates = [1e-2]
+resamples = 2
+redraws = 2
 bootstrap = 100
 [analysis]
 ks = [1, 5]
@@ -151,7 +152,7 @@ def test_run_takes_photographs_without_a_study_file(
 
     def run_study(study: Study, out: Path, **more: object) -> dict[str, Any]:
         ran.append(study)
-        quick = {"steps": 20, "mlp_steps": 10, "multitask_steps": 10, "widths": (32,), "seeds": 1, "bootstrap": 100}
+        quick = {"mlp_steps": 10, "doublings": 1, "widths": (32,), "resamples": 2, "redraws": 2, "bootstrap": 100}
         study = dataclasses.replace(study, probes=dataclasses.replace(study.probes, **quick))  # type: ignore[arg-type]
         return run_whole(study, out, **more)  # type: ignore[arg-type]
 

@@ -136,8 +136,8 @@ def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     study.write_text(
         f'name = "s"\nsuite = "identity,grayscale"\ncanvas = 32\ngallery = 0\nbackbones = ["{VIT}"]\n'
         '[embed]\nbatch = 8\ndevice = "cpu"\nruntime = "tensorrt"\nprecision = "fp32"\n'
-        "[probes]\nsteps = 4\nmlp_steps = 2\nmultitask_steps = 2\nwidths = [8]\nlearning_rates = [1e-2]\n"
-        "weight_decays = [1e-2]\nseeds = 1\nbootstrap = 100\n[analysis]\nks = [1]\n"
+        "[probes]\nmlp_steps = 2\nmultitask_steps = 2\ndoublings = 1\nwidths = [8]\nCs = [1e-2]\nresamples = 2\n"
+        "bootstrap = 100\n[analysis]\nks = [1]\n"
     )
     command = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(command) == 2

@@ -44,7 +44,7 @@ batch = 8
 dtype = "float32"
 [probes]
 heads = ["linear"]
-learning_rates = [1e-2, 1]
+Cs = [1e-2, 1]
 [analysis]
 ks = [1, 5]
 [source]
@@ -59,7 +59,7 @@ shards = "more/{000..010}.tar"
     assert loaded.images == tmp_path / "photographs"
     assert loaded.backbones[1].checkpoint == tmp_path / "w.pth"
     assert loaded.backbones[1].precision == "fp32"
-    assert loaded.probes.learning_rates == (1e-2, 1.0)
+    assert loaded.probes.Cs == (1e-2, 1.0)
     assert (loaded.probes.seed, loaded.analysis.seed) == (7, 7)
     assert loaded.analysis.ks == (1, 5)
     assert loaded.shift == {"sketches": tmp_path / "sketches", "shards": tmp_path / "more" / "{000..010}.tar"}
@@ -79,8 +79,8 @@ shards = "more/{000..010}.tar"
         (SMALL + "[embed]\nbatch = 0", "embed.batch: got 0; allowed: 1 to 4096"),
         (SMALL + "[embed]\nshard_rows = 3", "embed.shard_rows: got 3"),
         (SMALL + '[embed]\nprecision = "fp4"', "embed.precision: got 'fp4'; allowed: auto, fp32, bf16, fp16"),
-        (SMALL + '[probes]\nlearning_rates = ["a"]', r"probes\.learning_rates\[0\]: got 'a'; allowed: a number"),
-        (SMALL + "[probes]\nstep = 1", r"probes\.step: .*did you mean steps"),
+        (SMALL + '[probes]\nCs = ["a"]', r"probes\.Cs\[0\]: got 'a'; allowed: a number"),
+        (SMALL + "[probes]\nredraw = 1", r"probes\.redraw: .*did you mean redraws"),
         (SMALL + "[splits]\ntrain = 0.9", "splits: got .*; allowed: shares that add up to 1"),
         (SMALL + '[source]\nkind = "zip"', r"source\.kind: got 'zip'; allowed: auto, folder, list, tar"),
         (
@@ -132,7 +132,7 @@ def test_fields_of_the_table_of_probes(tmp_path: Path, field: str, value: str) -
     ("tables", "embedding", "probing"),
     [
         ("", "cuda:1", "cuda:1"),
-        ('[embed]\ndevice = "cpu"\n[probes]\nseeds = 1\n', "cuda:1", "cuda:1"),
+        ('[embed]\ndevice = "cpu"\n[probes]\nresamples = 1\n', "cuda:1", "cuda:1"),
         ('[probes]\ndevice = "cpu"\n', "cuda:1", "cpu"),
         ('[probes]\ndevice = "auto"\n', "cuda:1", "auto"),
     ],

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from substyle.kernels import native, probe_library, probe_step
-from substyle.kernels.probe_step import Heads, Term, adamw_, cross_entropy, forward, step
+from substyle.kernels import native, probe_library, probe_native, probe_step
+from substyle.kernels.probe_step import Heads, Term, adamw_, cross_entropy, forward, linear_gradients, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -237,3 +237,48 @@ def test_adamw_against_torch_over_many_steps() -> None:
 
 def test_a_cpu_tensor_takes_the_torch_path() -> None:
     assert not probe_step.on_triton(torch.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int, path: str) -> None:
+    """Of rows with a weight for each head, which are scaled to a sum of 1; heads without any get zeros, and none moves.
+
+    The compiled kernels are used where they exist.
+    """
+    heads = make_heads(count, 17, 5, 0)
+    before = [p.clone() for p in heads.parameters]
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(70, 17, generator=generator).to(dtype), torch.randint(5, (70,), generator=generator)
+    weight = torch.rand(count, 70, generator=generator) * (torch.rand(count, 70, generator=generator) < 0.6)
+    weight[-1, :40] = 0.0
+    if count > 1:
+        weight[1] = 0.0
+    assert probe_native.usable(heads, x, [Term(y)]) is (path == "compiled")
+    bound = TOLERANCE.get(dtype, {"atol": 3e-3, "rtol": 2e-2})
+    for term in (Term(y, weight_KB=weight), Term(y)):
+        loss_K, dw_KCD, db_KC = linear_gradients(heads, x, term)
+        assert [t.dtype for t in (loss_K, dw_KCD, db_KC)] == [torch.float32] * 3
+        for k in range(count):
+            w, b = heads.w1[k].double().requires_grad_(), heads.b1[k].double().requires_grad_()
+            share = torch.full((70,), 1 / 70) if term.weight_KB is None else weight[k] / weight[k].sum().clamp(min=1e-9)
+            each = nn.functional.cross_entropy(x.double() @ w.T + b, y, reduction="none")
+            loss = (each * share).sum()
+            loss.backward()
+            assert w.grad is not None
+            assert b.grad is not None
+            torch.testing.assert_close(loss_K[k].double(), loss.detach(), **bound)
+            torch.testing.assert_close(dw_KCD[k].double(), w.grad, **bound)
+            torch.testing.assert_close(db_KC[k].double(), b.grad, **bound)
+    assert all(torch.equal(p, q) for p, q in zip(before, heads.parameters, strict=True))
+    assert heads.steps == 0
+
+
+def test_linear_gradients_of_batches_that_no_compiled_kernel_takes() -> None:
+    """Every second column of a wider array: its rows are not contiguous, and the gradients are the same."""
+    heads, generator = make_heads(2, 6, 3, 0), torch.Generator().manual_seed(4)
+    x, y = torch.randn(20, 12, generator=generator)[:, ::2], torch.randint(3, (20,), generator=generator)
+    assert not probe_native.usable(heads, x, [Term(y)])
+    found = [t.clone() for t in linear_gradients(heads, x, Term(y))]
+    for ours, theirs in zip(found, linear_gradients(heads, x.contiguous(), Term(y)), strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE[torch.float32])

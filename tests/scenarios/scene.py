@@ -32,10 +32,9 @@ STUDY: dict[str, Any] = {
     "probes": {
         "tasks": ["fine", "semantic"],
         "heads": ["linear"],
-        "steps": 20,
-        "learning_rates": [1e-2],
-        "weight_decays": [1e-2],
-        "seeds": 1,
+        "Cs": [1e-2],
+        "passes": 200,
+        "resamples": 2,
         "bootstrap": 100,
         "threads": 1,
     },

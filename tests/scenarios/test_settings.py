@@ -207,7 +207,7 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
 @pytest.mark.parametrize(
     ("part", "change"),
     [
-        ("probes", {"steps": 5}),
+        ("probes", {"passes": 195}),
         ("probes", {"tasks": ["fine"]}),
         ("probes", {"seed": 9}),
         ("analysis", {"ks": [2]}),
@@ -341,7 +341,7 @@ def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable
 def test_shift_after_the_probes_changed(shifted: Scene) -> None:
     """It is scored by a probe that is there no more."""
     shifted.run()
-    shifted.study["probes"]["steps"] = 5
+    shifted.study["probes"]["tolerance"] = 1e-2
     store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
     shifted.ok("probe", store, "--study", study)
     shifted.refused("report", store, "--study", study, kind="StaleError")

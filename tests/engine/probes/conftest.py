@@ -72,16 +72,17 @@ def quick() -> Callable[..., ProbeConfig]:
 
     def make(**changes: object) -> ProbeConfig:
         base: dict[str, object] = {
-            "learning_rates": (1e-2, 3e-3),
-            "weight_decays": (1e-2,),
-            "mlp_learning_rates": (3e-3, 1e-3),
-            "multitask_learning_rates": (3e-3,),
+            "Cs": (1e-2, 1e-1),
+            "mlp_learning_rates": (1e-2, 3e-3),
+            "mlp_weight_decays": (1e-2,),
+            "multitask_learning_rates": (1e-2, 3e-3),
             "widths": (32,),
-            "lambdas": (0.5,),
-            "steps": 60,
-            "mlp_steps": 60,
-            "multitask_steps": 60,
-            "evaluations": 6,
+            "resamples": 2,
+            "redraws": 2,
+            "equal_width": 8,
+            "mlp_steps": 30,
+            "multitask_steps": 30,
+            "doublings": 1,
             "bootstrap": 200,
             "precision": "fp32",
         }

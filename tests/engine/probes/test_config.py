@@ -12,12 +12,14 @@ from substyle.kernels.errors import ConfigError
     ("field", "value"),
     [
         ("tasks", ("fine", "rough")), ("tasks", ()), ("tasks", "fine"), ("tasks", ("fine", "fine")), ("tasks", ([],)),
-        ("heads", ("tree",)), ("learning_rates", (0.0,)), ("learning_rates", ()), ("learning_rates", ("1e-3",)),
-        ("learning_rates", (1e-3, 1e-3)), ("learning_rates", (float("nan"),)), ("learning_rates", 1e-3),
-        ("mlp_learning_rates", (11.0,)), ("weight_decays", (-1.0,)), ("widths", (0,)), ("widths", (64.0,)),
-        ("lambdas", (1.0,)), ("halving", (0.5, 0.25)), ("halving", (0.5, 0.5)), ("seeds", 0), ("seeds", True),
-        ("seeds", 1.0), ("batch", 1), ("steps", 0), ("dropout", 1.0), ("dropout", "0.2"), ("sampling", "grid"),
-        ("precision", "fp64"), ("rotate", 1), ("threads", -1), ("bootstrap", 10), ("seed", -1),
+        ("heads", ("tree",)), ("Cs", (0.0,)), ("Cs", (1e-9,)), ("Cs", (1e7,)), ("Cs", ()), ("Cs", ("1e-3",)),
+        ("Cs", (1e-3, 1e-3)), ("Cs", (float("nan"),)), ("Cs", 1e-3), ("tolerance", 0.0), ("tolerance", "1e-4"),
+        ("tolerance", True), ("mlp_learning_rates", (11.0,)), ("multitask_learning_rates", (0.0,)),
+        ("mlp_weight_decays", (-1.0,)), ("widths", (0,)), ("widths", (64.0,)), ("task_weight", 1.0),
+        ("task_weight", 0), ("resamples", -1), ("resamples", 65), ("mlp_resamples", True), ("resample_by", "class"),
+        ("redraws", -1), ("equal_width", 1.0), ("passes", 0), ("doublings", 0), ("batch", 1), ("mlp_steps", 0),
+        ("multitask_steps", 0.5), ("dropout", 1.0), ("dropout", "0.2"), ("sampling", "grid"), ("precision", "fp64"),
+        ("rotate", 1), ("threads", -1), ("bootstrap", 10), ("seed", -1),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named(field: str, value: object) -> None:
@@ -30,16 +32,9 @@ def test_a_bad_field_is_named(field: str, value: object) -> None:
 
 
 def test_defaults_are_valid_and_lists_become_tuples() -> None:
-    lists: dict[str, Any] = {"tasks": ["fine"], "widths": [8, 16], "halving": []}
+    lists: dict[str, Any] = {"tasks": ["fine"], "widths": [8, 16], "Cs": [1, 0.5]}
     config = ProbeConfig(**lists)
     assert config.tasks == ("fine",)
     assert config.widths == (8, 16)
-    assert config.halving == ()
-    assert hash(config) == hash(ProbeConfig(tasks=("fine",), widths=(8, 16), halving=()))
-
-
-def test_the_rotation_needs_the_coarse_task_and_one_of_the_heads() -> None:
-    with pytest.raises(ConfigError, match=r"probes\.rotate"):
-        ProbeConfig(tasks=("fine",), rotate=True)
-    with pytest.raises(ConfigError, match=r"probes\.rotate_heads"):
-        ProbeConfig(heads=("linear",), rotate=True, rotate_heads=("mlp",))
+    assert config.Cs == (1, 0.5)
+    assert hash(config) == hash(ProbeConfig(tasks=("fine",), widths=(8, 16), Cs=(1, 0.5)))

@@ -19,7 +19,7 @@ from substyle.engine.probes.features import Features
 from substyle.engine.probes.feed import Drawn, DrawnAhead
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.held import Resident, hold
-from substyle.engine.probes.multitask import parts_of, settings_of
+from substyle.engine.probes.multitask import settings_of
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
@@ -82,75 +82,77 @@ def the_task(table: EmbeddingTable) -> Task:
 
 def learned(
     table: EmbeddingTable, settings: list[Setting], config: ProbeConfig, steps: int, dtype: torch.dtype = torch.float32
-) -> dict[str, Trained]:
+) -> dict[Setting, Trained]:
     task = the_task(table)
     features = Features(hold(table, config, CPU), standard_of(table, task, 0), CPU, dtype)
     part = Part(task, stream_of(task, "variant", 0), 64, slice(0, len(task.labels)))
-    return train(features, [part], settings, config, steps)
+    return train(features, [part], settings, config, steps, seeds=[0, 1])
 
 
-def assert_same(ours: dict[str, Trained], theirs: dict[str, Trained], *, bits: bool = False) -> None:
+def assert_same(ours: dict[Setting, Trained], theirs: dict[Setting, Trained], *, bits: bool = False) -> None:
     assert ours.keys() == theirs.keys()
-    for group, a in ours.items():
-        b = theirs[group]
+    for setting, a in ours.items():
+        b = theirs[setting]
         assert (a.setting, a.steps) == (b.setting, b.steps)
-        assert [step for step, _ in a.curve] == [step for step, _ in b.curve]
-        for p, q in zip(a.parameters, b.parameters, strict=True):
+        for p, q in zip(a.heads.parameters, b.heads.parameters, strict=True):
             if bits:
                 assert torch.equal(p, q)
             else:
                 torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-3)
-        np.testing.assert_allclose([v for _, v in a.curve], [v for _, v in b.curve], atol=1e-9 if bits else 0.01)
+        np.testing.assert_allclose(a.validation, b.validation, atol=1e-9 if bits else 0.01)
+        np.testing.assert_allclose(a.loss, b.loss, rtol=1e-9 if bits else 1e-3)
 
 
 @pytest.mark.parametrize("width", [0, 16])
 def test_replayed_steps_learn_what_the_host_s_do(
     make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """With two seeds, rates of their own, halving; without dropout, whose masks are others on a GPU."""
-    config = quick(dropout=0.0, halving=(0.3,), evaluations=3)
+    """With two seeds and rates of their own; without dropout, whose masks are others on a GPU."""
+    config = quick(dropout=0.0)
     settings = [Setting(lr, 0.1, width) for lr in (1e-2, 3e-3, 1e-3)]
     table = make_table()
     ours = learned(table, settings, config, 24)
-    # of 8 steps, of three heads and then of two: steps and validation are captured for either
-    warm = captured.WARM
-    assert graphs.replays == [8 - warm, 1, 16 - warm, 2]
+    assert graphs.replays == [24 - captured.WARM, 1], "the steps, and the validation at their end"
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, learned(table, settings, config, 24))
-    assert len(graphs.replays) == 4
+    assert len(graphs.replays) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
-@pytest.mark.parametrize("steps", [5, 30])
+@pytest.mark.parametrize("steps", [3, 30])
 def test_what_is_captured_is_what_runs_by_itself(
     make_table: Make, quick: Quick, graphs: Graphs, eager: Callable[[], None], dtype: torch.dtype, steps: int
 ) -> None:
-    """Bit for bit, with dropout, two widths, scripts that end between two validations."""
-    table, config = make_table(), quick(dropout=0.2, halving=(), evaluations=2)
-    settings = [Setting(1e-2, 0.1, 16, "a"), Setting(3e-3, 0.0, 16, "b"), Setting(1e-2, 0.1, 0, "c")]
+    """Bit for bit, with dropout, two widths, scripts of four steps."""
+    table, config = make_table(), quick(dropout=0.2)
+    settings = [Setting(1e-2, 0.1, 16), Setting(3e-3, 0.0, 16), Setting(1e-2, 0.1, 0)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "AHEAD", 4)
         ours = learned(table, settings, config, steps, dtype)
-    warm = captured.WARM
-    # of 5 steps, validated after 2 and 5, no block is long enough; of 30 the first has one step after it is warm
-    assert graphs.replays == ([2] * 2 if steps == 5 else [steps - warm] * 2 + [2] * 2)
+    # three steps are too few to be captured; of 30 the first script has one step after it is warm
+    assert captured.WARM == 3
+    assert graphs.replays == ([1] * 2 if steps == 3 else [steps - captured.WARM] * 2 + [1] * 2)
     eager()
     assert_same(ours, learned(table, settings, config, steps, dtype), bits=True)
 
 
-def test_blocks_too_short_to_warm_up_run_eagerly(make_table: Make, quick: Quick, graphs: Graphs) -> None:
+def test_scripts_too_short_to_warm_up_run_eagerly(
+    make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three steps at a time: none is left to be captured, and all of them are taken."""
-    config = quick(dropout=0.0, halving=(), evaluations=4)
-    ours = learned(make_table(), [Setting(1e-2, 0.1, 0)], config, 12)
-    assert graphs.replays == [4], "the validation alone"
-    assert ours[""].curve[-1][0] == 12
+    monkeypatch.setattr(trainer, "AHEAD", 3)
+    table, settings, config = make_table(), [Setting(1e-2, 0.1, 0)], quick(dropout=0.0)
+    ours = learned(table, settings, config, 12)
+    assert graphs.replays == [1], "the validation alone"
+    monkeypatch.setattr(trainer, "replays", lambda device: False)
+    assert_same(ours, learned(table, settings, config, 12))
 
 
 @pytest.mark.parametrize("how", ["streamed", "int8"])
 def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, how: str) -> None:
     """Streamed windows of five steps: a script holds no more, and all its rows lie there until it has been learned."""
     table, settings = make_table(), [Setting(1e-2, 0.1, 0), Setting(1e-3, 0.1, 0)]
-    config = quick(dropout=0.0, evaluations=2, halving=(0.5,), stream_buffer=1 << 16)
+    config = quick(dropout=0.0, stream_buffer=1 << 16)
     expected = learned(table, settings, config, 20)
     captured_once = len(graphs.replays)
     held = replace(config, table=how, stream_buffer=1 << 16)
@@ -161,7 +163,8 @@ def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, ho
     if how == "streamed":
         assert_same(ours, expected, bits=True)
     else:
-        assert ours[""].validation == pytest.approx(expected[""].validation, abs=0.05)
+        for setting in settings:
+            assert ours[setting].validation == pytest.approx(expected[setting].validation, abs=0.05)
 
 
 def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,30 +172,34 @@ def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, m
     table = make_table()
     fine, semantic = the_task(table), semantic_task(table, 0)
     assert semantic is not None
-    config = quick(dropout=0.0, evaluations=2, halving=())
+    config = quick(dropout=0.0)
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
 
-    def run() -> dict[str, Trained]:
-        return train(features, parts_of(fine, semantic, config), settings_of(fine, semantic, config), config, 20)
+    def run() -> dict[Setting, Trained]:
+        parts = [
+            Part(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
+            Part(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
+        ]
+        return train(features, parts, settings_of(fine, semantic, config), config, 20)
 
     ours = run()
-    assert graphs.replays == [20 - captured.WARM, 2, 2]
+    assert graphs.replays == [20 - captured.WARM, 1, 1]
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, run())
 
 
 def test_dropout_is_keyed_by_seed_and_step(make_table: Make, quick: Quick, graphs: Graphs) -> None:
     """The same whatever is captured together; another seed draws other units."""
-    table, settings = make_table(), [Setting(1e-2, 0.1, 16)]
-    config = quick(dropout=0.5, evaluations=1, halving=())
+    table, setting = make_table(), Setting(1e-2, 0.1, 16)
+    config = quick(dropout=0.5)
     found = []
     for ahead in (64, 7):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trainer, "AHEAD", ahead)
-            found.append(learned(table, settings, config, 20))
+            found.append(learned(table, [setting], config, 20))
     assert_same(*found, bits=True)
-    without = learned(table, settings, quick(dropout=0.0, evaluations=1, halving=()), 20)
-    assert not torch.equal(found[0][""].parameters[0], without[""].parameters[0])
+    without = learned(table, [setting], quick(dropout=0.0), 20)
+    assert not torch.equal(found[0][setting].heads.w1, without[setting].heads.w1)
 
 
 @pytest.mark.parametrize(

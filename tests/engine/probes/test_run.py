@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engine.report.fake import fake_results
 
+from substyle.engine.probes import single
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.saved import Probe
+from substyle.engine.report import tables
+from substyle.engine.report.results import validate_results
 from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
@@ -31,29 +36,44 @@ def holds(interval: list[float], value: float) -> bool:
     return len(interval) == 2 and interval[0] - 1e-6 <= value <= interval[1] + 1e-6
 
 
+NUMBERS = ("ci95", "two_way_ci95", "se_training", "se")
+
+
+def numbers(name: str) -> set[str]:
+    """The keys of a number of a single-task probe."""
+    before = "" if name == "accuracy" else f"{name}_"
+    return {name, *(before + each for each in NUMBERS)}
+
+
 def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path) -> None:
     """Easy embeddings are read well by every probe, and each entry is what results.json promises."""
     table = make_table(images=200, style=4.0)
-    outcome = run_probes(
-        table,
-        quick(rotate=True, rotate_heads=("linear", "mlp"), steps=200, mlp_steps=200, multitask_steps=200),
-        out_dir=tmp_path,
-        quiet=True,
-        metadata={"canvas": 224},
-    )
+    config = quick(mlp_resamples=2, mlp_steps=80, multitask_steps=2)
+    outcome = run_probes(table, config, out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
     results = plain(outcome)
-    assert set(results) == {"fine", "coarse", "coarse_rotation", "semantic", "multitask"}
+    tasks = {"fine", "coarse", "semantic", "multitask"}
+    assert set(results) == tasks | {"coarse_rotation", "coarse_redrawn", "equal_width"}
     test = len(table.rows(2))
+    training = {
+        "linear": {"setting", "edge", "validation", "steps", "converged", "certificate"},
+        "mlp": {"setting", "validation", "steps", "converged", "certificate"},
+    }
+    common = {"by_transformation", "confusion", "chance"}
     for head in ("linear", "mlp"):
-        fine = results["fine"][head]
+        fine, coarse, semantic = (results[task][head] for task in ("fine", "coarse", "semantic"))
+        assert set(fine) == numbers("accuracy") | common | training[head]
+        assert set(coarse) == numbers("seen") | numbers("held_out") | numbers("gap") | common | training[head]
+        assert set(semantic) == numbers("clean") | numbers("obfuscated") | common | training[head]
         assert fine["accuracy"] > 0.9
         assert holds(fine["ci95"], fine["accuracy"])
         assert np.mean(list(fine["by_transformation"].values())) == pytest.approx(fine["accuracy"], abs=1e-6)
-        assert np.mean(fine["seeds"]) == pytest.approx(fine["accuracy"], abs=1e-6)
+        training_S = outcome.by_resample[f"fine/{head}"].mean(axis=1)
+        assert fine["se_training"] == pytest.approx(training_S.std(ddof=1), abs=1e-6)
+        own = np.diff(fine["ci95"])[0] / 3.92  # of a normal distribution, which these replicates nearly are
+        assert fine["se"] == pytest.approx(np.hypot(own, fine["se_training"]), rel=0.3)
         counts = np.array(fine["confusion"]["counts"])
-        assert counts.sum(1).tolist() == [2 * test] * 8  # two seeds
+        assert counts.sum(1).tolist() == [test] * 8
         assert np.trace(counts) / counts.sum() == pytest.approx(fine["accuracy"], abs=1e-6)
-        coarse = results["coarse"][head]
         assert coarse["seen"] > 0.9
         assert coarse["gap"] == pytest.approx(coarse["seen"] - coarse["held_out"])
         assert holds(coarse["gap_ci95"], coarse["gap"])
@@ -62,33 +82,161 @@ def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path
         seen = (by["blur_a"]["accuracy"] + by["blur_b"]["accuracy"]) / 2
         assert coarse["seen"] == pytest.approx((seen + by["noise_a"]["accuracy"]) / 2)
         assert coarse["held_out"] == pytest.approx((by["blur_c"]["accuracy"] + by["noise_b"]["accuracy"]) / 2)
-        assert set(results["coarse_rotation"][head]["by_transformation"]) == set(table.transformations[1:])
-        semantic = results["semantic"][head]
         assert semantic["clean"] > 0.9
         assert semantic["by_transformation"]["identity"] == pytest.approx(semantic["clean"])
         others = [v for t, v in semantic["by_transformation"].items() if t != "identity"]
         assert np.mean(others) == pytest.approx(semantic["obfuscated"])
-        for task in ("fine", "coarse", "semantic"):
-            entry = results[task][head]
-            assert set(entry["setting"]) == {"lr", "weight_decay", "width"}
-            assert len(entry["curve"]) <= 6
-            assert entry["validation"] == pytest.approx(max(a for _, a in entry["curve"]))
+        for entry in (fine, coarse, semantic):
+            setting = {"linear": {"C", "tried"}, "mlp": {"lr", "weight_decay", "width"}}[head]
+            assert set(entry["setting"]) == setting
+            assert entry["steps"] >= 1
+    rotation, redrawn = results["coarse_rotation"]["linear"], results["coarse_redrawn"]["linear"]
+    assert set(rotation["by_transformation"]) == set(table.transformations[1:])
+    assert (redrawn["sets"], redrawn["transformations"]) == (2, 2)
+
+
+def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Quick) -> None:
+    """Differences are paired, and all three take as many steps."""
+    config = quick(tasks=("multitask",), multitask_steps=80)
+    results = plain(run_probes(make_table(images=200, style=4.0), config, out_dir=None, quiet=True))
     joint = results["multitask"]
-    assert joint["lambda"] == 0.5
+    assert joint["task_weight"] == 0.5
     for part in ("fine", "semantic"):
         assert joint[part] > 0.8
         difference = joint["difference"][part]
         assert difference["value"] == pytest.approx(joint[part] - joint["single_task"][part])
         assert holds(difference["ci95"], difference["value"])
+        assert difference["ci95"][0] <= difference["ci90"][0] <= difference["ci90"][1] <= difference["ci95"][1]
+    assert set(joint["single_task"]["training"]) == {"twin-fine", "twin-semantic"}
+    trainings = [joint["certificate"], *(twin["certificate"] for twin in joint["single_task"]["training"].values())]
+    assert len({training["steps"] for training in trainings}) == 1
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, classes: int) -> None:
+    """With counts beside shares, nulls for what cannot be said, and a certificate of each probe in its table."""
+    table = make_table(classes=classes, style=0.5)
+    outcome = run_probes(table, quick(mlp_steps=2, multitask_steps=2), out_dir=None, quiet=True)
+    results = fake_results(skills={"alpha": (0.8, 0.7)}, analysis=False, shift=False)
+    kept = {key: results["backbones"]["alpha"][key] for key in ("dim", "control", "spec")}
+    results["backbones"]["alpha"] = kept | plain(outcome)
+    validate_results(results)
+    (redrawn,) = (row for row in tables.redrawn(results).rows if row[0] == "alpha")
+    accuracies = outcome.results["coarse_redrawn"]["linear"]["accuracies"]
+    assert redrawn[1:3] == (2, pytest.approx(np.mean(accuracies)))
+    training = [row for row in tables.training(results).rows if row[0] == "alpha"]
+    assert len(training) == (8 if classes else 5)
+    assert all("difference" in str(row[-1]) for row in training)
+    joint = [row for row in tables.multitask(results).rows if row[0] == "alpha"]
+    assert [row[1] for row in joint] == ([0.5] if classes else [])
+
+
+def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, tmp_path: Path) -> None:
+    table = make_table(images=200, style=1.0)
+    outcome = run_probes(table, quick(), out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
     saved = {path.name: Probe.load(path) for path in tmp_path.iterdir()}
-    assert len(saved) == 7
+    heads = [f"{task}-{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")]
+    assert set(saved) == {f"{name}.safetensors" for name in (*heads, "multitask-mlp")}
     for name, probe in saved.items():
         assert probe.metadata["canvas"] == 224
         assert probe.metadata["table"] == "float16"
         assert name.startswith(probe.metadata["task"])
     x = table.x_TND[:, table.rows(2)]
-    fine_linear = [saved["fine-linear.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
-    assert np.mean(fine_linear) == pytest.approx(results["fine"]["linear"]["accuracy"], abs=0.03)
+    for head in ("linear", "mlp"):
+        picked = [saved[f"fine-{head}.safetensors"].predict(x[t]).argmax(1) == t for t in range(8)]
+        accuracy = plain(outcome)["fine"][head]["accuracy"]
+        assert np.mean(picked) == pytest.approx(accuracy, abs=0.005)
+    run_probes(table, quick(tasks=("semantic",), save=False), out_dir=tmp_path / "none", quiet=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
+    """Of every probe (T, N) over test images; of those that are trained on resamples (S, T)."""
+    table = make_table()
+    outcome = run_probes(table, quick(resamples=3, mlp_resamples=2, mlp_steps=5), out_dir=None, quiet=True)
+    twice = {f"{task}/{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")}
+    assert outcome.scores.keys() == twice | {
+        "rotation/linear", "equal_fine/linear", "equal_rotation/linear",
+        "multitask/fine", "multitask/semantic", "multitask/twin-fine", "multitask/twin-semantic",
+    }  # fmt: skip
+    assert {score.shape for score in outcome.scores.values()} == {(8, len(table.rows(2)))}
+    assert {name: own.shape for name, own in outcome.by_resample.items()} == {
+        name: (2 if name.endswith("/mlp") else 3, 8) for name in (*twice, "equal_fine/linear")
+    }
+    for own in outcome.by_resample.values():
+        assert ((own >= 0) & (own <= 1)).all()
+    assert outcome.group_N is None
+    none = run_probes(table, quick(resamples=0, tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+    assert none.by_resample == {}
+    assert plain(none)["fine"]["linear"]["se_training"] is None
+
+
+@pytest.mark.parametrize(("width", "present"), [(8, False), (9, True), (20, True)])
+def test_equal_width_is_for_wider_embeddings(make_table: Make, quick: Quick, width: int, present: bool) -> None:
+    config = quick(tasks=("fine", "coarse"), heads=("linear",))
+    outcome = run_probes(make_table(width=width), config, out_dir=None, quiet=True)
+    assert ("equal_width" in plain(outcome)) is present
+    assert ("equal_fine/linear" in outcome.scores) is ("equal_rotation/linear" in outcome.scores) is present
+    if present:
+        entry = plain(outcome)["equal_width"]
+        assert set(entry) == {"dim", "fine", "rotation"}
+        assert entry["dim"] == 8
+        accuracy = np.nanmean(outcome.scores["equal_fine/linear"])
+        assert entry["fine"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        assert set(entry["rotation"]["by_transformation"]) == set(outcome.transformations[1:])
+
+
+def test_what_is_not_asked_for_is_not_there(make_table: Make, quick: Quick) -> None:
+    table = make_table()
+
+    def keys(**changes: object) -> set[str]:
+        return set(run_probes(table, quick(mlp_steps=2, **changes), out_dir=None, quiet=True).results)
+
+    linear = {"heads": ("linear",), "equal_width": 0}
+    assert keys(tasks=("coarse",), rotate=False, **linear) == {"coarse"}
+    assert keys(tasks=("coarse",), **linear) == {"coarse", "coarse_rotation", "coarse_redrawn"}
+    assert keys(tasks=("fine", "semantic"), **linear) == {"fine", "semantic"}
+    assert keys(tasks=("coarse", "fine"), heads=("mlp",)) == {"coarse", "fine"}
+    without = run_probes(table, quick(tasks=("coarse",), redraws=0, **linear), out_dir=None, quiet=True).results
+    assert without["coarse_redrawn"]["linear"] is None
+
+
+def test_photographs_of_one_folder_are_resampled_together(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten copies of each photograph: by folder, intervals are wider, and all copies are learned from equally often."""
+    drawn: list[np.ndarray] = []
+
+    def spy(*arguments: Any) -> np.ndarray:  # noqa: ANN401
+        drawn.append(resampled_images(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(single, "resampled_images", spy)
+    table = make_table(images=40, style=0.4)
+    copies = replace(
+        table,
+        x_TND=np.repeat(table.x_TND, 10, axis=1),
+        keys=tuple(f"{n:02d}/{copy}.jpg" for n in range(40) for copy in range(10)),
+        label_N=np.repeat(table.label_N, 10),
+        split_N=np.repeat(table.split_N, 10),
+        distinct_TN=np.repeat(table.distinct_TN, 10, axis=1),
+    )
+    found = {}
+    for by in ("photograph", "folder"):
+        config = quick(resample_by=by, tasks=("fine",), heads=("linear",), resamples=8, equal_width=0)
+        found[by] = run_probes(copies, config, out_dir=None, quiet=True)
+    apart, together = (plain(outcome)["fine"]["linear"] for outcome in found.values())
+    assert together["accuracy"] == apart["accuracy"]
+    assert np.diff(together["ci95"]) > 2 * np.diff(apart["ci95"])
+    spread = [times_SN.reshape(8, 40, 10).std(axis=2).max() for times_SN in drawn]
+    assert len(spread) == 2
+    assert spread[0] > 0.5
+    assert spread[1] == 0.0
+    assert found["photograph"].group_N is None
+    groups = found["folder"].group_N
+    assert groups is not None
+    folders = [key.split("/")[0] for key in found["folder"].keys]
+    assert len(set(groups)) == len(set(folders)) == len(set(zip(groups, folders, strict=True)))
 
 
 def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
@@ -105,13 +253,17 @@ def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
 
 def test_the_same_seed_gives_the_same_results(make_table: Make, quick: Quick) -> None:
     table = make_table(style=0.5)
-    runs = [run_probes(table, quick(seed=seed), out_dir=None, quiet=True) for seed in (0, 0, 1)]
+    runs = [run_probes(table, quick(seed=seed, mlp_steps=10), out_dir=None, quiet=True) for seed in (0, 0, 1)]
     assert runs[0].results == runs[1].results
     assert runs[0].results != runs[2].results
+    for name, score in runs[0].scores.items():
+        np.testing.assert_array_equal(score, runs[1].scores[name])
+    for name, own in runs[0].by_resample.items():
+        np.testing.assert_array_equal(own, runs[1].by_resample[name])
 
 
 def test_outcomes_survive_the_disk(make_table: Make, quick: Quick, tmp_path: Path) -> None:
-    outcome = run_probes(make_table(), quick(tasks=("fine",)), out_dir=None, quiet=True)
+    outcome = run_probes(make_table(), quick(tasks=("fine",), equal_width=0), out_dir=None, quiet=True)
     outcome.save(tmp_path / "outcome")
     loaded = ProbeOutcome.load(tmp_path / "outcome")
     assert loaded.results == plain(outcome)
@@ -137,12 +289,12 @@ def test_without_classes(make_table: Make, quick: Quick) -> None:
 
 def test_a_suite_without_held_out_transformations(make_table: Make, quick: Quick) -> None:
     suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_a", "noise", "train"))
-    config = quick(heads=("linear",), tasks=("coarse",), rotate=True)
+    config = quick(heads=("linear",), tasks=("coarse",))
     results = plain(run_probes(make_table(suite=suite), config, out_dir=None, quiet=True))
     coarse = results["coarse"]["linear"]
     assert coarse["held_out"] is coarse["held_out_ci95"] is coarse["gap"] is coarse["gap_ci95"] is None
     assert coarse["seen"] > 0.8
-    assert results["coarse_rotation"] is None  # every class has but one
+    assert set(results) == {"coarse"}, "every class has but one: none can be held out"
 
 
 def test_a_suite_of_identity_alone(make_table: Make, quick: Quick) -> None:
@@ -169,14 +321,16 @@ def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
     counts = np.array(fine["confusion"]["counts"]).sum(1)
     test = table.rows(2)
     assert counts[6] == 0
-    assert counts[2] == 2 * distinct[2, test].sum()
+    assert counts[2] == distinct[2, test].sum()
     assert np.isnan(outcome.scores["fine/linear"][~distinct[:, test]]).all()
 
 
 @pytest.mark.parametrize("width", [1, 7, 13])
 def test_any_width_and_few_images(make_table: Make, quick: Quick, width: int) -> None:
     table = make_table(images=10, width=width, classes=2)
-    results = plain(run_probes(table, quick(precision="bf16", steps=5, mlp_steps=5), out_dir=None, quiet=True))
+    results = plain(
+        run_probes(table, quick(precision="bf16", mlp_steps=5, multitask_steps=5), out_dir=None, quiet=True)
+    )
     assert 0.0 <= results["fine"]["mlp"]["accuracy"] <= 1.0
 
 
@@ -192,7 +346,7 @@ def test_precisions_are_equally_accurate(make_table: Make, quick: Quick, samplin
     table = make_table(images=200, style=0.4)
     accuracy = {}
     for precision in ("fp32", "bf16"):
-        config = quick(tasks=("fine",), precision=precision, sampling=sampling)
+        config = quick(tasks=("fine",), precision=precision, sampling=sampling, equal_width=0)
         accuracy[precision] = plain(run_probes(table, config, out_dir=None, quiet=True))["fine"]
     for head in ("linear", "mlp"):
         full, half = accuracy["fp32"][head]["accuracy"], accuracy["bf16"][head]["accuracy"]
@@ -211,13 +365,13 @@ def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make,
     x = table.x_TND.astype(np.float32)
     x[2] = x[1] + 0.1 * rng.normal(size=x[1].shape)
     x[4] = x[1] + 0.1 * rng.normal(size=x[1].shape)  # looks like blur, so that odd_b fails when it is held out
-    config = quick(tasks=("coarse",), heads=("linear",), rotate=True, seeds=1)
+    config = quick(tasks=("coarse",), heads=("linear",))
     outcome = run_probes(replace(table, x_TND=x), config, out_dir=None, quiet=True)
     turned = plain(outcome)["coarse_rotation"]["linear"]["by_transformation"]
     assert set(turned) == {"blur_a", "blur_b", "odd_a", "odd_b"}
     assert turned["odd_b"]["accuracy"] < 0.3
-    assert outcome.scores["coarse_rotation/linear"].shape == (5, 40)
-    assert np.isnan(outcome.scores["coarse_rotation/linear"][0]).all()
+    assert outcome.scores["rotation/linear"].shape == (5, 40)
+    assert np.isnan(outcome.scores["rotation/linear"][0]).all()
 
 
 def test_comparisons(make_table: Make, quick: Quick) -> None:
@@ -230,7 +384,16 @@ def test_comparisons(make_table: Make, quick: Quick) -> None:
     rows = compare_outcomes(outcomes)
     json.dumps(rows, allow_nan=False)
     named = {(r["task"], r["metric"], r["head"], r["a"], r["b"]): r for r in rows}
-    assert len(named) == len(rows) == 2 * (1 + 2 + 2) + 2 + 2
+    of_tasks = 2 * (1 + 2 + 2)  # fine, coarse seen and held out, semantic clean and obfuscated, of both heads
+    assert (
+        len(named) == len(rows) == of_tasks + 2 + 3 + 2
+    )  # multi-task; rotation, equal fine and rotation; MLP - linear
+    assert named["rotation", "accuracy", "linear", "clear", "faint"]["difference"] == pytest.approx(
+        np.subtract(*(o.results["coarse_rotation"]["linear"]["accuracy"] for o in outcomes.values()))
+    )
+    for row in rows:
+        resampled = row["task"] not in ("multitask", "rotation", "equal_rotation") and row["head"] == "linear"
+        assert (row["se_training"] is not None) is resampled
     fine = named["fine", "accuracy", "linear", "clear", "faint"]
     accuracy = [outcomes[name].results["fine"]["linear"]["accuracy"] for name in ("clear", "faint")]
     assert fine["difference"] == pytest.approx(accuracy[0] - accuracy[1])

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from substyle.engine.probes.features import Standard
 from substyle.engine.probes.heads import initial
 from substyle.engine.probes.saved import FORMAT, Probe, save_probe
+from substyle.engine.probes.standard import Standard
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_step import forward
 

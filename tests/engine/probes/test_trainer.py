@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
-from substyle.engine.probes.multitask import parts_of, settings_of
+from substyle.engine.probes.multitask import settings_of
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
@@ -47,107 +46,51 @@ class Setup:
 
 def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quick) -> None:
     """Two widths and two rates with two seeds at once give the weights of each of them on its own."""
-    setup = Setup(make_table())
-    config = quick(halving=(), patience=100, evaluations=1, seeds=2)
-    settings = [
-        Setting(1e-2, 0.1, 8, "a"), Setting(3e-3, 0.0, 8, "b"), Setting(1e-2, 0.1, 16, "c"), Setting(1e-2, 0.0, 0, "d"),
-    ]  # fmt: skip
-    together = train(setup.features, [setup.part()], settings, config, 20)
+    setup, seeds = Setup(make_table()), [0, 1]
+    settings = [Setting(1e-2, 0.1, 8), Setting(3e-3, 0.0, 8), Setting(1e-2, 0.1, 16), Setting(1e-2, 0.0, 0)]
+    together = train(setup.features, [setup.part()], settings, quick(), 20, seeds=seeds)
+    assert list(together) == settings
     for setting in settings:
-        alone = train(setup.features, [setup.part()], [setting], config, 20)[setting.group]
-        for ours, theirs in zip(together[setting.group].parameters, alone.parameters, strict=True):
+        alone = train(setup.features, [setup.part()], [setting], quick(), 20, seeds=seeds)[setting]
+        assert alone.validation == pytest.approx(together[setting].validation, abs=0.005)
+        assert alone.loss == pytest.approx(together[setting].loss, rel=1e-3)
+        for ours, theirs in zip(together[setting].heads.parameters, alone.heads.parameters, strict=True):
+            assert len(ours) == 2
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_the_seed_alone_decides(make_table: Make, quick: Quick) -> None:
     setup = Setup(make_table())
     setting = Setting(1e-2, 0.1, 16)
-    runs = [train(setup.features, [setup.part()], [setting], quick(seed=s), 30)[""] for s in (0, 0, 1)]
-    assert runs[0].curve == runs[1].curve
-    for a, b, c in zip(runs[0].parameters, runs[1].parameters, runs[2].parameters, strict=True):
+    runs = [train(setup.features, [setup.part()], [setting], quick(seed=s), 30)[setting] for s in (0, 0, 1)]
+    assert (runs[0].validation, runs[0].loss) == (runs[1].validation, runs[1].loss)
+    for a, b, c in zip(*(run.heads.parameters for run in runs), strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
-        assert not torch.equal(a[0], a[1])  # its two seeds differ
+    both = train(setup.features, [setup.part()], [setting], quick(), 30, seeds=[0, 1])[setting].heads.parameters
+    for two, a in zip(both, runs[0].heads.parameters, strict=True):
+        torch.testing.assert_close(two[:1], a, atol=1e-5, rtol=1e-4)
+        assert not torch.equal(two[0], two[1])
 
 
-def test_the_worse_half_is_dropped(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a rate that learns and three that hardly do, the first survives; heads in training halve and halve again."""
-    setup = Setup(make_table(style=1.0))
-    config = quick(halving=(0.2, 0.5), evaluations=10, patience=100)
-    settings = [Setting(lr, 0.0, 0) for lr in (1e-7, 1e-6, 1e-2, 1e-8)]
-    spy = Mock(wraps=bank.step)
-    monkeypatch.setattr(bank, "step", spy)
-    picked = train(setup.features, [setup.part()], settings, config, 50)[""]
-    assert picked.setting.lr == 1e-2
-    assert [len(call.args[0]) for call in spy.call_args_list] == [8] * 10 + [4] * 15 + [2] * 25
-
-
-def test_early_stopping_keeps_the_best_evaluation(
-    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Validation accuracies are made up: best at the third evaluation, then worse; training ends two later."""
-    setup = Setup(make_table())
-    values = iter([0.3, 0.5, 0.9, 0.9, 0.2, 0.1])
-    weights: list[torch.Tensor] = []
-
-    def judge(self: object, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
-        weights.append(heads.w1.clone())
-        return np.full(len(heads), next(values)), np.ones(len(heads))
-
-    monkeypatch.setattr(Validation, "judge", judge)
-    told: list[int] = []
-    picked = train(
-        setup.features, [setup.part()], [Setting(1e-2, 0.0, 0)], quick(patience=2, evaluations=6), 60, told.append
-    )[""]
-    assert [step for step, _ in picked.curve] == [10, 20, 30, 40, 50]
-    assert (picked.steps, picked.validation, picked.improving) == (30, 0.9, False)
-    assert torch.equal(picked.parameters[0], weights[2])
-    assert sum(told) == 60
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "steps", "improving"),
-    [
-        ([0.3, 0.4, 0.9], 3, True),
-        ([0.3, 0.4, 0.4, 0.4], 4, False),  # an equal is no improvement
-        ([0.90, 0.95, 0.95, 0.94], 4, False),
-        ([0.50, 0.55, 0.70, 0.70], 4, True),  # flat at the end, but far above the first half
-        ([0.50, 0.55, 0.56, 0.56], 4, False),  # two standard errors of 400 rows are 0.05
-        ([0.50, 0.55, 0.70, 0.71], 8, False),  # stopped early
-        ([0.5], 1, False),
-    ],
-)
-def test_heads_that_still_improve_are_flagged(accuracies: list[float], steps: int, improving: bool) -> None:
-    assert trainer.still_improving([(i + 1, a) for i, a in enumerate(accuracies)], steps, 400) is improving
-
-
-def test_the_lower_loss_decides_between_equals(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both of evaluations (of two equally accurate) and of settings; it counts as no improvement at the end."""
-    setup = Setup(make_table())
-    losses = iter([[3.0, 3.0, 2.5, 2.5], [2.0, 2.0, 1.5, 1.5], [2.0, 2.0, 1.4, 1.4]])
-
-    def judge(self: object, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(len(heads), 0.9), np.array(next(losses))
-
-    monkeypatch.setattr(Validation, "judge", judge)
-    settings = [Setting(1e-2, 0.0, 0), Setting(1e-3, 0.0, 0)]
-    picked = train(setup.features, [setup.part()], settings, quick(evaluations=3, halving=()), 9)[""]
-    assert (picked.setting.lr, picked.steps, picked.loss, picked.improving) == (1e-3, 9, 1.4, False)
-
-
-def test_validation_is_a_weighted_share_of_right_rows(make_table: Make, quick: Quick) -> None:
-    """Against counting by hand, with fewer rows than there are."""
-    setup = Setup(make_table())
+def test_what_is_trained_is_judged_at_its_end(make_table: Make, quick: Quick) -> None:
+    """Accuracy and loss are the validation's of the weights given, means over seeds; progress is every step."""
+    setup, setting, told = Setup(make_table()), Setting(1e-2, 0.1, 16), list[int]()
     config = quick(validation_rows=100)
-    validation = Validation(setup.features, setup.part(), config)
-    assert validation.x_BD.shape[0] == 100
-    heads = initial(0, 20, 8, 1, [0, 1], CPU)
-    logits = torch.einsum("khd,bd->kbh", heads.w1, validation.x_BD) + heads.b1[:, None]
-    expected = (logits.argmax(2) == validation.answers).double().mean(1)
-    accuracy, loss = validation.judge(heads)
-    np.testing.assert_allclose(accuracy, expected.numpy(), atol=1e-12)
-    per_head = [torch.nn.functional.cross_entropy(head, validation.answers).item() for head in logits]
-    np.testing.assert_allclose(loss, per_head, rtol=1e-5)
+    made = train(setup.features, [setup.part()], [setting], config, 25, seeds=[3, 4], advance=told.append)[setting]
+    accuracy_K, loss_K = Validation(setup.features, setup.task, slice(0, 8), config).judge(made.heads)
+    assert (made.setting, made.steps, sum(told)) == (setting, 25, 25)
+    assert made.validation == pytest.approx(accuracy_K.mean())
+    assert made.loss == pytest.approx(loss_K.mean(), rel=1e-5)
+    assert accuracy_K[0] != accuracy_K[1] or loss_K[0] != loss_K[1]
+    assert made.describe() == {"setting": setting.describe(), "validation": made.validation, "steps": 25}
+
+
+def test_more_steps_learn_more(make_table: Make, quick: Quick) -> None:
+    setup, setting = Setup(make_table()), Setting(1e-2, 0.1, 16)
+    few, many = (train(setup.features, [setup.part()], [setting], quick(), n)[setting] for n in (3, 60))
+    assert many.loss < few.loss
+    assert many.validation > 0.9 > few.validation
 
 
 @dataclass(frozen=True)
@@ -197,21 +140,27 @@ def test_twins_see_the_same_rows_in_the_same_order(
     fine, semantic = fine_task(table, 0), semantic_task(table, 0)
     assert fine is not None
     assert semantic is not None
-    config = quick(halving=())
+    config, seeds = quick(multitask_learning_rates=(1e-2,)), [0, 1]
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
-    parts = parts_of(fine, semantic, config)
-    train(features, parts, settings_of(fine, semantic, config), config, 5)
-    reference = parts_of(fine, semantic, config)
+
+    def parts() -> list[Part]:
+        return [
+            Part(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
+            Part(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
+        ]
+
+    train(features, parts(), settings_of(fine, semantic, config), config, 5, seeds=seeds)
+    reference = parts()
     pieces = list({id(call.heads): [c for c in calls if c.heads is call.heads] for call in calls}.values())
-    assert [len(of_piece) for of_piece in pieces] == [5] * (3 * config.seeds if in_turn else 1)
-    loss = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]).repeat_interleave(config.seeds, 0)  # joint and two twins
-    masks = Dropout(config.dropout, range(config.seeds))
+    assert [len(of_piece) for of_piece in pieces] == [5] * (3 * len(seeds) if in_turn else 1)
+    loss = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]).repeat_interleave(len(seeds), 0)  # joint and two twins
+    masks = Dropout(config.dropout, seeds)
     for i in range(5):
         (t_a, n_a), (t_b, n_b) = (part.stream.batch(part.count) for part in reference)
         assert (t_b == 0).all()
         x_BD = features(np.r_[t_a, t_b], np.r_[n_a, n_b])
         targets = torch.from_numpy(t_a), torch.from_numpy(semantic.answers(t_b, n_b))
-        kept = drawn_masks(masks, config.seeds, 32, len(x_BD))
+        kept = drawn_masks(masks, len(seeds), 32, len(x_BD))
         half = (slice(0, len(t_a)), slice(len(t_a), None))
         for place, of_piece in enumerate(pieces):
             call = of_piece[i]
@@ -219,9 +168,9 @@ def test_twins_see_the_same_rows_in_the_same_order(
             assert len(call.heads) == len(own)
             learned = [p for p in (0, 1) if (own[:, p] > 0).any()]
             assert torch.equal(call.x_BD, torch.cat([x_BD[half[p]] for p in learned]))
-            seeds = slice(place % config.seeds, place % config.seeds + 1) if in_turn else slice(None)
+            mine = slice(place % len(seeds), place % len(seeds) + 1) if in_turn else slice(None)
             assert call.kept_SHB is not None
-            assert torch.equal(call.kept_SHB, torch.cat([kept[seeds, :, half[p]] for p in learned], 2))
+            assert torch.equal(call.kept_SHB, torch.cat([kept[mine, :, half[p]] for p in learned], 2))
             assert len(call.terms) == len(learned)
             start = 0
             for p, term in zip(learned, call.terms, strict=True):
@@ -238,7 +187,7 @@ def test_twins_see_the_same_rows_in_the_same_order(
 def test_heads_learn_in_turn_what_they_learn_together(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, hidden: int, dtype: torch.dtype
 ) -> None:
-    """Halving in the middle, several blocks, with the compiled kernels and without."""
+    """In several blocks, with the compiled kernels and without."""
     monkeypatch.setattr(trainer, "_BLOCK", 64 * (20 * 4 + 16 * 2) * 3)  # three steps of float32 at once
     setup = Setup(make_table())
     setup.features.dtype = dtype
@@ -248,32 +197,16 @@ def test_heads_learn_in_turn_what_they_learn_together(
         if not compiled:
             monkeypatch.setattr(probe_library, "library", lambda: None)
         monkeypatch.setattr(bank, "takes_turns", lambda width, device, t=in_turn: t)
-        picked = train(setup.features, [setup.part()], settings, quick(halving=(0.3,), evaluations=3), 24)[""]
-        found[in_turn, compiled] = picked
+        found[in_turn, compiled] = train(setup.features, [setup.part()], settings, quick(), 24, seeds=[0, 1])
     first = found[True, True]
     for other in found.values():
-        assert other.setting == first.setting
-        assert [step for step, _ in other.curve] == [step for step, _ in first.curve]
-        for a, b in zip(other.parameters, first.parameters, strict=True):
-            if dtype == torch.float32:
-                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-            else:
-                assert (a - b).norm() < 0.05 * a.norm()
-
-
-def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> None:
-    """The twin's outputs for classes never move, so that its hidden layer is shaped by transformations alone."""
-    table = make_table()
-    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
-    assert fine is not None
-    assert semantic is not None
-    config = quick(dropout=0.0, halving=(), evaluations=1, mlp_weight_decays=(0.0,))
-    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
-    parts = parts_of(fine, semantic, config)
-    twin = train(features, parts, settings_of(fine, semantic, config), config, 15)["twin-fine"]
-    start = initial(32, 20, 11, 1, [0, 1], CPU)
-    torch.testing.assert_close(twin.heads.w2[:, 8:], start.w2[:, 8:])  # outputs for classes never moved
-    assert not torch.equal(twin.heads.w2[:, :8], start.w2[:, :8])
+        assert other.keys() == first.keys()
+        for setting in settings:
+            for a, b in zip(other[setting].heads.parameters, first[setting].heads.parameters, strict=True):
+                if dtype == torch.float32:
+                    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+                else:
+                    assert (a - b).norm() < 0.05 * a.norm()
 
 
 def test_learning_rate() -> None:
@@ -336,10 +269,11 @@ def test_settings_of_a_seed_start_from_the_same_weights() -> None:
 
 
 def test_grid(quick: Quick) -> None:
-    config = quick(learning_rates=(1e-2, 1e-3), weight_decays=(0.0, 1.0), widths=(8, 16))
-    assert len(grid(config, "linear")) == 4
-    assert {s.width for s in grid(config, "linear")} == {0}
-    assert {(s.lr, s.width) for s in grid(config, "mlp")} == {(3e-3, 8), (3e-3, 16), (1e-3, 8), (1e-3, 16)}
+    settings = grid(quick(mlp_learning_rates=(1e-2, 1e-3), mlp_weight_decays=(0.0, 1.0), widths=(8, 16)))
+    assert len(set(settings)) == len(settings) == 8
+    assert {s.lr for s in settings} == {1e-2, 1e-3}
+    assert {s.weight_decay for s in settings} == {0.0, 1.0}
+    assert {s.width for s in settings} == {8, 16}
 
 
 def test_standardisation(make_table: Make) -> None:

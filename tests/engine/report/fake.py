@@ -86,7 +86,6 @@ class _Maker:
     def training(self, value: float) -> dict[str, Any]:
         return {
             "setting": {"lr": 1e-3, "weight_decay": 1e-4, "width": 2048},
-            "seeds": [self.near(value, 0.003) for _ in range(3)],
             "validation": self.near(value, 0.01),
             "steps": 1000,
             "converged": True,
@@ -115,7 +114,13 @@ class _Maker:
     def redrawn(self, skill: float) -> dict[str, Any]:
         values = [self.near(skill - 0.3, 0.06) for _ in range(20)]
         spread = {"low": min(values), "high": max(values), "accuracies": values}
-        return {"sets": 20, "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), **spread}
+        return {
+            "sets": 20,
+            "transformations": 9,
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)),
+            **spread,
+        }
 
     def equal_width(self, skill: float) -> dict[str, Any]:
         rotation = self.rotation(skill - 0.02)
@@ -185,7 +190,7 @@ class _Maker:
 
     def multitask(self, fine: float, semantic: float) -> dict[str, Any]:
         parts = {"fine": (fine, -0.004), "semantic": (semantic, -0.021)}
-        answer: dict[str, Any] = {"lambda": 0.5, "single_task": {}, "difference": {}, "converged": True}
+        answer: dict[str, Any] = {"task_weight": 0.5, "single_task": {}, "difference": {}, "converged": True}
         for task, (value, change) in parts.items():
             both = self.near(value + change, 0.002)
             answer |= {task: both, f"{task}_ci95": self.interval(both)}

@@ -1,0 +1,231 @@
+"""Linear probes: the grid of penalties, what is picked of it, resamples, and weights of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from substyle.engine.probes import linear
+from substyle.engine.probes.config import C_RANGE, ProbeConfig
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.linear import Linear, fit_linear, resampled_images, variant_weights
+from substyle.engine.probes.solver import Fit
+from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.validation import Validation
+from substyle.engine.table import EmbeddingTable
+from substyle.kernels.probe_heads import Heads
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def features_of(table: EmbeddingTable, task: Task | None) -> tuple[Features, Task]:
+    assert task is not None
+    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
+
+
+@pytest.fixture
+def picked(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Linear]:
+    """(Cs, judged: C -> accuracy and loss) -> the probe picked; fits and validation are made up."""
+    features, task = features_of(table := make_table(), fine_task(table, 0))
+    rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
+
+    def pick(Cs: tuple[float, ...], judged: Callable[[float], tuple[float, float]]) -> Linear:
+        def fit(rows_: object, strength_K: np.ndarray, tolerance: float, **_: object) -> Fit:
+            C_K = torch.tensor(1.0 / (np.asarray(strength_K) * rows))
+            heads = Heads(C_K[:, None, None].expand(-1, 8, 20).clone(), torch.zeros(len(C_K), 8))
+            return Fit(heads, np.zeros(len(C_K)), np.ones(len(C_K), np.int64), tolerance)
+
+        def judge(_: Validation, heads: Heads) -> tuple[np.ndarray, np.ndarray]:
+            accuracy, loss = judged(float(f"{float(heads.w1[0, 0, 0]):.4g}"))
+            return np.array([accuracy]), np.array([loss])
+
+        monkeypatch.setattr(linear.solver, "fit", fit)
+        monkeypatch.setattr(Validation, "judge", judge)
+        monkeypatch.setattr(linear, "compare", lambda *_: (0.0, True))
+        return fit_linear(features, task, quick(Cs=Cs))
+
+    return pick
+
+
+@pytest.mark.parametrize("best", [1e-5, 1e-2, 1e3])
+def test_the_grid_grows_until_the_best_lies_inside(picked: Callable[..., Linear], best: float) -> None:
+    """Tenfold beyond the end where the best lies, and no further than one beyond the best."""
+    found = picked((1e-2, 1e-1), lambda C: (1.0 - abs(np.log10(C / best)) / 20, 1.0))
+    assert np.isclose(found.C, best)
+    low, high = min(best / 10, 1e-2), max(best * 10, 1e-1)
+    np.testing.assert_allclose(found.tried, 10.0 ** np.arange(round(np.log10(low)), round(np.log10(high)) + 1))
+    assert found.describe()["edge"] is False
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_grid_ends_where_penalties_do(picked: Callable[..., Linear], sign: int) -> None:
+    end = C_RANGE[1 if sign > 0 else 0]
+    found = picked((1e-2, 1e-1), lambda C: (0.5 + sign * np.log10(C) / 20, 1.0))
+    assert np.isclose(found.C, end)
+    assert (found.tried[-1] if sign > 0 else found.tried[0]) == found.C
+    assert len(found.tried) == round(abs(np.log10(end / (1e-2 if sign > 0 else 1e-1)))) + 1
+    assert found.describe()["edge"] is True
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ((9.0, 1.0, 0.995, 0.991, 9.0), 1e-3),  # within 1 %: the strongest penalty
+        ((9.0, 1.0, 0.98, 0.975, 9.0), 1e-2),
+        ((9.0, 1.0, 1.0, 0.5, 9.0), 1e-1),
+    ],
+)
+def test_of_equals_the_strongest_penalty_is_picked(
+    picked: Callable[..., Linear], losses: tuple[float, ...], best: float
+) -> None:
+    """Of equally accurate ones that of the lower loss; the ends are less accurate and have the lowest loss of all."""
+    Cs = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+    def judged(C: float) -> tuple[float, float]:
+        place = min(range(5), key=lambda i: abs(np.log10(Cs[i] / C)))
+        return (0.9, losses[place]) if 0 < place < 4 else (0.8, 0.1)
+
+    assert np.isclose(picked(Cs, judged).C, best)
+
+
+def test_it_is_scikit_learn_s_at_the_same_penalty(make_table: Make, quick: Quick) -> None:
+    """The picked head on all photographs, and those on resamples of them, by their probabilities."""
+    features, task = features_of(table := make_table(style=1.0), fine_task(table, 0))
+    times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
+    found = fit_linear(features, task, quick(tolerance=1e-5), times_SN)
+    assert found.resampled is not None
+    t_R, n_R = task.rows(task.train_T, task.train_N)
+    x_RD = features(t_R, n_R).double().numpy()
+    for heads, k, times_N in ((found.heads, 0, None), (found.resampled.heads, 0, times_SN[0]),
+                              (found.resampled.heads, 1, times_SN[1])):  # fmt: skip
+        weight_R = np.ones(len(t_R)) if times_N is None else times_N[n_R]
+        C = found.C * len(t_R) / weight_R.sum()
+        reference = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(x_RD, t_R, weight_R)
+        logits = x_RD @ heads.w1[k].double().numpy().T + heads.b1[k].double().numpy()
+        ours = torch.from_numpy(logits).softmax(1).numpy()
+        np.testing.assert_allclose(ours, reference.predict_proba(x_RD), atol=2e-3)
+
+
+def test_what_is_said_of_a_fit(make_table: Make, quick: Quick) -> None:
+    features, task = features_of(table := make_table(), semantic_task(table, 0))
+    times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
+    config = quick(doublings=3)
+    passes: list[int] = []
+    found = fit_linear(features, task, config, times_SN, passes.append)
+    said = found.describe()
+    json.dumps(said, allow_nan=False)
+    assert said["setting"] == {"C": found.C, "tried": sorted(found.tried)}
+    assert said["converged"] is True
+    certificate = said["certificate"]
+    assert certificate.keys() == {"gradient", "tolerance", "iterations", "difference"}
+    assert certificate["gradient"] <= certificate["tolerance"] <= config.tolerance / 3
+    assert said["steps"] == certificate["iterations"] >= 1
+    assert abs(certificate["difference"]) <= 0.05
+    assert sum(passes) >= said["steps"]
+    rows = Validation(features, task, slice(0, 3), config)
+    assert said["validation"] == pytest.approx(float(rows.judge(found.heads)[0][0]))
+
+
+def test_a_fit_that_runs_out_of_passes_says_so(make_table: Make, quick: Quick) -> None:
+    features, task = features_of(table := make_table(style=0.5), fine_task(table, 0))
+    found = fit_linear(features, task, quick(passes=3, Cs=(1e-2, 1e-1, 1.0)))
+    said = found.describe()
+    assert said["converged"] is False
+    assert said["certificate"]["gradient"] > said["certificate"]["tolerance"]
+    assert said["certificate"]["iterations"] <= 3
+
+
+@pytest.mark.parametrize("spoilt", ["agreed", "resampled", "fit"])
+def test_each_part_must_have_converged(spoilt: str) -> None:
+    heads = Heads(torch.zeros(1, 2, 3), torch.zeros(1, 2))
+    good, bad = (Fit(heads, np.array([g]), np.array([7]), 1e-4) for g in (5e-5, 5e-3))
+    one = Linear(0.1, (0.01, 0.1, 1.0), 0.9, good, 0.001, True, good)
+    assert one.describe()["converged"] is True
+    changes = {"agreed": False, "resampled": bad, "fit": bad}
+    assert replace(one, **{spoilt: changes[spoilt]}).describe()["converged"] is False  # type: ignore[arg-type]
+
+
+def test_fits_that_never_agree_are_tightened_as_often_as_allowed(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, task = features_of(table := make_table(), fine_task(table, 0))
+    seen = iter([(0.02, False), (-0.01, False), (0.009, False)])
+    monkeypatch.setattr(linear, "compare", lambda *_: next(seen))
+    config = quick(doublings=3)
+    found = fit_linear(features, task, config, resampled_images(task, np.arange(len(table.keys)), 1, 0))
+    assert (found.agreed, found.difference) == (False, 0.009)
+    assert found.fit.tolerance == pytest.approx(config.tolerance / 27)
+    assert found.resampled is not None
+    assert found.resampled.tolerance == pytest.approx(config.tolerance / 27)
+    assert found.describe()["converged"] is False
+
+
+def test_resamples_draw_whole_groups(make_table: Make) -> None:
+    """As many as there are, also where one has several images; other images are never drawn."""
+    table = make_table()
+    task = fine_task(table, 0)
+    assert task is not None
+    group_N = np.arange(len(table.keys)) // 7
+    times_SN = resampled_images(task, group_N, 50, 0)
+    assert times_SN.shape == (50, len(table.keys))
+    others = np.setdiff1d(np.arange(len(table.keys)), task.train_N)
+    assert not times_SN[:, others].any()
+    groups = np.unique(group_N[task.train_N])
+    total = 0
+    for group in groups:
+        members = [n for n in task.train_N if group_N[n] == group]
+        assert (times_SN[:, members] == times_SN[:, members[:1]]).all()
+        total = total + times_SN[:, members[0]]
+    assert (total == len(groups)).all()
+    assert len(np.unique(times_SN, axis=0)) == 50
+    # counts of a bootstrap: each group's mean is 1 and its variance 1 - 1/G
+    counts = times_SN[:, [next(n for n in task.train_N if group_N[n] == g) for g in groups]]
+    assert counts.mean() == pytest.approx(1.0)
+    assert counts.var() == pytest.approx(1 - 1 / len(groups), abs=0.15)
+
+
+def test_two_backbones_have_the_same_resamples(make_table: Make) -> None:
+    narrow = make_table()
+    wide = make_table(width=33, style=0.1, seed=9, split_N=narrow.split_N)
+    draws = [resampled_images(t, np.arange(120), 3, 5) for table in (narrow, wide) if (t := fine_task(table, 0))]
+    assert np.array_equal(*draws)
+    task = fine_task(narrow, 0)
+    assert task is not None
+    assert not np.array_equal(draws[0], resampled_images(task, np.arange(120), 3, 6))
+    assert np.array_equal(draws[0][:2], resampled_images(task, np.arange(120), 2, 5))
+    assert resampled_images(task, np.arange(120), 0, 5).shape == (0, 120)
+
+
+def test_coarse_classes_weigh_the_same(make_table: Make) -> None:
+    """Summed row by row where rows are missing: each class alike, and in a class each transformation."""
+    distinct = np.random.default_rng(3).random((8, 120)) < np.linspace(1.0, 0.3, 8)[:, None]
+    table = make_table(distinct_TN=distinct)
+    task = coarse_task(table, 0)
+    assert task is not None
+    for seen in (task.train_T, np.setdiff1d(task.train_T, [2])):
+        weight_T = variant_weights(task, seen)
+        of_class, of_variant = dict.fromkeys(task.labels, 0.0), dict.fromkeys(range(8), 0.0)
+        for t in range(8):
+            for n in task.train_N:
+                if distinct[t, n]:
+                    of_variant[t] += weight_T[t]
+                    if weight_T[t]:
+                        of_class[table.coarse[t]] += weight_T[t]
+        assert list(of_class.values()) == pytest.approx([1.0] * 4)
+        for t in range(8):
+            members = [u for u in seen if table.coarse[u] == table.coarse[t]]
+            assert of_variant[t] == pytest.approx(1 / len(members) if t in seen else 0.0)
+    fine = fine_task(table, 0)
+    assert fine is not None
+    assert variant_weights(fine, np.array([0, 3])).tolist() == [1, 0, 0, 1, 0, 0, 0, 0]

@@ -1,0 +1,312 @@
+"""MLPs are trained for longer until longer changes nothing; the multi-task MLP beside its twins."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.probes import mlp as module
+from substyle.engine.probes import multitask
+from substyle.engine.probes.batches import Part
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.features import Features
+from substyle.engine.probes.heads import Setting, grid, initial
+from substyle.engine.probes.linear import resampled_images
+from substyle.engine.probes.mlp import Mlp, by_accuracy, by_loss, part_of, train_mlp, until_agreed
+from substyle.engine.probes.multitask import JOINT, TWIN_FINE, TWIN_SEMANTIC, settings_of, train_multitask
+from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
+from substyle.engine.probes.trainer import Trained, train
+from substyle.engine.probes.validation import Validation
+from substyle.engine.table import EmbeddingTable
+from substyle.kernels.probe_heads import Heads
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def setup(table: EmbeddingTable, task: Task | None) -> tuple[Features, Task]:
+    assert task is not None
+    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
+
+
+@dataclass
+class Trainings:
+    """A stand-in for `train`: every head is its setting and number of steps.
+
+    Attributes:
+        accuracy, loss: of a setting after some steps.
+        made: settings and steps of each training.
+    """
+
+    accuracy: Callable[[Setting, int], float]
+    loss: Callable[[Setting, int], float]
+    made: list[tuple[list[Setting], int]] = field(default_factory=list)
+
+    def __call__(
+        self, features: object, parts: object, settings: Sequence[Setting], config: object, steps: int, **_: object
+    ) -> dict[Setting, Trained]:
+        self.made.append((list(settings), steps))
+        return {
+            s: Trained(s, Heads(torch.tensor([[[s.lr, steps]]]), torch.zeros(1, 1)), self.accuracy(s, steps),
+                       self.loss(s, steps), steps)
+            for s in settings
+        }  # fmt: skip
+
+
+class Asked:
+    """Rows on which heads of enough steps agree.
+
+    Args:
+        enough: steps from which twice as many give the same.
+    """
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+
+    def difference(self, now: Heads, before: Heads) -> tuple[float, bool]:
+        (lr, after), (other, steps) = now.w1[0, 0].tolist(), before.w1[0, 0].tolist()
+        assert lr == other
+        assert after == 2 * steps
+        return 1 / steps, steps >= self.enough
+
+
+@pytest.fixture
+def agreed(monkeypatch: pytest.MonkeyPatch, quick: Quick) -> Callable[..., tuple[dict[str, Mlp], Trainings]]:
+    """(settings, asked, rank, accuracy, loss, doublings) -> what is found, and what was trained for it."""
+
+    def run(
+        settings: list[Setting],
+        asked: list[Asked],
+        rank: module.Rank = by_accuracy,
+        accuracy: Callable[[Setting, int], float] = lambda s, steps: s.lr,
+        loss: Callable[[Setting, int], float] = lambda s, steps: 1.0,
+        doublings: int = 3,
+    ) -> tuple[dict[str, Mlp], Trainings]:
+        trainings = Trainings(accuracy, loss)
+        monkeypatch.setattr(module, "train", trainings)
+        config = quick(doublings=doublings)
+        found = until_agreed(None, list, settings, config, 10, rank, asked, lambda _: None)  # type: ignore[arg-type]
+        return found, trainings
+
+    return run
+
+
+Agreed = Callable[..., tuple[dict[str, Mlp], Trainings]]
+SETTINGS = [Setting(lr, 0.1, 4) for lr in (0.25, 0.75, 0.5)]
+
+
+@pytest.mark.parametrize(("enough", "steps"), [(10, 20), (20, 40), (40, 80)])
+def test_the_best_is_trained_again_until_two_trainings_agree(agreed: Agreed, enough: int, steps: int) -> None:
+    found, trainings = agreed(SETTINGS, [Asked(enough)])
+    best = SETTINGS[1]
+    doubled = [10 * 2**i for i in range(1, round(math.log2(steps / 10)) + 1)]
+    assert trainings.made == [(SETTINGS, 10), *(([best], s) for s in doubled)]
+    mlp = found[""]
+    assert (mlp.trained.setting, mlp.trained.steps, mlp.converged) == (best, steps, True)
+    assert mlp.difference == 2 / steps
+    assert mlp.describe() == {
+        "setting": best.describe(), "validation": 0.75, "steps": steps, "converged": True,
+        "certificate": {"steps": steps, "difference": 2 / steps},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("doublings", [1, 2])
+def test_without_agreement_doublings_run_out(agreed: Agreed, doublings: int) -> None:
+    found, trainings = agreed(SETTINGS, [Asked(10**6)], doublings=doublings)
+    assert [steps for _, steps in trainings.made] == [10 * 2**i for i in range(doublings + 1)]
+    assert found[""].converged is False
+    assert found[""].describe()["converged"] is False
+    assert found[""].trained.steps == 10 * 2**doublings
+
+
+def test_the_rank_picks(agreed: Agreed) -> None:
+    """Accuracy, of equals the lower loss; or the loss alone."""
+
+    def picked(rank: module.Rank, accuracy: dict[float, float], loss: dict[float, float]) -> float:
+        found, _ = agreed(SETTINGS, [Asked(10)], rank, lambda s, _: accuracy[s.lr], lambda s, _: loss[s.lr])
+        return found[""].trained.setting.lr
+
+    accuracy, loss = {0.25: 0.9, 0.75: 0.9, 0.5: 0.8}, {0.25: 2.0, 0.75: 1.5, 0.5: 1.0}
+    assert picked(by_accuracy, accuracy, loss) == 0.75
+    assert picked(by_loss, accuracy, loss) == 0.5
+    assert picked(by_accuracy, accuracy | {0.5: 0.95}, loss) == 0.5
+
+
+def test_groups_are_trained_on_together_until_all_agree(agreed: Agreed) -> None:
+    """One of each group; a group is asked for each part that it learns, and the largest difference is told."""
+    settings = [
+        Setting(lr, 0.1, 4, group=group, loss=loss)
+        for lr in (0.25, 0.75)
+        for group, loss in (("both", (0.5, 0.5)), ("first", (1.0, 0.0)))
+    ]
+    found, trainings = agreed(settings, [Asked(10), Asked(40)])
+    assert [steps for _, steps in trainings.made] == [10, 20, 40, 80]
+    assert all(own == [settings[2], settings[3]] for own, _ in trainings.made[1:])
+    assert {group: mlp.converged for group, mlp in found.items()} == {"both": True, "first": True}
+    found, trainings = agreed(settings, [Asked(10), Asked(40)], doublings=2)
+    assert {group: mlp.converged for group, mlp in found.items()} == {"both": False, "first": True}
+
+
+def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quick) -> None:
+    """The one that is kept is that of its setting and its steps alone."""
+    features, task = setup(make_table(), fine_task(make_table(), 0))
+    config = quick(mlp_steps=10)
+    told: list[int] = []
+    found = train_mlp(features, task, config, advance=told.append)
+    own = found.trained
+    assert own.setting in grid(config)
+    assert own.steps == 20
+    assert sum(told) == 10 + 20
+    alone = train(features, [part_of(task, config, slice(0, 8))], [own.setting], config, 20)[own.setting]
+    for ours, theirs in zip(own.heads.parameters, alone.heads.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    first = train(features, [part_of(task, config, slice(0, 8))], grid(config), config, 10)
+    assert own.setting == max(first.values(), key=by_accuracy).setting
+    rows = Validation(features, task, slice(0, 8), config)
+    assert (found.difference, found.converged) == rows.difference(own.heads, first[own.setting].heads)
+
+
+def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the setting picked and half of its steps, each with a seed of its own, from drawn photographs alone."""
+    features, task = setup(table := make_table(), fine_task(make_table(), 0))
+    times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
+    calls: list[tuple[Sequence[Part], list[Setting], int, object]] = []
+
+    def spy(
+        features: Features, parts: Sequence[Part], settings: list[Setting], config: ProbeConfig, steps: int,
+        *, seeds: Sequence[int] | None = None, advance: Callable[[int], None],
+    ) -> dict[Setting, Trained]:  # fmt: skip
+        calls.append((parts, settings, steps, seeds))
+        return train(features, parts, settings, config, steps, seeds=seeds, advance=advance)
+
+    monkeypatch.setattr(module, "train", spy)
+    found = train_mlp(features, task, quick(mlp_steps=10), times_SN)
+    assert found.resampled is not None
+    assert len(found.resampled) == 2
+    assert found.resampled.w2 is not None
+    assert not torch.equal(found.resampled.w1[0], found.resampled.w1[1])
+    for s, (parts, settings, steps, seeds) in enumerate(calls[2:]):
+        assert (settings, steps, seeds) == ([found.trained.setting], 10, [s + 1])
+        (part,) = parts
+        assert part.count == calls[0][0][0].count
+        drawn = np.concatenate([part.stream.batch(200)[1] for _ in range(20)])
+        assert set(drawn) == set(np.flatnonzero(times_SN[s]))
+        share = np.bincount(drawn, minlength=len(table.keys)) / len(drawn)
+        np.testing.assert_allclose(share, times_SN[s] / times_SN[s].sum(), atol=0.004)
+    assert train_mlp(features, task, quick(mlp_steps=10), times_SN[:0]).resampled is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "size"), [(10, 1024, 10), (100, 1024, 32), (1600, 1024, 100), (10**6, 1024, 1024), (100, 20, 20)]
+)
+def test_batches_of_small_tables_are_smaller(rows: int, most: int, size: int) -> None:
+    assert module.batch_size(rows, most) == size
+
+
+# --- the multi-task probe ---------------------------------------------------------------------------------------------
+
+
+def both(table: EmbeddingTable) -> tuple[Task, Task]:
+    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
+    assert fine is not None
+    assert semantic is not None
+    return fine, semantic
+
+
+def test_the_grid_of_the_joint_probe_is_that_of_its_twins(make_table: Make, quick: Quick) -> None:
+    fine, semantic = both(make_table())
+    settings = settings_of(fine, semantic, quick(task_weight=0.25, widths=(8, 16)))
+    assert len(settings) == 3 * 4
+    log_8, log_3 = math.log(8), math.log(3)
+    losses = {JOINT: (0.25 / log_8, 0.75 / log_3), TWIN_FINE: (1 / log_8, 0.0), TWIN_SEMANTIC: (0.0, 1 / log_3)}
+    grids = []
+    for group, loss in losses.items():
+        own = [s for s in settings if s.group == group]
+        grids.append([(s.lr, s.weight_decay, s.width) for s in own])
+        assert all(s.loss == pytest.approx(loss) for s in own)
+        assert all(s.score == pytest.approx(np.array(loss) * (log_8, log_3)) for s in own)
+    assert grids[0] == grids[1] == grids[2]
+    assert len(set(grids[0])) == 4
+
+
+def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of trainings of the first grid, each group by the parts that it learns, weighted as they are learned."""
+    ranks: list[object] = []
+
+    def spy(*arguments: object) -> dict[str, Mlp]:
+        ranks.append(arguments[5])
+        return until_agreed(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(multitask, "until_agreed", spy)
+    table = make_table(style=1.0)
+    fine, semantic = both(table)
+    features, _ = setup(table, fine)
+    config = quick(multitask_learning_rates=(1e-1, 1e-2, 1e-4), multitask_steps=10)
+    found = train_multitask(features, fine, semantic, config, table.rows(2))
+    assert ranks == [by_loss]
+    half = part_of(fine, config, slice(0, 8), share=2).count
+    parts = [
+        part_of(fine, config, slice(0, 8), share=2), replace(part_of(semantic, config, slice(8, 11)), count=half),
+    ]  # fmt: skip
+    first = train(features, parts, settings_of(fine, semantic, config), config, 10)
+    rows = [Validation(features, fine, slice(0, 8), config), Validation(features, semantic, slice(8, 11), config)]
+    for group, mlp in found.made.items():
+        loss = {
+            s: sum(w * float(v.judge(t.heads)[1][0]) for w, v in zip(s.loss, rows, strict=True))
+            for s, t in first.items() if s.group == group
+        }  # fmt: skip
+        assert mlp.trained.setting == min(loss, key=loss.__getitem__)
+        assert len(loss) == 3
+    assert found.scores_TN.keys() == {"fine", "semantic", TWIN_FINE, TWIN_SEMANTIC}
+    assert all(score.shape == (8, len(table.rows(2))) for score in found.scores_TN.values())
+    json.dumps({group: mlp.describe() for group, mlp in found.made.items()}, allow_nan=False)
+
+
+def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> None:
+    """The twin's outputs for classes never move, so that its hidden layer is shaped by transformations alone."""
+    table = make_table()
+    fine, semantic = both(table)
+    features, _ = setup(table, fine)
+    config = quick(mlp_weight_decays=(0.0,), multitask_steps=8)
+    made = train_multitask(features, fine, semantic, config, table.rows(2)).made
+    start = initial(32, 20, 11, 1, [0], CPU)
+    assert start.w2 is not None
+    for group, still, moved in (
+        (TWIN_FINE, slice(8, 11), slice(0, 8)), (TWIN_SEMANTIC, slice(0, 8), slice(8, 11)),
+    ):  # fmt: skip
+        w2 = made[group].trained.heads.w2
+        assert w2 is not None
+        torch.testing.assert_close(w2[:, still], start.w2[:, still])
+        assert not torch.equal(w2[:, moved], start.w2[:, moved])
+
+
+def test_two_trainings_of_a_class_probe_must_agree_on_transformed_photographs(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes are learned from unchanged photographs and scored on all; a coarse probe is asked what it learns."""
+    table, asked = make_table(), list[int]()
+    real = module.until_agreed
+
+    def spy(*arguments: object) -> dict[str, Mlp]:
+        asked.extend(len(v.answers) for v in arguments[6])  # type: ignore[attr-defined]
+        assert arguments[5] is by_accuracy
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "until_agreed", spy)
+    for kind in (semantic_task, coarse_task):
+        features, task = setup(table, kind(table, 0))
+        train_mlp(features, task, quick(mlp_steps=2))
+    val = len(table.rows(1))
+    assert asked == [8 * val, 6 * val]
