@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes import solver
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.solver import Fit, Rows
+from substyle.engine.probes.solver import Basis, Fit, Rows
 from substyle.engine.probes.tasks import I64, Task
 from substyle.engine.probes.validation import Validation, asked, compare
 from substyle.kernels.probe_heads import Heads
@@ -99,11 +99,16 @@ def fit_linear(
     """
     weight_T = variant_weights(task, task.train_T)
     validation = Validation(features.full(), task, slice(0, len(task.labels)), config)
+    basis = Basis.of(Rows(features, task, weight_T[None]))
     fits: dict[float, Fit] = {}
 
     def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tighter: float = 1.0) -> Fit:
-        weight_KT = np.tile(weight_T, (len(Cs), 1))
-        return fit_heads(features, task, config, weight_KT, Cs, start, image_KN, tighter=tighter, advance=advance)
+        return fit_heads(
+            *(features, task, config, np.tile(weight_T, (len(Cs), 1)), Cs, start, image_KN),
+            basis=basis,
+            tighter=tighter,
+            advance=advance,
+        )
 
     def best_of() -> float:
         """The most accurate; of equals the one of the lower loss, and of those within 1 % the strongest penalty."""
@@ -148,6 +153,7 @@ def fit_heads(
     start: Heads | None = None,
     image_KN: F64 | None = None,
     *,
+    basis: Basis | None = None,
     tighter: float = 1.0,
     advance: Advance = lambda count: None,
 ) -> Fit:
@@ -155,6 +161,7 @@ def fit_heads(
 
     Args:
         start: heads that saw no other rows; zeros where there are none.
+        basis: of all rows together, which need not be computed again then.
         tighter: divides the configuration's tolerance.
     """
     rows = Rows(features, task, variant_KT, image_KN)
@@ -166,6 +173,7 @@ def fit_heads(
         tolerance=config.tolerance / tighter,
         most=config.passes,
         start=start,
+        basis=basis,
         advance=advance,
     )
 

@@ -19,10 +19,11 @@ from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, variant
 from substyle.engine.probes.metrics import balanced_over, resample, uniform_over
 from substyle.engine.probes.scoring import score
 from substyle.engine.probes.single import Judged
-from substyle.engine.probes.solver import Fit
+from substyle.engine.probes.solver import Basis, Fit, Rows
 from substyle.engine.probes.tasks import I64, Task, coarse_task
 from substyle.engine.probes.validation import AGREEMENT
 from substyle.engine.table import EmbeddingTable
+from substyle.kernels.probe_heads import Heads
 
 F64 = NDArray[np.float64]
 STYLE = "style"  # the coarse class of painting styles
@@ -125,12 +126,19 @@ def rotate(
         parts = found[: len(turned)], found[len(turned) :]
         return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
 
-    fit = fit_heads(features, task, config, weight_KT, [C] * len(sets), tighter=tighter, advance=advance)
+    basis = Basis.of(Rows(features, task, weight_KT))
+
+    def fitted(start: Heads | None, tighter: float) -> Fit:
+        return fit_heads(
+            *(features, task, config, weight_KT, [C] * len(sets), start), basis=basis, tighter=tighter, advance=advance
+        )
+
+    fit = fitted(None, tighter)
     difference = 0.0
     for _ in range(config.doublings):
         tighter *= TIGHTER
         before = validated(fit)
-        fit = fit_heads(features, task, config, weight_KT, [C] * len(sets), fit.heads, tighter=tighter, advance=advance)
+        fit = fitted(fit.heads, tighter)
         difference = float(max(validated(fit) - before, key=abs))
         if abs(difference) <= AGREEMENT or not fit.converged_K.all():
             break

@@ -35,6 +35,7 @@ COVARIANCE_ROWS = 65_536  # rows that the change of coordinates is computed from
 _DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's condition
 _SHRINK = 0.3  # of a step that does not decrease the loss
 _SMALLEST = 1e-5  # step: below it rounding decides
+_STALE = 100  # passes without a smaller gradient after which rounding decides too
 _LOGITS = 1 << 24  # of a block
 _FLAT = 1e-6  # least eigenvalue of the covariance that is believed, as a share of the largest
 _COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits before float32 takes over
@@ -108,6 +109,7 @@ def fit(
     tolerance: float,
     most: int,
     start: Heads | None = None,
+    basis: Basis | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Fit:
     """Fit heads, in the dtype of the rows' features first and to the end in float32.
@@ -118,10 +120,11 @@ def fit(
         tolerance: largest absolute gradient of a fitted head.
         most: passes over the rows.
         start: heads to begin with; zeros where there are none.
+        basis: of such rows, which need not be computed again then.
         advance: takes the number of passes made.
     """
     features, count = rows.features, len(strength_K)
-    metric = _Metric.of(rows, np.asarray(strength_K, np.float64))
+    metric = _Metric.of(basis or Basis.of(rows), len(rows.task.labels), np.asarray(strength_K, np.float64))
     shape = (count, len(rows.task.labels), features.width)
     weight = torch.zeros(shape, device=features.device) if start is None else start.w1.clone()
     bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
@@ -139,6 +142,38 @@ def fit(
     return Fit(Heads(memory.copy(weight), memory.copy(bias)), gradient_K, passes_K, tolerance)
 
 
+@dataclass(frozen=True)
+class Basis:
+    """Eigenvectors of the features' covariance, and eigenvalues: infinite where weights are to stay as they are.
+
+    Attributes:
+        vector_DD: a column for each.
+        value_D: ascending, but for the infinite ones, which come first.
+    """
+
+    vector_DD: torch.Tensor
+    value_D: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: Rows) -> Basis:
+        """That of a sample of rows."""
+        full, device, count = rows.features.full(), rows.features.device, len(rows.t_R)
+        # centred rows, if there are no more than features, do not differ in some directions: a gradient there is
+        # rounding, and float64 finds where they are
+        flat = max(0, full.width + 1 - count)
+        pick = np.random.default_rng(0).permutation(count)[:COVARIANCE_ROWS]
+        pick.sort()
+        gram_DD = torch.zeros(full.width, full.width, device=device, dtype=torch.float64 if flat else torch.float32)
+        for first in range(0, len(pick), _block_rows(full.width)):
+            own = pick[first : first + _block_rows(full.width)]
+            x_BD = full(rows.t_R[own], rows.n_R[own]).to(gram_DD.dtype)
+            gram_DD.addmm_(x_BD.T, x_BD, alpha=1.0 / len(pick))
+        value_D, vector_DD = torch.linalg.eigh(gram_DD)
+        value_D.clamp_(min=_FLAT * float(value_D[-1]))
+        value_D[:flat] = torch.inf
+        return cls(vector_DD.float(), value_D.float())
+
+
 class _Metric:
     """Coordinates u of weights and intercept: ``w = basis @ (scale * u)``.
 
@@ -152,24 +187,12 @@ class _Metric:
         self.basis_DD, self.scale_KD1, self.strength_K = basis_DD, scale_KD1, strength_K
 
     @classmethod
-    def of(cls, rows: Rows, strength_K: F64) -> _Metric:
-        full, device = rows.features.full(), rows.features.device
-        pick = np.random.default_rng(0).permutation(len(rows.t_R))[:COVARIANCE_ROWS]
-        pick.sort()
-        gram_DD = torch.zeros(full.width, full.width, device=device)
-        for first in range(0, len(pick), _block_rows(full.width)):
-            own = pick[first : first + _block_rows(full.width)]
-            x_BD = full(rows.t_R[own], rows.n_R[own])
-            gram_DD.addmm_(x_BD.T, x_BD, alpha=1.0 / len(pick))
-        value_D, basis_DD = torch.linalg.eigh(gram_DD)
+    def of(cls, basis: Basis, classes: int, strength_K: F64) -> _Metric:
+        device = basis.value_D.device
         penalty_K = torch.from_numpy(strength_K).float().to(device)
-        share = 1.0 / len(rows.task.labels)
-        value_D.clamp_(min=_FLAT * float(value_D[-1]))
-        # centred rows, if there are no more than features, do not differ in some directions: a gradient there is rounding
-        value_D[: max(0, full.width + 1 - len(rows.t_R))] = torch.inf
-        curvature_KD = share * value_D + penalty_K[:, None]
-        of_bias_K1 = torch.full((len(strength_K), 1), share, device=device)
-        return cls(basis_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
+        curvature_KD = basis.value_D / classes + penalty_K[:, None]
+        of_bias_K1 = torch.full((len(strength_K), 1), 1.0 / classes, device=device)
+        return cls(basis.vector_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
     def out(self, u_KP: torch.Tensor, heads: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (K, C, D) and intercepts (K, C)."""
@@ -254,6 +277,7 @@ class _Search:
         self.alive = torch.arange(count, device=device)
         self.u, self.step = u_KP.clone(), torch.ones(count, device=device)
         self.pairs = _Pairs(count, u_KP.shape[1], device)
+        self.least, self.stale = torch.full((count,), torch.inf, device=device), torch.zeros(count, device=device)
 
     def run(self) -> torch.Tensor:
         """The coordinates found (K, P)."""
@@ -276,7 +300,11 @@ class _Search:
             self.step = torch.where(good, 1.0, self.step * _SHRINK)
             way = torch.where(good[:, None], self.pairs.direction(self.d), way)
             self.gradient_K[self.alive[good].cpu().numpy()] = largest_K[good].double().cpu().numpy()
-            self._leave(largest_K, good & (largest_K <= self.goal) | (self.step < _SMALLEST), passes)
+            better = largest_K < 0.9 * self.least
+            self.least = torch.where(better, largest_K, self.least)
+            self.stale = torch.where(better, 0.0, self.stale + 1)
+            stuck = (self.step < _SMALLEST) | (self.stale >= _STALE)
+            self._leave(largest_K, good & (largest_K <= self.goal) | stuck, passes)
             way = way[self.kept]
         self.found_KP[self.alive] = self.u
         self.passes_K[self.alive.cpu().numpy()] = passes
@@ -294,6 +322,7 @@ class _Search:
         self.pairs.keep(self.kept)
         self.alive, self.u, self.d = self.alive[self.kept], self.u[self.kept], self.d[self.kept]
         self.loss, self.step = self.loss[self.kept], self.step[self.kept]
+        self.least, self.stale = self.least[self.kept], self.stale[self.kept]
 
 
 class _Pairs:
