@@ -23,7 +23,7 @@ PART = "probes"
 CPU = torch.device("cpu")
 CS = (1e-3, 1e-2, 1e-1)
 RESAMPLES = 2  # heads of the largest C that learn resampled photographs
-TOLERANCE = 3e-5  # of gradients
+TOLERANCE = 1e-5  # of gradients
 ROUNDED = 1.2  # times the tolerance: the gradient of the same heads on the CPU, whose sums are in another order
 APART = 0.02  # largest difference of the weights of a head, as a share of their norm
 
