@@ -38,6 +38,7 @@ from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import pick_dtype, score
 from substyle.engine.probes.trainer import train
 from substyle.kernels.probe_heads import Heads, Term
+from substyle.kernels.probe_step import linear_gradients
 
 NAME = "probes"
 QUESTION = "how fast are linear probes fitted to a certificate, and a grid of MLPs trained?"
@@ -169,11 +170,10 @@ def as_heads(weight_KCD: NDArray[np.float64], bias_KC: NDArray[np.float64]) -> H
 def recorded(work: Callable[[], object]) -> Gemms:
     """The blocks that a fit multiplies."""
     blocks: Gemms = Counter()
-    right = solver.linear_gradients
 
     def noting(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         blocks[len(heads), len(x_BD), x_BD.dtype] += 1
-        return right(heads, x_BD, term)
+        return linear_gradients(heads, x_BD, term)
 
     with patch.object(solver, "linear_gradients", noting):
         work()

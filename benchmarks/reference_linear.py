@@ -178,7 +178,8 @@ def fine(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
     """Name the transformation."""
     every = np.arange(len(table.names))
     answer_TN, one_T = np.broadcast_to(every[:, None], (len(every), len(table.label_N))), np.ones(len(every))
-    made = linear(*(rows(table, every, table.images(split), answer_TN) for split in (TRAIN, VAL)), at)
+    train, val = (rows(table, every, table.images(split), answer_TN) for split in (TRAIN, VAL))
+    made = linear(train, val, at)
     free_TN, right_TN = (scored(table, predict, answer_TN) for predict in made)
     value = dig(ours, "fine", "linear", "accuracy")
     yield "fine", value, weighted(free_TN, one_T), TOLERANCES["picked"]
@@ -225,10 +226,11 @@ def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
 
 def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
     """Name the class of unchanged photographs, and of transformed ones."""
-    labelled = [images[table.label_N[images] >= 0] for images in map(table.images, (TRAIN, VAL))]
+    one, labelled = np.array([0]), [images[table.label_N[images] >= 0] for images in map(table.images, (TRAIN, VAL))]
     test, clean_T = table.images(TEST), (np.arange(len(table.names)) == 0).astype(float)
     answer_TN = np.broadcast_to(table.label_N[None], (len(table.names), len(table.label_N)))
-    made = linear(*(rows(table, np.array([0]), images, answer_TN) for images in labelled), at)
+    train, val = (rows(table, one, images, answer_TN) for images in labelled)
+    made = linear(train, val, at)
     for what, predict, near in (("", made[0], TOLERANCES["picked"]), (", at our C", made[1], TOLERANCES["linear"])):
         right_TN = scored(table, predict, answer_TN)
         right_TN[:, table.label_N[test] < 0] = np.nan
