@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STUDY ?= studies/demo.toml
+STUDY ?= studies/$(if $(IMAGES),photographs,demo).toml
 PHOTOGRAPHS := runs/photographs
 
 # results of your own photographs go to a folder of their name, and never among the demo's; make splits names at spaces
@@ -41,7 +41,7 @@ package-weights: setup
 AT_ONCE := -n auto --maxprocesses 8 --dist loadfile
 
 # make demo                    runs the demo study on photographs that installed packages ship
-# make demo IMAGES=<folder>    runs it on your own (class subfolders, or flat: then there is no class task),
+# make demo IMAGES=<folder>    runs studies/photographs.toml on your own (class subfolders, or flat: then there is no class task),
 #                              into runs/<name of the folder>, or OUT=<folder>
 # make demo FRESH=1            deletes the earlier results first
 #

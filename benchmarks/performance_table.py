@@ -52,7 +52,7 @@ def _rate(row: dict[str, Any]) -> str:
         return f"{per_s / 1e9:.2f} GB/s"
     if unit in _SECONDS:
         return f"{1 / per_s:.2f} s"
-    return f"{per_s:,.0f} {unit}/s"
+    return f"{per_s:,.0f} {unit}/s" if per_s >= 10 else f"{per_s:.2g} {unit}/s"
 
 
 def main() -> None:

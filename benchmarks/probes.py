@@ -1,10 +1,14 @@
-"""How fast does a grid of probes train, against the GEMMs it is made of and against the ways others train one?
+"""How fast are linear probes fitted to a certificate, and a grid of MLPs trained?
 
-All contenders see the same batches and learning rates, take the same AdamW steps and validate on the same rows at the
-same steps. Peers get their features standardised, in float32 and in memory for nothing; ours are gathered from the
-float16 table. The ceiling is the step's GEMMs alone, in bfloat16 where the CPU has it, in the shapes in which we run
-them: of a linear grid the logits (K*C, D) x (D, B) and the weights' gradient (K*C, B) x (B, D); of each MLP head the
-hidden layer, the logits, and the gradients of the second layer, the hidden layer and the first.
+Linear probes: all contenders minimise the same penalised loss over the same rows until the largest gradient is within
+the same tolerance. What each reached is computed by our objective, in float32. Seconds are the wall's and, in the
+facts, of the processor. The ceiling is the products of our own passes, in their shapes and dtypes.
+
+MLPs: all contenders see the same batches and learning rates, take the same AdamW steps and validate once, on the same
+rows. The ceiling is the products of the steps alone, in bfloat16 where the CPU has it, in the shapes in which we run
+them: of each head the hidden layer, the logits, and the gradients of the second layer, the hidden layer and the first.
+
+Peers get their features standardised, in float32 and in memory for nothing; ours are gathered from the float16 table.
 """
 
 from __future__ import annotations
@@ -12,94 +16,257 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from benchmarks.harness import CEILING, OURS, Row, Timing, interleave, main
-from benchmarks.peers import probes_data, probes_moduledict, probes_separate, probes_sklearn
-from benchmarks.peers.probes_data import BATCH, VARIANTS, WIDTH, Outcome, Problem
+from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
+from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
+from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Part
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.features import Features
 from substyle.engine.probes.heads import Setting
+from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.scoring import pick_dtype, score
 from substyle.engine.probes.trainer import train
+from substyle.kernels.probe_heads import Heads, Term
+from substyle.kernels.probe_step import linear_gradients
 
 NAME = "probes"
-QUESTION = "how fast does a grid of probes train?"
-LINEAR_HEADS, MLP_HEADS, HIDDEN = 52, 16, 2048
-SEEDS = 5  # of linear heads: trainings of one setting whose spread says what a difference in accuracy means
-CPU = torch.device("cpu")
+QUESTION = "how fast are linear probes fitted to a certificate, and a grid of MLPs trained?"
+CS = tuple(10.0**e for e in range(-4, 3))
+ONE_C = 0.1
+RESAMPLES = 5
+TOLERANCE = 1e-4  # of the gradient: scikit-learn's default
+MOST = 10_000  # passes and iterations: more than any fit takes
+MLP_HEADS, HIDDEN = 16, 2048
+CPU, ALL = torch.device("cpu"), slice(0, VARIANTS)
+SKLEARN, CUML = "scikit-learn, one fit after the other", "cuML, one fit after the other"
 SEPARATE, MODULEDICT, AUTOCAST = "separate trainings", "ModuleDict, summed losses", "ModuleDict in bf16 autocast"
+Gemms = Counter[tuple[int, int, torch.dtype]]  # heads, rows and dtype of the blocks of all passes
 
 
 def run(quick: bool) -> list[Row]:
-    """The linear grid, the MLP grid, and a linear grid against one fit of scikit-learn."""
-    linear = probes_data.problem(8, evaluations=1) if quick else probes_data.problem(300)
-    rows = [_grid(linear, 0, LINEAR_HEADS, separate=2 if quick else 13, repeats=2)]
-    rows.append(_sklearn(linear, rows[0].timings[OURS], rows[0].facts["accuracy"], quick=quick))
-    mlp = linear.shortened(2 if quick else 60)
-    rows.append(_grid(mlp, HIDDEN, MLP_HEADS, separate=1 if quick else 2, repeats=2))
+    """A grid of linear probes, a single one, resampled ones, and a grid of MLPs."""
+    problem = probes_data.problem(2 if quick else 60)
+    linear = problem.fewer(100) if quick else problem
+    repeats = 1 if quick else 2
+    times_SN = resampled_images(linear.task, np.arange(IMAGES), RESAMPLES, 0)
+    rows = [
+        fitted(f"{len(CS)} linear probes, C from 1e-4 to 100", linear, CS, repeats=repeats),
+        fitted(f"one linear probe, C = {ONE_C:g}", linear, [ONE_C], repeats=repeats),
+        fitted(
+            f"{RESAMPLES} linear probes on resampled photographs, C = {ONE_C:g}",
+            *(linear, [ONE_C] * RESAMPLES, times_SN),
+            repeats=repeats,
+        ),
+    ]
+    if not probes_cuml.missing():
+        rows.append(fitted_on_gpu(linear, CS, repeats=repeats))
+    rows.append(_mlps(problem, separate=1 if quick else 2, repeats=repeats))
     return rows
+
+
+# --- linear probes ----------------------------------------------------------------------------------------------------
+
+
+def fitted(
+    name: str,
+    problem: Problem,
+    Cs: Sequence[float],
+    times_SN: NDArray[np.float64] | None = None,
+    *,
+    repeats: int,
+) -> Row:
+    """Probes of one C each, ours at once and scikit-learn's in turn, each with its own weights of the images."""
+    t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
+    own = torch.from_numpy(t * IMAGES + n)
+    x_RD, y_R = problem.x_RD[own].numpy(), problem.y_R[own].numpy()
+    weight_KR = None if times_SN is None else [times_N[n] for times_N in times_SN]
+    features = Features(problem.table, problem.standard, CPU, pick_dtype("auto", CPU))
+    found: dict[str, Any] = {}
+    cpu: dict[str, list[float]] = {OURS: [], SKLEARN: []}
+
+    def contender(who: str, work: Callable[[], object]) -> Callable[[], None]:
+        def once() -> None:
+            began = time.process_time()
+            found[who] = work()
+            cpu[who].append(time.process_time() - began)
+
+        return once
+
+    def ours() -> solver.Fit:
+        return fit(problem, features, Cs, times_SN)
+
+    gemms = recorded(ours)
+    timings = interleave(
+        {
+            OURS: contender(OURS, ours),
+            CEILING: products(gemms),
+            SKLEARN: contender(
+                SKLEARN,
+                lambda: probes_sklearn.fit(x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST),
+            ),
+        },
+        repeats=repeats,
+        warmup=0,
+    )
+    mine, theirs = found[OURS], found[SKLEARN]
+    facts = {
+        "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE,
+        "passes": mine.passes_K.tolist(), "iterations_sklearn": theirs.iterations,
+        "cpu_s": statistics.median(cpu[OURS]), "cpu_s_sklearn": statistics.median(cpu[SKLEARN]),
+        "gemms": {str(d).removeprefix("torch."): sum(c * k for (k, _, e), c in gemms.items() if e == d)
+                  for d in {dtype for _, _, dtype in gemms}},
+    }  # fmt: skip
+    heads = {"": mine.heads, "_sklearn": as_heads(theirs.weight_KCD, theirs.bias_KC)}
+    for suffix, own_heads in heads.items():
+        facts |= {f"{key}{suffix}": value for key, value in judged(problem, own_heads, Cs, times_SN).items()}
+    return Row(f"{name}; ceiling: the products of as many passes", "probes", len(Cs), timings, facts=facts)
+
+
+def fit(
+    problem: Problem,
+    features: Features,
+    Cs: Sequence[float],
+    times_SN: NDArray[np.float64] | None = None,
+    start: Heads | None = None,
+    *,
+    most: int = MOST,
+) -> solver.Fit:
+    """Our fit."""
+    task = problem.task
+    weight_KT = np.tile(variant_weights(task, task.train_T), (len(Cs), 1))
+    config = ProbeConfig(tolerance=TOLERANCE, passes=most)
+    return fit_heads(features, task, config, weight_KT, Cs, start, times_SN)
+
+
+def judged(
+    problem: Problem, heads: Heads, Cs: Sequence[float], times_SN: NDArray[np.float64] | None
+) -> dict[str, list[float]]:
+    """Test accuracy of heads, whoever fitted them, and the largest gradient by our objective in float32."""
+    features = Features(problem.table, problem.standard, CPU, torch.float32)
+    gradient_K = fit(problem, features, Cs, times_SN, heads, most=1).gradient_K  # one pass moves nothing
+    accuracy_KT = score(features, problem.task, ALL, heads, problem.task.test_N).accuracy_ST
+    return {
+        "accuracy": accuracy_KT.astype(np.float64).mean(axis=1).round(4).tolist(),
+        "gradient": [float(f"{g:.2g}") for g in gradient_K],
+    }
+
+
+def as_heads(weight_KCD: NDArray[np.float64], bias_KC: NDArray[np.float64]) -> Heads:
+    """A peer's heads as ours."""
+    return Heads(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight_KCD, bias_KC)))
+
+
+def recorded(work: Callable[[], object]) -> Gemms:
+    """The blocks that a fit multiplies."""
+    blocks: Gemms = Counter()
+
+    def noting(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        blocks[len(heads), len(x_BD), x_BD.dtype] += 1
+        return linear_gradients(heads, x_BD, term)
+
+    with patch.object(solver, "linear_gradients", noting):
+        work()
+    return blocks
+
+
+def products(blocks: Gemms) -> Callable[[], float]:
+    """Logits (K*C, D) x (D, B) and gradients (K*C, B) x (B, D) of blocks, into memory that is there."""
+
+    def repeat() -> float:
+        spent = 0.0
+        for (heads, rows, dtype), count in blocks.items():
+            x, w = torch.randn(rows, WIDTH).to(dtype), torch.randn(heads * VARIANTS, WIDTH).to(dtype)
+            z, dw = torch.zeros(len(w), rows, dtype=dtype), torch.zeros_like(w)
+            began = time.perf_counter()
+            for _ in range(count):
+                torch.mm(w, x.T, out=z)
+                torch.mm(z, x, out=dw)
+            spent += time.perf_counter() - began
+        return spent
+
+    return repeat
+
+
+def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row:
+    """The grid on the first GPU, ours at once and cuML's in turn."""
+    device = torch.device("cuda", 0)
+    features = Features(problem.table, problem.standard, device, torch.bfloat16)
+    t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
+    own = torch.from_numpy(t * IMAGES + n)
+    x_RD, y_R = problem.x_RD[own].to(device), problem.y_R[own].float().to(device)
+    found: dict[str, Heads] = {}
+
+    def ours() -> None:
+        made = fit(problem, features, Cs).heads
+        found[""] = Heads(made.w1.cpu(), made.b1.cpu())
+
+    def cuml() -> None:
+        found["_cuml"] = as_heads(*probes_cuml.fit(x_RD, y_R, Cs, tolerance=TOLERANCE, iterations=MOST))
+
+    timings = interleave({OURS: ours, CUML: cuml}, repeats=repeats)
+    facts: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)}
+    for suffix, heads in found.items():
+        facts |= {f"{key}{suffix}": value for key, value in judged(problem, heads, Cs, None).items()}
+    return Row(f"{len(Cs)} linear probes on a GPU", "probes", len(Cs), timings, facts=facts)
+
+
+# --- MLPs -------------------------------------------------------------------------------------------------------------
 
 
 def ours(
     problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype, seed: int
 ) -> Outcome:
-    """Our training, each setting for itself, as the peers."""
+    """Our training."""
     began = time.perf_counter()
-    config = ProbeConfig(
-        seeds=1,
-        halving=(),
-        patience=1000,
-        evaluations=problem.evaluations,
-        validation_rows=len(problem.val_R),
-        seed=seed,
-    )
+    config = ProbeConfig(validation_rows=len(problem.val_R), seed=seed)
     features = Features(problem.table, problem.standard, CPU, dtype)
-    outputs = slice(0, VARIANTS)
-    part = Part(problem.task, stream_of(problem.task, "variant", 0), BATCH, outputs)
-    grid = [Setting(lr, decay, hidden, group=str(i)) for i, (lr, decay) in enumerate(settings)]
-    trained = train(features, [part], grid, config, problem.steps)
+    part = Part(problem.task, stream_of(problem.task, "variant", 0), BATCH, ALL)
+    grid = [Setting(lr, decay, hidden) for lr, decay in settings]
+    trained = list(train(features, [part], grid, config, len(problem.batches)).values())
     spent = time.perf_counter() - began
 
     def test(i: int) -> float:
-        return float(score(features, problem.task, outputs, trained[str(i)].heads, problem.task.test_N).mean_TN.mean())
+        return float(score(features, problem.task, ALL, trained[i].heads, problem.task.test_N).mean_TN.mean())
 
-    return Outcome([t.validation for t in trained.values()], spent, test)
+    return Outcome([t.validation for t in trained], spent, test)
 
 
-def gemms(steps: int, hidden: int, heads: int, dtype: torch.dtype) -> Callable[[], float]:
-    """The GEMMs of so many steps, into memory that is there."""
+def gemms_of_mlps(steps: int, hidden: int, heads: int, dtype: torch.dtype) -> Callable[[], float]:
+    """The products of so many steps, into memory that is there."""
     x = torch.randn(BATCH, WIDTH).to(dtype)
-    outputs, jobs = VARIANTS if hidden else VARIANTS * heads, heads if hidden else 1
-    width = hidden or outputs
-    w1 = torch.randn(jobs, width, WIDTH).to(dtype)
-    w2 = torch.randn(jobs, VARIANTS, width).to(dtype)
-    z, dh = torch.randn(width, BATCH).to(dtype), torch.randn(width, BATCH).to(dtype)
-    y, dw2 = torch.randn(VARIANTS, BATCH).to(dtype), torch.randn(VARIANTS, width).to(dtype)
-    dw1 = torch.empty(width, WIDTH, dtype=dtype)
+    w1, w2 = torch.randn(heads, hidden, WIDTH).to(dtype), torch.randn(heads, VARIANTS, hidden).to(dtype)
+    z, dh = torch.randn(hidden, BATCH).to(dtype), torch.randn(hidden, BATCH).to(dtype)
+    y, dw2 = torch.randn(VARIANTS, BATCH).to(dtype), torch.randn(VARIANTS, hidden).to(dtype)
+    dw1 = torch.empty(hidden, WIDTH, dtype=dtype)
 
     def repeat() -> float:
         began = time.perf_counter()
         for _ in range(steps):
-            for k in range(jobs):
+            for k in range(heads):
                 torch.mm(w1[k], x.T, out=z)
-                if hidden:
-                    torch.mm(w2[k], z, out=y)
-                    torch.mm(y, z.T, out=dw2)
-                    torch.mm(w2[k].T, y, out=dh)
-                torch.mm(dh if hidden else z, x, out=dw1)
+                torch.mm(w2[k], z, out=y)
+                torch.mm(y, z.T, out=dw2)
+                torch.mm(w2[k].T, y, out=dh)
+                torch.mm(dh, x, out=dw1)
         return time.perf_counter() - began
 
     return repeat
 
 
-def _grid(problem: Problem, hidden: int, heads: int, *, separate: int, repeats: int) -> Row:
-    settings = probes_data.settings(heads)
-    few = settings[:: heads // separate][:separate]
+def _mlps(problem: Problem, *, separate: int, repeats: int) -> Row:
+    steps, settings = len(problem.batches), probes_data.settings(MLP_HEADS)
+    few = settings[:: MLP_HEADS // separate][:separate]
     dtype = pick_dtype("auto", CPU)
     outcomes: dict[str, Outcome] = {}
 
@@ -111,37 +278,35 @@ def _grid(problem: Problem, hidden: int, heads: int, *, separate: int, repeats: 
         return once
 
     contenders = {
-        OURS: contender(OURS, lambda: ours(problem, hidden, settings, dtype, 0)),
-        CEILING: gemms(problem.steps, hidden, heads, dtype),
-        SEPARATE: contender(SEPARATE, lambda: probes_separate.train(problem, hidden, few), heads / separate),
-        MODULEDICT: contender(MODULEDICT, lambda: probes_moduledict.train(problem, hidden, settings)),
-        AUTOCAST: contender(AUTOCAST, lambda: probes_moduledict.train(problem, hidden, settings, bf16=True)),
+        OURS: contender(OURS, lambda: ours(problem, HIDDEN, settings, dtype, 0)),
+        CEILING: gemms_of_mlps(steps, HIDDEN, MLP_HEADS, dtype),
+        SEPARATE: contender(SEPARATE, lambda: probes_separate.train(problem, HIDDEN, few), MLP_HEADS / separate),
+        MODULEDICT: contender(MODULEDICT, lambda: probes_moduledict.train(problem, HIDDEN, settings)),
+        AUTOCAST: contender(AUTOCAST, lambda: probes_moduledict.train(problem, HIDDEN, settings, bf16=True)),
     }
     for warm in (OURS, CEILING):
         contenders[warm]()
     timings = interleave(contenders, repeats=repeats, warmup=0)
-    kind = f"{heads} MLP heads of width {hidden}" if hidden else f"{heads} linear heads"
-    facts = {"steps": problem.steps, "gemms": str(dtype).removeprefix("torch."), "separate_heads_timed": separate}
-    facts |= _accuracies(problem, hidden, settings, outcomes, few, dtype)
-    name = f"{kind} × {VARIANTS} classes at once, selection included; ceiling: the steps' GEMMs alone"
-    return Row(name, "head-steps", heads * problem.steps, timings, facts=facts)
+    facts = {"steps": steps, "gemms": str(dtype).removeprefix("torch."), "separate_heads_timed": separate}
+    facts |= _accuracies(problem, settings, outcomes, few, dtype)
+    name = f"{MLP_HEADS} MLP heads of width {HIDDEN} × {VARIANTS} classes at once; ceiling: the steps' products alone"
+    return Row(name, "head-steps", MLP_HEADS * steps, timings, facts=facts)
 
 
 def _accuracies(
     problem: Problem,
-    hidden: int,
     settings: Sequence[tuple[float, float]],
     outcomes: dict[str, Outcome],
     few: Sequence[tuple[float, float]],
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Test accuracies; and of the picked setting those of several seeds, in our dtype and in float32."""
+    """Test accuracies; and of the picked setting those of two seeds, in our dtype and in float32."""
     mine = outcomes[OURS]
     same = [settings.index(s) for s in few]
     pairs = [(mine.score(i), outcomes[SEPARATE].score(j)) for j, i in enumerate(same)]
     picked = settings[max(range(len(settings)), key=lambda i: mine.validation[i])]
     by_seed = {
-        kind: [ours(problem, hidden, [picked], kind, seed).score(0) for seed in range(SEEDS if not hidden else 2)]
+        kind: [ours(problem, HIDDEN, [picked], kind, seed).score(0) for seed in range(2)]
         for kind in dict.fromkeys((dtype, torch.float32))
     }
     return {
@@ -154,17 +319,6 @@ def _accuracies(
         "picked_setting_mean_of_seeds_float32": statistics.fmean(by_seed[torch.float32]),
         "picked_setting_spread_of_seeds": statistics.stdev(by_seed[torch.float32]),
     }
-
-
-def _sklearn(problem: Problem, grid: Timing, accuracy: float, *, quick: bool) -> Row:
-    found = probes_sklearn.fit(problem, rows=2000 if quick else 10**6, iterations=10 if quick else 60)
-    facts = {
-        "accuracy": accuracy, "accuracy_sklearn": found.accuracy,
-        "iterations_sklearn": found.iterations, "rows_sklearn": found.rows,
-    }  # fmt: skip
-    timings = {OURS: grid, "one fit of scikit-learn": Timing.of([found.seconds])}
-    name = f"{LINEAR_HEADS} linear heads and their selection; peer: one LogisticRegression (L-BFGS)"
-    return Row(name, "grids", 1, timings, facts=facts, headline=not quick)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,37 +23,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import adjusted_mutual_info_score, log_loss
+from sklearn.linear_model import Ridge
+from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
+from benchmarks.reference_linear import TOLERANCES, dig, probes, weighted
 from benchmarks.reference_store import TEST, TRAIN, VAL, Table, read_table
 
 SCHEMA = 1
 NAME = "reference_probes"
 QUESTION = "Do scikit-learn and torch find the numbers of a run?"
-# Largest differences, in shares of 1. A linear probe has one optimum. MLPs of one budget differ by their batches and
-# clusters by their start, so two standard deviations over seeds and three over starts are added. Ends of intervals
-# differ by their resamples. The rest is arithmetic, here in float64.
-TOLERANCES = {
-    "linear": 0.005,
-    "mlp": 0.02,
-    "interval": 0.01,
-    "k-means": 0.02,
-    "exact": 1e-3,
-}
-CS = tuple(10.0**e for e in range(-4, 3))
 RIDGE = tuple(10.0**e for e in range(-4, 5))
 DROPOUT = 0.2
 WARM_UP = 0.05
 BATCH, BATCHES_AN_EPOCH, SMALLEST = 1024, 16, 32
-RESAMPLES = 2000
 _SEEDS, _STARTS = 3, 5
-I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -77,136 +64,7 @@ class Row:
         return self.difference is None or abs(self.difference) <= self.tolerance
 
 
-def dig(value: object, *path: str | int) -> Any:  # noqa: ANN401 (JSON)
-    """The value at a path of keys; None where there is none."""
-    for key in path:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-# --- probes -----------------------------------------------------------------------------------------------------------
-
-
-def linear(
-    train_RD: NDArray[np.float32],
-    train_y: NDArray[Any],
-    val_RD: NDArray[np.float32],
-    val_y: NDArray[Any],
-    weight_R: NDArray[np.float64] | None = None,
-) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
-    """Logistic regression over CS, the one with the best validation accuracy, then loss. Returns its predictions."""
-    # in float32 L-BFGS stops at weak penalties, where rounding hides the descent
-    scaler = StandardScaler().fit(train_RD.astype(np.float64))
-    x_RD, own_RD = (scaler.transform(x.astype(np.float64)) for x in (train_RD, val_RD))
-    model = LogisticRegression(max_iter=3000, tol=1e-5, warm_start=True)
-    best, found = (-1.0, 0.0), None
-    for c in CS:
-        model.set_params(C=c).fit(x_RD, train_y, sample_weight=weight_R)
-        known = np.isin(val_y, model.classes_)
-        loss = log_loss(val_y[known], model.predict_proba(own_RD[known]), labels=model.classes_)
-        rank = (float((model.predict(own_RD) == val_y).mean()), -loss)
-        if rank > best:
-            best, found = rank, (model.coef_.copy(), model.intercept_.copy())
-    weight_CD, bias_C = found
-    classes = model.classes_
-
-    def predict(x_RD: NDArray[np.float32]) -> NDArray[Any]:
-        score_RC = scaler.transform(x_RD) @ weight_CD.T + bias_C
-        # of two classes scikit-learn keeps the second one's score
-        return classes[(score_RC[:, 0] > 0).astype(int) if len(classes) == 2 else score_RC.argmax(axis=1)]
-
-    return predict
-
-
-def scored(
-    table: Table, predict: Callable[[NDArray[np.float32]], NDArray[Any]], answer_TN: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Right or wrong on the test images, NaN on indistinct rows. Shape: (T, N)."""
-    test = table.images(TEST)
-    right_TN = np.stack([predict(x_ND[test]) == answer_TN[t, test] for t, x_ND in enumerate(table.x_TND)]).astype(float)
-    right_TN[~table.distinct_TN[:, test]] = np.nan
-    return right_TN
-
-
-def weighted(right_TN: NDArray[np.float64], weight_T: NDArray[np.float64]) -> float:
-    """Weighted mean of the accuracies of transformations."""
-    use = (weight_T > 0) & np.isfinite(right_TN).any(axis=1)
-    return float(np.average(np.nanmean(right_TN[use], axis=1), weights=weight_T[use]))
-
-
-def balanced(table: Table, role: str) -> NDArray[np.float64]:
-    """Weights (T,) of a mean over the coarse classes that have seen and held-out transformations."""
-    in_role = (table.roles == role) & (np.array(table.names) != "identity")
-    other = (table.roles == ("train" if role == "held_out" else "held_out")) & (np.array(table.names) != "identity")
-    weight_T = np.zeros(len(table.names))
-    for name in set(table.coarse[in_role]) & set(table.coarse[other]):
-        weight_T[in_role & (table.coarse == name)] = 1 / (in_role & (table.coarse == name)).sum()
-    return weight_T
-
-
-def interval(right_TN: NDArray[np.float64], weight_T: NDArray[np.float64], *, two_way: bool) -> list[float]:
-    """95 % percentile interval from resampled images and, two-way, transformations: one resample after the other."""
-    rng = np.random.default_rng(1)
-    used = np.flatnonzero((weight_T > 0) & np.isfinite(right_TN).any(axis=1))
-    values = []
-    for _ in range(RESAMPLES):
-        n = rng.integers(right_TN.shape[1], size=right_TN.shape[1])
-        t = rng.choice(used, len(used)) if two_way else used
-        drawn_TN = right_TN[np.ix_(t, n)]
-        known_T = np.isfinite(drawn_TN).any(axis=1)
-        values.append(np.average(np.nanmean(drawn_TN[known_T], axis=1), weights=weight_T[t][known_T]))
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
-
-
-def probes(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
-    """(quantity, ours, theirs, tolerance) of the linear probes and two of their intervals."""
-    count, every = len(table.names), np.arange(len(table.names))
-    train, val, test = (table.images(split) for split in (TRAIN, VAL, TEST))
-    shape_TN = (count, len(table.label_N))
-    point = 1 / len(test)  # what one photograph of each transformation is worth
-    tolerance = TOLERANCES["linear"]
-
-    def fit(transformations: I64, images: tuple[I64, I64], answer_TN: NDArray[Any], *, even: bool = False) -> Any:  # noqa: ANN401
-        (t, n), (vt, vn) = (table.rows(transformations, those) for those in images)
-        target_R = answer_TN[t, n]
-        _, place_R, rows_C = np.unique(target_R, return_inverse=True, return_counts=True)
-        weight_R = len(t) / len(rows_C) / rows_C[place_R] if even else None
-        return linear(table.x_TND[t, n], target_R, table.x_TND[vt, vn], answer_TN[vt, vn], weight_R)
-
-    answer_TN = np.broadcast_to(every[:, None], shape_TN)
-    right_TN = scored(table, fit(every, (train, val), answer_TN), answer_TN)
-    one_T = np.ones(count)
-    yield "fine", dig(ours, "fine", "linear", "accuracy"), weighted(right_TN, one_T), tolerance
-    ends = interval(right_TN, one_T, two_way=False)
-    for i, end in enumerate(("low", "high")):
-        yield f"fine, interval, {end}", dig(ours, "fine", "linear", "ci95", i), ends[i], TOLERANCES["interval"]
-
-    answer_TN = np.broadcast_to(table.coarse[:, None], shape_TN)
-    seen = every[table.roles == "train"]
-    right_TN = scored(table, fit(seen, (train, val), answer_TN, even=True), answer_TN)
-    weights = {role: balanced(table, role) for role in ("train", "held_out")}
-    for role, key in (("train", "seen"), ("held_out", "held_out")):
-        theirs = weighted(right_TN, weights[role]) if weights[role].any() else None
-        yield f"coarse, {key}", dig(ours, "coarse", "linear", key), theirs, tolerance
-    if weights["held_out"].any():
-        ends = interval(right_TN, weights["held_out"], two_way=True)
-        for i, end in enumerate(("low", "high")):
-            kept = dig(ours, "coarse", "linear", "held_out_two_way_ci95", i)
-            # few transformations make its ends coarse: each resample of them moves by several points
-            yield f"coarse, held out, two-way interval, {end}", kept, ends[i], 2 * TOLERANCES["interval"]
-
-    if dig(ours, "semantic"):
-        labelled = [images[table.label_N[images] >= 0] for images in (train, val)]
-        answer_TN = np.broadcast_to(table.label_N[None], shape_TN)
-        right_TN = scored(table, fit(every[:1], (labelled[0], labelled[1]), answer_TN), answer_TN)
-        right_TN[:, table.label_N[test] < 0] = np.nan
-        clean = weighted(right_TN, one_T * (every == 0))
-        yield "class, clean", dig(ours, "semantic", "linear", "clean"), clean, max(tolerance, point + 1e-9)
-        hidden = weighted(right_TN, one_T * (every > 0))
-        yield "class, obfuscated", dig(ours, "semantic", "linear", "obfuscated"), hidden, 2 * tolerance
+# --- the multi-task probe -----------------------------------------------------------------------------------------
 
 
 def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
@@ -221,7 +79,7 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
     classes, class_N = np.unique(table.label_N[labelled]), table.label_N
     scaler = StandardScaler().fit(table.x_TND[fine_t, fine_n])
     x_TND = torch.from_numpy(np.stack([scaler.transform(x_ND) for x_ND in table.x_TND]).astype(np.float32))
-    setting, steps, lam = joint["setting"], max(int(joint["curve"][-1][0]), 1), joint["lambda"]
+    setting, steps, share = joint["setting"], joint["steps"], joint["task_weight"]
     half = max(1, min(BATCH, max(len(fine_t) // BATCHES_AN_EPOCH, min(len(fine_t), SMALLEST))) // 2)
     counts, value = (len(table.names), len(classes)), np.zeros((_SEEDS, 2))
     for seed in range(len(value)):
@@ -241,7 +99,7 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
             named = torch.nn.functional.cross_entropy(out[:half, : counts[0]], torch.from_numpy(fine_t[a]))
             place = torch.from_numpy(np.searchsorted(classes, class_N[b]))
             classed = torch.nn.functional.cross_entropy(out[half:, counts[0] :], place)
-            loss = lam / math.log(counts[0]) * named + (1 - lam) / math.log(counts[1]) * classed
+            loss = share / math.log(counts[0]) * named + (1 - share) / math.log(counts[1]) * classed
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

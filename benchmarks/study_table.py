@@ -17,6 +17,23 @@ RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- study table: benchmarks/study_table.py -->", "<!-- end of study table -->"
 _KEPT = ("schema", "version", "created", "name", "seed", "canvas", "suite", "images", "variants", "splits", "chance",
          "throughput", "environment")  # fmt: skip
+_WANTED = {
+    "fine": ("accuracy", "ci95", "two_way_ci95"),
+    "coarse": ("seen", "seen_ci95", "held_out", "held_out_ci95", "held_out_two_way_ci95", "gap", "gap_ci95",
+               "by_transformation"),
+    "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95"),
+    "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
+}  # fmt: skip
+_COLUMNS = (  # heading, task, head, score, its interval
+    ("style, linear", "fine", "linear", "accuracy", "ci95"),
+    ("style, MLP", "fine", "mlp", "accuracy", "ci95"),
+    ("coarse, seen", "coarse", "linear", "seen", "seen_ci95"),
+    ("coarse, held out", "coarse", "linear", "held_out", "held_out_ci95"),
+    ("coarse, each held out in turn", "coarse_rotation", "linear", "accuracy", "two_way_ci95"),
+    ("class", "semantic", "linear", "clean", "clean_ci95"),
+    ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),
+)
+_MARK = "†"
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
@@ -25,40 +42,32 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     kept["backbones"] = {}
     for name, backbone in results["backbones"].items():
         row: dict[str, Any] = {key: backbone[key] for key in ("dim", "control", "runtime", "gate", "knn", "balance")}
-        row["fine"] = {h: {k: s[k] for k in ("accuracy", "ci95")} for h, s in backbone["fine"].items()}
-        wanted = ("seen", "seen_ci95", "held_out", "held_out_ci95", "gap", "gap_ci95", "by_transformation")
-        row["coarse"] = {h: {k: s[k] for k in wanted} for h, s in backbone["coarse"].items()}
-        wanted = ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95")
-        row["semantic"] = {h: {k: s[k] for k in wanted} for h, s in (backbone["semantic"] or {}).items()}
-        multitask = backbone["multitask"] or {}
-        row["multitask"] = {k: multitask[k] for k in ("fine", "semantic", "lambda", "difference") if k in multitask}
+        for task, wanted in _WANTED.items():
+            heads = backbone.get(task) or {}
+            row[task] = {h: {k: one[k] for k in (*wanted, "converged", "certificate")} for h, one in heads.items()}
+        multitask = backbone.get("multitask") or {}
+        row["multitask"] = {
+            k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
+        }
         kept["backbones"][name] = row
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
     return kept
 
 
 def table(kept: dict[str, Any]) -> str:
-    """Markdown: one line for each backbone, per cent, 95 % intervals in brackets."""
-    lines = [
-        "| backbone | style, linear | style, MLP | coarse, seen | coarse, held out | class | class, transformed | "
-        "10-NN style |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Markdown: one line for each backbone, per cent, 95 % intervals in brackets, a mark where a probe could go on.
+
+    What a summary does not have is a dash.
+    """
+    headings = ["backbone", *(column[0] for column in _COLUMNS), "10-NN style"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, row in kept["backbones"].items():
-        coarse, semantic = row["coarse"]["linear"], row["semantic"]["linear"]
-        cells = [
-            _cell(row["fine"]["linear"]["accuracy"], row["fine"]["linear"]["ci95"]),
-            _cell(row["fine"]["mlp"]["accuracy"], row["fine"]["mlp"]["ci95"]),
-            _cell(coarse["seen"], coarse["seen_ci95"]),
-            _cell(coarse["held_out"], coarse["held_out_ci95"]),
-            _cell(semantic["clean"], semantic["clean_ci95"]),
-            _cell(semantic["obfuscated"], semantic["obfuscated_ci95"]),
-            _cell(row["knn"]["transformation"]["10"], None),
-        ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    chance = kept["chance"]
-    shown = [chance[task] for task in ("fine", "coarse", "semantic") for _ in range(2)]
-    lines.append(f"| chance | {' | '.join(f'{100 * c:.1f}' for c in shown)} | {100 * chance['fine']:.1f} |")
+        cells = [_cell(row.get(task, {}).get(head, {}), score, interval) for _, task, head, score, interval in _COLUMNS]
+        lines.append(f"| `{name}` | {' | '.join([*cells, _per_cent(row['knn']['transformation'].get('10'))])} |")
+    tasks = [task.removesuffix("_rotation") for _, task, *_ in _COLUMNS]
+    lines.append(f"| chance | {' | '.join(_per_cent(kept['chance'].get(task)) for task in [*tasks, 'fine'])} |")
+    if any(_MARK in line for line in lines):
+        lines += ["", f"{_MARK} The probe has not converged: more training would change this number."]
     spent = kept["throughput"]
     lines += [
         "",
@@ -70,9 +79,15 @@ def table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: float, interval: list[float] | None) -> str:
-    between = f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""
-    return f"{100 * value:.1f}{between}"
+def _cell(scores: dict[str, Any], score: str, interval: str) -> str:
+    value, ends = scores.get(score), scores.get(interval)
+    between = f" ({_per_cent(ends[0])}–{_per_cent(ends[1])})" if ends else ""
+    mark = f" {_MARK}" if value is not None and scores.get("converged") is False else ""
+    return _per_cent(value) + between + mark
+
+
+def _per_cent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def written(readme: str, text: str) -> str:

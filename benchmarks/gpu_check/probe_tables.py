@@ -69,11 +69,11 @@ def _rows(bench: Bench) -> Iterator[Row]:
 
 
 def _trainings(bench: Bench) -> Iterator[Row]:
-    """Fine, coarse, class and multi-task probes, both heads, with a rotation: accuracies as on the CPU."""
+    """Fine, coarse, class and multi-task probes, and the rotation: accuracies as on the CPU."""
     table = made(2 * bench.sizes.rows, bench.sizes.dim)
     config = ProbeConfig(
-        widths=(bench.sizes.hidden,), steps=120, mlp_steps=60, multitask_steps=40, batch=bench.sizes.rows // 4,
-        rotate=True, rotate_heads=("linear", "mlp"), bootstrap=100, stream_buffer=BUFFER, save=False, precision="fp32",
+        widths=(bench.sizes.hidden,), mlp_steps=60, multitask_steps=40, doublings=1, batch=bench.sizes.rows // 4,
+        resamples=2, redraws=2, bootstrap=100, stream_buffer=BUFFER, save=False, precision="fp32",
     )  # fmt: skip
     expected = accuracies(table, replace(config, device="cpu", table=FLOAT16))
     found = {how: accuracies(table, replace(config, device=str(bench.device), table=how)) for how in HOW}

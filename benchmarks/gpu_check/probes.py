@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_check import probe_replay, probe_tables, probe_ways
+from benchmarks.gpu_check import probe_replay, probe_solver, probe_tables, probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.kernels import ceiling, launched
 from benchmarks.gpu_check.probe_ways import Problem
@@ -27,7 +27,7 @@ SEPARATE = 2  # heads that the one-at-a-time loop is timed on
 
 
 def run(bench: Bench) -> Iterator[Job]:
-    """Linear heads and MLP heads: correctness, the two elementwise kernels, rates, replayed steps, an epoch."""
+    """Linear heads and MLP heads: correctness, the two elementwise kernels, rates, replayed steps, an epoch, fits."""
     sizes = bench.sizes
     make = partial(probe_ways.problem, sizes.rows, sizes.width, sizes.classes)
     linear, mlp = make(sizes.linear_heads, 0), make(sizes.mlp_heads, sizes.hidden)
@@ -40,6 +40,7 @@ def run(bench: Bench) -> Iterator[Job]:
     for name, p in kinds.items():
         yield f"{name}, rate", partial(_rate, bench, name, p)
     yield "an epoch", partial(probe_replay.epoch, bench)
+    yield "linear heads fitted to a certificate", partial(probe_solver.correct, bench)
     yield from probe_tables.jobs(bench)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from substyle.engine.probes.features import Features
-from substyle.engine.probes.sampling import VariantStream
+from substyle.engine.probes.sampling import stream_of
 from substyle.engine.probes.standard import Standard, standard_of
 from substyle.engine.probes.tasks import Task, fine_task
 from substyle.engine.probes.trainer import learning_rate
@@ -23,43 +23,34 @@ VALIDATION = 2048  # rows, as our trainer samples them
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows, batches and evaluations that every contender shares; peers get standardised float32 rows for nothing.
+    """Rows and batches that every contender shares; peers get standardised float32 rows for nothing.
 
     Attributes:
         table: the embeddings.
         task: name the variant, 31 ways.
         standard: statistics of the training rows.
         x_RD: all rows, standardised, float32.
-        batches: rows of each step's batch.
         y_R: class of each row.
+        batches: rows of each step's batch.
         val_R, test_R: rows to validate and to test on.
-        steps: optimiser steps.
-        evaluations: validations on the way, at equal distances.
     """
 
     table: EmbeddingTable
     task: Task
     standard: Standard
     x_RD: torch.Tensor
-    batches: list[torch.Tensor]
     y_R: torch.Tensor
+    batches: list[torch.Tensor]
     val_R: torch.Tensor
     test_R: torch.Tensor
-    steps: int
-    evaluations: int
 
-    def shortened(self, steps: int) -> Problem:
-        """The same rows with only the first of the steps."""
-        return replace(self, steps=steps, batches=self.batches[:steps])
-
-    @property
-    def evaluate_at(self) -> set[int]:
-        """Numbers of steps after which a contender validates and keeps its best weights."""
-        return {round(self.steps * (i + 1) / self.evaluations) for i in range(self.evaluations)} - {0}
+    def fewer(self, images: int) -> Problem:
+        """The same with only the first of the training images, in the standardisation of all."""
+        return replace(self, task=replace(self.task, train_N=self.task.train_N[:images]))
 
     def rate(self, done: int) -> float:
         """Share of the peak learning rate."""
-        return learning_rate(done, self.steps)
+        return learning_rate(done, len(self.batches))
 
 
 @cache
@@ -73,12 +64,12 @@ def table() -> EmbeddingTable:
     rng = np.random.default_rng(0)
     label = np.arange(IMAGES) % 10
     content = rng.normal(size=(10, WIDTH))[label] + rng.normal(size=(IMAGES, 40)) @ rng.normal(size=(40, WIDTH)) / 4
-    style = rng.normal(size=(VARIANTS, WIDTH)) * 0.07
+    style = rng.normal(size=(VARIANTS, WIDTH)) * 2.5 / WIDTH**0.5
     x = np.empty((VARIANTS, IMAGES, WIDTH), np.float16)
     for t in range(VARIANTS):
         strength = rng.uniform(0.6, 1.4, (IMAGES, 1))
         x[t] = content + strength * style[t] + rng.normal(size=(IMAGES, WIDTH), scale=0.7)
-    split = np.repeat(np.array([0, 1, 2], np.int8), [1040, 240, 320])[rng.permutation(IMAGES)]
+    split = np.repeat(np.array([0, 1, 2], np.int8), np.array([13, 3, 4]) * IMAGES // 20)[rng.permutation(IMAGES)]
     names = ("identity", *(f"t{t:02d}" for t in range(1, VARIANTS)))
     return EmbeddingTable(
         "synthetic", x, names, names, ("train",) * VARIANTS, tuple(f"{i}.jpg" for i in range(IMAGES)),
@@ -86,7 +77,7 @@ def table() -> EmbeddingTable:
     )  # fmt: skip
 
 
-def problem(steps: int, evaluations: int = 3, seed: int = 0) -> Problem:
+def problem(steps: int, seed: int = 0) -> Problem:
     """The fine task on the table, with the batches that our trainer draws for a seed."""
     made = table()
     task = fine_task(made, seed)
@@ -94,7 +85,7 @@ def problem(steps: int, evaluations: int = 3, seed: int = 0) -> Problem:
     standard = standard_of(made, task, seed)
     features = Features(made, standard, torch.device("cpu"), torch.float32)
     t, n = np.divmod(np.arange(VARIANTS * IMAGES), IMAGES)
-    stream = VariantStream(task, rng_of(task, seed))
+    stream = stream_of(task, "variant", seed)
     batches = []
     for _ in range(steps):
         of_batch, image = stream.batch(BATCH)
@@ -102,14 +93,7 @@ def problem(steps: int, evaluations: int = 3, seed: int = 0) -> Problem:
     validation = task.sample(task.val_N, VALIDATION, np.random.default_rng([seed, 0x726F7773]))
     test = task.rows(task.train_T, task.test_N)
     val_R, test_R = (torch.from_numpy(t * IMAGES + n) for t, n in (validation, test))
-    return Problem(
-        made, task, standard, features(t, n), batches, torch.from_numpy(t), val_R, test_R, steps, evaluations
-    )
-
-
-def rng_of(task: Task, seed: int) -> np.random.Generator:
-    """The generator of a task's stream, as ``stream_of`` seeds it."""
-    return np.random.Generator(np.random.PCG64([seed, *task.name.encode()]))
+    return Problem(made, task, standard, features(t, n), torch.from_numpy(t), batches, val_R, test_R)
 
 
 def settings(count: int) -> list[tuple[float, float]]:
@@ -123,8 +107,8 @@ class Outcome:
     """What a contender trained.
 
     Attributes:
-        validation: accuracy of each head where it validated best.
-        seconds: time of the heads it trained, selection included, test excluded.
+        validation: accuracy of each head.
+        seconds: time of the heads it trained, validation included, test excluded.
         score: the accuracy of a head on the test rows, reckoned when it is asked for.
     """
 
@@ -138,32 +122,14 @@ class Outcome:
         return self.score(int(np.argmax(self.validation)))
 
 
-class Best:
-    """A head's weights where it validated best."""
-
-    def __init__(self) -> None:
-        self.accuracy = -1.0
-        self.state: dict[str, torch.Tensor] = {}
-
-    def offer(self, head: torch.nn.Module, logits_RC: torch.Tensor, y_R: torch.Tensor) -> None:
-        """Keep the head's weights if its logits on the validation rows are better than any before."""
-        accuracy = float((logits_RC.argmax(1) == y_R).double().mean())
-        if accuracy > self.accuracy:
-            self.accuracy = accuracy
-            self.state = {name: value.clone() for name, value in head.state_dict().items()}
-
-    def test(self, head: torch.nn.Module, problem: Problem) -> float:
-        """Its accuracy on the test rows."""
-        head.load_state_dict(self.state)
-        head.eval()
-        with torch.no_grad():
-            logits = head(problem.x_RD[problem.test_R])
-        return float((logits.argmax(1) == problem.y_R[problem.test_R]).double().mean())
-
-
 def head(hidden: int) -> torch.nn.Module:
-    """A linear head, or one with a hidden layer and dropout, as a user of torch writes it."""
-    if hidden == 0:
-        return torch.nn.Linear(WIDTH, VARIANTS)
+    """A head with a hidden layer and dropout, as a user of torch writes it."""
     layers = torch.nn.Linear(WIDTH, hidden), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(hidden, VARIANTS)
     return torch.nn.Sequential(*layers)
+
+
+def accuracy(module: torch.nn.Module, problem: Problem, rows: torch.Tensor) -> float:
+    """A head's accuracy on some rows."""
+    module.eval()
+    with torch.no_grad():
+        return float((module(problem.x_RD[rows]).argmax(1) == problem.y_R[rows]).double().mean())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers.probes_data import Best, Outcome, Problem, head
+from benchmarks.peers.probes_data import Outcome, Problem, accuracy, head
 
 
 def train(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], *, bf16: bool = False) -> Outcome:
@@ -16,7 +16,6 @@ def train(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]]
     began = time.perf_counter()
     torch.manual_seed(0)
     heads = torch.nn.ModuleDict({f"head{i}": head(hidden) for i in range(len(settings))})
-    best = [Best() for _ in settings]
     groups = [
         {"params": module.parameters(), "lr": lr, "weight_decay": decay}
         for module, (lr, decay) in zip(heads.values(), settings, strict=True)
@@ -31,18 +30,7 @@ def train(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if done + 1 in problem.evaluate_at:
-            heads.eval()
-            x, y = problem.x_RD[problem.val_R], problem.y_R[problem.val_R]
-            with torch.no_grad():
-                for module, own in zip(heads.values(), best, strict=True):
-                    own.offer(module, module(x), y)
-            heads.train()
+    modules = list(heads.values())
+    validation = [accuracy(module, problem, problem.val_R) for module in modules]
     spent = time.perf_counter() - began
-    pairs = list(zip(heads.values(), best, strict=True))
-
-    def score(i: int) -> float:
-        module, own = pairs[i]
-        return own.test(module, problem)
-
-    return Outcome([own.accuracy for own in best], spent, score)
+    return Outcome(validation, spent, lambda i: accuracy(modules[i], problem, problem.test_R))

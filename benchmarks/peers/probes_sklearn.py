@@ -1,38 +1,48 @@
-"""One linear probe by scikit-learn's LogisticRegression (L-BFGS over all training rows)."""
+"""Linear probes by scikit-learn's LogisticRegression, one after the other (L-BFGS over all training rows)."""
 
 from __future__ import annotations
 
-import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.peers.probes_data import IMAGES, Problem
+F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """One fit: accuracy on the test rows, iterations taken, training rows, time."""
+class Fitted:
+    """Weights (K, C, D), intercepts (K, C) and iterations of K fits."""
 
-    accuracy: float
-    iterations: int
-    rows: int
-    seconds: float
+    weight_KCD: F64
+    bias_KC: F64
+    iterations: list[int]
 
 
-def fit(problem: Problem, *, rows: int, iterations: int, strength: float = 0.01) -> Fit:
-    """Fit at most ``rows`` training rows in at most ``iterations``; ``strength`` is C, the inverse of the penalty."""
-    t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
-    pick = np.random.default_rng(0).permutation(t * IMAGES + n)[:rows]
-    x, y = problem.x_RD.numpy(), problem.y_R.numpy()
-    model = LogisticRegression(C=strength, max_iter=iterations)
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are limited on purpose
-        model.fit(x[pick], y[pick])
-    seconds = time.perf_counter() - began
-    test = problem.test_R.numpy()
-    return Fit(float((model.predict(x[test]) == y[test]).mean()), int(model.n_iter_[0]), len(pick), seconds)
+def fit(
+    x_RD: NDArray[np.floating],
+    y_R: NDArray[np.int64],
+    Cs: Sequence[float],
+    weight_KR: Sequence[F64] | None = None,
+    *,
+    tolerance: float,
+    iterations: int,
+) -> Fitted:
+    """Fit a probe for each C; rows that have no weight are left out of its fit."""
+    found = []
+    for k, C in enumerate(Cs):
+        own = slice(None) if weight_KR is None else np.flatnonzero(weight_KR[k])
+        weight_R = None if weight_KR is None else weight_KR[k][own]
+        model = LogisticRegression(C=C, tol=tolerance, max_iter=iterations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient that is reached is reported
+            found.append(model.fit(x_RD[own], y_R[own], weight_R))
+    return Fitted(
+        np.stack([model.coef_ for model in found]).astype(np.float64),
+        np.stack([model.intercept_ for model in found]).astype(np.float64),
+        [int(model.n_iter_[0]) for model in found],
+    )

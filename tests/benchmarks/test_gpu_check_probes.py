@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.gpu_check import probe_replay, probe_tables, probe_ways, probes
+from benchmarks.gpu_check import probe_replay, probe_solver, probe_tables, probe_ways, probes
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED
 from tests.benchmarks.conftest import Run
@@ -19,8 +19,10 @@ from tests.benchmarks.conftest import Run
 from substyle.engine.backbones.runtimes import captured
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.held import Held
+from substyle.engine.probes.solver import Fit
 from substyle.engine.table import EmbeddingTable
 from substyle.kernels import roofline
+from substyle.kernels.probe_heads import Heads
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +92,24 @@ def test_other_embeddings_and_other_accuracies_would_be_seen(monkeypatch: pytest
     monkeypatch.setattr(probe_tables, "hold", hold)
     monkeypatch.setattr(probe_tables, "accuracies", lambda table, config: {"fine/linear": float(next(numbers))})
     assert held_rows() == [FAILED] * 7
+
+
+@pytest.mark.parametrize("wrong", ["", "moved", "early"])
+def test_fitted_linear_heads_are_held_against_the_cpu(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """And heads that lie elsewhere, or whose fit ended early, would be seen."""
+    right, calls = probe_solver.fitted, itertools.count()
+
+    def fitted(table: EmbeddingTable, device: torch.device, dtype: torch.dtype, start: Heads | None = None) -> Fit:
+        found = right(table, device, dtype, start)
+        if next(calls) in (1, 3):  # those of the device
+            found.heads.w1[0, 0, 0] += 0.5 if wrong == "moved" else 0.0
+            found.gradient_K[0] *= 1e3 if wrong == "early" else 1.0
+        return found
+
+    monkeypatch.setattr(probe_solver, "fitted", fitted)
+    rows = list(probe_solver.correct(Bench(CPU, TINY)))
+    assert [row.status for row in rows] == [FAILED if wrong else PASSED] * 2
+    assert ["bfloat16 first" in row.name for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(
