@@ -239,7 +239,8 @@ def test_make_demo_keeps_results_apart(arguments: list[str], images: str, out: s
     made = _make(*arguments, target="demo")
     assert made.returncode == 0, made.stderr
     (line,) = (line for line in made.stdout.splitlines() if "substyle run" in line)
-    assert shlex.split(line)[1:] == ["run", "studies/demo.toml", "--images", images, "--out", out]
+    study = "studies/photographs.toml" if arguments else "studies/demo.toml"
+    assert shlex.split(line)[1:] == ["run", study, "--images", images, "--out", out]
 
 
 @pytest.mark.parametrize(
