@@ -28,7 +28,7 @@ _COLUMNS = (  # heading, task, head, score, its interval
     ("style, linear", "fine", "linear", "accuracy", "ci95"),
     ("style, MLP", "fine", "mlp", "accuracy", "ci95"),
     ("coarse, seen", "coarse", "linear", "seen", "seen_ci95"),
-    ("coarse, held out", "coarse", "linear", "held_out", "held_out_ci95"),
+    ("coarse, held out", "coarse", "linear", "held_out", "held_out_two_way_ci95"),
     ("coarse, each held out in turn", "coarse_rotation", "linear", "accuracy", "two_way_ci95"),
     ("class", "semantic", "linear", "clean", "clean_ci95"),
     ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),

@@ -66,13 +66,13 @@ class Validation:
     def difference(self, a: Heads, b: Heads) -> tuple[float, bool]:
         """Accuracy of a minus that of b, and whether they agree.
 
-        They do where the difference is at most half a point, or one standard error of a paired difference: few rows
-        cannot tell half a point.
+        They do where the difference is at most half a point; on few rows, which cannot tell half a point, one standard
+        error of the paired difference, but never more than a point.
         """
         gain_KB = self.right(a).double() - self.right(b).double()
         gain_B = (gain_KB * self.weight).mean(0)
         difference = float(gain_B.sum())
-        return difference, abs(difference) <= max(AGREEMENT, float(gain_B.square().sum().sqrt()))
+        return difference, abs(difference) <= min(max(AGREEMENT, float(gain_B.square().sum().sqrt())), 2 * AGREEMENT)
 
     def judge_bank(self, bank: Bank, number: int = 0) -> tuple[F64, F64]:
         """Accuracy and cross-entropy of each head of a bank, in its order.
