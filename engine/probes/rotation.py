@@ -50,9 +50,9 @@ class Rotation:
     fit: Fit
     difference: float
 
-    def describe(self) -> dict[str, Any]:
-        """``converged`` and ``certificate`` of results.json."""
-        own = certified(self.fit)
+    def describe(self, tolerance: float) -> dict[str, Any]:
+        """``converged`` and ``certificate`` of results.json, for the configuration's tolerance."""
+        own = certified(self.fit, tolerance)
         agreed = abs(self.difference) <= AGREEMENT
         return {
             "converged": own["converged"] and agreed,
@@ -176,7 +176,7 @@ def report_rotation(
         **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
         **judged.numbers("styles", uniform_over(styles, count)),
         "by_transformation": {name: {"accuracy": one.number, "ci95": one.ci95} for name, one in each.items()},
-        **rotation.describe(),
+        **rotation.describe(config.tolerance),
     }
 
 

@@ -203,7 +203,8 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
 
 
 def test_fits_that_do_not_agree_are_not_converged(make_table: Make, quick: Quick) -> None:
-    found = turned(make_table(), quick(doublings=4))
-    assert found.describe()["converged"] is True
-    assert replace(found, difference=-0.006).describe()["converged"] is False
-    assert replace(found, fit=replace(found.fit, tolerance=0.0)).describe()["converged"] is False
+    config = quick(doublings=4)
+    found = turned(make_table(), config)
+    assert found.describe(config.tolerance)["converged"] is True
+    assert replace(found, difference=-0.006).describe(config.tolerance)["converged"] is False
+    assert found.describe(0.0)["converged"] is False
