@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, check
 
-_SECONDS = ("calls", "starts", "grids")  # few enough that seconds for one say more than how many a second
+_SECONDS = ("calls", "starts")  # few enough that seconds for one say more than how many a second
 START, END = "<!-- performance table: benchmarks/performance_table.py -->", "<!-- end of performance table -->"
 
 

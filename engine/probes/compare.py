@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.metrics import Estimate, resample, uniform_over
 from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.probes.rotation import STYLE
 from substyle.engine.probes.single import coarse_weights
 
 F64 = NDArray[np.float64]
@@ -21,7 +22,6 @@ Row = dict[str, Any]
 GENERAL = frozenset(
     {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "styles")}
 )
-STYLE = "style"  # the coarse class of painting styles
 _NORMAL = NormalDist()
 
 

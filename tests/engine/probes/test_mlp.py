@@ -143,7 +143,7 @@ def test_the_rank_picks(agreed: Agreed) -> None:
 
 
 def test_groups_are_trained_on_together_until_all_agree(agreed: Agreed) -> None:
-    """One of each group; a group is asked for each part that it learns, and the largest difference is told."""
+    """One of each group; a group is asked for each part that it learns, and the largest difference is kept."""
     settings = [
         Setting(lr, 0.1, 4, group=group, loss=loss)
         for lr in (0.25, 0.75)
@@ -161,12 +161,12 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
     """The one that is kept is that of its setting and its steps alone."""
     features, task = setup(make_table(), fine_task(make_table(), 0))
     config = quick(mlp_steps=10)
-    told: list[int] = []
-    found = train_mlp(features, task, config, advance=told.append)
+    steps: list[int] = []
+    found = train_mlp(features, task, config, advance=steps.append)
     own = found.trained
     assert own.setting in grid(config)
     assert own.steps == 20
-    assert sum(told) == 10 + 20
+    assert sum(steps) == 10 + 20
     alone = train(features, [part_of(task, config, slice(0, 8))], [own.setting], config, 20)[own.setting]
     for ours, theirs in zip(own.heads.parameters, alone.heads.parameters, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
