@@ -88,10 +88,10 @@ class ProbeConfig:
     Cs: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     tolerance: float = 3e-4
     passes: int = 1000
-    mlp_learning_rates: tuple[float, ...] = (3e-3, 1e-3)
+    mlp_learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
     mlp_weight_decays: tuple[float, ...] = (1e-1,)
     widths: tuple[int, ...] = (2048,)
-    multitask_learning_rates: tuple[float, ...] = (3e-3, 1e-3)
+    multitask_learning_rates: tuple[float, ...] = (1e-2, 3e-3, 1e-3)
     task_weight: float = 0.5
     resamples: int = 5
     mlp_resamples: int = 0
@@ -99,8 +99,8 @@ class ProbeConfig:
     batch: int = 1024
     mlp_steps: int = 150
     multitask_steps: int = 150
-    doublings: int = 3
-    validation_rows: int = 2048
+    doublings: int = 5
+    validation_rows: int = 8192
     dropout: float = 0.2
     sampling: str = "variant"
     rotate: bool = True

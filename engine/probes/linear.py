@@ -130,7 +130,8 @@ def fit_linear(
         further = float(f"{best / 10 if best == min(fits) else best * 10:.6g}")
         if not C_RANGE[0] <= further <= C_RANGE[1]:
             break
-        fits[further] = solved([further], fits[best].heads)
+        # begun at zero: the gradient at the last penalty's best may be within the tolerance, and then nothing moves
+        fits[further] = solved([further], None)
         best = best_of()
     picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
     rows = asked(features.full(), task, slice(0, len(task.labels)), config)

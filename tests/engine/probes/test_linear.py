@@ -157,6 +157,16 @@ def test_each_part_must_have_converged(spoilt: str) -> None:
     assert replace(one, **{spoilt: changes[spoilt]}).describe()["converged"] is False  # type: ignore[arg-type]
 
 
+def test_a_penalty_beyond_the_grid_is_fitted_as_one_of_it(make_table: Make, quick: Quick) -> None:
+    """Begun at the last penalty's best, a fit may be within the tolerance at once, however far from its own best."""
+    features, task = features_of(table := make_table(style=0.5), fine_task(table, 0))
+    extended = fit_linear(features, task, quick(Cs=(1e-3,), tolerance=1e-3))
+    assert len(extended.tried) > 2
+    given = fit_linear(features, task, quick(Cs=extended.tried, tolerance=1e-3))
+    assert (extended.C, extended.tried) == (given.C, given.tried)
+    assert torch.allclose(extended.heads.w1, given.heads.w1, atol=1e-3)
+
+
 def test_fits_that_never_agree_are_tightened_as_often_as_allowed(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
