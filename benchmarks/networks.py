@@ -20,12 +20,14 @@ from substyle.engine.backbones import cache as artefacts
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.fixed_batch import FixedBatch, graph_batch
+from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.embed_config import EmbedConfig, Settings
 from substyle.engine.precision import Precision
 from substyle.engine.samples import Samples
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.target import graph_batch
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.suites import suite
 
 LITE0 = "package:efficientnet_lite0"

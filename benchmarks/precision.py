@@ -29,13 +29,13 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.artefact import Mixture
 from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.source import Source
 from substyle.engine.embed import embed_compiled
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import AUTO, INT8
-from substyle.engine.preparation import BackboneChoice, prepare_backbones
+from substyle.engine.preparation import prepare_backbones
 from substyle.engine.probes.compare import compare_outcomes
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
@@ -43,7 +43,8 @@ from substyle.engine.probes.run import run_probes
 from substyle.engine.samples import Samples
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.load import load_table
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.target import graph_batch
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.suites import suite
 

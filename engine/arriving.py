@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -83,3 +84,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
         return
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         yield
+
+
+# (B, S, S, 3) uint8; a tensor may lie on the device of the runtime that takes it
+Canvas = NDArray[np.uint8] | torch.Tensor

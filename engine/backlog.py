@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import arriving, trace
+from substyle.engine.arriving import Canvas
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.spec import Canvas
 from substyle.engine.backbones.started import Started
 from substyle.engine.store.record import ImageNote
 

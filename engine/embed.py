@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from substyle.engine import identity
 from substyle.engine.backbones import cache
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.embed_config import BackboneChoice
 from substyle.engine.executors.config import LOCAL
 from substyle.engine.executors.local import LocalExecutor
 from substyle.engine.executors.task import Executor, Task
@@ -22,16 +23,15 @@ from substyle.engine.identity import PhotographsError
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.preflight import check_backbones, check_store, check_writable
-from substyle.engine.preparation import BackboneChoice, prepare_backbones, require_asked, shard_rows
+from substyle.engine.preparation import prepare_backbones, require_asked, shard_rows
 from substyle.engine.samples import calibration_keys
 from substyle.engine.store import compaction, creation, damage, lock, processes
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import DifferentError, StoreError
-from substyle.engine.store.layout import BackboneEntry, StoreSettings
+from substyle.engine.store.layout import UNLABELLED, BackboneEntry, StoreSettings
 from substyle.engine.store.load import store_facts
 from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions, assign
-from substyle.engine.table import UNLABELLED
 from substyle.engine.todo import Todo, todo
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Named, Source

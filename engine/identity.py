@@ -22,10 +22,10 @@ from substyle.engine.progress import stage
 from substyle.engine.store import journal, notes
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import DifferentError
+from substyle.engine.store.layout import UNLABELLED
 from substyle.engine.store.manifest import Manifest, SourceEntry
 from substyle.engine.store.record import content_hash
 from substyle.engine.store.splits import Fractions
-from substyle.engine.table import UNLABELLED
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.objects import REQUESTS
 from substyle.pipelines.places import is_remote

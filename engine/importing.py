@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from substyle.engine.store import compaction, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.layout import StoreSettings
+from substyle.engine.store.layout import UNLABELLED, StoreSettings
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.record import ImageNote
 from substyle.engine.store.splits import assign
-from substyle.engine.table import UNLABELLED
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_all

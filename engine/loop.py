@@ -24,9 +24,8 @@ from substyle.engine.plan import EmbedPlan
 from substyle.engine.store import duplicates, notes
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.layout import TEST, BackboneEntry
 from substyle.engine.store.record import ImageNote, content_hash
-from substyle.engine.table import TEST
 from substyle.engine.todo import Lacking, images_of
 from substyle.pipelines.objects import REQUESTS
 from substyle.pipelines.places import is_remote

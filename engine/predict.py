@@ -15,12 +15,13 @@ from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch import TorchModule
 from substyle.engine.backbones.spec import Embed
+from substyle.engine.embed_config import EmbedConfig, Settings
 from substyle.engine.identity import open_own
 from substyle.engine.probes.saved import Probe
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.places import Place
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source

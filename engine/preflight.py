@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache, registry
 from substyle.engine.backbones.tensor_bundle import prefix_of
-from substyle.engine.preparation import BackboneChoice
+from substyle.engine.embed_config import BackboneChoice
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import header
+from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, VAL
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.splits import Fractions, assign
 from substyle.engine.study import Study
-from substyle.engine.table import TEST, TRAIN, UNLABELLED, VAL
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_all

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.shared import share
 from substyle.engine.backbones.source import Source
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig
 from substyle.engine.precision import AUTO
 from substyle.engine.progress import stage
 from substyle.engine.samples import Samples
 from substyle.engine.store import catalog
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import DifferentError
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 SHARD_SECONDS = 60.0  # what a shard should take at most; the promise is two minutes
 MAX_SHARD_ROWS = 1024
 OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # seconds a photograph for decode and variants, on the slow side
-
-
-@dataclass(frozen=True)
-class BackboneChoice:
-    """A backbone as the user asks for it: a name, and where its weights or precision differ from the default."""
-
-    name: str
-    checkpoint: Path | None = None
-    precision: str | None = None
 
 
 def prepare_backbones(

@@ -12,7 +12,7 @@ import numpy as np
 
 from substyle import __version__
 from substyle.engine.backbones.cache import cpu_model, versions
-from substyle.engine.backbones.objectives import stated
+from substyle.engine.backbones.registry import stated
 from substyle.engine.claims import claims
 from substyle.engine.outputs import stamps
 from substyle.engine.probes.compare import compare_outcomes
@@ -21,9 +21,9 @@ from substyle.engine.report.results import validate_results
 from substyle.engine.stages import ANALYSIS, PROBES
 from substyle.engine.stamp import embeddings_digest, photographs_digest, seconds, shards_of
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.load import store_facts
-from substyle.engine.table import SPLITS, EmbeddingTable
+from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.suites import suite_name
 

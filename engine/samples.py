@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache
-from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.samples import fingerprint
+from substyle.engine.target import graph_batch
 from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys

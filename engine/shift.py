@@ -13,6 +13,7 @@ import numpy as np
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.embed import embed_compiled
+from substyle.engine.embed_config import EmbedConfig, Settings
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.probes.metrics import resample
 from substyle.engine.probes.saved import Probe
@@ -25,7 +26,7 @@ from substyle.engine.store.files import read_object, remove, write_durably, writ
 from substyle.engine.store.layout import HEADER, slug
 from substyle.engine.store.load import open_table
 from substyle.engine.table import EmbeddingTable
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, absolute_root, describe, kind_of, open_source
 

@@ -16,6 +16,7 @@ from PIL import Image
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.analysis.run import analyze
 from substyle.engine.backbones import cache
+from substyle.engine.embed_config import Settings
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcome import ProbeOutcome
 from substyle.engine.probes.run import run_probes
@@ -27,7 +28,6 @@ from substyle.engine.store.notes import hex_of
 from substyle.engine.store.record import content_hash
 from substyle.engine.styles import networks_for
 from substyle.engine.table import EmbeddingTable
-from substyle.engine.workshop import Settings
 from substyle.pipelines.gallery import variants_of
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.executors.config import ExecutorConfig
 from substyle.engine.precision import as_precision
-from substyle.engine.preparation import BackboneChoice
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.schema import build
 from substyle.engine.store.splits import DEFAULT_FRACTIONS, Fractions
-from substyle.engine.workshop import EmbedConfig, Settings
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.orientation import ORIENTATIONS
 from substyle.pipelines.places import below

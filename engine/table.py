@@ -8,10 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-TRAIN, VAL, TEST = 0, 1, 2  # split codes
-SPLITS = ("train", "val", "test")
-UNLABELLED = -1
-
 
 class Elsewhere(Protocol):
     """Embeddings that are not in memory: rows of them are read when they are asked for."""

@@ -12,7 +12,8 @@ from substyle.kernels import dispatch
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-VALUES, LANES = 4096, 512  # of one program, and of those at once
+DIFFERENCE_VALUES = 4096  # of one program of a sum of differences
+LANES = 512  # of those at once
 
 
 @triton.jit
@@ -41,7 +42,7 @@ def total(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
     dispatch.expect("b", b_BSSC, torch.uint8, tuple(a_BSSC.shape), a_BSSC.device)
     out_B = torch.zeros(len(a_BSSC), dtype=torch.int64, device=a_BSSC.device)
     count = a_BSSC.shape[1:].numel()
-    grid = dispatch.grid("a", len(a_BSSC), count, VALUES)
+    grid = dispatch.grid("a", len(a_BSSC), count, DIFFERENCE_VALUES)
     if grid is not None:
-        dispatch.launch(_total, grid, a_BSSC, b_BSSC, out_B, count, LANES=LANES, BLOCK=VALUES)
+        dispatch.launch(_total, grid, a_BSSC, b_BSSC, out_B, count, LANES=LANES, BLOCK=DIFFERENCE_VALUES)
     return out_B

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from substyle.kernels import philox
 from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox import NAME, keys
 
-NAME = "dropout"
 LEVELS = 256  # of the random bytes
 
 
@@ -105,11 +105,6 @@ def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint
     lanes = philox.philox_4x32((blocks, *words), (key_S1 & np.uint64(0xFFFFFFFF), key_S1 >> np.uint64(32)))
     drawn = np.stack(lanes, axis=-1).astype("<u4").reshape(len(seeds), 4 * blocks.size)
     return drawn.view(np.uint8)[:, :count]
-
-
-def keys(seeds: Sequence[int]) -> philox.U64:
-    """Philox keys of seeds: their lowest 64 bits. Shape: (S,) uint64."""
-    return np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], np.uint64)
 
 
 def _check(step: int, threshold: int) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from substyle.kernels import dispatch
-from substyle.kernels.dropout import NAME, keys
 from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox import NAME, keys
 from substyle.kernels.philox_triton import device_keys, halves, name_words, weave
 
 triton: Any = importlib.import_module("triton")

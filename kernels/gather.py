@@ -36,6 +36,8 @@ def gather(
     if on_triton(x_RD):
         from substyle.kernels import gather_triton
 
+        check(x_RD)
+
         return gather_triton.gather(x_RD, row_B, mean_D, scale_D, out_BD, scale_R)
     if scale_R is None and x_RD.dtype in _COMPILED and probe_native.available(out_BD.device, out_BD.dtype):
         probe_native.gather(x_RD.numpy(), row_B.numpy(), mean_D, scale_D, out_BD)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -19,43 +18,13 @@ from numpy.typing import NDArray
 
 from substyle.kernels import philox
 from substyle.kernels.dispatch import on_triton
+from substyle.kernels.tables import LEVELS, U8, gaussian_table, impulse_threshold, normal_quantiles, shot_table
 from substyle.kernels.workers import for_each_image, scratch
 
-LEVELS = 1 << 16  # of the random numbers
 _LOWER = 5  # bits of a random number that seldom matter to shot noise
-
-U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 F32 = NDArray[np.float32]
 Work = Callable[[U8, U16, float, U8], None]
-
-
-@lru_cache(maxsize=1)
-def normal_quantiles() -> NDArray[np.float64]:
-    """Standard normal quantiles of the 16-bit random numbers. Shape: (65536,)."""
-    upper = np.array([NormalDist().inv_cdf((q + 0.5) / LEVELS) for q in range(LEVELS // 2, LEVELS)])
-    return np.concatenate([-upper[::-1], upper])
-
-
-@lru_cache(maxsize=64)
-def gaussian_table(std: float) -> NDArray[np.int16]:
-    """Noise in whole levels for a standard deviation in units of full range. Shape: (65536,) int16."""
-    return np.rint(255.0 * std * normal_quantiles()).astype(np.int16)
-
-
-@lru_cache(maxsize=8)
-def shot_table(rate: float) -> U8:
-    """Noisy level for (level, random number): Poisson with mean ``rate * level / 255``. Shape: (256, 65536) uint8."""
-    table = np.empty((256, LEVELS), np.uint8)
-    for level in range(256):
-        mean = rate * level / 255.0
-        most = int(mean + 8.0 * mean**0.5 + 16.0)  # counts beyond have a probability far below 2**-16
-        terms = np.cumprod(np.concatenate([[1.0], mean / np.arange(1, most + 1)])) * np.exp(-mean)
-        up_to = np.floor(np.minimum(np.cumsum(terms), 1.0) * LEVELS + 0.5).astype(np.int64)  # quantiles of counts 0..k
-        up_to[-1] = LEVELS
-        noisy = np.minimum(np.rint(np.arange(most + 1) * (255.0 / rate)), 255).astype(np.uint8)
-        table[level] = np.repeat(noisy, np.diff(up_to, prepend=0))
-    return table
 
 
 @lru_cache(maxsize=8)
@@ -66,11 +35,6 @@ def _shot_start(rate: float) -> U16:
     """
     first, last = (shot_table(rate)[:, at :: 1 << _LOWER] for at in (0, (1 << _LOWER) - 1))
     return np.where(first == last, first, np.uint16(256))  # noise does not fall as the random number rises
-
-
-def impulse_threshold(amount: float) -> int:
-    """Random numbers below it turn a value to 0; as many at the upper end turn one to 255."""
-    return round(amount * LEVELS / 2)
 
 
 def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:

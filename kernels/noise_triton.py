@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import dispatch, noise
+from substyle.kernels import dispatch, tables
 from substyle.kernels.philox import NOISE, U64
 from substyle.kernels.philox_triton import BLOCKS, WORDS, device_keys, halves, name_words
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-HALF: Any = tl.constexpr(noise.LEVELS // 2)
+HALF: Any = tl.constexpr(tables.LEVELS // 2)
 F32 = NDArray[np.float32]
 
 
@@ -87,7 +87,7 @@ def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: U64, name: str
 
 def impulse_noise(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: U64, name: str) -> torch.Tensor:
     """``noise.impulse_noise`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out."""
-    threshold_B = np.array([noise.impulse_threshold(float(amount)) for amount in amount_B], np.int32)
+    threshold_B = np.array([tables.impulse_threshold(float(amount)) for amount in amount_B], np.int32)
     return _launch(_impulse, canvas_BSSC, keys_B, name, (dispatch.upload(threshold_B, canvas_BSSC.device),))
 
 
@@ -103,8 +103,8 @@ def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: U64, name: str) -
 @lru_cache(maxsize=16)
 def gaussian_tables(stds: tuple[float, ...], device: torch.device) -> torch.Tensor:
     """The upper half of ``noise.gaussian_table``; the lower is its mirrored negative. Shape: (R, 32768) int16."""
-    upper = [noise.gaussian_table(std)[noise.LEVELS // 2 :] for std in stds]
-    return torch.from_numpy(np.stack(upper) if upper else np.zeros((0, noise.LEVELS // 2), np.int16)).to(device)
+    upper = [tables.gaussian_table(std)[tables.LEVELS // 2 :] for std in stds]
+    return torch.from_numpy(np.stack(upper) if upper else np.zeros((0, tables.LEVELS // 2), np.int16)).to(device)
 
 
 @lru_cache(maxsize=16)
@@ -115,12 +115,12 @@ def shot_tables(rates: tuple[float, ...], device: torch.device) -> tuple[torch.T
         rises (R, 256, P) int32, the random number at which the noisy level rises from the p-th to the next, for each
         level of the canvas; and the noisy levels there are, (R, P) uint8. P is a power of two, for a search by halving.
     """
-    tables = [noise.shot_table(rate) for rate in rates]
-    distinct = [np.unique(table) for table in tables]
+    rows = [tables.shot_table(rate) for rate in rates]
+    distinct = [np.unique(table) for table in rows]
     length = 1 << max((len(noisy) - 1 for noisy in distinct), default=0).bit_length()
-    rises = np.full((len(rates), 256, length), noise.LEVELS, np.int32)  # no random number reaches it
+    rises = np.full((len(rates), 256, length), tables.LEVELS, np.int32)  # no random number reaches it
     levels = np.zeros((len(rates), length), np.uint8)
-    for r, (table, noisy) in enumerate(zip(tables, distinct, strict=True)):
+    for r, (table, noisy) in enumerate(zip(rows, distinct, strict=True)):
         levels[r, : len(noisy)] = noisy
         for level in range(256):  # noise does not fall as the random number rises
             rises[r, level, : len(noisy) - 1] = np.searchsorted(table[level], noisy[:-1], side="right")
@@ -138,17 +138,17 @@ def _launch(
     canvas_BSSC: torch.Tensor,
     keys_B: U64,
     name: str,
-    tables: tuple[torch.Tensor, ...],
+    rows: tuple[torch.Tensor, ...],
     **constants: int,
 ) -> torch.Tensor:
     dispatch.expect("canvas", canvas_BSSC, torch.uint8, (len(keys_B), None, None, None))
-    dispatch.expect("strength", tables[0], torch.int32, (len(keys_B),), canvas_BSSC.device)
+    dispatch.expect("strength", rows[0], torch.int32, (len(keys_B),), canvas_BSSC.device)
     out_BSSC = torch.empty_like(canvas_BSSC)
     count = canvas_BSSC.shape[1:].numel()
     grid = dispatch.grid("canvas", len(keys_B), count, 8 * BLOCKS)
     if grid is not None:
         keys = device_keys(keys_B, canvas_BSSC.device)
         dispatch.launch(
-            kernel, grid, canvas_BSSC, out_BSSC, keys, *tables, count, *name_words(name), NOISE, N=BLOCKS, **constants
+            kernel, grid, canvas_BSSC, out_BSSC, keys, *rows, count, *name_words(name), NOISE, N=BLOCKS, **constants
         )
     return out_BSSC

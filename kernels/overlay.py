@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels.dispatch import on_triton, upload
-
-SHIFT = 7  # weights are whole 128ths: colour less level, times a weight, fits 16 bits
+from substyle.kernels.tables import SHIFT
 
 F32 = NDArray[np.float32]
 

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import dispatch
+from substyle.kernels.displacement import F32
 from substyle.kernels.errors import ConfigError
-from substyle.kernels.overlay import F32, SHIFT
+from substyle.kernels.tables import SHIFT
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")

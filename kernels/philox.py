@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import native
+from substyle.kernels import native, philox
 from substyle.kernels.workers import scratch
 
 PARAMETERS, NOISE = 0, 1  # streams: a transformation's parameters and its per-pixel noise never share a counter
@@ -154,3 +154,11 @@ def bits16_torch(keys_B: U64, name: str, count: int, device: torch.device, *, st
         c2, c3 = (p0 >> 32 & 0xFFFFFFFF) ^ c3 ^ r1, p0 & 0xFFFFFFFF
     halves = torch.stack([half for word in (c0, c1, c2, c3) for half in (word & 0xFFFF, word >> 16)], dim=-1)
     return halves.flatten(1)[:, :count].int()
+
+
+NAME = "dropout"
+
+
+def keys(seeds: Sequence[int]) -> philox.U64:
+    """Philox keys of seeds: their lowest 64 bits. Shape: (S,) uint64."""
+    return np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], np.uint64)

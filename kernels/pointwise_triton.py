@@ -18,7 +18,8 @@ triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
 GROUPS, GROUP = 128, 4  # groups of pixels of one program of colours, pixels of a group
-VALUES, LANES = 8192, 512  # of one program of a sum, and of those at once
+VALUES = 8192  # of one program of a sum
+LANES = 512  # of those at once
 
 
 @triton.jit

@@ -6,32 +6,17 @@ A channel is an ink on white paper: level v covers a share 1 - v / 255 of every 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from substyle.kernels.dispatch import on_triton
+from substyle.kernels.tables import _SHARE, dot_radii
 from substyle.kernels.workers import for_each_image, scratch
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
-_SHARE = 1.0 - np.arange(256) / 255.0  # of a cell that is inked, by level
-
-
-@lru_cache(maxsize=1)
-def dot_radii() -> NDArray[np.float64]:
-    """Radius, in cells, of the dot that inks the right share of its square cell. Shape: (256,), by level.
-
-    Dots touch at a radius of 1/2 and overlap beyond, where the disk is cut off at the cell's four edges: the covered
-    share is then ``pi r^2 - 4 (r^2 arccos(1 / 2r) - sqrt(r^2 - 1/4) / 2)``. Inverted by interpolation.
-    """
-    radius = np.linspace(0.0, np.sqrt(0.5), 8193)
-    beyond = np.maximum(radius, 0.5)
-    cut = beyond**2 * np.arccos(0.5 / beyond) - 0.5 * np.sqrt(beyond**2 - 0.25)
-    share = np.pi * radius**2 - 4.0 * cut
-    return np.interp(_SHARE, share / share[-1], radius)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import dispatch
-from substyle.kernels.screen import dot_radii
+from substyle.kernels.tables import dot_radii
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")

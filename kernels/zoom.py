@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from substyle.kernels.banded import Banded
 from substyle.kernels.dispatch import on_triton
+from substyle.kernels.displacement import F32
+from substyle.kernels.tables import STAGES
 from substyle.kernels.workers import for_each_image, scratch
-
-STAGES = 4  # 2 ** 4 = 16 enlargements
-
-F32 = NDArray[np.float32]
 
 
 def enlargement(side: int, ratio: float) -> NDArray[np.float64]:

@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from substyle.kernels import dispatch
 from substyle.kernels.remap_triton import PIXELS, pixel_grid
-from substyle.kernels.zoom import STAGES
+from substyle.kernels.tables import STAGES
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-F32 = NDArray[np.float32]
+from substyle.kernels.displacement import F32
 
 
 @triton.jit

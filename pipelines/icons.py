@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from PIL.ImageDraw import ImageDraw
+from PIL import ImageDraw
 
-Shape = Callable[[ImageDraw, float], None]
+Shape = Callable[[ImageDraw.ImageDraw, float], None]
 Points = Sequence[tuple[float, float]]
 WHITE, BLACK = 255, 0
 
@@ -24,7 +24,7 @@ def _polygon(corners: int) -> Shape:
 
 
 def _frame(corners: int) -> Shape:
-    def draw(d: ImageDraw, s: float) -> None:
+    def draw(d: ImageDraw.ImageDraw, s: float) -> None:
         d.polygon(_polar(s, corners, [0.5]), fill=WHITE)
         d.polygon(_polar(s, corners, [0.27]), fill=BLACK)
 
@@ -36,7 +36,7 @@ def _star(rays: int, inner: float) -> Shape:
 
 
 def _flower(petals: int) -> Shape:
-    def draw(d: ImageDraw, s: float) -> None:
+    def draw(d: ImageDraw.ImageDraw, s: float) -> None:
         for x, y in _polar(s, petals, [0.31]):
             _disk(d, x, y, min(0.19, 0.85 / petals) * s)
         _disk(d, s / 2, s / 2, 0.17 * s)
@@ -46,14 +46,14 @@ def _flower(petals: int) -> Shape:
 
 
 def _gear(teeth: int) -> Shape:
-    def draw(d: ImageDraw, s: float) -> None:
+    def draw(d: ImageDraw.ImageDraw, s: float) -> None:
         d.polygon(_polar(s, 4 * teeth, [0.5, 0.5, 0.37, 0.37]), fill=WHITE)
         _disk(d, s / 2, s / 2, 0.16 * s, BLACK)
 
     return draw
 
 
-def _disk(d: ImageDraw, x: float, y: float, radius: float, fill: int = WHITE) -> None:
+def _disk(d: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: int = WHITE) -> None:
     d.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 
@@ -65,7 +65,7 @@ def _outline(*points: tuple[float, float]) -> Shape:
 def _lines(width: float, *strokes: Points) -> Shape:
     """Strokes through points as shares of s."""
 
-    def draw(d: ImageDraw, s: float) -> None:
+    def draw(d: ImageDraw.ImageDraw, s: float) -> None:
         for stroke in strokes:
             d.line([(x * s, y * s) for x, y in stroke], fill=WHITE, width=max(1, round(width * s)), joint="curve")
 
@@ -73,7 +73,7 @@ def _lines(width: float, *strokes: Points) -> Shape:
 
 
 def _parts(*parts: Shape) -> Shape:
-    def draw(d: ImageDraw, s: float) -> None:
+    def draw(d: ImageDraw.ImageDraw, s: float) -> None:
         for part in parts:
             part(d, s)
 

@@ -21,11 +21,12 @@ from substyle.engine.backbones.fixed_batch import InPieces
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.started import Starts
 from substyle.engine.embed import embed_compiled
+from substyle.engine.embed_config import EmbedConfig, Settings
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import Precision
 from substyle.engine.target import ON_GPU, missing
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.suites import suite
 

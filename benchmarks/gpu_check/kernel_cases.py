@@ -21,6 +21,7 @@ from substyle.kernels import (
     remap,
     roofline,
     screen,
+    tables,
     warp,
     zoom,
 )
@@ -62,7 +63,7 @@ def impulse(m: Made) -> Case:
 
 def shot(m: Made) -> Case:
     """Shot noise; a count of photons is found by as many halvings as the highest rate's counts need."""
-    steps = (len(np.unique(noise.shot_table(max(RATES)))) - 1).bit_length()
+    steps = (len(np.unique(tables.shot_table(max(RATES)))) - 1).bit_length()
     return _noise(m, "shot_noise", RATES, 3 * steps)
 
 
@@ -136,7 +137,7 @@ def remapped(m: Made) -> Case:
 def zoomed(m: Made) -> Case:
     """Zoom blur, of square pictures."""
     there, ratio, p = _square(m).to(m.device), m.cycled((1.11, 1.16, 1.21, 1.26, 1.31)), m.picked
-    least = roofline.zoom_blur(*(int(n) for n in there.shape), stages=zoom.STAGES)  # type: ignore[misc]
+    least = roofline.zoom_blur(*(int(n) for n in there.shape), stages=tables.STAGES)  # type: ignore[misc]
     return Case(
         "zoom_blur", lambda: zoom.zoom_blur(there, ratio),
         lambda: zoom.zoom_blur_reference(_square(m)[p], ratio[p]), p, SAMPLED, least, len(there),
@@ -153,7 +154,8 @@ def dots(m: Made) -> Case:
     there, p, cell, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0, 3), m.drawn(0.0, 3.0, 3)
     return Case(
         "dots", lambda: screen.dots(there, cell, angle),
-        lambda: screen.dots_reference(m.canvas[p], cell[p], angle[p]), p, PRINTED, roofline.dots(*m.shape), len(there),
+        lambda: screen.dots_reference(m.canvas[p], cell[p], angle[p]), p, PRINTED,
+        roofline.dots(*m.shape), len(there),
     )  # fmt: skip
 
 

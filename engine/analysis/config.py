@@ -29,14 +29,14 @@ class AnalysisConfig:
 
     def __post_init__(self) -> None:
         at_least = {"max_queries": 1, "max_bank": 1, "max_images": 2, "seed": 0, "threads": 0}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "ks":
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "ks":
                 good = isinstance(value, tuple) and value and all(_is_int(k) and 1 <= k <= 2048 for k in value)
                 if not good or list(value) != sorted(set(value)):
                     raise ConfigError("analysis.ks", value, "ascending whole numbers from 1 to 2048, at least one")
-            elif not _is_int(value) or value < at_least[field.name]:
-                raise ConfigError(f"analysis.{field.name}", value, f"a whole number, at least {at_least[field.name]}")
+            elif not _is_int(value) or value < at_least[each.name]:
+                raise ConfigError(f"analysis.{each.name}", value, f"a whole number, at least {at_least[each.name]}")
 
 
 def _is_int(value: object) -> bool:

@@ -12,7 +12,8 @@ from substyle.engine.analysis import clusters, device, geometry, neighbours, sam
 from substyle.engine.analysis.config import AnalysisConfig
 from substyle.engine.analysis.sampling import F32, I64
 from substyle.engine.progress import Bar, stage
-from substyle.engine.table import TEST, TRAIN, VAL, EmbeddingTable
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.table import EmbeddingTable
 
 
 def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:

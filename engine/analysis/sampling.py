@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.table import TEST, TRAIN, EmbeddingTable
+from substyle.engine.store.layout import TEST, TRAIN
+from substyle.engine.table import EmbeddingTable
 from substyle.kernels import philox
 
 F32 = NDArray[np.float32]

@@ -10,14 +10,14 @@ from substyle.engine.backbones import cache
 from substyle.engine.backbones.artefact import Artefact, Mixture
 from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact
 from substyle.engine.backbones.calibrate import calibrate, in_batches
-from substyle.engine.backbones.fixed_batch import FixedBatch, InPieces, graph_batch
+from substyle.engine.backbones.fixed_batch import FixedBatch, InPieces
 from substyle.engine.backbones.runtimes.eight_bits import Range, products, quantise
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTGraph
 from substyle.engine.backbones.runtimes.tensorrt_build import EngineError, build, engine_key, library
 from substyle.engine.backbones.runtimes.typed_export import as_typed, cast_first, typed_graph
 from substyle.engine.backbones.spec import Embed
 from substyle.engine.precision import EightBits, Precision, as_eight_bits, as_precision
-from substyle.engine.target import missing
+from substyle.engine.target import graph_batch, missing
 from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:

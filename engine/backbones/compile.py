@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.arriving import Canvas
 from substyle.engine.backbones import cache
 from substyle.engine.backbones.artefact import Artefact, Mixture
-from substyle.engine.backbones.fixed_batch import graph_batch
 from substyle.engine.backbones.runtimes.torch import TorchOnDevice, TorchThreads
 from substyle.engine.backbones.samples import GateSamples, GivenSamples
 from substyle.engine.backbones.search import Search
 from substyle.engine.backbones.source import Source
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, Canvas, Embed
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed
 from substyle.engine.backbones.started import Ended, Started, Starts
 from substyle.engine.precision import AUTO, check_precision
-from substyle.engine.target import OPENVINO_ON_CPU, Target
+from substyle.engine.target import OPENVINO_ON_CPU, Target, graph_batch
 
 
 @dataclass(frozen=True)

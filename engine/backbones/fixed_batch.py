@@ -8,17 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.arriving import Canvas
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
-from substyle.engine.backbones.spec import Canvas
 from substyle.engine.backbones.started import Joined, Started, Starts
-
-
-def graph_batch(batch: int, *, on_gpu: bool = False) -> int:
-    """Batch of a compiled graph: on a GPU B, on a CPU runs of B images go through it in pieces of 8, side by side.
-
-    On two cores, pieces of 8 on two streams of one thread are 5 to 14 % faster than 32 at once on both.
-    """
-    return batch if on_gpu else min(batch, 8)
 
 
 class FixedBatch:

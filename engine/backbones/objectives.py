@@ -63,35 +63,3 @@ def of_tag(architecture: str, tag: str) -> tuple[str, str]:
     objective = next((found for pattern, found in _BY_NAME if re.search(pattern, name)), UNSTATED)
     words = dict.fromkeys(_DATA[word] for word in _DATA_WORDS.findall(tag.lower()))
     return objective, ", ".join(words) or _DATA_OF_METHOD.get(tag, "")
-
-
-def stated(name: str) -> tuple[str, str]:
-    """Objective and pretraining data of a backbone by its name; "" where that states none.
-
-    Args:
-        name: as the user writes it, such as ``timm:vit_base_patch16_224.mae`` or ``clip:base@layer=6``.
-    """
-    from substyle.engine.backbones.packages import SHIPPED
-    from substyle.engine.backbones.presets import PRESETS
-
-    whole = name.partition("@")[0]
-    family, _, rest = whole.partition(":")
-    if family == "control":
-        return "none", ""
-    if whole in PRESETS:
-        return PRESETS[whole].objective, PRESETS[whole].data
-    if family == "package" and rest in SHIPPED:
-        return SHIPPED[rest].objective, SHIPPED[rest].data
-    if family == "open_clip":
-        return "image_text", of_tag(*rest.partition("/")[::2])[1]
-    if family == "timm":
-        architecture, _, tag = rest.partition(".")
-        return of_tag(architecture, tag or _default_tag(architecture))
-    return UNSTATED, ""
-
-
-def _default_tag(architecture: str) -> str:
-    import timm
-
-    config = timm.get_pretrained_cfg(architecture)
-    return str(config.tag or "") if config is not None else ""

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.backbones.runtimes.openvino import Model
 from substyle.engine.backbones.runtimes.openvino_mixed import core, first_layers
 from substyle.kernels.errors import ConfigError
 
-Model = Any  # OpenVINO ships no types
 _LENGTH = struct.Struct("<Q")  # of the graph's text, before it and the weights
 
 

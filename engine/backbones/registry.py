@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import cache, identities
-from substyle.engine.backbones.objectives import stated
-from substyle.engine.backbones.presets import ABOUT, preset, sizes
+from substyle.engine.backbones.objectives import UNSTATED, of_tag
+from substyle.engine.backbones.packages import SHIPPED
+from substyle.engine.backbones.presets import ABOUT, PRESETS, preset, sizes
 from substyle.engine.backbones.readout import split
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.kernels.errors import ConfigError
@@ -282,3 +283,32 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         **found,
         "family": family.code,
     }
+
+
+def stated(name: str) -> tuple[str, str]:
+    """Objective and pretraining data of a backbone by its name; "" where that states none.
+
+    Args:
+        name: as the user writes it, such as ``timm:vit_base_patch16_224.mae`` or ``clip:base@layer=6``.
+    """
+    whole = name.partition("@")[0]
+    family, _, rest = whole.partition(":")
+    if family == "control":
+        return "none", ""
+    if whole in PRESETS:
+        return PRESETS[whole].objective, PRESETS[whole].data
+    if family == "package" and rest in SHIPPED:
+        return SHIPPED[rest].objective, SHIPPED[rest].data
+    if family == "open_clip":
+        return "image_text", of_tag(*rest.partition("/")[::2])[1]
+    if family == "timm":
+        architecture, _, tag = rest.partition(".")
+        return of_tag(architecture, tag or _default_tag(architecture))
+    return UNSTATED, ""
+
+
+def _default_tag(architecture: str) -> str:
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture)
+    return str(config.tag or "") if config is not None else ""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.weak import WeakIdKeyDictionary
 
+from substyle.engine.arriving import Canvas
 from substyle.engine.backbones import cache
 from substyle.engine.backbones.artefact_openvino import BLOBS
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -26,7 +27,6 @@ from substyle.engine.backbones.fixed_batch import FixedBatch
 from substyle.engine.backbones.runtimes.onnx_merge import merge
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
 from substyle.engine.backbones.samples import GateSamples
-from substyle.engine.backbones.spec import Canvas
 from substyle.engine.backbones.started import Started
 from substyle.engine.precision import as_precision
 

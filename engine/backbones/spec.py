@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from substyle.engine.arriving import Canvas
 from substyle.engine.backbones.objectives import OBJECTIVES, UNSTATED
 from substyle.kernels.errors import ConfigError
 
@@ -20,8 +21,6 @@ IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
-# (B, S, S, 3) uint8; a tensor may lie on the device of the runtime that takes it
-Canvas = NDArray[np.uint8] | torch.Tensor
 # canvas → embeddings (B, D) float32
 Embed = Callable[[Canvas], NDArray[np.float32]]
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.spec import Canvas
+from substyle.engine.arriving import Canvas
 
 
 class Started(Protocol):

@@ -179,7 +179,7 @@ def _shown(preset: Preset | Shipped) -> str:
 
 
 def _stored(path: Place) -> dict[str, Any]:
-    from substyle.engine.backbones.objectives import stated
+    from substyle.engine.backbones.registry import stated
     from substyle.engine.store.embeddings import EmbeddingStore
 
     rows = []

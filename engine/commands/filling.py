@@ -13,15 +13,15 @@ from substyle.engine import identity
 from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.embed import embed as embed_all
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.executors.config import ExecutorConfig
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.precision import as_precision
-from substyle.engine.preparation import BackboneChoice
 from substyle.engine.store import header
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.load import definitions
 from substyle.engine.store.lock import Part
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_plugin

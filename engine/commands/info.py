@@ -13,11 +13,10 @@ import numpy as np
 from substyle.engine.store import damage
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.index import Index
-from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.load import definitions, store_facts
 from substyle.engine.store.lock import Part
 from substyle.engine.store.manifest import Rows
-from substyle.engine.table import SPLITS
 from substyle.engine.todo import lacking
 
 FIRST = 5  # class names that are shown

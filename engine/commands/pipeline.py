@@ -15,6 +15,7 @@ from substyle.engine.commands.executor import executor_config
 from substyle.engine.commands.folders import default_out, out_of
 from substyle.engine.commands.photographs import source_config
 from substyle.engine.commands.studies import is_study, study_asked
+from substyle.engine.embed_config import EmbedConfig
 from substyle.engine.identity import PhotographsError, Ways
 from substyle.engine.outputs import RESULTS
 from substyle.engine.probes.config import ProbeConfig
@@ -24,7 +25,6 @@ from substyle.engine.runner import run_study, save_report, store_of
 from substyle.engine.shift import kept_shift
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.study import Study, load_study
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.places import Place
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from substyle.engine.embed_config import EmbedConfig
 from substyle.engine.precision import AUTO
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 LOCAL, RAY = "local", "ray"

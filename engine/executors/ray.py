@@ -15,15 +15,14 @@ from pathlib import Path
 
 from substyle.engine import identity
 from substyle.engine.backbones import cache
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig
 from substyle.engine.executors.cluster import Cluster, joined
 from substyle.engine.executors.config import ExecutorConfig
 from substyle.engine.executors.crew import Crew
 from substyle.engine.executors.task import Task
 from substyle.engine.executors.worker import Order
-from substyle.engine.preparation import BackboneChoice
 from substyle.engine.progress import stage
 from substyle.engine.store import lock
-from substyle.engine.workshop import EmbedConfig
 from substyle.pipelines.plugins import loaded
 
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from substyle.engine import identity
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.loop import EmbedSummary, Loop, Watch
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import BackboneChoice, prepare_backbones
+from substyle.engine.preparation import prepare_backbones
 from substyle.engine.store import lock
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.todo import Lacking
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.places import Place
 from substyle.pipelines.plugins import load_plugin
 

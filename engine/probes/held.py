@@ -16,7 +16,8 @@ from substyle.engine.probes.room import FLOAT16, INT8, STREAMED, Room, free_byte
 from substyle.engine.probes.standard import SAMPLE, Standard, not_finite, over, raw
 from substyle.engine.probes.tasks import I64
 from substyle.engine.probes.window import Job, Window, as_torch, rows_of_half
-from substyle.engine.table import TRAIN, EmbeddingTable
+from substyle.engine.store.layout import TRAIN
+from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.gather import quantise
 

@@ -26,7 +26,8 @@ from substyle.engine.probes.single import Single, report, train_single
 from substyle.engine.probes.standard import Standard, standard_of
 from substyle.engine.probes.tasks import I64, Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.progress import Bar, stage
-from substyle.engine.table import TEST, EmbeddingTable
+from substyle.engine.store.layout import TEST
+from substyle.engine.table import EmbeddingTable
 
 _PASSES = 600  # that a linear probe takes, resamples included: what progress is measured by
 OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # what a task's softmax is called

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.table import TEST, TRAIN, VAL, EmbeddingTable
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
 I64 = NDArray[np.int64]

@@ -81,3 +81,12 @@ def slug(name: str) -> str:
 def chunk_path(store: Place, backbone_slug: str, transformation: str, shard: int) -> Place:
     """The file or object of one shard's chunk."""
     return store / ARRAYS / backbone_slug / transformation / "c" / str(shard) / "0"
+
+
+TRAIN, VAL, TEST = 0, 1, 2  # split codes
+
+
+SPLITS = ("train", "val", "test")
+
+
+UNLABELLED = -1

@@ -12,11 +12,11 @@ from substyle.engine.store import damage, duplicates
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.index import Index
-from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.layout import TEST, BackboneEntry
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.notes import Notes
 from substyle.engine.store.stored import StoredRows
-from substyle.engine.table import TEST, EmbeddingTable
+from substyle.engine.table import EmbeddingTable
 from substyle.pipelines.suites import SUITES
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest, make_folder, read_named, write_durably
-from substyle.engine.table import SPLITS, UNLABELLED
+from substyle.engine.store.layout import SPLITS, UNLABELLED
 from substyle.pipelines.places import Place, matching
 
 FOLDER = "images.parquet"

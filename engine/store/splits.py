@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.table import SPLITS, TEST, TRAIN, VAL
+from substyle.engine.store.layout import SPLITS, TEST, TRAIN, VAL
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import image_keys
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import overlay
+from substyle.kernels import overlay, tables
 from substyle.pipelines import atlas
 from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
 
-ALPHA_ONE = 1 << overlay.SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
+ALPHA_ONE = 1 << tables.SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
 
 Build = Callable[[int], atlas.Atlas]
 

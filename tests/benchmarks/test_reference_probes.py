@@ -14,8 +14,8 @@ from tests.conftest import jpeg, photograph
 
 from substyle.engine.cli import main
 from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.load import load_table
-from substyle.engine.table import SPLITS
 
 STUDY = """
 name = "reference"

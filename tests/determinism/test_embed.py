@@ -21,10 +21,11 @@ from tests.determinism.canvases import Picture
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.embed import embed_compiled
+from substyle.engine.embed_config import EmbedConfig, Settings
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.table import TEST
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.store.layout import TEST
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base

@@ -10,13 +10,14 @@ from tests.conftest import jpeg, photograph
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.embed import embed
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import BackboneChoice, shard_rows
+from substyle.engine.preparation import shard_rows
 from substyle.engine.store import lock
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import LockedError, StoreError
 from substyle.engine.store.load import load_table, store_facts
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.suites import suite

@@ -24,10 +24,11 @@ from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.runtimes.torch import TorchModule, TorchThreads
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.embed import embed_compiled
+from substyle.engine.embed_config import EmbedConfig, Settings
 from substyle.engine.loop import EmbedSummary
 from substyle.engine.plan import EmbedPlan
 from substyle.engine.store import journal
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.suites import suite
 from substyle.pipelines.variants import Variant, VariantMaker

@@ -14,8 +14,8 @@ import pytest
 
 from substyle.engine import preflight
 from substyle.engine.backbones import cache
+from substyle.engine.embed_config import BackboneChoice
 from substyle.engine.preflight import SplitCounts
-from substyle.engine.preparation import BackboneChoice
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import HEADER
 from substyle.engine.store.manifest import Manifest

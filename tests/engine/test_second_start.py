@@ -19,9 +19,10 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.registry import Family, LoadContext
 from substyle.engine.backbones.search import Search
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
-from substyle.engine.preparation import BackboneChoice, prepare_backbones
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.preparation import prepare_backbones
 from substyle.engine.samples import Samples
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.transforms import base

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from substyle.engine import target
+from substyle.engine.embed_config import EmbedConfig
 from substyle.engine.target import Target, missing, resolve
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 Install = Callable[..., None]

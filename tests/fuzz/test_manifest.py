@@ -17,8 +17,8 @@ from substyle.engine.store import manifest
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest
+from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.manifest import Manifest
-from substyle.engine.table import SPLITS
 
 SCHEMA = pa.schema(
     {

@@ -12,7 +12,7 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, garbage, spoilt
 from tests.fuzz.toml import toml
 
-from substyle.engine.preparation import BackboneChoice
+from substyle.engine.embed_config import BackboneChoice
 from substyle.engine.study import Study, load_study
 from substyle.kernels.errors import ConfigError
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from substyle.kernels import noise, philox
+from substyle.kernels import noise, philox, tables
 
 OPERATIONS = [
     (noise.gaussian_noise, noise.gaussian_noise_reference, (0.12, 0.38, 0.0)),
@@ -67,7 +67,7 @@ def test_gaussian_moments(std: float) -> None:
 
 
 def test_gaussian_quantiles_are_normal() -> None:
-    quantiles = noise.normal_quantiles()
+    quantiles = tables.normal_quantiles()
     assert np.allclose(quantiles, stats.norm.ppf((np.arange(65536) + 0.5) / 65536), atol=1e-9)
     assert np.array_equal(quantiles, -quantiles[::-1])
 
@@ -104,4 +104,4 @@ def test_shot_table_is_the_inverse_distribution(rate: float) -> None:
     for level in (0, 1, 127, 255):
         counts = stats.poisson.ppf(quantiles, rate * level / 255)
         expected = np.minimum(np.rint(counts * 255 / rate), 255)
-        assert (noise.shot_table(rate)[level] != expected).mean() < 1e-4  # a rounded probability may move one quantile
+        assert (tables.shot_table(rate)[level] != expected).mean() < 1e-4  # a rounded probability may move one quantile

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.kernels.conftest import Place
 
-from substyle.kernels import noise, philox
+from substyle.kernels import noise, philox, tables
 from substyle.kernels.errors import ConfigError
 
 STRENGTHS = {
@@ -40,9 +40,9 @@ def test_impulse_thresholds_are_met_exactly(place: Place) -> None:
     """Amounts whose thresholds are numbers that are drawn: one of them is the first that stays, or that turns white."""
     keys = philox.image_keys(1, ["a", "a"])
     bits = philox.bits16_torch(keys[:1], "n", 192, torch.device("cpu"))[0]
-    thresholds = [int(bits[bits < 20000].max()), noise.LEVELS - int(bits[bits > 45000].min())]
-    amount = np.float32(thresholds) * np.float32(2 / noise.LEVELS)
-    assert [noise.impulse_threshold(float(a)) for a in amount] == thresholds
+    thresholds = [int(bits[bits < 20000].max()), tables.LEVELS - int(bits[bits > 45000].min())]
+    amount = np.float32(thresholds) * np.float32(2 / tables.LEVELS)
+    assert [tables.impulse_threshold(float(a)) for a in amount] == thresholds
     x = torch.full((2, 8, 8, 3), 100, dtype=torch.uint8)
     got = place.load("noise_triton").impulse_noise(x.to(place.device), amount, keys, "n")
     assert torch.equal(got.cpu(), noise.impulse_noise_reference(x, amount, keys, "n"))

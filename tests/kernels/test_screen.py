@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels import screen
+from substyle.kernels import screen, tables
 
 
 def flat(level: int, batch: int = 1, side: int = 224) -> torch.Tensor:
@@ -81,8 +81,8 @@ def test_lines_run_at_their_angle(angle: float, along: int) -> None:
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.78, 0.9, 0.99])
 def test_dot_radius_covers_the_share_of_a_cell(share: float) -> None:
     level = round(255 * (1 - share))
-    radius = screen.dot_radii()[level]
+    radius = tables.dot_radii()[level]
     y, x = np.mgrid[-500:501, -500:501] / 1001
     assert (np.hypot(x, y) <= radius).mean() == pytest.approx(1 - level / 255, abs=2e-3)
-    assert screen.dot_radii()[0] == pytest.approx(math.sqrt(0.5))
-    assert screen.dot_radii()[255] == 0
+    assert tables.dot_radii()[0] == pytest.approx(math.sqrt(0.5))
+    assert tables.dot_radii()[255] == 0

@@ -12,8 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from substyle.engine.arriving import Arriving
-from substyle.engine.backbones.spec import Canvas
+from substyle.engine.arriving import Arriving, Canvas
 from substyle.kernels.errors import ConfigError
 
 Output = TypeVar("Output")

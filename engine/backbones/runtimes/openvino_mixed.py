@@ -6,16 +6,16 @@ most of what bf16 costs. OpenVINO keeps a layer's own precision when its IR carr
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import xml.etree.ElementTree as ET
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 _COUNTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 
 
-@cache
+@functools.cache
 def core() -> Any:  # noqa: ANN401 - OpenVINO's core
     """The one core of the process: a model must not outlive the core that read it."""
     import openvino as ov

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.arriving import Arriving
+from substyle.engine.arriving import Arriving, Canvas
 from substyle.engine.backbones.runtimes.captured import Captured
 from substyle.engine.backbones.runtimes.tensorrt_build import EngineError, library
-from substyle.engine.backbones.spec import Canvas
 
 
 class TensorRTGraph:

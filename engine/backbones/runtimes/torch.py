@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from substyle.engine.arriving import Arriving
+from substyle.engine.arriving import Arriving, Canvas
 from substyle.engine.backbones.runtimes.exact import exact
-from substyle.engine.backbones.spec import Canvas
 from substyle.engine.backbones.started import Joined
 
 

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.arriving import Arriving
+from substyle.engine.arriving import Arriving, Canvas
 from substyle.engine.backbones import cache
 from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.runtimes.captured import Captured, as_batch
 from substyle.engine.backbones.runtimes.exact import exact
 from substyle.engine.backbones.runtimes.typed_export import Typed
-from substyle.engine.backbones.spec import Canvas
 from substyle.engine.precision import Precision
 from substyle.kernels.errors import ConfigError
 

@@ -7,7 +7,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from substyle.engine.analysis import geometry, run
 from substyle.engine.analysis.config import AnalysisConfig
-from substyle.engine.table import TEST, TRAIN, VAL, EmbeddingTable
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.table import EmbeddingTable
 
 KEYS = {
     "knn",

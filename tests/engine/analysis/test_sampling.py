@@ -3,7 +3,8 @@ import pytest
 
 from substyle.engine.analysis import sampling
 from substyle.engine.analysis.config import AnalysisConfig
-from substyle.engine.table import TEST, TRAIN, EmbeddingTable
+from substyle.engine.store.layout import TEST, TRAIN
+from substyle.engine.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 
 

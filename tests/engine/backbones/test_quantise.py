@@ -18,8 +18,8 @@ from substyle.engine.backbones.samples import GivenSamples
 from substyle.engine.backbones.search import Search
 from substyle.engine.backbones.source import Source
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec
+from substyle.engine.embed_config import EmbedConfig
 from substyle.engine.precision import as_precision
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 BATCH, SIDE = 4, 32

@@ -13,7 +13,7 @@ from tests.engine.test_embed import PIXELS, folder, plan
 
 from substyle.engine.cli import main
 from substyle.engine.embed import embed
-from substyle.engine.preparation import BackboneChoice
+from substyle.engine.embed_config import BackboneChoice
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import StoreSettings
 from substyle.pipelines.suites import suite

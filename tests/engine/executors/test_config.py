@@ -12,12 +12,12 @@ import torch
 
 from substyle.engine.cli import _parser, main
 from substyle.engine.commands.executor import executor_config
+from substyle.engine.embed_config import EmbedConfig
 from substyle.engine.executors import cluster
 from substyle.engine.executors.cluster import Cluster, ClusterError
 from substyle.engine.executors.config import HERE, RAY, ExecutorConfig
 from substyle.engine.study import load_study
 from substyle.engine.target import Target
-from substyle.engine.workshop import EmbedConfig
 from substyle.kernels.errors import ConfigError
 
 CPU = EmbedConfig(device="cpu")

@@ -13,15 +13,15 @@ import pytest
 from tests.engine.executors.filling import ROWS, WHITE, chunks, photographs
 
 from substyle.engine.embed import embed
+from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.executors.worker import Order, Worker
 from substyle.engine.plan import EmbedPlan
-from substyle.engine.preparation import BackboneChoice
 from substyle.engine.store import lock
 from substyle.engine.store.compaction import withdraw
 from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.errors import LockedError, StoreError
 from substyle.engine.store.manifest import SourceEntry
-from substyle.engine.workshop import EmbedConfig, Settings, Workshop
+from substyle.engine.workshop import Workshop
 from substyle.pipelines.sources import FolderSource
 
 PIXELS = BackboneChoice("control:pixels")

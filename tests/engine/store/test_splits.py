@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.splits import assign
-from substyle.engine.table import TEST, TRAIN, VAL
 from substyle.kernels.errors import ConfigError
 
 
