@@ -22,7 +22,7 @@ from benchmarks.harness import OURS, Row, interleave, main
 from benchmarks.networks import BATCH, CANVAS, CORES, GFLOP, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_backbone
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
-from substyle.engine.target import graph_batch
+from substyle.engine.devices import graph_batch
 
 NAME = "embed"
 QUESTION = "how many images a second does a backbone alone embed, in which runtime?"

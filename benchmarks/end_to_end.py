@@ -23,9 +23,9 @@ from benchmarks import networks, new_backbone, photographs
 from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave, main
 from benchmarks.networks import BATCH, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.fixed_batch import FixedBatch
-from substyle.engine.embed import embed_compiled
-from substyle.engine.plan import EmbedPlan
+from substyle.engine.backbones.runtimes.openvino import FixedBatch
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.run import embed_compiled
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.transforms import base
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from substyle.engine.embedding.plan import Todo, lacking
 from substyle.engine.store import compaction, journal, lock
 from substyle.engine.store.manifest import Rows
-from substyle.engine.store.record import Record
-from substyle.engine.todo import Todo, lacking
+from substyle.engine.store.records import Record
 
 _DONE, _DIED, _BACK = range(3)  # a shard is finished; its worker is gone; a worker comes, or comes again
 

@@ -112,7 +112,7 @@ def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, 
 
 def environment() -> dict[str, Any]:
     """The machine and the versions of what is measured on it."""
-    from substyle.engine.backbones import cache
+    from substyle.engine import cache
 
     return {
         "cpu": cache.cpu_model(),

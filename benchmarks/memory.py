@@ -106,11 +106,11 @@ def sampled(journal: Path) -> Iterator[list[tuple[float, bool]]]:
 
 def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
     """Embed ``count`` photographs and say what memory that took."""
-    from substyle.engine.embed import embed
-    from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
-    from substyle.engine.plan import EmbedPlan
+    from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+    from substyle.engine.embedding.plan import EmbedPlan
+    from substyle.engine.embedding.prepare import Workshop
+    from substyle.engine.embedding.run import embed
     from substyle.engine.store import journal
-    from substyle.engine.workshop import Workshop
     from substyle.pipelines.sources import FolderSource
 
     with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:

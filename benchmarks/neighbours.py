@@ -20,7 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from benchmarks.peers import probes_data
-from substyle.engine.analysis import neighbours, sampling
+from substyle.engine.analysis import geometry, neighbors
 
 NAME = "neighbours"
 QUESTION = "how fast are nearest neighbours found?"
@@ -33,8 +33,8 @@ SKLEARN, TORCH, FLAT = "scikit-learn, brute force", "torch, matmul and topk", "f
 def run(quick: bool) -> list[Row]:
     """The k-NN classifier's search, and the search among the queries themselves."""
     table = probes_data.table()
-    queries = sampling.query_rows(table, 31 * (50 if quick else 160), 0).x_RD
-    bank = sampling.bank_rows(table, 31 * (130 if quick else 500), 0).x_RD
+    queries = geometry.query_rows(table, 31 * (50 if quick else 160), 0).x_RD
+    bank = geometry.bank_rows(table, 31 * (130 if quick else 500), 0).x_RD
     return [_search(queries, bank, 3 if quick else 7), _others(queries, 3 if quick else 7)]
 
 
@@ -71,12 +71,12 @@ def products(query_QD: F32, bank_BD: F32) -> Callable[[], float]:
 
 def _search(query_QD: F32, bank_BD: F32, repeats: int) -> Row:
     name = f"the {K} nearest of {len(bank_BD):,} rows of width {bank_BD.shape[1]:,}; ceiling: the products' GEMM"
-    return _row(name, query_QD, bank_BD, lambda: neighbours.search(query_QD, bank_BD, K), lambda found: found, repeats)
+    return _row(name, query_QD, bank_BD, lambda: neighbors.search(query_QD, bank_BD, K), lambda found: found, repeats)
 
 
 def _others(x_RD: F32, repeats: int) -> Row:
     """Peers look for one more, which is the row itself."""
-    k = max(neighbours.RECALL_AT)
+    k = max(neighbors.RECALL_AT)
 
     def without_self(found_Rk: I64) -> I64:
         keep = found_Rk != np.arange(len(x_RD))[:, None]
@@ -84,7 +84,7 @@ def _others(x_RD: F32, repeats: int) -> Row:
         return found_Rk[keep].reshape(len(x_RD), -1)
 
     name = f"the {k} nearest others of {len(x_RD):,} rows; ceiling: the products' GEMM"
-    return _row(name, x_RD, x_RD, lambda: neighbours.others(x_RD, k), without_self, repeats, k + 1)
+    return _row(name, x_RD, x_RD, lambda: neighbors.others(x_RD, k), without_self, repeats, k + 1)
 
 
 def _row(

@@ -16,19 +16,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks import photographs
-from substyle.engine.backbones import cache as artefacts
+from substyle.engine import cache as artefacts
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.fixed_batch import FixedBatch
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.embed_config import EmbedConfig, Settings
-from substyle.engine.precision import Precision
-from substyle.engine.samples import Samples
-from substyle.engine.target import graph_batch
-from substyle.engine.workshop import Workshop
-from substyle.pipelines.suites import suite
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.devices import Precision, graph_batch
+from substyle.engine.embedding.prepare import Samples, Workshop
+from substyle.pipelines.transforms.registry import suite
 
 LITE0 = "package:efficientnet_lite0"
 RESNET50 = "control:random:resnet50"

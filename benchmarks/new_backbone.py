@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.harness import OURS, Row, Timing
 from benchmarks.networks import LITE0, SHOWN
-from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import slug
+from substyle.engine.store.store import EmbeddingStore
 
 FIRST = "control:pixels"  # what the store has already
 _LOOK = 0.02  # seconds between two looks at the store

@@ -26,27 +26,23 @@ from benchmarks import networks, photographs
 from benchmarks.harness import OURS, Row, Timing, interleave, main
 from benchmarks.networks import BATCH, CANVAS, LITE0, VIT_B16, VIT_S14
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.artefact import Mixture
-from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
-from substyle.engine.backbones.source import Source
-from substyle.engine.embed import embed_compiled
-from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.plan import EmbedPlan
-from substyle.engine.precision import AUTO, INT8
-from substyle.engine.preparation import prepare_backbones
-from substyle.engine.probes.compare import compare_outcomes
+from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.runtimes.base import Mixture
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.devices import AUTO, INT8, graph_batch
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Samples, Workshop, prepare_backbones
+from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
-from substyle.engine.samples import Samples
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.load import load_table
-from substyle.engine.target import graph_batch
-from substyle.engine.workshop import Workshop
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.suites import suite
+from substyle.pipelines.transforms.registry import suite
 
 NAME = "precision"
 QUESTION = "what does a backbone in 8 bits gain in speed, and what do probes on its embeddings lose?"

@@ -29,13 +29,12 @@ from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
 from substyle.engine.probes import solver
-from substyle.engine.probes.batches import Part
+from substyle.engine.probes.batches import Features, Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.evaluate import pick_dtype, score
 from substyle.engine.probes.heads import Setting
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
-from substyle.engine.probes.sampling import stream_of
-from substyle.engine.probes.scoring import pick_dtype, score
+from substyle.engine.probes.tasks import stream_of
 from substyle.engine.probes.trainer import train
 from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients

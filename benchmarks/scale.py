@@ -20,12 +20,12 @@ import numpy as np
 
 from benchmarks.fleet import Fleet, Model, Outcome
 from benchmarks.harness import OURS, RESULTS, Row, Timing, main
-from substyle.engine.estimate.devices import DEVICES
+from substyle.engine.embedding.prepare import MAX_SHARD_ROWS
 from substyle.engine.estimate.plan import plan
-from substyle.engine.preparation import MAX_SHARD_ROWS
-from substyle.engine.store import compaction, details, journal
-from substyle.engine.store.record import ImageNote, Record
-from substyle.pipelines.suites import suite
+from substyle.engine.estimate.roofline import DEVICES
+from substyle.engine.store import compaction, journal, records
+from substyle.engine.store.records import ImageNote, Record
+from substyle.pipelines.transforms.registry import suite
 
 NAME = "scale"
 QUESTION = "do planner, lock and journal carry a thousand million photographs in 31 variants on 512 workers?"
@@ -125,7 +125,7 @@ def _notes(names: tuple[str, ...]) -> Row:
             seconds.append(time.perf_counter() - began)
     finally:
         shutil.rmtree(place)
-    facts = {"loose_bytes": loose / count, "compacted_bytes": len(details.encode([(0, record)])) / count}
+    facts = {"loose_bytes": loose / count, "compacted_bytes": len(records.encode_details([(0, record)])) / count}
     return Row("note what decoding learned of an image", "images", count, {OURS: Timing.of(seconds)}, facts=facts)
 
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from substyle.engine.store import compaction
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
-from substyle.engine.store.load import load_table
-from substyle.engine.store.record import ImageNote
+from substyle.engine.store.records import ImageNote
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 
 NAME = "store"
 QUESTION = "how fast are embeddings written to a store and read from it?"

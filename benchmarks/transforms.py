@@ -29,11 +29,11 @@ from benchmarks.peers import (
     transforms_styles,
     transforms_torchvision,
 )
-from substyle.engine.store import duplicates
-from substyle.engine.styles import StyleNetwork
+from substyle.engine.store import manifest
+from substyle.engine.style_transfer.networks import StyleNetwork
 from substyle.pipelines.decode import Decoder
-from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, distinct, load_all
 
 NAME = "transforms"
@@ -146,7 +146,7 @@ class _Bench:
         """What is done to every variant and to every canvas besides."""
         other = self.canvas_BSSC.flip(2).contiguous()
         small: Mapping[str, Callable[[], object]] = {
-            OURS: lambda: duplicates.as_hex(duplicates.shrunk(self.canvas_BSSC).numpy()),
+            OURS: lambda: manifest.as_hex(manifest.shrunk(self.canvas_BSSC).numpy()),
             CEILING: self.canvas_BSSC.clone,
         }
         same: Mapping[str, Callable[[], object]] = {

@@ -9,14 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from substyle.engine.embed_config import BackboneChoice, EmbedConfig, Settings
-    from substyle.engine.plan import EmbedPlan
-    from substyle.engine.probes.saved import Probe
-    from substyle.engine.runner import run_study
-    from substyle.engine.store.embeddings import EmbeddingStore
-    from substyle.engine.store.load import load_table
-    from substyle.engine.study import Study, load_study
-    from substyle.engine.workshop import Workshop
+    from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, Study, load_study
+    from substyle.engine.embedding.plan import EmbedPlan
+    from substyle.engine.embedding.prepare import Workshop
+    from substyle.engine.probes.checkpoint import Probe
+    from substyle.engine.store.store import EmbeddingStore
+    from substyle.engine.store.table import load_table
+    from substyle.engine.study.runner import run_study
     from substyle.pipelines.sources import SourceConfig, open_source
 
 _SOURCES = "substyle.pipelines.sources"

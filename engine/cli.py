@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from substyle import __version__
-from substyle.engine import json_output
+from substyle.engine.commands.options import discard_stdout, requested, stdout_to_stderr, write
 from substyle.kernels.errors import SubstyleError
 
 EXIT_QUARANTINED = 3
@@ -61,14 +61,14 @@ def _share(text: str) -> float:
 
 def _place(text: str) -> object:
     """A store: a local path, or an address in a bucket."""
-    from substyle.pipelines.places import place
+    from substyle.pipelines.storage import place
 
     return place(text, "STORE")
 
 
 def _photographs(text: str) -> object:
     """Photographs: a local path, or the address of tar shards in a bucket."""
-    from substyle.pipelines.places import photographs
+    from substyle.pipelines.storage import photographs
 
     return photographs(text, "IMAGES")
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: arguments that do not parse (code 2), ``--help``, ``--version``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not json_output.requested(words):
+    if not requested(words):
         return _reported(words)[0]
     if sys.stderr is None:  # closed: print would take stdout instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
@@ -164,9 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _BadUsage as usage:
         stop, text = usage, _Failure.of(usage).to_json()
     try:
-        json_output.write(text, last=arguments is None)
+        write(text, last=arguments is None)
     except OSError as error:  # nobody reads it any more, or the disk is full
-        json_output.discard_stdout()
+        discard_stdout()
         _tell(error)
         code = 1
     if stop is not None:
@@ -182,12 +182,12 @@ def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]
             # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
             with suppress(AttributeError, OSError, ValueError):
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-            with json_output.stdout_to_stderr() if as_json else nullcontext():
+            with stdout_to_stderr() if as_json else nullcontext():
                 answer = _run(options)
             text = json.dumps(answer, allow_nan=False) if as_json else ""
     except BrokenPipeError as error:
         if not as_json:  # the reader of our output has closed it
-            json_output.discard_stdout()
+            discard_stdout()
             return 1, ""
         return 1, _tell(error).to_json()
     except (SubstyleError, KeyboardInterrupt, OSError) as error:

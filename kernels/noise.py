@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import philox
-from substyle.kernels.dispatch import on_triton
-from substyle.kernels.tables import LEVELS, U8, gaussian_table, impulse_threshold, normal_quantiles, shot_table
-from substyle.kernels.workers import for_each_image, scratch
+from substyle.kernels.dispatch import for_each_image, on_triton, scratch
+from substyle.kernels.tables import RANDOM_LEVELS, U8, gaussian_table, impulse_threshold, normal_quantiles, shot_table
 
 _LOWER = 5  # bits of a random number that seldom matter to shot noise
 U16 = NDArray[np.uint16]
@@ -75,7 +74,7 @@ def impulse_noise(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: philox.U64, 
 
     def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
         threshold = impulse_threshold(strength)
-        pepper, salt = (bits < threshold).view(np.uint8), (bits >= LEVELS - threshold).view(np.uint8)
+        pepper, salt = (bits < threshold).view(np.uint8), (bits >= RANDOM_LEVELS - threshold).view(np.uint8)
         np.bitwise_or(pixels, np.negative(salt), out=out)  # -1 is 255 in uint8
         np.bitwise_and(out, np.subtract(pepper, 1, dtype=np.uint8), out=out)
 
@@ -93,7 +92,7 @@ def impulse_noise_reference(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: ph
     bits_BSSC = _bits_like(canvas_BSSC, keys_B, name)
     threshold_B111 = _per_image(np.array([impulse_threshold(float(a)) for a in amount_B], np.int32), canvas_BSSC)
     peppered = canvas_BSSC.masked_fill(bits_BSSC < threshold_B111, 0)
-    return peppered.masked_fill(bits_BSSC >= LEVELS - threshold_B111, 255)
+    return peppered.masked_fill(bits_BSSC >= RANDOM_LEVELS - threshold_B111, 255)
 
 
 def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:

@@ -24,7 +24,7 @@ from substyle.kernels.philox_triton import BLOCKS, WORDS, device_keys, halves, n
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-HALF: Any = tl.constexpr(tables.LEVELS // 2)
+HALF: Any = tl.constexpr(tables.RANDOM_LEVELS // 2)
 F32 = NDArray[np.float32]
 
 
@@ -103,8 +103,8 @@ def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: U64, name: str) -
 @lru_cache(maxsize=16)
 def gaussian_tables(stds: tuple[float, ...], device: torch.device) -> torch.Tensor:
     """The upper half of ``noise.gaussian_table``; the lower is its mirrored negative. Shape: (R, 32768) int16."""
-    upper = [tables.gaussian_table(std)[tables.LEVELS // 2 :] for std in stds]
-    return torch.from_numpy(np.stack(upper) if upper else np.zeros((0, tables.LEVELS // 2), np.int16)).to(device)
+    upper = [tables.gaussian_table(std)[tables.RANDOM_LEVELS // 2 :] for std in stds]
+    return torch.from_numpy(np.stack(upper) if upper else np.zeros((0, tables.RANDOM_LEVELS // 2), np.int16)).to(device)
 
 
 @lru_cache(maxsize=16)
@@ -118,7 +118,7 @@ def shot_tables(rates: tuple[float, ...], device: torch.device) -> tuple[torch.T
     rows = [tables.shot_table(rate) for rate in rates]
     distinct = [np.unique(table) for table in rows]
     length = 1 << max((len(noisy) - 1 for noisy in distinct), default=0).bit_length()
-    rises = np.full((len(rates), 256, length), tables.LEVELS, np.int32)  # no random number reaches it
+    rises = np.full((len(rates), 256, length), tables.RANDOM_LEVELS, np.int32)  # no random number reaches it
     levels = np.zeros((len(rates), length), np.uint8)
     for r, (table, noisy) in enumerate(zip(rows, distinct, strict=True)):
         levels[r, : len(noisy)] = noisy

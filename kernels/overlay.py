@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels.dispatch import on_triton, upload
-from substyle.kernels.tables import SHIFT
+from substyle.kernels.tables import WEIGHT_SHIFT
 
 F32 = NDArray[np.float32]
 
@@ -73,5 +73,5 @@ def overlay_reference(
     weight = (coverage * upload(opacity_B, device).view(-1, 1, 1) + 0.5).floor().clamp(0, 255)
     colour_B113 = upload(colour_B3, device).int().view(-1, 1, 1, 3)
     level = canvas_BSS3.int()
-    mixed = level + (((colour_B113 - level) * weight.int()[..., None]) >> SHIFT)
+    mixed = level + (((colour_B113 - level) * weight.int()[..., None]) >> WEIGHT_SHIFT)
     return mixed.clamp(0, 255).to(torch.uint8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.kernels import dispatch
 from substyle.kernels.displacement import F32
 from substyle.kernels.errors import ConfigError
-from substyle.kernels.tables import SHIFT
+from substyle.kernels.tables import WEIGHT_SHIFT
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
@@ -90,5 +90,5 @@ def overlay(
         given = (page_B, matrix_B23.reshape(-1, 6), opacity_B, colour_B3.reshape(-1, 3).astype(np.int32))
         page, matrix, opacity, colour = (dispatch.upload(values, device) for values in given)
         arguments = (canvas_BSS3, pages_NPP, page, matrix, opacity, colour, out_BSS3, height, width, side)
-        dispatch.launch(_overlay, grid, *arguments, SHIFT=SHIFT, BLOCK=PIXELS)
+        dispatch.launch(_overlay, grid, *arguments, SHIFT=WEIGHT_SHIFT, BLOCK=PIXELS)
     return out_BSS3

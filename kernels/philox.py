@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import native, philox
-from substyle.kernels.workers import scratch
+from substyle.kernels import native
+from substyle.kernels.dispatch import scratch
 
 PARAMETERS, NOISE = 0, 1  # streams: a transformation's parameters and its per-pixel noise never share a counter
 
@@ -118,10 +118,10 @@ def _bits16(key64: int, name64: int, out: NDArray[np.uint16], stream: int) -> No
     """:func:`bits16` in numpy; every round works in place on arrays that stay in a core's cache."""
     count = out.size
     blocks = -(-count // 8)
-    words_K4 = scratch("philox.words", (blocks, 4), np.uint32)
+    words_K4 = scratch("words", (blocks, 4), np.uint32)
     for start in range(0, blocks, _CHUNK):
         size = min(_CHUNK, blocks - start)
-        c0, c1, c2, c3, x, y = scratch("philox.counters", (6, size), np.uint64)
+        c0, c1, c2, c3, x, y = scratch("counters", (6, size), np.uint64)
         c0[:] = np.arange(start, start + size, dtype=np.uint64)
         c1[:], c2[:], c3[:] = stream, name64 & 0xFFFFFFFF, name64 >> 32
         for i in range(_ROUNDS):
@@ -156,9 +156,9 @@ def bits16_torch(keys_B: U64, name: str, count: int, device: torch.device, *, st
     return halves.flatten(1)[:, :count].int()
 
 
-NAME = "dropout"
+DROPOUT = "dropout"
 
 
-def keys(seeds: Sequence[int]) -> philox.U64:
+def keys_of_seeds(seeds: Sequence[int]) -> U64:
     """Philox keys of seeds: their lowest 64 bits. Shape: (S,) uint64."""
     return np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds], np.uint64)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import memory
+from substyle.kernels import dispatch
 
 Numbers = Sequence[float] | NDArray[np.float64]  # one for each head
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's: Kingma & Ba (2015), their defaults
@@ -33,7 +33,7 @@ class Scratch:
         count = torch.Size(shape).numel()
         held = self._held.get(use)
         if held is None or held.numel() < count or held.dtype != dtype or held.device != device:
-            held = self._held[use] = memory.empty((count,), dtype, device)
+            held = self._held[use] = dispatch.empty((count,), dtype, device)
         view = self._views[use] = held[:count].view(shape)
         return view
 
@@ -78,8 +78,8 @@ class Heads:
     def start(self) -> None:
         """Make Adam's moments before the first step."""
         if not self.first:
-            self.first = [memory.zeros_like(p) for p in self.parameters]
-            self.second = [memory.zeros_like(p) for p in self.parameters]
+            self.first = [dispatch.zeros_like(p) for p in self.parameters]
+            self.second = [dispatch.zeros_like(p) for p in self.parameters]
 
     def lowered(self, place: int, dtype: torch.dtype) -> torch.Tensor:
         """``parameters[place]`` in another dtype; the copy is kept and made anew only after the parameter changed.
@@ -92,7 +92,7 @@ class Heads:
             return parameter
         version, copy = self._copies.get(place, (-1, None))
         if copy is None or copy.dtype != dtype:
-            copy = memory.copy(parameter, dtype)
+            copy = dispatch.copy(parameter, dtype)
         elif version != parameter._version:
             copy.copy_(parameter)
         self._copies[place] = parameter._version, copy

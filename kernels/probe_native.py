@@ -6,16 +6,81 @@ a hidden layer go one by one: what lies between two of a head's GEMMs is then st
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import probe_library
+from substyle.kernels import native
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term
-from substyle.kernels.probe_library import CTerm, at, available, check, low, threads
+
+# The functions of ``probe_native.c`` and when they can be called.
+
+_DTYPES = (torch.float32, torch.bfloat16)
+_P, _N, _I, _F, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_double
+
+
+class CTerm(ctypes.Structure):
+    """``term`` in C: rows [first, last) and outputs [low_output, high_output) of a cross-entropy."""
+
+    _fields_ = [
+        ("target", _P), ("share", _P), ("scale", _P),
+        ("first", _N), ("last", _N), ("low_output", _N), ("high_output", _N),
+    ]  # fmt: skip
+
+
+_ARGUMENTS = {
+    "probe_gather": (_P, _P, _N, _N, _P, _P, _P, _I, _I, _I),
+    "probe_cross_entropy": (_P, _N, _N, _N, _P, _P, _N, _P, _P, _I, _I),
+    "probe_judge": (_P, _N, _N, _N, _N, _P, _N, _P, _P, _P, _P, _I, _I),
+    "probe_hidden": (_P, _N, _N, _P, _P, _N, _F, _I, _I),
+    "probe_hidden_back": (_P, _P, _N, _N, _F, _P, _I, _I),
+    "probe_adamw": (_P, _P, _P, _P, _P, _N, _N, _P, _P, _D, _D, _F, _F, _I, _I),
+}
+
+
+@cache
+def library() -> Any:  # noqa: ANN401 - ctypes finds functions at run time
+    """The compiled kernels, None where there are none."""
+    found = native.load("probe_native")
+    if found is not None:
+        for name, arguments in _ARGUMENTS.items():
+            getattr(found, name).argtypes = arguments
+    return found
+
+
+def available(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels work on tensors of a device, with GEMMs in a dtype."""
+    return device.type == "cpu" and dtype in _DTYPES and library() is not None
+
+
+def check(code: int) -> None:
+    """Raise what a kernel's return value stands for."""
+    if code == 1:
+        raise MemoryError("no memory for the work arrays of a probe kernel")
+    if code == 2:
+        raise IndexError("a target is not one of its term's outputs")
+
+
+def at(tensor: torch.Tensor) -> int:
+    """Where a tensor's numbers lie."""
+    return tensor.data_ptr()
+
+
+def low(tensor: torch.Tensor) -> bool:
+    """What the kernels call ``low``."""
+    return tensor.dtype == torch.bfloat16
+
+
+def threads() -> int:
+    """Threads for a kernel: as many as torch uses."""
+    return torch.get_num_threads()
+
 
 __all__ = ["available", "cross_entropy", "gather", "judge", "linear_gradients", "shares", "step", "usable"]
 
@@ -92,7 +157,7 @@ def judge(
     w2 = heads.lowered(2, x_BD.dtype)
     for k in range(count):
         h = _first_layer(heads, slice(k, k + 1), x_BD)
-        probe_library.library().probe_hidden(at(h), len(h), batch, at(heads.b1[k]), None, 0, 1.0, low(h), threads())
+        library().probe_hidden(at(h), len(h), batch, at(heads.b1[k]), None, 0, 1.0, low(h), threads())
         y = _mm(heads, "logits", w2[k], h)
         own = slice(k, k + 1)
         _judge(y, 1, heads.outputs, first, last, heads.b2[own], target_B, weight_B, right_K[own], loss_K[own])
@@ -112,7 +177,7 @@ def gather(
     row_B = np.ascontiguousarray(row_B, np.int64)
     if len(row_B) and not 0 <= row_B.min() <= row_B.max() < len(x_RD):
         raise IndexError(f"rows {row_B.min()} to {row_B.max()} of {len(x_RD)}")
-    probe_library.library().probe_gather(
+    library().probe_gather(
         x_RD.ctypes.data, row_B.ctypes.data, len(row_B), width,
         at(mean_D), at(scale_D), at(out), x_RD.dtype == np.float16, low(out), threads(),
     )  # fmt: skip
@@ -158,7 +223,7 @@ def cross_entropy(
         z_KCB[:, :, end:] = 0.0
     loss_K, dbias_KC = torch.empty(heads), torch.empty(heads, outputs)
     check(
-        probe_library.library().probe_cross_entropy(
+        library().probe_cross_entropy(
             at(z_KCB), heads, outputs, batch, at(bias_KC), made, len(spans),
             at(loss_K), at(dbias_KC), low(z_KCB), threads(),
         )
@@ -224,14 +289,14 @@ def _hidden(
     own, batch = slice(k, k + 1), len(x_BD)
     h = _first_layer(heads, own, x_BD)
     mask, stride = (None, 0) if kept_HB is None else (at(kept_HB), kept_HB.stride(0))
-    probe_library.library().probe_hidden(at(h), len(h), batch, at(heads.b1[k]), mask, stride, factor, low(h), threads())
+    library().probe_hidden(at(h), len(h), batch, at(heads.b1[k]), mask, stride, factor, low(h), threads())
     w2 = heads.lowered(2, x_BD.dtype)[k]
     y = _mm(heads, "logits", w2, h)
     losses[own], db2 = cross_entropy(y[None], heads.b2[own], terms, own)
     dw2 = _mm(heads, "dw2", y, h.T)
     dh = _mm(heads, "dh", w2.T, y)
     db1 = torch.empty(len(h))
-    probe_library.library().probe_hidden_back(at(dh), at(h), len(h), batch, factor, at(db1), low(h), threads())
+    library().probe_hidden_back(at(dh), at(h), len(h), batch, factor, at(db1), low(h), threads())
     dw1 = _mm(heads, "dw1", dh, x_BD)
     for place, gradient in enumerate((dw1, db1, dw2, db2)):
         _adamw(heads, place, own, gradient, rates)
@@ -251,7 +316,7 @@ def _adamw(heads: Heads, place: int, own: slice, gradient: torch.Tensor, rates: 
     """Adam's step of ``parameters[place][own]`` and of its low-precision copy."""
     parameter, copy = heads.parameters[place][own], heads.low_copy(place)
     size = parameter[0].numel()
-    probe_library.library().probe_adamw(
+    library().probe_adamw(
         at(parameter), at(gradient), at(heads.first[place][own]), at(heads.second[place][own]),
         None if copy is None else at(copy[own]), len(parameter), size,
         rates.rate_K[own].ctypes.data, rates.keep_K[own].ctypes.data, BETA1, BETA2, rates.unbias, EPS,
@@ -273,7 +338,7 @@ def _judge(
 ) -> None:
     batch = z.shape[1]
     check(
-        probe_library.library().probe_judge(
+        library().probe_judge(
             at(z) + first * batch * z.element_size(), heads, outputs * batch, last - first, batch,
             at(bias_KC) + 4 * first, outputs, at(target_B), at(weight_B), at(right_K), at(loss_K), low(z), threads(),
         )

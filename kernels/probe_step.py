@@ -135,9 +135,9 @@ def cross_entropy(
     else:
         share_KB = probe_native.shares(weight_KB)
     if on_triton(logits_KCB):
-        from substyle.kernels import probe_triton
+        from substyle.kernels import probe_step_triton
 
-        return probe_triton.cross_entropy(logits_KCB, target_B, share_KB)
+        return probe_step_triton.cross_entropy(logits_KCB, target_B, share_KB)
     index = target_B.expand(heads, 1, batch)
     log_KCB = torch.log_softmax(logits_KCB, dim=1)
     loss_K = -(log_KCB.gather(1, index)[:, 0] * share_KB).sum(1)
@@ -155,12 +155,12 @@ def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Numbers, decay
     heads.steps += 1
     heads.changed()
     if on_triton(heads.w1):
-        from substyle.kernels import probe_triton
+        from substyle.kernels import probe_step_triton
 
         now = (1.0, 1.0 - BETA1**heads.steps, 1.0 - BETA2**heads.steps)
         numbers = [upload(np.asarray(v, np.float32), heads.w1.device) for v in (lr_K, decay_K, now)]
         for p, g, m, v in zip(heads.parameters, gradients, heads.first, heads.second, strict=True):
-            probe_triton.adamw_(p, g, m, v, *numbers)
+            probe_step_triton.adamw_(p, g, m, v, *numbers)
         return
     start = 0
     for (lr_k, decay_k), run in groupby(zip(map(float, lr_K), map(float, decay_K), strict=True)):

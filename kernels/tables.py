@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = 1 << 16  # of the random numbers
+RANDOM_LEVELS = 1 << 16  # of the random numbers
 
 
 U8 = NDArray[np.uint8]
@@ -17,7 +17,9 @@ U8 = NDArray[np.uint8]
 @lru_cache(maxsize=1)
 def normal_quantiles() -> NDArray[np.float64]:
     """Standard normal quantiles of the 16-bit random numbers. Shape: (65536,)."""
-    upper = np.array([NormalDist().inv_cdf((q + 0.5) / LEVELS) for q in range(LEVELS // 2, LEVELS)])
+    upper = np.array(
+        [NormalDist().inv_cdf((q + 0.5) / RANDOM_LEVELS) for q in range(RANDOM_LEVELS // 2, RANDOM_LEVELS)]
+    )
     return np.concatenate([-upper[::-1], upper])
 
 
@@ -30,13 +32,15 @@ def gaussian_table(std: float) -> NDArray[np.int16]:
 @lru_cache(maxsize=8)
 def shot_table(rate: float) -> U8:
     """Noisy level for (level, random number): Poisson with mean ``rate * level / 255``. Shape: (256, 65536) uint8."""
-    table = np.empty((256, LEVELS), np.uint8)
+    table = np.empty((256, RANDOM_LEVELS), np.uint8)
     for level in range(256):
         mean = rate * level / 255.0
         most = int(mean + 8.0 * mean**0.5 + 16.0)  # counts beyond have a probability far below 2**-16
         terms = np.cumprod(np.concatenate([[1.0], mean / np.arange(1, most + 1)])) * np.exp(-mean)
-        up_to = np.floor(np.minimum(np.cumsum(terms), 1.0) * LEVELS + 0.5).astype(np.int64)  # quantiles of counts 0..k
-        up_to[-1] = LEVELS
+        up_to = np.floor(np.minimum(np.cumsum(terms), 1.0) * RANDOM_LEVELS + 0.5).astype(
+            np.int64
+        )  # quantiles of counts 0..k
+        up_to[-1] = RANDOM_LEVELS
         noisy = np.minimum(np.rint(np.arange(most + 1) * (255.0 / rate)), 255).astype(np.uint8)
         table[level] = np.repeat(noisy, np.diff(up_to, prepend=0))
     return table
@@ -44,7 +48,7 @@ def shot_table(rate: float) -> U8:
 
 def impulse_threshold(amount: float) -> int:
     """Random numbers below it turn a value to 0; as many at the upper end turn one to 255."""
-    return round(amount * LEVELS / 2)
+    return round(amount * RANDOM_LEVELS / 2)
 
 
 _SHARE = 1.0 - np.arange(256) / 255.0  # of a cell that is inked, by level
@@ -64,7 +68,7 @@ def dot_radii() -> NDArray[np.float64]:
     return np.interp(_SHARE, share / share[-1], radius)
 
 
-SHIFT = 7  # weights are whole 128ths: colour less level, times a weight, fits 16 bits
+WEIGHT_SHIFT = 7  # weights are whole 128ths: colour less level, times a weight, fits 16 bits
 
 
-STAGES = 4  # 2 ** 4 = 16 enlargements
+ZOOM_STAGES = 4  # 2 ** 4 = 16 enlargements

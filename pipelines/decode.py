@@ -8,6 +8,7 @@ say what is found and what is not. On a GPU canvases are made there and stay the
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,98 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from substyle.kernels.device import as_device
-from substyle.kernels.dispatch import upload
+from substyle.kernels.dispatch import as_device, upload
 from substyle.kernels.errors import ConfigError, ImageError
-from substyle.pipelines import fallback, header, orientation
-from substyle.pipelines.dali_decode import DaliDecoder, RefusedError
-from substyle.pipelines.orientation import ORIENTATIONS, Interval
+from substyle.pipelines import image_formats, image_header
+from substyle.pipelines.dali import DaliDecoder, RefusedError
+from substyle.pipelines.image_header import ORIENTATIONS, PILLOW_ERRORS, Header, Interval, open_image, short
+
+# Pillow decodes what DALI does not: 16-bit, CMYK, palette and animated images, broken tables.
+
+Box = tuple[float, float, float, float]
+
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
+_WHITE_IS_ZERO = 0
+
+
+def decode(blob: bytes, head: Header, side: int, box: Box) -> NDArray[np.uint8]:
+    """The first frame of an image: ``box`` (left, top, right, bottom in stored px) of it, resized (antialiased cubic).
+
+    Returns:
+        (S, S, 3) uint8, not turned.
+
+    Raises:
+        ImageError: the image cannot be decoded; the message is the reason for quarantine.
+    """
+    with _loaded(blob) as image:
+        if (image.height, image.width) != head.stored:
+            raise ImageError(f"{image.width} x {image.height} pixels, other than its header says")
+        if head.markers is not None and grey(np.asarray(image.getpixel((image.width - 1, image.height - 1)))):
+            require_tail(blob, head.markers)
+        if head.chunks is not None and (head.chunks.interlaced or not _last_row(image).any()):
+            image_formats.require_rows(blob, head.chunks)
+        try:
+            rgb = _rgb(image)
+            return np.asarray(rgb.resize((side, side), Image.Resampling.BICUBIC, box=box))
+        except PILLOW_ERRORS as error:
+            raise _refused(error) from error
+
+
+def grey(pixel_C: NDArray[np.integer]) -> bool:
+    """Whether the last pixel of a JPEG is what decoders fill missing blocks with: 128 in every channel."""
+    return bool(np.abs(pixel_C.astype(np.int64) - 128).max() <= 1)
+
+
+def require_tail(blob: bytes, markers: image_formats.Jpeg) -> None:
+    """Raise if the data of a JPEG run out before its picture is complete: then further data change the picture.
+
+    Decoders warn on the terminal at most and fill the rest with grey. This decodes twice, so it is for pictures that
+    end in such grey only. Arithmetic coding may leave off trailing zeros, so that nothing can be told of it.
+
+    Raises:
+        ImageError: the data run out early.
+    """
+    if not markers.huffman:
+        return
+    digests = set()
+    for data in (blob, image_formats.with_more_data(blob, markers)):
+        with _loaded(data) as image:
+            digests.add(hashlib.blake2b(image.tobytes()).digest())
+    if len(digests) > 1:
+        raise ImageError("truncated JPEG (the data end before the picture does)")
+
+
+def _loaded(blob: bytes) -> Image.Image:
+    image = open_image(blob)
+    try:
+        image.load()
+    except PILLOW_ERRORS as error:
+        raise _refused(error) from error
+    return image
+
+
+def _last_row(image: Image.Image) -> NDArray[np.generic]:
+    return np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
+
+
+def _refused(error: BaseException) -> ImageError:
+    return ImageError(f"cannot be decoded ({short(error)})")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits. Transparency is dropped, as timm and open_clip do."""
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+        tags = getattr(image, "tag_v2", {})
+        bits, zero = tags.get(_BITS, (16,)), tags.get(_PHOTOMETRIC, 1)
+        if bits != (16,) or zero == _WHITE_IS_ZERO:
+            raise ImageError(f"grey pixels of {bits[0]} bits{', white as zero' if zero == _WHITE_IS_ZERO else ''}")
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageError(f"pixels of mode {image.mode} have no known range")
+    return image.convert("RGB")
+
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +137,7 @@ class Decoded:
 class _Item:
     index: int
     blob: bytes
-    head: header.Header
+    head: image_header.Header
     rows: Interval  # first and last row that are kept, in px of the stored picture
     columns: Interval
 
@@ -80,7 +166,7 @@ class Decoder:
         threads: int,
         *,
         device: str = "cpu",
-        max_pixels: int = header.MAX_PIXELS,
+        max_pixels: int = image_header.MAX_PIXELS,
         orientation: str = "ignore",
     ) -> None:
         self.device = as_device(device)
@@ -118,9 +204,9 @@ class Decoder:
         return result
 
     def _item(self, index: int, blob: bytes) -> _Item:
-        head = header.inspect(blob, self.max_pixels, upright=self.upright)
+        head = image_header.inspect(blob, self.max_pixels, upright=self.upright)
         rows, columns = _centre(head.height, head.width, self.side)
-        rows, columns = orientation.stored(rows, columns, head.stored, head.orientation)
+        rows, columns = image_header.stored(rows, columns, head.stored, head.orientation)
         return _Item(index, blob, head, rows, columns)
 
     def _with_dali(self, items: Sequence[_Item], result: Decoded) -> None:
@@ -144,8 +230,8 @@ class Decoder:
                 self._with_pillow(item, result)
                 continue
             try:
-                if item.head.markers is not None and fallback.grey(decoded.last_BC[i]):
-                    fallback.require_tail(item.blob, item.head.markers)
+                if item.head.markers is not None and grey(decoded.last_BC[i]):
+                    require_tail(item.blob, item.head.markers)
             except ImageError as error:
                 result.reasons[item.index] = str(error)
                 continue
@@ -155,7 +241,7 @@ class Decoder:
     def _with_pillow(self, item: _Item, result: Decoded) -> None:
         (top, bottom), (left, right) = item.rows, item.columns
         try:
-            canvas = fallback.decode(item.blob, item.head, self.side, (left, top, right, bottom))
+            canvas = decode(item.blob, item.head, self.side, (left, top, right, bottom))
         except ImageError as error:
             result.reasons[item.index] = str(error)
             return
@@ -173,18 +259,18 @@ def _take(accepted: Sequence[tuple[int, _Item]], canvas_BSSC: torch.Tensor, resu
 def _copy_one_by_one(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor, to_BSSC: torch.Tensor) -> None:
     source, target = from_BSSC.numpy(), to_BSSC.numpy()  # torch would wake its threads for each picture
     for i, item in accepted:
-        target[item.index] = orientation.turn(source[i], item.head.orientation)
+        target[item.index] = image_header.turn(source[i], item.head.orientation)
 
 
 def _copy_at_once(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor, to_BSSC: torch.Tensor) -> None:
     """On a device, where a launch takes as long as the copy of a picture."""
-    upright = [(i, item.index) for i, item in accepted if item.head.orientation == orientation.UPRIGHT]
+    upright = [(i, item.index) for i, item in accepted if item.head.orientation == image_header.UPRIGHT]
     if upright:
         numbers, places = (upload(np.array(column), from_BSSC.device) for column in zip(*upright, strict=True))
         to_BSSC.index_copy_(0, places, from_BSSC.index_select(0, numbers))
     for i, item in accepted:
-        if item.head.orientation != orientation.UPRIGHT:
-            to_BSSC[item.index] = orientation.turn(from_BSSC[i], item.head.orientation)
+        if item.head.orientation != image_header.UPRIGHT:
+            to_BSSC[item.index] = image_header.turn(from_BSSC[i], item.head.orientation)
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from substyle.kernels import philox, pointwise
-from substyle.kernels.device import as_device
-from substyle.kernels.difference import distinct
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.graph import Graph
-from substyle.pipelines.plugins import load_all, load_plugin
+from substyle.kernels import color, philox
+from substyle.kernels.color import distinct
+from substyle.kernels.dispatch import as_device
+from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
+from substyle.pipelines.dali import Graph
+from substyle.pipelines.decode import Decoder
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all, load_plugin
 
 __all__ = ["Graph", "Variant", "VariantMaker", "distinct", "load_all", "load_plugin"]
 
@@ -155,7 +158,7 @@ class VariantMaker:
                 maps[transformation.name] = form.colours(canvas_BSSC, drawn[transformation.name])
         if not maps:
             return {}
-        return dict(zip(maps, pointwise.colours(canvas_BSSC, torch.stack(list(maps.values()))), strict=True))
+        return dict(zip(maps, color.colours(canvas_BSSC, torch.stack(list(maps.values()))), strict=True))
 
     def _function(self, transformation: base.Transformation) -> Callable[..., Any]:
         form = self._form(transformation)
@@ -163,3 +166,75 @@ class VariantMaker:
         if function is None:
             raise SubstyleError(f"{transformation.name} is made by {transformation.made_by} but has no function")
         return function
+
+
+# A picture of the variants of one photograph: a row for each coarse class, a name under each variant.
+
+GAP, CAPTION, LABEL = 8, 18, 84  # px: between cells, height of a caption, width of the column of class names
+
+
+def variants_of(
+    blob: bytes,
+    transformations: Sequence[str],
+    *,
+    key: str = "gallery",
+    side: int = base.CANVAS,
+    seed: int = 0,
+    threads: int = 1,
+    networks: Mapping[str, base.Network] | None = None,
+    orientation: str = "ignore",
+) -> dict[str, NDArray[np.uint8]]:
+    """All variants of one encoded photograph, each (S, S, 3) uint8, by name.
+
+    Args:
+        blob: the encoded photograph.
+        transformations: names, such as ``suite("substance31")``.
+        key: the image key that parameters are drawn from.
+        side: canvas side S in pixels.
+        seed: study seed.
+        threads: CPU threads.
+        networks: as for :class:`~substyle.pipelines.variants.VariantMaker`.
+        orientation: as for :class:`~substyle.pipelines.decode.Decoder`.
+
+    Raises:
+        ImageError: the photograph cannot be decoded.
+    """
+    decoded = Decoder(side, 1, threads, orientation=orientation)([blob])
+    if decoded.reasons[0] is not None:
+        raise ImageError(f"{key}: {decoded.reasons[0]}")
+    maker = VariantMaker(transformations, side=side, seed=seed, batch=1, threads=threads, networks=networks)
+    return {variant.name: variant.pixels_BSSC[0].numpy() for variant in maker(decoded.canvas_BSSC, [key])}
+
+
+def draw(
+    variants: Mapping[str, NDArray[Any]],
+    titles: Mapping[str, str] | None,
+    out: Path,
+    *,
+    columns: int = 5,
+) -> None:
+    """Write a PNG of variants, grouped by coarse class in the order of ``transforms.base.COARSE``.
+
+    Args:
+        variants: (S, S, 3) uint8 images by transformation name.
+        titles: what to write under a variant instead of its name.
+        out: the file.
+        columns: variants in a row; a class with more takes another row.
+    """
+    side = max((len(image) for image in variants.values()), default=base.CANVAS)
+    rows: list[tuple[str, list[str]]] = []
+    for coarse in base.COARSE:
+        names = [name for name in variants if base.get(name).coarse == coarse]
+        rows += [("" if i else coarse, names[i : i + columns]) for i in range(0, len(names), columns)]
+    width, height = side + GAP, side + GAP + CAPTION
+    sheet = Image.new("RGB", (LABEL + columns * width + GAP, max(1, len(rows)) * height + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for row, (coarse, names) in enumerate(rows):
+        top = GAP + row * height
+        pen.text((GAP, top + side / 2), coarse, fill="black", font=font, anchor="lm")
+        for column, name in enumerate(names):
+            left = LABEL + column * width
+            sheet.paste(Image.fromarray(np.ascontiguousarray(variants[name])), (left, top))
+            caption = (titles or {}).get(name, name)
+            pen.text((left, top + side + 2), caption, fill="black", font=font, anchor="la")
+    sheet.save(out, format="PNG")

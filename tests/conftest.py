@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tests.object_server import BUCKET, Server, served
 
-from substyle.pipelines.places import Place, place
+from substyle.pipelines.storage import Place, place
 
 # no test may wait for a hub that is out of reach
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

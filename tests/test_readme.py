@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from substyle.engine.cli import _parser
-from substyle.engine.estimate.devices import DEVICES
 from substyle.engine.estimate.plan import plan
-from substyle.pipelines.suites import suite
+from substyle.engine.estimate.roofline import DEVICES
+from substyle.pipelines.transforms.registry import suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

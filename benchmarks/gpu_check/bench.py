@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from benchmarks.gpu_check.clock import Clock
-from substyle.engine.estimate.devices import DEVICES, Device, card_of
+from substyle.engine.estimate.roofline import DEVICES, Device, card_of
 
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row
-from substyle.engine.estimate.devices import Device
+from substyle.engine.estimate.roofline import Device
 
 PART = "ceilings"
 

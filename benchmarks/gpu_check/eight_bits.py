@@ -7,12 +7,10 @@ import importlib.util
 import torch
 
 from benchmarks.gpu_check import networks
-from substyle.engine.backbones.calibrate import calibrate, in_batches
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes import typed_export
-from substyle.engine.backbones.runtimes.eight_bits import products, quantise
-from substyle.engine.precision import EightBits
-from substyle.engine.target import Target
+from substyle.engine.backbones import export
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.quantization import calibrate, in_batches, products, quantise
+from substyle.engine.devices import EightBits, Target
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 _CALIBRATED_ON = 32  # canvases
@@ -33,8 +31,8 @@ def lacking(device: torch.device, precision: EightBits) -> str:
 
 def graph(front: Preprocessed, precision: EightBits, *, canvas: int, batch: int) -> bytes:
     """The serialised graph of a backbone with its products in 8 bits and the rest in bf16."""
-    model = typed_export.typed_graph(front, "bf16", canvas=canvas, batch=batch)
-    small = typed_export.typed_graph(front, "bf16", canvas=canvas, batch=_BATCH)
+    model = export.typed_graph(front, "bf16", canvas=canvas, batch=batch)
+    small = export.typed_graph(front, "bf16", canvas=canvas, batch=_BATCH)
     if products(small) != products(model):
         raise SubstyleError("the exporter names the network's tensors otherwise in another batch")
     seen = networks.canvases(2 * _CALIBRATED_ON, canvas)[_CALIBRATED_ON:].numpy()

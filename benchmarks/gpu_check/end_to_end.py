@@ -16,19 +16,18 @@ from benchmarks.gpu_check import networks
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, skipped
 from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import timm
-from substyle.engine.backbones.fixed_batch import InPieces
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.started import Starts
-from substyle.engine.embed import embed_compiled
-from substyle.engine.embed_config import EmbedConfig, Settings
-from substyle.engine.loop import EmbedSummary
-from substyle.engine.plan import EmbedPlan
-from substyle.engine.precision import Precision
-from substyle.engine.target import ON_GPU, missing
-from substyle.engine.workshop import Workshop
+from substyle.engine.backbones.runtimes.openvino import InPieces
+from substyle.engine.backbones.spec import Starts
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.devices import ON_GPU, Precision, missing
+from substyle.engine.embedding.loop import EmbedSummary
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.run import embed_compiled
 from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.suites import suite
+from substyle.pipelines.transforms.registry import suite
 
 PART = "end_to_end"
 PRECISION: Precision = "bf16"
@@ -95,18 +94,19 @@ def _backbone(bench: Bench, label: str, model: str, runtime: str) -> CompiledBac
 
 
 def _torch(bench: Bench, front: Preprocessed) -> Starts:
-    from substyle.engine.backbones.runtimes.torch_compiled import TorchCompiled
+    from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 
     sizes = bench.sizes
     return TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=sizes.modes[0])
 
 
 def _tensorrt(bench: Bench, front: Preprocessed) -> Starts:
-    from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+    from substyle.engine.backbones import export
+    from substyle.engine.backbones.runtimes import tensorrt
 
     sizes = bench.sizes
-    graph = typed_export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
-    return tensorrt.TensorRTGraph(tensorrt_build.build(graph, batch=sizes.images, canvas=sizes.canvas), bench.device)
+    graph = export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
+    return tensorrt.TensorRTGraph(tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas), bench.device)
 
 
 def _filler(folder: Path, workshop: Workshop, backbone: CompiledBackbone) -> Callable[[FolderSource], EmbedSummary]:

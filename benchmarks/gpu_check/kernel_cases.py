@@ -9,22 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
-from substyle.kernels import (
-    difference,
-    displacement,
-    dropout,
-    gather,
-    noise,
-    overlay,
-    philox,
-    pointwise,
-    remap,
-    roofline,
-    screen,
-    tables,
-    warp,
-    zoom,
-)
+from substyle.kernels import color, displacement, halftone, noise, overlay, philox, probe_data, roofline, tables, warp
 from substyle.kernels.dispatch import on_triton
 from substyle.kernels.roofline import Least
 
@@ -86,7 +71,7 @@ def mean(m: Made) -> Case:
     """Mean level of each picture."""
     there, p = m.canvas.to(m.device), m.picked
     least = roofline.mean(*m.shape)
-    return Case("mean", lambda: pointwise.mean(there), lambda: pointwise.mean(m.canvas[p]), p, EXACT, least, len(there))
+    return Case("mean", lambda: color.mean(there), lambda: color.mean(m.canvas[p]), p, EXACT, least, len(there))
 
 
 def compared(m: Made) -> Case:
@@ -96,12 +81,12 @@ def compared(m: Made) -> Case:
 
     def work() -> torch.Tensor:
         if on_triton(there):
-            from substyle.kernels import difference_triton
+            from substyle.kernels import color_triton
 
-            return difference_triton.total(there, beside)
-        return difference.total_reference(there, beside)
+            return color_triton.difference_total(there, beside)
+        return color.total_reference(there, beside)
 
-    expected = lambda: difference.total_reference(m.canvas[p], other[p])  # noqa: E731
+    expected = lambda: color.total_reference(m.canvas[p], other[p])  # noqa: E731
     return Case("difference", work, expected, p, EXACT, roofline.difference(*m.shape), len(there))
 
 
@@ -117,8 +102,8 @@ def colours(m: Made) -> Case:
     there = [t.to(m.device) for t in (m.canvas, maps, rows, columns)]
     p = m.picked
     return Case(
-        "colours", lambda: pointwise.colours(there[0], there[1], (there[2], there[3])),
-        lambda: pointwise.colours_reference(m.canvas[p], maps[:, p], (rows[p], columns[p])),
+        "colours", lambda: color.colours(there[0], there[1], (there[2], there[3])),
+        lambda: color.colours_reference(m.canvas[p], maps[:, p], (rows[p], columns[p])),
         p, SAMPLED, roofline.colours(batch, height, width, 6, True), batch, axis=1,
     )  # fmt: skip
 
@@ -129,7 +114,7 @@ def remapped(m: Made) -> Case:
     shift, p = torch.from_numpy(m.drawn(-12.0, 12.0, 2, height, width)), m.picked
     there, field = m.canvas.to(m.device), shift.to(m.device)
     return Case(
-        "remap", lambda: remap.remap(there, field), lambda: remap.remap_reference(m.canvas[p], shift[p]),
+        "remap", lambda: warp.remap(there, field), lambda: warp.remap_reference(m.canvas[p], shift[p]),
         p, SAMPLED, roofline.remap(*m.shape), batch,
     )  # fmt: skip
 
@@ -137,10 +122,10 @@ def remapped(m: Made) -> Case:
 def zoomed(m: Made) -> Case:
     """Zoom blur, of square pictures."""
     there, ratio, p = _square(m).to(m.device), m.cycled((1.11, 1.16, 1.21, 1.26, 1.31)), m.picked
-    least = roofline.zoom_blur(*(int(n) for n in there.shape), stages=tables.STAGES)  # type: ignore[misc]
+    least = roofline.zoom_blur(*(int(n) for n in there.shape), stages=tables.ZOOM_STAGES)  # type: ignore[misc]
     return Case(
-        "zoom_blur", lambda: zoom.zoom_blur(there, ratio),
-        lambda: zoom.zoom_blur_reference(_square(m)[p], ratio[p]), p, SAMPLED, least, len(there),
+        "zoom_blur", lambda: warp.zoom_blur(there, ratio),
+        lambda: warp.zoom_blur_reference(_square(m)[p], ratio[p]), p, SAMPLED, least, len(there),
     )  # fmt: skip
 
 
@@ -153,8 +138,8 @@ def dots(m: Made) -> Case:
     """Halftone dots."""
     there, p, cell, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0, 3), m.drawn(0.0, 3.0, 3)
     return Case(
-        "dots", lambda: screen.dots(there, cell, angle),
-        lambda: screen.dots_reference(m.canvas[p], cell[p], angle[p]), p, PRINTED,
+        "dots", lambda: halftone.dots(there, cell, angle),
+        lambda: halftone.dots_reference(m.canvas[p], cell[p], angle[p]), p, PRINTED,
         roofline.dots(*m.shape), len(there),
     )  # fmt: skip
 
@@ -163,8 +148,8 @@ def lines(m: Made) -> Case:
     """Halftone lines."""
     there, p, pitch, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0), m.drawn(0.0, 3.0)
     return Case(
-        "lines", lambda: screen.lines(there, pitch, angle),
-        lambda: screen.lines_reference(m.canvas[p], pitch[p], angle[p]),
+        "lines", lambda: halftone.lines(there, pitch, angle),
+        lambda: halftone.lines_reference(m.canvas[p], pitch[p], angle[p]),
         p, PRINTED, roofline.lines(*m.shape), len(there),
     )  # fmt: skip
 
@@ -228,9 +213,9 @@ def masks(m: Made) -> Case:
     there = torch.empty(len(SEEDS), 8 * height, width, dtype=torch.bool, device=m.device)
     units = there[0].numel()
     least = Least(there.numel(), len(SEEDS) * -(-units // 16) * roofline.PHILOX)
-    expected = lambda: dropout.masks_(torch.empty(there.shape, dtype=torch.bool), SEEDS, 3, THRESHOLD)  # noqa: E731
+    expected = lambda: probe_data.masks_(torch.empty(there.shape, dtype=torch.bool), SEEDS, 3, THRESHOLD)  # noqa: E731
     return Case(
-        "dropout masks", lambda: dropout.masks_(there, SEEDS, 3, THRESHOLD), expected,
+        "dropout masks", lambda: probe_data.masks_(there, SEEDS, 3, THRESHOLD), expected,
         list(range(len(SEEDS))), EXACT, least, len(SEEDS), unit="masks",
     )  # fmt: skip
 
@@ -243,8 +228,8 @@ def relu_drop(m: Made) -> Case:
     there = hidden.to(m.device)
     least = roofline.relu_drop(heads, len(SEEDS), 8 * height, width, 2)
     return Case(
-        "relu_drop", lambda: dropout.relu_drop_(there, SEEDS, 3, THRESHOLD),
-        lambda: dropout.relu_drop_(hidden.clone(), SEEDS, 3, THRESHOLD), list(range(heads)), EXACT, least, heads,
+        "relu_drop", lambda: probe_data.relu_drop_(there, SEEDS, 3, THRESHOLD),
+        lambda: probe_data.relu_drop_(hidden.clone(), SEEDS, 3, THRESHOLD), list(range(heads)), EXACT, least, heads,
         unit="heads",
     )  # fmt: skip
 
@@ -256,16 +241,16 @@ def _rows(m: Made, stored: torch.dtype) -> Case:
     table = torch.randn(200 * height, wide, generator=generator) * 3
     mean, scale = torch.randn(wide, generator=generator), torch.rand(wide, generator=generator)
     row = torch.randint(len(table), (count,), generator=generator)
-    kept, factor = gather.quantise(table, mean, scale) if stored == torch.int8 else (table.to(stored), None)
+    kept, factor = probe_data.quantise(table, mean, scale) if stored == torch.int8 else (table.to(stored), None)
     x, row_there, mean_there, scale_there = (v.to(m.device) for v in (kept, row, mean, scale))
     factor_there = None if factor is None else factor.to(m.device)
     out = torch.empty(count, wide, dtype=torch.bfloat16, device=m.device)
     picked = sorted({0, count // 2, count - 1})
-    expected = lambda: gather.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16)  # noqa: E731
+    expected = lambda: probe_data.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16)  # noqa: E731
     # rounded to eight bits of mantissa: where a product and a difference are one operation, some go the other way
     return Case(
         f"rows of {str(stored).removeprefix('torch.')}",
-        lambda: gather.gather(x, row_there, mean_there, scale_there, out, factor_there), expected, picked,
+        lambda: probe_data.gather(x, row_there, mean_there, scale_there, out, factor_there), expected, picked,
         EXACT if factor is None else Tolerance(0.5, 0.0, 0.01),
         roofline.gather(count, wide, stored.itemsize, 2), count, unit="rows",
     )  # fmt: skip

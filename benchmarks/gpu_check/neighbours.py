@@ -59,10 +59,10 @@ def _faiss(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[
     if reason := _no_faiss():
         yield skipped(PART, name, reason)
         return
-    from substyle.engine.analysis import neighbours
+    from substyle.engine.analysis import neighbors
 
     base, asked = bank.numpy(), queries.numpy()
-    found = torch.from_numpy(neighbours.search(asked[:HELD], base, sizes.found))
+    found = torch.from_numpy(neighbors.search(asked[:HELD], base, sizes.found))
     yield _correct(name, bank, queries[:HELD], found)
     bench.require(5.0)
 
@@ -71,7 +71,7 @@ def _faiss(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[
 
     # it waits for its end, so that the host's time is that of the device and nothing may be queued ahead of it
     timed = partial(bench.clock.seconds, limit=bench.left() / 4, warm=1, ahead=False, flush=False)
-    seconds = timed(lambda: neighbours.search(asked, base, sizes.found))
+    seconds = timed(lambda: neighbors.search(asked, base, sizes.found))
     by_torch = timed(by_torch_with_copies)
     yield Row(
         PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
@@ -85,7 +85,7 @@ def _tensors(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterato
     if reason := _no_faiss():
         yield skipped(PART, f"the engine's search of tensors, {_name(bench)}", reason)
         return
-    from substyle.engine.analysis import device_search
+    from substyle.engine.analysis import neighbors
 
     asked = queries.to(bench.device)
     whole = bank.to(bench.device)
@@ -93,10 +93,10 @@ def _tensors(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterato
     for kind in (torch.float32, torch.float16):
         there = bank.to(bench.device, kind)
         name = f"the engine's search of tensors, {sizes.found} of {sizes.bank:,} × {sizes.dim}, {str(kind)[6:]}"
-        found = device_search.search(asked[:HELD], there, sizes.found).cpu()
+        found = neighbors.search_on_gpu(asked[:HELD], there, sizes.found).cpu()
         yield _correct(name, there.float().cpu(), queries[:HELD], found)
         bench.require(5.0)
-        work = partial(device_search.search, asked, there, sizes.found)
+        work = partial(neighbors.search_on_gpu, asked, there, sizes.found)
         seconds = bench.clock.seconds(work, limit=bench.left() / 4, warm=1, ahead=False, flush=False)
         yield Row(
             PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
@@ -108,9 +108,9 @@ def _no_faiss() -> str:
     """Why FAISS cannot search on a GPU here, "" where it can."""
     if importlib.util.find_spec("faiss") is None:
         return "faiss is not installed"
-    from substyle.engine.analysis import device
+    from substyle.engine.analysis import neighbors
 
-    return "" if device.resources() is not None else "faiss is built for the CPU here, or sees no GPU"
+    return "" if neighbors.gpu_resources() is not None else "faiss is built for the CPU here, or sees no GPU"
 
 
 def _correct(name: str, bank_ND: torch.Tensor, query_QD: torch.Tensor, found_Qk: torch.Tensor) -> Row:

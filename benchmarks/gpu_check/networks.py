@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.gpu_check.plain_vit import HALF, SHAPES, PlainViT
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.estimate.work import Work, of_network
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.estimate.roofline import Work, of_network
 
 CALIBRATION = 8  # canvases that set the statistics of normalisation layers: else activations fade or explode
 

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, OutOfTime
 from benchmarks.gpu_check.rows import FAILED, Job, Row, check, document, save, skipped
-from substyle.engine.backbones import cache
+from substyle.engine import cache
 
 # in order of value for the time they take, with the share of the time that each may have
 PARTS = {

@@ -16,11 +16,10 @@ from benchmarks import photographs
 from benchmarks.gpu_check import networks, tolerances
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
-from substyle.engine.estimate import measured
-from substyle.engine.estimate.devices import FULL
-from substyle.engine.estimate.variants import variant_bytes
-from substyle.pipelines.suites import suite
+from substyle.engine.estimate import plan
+from substyle.engine.estimate.roofline import FULL, variant_bytes
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
 
 PART = "pixels"
 WIDTH, HEIGHT = 500, 375  # of a file, as most of ImageNet's
@@ -130,8 +129,7 @@ def _variant(bench: Bench, name: str) -> Row:
 
 
 def _networks(bench: Bench, styles: tuple[str, ...], **how: Any) -> Any:  # noqa: ANN401
-    from substyle.engine.style_device import DeviceStyles
-    from substyle.engine.styles import generator_for
+    from substyle.engine.style_transfer.networks import DeviceStyles, generator_for
 
     side = bench.sizes.canvas
     return DeviceStyles(generator_for(styles), styles, side=side, **{"mode": bench.sizes.modes[0], **how})
@@ -161,7 +159,7 @@ def _decoding(bench: Bench) -> Row:
     seconds, ceiling = timed(lambda: decoder(blobs)), timed(lambda: alone.run(blob=arrays))
     facts: dict[str, Any] = {"bytes a file": sum(map(len, blobs)) // len(blobs), "threads": THREADS}
     if bench.sheet:  # as plans have it
-        facts[measured.fact("decode_bytes")] = bench.sheet.bandwidth * seconds["median"] / sizes.images
+        facts[plan.fact("decode_bytes")] = bench.sheet.bandwidth * seconds["median"] / sizes.images
     return Row(
         PART, f"decode, resize and crop to {sizes.canvas}, batch {sizes.images}", MEASURED, unit="images",
         per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / ceiling["median"],
@@ -172,7 +170,7 @@ def _decoding(bench: Bench) -> Row:
 def _decoder_alone(bench: Bench, batch: int) -> Any:  # noqa: ANN401 - DALI ships no types
     from nvidia.dali import fn, types
 
-    from substyle.pipelines.graph import new_pipeline
+    from substyle.pipelines.dali import new_pipeline
 
     pipeline = new_pipeline(batch, THREADS, bench.device)
     with pipeline:
@@ -221,11 +219,11 @@ def _planned(bench: Bench, names: tuple[str, ...], styles: tuple[str, ...], each
         return {}
     if styles:
         try:
-            from substyle.engine.estimate.networks import styles as style_work
+            from substyle.engine.estimate.roofline import styles as style_work
         except ImportError:  # of a family of backbones: the rate is worth more than what a plan makes of it
             return {}
-        return {measured.fact("styles"): style_work(styles, side).seconds(sheet, FULL) / each}
-    return {measured.fact("variants"): variant_bytes(names, side) / sheet.bandwidth / each}
+        return {plan.fact("styles"): style_work(styles, side).seconds(sheet, FULL) / each}
+    return {plan.fact("variants"): variant_bytes(names, side) / sheet.bandwidth / each}
 
 
 def verdict(mean: float) -> str:

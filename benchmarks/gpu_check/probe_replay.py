@@ -12,19 +12,16 @@ from benchmarks.gpu_check import probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.probe_ways import SEED, THRESHOLD, Problem
 from benchmarks.gpu_check.rows import MEASURED, Row, correctness, skipped
-from substyle.engine.backbones.runtimes import captured
-from substyle.engine.probes.bank import Lesson
-from substyle.engine.probes.batches import Part
-from substyle.engine.probes.heads import Setting
-from substyle.engine.probes.replay import Steps
-from substyle.engine.probes.script import AHEAD, Queue, Script
+from substyle.engine import cuda
+from substyle.engine.probes.batches import AHEAD, Part, Queue, Script
+from substyle.engine.probes.heads import Lesson, Setting, Steps
 from substyle.kernels.dispatch import installed
-from substyle.kernels.gather import quantise
-from substyle.kernels.probe_device import schedule
+from substyle.kernels.probe_data import quantise
 from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step_gpu import schedule
 
 PART = "probes"
-STEPS = captured.WARM + 3  # that are compared: some before the capture, some replayed
+STEPS = cuda.WARM + 3  # that are compared: some before the capture, some replayed
 # of twice as many steps as those that the host launches are compared for: on a CPU losses are off by up to 6e-5 in
 # float32 and 0.04 in bfloat16 (they have become small by then), weights by 2e-4 and 0.18
 ALLOWED = {torch.float32: (5e-4, 4e-3), torch.bfloat16: (0.1, 0.3)}

@@ -10,13 +10,13 @@ import torch
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.probe_tables import made
 from benchmarks.gpu_check.rows import Row, correctness
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import fine_task
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 PART = "probes"

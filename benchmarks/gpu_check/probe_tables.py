@@ -10,14 +10,12 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
-from substyle.engine.probes.held import hold
-from substyle.engine.probes.room import FLOAT16, HOW, INT8, STREAMED
+from substyle.engine.probes.dataset import FLOAT16, HOW, INT8, STREAMED, hold, standard_of
 from substyle.engine.probes.run import run_probes
-from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import fine_task
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 PART = "probes"
 CPU = torch.device("cpu")

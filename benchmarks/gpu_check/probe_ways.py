@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from substyle.kernels import dropout
+from substyle.kernels import probe_data
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Term
 from substyle.kernels.probe_step import step
 
 SEED, THRESHOLD = 3, 51  # of dropout: a unit in five falls out
-KEEP = 1.0 - THRESHOLD / dropout.LEVELS
+KEEP = 1.0 - THRESHOLD / probe_data.LEVELS
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def problem(rows: int, width: int, classes: int, heads: int, hidden: int) -> Pro
     ]
     kept = None
     if hidden:
-        kept = dropout.masks_(torch.empty(1, hidden, rows, dtype=torch.bool), [SEED], 0, THRESHOLD)
+        kept = probe_data.masks_(torch.empty(1, hidden, rows, dtype=torch.bool), [SEED], 0, THRESHOLD)
     rates = [10.0 ** -(2 + 2 * k / max(heads - 1, 1)) for k in range(heads)]
     return Problem(x, target, parameters, rates, [0.01 * (k % 4) for k in range(heads)], kept)
 

@@ -13,12 +13,11 @@ import torch
 from benchmarks.gpu_check import eight_bits, networks
 from benchmarks.gpu_check.bench import Bench, Mode
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
+from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.gate import THRESHOLDS
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes.typed_export import Typed
-from substyle.engine.estimate import measured
-from substyle.engine.estimate.devices import FULL
-from substyle.engine.precision import EIGHT_BITS, EightBits, Precision
+from substyle.engine.devices import EIGHT_BITS, EightBits, Precision
+from substyle.engine.estimate import plan
+from substyle.engine.estimate.roofline import FULL
 
 PART = "runtimes"
 PRECISION: Precision = "bf16"
@@ -54,7 +53,7 @@ def _tuned(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Ite
 
 def _compiled(bench: Bench, label: str, model: str, mode: Mode, rates: dict[str, float]) -> Iterator[Row]:
     """``rates`` is what the network's other ways have reached, and gets this one's where it is the first."""
-    from substyle.engine.backbones.runtimes.torch_compiled import TorchCompiled
+    from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 
     bench.require(20.0)
     sizes = bench.sizes
@@ -84,10 +83,11 @@ def _eager(bench: Bench, front: Preprocessed, canvas: torch.Tensor) -> float:
 
 
 def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
-    from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
+    from substyle.engine.backbones import export
+    from substyle.engine.backbones.runtimes import tensorrt
 
     name = f"{label}, {_ENGINE}, {PRECISION}"
-    there = tensorrt_build.installed()
+    there = tensorrt.installed()
     if there != "tensorrt":
         other = f"; {there}, which is, makes no engines for data-centre cards" if there else ""
         yield skipped(PART, name, f"tensorrt is not installed{other}: nothing is set beside {_COMPILED}")
@@ -95,8 +95,8 @@ def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> 
     bench.require(BUILT)
     sizes = bench.sizes
     front = networks.backbone(model, sizes.canvas)
-    graph = typed_export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
-    engine = tensorrt_build.build(graph, batch=sizes.images, canvas=sizes.canvas)
+    graph = export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
+    engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
     runtime = tensorrt.TensorRTGraph(engine, bench.device)
     yield _against_float32(bench, name, front, runtime, "")
     canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
@@ -109,10 +109,10 @@ def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> 
 
 def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rates: dict[str, float]) -> Iterator[Row]:
     """What 8 bits gain. How near they come is told and not judged: weights are random, and a gate sees trained ones."""
-    from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build
+    from substyle.engine.backbones.runtimes import tensorrt
 
     name = f"{label}, {_ENGINE}, {precision}"
-    if tensorrt_build.installed() != "tensorrt":
+    if tensorrt.installed() != "tensorrt":
         yield skipped(PART, name, "tensorrt is not installed")
         return
     if why := eight_bits.lacking(bench.device, precision):
@@ -122,7 +122,7 @@ def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rate
     sizes = bench.sizes
     front = networks.backbone(model, sizes.canvas)
     graph = eight_bits.graph(front, precision, canvas=sizes.canvas, batch=sizes.images)
-    engine = tensorrt_build.build(graph, batch=sizes.images, canvas=sizes.canvas)
+    engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
     runtime = tensorrt.TensorRTGraph(engine, bench.device)
     found = _compared(bench, front, runtime)
     canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
@@ -180,7 +180,7 @@ def _rate(
     top = 1.0 / flop.seconds(sheet, FULL) if sheet else by_gemm
     facts = {"GFLOP an image": flop.flop / 1e9, "of the measured bf16 product": per_s / by_gemm}
     if sheet and planned:
-        facts[measured.fact("backbones")] = per_s / top
+        facts[plan.fact("backbones")] = per_s / top
     return Row(
         PART, f"{name}, batch {sizes.images}", MEASURED, unit="images", per_s=per_s, seconds=seconds, ceiling_per_s=top,
         ceiling=f"the roofline of {sheet.name}" if sheet else "the measured bf16 product", peers=peers, facts=facts,

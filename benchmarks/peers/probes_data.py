@@ -9,12 +9,11 @@ from functools import cache
 import numpy as np
 import torch
 
-from substyle.engine.probes.features import Features
-from substyle.engine.probes.sampling import stream_of
-from substyle.engine.probes.standard import Standard, standard_of
-from substyle.engine.probes.tasks import Task, fine_task
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.dataset import Standard, standard_of
+from substyle.engine.probes.tasks import Task, fine_task, stream_of
 from substyle.engine.probes.trainer import learning_rate
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 VARIANTS, IMAGES, WIDTH = 31, 1600, 1280
 BATCH = 1024

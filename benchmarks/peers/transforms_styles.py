@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.runtimes.openvino_mixed import core
-from substyle.engine.styles import MULTISTYLE, model_bytes
+from substyle.engine.backbones.runtimes.openvino import core
+from substyle.engine.style_transfer.networks import MULTISTYLE, model_bytes
 
 NAME = "the published network in OpenVINO, bf16"
 _PIECE = 8  # pictures at once

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.analysis import clusters, device, geometry, neighbours, sampling
-from substyle.engine.analysis.config import AnalysisConfig
-from substyle.engine.analysis.sampling import F32, I64
-from substyle.engine.progress import Bar, stage
+from substyle.engine.analysis import geometry, neighbors
+from substyle.engine.analysis.geometry import F32, I64
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.observability import Bar, stage
 from substyle.engine.store.layout import TEST, TRAIN, VAL
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 
 def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -32,22 +32,22 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
     """
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
-        queries = sampling.query_rows(table, config.max_queries, config.seed)
-        bank = sampling.bank_rows(table, config.max_bank, config.seed)
+        queries = geometry.query_rows(table, config.max_queries, config.seed)
+        bank = geometry.bank_rows(table, config.max_bank, config.seed)
         bar.advance()
-        knn = neighbours.knn(queries, bank, config.ks, classes=table.has_classes, seed=config.seed)
+        knn = neighbors.knn(queries, bank, config.ks, classes=table.has_classes, seed=config.seed)
         bank_images = len(np.unique(bank.image_R))
         del bank
         bar.advance()
-        neighbour_Rk = neighbours.others(device.place(queries.x_RD), max(neighbours.RECALL_AT))
+        neighbour_Rk = neighbors.others(neighbors.place(queries.x_RD), max(neighbors.RECALL_AT))
         answer: dict[str, Any] = {
             "knn": knn,
-            **neighbours.balance(queries, neighbour_Rk, config.seed),
-            "retrieval": neighbours.retrieval(queries, neighbour_Rk),
+            **neighbors.balance(queries, neighbour_Rk, config.seed),
+            "retrieval": neighbors.retrieval(queries, neighbour_Rk),
         }
         bar.advance()
         classes = len(np.unique(queries.label_R[queries.label_R >= 0])) if table.has_classes else 0
-        answer["clusters"] = clusters.clusters(queries, len(table.transformations), classes, config.seed)
+        answer["clusters"] = neighbors.clusters(queries, len(table.transformations), classes, config.seed)
         bar.advance()
         answer |= _geometry(table, moving, config, bar)
     answer["sampled"] |= {
@@ -61,7 +61,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
 
 def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, bar: Bar) -> dict[str, Any]:
     train, val, test = (
-        sampling.draw_images(table, table.rows(split), config.max_images, config.seed) for split in (TRAIN, VAL, TEST)
+        geometry.draw_images(table, table.rows(split), config.max_images, config.seed) for split in (TRAIN, VAL, TEST)
     )
     if len(val) == 0:  # a ridge strength has to be chosen on something: every fifth training image stands in
         val, train = train[::5], np.delete(train, np.s_[::5])
@@ -78,7 +78,7 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
             ("equivariance", geometry.equivariance(identity_MD, variant_MD)),
         ):
             answer[measure][name] = float(value_M.mean(dtype=np.float64)) if len(value_M) else None
-            answer[f"{measure}_ci95"][name] = sampling.bootstrap_mean(value_M, np.ones(len(value_M)), config.seed)
+            answer[f"{measure}_ci95"][name] = geometry.bootstrap_mean(value_M, np.ones(len(value_M)), config.seed)
         train_y_ND = _rows(table, t, fit)
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None

@@ -1,1 +1,1 @@
-
+"""Frozen backbones: specification, loading, compilation and the gate."""

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.arriving import Canvas
-from substyle.engine.backbones import cache
-from substyle.engine.backbones.artefact import Artefact, Mixture
-from substyle.engine.backbones.runtimes.torch import TorchOnDevice, TorchThreads
-from substyle.engine.backbones.samples import GateSamples, GivenSamples
-from substyle.engine.backbones.search import Search
-from substyle.engine.backbones.source import Source
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed
-from substyle.engine.backbones.started import Ended, Started, Starts
-from substyle.engine.precision import AUTO, check_precision
-from substyle.engine.target import OPENVINO_ON_CPU, Target, graph_batch
+from substyle.engine import cache
+from substyle.engine.backbones.gate import Search
+from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.runtimes.base import (
+    Artefact,
+    GateSamples,
+    GivenSamples,
+    Mixture,
+    TorchOnDevice,
+    TorchThreads,
+)
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed, Ended, Started, Starts
+from substyle.engine.cuda import Canvas
+from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,11 @@ def artefact_of(source: Source, samples: GateSamples, options: CompileOptions) -
     """The backbone in the runtime that was chosen. Raises ConfigError where the two do not go together."""
     kind: type[Artefact]
     if options.target.runtime == "openvino":
-        from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact as kind
+        from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact as kind
     elif options.target.runtime == "tensorrt":
-        from substyle.engine.backbones.artefact_tensorrt import TensorRTArtefact as kind
+        from substyle.engine.backbones.runtimes.tensorrt import TensorRTArtefact as kind
     else:
-        from substyle.engine.backbones.artefact_torch import TorchArtefact as kind
+        from substyle.engine.backbones.runtimes.torch_compile import TorchArtefact as kind
     batch = graph_batch(options.batch, on_gpu=options.target.on_gpu)
     made = kind(source, samples, batch=batch, canvas=options.canvas, threads=options.threads, target=options.target)
     made.require_precision(options.precision)

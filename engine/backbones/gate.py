@@ -1,13 +1,19 @@
-"""The gate: a compiled backbone computes nothing for a store before it has agreed with its float32 reference."""
+"""The gate: a compiled backbone must agree with its float32 reference before it is used; precision search."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine import cache
+from substyle.engine.backbones.runtimes.base import Artefact, GateSamples, Mixture
+from substyle.engine.backbones.runtimes.tensorrt import EngineError
+from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
 from substyle.kernels.errors import SubstyleError
 
 # minimum cosine, after subtraction of the reference mean, by arithmetic
@@ -88,3 +94,149 @@ def check(
             f'A backbone can be given another: {{ name = "{name}", precision = "fp32" }}'
         )
     return result
+
+
+# Which arithmetic of a backbone passes the gate.
+
+_EVERY = 3  # the search for float32 layers looks at every third variant, the final gate at all
+_UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
+_CODE = (
+    *("engine/backbones/gate", "engine/backbones/gate", "engine/backbones/artefact*"),
+    *("engine/backbones/runtimes/openvino", "engine/backbones/runtimes/*"),
+)
+
+
+class Search:
+    """The gate of one backbone.
+
+    Args:
+        artefact: the backbone.
+        samples: what it is gated on.
+        precision: a precision, or auto.
+        dtype: type of the store's embeddings.
+    """
+
+    def __init__(self, artefact: Artefact, samples: GateSamples, precision: str, dtype: str) -> None:
+        self.artefact, self.samples, self.precision, self.dtype = artefact, samples, precision, dtype
+        self.name = artefact.source.spec.name
+        self._reference: list[NDArray[np.float32]] = []
+
+    def result(self) -> dict[str, Any]:
+        """``{"precision", "float32_layers", "gate"}`` of what passed. Raises GateError where nothing does."""
+        facts = {
+            "graph": self.artefact.key,
+            "precision": self.precision,
+            "dtype": self.dtype,
+            "device": self.artefact.target.identity,
+            "samples": self.samples.fingerprint(),
+            "code": cache.code_hash(*_CODE),
+        }
+        facts |= self.artefact.facts(self.precision)
+        found: dict[str, Any] = cache.remember("gates", facts, self._search)
+        return found
+
+    def _search(self) -> dict[str, Any]:
+        """The gate's result with the precision that passed it; with ``auto``, searched for."""
+        if kind := as_eight_bits(self.precision):
+            return self._search_eight_bits(kind)
+        if self.precision != AUTO:
+            mixture = Mixture(as_precision(self.precision))
+            return self._passed(mixture, self._check(mixture, 1))
+        if self.artefact.ladder:
+            return self._first_that_passes(self.artefact.ladder)
+        total = self.artefact.layers()
+        count, trouble = self._fewest_float32_layers(total)
+        while count < total:
+            mixture = Mixture("bf16", count)
+            try:
+                result = self._check(mixture, 1)
+            except GateError as error:
+                trouble = error
+                count += max(total // 16, 1)
+                continue
+            if count:
+                print(
+                    f"{self.name}: bf16 with the first {count} of {total} layers in float32 passes the gate "
+                    f"(cosine min {result.cosine_min:.5f}); with fewer: {trouble}",
+                    file=sys.stderr,
+                )
+            return self._passed(mixture, result)
+        print(f"{self.name}: runs in float32; in bf16: {trouble}", file=sys.stderr)
+        mixture = Mixture("fp32")
+        return self._passed(mixture, self._check(mixture, 1))
+
+    def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
+        """The gate's result with the fastest arithmetic that passes. Raises GateError of the last where none does."""
+        for precision in ladder[:-1]:
+            mixture = Mixture(precision)
+            try:
+                return self._passed(mixture, self._check(mixture, 1))
+            except (GateError, EngineError) as error:  # a card may have no such arithmetic
+                slower = ladder[ladder.index(precision) + 1]
+                print(f"{self.name}: runs in {slower} if that passes the gate; {error}", file=sys.stderr)
+        mixture = Mixture(ladder[-1])
+        return self._passed(mixture, self._check(mixture, 1))
+
+    def _search_eight_bits(self, precision: EightBits) -> dict[str, Any]:
+        """The gate's result with the fewest first layers in 16 bits, of a few numbers of them.
+
+        What stays in 16 bits is of the first such type that passes the gate alone. Raises GateError of the last where
+        none passes.
+        """
+        narrow = [kind for kind in self.artefact.ladder if kind != "fp32"]
+        between = as_precision(self._first_that_passes(narrow)["precision"]) if narrow else "bf16"
+        total = self.artefact.layers()
+        trouble: GateError | None = None
+        for count in sorted({total * part // 16 for part in _UNQUANTISED}):
+            mixture = Mixture(precision, unquantised_layers=count, between=between)
+            try:
+                result = self._check(mixture, 1)
+            except GateError as error:
+                trouble = error
+                continue
+            if count:
+                print(
+                    f"{self.name}: {precision} with the first {count} of {total} layers in {between} passes the "
+                    f"gate (cosine min {result.cosine_min:.5f}); with fewer: {trouble}",
+                    file=sys.stderr,
+                )
+            return self._passed(mixture, result)
+        assert trouble is not None
+        raise GateError(f"{trouble}. Nor does it with up to half of its first layers in {between}")
+
+    def _fewest_float32_layers(self, total: int) -> tuple[int, GateError | None]:
+        """By bisection on some of the variants: how many layers pass there, and what fewer of them failed with."""
+        low, high = -1, total  # low fails, high is taken to pass
+        trouble = None
+        middle = 0
+        while high - low > max(total // 24, 1):
+            try:
+                self._check(Mixture("bf16", middle), _EVERY)
+                high = middle
+            except GateError as error:
+                low, trouble = middle, error
+            middle = (low + high) // 2
+        return high, trouble
+
+    def _check(self, mixture: Mixture, every: int) -> GateResult:
+        embed = self.artefact.runtime(mixture)
+        samples_GSSC = self.samples.variants()[::every]
+        has_module = self.artefact.source.backbone.module is not None
+        return check(
+            self.name,
+            np.concatenate([embed(batch) for batch in samples_GSSC]).astype(self.dtype),
+            np.concatenate(self._references()[::every]),
+            precision=mixture.precision,
+            images=self.samples.images(),
+            reference="float32 torch" if has_module else "the same graph in float32",
+        )
+
+    def _references(self) -> list[NDArray[np.float32]]:
+        if not self._reference:
+            reference = self.artefact.reference()
+            self._reference = [reference(batch) for batch in self.samples.variants()]
+        return self._reference
+
+    @staticmethod
+    def _passed(mixture: Mixture, result: GateResult) -> dict[str, Any]:
+        return {**mixture.describe(), "gate": result.describe()}

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.backbones.hub import WeightsError
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
+from substyle.engine.backbones.weights import WeightsError
 
 _HALF: RGB = (0.5, 0.5, 0.5)
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from substyle.engine.backbones.objectives import of_tag
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
+from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB, WHOLE, Readout, of_tag
 from substyle.kernels.errors import ConfigError
 
 # the way a preset is loaded: a family's name for it

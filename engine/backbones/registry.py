@@ -3,6 +3,7 @@ families that plug-ins add."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,14 +13,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.backbones import cache, identities
-from substyle.engine.backbones.objectives import UNSTATED, of_tag
+from substyle.engine import cache
+from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.presets import ABOUT, PRESETS, preset, sizes
-from substyle.engine.backbones.readout import split
-from substyle.engine.backbones.spec import Backbone, BackboneSpec
+from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, of_tag, split
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import in_package, source_digest
+
+# What decides the weights of a backbone, found without loading them: hashes of files, versions, seeds.
+
+Facts = dict[str, Any]
+
+
+def checkpoint_identity(path: Path | None) -> Facts | None:
+    """Of weights in a local file, or in the files of a folder or a TensorFlow checkpoint.
+
+    None without any: only its client knows what a hub gives now.
+    """
+    if path is None:
+        return None
+    if path.is_file() and path.suffix != ".index":
+        return {"weights": cache.file_hash(path)}
+    prefix = prefix_of(path)
+    if prefix is not None:
+        files = files_of(prefix)
+    else:
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
+    return {"weights": {each.name: cache.file_hash(each) for each in files}} if files else None
+
+
+def onnx_file(path_text: str) -> Facts | None:
+    """Of an ONNX file and the JSON file beside it. None where tensors may lie in further files."""
+    path = Path(path_text).expanduser()
+    beside = path.with_suffix(".json")
+    if not path.is_file() or not beside.is_file():
+        return None
+    if b"location" in path.read_bytes():  # the key by which a tensor names the file it lies in
+        return None
+    return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
+
+
+def package_identity(model: str) -> Facts | None:
+    """Of weights that a Python package ships: its version, and its file of weights or, where its code says, all."""
+    row = SHIPPED.get(model)
+    folder = row.folder() if row is not None else None
+    if row is None or folder is None:
+        return None
+    files = sorted(folder.rglob("*")) if row.file is None else [folder / row.file]
+    files = [path for path in files if path.is_file() and path.suffix != ".pyc"]
+    hashes = {str(path.relative_to(folder)): cache.file_hash(path) for path in files}
+    return {"weights": hashes, "package": cache.versions(row.distribution)} if files else None
+
+
+def control(kind: str, seed: int, calibration: Callable[[], Facts] | None) -> Facts | None:
+    """Of an untrained network: its seed, the photographs it is recalibrated on, and what computes that."""
+    if not kind.startswith("random:"):
+        return {"arithmetic": kind}
+    if calibration is None:
+        return None
+    return {"seed": seed, "calibration": calibration(), "device": cache.device()}
 
 
 @dataclass(frozen=True)
@@ -106,10 +159,10 @@ def _onnx(name: str, rest: str, context: LoadContext) -> Backbone:
 
 
 def _package(name: str, rest: str, context: LoadContext) -> Backbone:
-    from substyle.engine.backbones.families import package
+    from substyle.engine.backbones.families import packaged
 
     model, readout = split(name, rest)
-    return package.load(name, model, canvas=context.canvas, readout=readout)
+    return packaged.load(name, model, canvas=context.canvas, readout=readout)
 
 
 _RANDOM = "random:"
@@ -133,32 +186,32 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
 
 
 def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return identities.checkpoint(context.checkpoint)
+    return checkpoint_identity(context.checkpoint)
 
 
 def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     from substyle.engine.backbones.families import open_clip
 
     tag = split(name, rest)[0].partition("/")[2]
-    return identities.checkpoint(context.checkpoint or open_clip.path_in(tag))
+    return checkpoint_identity(context.checkpoint or open_clip.path_in(tag))
 
 
 def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return identities.onnx_file(rest)
+    return onnx_file(rest)
 
 
 def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return identities.package(split(name, rest)[0])
+    return package_identity(split(name, rest)[0])
 
 
 def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return identities.control(rest, context.seed, context.calibration_facts)
+    return control(rest, context.seed, context.calibration_facts)
 
 
 def _check_package(name: str, rest: str) -> None:
-    from substyle.engine.backbones.families import package
+    from substyle.engine.backbones.families import packaged
 
-    package.require_model(name, split(name, rest)[0])
+    packaged.require_model(name, split(name, rest)[0])
 
 
 def _check_control(name: str, rest: str) -> None:
@@ -312,3 +365,64 @@ def _default_tag(architecture: str) -> str:
 
     config = timm.get_pretrained_cfg(architecture)
     return str(config.tag or "") if config is not None else ""
+
+
+# A backbone whose weights are read only where something needs them: what is known of it is kept in the cache.
+
+
+class Source:
+    """A backbone by the way to load it.
+
+    Args:
+        load: reads the weights.
+        identity: plain facts that decide what `load` gives, such as the hash of a file of weights; None where nothing
+            but loading tells.
+    """
+
+    def __init__(self, load: Callable[[], Backbone], identity: dict[str, Any] | None) -> None:
+        self._load, self.identity = load, identity
+
+    @staticmethod
+    def of(backbone: Backbone) -> Source:
+        """A backbone that is loaded already."""
+        return Source(lambda: backbone, None)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The backbone, loaded when it is first asked for."""
+        return self._load()
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        if self.identity is None:
+            return self._look()
+        facts: dict[str, Any] = cache.remember("sources", self.identity, self._look)
+        return facts
+
+    def _look(self) -> dict[str, Any]:
+        graph = self.backbone.graph
+        return {
+            "spec": self.backbone.spec.describe(),
+            "graph": None if graph is None else hashlib.sha256(graph).hexdigest(),
+            "compiled": self.backbone.compiled or self.backbone.module is None,
+        }
+
+    @cached_property
+    def spec(self) -> BackboneSpec:
+        """Its facts, without loading it where they are kept."""
+        spec = dict(self._facts["spec"])
+        for name in ("mean", "std"):
+            red, green, blue = spec[name]
+            spec[name] = (red, green, blue)
+        return BackboneSpec(**spec)
+
+    @property
+    def graph_hash(self) -> str | None:
+        """SHA-256 of the graph of a backbone that comes as one."""
+        found: str | None = self._facts["graph"]
+        return found
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it is compiled, and not plain arithmetic that runs in torch."""
+        return bool(self._facts["compiled"])

@@ -1,19 +1,23 @@
-"""A study's time, memory and disk on some GPUs."""
+"""Time, memory and disk of a study on given GPUs."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from substyle.engine.estimate import networks
-from substyle.engine.estimate.devices import Device, Efficiency
-from substyle.engine.estimate.variants import variant_bytes
+from substyle.engine.estimate import roofline
+from substyle.engine.estimate.roofline import DEVICES, Device, Efficiency, variant_bytes
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.room import HOW, STREAMED, Room
+from substyle.engine.probes.dataset import HOW, STREAMED, Room
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.transforms.registry import suite
 
 BATCH = 256  # of a GPU's engines
 HOURS_OF = "embedding alone: decode, variants, styles, backbones; no start-up, probes, analysis or report"
@@ -153,7 +157,7 @@ def plan(
     pixels = canvas * canvas * 3
     plain_bytes = variant_bytes(transformations, canvas)
     plain_rate = device.bandwidth * (efficiency.variants or efficiency.bandwidth)
-    styles = networks.styles(transformations, canvas)
+    styles = roofline.styles(transformations, canvas)
     stages = [
         Stage("decode", 0.0, 0.0, efficiency.decode_bytes / device.bandwidth),
         Stage("variants", 0.0, plain_bytes, plain_bytes / plain_rate),
@@ -161,7 +165,7 @@ def plan(
     ]
     tables, weights, activations = [], 0.0, 0.0
     for name in backbones:
-        facts = networks.backbone(name, BATCH)
+        facts = roofline.backbone(name, BATCH)
         times = len(transformations)
         seconds = times * facts.work.seconds(device, efficiency.of(efficiency.backbones))
         stages.append(Stage(name, times * facts.work.flop, times * facts.work.traffic, seconds))
@@ -180,3 +184,118 @@ def _table(name: str, shape: tuple[int, int, int], itemsize: int, device: Device
     room = Room(shape, itemsize, int(device.memory), buffer, device.name)
     held = next((how for how in HOW if room.fits(how)), STREAMED)
     return Table(name, shape[2], float(math.prod(shape) * itemsize), held, float(room.needs(held)))
+
+
+# How much of a card's peaks work reaches, as gpu-check has measured it there.
+
+FIELDS = ("backbones", "styles", "variants", "decode_bytes")  # of `Efficiency`, that gpu-check measures
+GIVEN, MEASURED, ASSUMED = "given", "measured", "assumed"
+
+
+def fact(field: str) -> str:
+    """The name under which a row of gpu-check says a field of `Efficiency`."""
+    return f"plan: {field}"
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a plan stands on.
+
+    Attributes:
+        efficiency: the numbers.
+        sources: whether each was given, measured or assumed, of those that the plan uses.
+        measurement: card, time and file of what was measured; "" where nothing was.
+    """
+
+    efficiency: Efficiency
+    sources: dict[str, str]
+    measurement: str
+
+    def describe(self) -> dict[str, Any]:
+        """In plain JSON."""
+        values = {name: {"value": getattr(self.efficiency, name), "from": s} for name, s in self.sources.items()}
+        return {"efficiency": values, "measurement": self.measurement or None}
+
+
+def basis(card: str, folder: Path, given: Mapping[str, float]) -> Basis:
+    """The efficiencies of a card: those that are given, else those measured on it, else those assumed.
+
+    Args:
+        card: its short name.
+        folder: where gpu-check keeps its results; it need not be there.
+        given: ``compute`` and ``bandwidth``, or none; they stand in the place of what was measured of the same work.
+    """
+    found, measurement = newest(card, folder)
+    if given:  # of products and of traffic: all that networks and variants do
+        found = {name: value for name, value in found.items() if name == "decode_bytes"}
+    efficiency = replace(Efficiency(**found), **given)
+    networks = efficiency.backbones is None or efficiency.styles is None
+    used = [*(["compute"] if networks else []), *(["bandwidth"] if networks or efficiency.variants is None else [])]
+    sources = {name: GIVEN if name in given else ASSUMED for name in used}
+    for name in FIELDS:
+        if getattr(efficiency, name) is not None:
+            sources[name] = MEASURED if name in found else ASSUMED
+    return Basis(efficiency, sources, measurement if found else "")
+
+
+def newest(card: str, folder: Path) -> tuple[dict[str, float], str]:
+    """Fields of `Efficiency` from the newest results of a card, and which these are; nothing where there are none.
+
+    Raises:
+        SubstyleError: a file of results that is none.
+    """
+    kept = [(path, _document(path)) for path in sorted(folder.glob("gpu-*.json"))]
+    of_card = [(data["environment"], data["rows"], path) for path, data in kept if data["environment"]["card"] == card]
+    if not of_card:
+        return {}, ""
+    about, rows, path = max(of_card, key=lambda one: str(one[0].get("created", "")))
+    return fields(rows), f"{about.get('device', card)}, {about.get('created', 'at an unknown time')}, {path.name}"
+
+
+def fields(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What the rows of a gpu-check say of them.
+
+    Of a network in several runtimes the one counts that ``runtime = "auto"`` takes, TensorRT; of several networks the
+    median.
+    """
+    networks: dict[str, tuple[bool, float]] = {}
+    found: dict[str, float] = {}
+    for row in rows:
+        for name in FIELDS:
+            value = row.get("facts", {}).get(fact(name))
+            if not isinstance(value, int | float) or not 0.0 < value < math.inf:
+                continue
+            if name == "backbones":
+                network, by_tensorrt = str(row["name"]).partition(",")[0], "TensorRT" in str(row["name"])
+                networks[network] = max(networks.get(network, (False, 0.0)), (by_tensorrt, float(value)))
+            else:
+                found[name] = float(value)
+    if networks:
+        found["backbones"] = statistics.median(value for _, value in networks.values())
+    shares = ("backbones", "styles")
+    return {name: min(value, 1.0) if name in shares else value for name, value in found.items()}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        good = data["benchmark"] == "gpu_check" and "card" in data["environment"] and isinstance(data["rows"], list)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SubstyleError(f"{path}: no results of gpu-check ({type(error).__name__}: {error})") from error
+    if not good:
+        raise SubstyleError(f"{path}: no results of gpu-check")
+    return dict(data)
+
+
+# What the engine means to reach, beside what a plan says of it.
+
+CARD, HOURS = "h100", 1.0
+PHOTOGRAPHS = 1_331_167  # of ImageNet: training and validation images
+BACKBONE = "timm:vit_base_patch16_224"
+WHAT = "ImageNet × 31 embedded with ViT-B/16 on one H100"
+
+
+def goal(efficiency: Efficiency) -> dict[str, Any]:
+    """The goal in hours and the plan's number for it."""
+    made = plan([BACKBONE], suite("substance31"), PHOTOGRAPHS, DEVICES[CARD], efficiency=efficiency)
+    return {"what": WHAT, "hours": HOURS, "planned_hours": made.seconds / 3600}

@@ -1,18 +1,95 @@
-"""Batches of a training, gathered a few steps ahead: heads that train in turn all read the same ones."""
+"""Training batches: standardised rows and schedules, gathered a few steps ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from substyle.engine.probes.features import Features
-from substyle.engine.probes.feed import Drawn
-from substyle.engine.probes.sampling import Stream
-from substyle.engine.probes.tasks import Task
-from substyle.kernels import memory
+from substyle.engine.probes.dataset import Held, Resident, Standard
+from substyle.engine.probes.loader import Drawn, Placed
+from substyle.engine.probes.tasks import I64, Stream, Task
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import dispatch, probe_data
+from substyle.kernels.dispatch import upload
+from substyle.kernels.probe_data import gather
+from substyle.kernels.probe_step_gpu import schedule
+
+# Rows of embeddings on the training device, standardised with the statistics of a task's training rows.
+
+
+class Features:
+    """Gathers rows as standardised (B, D) tensors.
+
+    Args:
+        table: embeddings that are held somewhere, or a table, all of which is then brought to the device.
+        standard: of the task.
+        device: where they are learned.
+        dtype: of the GEMMs.
+    """
+
+    def __init__(
+        self, table: Held | EmbeddingTable, standard: Standard, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.held: Held = Resident.of(table, device) if isinstance(table, EmbeddingTable) else table
+        self.device, self.dtype = device, dtype
+        mean_D, scale_D = _over_centre(standard, self.held.centre)
+        self.projection: torch.Tensor | None = None
+        self.mean = torch.from_numpy(mean_D).to(device)
+        self.scale = torch.from_numpy(scale_D).to(device)
+
+    @property
+    def width(self) -> int:
+        """D, or what rows are projected to."""
+        return self.held.table.width if self.projection is None else self.projection.shape[1]
+
+    @property
+    def variants(self) -> int:
+        """T."""
+        return len(self.held.table.transformations)
+
+    def full(self) -> Features:
+        """The same in float32."""
+        other = copy(self)
+        other.dtype = torch.float32
+        return other
+
+    def projected(self, width: int, seed: int) -> Features:
+        """The same through a Gaussian random matrix, which keeps distances (Johnson & Lindenstrauss 1984)."""
+        rng, wide = np.random.default_rng([seed, 0x70726F6A]), self.held.table.width
+        other = copy(self)
+        other.projection = upload((rng.standard_normal((wide, width)) / wide**0.5).astype(np.float32), self.device)
+        return other
+
+    def __call__(self, t_B: I64, n_B: I64, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Standardised rows. Shape: (B, D), in the dtype of the GEMMs; in ``out`` if it is given."""
+        if out is None:
+            out = dispatch.empty((len(t_B), self.width), self.dtype, self.device)
+        return self.of(self.held.rows(t_B, n_B), out)
+
+    def of(self, placed: Placed, out: torch.Tensor) -> torch.Tensor:
+        """Standardised rows that are there. Shape: (B, D), in ``out``."""
+        row_B, wide = upload(placed.row_B, self.device), out
+        if self.projection is not None:
+            wide = dispatch.empty((len(out), self.held.table.width), self.dtype, self.device)
+        x_BD = gather(placed.x_RD, row_B, self.mean, self.scale, wide, placed.scale_R)
+        return x_BD if self.projection is None else torch.mm(x_BD, self.projection.to(self.dtype), out=out)
+
+
+def _over_centre(standard: Standard, centre: Standard | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and scale for embeddings that are held as they are, or as ``(x - centre.mean) * centre.scale``.
+
+    A feature that the centre says never varies is held as 0 and stays so.
+    """
+    if centre is None:
+        return standard.mean_D, standard.scale_D
+    mean_D = (standard.mean_D.astype(np.float64) - centre.mean_D) * centre.scale_D
+    scale_D = np.divide(standard.scale_D, centre.scale_D, out=np.zeros_like(standard.scale_D), where=centre.scale_D > 0)
+    return mean_D.astype(np.float32), scale_D
 
 
 @dataclass(frozen=True)
@@ -67,7 +144,7 @@ class Batches:
     def __init__(self, features: Features, parts: Sequence[Part], most: int, steps: int) -> None:
         self.features, self.parts, self.rows = features, parts, rows_of(parts)
         size = self.rows[-1].stop
-        self.x_nBD = memory.empty((most, size, features.width), features.dtype, features.device)
+        self.x_nBD = dispatch.empty((most, size, features.width), features.dtype, features.device)
         self.feed = features.held.feed(lambda: draw(parts), size, steps)
 
     def block(self, rates: Sequence[float]) -> Block:
@@ -96,3 +173,92 @@ def draw(parts: Sequence[Part]) -> Drawn:
     rows = [part.stream.batch(part.count) for part in parts]
     t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
     return Drawn(t, n, [part.task.answers(*own) for part, own in zip(parts, rows, strict=True)])
+
+
+# The next steps of a training, written to a device that then takes them by itself.
+
+AHEAD = 64  # steps of a script
+
+
+@dataclass(frozen=True)
+class Script:
+    """What up to n steps are; the next ones overwrite it from the start.
+
+    Attributes:
+        row_nB: int64 rows of the table that a step learns from.
+        targets: int64 answers of each part of the batch, (n, count).
+        now_n3: ``probe_device.Rates.now_3`` of each step.
+        number_n: int32 number of each step, which keys its dropout.
+    """
+
+    row_nB: torch.Tensor
+    targets: list[torch.Tensor]
+    now_n3: torch.Tensor
+    number_n: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The first steps of a script, and where their rows are.
+
+    Attributes:
+        script: says what they are; it lies in the same memory throughout a training.
+        steps: how many.
+        features: standardise the rows.
+        x_RD, scale_R: as in `held.Placed`; they lie in the same memory throughout a training.
+        rows: rows of a batch that belong to each part.
+    """
+
+    script: Script
+    steps: int
+    features: Features
+    x_RD: torch.Tensor
+    scale_R: torch.Tensor | None
+    rows: list[slice]
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class DeviceBatches:
+    """Draws the steps of a training into one script.
+
+    Args:
+        features: standardise the rows.
+        parts: make up each batch.
+        most: steps of the script.
+        steps: steps that may be asked for in all.
+    """
+
+    def __init__(self, features: Features, parts: Sequence[Part], most: int, steps: int) -> None:
+        self.features, self.parts, self.most, self.taken = features, parts, most, 0
+        self.rows = rows_of(parts)
+        size, device = self.rows[-1].stop, features.device
+        self.script = Script(
+            torch.zeros(most, size, dtype=torch.int64, device=device),
+            [torch.zeros(most, part.count, dtype=torch.int64, device=device) for part in parts],
+            torch.zeros(most, 3, device=device),
+            torch.zeros(most, dtype=torch.int32, device=device),
+        )
+        self.feed = features.held.feed(lambda: draw(parts), size, steps)
+
+    def block(self, rates: Sequence[float]) -> Queue:
+        """The next steps: one for each rate, or as many as have rows that lie on the device at the same time."""
+        drawn, placed = self.feed.step()
+        steps, rows = [drawn], [placed.row_B]
+        while len(steps) < min(len(rates), self.most) and self.feed.left:
+            drawn, placed = self.feed.step()
+            steps.append(drawn)
+            rows.append(placed.row_B)
+        count, device, script = len(steps), self.features.device, self.script
+        script.row_nB[:count].copy_(upload(np.stack(rows), device))
+        for i, target_nB in enumerate(script.targets):
+            target_nB[:count].copy_(upload(np.stack([step.answers[i] for step in steps]), device))
+        script.now_n3[:count].copy_(upload(schedule(rates[:count], self.taken), device))
+        script.number_n[:count].copy_(probe_data.device_steps(range(self.taken, self.taken + count), device))
+        self.taken += count
+        return Queue(script, count, self.features, placed.x_RD, placed.scale_R, self.rows)
+
+    def close(self) -> None:
+        """No further block is asked for."""
+        self.feed.close()

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from substyle.engine import target
-from substyle.engine.precision import AUTO
+from substyle.engine import devices
+from substyle.engine.devices import AUTO
 from substyle.kernels.errors import ConfigError
 
 TASKS = ("fine", "coarse", "semantic", "multitask")
@@ -143,7 +143,7 @@ class ProbeConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"probes.{name}", getattr(self, name), "true or false")
 
-        target.check(self.device, AUTO, "probes.")
+        devices.check(self.device, AUTO, "probes.")
 
     def _names(self, name: str, allowed: Sequence[str], *, at_least: int) -> None:
         value = getattr(self, name)

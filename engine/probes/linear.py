@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.probes import solver
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.features import Features
 from substyle.engine.probes.solver import Basis, Fit, Rows
 from substyle.engine.probes.tasks import I64, Task
-from substyle.engine.probes.validation import Validation, asked, compare
+from substyle.engine.probes.trainer import Validation, asked, compare
 from substyle.kernels.probe_heads import Heads
 
 F64 = NDArray[np.float64]

@@ -12,22 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine import target
+from substyle.engine import devices
+from substyle.engine.observability import Bar, stage
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.checkpoint import save_probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
-from substyle.engine.probes.held import hold
+from substyle.engine.probes.dataset import Standard, hold, standard_of
+from substyle.engine.probes.evaluate import pick_dtype
+from substyle.engine.probes.leave_one_out import Rotation, report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.linear import Linear
-from substyle.engine.probes.multitask import JOINT, report_multitask, train_multitask
-from substyle.engine.probes.outcome import ProbeOutcome
-from substyle.engine.probes.rotation import Rotation, report_redrawn, report_rotation, rotate, whole_task
-from substyle.engine.probes.saved import save_probe
-from substyle.engine.probes.scoring import pick_dtype
-from substyle.engine.probes.single import Single, report, train_single
-from substyle.engine.probes.standard import Standard, standard_of
+from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
+from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.probes.single_task import Single, report, train_single
 from substyle.engine.probes.tasks import I64, Task, coarse_task, fine_task, identity, semantic_task
-from substyle.engine.progress import Bar, stage
 from substyle.engine.store.layout import TEST
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 _PASSES = 600  # that a linear probe takes, resamples included: what progress is measured by
 OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # what a task's softmax is called
@@ -99,7 +98,7 @@ class _Run:
             "coarse": coarse_task(self.table, seed) if "coarse" in self.config.tasks else None,
             "semantic": semantic_task(self.table, seed),
         }
-        device = target.resolve(self.config.device, prefix="probes.").torch_device
+        device = devices.resolve(self.config.device, prefix="probes.").torch_device
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
         self.metadata["table"] = self.held.how
         self.group_N = np.arange(len(self.table.keys))

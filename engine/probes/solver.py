@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.features import Features
-from substyle.engine.probes.feed import Drawn
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.loader import Drawn
 from substyle.engine.probes.tasks import I64, Task
-from substyle.kernels import memory
+from substyle.kernels import dispatch
 from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_heads import Heads, Scratch, Term
 from substyle.kernels.probe_step import linear_gradients
@@ -139,7 +139,7 @@ def fit(
         weight, bias = metric.out(search.run())
         gradient_K = search.gradient_K
         passes_K += search.passes_K
-    return Fit(Heads(memory.copy(weight), memory.copy(bias)), gradient_K, passes_K, tolerance)
+    return Fit(Heads(dispatch.copy(weight), dispatch.copy(bias)), gradient_K, passes_K, tolerance)
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class _Objective:
         rows, device, size = self.rows, self.features.device, self.size
         starts = iter(range(0, len(rows.t_R), size))
         steps = -(-len(rows.t_R) // size)
-        x_BD = memory.empty((size, self.features.width), self.features.dtype, device)
+        x_BD = dispatch.empty((size, self.features.width), self.features.dtype, device)
 
         def draw() -> Drawn:
             place_B = next(starts) + np.arange(size)

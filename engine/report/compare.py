@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.cells import Column, Table
-from substyle.engine.report.results import Results, dig, head_name, heads, ordered, transformations, validate_results
-from substyle.engine.report.table_files import flat, write_tables
-from substyle.engine.report.templating import write_page
+from substyle.engine.report.data import (
+    Column,
+    Results,
+    Table,
+    dig,
+    head_name,
+    heads,
+    ordered,
+    transformations,
+    validate_results,
+)
+from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, Results]]

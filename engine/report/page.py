@@ -2,16 +2,272 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report import findings, heat, sections, tables
-from substyle.engine.report.gallery import read_gallery
-from substyle.engine.report.paper import save_figures
-from substyle.engine.report.results import Results, dig, heads, ordered, real, transformations, validate_results
-from substyle.engine.report.table_files import write_tables
-from substyle.engine.report.templating import write_page
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from substyle.engine.report import findings, sections, tables
+from substyle.engine.report.data import (
+    Column,
+    Results,
+    Table,
+    dig,
+    head_name,
+    heads,
+    ordered,
+    real,
+    show,
+    transformations,
+    validate_results,
+)
+from substyle.engine.report.figures import (
+    geometry_tables,
+    new_style_tables,
+    rotation_tables,
+    style_tables,
+    substance_tables,
+)
+from substyle.engine.report.sections import save_figures
+from substyle.kernels.errors import SubstyleError
+
+# Pictures of the variants, small enough to travel inside the page.
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+_SIDE = 160  # pixels of a thumbnail
+_MOST = 4  # photographs
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as a data URI, and the transformation that it shows (empty for a contact sheet)."""
+
+    transformation: str
+    uri: str
+
+
+def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list[Picture]]:
+    """Pictures of the variants of a few photographs, in suite order.
+
+    Args:
+        path: one image file (a contact sheet); or a folder of ``<transformation>.png`` (jpg, webp) of one photograph;
+            or a folder of such folders, one for each photograph. None, or a path that does not exist: no gallery.
+        transformations: names in the order in which they are shown.
+
+    Returns:
+        one list for each photograph, at most four.
+
+    Raises:
+        SubstyleError: a file that is no picture.
+    """
+    if path is None or not path.exists():
+        return []
+    if path.is_file():
+        return [[Picture("", _encode(path, 1200))]]
+    folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())]
+    photographs = [_photograph(folder, transformations) for folder in folders]
+    return [photograph for photograph in photographs if photograph][:_MOST]
+
+
+def _photograph(folder: Path, transformations: Sequence[str]) -> list[Picture]:
+    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in _ENDINGS}
+    return [Picture(name, _encode(files[name], _SIDE)) for name in transformations if name in files]
+
+
+def _encode(file: Path, side: int) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise SubstyleError(f"{file}: not a picture ({error})") from error
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.save(out, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+# Tables as CSV, JSON, Parquet and LaTeX.
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": r"$-$",
+    "–": "--",
+}
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Write every table as CSV, JSON, Parquet and LaTeX; returns the files written.
+
+    In data files an interval column ``x`` becomes ``x``, ``x_low`` and ``x_high``; shares stay shares of 1 there and
+    are in per cent in LaTeX. Confusion matrices are too long for LaTeX and have none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [write(table, folder) for table in tables for write in (_csv, _json, _parquet)]
+    return written + [_latex(table, folder) for table in tables if not table.name.startswith("confusion")]
+
+
+def flat(table: Table) -> tuple[list[tuple[str, str]], list[list[Any]]]:
+    """The table with every interval column spread over three: (name, kind) of each column, and the rows."""
+    columns: list[tuple[str, str]] = []
+    for column in table.columns:
+        columns.append((column.name, column.kind))
+        if column.interval:
+            columns += [(f"{column.name}_low", column.kind), (f"{column.name}_high", column.kind)]
+    rows = []
+    for row in table.rows:
+        cells: list[Any] = []
+        for column, value in zip(table.columns, row, strict=True):
+            cells += ([None] * 3 if value is None else value) if column.interval else [value]
+        rows.append(cells)
+    return columns, rows
+
+
+def cell_text(value: Any, column: Column) -> str:  # noqa: ANN401 (a cell holds anything plain)
+    """A cell as people read it, with its interval in brackets."""
+    if not column.interval or value is None:
+        return show(value, column.kind)
+    middle, low, high = value
+    interval = "" if low is None else f" [{show(low, column.kind)}, {show(high, column.kind)}]"
+    return show(middle, column.kind) + interval
+
+
+def latex_escape(text: str) -> str:
+    """Text with LaTeX's special characters made harmless."""
+    return "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
+
+
+def _csv(table: Table, folder: Path) -> Path:
+    path = folder / f"{table.name}.csv"
+    columns, rows = flat(table)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([name for name, _ in columns])
+        writer.writerows(rows)
+    return path
+
+
+def _json(table: Table, folder: Path) -> Path:
+    path = folder / f"{table.name}.json"
+    columns, rows = flat(table)
+    records = [{name: value for (name, _), value in zip(columns, row, strict=True)} for row in rows]
+    path.write_text(json.dumps({"caption": table.caption, "rows": records}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _parquet(table: Table, folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / f"{table.name}.parquet"
+    types = {"text": pa.string(), "count": pa.int64()}
+    columns, rows = flat(table)
+    arrays = {
+        name: pa.array([row[i] for row in rows], type=types.get(kind, pa.float64()))
+        for i, (name, kind) in enumerate(columns)
+    }
+    pq.write_table(pa.table(arrays), path)
+    return path
+
+
+def _latex(table: Table, folder: Path) -> Path:
+    path = folder / f"{table.name}.tex"
+    aligned = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+    head = " & ".join(latex_escape(column.heading) for column in table.columns)
+    body = [
+        " & ".join(latex_escape(cell_text(value, column)) for value, column in zip(row, table.columns, strict=True))
+        for row in table.rows
+    ]
+    lines = [
+        "% needs \\usepackage{booktabs}; shares are in per cent",
+        f"% {table.caption}",
+        f"\\begin{{tabular}}{{{aligned}}}",
+        "\\toprule",
+        f"{head} \\\\",
+        "\\midrule",
+        *(f"{line} \\\\" for line in body),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+# How pages are made of templates: autoescaped, with a few filters for numbers and names.
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def environment() -> Environment:
+    """The Jinja environment of every page: all text is escaped, an unknown variable is an error."""
+    made = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "show": show,
+        "cell": cell_text,
+        "soft": soft,
+        "percent": percent,
+        "plain": plain,
+        "head_name": head_name,
+    }
+    made.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    return made
+
+
+def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
+    """Render a template into a file, which appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = environment().get_template(template).render(context)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(part, path)
+    return path
+
+
+def soft(name: object) -> Markup:
+    """A name that may break after ``: _ - / .`` and within very long words, escaped."""
+    pieces = re.findall(r"\S{0,19}?[:_\-/.]\s*|\S{1,20}\s*|\s+", str(name))
+    return Markup("<wbr>").join(escape(piece) for piece in pieces)
+
+
+def percent(value: float) -> str:
+    """A share as a CSS or SVG length, kept inside the plane."""
+    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
+
+
+def plain(value: object) -> str:
+    """A value of any kind as short text, for lists of settings."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    return "–" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -29,9 +285,9 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     The page needs no network and no script. Sections without numbers are left out.
 
     Args:
-        results: a results.json; see :func:`substyle.engine.report.results.validate_results`.
+        results: a results.json; see :func:`substyle.engine.report.data.validate_results`.
         out_dir: the folder, made when it is not there.
-        gallery: pictures of the variants; see :func:`substyle.engine.report.gallery.read_gallery`.
+        gallery: pictures of the variants; see :func:`substyle.engine.report.page.read_gallery`.
 
     Raises:
         SubstyleError: results that do not fit the schema, or a gallery file that is no picture.
@@ -65,18 +321,18 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "gallery": read_gallery(gallery, transformations(results)),
         "dot_plots": sections.dot_plots(results),
         "overview": tables.overview(results),
-        "style_tables": heat.style_tables(results),
+        "style_tables": style_tables(results),
         "fine_matrices": sections.matrices(results, "fine"),
         "coarse_matrices": sections.matrices(results, "coarse"),
-        "new_style_tables": heat.new_style_tables(results, "held_out"),
-        "seen_tables": heat.new_style_tables(results, "train"),
-        "rotation_tables": heat.rotation_tables(results),
-        "substance_tables": heat.substance_tables(results),
+        "new_style_tables": new_style_tables(results, "held_out"),
+        "seen_tables": new_style_tables(results, "train"),
+        "rotation_tables": rotation_tables(results),
+        "substance_tables": substance_tables(results),
         "multitask": tables.multitask(results),
         "knn": sections.knn_beside_probes(results),
         "balance": sections.balance_bars(results),
         "neighbours": tables.neighbours(results),
-        "geometry": heat.geometry_tables(results),
+        "geometry": geometry_tables(results),
         "shift": sections.shift_table(results),
         "training": tables.training(results),
         "unconverged": findings.unconverged(results),

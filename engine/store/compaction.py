@@ -1,4 +1,4 @@
-"""Compaction: loose records go into files of details, and their rows into the index, whose segments are merged.
+"""Compaction of the journal, removal of leftovers, and notes of damage.
 
 A file of details is written once. The index is merged as binary numbers are counted: a new segment takes in all that
 are no longer than itself. So each is longer than all newer ones together, n records have about log2(n / 256) segments,
@@ -7,16 +7,39 @@ and a row is written again about as often in the life of a store.
 
 from __future__ import annotations
 
+import glob
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pyarrow as pa
 
-from substyle.engine.store import details, index, journal, lock
-from substyle.engine.store.files import digest, flush, listed, make_folder, remove, sizes, write_durably, writing
-from substyle.engine.store.record import Record, identity
-from substyle.pipelines.places import Place, at_once
+from substyle.engine.store import journal, lock, manifest
+from substyle.engine.store.files import (
+    clear_temporary,
+    digest,
+    flush,
+    listed,
+    make_folder,
+    remove,
+    sizes,
+    write_durably,
+    writing,
+)
+from substyle.engine.store.layout import ARRAYS, StoreError
+from substyle.engine.store.records import (
+    INDEX_SCHEMA,
+    Record,
+    by_details,
+    encode_details,
+    encode_index,
+    identity,
+    index_rows,
+    together,
+)
+from substyle.pipelines.storage import ObjectPlace, Place, at_once
 
 RECORDS = 256  # loose ones that are gathered
 BYTES = 64 << 20  # of loose ones that are gathered, and that go into one file of details: they are in memory at once
@@ -78,7 +101,7 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
     loose = [path for path in there.loose if path not in unreadable]
     segments = [path for path in there.segments if path not in unreadable]
     rows = [_write_details(store, _without(dict(some), broken)) for some in _groups(loose)]
-    for name, some in index.by_details(index.together(list(map(journal.read_segment, segments)))).items():
+    for name, some in by_details(together(list(map(journal.read_segment, segments)))).items():
         path = journal.details_path(store, name)
         if path in unreadable:
             continue
@@ -148,23 +171,133 @@ def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set
 def _write_details(store: Place, records: Mapping[int, Record]) -> pa.Table:
     """Write records as one file of details; returns their rows of the index."""
     if not records:
-        return index.SCHEMA.empty_table()
-    data = details.encode(records.items())
+        return INDEX_SCHEMA.empty_table()
+    data = encode_details(records.items())
     name = f"records-{digest(data)}.parquet"
     path = journal.details_path(store, name)
     make_folder(path.parent)
     write_durably(path, data)
-    return index.rows(records.items(), name)
+    return index_rows(records.items(), name)
 
 
 def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -> None:
     """Write rows of the index as one new segment, then remove the files that it stands for."""
     folder = store / journal.FOLDER
-    table = index.together(tables)
+    table = together(tables)
     if len(table):
-        data = index.encode(table)
+        data = encode_index(table)
         number = max((int(path.name.split("-")[1]) for path in listed_segments(store)), default=-1) + 1
         write_durably(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
     with writing(folder):
         at_once(remove, paths)
         flush(folder)
+
+
+# What killed processes left of a store.
+
+
+def clear_leftovers(store: Place) -> None:
+    """Remove what is half written, and what nothing speaks of yet; the caller has the mutex."""
+    if isinstance(store, Path):  # objects are written whole or not at all
+        with writing(store):
+            for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
+                clear_temporary(store / folder)
+            for half in _metadata(store):
+                half.unlink(missing_ok=True)
+            clear_temporary(store.parent, store.name)  # a part that was killed while another made the store
+    with writing(store):
+        clear_unnamed(store)
+
+
+def none(store: Place) -> bool:
+    """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
+    left: list[Iterator[Place]] = [store.glob(lock.LOCKS)]
+    if isinstance(store, Path):
+        beside = store.parent.glob(f".{glob.escape(store.name)}.*.tmp")
+        deep = store.glob(f"{journal.FOLDER}/{journal.DETAILS}/.*.tmp")
+        left += [beside, store.glob(".*.tmp"), store.glob("*/.*.tmp"), deep, _metadata(store)]
+    return not any(map(any, left)) and not journal.has_loose(store) and not unnamed(store)
+
+
+def _metadata(store: Path) -> Iterator[Path]:
+    """Metadata of backbones and transformations under temporary names; such chunks go with their shards' folders."""
+    for depth in (ARRAYS, f"{ARRAYS}/*", f"{ARRAYS}/*/*"):
+        yield from store.glob(f"{depth}/.*.tmp")
+
+
+# What `verify` found damaged, kept in ``damage.json`` until `embed` has repaired it.
+#
+# `verify` changes nothing else in a store: run twice, it finds the same. Readers refuse backbones that it names.
+
+NAME = "damage.json"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Damaged parts of a store.
+
+    Attributes:
+        chunks: transformations by (shard, slug of the backbone) that must be embedded again.
+        files: damaged files of journal and catalog, relative to the store; what they say is lost.
+        metadata: ``zarr.json`` files to be written again.
+    """
+
+    chunks: Mapping[tuple[int, str], set[str]] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.chunks or self.files or self.metadata)
+
+
+def read(store: Place) -> Damage | None:
+    """What is noted of a store; None where nothing is. Raises StoreError when the note itself is damaged."""
+    path = store / NAME
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+        chunks = {(int(shard), str(slug)): {str(name) for name in names} for shard, slug, names in content["chunks"]}
+        return Damage(chunks, tuple(map(str, content["files"])), tuple(map(str, content["metadata"])))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{path}: cannot be read: {error!r}; run substyle verify, which writes it again") from error
+
+
+def write(store: Place, found: Damage) -> None:
+    """Note what is damaged, in place of what was noted before. Raises StoreError where it cannot be written."""
+    content = {
+        "chunks": [[shard, slug, sorted(names)] for (shard, slug), names in sorted(found.chunks.items())],
+        "files": list(found.files),
+        "metadata": list(found.metadata),
+    }
+    data = json.dumps(content, indent=1).encode()
+    path = store / NAME
+    if isinstance(path, ObjectPlace):
+        with writing(path):
+            path.put(data)
+    else:
+        write_durably(path, data)
+
+
+def clear_damage(store: Place) -> None:
+    """Forget what was noted."""
+    with writing(store / NAME):
+        remove(store / NAME)
+
+
+def require_none(store: Place, slug: str) -> None:
+    """Raise StoreError where `verify` found chunks of a backbone, or files of the store, damaged."""
+    found = read(store)
+    if found is not None and (found.files or found.metadata or any(there == slug for _, there in found.chunks)):
+        raise StoreError(f"{store}: verify found damage that is not repaired yet ({NAME}); run embed, which repairs it")
+
+
+def repair(store: Place, found: Damage) -> None:
+    """Take damaged chunks and records out of the journal and remove damaged files; the caller owns the store."""
+    inside = [store / name for name in found.files]
+    for path in inside:
+        if path.parent.name == "catalog":
+            remove(path)
+    withdraw(store, found.chunks, [path for path in inside if path.parent.name != "catalog"])

@@ -1,4 +1,4 @@
-"""What a store is made of: its settings, its groups' names, its chunks' places."""
+"""Layout of a store: settings, names of groups, places of chunks, splits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.precision import as_precision
-from substyle.kernels.errors import ConfigError
-from substyle.pipelines.orientation import ORIENTATIONS
-from substyle.pipelines.places import Place
+from substyle.engine.devices import as_precision
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.image_header import ORIENTATIONS
 from substyle.pipelines.sources.files import MARKER
+from substyle.pipelines.storage import Place
 
 SCHEMA = 3
 DTYPES = ("float16", "float32")
@@ -90,3 +90,22 @@ SPLITS = ("train", "val", "test")
 
 
 UNLABELLED = -1
+
+
+# What can go wrong with a store.
+
+
+class StoreError(SubstyleError):
+    """A store cannot be opened or written, or what is asked of it does not agree with what it holds."""
+
+
+class DifferentError(StoreError):
+    """What is to be stored was made from other inputs, or in another way, than what the store holds."""
+
+
+class LockedError(StoreError):
+    """Another run holds the store."""
+
+
+class OverflowError16(SubstyleError):
+    """An embedding does not fit the store's type."""

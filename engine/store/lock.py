@@ -18,14 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from substyle.engine.store import lease
-from substyle.engine.store.errors import LockedError, StoreError
 from substyle.engine.store.files import write_durably, writing
-from substyle.engine.store.holder import Holder, system
-from substyle.engine.store.lease import STALE, Lease
+from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.lease import STALE, Holder, Lease, system
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.object_errors import ObjectError
-from substyle.pipelines.objects import ObjectPlace
-from substyle.pipelines.places import Place
+from substyle.pipelines.storage import ObjectError, ObjectPlace, Place
 
 NAME = "lock.json"
 LOCKS = "lock*.json"

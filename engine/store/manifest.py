@@ -1,4 +1,4 @@
-"""The manifest: which image stands in which row, and which source it came from.
+"""The manifest: image, label, split and duplicates of each row.
 
 Immutable Parquet segments under `images.parquet/`. Names of segments end in a digest of their content, which every
 reader checks; the images of a segment come from one source, which its metadata name.
@@ -9,19 +9,25 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
-from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest, make_folder, read_named, write_durably
-from substyle.engine.store.layout import SPLITS, UNLABELLED
-from substyle.pipelines.places import Place, matching
+from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, StoreError
+from substyle.kernels import dispatch
+from substyle.kernels.dispatch import for_each_image
+from substyle.kernels.displacement import Banded
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.storage import Place, matching
 
 FOLDER = "images.parquet"
 _SCHEMA = pa.schema(
@@ -256,3 +262,170 @@ def append(
     pq.write_table(table.replace_schema_metadata({_SOURCE: described}), buffer, compression="zstd")
     data = buffer.getvalue()
     write_durably(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
+
+
+# Train, validation and test: the source's own, else by a hash of (seed, key) within each class.
+
+Fractions = tuple[float, float, float]
+DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
+
+
+def assign(
+    keys: Sequence[str],
+    labels: Sequence[int],
+    given: Sequence[str | None],
+    *,
+    seed: int,
+    fractions: Fractions = DEFAULT_FRACTIONS,
+    source: Collection[str | None] | None = None,
+) -> NDArray[np.int8]:
+    """Split codes of images. Shape: (N,) int8.
+
+    - A source with splits keeps them. One that has only train and validation (as ImageNet) is tested on its validation
+      images, and validation images are drawn from its training ones, as the paper does.
+    - Else, and where all images of the source are training images, images of a class are ordered by a hash of
+      (seed, key) and cut by the fractions (train, val, test).
+
+    Args:
+        given: the source's split of each image.
+        source: splits that occur in the whole source, where these images are only some of it; by default those given.
+
+    Raises:
+        ConfigError: some images have a split and others none, or an unknown one.
+    """
+    known = {name for name in (given if source is None else source) if name is not None}
+    known |= {name for name in given if name is not None}
+    if known and None in given:
+        missing = keys[list(given).index(None)]
+        raise ConfigError("split", f"{missing} has none", "a split for every image or for none of them")
+    if not known or known == {SPLITS[TRAIN]}:
+        return _by_hash(keys, labels, seed, fractions)
+    if not known <= set(SPLITS):
+        raise ConfigError("split", sorted(known - set(SPLITS))[0], ", ".join(SPLITS))
+    codes = np.array([SPLITS.index(name) for name in given if name is not None], dtype=np.int8)
+    if SPLITS[TEST] not in known:
+        codes[codes == VAL] = TEST
+    if SPLITS[VAL] not in known or SPLITS[TEST] not in known:
+        train = np.flatnonzero(codes == TRAIN)
+        share = fractions[1] / max(fractions[0] + fractions[1], 1e-9)
+        inner = _by_hash(
+            [keys[i] for i in train.tolist()], [labels[i] for i in train.tolist()], seed, (1 - share, share, 0.0)
+        )
+        codes[train] = inner
+    return codes
+
+
+def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: Fractions) -> NDArray[np.int8]:
+    codes = np.zeros(len(keys), dtype=np.int8)
+    order = image_keys(seed, [f"split:{key}" for key in keys])
+    label_N = np.asarray(labels, dtype=np.int64)
+    edges = np.cumsum(fractions)[:2] / max(sum(fractions), 1e-9)
+    rows = np.lexsort((order, label_N))
+    _, first, inverse, count = np.unique(label_N[rows], return_index=True, return_inverse=True, return_counts=True)
+    place = (np.arange(len(rows)) - first[inverse] + 0.5) / count[inverse]
+    codes[rows] = np.searchsorted(edges, place, side="right")
+    return codes
+
+
+# Near-duplicates among photographs, told from thumbnails, so that they never straddle a split.
+
+ROWS, COLUMNS = 8, 9  # of a thumbnail: 8 × 8 left-right comparisons make its 64-bit difference hash
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+MAX_BITS = 3  # differing bits of two difference hashes
+MAX_LEVELS = 4.0  # mean absolute difference of two thumbnails, in grey levels
+
+
+def as_hex(small_BRC: NDArray[np.uint8]) -> list[str]:
+    """Thumbnails as texts."""
+    return [small.tobytes().hex() for small in small_BRC]
+
+
+def shrunk(canvas_BSSC: torch.Tensor) -> torch.Tensor:
+    """Thumbnails, 8 × 9 luma bytes each, where the canvases lie: means over areas that cover them.
+
+    Shape: (B, S, S, 3) uint8 to (B, 8, 9) uint8.
+    On the CPU they are the same whatever the batch; on a GPU they are those of the CPU but for rounding.
+    """
+    # a quarter of the pixels is plenty for means over about 25 × 28 of them
+    some_BHWC = canvas_BSSC[:, ::2, ::2]
+    if some_BHWC.is_cuda:
+        return _shrunk_by_torch(some_BHWC)
+    return torch.from_numpy(_shrunk_by_numpy(some_BHWC.numpy()))
+
+
+def _shrunk_by_numpy(some_BHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    count, height, width, _ = some_BHWC.shape
+    rows_RH, columns_CW = _areas(ROWS, height), _areas(COLUMNS, width)
+    small_BRC = np.empty((count, ROWS, COLUMNS), np.uint8)
+
+    def one(i: int) -> None:
+        lines_1HX = some_BHWC[i].astype(np.float32).reshape(1, height, width * 3)
+        means_RWC = rows_RH.down(lines_1HX, np.empty((1, ROWS, width * 3), np.float32)).reshape(ROWS, width, 3)
+        small_BRC[i] = np.rint((means_RWC @ LUMA) @ columns_CW.matrix_OI.T)
+
+    for_each_image(count, one)
+    return small_BRC
+
+
+def _shrunk_by_torch(some_BHWC: torch.Tensor) -> torch.Tensor:
+    _, height, width, _ = some_BHWC.shape
+    rows_RH, columns_WC, luma_3 = _matrices(height, width, some_BHWC.device)
+    return (rows_RH @ (some_BHWC.float() @ luma_3) @ columns_WC).round().to(torch.uint8)
+
+
+@lru_cache(maxsize=8)
+def _matrices(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    columns_WC = _areas(COLUMNS, width).matrix_OI.T
+    return tuple(dispatch.upload(array, device) for array in (_areas(ROWS, height).matrix_OI, columns_WC, LUMA))
+
+
+@lru_cache(maxsize=8)
+def _areas(count: int, length: int) -> Banded:
+    """The matrix of means over ``count`` equal parts of a line, each widened to whole pixels."""
+    matrix = np.zeros((count, length))
+    for i in range(count):
+        part = slice(i * length // count, -(-(i + 1) * length // count))
+        matrix[i, part] = 1.0 / (part.stop - part.start)
+    return Banded(matrix)
+
+
+def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """For every image the index of the first image that it is a near-duplicate of, itself if of none.
+
+    Shape: thumbnails (N, 8, 9) uint8 to (N,).
+
+    Two images are near-duplicates when their difference hashes differ in at most 3 of 64 bits and their thumbnails by
+    at most 4 grey levels on average; the relation is closed over chains. Two hashes with at most 3 differing bits agree
+    in one of their four 16-bit quarters at least, so only images that share a quarter are compared.
+    """
+    count = len(small_NRC)
+    bits = np.packbits((small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(count, 64), axis=1)
+    parent = np.arange(count)
+    for a, b in _candidates(bits):
+        differing = np.unpackbits(bits[a] ^ bits[b], axis=1).sum(axis=1)
+        levels = np.abs(small_NRC[a].astype(np.int16) - small_NRC[b]).mean(axis=(1, 2))
+        near = (differing <= MAX_BITS) & (levels <= MAX_LEVELS)
+        for i, j in zip(a[near], b[near], strict=True):
+            low, high = sorted((_root(parent, int(i)), _root(parent, int(j))))
+            parent[high] = low
+    return np.array([_root(parent, i) for i in range(count)], dtype=np.int64)
+
+
+def _root(parent: NDArray[np.int64], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = int(parent[i])
+    return i
+
+
+def _candidates(bits: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs that share a quarter of their hash, as two index arrays, a quarter and a distance at a time."""
+    for quarter in range(4):
+        value = bits[:, 2 * quarter].astype(np.int64) * 256 + bits[:, 2 * quarter + 1]
+        order = np.argsort(value, kind="stable")
+        ordered = value[order]
+        for distance in range(1, len(order)):
+            same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
+            if not len(same):
+                break
+            yield order[same], order[same + distance]

@@ -16,18 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.progress import stage
-from substyle.engine.store import access, catalog, compaction, damage, index, journal, lock, manifest
+from substyle.engine.observability import stage
+from substyle.engine.store import arrays, catalog, compaction, journal, lock, manifest
 from substyle.engine.store.catalog import Catalog
-from substyle.engine.store.damage import Damage
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
-from substyle.engine.store.layout import ARRAYS, HEADER, METADATA, chunk_path
+from substyle.engine.store.compaction import Damage
+from substyle.engine.store.layout import ARRAYS, HEADER, METADATA, StoreError, chunk_path
 from substyle.engine.store.manifest import Manifest
-from substyle.engine.store.record import Record
-from substyle.pipelines.object_errors import ObjectError
-from substyle.pipelines.objects import REQUESTS, ObjectPlace
-from substyle.pipelines.places import Place, relative
+from substyle.engine.store.records import DETAILS, Record
+from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place, relative
 
 REDO = "run embed, which makes it again"
 KEEP = "nothing to do: substyle ignores it"
@@ -176,7 +173,7 @@ def _metadata(store: EmbeddingStore, known: Catalog, verdict: Verdict) -> dict[t
     rows: dict[tuple[str, str], int] = {}
     for name in (METADATA, f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)):
         try:
-            access.root((store.path / name).parent)
+            arrays.root((store.path / name).parent)
         except StoreError as error:
             verdict.add("metadata", name, str(error), remedy)
     if verdict.files("metadata"):
@@ -310,7 +307,7 @@ def _is_chunk(parts: tuple[str, ...], known: Catalog, shards: int | None) -> boo
 def _is_ours(parts: tuple[str, ...], nodes: Set[tuple[str, ...]]) -> bool:  # noqa: PLR0911 - one for each kind
     match parts:
         case (name,):
-            return name in (HEADER, METADATA, damage.NAME, lock.MUTEX) or _LOCK.fullmatch(name) is not None
+            return name in (HEADER, METADATA, compaction.NAME, lock.MUTEX) or _LOCK.fullmatch(name) is not None
         case (manifest.FOLDER, name):
             return re.fullmatch(r"segment-\d{5,}-[0-9a-f]{16}\.parquet", name) is not None
         case (catalog.FOLDER, name):
@@ -321,7 +318,7 @@ def _is_ours(parts: tuple[str, ...], nodes: Set[tuple[str, ...]]) -> bool:  # no
                 or re.fullmatch(r".*-[0-9a-f]{16}\.json", name) is not None
             )
         case (journal.FOLDER, journal.DETAILS, name):
-            return index.DETAILS.fullmatch(name) is not None
+            return DETAILS.fullmatch(name) is not None
         case (folder, *inner, name):
             return folder == ARRAYS and name == METADATA and tuple(inner) in nodes
         case _:
@@ -343,7 +340,7 @@ def _inside(store: Place, path: Place) -> str:
 
 def _noted(store: Place) -> bytes | None:
     """The list of damage as an earlier check has left it."""
-    path = store / damage.NAME
+    path = store / compaction.NAME
     return path.read_bytes() if path.is_file() else None
 
 
@@ -362,9 +359,9 @@ def _note(store: Place, verdict: Verdict, before: bytes | None) -> None:
     try:
         with lock.hold(store, lock.new_run_id()), lock.mutex(store):
             if found:
-                damage.write(store, found)
+                compaction.write(store, found)
             elif _noted(store) == before:
-                damage.clear(store)
+                compaction.clear_damage(store)
         verdict.noted = bool(found)
     except (StoreError, ObjectError) as error:  # read-only, or a run is going on
         verdict.not_noted_because = str(error)

@@ -1,15 +1,129 @@
-"""What every source gives: records in the order of their keys, and how a source is named to whom it may concern."""
+"""Image records, sources and their configuration."""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.pipelines.sources.text import LeftOut
+from substyle.kernels.errors import ConfigError
+
+# Text from untrusted names and labels: fit for a key, a class name and a log line.
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT = 1000  # characters of a label or of a key: more is no name
+_SHOWN = 20  # lines of a log about one source
+_KEPT = 1000  # names that a source remembers of what it left out
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def key_text(name: str) -> str:
+    """A name as a key: a byte that is not UTF-8 (a surrogate in Python's names of files) becomes U+FFFD and its hex.
+
+    A key is hashed and stored as UTF-8, which has no surrogates. All other names stay as they are.
+    """
+    if name.isascii():
+        return name
+    return _HALVES.sub(lambda half: f"\ufffd{ord(half[0]) & 0xFF:02x}", name)
+
+
+def label_text(value: object) -> str | None:
+    """A label from a file as a class name: text or a whole number; None for empty text.
+
+    Raises:
+        ValueError: another type, or text that is too long.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"a label of type {type(value).__name__}")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError("a label of more than 64 bits")
+    text = _HALVES.sub("\ufffd", str(value)).strip()
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a label of {len(text)} characters")
+    return sys.intern(text) if text else None  # many images have it
+
+
+def shown(name: str) -> str:
+    """A name as it may stand in a log line: no control characters, not endless."""
+    name = key_text(name)
+    name = name if name.isprintable() else ascii(name)[1:-1]
+    return name if len(name) <= 200 else f"{name[:200]}…"
+
+
+def words(error: Exception) -> str:
+    """What an error says, on one line and not at length."""
+    return " ".join(str(error).split())[:200]
+
+
+class LeftOut:
+    """Collects what a source does not take, and says so once: the first names in the log, the others as a number.
+
+    Attributes:
+        names: the first 1,000 names that were left out, of ``total``.
+        count: number of reasons to be told, of which ``reasons`` holds the first ones.
+        skipped: number of files of other kinds by their suffix. They are expected, and not in the log.
+        substyle_folders: number of stores and results folders that were skipped.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.names: list[str] = []
+        self.reasons: list[str] = []
+        self.count = 0
+        self.total = 0
+        self.skipped: Counter[str] = Counter()
+        self.substyle_folders = 0
+
+    def add(self, name: str, why: str) -> None:
+        """One name, and why it was left out, as the rest of a sentence."""
+        if len(self.names) < _KEPT:
+            self.names.append(name)
+        self.total += 1
+        self.note(name, why)
+
+    def skip(self, name: str) -> None:
+        """A file of a kind that the source does not take."""
+        self.skipped[os.path.splitext(name)[1].lower()] += 1
+
+    def note(self, name: str, why: str) -> None:
+        """What is to be said of a name that is taken all the same."""
+        self.count += 1
+        if self.count <= _SHOWN:
+            self.reasons.append(f"{shown(name)} {why}")
+
+    def extend(self, other: LeftOut) -> None:
+        """What was collected apart, as if it had been said here."""
+        self.names += other.names[: max(_KEPT - len(self.names), 0)]
+        self.reasons += other.reasons[: max(_SHOWN - self.count, 0)]
+        self.count += other.count
+        self.total += other.total
+        self.skipped += other.skipped
+        self.substyle_folders += other.substyle_folders
+
+    def tell(self) -> tuple[str, ...]:
+        """Write the log; returns the names (at most 1,000)."""
+        for reason in self.reasons:
+            log.warning("%s: %s", self.root, reason)
+        if self.count > len(self.reasons):
+            log.warning("%s: and %d more", self.root, self.count - len(self.reasons))
+        return tuple(sorted(self.names))
+
+    def first(self) -> str:
+        """The first reason in brackets, for an error where nothing is left; empty when there is none."""
+        return f" ({self.reasons[0]})" if self.reasons else ""
+
 
 T = TypeVar("T")
 
@@ -205,3 +319,93 @@ class Records(Sequence[ImageRecord]):
             yield from [None] * len(self)
         else:
             yield from (None if code < 0 else SPLITS[code] for code in self._split_N.tolist())
+
+
+# How a source is to be opened: what kind it is, and what its columns and lists are called.
+
+AUTO = "auto"
+# kind: the fields that mean something for it
+KINDS: dict[str, frozenset[str]] = {
+    "folder": frozenset({"splits", "names"}),
+    "list": frozenset({"path_column", "label_column", "split_column", "names"}),
+    "tar": frozenset({"json_label", "names"}),
+    "parquet": frozenset({"image_column", "path_column", "label_column", "split_column", "names"}),
+    "imagenet": frozenset({"synsets", "names"}),
+}
+SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How to open a source. Every field but ``kind`` may stay empty: then the usual names are looked for.
+
+    Attributes:
+        kind: ``folder``, ``list`` (CSV, TSV), ``tar``, ``parquet`` (Hugging Face data sets too), ``imagenet``, or
+            ``auto``, which looks what is there.
+        image_column: of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or
+            ``img`` (see `column_names`), else the only one that fits.
+        label_column: of a list or Parquet: the column of labels. Left empty: ``label``, ``class`` and the like.
+        path_column: of a list: the column of paths. Left empty: ``path``, ``file_name`` and the like. Of Parquet: a
+            column of unique ids that become the keys; without it a key is the file's name and the row in it.
+        split_column: of a list or Parquet: the column that says train, val or test. Left empty: ``split``, or
+            ``subset`` or ``partition`` if it holds nothing but splits.
+        splits: of a folder whose top-level folders are only partly splits, such as ``train/`` beside ``cats/``:
+            ``folders`` takes those named like a split as splits and leaves out the rest, ``none`` takes all of them as
+            classes. Left empty, such a folder is an error.
+        json_label: of tar: the field of ``.json`` members that is the label, before any ``.cls`` (``label``, after).
+        synsets: of ImageNet: the file that names the classes of its flat ``val/`` folder.
+        names: a file of readable class names, as ImageNet's LOC_synset_mapping.txt, or a name for each number.
+
+    Raises:
+        ConfigError: an unknown kind, an unknown value of ``splits``, or a field that means nothing for the kind.
+    """
+
+    kind: str = AUTO
+    image_column: str = ""
+    label_column: str = ""
+    path_column: str = ""
+    split_column: str = ""
+    splits: str = ""
+    json_label: str = ""
+    synsets: Path | None = None
+    names: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind != AUTO and self.kind not in KINDS:
+            raise ConfigError("source.kind", self.kind, f"{AUTO}, {', '.join(KINDS)}")
+        if self.splits not in ("", SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES):
+            raise ConfigError("source.splits", self.splits, f"{SPLITS_ARE_FOLDERS} or {SPLITS_ARE_CLASSES}")
+        if self.kind == AUTO:
+            return
+        for name in self.given():
+            if name not in KINDS[self.kind]:
+                kinds = " or ".join(kind for kind, known in KINDS.items() if name in known)
+                raise ConfigError(f"source.{name}", getattr(self, name), f"only with kind {kinds}; this is {self.kind}")
+
+    def given(self) -> list[str]:
+        """The fields, besides the kind, that do not stay empty."""
+        return [field.name for field in fields(self) if field.name != "kind" and getattr(self, field.name)]
+
+    def of_kind(self, kind: str) -> SourceConfig:
+        """The same for a kind. Raises ConfigError when a field means nothing for it."""
+        return replace(self, kind=kind)
+
+    def fitting(self, kind: str) -> SourceConfig:
+        """The fields that mean something for a kind; the others stay empty."""
+        return SourceConfig(kind, **{name: getattr(self, name) for name in self.given() if name in KINDS[kind]})
+
+    def options(self) -> dict[str, str]:
+        """The fields that differ from their defaults, as text; paths are absolute: they are used from elsewhere."""
+        given = {name: getattr(self, name) for name in self.given()}
+        kind = {} if self.kind == AUTO else {"kind": self.kind}
+        return kind | {name: os.path.abspath(v) if isinstance(v, Path) else v for name, v in given.items()}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str]) -> SourceConfig:
+        """The inverse of `options`. Raises ConfigError for an unknown field."""
+        known = {field.name for field in fields(cls)}
+        for name, value in options.items():
+            if name not in known:
+                raise ConfigError(f"source.{name}", value, f"no such field; fields here: {', '.join(sorted(known))}")
+        paths = {name: Path(options[name]) for name in ("synsets", "names") if name in options}
+        return cls(**{**options, **paths})  # type: ignore[arg-type]

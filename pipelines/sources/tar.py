@@ -13,15 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.objects import each
-from substyle.pipelines.places import is_remote
-from substyle.pipelines.sources import tar_headers
-from substyle.pipelines.sources.base import IMAGE_KINDS, Records, Understood
-from substyle.pipelines.sources.config import SourceConfig
-from substyle.pipelines.sources.names import Names, read_names, splits_of_files
-from substyle.pipelines.sources.patterns import Shard, shards
-from substyle.pipelines.sources.shard_files import LocalShard, RemoteShard, ShardFile, Spans
-from substyle.pipelines.sources.text import MAX_TEXT, LeftOut, key_text, label_text, words
+from substyle.pipelines.sources import tar_files
+from substyle.pipelines.sources.base import (
+    IMAGE_KINDS,
+    MAX_TEXT,
+    LeftOut,
+    Records,
+    SourceConfig,
+    Understood,
+    key_text,
+    label_text,
+    words,
+)
+from substyle.pipelines.sources.files import Shard, shards
+from substyle.pipelines.sources.labels import Names, read_names, splits_of_files
+from substyle.pipelines.sources.tar_files import LocalShard, RemoteShard, ShardFile, Spans
+from substyle.pipelines.storage import each, is_remote
 
 TAR_KINDS = (".tar",)
 COMPRESSED_KINDS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
@@ -107,7 +114,7 @@ class _Listing:
         samples: dict[str, _Sample] = {}
         try:
             with file.opened() as spans:
-                packed = tar_headers.compression(spans)
+                packed = tar_files.compression(spans)
                 if packed:
                     raise ConfigError("images", shard.path, f"tar files that are not compressed; this is {packed}")
                 samples = _samples(spans, shard, json_label, left_out)
@@ -158,11 +165,11 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
     """The samples of a shard by their keys."""
     samples: dict[str, _Sample] = {}
     try:
-        for member in tar_headers.members(file):
+        for member in tar_files.members(file):
             where = f"{shard.name}: {member.name}"
-            if member.kind == tar_headers.FOLDER:
+            if member.kind == tar_files.FOLDER:
                 continue
-            if member.kind != tar_headers.FILE:
+            if member.kind != tar_files.FILE:
                 left_out.add(where, f"is a {member.kind} and was left out")
                 continue
             name = _safe(member.name)
@@ -187,7 +194,7 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
                 except (ValueError, RecursionError) as error:
                     sample.labels[kind] = None
                     left_out.note(where, f"holds no label: {words(error)}")
-    except tar_headers.TarDamage as damage:
+    except tar_files.TarDamage as damage:
         left_out.add(shard.name, str(damage))
     return samples
 
@@ -213,7 +220,7 @@ def _rank(kind: str) -> tuple[int, int] | None:
     return (bool(inner), IMAGE_KINDS.index(f".{last}")) if f".{last}" in IMAGE_KINDS else None
 
 
-def _label(file: Spans, member: tar_headers.Member, kind: str, json_label: str) -> str | None:
+def _label(file: Spans, member: tar_files.Member, kind: str, json_label: str) -> str | None:
     """The label that a member holds. Raises ValueError or RecursionError when it holds something else."""
     read, limit = _LABELS[kind]
     if member.size > limit:

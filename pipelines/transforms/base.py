@@ -114,7 +114,7 @@ class OnGPU:
 
     Attributes:
         function: like a kernel's, ``(canvas_BSSC, args, keys_B)`` to pixels.
-        colours: ``(canvas_BSSC, args)`` to a map of colours (B, 3, 4) of :mod:`substyle.kernels.pointwise`; all of a
+        colours: ``(canvas_BSSC, args)`` to a map of colours (B, 3, 4) of :mod:`substyle.kernels.color`; all of a
             suite are made from one read of the canvas.
         prepare: in place of the transformation's own, where the function takes other arguments.
     """
@@ -269,3 +269,8 @@ def kernel(
         return function
 
     return decorate
+
+
+# The photograph itself, as decoded.
+
+register(Transformation("identity", "identity", "train", "identity"))

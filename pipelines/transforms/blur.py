@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import zoom
+from substyle.kernels import warp
 from substyle.pipelines.transforms.base import CANVAS, Arrays, Choice, Node, Uniform, beside, dali, kernel
 
 Keys = NDArray[np.uint64]
@@ -145,4 +145,4 @@ def defocus_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
 )
 def zoom_blur(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Mean of 16 zooms about the centre, from 1 to ``zoom`` in equal ratios."""
-    return zoom.zoom_blur(canvas_BSSC, args["zoom"])
+    return warp.zoom_blur(canvas_BSSC, args["zoom"])

@@ -1,4 +1,4 @@
-"""Coarse class halftone: pictures as a press prints them, in dots or in lines of ink on white paper."""
+"""Coarse class *halftone*: pictures as a press prints them, in dots or lines of ink on white paper."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import screen
-from substyle.pipelines.transforms.base import Arrays, Uniform, kernel
+from substyle.kernels import color, halftone
+from substyle.kernels.dispatch import upload
+from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali, kernel
 
 Keys = NDArray[np.uint64]
 
@@ -25,7 +26,7 @@ def _radians(args: Arrays, side: int) -> Arrays:
 )
 def dot_halftone(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Cyan, magenta and yellow ink in round dots, each colour on a lattice of its own pitch and angle."""
-    return screen.dots(canvas_BSSC, args["cell"], args["angle"])
+    return halftone.dots(canvas_BSSC, args["cell"], args["angle"])
 
 
 @kernel(
@@ -37,4 +38,38 @@ def dot_halftone(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch
 )
 def line_halftone(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Parallel lines of ink whose width follows the tone of each channel."""
-    return screen.lines(canvas_BSSC, args["pitch"], args["angle"])
+    return halftone.lines(canvas_BSSC, args["pitch"], args["angle"])
+
+
+# Coarse class *halftone*, the member that DALI makes: bands of the negative.
+
+
+def band_masks(args: Arrays, side: int) -> Arrays:
+    """``rows`` (B, S, 1, 1) and ``columns`` (B, 1, S, 1) uint8: 255 in every other band of one of them, else 0."""
+    band_B1, phase_B1 = args["band"][:, None], args["phase"][:, None]
+    inverted_BS = np.floor((np.arange(side) + 0.5) / band_B1 + 2 * phase_B1) % 2 == 1
+    vertical_B1 = args["vertical"][:, None] == 1
+    rows_BS = np.where(inverted_BS & ~vertical_B1, 255, 0).astype(np.uint8)
+    columns_BS = np.where(inverted_BS & vertical_B1, 255, 0).astype(np.uint8)
+    return {"rows": rows_BS[:, :, None, None], "columns": columns_BS[:, None, :, None]}
+
+
+def _by_kernel(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
+    masks = (args[name].reshape(len(canvas_BSSC), -1) for name in ("rows", "columns"))
+    rows_BS, columns_BS = (upload(mask, canvas_BSSC.device) for mask in masks)
+    no_maps = torch.empty(0, len(canvas_BSSC), 3, 4, device=canvas_BSSC.device)
+    return color.colours(canvas_BSSC, no_maps, (rows_BS, columns_BS))[0]
+
+
+@dali(
+    "inverted_lines",
+    coarse="halftone",
+    role="held_out",
+    parameters=[Uniform("band", 8, 20, unit="px"), Uniform("phase", 0, 1), Choice("vertical", (0, 1))],
+    prepare=band_masks,
+    on_gpu=OnGPU(function=_by_kernel),
+)
+def inverted_lines(canvas: Node, args: dict[str, Node], side: int) -> Node:
+    """Every other band of rows (or columns) is the negative: x becomes 255 - x, which is x ^ 255."""
+    del side
+    return canvas ^ beside(canvas, args["rows"]) ^ beside(canvas, args["columns"])

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import overlay, tables
-from substyle.pipelines import atlas
+from substyle.pipelines.transforms import overlay_assets
 from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
 
-ALPHA_ONE = 1 << tables.SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
+ALPHA_ONE = 1 << tables.WEIGHT_SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
 
-Build = Callable[[int], atlas.Atlas]
+Build = Callable[[int], overlay_assets.Atlas]
 
 PLACE = (  # where and in which colour a pattern lies; drawn for each image
     Uniform("page", 0, 1),
@@ -36,7 +36,7 @@ def vivid(hue_B: NDArray[np.float64]) -> NDArray[np.int16]:
     return np.asarray(level_B3, dtype=np.int16)
 
 
-def _pick(pages: atlas.Atlas, u_B: NDArray[np.float32], test_B: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+def _pick(pages: overlay_assets.Atlas, u_B: NDArray[np.float32], test_B: NDArray[np.bool_] | None) -> NDArray[np.int64]:
     """Pages for uniform numbers, from those an image may show. Shape: (B,) int64."""
     if test_B is None:
         return _index(u_B, len(pages.pages_NPP))
@@ -88,7 +88,7 @@ def _on_gpu(build: Build) -> OnGPU:
     """All pages stay on the device: a copy of one for every image would take longer than everything else."""
 
     def function(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
-        pages_NPP = atlas.on_device(build, canvas_BSSC.shape[1], canvas_BSSC.device)
+        pages_NPP = overlay_assets.on_device(build, canvas_BSSC.shape[1], canvas_BSSC.device)
         return overlay.overlay(
             canvas_BSSC, pages_NPP, args["page"], args["matrix"], args["colour"][:, 0, 0], args["opacity"]
         )
@@ -119,10 +119,10 @@ def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
         Uniform("alpha", 0.4, 0.6),
         Uniform("angle", -20, 20, unit="degree"),
     ],
-    prepare=_placer(atlas.icons),
+    prepare=_placer(overlay_assets.icons),
     version=2,
     split_assets=True,
-    on_gpu=_on_gpu(atlas.icons),
+    on_gpu=_on_gpu(overlay_assets.icons),
 )
 def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """One icon, tiled in a vivid colour."""
@@ -139,10 +139,10 @@ def icon_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
         Choice("alpha", (1.0,)),
         Uniform("angle", -20, 20, unit="degree"),
     ],
-    prepare=_placer(atlas.words),
+    prepare=_placer(overlay_assets.words),
     version=2,
     split_assets=True,
-    on_gpu=_on_gpu(atlas.words),
+    on_gpu=_on_gpu(overlay_assets.words),
 )
 def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """One word, repeated in lines of a vivid colour."""
@@ -159,9 +159,9 @@ def text_overlay(canvas: Node, args: dict[str, Node], side: int) -> Node:
         Uniform("alpha", 0.5, 0.8),
         Uniform("angle", 0, 90, unit="degree"),
     ],
-    prepare=_placer(atlas.lattices),
+    prepare=_placer(overlay_assets.lattices),
     version=2,
-    on_gpu=_on_gpu(atlas.lattices),
+    on_gpu=_on_gpu(overlay_assets.lattices),
 )
 def color_pattern(canvas: Node, args: dict[str, Node], side: int) -> Node:
     """A fine lattice in a vivid colour: a grid, dots, checks, bricks or triangles."""

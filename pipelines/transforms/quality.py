@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import jpeg as codec
+from substyle.kernels import jpeg_codec as codec
 from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, dali
 
 

@@ -25,9 +25,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     from benchmarks.gpu_check.__main__ import main
     from benchmarks.gpu_check.bench import TINY
 
-    from substyle.engine.backbones.runtimes import tensorrt_build
+    from substyle.engine.backbones.runtimes import tensorrt
 
-    monkeypatch.setattr(tensorrt_build, "installed", lambda: None)  # it could build for no CPU
+    monkeypatch.setattr(tensorrt, "installed", lambda: None)  # it could build for no CPU
 
     def runs(*arguments: str) -> tuple[int, dict[str, Any]]:
         out = tmp_path / "results" / "gpu.json"

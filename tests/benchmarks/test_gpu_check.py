@@ -180,8 +180,8 @@ def test_without_a_gpu_nothing_is_checked_and_that_is_no_success(
 @pytest.mark.parametrize("right", [True, False])
 def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
     """As where FAISS has a GPU, with a search that stands for it."""
-    found = pytest.importorskip("substyle.engine.analysis.neighbours")
-    device_search = pytest.importorskip("substyle.engine.analysis.device_search")
+    found = pytest.importorskip("substyle.engine.analysis.neighbors")
+    device_search = pytest.importorskip("substyle.engine.analysis.neighbors")
     pytest.importorskip("faiss")
     monkeypatch.setattr(found.device, "resources", object)
 

@@ -19,7 +19,7 @@ from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED
 from tests.benchmarks.conftest import Run
 
 from substyle.pipelines.decode import Decoder
-from substyle.pipelines.suites import suite
+from substyle.pipelines.transforms.registry import suite
 
 CPU = torch.device("cpu")
 

@@ -16,11 +16,11 @@ from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED
 from tests.benchmarks.conftest import Run
 
-from substyle.engine.backbones.runtimes import captured
+from substyle.engine import cuda
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.held import Held
+from substyle.engine.probes.dataset import Held
 from substyle.engine.probes.solver import Fit
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import roofline
 from substyle.kernels.probe_heads import Heads
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
     """A graph that does its work when it is replayed."""
-    for _ in range(captured.WARM):
+    for _ in range(cuda.WARM):
         output = launch(None)
     return None, SimpleNamespace(replay=lambda: launch(None)), output
 
@@ -40,7 +40,7 @@ def test_replayed_steps_are_held_against_float64_and_measured(
     run: Run, monkeypatch: pytest.MonkeyPatch, wrong: bool
 ) -> None:
     """With graphs that stand in for a GPU's, and once with a rate that does not change from step to step."""
-    monkeypatch.setattr(captured, "capture", fake_capture)
+    monkeypatch.setattr(cuda, "capture", fake_capture)
     monkeypatch.setattr(probe_replay, "cannot", lambda bench: "")
     if wrong:
         right = probe_replay.schedule

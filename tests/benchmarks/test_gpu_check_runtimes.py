@@ -21,10 +21,11 @@ from benchmarks.gpu_check.plain_vit import SHAPES, PlainViT
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
 from tests.benchmarks.conftest import Run
 
+from substyle.engine.backbones import export
 from substyle.engine.backbones.families import timm
-from substyle.engine.backbones.runtimes import tensorrt, tensorrt_build, typed_export
-from substyle.engine.estimate import measured
-from substyle.engine.estimate.work import of_network
+from substyle.engine.backbones.runtimes import tensorrt
+from substyle.engine.estimate import plan
+from substyle.engine.estimate.roofline import of_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +36,7 @@ def stand_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[torch.nn.Module] = []
 
     def graph(module: Any, precision: Any, *, canvas: int, batch: int) -> SimpleNamespace:  # noqa: ANN401
-        made.append(typed_export.Typed(module, precision).eval())
+        made.append(export.Typed(module, precision).eval())
         return SimpleNamespace(SerializeToString=lambda: b"graph")
 
     class Engine:
@@ -50,9 +51,9 @@ def stand_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
         start = __call__
 
-    monkeypatch.setattr(tensorrt_build, "installed", lambda: "tensorrt")
-    monkeypatch.setattr(tensorrt_build, "build", lambda onnx, *, batch, canvas: b"engine of " + onnx)
-    monkeypatch.setattr(typed_export, "typed_graph", graph)
+    monkeypatch.setattr(tensorrt, "installed", lambda: "tensorrt")
+    monkeypatch.setattr(tensorrt, "build", lambda onnx, *, batch, canvas: b"engine of " + onnx)
+    monkeypatch.setattr(export, "typed_graph", graph)
     monkeypatch.setattr(tensorrt, "TensorRTGraph", Engine)
     monkeypatch.setattr(eight_bits, "graph", lambda front, precision, **how: b"graph")
 
@@ -65,7 +66,7 @@ def test_tensorrt_stands_beside_torch_compile(run: Run) -> None:
     assert [row["status"] for row in data["rows"] if "TensorRT" in row["name"]] == [PASSED, *[MEASURED] * 3]
     assert ("int8" in int8["name"], "fp8" in fp8["name"]) == (True, True)
     assert int8["peers"]["TensorRT"] == engine["per_s"]
-    assert not measured.fields([int8, fp8]), "plans are of bf16"
+    assert not plan.fields([int8, fp8]), "plans are of bf16"
     assert list(engine["peers"]) == ["eager torch, bf16, channels_last", "torch.compile"]
     times = engine["times_faster"]["torch.compile"]
     assert times == pytest.approx(engine["per_s"] / compiled["per_s"])
@@ -75,9 +76,9 @@ def test_tensorrt_stands_beside_torch_compile(run: Run) -> None:
 
 @pytest.mark.usefixtures("stand_in")
 def test_what_torch_could_not_compile_is_no_peer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from substyle.engine.backbones.runtimes import torch_compiled
+    from substyle.engine.backbones.runtimes import torch_compile
 
-    monkeypatch.setattr(torch_compiled, "compiled", lambda module, example, mode: (module, "no compiler"))
+    monkeypatch.setattr(torch_compile, "compiled", lambda module, example, mode: (module, "no compiler"))
     _, data = run("--only", "runtimes")
     engine = next(row for row in data["rows"] if "TensorRT" in row["name"] and row["status"] == MEASURED)
     assert "torch.compile" not in engine["peers"]
@@ -103,7 +104,7 @@ def test_a_rate_says_what_plans_take_from_it(planned: bool) -> None:
     bench = Bench(torch.device("cpu"), TINY)
     bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"
     row = runtimes._rate(bench, "test ViT, TensorRT", "test_vit", lambda: None, None, {}, planned=planned)
-    said = measured.fields([{"name": row.name, "facts": row.facts}])
+    said = plan.fields([{"name": row.name, "facts": row.facts}])
     assert said == ({"backbones": min(row.of_ceiling or 0.0, 1.0)} if planned else {})
 
 
@@ -117,7 +118,7 @@ def test_the_verdict(rate: float, said: str) -> None:
 
 @pytest.mark.parametrize("there", [None, "tensorrt_rtx"])
 def test_without_tensorrt_the_row_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, there: str | None) -> None:
-    monkeypatch.setattr(tensorrt_build, "installed", lambda: there)
+    monkeypatch.setattr(tensorrt, "installed", lambda: there)
     _, data = run("--only", "runtimes")
     row, *others = [row for row in data["rows"] if "TensorRT" in row["name"]]
     assert [one["status"] for one in (row, *others)] == [SKIPPED] * 3
@@ -142,7 +143,7 @@ def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_without_timm_plain_torch_stands_in_and_reasons_name_what_is_missing(
     torch_alone: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_build, "installed", lambda: None)
+    monkeypatch.setattr(tensorrt, "installed", lambda: None)
     torch_alone()
     sizes = replace(TINY, networks=(("test ViT", "test_vit"), ("ResNet", "test_resnet")))
     out = tmp_path / "gpu.json"

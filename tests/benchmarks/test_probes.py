@@ -11,7 +11,7 @@ from benchmarks import harness, probes
 from benchmarks.peers import probes_data
 from scipy.special import softmax
 
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.linear import resampled_images
 from substyle.kernels.probe_heads import Heads
 

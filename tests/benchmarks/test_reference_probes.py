@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.cli import main
-from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import SPLITS
-from substyle.engine.store.load import load_table
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 
 STUDY = """
 name = "reference"

@@ -11,9 +11,8 @@ import pytest
 from tests.conformance.kinds import CLASSES, KINDS, Kind, hub, photographs, tar
 
 from substyle.engine.cli import main
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.load import load_table
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, load_table
 from substyle.pipelines.sources import SourceConfig, open_source
 
 PHOTOGRAPHS = photographs()

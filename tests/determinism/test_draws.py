@@ -20,10 +20,8 @@ from scipy import stats
 from tests.determinism.canvases import KINDS, Picture, stack
 
 from substyle.kernels import philox
-from substyle.pipelines import atlas
-from substyle.pipelines.plugins import load_all
-from substyle.pipelines.suites import suite
-from substyle.pipelines.transforms import base, overlay
+from substyle.pipelines.transforms import base, overlay, overlay_assets
+from substyle.pipelines.transforms.registry import load_all, suite
 from substyle.pipelines.variants import VariantMaker
 
 load_all()
@@ -153,13 +151,18 @@ def test_seeds_keys_and_names_make_different_numbers() -> None:
 
 def test_pages_of_overlays_are_equally_likely() -> None:
     u_B = plain("icon_overlay").draw(image_keys(), 64)["page"]
-    for pages, test in ((atlas.icons, False), (atlas.icons, True), (atlas.words, False), (atlas.words, True)):
+    for pages, test in (
+        (overlay_assets.icons, False),
+        (overlay_assets.icons, True),
+        (overlay_assets.words, False),
+        (overlay_assets.words, True),
+    ):
         picked = overlay._pick(pages(64), u_B, np.full(MANY, test))
         allowed = pages(64).choices(test=test)
         counts = np.bincount(picked, minlength=len(pages(64).pages_NPP))[allowed]
         assert counts.sum() == MANY
         assert stats.chisquare(counts).pvalue > LEAST_P
-    assert stats.chisquare(np.bincount(overlay._pick(atlas.lattices(64), u_B, None))).pvalue > LEAST_P
+    assert stats.chisquare(np.bincount(overlay._pick(overlay_assets.lattices(64), u_B, None))).pvalue > LEAST_P
 
 
 def test_pixel_noise_is_uniform_and_keyed() -> None:

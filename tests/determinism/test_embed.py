@@ -20,15 +20,15 @@ from tests.determinism.canvases import Picture
 
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
-from substyle.engine.embed import embed_compiled
-from substyle.engine.embed_config import EmbedConfig, Settings
-from substyle.engine.plan import EmbedPlan
-from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.store.layout import TEST
-from substyle.engine.workshop import Workshop
+from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import FolderSource
-from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
 
 SHARD = 4
 NAMES = suite("motion_blur,gaussian_noise,hue_shift,low_contrast,jpeg,elastic,icon_overlay,dot_halftone")

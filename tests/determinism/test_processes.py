@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, load_all
 
 SIDE, COUNT, SEED = 64, 5, 3
@@ -32,7 +32,7 @@ def digests(names: tuple[str, ...], threads: int, networks: dict[str, base.Netwo
 
 def with_styles(threads: int) -> dict[str, str]:
     """The same for the whole suite."""
-    from substyle.engine.styles import networks_for
+    from substyle.engine.style_transfer.networks import networks_for
 
     names = suite("substance31")
     return digests(names, threads, networks_for(names, side=SIDE, batch=threads, threads=threads))

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.determinism.canvases import KINDS, Picture, parts, pictures, stack
 
-from substyle.engine.precision import Precision
-from substyle.engine.styles import ARBITRARY, MULTISTYLE, networks_for
+from substyle.engine.devices import Precision
+from substyle.engine.style_transfer.networks import ARBITRARY, MULTISTYLE, networks_for
 from substyle.pipelines.transforms.base import Network
 
 pytest.importorskip("openvino")

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.determinism.canvases import Picture, parts, pictures, stack
 
-from substyle.pipelines.plugins import load_all
-from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all, suite
 from substyle.pipelines.variants import Variant, VariantMaker
 
 load_all()

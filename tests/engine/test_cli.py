@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
 
-from substyle.engine import outputs
 from substyle.engine.cli import _parser, main
-from substyle.engine.commands import pipeline
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.study import Study
-from substyle.pipelines.objects import ObjectPlace
+from substyle.engine.commands import study as pipeline
+from substyle.engine.config import Study
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import outputs
+from substyle.pipelines.storage import ObjectPlace
 
 STUDY = """
 name = "small"
@@ -125,7 +125,7 @@ def test_running_again_does_nothing_again(
         raise AssertionError("done again")
 
     for name in ("run_probes", "analyze", "variants_of"):
-        monkeypatch.setattr(f"substyle.engine.stages.{name}", refuse)
+        monkeypatch.setattr(f"substyle.engine.study.stages.{name}", refuse)
     study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
     arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
     before = json.loads((finished / "results.json").read_text())["backbones"]
@@ -174,7 +174,7 @@ def test_run_takes_photographs_without_a_study_file(
     assert study.images == Path("my.pictures")
     assert (study.seed, study.probes.seed, study.analysis.seed, study.canvas) == (3, 3, 3, 64)
     assert (study.embed.device, study.probes.device) == ("cpu", "cpu")
-    monkeypatch.setattr("substyle.engine.stages.run_probes", None)
+    monkeypatch.setattr("substyle.engine.study.stages.run_probes", None)
     assert main(["profile", *command, "--out", "runs/my.pictures"]) == 0  # all is complete
     assert the_json(capsys)["trace"] == "runs/my.pictures/trace.json"
 
@@ -394,8 +394,8 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert the_json(capsys) == {
             "store": str(store), "backbone": "import:mine", "images": 30, "transformations": 3, "dim": 6,
         }  # fmt: skip
-        from substyle.engine.store.embeddings import EmbeddingStore
-        from substyle.engine.store.load import load_table
+        from substyle.engine.store.store import EmbeddingStore
+        from substyle.engine.store.table import load_table
 
         table = load_table(EmbeddingStore.open(store), "import:mine")
         at = [rows.index((key, "jpeg")) for key in table.keys]
@@ -504,7 +504,7 @@ def test_layers_of_one_network_are_backbones_of_one_store(
 
 
 def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
-    from substyle.engine.commands.filling import backbone_choices
+    from substyle.engine.commands.embed import backbone_choices
     from substyle.kernels.errors import ConfigError
 
     names = ["timm:x", "timm:x@layer=1", "timm:x@layer=1,pool=avg"]

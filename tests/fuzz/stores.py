@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tests.engine.store.test_embeddings import FOUND, facts
+from tests.engine.store.test_store import FOUND, facts
 from tests.engine.store.test_verify import finished, finished_of, redo
 from tests.fuzz.harness import attempt
 
-from substyle.engine.store.embeddings import EmbeddingStore
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
-from substyle.engine.store.load import StoreFacts, load_table, store_facts
 from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, StoreFacts, load_table, store_facts
 from substyle.engine.store.verify import Verdict, verify
-from substyle.engine.table import EmbeddingTable
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,17 @@ from tests.fuzz.harness import examine
 from tests.fuzz.test_import import ROWS, SCHEMA
 from tests.fuzz.test_results import results
 
-from substyle.engine import cli, json_output
-from substyle.engine.importing import import_store
+from substyle.engine import cli
+from substyle.engine.commands.options import requested
 from substyle.engine.store.files import remove
+from substyle.engine.store.importer import import_store
 from substyle.kernels.errors import SubstyleError
 
 HEAVY = {
-    "substyle.engine.embed.prepare_backbones",
-    "substyle.engine.stages.run_probes",
-    "substyle.engine.stages.analyze",
-    "substyle.engine.predict.Workshop",
+    "substyle.engine.embedding.run.prepare_backbones",
+    "substyle.engine.study.stages.run_probes",
+    "substyle.engine.study.stages.analyze",
+    "substyle.engine.study.predict.Workshop",
 }
 COMMANDS = {
     "doctor": [],
@@ -169,7 +170,7 @@ def test_any_arguments(place: Path, cases: int) -> None:
         assert code in (0, 1, 2), said
         assert code == 0 or said or out.buffer.getvalue(), "it failed and says nothing"  # type: ignore[attr-defined]
         assert "Traceback" not in said
-        if json_output.requested(arguments):
+        if requested(arguments):
             assert ("error" in json.loads(out.buffer.getvalue())) or code in (0, 1)  # type: ignore[attr-defined]
         for path in set(place.iterdir()) - there:
             remove(path)

@@ -17,9 +17,9 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import garbage, junk, spoilt
 from tests.fuzz.parquet import parquet, spoilt_parquet
 
-from substyle.engine.importing import import_store
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.load import load_table
+from substyle.engine.store.importer import import_store
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.kernels.errors import SubstyleError
 
 KEYS, NAMES = ("a", "b", "c"), ("identity", "jpeg")

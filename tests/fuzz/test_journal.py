@@ -17,15 +17,15 @@ from tests.fuzz.mutations import changed, spoilt_json, written
 from tests.fuzz.parquet import columns, parquet, rows_of, spoilt_parquet
 from tests.fuzz.stores import Sound, mend, read
 
-from substyle.engine.store import compaction, details, index, journal
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
+from substyle.engine.store import compaction, journal, records
 from substyle.engine.store.files import digest
-from substyle.engine.store.load import load_table
+from substyle.engine.store.layout import StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify
 
 KINDS = {"loose": "*.json", "segment": "*.parquet", "details": "details/*.parquet"}
-SCHEMAS = {"segment": index.SCHEMA, "details": details.SCHEMA}
+SCHEMAS = {"segment": records.INDEX_SCHEMA, "details": records.DETAIL_SCHEMA}
 
 
 def file_of(sound: Sound, kind: str) -> Path:
@@ -79,7 +79,7 @@ def forge(sound: Sound, kind: str, content: bytes) -> None:
     other = path.with_name(f"{path.stem.rpartition('-')[0]}-{digest(content)}{path.suffix}")
     if kind == "details":  # a segment speaks of it
         segment = file_of(sound, "segment")
-        table = index.decode(segment.read_bytes())
+        table = records.decode_index(segment.read_bytes())
         forge(sound, "segment", parquet(table.set_column(1, "details", pa.array([other.name] * len(table)))))
     path.unlink()
     put(other, content)

@@ -15,15 +15,15 @@ from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 from tests.fuzz.stores import Sound
 from tests.fuzz.test_results import results
 
-from substyle.engine import stages
-from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.outcome import ProbeOutcome
-from substyle.engine.report.results import validate_results
-from substyle.engine.results import assemble
-from substyle.engine.shift import kept_shift
-from substyle.engine.stamp import Stamp, finish, seconds
-from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.engine.report.data import validate_results
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import stages
+from substyle.engine.study.outputs import Stamp, finish, seconds
+from substyle.engine.study.runner import kept_shift
+from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import SubstyleError
 
 NET = results()["backbones"]["net"]

@@ -13,7 +13,7 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import spoilt_json
 
 from substyle.engine.store import lock
-from substyle.engine.store.processes import started
+from substyle.engine.store.files import started
 from substyle.kernels.errors import ConfigError
 
 HOLDER = {"run": "r", "host": socket.gethostname(), "pid": os.getpid(), "since": "now", "start": started(os.getpid())}

@@ -14,11 +14,10 @@ from tests.fuzz.parquet import columns, parquet, rows_of, spoilt_parquet
 from tests.fuzz.stores import Sound, describe, read
 
 from substyle.engine.store import manifest
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest
-from substyle.engine.store.layout import SPLITS
+from substyle.engine.store.layout import SPLITS, StoreError
 from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.store import EmbeddingStore
 
 SCHEMA = pa.schema(
     {

@@ -15,10 +15,10 @@ from tests.fuzz.harness import examine, put
 from tests.fuzz.mutations import spoilt_json
 from tests.fuzz.stores import Sound, mend, read
 
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
 from substyle.engine.store.files import digest
-from substyle.engine.store.load import load_table
+from substyle.engine.store.layout import StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 
 KINDS = {
     "store": "zarr.json",

@@ -15,9 +15,9 @@ from safetensors.torch import save
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 
-from substyle.engine.probes.features import Standard
+from substyle.engine.probes.batches import Standard
+from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
 from substyle.engine.probes.heads import initial
-from substyle.engine.probes.saved import FORMAT, Probe, save_probe
 from substyle.kernels.errors import SubstyleError
 
 TENSORS = {

@@ -12,8 +12,7 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, garbage, spoilt
 from tests.fuzz.toml import toml
 
-from substyle.engine.embed_config import BackboneChoice
-from substyle.engine.study import Study, load_study
+from substyle.engine.config import BackboneChoice, Study, load_study
 from substyle.kernels.errors import ConfigError
 
 STUDIES = Path(__file__).parents[2] / "studies"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import native, probe_library
+from substyle.kernels import native, probe_native
 
 Load = Callable[[str], ModuleType]
 HELPERS = ("philox_triton", "remap_triton")  # their functions are inlined into the kernels of other files
@@ -72,5 +72,5 @@ def to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def compiled_probes() -> None:
     """Skips where the C kernels of a probe step cannot be compiled."""
-    if probe_library.library() is None:
+    if probe_native.library() is None:
         pytest.skip(native.state("probe_native"))

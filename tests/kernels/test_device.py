@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from substyle.kernels.device import CPU, as_device, there
+from substyle.kernels.dispatch import CPU, as_device, there
 from substyle.kernels.errors import ConfigError
 
 

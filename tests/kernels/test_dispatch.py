@@ -16,19 +16,7 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import (
-    dispatch,
-    displacement,
-    dropout,
-    noise,
-    overlay,
-    philox,
-    pointwise,
-    remap,
-    screen,
-    warp,
-    zoom,
-)
+from substyle.kernels import color, dispatch, displacement, halftone, noise, overlay, philox, probe_data, warp
 from substyle.kernels.errors import ConfigError
 
 ONE, PAIR, TRIPLE = np.ones(2, np.float32), np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
@@ -40,10 +28,10 @@ MATRIX, COLOUR = np.ones((2, 2, 3), np.float32), np.ones((2, 3), np.int16)
 
 # public module, Triton's module, function in both, the function of the other path off the CPU, call
 FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]]] = [
-    (remap, "remap_triton", "remap", (remap, "remap_reference"), lambda x: remap.remap(x, SHIFT)),
-    (zoom, "zoom_triton", "zoom_blur", (zoom, "zoom_blur_reference"), lambda x: zoom.zoom_blur(x, ONE)),
-    (screen, "screen_triton", "dots", (screen, "dots_reference"), lambda x: screen.dots(x, TRIPLE, TRIPLE)),
-    (screen, "screen_triton", "lines", (screen, "lines_reference"), lambda x: screen.lines(x, ONE, ONE)),
+    (warp, "remap_triton", "remap", (warp, "remap_reference"), lambda x: warp.remap(x, SHIFT)),
+    (warp, "zoom_triton", "zoom_blur", (warp, "zoom_blur_reference"), lambda x: warp.zoom_blur(x, ONE)),
+    (halftone, "screen_triton", "dots", (halftone, "dots_reference"), lambda x: halftone.dots(x, TRIPLE, TRIPLE)),
+    (halftone, "screen_triton", "lines", (halftone, "lines_reference"), lambda x: halftone.lines(x, ONE, ONE)),
     *(
         (
             noise,
@@ -57,7 +45,7 @@ FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.
     (warp, "warp_triton", "elastic", (displacement, "elastic"), lambda x: warp.elastic(x, KEYS, "e", ONE, 1.0)),
     (warp, "warp_triton", "grid", (displacement, "grid"), lambda x: warp.grid(x, NODES)),
     (warp, "warp_triton", "swirl", (displacement, "swirl"), lambda x: warp.swirl(x, PAIR, ONE, ONE)),
-    (pointwise, "pointwise_triton", "colours", (pointwise, "colours_reference"), lambda x: pointwise.colours(x, MAPS)),
+    (color, "pointwise_triton", "colours", (color, "colours_reference"), lambda x: color.colours(x, MAPS)),
     (
         overlay,
         "overlay_triton",
@@ -110,11 +98,11 @@ def test_forks_of_dropout_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     for used in (True, False):
         kernels, sums = fake(monkeypatch, "dropout_triton"), fake(monkeypatch, "pointwise_triton")
         sums.total.return_value = torch.zeros(2, dtype=torch.int64)
-        for module in (dropout, pointwise):
+        for module in (probe_data, color):
             monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
-        dropout.masks_(torch.empty(1, 2, 3, dtype=torch.bool), [0], 0, 1)
-        dropout.relu_drop_(torch.empty(2, 2, 3), [0], 0, 1)
-        pointwise.mean(torch.zeros(2, 3, 3, 3, dtype=torch.uint8))
+        probe_data.masks_(torch.empty(1, 2, 3, dtype=torch.bool), [0], 0, 1)
+        probe_data.relu_drop_(torch.empty(2, 2, 3), [0], 0, 1)
+        color.mean(torch.zeros(2, 3, 3, 3, dtype=torch.uint8))
         assert [f.called for f in (kernels.masks_, kernels.relu_drop_, sums.total)] == [used] * 3
 
 
@@ -128,9 +116,9 @@ def test_a_blur_wider_than_the_picture_goes_the_other_way(monkeypatch: pytest.Mo
 
 def test_pictures_of_other_than_a_multiple_of_four_pixels_go_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = fake(monkeypatch, "pointwise_triton")
-    monkeypatch.setattr(pointwise, "on_triton", lambda tensor: True)
+    monkeypatch.setattr(color, "on_triton", lambda tensor: True)
     for width, used in ((9, False), (10, False), (8, True)):
-        pointwise.colours(torch.zeros(2, 9, width, 3, dtype=torch.uint8), MAPS)
+        color.colours(torch.zeros(2, 9, width, 3, dtype=torch.uint8), MAPS)
         assert stand_in.colours.called == used
 
 

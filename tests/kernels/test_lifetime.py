@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from substyle.kernels.lifetime import Held
+from substyle.kernels.dispatch import Held
 
 STREAM: Any = object()
 

@@ -8,16 +8,16 @@ import os
 import pytest
 import torch
 
-from substyle.kernels import memory
+from substyle.kernels import dispatch
 
 CPU = torch.device("cpu")
-EDGE = memory._HUGE
+EDGE = dispatch._HUGE
 SIZES = [0, 1, EDGE - 1, EDGE, EDGE + 1, 3 * EDGE + 5]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_array_of_any_size_can_be_written(size: int) -> None:
-    tensor = memory.empty((size,), torch.uint8, CPU)
+    tensor = dispatch.empty((size,), torch.uint8, CPU)
     assert tensor.shape == (size,)
     assert tensor.is_contiguous()
     tensor.fill_(7)
@@ -29,7 +29,7 @@ def test_an_array_of_any_size_can_be_written(size: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(0, 5), (3, 5), (2, 1024, 1030)])
 def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    tensor = memory.empty(shape, dtype, CPU)
+    tensor = dispatch.empty(shape, dtype, CPU)
     assert tensor.shape == shape
     assert tensor.dtype == dtype
     assert tensor.is_contiguous()
@@ -38,20 +38,20 @@ def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [3, 1030])
 def test_copies_and_zeros(rows: int) -> None:
     source = torch.randn(rows, 1024).T
-    copied = memory.copy(source)
+    copied = dispatch.copy(source)
     assert copied.is_contiguous()
     assert torch.equal(copied, source)
-    assert torch.equal(memory.copy(source, torch.bfloat16), source.bfloat16())
+    assert torch.equal(dispatch.copy(source, torch.bfloat16), source.bfloat16())
     copied[0, 0] += 1.0
     assert copied[0, 0] != source[0, 0]
-    assert not memory.zeros_like(source).any()
-    assert memory.zeros_like(source).is_contiguous()
+    assert not dispatch.zeros_like(source).any()
+    assert dispatch.zeros_like(source).is_contiguous()
 
 
 def test_memory_outlives_its_maker_and_is_of_its_own() -> None:
     """Views keep the memory; no two arrays share any."""
-    first = memory.empty((EDGE,), torch.uint8, CPU).fill_(1)[EDGE // 2 :]
-    second = memory.empty((EDGE,), torch.uint8, CPU).fill_(2)
+    first = dispatch.empty((EDGE,), torch.uint8, CPU).fill_(1)[EDGE // 2 :]
+    second = dispatch.empty((EDGE,), torch.uint8, CPU).fill_(2)
     assert bool((first == 1).all())
     assert bool((second == 2).all())
 
@@ -68,13 +68,13 @@ def test_without_huge_pages(monkeypatch: pytest.MonkeyPatch, reason: str) -> Non
         monkeypatch.setattr(mmap, "mmap", Refusing)
     else:
         monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
-    tensor = memory.empty((2, EDGE), torch.float32, CPU).fill_(3.0)
+    tensor = dispatch.empty((2, EDGE), torch.float32, CPU).fill_(3.0)
     assert bool((tensor == 3.0).all())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_has_its_own_copy() -> None:
-    tensor = memory.empty((EDGE,), torch.uint8, CPU).fill_(1)
+    tensor = dispatch.empty((EDGE,), torch.uint8, CPU).fill_(1)
     view = tensor.numpy()
     child = os.fork()
     if child == 0:
@@ -85,4 +85,4 @@ def test_a_forked_process_has_its_own_copy() -> None:
 
 
 def test_other_devices_make_their_own() -> None:
-    assert memory.empty((EDGE,), torch.uint8, torch.device("meta")).is_meta
+    assert dispatch.empty((EDGE,), torch.uint8, torch.device("meta")).is_meta

@@ -40,8 +40,8 @@ def test_impulse_thresholds_are_met_exactly(place: Place) -> None:
     """Amounts whose thresholds are numbers that are drawn: one of them is the first that stays, or that turns white."""
     keys = philox.image_keys(1, ["a", "a"])
     bits = philox.bits16_torch(keys[:1], "n", 192, torch.device("cpu"))[0]
-    thresholds = [int(bits[bits < 20000].max()), tables.LEVELS - int(bits[bits > 45000].min())]
-    amount = np.float32(thresholds) * np.float32(2 / tables.LEVELS)
+    thresholds = [int(bits[bits < 20000].max()), tables.RANDOM_LEVELS - int(bits[bits > 45000].min())]
+    amount = np.float32(thresholds) * np.float32(2 / tables.RANDOM_LEVELS)
     assert [tables.impulse_threshold(float(a)) for a in amount] == thresholds
     x = torch.full((2, 8, 8, 3), 100, dtype=torch.uint8)
     got = place.load("noise_triton").impulse_noise(x.to(place.device), amount, keys, "n")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.kernels.probe_arrays import BF16, BOTH, COMPILED, drawn, on_threads
 
-from substyle.kernels import probe_library
+from substyle.kernels import probe_native
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS
 
 pytestmark = COMPILED
@@ -18,7 +18,7 @@ pytestmark = COMPILED
 def hidden(z: torch.Tensor, bias: torch.Tensor, kept: torch.Tensor | None, factor: float) -> torch.Tensor:
     z = z.clone()
     mask, stride = (None, 0) if kept is None else (kept.data_ptr(), kept.stride(0))
-    probe_library.library().probe_hidden(
+    probe_native.library().probe_hidden(
         z.data_ptr(), *z.shape, bias.data_ptr(), mask, stride, factor, z.dtype == BF16, torch.get_num_threads()
     )
     return z
@@ -43,7 +43,7 @@ def test_hidden_layer_and_its_gradient(dtype: torch.dtype, shape: tuple[int, int
 
         def back(h: torch.Tensor = expected, g: torch.Tensor = g, f: float = factor) -> SimpleNamespace:
             made, dbias = g.clone(), torch.empty(len(g))
-            probe_library.library().probe_hidden_back(
+            probe_native.library().probe_hidden_back(
                 made.data_ptr(), h.data_ptr(), *g.shape, f, dbias.data_ptr(), g.dtype == BF16, torch.get_num_threads()
             )
             return SimpleNamespace(g=made, dbias=dbias)
@@ -73,7 +73,7 @@ def test_adamw(dtype: torch.dtype, shape: tuple[int, int], copied: bool) -> None
         own = [t.clone() for t in (w, m, v)]
         copy = torch.zeros(heads, size, dtype=BF16)
         at = [t.data_ptr() for t in own]
-        probe_library.library().probe_adamw(
+        probe_native.library().probe_adamw(
             at[0], g.data_ptr(), at[1], at[2], copy.data_ptr() if copied else None, heads, size,
             rate.data_ptr(), keep.data_ptr(), BETA1, BETA2, unbias, EPS, dtype == BF16, torch.get_num_threads(),
         )  # fmt: skip
@@ -91,7 +91,7 @@ def test_subnormal_gradients_count_as_nothing_and_the_thread_is_left_as_it_was()
     g, w = torch.full((1, 64), 1e-40), torch.ones(1, 64)
     m, v = torch.zeros(1, 64), torch.zeros(1, 64)
     rate, keep = torch.ones(1), torch.ones(1)
-    probe_library.library().probe_adamw(
+    probe_native.library().probe_adamw(
         w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), None, 1, 64,
         rate.data_ptr(), keep.data_ptr(), BETA1, BETA2, 1.0, EPS, 0, 1,
     )  # fmt: skip
@@ -101,8 +101,8 @@ def test_subnormal_gradients_count_as_nothing_and_the_thread_is_left_as_it_was()
 
 
 def test_reasons_of_kernels() -> None:
-    probe_library.check(0)
+    probe_native.check(0)
     with pytest.raises(MemoryError):
-        probe_library.check(1)
+        probe_native.check(1)
     with pytest.raises(IndexError):
-        probe_library.check(2)
+        probe_native.check(2)

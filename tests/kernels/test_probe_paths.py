@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels import native, probe_library, probe_native, probe_step
+from substyle.kernels import native, probe_native, probe_step
 from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import judge, step
 
@@ -25,7 +25,7 @@ TOLERANCE = {FLOAT: {"atol": 2e-6, "rtol": 1e-4}, BF16: {"atol": 2e-2, "rtol": 2
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A call from which on there are no compiled kernels."""
-    return lambda: monkeypatch.setattr(probe_library, "library", lambda: None)
+    return lambda: monkeypatch.setattr(probe_native, "library", lambda: None)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
-    if probe_library.library() is None:
+    if probe_native.library() is None:
         pytest.skip(native.state("probe_native"))
 
 
@@ -117,7 +117,7 @@ def test_paths_may_take_turns(without: Callable[[], None], monkeypatch: pytest.M
     for start in range(0, 9, 3):
         with monkeypatch.context() as patch:
             if start == 3:
-                patch.setattr(probe_library, "library", lambda: None)
+                patch.setattr(probe_native, "library", lambda: None)
             learn(heads, "one", None, BF16, range(start, start + 3))
         for place in (0, 2)[: 1 + bool(hidden)]:
             assert torch.equal(heads.lowered(place, BF16), heads.parameters[place].to(BF16))
@@ -245,7 +245,7 @@ _PROGRAM = """
 import numpy as np, torch
 from substyle.kernels import native, probe_library, probe_native, probe_step
 from substyle.kernels.probe_heads import Heads, Term
-assert probe_library.library() is None and "no C compiler" in native.state("probe_native"), native.state("probe_native")
+assert probe_native.library() is None and "no C compiler" in native.state("probe_native"), native.state("probe_native")
 rng = np.random.default_rng(0)
 w, b, x = (torch.from_numpy(rng.normal(size=s).astype(np.float32)) for s in ((2, 3, 4), (2, 3), (5, 4)))
 heads = Heads(w, b)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from substyle.kernels import native, probe_library, probe_native, probe_step
+from substyle.kernels import native, probe_native, probe_step
 from substyle.kernels.probe_step import Heads, Term, adamw_, cross_entropy, forward, linear_gradients, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test runs with the compiled kernels and without."""
     if request.param == "torch":
-        monkeypatch.setattr(probe_library, "library", lambda: None)
-    elif probe_library.library() is None:
+        monkeypatch.setattr(probe_native, "library", lambda: None)
+    elif probe_native.library() is None:
         pytest.skip(native.state("probe_native"))
     return str(request.param)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from substyle.kernels.remap import remap, remap_reference
+from substyle.kernels.warp import remap, remap_reference
 
 
 def case(batch: int, height: int, width: int, reach: float, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 from tests.kernels.conftest import Place
 
 from substyle.kernels.errors import ConfigError
-from substyle.kernels.remap import remap_reference
+from substyle.kernels.warp import remap_reference
 
 
 def case(shape: tuple[int, int, int, int], reach: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from substyle.kernels import displacement, philox, warp
-from substyle.kernels.remap import remap
+from substyle.kernels.warp import remap
 
 X = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8))
 KEYS = philox.image_keys(0, ["a", "b"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels.workers import for_each_image, scratch
+from substyle.kernels.dispatch import for_each_image, scratch
 
 
 @pytest.fixture(params=[1, 3])

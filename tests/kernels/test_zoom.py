@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels.zoom import enlargement, zoom_blur, zoom_blur_reference
+from substyle.kernels.warp import enlargement, zoom_blur, zoom_blur_reference
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 40, 3), (2, 97, 97, 3), (2, 1, 1, 3), (2, 2, 2, 1), (0, 8, 8, 3)])

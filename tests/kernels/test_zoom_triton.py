@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.kernels.conftest import Place
 
-from substyle.kernels.zoom import zoom_blur_reference
+from substyle.kernels.warp import zoom_blur_reference
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 3), (1, 16, 3), (2, 1, 3), (2, 2, 1), (0, 8, 3)])

@@ -16,7 +16,7 @@ from tests.pipelines.conftest import encode, scene
 from tests.pipelines.mutations import seeds
 from tests.pipelines.test_decode import assert_close, reference
 
-from substyle.pipelines import header, jpeg
+from substyle.pipelines import image_formats, image_header
 from substyle.pipelines.decode import Decoded, Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the filters of the product
@@ -240,7 +240,7 @@ def test_an_image_that_dali_refuses_goes_to_pillow_alone(alone: Decoder, monkeyp
 @pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg restarts", "jpeg cmyk", "jpeg grey exif"])
 def test_a_whole_jpeg_is_not_changed_by_more_data(name: str) -> None:
     blob = seeds()[name]
-    longer = jpeg.with_more_data(blob, jpeg.read(blob))
+    longer = image_formats.with_more_data(blob, image_formats.read_jpeg(blob))
     assert len(longer) > len(blob) + 200
     plain, other = (np.asarray(Image.open(io.BytesIO(data))) for data in (blob, longer))
     np.testing.assert_array_equal(plain, other)
@@ -248,8 +248,8 @@ def test_a_whole_jpeg_is_not_changed_by_more_data(name: str) -> None:
 
 def test_png_pixels_do_not_depend_on_other_chunks() -> None:
     blob = crafted.png((120, 90, 8, 2, 0), ROWS, (b"gAMA", b"\0\0\x20\0"), (b"tEXt", b"Title\0" + bytes(5000)))
-    kept = header.inspect(blob).for_dali
+    kept = image_header.inspect(blob).for_dali
     assert kept is not None
     assert len(kept) < len(blob) - 5000
     assert kept == crafted.png((120, 90, 8, 2, 0), ROWS)
-    assert header.inspect(PNG).for_dali is PNG
+    assert image_header.inspect(PNG).for_dali is PNG

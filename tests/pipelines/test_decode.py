@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from substyle.kernels.errors import ConfigError, ImageError
-from substyle.pipelines import decode, header
+from substyle.pipelines import decode, image_header
 from substyle.pipelines.decode import Decoder
 
 
@@ -170,9 +170,9 @@ def test_a_thumbnail_does_not_make_a_truncated_jpeg_whole() -> None:
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     whole = encode(scene(90, 120))
     with_thumbnail = whole[:2] + segment + whole[2:]
-    assert header.inspect(with_thumbnail).for_dali is not None
+    assert image_header.inspect(with_thumbnail).for_dali is not None
     with pytest.raises(ImageError, match="truncated"):
-        header.inspect(with_thumbnail[:-400])
+        image_header.inspect(with_thumbnail[:-400])
 
 
 def test_trailing_bytes_after_a_jpeg_are_harmless() -> None:
@@ -259,7 +259,7 @@ def test_canvases_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "GROUP_PIXELS", 100)
-    heads = [header.Header(1, pixels) for pixels in [60, 40, 1, 300, 20, 90]]
+    heads = [image_header.Header(1, pixels) for pixels in [60, 40, 1, 300, 20, 90]]
     items = [decode._Item(i, b"", head, (0, 1), (0, 1)) for i, head in enumerate(heads)]
     groups = [[item.index for item in group] for group in decode._groups(items)]
     assert groups == [[0, 1], [2], [3], [4], [5]]

@@ -12,18 +12,17 @@ import torch
 from tests.pipelines.conftest import encode, scene
 from tests.pipelines.test_graph_on_gpu import Event
 
-from substyle.kernels.device import CPU
-from substyle.kernels.lifetime import Held
-from substyle.pipelines import dali_decode, decode, graph, orientation
-from substyle.pipelines.dali_decode import DaliDecoder, RefusedError
+from substyle.kernels.dispatch import CPU, Held
+from substyle.pipelines import dali, decode, image_header
+from substyle.pipelines.dali import DaliDecoder, RefusedError
 from substyle.pipelines.decode import Decoder
 
 GPU = torch.device("cuda", 0)
 
 
 def defined(device: torch.device) -> tuple[Any, ...]:
-    pipeline = graph.new_pipeline(4, 1, device)
-    dali_decode.define(pipeline, 64, device)
+    pipeline = dali.new_pipeline(4, 1, device)
+    dali.define_decode(pipeline, 64, device)
     outputs: tuple[Any, ...] = pipeline._graph_out
     return outputs
 
@@ -89,8 +88,8 @@ def test_a_group_that_is_refused_leaves_a_new_graph(decoder: DaliDecoder, monkey
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_tensors_are_turned_as_arrays_are(tag: int) -> None:
     picture = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
-    turned = orientation.turn(torch.from_numpy(picture), tag)
-    np.testing.assert_array_equal(turned.numpy(), orientation.turn(picture, tag))
+    turned = image_header.turn(torch.from_numpy(picture), tag)
+    np.testing.assert_array_equal(turned.numpy(), image_header.turn(picture, tag))
 
 
 @pytest.mark.parametrize("tags", [[1, 6, 1, 3, 8], [1, 1, 1], [5, 7], []])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from substyle.kernels.errors import ImageError
-from substyle.pipelines import gallery
+from substyle.pipelines import variants
 
 
 def photograph() -> bytes:
@@ -23,26 +23,26 @@ def photograph() -> bytes:
 
 def test_gallery_holds_every_variant(tmp_path: Path) -> None:
     names = ("identity", "gaussian_blur", "motion_blur", "jpeg", "grayscale")
-    made = gallery.variants_of(photograph(), names, side=48)
+    made = variants.variants_of(photograph(), names, side=48)
     assert tuple(made) == names
-    file = tmp_path / "gallery.png"
-    gallery.draw(made, {"jpeg": "JPEG"}, file, columns=1)
+    file = tmp_path / "variants.png"
+    variants.draw(made, {"jpeg": "JPEG"}, file, columns=1)
     sheet = np.asarray(Image.open(file))
-    windows = np.lib.stride_tricks.sliding_window_view(sheet, (48, 48, 3))[:, gallery.LABEL, 0]
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, (48, 48, 3))[:, variants.LABEL, 0]
     for name, image in made.items():
         assert any(np.array_equal(window, image) for window in windows), name
 
 
 def test_rows_follow_the_coarse_classes(tmp_path: Path) -> None:
-    made = gallery.variants_of(photograph(), ("jpeg", "identity", "pixelate", "low_resolution"), side=32)
+    made = variants.variants_of(photograph(), ("jpeg", "identity", "pixelate", "low_resolution"), side=32)
     heights = []
     for columns in (5, 2):
-        gallery.draw(made, None, tmp_path / "g.png", columns=columns)
+        variants.draw(made, None, tmp_path / "g.png", columns=columns)
         heights.append(Image.open(tmp_path / "g.png").height)
-    row = 32 + gallery.GAP + gallery.CAPTION
-    assert heights == [2 * row + gallery.GAP, 3 * row + gallery.GAP]  # identity, quality (once or twice)
+    row = 32 + variants.GAP + variants.CAPTION
+    assert heights == [2 * row + variants.GAP, 3 * row + variants.GAP]  # identity, quality (once or twice)
 
 
 def test_an_image_that_cannot_be_decoded(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"p\.jpg: not an image"):
-        gallery.variants_of(b"hello", ("identity",), key="p.jpg")
+        variants.variants_of(b"hello", ("identity",), key="p.jpg")

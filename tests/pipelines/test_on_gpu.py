@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from tests.pipelines.conftest import scene
 
-from substyle.kernels import philox, pointwise
+from substyle.kernels import color, philox
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import variants
 from substyle.pipelines.decode import Decoder
-from substyle.pipelines.suites import suite
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, load_all
 
 load_all()
@@ -65,13 +65,13 @@ def test_dali_makes_what_has_no_other_form(as_on_gpu: None) -> None:
 
 def test_all_maps_of_colours_are_made_from_one_read(as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    right = pointwise.colours
+    right = color.colours
 
     def counting(pixels: torch.Tensor, maps: torch.Tensor, *bands: Any) -> torch.Tensor:  # noqa: ANN401
         asked.append(len(maps))
         return right(pixels, maps, *bands)
 
-    monkeypatch.setattr(pointwise, "colours", counting)
+    monkeypatch.setattr(color, "colours", counting)
     wanted = ("hue_shift", "grayscale", "channel_permute", "brightness", "low_contrast", "saturate", "inverted_lines")
     made(wanted, 64)
     assert asked == [6, 0]  # the last makes its bands alone

@@ -14,9 +14,9 @@ from tests.pipelines.mutations import exif
 from tests.pipelines.test_decode import assert_close, reference
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines import header, orientation
+from substyle.pipelines import image_header
 from substyle.pipelines.decode import ORIENTATIONS, Decoder
-from substyle.pipelines.gallery import variants_of
+from substyle.pipelines.variants import variants_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the filters of the product
 
@@ -97,11 +97,11 @@ def test_the_turned_canvas_shows_another_part() -> None:
 @pytest.mark.parametrize("tag", TAGS)
 def test_stored_part_and_turn_agree(tag: int) -> None:
     stored = np.arange(7 * 11 * 3, dtype=np.uint8).reshape(7, 11, 3)
-    upright = orientation.turn(stored, tag)
-    assert upright.shape[:2] == orientation.upright_size(7, 11, tag)
-    (top, bottom), (left, right) = orientation.stored((1, 4), (2, 7), (7, 11), tag)
+    upright = image_header.turn(stored, tag)
+    assert upright.shape[:2] == image_header.upright_size(7, 11, tag)
+    (top, bottom), (left, right) = image_header.stored((1, 4), (2, 7), (7, 11), tag)
     part = stored[int(top) : int(bottom), int(left) : int(right)]
-    np.testing.assert_array_equal(orientation.turn(part, tag), upright[1:4, 2:7])
+    np.testing.assert_array_equal(image_header.turn(part, tag), upright[1:4, 2:7])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_stored_part_and_turn_agree(tag: int) -> None:
 )
 def test_unreadable_exif_says_nothing(apply: Decoder, ignore: Decoder, data: bytes) -> None:
     blob = encode(scene(90, 120), exif=data) if data else encode(scene(90, 120))
-    assert header.inspect(blob, upright=True).orientation == 1
+    assert image_header.inspect(blob, upright=True).orientation == 1
     assert np.array_equal(apply([blob]).canvas_BSSC, ignore([blob]).canvas_BSSC)
 
 

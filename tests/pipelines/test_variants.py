@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines import graph
-from substyle.pipelines.suites import suite
+from substyle.pipelines import dali
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, distinct, load_all, load_plugin
 
 load_all()
@@ -298,4 +298,4 @@ def test_plugins_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_arguments_of_types_that_dali_has_not() -> None:
     with pytest.raises(ConfigError, match="complex64"):
-        graph.dali_type(np.zeros(1, np.complex64))
+        dali.dali_type(np.zeros(1, np.complex64))

@@ -23,10 +23,12 @@ def empty(
     """A folder without photographs."""
     del one_thread
     if "pages" not in request.fixturenames:  # they take longer than everything else, and show what results.json says
-        monkeypatch.setattr("substyle.engine.runner.write_report", lambda results, out, gallery: None)
+        monkeypatch.setattr("substyle.engine.study.runner.write_report", lambda results, out, gallery: None)
     monkeypatch.setattr("substyle.engine.report.page.save_figures", lambda results, folder: [])
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # no machine is switched off here
-    monkeypatch.setattr("substyle.pipelines.plugins._loaded", [])  # workers of later tests load what is there
+    monkeypatch.setattr(
+        "substyle.pipelines.transforms.registry._loaded", []
+    )  # workers of later tests load what is there
     monkeypatch.chdir(tmp_path)
     made = Scene(tmp_path, capsys)
     made.new_process()

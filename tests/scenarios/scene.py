@@ -16,10 +16,10 @@ from tests.conftest import jpeg, photograph
 
 from substyle.engine.backbones import registry
 from substyle.engine.cli import main
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.load import load_table
-from substyle.pipelines import plugins
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_plugin
 
 SUITE = "identity,grayscale,jpeg"
 STUDY: dict[str, Any] = {
@@ -163,7 +163,7 @@ class Scene:
 
     def new_process(self) -> None:
         """Forget what plug-ins have registered, as a new process does."""
-        plugins.load_plugin.cache_clear()
+        load_plugin.cache_clear()
         for name, made in list(base.REGISTRY.items()):
             if made.name.startswith("mine"):
                 del base.REGISTRY[name]

@@ -12,10 +12,10 @@ import pytest
 from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
 
-from substyle.engine import embed as module
-from substyle.engine import stages
+from substyle.engine.embedding import run as module
 from substyle.engine.store import lock
-from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import stages
 
 
 def beside(scene: Scene, words: list[object]) -> None:

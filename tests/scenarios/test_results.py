@@ -405,7 +405,7 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
     """Results that other code has made are made again by `run` and refused by `report`."""
     before = numbers(scene.run())
     store = scene.root / "out" / "store.zarr"
-    monkeypatch.setattr("substyle.engine.stamp.cache.code_hash", lambda *patterns: "another")
+    monkeypatch.setattr("substyle.engine.study.outputs.cache.code_hash", lambda *patterns: "another")
     scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
     assert numbers(scene.run()) == before
 

@@ -395,7 +395,7 @@ def _weightless(scene: Scene) -> str:
 def test_what_would_fail_late_fails_first(
     scene: Scene, change: Callable[[Scene], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("substyle.engine.embed.prepare_backbones", None)  # nothing is prepared
+    monkeypatch.setattr("substyle.engine.embedding.run.prepare_backbones", None)  # nothing is prepared
     field = change(scene)
     scene.refused(*scene.asked(), kind="ConfigError", field=field)
     assert not (scene.root / "out").is_dir()

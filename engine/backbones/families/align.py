@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from substyle.engine.backbones.families import checkpoints
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.hub import WeightsError, require_repository
 from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.weights import WeightsError, fit, read_checkpoint, require_repository
 from substyle.kernels.errors import ConfigError
 
 # of a checkpoint of both towers
@@ -149,9 +147,9 @@ def _local(name: str, library: Any, path: Path) -> nn.Module:  # noqa: ANN401 - 
         allowed = f"a file of weights, or a folder with config.json and {' or '.join(_FILES)}"
         raise ConfigError(f"{name}: checkpoint", str(path), allowed)
     model = make(library, folder)
-    state = {key.removeprefix(_TOWER): value for key, value in checkpoints.read(name, there).items()}
+    state = {key.removeprefix(_TOWER): value for key, value in read_checkpoint(name, there).items()}
     for key, value in model.state_dict().items():
         if key.endswith("num_batches_tracked"):  # counts batches of training, and is not always kept
             state.setdefault(key, value)
-    checkpoints.fit(name, model, state, there.name, DROPPED)
+    fit(name, model, state, there.name, DROPPED)
     return model

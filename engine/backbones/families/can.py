@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from substyle.engine.backbones.families import checkpoints, flax_vit
+from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.families.checkpoints import State
 from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.weights import State
 from substyle.kernels.errors import ConfigError
 
 # what reconstructs, contrasts and predicts the noise; a Flax tree also has the optimiser's state
 DROPPED = (
-    *checkpoints.HEADS,
+    *weights.HEADS,
     r"mask_token",
     r"decoder_?.*",
     r"(projection_head|projector|proj_head|noise_[a-z]+|denoise[a-z_]*)([./].*|_\d+[./].*)?",
@@ -43,9 +42,9 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
     if not checkpoint.is_file():
         raise ConfigError(f"{name}: checkpoint", str(checkpoint), "a file that exists")
     network = timm_family.create(preset.model)
-    state = checkpoints.read(name, checkpoint)
-    state = flax_vit.to_timm(state, network) if checkpoint.suffix == ".npz" else unwrapped(state)
-    checkpoints.fit(name, network, state, checkpoint.name, DROPPED)
+    state = weights.read_checkpoint(name, checkpoint)
+    state = weights.flax_to_timm(state, network) if checkpoint.suffix == ".npz" else unwrapped(state)
+    weights.fit(name, network, state, checkpoint.name, DROPPED)
     return timm_family.wrap(
         *(name, preset.architecture, network),
         canvas=canvas,

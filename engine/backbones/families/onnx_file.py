@@ -17,8 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, compose, helper
 from torch import nn
 
-from substyle.engine.backbones.export import export
-from substyle.engine.backbones.preprocess import Preprocessed
+from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec
 from substyle.kernels.errors import ConfigError
 

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from substyle.engine.backbones.families import taps
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.families.checkpoints import UNREADABLE
-from substyle.engine.backbones.families.near import such_as
-from substyle.engine.backbones.hub import WeightsError, require_repository
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, tensors_hash
+from substyle.engine.backbones.families.timm import such_as
+from substyle.engine.backbones.spec import WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
+from substyle.engine.backbones.weights import UNREADABLE, WeightsError, require_repository
 from substyle.kernels.errors import ConfigError
 
 # of files of weights; a tag of open_clip ends in none of them
@@ -75,7 +73,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     read, pooling = read_at(name, tower, readout, side)
     module = Preprocessed(read, canvas=canvas, side=side, mean=mean, std=std).eval()
     with torch.inference_mode():
-        dim = taps.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
+        dim = timm.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
     spec = BackboneSpec(
         name=name,
         architecture=architecture,
@@ -156,11 +154,11 @@ def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[n
     trunk = getattr(tower, "trunk", None)  # of the towers that are timm's networks
     own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
     if readout.layer is not None:
-        return taps.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
+        return timm.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
     if readout.pool is not None:
         own = readout.pool
         if trunk is not None:
-            taps.pooled(name, trunk, own)
+            timm.pooled(name, trunk, own)
         else:
             _pooled(name, tower, own)
     if readout.head == "none":

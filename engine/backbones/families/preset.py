@@ -7,16 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from substyle.engine.backbones import presets
-from substyle.engine.backbones.families import checkpoints
+from substyle.engine.backbones import presets, weights
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.hub import WeightsError
 from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.weights import WeightsError
 
 # of checkpoints of masked autoencoders: what reconstructs, what contrasts
-MASKED = (*checkpoints.HEADS, r"mask_token", r"decoder_?.*", r"(projection_head|projector|proj_head)\..*")
+MASKED = (*weights.HEADS, r"mask_token", r"decoder_?.*", r"(projection_head|projector|proj_head)\..*")
 
 
 def load(
@@ -102,5 +100,5 @@ def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint
         checkpoint=checkpoint,
         readout=readout,
         side=preset.side if preset.side_given else None,
-        dropped=MASKED if preset.family == "mae" else checkpoints.HEADS,
+        dropped=MASKED if preset.family == "mae" else weights.HEADS,
     )

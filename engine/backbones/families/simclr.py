@@ -14,19 +14,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from substyle.engine.backbones import tensor_bundle
-from substyle.engine.backbones.families import checkpoints, object_graph
+from substyle.engine.backbones import weights
+from substyle.engine.backbones.families import tensorflow
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.families.checkpoints import State
 from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.weights import State
 from substyle.kernels.errors import ConfigError
 
 WIDE = "resnet50x2"
 # what contrasts or classifies, and what training keeps
 DROPPED = (
-    *checkpoints.HEADS,
+    *weights.HEADS,
     r"(projection_head|projection|projector|online_classifier|linear_head|mlp|head)\..*",
     r"(head_contrastive|head_supervised|ema_model|projection_head|supervised_head)/.*",
     r".*/(Momentum|ExponentialMovingAverage|LARSOptimizer)",
@@ -70,7 +69,7 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
         ConfigError: nothing there.
         WeightsError: keys that are missing, unexpected or of another shape, by name.
     """
-    prefix = tensor_bundle.prefix_of(checkpoint)
+    prefix = tensorflow.prefix_of(checkpoint)
     if prefix is None and not checkpoint.is_file():
         allowed = "a PyTorch file, or a TensorFlow checkpoint's prefix, index or folder"
         raise ConfigError(f"{name}: checkpoint", str(checkpoint), allowed)
@@ -79,14 +78,14 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
         state = from_tensorflow(prefix, network)
         network.maxpool = MaxPoolSame()
     else:
-        state = checkpoints.read(name, checkpoint, inside=(_CONVERTED,))
+        state = weights.read_checkpoint(name, checkpoint, inside=(_CONVERTED,))
         if any(".projection." in key for key in state):
             state = _in_order(state, network)
             network.maxpool = MaxPoolSame()
         else:
             state = from_torch(state)
     state |= {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-    checkpoints.fit(name, network, state, checkpoint.name, DROPPED)
+    weights.fit(name, network, state, checkpoint.name, DROPPED)
     return timm_family.wrap(
         *(name, preset.architecture, network),
         canvas=canvas,
@@ -136,9 +135,9 @@ def from_tensorflow(prefix: Path, network: nn.Module) -> State:
     Raises:
         BundleError: a file that is cut, or not what its checksum says.
     """
-    bundle = tensor_bundle.TensorBundle(prefix)
-    graph = object_graph.KEY in bundle
-    names_there = object_graph.base_names(bundle) if graph else {key: key for key in bundle.names()}
+    bundle = tensorflow.TensorBundle(prefix)
+    graph = tensorflow.KEY in bundle
+    names_there = tensorflow.base_names(bundle) if graph else {key: key for key in bundle.names()}
     names = layers(network)
     state: State = {}
     for key, named in names_there.items():

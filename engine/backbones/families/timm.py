@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,148 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from substyle.engine.backbones.families import checkpoints, flax_vit, hf_dinov2, taps
-from substyle.engine.backbones.families.near import such_as
-from substyle.engine.backbones.hub import WeightsError, require_repository
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.readout import WHOLE, Readout
-from substyle.engine.backbones.spec import RGB, Backbone, BackboneSpec, tensors_hash
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.spec import RGB, WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
+from substyle.engine.backbones.weights import (
+    HEADS,
+    UNREADABLE,
+    State,
+    WeightsError,
+    dinov2_to_timm,
+    fit,
+    flax_to_timm,
+    is_one,
+    read_checkpoint,
+    require_repository,
+)
 from substyle.kernels.errors import ConfigError
+
+# Reading a timm or OpenCLIP network elsewhere than at its usual end: a block's output, another pooling.
+
+# as timm calls them
+_POOLS = {"cls": "token", "avg": "avg", "max": "max", "map": "map", "none": ""}
+_REFUSED = (AssertionError, NotImplementedError, TypeError, ValueError)  # how timm's networks say that they cannot
+
+
+class Block(nn.Module):
+    """The output of one block, pooled.
+
+    Args:
+        network: has `forward_intermediates`, as timm's and OpenCLIP's networks have.
+        index: number of the block from 0.
+        pool: ``cls``, ``avg`` or ``max``.
+    """
+
+    def __init__(self, network: nn.Module, index: int, pool: str) -> None:
+        super().__init__()
+        self.network, self.index, self.pool = network, index, pool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) float32 to (B, D)."""
+        map_BDHW, prefix_BPD = intermediates(self.network, x, [self.index])[0]
+        if self.pool == "cls":
+            assert prefix_BPD is not None
+            return prefix_BPD[:, 0]
+        return map_BDHW.mean((2, 3)) if self.pool == "avg" else map_BDHW.amax((2, 3))
+
+
+def intermediates(
+    network: nn.Module, x: torch.Tensor, indices: list[int] | None
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Outputs of blocks, all for None: maps (B, D, H, W), and the tokens before the patches (B, P, D) where there are.
+
+    Blocks after the last one asked for are not computed.
+    """
+    call: Any = network.forward_intermediates
+    options: dict[str, Any] = {"indices": indices, "stop_early": True, "intermediates_only": True}
+    known = inspect.signature(call).parameters
+    for tokens in ("return_prefix_tokens", "output_extra_tokens"):
+        # timm's relative-position ViTs give an error instead of no tokens
+        if tokens in known and getattr(network, "num_prefix_tokens", None) != 0:
+            options[tokens] = True
+    found = call(x, **options)
+    if isinstance(found, dict):  # OpenCLIP
+        maps = found["image_intermediates"]
+        return list(zip(maps, found.get("image_intermediates_prefix", [None] * len(maps)), strict=True))
+    return [each if isinstance(each, tuple) else (each, None) for each in found]
+
+
+def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: str | None) -> tuple[nn.Module, str]:
+    """The network read at a block, and its pooling in words.
+
+    Args:
+        name: of the backbone, for errors.
+        network: on any device, the meta device too.
+        readout: its layer is not None.
+        side: input side.
+        own: the network's own pooling in timm's words.
+
+    Raises:
+        ConfigError: no such block, or a pooling that its output has not got.
+    """
+    assert readout.layer is not None
+    if readout.head == "projection":
+        raise ConfigError(f"backbone {name}", f"head=projection of block {readout.layer}", "a head at the end only")
+    if not hasattr(network, "forward_intermediates"):
+        raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "a network whose library gives its blocks")
+    with torch.no_grad():
+        found = intermediates(network, _blank(network, side), None)
+    count = len(found)
+    index = readout.layer + count if readout.layer < 0 else readout.layer
+    if not 0 <= index < count:
+        raise ConfigError(f"backbone {name}", f"layer={readout.layer}", f"{-count} to {count - 1}")
+    prefix = found[index][1]
+    # of timm's networks; open_clip's towers, which have no such attribute, always have one before the patches
+    has_class = prefix is not None and getattr(network, "cls_token", prefix) is not None
+    pool = readout.pool or ("cls" if has_class and own in ("token", "tok") else "avg")
+    allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
+    if pool not in allowed:
+        raise ConfigError(f"backbone {name}", f"pool={pool} of block {index}", ", ".join(allowed))
+    return Block(network, index, pool), f"{pool}, block {index} of 0 to {count - 1}"
+
+
+def pooled(name: str, network: nn.Module, pool: str) -> None:
+    """Give a timm network another pooling at its end, in place: the same weights, the final normalisation as it is.
+
+    Raises:
+        ConfigError: the network has no such pooling.
+    """
+    fits = {
+        "cls": getattr(network, "cls_token", None) is not None,
+        "map": getattr(network, "attn_pool", None) is not None,
+    }
+    allowed = "a pooling that the network has: avg, max" + "".join(f", {key}" for key, has in fits.items() if has)
+    if not fits.get(pool, True) or not hasattr(network, "reset_classifier"):
+        raise ConfigError(f"backbone {name}", f"pool={pool}", allowed)
+    try:
+        network.reset_classifier(0, _POOLS[pool])  # type: ignore[operator]
+    except _REFUSED as error:
+        raise ConfigError(f"backbone {name}", f"pool={pool}", f"{allowed} ({error})") from error
+
+
+def require_vector(name: str, output: torch.Tensor) -> int:
+    """The embedding's width D. Raises ConfigError where a network does not give one vector (B, D) an image."""
+    if output.ndim != 2:
+        shape = " × ".join(str(n) for n in output.shape[1:])
+        raise ConfigError(f"backbone {name}", f"{shape} numbers an image", "one vector an image: cls, avg or max")
+    return int(output.shape[1])
+
+
+def _blank(network: nn.Module, side: int) -> torch.Tensor:
+    return torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
+
+
+# Names that were perhaps meant.
+
+
+def such_as(name: str, known: Iterable[str], cutoff: float) -> str:
+    """The end of a sentence on what is allowed: known names that are like this one, else how to find them.
+
+    Args:
+        cutoff: how like, from 0 to 1, as in `difflib.get_close_matches`.
+    """
+    near = get_close_matches(name, list(known), n=5, cutoff=cutoff)
+    return f", such as {', '.join(near)}" if near else "; substyle backbones --search finds them by a part of a name"
 
 
 def load(
@@ -30,7 +167,7 @@ def load(
     checkpoint: Path | None = None,
     readout: Readout = WHOLE,
     side: int | None = None,
-    dropped: Sequence[str] = checkpoints.HEADS,
+    dropped: Sequence[str] = HEADS,
 ) -> Backbone:
     """A timm model with its pretrained weights, or those of a local checkpoint.
 
@@ -60,7 +197,7 @@ def load(
             require_repository(name, repository)
         try:
             network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
-        except checkpoints.UNREADABLE as error:  # a gated repository, one that is cached in part, a broken download
+        except UNREADABLE as error:  # a gated repository, one that is cached in part, a broken download
             source = repository or config.url or config.file
             raise WeightsError(f"{name}: its weights ({source}) cannot be loaded: {error}") from error
         weights, licence = f"timm hub: {repository or config.url or config.file}", config.license or "unstated"
@@ -118,7 +255,7 @@ def load_checkpoint(
     name: str,
     network: nn.Module,
     path: Path,
-    dropped: Sequence[str] = checkpoints.HEADS,
+    dropped: Sequence[str] = HEADS,
     *,
     resized: bool = False,
 ) -> None:
@@ -129,21 +266,21 @@ def load_checkpoint(
 
     Raises WeightsError naming keys that are missing, unexpected or of another shape.
     """
-    state = checkpoints.read(name, path)
+    state = read_checkpoint(name, path)
     if path.suffix == ".npz":
-        state = flax_vit.to_timm(state, network)
-    elif hf_dinov2.is_one(state):
-        state = hf_dinov2.to_timm(state)
+        state = flax_to_timm(state, network)
+    elif is_one(state):
+        state = dinov2_to_timm(state)
     adapt = getattr(__import__(network.__module__, fromlist=["_"]), "checkpoint_filter_fn", None)
     if adapt is not None:
         before = {key: tuple(value.shape) for key, value in state.items()}
         state = adapt(state, network)
         _refuse_resampled(name, path.name, before, state, resized=resized)
-    checkpoints.fit(name, network, state, path.name, dropped)
+    fit(name, network, state, path.name, dropped)
 
 
 def _refuse_resampled(
-    name: str, source: str, before: Mapping[str, tuple[int, ...]], state: checkpoints.State, *, resized: bool
+    name: str, source: str, before: Mapping[str, tuple[int, ...]], state: State, *, resized: bool
 ) -> None:
     """Raise WeightsError for tensors that timm has fitted to a network of another patch or side, without a word."""
     found = []
@@ -196,7 +333,7 @@ def wrap(
     read, pooling = read_at(name, network, readout, config["side"])
     module = Preprocessed(read, canvas=canvas, **config).eval()
     with torch.inference_mode():
-        dim = taps.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
+        dim = require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
     spec = BackboneSpec(
         name=name,
         architecture=model,
@@ -222,10 +359,10 @@ def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple
         allowed = "an open_clip:, clip: or package:clip_vit_b16 backbone; timm's networks are read before their heads"
         raise ConfigError(f"backbone {name}", "head=projection", allowed)
     if readout.layer is not None:
-        return taps.block(name, network, readout, side=side, own=own)
+        return block(name, network, readout, side=side, own=own)
     pooling = readout.pool or own or "the network's own"
     if readout.pool is not None:
-        taps.pooled(name, network, readout.pool)
+        pooled(name, network, readout.pool)
     if projection is not None:
         network.head = nn.Identity() if readout.head == "none" else projection
     return network, pooling if projection is None or readout.head == "none" else f"{pooling}, projected"

@@ -1,1 +1,1 @@
-
+"""Compiled runtimes of backbones."""

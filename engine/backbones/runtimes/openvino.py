@@ -2,19 +2,85 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import sys
+import tempfile
+import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from substyle.engine.backbones import cache
-from substyle.engine.backbones.runtimes.openvino_mixed import core, with_float32_layers
-from substyle.engine.precision import Precision
+from substyle.engine import cache
+from substyle.engine.backbones.spec import Joined, Started, Starts
+from substyle.engine.cuda import Canvas
+from substyle.engine.devices import Precision
+
+# Mixed precision in OpenVINO: a graph in bf16 whose first layers stay in float32.
+#
+# Rounding in the first layers of a network reaches every feature after them; in networks of depthwise convolutions it
+# is most of what bf16 costs. OpenVINO keeps a layer's own precision when its IR carries the attribute ``precise``.
+
+_COUNTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
+
+
+@functools.cache
+def core() -> Any:  # noqa: ANN401 - OpenVINO's core
+    """The one core of the process: a model must not outlive the core that read it."""
+    import openvino as ov
+
+    return ov.Core()
+
+
+def layers(onnx: bytes) -> int:
+    """Number of convolutions and matrix products in a graph."""
+    return sum(op.get_type_name() in _COUNTED for op in core().read_model(onnx).get_ordered_ops())
+
+
+def first_layers(model: Any, count: int) -> list[str]:  # noqa: ANN401 - OpenVINO's models
+    """Names of a model's first ``count`` convolutions and matrix products."""
+    return [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _COUNTED][:count]
+
+
+def with_float32_layers(model: Any, count: int) -> Any:  # noqa: ANN401 - OpenVINO's models
+    """The model with its first ``count`` convolutions and matrix products, and all between them, kept in float32.
+
+    All between them too: a float32 convolution whose fused addition or activation is bf16 does not compile.
+    """
+    import openvino as ov
+
+    first: set[str] = set()
+    seen = 0
+    for op in model.get_ordered_ops():
+        seen += op.get_type_name() in _COUNTED
+        if seen > count:
+            break
+        first.add(op.get_friendly_name())
+    with tempfile.TemporaryDirectory() as folder:
+        xml, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+        ov.serialize(model, str(xml), str(weights))
+        tree = ET.parse(xml)
+        for layer in tree.iter("layer"):
+            if layer.get("name") in first:
+                _mark(layer)
+        return core().read_model(ET.tostring(tree.getroot()), weights.read_bytes())
+
+
+def _mark(layer: ET.Element) -> None:
+    info = layer.find("rt_info")
+    if info is None:
+        info = ET.Element("rt_info")
+        # the schema wants it after the layer's data and before its ports
+        layer.insert(1 if layer.find("data") is not None else 0, info)
+    ET.SubElement(info, "attribute", name="precise", version="0")
+
 
 _WAITING = 4  # batches asked for at once, for each stream: each holds outputs of its own
 _HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -129,3 +195,68 @@ def _kept(folder: str, facts: dict[str, Any], make: Callable[[], Model], options
     compiled.export_model(exported)
     cache.write(name, exported.getvalue())
     return compiled
+
+
+# A graph of fixed batch on any number of images.
+
+
+class FixedBatch:
+    """Runs a graph of fixed batch b on any number of images: in pieces, the last of them padded.
+
+    With a graph whose streams have one thread each, as `compile_backbone` makes it, an image's embedding is the same
+    bits whatever its neighbours, its place in the batch, the padding and the number of threads. A graph of another b
+    is another artefact: its embeddings lie within 1e-5 (float32) or 1e-2 (bf16) of an embedding's distance from the
+    mean of all. Processors tried so far gave the same bits there too.
+    """
+
+    def __init__(self, graph: OpenVINOGraph, batch: int) -> None:
+        self.graph, self.batch = graph, batch
+
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8 to (B, D) float32."""
+        return self.start(canvas_BSSC).result()
+
+    def start(self, canvas_BSSC: Canvas) -> Started:
+        """The same in the background. Nobody may write to the canvas until it has ended."""
+        return _Pieces(self.begin(canvas_BSSC), len(canvas_BSSC))
+
+    def begin(self, canvas_BSSC: Canvas) -> list[Running]:
+        """The pieces of a batch on their way, with all outputs of the graph; the last may end in padding."""
+        canvas = canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC
+        pieces = [canvas[start : start + self.batch] for start in range(0, len(canvas), self.batch)]
+        short = self.batch - len(pieces[-1])
+        if short:
+            padding = np.zeros((short, *canvas.shape[1:]), np.uint8)
+            pieces[-1] = np.concatenate([pieces[-1], padding])
+        return [self.graph.start([piece]) for piece in pieces]
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    running: list[Running]
+    count: int
+
+    def result(self) -> NDArray[np.float32]:
+        outputs = [next(iter(piece.result().values())) for piece in self.running]
+        return np.concatenate(outputs)[: self.count].astype(np.float32, copy=False)
+
+
+class InPieces:
+    """Runs a network that takes b images or fewer, and pads them itself, on any number of them.
+
+    Args:
+        network: begins with at most b images.
+        batch: b.
+    """
+
+    def __init__(self, network: Starts, batch: int) -> None:
+        self.network, self.batch = network, batch
+
+    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
+        """(B, S, S, 3) uint8 to (B, D) float32."""
+        return self.start(canvas_BSSC).result()
+
+    def start(self, canvas_BSSC: Canvas) -> Started:
+        """The same in the background. Nobody may write to the canvas until it has ended."""
+        firsts = range(0, max(len(canvas_BSSC), 1), self.batch)
+        return Joined([self.network.start(canvas_BSSC[first : first + self.batch]) for first in firsts])

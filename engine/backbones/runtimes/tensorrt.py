@@ -2,13 +2,139 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.arriving import Arriving, Canvas
-from substyle.engine.backbones.runtimes.captured import Captured
-from substyle.engine.backbones.runtimes.tensorrt_build import EngineError, library
+from substyle.engine import cache
+from substyle.engine.backbones.export import as_typed, cast_first, typed_graph
+from substyle.engine.backbones.quantization import Range, calibrate, in_batches, products, quantise
+from substyle.engine.backbones.runtimes.base import Artefact, Mixture
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, InPieces
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.backbones.spec import Embed
+from substyle.engine.cuda import Arriving, Canvas, Captured
+from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
+from substyle.engine.store.files import write_durably
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# TensorRT engines from typed ONNX graphs: parse, check the interface, build. Needs no GPU with ``tensorrt_rtx``.
+#
+# ``tensorrt`` makes engines for data-centre cards, on the card that is there; ``tensorrt_rtx``, its sibling for RTX
+# cards, builds ahead of time. Both take networks strongly typed: a tensor has the type that the graph says, and what
+# runs in bf16 or fp16 was decided at export, so that no layer changes its precision behind the gate's back.
+
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+WORKSPACE = 4 << 30  # bytes that one layer may take while an engine is built or runs
+
+
+class EngineError(SubstyleError):
+    """An engine that cannot be built or run."""
+
+
+def installed() -> str | None:
+    """The library that is there, the data-centre one first."""
+    return next((name for name in LIBRARIES if importlib.util.find_spec(name) is not None), None)
+
+
+def library() -> ModuleType:
+    """The library that is there. Raises ConfigError where there is none."""
+    name = installed()
+    if name is None:
+        raise ConfigError("runtime", "tensorrt", "an installation with the extra gpu (tensorrt, or tensorrt-rtx-cu13)")
+    return importlib.import_module(name)
+
+
+class _Messages:
+    """What the library says at warning level or above, for the error that may follow."""
+
+    def __init__(self, trt: ModuleType) -> None:
+        self.lines: list[str] = []
+        lines = self.lines
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def log(self, severity: Any, text: str) -> None:  # noqa: ANN401
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    lines.append(text.strip())
+
+        self.logger = Logger()
+
+
+def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -> bytes:
+    """An engine of a graph ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
+
+    Args:
+        onnx: the serialised typed graph, of fixed shapes.
+        batch: B; canvas: S, in pixels. Both are checked against the graph.
+        timing: a file that keeps how fast kernels were, so that the next build need not measure them again; of use to
+            ``tensorrt`` alone.
+
+    Raises:
+        ConfigError: no TensorRT.
+        EngineError: a graph with another interface, or one the library cannot parse or build; with its words.
+    """
+    trt = library()
+    messages = _Messages(trt)
+    builder = trt.Builder(messages.logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, messages.logger)
+    if not parser.parse(onnx):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(f"{trt.__name__} cannot parse the graph: {errors or 'no reason given'}")
+    _require_interface(trt, network, batch, canvas)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is float32
+    # one profile: all shapes are fixed, and it says so to what asks for one
+    profile = builder.create_optimization_profile()
+    shape = (batch, canvas, canvas, 3)
+    profile.set_shape("canvas", shape, shape, shape)
+    config.add_optimization_profile(profile)
+    timing = timing if trt.__name__ == "tensorrt" else None  # the other times no kernels while it builds
+    if timing is not None:
+        kept = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
+        config.set_timing_cache(kept, ignore_mismatch=True)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise EngineError(f"{trt.__name__} cannot build the engine: {'; '.join(messages.lines) or 'no reason given'}")
+    if timing is not None:
+        timing.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(timing, bytes(config.get_timing_cache().serialize()))
+    return bytes(engine)
+
+
+def engine_key(graph: str, *, gpu: str) -> str:
+    """What an engine depends on: the key of its graph, the library and its version, the GPU."""
+    trt = library()
+    return cache.key({"graph": graph, "library": trt.__name__, "version": trt.__version__, "gpu": gpu})
+
+
+def _require_interface(trt: ModuleType, network: Any, batch: int, canvas: int) -> None:  # noqa: ANN401
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    given = [(t.name, tuple(t.shape), t.dtype) for t in (*inputs, *outputs)]
+    shape = (batch, canvas, canvas, 3)
+    one_of_each = len(inputs) == len(outputs) == 1
+    if not one_of_each or given[0] != ("canvas", shape, trt.DataType.UINT8):
+        raise EngineError(f"a graph of {_words(given)}; needed: canvas {shape} uint8 and one output")
+    name, size, kind = given[1]
+    if len(size) != 2 or size[0] != batch or kind != trt.DataType.FLOAT:
+        raise EngineError(f"output {name} is {size} {kind}; needed: ({batch}, D) float32")
+
+
+def _words(tensors: list[tuple[str, tuple[int, ...], Any]]) -> str:
+    return ", ".join(f"{name} {shape} {kind}" for name, shape, kind in tensors) or "no tensors"
 
 
 class TensorRTGraph:
@@ -58,3 +184,139 @@ class TensorRTGraph:
     def start(self, canvas_BSSC: Canvas) -> Arriving:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         return self._captured.start(canvas_BSSC)
+
+
+# Backbones in TensorRT: strongly typed graphs, and one engine of each, built once and loaded by every worker.
+
+ENGINES, TIMINGS = "engines", "timings"  # folders in the cache
+_CALIBRATION_CODE = ("engine/backbones/quantization", "engine/backbones/runtimes/*")
+
+
+class TensorRTArtefact(Artefact):
+    """A backbone in TensorRT."""
+
+    libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript", "transformers")
+    code = (
+        *("engine/backbones/export", "engine/backbones/export", "engine/backbones/families/*"),
+        *("engine/backbones/export", "engine/backbones/runtimes/tensorrt"),
+        "engine/backbones/export",
+    )
+
+    def require_precision(self, precision: str) -> None:
+        """Raise ConfigError where this backbone cannot be compiled in a precision, or not be quantised here."""
+        if as_eight_bits(precision) is None or self.source.graph_hash is not None:
+            super().require_precision(precision)
+        elif why := missing("openvino", chosen=True):
+            allowed = f"{', '.join(('auto', *self.ladder))} (OpenVINO measures what is quantised, and {why})"
+            raise ConfigError(f"{self.source.spec.name}: precision", precision, allowed)
+
+    def facts(self, precision: str) -> dict[str, Any]:
+        """The library that builds its engines; in 8 bits, what is quantised."""
+        engine = {"engine": engine_key(self.key, gpu=self.target.identity)}
+        kind = as_eight_bits(precision)
+        return {**engine, "quantised": self.graph_key(Mixture(kind))} if kind else engine
+
+    def layers(self) -> int:
+        """Convolutions and matrix products of the graph that can be in 8 bits."""
+        return len(products(self._model(Mixture("bf16"))))
+
+    def graph_key(self, mixture: Mixture) -> str:
+        """The key of a typed graph: the backbone's, its types; in 8 bits also what it was quantised on, and by what."""
+        typed: dict[str, Any] = {"graph": self.key, "typed": mixture.precision}
+        if precision := as_eight_bits(mixture.precision):
+            calibration = self._calibration(precision, mixture.between)
+            typed |= {"calibration": calibration, "unquantised": mixture.unquantised_layers}
+        return cache.key(typed)
+
+    def _calibration(self, precision: EightBits, between: Precision) -> dict[str, Any]:
+        return {
+            "graph": self.graph_key(Mixture(between)),
+            "precision": precision,
+            "samples": self.samples.further_fingerprint(),
+            "code": cache.code_hash(*_CALIBRATION_CODE),
+            "versions": cache.versions("openvino"),
+        }
+
+    def graph(self, mixture: Mixture) -> bytes:
+        """The serialised ONNX graph in which every tensor has the type it is computed in."""
+        if self.source.graph_hash is not None:
+            return cast_first(self.source.backbone.graph or b"")
+        if precision := as_eight_bits(mixture.precision):
+            make = partial(self._quantised, precision, mixture)
+        else:
+            make = partial(self._typed, mixture, self.batch)
+        return cache.fetch(f"graphs/{self.graph_key(mixture)}.onnx", make)
+
+    def _typed(self, mixture: Mixture, batch: int) -> bytes:
+        module = as_typed(self.source.backbone.module)
+        precision = as_precision(mixture.precision)
+        return bytes(typed_graph(module, precision, canvas=self.canvas, batch=batch).SerializeToString())
+
+    def _model(self, mixture: Mixture) -> onnx.ModelProto:
+        import onnx
+
+        return onnx.load_from_string(self.graph(mixture))
+
+    def _quantised(self, precision: EightBits, mixture: Mixture) -> bytes:
+        """The graph with products in 8 bits. What they are given is measured once, however many of them there are."""
+        between = mixture.between
+        make = partial(self._ranges, precision, between)
+        found = cache.remember("ranges", self._calibration(precision, between), make)
+        ranges = {name: Range.of(told) for name, told in found.items()}
+        model = quantise(self._model(Mixture(between)), ranges, precision, unquantised=mixture.unquantised_layers)
+        return bytes(model.SerializeToString())
+
+    def _ranges(self, precision: EightBits, between: Precision) -> dict[str, Any]:
+        import onnx
+
+        print(f"{self.source.spec.name}: measuring its activations for {precision}, once", file=sys.stderr)
+        batch, model = graph_batch(self.batch), self._model(Mixture(between))
+        if batch < self.batch:  # a CPU has no room for all activations of a GPU's batch
+            small = onnx.load_from_string(self._typed(Mixture(between), batch))
+            if products(small) == products(model):
+                model = small
+            else:  # what the exporter does to a graph may depend on the batch, and ranges go by name
+                batch = self.batch
+        batches = in_batches(self.samples.further(), batch)
+        found = calibrate(model, batches, precision, threads=self.threads)
+        return {name: told.describe() for name, told in found.items()}
+
+    def _build(self, mixture: Mixture) -> bytes:
+        name = self.source.spec.name
+        print(f"{name}: building its TensorRT engine in {mixture.precision}, once", file=sys.stderr)
+        timing = cache.root() / TIMINGS / f"{engine_key('timings', gpu=self.target.identity)}.cache"
+        return build(self.graph(mixture), batch=self.batch, canvas=self.canvas, timing=timing)
+
+    def runtime(self, mixture: Mixture, *, keep: bool = False) -> InPieces:
+        """The engine that is kept, built where there is none; another worker that builds it is waited for."""
+        name = f"{ENGINES}/{engine_key(self.graph_key(mixture), gpu=self.target.identity)}.engine"
+        device = self.target.torch_device
+        built: list[bytes] = []
+
+        def make() -> bytes:
+            built.append(self._build(mixture))
+            return built[0]
+
+        engine = cache.fetch_once(name, make)
+        try:
+            graph = TensorRTGraph(engine, device)
+        except EngineError as error:
+            if built:
+                raise
+            print(f"{cache.root() / name}: cannot be used ({error}); built anew", file=sys.stderr)
+            engine = make()
+            cache.write(name, engine)
+            graph = TensorRTGraph(engine, device)
+        return InPieces(graph, self.batch)
+
+    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+        """TensorRT and its version."""
+        trt = library()
+        return {"name": trt.__name__, "version": trt.__version__}
+
+    def graph_reference(self) -> Embed:
+        """The same graph in float32 on the CPU, by OpenVINO. Raises ConfigError where that is not installed."""
+        if why := missing("openvino", chosen=True):
+            raise ConfigError(f"{self.source.spec.name}: runtime", "tensorrt", f"one whose reference is there: {why}")
+        there = OpenVINOArtefact(self.source, self.samples, batch=self.batch, canvas=self.canvas, threads=self.threads)
+        return there.graph_reference()

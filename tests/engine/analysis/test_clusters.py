@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
-from substyle.engine.analysis import clusters
-from substyle.engine.analysis.sampling import Rows, unit
+from substyle.engine.analysis import neighbors
+from substyle.engine.analysis.geometry import Rows, unit
 
 
 def labelings(seed: int, images: int, shared: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,19 +26,19 @@ def formula(a: np.ndarray, b: np.ndarray, draws: int = 400) -> float:
 
 def test_ami_is_what_shuffled_labels_say() -> None:
     a, b, _ = labelings(0, 25, 0.3)
-    assert clusters.adjusted_mutual_information(a, b) == pytest.approx(formula(a, b), abs=5e-3)
+    assert neighbors.adjusted_mutual_information(a, b) == pytest.approx(formula(a, b), abs=5e-3)
 
 
 def test_unrelated_labelings_have_no_ami_however_many_clusters() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 60, 300), rng.integers(0, 60, 300)
     assert normalized_mutual_info_score(a, b) > 0.5
-    assert abs(clusters.adjusted_mutual_information(a, b)) < 0.05
+    assert abs(neighbors.adjusted_mutual_information(a, b)) < 0.05
 
 
 def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
-    drawn = [clusters.adjusted_mutual_information(*labelings(seed, 60, 0.4)[:2]) for seed in range(200)]
-    found = [(clusters.adjusted_mutual_information(a, b), clusters.interval(a, b, image, seed))
+    drawn = [neighbors.adjusted_mutual_information(*labelings(seed, 60, 0.4)[:2]) for seed in range(200)]
+    found = [(neighbors.adjusted_mutual_information(a, b), neighbors.interval(a, b, image, seed))
              for seed in range(200, 240) for a, b, image in [labelings(seed, 60, 0.4)]]  # fmt: skip
     assert all(low < value < high for value, (low, high) in found)
     width = np.mean([high - low for _, (low, high) in found])
@@ -48,9 +48,9 @@ def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
 
 def test_intervals_that_are_not_there() -> None:
     a, b, image = labelings(0, 10, 0.4)
-    assert clusters.interval(a[:8], b[:8], image[:8], 0) is None
-    assert clusters.interval(np.zeros(80, int), np.zeros(80, int), image, 0) is None
-    low, high = clusters.interval(b, b, image, 0)
+    assert neighbors.interval(a[:8], b[:8], image[:8], 0) is None
+    assert neighbors.interval(np.zeros(80, int), np.zeros(80, int), image, 0) is None
+    low, high = neighbors.interval(b, b, image, 0)
     assert low == pytest.approx(1.0)
     assert high == pytest.approx(1.0)
 
@@ -65,11 +65,11 @@ def blobs(style: float, substance: float) -> Rows:
 
 def test_kmeans_finds_blobs() -> None:
     rows = blobs(style=1.0, substance=0.0)
-    assert clusters.adjusted_mutual_information(clusters.kmeans(rows.x_RD, 4, 0), rows.transformation_R) > 0.85
+    assert neighbors.adjusted_mutual_information(neighbors.kmeans(rows.x_RD, 4, 0), rows.transformation_R) > 0.85
 
 
 def test_clusters_tell_style_from_substance() -> None:
-    by_style, by_class = clusters.clusters(blobs(1.0, 0.1), 4, 5, 0), clusters.clusters(blobs(0.1, 1.0), 4, 5, 0)
+    by_style, by_class = neighbors.clusters(blobs(1.0, 0.1), 4, 5, 0), neighbors.clusters(blobs(0.1, 1.0), 4, 5, 0)
     assert by_style["ami_transformation"] > by_class["ami_transformation"] + 0.3
     assert by_class["ami_class"] > by_style["ami_class"] + 0.3
     assert by_style["k"] == {"transformation": 4, "class": 5}
@@ -77,19 +77,19 @@ def test_clusters_tell_style_from_substance() -> None:
 
 def test_clusters_are_the_same_for_the_same_seed() -> None:
     x = unit(np.random.default_rng(1).normal(size=(300, 8)))
-    assert np.array_equal(clusters.kmeans(x, 7, 3), clusters.kmeans(x, 7, 3))
+    assert np.array_equal(neighbors.kmeans(x, 7, 3), neighbors.kmeans(x, 7, 3))
 
 
 def test_too_few_rows_or_classes_give_nothing() -> None:
     rows = blobs(1.0, 1.0)
     few = rows.take(np.arange(400) < 3)
-    assert clusters.clusters(few, 4, 5, 0)["ami_transformation"] is None
-    assert clusters.clusters(rows, 4, 0, 0)["ami_class"] is None
-    assert clusters.clusters(rows, 4, 1, 0)["k"]["class"] is None
+    assert neighbors.clusters(few, 4, 5, 0)["ami_transformation"] is None
+    assert neighbors.clusters(rows, 4, 0, 0)["ami_class"] is None
+    assert neighbors.clusters(rows, 4, 1, 0)["k"]["class"] is None
 
 
 def test_unlabelled_rows_stay_out_of_class_clusters() -> None:
     rows = blobs(0.0, 1.0)
     hidden = Rows(rows.x_RD, rows.image_R, rows.transformation_R, np.where(np.arange(400) % 2, rows.label_R, -1))
     kept = rows.take(np.arange(400) % 2 == 1)
-    assert clusters.clusters(hidden, 4, 5, 0)["ami_class"] == clusters.clusters(kept, 4, 5, 0)["ami_class"]
+    assert neighbors.clusters(hidden, 4, 5, 0)["ami_class"] == neighbors.clusters(kept, 4, 5, 0)["ami_class"]

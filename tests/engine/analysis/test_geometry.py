@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics.pairwise import paired_cosine_distances
 
 from substyle.engine.analysis import geometry
-from substyle.engine.analysis.sampling import unit
+from substyle.engine.analysis.geometry import unit
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

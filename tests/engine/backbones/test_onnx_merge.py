@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.runtimes.onnx_merge import merge
+from substyle.engine.backbones.multi_output import merge
 
 SIDE, BATCH = 8, 2
 

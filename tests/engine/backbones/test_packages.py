@@ -17,12 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.conftest import photograph
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 
-from substyle.engine.backbones import registry
-from substyle.engine.backbones.families import checkpoints, clip_int8, mobilenet_v2
-from substyle.engine.backbones.families import package as package_family
-from substyle.engine.backbones.hub import WeightsError
+from substyle.engine.backbones import registry, weights
+from substyle.engine.backbones.families import packaged
+from substyle.engine.backbones.families import packaged as package_family
 from substyle.engine.backbones.packages import CLIP_VIT_B16, MOBILENET_V2, SHIPPED, Shipped
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.weights import WeightsError
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -120,7 +120,7 @@ def run(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_matrices_in_8_bits_become_those_of_a_float_network(graph: onnx.ModelProto) -> None:
-    state = clip_int8.tensors(graph)
+    state = packaged.clip_tensors(graph)
     assert set(state) == {"body.fc1.weight", "body.fc1.bias", "visual_projection.weight"}
     assert state["body.fc1.weight"].shape == (HIDDEN, WIDTH)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
@@ -137,10 +137,10 @@ def test_matrices_in_8_bits_become_those_of_a_float_network(graph: onnx.ModelPro
 
 
 def test_one_scale_and_no_zero_point() -> None:
-    got = clip_int8.dequantised(np.array([[-128, 127]], np.int8), np.array(0.5, np.float32), None)
+    got = packaged.dequantised(np.array([[-128, 127]], np.int8), np.array(0.5, np.float32), None)
     np.testing.assert_array_equal(got, np.array([[-64.0, 63.5]], np.float32))
     scale, zero = np.array([1, 2], np.float32), np.array(128, np.uint8)
-    got = clip_int8.dequantised(np.array([[0, 255]], np.uint8), scale, zero)
+    got = packaged.dequantised(np.array([[0, 255]], np.uint8), scale, zero)
     np.testing.assert_array_equal(got, np.array([[-128.0, 254.0]], np.float32))
 
 
@@ -158,8 +158,8 @@ def test_one_scale_and_no_zero_point() -> None:
 def test_other_quantisations_are_refused(
     weight: NDArray[np.generic] | None, scale: NDArray[np.generic] | None, zero: NDArray[np.generic] | None, said: str
 ) -> None:
-    with pytest.raises(clip_int8.GraphError, match=said):
-        clip_int8.dequantised(weight, scale, zero)
+    with pytest.raises(packaged.GraphError, match=said):
+        packaged.dequantised(weight, scale, zero)
 
 
 @pytest.mark.parametrize("broken", ["name", "scale", "use"])
@@ -171,13 +171,13 @@ def test_products_of_another_form_are_refused(graph: onnx.ModelProto, broken: st
         next(n for n in graph.graph.node if n.name.endswith("_scales_mul")).input[1] = "x"
     else:
         graph.graph.node.append(helper.make_node("Abs", [node.output[0]], ["other"]))
-    with pytest.raises(clip_int8.GraphError, match="no product with a weight in 8 bits"):
-        clip_int8.tensors(graph)
+    with pytest.raises(packaged.GraphError, match="no product with a weight in 8 bits"):
+        packaged.clip_tensors(graph)
 
 
 def test_names_of_a_tower() -> None:
     layer = "vision_model.encoder.layers.3."
-    ours = clip_int8.to_timm(
+    ours = packaged.to_timm(
         {
             "vision_model.embeddings.class_embedding": torch.ones(4),
             "vision_model.embeddings.position_embedding.weight": torch.ones(5, 4),
@@ -202,7 +202,7 @@ def test_names_of_a_tower() -> None:
 def test_blocks_of_the_package_are_those_of_torchvision() -> None:
     """Every name of torchvision's, made flat as the package has it, comes back."""
     theirs = {f"features.{key}": value for key, value in torchvision_mobilenet_v2().features.state_dict().items()}
-    flat: checkpoints.State = {}
+    flat: weights.State = {}
     for key, value in theirs.items():
         _, block, *inner, last = key.split(".")
         if inner[0] == "conv":
@@ -211,7 +211,7 @@ def test_blocks_of_the_package_are_those_of_torchvision() -> None:
         flat[".".join(["features", block, *inner, last])] = value
     assert len(flat) == len(theirs) == 312
     assert {"features.1.conv.3.weight", "features.2.conv.6.weight", "features.18.0.weight"} <= set(flat)
-    back = mobilenet_v2.to_torchvision(flat)
+    back = packaged.to_torchvision(flat)
     assert list(back) == list(theirs)
     assert all(back[key] is theirs[key] for key in theirs)
 
@@ -260,7 +260,7 @@ def test_clip_is_read_elsewhere_too() -> None:
     whole, bare = load("package:clip_vit_b16@head=projection"), load("package:clip_vit_b16@head=none")
     assert (bare.spec.dim, bare.spec.pooling) == (768, "token")
     assert bare.spec.weights_hash == whole.spec.weights_hash
-    head = clip_int8.tensors(onnx.load(str(CLIP_VIT_B16.path("x"))))["visual_projection.weight"].numpy()
+    head = packaged.clip_tensors(onnx.load(str(CLIP_VIT_B16.path("x"))))["visual_projection.weight"].numpy()
     np.testing.assert_allclose(read(bare, x) @ head.T, read(whole, x), rtol=1e-4, atol=1e-4)
     averaged, block = load("package:clip_vit_b16@pool=avg"), load("package:clip_vit_b16@layer=6,pool=avg")
     assert (averaged.spec.dim, averaged.spec.pooling) == (512, "avg, projected")

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.artefact_openvino import OpenVINOArtefact
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.registry import LoadContext
-from substyle.engine.backbones.samples import GivenSamples
-from substyle.engine.backbones.source import Source
+from substyle.engine.backbones.registry import LoadContext, Source
+from substyle.engine.backbones.runtimes.base import GivenSamples
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
 from substyle.engine.store import catalog
-from substyle.pipelines.plugins import load_plugin
+from substyle.pipelines.transforms.registry import load_plugin
 
 NAME, SIDE = "mine:first", 32
 SAMPLES = GivenSamples([np.zeros((2, SIDE, SIDE, 3), np.uint8)], 2)
@@ -59,7 +58,9 @@ class Network(nn.Module):
 @pytest.fixture(autouse=True)
 def families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("substyle.pipelines.plugins._loaded", [])  # workers of later tests load what is there
+    monkeypatch.setattr(
+        "substyle.pipelines.transforms.registry._loaded", []
+    )  # workers of later tests load what is there
     yield
     registry.FAMILIES.pop("mine", None)
 

@@ -9,13 +9,13 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
-from substyle.engine.backbones import hub, presets, registry
+from substyle.engine.backbones import presets, registry, weights
 from substyle.engine.backbones.families.align import require_transformers
 from substyle.engine.backbones.presets import PRESETS, Preset
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.estimate import networks
-from substyle.engine.study import load_study
+from substyle.engine.config import load_study
+from substyle.engine.estimate import roofline
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +35,7 @@ def there(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_has_the_width_of_its_network(name: str) -> None:
     there(name)
-    facts = networks.backbone(name, 1)
+    facts = roofline.backbone(name, 1)
     assert facts.dim == PRESETS[name].dim
     assert facts.parameters > 10_000_000
 
@@ -84,7 +84,7 @@ def test_a_size_that_is_not_there_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["simclr:resnet50", "can:base"])
 def test_what_no_hub_has_asks_for_a_checkpoint(name: str, tmp_path: Path) -> None:
-    with pytest.raises(hub.WeightsError, match="checkpoint = path"):
+    with pytest.raises(weights.WeightsError, match="checkpoint = path"):
         load(name)
     with pytest.raises(ConfigError, match=r"nothing.*allowed"):
         load(name, tmp_path / "nothing")
@@ -100,7 +100,7 @@ def test_a_hub_out_of_reach_is_said_for_presets_too(monkeypatch: pytest.MonkeyPa
         ("clip:base@head=projection", "timm/vit_base_patch16_clip_224.openai"),
         ("dinov2:small@layer=3", "timm/vit_small_patch14_dinov2.lvd142m"),
     ):
-        with pytest.raises(hub.WeightsError, match=f"{repository}.*not in the local hub cache"):
+        with pytest.raises(weights.WeightsError, match=f"{repository}.*not in the local hub cache"):
             load(name)
 
 
@@ -120,7 +120,7 @@ def test_a_masked_autoencoder_s_decoder_is_left_out(monkeypatch: pytest.MonkeyPa
     assert backbone.spec.weights_hash == load(name, tmp_path / "mae.pth").spec.weights_hash
     whole["surprise.weight"] = torch.zeros(1)
     torch.save({"model": whole}, tmp_path / "mae.pth")
-    with pytest.raises(hub.WeightsError, match=r"1 unexpected \[surprise\.weight\]"):
+    with pytest.raises(weights.WeightsError, match=r"1 unexpected \[surprise\.weight\]"):
         load(name, tmp_path / "mae.pth")
 
 
@@ -134,7 +134,7 @@ def test_every_kind_of_misfit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
         r"w\.pth does not fit: 1 keys missing \[norm\.bias\], 1 unexpected \[more\], "
         r"1 of another shape \[blocks\.0\.mlp\.fc1\.bias \[3\], not \[\d+\]\]"
     )
-    with pytest.raises(hub.WeightsError, match=expected):
+    with pytest.raises(weights.WeightsError, match=expected):
         load("timm:test_vit", tmp_path / "w.pth")
 
 
@@ -151,7 +151,7 @@ def test_checkpoints_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.savez(tmp_path / "w.npz", x=np.array([Code()], dtype=object))
     (tmp_path / "w.safetensors").write_bytes(b"\x00" * 20)
     for name in ("w.pth", "text.pth", "w.npz", "w.safetensors"):
-        with pytest.raises(hub.WeightsError, match=f"{name} cannot be read as tensors alone"):
+        with pytest.raises(weights.WeightsError, match=f"{name} cannot be read as tensors alone"):
             load("timm:test_vit", tmp_path / name)
     assert capsys.readouterr().out == ""
 
@@ -197,4 +197,4 @@ def test_ten_backbones_in_one_study() -> None:
                 require_transformers(choice.name)
             except ConfigError:
                 continue
-        assert networks.backbone(choice.name, 1).dim >= 384
+        assert roofline.backbone(choice.name, 1).dim >= 384

@@ -9,9 +9,9 @@ import torch
 from tests.conftest import photograph
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families import open_clip, taps
-from substyle.engine.backbones.readout import Readout, split
-from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.families import open_clip
+from substyle.engine.backbones.families import timm as taps
+from substyle.engine.backbones.spec import Backbone, Readout, split
 from substyle.engine.store.layout import slug
 from substyle.kernels.errors import ConfigError
 

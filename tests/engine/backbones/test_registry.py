@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph
 
-from substyle.engine.backbones import hub, registry
+from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.families import open_clip as open_clip_family
 from substyle.engine.backbones.spec import Backbone
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
     path = tmp_path / "other.pth"
     torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
-    with pytest.raises(hub.WeightsError, match=r"other\.pth does not fit: \d+ keys missing"):
+    with pytest.raises(weights.WeightsError, match=r"other\.pth does not fit: \d+ keys missing"):
         load("timm:test_vit", path)
     with pytest.raises(ConfigError, match="a file that exists"):
         load("timm:test_vit", tmp_path / "nothing.pth")
@@ -178,7 +178,7 @@ def test_weights_of_another_patch_or_side_are_not_resampled(tmp_path: Path, give
 
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model(given, pretrained=False).state_dict(), path)
-    with pytest.raises(hub.WeightsError, match=f"of another patch or input side: .*{key}"):
+    with pytest.raises(weights.WeightsError, match=f"of another patch or input side: .*{key}"):
         load(f"timm:{taken}", path)
 
 
@@ -235,9 +235,9 @@ def test_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(hub.WeightsError, match=r"timm/vit_base_patch16_224\.mae.*not in the local hub cache"):
+    with pytest.raises(weights.WeightsError, match=r"timm/vit_base_patch16_224\.mae.*not in the local hub cache"):
         load("timm:vit_base_patch16_224.mae")
-    with pytest.raises(hub.WeightsError, match="the hub cannot be reached"):
+    with pytest.raises(weights.WeightsError, match="the hub cannot be reached"):
         load("open_clip:ViT-B-16/openai")
 
 
@@ -250,7 +250,7 @@ def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPa
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "models--a--b" / "snapshots").mkdir(parents=True)
-    hub.require_repository("x", "a/b")
+    weights.require_repository("x", "a/b")
     assert constants.HF_HUB_OFFLINE
 
 
@@ -269,7 +269,7 @@ def test_a_repository_that_is_cached_in_part(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     (tmp_path / f"models--{repository.replace('/', '--')}" / "snapshots").mkdir(parents=True)
-    with pytest.raises(hub.WeightsError, match=rf"{repository}\) cannot be loaded"):
+    with pytest.raises(weights.WeightsError, match=rf"{repository}\) cannot be loaded"):
         load(name)
 
 

@@ -19,23 +19,17 @@ from numpy.typing import NDArray
 from tests.conftest import photograph
 from torch import nn
 
-from substyle.engine.backbones import artefact_tensorrt, gate, registry
-from substyle.engine.backbones.artefact import Mixture
-from substyle.engine.backbones.artefact_tensorrt import TensorRTArtefact
-from substyle.engine.backbones.artefact_torch import TorchArtefact
+from substyle.engine.backbones import gate, registry
 from substyle.engine.backbones.compile import CompileOptions, artefact_of, compile_source
-from substyle.engine.backbones.fixed_batch import FixedBatch, InPieces
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes import tensorrt_build
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
-from substyle.engine.backbones.runtimes.tensorrt_build import EngineError
-from substyle.engine.backbones.runtimes.torch import TorchModule, TorchOnDevice
-from substyle.engine.backbones.runtimes.typed_export import Typed
-from substyle.engine.backbones.samples import GivenSamples
-from substyle.engine.backbones.source import Source
-from substyle.engine.backbones.spec import Backbone, BackboneSpec
-from substyle.engine.backbones.started import Starts
-from substyle.engine.target import Target
+from substyle.engine.backbones.export import Preprocessed, Typed
+from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.runtimes import tensorrt
+from substyle.engine.backbones.runtimes.base import GivenSamples, Mixture, TorchModule, TorchOnDevice
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, InPieces, OpenVINOGraph
+from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTArtefact
+from substyle.engine.backbones.runtimes.torch_compile import TorchArtefact
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, Starts
+from substyle.engine.devices import Target
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 SIDE, BATCH, DIM = 32, 4, 6
@@ -198,10 +192,10 @@ class Engines:
         self.built: list[bytes] = []
         self.unusable: set[bytes] = set()
         self.trt = SimpleNamespace(__name__="tensorrt", __version__="10.9")
-        monkeypatch.setattr(tensorrt_build, "library", lambda: self.trt)
-        monkeypatch.setattr(artefact_tensorrt, "library", lambda: self.trt)
-        monkeypatch.setattr(artefact_tensorrt, "build", self.build)
-        monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", self.load)
+        monkeypatch.setattr(tensorrt, "library", lambda: self.trt)
+        monkeypatch.setattr(tensorrt, "library", lambda: self.trt)
+        monkeypatch.setattr(tensorrt, "build", self.build)
+        monkeypatch.setattr(tensorrt, "TensorRTGraph", self.load)
         card = SimpleNamespace(name="card", major=9, minor=0, multi_processor_count=132)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
@@ -295,7 +289,7 @@ def test_an_engine_that_cannot_be_used_where_it_was_built_is_an_error(
     def refuse(engine: bytes, device: torch.device) -> Engine:
         raise EngineError("no")
 
-    monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", refuse)
+    monkeypatch.setattr(tensorrt, "TensorRTGraph", refuse)
     with pytest.raises(EngineError, match="no"):
         compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 1
@@ -309,7 +303,7 @@ def test_a_card_without_bf16_runs_in_fp16(
             raise EngineError("no bf16 here")
         return engines.build(graph, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(artefact_tensorrt, "build", build)
+    monkeypatch.setattr(tensorrt, "build", build)
     assert compile_source(Source.of(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
     assert "runs in fp16 if that passes the gate; no bf16 here" in capsys.readouterr().err
     with pytest.raises(EngineError, match="no bf16 here"):
@@ -346,12 +340,12 @@ def test_a_backbone_that_comes_as_a_graph(engines: Engines) -> None:
         compile_source(source, samples(), options(ON_GPU, "bf16"))
 
 
-@pytest.mark.skipif(tensorrt_build.installed() is None, reason="no TensorRT")
+@pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")
 @pytest.mark.parametrize("kind", ["module", "graph"])
 def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(Target, "identity", "card")
     loaded: list[bytes] = []
-    monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
+    monkeypatch.setattr(tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
     made = backbone() if kind == "module" else Backbone(dataclasses.replace(backbone().spec, dim=96), graph=graph())
     artefact = artefact_of(Source.of(made), samples(), options(ON_GPU))
     assert isinstance(artefact, TensorRTArtefact)

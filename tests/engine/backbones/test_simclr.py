@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.engine.backbones import bundle_files
 
-from substyle.engine.backbones import hub, identities, registry
+from substyle.engine.backbones import registry, weights
 from substyle.engine.backbones.families import simclr
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
@@ -73,7 +73,7 @@ def test_a_tensorflow_checkpoint(network: torch.nn.Module, tmp_path: Path) -> No
         torch.testing.assert_close(read.maxpool(stem), expected)
     for other in (Path(f"{prefix}.index"), prefix.parent):
         assert load(other).spec.weights_hash == backbone.spec.weights_hash
-    facts = identities.checkpoint(prefix)
+    facts = registry.checkpoint_identity(prefix)
     assert facts is not None
     assert set(facts["weights"]) == {"model.ckpt-225206.index", "model.ckpt-225206.data-00000-of-00001"}
 
@@ -85,7 +85,7 @@ def test_a_tensorflow_checkpoint(network: torch.nn.Module, tmp_path: Path) -> No
         r"1 keys missing \[layer1\.0\.bn2\.bias\], 1 unexpected \[base_model/conv2d_53/kernel\], "
         r"1 of another shape \[layer1\.2\.conv2\.weight"
     )
-    with pytest.raises(hub.WeightsError, match=misfit):
+    with pytest.raises(weights.WeightsError, match=misfit):
         load(prefix)
 
 
@@ -118,7 +118,7 @@ def test_pytorch_layouts(network: torch.nn.Module, tmp_path: Path, prefix: str, 
     torch.testing.assert_close(output(backbone.module.get_submodule("network"), x), output(network, x))
     state["queue"] = torch.zeros(2)
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    with pytest.raises(hub.WeightsError, match=r"1 unexpected \[queue\]"):
+    with pytest.raises(weights.WeightsError, match=r"1 unexpected \[queue\]"):
         load(tmp_path / "w.pth")
 
 

@@ -12,18 +12,15 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from substyle.engine.backbones.export import export
-from substyle.engine.backbones.preprocess import Preprocessed
-from substyle.engine.backbones.runtimes import tensorrt_build
+from substyle.engine.backbones.export import Preprocessed, Typed, export, typed_graph
+from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
-from substyle.engine.backbones.runtimes.tensorrt import TensorRTGraph
-from substyle.engine.backbones.runtimes.tensorrt_build import EngineError, build, engine_key
-from substyle.engine.backbones.runtimes.typed_export import Typed, typed_graph
-from substyle.engine.precision import Precision
+from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTGraph, build, engine_key
+from substyle.engine.devices import Precision
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 CANVAS, BATCH, DIM = 48, 3, 5
-BUILDS = pytest.mark.skipif(tensorrt_build.installed() is None, reason="no TensorRT")
+BUILDS = pytest.mark.skipif(tensorrt.installed() is None, reason="no TensorRT")
 
 
 class Small(nn.Module):
@@ -126,7 +123,7 @@ def test_normalisations_are_folded_in_the_network_s_type(
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
     assert {weights[name].data_type for node in convolved for name in node.input[1:]} == {kind}
     assert {name for node in model.graph.node for name in node.input} >= weights.keys(), "nothing is left over"
-    if tensorrt_build.installed():
+    if tensorrt.installed():
         assert len(build(model.SerializeToString(), batch=BATCH, canvas=CANVAS)) > 1000
 
 
@@ -142,7 +139,7 @@ def test_engines_are_built(typed: Callable[[Precision], onnx.ModelProto], precis
     timing = tmp_path / "cache" / "timing"
     engine = build(onnx_bytes, batch=BATCH, canvas=CANVAS, timing=timing)
     assert len(engine) > 1000
-    assert timing.is_file() == (tensorrt_build.installed() == "tensorrt")
+    assert timing.is_file() == (tensorrt.installed() == "tensorrt")
     assert len(build(onnx_bytes, batch=BATCH, canvas=CANVAS, timing=timing)) > 1000
 
 
@@ -189,7 +186,7 @@ def test_an_engine_s_key_depends_on_graph_and_gpu() -> None:
 
 
 def test_no_tensorrt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_build, "LIBRARIES", ("no_such_tensorrt",))
+    monkeypatch.setattr(tensorrt, "LIBRARIES", ("no_such_tensorrt",))
     with pytest.raises(ConfigError, match="extra gpu"):
         build(b"", batch=BATCH, canvas=CANVAS)
 

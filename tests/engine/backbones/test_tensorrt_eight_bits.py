@@ -29,18 +29,16 @@ from tests.engine.backbones.small_networks import (
 )
 from tests.engine.backbones.typed_on_cpu import OnCPU
 
-from substyle.engine import target
-from substyle.engine.backbones import artefact_tensorrt, cache, gate
-from substyle.engine.backbones.artefact import Mixture
-from substyle.engine.backbones.artefact_tensorrt import TensorRTArtefact
+from substyle.engine import cache, devices
+from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import artefact_of, compile_source
-from substyle.engine.backbones.runtimes import tensorrt_build
-from substyle.engine.backbones.samples import GivenSamples
-from substyle.engine.backbones.search import Search
-from substyle.engine.backbones.source import Source
+from substyle.engine.backbones.gate import Search
+from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.runtimes import tensorrt
+from substyle.engine.backbones.runtimes.base import GivenSamples, Mixture
+from substyle.engine.backbones.runtimes.tensorrt import TensorRTArtefact
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.precision import EightBits
-from substyle.engine.target import Target
+from substyle.engine.devices import EightBits, Target
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,10 +51,10 @@ class Engines:
         self.built: list[bytes] = []
         self.card = SimpleNamespace(name="card", major=9, minor=0, multi_processor_count=132)
         trt = SimpleNamespace(__name__="tensorrt", __version__="10.9")
-        monkeypatch.setattr(tensorrt_build, "library", lambda: trt)
-        monkeypatch.setattr(artefact_tensorrt, "library", lambda: trt)
-        monkeypatch.setattr(artefact_tensorrt, "build", self.build)
-        monkeypatch.setattr(artefact_tensorrt, "TensorRTGraph", lambda engine, device: OnCPU(engine))
+        monkeypatch.setattr(tensorrt, "library", lambda: trt)
+        monkeypatch.setattr(tensorrt, "library", lambda: trt)
+        monkeypatch.setattr(tensorrt, "build", self.build)
+        monkeypatch.setattr(tensorrt, "TensorRTGraph", lambda engine, device: OnCPU(engine))
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: self.card)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "card")
         monkeypatch.setattr(Target, "torch_device", torch.device("cpu"))
@@ -165,9 +163,9 @@ def test_no_further_photographs_is_said(engines: Engines, precision: EightBits) 
 
 
 def test_missing_openvino_is_said(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = target.importlib.util.find_spec  # type: ignore[attr-defined]
+    real = devices.importlib.util.find_spec  # type: ignore[attr-defined]
     found: Callable[[str], Any] = lambda name: None if name == "openvino" else real(name)  # noqa: E731
-    monkeypatch.setattr(target.importlib.util, "find_spec", found)  # type: ignore[attr-defined]
+    monkeypatch.setattr(devices.importlib.util, "find_spec", found)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; .*openvino is not installed"):
         compile_source(Source.of(backbone()), SAMPLES, options("int8"))
     assert not engines.built

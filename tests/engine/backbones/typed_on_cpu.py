@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.backbones.runtimes.onnx_weights import FLOAT, NARROW, array
-from substyle.engine.backbones.started import Ended
+from substyle.engine.backbones.export import FLOAT, NARROW, array
+from substyle.engine.backbones.spec import Ended
 
 
 def widened(graph: bytes) -> onnx.ModelProto:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from substyle.engine import outputs
-from substyle.engine.commands.folders import default_out, out_of
-from substyle.engine.store.embeddings import EmbeddingStore
+from substyle.engine.commands.options import default_out, out_of
 from substyle.engine.store.layout import StoreSettings
-from substyle.pipelines.objects import ObjectPlace
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import outputs
+from substyle.pipelines.storage import ObjectPlace
 
 SETTINGS = StoreSettings(0, 64, 8, "float16")
 

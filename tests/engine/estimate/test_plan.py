@@ -9,12 +9,11 @@ from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
-from substyle.engine.estimate import networks
-from substyle.engine.estimate.devices import DEVICES, FULL, Device, Efficiency, card_of, device
+from substyle.engine.estimate import roofline
 from substyle.engine.estimate.plan import BATCH, plan
-from substyle.engine.estimate.work import Work, of_network
+from substyle.engine.estimate.roofline import DEVICES, FULL, Device, Efficiency, Work, card_of, device, of_network
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.suites import suite
+from substyle.pipelines.transforms.registry import suite
 
 H100 = DEVICES["h100"]
 SUITE = suite("substance31")
@@ -54,14 +53,14 @@ def test_scores_of_attention_move_nothing() -> None:
     ],
 )
 def test_known_networks(name: str, dim: int, gflop: float, million: float) -> None:
-    facts = networks.backbone(name, 8)
+    facts = roofline.backbone(name, 8)
     assert facts.dim == dim
     assert facts.work.flop / 1e9 == pytest.approx(gflop, rel=0.02)
     assert facts.parameters / 1e6 == pytest.approx(million, rel=0.02)
 
 
 def test_an_image_tower_of_open_clip() -> None:
-    facts = networks.backbone("open_clip:ViT-B-32/openai", 2)
+    facts = roofline.backbone("open_clip:ViT-B-32/openai", 2)
     assert facts.dim == 512
     assert facts.work.flop / 1e9 == pytest.approx(8.8, rel=0.03)  # 4.4 GMACs, open_clip's model profile
 
@@ -69,12 +68,12 @@ def test_an_image_tower_of_open_clip() -> None:
 @pytest.mark.parametrize(("architecture", "dim"), [("coca_ViT-B-32", 512), ("roberta-ViT-B-32", 512)])
 def test_towers_whose_text_needs_more(architecture: str, dim: int) -> None:
     """CoCa's also gives tokens; text towers of others ask a hub for their configuration."""
-    assert networks.backbone(f"open_clip:{architecture}", 2).dim == dim
+    assert roofline.backbone(f"open_clip:{architecture}", 2).dim == dim
 
 
 @pytest.mark.parametrize("model", ["resnest14d", "test_vit_relpos", "test_vit2"])
 def test_a_layer_of_networks_that_normalise_one_picture_or_have_no_class_token(model: str) -> None:
-    assert networks.backbone(f"timm:{model}@layer=-1", 1).dim == networks.backbone(f"timm:{model}", 1).dim
+    assert roofline.backbone(f"timm:{model}@layer=-1", 1).dim == roofline.backbone(f"timm:{model}", 1).dim
 
 
 def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,17 +81,17 @@ def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.Monk
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * float(x.max())
 
-    monkeypatch.setattr(networks.timm_family, "create", lambda model: Looks(1, 1))
+    monkeypatch.setattr(roofline.timm_family, "create", lambda model: Looks(1, 1))
     with pytest.raises(ConfigError, match="counted without its weights"):
-        networks.backbone("timm:test_vit", 1)
+        roofline.backbone("timm:test_vit", 1)
 
 
 @pytest.mark.parametrize("pool", ["avg", "max"])
 def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
     pytest.importorskip("transformers")
-    assert networks.backbone(f"align:base@pool={pool}", 1).dim == 640
+    assert roofline.backbone(f"align:base@pool={pool}", 1).dim == 640
     with pytest.raises(ConfigError, match="avg, max"):
-        networks.backbone("align:base@pool=cls", 1)
+        roofline.backbone("align:base@pool=cls", 1)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +109,16 @@ def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
 )
 def test_a_plan_refuses_the_names_that_embed_refuses(name: str, allowed: str) -> None:
     context = LoadContext(64, 2, 0, None, lambda: np.zeros((2, 64, 64, 3), np.uint8))
-    for take in (lambda: networks.backbone(name, 1), lambda: registry.load(name, context)):
+    for take in (lambda: roofline.backbone(name, 1), lambda: registry.load(name, context)):
         with pytest.raises(ConfigError, match=allowed):
             take()
 
 
 def test_styles_share_what_precedes_the_first_normalisation() -> None:
-    one = networks.styles(("identity", "style_wave"), 224)
-    two = networks.styles(("identity", "style_wave", "style_glass"), 224)
+    one = roofline.styles(("identity", "style_wave"), 224)
+    two = roofline.styles(("identity", "style_wave", "style_glass"), 224)
     assert one.flop < two.flop <= 2 * one.flop
-    assert networks.styles(("identity", "grayscale"), 224).products == []
+    assert roofline.styles(("identity", "grayscale"), 224).products == []
 
 
 def test_the_slower_of_arithmetic_and_traffic_decides() -> None:
@@ -209,7 +208,7 @@ def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
 )
 def test_backbones_that_cannot_be_planned_for(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        networks.backbone(name, 2)
+        roofline.backbone(name, 2)
 
 
 def test_unknown_gpus_and_shares_are_refused() -> None:

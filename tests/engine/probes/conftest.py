@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 SUITE = (
     ("identity", "identity", "train"),

@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from substyle.engine.probes.compare import compare_outcomes, holm
-from substyle.engine.probes.metrics import balanced_over, resample
-from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.probes.evaluate import balanced_over, resample
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes, holm
 
 SUITE = (
     ("identity", "identity", "train"),

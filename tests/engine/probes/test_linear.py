@@ -12,14 +12,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from substyle.engine.probes import linear
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images, variant_weights
 from substyle.engine.probes.solver import Fit
-from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
-from substyle.engine.probes.validation import Validation
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.probes.trainer import Validation
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 Make = Callable[..., EmbeddingTable]

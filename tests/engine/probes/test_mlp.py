@@ -12,19 +12,28 @@ import pytest
 import torch
 
 from substyle.engine.probes import mlp as module
-from substyle.engine.probes import multitask
-from substyle.engine.probes.batches import Part
+from substyle.engine.probes import mlp as multitask
+from substyle.engine.probes.batches import Features, Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Setting, grid, initial
 from substyle.engine.probes.linear import resampled_images
-from substyle.engine.probes.mlp import Mlp, by_accuracy, by_loss, part_of, train_mlp, until_agreed
-from substyle.engine.probes.multitask import JOINT, TWIN_FINE, TWIN_SEMANTIC, settings_of, train_multitask
-from substyle.engine.probes.standard import standard_of
+from substyle.engine.probes.mlp import (
+    JOINT,
+    TWIN_FINE,
+    TWIN_SEMANTIC,
+    Mlp,
+    by_accuracy,
+    by_loss,
+    part_of,
+    settings_of,
+    train_mlp,
+    train_multitask,
+    until_agreed,
+)
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
-from substyle.engine.probes.trainer import Trained, train
-from substyle.engine.probes.validation import Validation
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.probes.trainer import Trained, Validation, train
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 Make = Callable[..., EmbeddingTable]

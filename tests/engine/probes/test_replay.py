@@ -11,20 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.engine.backbones.runtimes import captured
-from substyle.engine.probes import bank, replay, script, trainer
-from substyle.engine.probes.batches import Part
+from substyle.engine import cuda
+from substyle.engine.probes import heads, trainer
+from substyle.engine.probes.batches import DeviceBatches, Features, Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
-from substyle.engine.probes.feed import Drawn, DrawnAhead
+from substyle.engine.probes.dataset import Resident, hold, standard_of
 from substyle.engine.probes.heads import Setting
-from substyle.engine.probes.held import Resident, hold
-from substyle.engine.probes.multitask import settings_of
-from substyle.engine.probes.sampling import stream_of
-from substyle.engine.probes.standard import standard_of
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.probes.loader import Drawn, DrawnAhead
+from substyle.engine.probes.mlp import settings_of
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Trained, train
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 
 Make = Callable[..., EmbeddingTable]
 Quick = Callable[..., ProbeConfig]
@@ -41,7 +38,7 @@ class Graphs:
 
     def capture(self, launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
         """As the real one: the work is done a few times; while it is captured, nothing is."""
-        for _ in range(captured.WARM):
+        for _ in range(cuda.WARM):
             result = launch(None)
         output, number = result.clone(), len(self.replays)
         self.replays.append(0)
@@ -57,9 +54,9 @@ class Graphs:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """A CPU that says that it replays."""
     made = Graphs()
-    monkeypatch.setattr(captured, "capture", made.capture)
+    monkeypatch.setattr(cuda, "capture", made.capture)
     monkeypatch.setattr(trainer, "replays", lambda device: True)
-    monkeypatch.setattr(bank, "takes_turns", lambda width, device: False)
+    monkeypatch.setattr(heads, "takes_turns", lambda width, device: False)
     return made
 
 
@@ -68,8 +65,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A call from which on nothing is captured any more."""
 
     def call() -> None:
-        monkeypatch.setattr(captured, "WARM", 1 << 40)
-        monkeypatch.setattr(replay, "Replay", lambda work, device: work)
+        monkeypatch.setattr(cuda, "WARM", 1 << 40)
+        monkeypatch.setattr(heads, "Replay", lambda work, device: work)
 
     return call
 
@@ -112,7 +109,7 @@ def test_replayed_steps_learn_what_the_host_s_do(
     settings = [Setting(lr, 0.1, width) for lr in (1e-2, 3e-3, 1e-3)]
     table = make_table()
     ours = learned(table, settings, config, 24)
-    assert graphs.replays == [24 - captured.WARM, 1], "the steps, and the validation at their end"
+    assert graphs.replays == [24 - cuda.WARM, 1], "the steps, and the validation at their end"
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, learned(table, settings, config, 24))
     assert len(graphs.replays) == 2
@@ -130,8 +127,8 @@ def test_what_is_captured_is_what_runs_by_itself(
         patch.setattr(trainer, "AHEAD", 4)
         ours = learned(table, settings, config, steps, dtype)
     # three steps are too few to be captured; of 30 the first script has one step after it is warm
-    assert captured.WARM == 3
-    assert graphs.replays == ([1] * 2 if steps == 3 else [steps - captured.WARM] * 2 + [1] * 2)
+    assert cuda.WARM == 3
+    assert graphs.replays == ([1] * 2 if steps == 3 else [steps - cuda.WARM] * 2 + [1] * 2)
     eager()
     assert_same(ours, learned(table, settings, config, steps, dtype), bits=True)
 
@@ -183,7 +180,7 @@ def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, m
         return train(features, parts, settings_of(fine, semantic, config), config, 20)
 
     ours = run()
-    assert graphs.replays == [20 - captured.WARM, 1, 1]
+    assert graphs.replays == [20 - cuda.WARM, 1, 1]
     monkeypatch.setattr(trainer, "replays", lambda device: False)
     assert_same(ours, run())
 
@@ -206,8 +203,8 @@ def test_dropout_is_keyed_by_seed_and_step(make_table: Make, quick: Quick, graph
     ("kind", "triton", "expected"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
 )
 def test_where_steps_are_replayed(monkeypatch: pytest.MonkeyPatch, kind: str, triton: bool, expected: bool) -> None:
-    monkeypatch.setattr(replay, "installed", lambda: triton)
-    assert replay.replays(torch.device(kind)) is expected
+    monkeypatch.setattr(heads, "installed", lambda: triton)
+    assert heads.replays(torch.device(kind)) is expected
 
 
 def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
@@ -218,7 +215,7 @@ def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
     def part() -> Part:
         return Part(task, stream_of(task, "variant", 0), 8, slice(0, 8))
 
-    batches, stream = script.DeviceBatches(features, [part()], 3, 5), part().stream
+    batches, stream = DeviceBatches(features, [part()], 3, 5), part().stream
     place = {name: v.data_ptr() for name, v in vars(batches.script).items() if isinstance(v, torch.Tensor)}
     for rates, taken in (([0.1, 0.2, 0.3, 0.4], 0), ([0.5, 0.6], 3)):
         queue = batches.block(rates)

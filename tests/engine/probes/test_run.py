@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from tests.engine.report.fake import fake_results
 
-from substyle.engine.probes import single
-from substyle.engine.probes.compare import compare_outcomes
+from substyle.engine.probes import single_task
+from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.linear import resampled_images
-from substyle.engine.probes.outcome import ProbeOutcome
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
-from substyle.engine.probes.saved import Probe
 from substyle.engine.report import tables
-from substyle.engine.report.results import validate_results
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.report.data import validate_results
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
 Make = Callable[..., EmbeddingTable]
@@ -211,7 +210,7 @@ def test_photographs_of_one_folder_are_resampled_together(
         drawn.append(resampled_images(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(single, "resampled_images", spy)
+    monkeypatch.setattr(single_task, "resampled_images", spy)
     table = make_table(images=40, style=0.4)
     copies = replace(
         table,

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from substyle.engine.probes.sampling import Stream, stream_of
-from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.probes.tasks import Stream, Task, coarse_task, fine_task, semantic_task, stream_of
+from substyle.engine.store.table import EmbeddingTable
 
 Make = Callable[..., EmbeddingTable]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from substyle.engine.probes import solver
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.solver import Fit, Rows, fit
-from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.store.layout import TEST, TRAIN, VAL
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import probe_native
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.probes.tasks import coarse_task, fine_task, identity, images_of, semantic_task
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
 Make = Callable[..., EmbeddingTable]

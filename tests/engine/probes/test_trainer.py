@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.engine.probes import bank, trainer
-from substyle.engine.probes.batches import Part
+from substyle.engine.probes import heads as bank
+from substyle.engine.probes import trainer
+from substyle.engine.probes.batches import Features, Part
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
-from substyle.engine.probes.multitask import settings_of
-from substyle.engine.probes.sampling import stream_of
-from substyle.engine.probes.standard import standard_of
-from substyle.engine.probes.tasks import Task, fine_task, semantic_task
-from substyle.engine.probes.trainer import learning_rate, train
-from substyle.engine.probes.validation import Validation
-from substyle.engine.table import EmbeddingTable
-from substyle.kernels import probe_library
+from substyle.engine.probes.mlp import settings_of
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
+from substyle.engine.probes.trainer import Validation, learning_rate, train
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import probe_native
 from substyle.kernels.probe_heads import Heads, Numbers, Term
 
 Make = Callable[..., EmbeddingTable]
@@ -195,7 +193,7 @@ def test_heads_learn_in_turn_what_they_learn_together(
     found = {}
     for in_turn, compiled in ((True, True), (False, True), (True, False), (False, False)):
         if not compiled:
-            monkeypatch.setattr(probe_library, "library", lambda: None)
+            monkeypatch.setattr(probe_native, "library", lambda: None)
         monkeypatch.setattr(bank, "takes_turns", lambda width, device, t=in_turn: t)
         found[in_turn, compiled] = train(setup.features, [setup.part()], settings, quick(), 24, seeds=[0, 1])
     first = found[True, True]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.engine.probes import validation as module
+from substyle.engine.probes import trainer as module
+from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.features import Features
+from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import initial
-from substyle.engine.probes.standard import standard_of
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, semantic_task
-from substyle.engine.probes.validation import AGREEMENT, Validation, asked, compare
-from substyle.engine.table import EmbeddingTable
+from substyle.engine.probes.trainer import AGREEMENT, Validation, asked, compare
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 

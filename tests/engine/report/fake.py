@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.claims import claims
+from substyle.engine.report.claims import claims
 
 SUITE = (
     ("identity", "identity", "train", "identity"),

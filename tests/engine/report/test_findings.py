@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.findings import findings, floors, portrait, unconverged
-from substyle.engine.report.standing import standing
+from substyle.engine.report.findings import findings, floors, portrait, standing, unconverged
 
 TWO = {"alpha": (0.9, 0.9), "beta": (0.9, 0.9)}
 THREE = TWO | {"control:statistics": (0.7, 0.3)}

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report.page import ReportFiles, write_report
-from substyle.engine.report.templating import soft
+from substyle.engine.report.page import ReportFiles, soft, write_report
 from substyle.kernels.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}

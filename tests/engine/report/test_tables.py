@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from substyle.engine.report import tables
-from substyle.engine.report.cells import Column, Kind, Table, show
-from substyle.engine.report.headline import headline_table
-from substyle.engine.report.table_files import flat, latex_escape, write_tables
+from substyle.engine.report.data import Column, Kind, Table, show
+from substyle.engine.report.page import flat, latex_escape, write_tables
+from substyle.engine.report.tables import headline_table
 
 TABLE = Table(
     "toy",

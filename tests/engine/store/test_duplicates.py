@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from tests.conftest import photograph
 
-from substyle.engine.store.duplicates import _shrunk_by_numpy, _shrunk_by_torch, as_hex, groups, shrunk
+from substyle.engine.store.manifest import _shrunk_by_numpy, _shrunk_by_torch, as_hex, groups, shrunk
 
 
 def canvas(picture: Image.Image) -> torch.Tensor:

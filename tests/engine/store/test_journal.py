@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from tests.conftest import put
 
-from substyle.engine.store import compaction, details, index, journal, notes
+from substyle.engine.store import compaction, journal, records
 from substyle.engine.store.files import digest, make_folder
-from substyle.engine.store.record import ImageNote, Record
+from substyle.engine.store.records import ImageNote, Record
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.places import Place, matching
+from substyle.pipelines.storage import Place, matching
 
 
 def record(shard: int, backbone: str = "b", *names: str) -> Record:
@@ -133,13 +133,13 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
 
 def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    encode = index.encode
+    encode = records.encode_index
 
     def count(table: pa.Table) -> bytes:
         written.append(len(table))
         return encode(table)
 
-    monkeypatch.setattr(index, "encode", count)
+    monkeypatch.setattr(records, "encode", count)
     for shard in range(200):
         journal.write(tmp_path, record(shard))
         compaction.compact(tmp_path, at=2)
@@ -186,7 +186,7 @@ def test_merged_segments_that_a_crash_has_left_change_nothing(home: Place) -> No
 def test_details_that_no_segment_names_are_cleared(home: Place) -> None:
     journal.write(home, record(0))
     compaction.compact(home, at=1)
-    data = details.encode([(1, record(1))])
+    data = records.encode_details([(1, record(1))])
     left = journal.details_path(home, f"records-{digest(data)}.parquet")
     put(left, data)
     assert compaction.unnamed(home) == [left]
@@ -218,7 +218,7 @@ def test_notes_are_what_records_say_of_images(home: Place, compacted: int) -> No
         journal.write(home, one)
     if compacted == 4:
         compaction.compact(home, at=1)
-    found = notes.read(home)
+    found = journal.read_notes(home)
     assert found.row_N.tolist() == [0, 1, 4, 5, 8, 9]
     assert found.ok_N.tolist() == found.seen_N.tolist() == [True, False] * 3
     assert found.reasons == dict.fromkeys([1, 5, 9], 'a "bad" image: ü')

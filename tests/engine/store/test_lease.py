@@ -15,10 +15,10 @@ import pytest
 from tests.object_server import Fault, Server
 
 from substyle.engine.store import lease, lock
-from substyle.engine.store.errors import LockedError, StoreError
-from substyle.engine.store.holder import Holder, system
+from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.lease import Holder, system
 from substyle.engine.store.lock import Part
-from substyle.pipelines.objects import ObjectPlace
+from substyle.pipelines.storage import ObjectPlace
 
 FAR = Holder("far", "another-host", 1, "yesterday", system="another system")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from substyle.engine.store import lock
-from substyle.engine.store.errors import LockedError
+from substyle.engine.store.layout import LockedError
 from substyle.engine.store.lock import Part
 from substyle.kernels.errors import ConfigError
 

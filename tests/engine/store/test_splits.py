@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.store.layout import TEST, TRAIN, VAL
-from substyle.engine.store.splits import assign
+from substyle.engine.store.manifest import assign
 from substyle.kernels.errors import ConfigError
 
 

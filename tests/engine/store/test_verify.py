@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import put
-from tests.engine.store.test_embeddings import DEFINITIONS, FOUND, facts, make, note, rows
+from tests.engine.store.test_store import DEFINITIONS, FOUND, facts, make, note, rows
 
 from substyle.engine.store import catalog, compaction, journal, lock, manifest
-from substyle.engine.store.embeddings import EmbeddingStore
-from substyle.engine.store.errors import StoreError
-from substyle.engine.store.load import load_table
+from substyle.engine.store.layout import StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import Verdict, verify
-from substyle.pipelines.places import Place, matching
+from substyle.pipelines.storage import Place, matching
 
 OTHER = "timm:y"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.conformance.kinds import write_tar
 
 from substyle.engine.cli import _parser
-from substyle.engine.commands.photographs import source_config
+from substyle.engine.commands.options import source_config
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
 from substyle.pipelines.sources.base import Records

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources.patterns import braces, shards
-from substyle.pipelines.sources.text import LeftOut
+from substyle.pipelines.sources.base import LeftOut
+from substyle.pipelines.sources.files import braces, shards
 
 
 def found(root: str | Path, *extensions: str) -> list[str]:

@@ -12,9 +12,8 @@ import pytest
 from tests.object_server import BUCKET, KEY, Fault, Server
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.object_errors import ObjectError
-from substyle.pipelines.objects import ObjectPlace
-from substyle.pipelines.sources import SourceConfig, TarSource, open_source, shard_files
+from substyle.pipelines.sources import SourceConfig, TarSource, open_source, tar_files
+from substyle.pipelines.storage import ObjectError, ObjectPlace
 
 
 def shard(path: Path, first: int, count: int, size: int = 3000) -> None:
@@ -68,7 +67,7 @@ def test_a_bucket_gives_what_a_disk_gives(pair: tuple[str, str], pattern: str) -
 def test_members_larger_than_what_is_read_ahead(
     tmp_path: Path, bucket: ObjectPlace, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    monkeypatch.setattr(shard_files, "WINDOW", 2048)
+    monkeypatch.setattr(tar_files, "WINDOW", 2048)
     shard(tmp_path / "shards" / "a.tar", 0, 30, size=20_000)
     there = TarSource(upload(tmp_path / "shards", bucket) + "/a.tar")
     listed = sum(method == "GET" for method, _ in server.requests)

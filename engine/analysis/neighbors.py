@@ -1,0 +1,356 @@
+"""Nearest neighbours, k-NN accuracy, balance and clusters, by FAISS on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.analysis.geometry import F32, I64, Rows, bootstrap_mean
+from substyle.kernels.errors import ConfigError
+
+# Whether FAISS searches on a GPU: it does where its GPU build is installed and a GPU is there.
+
+MEMORY_LIMIT = 8 << 30  # bytes of vectors, and as many of queries, that lie on the GPU at once; the rest follows
+
+
+@cache
+def gpu_resources() -> Any:  # noqa: ANN401 - FAISS ships no types
+    """FAISS's working memory on the GPU, made once; None where it searches on the CPU."""
+    import faiss
+
+    counted = getattr(faiss, "get_num_gpus", None)
+    if counted is None or counted() == 0 or not hasattr(faiss, "StandardGpuResources"):
+        return None
+    return faiss.StandardGpuResources()
+
+
+def place(x_RD: F32) -> F32 | torch.Tensor:
+    """Rows where they are searched: on the GPU where FAISS and torch both use one and rows fit, else as they are."""
+    if x_RD.nbytes > MEMORY_LIMIT or gpu_resources() is None or not torch.cuda.is_available():
+        return x_RD
+    return torch.from_numpy(x_RD).to(torch.device("cuda", torch.cuda.current_device()))
+
+
+# Exact nearest neighbours among tensors on a GPU, by FAISS: vectors are read where they lie, and indices stay there.
+#
+# FAISS is given addresses. What ``faiss.contrib.torch_utils`` does for tensors would, once imported, take the place of
+# FAISS's own functions for arrays in the whole process.
+
+BLOCK = 1 << 18  # rows of the bank that are searched at once; of float16 they are cast, 0.8 GB at width 768
+MOST = 2048  # neighbours; FAISS's own limit there
+_FLOATS = (torch.float32, torch.float16)
+
+
+def search_on_gpu(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> torch.Tensor:
+    """Indices of the k bank rows of largest inner product with each query, best first, in float32 arithmetic.
+
+    Args:
+        query_QD, bank_BD: on one GPU, float32 or float16, row after row; float16 rows are cast block by block.
+        k: at most 2,048.
+
+    Returns:
+        (Q, min(k, B)) int64 on that GPU, queued on its current stream.
+
+    Raises:
+        ConfigError: more neighbours than FAISS gives on a GPU, or tensors of other types.
+    """
+    if k > MOST:
+        raise ConfigError("k", k, f"at most {MOST} neighbours on a GPU")
+    for name, x in (("query", query_QD), ("bank", bank_BD)):
+        if x.dtype not in _FLOATS or x.ndim != 2 or x.device != bank_BD.device:
+            raise ConfigError(
+                name, f"{tuple(x.shape)} {x.dtype} on {x.device}", f"float32 or float16 rows on {bank_BD.device}"
+            )
+    query_QD = query_QD.float().contiguous()
+    near = torch.empty(len(query_QD), 0, device=bank_BD.device)
+    found = torch.empty(len(query_QD), 0, dtype=torch.int64, device=bank_BD.device)
+    if not len(query_QD):
+        return found.new_empty(0, min(k, len(bank_BD)))
+    for start in range(0, len(bank_BD), BLOCK):
+        block_BD = bank_BD[start : start + BLOCK].float().contiguous()
+        of_block, index = _block(query_QD, block_BD, min(k, len(block_BD)))
+        near, found = torch.cat([near, of_block], 1), torch.cat([found, index + start], 1)
+        if near.shape[1] > k:
+            near, best = near.topk(k, dim=1)
+            found = found.gather(1, best)
+    return found
+
+
+def _block(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inner products (Q, k) and indices (Q, k) of the best rows; all tensors are contiguous."""
+    faiss: Any = importlib.import_module("faiss")  # what its builds for GPUs have beside the others
+    near = torch.empty(len(query_QD), k, device=bank_BD.device)
+    found = torch.empty(len(query_QD), k, dtype=torch.int64, device=bank_BD.device)
+    resources: Any = gpu_resources()
+    wanted = faiss.GpuDistanceParams()
+    wanted.metric, wanted.k, wanted.dims = faiss.METRIC_INNER_PRODUCT, k, bank_BD.shape[1]
+    wanted.vectors, wanted.numVectors = faiss.cast_integer_to_float_ptr(bank_BD.data_ptr()), len(bank_BD)
+    wanted.queries, wanted.numQueries = faiss.cast_integer_to_float_ptr(query_QD.data_ptr()), len(query_QD)
+    wanted.vectorType = wanted.queryType = faiss.DistanceDataType_F32
+    wanted.vectorsRowMajor = wanted.queriesRowMajor = True
+    wanted.outDistances = faiss.cast_integer_to_float_ptr(near.data_ptr())
+    wanted.outIndices = faiss.cast_integer_to_idx_t_ptr(found.data_ptr())
+    wanted.outIndicesType = faiss.IndicesDataType_I64
+    wanted.device = bank_BD.device.index
+    with torch.cuda.device(bank_BD.device):
+        # FAISS queues behind what made the vectors, and torch behind FAISS: nobody waits
+        stream = torch.cuda.current_stream(bank_BD.device)
+        resources.setDefaultStream(bank_BD.device.index, faiss.cast_integer_to_cudastream_t(stream.cuda_stream))
+        faiss.bfKnn(resources, wanted)
+    return near, found
+
+
+RECALL_AT = (1, 5, 10)
+_BLOCK = 4096  # queries voted on at once
+
+
+def search(query_QD: F32 | torch.Tensor, bank_BD: F32 | torch.Tensor, k: int) -> I64:
+    """Indices of the k most similar bank rows of each query, best first (exact, inner product, float32).
+
+    Arrays are searched on a GPU if FAISS has one, and tensors on the GPU that they lie on (see `place`); beyond
+    a GPU's 2,048 neighbours both on the CPU. Shape: (Q, D), (B, D) to (Q, min(k, B)).
+    """
+    import faiss
+
+    k = min(k, len(bank_BD))
+    if k == 0 or len(query_QD) == 0:
+        return np.empty((len(query_QD), k), dtype=np.int64)
+    if isinstance(query_QD, torch.Tensor) and isinstance(bank_BD, torch.Tensor) and k <= MOST:
+        return np.asarray(search_on_gpu(query_QD, bank_BD, k).cpu().numpy())
+    query_QD, bank_BD = (x.float().cpu().numpy() if isinstance(x, torch.Tensor) else x for x in (query_QD, bank_BD))
+    gpu = gpu_resources()
+    if gpu is None or k > MOST:
+        _, index_Qk = faiss.knn(query_QD, bank_BD, k, metric=faiss.METRIC_INNER_PRODUCT)
+    else:
+        _, index_Qk = faiss.knn_gpu(
+            gpu,
+            query_QD,
+            bank_BD,
+            k,
+            metric=faiss.METRIC_INNER_PRODUCT,
+            vectorsMemoryLimit=MEMORY_LIMIT,
+            queriesMemoryLimit=MEMORY_LIMIT,
+        )
+    return np.asarray(index_Qk, dtype=np.int64)
+
+
+def others(x_RD: F32 | torch.Tensor, k: int) -> I64:
+    """Indices of the k most similar other rows of each row, best first. Shape: (R, D) to (R, min(k, R - 1))."""
+    found_Rk = search(x_RD, x_RD, k + 1)
+    width = found_Rk.shape[1] - 1
+    if width < 1:
+        return np.empty((len(x_RD), 0), dtype=np.int64)
+    self_Rk = found_Rk == np.arange(len(x_RD))[:, None]
+    # among exact ties a row may not find itself at all: then its last neighbour goes out in its place
+    self_Rk[~self_Rk.any(axis=1), -1] = True
+    return np.asarray(found_Rk[~self_Rk].reshape(len(x_RD), width), dtype=np.int64)
+
+
+def vote(label_Qk: I64) -> I64:
+    """Majority label of each query's neighbours, given best first; of tied labels the one seen first wins.
+
+    Shape: (Q, k) to (Q,).
+    """
+    result = np.empty(len(label_Qk), dtype=np.int64)
+    for start in range(0, len(label_Qk), _BLOCK):
+        block = label_Qk[start : start + _BLOCK]
+        votes_Qk = np.zeros(block.shape, dtype=np.int32)
+        for j in range(block.shape[1]):
+            votes_Qk += block == block[:, j : j + 1]
+        # argmax returns the first maximum: the label whose nearest voter is nearest
+        result[start : start + _BLOCK] = block[np.arange(len(block)), votes_Qk.argmax(axis=1)]
+    return result
+
+
+def knn(queries: Rows, bank: Rows, ks: Sequence[int], *, classes: bool, seed: int) -> dict[str, Any]:
+    """Accuracy of a k-NN vote for the transformation and, with ``classes``, for the class, with 95 % intervals.
+
+    Unlabelled rows neither ask for a class nor vote on one. A k beyond the bank's size gives None.
+    """
+    answer: dict[str, Any] = {"queries": len(queries), "bank": len(bank), "class": None, "class_ci95": None}
+    asked, there = place(queries.x_RD), place(bank.x_RD)
+    neighbour_Qk = search(asked, there, max(ks))
+    votes_Qk = bank.transformation_R[neighbour_Qk]
+    answer["transformation"], answer["transformation_ci95"] = _score(
+        queries, queries.transformation_R, votes_Qk, ks, seed
+    )
+    if classes:
+        asking, voting = queries.take(queries.label_R >= 0), bank.take(bank.label_R >= 0)
+        if len(voting) < len(bank):
+            neighbour_Qk = search(_where(asked, queries), _where(there, bank), max(ks))
+        elif len(asking) < len(queries):
+            neighbour_Qk = neighbour_Qk[queries.label_R >= 0]
+        votes_Qk = voting.label_R[neighbour_Qk]
+        answer["class"], answer["class_ci95"] = _score(asking, asking.label_R, votes_Qk, ks, seed)
+    return answer
+
+
+def _where(x_RD: F32 | torch.Tensor, rows: Rows) -> F32 | torch.Tensor:
+    """The labelled ones of some rows that lie anywhere."""
+    labelled_R = rows.label_R >= 0
+    return x_RD[labelled_R] if isinstance(x_RD, np.ndarray) else x_RD[torch.from_numpy(labelled_R).to(x_RD.device)]
+
+
+def _score(
+    queries: Rows, truth_Q: I64, votes_Qk: I64, ks: Sequence[int], seed: int
+) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
+    accuracy: dict[str, float | None] = {}
+    interval: dict[str, list[float] | None] = {}
+    for k in ks:
+        accuracy[str(k)] = interval[str(k)] = None
+        if k <= votes_Qk.shape[1] and len(queries) > 0:
+            hit_Q = vote(votes_Qk[:, :k]) == truth_Q
+            accuracy[str(k)] = float(hit_Q.mean())
+            interval[str(k)] = over_images(hit_Q, queries, seed)
+    return accuracy, interval
+
+
+def over_images(hit_Q: NDArray[np.bool_], queries: Rows, seed: int) -> list[float] | None:
+    """95 % interval of a share of rows from a bootstrap over their images."""
+    _, image_Q = np.unique(queries.image_R, return_inverse=True)
+    images = int(image_Q.max(initial=-1)) + 1
+    hits_N, rows_N = np.zeros(images), np.zeros(images)
+    np.add.at(hits_N, image_Q, hit_Q)
+    np.add.at(rows_N, image_Q, 1.0)
+    return bootstrap_mean(hits_N, rows_N, seed)
+
+
+def balance(rows: Rows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
+    """What the nearest other embedding shares with each row: shares that add up to 1, and the number of rows.
+
+    ``both`` is 0 by construction (no photograph has a variant twice). Intervals are 95 %, from a bootstrap over the
+    photographs of the rows; each row keeps its neighbour. Shares are None when there is one row or none.
+
+    Returns:
+        ``balance`` and ``balance_ci95``, by the name of a share.
+    """
+    names = ("same_image", "same_transformation", "both", "neither")
+    if neighbour_Rk.shape[1] == 0:
+        return {"balance": dict.fromkeys(names) | {"queries": 0}, "balance_ci95": dict.fromkeys(names)}
+    nearest_R = neighbour_Rk[:, 0]
+    image_R = rows.image_R[nearest_R] == rows.image_R
+    style_R = rows.transformation_R[nearest_R] == rows.transformation_R
+    shares = dict(
+        zip(names, (image_R & ~style_R, style_R & ~image_R, image_R & style_R, ~image_R & ~style_R), strict=True)
+    )
+    return {
+        "balance": {name: float(share_R.mean()) for name, share_R in shares.items()} | {"queries": len(rows)},
+        "balance_ci95": {name: over_images(share_R, rows, seed) for name, share_R in shares.items()},
+    }
+
+
+def retrieval(rows: Rows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:
+    """Recall@k both ways: the share of rows with the same photograph, or the same transformation, among the k nearest
+    other rows; None where there are fewer than k others."""
+    answer: dict[str, dict[str, float | None]] = {}
+    for name, value_R in (("image", rows.image_R), ("transformation", rows.transformation_R)):
+        match_Rk = value_R[neighbour_Rk] == value_R[:, None]
+        answer[name] = {
+            str(k): float(match_Rk[:, :k].any(axis=1).mean()) if k <= match_Rk.shape[1] else None for k in RECALL_AT
+        }
+    return answer
+
+
+# k-means against both labelings: do embeddings fall apart by style or by substance when nobody tells them?
+
+_ITERATIONS = 25
+_RESTARTS = 2
+_RESAMPLES = 300
+
+
+def kmeans(x_RD: F32, k: int, seed: int) -> I64:
+    """Cluster of each row by spherical k-means (unit rows, cosine similarity). Shape: (R, D) to (R,)."""
+    import faiss
+
+    if k <= 1:
+        return np.zeros(len(x_RD), dtype=np.int64)
+    trainer = faiss.Kmeans(
+        x_RD.shape[1],
+        k,
+        niter=_ITERATIONS,
+        nredo=_RESTARTS,
+        spherical=True,
+        seed=seed % 2**31,
+        min_points_per_centroid=1,
+        verbose=False,
+        gpu=gpu_resources() is not None,
+    )
+    trainer.train(x_RD)
+    _, index_R1 = trainer.index.search(x_RD, 1)
+    return np.asarray(index_R1[:, 0], dtype=np.int64)
+
+
+def adjusted_mutual_information(a_R: NDArray[np.integer], b_R: NDArray[np.integer]) -> float:
+    """Mutual information of two labelings beyond what chance gives: about 0 unrelated, 1 the same.
+
+    (I - E[I]) / (mean entropy - E[I]), the expectation over labelings with the same numbers of rows in each class:
+    Vinh, Epps and Bailey, JMLR 11 (2010). Unlike the normalised form it does not rise with the number of clusters.
+    """
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    return float(adjusted_mutual_info_score(a_R, b_R))
+
+
+def interval(
+    a_R: NDArray[np.integer], b_R: NDArray[np.integer], image_R: NDArray[np.integer], seed: int
+) -> list[float] | None:
+    """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over the images of the rows.
+
+    Resamples repeat images, which alone raises mutual information: their deviations from their own mean are laid about
+    the value itself. E[I] is that of all rows, since class sizes hardly change. The interval does not cover the choice
+    of clusters (they are fixed: no resample is clustered again), of transformations, or of training images.
+
+    Returns:
+        [low, high], or None with fewer than two images or where every resample has a single class.
+    """
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
+    _, image_R = np.unique(image_R, return_inverse=True)
+    images = int(image_R.max(initial=-1)) + 1
+    if images < 2:
+        return None
+    joint = contingency_matrix(a_R, b_R, sparse=True).astype(np.int64)
+    expected = float(expected_mutual_information(joint, len(a_R)))
+    cells = [np.unique(x, return_inverse=True, axis=0)[1].ravel() for x in (a_R, b_R, np.stack([a_R, b_R], axis=1))]
+    value_S = np.empty(_RESAMPLES)
+    for s, count_N in enumerate(np.random.default_rng(seed).multinomial(images, [1 / images] * images, _RESAMPLES)):
+        of_a, of_b, of_both = (_entropy(np.bincount(cell_R, weights=count_N[image_R])) for cell_R in cells)
+        room = (of_a + of_b) / 2 - expected
+        value_S[s] = (of_a + of_b - of_both - expected) / room if room > 0 else np.nan
+    value_S = value_S[np.isfinite(value_S)]
+    if not len(value_S):
+        return None
+    low, high = adjusted_mutual_information(a_R, b_R) + np.percentile(value_S - value_S.mean(), (2.5, 97.5))
+    return [float(low), float(high)]
+
+
+def _entropy(count_C: NDArray[np.number[Any]]) -> float:
+    share_C = count_C[count_C > 0] / count_C.sum()
+    return float(-(share_C * np.log(share_C)).sum())
+
+
+def clusters(rows: Rows, variants: int, classes: int, seed: int) -> dict[str, Any]:
+    """Adjusted mutual information of k-means with k = number of transformations and the transformations, and with
+    k = number of classes and the classes (labelled rows only), each with its interval over images.
+
+    None where there are fewer rows than clusters, or fewer than two classes.
+    """
+    answer: dict[str, Any] = {"k": {"transformation": variants, "class": classes if classes >= 2 else None}}
+    labelled = rows.take(rows.label_R >= 0)
+    wanted = (
+        ("transformation", rows, variants, rows.transformation_R),
+        ("class", labelled, classes, labelled.label_R),
+    )
+    for name, those, k, truth_R in wanted:
+        answer[f"ami_{name}"] = answer[f"ami_{name}_ci95"] = None
+        if len(those) >= k >= 2:
+            cluster_R = kmeans(those.x_RD, k, seed)
+            answer[f"ami_{name}"] = adjusted_mutual_information(cluster_R, truth_R)
+            answer[f"ami_{name}_ci95"] = interval(cluster_R, truth_R, those.image_R, seed)
+    return answer

@@ -1,0 +1,346 @@
+"""TensorFlow checkpoints without TensorFlow: reads `<prefix>.index` and `<prefix>.data-?????-of-?????`.
+
+The index is a table in LevelDB's format (sorted keys in blocks, each with a CRC-32C) from a tensor's name to where its
+bytes lie; the data files are these bytes. Source of the formats: TensorFlow's ``tensor_bundle.proto`` and
+``tensor_bundle.h``, LevelDB's ``table_format.md``. Every checksum is held.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.kernels.errors import SubstyleError
+
+_MAGIC = 0xDB4775248B80FB57
+_FOOTER = 48
+_TRAILER = 5  # after a block: how it is compressed, and its checksum
+# numbers of DataType in types.proto
+_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2"}
+_STRING, _BFLOAT16 = 7, 14
+_MAX_INDEX = 1 << 28  # bytes; the index of a network of thousands of tensors has some hundred thousand
+
+
+class BundleError(SubstyleError):
+    """A TensorFlow checkpoint that cannot be read."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    checksum: int
+    sliced: bool
+
+
+def prefix_of(path: Path) -> Path | None:
+    """The prefix of the checkpoint that a path names; None where it names none.
+
+    Args:
+        path: a prefix such as ``model.ckpt-225206``, its ``.index`` file, or the folder of a SavedModel or hub module.
+    """
+    if path.is_dir():
+        found = sorted([*path.glob("variables/variables.index"), *path.glob("*.index")])
+        return found[0].with_suffix("") if len(found) == 1 else None
+    if path.suffix == ".index" and path.is_file():
+        return path.with_suffix("")
+    return path if Path(f"{path}.index").is_file() else None
+
+
+def files_of(prefix: Path) -> list[Path]:
+    """All files of a checkpoint, the index first."""
+    return [Path(f"{prefix}.index"), *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
+
+
+class TensorBundle:
+    """The tensors of a checkpoint by name.
+
+    Args:
+        prefix: what its files' names begin with.
+
+    Raises:
+        BundleError: a file that is missing, cut or not what its checksum says.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        index = Path(f"{prefix}.index")
+        try:
+            if index.stat().st_size > _MAX_INDEX:
+                raise BundleError(f"{index}: longer than any index of tensors")
+            table = dict(_table(index.read_bytes(), str(index)))
+        except OSError as error:
+            raise BundleError(f"{index}: {error.strerror}") from error
+        except (IndexError, UnicodeDecodeError, ValueError, struct.error) as error:
+            raise BundleError(f"{index}: is not the index of a TensorFlow checkpoint ({error})") from error
+        header = _fields(table.pop(b"", b""), str(index))
+        self._shards = int(header.get(1, [1])[-1])
+        if header.get(2, [0])[-1] != 0:
+            raise BundleError(f"{index}: big-endian tensors are not supported")
+        self._entries = {key.decode(): _entry(value, str(index)) for key, value in table.items()}
+
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return self._entries[name].shape
+
+    def is_numeric(self, name: str) -> bool:
+        """Whether it is an array of numbers, and not of strings or of a kind not known here."""
+        entry = self._entries[name]
+        return (entry.dtype in _DTYPES or entry.dtype == _BFLOAT16) and not entry.sliced
+
+    def read(self, name: str) -> NDArray[np.generic]:
+        """A tensor of numbers; bfloat16 as float32. Raises BundleError where its bytes are not what was written."""
+        entry, where = self._entries[name], f"{self.prefix}: {name}"
+        if not self.is_numeric(name):
+            raise BundleError(f"{where}: type {entry.dtype} or a sliced tensor is not supported")
+        data = self._bytes(entry, where)
+        if _masked(google_crc32c.value(data)) != entry.checksum:
+            raise BundleError(f"{where}: its bytes are not what was written (checksum)")
+        if entry.dtype == _BFLOAT16:
+            flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            flat = np.frombuffer(data, _DTYPES[entry.dtype])
+        if flat.size != np.prod(entry.shape, dtype=np.int64):
+            raise BundleError(f"{where}: {flat.size} numbers for shape {list(entry.shape)}")
+        return flat.reshape(entry.shape)
+
+    def text(self, name: str) -> bytes:
+        """A scalar string, such as the object graph of a TensorFlow 2 checkpoint."""
+        entry, where = self._entries[name], f"{self.prefix}: {name}"
+        if entry.dtype != _STRING or entry.shape != ():
+            raise BundleError(f"{where}: is no scalar string")
+        data = self._bytes(entry, where)
+        length, start = _varint(data, 0)
+        if start + 4 + length != len(data):  # its length, the checksum of that, itself
+            raise BundleError(f"{where}: a string of {length} bytes in {len(data)}")
+        return data[start + 4 :]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def _bytes(self, entry: _Entry, where: str) -> bytes:
+        path = Path(f"{self.prefix}.data-{entry.shard:05d}-of-{self._shards:05d}")
+        try:
+            with path.open("rb") as file:
+                file.seek(entry.offset)
+                data = file.read(entry.size)
+        except OSError as error:
+            raise BundleError(f"{where}: {path.name}: {error.strerror}") from error
+        if len(data) != entry.size:
+            raise BundleError(f"{where}: {path.name} is cut")
+        return data
+
+
+def fields(message: bytes) -> dict[int, list[int | bytes]]:
+    """Values by field number of a protocol-buffer message, in their order: varints and fixed numbers, or bytes.
+
+    Raises ValueError for what is no message.
+    """
+    out: dict[int, list[int | bytes]] = {}
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, kind = tag >> 3, tag & 7
+        value: int | bytes
+        if kind == 0:
+            value, at = _varint(message, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+            value, at = int.from_bytes(message[at : at + size], "little"), at + size
+        elif kind == 2:
+            size, at = _varint(message, at)
+            value, at = message[at : at + size], at + size
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at > len(message):
+            raise ValueError("a message that is cut")
+        out.setdefault(number, []).append(value)
+    return out
+
+
+def _fields(message: bytes, where: str) -> dict[int, list[int | bytes]]:
+    try:
+        return fields(message)
+    except (ValueError, IndexError) as error:
+        raise BundleError(f"{where}: is not the index of a TensorFlow checkpoint ({error})") from error
+
+
+def _entry(message: bytes, where: str) -> _Entry:
+    found = _fields(message, where)
+
+    def number(field: int) -> int:
+        value = found.get(field, [0])[-1]
+        return value if isinstance(value, int) else 0
+
+    dims = []
+    for shape in found.get(2, [])[-1:]:
+        for dim in _fields(shape if isinstance(shape, bytes) else b"", where).get(2, []):
+            size = _fields(dim if isinstance(dim, bytes) else b"", where).get(1, [0])[-1]
+            dims.append(int(size) if isinstance(size, int) else 0)
+    return _Entry(number(1), tuple(dims), number(3), number(4), number(5), number(6), bool(found.get(7)))
+
+
+def _table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
+    footer = data[-_FOOTER:]
+    if len(footer) < _FOOTER or int.from_bytes(footer[-8:], "little") != _MAGIC:
+        raise BundleError(f"{where}: is not the index of a TensorFlow checkpoint")
+    _, at = _handle(footer, 0)  # of the table's own properties, which there are none of
+    (offset, size), _ = _handle(footer, at)
+    for _key, handle in _block(data, offset, size, where):
+        start, length = _handle(handle, 0)[0]
+        yield from _block(data, start, length, where)
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return (offset, size), at
+
+
+def _block(data: bytes, offset: int, size: int, where: str) -> Iterator[tuple[bytes, bytes]]:
+    block = data[offset : offset + size]
+    trailer = data[offset + size : offset + size + _TRAILER]
+    if len(block) != size or len(trailer) != _TRAILER:
+        raise BundleError(f"{where}: is cut")
+    if trailer[0] != 0:
+        raise BundleError(f"{where}: compressed blocks are not supported; TensorFlow writes none")
+    if _masked(google_crc32c.value(block + trailer[:1])) != int.from_bytes(trailer[1:], "little"):
+        raise BundleError(f"{where}: its bytes are not what was written (checksum)")
+    (restarts,) = struct.unpack_from("<I", block, size - 4)
+    end = size - 4 - 4 * restarts
+    at, key = 0, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        fresh, at = _varint(block, at)
+        length, at = _varint(block, at)
+        key = key[:shared] + block[at : at + fresh]
+        at += fresh
+        yield key, block[at : at + length]
+        at += length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
+
+
+def _masked(checksum: int) -> int:
+    # a checksum is stored rotated, so that one of data that hold checksums is not their own
+    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+# SimCLR's TensorFlow 2 checkpoints: which variable is which follows from the graph of the objects that held them.
+#
+# A key there may be ``trainable_weights/17/.ATTRIBUTES/VARIABLE_VALUE``, after whichever path is shortest; the graph
+# (``TrackableObjectGraph`` in TensorFlow's ``trackable_object_graph.proto``) has all paths. Source of the attributes'
+# names: ``tf2/resnet.py`` of google-research/simclr.
+
+KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_STEM, _GROUPS = "initial_conv_relu_max_pool", "block_groups"
+_VALUE = b"VARIABLE_VALUE"
+
+
+@dataclass(frozen=True)
+class _Node:
+    children: dict[str, int]
+    key: str | None  # of its value in the checkpoint
+
+
+def base_names(bundle: TensorBundle) -> dict[str, str]:
+    """Names as version 1 of TensorFlow gives them, such as ``base_model/conv2d_3/kernel``, by key of the checkpoint.
+
+    Keys of everything inside the ResNet are there, those of layers it should not have under their own name; what lies
+    outside it, heads and optimiser, is not.
+
+    Raises:
+        BundleError: a graph without exactly one ResNet in it.
+    """
+    try:
+        nodes = [_node(message) for message in fields(bundle.text(KEY)).get(1, []) if isinstance(message, bytes)]
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise BundleError(f"{bundle.prefix}: {KEY} is no graph of objects ({error})") from error
+    if any(not 0 <= child < len(nodes) for node in nodes for child in node.children.values()):
+        raise BundleError(f"{bundle.prefix}: {KEY} names objects that it has not got")
+    roots = [node for node in nodes if _STEM in node.children and _GROUPS in node.children]
+    if len(roots) != 1:
+        raise BundleError(f"{bundle.prefix}: {len(roots)} networks with {_STEM} and {_GROUPS}, not one")
+    out = {key: key for node in _inside(nodes, roots[0]) if (key := node.key) is not None}
+    counts = {"conv2d": 0, "batch_normalization": 0}
+    for layer in _layers(nodes, roots[0]):
+        for attribute, kind in (("conv2d", "conv2d"), ("bn", "batch_normalization")):
+            if attribute not in layer.children:
+                continue
+            number = counts[kind]
+            counts[kind] += 1
+            name = f"base_model/{kind}_{number}" if number else f"base_model/{kind}"
+            for part, child in nodes[layer.children[attribute]].children.items():
+                key = nodes[child].key
+                if key is not None:
+                    out[key] = f"{name}/{part}"
+    return out
+
+
+def _inside(nodes: list[_Node], root: _Node) -> list[_Node]:
+    seen: set[int] = set()
+    waiting = list(root.children.values())
+    while waiting:
+        number = waiting.pop()
+        if number not in seen:
+            seen.add(number)
+            waiting += nodes[number].children.values()
+    return [nodes[number] for number in seen]
+
+
+def _layers(nodes: list[_Node], resnet: _Node) -> Iterator[_Node]:
+    """Layers in the order in which version 1 makes their variables."""
+    yield from _items(nodes, resnet, _STEM)
+    for group in _items(nodes, resnet, _GROUPS):
+        for block in _items(nodes, group, "layers"):
+            yield from _items(nodes, block, "projection_layers")
+            yield from _items(nodes, block, "conv_relu_dropblock_layers")
+
+
+def _items(nodes: list[_Node], node: _Node, name: str) -> list[_Node]:
+    """The members of a list that is an attribute, in order; none where it is not there."""
+    if name not in node.children:
+        return []
+    members = nodes[node.children[name]].children
+    return [nodes[members[number]] for number in sorted((key for key in members if key.isdigit()), key=int)]
+
+
+def _node(message: bytes) -> _Node:
+    found = fields(message)
+    children: dict[str, int] = {}
+    for child in found.get(1, []):
+        parts = fields(child if isinstance(child, bytes) else b"")
+        number, name = parts.get(1, [0])[-1], parts.get(2, [b""])[-1]
+        if isinstance(number, int) and isinstance(name, bytes):
+            children[name.decode()] = number
+    key = None
+    for attribute in found.get(2, []):
+        parts = fields(attribute if isinstance(attribute, bytes) else b"")
+        if parts.get(1, [b""])[-1] == _VALUE and isinstance(parts.get(3, [b""])[-1], bytes):
+            value = parts[3][-1]
+            key = value.decode() if isinstance(value, bytes) else None
+    return _Node(children, key)

@@ -1,0 +1,305 @@
+"""Typed ONNX graphs with their products in 8 bits, as explicit pairs of QuantizeLinear and DequantizeLinear.
+
+A strongly typed runtime takes precision from the graph. What is quantised are the convolutions and matrix products of
+the network with constant weights, both of their inputs: a weight by its output channels, an activation as a whole, both
+symmetric, as TensorRT fuses them. Preprocessing, products of two activations (attention, whose fused kernels want 16
+bits), normalisations, activations and sums stay in the types they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.backbones.export import FLOAT, FLOAT8, INT8, NARROW, array, drop_unused, rounded, weight
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
+from substyle.engine.devices import EightBits
+from substyle.kernels.errors import SubstyleError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+LARGEST = {"int8": 127.0, "fp8": 448.0}  # of a type's numbers; int8 is used symmetrically
+_KIND = {"int8": INT8, "fp8": FLOAT8}
+_SMALLEST = 2.0**-24  # scale of what is nothing but zeros: float16 has no smaller number
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or matrix product with a constant weight.
+
+    Attributes:
+        node: its name.
+        data, weight: names of its inputs.
+        out_axis: of the weight: its output channels; in_axis: its input channels, of a matrix product alone.
+    """
+
+    node: str
+    data: str
+    weight: str
+    out_axis: int
+    in_axis: int | None
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a calibration found out about an activation.
+
+    Attributes:
+        largest: the magnitude that the largest number of 8 bits stands for, after `shift`.
+        shift: the activation's channels are multiplied by two to the power of these first, and the rows of the weights
+            that it meets divided; empty where they are not.
+    """
+
+    largest: float
+    shift: tuple[int, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """This range in plain JSON."""
+        return {"largest": self.largest, "shift": list(self.shift)}
+
+    @staticmethod
+    def of(found: Mapping[str, Any]) -> Range:
+        """From plain JSON."""
+        return Range(float(found["largest"]), tuple(int(n) for n in found["shift"]))
+
+
+def products(model: onnx.ModelProto) -> list[Product]:
+    """The products of a typed graph's network with constant weights of 16 bits, in the graph's order.
+
+    Preprocessing is float32, and so is what a network computes in float32 of its own accord.
+    """
+    narrow = {t.name: len(t.dims) for t in model.graph.initializer if t.data_type in NARROW}
+    found = []
+    for node in model.graph.node:
+        attributes = {a.name: a.i for a in node.attribute}
+        if len(node.input) < 2 or node.input[1] not in narrow or node.input[0] in narrow:
+            continue
+        data, constant = node.input[:2]
+        if node.op_type == "Conv":
+            found.append(Product(node.name, data, constant, 0, None))
+        elif node.op_type == "MatMul" and narrow[constant] == 2:
+            found.append(Product(node.name, data, constant, 1, 0))
+        elif node.op_type == "Gemm" and not attributes.get("transA"):
+            turned = bool(attributes.get("transB"))
+            found.append(Product(node.name, data, constant, int(not turned), int(turned)))
+    return found
+
+
+def quantise(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], precision: EightBits, *, unquantised: int = 0
+) -> onnx.ModelProto:
+    """The graph with its products in 8 bits; the graph that is given is changed.
+
+    Args:
+        model: a typed graph whose network has 16 bits.
+        ranges: of every activation that `products` names.
+        precision: of the products.
+        unquantised: how many of the first products keep their 16 bits.
+
+    Raises:
+        SubstyleError: an activation without a range.
+    """
+    chosen = {product.node: product for product in products(model)[unquantised:]}
+    if lost := sorted({p.data for p in chosen.values()} - ranges.keys()):
+        raise SubstyleError(f"no calibration for the activations {', '.join(lost)}")
+    rewrite = _Rewrite(model, ranges, precision)
+    nodes = []
+    for node in model.graph.node:
+        if product := chosen.get(node.name):
+            node.input[0] = rewrite.activation(product)
+            node.input[1] = rewrite.weight(product)
+        nodes += [*rewrite.taken(), node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]  # shapes of tensors that are others now; parsers infer them
+    drop_unused(model)
+    return model
+
+
+def weight_scale(weight: NDArray[np.float32], out_axis: int, precision: EightBits, kind: int) -> NDArray[np.float32]:
+    """Scale of each output channel as the graph's type holds it. Shape: (channels,) float32."""
+    axes = tuple(axis for axis in range(weight.ndim) if axis != out_axis)
+    return rounded(np.maximum(np.abs(weight).max(axis=axes) / LARGEST[precision], _SMALLEST), kind)
+
+
+class _Rewrite:
+    """Pairs of Q and DQ: of an activation one for all that take it, of a weight its 8-bit form and DQ."""
+
+    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, Range], precision: EightBits) -> None:
+        self.graph, self.ranges, self.precision = model.graph, ranges, precision
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.done: dict[str, str] = {}
+        self.pending: list[Any] = []
+
+    def taken(self) -> list[Any]:
+        """Nodes that have been made since the last call."""
+        made, self.pending = self.pending, []
+        return made
+
+    def _node(self, kind: str, inputs: list[str], **attributes: int) -> str:
+        from onnx import helper
+
+        output = f"{inputs[0]}_{kind}"
+        self.pending.append(helper.make_node(kind, inputs, [output], name=f"node_{output}", **attributes))
+        return output
+
+    def _constant(self, name: str, values: NDArray[np.float32], kind: int) -> str:
+        self.graph.initializer.append(weight(name, values, kind))
+        return name
+
+    def _zero(self, name: str, shape: tuple[int, ...]) -> str:
+        return self._constant(f"{name}_zero", np.zeros(shape, np.float32), _KIND[self.precision])
+
+    def activation(self, product: Product) -> str:
+        """The dequantised form of what a product is given."""
+        name = product.data
+        if name not in self.done:
+            kind = self.tensors[product.weight].data_type
+            found, data = self.ranges[name], name
+            if found.shift:
+                factors = self._constant(f"{name}_factors", np.exp2(np.array(found.shift, np.float32)), kind)
+                data = self._node("Mul", [name, factors])
+            scale = np.array(max(found.largest / LARGEST[self.precision], _SMALLEST), np.float32)
+            scales = self._constant(f"{name}_scale", rounded(scale, kind), kind)
+            zero = self._zero(name, ())
+            self.done[name] = self._node(
+                "DequantizeLinear", [self._node("QuantizeLinear", [data, scales, zero]), scales, zero]
+            )
+        return self.done[name]
+
+    def weight(self, product: Product) -> str:
+        """The dequantised form of a product's weight, of its own where several products share one."""
+        kind, largest = self.tensors[product.weight].data_type, LARGEST[self.precision]
+        values = array(self.tensors[product.weight])
+        shift = self.ranges[product.data].shift
+        if shift and product.in_axis is not None:
+            factors = np.exp2(np.array(shift, np.float32))
+            values = values / np.expand_dims(factors, 1 - product.in_axis)
+        scale = weight_scale(values, product.out_axis, self.precision, kind)
+        steps = values / scale.reshape([-1 if axis == product.out_axis else 1 for axis in range(values.ndim)])
+        steps = np.clip(np.rint(steps) if self.precision == "int8" else steps, -largest, largest)
+        name = f"{product.node}_weight"
+        stored = self._constant(name, steps, _KIND[self.precision])
+        scales, zero = self._constant(f"{name}_scale", scale, kind), self._zero(name, scale.shape)
+        return self._node("DequantizeLinear", [stored, scales, zero], axis=product.out_axis)
+
+
+# Which numbers the activations of a typed graph take on photographs, and how 8 bits are best laid over them.
+#
+# Activations are measured on the CPU, by OpenVINO in float32. In int8, an activation whose products are all matrix
+# products is smoothed first (SmoothQuant, arXiv 2211.10438, with powers of two, which cost no bits): channels with few
+# large numbers hand some of their size to the weights. Then the magnitude is chosen at which rounding and clipping
+# together cost least. fp8 has range enough for neither.
+
+Model = Any  # onnx ships no types
+_BINS = 2048
+_LOOKED_AT = 1 << 16  # numbers of an activation in one batch, drawn at random, that enter its histogram
+_CLIPS = np.linspace(0.2, 1.0, 81)  # shares of the largest magnitude that are tried
+_TINY = 1e-9
+
+
+def calibrate(
+    model: Model, batches_GSSC: Sequence[NDArray[np.uint8]], precision: EightBits, *, threads: int
+) -> dict[str, Range]:
+    """Ranges of the activations that a typed graph's products take.
+
+    Args:
+        model: the graph, of fixed batch b.
+        batches_GSSC: photographs, (b, S, S, 3) uint8 each.
+        precision: what they are to be quantised to.
+        threads: of the CPU.
+    """
+    by_data: dict[str, list[Product]] = {}
+    for product in products(model):
+        by_data.setdefault(product.data, []).append(product)
+    activations = _Activations(model, list(by_data), threads)
+    channels = {name: np.zeros(0, np.float32) for name in by_data}
+
+    def largest(name: str, x: NDArray[np.float32]) -> None:
+        convolved = by_data[name][0].in_axis is None
+        found = np.abs(x).max(axis=tuple(a for a in range(x.ndim) if a != (1 if convolved else x.ndim - 1)))
+        channels[name] = np.maximum(channels[name], found) if channels[name].size else found
+
+    activations.visit(batches_GSSC, largest)
+    if precision != "int8":
+        return {name: Range(float(found.max())) for name, found in channels.items()}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    shifts = {
+        name: _shift(channels[name], [(array(weights[p.weight]), p.in_axis) for p in group])
+        for name, group in by_data.items()
+    }
+    tops = {
+        name: float((found * np.exp2(shifts[name])).max() if shifts[name].size else found.max())
+        for name, found in channels.items()
+    }
+    counts = {name: np.zeros(_BINS) for name in by_data}
+    draw = np.random.default_rng(0)
+
+    def count(name: str, x: NDArray[np.float32]) -> None:
+        if shifts[name].size:
+            x = x * np.exp2(shifts[name]).astype(np.float32)
+        flat = x.reshape(-1)
+        if flat.size > _LOOKED_AT:
+            flat = flat[draw.integers(0, flat.size, _LOOKED_AT)]
+        counts[name] += np.histogram(np.abs(flat), _BINS, (0, max(tops[name], _TINY)))[0]
+
+    activations.visit(batches_GSSC, count)
+    return {name: Range(_clip(counts[name], tops[name]), tuple(int(n) for n in shifts[name])) for name in by_data}
+
+
+def in_batches(batches_GSSC: Sequence[NDArray[np.uint8]], size: int) -> list[NDArray[np.uint8]]:
+    """Photographs in whole batches of another size; the last is filled up with the first of them."""
+    images = np.concatenate(list(batches_GSSC))
+    count = -(-len(images) // size)
+    return np.split(images[np.arange(count * size) % len(images)], count)
+
+
+def _shift(data_C: NDArray[np.float32], group: Sequence[tuple[NDArray[np.float32], int | None]]) -> NDArray[np.int64]:
+    """Powers of two by which channels are multiplied: the root of weight over activation. Empty with convolutions."""
+    if any(axis is None for _, axis in group):
+        return np.zeros(0, np.int64)
+    weight_C = np.max([np.abs(weight).max(axis=1 - (axis or 0)) for weight, axis in group], axis=0)
+    idle = (data_C < _TINY) | (weight_C < _TINY)
+    ratio = np.where(idle, 1, np.maximum(weight_C, _TINY) / np.maximum(data_C, _TINY))
+    exact = 0.5 * np.log2(ratio)
+    exact -= np.median(exact)  # what all channels have in common is the scale's to say
+    return np.where(idle, 0, np.rint(exact)).astype(np.int64)
+
+
+def _clip(counts: NDArray[np.float64], top: float) -> float:
+    """The magnitude for the largest step at which the mean squared error of int8 is least."""
+    values = (np.arange(_BINS) + 0.5) / _BINS * top
+    scales = np.maximum(_CLIPS * top, _TINY)[:, None] / LARGEST["int8"]
+    errors = ((np.minimum(np.rint(values / scales), LARGEST["int8"]) * scales - values) ** 2 * counts).sum(axis=1)
+    return float(_CLIPS[int(errors.argmin())] * top)
+
+
+class _Activations:
+    """A graph that gives the named activations in float32 too."""
+
+    def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
+        import onnx
+
+        told = onnx.ModelProto()
+        told.CopyFrom(model)
+        for i, name in enumerate(names):
+            told.graph.node.append(onnx.helper.make_node("Cast", [name], [f"measured_{i}"], to=FLOAT))
+            told.graph.output.append(onnx.helper.make_tensor_value_info(f"measured_{i}", FLOAT, None))
+        self.graph = OpenVINOGraph(told.SerializeToString(), precision="fp32", threads=threads)
+        # in the order in which they were added: a tensor that is what another was may go by that one's name
+        self.names = dict(zip(names, self.graph.outputs[-len(names) :], strict=True)) if names else {}
+
+    def visit(
+        self, batches_GSSC: Sequence[NDArray[np.uint8]], look: Callable[[str, NDArray[np.float32]], None]
+    ) -> None:
+        """Show every activation of every batch, by name."""
+        for batch in batches_GSSC:
+            outputs = self.graph(batch)
+            for name, output in self.names.items():
+                look(name, outputs[output])

@@ -1,0 +1,183 @@
+"""Backbones in OpenVINO, on a CPU: the ONNX graph, int8 forms of it, blobs with any number of layers in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import struct
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine import cache
+from substyle.engine.backbones.export import export
+from substyle.engine.backbones.runtimes.base import Artefact, Mixture
+from substyle.engine.backbones.runtimes.openvino import (
+    FixedBatch,
+    InPieces,
+    Model,
+    OpenVINOGraph,
+    core,
+    first_layers,
+    layers,
+)
+from substyle.engine.backbones.spec import Embed
+from substyle.engine.devices import INT8, Precision, as_precision
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+# Post-training quantisation to 8 bits, by NNCF: products in int8, everything between them as it was.
+
+_LENGTH = struct.Struct("<Q")  # of the graph's text, before it and the weights
+
+
+def require_nncf() -> Any:  # noqa: ANN401 - a module
+    """The library NNCF. Raises ConfigError naming the extra it comes with."""
+    try:
+        return importlib.import_module("nncf")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "precision", "int8", "another, or first: pip install 'substyle[int8]' (NNCF is not installed)"
+        ) from error
+
+
+def quantised(onnx: bytes, batches_GSSC: Sequence[NDArray[np.uint8]], *, unquantised: int) -> bytes:
+    """A graph with its products in int8, packed for `unpacked`.
+
+    Args:
+        onnx: the graph, of fixed batch b.
+        batches_GSSC: what activations are measured on: (b, S, S, 3) uint8 each.
+        unquantised: how many of the first convolutions and matrix products keep their precision.
+    """
+    nncf = require_nncf()
+    model = core().read_model(onnx)
+    # attention's products of two activations need NNCF's own treatment of transformers
+    transformer = any(op.get_type_name() == "Softmax" for op in model.get_ordered_ops())
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # the library draws progress bars
+        made = nncf.quantize(
+            model,
+            nncf.Dataset(list(batches_GSSC)),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(batches_GSSC),
+            fast_bias_correction=True,
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=nncf.IgnoredScope(names=first_layers(model, unquantised)) if unquantised else None,
+        )
+    return _packed(made)
+
+
+def _packed(model: Model) -> bytes:
+    import openvino as ov
+
+    with tempfile.TemporaryDirectory() as folder:
+        xml, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+        ov.serialize(model, str(xml), str(weights))
+        text = xml.read_bytes()
+        return _LENGTH.pack(len(text)) + text + weights.read_bytes()
+
+
+def unpacked(data: bytes) -> Model:
+    """The OpenVINO model that `quantised` packed."""
+    (length,) = _LENGTH.unpack_from(data)
+    start = _LENGTH.size
+    return core().read_model(data[start : start + length], data[start + length :])
+
+
+BLOBS = "openvino"  # folder in the cache
+
+
+class OpenVINOArtefact(Artefact):
+    """A backbone in OpenVINO."""
+
+    libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
+    code = ("engine/backbones/export", "engine/backbones/export", "engine/backbones/families/*")
+
+    @property
+    def ladder(self) -> tuple[Precision, ...]:
+        """Empty: first layers are kept in float32."""
+        return ()
+
+    def facts(self, precision: str) -> dict[str, Any]:
+        """With int8: what is quantised. Raises ConfigError where NNCF is missing."""
+        if precision != INT8:
+            return {}
+        require_nncf()
+        return {"quantised": self.int8_key(0)}
+
+    def layers(self) -> int:
+        """Convolutions and matrix products of the graph."""
+        return layers(self.onnx)
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The serialised ONNX graph."""
+        if self.source.graph_hash is not None:
+            return self.source.backbone.graph or b""
+        return cache.fetch(self._graph, self._export)
+
+    @property
+    def _graph(self) -> str:
+        return f"graphs/{self.key}.onnx"
+
+    def graph_name(self, mixture: Mixture) -> str | None:
+        """Of graphs that are exported here and not quantised."""
+        return None if mixture.precision == INT8 or self.source.graph_hash is not None else self._graph
+
+    def _export(self) -> bytes:
+        backbone = self.source.backbone
+        if backbone.module is None:
+            raise SubstyleError(f"{backbone.spec.name}: neither a module nor a graph")
+        return bytes(export(backbone.module, canvas=self.canvas, batch=self.batch).SerializeToString())
+
+    def int8_key(self, unquantised: int) -> str:
+        """The key of a quantised graph: the graph's own, what it was quantised on, and by what."""
+        facts = {
+            "graph": self.key,
+            "unquantised": unquantised,
+            "samples": self.samples.further_fingerprint(),
+            "code": cache.code_hash("engine/backbones/runtimes/openvino_builder", "engine/backbones/runtimes/*"),
+            "versions": cache.versions("nncf", "openvino"),
+        }
+        return cache.key(facts)
+
+    def _int8(self, key: str, unquantised: int) -> Model:
+        def make() -> bytes:
+            batches = self.samples.further()
+            pieces = [batch[i : i + self.batch] for batch in batches for i in range(0, len(batch), self.batch)]
+            whole = [piece for piece in pieces if len(piece) == self.batch]
+            if not whole:
+                raise ConfigError("precision", INT8, f"at least {self.batch} photographs beside those of the gate")
+            return quantised(self.onnx, whole, unquantised=unquantised)
+
+        return unpacked(cache.fetch(f"graphs/{key}.int8", make))
+
+    def runtime(self, mixture: Mixture, *, keep: bool = False) -> FixedBatch:
+        """The graph compiled; with ``keep``, from the blob that is kept of it."""
+        int8 = mixture.precision == INT8
+        key = self.int8_key(mixture.unquantised_layers) if int8 else self.key
+        graph = OpenVINOGraph(
+            partial(self._int8, key, mixture.unquantised_layers) if int8 else lambda: self.onnx,
+            precision="bf16" if int8 else as_precision(mixture.precision),
+            threads=self.threads,
+            streams=self.threads,
+            float32_layers=mixture.float32_layers,
+            cache_dir=BLOBS if keep else None,
+            identity=key,
+        )
+        return FixedBatch(graph, self.batch)
+
+    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+        """OpenVINO and its version."""
+        return {"name": "openvino", "version": version("openvino")}
+
+    def graph_reference(self) -> Embed:
+        """The same graph in float32."""
+        return self.runtime(Mixture("fp32"))

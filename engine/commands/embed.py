@@ -1,0 +1,113 @@
+"""Command `embed`; apart from other commands, so that it starts fast."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.commands.options import executor_config, source_config
+from substyle.engine.config import BackboneChoice, EmbedConfig, ExecutorConfig, Settings
+from substyle.engine.devices import as_precision
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.run import embed as embed_all
+from substyle.engine.store import catalog, identity
+from substyle.engine.store.lock import Part
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import definitions
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
+from substyle.pipelines.storage import Place
+from substyle.pipelines.transforms.registry import load_plugin, suite, suite_name
+
+
+def embed(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle embed IMAGES --store STORE --backbone NAME`; what is left out is taken from a store that exists."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    path: Place = options.store
+    there = EmbeddingStore.open(path) if catalog.exists(path) else None
+    config = EmbedConfig(
+        batch=options.batch,
+        threads=options.threads,
+        device=options.device,
+        runtime=options.runtime,
+        precision=options.precision,
+        dtype=options.dtype or (there.settings.dtype if there else "float16"),
+        shard_rows=options.shard_rows,
+    )
+    executor = executor_config(options, ExecutorConfig())
+    config = executor.here(config, there.settings.shard_rows if there else 0)
+    source = _source(options, there)
+    print(describe(source), file=sys.stderr)
+    settings = Settings(
+        seed=_first(options.seed, there.settings.seed if there else 0),
+        canvas=_first(options.canvas, there.settings.canvas if there else 224),
+        transformations=suite(options.suite or _suite_of(there)),
+        orientation=options.orientation or (there.settings.orientation if there else "ignore"),
+        style_precision=as_precision(
+            options.style_precision or (there.settings.style_precision if there else "bf16"), "--style-precision"
+        ),
+    )
+    plan = EmbedPlan(
+        source,
+        path,
+        Workshop(settings, config),
+        options.limit,
+        part=Part.parse(options.part),
+        take_over=options.take_over,
+        executor=executor,
+        add=options.add,
+        replace=options.replace,
+        asked=(options.device, options.runtime),
+    )
+    choices = backbone_choices(options.backbone, options.checkpoint)
+    summary = embed_all(plan, choices, quiet=options.quiet)
+    for key, reason in summary.quarantined.items():
+        print(f"quarantined {key}: {reason}")
+    rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
+    print(
+        f"{path}: {summary.images} photographs × {len(settings.transformations)} variants, {summary.shards} shards, "
+        f"{summary.new_shards} of them new" + (f", {rate:.0f} variants/s" if rate else "")
+    )
+    return {**dataclasses.asdict(summary), "store": str(path)}
+
+
+def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source:
+    """The photographs that the user named, else those of the store, opened as the store says where it knows them."""
+    entries = store.manifest().sources if store and store.has_manifest() else ()
+    if options.images is None:
+        if not entries:
+            raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
+        return identity.open_entry(dataclasses.replace(entries[0], name=""))
+    root = absolute_root(str(options.images))
+    own = next((entry for entry in entries if entry.root == root), None)
+    base = SourceConfig.from_options({"kind": own.kind, **own.options}) if own else None
+    return open_source(options.images, source_config(options, base))
+
+
+def _suite_of(store: EmbeddingStore | None) -> str:
+    entries = store.backbones() if store else []
+    if store is None or not entries:
+        return "substance31"
+    return suite_name(tuple(str(d["name"]) for d in definitions(store, entries[0])))
+
+
+def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
+    """Backbones as they are named on the command line, with the checkpoints that are given for some of them."""
+    paths: dict[str, Path] = {}
+    for text in checkpoints:
+        # a name may hold an =, as of @layer=6
+        name = max((each for each in names if text.startswith(f"{each}=")), key=len, default=None)
+        if name is None:
+            raise ConfigError("--checkpoint", text, f"NAME=PATH with NAME one of {', '.join(names)}")
+        paths[name] = Path(text[len(name) + 1 :])
+    return [BackboneChoice(name, paths.get(name)) for name in names]
+
+
+def _first(value: int | None, other: int) -> int:
+    return other if value is None else value

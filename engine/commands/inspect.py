@@ -1,0 +1,228 @@
+"""Commands `info` and `verify`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.embedding.plan import lacking
+from substyle.engine.store import compaction
+from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.lock import Part
+from substyle.engine.store.manifest import Rows
+from substyle.engine.store.records import Index
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import definitions, store_facts
+from substyle.engine.store.verify import Verdict
+from substyle.engine.store.verify import verify as verify_store
+
+FIRST = 5  # class names that are shown
+
+
+def info(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle info STORE`: what a store holds; it may be filled meanwhile."""
+    answer = describe(EmbeddingStore.open(options.store))
+    for line in _lines(answer):
+        print(line)
+    return answer
+
+
+def describe(store: EmbeddingStore) -> dict[str, Any]:
+    """What `substyle info --json` prints of a store."""
+    finished = store.finished()
+    images = _images(store)
+    backbones = [_backbone(store, entry, finished) for entry in store.backbones()]
+    settings = store.settings
+    return {
+        "store": str(store.path),
+        "uuid": store.uuid,
+        "damaged": (store.path / compaction.NAME).is_file(),
+        "bytes": sum(backbone["bytes"] for backbone in backbones),
+        "seed": settings.seed,
+        "canvas": settings.canvas,
+        "dtype": settings.dtype,
+        "orientation": settings.orientation,
+        "style_precision": settings.style_precision,
+        "shard_rows": settings.shard_rows,
+        "sources": _sources(store),
+        **images,
+        "transformations": _union(backbone["transformations"] for backbone in backbones),
+        "backbones": backbones,
+        "complete": bool(backbones) and all(backbone["complete"] for backbone in backbones),
+    }
+
+
+def _sources(store: EmbeddingStore) -> list[dict[str, Any]]:
+    """Where the images come from, and how many from where."""
+    if not store.has_manifest():
+        return []
+    manifest = store.manifest()
+    count = np.bincount(manifest.source_N, minlength=len(manifest.sources)).tolist()
+    return [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "root": entry.root,
+            "options": dict(entry.options),
+            "fractions": list(entry.fractions),
+            "images": images,
+        }
+        for entry, images in zip(manifest.sources, count, strict=True)
+    ]
+
+
+def _images(store: EmbeddingStore) -> dict[str, Any]:
+    """Images, classes, splits; of a store that a run has only begun there are none."""
+    if not store.has_manifest():
+        nothing = dict.fromkeys(SPLITS, 0)
+        return {"images": 0, "classes": _classes(()), "splits": nothing, "moved": 0, "quarantined": 0}
+    manifest, facts = store.manifest(), store_facts(store)
+    counts = np.bincount(manifest.split_N, minlength=len(SPLITS)).tolist()
+    return {
+        "images": len(manifest.keys),
+        "classes": _classes(manifest.class_names),
+        "splits": dict(zip(SPLITS, counts, strict=True)),
+        "photographs": _photographs(store),
+        "moved": len(facts.moved),  # to the split of a near-duplicate, when a table is read
+        "quarantined": len(facts.quarantined),
+    }
+
+
+def _photographs(store: EmbeddingStore) -> str:
+    """Digest of keys, classes, splits and of the bytes that were read: the same for the same photographs."""
+    manifest, noted = store.manifest(), store.notes()
+    rows = (manifest.keys, manifest.label_N.tolist(), manifest.split_N.tolist())
+    digest = hashlib.sha256(json.dumps([*rows, list(manifest.class_names)]).encode())
+    digest.update(noted.row_N.tobytes() + noted.content_N2.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _classes(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"number": len(names), "first": list(names[:FIRST])}
+
+
+def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> dict[str, Any]:
+    """What a backbone is, and how much of it is finished."""
+    names = [str(definition["name"]) for definition in definitions(store, entry)]
+    rows, shard_rows = _rows(store), store.settings.shard_rows
+    lacks = lacking(rows, shard_rows, finished, [entry.slug], names, Part())
+    chunks = int(np.count_nonzero(finished.finished(entry.slug, names, lacks.shards)))
+    shards = lacks.shards - len(lacks.shard_W) if names else 0
+    spec, runtime = entry.facts["spec"], entry.facts["runtime"]
+    return {
+        "name": entry.name,
+        "dim": entry.dim,
+        "runtime": runtime["name"],
+        "precision": runtime["precision"],
+        "device": runtime.get("device"),
+        "weights": spec.get("weights"),
+        "transformations": names,
+        "bytes": chunks * store.settings.chunk_bytes(entry.dim),
+        "embeddings": {"done": lacks.done, "total": lacks.total},
+        "shards": {"finished": shards, "total": lacks.shards},
+        "complete": 0 < lacks.total == lacks.done,
+    }
+
+
+def _rows(store: EmbeddingStore) -> Rows:
+    return Rows.of(store.manifest().row_N if store.has_manifest() else np.zeros(0, np.int64))
+
+
+def _union(lists: Iterable[list[str]]) -> list[str]:
+    """All names, each once, in the order in which they come."""
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _lines(answer: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    names, classes, splits = answer["transformations"], answer["classes"], answer["splits"]
+    shown = ", ".join(classes["first"]) + (", …" if classes["number"] > FIRST else "")
+    moved = f" ({answer['moved']} go with a near-duplicate in another)" if answer["moved"] else ""
+    lines = [
+        f"store            {answer['store']}, {_size(answer['bytes'])}, UUID {answer['uuid']}",
+        *(["damage           found by verify; run embed, which repairs it"] if answer["damaged"] else []),
+        *(
+            f"source           {source['root']} ({source['kind']}, {source['images']:,} images)"
+            for source in answer["sources"]
+        ),
+        f"settings         seed {answer['seed']}, canvas {answer['canvas']}, {answer['dtype']}, "
+        f"orientation {answer['orientation']}, shards of {answer['shard_rows']} rows",
+        f"images           {answer['images']:,}, {answer['quarantined']:,} of them quarantined",
+        f"classes          {classes['number']:,}" + (f": {shown}" if shown else ""),
+        f"splits           {', '.join(f'{name} {count:,}' for name, count in splits.items())}{moved}",
+        f"transformations  {len(names)}" + (f": {', '.join(names)}" if names else ""),
+        f"backbones        {len(answer['backbones'])}",
+    ]
+    for backbone in answer["backbones"]:
+        lines += _backbone_lines(backbone, len(names))
+    return lines
+
+
+def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]:
+    done, total = backbone["embeddings"]["done"], backbone["embeddings"]["total"]
+    shards, there = backbone["shards"], len(backbone["transformations"])
+    # a share that is rounded up to 100 would say that nothing lacks
+    share = f" ({int(1000 * done / total) / 10:.1f} %)" if total else ""
+    fewer = f"; {there} of the {transformations} transformations" if there < transformations else ""
+    runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
+    return [
+        f"  {backbone['name']}: {backbone['dim']} wide, {runtime}, {backbone['weights']}",
+        f"    {done:,} of {total:,} embeddings{share}, {shards['finished']:,} of {shards['total']:,} shards, "
+        f"{_size(backbone['bytes'])}{fewer}",
+    ]
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} bytes"
+
+
+# `verify`.
+
+
+def verify(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle verify STORE`."""
+    threads = len(os.sched_getaffinity(0))
+    verdict = verify_store(options.store, note=not options.no_note, threads=threads, quiet=options.quiet)
+    for finding in verdict.findings:
+        print(f"{finding.kind}: {finding.path}: {finding.problem}; {finding.remedy}")
+    print(f"{options.store}: {_summary(verdict)}")
+    return {
+        "ok": verdict.ok,
+        "complete": verdict.ok and not verdict.pending,
+        "store": str(options.store),
+        "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
+        "images": verdict.images,
+        "records": verdict.records,
+        "chunks": verdict.chunks,
+        "bytes": verdict.chunk_bytes,
+        "pending": verdict.pending,
+        "unfinished": verdict.unfinished,
+        "noted": verdict.noted,
+    }
+
+
+def _summary(verdict: Verdict) -> str:
+    checked = f"{verdict.chunks} chunks, {verdict.chunk_bytes / 1e6:.1f} MB, {verdict.images} images"
+    text = f"{checked}: " + ("all as written" if verdict.ok else f"{len(verdict.damage)} damaged")
+    if added := len(verdict.findings) - len(verdict.damage):
+        text += f"; {added} added by others"
+    if verdict.pending:
+        text += f"; {verdict.pending} embeddings are not made yet: run embed"
+    if verdict.unfinished:
+        text += f"; {verdict.unfinished} unfinished files, which embed replaces"
+    if verdict.noted:
+        text += "; embed makes again what is damaged"
+    elif verdict.not_noted_because:
+        text += f"; the damage could not be noted for embed: {verdict.not_noted_because}"
+    return text

@@ -1,0 +1,264 @@
+"""Commands `run`, `probe`, `analyze`, `report`, `predict`, `compare` and `import`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from substyle.engine.commands.embed import backbone_choices
+from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
+from substyle.engine.config import AnalysisConfig, EmbedConfig, Study, load_study, study_of
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.report.compare import compare_results
+from substyle.engine.report.data import read_results
+from substyle.engine.report.tables import headline_table
+from substyle.engine.store.identity import PhotographsError, Ways
+from substyle.engine.store.importer import import_store
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import outputs, stages
+from substyle.engine.study.outputs import RESULTS, require_current
+from substyle.engine.study.predict import predict as predict_all
+from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
+from substyle.engine.study.stages import assemble
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.storage import Place, is_remote
+from substyle.pipelines.transforms.registry import load_plugin
+
+# The study that `run` and `profile` are asked for: a file's, or one made of photographs and options.
+
+# options that only photographs take, and the fields of a study file that say the same
+_FIELDS = {
+    "backbone": "backbones",
+    "checkpoint": "checkpoint of a backbone",
+    "suite": "suite",
+    "seed": "seed",
+    "canvas": "canvas",
+}
+
+
+def study_asked(options: argparse.Namespace) -> Study:
+    """The study to run.
+
+    Raises:
+        ConfigError: an option that does not go with a study file, or with photographs; no backbone for photographs; a
+            study file that is not allowed.
+    """
+    return _of_file(options) if is_study(options) else _of_photographs(options)
+
+
+def is_study(options: argparse.Namespace) -> bool:
+    """Whether a study file is named, and not photographs."""
+    return isinstance(options.study, Path) and options.study.suffix == ".toml"
+
+
+def _of_file(options: argparse.Namespace) -> Study:
+    for option, field in _FIELDS.items():
+        given = getattr(options, option)
+        if given is not None and given != []:
+            raise ConfigError(f"--{option}", given, f"only with photographs; set {field} in {options.study} instead")
+    return load_study(options.study, device=options.device, runtime=options.runtime)
+
+
+def _of_photographs(options: argparse.Namespace) -> Study:
+    if options.images is not None:
+        raise ConfigError("--images", str(options.images), f"only with a study file; {options.study} is photographs")
+    if not options.backbone:
+        raise ConfigError(
+            "--backbone",
+            "nothing",
+            "at least one name with photographs, such as package:efficientnet_lite0; substyle backbones lists them",
+        )
+    chosen = backbone_choices(options.backbone, options.checkpoint)
+    data: dict[str, Any] = {
+        "name": name_of(options.study),
+        "backbones": [{"name": c.name} | ({"checkpoint": c.checkpoint} if c.checkpoint else {}) for c in chosen],
+    }
+    data |= {name: getattr(options, name) for name in ("suite", "seed", "canvas") if getattr(options, name) is not None}
+    study = study_of(data, device=options.device, runtime=options.runtime)
+    return dataclasses.replace(study, images=options.study)
+
+
+def name_of(images: Path | str) -> str:
+    """What a study of photographs is called: the folder's name, or a file's without its suffix."""
+    if is_remote(images):
+        name = PurePosixPath(str(images)).stem
+    else:
+        path = Path(os.path.abspath(images))
+        name = path.name if path.is_dir() else path.stem
+    name = name.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
+    # of a pattern, such as train-{0000..0146}.tar, only what may stand in any name
+    return re.sub(r"-*[\\{}*?\[\]]+-*", "-", name).strip("-. ") or "photographs"
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
+    study = study_asked(options)
+    study = dataclasses.replace(study, source=source_config(options, study.source))
+    if options.limit is not None:
+        study = dataclasses.replace(study, limit=options.limit)
+    study = dataclasses.replace(study, executor=executor_config(options, study.executor))
+    out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
+    store = options.store or store_of(study, out)
+    results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)
+    return _show(results, out, store)
+
+
+def probe(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle probe STORE`."""
+    store, out, study = _stage(options)
+    config = study.probes if study else ProbeConfig(seed=store.settings.seed)
+    outputs.claim(out, store.path, store.uuid)
+    outcomes = stages.probe(
+        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
+    )
+    for name, outcome in outcomes.items():
+        for task, heads in outcome.results.items():
+            for head, score in heads.items() if isinstance(heads, dict) else ():
+                value = _score(score)
+                if value is not None:
+                    print(f"{name}  {task}  {head}  {value:.3f}")
+    return {"out": str(out), "backbones": {name: outcome.results for name, outcome in outcomes.items()}}
+
+
+def analyze(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle analyze STORE`."""
+    store, out, study = _stage(options)
+    config = study.analysis if study else AnalysisConfig(seed=store.settings.seed)
+    outputs.claim(out, store.path, store.uuid)
+    analyses = stages.analysis(
+        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
+    )
+    for name, answer in analyses.items():
+        shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
+        print(f"{name}  transformation: {shares}")
+    return {"out": str(out), "backbones": analyses}
+
+
+def report(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle report STORE`."""
+    store, out, study = _stage(options)
+    settings = None
+    if study is not None:
+        settings = {stages.PROBES: stages.probe_settings(study.probes), stages.ANALYSIS: asdict(study.analysis)}
+    kept = stages.kept(store, out, _suite(study), settings)
+    if not kept.tables:
+        raise ConfigError("STORE", str(store.path), f"a store whose probe or analyze results are in {out}")
+    shifts = kept_shift(store, out, {t.backbone: t for t in kept.tables}, study.shift if study else None)
+    name = study.name if study else store.path.stem
+    threads = (study.embed if study else EmbedConfig()).cores
+    results = assemble(name, store, out, kept.outcomes, kept.analyses, shifts, tables=kept.tables, threads=threads)
+    shown = study is None or study.gallery
+    save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)
+    return _show(results, out, store.path)
+
+
+def _suite(study: Study | None) -> Sequence[str]:
+    """The transformations of a study; none without one: then all that the store has."""
+    return study.settings().transformations if study else ()
+
+
+def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
+    print(headline_table(results))
+    quarantined = results["quarantined"]
+    if quarantined:
+        print(f"\n{len(quarantined)} images were quarantined; the report names them")
+    page = out / "report.html"
+    print(f"\nreport: {page}\nresults: {out / RESULTS}")
+    return {
+        "out": str(out),
+        "report": str(page),
+        "results": str(out / RESULTS),
+        "store": str(store),
+        "images": results["images"],
+        "variants": results["variants"],
+        "quarantined": quarantined,
+        "throughput": results["throughput"],
+    }
+
+
+def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:
+    store = EmbeddingStore.open(options.store)
+    study = load_study(options.study) if options.study else None
+    if study is not None:
+        _require_settings(store, study)
+    out = options.out or out_of(store)
+    outputs.require_own(out, store.path, Ways(*3 * ("use another --out",)))
+    return store, out, study
+
+
+def _require_settings(store: EmbeddingStore, study: Study) -> None:
+    """Raise PhotographsError for a study whose photographs and variants are not those of the store."""
+    if store.has_manifest() and all(entry.kind == "imported" for entry in store.manifest().sources):
+        return  # of what was made elsewhere neither is known
+    there = store.settings
+    for name in ("seed", "canvas", "orientation", "style_precision"):
+        old, new = getattr(there, name), getattr(study, name)
+        if old != new:
+            raise PhotographsError(f"{store.path}: {name} {old} there, {new} in the study; use its own store", name)
+
+
+def _score(score: object) -> float | None:
+    if not isinstance(score, dict):
+        return None
+    value = next((score[key] for key in ("accuracy", "held_out", "clean") if score.get(key) is not None), None)
+    return float(value) if value is not None else None
+
+
+# `predict`, `compare`, `import`.
+
+
+def predict(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle predict PROBE IMAGES`."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    answer = predict_all(
+        options.probe, options.images, source=source_config(options), store=options.store,
+        checkpoint=options.checkpoint, top=options.top, quiet=options.quiet,
+    )  # fmt: skip
+    for row in answer["predictions"]:
+        for output, labels in row["outputs"].items():
+            ranked = "  ".join(f"{label['label']} {label['probability']:.3f}" for label in labels)
+            print(f"{row['key']}  {output}: {ranked}")
+    for row in answer["quarantined"]:
+        print(f"quarantined {row['key']}: {row['reason']}")
+    return answer
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle compare RUN RUN …`."""
+    paths = [path / "results.json" if path.is_dir() else path for path in options.runs]
+    runs = [(_name(path, paths), read_results(path)) for path in paths]
+    for path, (_, results) in zip(paths, runs, strict=True):
+        require_current(path.parent, results)
+    made = compare_results(runs, options.out)
+    for difference in made.setup:
+        print(f"setups differ in {difference.what}: {', '.join(difference.values)}")
+    page = options.out / "compare.html"
+    print(f"comparison of {', '.join(name for name, _ in runs)}: {page}")
+    return {
+        "page": str(page),
+        "setup": {d.what: list(d.values) for d in made.setup},
+        "files": [str(f) for f in made.files],
+    }
+
+
+def _name(path: Path, paths: list[Path]) -> str:
+    """The run's folder, or its whole path where two folders have one name."""
+    folders = [p.resolve().parent.name for p in paths]
+    return path.resolve().parent.name if folders.count(path.resolve().parent.name) == 1 else str(path)
+
+
+def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle import EMBEDDINGS --store STORE --backbone NAME`."""
+    answer = import_store(options.embeddings, options.store, options.backbone, rows=options.rows, seed=options.seed)
+    print(
+        f"{options.store}: {answer['images']} images × {answer['transformations']} transformations, "
+        f"{answer['dim']} wide, from {options.embeddings}"
+    )
+    return answer

@@ -1,0 +1,347 @@
+"""The embedding loop: shards of photographs → canvases → variants → embeddings → store.
+
+This thread decodes and makes variants; `backlog` embeds and writes what is made meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine import cuda, observability
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.cuda import Arriving
+from substyle.engine.embedding.plan import EmbedPlan, Lacking, Todo, images_of
+from substyle.engine.embedding.scheduler import Backlog, Batch, Shard
+from substyle.engine.observability import Bar, stage
+from substyle.engine.store import journal, manifest
+from substyle.engine.store.compaction import Upkeep
+from substyle.engine.store.identity import PhotographsError
+from substyle.engine.store.layout import TEST, BackboneEntry
+from substyle.engine.store.records import ImageNote, content_hash
+from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.storage import REQUESTS, is_remote
+
+_READERS = 4  # files read ahead at once; reading waits on disks, not on cores
+_AHEAD = 512  # images in one variant that may wait for a backbone
+
+
+@dataclass
+class EmbedSummary:
+    """What one call of `embed` did.
+
+    Attributes:
+        images: photographs of the store; variants: photographs × transformations.
+        shards: of the store; new_shards: finished by this call.
+        quarantined: images that could not be decoded, with reasons (those met in this call).
+        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embeddings and writing go on
+            beside the others: ``backbones`` is the time spent on waiting for them. ``ready`` is when the loop began,
+            counted from the start of the process, where the system tells that. Several workers' seconds are added up,
+            but for prepare, total and ready.
+    """
+
+    images: int = 0
+    variants: int = 0
+    shards: int = 0
+    new_shards: int = 0
+    quarantined: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, what: str, since: float) -> float:
+        """Add the time since ``since`` to a stage; returns now."""
+        now = time.perf_counter()
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - since
+        return now
+
+
+class Watch:
+    """Is told how a loop goes, on its threads; what it raises ends the loop."""
+
+    def arrived(self, count: int) -> None:
+        """So many embeddings have been computed."""
+
+    def writing(self, shard: int) -> None:
+        """Embeddings of a backbone are about to be written to a shard."""
+
+    def written(self, shard: int) -> None:
+        """A shard is finished."""
+
+
+class Loop:
+    """Fills shards of a store, one after the other, on the device of this process."""
+
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        plan: EmbedPlan,
+        entries: Sequence[BackboneEntry],
+        compiled: Sequence[CompiledBackbone],
+        summary: EmbedSummary,
+        run: str,
+    ) -> None:
+        self.store, self.plan, self.workshop, self.summary = store, plan, plan.workshop, summary
+        self.records = plan.readable()
+        self.entries, self.compiled, self.run_id = entries, compiled, run
+        self.manifest = store.manifest()
+        self._known_N2 = _contents(store, self.manifest.row_N)
+        self.upkeep = Upkeep(store.path, os.getpid())
+
+    def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
+        """Fill shards.
+
+        Args:
+            shards: numbers of shards and what they lack. The next is asked for on a thread of its own when the last
+                batch of the one before begins, and may keep that thread waiting.
+            over: called at the end, whatever it is; it ends such waiting.
+        """
+        self.watch = watch
+        config = self.workshop.config
+        with ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as readers:
+            backlog = Backlog(
+                self.compiled,
+                self._write,
+                watch.arrived,
+                waiting=max(_AHEAD // config.images, 1),
+                begun=config.begun,
+                device=self.workshop.target.torch_device,
+            )
+            try:
+                with backlog.working():
+                    for shard, part, blobs in self._batches(shards, readers, backlog):
+                        self._batch(shard, part, blobs, backlog)
+                        if part.stop == shard.images.stop:
+                            backlog.close(shard)
+            finally:
+                over()
+
+    def _images(self, number: int) -> range:
+        return images_of(self.manifest, number, self.store.settings.shard_rows)
+
+    def _begin(self, number: int, lacking: Lacking) -> Shard:
+        images = self._images(number)
+        first = number * self.store.settings.shard_rows
+        size = int(self.manifest.row_N[images[-1]]) + 1 - first
+        buffers = [
+            {name: np.full((size, entry.dim), np.nan, np.float32) for name in names}
+            for entry, names in zip(self.entries, lacking, strict=True)
+        ]
+        wanted = [name for name in self.workshop.settings.transformations if any(name in names for names in lacking)]
+        return Shard(number, first, images, wanted, buffers)
+
+    def _batches(
+        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Backlog
+    ) -> Iterator[tuple[Shard, range, list[Blob]]]:
+        """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
+        size = self.workshop.config.images
+        parts = (
+            (number, lacking, images[i : i + size])
+            for number, lacking in shards
+            for images in (self._images(number),)
+            for i in range(0, len(images), size)
+        )
+
+        def ask() -> tuple[int, Lacking, range, list[Future[Blob]]] | None:
+            """The next batch, its files being read; waits where `shards` does."""
+            for number, lacking, part in parts:
+                reading = [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
+                return number, lacking, part, reading
+            return None
+
+        shard: Shard | None = None
+        asked = readers.submit(ask)
+        while (found := backlog.until(asked)) is not None:
+            number, lacking, part, reading = found
+            clock = observability.Mark.now()
+            blobs = [future.result() for future in reading]
+            asked = readers.submit(ask)
+            self._spend("read", clock, len(part))
+            if shard is None or shard.number != number:
+                shard = self._begin(number, lacking)
+            yield shard, part, blobs
+
+    def _batch(self, shard: Shard, part: range, blobs: Sequence[Blob], backlog: Backlog) -> None:
+        keys = [self.manifest.keys[i] for i in part]
+        self._require_same(part, blobs)
+        rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
+        clock = observability.Mark.now()
+        decoded = self.workshop.decoder([blob.data for blob in blobs])
+        reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
+        small = Arriving.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
+        clock = self._spend("decode", clock, len(part))
+        test_B = self.manifest.split_N[part.start : part.stop] == TEST
+        names: list[str] = []
+        distinct: list[torch.Tensor] = []
+        for variant in self.workshop.maker(shard.wanted)(decoded.canvas_BSSC, keys, test_B):
+            names.append(variant.name)
+            distinct.append(variant.distinct_B)
+            made = cuda.made(variant.pixels_BSSC)
+            clock = self._spend("variants", clock, len(part))
+            batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, decoded.ok_B, made)
+            for i, buffers in enumerate(shard.buffers):
+                if variant.name in buffers:
+                    backlog.add(i, batch)
+            clock = self._spend("backbones", clock)
+        seen_TB = Arriving.of(torch.stack(distinct))
+        files = [(blob.content, blob.mark) for blob in blobs]
+        shard.notes.append(_Seen(rows_B + shard.first, decoded.size_B2, reasons, files, names, small, seen_TB).notes)
+        self.summary.quarantined.update(
+            {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
+        )
+
+    def _require_same(self, part: range, blobs: Sequence[Blob]) -> None:
+        """Raise PhotographsError where a photograph has other bytes than an earlier pass has read."""
+        for i, blob in zip(part, blobs, strict=True):
+            before = self._known_N2[i]
+            if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
+                raise PhotographsError(
+                    f"{self.manifest.keys[i]}: its bytes have changed since {self.store.path} was made; "
+                    f"{self.plan.ways.changed}"
+                )
+
+    def _write(self, shard: Shard, seconds: float) -> None:
+        """Commit a shard to the store; on a thread of its own."""
+        with observability.span("embed", "write", len(shard.images)):
+            notes = [note for some in shard.notes for note in some()]
+            involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
+            size = 0
+            for entry, embeddings in involved:
+                share = seconds / len(involved)
+                self.watch.writing(shard.number)
+                size += self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
+            self.upkeep.written(len(involved), size)
+        self.summary.new_shards += 1
+        self.watch.written(shard.number)
+
+    def _spend(self, what: str, since: observability.Mark, items: int = 0) -> observability.Mark:
+        self.summary.spend(what, since.wall)
+        observability.add("embed", f"wait for {what}" if what == "backbones" else what, since, items)
+        return observability.Mark.now()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one batch has told of its images; some of it may be on its way from a GPU."""
+
+    row_B: NDArray[np.int64]
+    size_B2: NDArray[np.int32]
+    reasons: Sequence[str | None]
+    files: Sequence[tuple[str, int]]  # content hash and mark of each
+    names: Sequence[str]  # of the T variants
+    small_BRC: Arriving
+    distinct_TB: Arriving
+
+    def notes(self) -> list[ImageNote]:
+        """For the journal, image after image; waits for what is on its way."""
+        small = manifest.as_hex(self.small_BRC.result())
+        alike_TB = ~self.distinct_TB.result()
+        noted = []
+        for i, (row, reason) in enumerate(zip(self.row_B.tolist(), self.reasons, strict=True)):
+            height, width = (int(v) for v in self.size_B2[i])
+            if reason is not None:
+                noted.append(ImageNote(row, height, width, reason, "", (), *self.files[i]))
+            else:
+                indistinct = tuple(name for name, alike_B in zip(self.names, alike_TB, strict=True) if alike_B[i])
+                noted.append(ImageNote(row, height, width, "", small[i], indistinct, *self.files[i]))
+        return noted
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The encoded bytes of a photograph as they were read.
+
+    Attributes:
+        data: the bytes; empty where they could not be read.
+        content: their hash; mark: of the file when they were read.
+        reason: why they could not be read.
+    """
+
+    data: bytes
+    content: str = ""
+    mark: int = 0
+    reason: str = ""
+
+
+def _read(record: ImageRecord | None) -> Blob:
+    if record is None:
+        return Blob(b"", reason="cannot be read: it is no longer in the source")
+    mark = record.mark()  # before the bytes: a file that changes meanwhile is read again next time
+    try:
+        data = record.read()
+    except OSError as error:
+        return Blob(b"", reason=f"cannot be read: {error.strerror or error}")
+    return Blob(data, content_hash(data), mark)
+
+
+def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Content hashes that earlier passes noted of images, as two numbers each; zeros where they noted none."""
+    noted = store.notes()
+    at_N = noted.at(row_N)
+    found_N2 = np.zeros((len(row_N), 2), np.uint64)
+    found_N2[at_N >= 0] = noted.content_N2[at_N[at_N >= 0]]
+    return found_N2
+
+
+# What an executor is given, and what it is.
+
+
+@dataclass(frozen=True)
+class Task:
+    """A store that is prepared and owned, and what it lacks.
+
+    Attributes:
+        store: open for writing; plan: what it is filled with; entries: its groups of the plan's backbones, in order.
+        run: id of the run that owns it.
+        todo: the shards to fill.
+        summary: to which the executor adds what it does.
+    """
+
+    store: EmbeddingStore
+    plan: EmbedPlan
+    entries: Sequence[BackboneEntry]
+    run: str
+    todo: Todo
+    summary: EmbedSummary
+
+
+class Executor(Protocol):
+    """Fills the shards of a task."""
+
+    def run(self, task: Task, *, quiet: bool) -> None:
+        """Fill them all; what is finished is kept whatever happens. Raises what went wrong."""
+        ...
+
+
+# In this process, one shard after the other.
+
+
+class LocalExecutor:
+    """Embeds by backbones that are compiled in this process."""
+
+    def __init__(self, compiled: Sequence[CompiledBackbone]) -> None:
+        self.compiled = compiled
+
+    def run(self, task: Task, *, quiet: bool) -> None:
+        """Fill all shards of a task in order; the first error ends it."""
+        todo = task.todo
+        loop = Loop(task.store, task.plan, task.entries, self.compiled, task.summary, task.run)
+        with stage(task.plan.title, todo.total, "embeddings", done=todo.done, quiet=quiet) as bar:
+            loop.run(todo.lacking.items(), _Shown(bar))
+
+
+class _Shown(Watch):
+    """Shows on a bar what has arrived."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def arrived(self, count: int) -> None:
+        self.bar.advance(count)

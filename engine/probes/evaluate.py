@@ -1,0 +1,265 @@
+"""Scores of trained heads on test images, and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.tasks import UNKNOWN, Task
+from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step import forward
+
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What S seeds of one setting get right.
+
+    Attributes:
+        right_STN: 1 right, 0 wrong, NaN not scored; N are the images asked for, in their order.
+        confusion_CC: rows true, columns predicted, summed over seeds; rows whose answer is no label are left out.
+        labels: of the confusion.
+    """
+
+    right_STN: NDArray[np.float32]
+    confusion_CC: NDArray[np.int64]
+    labels: tuple[str, ...]
+
+    @property
+    def mean_TN(self) -> NDArray[np.float32]:
+        """Share of seeds that are right. Shape: (T, N), NaN where not scored."""
+        return np.asarray(self.right_STN.mean(axis=0), np.float32)
+
+    @property
+    def accuracy_ST(self) -> NDArray[np.float32]:
+        """Accuracy of each seed on each transformation, NaN where none of its rows is scored. Shape: (S, T)."""
+        known_T = np.isfinite(self.right_STN[0]).sum(axis=1)
+        total_ST = np.nansum(self.right_STN, axis=2)
+        return np.asarray(np.where(known_T > 0, total_ST / np.maximum(known_T, 1), np.nan), np.float32)
+
+    def confusion(self) -> dict[str, Any]:
+        """In plain JSON."""
+        return {"labels": list(self.labels), "counts": self.confusion_CC.tolist()}
+
+
+def score(features: Features, task: Task, outputs: slice, heads: Heads, images: NDArray[np.int64]) -> Scores:
+    """Score K = S heads on the test rows of a task that count; ``images`` contain the task's test images."""
+    if heads.w2 is None:  # a small GEMM, and the only one whose rounding reaches the logits unhidden
+        features = features.full()
+    seeds, classes = len(heads), len(task.labels)
+    right = np.full((seeds, features.variants, len(images)), np.nan, np.float32)
+    confusion = np.zeros(classes * classes, np.int64)
+    t, n = task.rows(task.score_T, task.test_N)
+    place = np.searchsorted(images, n)
+    for start in range(0, len(t), _ROWS):
+        here = slice(start, start + _ROWS)
+        logits_KCB = forward(heads, features(t[here], n[here]))[:, outputs]
+        predicted_SB = logits_KCB.argmax(1).cpu().numpy()
+        answers = task.answers(t[here], n[here])
+        right[:, t[here], place[here]] = predicted_SB == answers
+        known = answers != UNKNOWN
+        cells = answers[known] * classes + predicted_SB[:, known]
+        confusion += np.bincount(cells.ravel(), minlength=classes * classes)
+    return Scores(right, confusion.reshape(classes, classes), task.labels)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the GEMMs in training: "auto" is bfloat16 on GPUs and on CPUs that multiply it natively.
+
+    Weights, moments and losses are float32 in any case, and linear heads are scored in float32.
+    """
+    if precision == "auto":
+        fast = device.type == "cuda" or cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has bfloat16 dot products (AVX512-BF16 or AMX), as Linux lists its features."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return False
+    return any(name in flags.split() for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+# Accuracies with intervals: a bootstrap over images, all variants of an image together, and over transformations.
+#
+# Scores are (T, N): 1 right, 0 wrong, a fraction where seeds disagree, NaN where a row does not count. Everything
+# reported is a weighted mean of the T accuracies, so one set of resamples serves every number, and a difference of two
+# numbers over the same images is paired resample by resample.
+
+F64 = NDArray[np.float64]
+_DRAWS_AT_ONCE = 4_000_000  # image draws held in memory
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """T accuracies and their bootstrap replicates; NaN where a transformation has no row that counts.
+
+    Attributes:
+        value_T: (T,) accuracies.
+        replicates_RT: (R, T) accuracies over R resamples of the images.
+        seed: of the resamples.
+    """
+
+    value_T: F64
+    replicates_RT: F64
+    seed: int = 0
+
+    def mean(self, weight_T: F64) -> Estimate:
+        """A weighted mean of the accuracies, over those that exist."""
+        return Estimate(
+            float(_weighted(self.value_T[None], weight_T)[0]),
+            _weighted(self.replicates_RT, weight_T),
+        )
+
+    def two_way(self, weight_T: F64) -> Estimate:
+        """A weighted mean whose interval also speaks for other transformations: images and transformations resampled.
+
+        Replicate r is ``sum_t m_rt w_t a_rt / sum_t m_rt w_t``: ``a_rt`` are accuracies over resampled images, ``m_rt``
+        multinomial counts of the transformations that have a weight and an accuracy. The counts depend on the seed and
+        the number of these transformations only, hence estimates over the same ones are paired.
+
+        Args:
+            weight_T: weights w, (T,), none of them negative.
+
+        Returns:
+            the value of :meth:`mean`; without replicates where fewer than two transformations have a weight, which
+            say nothing of their variance.
+
+        Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
+        """
+        used = np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
+        value, count = self.mean(weight_T).value, len(used)
+        if count < 2:
+            return Estimate(value, np.empty(0))
+        rng = np.random.Generator(np.random.PCG64([self.seed, count, 0x70696765]))
+        times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
+        weight_RU: F64 = weight_T[used] * times_RU
+        return Estimate(value, _weighted(self.replicates_RT[:, used], weight_RU))
+
+    def part(self, rows: slice) -> Resampled:
+        """The same of some of the transformations."""
+        return Resampled(self.value_T[rows], self.replicates_RT[:, rows], self.seed)
+
+    def one(self, t: int) -> Estimate:
+        """The accuracy on one transformation."""
+        return Estimate(float(self.value_T[t]), self.replicates_RT[:, t])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its bootstrap replicates (R,)."""
+
+    value: float
+    replicates_R: F64
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.replicates_R - other.replicates_R)
+
+    @property
+    def number(self) -> float | None:
+        """The value, None where there is none."""
+        return None if np.isnan(self.value) else self.value
+
+    @property
+    def ci95(self) -> list[float] | None:
+        """The 95 % percentile interval, None where there is no value or no replicate."""
+        return self._interval(95.0)
+
+    @property
+    def ci90(self) -> list[float] | None:
+        """The 90 % percentile interval, which two one-sided tests of equivalence at 5 % read."""
+        return self._interval(90.0)
+
+    @property
+    def se(self) -> float | None:
+        """Standard deviation of the replicates, None where there is no value or no two replicates."""
+        finite = self._finite()
+        return float(finite.std(ddof=1)) if len(finite) > 1 else None
+
+    def _interval(self, per_cent: float) -> list[float] | None:
+        finite = self._finite()
+        if len(finite) == 0:
+            return None
+        low, high = np.percentile(finite, [50 - per_cent / 2, 50 + per_cent / 2])
+        return [float(low), float(high)]
+
+    def _finite(self) -> F64:
+        finite: F64 = self.replicates_R[np.isfinite(self.replicates_R) & np.isfinite(self.value)]
+        return finite
+
+
+def resample(
+    score_TN: NDArray[np.floating], resamples: int, seed: int, group_N: Sequence[int] | NDArray[np.int64] | None = None
+) -> Resampled:
+    """Accuracies of T transformations over N images and over R resamples of the images.
+
+    Resamples depend on (seed, N) only: scores over the same images are resampled alike, hence paired.
+
+    Args:
+        score_TN: scores, NaN where a row does not count.
+        resamples: R.
+        seed: of the resamples.
+        group_N: labels of groups, such as the photograph that a crop is of; whole groups are drawn then, as many as
+            there are, in place of images.
+    """
+    counted = np.isfinite(score_TN)
+    right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
+    count_NT = counted.astype(np.float32).T
+    both = np.concatenate([right_NT, count_NT], axis=1)
+    if group_N is not None:
+        groups, place_N = np.unique(np.asarray(group_N, np.int64), return_inverse=True)
+        by_group = np.zeros((len(groups), both.shape[1]), np.float32)
+        np.add.at(by_group, place_N, both)
+        both = by_group
+    images, transformations = len(both), len(score_TN)
+    rng = np.random.Generator(np.random.PCG64([seed, images, 0x626F6F74]))
+    at_once = max(1, _DRAWS_AT_ONCE // max(images, 1))
+    parts = []
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        times_RN = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float32)
+        parts.append(times_RN @ both)
+    sums = np.concatenate([both.sum(axis=0, keepdims=True), *parts]).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        accuracies = sums[:, :transformations] / np.where(
+            sums[:, transformations:] > 0, sums[:, transformations:], np.nan
+        )
+    return Resampled(accuracies[0], accuracies[1:], seed)
+
+
+def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:
+    """Weights of a plain mean over some of ``count`` transformations. Shape: (T,)."""
+    weight = np.zeros(count)
+    weight[np.asarray(transformations, np.int64)] = 1.0
+    return weight
+
+
+def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes: Sequence[str]) -> F64:
+    """Weights of a mean over coarse classes of the mean over some of their transformations. Shape: (T,)."""
+    weight = np.zeros(len(coarse))
+    for name in classes:
+        members = [t for t in transformations if coarse[t] == name]
+        for t in members:
+            weight[t] = 1.0 / len(members)
+    return weight
+
+
+def _weighted(accuracy_RT: F64, weight: F64) -> F64:
+    """Weighted means over what is known; weights are (T,) or (R, T)."""
+    known = np.isfinite(accuracy_RT)
+    total = (known * weight).sum(axis=1)
+    right = (np.where(known, accuracy_RT, 0.0) * weight).sum(axis=1)
+    mean: F64 = np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
+    return mean

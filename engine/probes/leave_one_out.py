@@ -1,0 +1,195 @@
+"""Which transformations are held out is a choice: each is held out in turn, and random sets of them are.
+
+For every such choice a linear coarse probe is fitted, all at once, with the penalty that validation picked for the
+suite's own choice, so nothing is selected here. A transformation that is alone in its coarse class cannot be held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.evaluate import balanced_over, resample, score, uniform_over
+from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, variant_weights
+from substyle.engine.probes.single_task import Judged
+from substyle.engine.probes.solver import Basis, Fit, Rows
+from substyle.engine.probes.tasks import I64, Task, coarse_task
+from substyle.engine.probes.trainer import AGREEMENT
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.probe_heads import Heads
+
+F64 = NDArray[np.float64]
+STYLE = "style"  # the coarse class of painting styles
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What probes make of transformations that they never saw.
+
+    Attributes:
+        score_TN: each transformation by the probe that held out this one alone; NaN for those never held out.
+        turned: the transformations that were.
+        redrawn_R: accuracy on the held-out transformations of each random set, every coarse class with equal weight.
+        redrawn: how many transformations such a set has.
+        fit: certificates of all probes.
+        difference: mean validation accuracy on what was held out, minus that at three times the tolerance; the larger
+            of those held out in turn and of the sets.
+    """
+
+    score_TN: NDArray[np.float32]
+    turned: I64
+    redrawn_R: list[float]
+    redrawn: int
+    fit: Fit
+    difference: float
+
+    def describe(self, tolerance: float) -> dict[str, Any]:
+        """``converged`` and ``certificate`` of results.json, for the configuration's tolerance."""
+        own = certified(self.fit, tolerance)
+        agreed = abs(self.difference) <= AGREEMENT
+        return {
+            "converged": own["converged"] and agreed,
+            "certificate": own["certificate"] | {"difference": self.difference},
+        }
+
+
+def whole_task(table: EmbeddingTable, seed: int) -> Task | None:
+    """The coarse task with every transformation seen; None where no transformation can be held out."""
+    task = coarse_task(table, seed, seen=range(len(table.transformations)))
+    return task if task is not None and len(held_out_in_turn(task)) else None
+
+
+def held_out_in_turn(task: Task) -> I64:
+    """Transformations whose coarse class has another one to learn from."""
+    answers = task.answer[task.train_T]
+    return task.train_T[np.bincount(answers, minlength=len(task.labels))[answers] > 1]
+
+
+def redrawn_sets(table: EmbeddingTable, task: Task, count: int, seed: int) -> list[I64]:
+    """Random sets of held-out transformations.
+
+    Of each coarse class as many as the suite holds out, one if it holds out none anywhere; one at least stays to be
+    learned from.
+    """
+    rng = np.random.default_rng([seed, 0x72656472])
+    roles, answer_T = np.array(table.roles), task.answer
+    none = not (roles == "held_out").any()
+    sets = []
+    for _ in range(count):
+        picked: list[I64] = []
+        for label in range(len(task.labels)):
+            members = task.train_T[answer_T[task.train_T] == label]
+            wanted = 1 if none else int((roles[members] == "held_out").sum())
+            picked.append(rng.permutation(members)[: min(wanted, len(members) - 1)])
+        sets.append(np.sort(np.concatenate(picked)))
+    return sets
+
+
+def rotate(
+    features: Features,
+    task: Task,
+    C: float,
+    config: ProbeConfig,
+    images: I64,
+    *,
+    redraws: int,
+    tighter: float = 1.0,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Rotation:
+    """Fit and score all choices.
+
+    Args:
+        features: standardise the rows.
+        task: of :func:`whole_task`.
+        C: inverse penalty.
+        images: test images.
+        redraws: random sets.
+        tighter: divides the configuration's tolerance.
+    """
+    table = features.held.table
+    turned = held_out_in_turn(task)
+    sets = [turned[k : k + 1] for k in range(len(turned))] + redrawn_sets(table, task, redraws, config.seed)
+    seen = [np.setdiff1d(task.train_T, held) for held in sets]
+    weight_KT = np.stack([variant_weights(task, seen_T) for seen_T in seen])
+    few = task.val_N[: max(1, config.validation_rows // len(task.train_T))]
+
+    def validated(fit: Fit) -> F64:
+        """Mean accuracy on what was held out, of probes that held out one transformation and of the others."""
+        found = [_scored(features, task, held, fit, k, few) for k, held in enumerate(sets)]
+        parts = found[: len(turned)], found[len(turned) :]
+        return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
+
+    basis = Basis.of(Rows(features, task, weight_KT))
+
+    def fitted(start: Heads | None, tighter: float) -> Fit:
+        return fit_heads(
+            *(features, task, config, weight_KT, [C] * len(sets), start), basis=basis, tighter=tighter, advance=advance
+        )
+
+    fit = fitted(None, tighter)
+    difference = 0.0
+    for _ in range(config.doublings):
+        tighter *= TIGHTER
+        before = validated(fit)
+        fit = fitted(fit.heads, tighter)
+        difference = float(max(validated(fit) - before, key=abs))
+        if abs(difference) <= AGREEMENT or not fit.converged_K.all():
+            break
+    score_TN = np.full((len(table.transformations), len(images)), np.nan, np.float32)
+    redrawn: list[float] = []
+    for k, held in enumerate(sets):
+        if k < len(turned):
+            own = replace(task, score_T=held)
+            scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
+            score_TN[held] = scored.mean_TN[held]
+        else:
+            redrawn += _scored(features, task, held, fit, k, images)
+    return Rotation(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit, difference)
+
+
+def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
+    """Accuracy of head k on what it held out, a mean over coarse classes; nothing where no row is scored."""
+    own, table = replace(task, score_T=held, test_N=images), features.held.table
+    scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
+    accuracy_T = scored.accuracy_ST[0]
+    known = [int(t) for t in held if np.isfinite(accuracy_T[t])]
+    weight_T = balanced_over(known, table.coarse, sorted({table.coarse[t] for t in known}))
+    return [float(np.nan_to_num(accuracy_T) @ weight_T / weight_T.sum())] if known else []
+
+
+def report_rotation(
+    table: EmbeddingTable, rotation: Rotation, config: ProbeConfig, group_N: I64 | None
+) -> dict[str, Any]:
+    """The entry of results.json: means over all transformations that were held out in turn, and over the styles."""
+    count = len(table.transformations)
+    judged = Judged(resample(rotation.score_TN, config.bootstrap, config.seed, group_N), None)
+    styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
+    each = {table.transformations[t]: judged.resampled.one(t) for t in rotation.turned}
+    return {
+        **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
+        **judged.numbers("styles", uniform_over(styles, count)),
+        "by_transformation": {name: {"accuracy": one.number, "ci95": one.ci95} for name, one in each.items()},
+        **rotation.describe(config.tolerance),
+    }
+
+
+def report_redrawn(rotation: Rotation) -> dict[str, Any] | None:
+    """The entry of results.json for random sets; None without any."""
+    if not rotation.redrawn_R:
+        return None
+    accuracy_R = np.array(rotation.redrawn_R)
+    return {
+        "sets": len(accuracy_R),
+        "transformations": rotation.redrawn,
+        "mean": float(accuracy_R.mean()),
+        "sd": float(accuracy_R.std(ddof=1)) if len(accuracy_R) > 1 else None,
+        "low": float(accuracy_R.min()),
+        "high": float(accuracy_R.max()),
+        "accuracies": accuracy_R.tolist(),
+    }

@@ -1,0 +1,241 @@
+"""Outcome of probing a backbone, and paired comparisons of backbones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
+from substyle.engine.probes.leave_one_out import STYLE
+from substyle.engine.probes.single_task import coarse_weights
+from substyle.kernels.errors import SubstyleError
+
+_RESULTS, _SCORES = "probes.json", "scores.npz"
+_BY_RESAMPLE = "by_resample:"  # before the names of these arrays in the file of scores
+
+
+@dataclass(frozen=True)
+class ProbeOutcome:
+    """Results of one backbone.
+
+    Attributes:
+        results: the keys ``fine``, ``coarse``, ... of a backbone in results.json, plain JSON.
+        scores: by ``task/head`` (also ``multitask/semantic``, ``multitask/twin-fine``, ...), (T, N) float32 over test
+            images: share of seeds that are right, NaN where a row does not count.
+        keys: the N test images.
+        transformations, coarse, roles: of the T rows.
+        bootstrap, seed: resamples of comparisons and their seed.
+        by_resample: by the name of a score, (S, T) float32: accuracies on each transformation of the S probes that were
+            trained on resampled training images; a score may have none.
+        group_N: groups of the test images that are resampled whole; None resamples images.
+    """
+
+    results: dict[str, Any]
+    scores: dict[str, NDArray[np.float32]]
+    keys: tuple[str, ...]
+    transformations: tuple[str, ...]
+    coarse: tuple[str, ...]
+    roles: tuple[str, ...]
+    bootstrap: int = 2000
+    seed: int = 0
+    by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    group_N: tuple[int, ...] | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write ``probes.json`` and ``scores.npz`` into a folder, each in one rename, the JSON last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / (_SCORES + ".tmp")
+        with temporary.open("wb") as file:
+            by_resample = {_BY_RESAMPLE + name: score_ST for name, score_ST in self.by_resample.items()}
+            np.savez(file, allow_pickle=False, **self.scores, **by_resample)
+        temporary.replace(folder / _SCORES)
+        document = {
+            "results": self.results,
+            "keys": self.keys,
+            "transformations": self.transformations,
+            "coarse": self.coarse,
+            "roles": self.roles,
+            "bootstrap": self.bootstrap,
+            "seed": self.seed,
+            "group_N": self.group_N,
+        }
+        temporary = folder / (_RESULTS + ".tmp")
+        temporary.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        temporary.replace(folder / _RESULTS)
+
+    @classmethod
+    def load(cls, folder: Path) -> ProbeOutcome:
+        """Read what :meth:`save` wrote. Raises SubstyleError where it is missing or damaged."""
+        try:
+            document = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
+            with np.load(folder / _SCORES, allow_pickle=False) as file:
+                arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
+            group_N = document.get("group_N")
+            outcome = cls(
+                document["results"],
+                {name: array for name, array in arrays.items() if not name.startswith(_BY_RESAMPLE)},
+                tuple(document["keys"]),
+                tuple(document["transformations"]),
+                tuple(document["coarse"]),
+                tuple(document["roles"]),
+                int(document["bootstrap"]),
+                int(document["seed"]),
+                {n.removeprefix(_BY_RESAMPLE): array for n, array in arrays.items() if n.startswith(_BY_RESAMPLE)},
+                None if group_N is None else tuple(int(group) for group in group_N),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise SubstyleError(f"{folder} holds no readable probe results: {error}") from error
+        shape = (len(outcome.transformations), len(outcome.keys))
+        good = all(score.shape == shape for score in outcome.scores.values())
+        good = good and all(s.ndim == 2 and s.shape[1] == shape[0] for s in outcome.by_resample.values())
+        if not good or (outcome.group_N is not None and len(outcome.group_N) != shape[1]):
+            raise SubstyleError(f"{folder}: scores and keys disagree")
+        return outcome
+
+
+# Differences between backbones and between heads, paired by image, with tests that count how many were made.
+
+F64 = NDArray[np.float64]
+Row = dict[str, Any]
+# metrics that speak for transformations that nobody tried: their error is over images and transformations
+GENERAL = frozenset(
+    {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "styles")}
+)
+_NORMAL = NormalDist()
+
+
+def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
+    """The ``comparisons`` of results.json: every pair of backbones once for each task, metric and head, a minus b.
+
+    For each backbone also its MLP minus its linear head on the fine task, as head ``mlp-linear`` with a = b. Images and
+    transformations that only one of the two has are left out; without a common row a pair is left out.
+
+    Returns:
+        rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles of both
+        rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
+        ``head``, ``a``, ``b`` and
+
+        - ``difference``; ``ci95``, over images; ``two_way_ci95``, over images and transformations, null for metrics of
+          fewer than two transformations;
+        - ``se``: of both kinds of resamples for metrics in `GENERAL`, else of images, and of probes trained on
+          resampled training images, where both have them; ``se_training``: the latter alone, or null;
+        - ``ci90``: difference ± 1.645 se, which tests of equivalence read;
+        - ``p``: two-sided, of a normal distribution; ``p_holm``: the same after Holm's correction for all rows of the
+          task, metric and head. Null where there is no se.
+    """
+    rows: list[Row] = []
+    for (name_a, a), (name_b, b) in combinations(outcomes.items(), 2):
+        names = [name for name in a.scores if name in b.scores and "/twin-" not in name]
+        rows += _differences((name_a, a), (name_b, b), [(name, name) for name in names])
+    for name, outcome in outcomes.items():
+        if {"fine/mlp", "fine/linear"} <= outcome.scores.keys():
+            made = _differences((name, outcome), (name, outcome), [("fine/mlp", "fine/linear")])
+            rows += [row | {"head": "mlp-linear"} for row in made]
+    families: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        families.setdefault((row["task"], row["metric"], row["head"]), []).append(row)
+    for family in families.values():
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+    return rows
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """p values after Holm's correction; None stays and is not counted.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    order = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    adjusted: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, (value, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * value))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
+    count = len(outcome.transformations)
+    every = uniform_over(range(count), count)
+    base = uniform_over([outcome.transformations.index("identity")], count)
+    if task == "coarse":
+        weights = coarse_weights(outcome.transformations, outcome.coarse, outcome.roles)
+        held_out = {} if weights.held_out_T is None else {"held_out": weights.held_out_T}
+        return held_out | {"seen": weights.seen_T}
+    if task in ("rotation", "equal_rotation"):
+        styles = uniform_over([t for t, coarse in enumerate(outcome.coarse) if coarse == STYLE], count)
+        return {"accuracy": every} | ({"styles": styles} if styles.any() else {})
+    if task == "semantic":
+        return {"clean": base, "obfuscated": every - base}
+    if task == "multitask":
+        return {head: base if head == "semantic" else every}
+    return {"accuracy": every}
+
+
+def _differences(
+    side_a: tuple[str, ProbeOutcome], side_b: tuple[str, ProbeOutcome], names: Sequence[tuple[str, str]]
+) -> list[Row]:
+    """Rows of two backbones; ``names`` are pairs of a score of a and a score of b."""
+    (name_a, a), (name_b, b) = side_a, side_b
+    place_b = {key: n for n, key in enumerate(b.keys)}
+    common = [(n, place_b[key]) for n, key in enumerate(a.keys) if key in place_b]
+    shared = [t for t, name in enumerate(a.transformations) if name in b.transformations]
+    if not common or not shared or not names:
+        return []
+    n_a, n_b = np.array(common).T
+    t_b = [b.transformations.index(a.transformations[t]) for t in shared]
+    # a row counts where both have it, so that the difference of two means is the mean of differences
+    stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
+    groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
+    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups)
+    rows = []
+    for i, (x, y) in enumerate(names):
+        task, head = x.split("/")
+        own = resampled.part(slice(i * len(shared), (i + 1) * len(shared)))
+        training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
+        for metric, weight_T in _metrics(a, task, head).items():
+            weight = weight_T[shared]
+            over_images, two_way = own.mean(weight), own.two_way(weight)
+            if over_images.number is None:
+                continue
+            row: Row = {"task": task, "metric": metric, "head": "mlp" if task == "multitask" else head}
+            row |= {"a": name_a, "b": name_b, "difference": over_images.number}
+            row |= {"ci95": over_images.ci95, "two_way_ci95": two_way.ci95}
+            error = two_way if (task, metric) in GENERAL else over_images
+            known = np.isfinite(own.value_T)
+            rows.append(row | _test(error, None if training_ST is None else training_ST[:, known], weight[known]))
+    return rows
+
+
+def _training(
+    a_ST: NDArray[np.float32] | None, b_ST: NDArray[np.float32] | None, t_a: Sequence[int], t_b: Sequence[int]
+) -> F64 | None:
+    """Differences of probes trained on the same resamples; None where fewer than two are known of both."""
+    if a_ST is None or b_ST is None or min(len(a_ST), len(b_ST)) < 2:
+        return None
+    count = min(len(a_ST), len(b_ST))
+    return a_ST[:count, t_a].astype(np.float64) - b_ST[:count, t_b]
+
+
+def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
+    se, training = error.se, None
+    if training_ST is not None:
+        used = np.isfinite(training_ST).all(axis=0) & (weight_T > 0)
+        if used.any():
+            training = float(np.average(training_ST[:, used], axis=1, weights=weight_T[used]).std(ddof=1))
+    if se is None:
+        return {"se": None, "se_training": training, "ci90": None, "p": None}
+    se = math.hypot(se, training or 0.0)
+    half = _NORMAL.inv_cdf(0.95) * se
+    ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
+    p = math.erfc(ratio / math.sqrt(2))
+    return {"se": se, "se_training": training, "ci90": [error.value - half, error.value + half], "p": p}

@@ -1,0 +1,195 @@
+"""The fine, coarse and semantic probes: one task, one head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.evaluate import Estimate, Resampled, Scores, balanced_over, resample, score, uniform_over
+from substyle.engine.probes.linear import Linear, fit_linear, resampled_images
+from substyle.engine.probes.mlp import Mlp, train_mlp
+from substyle.engine.probes.solver import Fit
+from substyle.engine.probes.tasks import I64, Task, identity
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.probe_heads import Heads
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Single:
+    """A trained and scored single-task probe.
+
+    Attributes:
+        task: what it was asked.
+        made: its training.
+        scores: of the probe trained on all training photographs.
+        training_ST: accuracies of the probes trained on resampled photographs; None without any.
+    """
+
+    task: Task
+    made: Linear | Mlp
+    scores: Scores
+    training_ST: NDArray[np.float32] | None
+
+    @property
+    def heads(self) -> Heads:
+        """The probe trained on all training photographs."""
+        return self.made.heads if isinstance(self.made, Linear) else self.made.trained.heads
+
+
+def train_single(
+    features: Features,
+    task: Task,
+    head: str,
+    config: ProbeConfig,
+    *,
+    images: I64,
+    group_N: I64,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Single:
+    """Train a probe on a task and score it on test ``images``.
+
+    Args:
+        features: standardise the rows.
+        head: linear or mlp.
+        group_N: groups of all images that resamples of the training photographs draw whole.
+    """
+    count = config.resamples if head == "linear" else config.mlp_resamples
+    times_SN = resampled_images(task, group_N, count, config.seed)
+    make = fit_linear if head == "linear" else train_mlp
+    made: Linear | Mlp = make(features, task, config, times_SN, advance)
+    outputs = slice(0, len(task.labels))
+    others = made.resampled.heads if isinstance(made.resampled, Fit) else made.resampled
+    training_ST = None if others is None else score(features, task, outputs, others, images).accuracy_ST
+    heads = made.heads if isinstance(made, Linear) else made.trained.heads
+    return Single(task, made, score(features, task, outputs, heads, images), training_ST)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores of a probe and what its numbers are estimated from.
+
+    Attributes:
+        resampled: accuracies over resamples of the test images.
+        training_ST: accuracies of probes trained on resampled photographs; None without any.
+    """
+
+    resampled: Resampled
+    training_ST: NDArray[np.float32] | None
+
+    def numbers(self, name: str, weight_T: F64, minus_T: F64 | None = None) -> dict[str, Any]:
+        """A weighted mean of accuracies, or a difference of two, for results.json.
+
+        Returns:
+            ``name``, and with its name before an underscore (for an accuracy without): ``ci95`` over images,
+            ``two_way_ci95`` over images and transformations, ``se_training``, the standard deviation over probes
+            trained on resampled photographs, and ``se``, the root of its square plus that of the error over images.
+        """
+        estimate, two_way = self.resampled.mean(weight_T), self.resampled.two_way(weight_T)
+        training = None if self.training_ST is None else _means(self.training_ST, weight_T)
+        if minus_T is not None:
+            estimate -= self.resampled.mean(minus_T)
+            two_way = Estimate(estimate.value, _paired(two_way, self.resampled.two_way(minus_T)))
+            training = None if training is None else training - _means(self.training_ST, minus_T)
+        of_training = None if training is None or len(training) < 2 else float(training.std(ddof=1))
+        of_training = of_training if of_training is not None and math.isfinite(of_training) else None
+        of_images = estimate.se
+        total = None if of_images is None else math.hypot(of_images, of_training or 0.0)
+        before = "" if name == "accuracy" else f"{name}_"
+        return {
+            name: estimate.number,
+            f"{before}ci95": estimate.ci95,
+            f"{before}two_way_ci95": two_way.ci95,
+            f"{before}se_training": of_training,
+            f"{before}se": total,
+        }
+
+
+def _paired(a: Estimate, b: Estimate) -> F64:
+    """Replicates of a - b; none where one of them has none."""
+    if len(a.replicates_R) != len(b.replicates_R):
+        return np.empty(0)
+    return a.replicates_R - b.replicates_R
+
+
+def _means(accuracy_ST: NDArray[np.float32] | None, weight_T: F64) -> F64:
+    assert accuracy_ST is not None
+    known_T = np.isfinite(accuracy_ST).all(axis=0) & (weight_T > 0)
+    if not known_T.any():
+        return np.full(len(accuracy_ST), np.nan)
+    return np.asarray(accuracy_ST[:, known_T] @ weight_T[known_T] / weight_T[known_T].sum(), np.float64)
+
+
+def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: I64 | None) -> dict[str, Any]:
+    """The entry of results.json for a task and head. ``group_N``: groups of the scored images, None for none."""
+    judged = Judged(resample(single.scores.mean_TN, config.bootstrap, config.seed, group_N), single.training_ST)
+    make = {"fine": _fine, "coarse": _coarse, "semantic": _semantic}[single.task.name]
+    return {
+        **make(table, single, judged),
+        "confusion": single.scores.confusion(),
+        **single.made.describe(),
+        "chance": single.task.chance,
+    }
+
+
+def _fine(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
+    weight = uniform_over(single.task.score_T, len(table.transformations))
+    return judged.numbers("accuracy", weight) | {"by_transformation": _plain(table, single.task, judged.resampled)}
+
+
+@dataclass(frozen=True)
+class CoarseWeights:
+    """Weights that make seen and held-out accuracy from the accuracies of T transformations.
+
+    Both are means over the same coarse classes of the mean over a class's transformations: those that have seen and
+    held-out ones, or all but identity's where nothing is held out (then ``held_out_T`` is None).
+    """
+
+    seen_T: NDArray[np.float64]
+    held_out_T: NDArray[np.float64] | None
+
+
+def coarse_weights(transformations: tuple[str, ...], coarse: tuple[str, ...], roles: tuple[str, ...]) -> CoarseWeights:
+    """Weights for a suite. With nothing but identity seen, its accuracy stands for the seen one."""
+    seen = [t for t, role in enumerate(roles) if role == "train" and transformations[t] != "identity"]
+    held_out = [t for t, role in enumerate(roles) if role == "held_out"]
+    both = sorted({coarse[t] for t in seen} & {coarse[t] for t in held_out})
+    if both:
+        return CoarseWeights(balanced_over(seen, coarse, both), balanced_over(held_out, coarse, both))
+    return CoarseWeights(balanced_over(seen, coarse, sorted({coarse[t] for t in seen})), None)
+
+
+def _coarse(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
+    weights = coarse_weights(table.transformations, table.coarse, table.roles)
+    numbers = judged.numbers("seen", weights.seen_T)
+    if weights.held_out_T is None:
+        nothing = np.zeros_like(weights.seen_T)
+        numbers |= judged.numbers("held_out", nothing) | judged.numbers("gap", nothing)
+    else:
+        numbers |= judged.numbers("held_out", weights.held_out_T)
+        numbers |= judged.numbers("gap", weights.seen_T, weights.held_out_T)
+    each = map(judged.resampled.one, range(len(table.transformations)))
+    by_transformation = {
+        name: {"accuracy": one.number, "ci95": one.ci95, "role": role, "coarse": coarse}
+        for name, one, role, coarse in zip(table.transformations, each, table.roles, table.coarse, strict=True)
+    }
+    return numbers | {"by_transformation": by_transformation}
+
+
+def _semantic(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
+    base, count = identity(table), len(table.transformations)
+    clean_T = uniform_over([base], count)
+    numbers = judged.numbers("clean", clean_T) | judged.numbers("obfuscated", 1.0 - clean_T)
+    return numbers | {"by_transformation": _plain(table, single.task, judged.resampled)}
+
+
+def _plain(table: EmbeddingTable, task: Task, resampled: Resampled) -> Mapping[str, float | None]:
+    return {table.transformations[t]: resampled.one(t).number for t in task.score_T}

@@ -1,0 +1,383 @@
+"""What a study says of six claims of "Substance or Style: What Does Your Image Embedding Know?" (arXiv 2307.05610).
+
+A verdict is a function of results.json alone. It compares kinds of training, as backbones state them, and is never more
+than these backbones, photographs and transformations allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.report.data import Results, dig, minus, real, show, show_interval
+from substyle.engine.report.findings import MARGIN, listed, within_margin
+
+Claim = dict[str, Any]
+FEWEST_PHOTOGRAPHS = 100  # test photographs below which nothing is decided
+FEWEST_CORRELATED, FEWEST_DECIDED = 3, 6  # backbones for a rank correlation, and for one that may decide
+STRONG = 0.5  # a rank correlation that "implies" must reach
+STATISTICS = "control:statistics"
+SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "supported", "contradicted", "undecided", "not testable"
+_KIND = {"image_text": "image-text"}
+_RESAMPLES = 2000
+
+
+def claims(results: Results) -> list[Claim]:
+    """The ``claims`` of results.json: C1 to C6, each with its verdict.
+
+    Args:
+        results: a results.json with ``backbones``, ``comparisons`` and, where there are any, analyses and shifts.
+
+    Returns:
+        of each claim ``id``, ``statement``, ``status`` (supported, contradicted, undecided, not testable), ``groups``
+        (backbones by kind), ``estimate`` (mean of the pairs' differences, a share of 1; for C5 of sensitivities, for C6
+        a rank correlation, as ``unit`` says), ``ci`` (from the least lower to the greatest upper end of the pairs' 95 %
+        intervals), ``margin`` of equivalence or null, ``n_transformations`` that the intervals resample, and
+        ``reasons``.
+    """
+    made = (_masked_lead, _image_text_lead, _supervised_last, _mlp_is_free, _contrastive_move, _moving_is_no_weakness)
+    return [make(results) for make in made]
+
+
+def _masked_lead(results: Results) -> Claim:
+    """C1: masked minus others in naming the transformation, every pair above 0."""
+    claim = _claim("C1", "Masked models do best at naming the transformation.")
+    left, right = _kinds(results, claim, "masked")
+    return _pairs_decide(results, claim, left, right, ("fine", "accuracy"), +1)
+
+
+def _image_text_lead(results: Results) -> Claim:
+    """C2: image-text minus others in painting styles that were held out in turn, every pair above 0."""
+    claim = _claim(
+        "C2", "Image-text models generalise better to held-out transformations, above all to held-out styles."
+    )
+    left, right = _kinds(results, claim, "image_text")
+    claim = _pairs_decide(results, claim, left, right, ("rotation", "styles"), +1)
+    claim["reasons"].append("one generator makes all styles, and a probe may learn its fingerprint")
+    every = _differences(results, "rotation", "accuracy", left, right)
+    if every:
+        claim["reasons"].append(f"over all transformations held out in turn: {_shown(every)}")
+    return claim
+
+
+def _supervised_last(results: Results) -> Claim:
+    """C3: supervised minus every other trained backbone in naming the transformation, every pair below 0."""
+    claim = _claim("C3", "Foundation models keep more of the transformation than supervised ones.")
+    left, right = _kinds(results, claim, "supervised")
+    return _pairs_decide(results, claim, left, right, ("fine", "accuracy"), -1)
+
+
+def _mlp_is_free(results: Results) -> Claim:
+    """C4: MLP minus linear above 0 everywhere, and the shared probe equivalent to its twins in both tasks."""
+    claim = _claim(
+        "C4", "An MLP extracts more than a linear probe, and sharing it with the class task costs no accuracy."
+    )
+    names = real(results)
+    claim |= {"groups": {"trained": names}, "margin": MARGIN, "n_transformations": len(results["transformations"])}
+    rows = {row["a"]: row for row in _rows(results, "fine", "accuracy", "mlp-linear")}
+    found = [_oriented(rows[name], +1) for name in names if name in rows]
+    shared = {name: dig(results, "backbones", name, "multitask", "difference") for name in names}
+    costs = [(name, task, dig(shared[name], task, "ci90")) for name in names for task in ("fine", "semantic")]
+    absent = [] if names else ["no trained backbone"]
+    absent += ["no MLP and linear probe of the transformation on every backbone"] * (len(found) < len(names))
+    absent += ["no probe for both tasks on every backbone"] * any(ends is None for _, _, ends in costs)
+    if found:
+        _estimate(claim, found)
+        claim["reasons"].append(f"MLP minus linear: {_shown(found)}, on {len(found)} backbones")
+    if absent:
+        return _not_testable(claim, absent)
+    free = {(name, task): within_margin(ends) for name, task, ends in costs}
+    apart = [f"{name} ({_TASKS[task]})" for (name, task), equal in free.items() if not equal]
+    claim["reasons"].append(
+        f"the shared probe is not shown to be equivalent within 1 point on {listed(apart)}"
+        if apart
+        else f"the shared probe is equivalent to its twins within 1 point in both tasks on {len(names)} backbones"
+    )
+    dearer = all(min(ends[1] for each, _, ends in costs if each == name) < -MARGIN for name in names)
+    gain = _side(found, +1)
+    if gain == SUPPORTED and not apart:
+        claim["status"] = SUPPORTED
+    elif gain == CONTRADICTED or dearer:
+        claim["status"] = CONTRADICTED
+    used = [("fine", "linear"), ("fine", "mlp"), ("multitask", "")]
+    return _held_back(results, claim, names, used)
+
+
+_TASKS = {"fine": "style", "semantic": "class"}
+
+
+def _contrastive_move(results: Results) -> Claim:
+    """C5: sensitivity of contrastive minus masked backbones, every pair above 0."""
+    claim = _claim("C5", "Contrastive models are more sensitive to transformations than masked ones.", "number")
+    kinds = _by_objective(results)
+    left, right = kinds.get("contrastive", []), kinds.get("masked", [])
+    claim["groups"] = {"contrastive": left, "masked": right}
+    absent = [f"no {kind} model" for kind, names in claim["groups"].items() if not names]
+    moved = {name: dig(results, "backbones", name, "sensitivity") or {} for name in (*left, *right)}
+    absent += [f"no analysis of {name}" for name in moved if not moved[name]]
+    if absent:
+        return _not_testable(claim, absent)
+    shared = [t for t in moved[left[0]] if all(each.get(t) is not None for each in moved.values())]
+    if len(shared) < 2:
+        return _not_testable(claim, ["fewer than two transformations that all were analysed on"])
+    values = {name: np.array([each[t] for t in shared], np.float64) for name, each in moved.items()}
+    # the same draws for every pair: transformations are resampled, and with them the photographs' noise in each
+    drawn = np.random.Generator(np.random.PCG64([0, len(shared)])).integers(len(shared), size=(_RESAMPLES, len(shared)))
+    found: list[Difference] = []
+    for a in left:
+        for b in right:
+            difference_T = values[a] - values[b]
+            low, high = np.percentile(difference_T[drawn].mean(axis=1), [2.5, 97.5]).tolist()
+            found.append((float(difference_T.mean()), (low, high)))
+    claim["n_transformations"] = len(shared)
+    claim["status"] = _side(_estimate(claim, found), +1)
+    claim["reasons"] += [
+        f"sensitivity is 1 − centred cosine to the unchanged photograph, over {len(shared)} transformations"
+    ]
+    claim["reasons"] += _contrast(results, left, right)
+    return _held_back(results, claim, [], [])
+
+
+def _moving_is_no_weakness(results: Results) -> Claim:
+    """C6: the rank correlation over backbones of sensitivity and of what the class probe loses on other photographs."""
+    claim = _claim("C6", "Sensitivity to transformations does not imply poor robustness to domain shift.", "number")
+    points: dict[str, tuple[float, float]] = {}
+    for name in real(results):
+        moved = [v for v in (dig(results, "backbones", name, "sensitivity") or {}).values() if v is not None]
+        scores = (dig(results, "backbones", name, "shift") or {}).values()
+        reached = [value for each in scores if (value := dig(each, "accuracy")) is not None]
+        clean = dig(results, "backbones", name, "semantic", "linear", "clean")
+        if moved and reached and clean is not None:
+            points[name] = float(np.mean(moved)), clean - float(np.mean(reached))
+    claim |= {"groups": {"shifted": list(points)}, "margin": STRONG}
+    if len(points) < FEWEST_CORRELATED:
+        needed = f"{FEWEST_CORRELATED} trained backbones with [shift] photographs and an analysis are needed"
+        return _not_testable(claim, [f"{needed}; there are {len(points)}"])
+    correlation = rank_correlation(*zip(*points.values(), strict=True))
+    if correlation is None:
+        claim["reasons"].append("all backbones are equally sensitive or lose equally much")
+        return _held_back(results, claim, list(points), [("semantic", "linear")])
+    claim["estimate"] = correlation
+    claim["reasons"].append(
+        f"rank correlation of sensitivity and loss over {len(points)} backbones: {minus(f'{correlation:+.2f}')}"
+    )
+    if len(points) < FEWEST_DECIDED:
+        claim["reasons"].append(f"fewer than {FEWEST_DECIDED} backbones decide nothing")
+    else:
+        claim["ci"] = low, high = correlation_interval(correlation, len(points))
+        claim["status"] = CONTRADICTED if low > 0 else SUPPORTED if high < STRONG else UNDECIDED
+    return _held_back(results, claim, list(points), [("semantic", "linear")])
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's correlation, equal values with their mean rank; None where one of the two does not vary."""
+    ranks = [np.array([np.mean(np.flatnonzero(np.sort(v) == each)) for each in v]) for v in (np.array(x), np.array(y))]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def correlation_interval(correlation: float, count: int) -> list[float]:
+    """The 95 % interval of a rank correlation of ``count`` > 3 pairs.
+
+    Source: Fieller, Hartley and Pearson, "Tests for rank correlation coefficients I", Biometrika 44, 1957: Fisher's z
+    has the variance 1.06 / (count − 3).
+    """
+    z = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
+    half = 1.959964 * math.sqrt(1.06 / (count - 3))
+    return [math.tanh(z - half), math.tanh(z + half)]
+
+
+def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
+    claim: Claim = {"id": identity, "statement": statement, "status": UNDECIDED, "groups": {}, "unit": unit}
+    return claim | {"estimate": None, "ci": None, "margin": None, "n_transformations": None, "reasons": []}
+
+
+def _by_objective(results: Results) -> dict[str, list[str]]:
+    """Trained backbones by what they were trained for, "" for those that do not state it."""
+    found: dict[str, list[str]] = {}
+    for name in real(results):
+        found.setdefault(dig(results, "backbones", name, "spec", "objective") or "", []).append(name)
+    return found
+
+
+def _kinds(results: Results, claim: Claim, objective: str) -> tuple[list[str], list[str]]:
+    """Backbones of an objective and trained ones of others; those that state none are in neither."""
+    kinds = _by_objective(results)
+    left = kinds.get(objective, [])
+    right = [name for kind, names in kinds.items() for name in names if kind not in ("", "none", objective)]
+    claim["groups"] = {objective: left, "others": right}
+    if kinds.get(""):
+        claim["reasons"].append(f"left out, because their training is not stated: {listed(kinds[''])}")
+    return left, right
+
+
+def _rows(results: Results, task: str, metric: str, head: str = "linear") -> list[dict[str, Any]]:
+    wanted = task, metric, head
+    return [r for r in results.get("comparisons") or [] if (r["task"], r.get("metric"), r.get("head")) == wanted]
+
+
+Difference = tuple[float, tuple[float, float] | None]  # value, and its interval where there is one
+
+
+def _oriented(row: dict[str, Any], sign: int) -> Difference:
+    ends = sorted(sign * end for end in row.get("two_way_ci95") or ())
+    return sign * row["difference"], (ends[0], ends[1]) if ends else None
+
+
+def _differences(
+    results: Results, task: str, metric: str, left: Sequence[str], right: Sequence[str]
+) -> list[Difference]:
+    """Left minus right of every pair that was compared."""
+    found = []
+    for row in _rows(results, task, metric):
+        for sign, a, b in ((1, row["a"], row["b"]), (-1, row["b"], row["a"])):
+            if a in left and b in right:
+                found.append(_oriented(row, sign))
+    return found
+
+
+def _pairs_decide(
+    results: Results, claim: Claim, left: Sequence[str], right: Sequence[str], score: tuple[str, str], sign: int
+) -> Claim:
+    """Verdict by the two-way intervals of every pair: all on the side of ``sign``, all on the other, or neither."""
+    task, metric = score
+    objective = next(iter(claim["groups"]))
+    kind = _KIND.get(objective, objective)
+    absent = [] if left else [f"no {kind} model"]
+    absent += [] if right else ["no trained model of another kind"]
+    found = _differences(results, task, metric, left, right)
+    if not absent and not found:
+        absent = [f"no pair of them was compared in {_SCORES[score]}"]
+    if absent:
+        return _not_testable(claim, absent)
+    claim["n_transformations"] = _transformations(results, task, metric, left[0])
+    claim["status"] = _side(_estimate(claim, found), sign)
+    claim["reasons"] += [f"{len(left)} {kind} and {len(right)} other backbones, {_SCORES[score]}, linear probes"]
+    if len(found) < len(left) * len(right):
+        claim["status"] = UNDECIDED
+        claim["reasons"].append(f"only {len(found)} of {len(left) * len(right)} pairs were compared")
+    claim["reasons"] += _contrast(results, left, right)
+    equal = _differences(results, f"equal_{task}", metric, left, right)
+    widths = {dig(results, "backbones", name, "dim") for name in (*left, *right)}
+    if equal:
+        claim["reasons"].append(f"at equal width: {_shown(equal)}")
+    else:
+        claim["reasons"].append("widths are equal" if len(widths) == 1 else "not probed at equal width")
+    part = "coarse_rotation" if task == "rotation" else task
+    reached = {n: dig(results, "backbones", n, part, "linear", metric) for n in (STATISTICS, *left, *right)}
+    claim["reasons"].append(
+        _beside(reached.pop(STATISTICS), [value for value in reached.values() if value is not None])
+    )
+    return _held_back(results, claim, [*left, *right], [(part, "linear")])
+
+
+_SCORES = {("fine", "accuracy"): "naming the transformation", ("rotation", "styles"): "styles held out in turn"}
+
+
+def _transformations(results: Results, task: str, metric: str, name: str) -> int:
+    if task == "fine":
+        return len(results["transformations"])
+    turned = dig(results, "backbones", name, "coarse_rotation", "linear", "by_transformation") or {}
+    styles = [row["name"] for row in results["transformations"] if metric != "styles" or row["coarse"] == "style"]
+    return sum(t in turned for t in styles)
+
+
+def _beside(statistics: float | None, trained: Sequence[float]) -> str:
+    if statistics is None:
+        return f"{STATISTICS} was not probed"
+    above = sum(statistics > value for value in trained)
+    return (
+        f"{STATISTICS} has {show(statistics)}% in the same, more than {above} of the {len(trained)} trained backbones"
+    )
+
+
+def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> list[str]:
+    """How else two groups differ: architecture, data, parameters, width."""
+
+    def facts(names: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
+        return [value for name in names if (value := read(name)) not in (None, "")]
+
+    def spec(key: str) -> Callable[[str], Any]:
+        return lambda name: dig(results, "backbones", name, "spec", key)
+
+    differ = []
+    for key, word in (("architecture", "architecture"), ("data", "data")):
+        a, b = facts(left, spec(key)), facts(right, spec(key))
+        if set(a) != set(b) or len(a) < len(left) or len(b) < len(right):  # unknown data is not the same data
+            differ.append(word)
+    said = (
+        [f"{' and '.join(differ)} {'differ' if len(differ) > 1 or differ == ['data'] else 'differs'}"] if differ else []
+    )
+    wanted: tuple[tuple[str, Callable[[str], Any], Callable[[Any], str]], ...] = (
+        ("parameters", spec("parameters"), lambda value: f"{value / 1e6:.3g} M"),
+        ("width", lambda name: dig(results, "backbones", name, "dim"), str),
+    )
+    for word, read, written in wanted:
+        a, b = facts(left, read), facts(right, read)
+        if a and b and (set(a) != set(b)):
+            said.append(f"{word} {_span(a, written)} against {_span(b, written)}")
+    data = [", ".join(dict.fromkeys(facts(names, spec("data")))) or "not known" for names in (left, right)]
+    if data[0] != data[1]:
+        said.append(f"trained on {data[0]} against {data[1]}")
+    return said
+
+
+def _span(values: Sequence[float], written: Callable[[Any], str]) -> str:
+    low, high = min(values), max(values)
+    return written(low) if low == high else f"{written(low)} to {written(high)}"
+
+
+def _estimate(claim: Claim, found: Sequence[Difference]) -> Sequence[Difference]:
+    """Note the mean of differences and the span of their intervals, where all have one."""
+    claim["estimate"] = float(np.mean([value for value, _ in found]))
+    ends = [interval for _, interval in found if interval is not None]
+    if len(ends) == len(found):
+        claim["ci"] = [min(low for low, _ in ends), max(high for _, high in ends)]
+    else:
+        claim["reasons"].append("a difference has no interval over transformations")
+    return found
+
+
+def _side(found: Sequence[Difference], sign: int) -> str:
+    """Supported where every interval lies on the side of ``sign``, contradicted where every one lies on the other."""
+    ends = [interval for _, interval in found if interval is not None]
+    if not ends or len(ends) < len(found):
+        return UNDECIDED
+    above, below = all(low > 0 for low, _ in ends), all(high < 0 for _, high in ends)
+    if above or below:
+        return SUPPORTED if above == (sign > 0) else CONTRADICTED
+    return UNDECIDED
+
+
+def _shown(found: Sequence[Difference]) -> str:
+    """Such as ``+3.1 points (+1.0 to +5.2)``."""
+    claim = _claim("", "")
+    _estimate(claim, found)
+    interval = f" ({show_interval(claim['ci'], 'points')})" if claim["ci"] else ""
+    return f"{show(claim['estimate'], 'points')} points{interval}"
+
+
+def _not_testable(claim: Claim, reasons: Sequence[str]) -> Claim:
+    return claim | {"status": NOT_TESTABLE, "reasons": [*reasons, *claim["reasons"]]}
+
+
+def _held_back(results: Results, claim: Claim, names: Sequence[str], used: Sequence[tuple[str, str]]) -> Claim:
+    """The claim, undecided where a probe it uses has not converged or where there are few test photographs."""
+    late = [
+        f"{name} ({(task + ' ' + head).strip().replace('_', ' ')})"
+        for name in names
+        for task, head in used
+        if dig(results, "backbones", name, task, *([head] if head else []), "converged") is not True
+    ]
+    reasons = [f"not converged, or not known to have: {listed(late)}"] if late else []
+    photographs = dig(results, "splits", "test")
+    if photographs is None or photographs < FEWEST_PHOTOGRAPHS:
+        count = "an unknown number of" if photographs is None else str(photographs)
+        reasons.append(f"{count} test photographs, fewer than {FEWEST_PHOTOGRAPHS}")
+    if not reasons:
+        return claim
+    return claim | {"status": UNDECIDED, "reasons": [*reasons, *claim["reasons"]]}

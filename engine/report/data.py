@@ -1,0 +1,384 @@
+"""results.json as the report reads it, and the formatting of its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from substyle.engine.store.files import read_json
+from substyle.kernels.errors import SubstyleError
+
+SCHEMA = 1
+HEADS = ("linear", "mlp")
+STATUSES = ("supported", "contradicted", "undecided", "not testable")
+Results = dict[str, Any]
+
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "images": int,
+    "transformations": list,
+    "backbones": dict,
+}
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "version": str,
+    "created": str,
+    "suite": str,
+    "splits": dict,
+    "classes": list,
+    "chance": dict,
+    "quarantined": list,
+    "indistinct": dict,
+    "identity": dict,
+    "stamps": dict,
+    "throughput": dict,
+    "environment": dict,
+    "comparisons": list,
+    "claims": list,
+}
+_DEPTH = 32  # of values inside values; results.json has 7
+
+
+def _number(value: object) -> str:
+    return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+
+
+def _whole(value: object) -> str:
+    return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+
+
+def _text(value: object) -> str:
+    return "" if isinstance(value, str) else "text"
+
+
+def _flag(value: object) -> str:
+    return "" if isinstance(value, bool) else "true or false"
+
+
+def _interval(value: object) -> str:
+    good = isinstance(value, list) and len(value) == 2 and not any(_number(end) for end in value)
+    return "" if good else "[low, high]"
+
+
+def _texts(value: object) -> str:
+    return "" if isinstance(value, list) and not any(map(_text, value)) else "a list of texts"
+
+
+def _status(value: object) -> str:
+    return "" if value in STATUSES else ", ".join(STATUSES)
+
+
+def _confusion(value: object) -> str:
+    labels, counts = dig(value, "labels"), dig(value, "counts")
+    good = isinstance(labels, list) and isinstance(counts, list) and not any(_text(label) for label in labels)
+    for row in [counts, *counts] if good else ():
+        good = good and isinstance(row, list) and len(row) == len(labels)
+    good = good and not any(_whole(count) or count < 0 for row in counts for count in row)
+    return "" if good else "labels, and a square of counts"
+
+
+def _parameters(value: object) -> str:
+    listed = value if isinstance(value, list) else [None]
+    good = all(isinstance(dig(p, "name"), str) and isinstance(dig(p, "one_of") or [], list) for p in listed)
+    good = good and not any(_interval(dig(p, "uniform")) for p in listed if dig(p, "uniform") is not None)
+    return "" if good else "a list of parameters"
+
+
+def _by_k(value: object) -> str:
+    numbers = value if isinstance(value, dict) else {"": None}
+    good = all(k.isascii() and k.isdigit() and len(k) < 10 for k in numbers)
+    return "" if good and not any(_number(v) for v in numbers.values() if v is not None) else "numbers by k"
+
+
+# What the parts that the report reads are, where they are there: a check that says what it wants, or an object's parts,
+# of which "*" is any other. A null stands for a part that is not there.
+Shape = Callable[[object], str] | dict[str, "Shape"]
+_ANY: Shape = {}
+_NUMBERS: Shape = {"*": _number}
+_INTERVALS: Shape = {"*": _interval}
+_SCORES = ("accuracy", "styles", "seen", "held_out", "gap", "clean", "obfuscated")
+_TRAINED: dict[str, Shape] = {
+    **dict.fromkeys(("validation", "steps", *_SCORES), _number),
+    **{f"{kind}ci95": _interval for kind in ("", "two_way_")},
+    **{f"{score}_{kind}ci95": _interval for score in _SCORES for kind in ("", "two_way_")},
+    **{key: _number for score in ("", *(f"{s}_" for s in _SCORES)) for key in (f"{score}se", f"{score}se_training")},
+    **dict.fromkeys(("converged", "edge"), _flag),
+    "certificate": {},
+    "confusion": _confusion,
+}
+_SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS}}
+_GROUPED: Shape = {"*": {**_TRAINED, "by_transformation": {"*": {"accuracy": _number, "ci95": _interval}}}}
+_TASKS: dict[str, Shape] = {"fine": _number, "fine_ci95": _interval, "semantic": _number, "semantic_ci95": _interval}
+_BACKBONE: Shape = {
+    "dim": _whole,
+    "control": _flag,
+    **dict.fromkeys(("fine", "semantic"), _SINGLE),
+    **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
+    "coarse_redrawn": {"*": {**dict.fromkeys(("sets", "transformations", "mean", "sd", "low", "high"), _number)}},
+    "equal_width": {"dim": _whole, "fine": _TRAINED, "rotation": _TRAINED},
+    "multitask": {
+        **_TRAINED,
+        **_TASKS,
+        "task_weight": _number,
+        "single_task": _TASKS,
+        "difference": {"*": {"value": _number, "ci95": _interval, "ci90": _interval}},
+    },
+    "knn": {"transformation": _by_k, "class": _by_k, "transformation_ci95": _INTERVALS, "class_ci95": _INTERVALS},
+    "balance": _NUMBERS,
+    "balance_ci95": _INTERVALS,
+    "retrieval": {"*": _by_k},
+    "clusters": {
+        "k": _NUMBERS,
+        **dict.fromkeys(("ami_transformation", "ami_class"), _number),
+        **dict.fromkeys(("ami_transformation_ci95", "ami_class_ci95"), _interval),
+    },
+    **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
+    **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
+    "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
+    "spec": {"objective": _text, "data": _text, "parameters": _number},
+    "runtime": _ANY,
+    "gate": {"cosine_min": _number, "threshold": _number},
+    "cost": _NUMBERS,
+}
+_COMPARISON: Shape = {
+    **dict.fromkeys(("metric", "head"), _text),
+    **dict.fromkeys(("ci95", "ci90", "two_way_ci95"), _interval),
+    **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
+}
+_CLAIM: Shape = {
+    **dict.fromkeys(("id", "statement", "unit"), _text),
+    "status": _status,
+    "groups": {"*": _texts},
+    **dict.fromkeys(("estimate", "margin"), _number),
+    "n_transformations": _whole,
+    "ci": _interval,
+    "reasons": _texts,
+}
+_SHARES = {
+    "accuracy",
+    "styles",
+    "seen",
+    "held_out",
+    "clean",
+    "obfuscated",
+    "same_image",
+    "same_transformation",
+    "neither",
+}
+
+
+def validate_results(results: object) -> None:
+    """Check that this is a results.json that the report can read.
+
+    Checks the schema number, the sections that must be there, the kind of every section that may be, that shares lie
+    in [0, 1] and that every number is finite.
+
+    Raises:
+        SubstyleError: naming the place and what is wrong with it.
+    """
+    if not isinstance(results, dict):
+        raise SubstyleError(f"results: expected an object, got {type(results).__name__}")
+    if results.get("schema") != SCHEMA:
+        raise SubstyleError(f"results.schema: got {results.get('schema')!r}, this version reads {SCHEMA}")
+    for key, kind in _REQUIRED.items():
+        if key not in results:
+            raise SubstyleError(f"results.{key}: missing")
+        _check_kind(f"results.{key}", results[key], kind)
+    for key, kind in _OPTIONAL.items():
+        if results.get(key) is not None:
+            _check_kind(f"results.{key}", results[key], kind)
+    for place, key, value in _numbers(results, "results"):
+        if not math.isfinite(value):
+            raise SubstyleError(f"{place}: {value} is not a finite number")
+        if key in _SHARES and not -1e-6 <= value <= 1 + 1e-6:
+            raise SubstyleError(f"{place}: {value} is not a share between 0 and 1")
+    for key in ("splits", "chance", "indistinct"):
+        _check_shape(f"results.{key}", results.get(key), _NUMBERS)
+    _check_rows(results)
+    _check_backbones(results)
+
+
+def _check_rows(results: Results) -> None:
+    for i, transformation in enumerate(results["transformations"]):
+        _check_kind(f"results.transformations[{i}]", transformation, dict)
+        for key in ("name", "coarse", "role"):
+            _check_kind(f"results.transformations[{i}].{key}", transformation.get(key), str)
+        _check_shape(f"results.transformations[{i}]", transformation, {"parameters": _parameters})
+    for i, row in enumerate(results.get("comparisons") or []):
+        _check_kind(f"results.comparisons[{i}]", row, dict)
+        for key, kind in (("task", str), ("a", str), ("b", str), ("difference", (int, float))):
+            _check_kind(f"results.comparisons[{i}].{key}", row.get(key), kind)
+        _check_shape(f"results.comparisons[{i}]", row, _COMPARISON)
+    for i, row in enumerate(results.get("claims") or []):
+        _check_kind(f"results.claims[{i}]", row, dict)
+        for key in ("id", "statement", "status"):
+            _check_kind(f"results.claims[{i}].{key}", row.get(key), str)
+        _check_shape(f"results.claims[{i}]", row, _CLAIM)
+    for i, row in enumerate(results.get("quarantined") or []):
+        _check_kind(f"results.quarantined[{i}]", row, dict)
+
+
+def _check_backbones(results: Results) -> None:
+    for name, backbone in results["backbones"].items():
+        place = f"results.backbones[{name!r}]"
+        _check_kind(place, backbone, dict)
+        _check_shape(place, backbone, _BACKBONE)
+
+
+def _check_shape(place: str, value: object, shape: Shape) -> None:
+    if value is None:
+        return
+    if callable(shape):
+        if expected := shape(value):
+            raise SubstyleError(f"{place}: expected {expected}, got {_short(value)}")
+        return
+    _check_kind(place, value, dict)
+    assert isinstance(value, dict)
+    for key, inner in value.items():
+        part = shape.get(key, shape.get("*"))
+        if part is not None:
+            _check_shape(f"{place}.{key}", inner, part)
+
+
+def _short(value: object) -> str:
+    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:80]
+
+
+def _check_kind(place: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(k.__name__ for k in kinds)
+        raise SubstyleError(f"{place}: expected {expected}, got {type(value).__name__}")
+
+
+def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, str, float]]:
+    todo: list[tuple[object, str, str, int]] = [(value, place, key, 0)]
+    while todo:
+        value, place, key, depth = todo.pop()
+        if depth > _DEPTH:
+            raise SubstyleError(f"{place[:200]}: values inside values, more than {_DEPTH} deep")
+        if isinstance(value, dict):
+            todo += [(inner, f"{place}.{name}", str(name), depth + 1) for name, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            todo += [(inner, f"{place}[{i}]", "", depth + 1) for i, inner in reversed(list(enumerate(value)))]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield place, key, float(value) if isinstance(value, float) or abs(value) < 2**63 else math.inf
+
+
+def read_results(path: Path) -> Results:
+    """Read and check a results.json. Raises SubstyleError that names the file."""
+    results = read_json(path)
+    try:
+        validate_results(results)
+    except SubstyleError as error:
+        raise SubstyleError(f"{path}: {error}") from error
+    checked: Results = results
+    return checked
+
+
+def dig(value: object, *path: str) -> Any:  # noqa: ANN401 (JSON)
+    """The value at a path of keys; None where any part of the way is missing or null."""
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def ordered(results: Results) -> list[str]:
+    """Names of the backbones, in the order given, controls last."""
+    return sorted(results["backbones"], key=lambda name: bool(dig(results, "backbones", name, "control")))
+
+
+def real(results: Results) -> list[str]:
+    """Names of the backbones that are no controls."""
+    return [name for name in ordered(results) if not dig(results, "backbones", name, "control")]
+
+
+def heads(results: Results) -> list[str]:
+    """The heads that any probe of any backbone was trained with, linear first."""
+    found = {
+        head
+        for backbone in results["backbones"].values()
+        for task in ("fine", "coarse", "semantic")
+        for head, scores in (backbone.get(task) or {}).items()
+        if scores
+    }
+    return [head for head in HEADS if head in found] + sorted(found.difference(HEADS))
+
+
+def head_name(head: str) -> str:
+    """A head's name in prose."""
+    return "MLP" if head == "mlp" else head
+
+
+def transformations(results: Results) -> list[str]:
+    """Names of the transformations, in suite order."""
+    return [row["name"] for row in results["transformations"]]
+
+
+# What a table is, and how a value is shown to people.
+
+Kind = Literal["text", "share", "points", "number", "count"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its machine name, its heading and what its values are.
+
+    ``share`` is a share of 1, ``points`` a difference of shares. With ``interval`` a value is (value, low, high) or
+    None, and files spread it over three columns.
+    """
+
+    name: str
+    heading: str
+    kind: Kind = "share"
+    interval: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of plain values; None where there is no number."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def show(value: object, kind: Kind = "share") -> str:
+    """A value as people read it: shares in per cent, an en dash where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind == "share":
+            return minus(f"{100 * value:.1f}")
+        if kind == "points":
+            return minus(f"{100 * value:+.1f}")
+        if kind == "count":
+            return f"{value:,.0f}"
+        if kind == "number":
+            return minus(f"{value:.3f}")
+    return str(value)
+
+
+def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str:
+    """A 95 % interval as people read it; empty where there is none."""
+    if low_high is None:
+        return ""
+    low, high = (show(end, kind) for end in low_high)
+    return f"{low} to {high}" if kind == "points" else f"{low}–{high}"
+
+
+def minus(text: str) -> str:
+    """A number's text with a true minus sign."""
+    return text.replace("-", "−")
+
+
+def scored(scores: object, name: str, interval: str = "") -> tuple[float, float | None, float | None] | None:
+    """(value, low, high) of a score that has its interval under another key; None where there is no value."""
+    value = dig(scores, name)
+    low_high = dig(scores, interval or f"{name}_ci95") or (None, None)
+    return None if value is None else (value, low_high[0], low_high[1])

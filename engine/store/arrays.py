@@ -1,0 +1,314 @@
+"""Zarr v3 arrays of a store: metadata, and chunks that are written and read without Zarr.
+
+Zarr would write them from threads of its own, which an interrupt leaves behind with a traceback, and takes milliseconds
+for each. Format: Zarr core specification, version 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from substyle.engine.store.files import flush, make_folder, naming, write_durably, writing
+from substyle.engine.store.layout import METADATA, OverflowError16, StoreError, StoreSettings
+from substyle.pipelines.storage import ObjectPlace, Place, each
+
+# of every array: bare numbers, little-endian; chunk (i, j) is the file c/i/j
+CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
+
+
+def group(attributes: Mapping[str, Any]) -> bytes:
+    """Metadata of a group."""
+    return _text({"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"})
+
+
+def array_metadata(rows: int, width: int, *, shard_rows: int, dtype: str, attributes: Mapping[str, Any]) -> bytes:
+    """Metadata of an array of (rows, width) numbers in chunks of whole rows; NaN is what no chunk says."""
+    return _text(
+        {
+            "shape": [rows, width],
+            "data_type": dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, width]}},
+            "chunk_key_encoding": CHUNK_NAMES,
+            "fill_value": "NaN",
+            "codecs": CODECS,
+            "attributes": dict(attributes),
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+    )
+
+
+def write(node: Place, metadata: bytes) -> None:
+    """Write the metadata of a group or an array, in place of what is there. Raises StoreError where that cannot be."""
+    make_folder(node)
+    path = node / METADATA
+    if isinstance(path, ObjectPlace):
+        with writing(path):
+            path.put(metadata)
+    else:
+        write_durably(path, metadata)
+
+
+def grow(node: Place, rows: int) -> None:
+    """Give an array more rows, which are NaN as yet. Raises StoreError where that cannot be."""
+    path = node / METADATA
+    with writing(path):
+        metadata: dict[str, Any] = json.loads(path.read_bytes())
+    metadata["shape"][0] = rows
+    write(node, _text(metadata))
+
+
+def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
+    """Raise StoreError unless an array is laid out as this engine does it: (N, D) numbers in bare chunks (R, D)."""
+    there = json.loads(json.dumps(found.metadata.to_dict()))
+    pairs = {
+        "width": (found.shape[1:], (dim,)),
+        "chunks": (found.chunks, (settings.shard_rows, dim)),
+        "type": (str(found.dtype), settings.dtype),
+        "codecs": (there["codecs"], CODECS),
+        "names of chunks": (there["chunk_key_encoding"], CHUNK_NAMES),
+        "fill value": (str(found.fill_value), "nan"),
+    }
+    for what, (value, wanted) in pairs.items():
+        if value != wanted:
+            raise StoreError(f"{path / METADATA}: {what} {value}, not {wanted} (run substyle verify)")
+
+
+def _text(metadata: Mapping[str, Any]) -> bytes:
+    return json.dumps(metadata, indent=2).encode()
+
+
+# Opening Zarr groups and arrays; damaged metadata are named.
+
+
+def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
+    """What Zarr takes for a place that it reads."""
+    if isinstance(path, Path):
+        return str(path)
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(path.rooted(), read_only=True)
+
+
+def root(path: Place) -> zarr.Group:
+    """The group of a whole store. Raises StoreError when its metadata are missing or damaged."""
+    with _named(path):
+        if not (path / METADATA).exists():
+            raise StoreError(f"{path / METADATA}: is missing (run substyle verify)")
+        # what a group holds is asked of the disk, never of a summary in its metadata
+        return zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
+
+
+def open_array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a store. Raises StoreError when it is not there, no array, or damaged."""
+    with _named(store / name):
+        member = parent[name]
+    if not isinstance(member, zarr.Array):
+        raise StoreError(f"{store}: {name} is not an array (run substyle verify)")
+    return member
+
+
+@contextmanager
+def _named(path: Place) -> Iterator[None]:
+    """Turn what zarr raises for metadata that it cannot use into a StoreError that names their file."""
+    try:
+        with naming(path):
+            yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise StoreError(f"{path / METADATA}: cannot be read: {error!r} (run substyle verify)") from error
+
+
+# Chunks: cast, laid out as Zarr reads them, written whole, flushed to the disk, summed.
+
+
+def cast(rows_RD: NDArray[np.floating], dtype: str, what: str) -> NDArray[Any]:
+    """Embeddings in the store's type. Raises OverflowError16 when a finite one is not finite in it."""
+    with np.errstate(over="ignore"):
+        cast_RD = rows_RD.astype(dtype)
+    if (np.isinf(cast_RD) & np.isfinite(rows_RD)).any():
+        raise OverflowError16(f'{what}: embeddings overflow {dtype}; set dtype = "float32"')
+    return cast_RD
+
+
+def write_chunk(chunk: Place, rows_RD: NDArray[Any], shard_rows: int) -> str:
+    """Write a shard's rows as one chunk: r ≤ R rows, and NaN in those that are left of it.
+
+    Returns:
+        SHA-256 of the chunk.
+
+    Raises:
+        StoreError: no room, no permission, or another failure of the disk or the bucket.
+    """
+    whole_RD = rows_RD
+    if len(rows_RD) < shard_rows:
+        whole_RD = np.full((shard_rows, rows_RD.shape[1]), np.nan, rows_RD.dtype)
+        whole_RD[: len(rows_RD)] = rows_RD
+    # little-endian and row by row, as `nodes.require_layout` holds every array to
+    data = np.ascontiguousarray(whole_RD, whole_RD.dtype.newbyteorder("<")).view(np.uint8).reshape(-1).data
+    with writing(chunk):
+        if isinstance(chunk, ObjectPlace):
+            chunk.put(data)
+        else:
+            _write_file(chunk, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_file(chunk: Path, data: memoryview) -> None:
+    if chunk.parent.is_dir():  # what an interrupted run left, or a chunk that is made anew
+        shutil.rmtree(chunk.parent)
+    chunk.parent.mkdir(parents=True)
+    partial = chunk.with_suffix(".partial")  # a reader of the rows around it must not meet half a chunk
+    with partial.open("wb", buffering=0) as file:
+        done = 0
+        while done < len(data):
+            done += file.write(data[done:])
+        os.fsync(file.fileno())
+    os.replace(partial, chunk)
+
+
+def flush_folders(chunks: Iterable[Place]) -> None:
+    """Flush the names of chunk files and of their shards to the disk."""
+    files = [chunk for chunk in chunks if isinstance(chunk, Path)]
+    for folder in sorted({folder for chunk in files for folder in chunk.parents[:2]}):
+        with writing(folder):
+            flush(folder)
+
+
+class Sizes:
+    """Sizes of chunks. Those in a bucket are not asked for one by one: the chunks of an array are listed."""
+
+    def __init__(self) -> None:
+        self._listed: dict[ObjectPlace, dict[str, int]] = {}
+
+    def of(self, chunk: Place) -> int | None:
+        """Bytes of a chunk; None where there is none, or where none can have that name."""
+        with suppress(OSError, ValueError):
+            if not isinstance(chunk, ObjectPlace):
+                status = chunk.stat()
+                return status.st_size if stat.S_ISREG(status.st_mode) else None
+            folder = chunk.parent.parent
+            if folder not in self._listed:
+                self._listed[folder] = {str(found.relative_to(folder)): size for found, size in folder.walk()}
+            return self._listed[folder].get(str(chunk.relative_to(folder)))
+        return None
+
+
+# Rows of an array, read from its chunks straight to where they go.
+#
+# A store's chunks are whole rows, one after the other and uncompressed (`nodes.require_layout`): reading a part of the
+# file puts them in their place, where a pipeline of codecs would read a whole chunk and copy it once more. Of a bucket
+# several chunks are asked for at once.
+
+_NEAR = 16 << 10  # bytes between two rows that are read through: another call would take as long
+_NEAR_IN_A_BUCKET = 1 << 20  # likewise: another request takes tens of milliseconds
+
+Into: TypeAlias = Callable[[memoryview, int], int]
+
+
+def read_plain(array: zarr.Array[Any], chunk: Callable[[int], Place], start: int, out_RD: NDArray[Any]) -> None:
+    """Rows from ``start`` on, as many as fit; where there is no chunk, its fill value.
+
+    Args:
+        chunk: where a chunk lies, by its number.
+        out_RD: contiguous, in the array's type.
+
+    Raises:
+        StoreError: a chunk is cut short or cannot be read.
+    """
+    rows, stop = array.chunks[0], start + len(out_RD)
+    at = start
+    objects: list[tuple[ObjectPlace, int, NDArray[Any]]] = []
+    while at < stop:
+        number, first = divmod(at, rows)
+        count = min(rows - first, stop - at)
+        place, part_RD = chunk(number), out_RD[at - start : at - start + count]
+        if isinstance(place, ObjectPlace):
+            objects.append((place, first, part_RD))
+        else:
+            _read_part(place, first, part_RD, array.fill_value)
+        at += count
+    each(lambda part: _read_part(*part, array.fill_value), objects)
+
+
+def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object) -> None:
+    place = out_RD.view(np.uint8).reshape(-1).data
+    try:
+        with _opened(path) as into:
+            done = into(place, first * out_RD.shape[1] * out_RD.itemsize)
+    except FileNotFoundError:
+        out_RD[...] = fill
+        return
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
+    if done < len(place):
+        raise StoreError(f"{path}: is cut short (run substyle verify)")
+
+
+def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64]) -> None:
+    """Some rows of a chunk into rows ``place_M`` of an array; rows that lie near each other are read together.
+
+    Args:
+        row_M: rows of the chunk, ascending; one may be there several times.
+        out_RD: contiguous, in the store's type.
+
+    Raises:
+        StoreError: the chunk is missing, cut short or cannot be read.
+    """
+    row_bytes = out_RD.shape[1] * out_RD.itemsize
+    near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
+    ends = np.flatnonzero(np.append(np.diff(row_M) * row_bytes > row_bytes + near, True)) + 1 if len(row_M) else row_M
+    whole = out_RD.view(np.uint8).reshape(-1).data
+    rows, places, start = row_M.tolist(), place_M.tolist(), 0
+    try:
+        with _opened(path) as into:
+            for end in ends.tolist():
+                own, first, alone = slice(start, end), rows[start], end - start == 1
+                if alone:  # straight to its place
+                    view = whole[places[start] * row_bytes : (places[start] + 1) * row_bytes]
+                else:
+                    near_RD = np.empty((rows[end - 1] - first + 1, out_RD.shape[1]), out_RD.dtype)
+                    view = near_RD.view(np.uint8).reshape(-1).data
+                if into(view, first * row_bytes) < len(view):
+                    raise StoreError(f"{path}: is cut short (run substyle verify)")
+                if not alone:
+                    out_RD[place_M[own]] = near_RD[row_M[own] - first]
+                start = end
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
+
+
+@contextmanager
+def _opened(path: Place) -> Iterator[Into]:
+    """Reads bytes of a chunk from an offset on into memory, as many as there are and fit; gives how many that were."""
+    if isinstance(path, ObjectPlace):
+        yield lambda place, offset: _into_from_object(path, place, offset)
+    else:
+        with path.open("rb", buffering=0) as file:
+            yield lambda place, offset: _into(file.fileno(), place, offset)
+
+
+def _into(file: int, place: memoryview, offset: int) -> int:
+    done = 0
+    while done < len(place) and (count := os.preadv(file, [place[done:]], offset + done)):
+        done += count
+    return done
+
+
+def _into_from_object(path: ObjectPlace, place: memoryview, offset: int) -> int:
+    found = path.read_range(offset, len(place))
+    place[: len(found)] = found
+    return len(found)

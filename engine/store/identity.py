@@ -1,0 +1,389 @@
+"""Whether photographs are those that a store was made from.
+
+A photograph is its bytes. A store notes the hash of every photograph it has embedded, and the file's mark (size and
+times); a file whose mark has changed is read again, and must have the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine import cache
+from substyle.engine.observability import stage
+from substyle.engine.store import journal
+from substyle.engine.store.layout import UNLABELLED, DifferentError
+from substyle.engine.store.manifest import Fractions, Manifest, SourceEntry
+from substyle.engine.store.records import content_hash
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
+from substyle.pipelines.storage import REQUESTS, is_remote
+
+_READERS = 4
+_SHOWN = 3  # examples in a message
+_ENOUGH = 100  # photographs with other bytes are enough to refuse the rest
+_BLOCK = 4096  # photographs that are known together to be unchanged
+
+
+class PhotographsError(DifferentError):
+    """Photographs are not those that a store was made from (exit code 2)."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, field: str = "images") -> None:
+        super().__init__(message)
+        self.field = field
+
+    def __reduce__(self) -> tuple[type[PhotographsError], tuple[str, str]]:
+        return type(self), (str(self), str(self.field))
+
+
+@dataclass(frozen=True)
+class Ways:
+    """What a user can do about other photographs: ends of sentences.
+
+    Attributes:
+        other: about another source; changed: about changed bytes or missing files; described: about other labels or
+            splits.
+    """
+
+    other: str
+    changed: str
+    described: str
+
+
+EMBED = Ways(
+    other="pass --add to add them, or use another --store",
+    changed="pass --replace to embed these again, or use another --store",
+    described="use another --store",
+)
+RUN = Ways(*3 * ("use another --out, or pass --fresh to delete the results and the store first",))
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a source fits a store.
+
+    Attributes:
+        source: the source, with keys as the store has or will have them.
+        others: the store's other sources; absent: those whose photographs are not where they were.
+        redo: rows to be embedded again: photographs that have changed or are missing (``--replace``), or that can be
+            read and could not be read before.
+        state: what the store was when they were compared; see `state_of`.
+    """
+
+    source: Source
+    others: tuple[Source, ...] = ()
+    absent: tuple[SourceEntry, ...] = ()
+    redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    state: object = None
+
+
+def state_of(store: EmbeddingStore) -> object:
+    """Equal as long as nobody adds images or embeddings to a store, or takes some back."""
+    return (store.manifest().digest if store.has_manifest() else "", journal.files(store.path))
+
+
+def entry_of(source: Source, fractions: Fractions) -> SourceEntry:
+    """What a store keeps of a source."""
+    name = source.name if isinstance(source, Named) else ""
+    options = {key: value for key, value in source.options.items() if key != "kind"}
+    return SourceEntry(name, source.options["kind"], absolute_root(source.root), options, fractions)
+
+
+def open_entry(entry: SourceEntry) -> Source:
+    """Open a source of a store. Raises ConfigError where its photographs are not where they were."""
+    if not _known(entry):
+        raise ConfigError("IMAGES", "nothing", "photographs: this store does not know where its own are")
+    try:
+        source = open_source(entry.root, SourceConfig.from_options({"kind": entry.kind, **entry.options}))
+    except ConfigError as error:
+        raise ConfigError("IMAGES", entry.root, f"where the store's photographs are now ({error})") from error
+    return Named(source, entry.name) if entry.name else source
+
+
+def _known(entry: SourceEntry) -> bool:
+    """Whether a store knows where the photographs of a source are."""
+    return entry.kind not in ("imported", "unknown")
+
+
+def open_own(store: EmbeddingStore) -> Source:
+    """The first source of a store, opened where it was. Raises ConfigError where it is not there."""
+    return open_entry(store.manifest().sources[0])
+
+
+def match(
+    store: EmbeddingStore,
+    source: Source,
+    *,
+    fractions: Fractions | None = None,
+    add: bool = False,
+    replace_changed: bool = False,
+    ways: Ways = EMBED,
+    quiet: bool = False,
+) -> Match:
+    """Find the source among those of a store, and check that its photographs are the store's.
+
+    Args:
+        source: photographs, as opened from what the user named.
+        fractions: shares of the splits that the user asks for; None takes the store's.
+        add: let it be a further source.
+        replace_changed: let photographs have other bytes, or be gone; they are returned to be embedded again.
+        ways: what to advise.
+
+    Raises:
+        PhotographsError: it is another source, or a photograph, a label or a split of it has changed.
+    """
+    if not store.has_manifest():
+        return Match(source, state=state_of(store))
+    return _Matching(store, ways, quiet).run(source, fractions, add=add, replace_changed=replace_changed)
+
+
+class _Matching:
+    def __init__(self, store: EmbeddingStore, ways: Ways, quiet: bool) -> None:
+        self.store, self.ways, self.quiet = store, ways, quiet
+        self.state = state_of(store)
+        self.manifest: Manifest = store.manifest()
+        noted = store.notes()
+        at_N = noted.at(self.manifest.row_N)
+        self.noted_N = at_N >= 0
+        self.ok_N: NDArray[np.bool_] = self.noted_N.copy()  # embedded
+        self.ok_N[self.noted_N] = noted.ok_N[at_N[self.noted_N]]
+        self.content_N2 = np.zeros((len(at_N), 2), np.uint64)
+        self.content_N2[self.noted_N] = noted.content_N2[at_N[self.noted_N]]
+        self.read_N = self.content_N2.max(axis=1, initial=0) > 0
+        self.mark_N = np.zeros(len(at_N), np.int64)
+        self.mark_N[self.noted_N] = noted.mark_N[at_N[self.noted_N]]
+
+    def run(self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool) -> Match:
+        number = self._by_root(source)
+        if number is None:
+            number = self._by_photographs(source, add)
+        entries = self.manifest.sources
+        name = self._new_name(source) if number is None else entries[number].name
+        source = Named(source, name) if name else source
+        there: dict[int | None, Source] = {number: source}
+        absent = []
+        for other, entry in enumerate(entries):
+            if other != number and _known(entry):
+                try:
+                    there[other] = open_entry(entry)
+                except ConfigError:
+                    absent.append(entry)
+        redo: set[int] = set()
+        for i, each in there.items():
+            if i is not None:
+                redo |= self._compare(i, each, fractions if i == number else None, replace_changed)
+        if len(entries) > 1 or number is None:
+            self._require_apart(there)
+        others = tuple(each for i, each in there.items() if i != number)
+        return Match(source, others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
+
+    def _compare(self, number: int, source: Source, fractions: Fractions | None, replace_changed: bool) -> set[int]:
+        """Images of one of the store's sources that have changed, are missing or can be read again.
+
+        Those that have changed or are missing are refused unless they may be replaced.
+        """
+        records = {record.key: record for record in source.records}
+        images_M = np.flatnonzero(self.manifest.source_N == number)
+        self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
+        missing = [n for n in images_M[self.ok_N[images_M]].tolist() if self.manifest.keys[n] not in records]
+        missing += [n for n in images_M[~self.noted_N[images_M]].tolist() if self.manifest.keys[n] not in records]
+        changed = self._changed(records, images_M, everything=replace_changed)
+        if (missing or changed) and not replace_changed:
+            self._refuse(source, missing, changed)
+        unread_M = images_M[self.noted_N[images_M] & ~self.ok_N[images_M] & ~self.read_N[images_M]]
+        known = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
+        back = [n for n, record in known.items() if _content(record)]
+        return {*missing, *changed, *back}
+
+    def _require_apart(self, there: Mapping[int | None, Source]) -> None:
+        """Raise PhotographsError where an image of one source has the key of an image of another."""
+        owner = dict(zip(self.manifest.keys, self.manifest.source_N.tolist(), strict=True))
+        for i, source in there.items():
+            for record in source.records:
+                if owner.get(record.key, i) != i:
+                    raise PhotographsError(
+                        f"{source.root}: {record.key} is also the key of an image from "
+                        f"{self.manifest.sources[owner[record.key]].root}; rename the folder or file, or use another "
+                        "--store"
+                    )
+
+    def _by_root(self, source: Source) -> int | None:
+        root = absolute_root(source.root)
+        return next((i for i, entry in enumerate(self.manifest.sources) if entry.root == root), None)
+
+    def _by_photographs(self, source: Source, add: bool) -> int | None:
+        """The source of the store whose photographs these are, moved; None for a new one."""
+        roots = ", ".join(entry.root for entry in self.manifest.sources)
+        said = f"{source.root}: not the photographs of {self.store.path}, which are those of {roots}: "
+        records = {record.key: record for record in source.records}
+        why = "no image has the name of one there"
+        for number, entry in enumerate(self.manifest.sources):
+            images_M = np.flatnonzero(self.manifest.source_N == number)
+            prefix = f"{entry.name}/" if entry.name else ""
+            named = {prefix + key: record for key, record in records.items()} if prefix else records
+            common_M = np.array([n for n in images_M.tolist() if self.manifest.keys[n] in named], np.int64)
+            if not len(common_M):
+                continue
+            changed = self._changed(named, common_M)
+            if changed:
+                keys = [self.manifest.keys[n] for n in changed]
+                why = f"{_some(len(changed), keys)} with the name of one there, and other bytes"
+            elif len(common_M) < len(images_M):
+                why = f"only {len(common_M)} of its {len(images_M)} photographs are among them"
+            else:
+                compared = int(self.read_N[images_M].sum())
+                if compared < len(images_M):
+                    print(
+                        f"{source.root}: {compared} of {len(images_M)} photographs are known by their bytes to "
+                        f"{self.store.path}; the others are taken by their keys",
+                        file=sys.stderr,
+                    )
+                return number
+        if not add:
+            raise PhotographsError(f"{said}{why}; {self.ways.other}")
+        return None
+
+    def _new_name(self, source: Source) -> str:
+        """A name for a further source, which no key of the store begins with."""
+        stem = PurePath(source.root.rstrip("/")).name.split(".")[0].split("{")[0].strip("-_*") or "added"
+        taken = {key.partition("/")[0] for key in self.manifest.keys}
+        taken |= {entry.name for entry in self.manifest.sources}
+        return next(name for i in range(1, 1 << 20) if (name := stem if i == 1 else f"{stem}-{i}") not in taken)
+
+    def _require_described(
+        self,
+        entry: SourceEntry,
+        source: Source,
+        records: Mapping[str, ImageRecord],
+        images_M: NDArray[np.int64],
+        fractions: Fractions | None,
+    ) -> None:
+        """Raise PhotographsError where labels, classes or splits are not those that the store was made with."""
+        manifest, names = self.manifest, source.class_names
+        moved: list[str] = []
+        for n in images_M.tolist():
+            record = records.get(manifest.keys[n])
+            if record is None:
+                continue
+            old_label, old_split = int(manifest.label_N[n]), int(manifest.given_N[n])
+            old = None if old_label == UNLABELLED else manifest.class_names[old_label]
+            new = None if record.label is None else names[record.label]
+            before = None if old_split < 0 else SPLITS[old_split]
+            if old != new:
+                moved.append(f"{record.key}: class {old} there, {new} now")
+            elif before != record.split:
+                moved.append(f"{record.key}: split {before} there, {record.split} now")
+        if moved:
+            raise PhotographsError(
+                f"{source.root}: labels or splits of {len(moved)} photographs are not those of {self.store.path}: "
+                f"{'; '.join(moved[:_SHOWN])}; {self.ways.described}"
+            )
+        if fractions is not None and entry.fractions and tuple(fractions) != entry.fractions:
+            raise PhotographsError(
+                f"splits: {self.store.path} was made with shares {list(entry.fractions)}, not {list(fractions)}; "
+                f"{self.ways.described}",
+                "splits",
+            )
+
+    def _changed(
+        self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64], *, everything: bool = False
+    ) -> list[int]:
+        """Images whose bytes are not those that were embedded; a file whose mark is the same is not read.
+
+        Args:
+            everything: find all of them; else the search ends when there are enough to refuse.
+        """
+        marks = self.mark_N.tolist()
+        doubtful: list[tuple[int, ImageRecord, int]] = []
+        for n in images_M[self.read_N[images_M]].tolist():
+            record = records.get(self.manifest.keys[n])
+            if record is not None and ((mark := record.mark()) == 0 or mark != marks[n]):
+                doubtful.append((n, record, mark))
+        if not doubtful:
+            return []
+        changed: list[int] = []
+        workers = REQUESTS if any(is_remote(entry.root) for entry in self.manifest.sources) else _READERS
+        with (
+            stage("check photographs", len(doubtful), "images", quiet=self.quiet) as bar,
+            ThreadPoolExecutor(workers) as readers,
+        ):
+            for start in range(0, len(doubtful), _BLOCK):
+                changed += self._differing(doubtful[start : start + _BLOCK], readers)
+                bar.advance(min(_BLOCK, len(doubtful) - start))
+                if len(changed) >= _ENOUGH and not everything:
+                    break
+        return changed
+
+    def _differing(self, images: Sequence[tuple[int, ImageRecord, int]], readers: ThreadPoolExecutor) -> list[int]:
+        """Those of some images that have other bytes; what was read once under these marks is not read again."""
+        wanted = journal.hex_of(self.content_N2[[n for n, _, _ in images]])
+        pairs = [(record.key, content, mark) for (_, record, mark), content in zip(images, wanted, strict=True)]
+        digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
+        known = f"photographs/{digest[:24]}" if all(mark for _, _, mark in images) else None
+        if known is not None and cache.read(known) is not None:
+            return []
+        found = readers.map(_content, [record for _, record, _ in images])
+        changed = [n for (n, _, _), content, old in zip(images, found, wanted, strict=True) if content != old]
+        if known is not None and not changed:
+            with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+                cache.write(known, b"same")
+        return changed
+
+    def _refuse(self, source: Source, missing: Sequence[int], changed: Sequence[int]) -> None:
+        said = []
+        if changed:
+            keys = [self.manifest.keys[n] for n in changed]
+            least = "at least " if len(changed) >= _ENOUGH else ""
+            said.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was made")
+        if missing:
+            keys = [self.manifest.keys[n] for n in missing]
+            said.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
+        raise PhotographsError(f"{source.root}: {'; '.join(said)}; {self.ways.changed}")
+
+
+def _some(count: int, keys: Sequence[str]) -> str:
+    more = ", …" if count > _SHOWN else ""
+    return f"{count} photograph{'s' if count != 1 else ''} ({', '.join(keys[:_SHOWN])}{more})"
+
+
+def _content(record: ImageRecord) -> str:
+    """The content hash of a photograph, empty where it cannot be read."""
+    try:
+        return content_hash(record.read())
+    except OSError:
+        return ""
+
+
+def require_only(
+    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], ways: Ways = RUN
+) -> None:
+    """Raise PhotographsError where a store has photographs that a study does not take.
+
+    Args:
+        records: the photographs that it takes.
+        others: further sources of the store.
+    """
+    if others:
+        raise PhotographsError(f"{store.path}: has photographs of other sources too; {ways.other}")
+    manifest, noted = store.manifest(), store.notes()
+    taken = {record.key for record in records}
+    at_N = noted.at(manifest.row_N)
+    # a photograph that is quarantined may be gone: no number is of it
+    more = [n for n, key in enumerate(manifest.keys) if key not in taken and (at_N[n] < 0 or noted.ok_N[at_N[n]])]
+    if more:
+        raise PhotographsError(
+            f"{store.path}: has {len(more)} photographs that the study does not take now, such as "
+            f"{manifest.keys[more[0]]} (is limit smaller than before?); {ways.other}",
+            "limit",
+        )

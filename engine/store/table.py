@@ -1,0 +1,361 @@
+"""The embeddings of one backbone as a table, with labels, splits and validity of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.store import arrays, compaction
+from substyle.engine.store.journal import Notes
+from substyle.engine.store.layout import TEST, BackboneEntry, StoreError
+from substyle.engine.store.manifest import Manifest, groups
+from substyle.engine.store.records import Index
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels import dispatch
+from substyle.pipelines.storage import REQUESTS, ObjectPlace
+from substyle.pipelines.transforms.registry import SUITES
+
+
+class Elsewhere(Protocol):
+    """Embeddings that are not in memory: rows of them are read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, N, D)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 or float32."""
+        ...
+
+    def take(
+        self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Rows of images n in transformations t, into ``out_BD`` if it is given. Shapes: (B,) or one number, (B,)."""
+        ...
+
+    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
+        """Images [first, last) of one transformation into memory."""
+        ...
+
+    def whole(self) -> NDArray[Any]:
+        """All of them in memory. Shape: (T, N, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Embeddings of N images in T variants by one backbone; N counts valid images only (no padding, no quarantined).
+
+    Attributes:
+        backbone: its name, as given by the user.
+        x_TND: (T, N, D) float16 or float32; in memory ``x_TND[t]`` is one contiguous block. Use `take`, which is the
+            same for embeddings that lie elsewhere.
+        transformations: T names in suite order; ``identity`` is among them, first.
+        coarse: coarse class of each transformation.
+        roles: ``train`` or ``held_out`` for each transformation (identity is ``train``).
+        keys: N image keys, unique.
+        label_N: (N,) int64 class of each image, -1 where it has none.
+        class_names: names of the classes, indexed by label.
+        split_N: (N,) int8, TRAIN, VAL or TEST.
+        distinct_TN: (T, N) bool; False where a variant hardly differs from identity, or shows motifs of another split
+            than its image's: such rows are kept out of transformation training and scores (identity's own row is all
+            True).
+        content_N2: hashes of the photographs' bytes, two numbers each, zeros where unknown; None where none is known.
+    """
+
+    backbone: str
+    x_TND: NDArray[np.floating] | Elsewhere
+    transformations: tuple[str, ...]
+    coarse: tuple[str, ...]
+    roles: tuple[str, ...]
+    keys: tuple[str, ...]
+    label_N: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    split_N: NDArray[np.int8]
+    distinct_TN: NDArray[np.bool_]
+    content_N2: NDArray[np.uint64] | None = None
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.x_TND.shape[2])
+
+    def take(
+        self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """A copy of rows: images n in transformations t. Shapes: (B,) or one number for all, (B,) to (B, D)."""
+        if not isinstance(self.x_TND, np.ndarray):
+            return self.x_TND.take(t_B, n_B, out_BD)
+        rows_BD: NDArray[Any] = self.x_TND[t_B, n_B]
+        if out_BD is None:
+            return rows_BD
+        out_BD[...] = rows_BD
+        return out_BD
+
+    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
+        """Images [first, last) of one transformation into memory."""
+        if isinstance(self.x_TND, np.ndarray):
+            out_BD[...] = self.x_TND[t, first:last]
+        else:
+            self.x_TND.part(t, first, last, out_BD)
+
+    def rows(self, split: int) -> NDArray[np.int64]:
+        """Indices of the images of a split, ascending."""
+        return np.flatnonzero(self.split_N == split)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a semantic task exists: at least two classes among labelled images."""
+        return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
+
+
+# Embeddings of a backbone where they lie in a store: rows are read when they are asked for.
+
+I64 = NDArray[np.int64]
+_READERS = 2  # transformations read at once: one is copied while the disk is asked for the next
+_TAKERS = 4  # files that rows are taken from at once
+
+
+class StoredRows:
+    """Rows of some transformations; see ``engine.table.Elsewhere``.
+
+    Args:
+        store: the store, and ``entry``, a backbone of it.
+        names: T transformations.
+        row_N: rows of the store that the N images stand in, ascending; every one of their chunks is finished.
+    """
+
+    def __init__(self, store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], row_N: I64) -> None:
+        self.store, self.entry, self.names, self.row_N = store, entry, tuple(names), row_N
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, N, D)."""
+        return len(self.names), len(self.row_N), self.entry.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The store's."""
+        return np.dtype(self.store.settings.dtype)
+
+    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Rows of images n in transformations t, read in the order in which they lie in the files.
+
+        Raises:
+            StoreError: a chunk is missing, cut short or cannot be read.
+        """
+        out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_BD is None else out_BD
+        t_B = np.broadcast_to(t_B, n_B.shape)
+        shard_B, at_B = np.divmod(self.row_N[n_B], self.store.settings.shard_rows)
+        order = np.lexsort((at_B, shard_B, t_B))
+        changes = (np.diff(t_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
+        files = [own for own in np.split(order, np.flatnonzero(changes) + 1) if len(own)]
+
+        def one(own: I64) -> None:
+            t, shard = int(t_B[own[0]]), int(shard_B[own[0]])
+            arrays.take(self.store.chunk_path(self.entry.slug, self.names[t], shard), at_B[own], out, own)
+
+        with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
+            list(readers.map(one, files))
+        return out
+
+    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
+        """Images [first, last) of one transformation into memory."""
+        row = self.row_N[first:last]
+        start, stop = int(row[0]), int(row[-1]) + 1
+        if len(row) == stop - start:
+            self.store.read(self.entry, self.names[t], start, stop, out_RD=out_BD)
+        else:  # whole chunks are read and gathered in memory: reading single rows is hundreds of times slower
+            np.take(self.store.read(self.entry, self.names[t], start, stop), row - start, axis=0, out=out_BD)
+
+    def whole(self) -> NDArray[Any]:
+        """All rows in memory. Shape: (T, N, D)."""
+        x_TND = dispatch.empty(self.shape, getattr(torch, str(self.dtype)), torch.device("cpu")).numpy()
+        with ThreadPoolExecutor(_READERS) as readers:
+            list(readers.map(lambda t: self.part(t, 0, len(self.row_N), x_TND[t]), range(len(self.names))))
+        return x_TND
+
+
+# A backbone's finished embeddings as one table, in memory or where they lie.
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a store's journal says beyond its embeddings.
+
+    Attributes:
+        quarantined: reason by key, of images that could not be decoded.
+        indistinct: number of images by transformation that hardly changed them.
+        moved: keys of images that changed their split to stand by a near-duplicate.
+        seconds: wall time of all finished shards, all backbones together.
+    """
+
+    quarantined: dict[str, str]
+    indistinct: dict[str, int]
+    moved: tuple[str, ...]
+    seconds: float
+
+
+def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, object]]:
+    """Definitions of a backbone's transformations in the order of a suite that has them all, else by name."""
+    there = {str(d["name"]): d for d in store.transformations(entry)}
+    for names in SUITES.values():
+        if set(there) <= set(names):
+            return [there[name] for name in names if name in there]
+    known = [name for name in SUITES["substance31"] if name in there]
+    return [there[name] for name in (*known, *sorted(set(there) - set(known)))]
+
+
+def load_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
+    """`open_table` with all embeddings in memory, as an array: T × N × D times 2 bytes (float16)."""
+    table = open_table(store, backbone, transformations)
+    return table if isinstance(table.x_TND, np.ndarray) else replace(table, x_TND=table.x_TND.whole())
+
+
+def open_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
+    """`open_tables` of one backbone; all transformations that it has where none are named."""
+    return open_tables(store, [backbone], transformations)[0]
+
+
+def open_tables(
+    store: EmbeddingStore, backbones: Sequence[str], transformations: Sequence[str] = ()
+) -> list[EmbeddingTable]:
+    """Embeddings by several backbones of the same images in the same transformations, a table for each backbone.
+
+    The images are those that are finished in all of these and were not quarantined. Embeddings stay in the store:
+    `EmbeddingTable.take` reads rows of them. Where an image moved into or out of the test split to stand by a
+    near-duplicate, its variants with pictures of the other split (icons, words) do not count.
+
+    Args:
+        transformations: which, in this order; those that all of the backbones have where none are named.
+
+    Raises:
+        StoreError: no such backbone or transformation, nothing is finished, a finished chunk is missing or cut short,
+            or `verify` found damage that is not repaired yet.
+    """
+    entries = [store.backbone(name) for name in backbones]
+    for entry in entries:
+        compaction.require_none(store.path, entry.slug)
+    chosen, finished = _snapshot(store, entries)
+    names = list(transformations) or common_transformations(store, entries)
+    shown = []
+    for entry, there in zip(entries, chosen, strict=True):
+        absent = [name for name in names if name not in there]
+        if absent:
+            raise StoreError(f"{store.path}: {entry.name} has no embeddings of {', '.join(absent)}; run substyle embed")
+        shown.append([there[name] for name in names])
+    manifest = store.manifest()
+    _require_chunks(store, finished, names)
+    noted = store.notes()
+    at_M = noted.at(manifest.row_N)
+    good_M = at_M >= 0
+    for entry in entries:
+        complete_S = np.logical_and.reduce(finished.finished(entry.slug, names, store.shards()), axis=1)
+        good_M &= complete_S[manifest.row_N // store.settings.shard_rows]
+    good_M[good_M] = noted.ok_N[at_M[good_M]]
+    index_N = np.flatnonzero(good_M)
+    if not names or not len(index_N):
+        raise StoreError(
+            f"{store.path}: {', '.join(backbones)}: no finished shard with a valid image in all transformations"
+        )
+    at_N = at_M[index_N]
+    nowhere_N = np.zeros(len(noted.row_N), np.bool_)
+    distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
+    split_N, _ = _splits(manifest, index_N, noted, at_N)
+    # a variant was made with the motifs of the split that the image had then
+    other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
+    distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
+    content_N2 = noted.content_N2[at_N]
+    keys = tuple(manifest.keys[i] for i in index_N.tolist())
+    return [
+        EmbeddingTable(
+            backbone=entry.name,
+            x_TND=StoredRows(store, entry, names, manifest.row_N[index_N]),
+            transformations=tuple(names),
+            coarse=tuple(str(d["coarse"]) for d in those),
+            roles=tuple(str(d["role"]) for d in those),
+            keys=keys,
+            label_N=manifest.label_N[index_N],
+            class_names=manifest.class_names,
+            split_N=split_N,
+            distinct_TN=distinct_TN,
+            content_N2=content_N2,
+        )
+        for entry, those in zip(entries, shown, strict=True)
+    ]
+
+
+def common_transformations(store: EmbeddingStore, entries: Sequence[BackboneEntry]) -> list[str]:
+    """Names of the transformations that all of some backbones have, in the order of `definitions`."""
+    names = [str(d["name"]) for d in definitions(store, entries[0])] if entries else []
+    return [name for name in names if all(name in store.transformation_names(entry) for entry in entries[1:])]
+
+
+def _snapshot(
+    store: EmbeddingStore, entries: Sequence[BackboneEntry]
+) -> tuple[list[dict[str, dict[str, object]]], Index]:
+    """Definitions of backbones by name, and what is finished, at one moment: a run may add both.
+
+    Else a store that was empty when its catalog was read, and finished when its journal was, would give a table of no
+    transformation.
+    """
+    while True:
+        chosen = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
+        finished = store.finished().of([entry.slug for entry in entries])
+        # transformations are added, never removed
+        if all(len(those) == len(store.transformation_names(e)) for those, e in zip(chosen, entries, strict=True)):
+            return chosen, finished
+
+
+def _require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
+    for (shard, slug), short in sorted(store.cut_short(finished).items()):
+        if not short & set(names):
+            continue
+        chunk = store.chunk_path(slug, min(short & set(names)), shard)
+        raise StoreError(f"{chunk}: is missing or cut short, though it was finished; run substyle verify, then embed")
+
+
+def store_facts(store: EmbeddingStore) -> StoreFacts:
+    """What the journal says of images, splits and time."""
+    finished = store.finished()
+    manifest = store.manifest()
+    noted = store.notes()
+    at_M = noted.at(manifest.row_N)
+    index_N = np.flatnonzero(at_M >= 0)
+    at_N = at_M[index_N]
+    good_N = noted.ok_N[at_N]
+    bad_N = index_N[~good_N]
+    _, moved = _splits(manifest, index_N[good_N], noted, at_N[good_N])
+    counts = {name: int(there_N[at_N].sum()) for name, there_N in noted.indistinct.items()}
+    return StoreFacts(
+        quarantined={manifest.keys[i]: noted.reasons[int(manifest.row_N[i])] for i in bad_N.tolist()},
+        indistinct={name: count for name, count in counts.items() if count},
+        moved=moved,
+        seconds=float(finished.seconds_R.sum()),
+    )
+
+
+def _splits(
+    manifest: Manifest, index_N: NDArray[np.int64], noted: Notes, at_N: NDArray[np.int64]
+) -> tuple[NDArray[np.int8], tuple[str, ...]]:
+    """Splits in which every near-duplicate stands where the first of its group does, and the keys this moved.
+
+    Args:
+        index_N: images, as positions in the manifest; at_N: their notes.
+    """
+    split_N = manifest.split_N[index_N]
+    # imported embeddings have no thumbnails: each stands for itself
+    seen = np.flatnonzero(noted.seen_N[at_N])
+    together_N = split_N.copy()
+    if len(seen):
+        together_N[seen] = split_N[seen[groups(noted.small_NRC[at_N[seen]])]]
+    moved = tuple(manifest.keys[i] for i in index_N[together_N != split_N].tolist())
+    return together_N, moved

@@ -1,0 +1,1 @@
+"""Studies: stages, their results and outputs."""

@@ -1,0 +1,342 @@
+"""The output folder of a study: ownership, contents, and what is stale."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine import cache
+from substyle.engine.store import catalog
+from substyle.engine.store.files import read_json, remove, write_durably, writing
+from substyle.engine.store.identity import PhotographsError, Ways
+from substyle.engine.store.layout import HEADER, StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, StoredRows, open_tables
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.storage import Place, place
+
+# What a result was made from, kept beside it: a result whose stamp does not fit is made again or refused, never shown.
+#
+# A stage writes its results into a folder and finishes it with ``complete.json``: the stamp, the time it took and a
+# checksum of each file.
+
+NOTE = "complete.json"
+# what computes results from embeddings: source files and libraries
+_CODE = (
+    "kernels/*",
+    "engine/store/table",
+    "engine/study/runner",
+    "engine/store/*",
+    "engine/probes/*",
+    "engine/analysis/*",
+)
+_LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
+
+
+class StaleError(SubstyleError):
+    """Kept results were made from other inputs than there are now."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Everything that a result depends on.
+
+    Attributes:
+        store: UUID of the store.
+        photographs: digest of keys, classes, splits and bytes of the photographs.
+        transformations: identity of the definition of each transformation, by name.
+        embeddings: digest of the embeddings' checksums; empty where the result needs none.
+        settings: of the stage, in plain JSON.
+        code: digest of the source code that made it, and of the versions of the libraries that it computes with.
+    """
+
+    store: str
+    photographs: str
+    transformations: dict[str, str]
+    embeddings: str
+    settings: dict[str, Any]
+    code: str
+
+    @staticmethod
+    def of(store: EmbeddingStore, table: EmbeddingTable, settings: Mapping[str, Any]) -> Stamp:
+        """The stamp of what is made from a table now."""
+        entry = store.backbone(table.backbone)
+        known = store.catalog.transformations[entry.slug]
+        return Stamp(
+            store.uuid,
+            photographs_digest(table),
+            {name: known[name].identity for name in table.transformations},
+            embeddings_digest(store, entry.slug, table.transformations, shards_of(store, table)),
+            json.loads(json.dumps(dict(settings), default=str)),
+            cache.key({"code": cache.code_hash(*_CODE), "libraries": cache.versions(*_LIBRARIES)}),
+        )
+
+    def differences(self, now: Stamp) -> list[str]:
+        """In what another stamp differs, in words."""
+        found = []
+        for name, words in (
+            ("store", "another store"),
+            ("photographs", "other photographs, classes or splits"),
+            ("embeddings", "other embeddings"),
+            ("code", "another version of the code"),
+        ):
+            if getattr(self, name) != getattr(now, name):
+                found.append(words)
+        if list(self.transformations) != list(now.transformations):
+            found.append("other transformations")
+        elif self.transformations != now.transformations:
+            changed = [name for name, value in now.transformations.items() if self.transformations[name] != value]
+            found.append(f"other definitions of {', '.join(changed)}")
+        if self.settings != now.settings:
+            names = sorted(self.settings.keys() | now.settings.keys())
+            changed = [name for name in names if self.settings.get(name) != now.settings.get(name)]
+            found.append(f"other settings: {', '.join(changed)}")
+        return found
+
+
+def photographs_digest(table: EmbeddingTable) -> str:
+    """Digest of the photographs of a table: keys, classes, splits and bytes; 16 hex digits."""
+    names = json.dumps([table.keys, table.class_names]).encode()
+    digest = hashlib.sha256(names)
+    digest.update(table.label_N.astype("<i8").tobytes() + table.split_N.tobytes())
+    if table.content_N2 is not None:
+        digest.update(table.content_N2.astype("<u8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def shards_of(store: EmbeddingStore, table: EmbeddingTable) -> NDArray[np.int64] | None:
+    """The shards that the rows of a table are in; None where the table does not tell."""
+    rows = table.x_TND.row_N if isinstance(table.x_TND, StoredRows) else None
+    return None if rows is None else np.unique(rows // store.settings.shard_rows)
+
+
+def embeddings_digest(
+    store: EmbeddingStore, slug: str, names: Sequence[str], shards: NDArray[np.int64] | None = None
+) -> str:
+    """Digest of the checksums of a backbone's finished embeddings in some transformations; 16 hex digits.
+
+    Args:
+        shards: only of these: a run may finish others meanwhile.
+    """
+    finished = store.finished().of([slug])
+    wanted = set(names)
+    used = np.array([bool(wanted & set(made)) for made in finished.made], np.bool_)
+    of_R = used[finished.made_R] if len(used) else np.zeros(0, np.bool_)
+    if shards is not None:
+        of_R &= np.isin(finished.shard_R, shards)
+    shard_R, sums_R = finished.shard_R[of_R], finished.sums_R[of_R]
+    order_R = np.lexsort((sums_R, shard_R))
+    content = shard_R[order_R].astype("<i8").tobytes() + sums_R[order_R].astype("<u8").tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+# --- folders of results -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a finished folder says of itself."""
+
+    stamp: Stamp
+    seconds: float
+    files: dict[str, str]
+
+
+def finish(folder: Path, stamp: Stamp, spent: float) -> None:
+    """Write the note of a folder whose results are all there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NOTE)
+    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in written}
+    note = {"stamp": asdict(stamp), "seconds": round(spent, 3), "files": files}
+    write_durably(folder / NOTE, json.dumps(note).encode())
+
+
+def note_of(folder: Path) -> Note | None:
+    """The note of a folder, None where it is not finished.
+
+    Raises:
+        StaleError: the note is damaged, or a file of the folder has changed since.
+    """
+    path = folder / NOTE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        note = Note(Stamp(**content["stamp"]), float(content["seconds"]), dict(content["files"]))
+        if not 0 <= note.seconds < math.inf or not isinstance(note.stamp.transformations, dict):
+            raise ValueError(f"{note.seconds} seconds")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StaleError(f"{path}: is damaged ({error!r}); run the stage again") from error
+    for name, digest in note.files.items():
+        if file_digest(folder / name) != digest:
+            raise StaleError(f"{folder / name}: has changed since it was written; run the stage again")
+    return note
+
+
+def fits(folder: Path, stamp: Stamp) -> bool:
+    """Whether a folder holds what this stamp stands for, every file as it was written; if not, it is made again."""
+    try:
+        note = note_of(folder)
+    except SubstyleError as error:
+        print(f"{error}: it is made again", file=sys.stderr)
+        return False
+    return note is not None and not note.stamp.differences(stamp)
+
+
+def require_fresh(folder: Path, note: Note, now: Stamp, again: str) -> None:
+    """Raise StaleError where a folder's results were made from other inputs than there are now.
+
+    Args:
+        again: the command that makes them again.
+    """
+    differing = note.stamp.differences(now)
+    if differing:
+        raise StaleError(f"{folder}: made from {'; '.join(differing)}; run {again}")
+
+
+def seconds(folders: Iterable[Path]) -> float:
+    """Wall time that finished folders took together."""
+    notes = [note_of(folder) for folder in folders]
+    return sum(note.seconds for note in notes if note is not None)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):  # ValueError: no file can have that name
+        return ""
+
+
+STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
+STAGES = ("probes", "analysis", "shift")
+_REPORT = (RESULTS, PAGE, "tables", "figures")
+# the marker last: until it is gone, the folder is known
+_ALL = (*_REPORT, *STAGES, "gallery", STORE, "trace.json", HEADER)
+_KIND = "results"
+
+
+def claim(out: Path, store: Place, uuid: str) -> None:
+    """Mark a folder as one of results, so that it is never taken for photographs.
+
+    Args:
+        store: where the embeddings are; uuid: of the store.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    require_ours(out)
+    where = store.absolute() if isinstance(store, Path) else store
+    data = json.dumps({"kind": _KIND, "store": str(where), "uuid": uuid}, indent=1).encode()
+    marker = out / HEADER
+    if not marker.is_file() or marker.read_bytes() != data:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        write_durably(marker, data)
+
+
+def require_ours(out: Path) -> None:
+    """Raise ConfigError for a folder that holds something, and no results: nothing there is written over or deleted."""
+    if out.is_dir() and claimed(out) is None and any(path.name != STORE for path in out.iterdir()):
+        raise ConfigError("--out", str(out), "a new or empty folder, or one of results; this one holds other files")
+
+
+def claimed(out: Path) -> dict[str, Any] | None:
+    """What `claim` wrote; None where it has not."""
+    content = read_json(out / HEADER) if (out / HEADER).is_file() else None
+    return content if isinstance(content, dict) and content.get("kind") == _KIND else None
+
+
+def require_own(out: Path, store: Place, ways: Ways) -> None:
+    """Check that results of a store may go into a folder.
+
+    Raises:
+        ConfigError: the folder holds something else than results.
+        PhotographsError: it holds results of another store that is still there.
+    """
+    require_ours(out)
+    before = claimed(out)
+    if before is None or not before.get("uuid"):
+        return
+    other = place(str(before["store"]), "store")
+    uuid = catalog.read_header(store).uuid if catalog.exists(store) else None
+    if uuid != before["uuid"] and catalog.exists(other) and catalog.read_header(other).uuid == before["uuid"]:
+        raise PhotographsError(f"{out}: holds results of the store {other}, not {store}; {ways.other}", "out")
+
+
+def start_fresh(out: Path) -> None:
+    """Delete the results and the store of a folder, and nothing else.
+
+    Raises:
+        ConfigError: the folder holds something else than results.
+    """
+    if not out.exists():
+        return
+    require_ours(out)
+    with writing(out):
+        remove(out / STORE / HEADER)  # first: what is left of a store without its header is no store
+        for name in _ALL:
+            remove(out / name)
+
+
+def discard_report(out: Path) -> None:
+    """Delete a report that no longer says what its study says; what stages have computed is kept."""
+    with writing(out):
+        for name in _REPORT:
+            remove(out / name)
+
+
+def stamp_digest(stamp: Stamp) -> str:
+    """A stamp in 16 hex digits."""
+    return hashlib.sha256(json.dumps(asdict(stamp), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
+    """Digests of the stamps of the finished results of some backbones, by their place in a folder."""
+    found = {}
+    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), "gallery"):
+        note = note_of(out / name)
+        if note is not None:
+            found[name] = stamp_digest(note.stamp)
+    return found
+
+
+def require_current(out: Path, results: Mapping[str, Any]) -> None:
+    """Check that results.json reports what is beside it, and what its store holds, where these are there.
+
+    Raises:
+        StaleError: stages were run again since, or embeddings were made again.
+    """
+    reported = results.get("stamps")
+    if not isinstance(reported, dict) or claimed(out) is None:
+        return  # of a file that was moved away from its results
+    there = stamps(out, {name.partition("/")[2] for name in reported} - {""})
+    differing = sorted(name for name in reported if reported[name] != there.get(name))
+    if differing:
+        raise StaleError(f"{out / RESULTS}: {', '.join(differing)} were made again since; run substyle report again")
+    identity = results.get("identity", {})
+    before = place(str((claimed(out) or {}).get("store", "")), "store")
+    if not catalog.exists(before) or catalog.read_header(before).uuid != identity.get("store"):
+        return
+    store = EmbeddingStore.open(before)
+    digests = identity.get("embeddings", {})
+    try:
+        tables = open_tables(store, list(digests), [row["name"] for row in results["transformations"]])
+    except StoreError as error:
+        raise StaleError(f"{out / RESULTS}: its store has changed since: {error}") from error
+    for table in tables:
+        made = embeddings_digest(
+            store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)
+        )
+        if (photographs_digest(table), made) != (identity.get("photographs"), digests[table.backbone]):
+            raise StaleError(f"{out / RESULTS}: {before} has changed since; run its stages and report again")

@@ -1,0 +1,134 @@
+"""A saved probe applied to photographs: what transformation, class or coarse class does it see?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.runtimes.base import TorchModule
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
+from substyle.engine.backbones.spec import Embed
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.prepare import Samples, Workshop
+from substyle.engine.observability import stage
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.store.identity import open_own
+from substyle.engine.store.store import EmbeddingStore
+from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
+from substyle.pipelines.storage import Place
+
+
+def predict(
+    probe_path: Path,
+    images: Path | str,
+    *,
+    source: SourceConfig | None = None,
+    store: Place | None = None,
+    checkpoint: Path | None = None,
+    top: int = 3,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Predict labels of photographs as they are. The backbone runs in float32, as its own reference.
+
+    Args:
+        probe_path: a probe that `probe` or `run` saved.
+        images: photographs wherever they are, or one image file.
+        source: how to open them.
+        store: the store it was trained on; backbones that are recalibrated on its photographs need it.
+        checkpoint: the backbone's weights where they were a local file.
+        top: labels given for each image, most likely first.
+
+    Raises:
+        ConfigError: no such image or folder, or a top below 1.
+        SubstyleError: weights that are not those the probe was trained on.
+    """
+    if top < 1:
+        raise ConfigError("--top", top, "1 or more")
+    probe = Probe.load(probe_path)
+    facts = probe.metadata
+    config = EmbedConfig(device="cpu")
+    canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
+    workshop = Workshop(Settings(seed, canvas, ("identity",), str(facts.get("orientation", "ignore"))), config)
+    backbone = registry.load(
+        str(facts["backbone"]),
+        registry.LoadContext(
+            canvas, config.graph_images, seed, checkpoint, lambda: _calibration(workshop, facts, store)
+        ),
+    )
+    for what, now in (("weights_hash", backbone.spec.weights_hash), ("code", backbone.spec.code)):
+        trained = facts.get(what)
+        if trained is not None and trained != now:
+            raise SubstyleError(
+                f"{probe_path}: trained on {facts['backbone']} with {what.replace('_', ' ')} {trained}, not {now}"
+            )
+    embed: Embed
+    if backbone.module is not None:
+        embed = TorchModule(backbone.module)
+    else:
+        graph = OpenVINOGraph(backbone.graph or b"", precision="fp32", threads=config.cores)
+        embed = FixedBatch(graph, config.graph_images)
+
+    predictions: list[dict[str, Any]] = []
+    quarantined: list[dict[str, str]] = []
+    records = _records(images, source or SourceConfig())
+    with stage("predict", len(records), "images", quiet=quiet) as bar:
+        for part in _parts(records, config.images):
+            blobs, readable = [], []
+            for record in part:
+                try:
+                    blobs.append(record.read())
+                    readable.append(record)
+                except OSError as error:
+                    quarantined.append({"key": record.key, "reason": str(error.strerror or error)})
+            decoded = workshop.decoder(blobs)
+            if blobs:
+                outputs = probe.predict_all(embed(decoded.canvas_BSSC.numpy()))
+            for i, record in enumerate(readable):
+                reason = decoded.reasons[i]
+                if reason is not None:
+                    quarantined.append({"key": record.key, "reason": reason})
+                else:
+                    ranked = {name: _top(p_BC[i], probe.labels[name], top) for name, p_BC in outputs.items()}
+                    predictions.append({"key": record.key, "outputs": ranked})
+            bar.advance(len(part))
+    return {
+        "probe": str(probe_path),
+        "task": facts["task"],
+        "backbone": facts["backbone"],
+        "predictions": predictions,
+        "quarantined": quarantined,
+    }
+
+
+def _calibration(workshop: Workshop, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
+    if store is None:
+        raise ConfigError("--store", "nothing", f"the store of {facts['backbone']}, which is calibrated on its images")
+    opened = EmbeddingStore.open(store)
+    records = {record.key: record for record in open_own(opened).records}
+    return Samples(workshop, records, opened.calibration).canvas()
+
+
+def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:
+    one = isinstance(images, Path) and images.is_file() and kind_of_name(images.name) is None
+    if source == SourceConfig() and isinstance(images, Path) and one:
+        return [ImageRecord(images.name, None, None, images.read_bytes)]
+    opened = open_source(images, source)
+    print(describe(opened), file=sys.stderr)
+    return list(opened.records)
+
+
+def _parts(records: list[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
+    for start in range(0, len(records), size):
+        yield records[start : start + size]
+
+
+def _top(p_C: NDArray[np.float32], labels: list[str], top: int) -> list[dict[str, Any]]:
+    order = np.argsort(-p_C, kind="stable")[:top]
+    return [{"label": labels[c], "probability": round(float(p_C[c]), 6)} for c in order.tolist()]

@@ -1,0 +1,368 @@
+"""A whole study: embed, probe, analyze, shift, report. Complete stages are skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from substyle.engine import devices, observability
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.config import EmbedConfig, Settings, Study
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.preflight import check_study
+from substyle.engine.embedding.prepare import Workshop, prepare_backbones
+from substyle.engine.embedding.run import complete, embed, embed_compiled, repair, require_same
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.evaluate import resample
+from substyle.engine.report.page import ReportFiles, write_report
+from substyle.engine.store import catalog, identity, lock
+from substyle.engine.store.files import read_object, remove, write_durably, writing
+from substyle.engine.store.identity import RUN
+from substyle.engine.store.layout import HEADER, DifferentError, slug
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, open_table, store_facts
+from substyle.engine.study import outputs, stages
+from substyle.engine.study.outputs import (
+    RESULTS,
+    STORE,
+    Note,
+    Stamp,
+    file_digest,
+    finish,
+    note_of,
+    photographs_digest,
+    require_fresh,
+)
+from substyle.engine.study.stages import PROBES, assemble
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
+from substyle.pipelines.storage import Place, place
+
+# Distribution shift: how well the class probe that was trained on a study's photographs reads other photographs.
+
+HEAD = "linear"
+SHIFT = "shift"
+BOOTSTRAP = 2000
+
+
+def shift(
+    folders: Mapping[str, Path | str],
+    compiled: Sequence[CompiledBackbone],
+    out: Path,
+    settings: Settings,
+    config: EmbedConfig,
+    *,
+    study: EmbeddingStore,
+    tables: Mapping[str, EmbeddingTable],
+    source: SourceConfig | None = None,
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Score each backbone's linear class probe on other photographs of the same classes.
+
+    Args:
+        folders: by name, photographs with classes; classes that the probe does not know are left out.
+        compiled: the backbones, as the study compiled them.
+        out: the study's folder, with its trained probes; embeddings go to ``out/shift/<name>.zarr``. A store there
+            that was made from other photographs is made again.
+        study, tables: the study's store, and its tables by backbone: what the probes were trained on.
+        source: how the study's own photographs are opened; what of it fits holds for these too.
+
+    Returns:
+        by backbone and name ``{"accuracy", "ci95", "images"}``.
+
+    Raises:
+        ConfigError: a folder that has none of the probe's classes.
+    """
+    began = time.perf_counter()
+    stores = {
+        name: _embedded(name, folder, compiled, out, settings, config, source=source, quiet=quiet)
+        for name, folder in folders.items()
+    }
+    answer: dict[str, dict[str, Any]] = {}
+    for backbone in compiled:
+        answer[backbone.spec.name] = scores = {}
+        probe_path = _probe(out, backbone.spec.name)
+        if not probe_path.is_file():
+            continue
+        probe = Probe.load(probe_path)
+        for name, store in stores.items():
+            scores[name] = _score(store, backbone.spec.name, probe, name)
+        folder = out / SHIFT / slug(backbone.spec.name)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "shift.json", json.dumps(scores).encode())
+        stamp = _stamp(study, tables[backbone.spec.name], out, stores, folders)
+        finish(folder, stamp, time.perf_counter() - began)
+    return answer
+
+
+def kept_shift(
+    study: EmbeddingStore,
+    out: Path,
+    tables: Mapping[str, EmbeddingTable],
+    folders: Mapping[str, Path | str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What `shift` has left in a folder, by backbone.
+
+    Args:
+        folders: the `[shift]` table of the study; by default the folders that were scored.
+
+    Raises:
+        StaleError: it was made from other inputs.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if folders is not None and not folders:
+        return found
+    for name, table in tables.items():
+        folder = out / SHIFT / slug(name)
+        note: Note | None = note_of(folder)
+        if note is None:
+            continue
+        there = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
+        stores = {each: EmbeddingStore.open(path) for each, path in there.items() if catalog.exists(path)}
+        now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
+        require_fresh(folder, note, now, "substyle run on the study again")
+        found[name] = read_object(folder / "shift.json")
+    return found
+
+
+def _embedded(
+    name: str,
+    folder: Path | str,
+    compiled: Sequence[CompiledBackbone],
+    out: Path,
+    settings: Settings,
+    config: EmbedConfig,
+    *,
+    source: SourceConfig | None,
+    quiet: bool,
+) -> EmbeddingStore:
+    """The store of one name, with the embeddings of its photographs as they are now."""
+    path = out / SHIFT / f"{slug(name)}.zarr"
+    photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
+    print(f"shift {name}: {describe(photographs)}", file=sys.stderr)
+    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
+    if not catalog.exists(path):
+        with writing(path):
+            remove(path)  # what is left of one that was being removed
+    plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}", only=True)
+    try:
+        embed_compiled(plan, compiled, quiet=quiet)
+    except DifferentError as error:
+        # embeddings of another folder, other bytes, or another making of a backbone: the study says what it is now
+        print(f"shift.{name}: {error}: it is embedded again", file=sys.stderr)
+        with writing(path):
+            remove(path / HEADER)  # first: what is left of a store without its header is no store
+            remove(path)
+        embed_compiled(plan, compiled, quiet=quiet)
+    return EmbeddingStore.open(path)
+
+
+def _probe(out: Path, backbone: str) -> Path:
+    return out / PROBES / slug(backbone) / f"semantic-{HEAD}.safetensors"
+
+
+def _stamp(
+    study: EmbeddingStore,
+    table: EmbeddingTable,
+    out: Path,
+    stores: Mapping[str, EmbeddingStore],
+    folders: Mapping[str, Path | str],
+) -> Stamp:
+    photographs = {
+        name: photographs_digest(open_table(store, table.backbone))
+        for name, store in stores.items()
+        if any(entry.name == table.backbone for entry in store.backbones())
+    }
+    settings = {
+        "photographs": photographs,
+        "probe": file_digest(_probe(out, table.backbone)),
+        "folders": {name: absolute_root(str(folder)) for name, folder in folders.items()},
+    }
+    return Stamp.of(study, table, settings)
+
+
+def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dict[str, Any]:
+    table = open_table(store, backbone)
+    classes = probe.labels["class"]
+    known = {label: classes.index(text) for label, text in enumerate(table.class_names) if text in classes}
+    rows = np.flatnonzero(np.isin(table.label_N, list(known)))
+    if not len(rows):
+        raise ConfigError(
+            f"shift.{name}", ", ".join(table.class_names) or "no classes", f"some of {', '.join(classes)}"
+        )
+    truth = np.array([known[label] for label in table.label_N[rows].tolist()])
+    right_N = (probe.predict(table.take(0, rows)).argmax(axis=1) == truth).astype(np.float64)
+    accuracy = resample(right_N[None], BOOTSTRAP, store.settings.seed).one(0)
+    return {"accuracy": accuracy.number, "ci95": accuracy.ci95, "images": len(rows)}
+
+
+def store_of(study: Study, out: Path) -> Place:
+    """Where a study keeps its embeddings."""
+    return place(study.store, "store") if study.store else out / STORE
+
+
+def plan_of(study: Study, images: Path | str | None, store_path: Place) -> EmbedPlan:
+    """What a study embeds: the photographs that it or the caller names, else those of its store.
+
+    Raises ConfigError when nobody names any.
+    """
+    photographs = images or study.images
+    there = EmbeddingStore.open(store_path) if catalog.exists(store_path) else None
+    if photographs is not None:
+        source = open_source(photographs, study.source)
+    elif there is not None and there.has_manifest():
+        source = identity.open_own(there)
+    else:
+        raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
+    config = study.executor.here(study.embed, there.settings.shard_rows if there else 0)
+    return EmbedPlan(
+        source,
+        store_path,
+        Workshop(study.settings(), config),
+        study.limit,
+        study.splits.fractions,
+        executor=study.executor,
+        only=True,
+        ways=RUN,
+        asked=(study.embed.device, study.embed.runtime),
+    )
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    images: Path | str | None = None,
+    store_path: Place | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run a study; writes its store, ``out/results.json``, ``out/report.html`` and tables.
+
+    Args:
+        images: photographs, instead of the study's.
+        store_path: where the store is or will be; None takes `store_of`.
+        fresh: delete the results and the store in ``out`` first.
+
+    Returns:
+        the content of results.json.
+
+    Raises:
+        PhotographsError: the store was made from other photographs, or with another seed or canvas.
+    """
+    devices.resolve(study.probes.device, prefix="probes.")  # refused here, and not after hours of embedding
+    store_path = store_path or store_of(study, out)
+    plan = plan_of(study, images, store_path)
+    print(describe(plan.source), file=sys.stderr)
+    if fresh:
+        # nothing is deleted before all that can be checked has been
+        check_study(study, plan.source, out, store_path, plan.records(), writes_store=False)
+        _start_fresh(out, store_path)
+        plan = plan_of(study, images or study.images or plan.source.root, store_path)
+    outputs.require_own(out, store_path, RUN)
+    plan = _checked(study, plan, out, quiet=quiet)
+
+    def begin() -> None:
+        outputs.discard_report(out)  # it may not be what the study says now, and is written again from what is kept
+        uuid = EmbeddingStore.open(store_path).uuid if catalog.exists(store_path) else ""
+        outputs.claim(out, store_path, uuid)
+
+    with observability.span("run", "embed"):
+        embed(plan, study.backbones, begin=begin, quiet=quiet)
+    store = EmbeddingStore.open(store_path)
+    outputs.claim(out, store_path, store.uuid)
+    names = [choice.name for choice in study.backbones]
+    chosen = study.settings().transformations
+    with observability.span("run", "probe", len(names)):
+        outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
+    with observability.span("run", "analyze", len(names)):
+        analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
+    tables = stages.tables(store, names, chosen)
+    shifts: Mapping[str, Mapping[str, Any]] = {}
+    if study.shift:
+        compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
+        shifts = shift(
+            study.shift,
+            compiled,
+            out,
+            plan.workshop.settings,
+            study.embed,
+            study=store,
+            tables={table.backbone: table for table in tables},
+            source=study.source,
+            quiet=quiet,
+        )
+    results = assemble(study.name, store, out, outcomes, analyses, shifts, tables=tables, threads=study.embed.cores)
+    with observability.span("run", "gallery and report"):
+        draw_gallery(plan.source, study, store, out)
+        save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)
+    return results
+
+
+def _start_fresh(out: Path, store_path: Place) -> None:
+    """Delete the results and the store of a folder. Raises LockedError where a run is filling the store."""
+    if catalog.exists(store_path):
+        inside = isinstance(store_path, Path) and store_path.resolve() == (out / STORE).resolve()
+        if not inside:
+            allowed = f"a store in {out}; delete this one yourself, or name another"
+            raise ConfigError("--fresh", str(store_path), allowed)
+        with lock.hold(store_path, lock.new_run_id()):
+            pass
+    outputs.start_fresh(out)
+
+
+def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:
+    """The plan, once its photographs are known to be the store's and nothing speaks against the study."""
+    manifest, writes = None, True
+    if plan.exists:
+        store = EmbeddingStore.open(plan.store_path)
+        require_same(store, plan)
+        repair(plan)
+        plan = plan.matched(store, quiet=quiet)
+        manifest = store.manifest() if store.has_manifest() else None
+        writes = not complete(plan, [choice.name for choice in study.backbones])
+    warnings = check_study(
+        *(study, plan.source, out, plan.store_path, plan.records()), manifest=manifest, writes_store=writes
+    )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return plan
+
+
+def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:
+    """Pictures of the variants of a few photographs of the store, the same ones each time, for the report."""
+    quarantined = store_facts(store).quarantined
+    valid = set(store.manifest().keys) - set(quarantined)
+    there = [record for record in source.records if record.key in valid]
+    order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in there]))
+    chosen = list(islice(_readable(there[i] for i in order.tolist()), study.gallery))
+    if chosen:
+        stages.gallery(store, chosen, out, study.settings(), threads=study.embed.cores)
+
+
+def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    """Those that can still be read, with their bytes: a source may have changed since it was embedded."""
+    for record in records:
+        try:
+            data = record.read()
+        except OSError:
+            continue
+        yield dataclasses.replace(record, read=partial(bytes, data))
+
+
+def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:
+    """Write ``results.json`` and the report beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
+    return write_report(results, out, gallery=gallery)

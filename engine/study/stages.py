@@ -1,0 +1,435 @@
+"""Stages after embedding: probes, analysis, gallery and results. Complete ones are skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from substyle import __version__
+from substyle.engine import cache
+from substyle.engine.analysis.run import analyze
+from substyle.engine.backbones.registry import stated
+from substyle.engine.cache import cpu_model, versions
+from substyle.engine.config import AnalysisConfig, Settings
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
+from substyle.engine.probes.run import run_probes
+from substyle.engine.report.claims import claims
+from substyle.engine.report.data import validate_results
+from substyle.engine.store.files import read_object, remove, write_durably
+from substyle.engine.store.journal import hex_of
+from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.records import content_hash
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, open_tables, store_facts
+from substyle.engine.study.outputs import (
+    StaleError,
+    Stamp,
+    embeddings_digest,
+    finish,
+    fits,
+    note_of,
+    photographs_digest,
+    require_fresh,
+    seconds,
+    shards_of,
+    stamps,
+)
+from substyle.engine.style_transfer.networks import networks_for
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.sources import ImageRecord
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite_name
+from substyle.pipelines.variants import variants_of
+
+PROBES, ANALYSIS, GALLERY = "probes", "analysis", "gallery"
+_GALLERY_CODE = ("kernels/*", "pipelines/*", "pipelines/transforms/*", "engine/style*")
+
+
+def tables(
+    store: EmbeddingStore, backbones: Sequence[str] = (), transformations: Sequence[str] = ()
+) -> list[EmbeddingTable]:
+    """Tables of backbones, or of all of the store, over the same photographs and transformations.
+
+    Photographs that are not finished in all of these are left out, and their number is said.
+    """
+    names = backbones or [entry.name for entry in store.backbones()]
+    found = open_tables(store, names, transformations)
+    left_out = len(store.manifest().keys) - len(store_facts(store).quarantined) - len(found[0].keys)
+    if left_out:
+        print(
+            f"{store.path}: {left_out} photographs are left out: they are not embedded yet in all "
+            f"{len(found[0].transformations)} transformations by {', '.join(names)}; run substyle embed",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _finish(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
+    """Finish a folder of results. Raises StaleError where their embeddings were made again meanwhile."""
+    if stamp != Stamp.of(store, table, stamp.settings):
+        remove(folder)
+        raise StaleError(f"{store.path}: embeddings of {table.backbone} have changed meanwhile; run the stage again")
+    finish(folder, stamp, time.perf_counter() - began)
+
+
+def probe_settings(config: ProbeConfig) -> dict[str, Any]:
+    """What probes depend on: which of several GPUs trained them is no reason to train them again."""
+    return asdict(config) | {"device": config.device.partition(":")[0]}
+
+
+def probe(
+    store: EmbeddingStore,
+    out: Path,
+    config: ProbeConfig,
+    *,
+    backbones: Sequence[str] = (),
+    transformations: Sequence[str] = (),
+    quiet: bool = False,
+) -> dict[str, ProbeOutcome]:
+    """Train and score the probes of backbones; results and trained probes go to ``out/probes/<backbone>/``.
+
+    Args:
+        backbones, transformations: which; all of the store, and all that these backbones have, where none are named.
+    """
+    outcomes = {}
+    for table in tables(store, backbones, transformations):
+        entry = store.backbone(table.backbone)
+        folder = out / PROBES / entry.slug
+        stamp = Stamp.of(store, table, probe_settings(config))
+        if not fits(folder, stamp):
+            remove(folder)
+            began = time.perf_counter()
+            metadata = {
+                "canvas": store.settings.canvas,
+                "seed": store.settings.seed,
+                "orientation": store.settings.orientation,
+                "weights_hash": entry.facts["spec"]["weights_hash"],
+                "code": entry.facts["spec"].get("code", ""),
+                "checkpoint": entry.facts.get("checkpoint"),
+            }
+            run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
+            _finish(store, table, folder, stamp, began)
+        outcomes[entry.name] = ProbeOutcome.load(folder)
+    return outcomes
+
+
+def analysis(
+    store: EmbeddingStore,
+    out: Path,
+    config: AnalysisConfig,
+    *,
+    backbones: Sequence[str] = (),
+    transformations: Sequence[str] = (),
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Neighbours, geometry and clusters of backbones; results go to ``out/analysis/<backbone>/analysis.json``."""
+    results = {}
+    for table in tables(store, backbones, transformations):
+        entry = store.backbone(table.backbone)
+        folder = out / ANALYSIS / entry.slug
+        path = folder / "analysis.json"
+        stamp = Stamp.of(store, table, asdict(config))
+        if not fits(folder, stamp):
+            remove(folder)
+            began = time.perf_counter()
+            answer = analyze(table, config, quiet=quiet)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(path, json.dumps(answer, allow_nan=False).encode())
+            _finish(store, table, folder, stamp, began)
+        results[entry.name] = read_object(path)
+    return results
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stages have left in a folder, by backbone, and the tables that it was made from."""
+
+    outcomes: dict[str, ProbeOutcome]
+    analyses: dict[str, dict[str, Any]]
+    tables: list[EmbeddingTable]
+
+
+def kept(
+    store: EmbeddingStore,
+    out: Path,
+    transformations: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Kept:
+    """What probe and analyze have left in a folder.
+
+    Args:
+        transformations: what they must be of; as the first of them says where none are named.
+        settings: what the stages' settings must be, by stage; None takes any, if all backbones have the same.
+
+    Raises:
+        StaleError: some were made from other photographs, embeddings, definitions or code than there are now, or two
+            of them from different ones.
+    """
+    found = [
+        (stage, entry.name, folder, note)
+        for entry in store.backbones()
+        for stage in (PROBES, ANALYSIS)
+        for folder in (out / stage / entry.slug,)
+        if (note := note_of(folder)) is not None
+    ]
+    if not found:
+        return Kept({}, {}, [])
+    wanted = dict(settings or {})
+    for stage, _, _, note in found:
+        wanted.setdefault(stage, note.stamp.settings)
+    names = tuple(transformations) or tuple(found[0][3].stamp.transformations)
+    together = list(dict.fromkeys(name for _, name, _, _ in found))
+    command = {PROBES: "substyle probe", ANALYSIS: "substyle analyze"}
+    of = {table.backbone: table for table in tables(store, together, _present(store, together, names, found[0][2]))}
+    outcomes, analyses = {}, {}
+    for stage, name, folder, note in found:
+        now = Stamp.of(store, of[name], wanted[stage])
+        require_fresh(folder, note, now, f"{command[stage]} {store.path}")
+        if stage == PROBES:
+            outcomes[name] = ProbeOutcome.load(folder)
+        else:
+            analyses[name] = read_object(folder / "analysis.json")
+    return Kept(outcomes, analyses, list(of.values()))
+
+
+def _present(store: EmbeddingStore, backbones: Sequence[str], names: Sequence[str], folder: Path) -> Sequence[str]:
+    """The names. Raises StaleError where a backbone of the store has not all of these transformations."""
+    for name in backbones:
+        absent = set(names) - set(store.transformation_names(store.backbone(name)))
+        if absent:
+            raise StaleError(f"{folder}: made from other transformations; {name} has no {', '.join(sorted(absent))}")
+    return names
+
+
+def gallery(
+    store: EmbeddingStore, records: Sequence[ImageRecord], out: Path, settings: Settings, *, threads: int
+) -> Path:
+    """Variants of a few photographs as PNG files, ``out/gallery/<number>/<transformation>.png``."""
+    folder = out / GALLERY
+    blobs = [record.read() for record in records]
+    stamp = gallery_stamp(
+        store, [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)], settings
+    )
+    if fits(folder, stamp):
+        return folder
+    remove(folder)
+    networks = networks_for(
+        settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
+    )
+    began = time.perf_counter()
+    for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
+        made = variants_of(
+            blob,
+            settings.transformations,
+            key=record.key,
+            side=settings.canvas,
+            seed=settings.seed,
+            threads=threads,
+            networks=networks,
+            orientation=settings.orientation,
+        )
+        place = folder / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        for name, pixels in made.items():
+            Image.fromarray(pixels).save(place / f"{name}.png")
+    finish(folder, stamp, time.perf_counter() - began)
+    return folder
+
+
+def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]], settings: Settings) -> Stamp:
+    """The stamp of a gallery of photographs, each given by key and content hash."""
+    chosen = {"photographs": [list(pair) for pair in sorted(photographs)]}
+    return Stamp(
+        store.uuid,
+        hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16],
+        {name: base.get(name).definition_hash() for name in settings.transformations},
+        "",
+        json.loads(json.dumps(asdict(settings))) | chosen,
+        cache.code_hash(*_GALLERY_CODE),
+    )
+
+
+def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> Path | None:
+    """The gallery of a folder where its pictures are of photographs and transformations of a table; else None."""
+    folder = out / GALLERY
+    try:
+        note = note_of(folder)
+    except StaleError as error:
+        print(f"{error}: the gallery is left out", file=sys.stderr)
+        return None
+    if note is None:
+        return None
+    known = store.catalog.transformations[store.backbone(table.backbone).slug]
+    contents = [] if table.content_N2 is None else hex_of(table.content_N2)
+    there = dict(zip(table.keys, contents, strict=False))
+    wanted = {name: known[name].hash for name in table.transformations}
+    shown = note.stamp.settings.get("photographs", [])
+    current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
+    return folder if current and all(there.get(key) == content for key, content in shown) else None
+
+
+# results.json: all that a study found, put together from its store and its stages.
+
+SCHEMA = 1
+_LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
+
+
+def assemble(
+    name: str,
+    store: EmbeddingStore,
+    out: Path,
+    outcomes: Mapping[str, ProbeOutcome],
+    analyses: Mapping[str, Mapping[str, Any]],
+    shifts: Mapping[str, Mapping[str, Any]],
+    *,
+    tables: Sequence[EmbeddingTable],
+    threads: int,
+) -> dict[str, Any]:
+    """The whole of results.json.
+
+    Args:
+        name: the study's name.
+        tables: of the backbones that are reported, over the same photographs and transformations.
+        outcomes, analyses, shifts: by backbone, what the stages gave; what a backbone lacks is left out.
+        threads: CPU threads that the run used.
+    """
+    entries = [store.backbone(table.backbone) for table in tables]
+    table, names = tables[0], tables[0].transformations
+    facts, shards = store_facts(store), shards_of(store, table)
+    known = store.catalog.transformations[entries[0].slug]
+    spent = {entry.name: _seconds(store, entry, names) for entry in entries}
+    document = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "name": name,
+        "seed": store.settings.seed,
+        "canvas": store.settings.canvas,
+        "suite": suite_name(table.transformations),
+        "images": len(table.keys),
+        "variants": len(table.keys) * len(table.transformations),
+        "splits": {split: len(table.rows(code)) for code, split in enumerate(SPLITS)},
+        "classes": list(table.class_names),
+        "transformations": [known[each].definition for each in names],
+        "chance": _chance(table),
+        "quarantined": [{"key": key, "reason": reason} for key, reason in facts.quarantined.items()],
+        "indistinct": {each: count for each, count in facts.indistinct.items() if each in names},
+        "duplicates_moved": len(facts.moved),
+        "identity": {
+            "store": store.uuid,
+            # names alone: a report may be shown to people whom paths do not concern
+            "sources": ", ".join(PurePath(entry.root).name for entry in store.manifest().sources),
+            "photographs": photographs_digest(table),
+            "embeddings": {entry.name: embeddings_digest(store, entry.slug, names, shards) for entry in entries},
+        },
+        "stamps": stamps(out, [entry.slug for entry in entries]),
+        "throughput": _throughput(entries, table, sum(spent.values()), out),
+        "environment": _environment(threads),
+        "backbones": {
+            entry.name: _backbone(
+                entry, outcomes.get(entry.name), analyses.get(entry.name, {}), shifts.get(entry.name, {})
+            )
+            | {"cost": _cost(store, entry, len(table.keys), names, spent[entry.name])}
+            for entry in entries
+        },
+        "comparisons": compare_outcomes(outcomes),
+    }
+    try:
+        validate_results(document)
+    except SubstyleError:  # no verdict on a stage's numbers that are none; the report refuses them by name
+        return document
+    return document | {"claims": claims(document)}
+
+
+def _backbone(
+    entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any], shift: Mapping[str, Any]
+) -> dict[str, Any]:
+    facts = entry.facts
+    objective, data = stated(entry.name)  # of stores that were made before specs stated it
+    return {
+        "dim": entry.dim,
+        "control": facts["spec"]["control"],
+        "spec": {"objective": objective, "data": data, **facts["spec"]},
+        "runtime": facts["runtime"],
+        "gate": facts["gate"],
+        **(outcome.results if outcome else {}),
+        **analysis,
+        **({"shift": dict(shift)} if shift else {}),
+    }
+
+
+def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) -> float:
+    """Wall time of a backbone's finished shards in some transformations; of a pass with others too, their share."""
+    finished = store.finished().of([entry.slug])
+    wanted = set(names)
+    share = np.array([len(wanted & set(made)) / max(len(made), 1) for made in finished.made], np.float64)
+    return float((finished.seconds_R * share[finished.made_R]).sum()) if len(share) else 0.0
+
+
+def _cost(
+    store: EmbeddingStore, entry: BackboneEntry, images: int, names: Sequence[str], seconds: float
+) -> dict[str, float]:
+    """What a backbone's embeddings took: hours of its device, images in all variants a second of that, bytes stored.
+
+    The time of a shard is that of its whole pass, decoding and variants included, in equal shares for all backbones of
+    the pass. Of imported embeddings only the bytes are known.
+    """
+    chunks = int(np.count_nonzero(store.finished().finished(entry.slug, names, store.shards())))
+    cost: dict[str, float] = {"store_bytes": chunks * store.settings.chunk_bytes(entry.dim)}
+    if seconds:
+        cost |= {"device_hours": seconds / 3600, "embeddings_per_s": images * len(names) / seconds}
+    return cost
+
+
+def _chance(table: EmbeddingTable) -> dict[str, float]:
+    labels = table.label_N[table.label_N >= 0]
+    chance = {"fine": 1 / len(table.transformations), "coarse": 1 / len(set(table.coarse))}
+    return chance | ({"semantic": 1 / len(np.unique(labels))} if table.has_classes else {})
+
+
+def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, out: Path) -> dict[str, Any]:
+    variants = len(table.keys) * len(table.transformations)
+    # imported embeddings have no rate of their own
+    rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
+    alone = sum(variants / rate for rate in rates.values())
+    spent = {
+        f"{what}_seconds": round(seconds(out / folder / entry.slug for entry in entries), 2)
+        for what, folder in _STAGES.items()
+    }
+    if not embed_seconds:
+        return spent
+    return {
+        "variants_per_s": variants / embed_seconds,
+        "embeddings_per_s": variants * len(rates) / embed_seconds,
+        "photographs_per_s": len(table.keys) / embed_seconds,
+        "backbone_only_per_s": rates,
+        "share_of_backbone_only": alone / embed_seconds,
+        "embed_seconds": round(embed_seconds, 2),
+        **spent,
+        "total_seconds": round(embed_seconds + sum(spent.values()), 2),
+    }
+
+
+_STAGES = {"probe": PROBES, "analysis": ANALYSIS}
+
+
+def _environment(threads: int) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        **{library: found for library, found in versions(*_LIBRARIES).items() if found},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "threads": threads,
+    }

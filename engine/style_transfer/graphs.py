@@ -1,0 +1,387 @@
+"""The style generator as an ONNX graph: one uint8 canvas batch in, the phases of a uint8 picture out for each style.
+
+Architecture: Johnson, Alahi, Fei-Fei (2016) with conditional instance normalisation of Dumoulin, Shlens, Kudlur (2017):
+three contracting convolutions, residual blocks, three expanding ones, every border mirrored. A style is nothing but the
+scales and shifts of the normalisations, so all that precedes the first of them is computed once for all styles. The
+expanding convolutions work on phases (see :mod:`.style_phases`), at a quarter of the canvas's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional
+
+from substyle.kernels.errors import ConfigError
+
+# Phases: a picture of q S pixels a side as S cells a side of q x q phases, and convolutions between such pictures.
+#
+# What a style generator does at two and four times the side of its residual blocks is done at their side instead, on
+# more channels: phase (a, b) of channel c, the pixels (q y + a, q x + b), is channel (q a + b) C + c of cell (y, x).
+# Nothing has to be rearranged, and vector and matrix units are filled.
+
+F32 = NDArray[np.float32]
+
+
+def phased_kernel(weight: F32, q_in: int, q_out: int) -> F32:
+    """A kernel over a picture enlarged by nearest neighbour from q_in to q_out pixels a cell, as one over its cells.
+
+    Shape: (Co, Ci, k, k) to (q_out^2 Co, q_in^2 Ci, 3, 3); k // 2 is q_out at most.
+    """
+    out, into, size = weight.shape[:3]
+    times = q_out // q_in
+    kernel = np.zeros((q_out, q_out, out, q_in, q_in, into, 3, 3), np.float32)
+    for a, b, i, j in np.ndindex(q_out, q_out, size, size):
+        y, x = a + i - size // 2, b + j - size // 2  # pixels of the enlarged picture, from the cell's first
+        phase = (y % q_out // times, x % q_out // times)
+        kernel[a, b, :, *phase, :, y // q_out + 1, x // q_out + 1] += weight[:, :, i, j]
+    return kernel.reshape(q_out * q_out * out, q_in * q_in * into, 3, 3)
+
+
+def mirrored_phases(q: int, *, repeat: bool, last: bool) -> list[tuple[int, int]]:
+    """What the q phases of the cell beyond an edge mirror: each a cell, counted from the edge, and its phase there.
+
+    Args:
+        repeat: the edge pixel comes twice (so a picture that is enlarged afterwards is mirrored about a pixel).
+        last: the edge is the last of its axis, not the first.
+    """
+    distances = [d if repeat else d + 1 for d in range(q)]  # of the mirrored pixels from the edge, nearest first
+    if last:
+        return [(d // q, q - 1 - d % q) for d in distances]
+    return [(d // q, d % q) for d in reversed(distances)]
+
+
+def edge_kernel(channels: int, q: int, *, repeat: bool, last: bool) -> F32:
+    """The kernel that makes a row of cells beyond an edge out of the one or two at it, see :func:`mirrored_phases`.
+
+    Shape: (q^2 C, q^2 C, 1 or 2, 1).
+    """
+    sources = mirrored_phases(q, repeat=repeat, last=last)
+    cells = 1 + max(cell for cell, _ in sources)
+    kernel = np.zeros((q, q * channels, q, q * channels, cells), np.float32)
+    for phase, (cell, source) in enumerate(sources):
+        kernel[phase, :, source, :, cells - 1 - cell if last else cell] = np.eye(q * channels)
+    return kernel.reshape(q * q * channels, q * q * channels, cells, 1)
+
+
+def turned(kernel: F32, channels: int, q: int) -> F32:
+    """A kernel with rows and columns exchanged, of cells and of phases."""
+    parts = kernel.reshape(q, q, channels, q, q, channels, *kernel.shape[2:])
+    return parts.transpose(1, 0, 2, 4, 3, 5, 7, 6).reshape(*kernel.shape[:2], *kernel.shape[:1:-1])
+
+
+def put_together(cells_BYXP: NDArray[np.uint8], q: int, out_BSSC: NDArray[np.uint8]) -> None:
+    """Write the picture whose q^2 phases of three channels these are. Shape: (B, S, S, 3 q^2) to (B, q S, q S, 3)."""
+    batch, rows, columns = cells_BYXP.shape[:3]
+    whole = f"V{3 * q}"  # a line of a cell is moved as a whole, not byte by byte
+    lines = cells_BYXP.reshape(batch, rows, columns, q, 3 * q).view(whole)[..., 0]
+    out_BSSC.reshape(batch, rows, q, columns, 3 * q).view(whole)[..., 0] = lines.transpose(0, 1, 3, 2)
+
+
+PHASES = 4  # along each axis, of the pictures that come out
+_SMALLEST = 32  # canvas side below which a mirrored border would be wider than a feature map
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution and what follows it; G styles, Co and Ci channels.
+
+    Attributes:
+        weight: (Co, Ci, k, k).
+        bias: (Co,), or None.
+        scale: (G, Co) scales of the instance normalisation, or None where the layer has none.
+        shift: (G, Co) shifts of the instance normalisation, likewise.
+    """
+
+    weight: F32
+    bias: F32 | None = None
+    scale: F32 | None = None
+    shift: F32 | None = None
+
+    def of_style(self, style: int) -> tuple[F32, F32]:
+        """Scale and shift of one style. Shape: (Co,) each."""
+        if self.scale is None or self.shift is None:
+            raise ValueError("a layer without normalisation has no style")
+        return self.scale[style], self.shift[style]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Weights of the network, for the styles that are wanted."""
+
+    contract: tuple[Layer, Layer, Layer]
+    residual: tuple[tuple[Layer, Layer], ...]
+    expand: tuple[Layer, Layer, Layer]
+    epsilon: float
+
+
+def require_side(side: int) -> None:
+    """Raise ConfigError unless a canvas of that side can be styled."""
+    if side % 4 or side < _SMALLEST:
+        raise ConfigError("canvas", side, f"a multiple of 4 of at least {_SMALLEST}, for style transformations")
+
+
+def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side: int) -> bytes:
+    """The serialised ONNX graph: input ``canvas`` (B, S, S, 3) uint8, an output (B, S / 4, S / 4, 48) for each name.
+
+    An output's 48 channels are the 4 x 4 phases of a picture (B, S, S, 3): :func:`.style_phases.put_together` joins.
+
+    Args:
+        names: one output name for each of the generator's styles.
+        batch: B.
+        side: S; a multiple of 4, at least 32.
+    """
+    require_side(side)
+    graph = _Graph(batch, side)
+    x = graph.op("Transpose", graph.op("Cast", "canvas", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+    x = graph.op("Mul", x, graph.constant(np.float32(1.0 / 255.0)))
+    contract = list(zip(generator.contract, (1, 2, 2), strict=True))
+    while contract and contract[0][0].scale is None:  # layers before the first normalisation are the same in all styles
+        layer, stride = contract.pop(0)
+        x = graph.op("Relu", graph.convolve(x, layer, stride))
+    shared: Layer | None = None
+    if contract:  # and so is the first with one, but for its scale and shift; it is given the border of the next
+        shared, stride = contract.pop(0)
+        x = graph.convolve(x, shared, stride)
+        one, zero = (graph.constant(np.full(len(shared.weight), value, np.float32)) for value in (1, 0))
+        x = graph.op("InstanceNormalization", x, one, zero, epsilon=generator.epsilon)
+        x = graph.pad(x, contract[0][0].weight.shape[2] // 2)
+    for style, name in enumerate(names):
+        y = x
+        if shared is not None:
+            scale, shift = (graph.constant(values.reshape(1, -1, 1, 1)) for values in shared.of_style(style))
+            y = graph.op("Relu", graph.op("Add", graph.op("Mul", x, scale), shift))
+        graph.branch(y, contract, generator, style, name)
+    return graph.serialise(names)
+
+
+class _Graph:
+    """Nodes and constants under construction."""
+
+    def __init__(self, batch: int, side: int) -> None:
+        self.batch, self.side = batch, side
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, value: NDArray[Any] | np.float32) -> str:
+        name = f"constant{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:  # noqa: ANN401
+        output = output or f"{kind}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def pad(self, x: str, size: int, mode: str = "reflect") -> str:
+        return self.op("Pad", x, self.ints(0, 0, size, size, 0, 0, size, size), mode=mode)
+
+    def convolve(self, x: str, layer: Layer, stride: int = 1, *, padded: bool = False) -> str:
+        if not padded:
+            x = self.pad(x, layer.weight.shape[2] // 2)
+        bias = () if layer.bias is None else (self.constant(layer.bias),)
+        return self.op("Conv", x, self.constant(layer.weight), *bias, strides=[stride, stride])
+
+    def normalise(self, x: str, layer: Layer, style: int, epsilon: float, phases: int = 1, *, channels: int = 1) -> str:
+        """Instance normalisation; with q phases, a channel's statistics span its q x q planes.
+
+        ``channels`` is their axis: 1, or 3 (in which case there are phases).
+        """
+        scale, shift = layer.of_style(style)
+        if phases == 1:
+            return self.op("InstanceNormalization", x, self.constant(scale), self.constant(shift), epsilon=epsilon)
+        count = len(scale) * phases**2
+        shape = [1, count, 1, 1] if channels == 1 else [1, 1, 1, count]
+
+        def mean(y: str) -> str:
+            axes = [2, 3] if channels == 1 else [1, 2]
+            by_phase = self.ints(self.batch, phases**2, len(scale))
+            means = self.op("Reshape", self.op("ReduceMean", y, axes=axes, keepdims=1), by_phase)
+            means = self.op("Expand", self.op("ReduceMean", means, axes=[1], keepdims=1), by_phase)
+            return self.op("Reshape", means, self.ints(self.batch, *shape[1:]))
+
+        centred = self.op("Sub", x, mean(x))
+        variance = mean(self.op("Mul", centred, centred))
+        deviation = self.op("Sqrt", self.op("Add", variance, self.constant(np.float32(epsilon))))
+        scale_, shift_ = (self.constant(np.tile(values, phases**2).reshape(shape)) for values in (scale, shift))
+        return self.op("Add", self.op("Mul", centred, self.op("Div", scale_, deviation)), shift_)
+
+    def pad_phases(self, x: str, channels: int, phases: int, *, repeat: bool) -> str:
+        """One cell of mirrored border on every side, see :func:`mirrored_phases`."""
+        for axis in (2, 3):
+            edges = [self._edge(x, axis, channels, phases, repeat=repeat, last=last) for last in (False, True)]
+            x = self.op("Concat", edges[0], x, edges[1], axis=axis)
+        return x
+
+    def _edge(self, x: str, axis: int, channels: int, phases: int, *, repeat: bool, last: bool) -> str:
+        kernel = edge_kernel(channels, phases, repeat=repeat, last=last)
+        cells = kernel.shape[2]
+        start, stop = (-cells, np.iinfo(np.int64).max) if last else (0, cells)
+        line = self.op("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
+        if phases == 1:
+            return line
+        if axis == 3:
+            kernel = turned(kernel, channels, phases)
+        # a convolution, though it only picks: one that gathers would have all maps laid out anew
+        return self.op("Conv", line, self.constant(kernel))
+
+    def branch(
+        self, y: str, contract: Sequence[tuple[Layer, int]], generator: Generator, style: int, name: str
+    ) -> None:
+        """What one style computes for itself, from its first activation to the output.
+
+        Args:
+            y: the activation; padded, if there are contracting convolutions left.
+        """
+        epsilon = generator.epsilon
+        for i, (layer, stride) in enumerate(contract):
+            y = self.convolve(y, layer, stride, padded=i == 0)
+            y = self.op("Relu", self.normalise(y, layer, style, epsilon))
+        for first, second in generator.residual:
+            z = self.op("Relu", self.normalise(self.convolve(y, first), first, style, epsilon))
+            y = self.op("Add", y, self.normalise(self.convolve(z, second), second, style, epsilon))
+        phases = 1
+        for layer, after in zip(generator.expand, (2, 4, PHASES), strict=True):
+            # mirrored about a pixel of the enlarged picture, the same small pixel comes again: its edge repeats
+            y = self.pad_phases(y, layer.weight.shape[1], phases, repeat=after > phases)
+            bias = () if layer.bias is None else (self.constant(np.tile(layer.bias, after**2)),)
+            y = self.op("Conv", y, self.constant(phased_kernel(layer.weight, phases, after)), *bias)
+            if layer is not generator.expand[-1]:
+                y = self.op("Relu", self.normalise(y, layer, style, epsilon, after))
+            phases = after
+        y = self.op("Transpose", y, perm=[0, 2, 3, 1])
+        y = self.op("Sigmoid", self.normalise(y, generator.expand[-1], style, epsilon, phases, channels=3))
+        y = self.op("Mul", y, self.constant(np.float32(255.0)))
+        y = self.op("Floor", self.op("Add", y, self.constant(np.float32(0.5))))
+        self.op("Cast", y, to=TensorProto.UINT8, output=name)
+
+    def serialise(self, outputs: Sequence[str]) -> bytes:
+        small = self.side // PHASES
+        ports = [
+            helper.make_tensor_value_info(name, TensorProto.UINT8, [self.batch, side, side, channels])
+            for name, side, channels in [("canvas", self.side, 3), *((name, small, 3 * PHASES**2) for name in outputs)]
+        ]
+        graph = helper.make_graph(self.nodes, "styles", ports[:1], ports[1:], self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.checker.check_model(model)
+        serialised: bytes = model.SerializeToString()
+        return serialised
+
+
+# The style generator as a torch module, for a GPU: one uint8 canvas batch in, a uint8 picture out for each style.
+#
+# The same network as :mod:`.style_graphs` makes an ONNX graph of, from the same weights, and written as it was
+# published: there, enlarged pictures are taken apart into phases for the sake of a CPU's matrix units. All that
+# precedes the first scaling by a style is computed once. Instance normalisation is in float32 whatever the convolutions
+# are in: of a plain picture it divides what rounding leaves by next to nothing.
+
+_ENLARGED = (2, 2, 1)  # by what the picture is enlarged before each expanding convolution
+_STRIDES = (1, 2, 2)  # of the contracting ones
+
+
+class StyleModule(nn.Module):
+    """A generator for G styles.
+
+    Args:
+        generator: its weights.
+        dtype: of the convolutions.
+    """
+
+    def __init__(self, generator: Generator, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.epsilon = dtype, generator.epsilon
+        self.contract = nn.ModuleList(_Convolution(*pair) for pair in zip(generator.contract, _STRIDES, strict=True))
+        self.residual = nn.ModuleList(_Convolution(layer) for pair in generator.residual for layer in pair)
+        self.expand = nn.ModuleList(_Convolution(layer) for layer in generator.expand)
+        self.styles = _styles(generator)
+        convolutions = [*self.contract, *self.residual, *self.expand]
+        for convolution in convolutions:
+            convolution.to(dtype)
+        for layer, convolution in zip(_layers(generator), convolutions, strict=True):
+            convolution.normalised = layer.scale is not None
+            if layer.scale is not None and layer.shift is not None:
+                convolution.register_buffer("scale_GC", torch.from_numpy(layer.scale.copy()).float())
+                convolution.register_buffer("shift_GC", torch.from_numpy(layer.shift.copy()).float())
+
+    def forward(self, canvas_BSSC: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, S, S, 3) uint8 to G tensors (B, S, S, 3) uint8."""
+        require_side(canvas_BSSC.shape[1])
+        x = canvas_BSSC.permute(0, 3, 1, 2).float() * (1.0 / 255.0)
+        contract = list(self.contract)
+        while contract and not contract[0].normalised:  # the same in all styles
+            x = functional.relu(contract.pop(0)(x, self.dtype))
+        first = contract.pop(0) if contract else None
+        if first is not None:  # and so is this one, but for its scale and shift
+            x = self._centred(first(x, self.dtype))
+        return tuple(self._styled(x, first, contract, style) for style in range(self.styles))
+
+    def _styled(
+        self, x: torch.Tensor, first: nn.Module | None, contract: Sequence[nn.Module], style: int
+    ) -> torch.Tensor:
+        y = x if first is None else functional.relu(_scaled(x, first, style))
+        for convolution in contract:
+            y = functional.relu(self._normalised(y, convolution, style))
+        for i in range(0, len(self.residual), 2):
+            z = functional.relu(self._normalised(y, self.residual[i], style))
+            y = y + self._normalised(z, self.residual[i + 1], style)
+        for convolution, times in zip(self.expand, _ENLARGED, strict=True):
+            if times > 1:
+                y = functional.interpolate(y.to(self.dtype), scale_factor=times, mode="nearest")
+            y = self._normalised(y, convolution, style)
+            if convolution is not self.expand[-1]:
+                y = functional.relu(y)
+        picture = torch.floor(torch.sigmoid(y) * 255.0 + 0.5).to(torch.uint8)
+        return picture.permute(0, 2, 3, 1).contiguous()
+
+    def _normalised(self, x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor:
+        return _scaled(self._centred(convolution(x, self.dtype)), convolution, style)
+
+    def _centred(self, x: torch.Tensor) -> torch.Tensor:
+        """Each channel of each picture with mean 0 and variance 1, float32."""
+        x = x.float()
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + self.epsilon)
+
+
+class _Convolution(nn.Module):
+    """A convolution whose borders are mirrored about the edge pixels."""
+
+    normalised: bool
+
+    def __init__(self, layer: Layer, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.from_numpy(layer.weight.copy()), requires_grad=False)
+        bias = None if layer.bias is None else torch.from_numpy(layer.bias.copy())
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        x = functional.pad(x.to(dtype), (self.weight.shape[2] // 2,) * 4, "reflect")
+        return functional.conv2d(x, self.weight, self.bias, self.stride)
+
+
+def _scaled(x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor:
+    scale_GC, shift_GC = convolution.scale_GC, convolution.shift_GC
+    assert isinstance(scale_GC, torch.Tensor)
+    assert isinstance(shift_GC, torch.Tensor)
+    return x * scale_GC[style].view(1, -1, 1, 1) + shift_GC[style].view(1, -1, 1, 1)
+
+
+def _layers(generator: Generator) -> list[Layer]:
+    return [*generator.contract, *(layer for pair in generator.residual for layer in pair), *generator.expand]
+
+
+def _styles(generator: Generator) -> int:
+    (count,) = {len(layer.scale) for layer in _layers(generator) if layer.scale is not None}
+    return count

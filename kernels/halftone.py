@@ -1,0 +1,158 @@
+"""Print screens: ink laid down as dots or lines whose size follows the tone, with edges smoothed over one pixel.
+
+A channel is an ink on white paper: level v covers a share 1 - v / 255 of every cell of its screen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels.dispatch import for_each_image, on_triton, scratch
+from substyle.kernels.tables import _SHARE, dot_radii
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Ink:
+    """What a level means on one screen. Shape of each table: (256,) float32.
+
+    Attributes:
+        edge: distance from the middle of a dot or line to its edge, in pixels.
+        lightest: level of paper where a pixel holds as much of the dot or line as it can: that of the whole, if small.
+        darkest: level of ink where a pixel holds as much of the gap between as it can.
+    """
+
+    edge: F32
+    lightest: F32
+    darkest: F32
+
+    @classmethod
+    def of(cls, edge: NDArray[np.float64], size: float) -> _Ink:
+        """The tables for edges in pixels and a cell of that many pixels (area of a dot's, width of a line's)."""
+        lightest, darkest = 1.0 - np.minimum(_SHARE * size, 1.0), np.minimum((1.0 - _SHARE) * size, 1.0)
+        return cls(*(np.asarray(255.0 * table, np.float32) for table in (edge, lightest, darkest)))
+
+    def lay(self, distance: F32, level: U8, out: U8) -> None:
+        """Print one channel, given every pixel's distance in pixels from the middle of a dot or line."""
+        index, printed, looked_up = (
+            scratch(f"screen.{use}", level.shape, dtype)
+            for use, dtype in (("index", np.intp), ("printed", np.float32), ("looked_up", np.float32))
+        )
+        index[...] = level
+        np.multiply(distance, np.float32(255.0), out=printed)
+        np.subtract(printed, np.take(self.edge, index, mode="clip", out=looked_up), out=printed)
+        np.add(printed, np.float32(127.5), out=printed)
+        np.maximum(printed, np.take(self.lightest, index, mode="clip", out=looked_up), out=printed)
+        np.minimum(printed, np.take(self.darkest, index, mode="clip", out=looked_up), out=printed)
+        np.add(printed, np.float32(0.5), out=printed)
+        out[...] = printed
+
+
+def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
+    """Colour halftone: each channel's ink in round dots on a turned square lattice. Shape: (B, S, S, C) uint8.
+
+    Args:
+        cell_BC: (B, C) side of a lattice cell for each channel, in pixels.
+        angle_BC: (B, C) angle of the lattice in radians.
+    """
+    if canvas_BSSC.device.type != "cpu":
+        if on_triton(canvas_BSSC):
+            from substyle.kernels import halftone_triton
+
+            return halftone_triton.dots(canvas_BSSC.contiguous(), cell_BC, angle_BC)
+        return dots_reference(canvas_BSSC, cell_BC, angle_BC)
+    out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
+    source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
+    size = source.shape[1:3]
+    y, x = (np.arange(n, dtype=np.float32) for n in size)
+
+    def one(i: int) -> None:
+        for channel in range(source.shape[3]):
+            cell, angle = float(cell_BC[i, channel]), float(angle_BC[i, channel])
+            cos, sin = np.float32(np.cos(angle) / cell), np.float32(np.sin(angle) / cell)
+            along, whole, distance = (
+                scratch(f"screen.{use}", size, np.float32) for use in ("along", "whole", "distance")
+            )
+            distance[...] = 0.0
+            for down, right in ((sin, cos), (cos, -sin)):  # coordinates on the lattice, in cells
+                np.add((y * down)[:, None], x * right, out=along)
+                np.subtract(along, np.rint(along, out=whole), out=along)
+                np.add(distance, np.multiply(along, along, out=along), out=distance)
+            np.multiply(np.sqrt(distance, out=distance), np.float32(cell), out=distance)
+            ink = _Ink.of(dot_radii() * cell, cell**2)
+            ink.lay(distance, source[i, :, :, channel], target[i, :, :, channel])
+
+    for_each_image(len(source), one)
+    return out_BSSC
+
+
+def dots_reference(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
+    """:func:`dots` in plain torch, on any device."""
+    device = canvas_BSSC.device
+    cell, angle = (torch.from_numpy(a).to(device)[:, None, None, :] for a in (cell_BC, angle_BC))
+    y = torch.arange(canvas_BSSC.shape[1], device=device).view(1, -1, 1, 1)
+    x = torch.arange(canvas_BSSC.shape[2], device=device).view(1, 1, -1, 1)
+    u = (x * torch.cos(angle) + y * torch.sin(angle)) / cell
+    v = (y * torch.cos(angle) - x * torch.sin(angle)) / cell
+    distance = torch.hypot(u - u.round(), v - v.round()) * cell
+    radius = torch.from_numpy(dot_radii()).to(device)[canvas_BSSC.long()] * cell
+    return _lay_reference(canvas_BSSC, distance, radius, cell**2)
+
+
+def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor:
+    """Line halftone: parallel lines, their width in each channel following the tone. Shape: (B, S, S, C) uint8.
+
+    Args:
+        pitch_B: distance between lines in pixels.
+        angle_B: angle of the lines in radians.
+    """
+    if canvas_BSSC.device.type != "cpu":
+        if on_triton(canvas_BSSC):
+            from substyle.kernels import halftone_triton
+
+            return halftone_triton.lines(canvas_BSSC.contiguous(), pitch_B, angle_B)
+        return lines_reference(canvas_BSSC, pitch_B, angle_B)
+    out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
+    source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
+    size = source.shape[1:3]
+    y, x = (np.arange(n, dtype=np.float32) for n in size)
+
+    def one(i: int) -> None:
+        pitch, angle = float(pitch_B[i]), float(angle_B[i])
+        whole, distance = (scratch(f"screen.{use}", size, np.float32) for use in ("whole", "distance"))
+        np.add((y * np.float32(np.cos(angle) / pitch))[:, None], x * np.float32(-np.sin(angle) / pitch), out=distance)
+        np.subtract(distance, np.rint(distance, out=whole), out=distance)
+        np.multiply(np.abs(distance, out=distance), np.float32(pitch), out=distance)
+        ink = _Ink.of(0.5 * _SHARE * pitch, pitch)
+        for channel in range(source.shape[3]):
+            ink.lay(distance, source[i, :, :, channel], target[i, :, :, channel])
+
+    for_each_image(len(source), one)
+    return out_BSSC
+
+
+def lines_reference(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor:
+    """:func:`lines` in plain torch, on any device."""
+    device = canvas_BSSC.device
+    pitch, angle = (torch.from_numpy(a).to(device).view(-1, 1, 1, 1) for a in (pitch_B, angle_B))
+    y = torch.arange(canvas_BSSC.shape[1], device=device).view(1, -1, 1, 1)
+    x = torch.arange(canvas_BSSC.shape[2], device=device).view(1, 1, -1, 1)
+    across = (y * torch.cos(angle) - x * torch.sin(angle)) / pitch
+    distance = (across - across.round()).abs() * pitch
+    return _lay_reference(canvas_BSSC, distance, 0.5 * (1.0 - canvas_BSSC / 255.0) * pitch, pitch)
+
+
+def _lay_reference(
+    canvas_BSSC: torch.Tensor, distance: torch.Tensor, edge: torch.Tensor, size: torch.Tensor
+) -> torch.Tensor:
+    """Paper left uncovered: half of a pixel on the edge, at most the whole gap's size, at least all but the ink's."""
+    paper = canvas_BSSC / 255.0
+    uncovered = torch.maximum(distance - edge + 0.5, 1.0 - (1.0 - paper) * size)
+    uncovered = torch.minimum(uncovered.clamp(0.0, 1.0), paper * size)
+    return (255.0 * uncovered + 0.5).to(torch.uint8)

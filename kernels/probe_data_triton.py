@@ -1,0 +1,164 @@
+"""Gathering, standardising and dropout on a GPU, in Triton."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from substyle.kernels import dispatch
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.philox import DROPOUT, keys_of_seeds
+from substyle.kernels.philox_triton import device_keys, halves, name_words, weave
+
+triton: Any = importlib.import_module("triton")
+tl: Any = importlib.import_module("triton.language")
+
+WIDTH = 512  # features of one program
+OUTPUTS = (torch.bfloat16, torch.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _gather(x, row, mean, scale, out, factor, width, SCALED: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Program (b, j): WIDTH features of row b."""
+    place = tl.program_id(0).to(tl.int64)
+    feature = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = feature < width
+    here = tl.load(row + place)
+    value = tl.load(x + here * width + feature, mask=inside, other=0).to(tl.float32)
+    if SCALED:
+        value *= tl.load(factor + here)
+    value = (value - tl.load(mean + feature, mask=inside, other=0.0)) * tl.load(scale + feature, mask=inside, other=0.0)
+    tl.store(out + place * width + feature, value.to(out.dtype.element_ty), mask=inside)
+
+
+def gather(
+    x_RD: torch.Tensor,
+    row_B: torch.Tensor,
+    mean_D: torch.Tensor,
+    scale_D: torch.Tensor,
+    out_BD: torch.Tensor,
+    scale_R: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``gather.gather``; rows are not looked at before they are read. Shape: (B, D), returned."""
+    if out_BD.dtype not in OUTPUTS:
+        raise ConfigError("out.dtype", out_BD.dtype, ", ".join(map(str, OUTPUTS)))
+    rows, width = x_RD.shape
+    where = x_RD.device
+    dispatch.expect("table", x_RD, x_RD.dtype, (None, None))
+    dispatch.expect("row", row_B, torch.int64, (None,), where)
+    for name, values in (("mean", mean_D), ("scale", scale_D)):
+        dispatch.expect(name, values, torch.float32, (width,), where)
+    dispatch.expect("out", out_BD, out_BD.dtype, (len(row_B), width), where)
+    if scale_R is not None:
+        dispatch.expect("scale_R", scale_R, torch.float32, (rows,), where)
+    if out_BD.numel():
+        grid = (len(row_B), -(-width // WIDTH))
+        factor = mean_D if scale_R is None else scale_R  # never read where rows have no factor
+        dispatch.launch(
+            _gather, grid, x_RD, row_B, mean_D, scale_D, out_BD, factor, width, SCALED=scale_R is not None, WIDTH=WIDTH
+        )
+    return out_BD
+
+
+# Keyed dropout on a GPU, in Triton: masks are made in registers and need not go through memory.
+#
+# The masks are those of :mod:`substyle.kernels.probe_data`, bit for bit.
+
+BLOCKS = 64  # blocks of Philox, 16 units each, of one program
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+WORDS = ("low", "high", "step", "threshold")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def kept(seeds, seed, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Whether units are kept, for N blocks of this program. Shape: (16 N,) bool."""
+    block = tl.program_id(0) * N + tl.arange(0, N)
+    pair = halves(tl.load(seeds + seed), low, high, step, block, N)
+    return weave(pair & 0xFF, pair >> 8, 8 * N) >= threshold
+
+
+@triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
+def _masks(seeds, out, count, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Program (j, s): 16 N units of the mask of seed s, one byte each."""
+    seed = tl.program_id(1).to(tl.int64)
+    unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
+    passed = kept(seeds, seed, low, high, step, threshold, N)
+    tl.store(out + seed * count + unit, passed.to(tl.uint8), mask=unit < count)
+
+
+@triton.jit(do_not_specialize=("low", "high", "threshold"))  # type: ignore[untyped-decorator]
+def _relu_drop(hidden, bias, seeds, step, count, batch, each, low, high, threshold, BIASED: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Program (j, s): 16 N units of all heads of seed s; ``each`` heads share it, and lie as many seeds apart.
+
+    The step is read from the device. A unit is one of ``batch`` values that a hidden unit has, and takes its bias.
+    """
+    seed = tl.program_id(1).to(tl.int64)
+    unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
+    inside = unit < count
+    passed = kept(seeds, seed, low, high, tl.load(step), threshold, N)
+    seeded = tl.num_programs(1).to(tl.int64)
+    at = hidden + seed * count + unit
+    own = bias + seed * (count // batch)
+    for _ in range(each):
+        value = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        if BIASED:
+            value += tl.load(own + unit // batch, mask=inside, other=0.0)
+        cut = (value <= 0.0) | (passed == 0)  # what is no number stays to be seen
+        tl.store(at, tl.where(cut, 0.0, value).to(hidden.dtype.element_ty), mask=inside)
+        at += seeded * count
+        own += seeded * (count // batch)
+
+
+def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
+    """``dropout.masks_``. Shape: (S, H, B) bool, contiguous, returned."""
+    dispatch.expect("masks", out_SHB, torch.bool, (len(seeds), None, None))
+    count = out_SHB.shape[1:].numel()
+    grid = dispatch.grid("masks", len(seeds), count, 16 * BLOCKS)
+    if grid is not None:
+        key = device_keys(keys_of_seeds(seeds), out_SHB.device)
+        dispatch.launch(
+            _masks,
+            grid,
+            key,
+            out_SHB.view(torch.uint8),
+            count,
+            *name_words(DROPOUT),
+            _signed(step),
+            threshold,
+            N=BLOCKS,
+        )
+    return out_SHB
+
+
+def relu_drop_(
+    hidden_KHB: torch.Tensor,
+    key_S: torch.Tensor,
+    step_1: torch.Tensor,
+    threshold: int,
+    bias_KH: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``dropout.keyed_relu_drop_``. Shape: (K, H, B) float32, bfloat16 or float16, contiguous, returned."""
+    if hidden_KHB.dtype not in FLOATS:
+        raise ConfigError("hidden.dtype", hidden_KHB.dtype, ", ".join(map(str, FLOATS)))
+    dispatch.expect("hidden", hidden_KHB, hidden_KHB.dtype, (None, None, None))
+    dispatch.expect("key", key_S, torch.int64, (None,), hidden_KHB.device)
+    dispatch.expect("step", step_1, torch.int32, (1,), hidden_KHB.device)
+    if bias_KH is not None:
+        dispatch.expect("bias", bias_KH, torch.float32, tuple(hidden_KHB.shape[:2]), hidden_KHB.device)
+    count, each = hidden_KHB.shape[1:].numel(), len(hidden_KHB) // len(key_S)
+    grid = dispatch.grid("hidden", len(key_S), count, 16 * BLOCKS)
+    if grid is not None:
+        dispatch.launch(
+            _relu_drop, grid, hidden_KHB, key_S if bias_KH is None else bias_KH, key_S, step_1, count,
+            hidden_KHB.shape[2], each, *name_words(DROPOUT), threshold, BIASED=bias_KH is not None, N=BLOCKS,
+        )  # fmt: skip
+    return hidden_KHB
+
+
+def _signed(word: int) -> int:
+    """A 32-bit word with the same bits in a signed number, so that Triton compiles for one type."""
+    return int(np.array([word], np.uint32).view(np.int32)[0])

@@ -1,0 +1,181 @@
+"""A probe step that a GPU can take again and again by itself: every number that changes from step to step lies there.
+
+The arithmetic is that of ``probe_step``; learning rates, Adam's corrections and the step that keys dropout are tensors,
+so that the launches of a step can be captured once and replayed. In bfloat16 the gradient of the logits takes their
+place, and the weights' copies for the products are written with the weights.
+Shapes as in ``probe_step``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.kernels import probe_data, probe_native
+from substyle.kernels.dispatch import on_triton
+from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Term
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What an AdamW step multiplies with, on the device.
+
+    Attributes:
+        lr_K: peak learning rate of each head.
+        decay_K: decoupled weight decay of each head.
+        now_3: share of the peak rates, ``1 - BETA1**t`` and ``1 - BETA2**t`` of the step number t, counted from 1.
+    """
+
+    lr_K: torch.Tensor
+    decay_K: torch.Tensor
+    now_3: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Dropout of the hidden layer: ``probe_data.keyed_relu_drop_`` takes the first three.
+
+    Attributes:
+        key_S, step_1: seeds and step on the device; head k has the mask of seed k % S.
+        threshold: 256 times the probability of being dropped.
+    """
+
+    key_S: torch.Tensor
+    step_1: torch.Tensor
+    threshold: int
+
+    @property
+    def keep(self) -> float:
+        """Probability of being kept."""
+        return 1.0 - self.threshold / probe_data.LEVELS
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One cross-entropy of the loss, as `Term` says it, with the shares that its rows have in the loss of each head.
+
+    Attributes:
+        target_B: int64 target of each of its rows, counted from the first of its outputs.
+        rows, outputs: slices of the batch and of the outputs.
+        share_KB: float32, (K, B), or (K, 1) where all rows of a head have the same.
+    """
+
+    target_B: torch.Tensor
+    rows: slice
+    outputs: slice
+    share_KB: torch.Tensor
+
+
+def schedule(shares: Sequence[float], taken: int) -> NDArray[np.float32]:
+    """``Rates.now_3`` of successive steps, of which ``taken`` were taken before. Shape: (n, 3)."""
+    t = taken + 1.0 + np.arange(len(shares))
+    return np.stack([np.asarray(shares, np.float64), 1.0 - BETA1**t, 1.0 - BETA2**t], axis=1).astype(np.float32)
+
+
+def shares(term: Term, heads: int, rows: int, device: torch.device) -> torch.Tensor:
+    """``Loss.share_KB`` of a term that has so many rows."""
+    if term.weight_KB is None:
+        share = torch.full((heads, 1), 1.0 / max(rows, 1), device=device)
+    else:
+        share = probe_native.shares(term.weight_KB)
+    return share if term.scale_K is None else share * term.scale_K[:, None]
+
+
+def step_on_gpu(
+    heads: Heads, x_BD: torch.Tensor, losses: Sequence[Loss], rates: Rates, dropped: Dropped | None = None
+) -> torch.Tensor:
+    """One step of all heads, in place. The caller counts ``heads.steps``.
+
+    Args:
+        heads: the K heads.
+        x_BD: standardised features in the dtype of the GEMMs, float32 or bfloat16.
+        losses: the loss is their sum; no row is in two of them.
+        rates: of the step.
+        dropped: of the hidden layer; None for no dropout.
+
+    Returns:
+        (K,) float32 loss of each head before the step.
+    """
+    heads.start()
+    count, hidden, width = heads.w1.shape
+    z_KHB = (heads.lowered(0, x_BD.dtype).view(count * hidden, width) @ x_BD.T).view(count, hidden, -1)
+    if heads.w2 is None or heads.b2 is None:
+        loss_K, dz_KHB = _loss(z_KHB, heads.b1, losses)
+        second: list[torch.Tensor] = []
+    else:
+        keep = 1.0 if dropped is None else dropped.keep
+        h_KHB = _hidden(z_KHB, heads.b1, dropped)
+        w2 = (heads.w2 / keep).to(x_BD.dtype)  # instead of dividing the larger hidden layer
+        loss_K, dy_KCB = _loss(torch.bmm(w2, h_KHB), heads.b2, losses)
+        second = [torch.bmm(dy_KCB, h_KHB.transpose(1, 2)) / keep, dy_KCB.sum(2, dtype=torch.float32)]
+        # a hidden unit passes gradient exactly where it is positive: neither cut by relu nor dropped
+        dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), dy_KCB), h_KHB, 0)
+    dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).view(count, hidden, width)
+    for place, gradient in enumerate([dw1, dz_KHB.sum(2, dtype=torch.float32), *second]):
+        _adamw(heads, place, gradient, rates)
+    return loss_K
+
+
+def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None) -> torch.Tensor:
+    if dropped is None:
+        return z_KHB.add_(bias_KH.to(z_KHB.dtype)[:, :, None]).relu_()
+    return probe_data.keyed_relu_drop_(z_KHB, dropped.key_S, dropped.step_1, dropped.threshold, bias_KH)
+
+
+def _loss(logits_KCB: torch.Tensor, bias_KC: torch.Tensor, losses: Sequence[Loss]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and gradient of logits that lack their bias; the gradient takes their place where one loss has them all."""
+    _, outputs, batch = logits_KCB.shape
+    whole = [(loss.rows.indices(batch), loss.outputs.indices(outputs)) for loss in losses]
+    gradient_KCB = logits_KCB if whole == [((0, batch, 1), (0, outputs, 1))] else torch.zeros_like(logits_KCB)
+    total_K = torch.zeros(len(logits_KCB), device=logits_KCB.device)
+    for loss in losses:
+        own = (slice(None), loss.outputs, loss.rows)
+        part = cross_entropy_(logits_KCB[own], bias_KC[:, loss.outputs], loss, gradient_KCB[own])
+        total_K += part
+    return total_K, gradient_KCB
+
+
+def cross_entropy_(
+    logits_KCB: torch.Tensor, bias_KC: torch.Tensor, loss: Loss, gradient_KCB: torch.Tensor
+) -> torch.Tensor:
+    """Weighted cross-entropy of each head; its gradient is written into memory that may be the logits' own.
+
+    Args:
+        logits_KCB: without bias, float32 or bfloat16; bias_KC: float32.
+        loss: targets and shares of these rows and outputs.
+        gradient_KCB: laid out as the logits.
+
+    Returns:
+        (K,) float32.
+    """
+    if on_triton(logits_KCB):
+        from substyle.kernels import probe_step_triton
+
+        return probe_step_triton.cross_entropy_(logits_KCB, bias_KC, loss.target_B, loss.share_KB, gradient_KCB)
+    log_KCB = torch.log_softmax(logits_KCB.float() + bias_KC[:, :, None], dim=1)
+    index = loss.target_B.expand(len(log_KCB), 1, -1)
+    loss_K = -(log_KCB.gather(1, index)[:, 0] * loss.share_KB).sum(1)
+    gradient = log_KCB.exp_().scatter_add_(1, index, torch.full_like(index, -1.0, dtype=torch.float32))
+    gradient_KCB.copy_(gradient.mul_(loss.share_KB[:, None]))
+    return loss_K
+
+
+def _adamw(heads: Heads, place: int, gradient: torch.Tensor, rates: Rates) -> None:
+    """AdamW's step of ``parameters[place]`` and of its copy for the products."""
+    p, m, v = heads.parameters[place], heads.first[place], heads.second[place]
+    if on_triton(p):
+        from substyle.kernels import probe_step_triton
+
+        low = heads.low_copy(place)
+        probe_step_triton.adamw_(p, gradient, m, v, rates.lr_K, rates.decay_K, rates.now_3, low)
+        return
+    each = (-1, *[1] * (p.ndim - 1))
+    slope, rate_K = gradient.float(), (rates.lr_K * rates.now_3[0]).view(each)
+    p.sub_(rate_K * rates.decay_K.view(each) * p)
+    m.add_((1.0 - BETA1) * (slope - m))
+    v.mul_(BETA2).add_((1.0 - BETA2) * slope * slope)
+    p.sub_(rate_K * (m / rates.now_3[1]) / ((v / rates.now_3[2]).sqrt() + EPS))

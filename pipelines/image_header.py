@@ -1,0 +1,250 @@
+"""Headers of encoded images: format, size and EXIF orientation, before pixels are decoded.
+
+JPEG and PNG files are walked here from marker to marker (:mod:`.jpeg`, :mod:`.png`), the others are opened by Pillow.
+Nothing that grows with the size of the picture is allocated before the size is held against the limit. What is found: a
+file that is cut off, and any changed byte of a PNG, whose chunks have checksums. JPEG, WebP, GIF, BMP and TIFF have
+none: there a changed byte is found when it breaks a header, a marker or the end of the data, else it is a wrong pixel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from substyle.kernels.errors import ImageError
+from substyle.pipelines import image_formats
+
+# EXIF orientation: how a stored picture is turned to stand upright.
+
+ORIENTATIONS = ("ignore", "apply")
+UPRIGHT = 1
+
+_TAG = 0x0112
+# Orientation: are rows and columns exchanged, after the stored rows, the stored columns have been reversed?
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+# What Pillow raises for EXIF data that it cannot read.
+_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+
+Interval = tuple[float, float]
+Picture = TypeVar("Picture", NDArray[np.uint8], torch.Tensor)
+
+
+def of(image: Image.Image) -> int:
+    """The orientation that Pillow's ``exif_transpose`` would follow, 1 to 8; unreadable EXIF data say nothing."""
+    try:
+        value = image.getexif().get(_TAG, UPRIGHT)
+    except _ERRORS:
+        return UPRIGHT
+    return value if isinstance(value, int) and value in _TURNS else UPRIGHT
+
+
+def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Height and width of the upright picture, from those of the stored one; and the other way round."""
+    return (width, height) if _TURNS[orientation][0] else (height, width)
+
+
+def stored(rows: Interval, columns: Interval, size: tuple[int, int], orientation: int) -> tuple[Interval, Interval]:
+    """Where a part of the upright picture lies in the stored one.
+
+    Args:
+        rows, columns: first and last of the part, upright px.
+        size: height and width of the stored picture in px.
+        orientation: EXIF orientation, 1 to 8.
+
+    Returns:
+        Rows and columns in the stored picture.
+    """
+    exchanged, *reversed_ = _TURNS[orientation]
+    intervals = (columns, rows) if exchanged else (rows, columns)
+    turned = [
+        (max(length - last, 0.0), length - first) if flip else (first, last)
+        for (first, last), length, flip in zip(intervals, size, reversed_, strict=True)
+    ]
+    return turned[0], turned[1]
+
+
+def turn(picture_HWC: Picture, orientation: int) -> Picture:
+    """A stored picture, upright; an array is turned as a view. Resampling before this and after it gives the same."""
+    exchanged, rows, columns = _TURNS[orientation]
+    if isinstance(picture_HWC, torch.Tensor):
+        upright = picture_HWC.flip([axis for axis, reverse in enumerate((rows, columns)) if reverse])
+        return upright.transpose(0, 1) if exchanged else upright
+    picture_HWC = picture_HWC[:: -1 if rows else 1, :: -1 if columns else 1]
+    return picture_HWC.transpose(1, 0, 2) if exchanged else picture_HWC
+
+
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; larger ones are taken for decompression bombs
+# All that are opened. Others of Pillow's (PostScript, which starts a program, and many rare ones) are no photographs.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+
+# What Pillow raises for bytes that are no proper image.
+PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, AttributeError, MemoryError, ArithmeticError),
+    *(AssertionError, NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is checked first
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata; pixels do not depend on them
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
+_LONGEST_REASON = 120  # characters of a library's message that are kept
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known before decoding.
+
+    Attributes:
+        height, width: px of the picture as it is used: upright, where orientation is applied.
+        orientation: EXIF orientation that remains to be applied to the stored picture, 1 to 8.
+        for_dali: what DALI is given, or None for kinds that it does not decode as Pillow does.
+        markers: of a JPEG; chunks: of a PNG.
+    """
+
+    height: int
+    width: int
+    orientation: int = UPRIGHT
+    for_dali: bytes | None = None
+    markers: image_formats.Jpeg | None = None
+    chunks: image_formats.Png | None = None
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width of the picture as the file holds it, px."""
+        return upright_size(self.height, self.width, self.orientation)
+
+
+def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False) -> Header:
+    """Read an image's header.
+
+    Args:
+        blob: the encoded image.
+        max_pixels: more are refused.
+        upright: look for an EXIF orientation. Pillow turns TIFF files itself, so they have none left in either case.
+
+    Raises:
+        ImageError: not an image, cut off, damaged, or more pixels than allowed; the message is the reason.
+    """
+    if not blob:
+        raise ImageError("empty file")
+    if blob.startswith(image_formats.JPEG_MAGIC):
+        markers = image_formats.read_jpeg(blob)
+        _check(markers.height, markers.width, max_pixels)
+        alike = markers.huffman and markers.common and markers.components != 4
+        header = Header(markers.height, markers.width, for_dali=blob if alike else None, markers=markers)
+    elif blob.startswith(image_formats.PNG_MAGIC):
+        chunks = image_formats.read_png(blob)
+        _check(chunks.height, chunks.width, max_pixels)
+        kept = image_formats.picture_only(blob, chunks) if chunks.eight_bits else None
+        header = Header(chunks.height, chunks.width, for_dali=kept, chunks=chunks)
+        upright = upright and (b"eXIf" in chunks.names or b"tiff:Orientation" in blob or b"Raw profile" in blob)
+    else:
+        header = _by_pillow(blob, max_pixels)
+        upright = upright and not blob.startswith((b"II", b"MM"))
+    return _turned(header, blob) if upright else header
+
+
+def open_image(blob: bytes) -> Image.Image:
+    """Pillow's image, whose pixels are not decoded yet.
+
+    Raises:
+        ImageError: not an image of a known format, or one whose header is broken.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # some libraries turn it on: missing rows would become grey
+    try:
+        return Image.open(io.BytesIO(blob), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels") from error
+    except UnidentifiedImageError as error:
+        known = next((name for magic, name in _MAGIC if blob.startswith(magic)), None)
+        raise ImageError(f"broken {known} header" if known else "not an image of a known format") from error
+    except PILLOW_ERRORS as error:
+        raise ImageError(f"broken header ({short(error)})") from error
+
+
+def short(error: BaseException) -> str:
+    """One short line that says what a library did not like."""
+    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+
+
+_MAGIC = (
+    *(
+        (image_formats.JPEG_MAGIC, "JPEG"),
+        (image_formats.PNG_MAGIC, "PNG"),
+        (b"GIF8", "GIF"),
+        (b"RIFF", "WebP"),
+        (b"BM", "BMP"),
+    ),
+    *((b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF")),
+)
+
+
+def _by_pillow(blob: bytes, max_pixels: int) -> Header:
+    size = _webp_size(blob)
+    if size is not None:  # its decoder allocates the picture on opening
+        _check(*size, max_pixels)
+    with open_image(blob) as image:
+        _check(image.height, image.width, max_pixels)
+        tags = getattr(image, "tag_v2", {})
+        tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
+        if not all(isinstance(length, int) for length in tile):
+            raise ImageError("broken TIFF header (tiles)")
+        if tile[0] * tile[1] > max_pixels:
+            raise ImageError(f"TIFF with tiles of {tile[0]} x {tile[1]} pixels")
+        return Header(image.height, image.width)
+
+
+def _check(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageError(f"{width} x {height} pixels, more than {max_pixels}")
+    if min(height, width) < 1:
+        raise ImageError(f"{width} x {height} pixels")
+
+
+def _webp_size(blob: bytes) -> tuple[int, int] | None:
+    """Height and width of the canvas in px; None if the file is no WebP or ends in its header.
+
+    Raises:
+        ImageError: the file is shorter than it says.
+    """
+    if blob[:4] != b"RIFF" or blob[8:12] != b"WEBP" or len(blob) < 30:
+        return None
+    if int.from_bytes(blob[4:8], "little") + 8 > len(blob):
+        raise ImageError("truncated WebP")
+    kind = blob[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(blob[27:30], "little") + 1, int.from_bytes(blob[24:27], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(blob[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return int.from_bytes(blob[28:30], "little") & 0x3FFF, int.from_bytes(blob[26:28], "little") & 0x3FFF
+
+
+def _turned(header: Header, blob: bytes) -> Header:
+    try:
+        with open_image(blob) as image:
+            turn = of(image)
+    except ImageError:
+        return header  # DALI may still decode it; Pillow will say no again
+    height, width = upright_size(header.height, header.width, turn)
+    return dataclasses.replace(header, height=height, width=width, orientation=turn)

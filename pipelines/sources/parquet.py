@@ -1,0 +1,311 @@
+"""Photographs in Parquet files and in Hugging Face data sets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources.base import MAX_TEXT, LeftOut, Records, SourceConfig, Understood, label_text, words
+from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_of_file, open_regular
+from substyle.pipelines.sources.hf_dataset import ARROW_ERRORS, ArrowRows, Columns, columns, table_files
+from substyle.pipelines.sources.labels import Names, no_label, read_names, says_splits, split_text, splits_of_files
+
+# The images of a Parquet file: decoded a few rows at a time, in the order in which they are asked for.
+
+BLOCK_BYTES = 32 << 20  # of images decoded at once
+BLOCKS = 4  # kept: four readers ask for neighbours, and a limit leaves gaps
+_MAX_BLOCK_ROWS = 4096
+_BUFFER = 1 << 20  # bytes of a column read at once: a row group may be larger than the memory
+
+
+class ParquetRows:
+    """The rows of one Parquet file.
+
+    Attributes:
+        columns, rows, values, damage: as in `ArrowRows`; a Parquet file is read to its end or not at all.
+        lacking: 0, as it is not known.
+
+    Raises:
+        ConfigError: no column of images.
+        OSError, ArrowException, ValueError: the file cannot be read.
+    """
+
+    damage: str | None = None
+    lacking = 0
+
+    def __init__(self, path: str, config: SourceConfig, blocks: Blocks) -> None:
+        self.path, self._blocks = path, blocks
+        self.stamp = _stamp(path)
+        with pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True) as file:
+            self.metadata = file.metadata
+            self.columns = columns(file.schema_arrow, path, config)
+            self.rows = int(self.metadata.num_rows)
+            groups = [self.metadata.row_group(i) for i in range(self.metadata.num_row_groups)]
+            sizes = [int(group.num_rows) for group in groups]
+            # an image takes more than a byte: this footer lies, and its rows would fill the memory
+            if min(sizes, default=0) < 0 or sum(sizes) != self.rows or self.rows > self.stamp.size:
+                raise ValueError(f"it claims {self.rows} rows in {self.stamp.size} bytes")
+            names = self.columns.small
+            table = file.read(columns=names, use_threads=False) if names else None
+        self.values: dict[str, list[object]] = {name: table[name].to_pylist() for name in names} if table else {}
+        if any(len(values) != self.rows for values in self.values.values()):
+            raise ValueError("its columns are not of one length")
+        self.start_G = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.image = f"{self.columns.image}.bytes" if self.columns.in_struct else self.columns.image
+        # a group's columns are not asked: pyarrow ends the process where a damaged footer contradicts itself
+        self.block_rows = [
+            max(1, min(_MAX_BLOCK_ROWS, BLOCK_BYTES * rows // max(1, int(group.total_byte_size))))
+            for rows, group in zip(sizes, groups, strict=True)
+        ]
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row's image. Raises OSError."""
+        return self._blocks.read(self, row)
+
+    def mark(self, row: int) -> int:
+        """The mark of a row's image; see `ImageRecord`."""
+        return mark_of_file(self.path, row)
+
+
+def _stamp(path: str) -> FileState:
+    descriptor = open_regular(path)
+    try:
+        return FileState.of(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class _Cursor:
+    """Where the decoder of a row group stands."""
+
+    group: tuple[str, int]
+    row: int  # of the group, the next that it gives
+    batches: Iterator[pa.RecordBatch]
+
+
+class Blocks:
+    """Decoded rows of the files of a source: the last few blocks, and one decoder that goes on where it stands.
+
+    Rows that are read in order cost one pass over the file, whatever the size of its row groups; going back inside a
+    row group decodes it from its beginning.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: OrderedDict[tuple[str, int, int], pa.Array] = OrderedDict()
+        self._cursor: _Cursor | None = None
+        self._broken: dict[tuple[str, int], tuple[int, str]] = {}
+
+    def read(self, file: ParquetRows, row: int) -> bytes:
+        """The bytes of the image in a row of a file. Raises OSError."""
+        group = int(np.searchsorted(file.start_G, row, side="right")) - 1
+        inner = row - int(file.start_G[group])
+        with self._lock:
+            start, block = self._find(file.path, group, inner) or self._decode(file, group, inner)
+            value = block[inner - start]
+        if not value.is_valid:
+            raise OSError(errno.ENODATA, "the row holds no image bytes", file.path)
+        if value.as_buffer().size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"an image of more than {MAX_BYTES} bytes", file.path)
+        return bytes(value.as_py())
+
+    def _find(self, path: str, group: int, row: int) -> tuple[int, pa.Array] | None:
+        for place, block in self._blocks.items():
+            if place[:2] == (path, group) and 0 <= row - place[2] < len(block):
+                self._blocks.move_to_end(place)
+                return place[2], block
+        return None
+
+    def _decode(self, file: ParquetRows, group: int, row: int) -> tuple[int, pa.Array]:
+        """Go on to the block that holds a row."""
+        place = (file.path, group)
+        broken = self._broken.get(place)
+        if broken is not None and row >= broken[0]:
+            raise OSError(errno.EIO, broken[1], file.path)
+        if _stamp(file.path) != file.stamp:
+            raise OSError(errno.ESTALE, "the file has changed since it was listed", file.path)
+        cursor = self._cursor
+        if cursor is None or cursor.group != place or cursor.row > row:
+            cursor = self._cursor = _Cursor(place, 0, _batches(file, group))
+        while True:
+            start = cursor.row
+            try:
+                batch = next(cursor.batches, None)
+                if batch is None or not len(batch):
+                    raise ValueError(f"row group {group} ends at row {start}")
+                block = batch.column(0)
+                block.validate(full=True)
+                if file.columns.in_struct:
+                    (block,) = block.flatten()
+            except ARROW_ERRORS as error:
+                self._cursor = None
+                reason = f"row group {group} cannot be decoded: {words(error)}"
+                self._broken[place] = (start, reason)
+                raise OSError(errno.EIO, reason, file.path) from error
+            cursor.row += len(block)
+            if row < cursor.row:
+                self._blocks[*place, start] = block
+                while len(self._blocks) > BLOCKS:
+                    self._blocks.popitem(last=False)
+                return start, block
+
+
+def _batches(file: ParquetRows, group: int) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(
+        file.path, metadata=file.metadata, buffer_size=_BUFFER, page_checksum_verification=True
+    ) as opened:
+        yield from opened.iter_batches(
+            batch_size=file.block_rows[group], row_groups=[group], columns=[file.image], use_threads=False
+        )
+
+
+class TableSource:
+    """Images in a column of Parquet files, or of a Hugging Face data set.
+
+    What the user names is a file, a folder, a pattern (see `patterns.shards`), or a folder that ``save_to_disk`` wrote:
+    a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Otherwise splits come from a column, or from the files'
+    paths if each names one. Images are a binary column, or a struct with a field ``bytes``. Labels are text, or
+    numbers, which have the names that a ``ClassLabel`` gives them, in its order; a negative number is no label. Columns
+    are found under their usual names (see `column_names`), or as the configuration says.
+
+    A key is ``<file>/<row>``, such as ``data/train-00000-of-00002.parquet/000000017``, or the value of
+    ``config.path_column``. Rows are read in the order of keys: with ids in another order than that of the rows, a row
+    group is decoded for every image.
+
+    A file that cannot be read is left out and named, as are rows without a key or with one that is there already; a row
+    without bytes fails when it is read.
+
+    Raises:
+        ConfigError: nothing there, no column that fits, or no image.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
+        config = (config or SourceConfig()).of_kind("parquet")
+        self.root, self.options = str(root), config.options()
+        left_out = LeftOut(self.root)
+        found = table_files(self.root, left_out)
+        splits = splits_of_files([shard.name for shard in found])
+        readable = read_names(config.names)
+        self._files: list[ArrowRows | ParquetRows] = []
+        self._keys: list[str] = []
+        self._labels: list[str | None] = []
+        self._splits: list[str | None] = []
+        self._splits_from: dict[str, None] = {}
+        self._file, self._row = array("l"), array("q")
+        self._known: set[str] = set()
+        blocks = Blocks()
+        for number, shard in enumerate(found):
+            try:
+                file = (
+                    ParquetRows(shard.path, config, blocks)
+                    if _is_parquet(shard.path)
+                    else ArrowRows(shard.path, config)
+                )
+            except ARROW_ERRORS as error:
+                left_out.add(shard.name, f"cannot be read: {words(error)}")
+                continue
+            if file.damage:
+                left_out.add(shard.name, f"cannot be read after row {file.rows}: {file.damage}")
+            self._add(shard, file, splits[number] if splits else None, readable, left_out)
+        del self._known
+        self.refused = left_out.tell()
+        if not self._keys:
+            raise ConfigError("images", self.root, f"files with rows of images{left_out.first()}")
+        if all(file.lacking >= file.rows for file in self._files):
+            raise ConfigError(
+                "images",
+                self.root,
+                "rows that hold the bytes of images; these hold none (paths alone are not followed)",
+            )
+        given = self._splits if any(self._splits) else None
+        self.understood = Understood(
+            left_out,
+            splits_from=" and ".join(self._splits_from) if given else "",
+            columns=_chosen([file.columns for file in self._files]),
+            remarks=() if any(file.columns.label for file in self._files) else no_label(self._files[0].columns.unused),
+        )
+        self.records = Records(self._keys, self._labels, given, self._read, self._mark, readable.order())
+        del self._keys, self._labels, self._splits
+        self.class_names = self.records.class_names
+
+    def _add(
+        self,
+        shard: Shard,
+        file: ArrowRows | ParquetRows,
+        split: str | None,
+        readable: Names,
+        left_out: LeftOut,
+    ) -> None:
+        number, columns = len(self._files), file.columns
+        self._files.append(file)
+        nothing: list[object] = [None] * file.rows
+        labels = file.values.get(columns.label or "", nothing)
+        keys = file.values.get(columns.key or "", nothing)
+        splits = file.values.get(columns.split or "", nothing)
+        if columns.maybe_split and not says_splits(splits):
+            file.columns = columns = replace(columns, split=None)
+        if columns.split or split:
+            self._splits_from["its column" if columns.split else "the names of the files"] = None
+        file.values = {}
+        for row, (label, key, said) in enumerate(zip(labels, keys, splits, strict=True)):
+            where = f"{shard.name}/{row:09d}"
+            name = where
+            if columns.key is not None:
+                name = str(key) if key is not None else ""
+                if not name or len(name) > MAX_TEXT or name in self._known:
+                    left_out.add(where, f"has no id, or one that is there already ({name!r}), and was left out")
+                    continue
+                self._known.add(name)
+            try:
+                self._labels.append(_label(label, columns.classes, readable))
+            except ValueError as error:
+                left_out.note(where, f"has {error} and stays without one")
+                self._labels.append(None)
+            self._keys.append(name)
+            self._splits.append(split_text(said, f"of {where}") if columns.split else split)
+            self._file.append(number)
+            self._row.append(row)
+
+    def _read(self, place: int) -> bytes:
+        return self._files[self._file[place]].read(self._row[place])
+
+    def _mark(self, place: int) -> int:
+        return self._files[self._file[place]].mark(self._row[place])
+
+
+def _chosen(files: Sequence[Columns]) -> dict[str, str]:
+    """The column for each purpose; all of them if files differ."""
+    chosen = {
+        what: " or ".join(dict.fromkeys(name for file in files if (name := getattr(file, what))))
+        for what in ("image", "label", "split", "key")
+    }
+    return {what: name for what, name in chosen.items() if name}
+
+
+def _is_parquet(path: str) -> bool:
+    """Whether a file is Parquet, as its name or else its first bytes say."""
+    if path.lower().endswith((".parquet", ".arrow")):
+        return path.lower().endswith(".parquet")
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _label(value: object, classes: tuple[str, ...] | None, readable: Names) -> str | None:
+    if isinstance(value, int) and classes is not None:
+        if value < 0:
+            return None
+        if value >= len(classes):
+            raise ValueError(f"the label {value} of {len(classes)} classes")
+        return readable.of_numbered(value, classes[value])
+    return readable.of(label_text(value))

@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from substyle.engine.analysis import neighbors
+from substyle.engine.analysis.geometry import Rows, unit
+
+
+def rows(rng: np.random.Generator, count: int, *, images: int = 7, variants: int = 4, width: int = 12) -> Rows:
+    image = rng.integers(0, images, count)
+    label = np.where(image % 5 == 4, -1, image % 3)
+    return Rows(unit(rng.normal(size=(count, width))), image, rng.integers(0, variants, count), label)
+
+
+def brute_force(query: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-(query.astype(np.float64) @ bank.T.astype(np.float64)), axis=1, kind="stable")[:, :k]
+
+
+def plain_vote(labels: np.ndarray) -> int:
+    """Count; of the labels with most votes take the one that comes first."""
+    best = max(np.count_nonzero(labels == label) for label in labels)
+    return next(label for label in labels if np.count_nonzero(labels == label) == best)
+
+
+@pytest.mark.parametrize(("queries", "bank", "k"), [(5, 40, 1), (30, 200, 10), (3, 4, 9), (1, 1, 1)])
+def test_search_equals_brute_force(queries: int, bank: int, k: int) -> None:
+    rng = np.random.default_rng(queries * bank)
+    q, b = unit(rng.normal(size=(queries, 16))), unit(rng.normal(size=(bank, 16)))
+    assert np.array_equal(neighbors.search(q, b, k), brute_force(q, b, k))
+
+
+def test_search_in_nothing_and_for_nothing() -> None:
+    some, none = np.ones((3, 4), np.float32), np.empty((0, 4), np.float32)
+    assert neighbors.search(some, none, 5).shape == (3, 0)
+    assert neighbors.search(none, some, 5).shape == (0, 3)
+
+
+def test_others_equals_brute_force_without_self() -> None:
+    x = unit(np.random.default_rng(1).normal(size=(50, 8)))
+    similarity = x.astype(np.float64) @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    assert np.array_equal(neighbors.others(x, 10), np.argsort(-similarity, axis=1)[:, :10])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
+def test_others_never_holds_the_row_itself_even_among_equal_rows(count: int) -> None:
+    found = neighbors.others(np.full((count, 6), 6**-0.5, np.float32), 5)
+    assert found.shape == (count, max(min(5, count - 1), 0))
+    assert not (found == np.arange(count)[:, None]).any()
+    assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def test_vote_equals_counting() -> None:
+    labels = np.random.default_rng(2).integers(0, 4, (500, 9))
+    assert neighbors.vote(labels).tolist() == [plain_vote(row) for row in labels]
+
+
+def test_vote_of_blocks_equals_vote_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.random.default_rng(3).integers(0, 3, (25, 5))
+    whole = neighbors.vote(labels)
+    monkeypatch.setattr(neighbors, "_BLOCK", 7)
+    assert np.array_equal(neighbors.vote(labels), whole)
+
+
+def test_a_tie_goes_to_the_label_seen_first() -> None:
+    assert neighbors.vote(np.array([[3, 1, 1, 3], [1, 3, 3, 1], [5, 2, 2, 9], [4, 0, 7, 2]])).tolist() == [3, 1, 2, 4]
+
+
+def test_knn_equals_plain_loops() -> None:
+    rng = np.random.default_rng(4)
+    queries, bank = rows(rng, 60), rows(rng, 150)
+    answer = neighbors.knn(queries, bank, (1, 5, 10), classes=True, seed=0)
+    order = brute_force(queries.x_RD, bank.x_RD, 150)
+    labelled = bank.label_R >= 0
+    for k in (1, 5, 10):
+        style = [
+            plain_vote(bank.transformation_R[row[:k]]) == t
+            for row, t in zip(order, queries.transformation_R, strict=True)
+        ]
+        assert answer["transformation"][str(k)] == pytest.approx(np.mean(style))
+        named = [
+            plain_vote(bank.label_R[row[labelled[row]][:k]]) == label
+            for row, label in zip(order, queries.label_R, strict=True)
+            if label >= 0
+        ]
+        assert answer["class"][str(k)] == pytest.approx(np.mean(named))
+        low, high = answer["transformation_ci95"][str(k)]
+        assert low <= answer["transformation"][str(k)] <= high
+    assert (answer["queries"], answer["bank"]) == (60, 150)
+
+
+def test_a_k_beyond_the_bank_has_no_accuracy() -> None:
+    rng = np.random.default_rng(5)
+    answer = neighbors.knn(rows(rng, 6), rows(rng, 8), (1, 8, 9), classes=False, seed=0)
+    assert answer["transformation"]["8"] is not None
+    assert answer["transformation"]["9"] is None
+    assert answer["transformation_ci95"]["9"] is None
+    assert answer["class"] is None
+
+
+def test_only_labelled_rows_take_part_in_class_votes() -> None:
+    rng = np.random.default_rng(6)
+    queries, bank = rows(rng, 40), rows(rng, 80)
+    all_labelled = Rows(bank.x_RD, bank.image_R, bank.transformation_R, np.abs(bank.label_R))
+    answer = neighbors.knn(queries, all_labelled, (3,), classes=True, seed=0)
+    order = brute_force(queries.x_RD, bank.x_RD, 3)
+    hits = [plain_vote(all_labelled.label_R[row]) == t for row, t in zip(order, queries.label_R, strict=True) if t >= 0]
+    assert answer["class"]["3"] == pytest.approx(np.mean(hits))
+
+
+def test_balance_and_retrieval_equal_plain_loops() -> None:
+    sample = rows(np.random.default_rng(7), 90)
+    found = neighbors.others(sample.x_RD, 10)
+    shares = {"same_image": 0, "same_transformation": 0, "both": 0, "neither": 0}
+    for i in range(90):
+        image = sample.image_R[found[i, 0]] == sample.image_R[i]
+        style = sample.transformation_R[found[i, 0]] == sample.transformation_R[i]
+        shares[
+            "both" if image and style else "same_image" if image else "same_transformation" if style else "neither"
+        ] += 1
+    answer = neighbors.balance(sample, found, seed=0)
+    balance = answer["balance"]
+    assert balance.pop("queries") == 90
+    for key, (low, high) in answer["balance_ci95"].items():
+        assert low <= balance[key] <= high
+    assert balance == pytest.approx({key: count / 90 for key, count in shares.items()})
+    recall = neighbors.retrieval(sample, found)
+    for key, value in (("image", sample.image_R), ("transformation", sample.transformation_R)):
+        for k in (1, 5, 10):
+            hits = [any(value[j] == value[i] for j in found[i, :k]) for i in range(90)]
+            assert recall[key][str(k)] == pytest.approx(np.mean(hits))
+
+
+def test_balance_and_retrieval_of_a_single_row_are_unknown() -> None:
+    sample = rows(np.random.default_rng(8), 1)
+    found = neighbors.others(sample.x_RD, 10)
+    answer = neighbors.balance(sample, found, seed=0)
+    assert answer["balance"]["same_image"] is None
+    assert answer["balance_ci95"]["same_image"] is None
+    assert neighbors.retrieval(sample, found)["image"] == {"1": None, "5": None, "10": None}

@@ -1,0 +1,204 @@
+"""FAISS on a GPU where it has one: which calls are made, on both sides of every branch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.analysis import neighbors
+from substyle.engine.analysis.geometry import Rows
+from substyle.kernels.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    getattr(neighbors.gpu_resources, "cache_clear", lambda: None)()
+    yield
+    getattr(neighbors.gpu_resources, "cache_clear", lambda: None)()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A FAISS that says it has a GPU; its search is the CPU's, and notes its arguments."""
+    calls: list[dict[str, Any]] = []
+    on_cpu = faiss.knn
+
+    def knn_gpu(resources: object, query: np.ndarray, bank: np.ndarray, k: int, **how: Any) -> Any:  # type: ignore[type-arg] # noqa: ANN401
+        calls.append({"resources": resources, "k": k, **how})
+        return on_cpu(query, bank, k, metric=how["metric"])
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    return calls
+
+
+def rows(count: int) -> np.ndarray:  # type: ignore[type-arg]
+    x_RD = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
+    return x_RD / np.linalg.norm(x_RD, axis=1, keepdims=True)
+
+
+def test_the_gpu_searches_where_there_is_one(gpu: list[dict[str, Any]]) -> None:
+    query, bank = rows(5), rows(40)
+    found = neighbors.search(query, bank, 7)
+    assert [(call["resources"], call["k"], call["metric"]) for call in gpu] == [
+        ("resources", 7, faiss.METRIC_INNER_PRODUCT)
+    ]
+    np.testing.assert_array_equal(found, np.argsort(-(query @ bank.T), axis=1)[:, :7])
+
+
+def test_more_neighbours_than_the_gpu_gives_are_searched_on_the_cpu(gpu: list[dict[str, Any]]) -> None:
+    assert neighbors.search(rows(2), rows(2100), 2049).shape == (2, 2049)
+    assert gpu == []
+    assert neighbors.search(rows(2), rows(2100), 2048).shape == (2, 2048)
+    assert len(gpu) == 1
+
+
+def test_nothing_to_search_asks_nobody(gpu: list[dict[str, Any]]) -> None:
+    assert neighbors.search(rows(0), rows(3), 2).shape == (0, 2)
+    assert gpu == []
+
+
+@pytest.mark.parametrize("count", [0, None])
+def test_without_a_gpu_the_cpu_searches(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
+    if count is None:
+        monkeypatch.delattr(faiss, "get_num_gpus", raising=False)
+    else:
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: count, raising=False)
+    assert neighbors.gpu_resources() is None
+    assert neighbors.search(rows(3), rows(9), 2).shape == (3, 2)
+
+
+class Distances:
+    """FAISS's search of addresses on a GPU, which reads and writes memory of the host."""
+
+    def __init__(self) -> None:
+        self.banks: list[int] = []
+        self.stream: list[tuple[int, int]] = []
+
+    def setDefaultStream(self, number: int, stream: int) -> None:
+        self.stream.append((number, stream))
+
+    def search(self, resources: object, wanted: Any) -> None:  # noqa: ANN401
+        assert resources is self
+        assert wanted.metric == faiss.METRIC_INNER_PRODUCT
+        assert (wanted.vectorType, wanted.queryType, wanted.outIndicesType) == ("float32", "float32", "int64")
+        assert wanted.vectorsRowMajor
+        assert wanted.queriesRowMajor
+        bank, query = (
+            np.ctypeslib.as_array((ctypes.c_float * (rows * wanted.dims)).from_address(at)).reshape(rows, -1)
+            for rows, at in ((wanted.numVectors, wanted.vectors), (wanted.numQueries, wanted.queries))
+        )
+        self.banks.append(len(bank))
+        near, found = faiss.knn(query, bank, wanted.k, metric=wanted.metric)
+        ctypes.memmove(wanted.outDistances, near.ctypes.data, near.nbytes)
+        ctypes.memmove(wanted.outIndices, found.ctypes.data, found.nbytes)
+
+
+@pytest.fixture
+def distances(monkeypatch: pytest.MonkeyPatch) -> Distances:
+    made = Distances()
+    stand_ins = {
+        "GpuDistanceParams": SimpleNamespace, "bfKnn": made.search, "DistanceDataType_F32": "float32",
+        "IndicesDataType_I64": "int64", "cast_integer_to_float_ptr": int, "cast_integer_to_idx_t_ptr": int,
+        "cast_integer_to_cudastream_t": int,
+    }  # fmt: skip
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(faiss, name, stand_in, raising=False)
+    monkeypatch.setattr(neighbors, "resources", lambda: made)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda where: SimpleNamespace(cuda_stream=77))
+    return made
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("bank", "k", "blocks"), [(40, 7, [16, 16, 8]), (16, 3, [16]), (35, 20, [16, 16, 3]), (3, 9, [3])]
+)
+def test_tensors_are_searched_where_they_lie(
+    distances: Distances, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype, bank: int, k: int, blocks: list[int]
+) -> None:
+    """Block by block, of float16 as of float32: the best of all blocks, best first."""
+    monkeypatch.setattr(neighbors, "BLOCK", 16)
+    queries, there = (torch.from_numpy(rows(count)[::-1].copy()).to(kind) for count in (5, bank))
+    found = neighbors.search_on_gpu(queries, there, k)
+    assert found.dtype == torch.int64
+    expected = (queries.double() @ there.double().T).argsort(1, descending=True)[:, :k]
+    assert torch.equal(found, expected)
+    assert distances.banks == blocks
+    assert {stream for _, stream in distances.stream} == {77}
+    np.testing.assert_array_equal(neighbors.search(queries, there, k), expected)
+
+
+def test_tensors_that_cannot_be_searched(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = torch.from_numpy(rows(4))
+    assert neighbors.search_on_gpu(some[:0], some, 9).shape == (0, 4)
+    for query, bank, k, field in (
+        (some, some, 2049, "k"), (some.double(), some, 2, "query"), (some, some.int(), 2, "bank"),
+        (some[0], some, 1, "query"), (some.to("meta"), some, 1, "query"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            neighbors.search_on_gpu(query, bank, k)
+        assert caught.value.field == field
+    assert distances.banks == []
+    # the CPU takes what a GPU does not
+    many = torch.from_numpy(rows(2100))
+    monkeypatch.setattr(neighbors, "resources", lambda: None)
+    assert neighbors.search(some, many, 2049).shape == (4, 2049)
+    assert distances.banks == []
+
+
+def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers of tensors are those of arrays."""
+    label = np.array([0, 1, -1, 1, 0, -1, 1, 0])
+
+    def made(count: int) -> Rows:
+        order = np.arange(count)
+        return Rows(rows(count), order % 4, order % 2, label[order % 8])
+
+    found = []
+    for place, gpu in ((lambda x: x, None), (torch.from_numpy, distances)):
+        monkeypatch.setattr(neighbors, "place", place)
+        monkeypatch.setattr(neighbors, "resources", lambda gpu=gpu: gpu)
+        found.append(neighbors.knn(made(16), made(64), (1, 5), classes=True, seed=0))
+    assert found[0] == found[1]
+    assert distances.banks == [64, 48]
+
+
+@pytest.mark.parametrize(("faiss_has", "torch_has", "limit", "placed"), [
+    (True, True, 1 << 20, True), (False, True, 1 << 20, False), (True, False, 1 << 20, False), (True, True, 10, False),
+])  # fmt: skip
+def test_rows_are_brought_to_the_gpu_once(
+    monkeypatch: pytest.MonkeyPatch, faiss_has: bool, torch_has: bool, limit: int, placed: bool
+) -> None:
+    there = object()
+    monkeypatch.setattr(neighbors, "resources", lambda: "resources" if faiss_has else None)
+    monkeypatch.setattr(neighbors, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_has)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "from_numpy", lambda x: SimpleNamespace(to=lambda where: there))
+    some = rows(4)
+    assert neighbors.place(some) is (there if placed else some)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_k_means_runs_where_the_search_does(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    asked = []
+    real = faiss.Kmeans
+
+    def spy(*arguments: Any, gpu: bool, **how: Any) -> Any:  # noqa: ANN401
+        asked.append(gpu)
+        return real(*arguments, gpu=False, **how)
+
+    monkeypatch.setattr(neighbors, "resources", lambda: "resources" if there else None)
+    monkeypatch.setattr(faiss, "Kmeans", spy)
+    assert len(neighbors.kmeans(rows(30), 3, 0)) == 30
+    assert asked == [there]

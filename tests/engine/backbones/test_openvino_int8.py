@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.conftest import photograph
+from torch import nn
+
+from substyle.engine import cache
+from substyle.engine.backbones import gate
+from substyle.engine.backbones.compile import CompileOptions, compile_source
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.gate import Search
+from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.runtimes.base import GivenSamples
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec
+from substyle.engine.config import EmbedConfig
+from substyle.engine.devices import as_precision
+from substyle.kernels.errors import ConfigError
+
+BATCH, SIDE = 4, 32
+OPTIONS = CompileOptions(batch=BATCH, canvas=SIDE, threads=1, precision="int8")
+
+
+def batch(first: int) -> NDArray[np.uint8]:
+    return np.stack([np.array(photograph(first + i, SIDE, SIDE)) for i in range(BATCH)])
+
+
+SAMPLES = GivenSamples([batch(0), 255 - batch(0)], BATCH, [batch(10), 255 - batch(20)])
+
+
+pytest.importorskip("nncf")
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 24, 3)),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
+    )
+    module = Preprocessed(network, canvas=SIDE, side=SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD).eval()
+    spec = BackboneSpec("x:tiny", "tiny", 96, SIDE, IMAGENET_MEAN, IMAGENET_STD, "none", "seed 0", "tiny-0")
+    return Source.of(Backbone(spec, module))
+
+
+def test_int8_passes_the_gate_with_products_in_int8(source: Source) -> None:
+    compiled = compile_source(source, SAMPLES, OPTIONS)
+    assert compiled.runtime["precision"] == "int8"
+    assert compiled.gate is not None
+    assert (compiled.gate["threshold"], compiled.gate["rows"]) == (0.99, 2 * BATCH)
+    assert compiled.gate["cosine_min"] >= 0.99
+    running = compiled.embed.graph.compiled.get_runtime_model()  # type: ignore[attr-defined]
+    info = [op.get_rt_info() for op in running.get_ordered_ops()]
+    kinds = [i["runtimePrecision"].astype(str) for i in info if i["layerType"].astype(str) == "Convolution"]
+    assert sum(kind in ("u8", "i8") for kind in kinds) >= 2 - int(compiled.runtime["unquantised_layers"] > 0)
+    again = compile_source(source, SAMPLES, OPTIONS)
+    assert (again.gate, again.runtime) == (compiled.gate, compiled.runtime)
+    np.testing.assert_array_equal(again.embed(batch(30)), compiled.embed(batch(30)))
+
+
+def test_int8_that_fails_keeps_first_layers_and_then_says_so(
+    source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    asked: list[int] = []
+    real = OpenVINOArtefact.runtime
+
+    def note(self: OpenVINOArtefact, mixture: object, *, keep: bool = False) -> object:
+        asked.append(mixture.unquantised_layers)  # type: ignore[attr-defined]
+        return real(self, mixture, keep=keep)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OpenVINOArtefact, "runtime", note)
+    monkeypatch.setattr(Search, "_references", lambda self: [np.random.default_rng(0).normal(size=(4, 96))] * 2)
+    with pytest.raises(gate.GateError, match=r"x:tiny: int8 does not agree .* up to half of its first layers in bf16"):
+        compile_source(source, SAMPLES, OPTIONS)
+    assert asked == [0, 1]  # of 3 layers
+
+
+def test_what_it_was_quantised_on_and_by_is_in_the_key(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(samples: GivenSamples = SAMPLES, unquantised: int = 0) -> str:
+        return OpenVINOArtefact(source, samples, batch=BATCH, canvas=SIDE, threads=1).int8_key(unquantised)
+
+    first = key()
+    assert first == key()
+    assert first != key(unquantised=1)
+    assert first != key(GivenSamples(SAMPLES.batches_GSSC, BATCH, [batch(11)]))
+    monkeypatch.setattr(cache, "versions", lambda *names: dict.fromkeys(names, "9"))
+    assert first != key()
+
+
+def test_no_further_photographs_is_said(source: Source) -> None:
+    with pytest.raises(ConfigError, match="photographs beside those of the gate"):
+        compile_source(source, GivenSamples([batch(0)], BATCH), OPTIONS)
+
+
+def test_missing_nncf_is_said(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ConfigError, match=r"pip install 'substyle\[int8\]'"):
+        compile_source(source, SAMPLES, OPTIONS)
+
+
+def test_int8_is_for_backbones_alone() -> None:
+    assert EmbedConfig(precision="int8").precision == "int8"
+    with pytest.raises(ConfigError, match="auto, fp32, bf16, fp16, int8, fp8"):
+        EmbedConfig(precision="int4")
+    with pytest.raises(ConfigError, match=r"fp32, bf16, fp16$"):
+        as_precision("int8", "style_precision")

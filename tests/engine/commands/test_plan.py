@@ -1,0 +1,164 @@
+"""`substyle plan`: what it says, of which card, and what its numbers stand on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from substyle.engine import cli
+from substyle.engine.estimate import plan
+from substyle.engine.estimate.plan import fact
+
+VIT = "timm:vit_base_patch16_224"
+H100_NAME = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A folder for results of gpu-check, empty."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "s.toml"
+    path.write_text(f'name = "s"\nbackbones = ["{VIT}", "control:pixels"]\n')
+    return path
+
+
+def keep(folder: Path, rows: dict[str, dict[str, float]], *, card: str = "h100", created: str = "2026-01-01") -> None:
+    """Results with these rows' facts."""
+    about = {"card": card, "device": H100_NAME, "created": created}
+    made = [{"name": name, "facts": {fact(field): v for field, v in said.items()}} for name, said in rows.items()]
+    data = {"benchmark": "gpu_check", "environment": about, "rows": made}
+    (folder / f"gpu-{card}-{created}.json").write_text(json.dumps(data))
+
+
+def planned(
+    study: Path, results: Path, capsys: pytest.CaptureFixture[str], *more: str, gpu: tuple[str, ...] = ("--gpu", "h100")
+) -> tuple[str, dict[str, Any]]:
+    command = ["plan", str(study), "--photographs", "1331167", "--json", "--measured", str(results), *gpu, *more]
+    assert cli.main(command) == 0
+    out, shown = capsys.readouterr()
+    return shown, json.loads(out)
+
+
+def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, answer = planned(study, results, capsys, "--count", "8", gpu=("--gpu", "a100"))
+    assert (answer["gpu"], answer["count"], answer["photographs"]) == ("A100 SXM 80GB", 8, 1_331_167)
+    assert answer["gpu_hours"] == pytest.approx(8 * answer["hours"])
+    assert "hours for embedding alone" in shown
+    assert "no start-up, probes, analysis or report" in shown
+    assert "nothing of this was run on a GPU" in shown
+    assert answer["goal"] is None  # it is one of an H100
+    assert cli.main(["plan", str(study), "--gpu", "a100"]) == 2
+    assert "--photographs: got 'nothing'" in capsys.readouterr().err
+
+
+def test_the_goal_stands_beside_the_plan(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, answer = planned(study, results, capsys)
+    assert answer["goal"]["hours"] == 1.0
+    assert answer["goal"]["planned_hours"] == pytest.approx(answer["hours"], rel=1e-6)  # this study is that of the goal
+    assert f"goal: {plan.WHAT} within 1.00 hours; planned in the same way: {answer['hours']:.2f} hours" in shown
+
+
+def test_without_results_all_is_assumed(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, answer = planned(study, results, capsys)
+    assert {name: said["from"] for name, said in answer["efficiency"].items()} == {
+        "compute": "assumed", "bandwidth": "assumed", "decode_bytes": "assumed"
+    }  # fmt: skip
+    assert answer["measurement"] is None
+    assert "DALI's 21,567 on an H100 with 70 CPU threads" in shown
+    assert "measured:" not in shown
+
+
+def test_what_gpu_check_has_measured_on_the_card_is_taken(
+    study: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(results, {"decode": {"decode_bytes": 1e8}}, created="2025-12-31")  # older: not read
+    keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.9}}, card="a100", created="2026-05-05")  # another card
+    keep(results, {
+        "ViT-B/16, torch.compile (default)": {"backbones": 0.7},
+        "ViT-B/16, TensorRT, bf16": {"backbones": 0.5},
+        "ResNet-50, torch.compile (default)": {"backbones": 0.3},
+        "26 variants in one pass": {"variants": 1.2},
+    })  # fmt: skip
+    shown, answer = planned(study, results, capsys)
+    said = answer["efficiency"]
+    assert said["backbones"] == {"value": 0.4, "from": "measured"}  # TensorRT's 0.5 and 0.3: the median
+    assert said["variants"] == {"value": 1.2, "from": "measured"}
+    assert [said[name]["from"] for name in ("compute", "bandwidth", "decode_bytes")] == ["assumed"] * 3
+    assert answer["measurement"] == f"{H100_NAME}, 2026-01-01, gpu-h100-2026-01-01.json"
+    (measured,) = [line for line in shown.splitlines() if line.startswith("measured:")]
+    assert "backbones at 0.40 of their roofline" in measured
+    assert H100_NAME in measured
+    assert "the study itself was not run on a GPU" in shown
+    assert answer["goal"]["planned_hours"] == pytest.approx(answer["hours"], rel=1e-6)
+    assumed, _ = planned(study, results, capsys, gpu=("--gpu", "l4"))
+    assert "measured:" not in assumed
+
+
+def test_shares_that_are_given_come_first(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.5}, "decode": {"decode_bytes": 1e8}})
+    shown, answer = planned(study, results, capsys, "--compute", "0.25")
+    assert "backbones" not in answer["efficiency"]
+    assert answer["efficiency"]["compute"] == {"value": 0.25, "from": "given"}
+    assert answer["efficiency"]["decode_bytes"] == {"value": 1e8, "from": "measured"}
+    assert "given: 0.25 of the peak operations" in shown
+    keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.5}})
+    shown, _ = planned(study, results, capsys, "--bandwidth", "0.5")
+    assert "no results" not in shown  # there are some, of what was given
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"benchmark": "gpu_check"}', '{"benchmark": "x", "environment": {}}'])
+def test_results_that_are_none_are_named(
+    study: Path, results: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (results / "gpu-x.json").write_text(text)
+    assert cli.main(["plan", str(study), "--photographs", "9", "--gpu", "h100", "--measured", str(results)]) == 1
+    assert "gpu-x.json: no results of gpu-check" in capsys.readouterr().err
+
+
+def test_an_unknown_card_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(study), "--photographs", "9", "--gpu", "b200"]) == 2
+    assert "--gpu: got 'b200'; allowed: h100, h200, a100, l4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "remark"),
+    [
+        (None, "H100 SXM", "no GPU is here: planned for h100"),
+        ("NVIDIA H100 PCIe", "H100 SXM", "NVIDIA H100 PCIe, is none of h100, h200, a100, l4: planned for h100"),
+        ("NVIDIA L4", "L4", None),
+    ],
+)
+def test_the_card_that_is_here(
+    study: Path, results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    name: str | None, gpu: str, remark: str | None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: name is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    shown, answer = planned(study, results, capsys, gpu=())
+    assert answer["gpu"] == gpu
+    if remark is None:
+        assert answer["remark"] is None
+    else:
+        assert remark in answer["remark"]
+        assert shown.startswith(answer["remark"])
+
+
+def test_backbones_in_8_bits_are_counted_as_others(
+    study: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, answer = planned(study, results, capsys)
+    assert "8 bits" not in plain
+    study.write_text(study.read_text() + '[embed]\nprecision = "int8"\n')
+    shown, quantised = planned(study, results, capsys)
+    assert "backbones in 8 bits are counted as bf16" in shown
+    assert quantised["hours"] == answer["hours"]

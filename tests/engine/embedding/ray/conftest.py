@@ -1,0 +1,59 @@
+"""One Ray for all tests of this folder: it takes seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.engine.embedding.ray.shards import TROUBLE, embed, photographs
+
+from substyle.engine.cli import main
+from substyle.engine.config import RAY, ExecutorConfig
+from substyle.engine.embedding.ray_cluster import joined
+from substyle.pipelines.transforms import base
+
+COUNT = 22  # photographs: six shards, the last one not full
+
+
+@pytest.fixture(scope="package")
+def ray_address(private_cache: Path) -> Iterator[str]:
+    """A Ray of our own, on this machine alone, to which this process is connected; its address for others."""
+    del private_cache  # workers inherit the environment it sets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with joined(ExecutorConfig(RAY), {"CPU": 1.0}, cpus=2):
+            import ray
+
+            yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="package")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs."""
+    return photographs(tmp_path_factory.mktemp("executors") / "images", COUNT)
+
+
+@pytest.fixture(scope="package")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file with the transformation `trouble`: see `TROUBLE`."""
+    path = tmp_path_factory.mktemp("plugin") / "trouble.py"
+    path.write_text(TROUBLE)
+    yield path
+    base.REGISTRY.pop("trouble", None)
+
+
+@pytest.fixture
+def how(plugin: Path) -> Iterator[Path]:
+    """Where it is said what trouble there is."""
+    path = plugin.with_name("how")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="package")
+def one_worker(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that this process alone makes of them."""
+    store = tmp_path_factory.mktemp("one") / "s.zarr"
+    assert main([*embed(images, store), "--quiet"]) == 0
+    return store

@@ -1,0 +1,124 @@
+"""What may be said of executors, and what a machine makes of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from substyle.engine.cli import _parser, main
+from substyle.engine.commands.options import executor_config
+from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig, load_study
+from substyle.engine.devices import Target
+from substyle.engine.embedding import ray_cluster
+from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
+from substyle.kernels.errors import ConfigError
+
+CPU = EmbedConfig(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "slurm"}, r"executor.kind: got 'slurm'; allowed: local, ray"),
+        ({"kind": "ray", "workers": -1}, "executor.workers: got -1"),
+        ({"kind": "ray", "retries": 101}, "executor.retries: got 101"),
+        ({"address": "auto"}, r'executor.address: got .auto.; allowed: only with executor.kind = "ray"'),
+        ({"workers": 2}, "executor.workers: got 2; allowed: only with"),
+        ({"kind": "ray", "address": "ray://head:10001"}, "executor.address: got 'ray://head:10001'; allowed: auto or"),
+    ],
+)
+def test_bad_fields_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ExecutorConfig(**fields)
+
+
+def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\nbackbones = ["control:pixels"]\n[executor]\nkind = "ray"\nworkers = 8\naddress = "head:6379"\n'
+    )
+    executor = load_study(tmp_path / "s.toml").executor
+    assert executor == ExecutorConfig("ray", "head:6379", 8)
+    options = _parser().parse_args(["run", "s.toml", "--workers", "3", "--retries", "0"])
+    assert executor_config(options, executor) == ExecutorConfig("ray", "head:6379", 3, 0)
+    assert executor_config(_parser().parse_args(["run", "s.toml"]), executor) == executor
+    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\n[executor]\nworker = 8\n')
+    with pytest.raises(ConfigError, match=r"executor.worker: .* \(did you mean workers\?\)"):
+        load_study(tmp_path / "s.toml")
+
+
+def test_without_ray_the_extra_is_named(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels"]
+    assert main([*command, "--executor", "ray"]) == 2
+    assert "ray is not installed: it comes with the extra ray" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_are_those_of_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    assert HERE.here(CPU).threads == 0
+    assert ExecutorConfig(RAY, workers=4).here(CPU).threads == 3
+    assert ExecutorConfig(RAY, workers=24).here(CPU).threads == 1
+    assert ExecutorConfig(RAY).here(CPU).threads == 12
+    assert ExecutorConfig(RAY, workers=4).here(EmbedConfig(device="cpu", threads=2)).threads == 2
+    # workers of a cluster are on machines of which nothing is known: one takes a whole machine like this
+    assert ExecutorConfig(RAY, "head:6379", workers=4).here(CPU).threads == 12
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert ExecutorConfig(RAY, workers=4).here(CPU).threads == 12
+    assert ExecutorConfig(RAY, "local", workers=4).here(CPU).threads == 3
+
+
+def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("substyle.engine.devices.resolve", lambda *arguments: Target("cuda:0", "torch"))
+    found = ExecutorConfig(RAY).here(EmbedConfig(device="cuda"))
+    assert (found.device, found.threads) == ("cuda:0", 3)
+    with pytest.raises(ConfigError, match=r"embed.device: got 'cuda:1'; allowed: auto, cpu, cuda with Ray"):
+        ExecutorConfig(RAY).here(EmbedConfig(device="cuda:1"))
+
+
+def machine(alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": resources}
+
+
+def test_room_is_counted_machine_by_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    there = [machine(CPU=7, GPU=4), machine(CPU=16, GPU=2), machine(CPU=64), machine(alive=False, CPU=64, GPU=8)]
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    joined = Cluster(False, {"CPU": 2, "GPU": 1})
+    assert joined.places() == 3 + 2
+    assert Cluster(False, {"CPU": 8}).places() == 0 + 2 + 8
+    assert joined.workers(ExecutorConfig(RAY), most=100) == 5
+    assert joined.workers(ExecutorConfig(RAY), most=3) == 3
+    assert joined.workers(ExecutorConfig(RAY, workers=9), most=100) == 9  # a cluster may grow
+    with pytest.raises(ConfigError, match=r"executor.workers: got 9; allowed: 0 to 5 here, each with 2 CPU and 1 GPU"):
+        Cluster(True, {"CPU": 2, "GPU": 1}).workers(ExecutorConfig(RAY, workers=9), most=100)
+    with pytest.raises(ClusterError, match="no machine of the Ray cluster has room for a worker with 128 CPU"):
+        Cluster(False, {"CPU": 128}).workers(ExecutorConfig(RAY), most=100)
+
+
+def test_the_environment_of_a_ray_of_our_own_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    with ray_cluster._environment(own=True):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+        os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
+    assert dict(os.environ) == before
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with ray_cluster._environment(own=True):
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    with ray_cluster._environment(own=False):
+        assert "RAY_USAGE_STATS_ENABLED" not in os.environ

@@ -1,0 +1,194 @@
+"""Whole runs as processes that are killed or interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tests.engine.embedding.ray.shards import chunks, embed, left
+
+from substyle.engine.store import journal
+from substyle.engine.store.store import EmbeddingStore
+
+pytestmark = pytest.mark.slow
+SLOW = "identity,slow"
+# so that there is time to kill somebody
+PLUGIN = """
+import time
+from substyle.pipelines.transforms.base import kernel
+
+@kernel("slow", coarse="tone", role="train")
+def slow(canvas_BSSC, args, keys_B):
+    time.sleep(0.2)
+    return 255 - canvas_BSSC
+"""
+_PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """The plug-in with the transformation `slow`."""
+    path = tmp_path / "slow.py"
+    path.write_text(PLUGIN)
+    return path
+
+
+def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "substyle.engine.cli", *arguments],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def until(condition: Callable[[], object], run: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait for a condition while a run goes on."""
+    end = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert run is None or run.poll() is None, "the run has ended"
+        assert time.monotonic() < end, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+def written(store: Path) -> int:
+    """Finished shards."""
+    return len(journal.read(store))
+
+
+def reached(store: Path, shards: int) -> bool:
+    """Whether so many are finished."""
+    return written(store) >= shards
+
+
+def below(folder: str) -> list[int]:
+    """Processes of the Ray whose folder that is."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if folder in path.read_bytes().decode(errors="replace"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def folders() -> set[Path]:
+    """Folders of Rays of our own."""
+    return set(Path("/tmp").glob("substyle-ray-*"))
+
+
+def test_a_driver_that_is_killed_and_started_again_finishes(
+    ray_address: str, images: Path, slow: Path, tmp_path: Path
+) -> None:
+    alone, store = tmp_path / "alone.zarr", tmp_path / "s.zarr"
+    more = ("--plugin", str(slow), "--quiet")
+    assert start(embed(images, alone, *more, suite=SLOW), tmp_path / "log").wait() == 0
+    run = embed(images, store, *more, "--executor", "ray", "--ray-address", ray_address, "--workers", "2", suite=SLOW)
+    kept: dict[str, str] = {}
+    for kills in range(2):
+        driver = start(run, tmp_path / "log")
+        until(partial(reached, store, kills + 1), driver)
+        driver.kill()
+        driver.wait()
+        kept |= {name: digest for name, digest in chunks(store).items() if recorded(store, name)}
+    assert start(run, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
+    assert kept.items() <= chunks(store).items()
+    assert chunks(store) == chunks(alone) != {}
+    assert left(store) == []
+
+
+def recorded(store: Path, chunk: str) -> bool:
+    """Whether the journal has a chunk."""
+    opened = EmbeddingStore.open(store)
+    paths = {
+        opened.chunk_path(record.backbone, name, record.shard).relative_to(store).as_posix()
+        for record in journal.read(store)
+        for name in record.checksums
+    }
+    return chunk in paths
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_its_shards_and_shuts_its_ray_down(
+    images: Path, slow: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    store, before = tmp_path / "s.zarr", folders()
+    run = embed(images, store, "--plugin", str(slow), "--executor", "ray", "--workers", "2", suite=SLOW)
+    driver = start(run, tmp_path / "log")
+    until(partial(reached, store, 2), driver)
+    (mine,) = folders() - before
+    assert below(str(mine))
+    os.killpg(driver.pid, number)  # as a terminal does
+    assert driver.wait(_PATIENCE_S) == code, (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said
+    assert "run the same command to go on" in said
+    assert 2 <= written(store) < 6
+    assert [name for name in left(store) if "journal" not in name] == []
+    assert folders() == before
+    until(lambda: not below(str(mine)))
+
+
+def test_a_killed_run_takes_its_ray_with_it(images: Path, slow: Path, tmp_path: Path) -> None:
+    store, before = tmp_path / "s.zarr", folders()
+    run = embed(images, store, "--plugin", str(slow), "--executor", "ray", "--workers", "2", suite=SLOW)
+    driver = start(run, tmp_path / "log")
+    until(partial(reached, store, 1), driver)
+    (mine,) = folders() - before
+    driver.kill()
+    driver.wait()
+    until(lambda: not below(str(mine)))
+    shutil.rmtree(mine)  # its logs stay
+
+
+def test_a_ray_of_our_own_is_for_this_user_and_this_machine_alone(
+    images: Path, slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before, store = folders(), tmp_path / "s.zarr"
+    run = embed(images, store, "--plugin", str(slow), "--executor", "ray", "--workers", "1", suite=SLOW)
+    driver = start(run, tmp_path / "log")
+    until(partial(reached, store, 1), driver)
+    (mine,) = folders() - before
+    open_to = {place for pid in [*below(str(mine)), driver.pid] for place in listening(pid)}
+    assert open_to == {"127.0.0.1"}
+    assert driver.wait(_PATIENCE_S) == 0
+    assert list((tmp_path / "home").rglob("*token*")) == []
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses on which a process listens, by /proc (see proc(5) for its numbers)."""
+    sockets = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            sockets.add(os.readlink(path).removeprefix("socket:[").removesuffix("]"))
+        except OSError:
+            continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in sockets:
+                word = bytes.fromhex(fields[1].partition(":")[0])[-4:]  # of IPv6 what an IPv4 address is mapped to
+                found.add(".".join(str(byte) for byte in reversed(word)))
+    return found
+
+
+def test_an_address_at_which_nobody_answers_is_named(images: Path, tmp_path: Path) -> None:
+    run = embed(images, tmp_path / "s.zarr", "--executor", "ray", "--ray-address", "127.0.0.1:1")
+    driver = start(run, tmp_path / "log")
+    assert driver.wait(_PATIENCE_S) == 1
+    said = (tmp_path / "log").read_text()
+    assert "Ray at 127.0.0.1:1 cannot be used" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "s.zarr").exists()

@@ -1,0 +1,145 @@
+"""A worker without Ray: what it does with the shards it is given, on threads as Ray would call it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.engine.embedding.ray.shards import ROWS, WHITE, chunks, photographs
+
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.ray_worker import Order, Worker
+from substyle.engine.embedding.run import embed
+from substyle.engine.store import lock
+from substyle.engine.store.compaction import withdraw
+from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.manifest import SourceEntry
+from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.sources import FolderSource
+
+PIXELS = BackboneChoice("control:pixels")
+SETTINGS = Settings(0, 32, ("identity", "grayscale"))
+CONFIG = EmbedConfig(batch=2, threads=1, device="cpu", runtime="openvino", shard_rows=ROWS)
+ALL = [list(SETTINGS.transformations)]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> tuple[Path, Path]:
+    """Photographs, one of them broken, and a finished store of them."""
+    images, store = photographs(tmp_path / "images", 14), tmp_path / "s.zarr"
+    (images / "006.jpg").write_bytes(b"no picture")
+    embed(EmbedPlan(FolderSource(images), store, Workshop(SETTINGS, CONFIG)), [PIXELS], quiet=True)
+    return images, store
+
+
+@pytest.fixture
+def order(whole: tuple[Path, Path]) -> Iterator[Order]:
+    """An order of a run that owns the store."""
+    images, store = whole
+    cache = os.environ["SUBSTYLE_CACHE"]
+    with lock.hold(store, "run"):
+        yield Order(
+            os.getcwd(),
+            cache,
+            (),
+            (SourceEntry("", "folder", str(images)),),
+            store,
+            lock.WHOLE,
+            "run",
+            (PIXELS,),
+            SETTINGS,
+            CONFIG,
+        )
+
+
+def test_it_fills_the_shards_it_is_given_and_tells_of_them(order: Order) -> None:
+    opened = EmbeddingStore.open(order.store)
+    slug = opened.backbone(PIXELS.name).slug
+    before = chunks(order.store)
+    withdraw(order.store, {(shard, slug): set(SETTINGS.transformations) for shard in range(3)})
+    for shard in range(3):
+        for name in SETTINGS.transformations:
+            opened.chunk_path(slug, name, shard).unlink()
+    worker = Worker(pickle.loads(pickle.dumps(order)))
+    assert worker.place().startswith(f"pid {os.getpid()} on ")
+    worker.prepare()
+    written: list[int] = []
+    quarantined: dict[str, str] = {}
+    arrived, todo = 0, [2, 0, 1]
+    with ThreadPoolExecutor(1) as thread:
+        filling = thread.submit(worker.fill)
+        while not filling.done():
+            news = worker.news()
+            written += news.written
+            quarantined |= news.quarantined
+            arrived += news.arrived
+            if news.asks and todo:
+                worker.give(todo.pop(0), ALL)
+            elif news.asks:
+                worker.finish()
+    news = worker.news()
+    assert [*written, *news.written] == [2, 0, 1]
+    assert arrived + news.arrived == 2 * (3 * ROWS)
+    assert set(quarantined) == {"006.jpg"}
+    assert filling.result().new_shards == 3
+    assert filling.result().seconds["decode"] > 0
+    assert chunks(order.store) == before
+
+
+def test_it_stops_when_it_is_told_and_leaves_what_is_begun(order: Order) -> None:
+    worker = Worker(order)
+    worker.prepare()
+    with ThreadPoolExecutor(1) as thread:
+        filling = thread.submit(worker.fill)
+        while not worker.news().asks:
+            pass
+        worker.stop()
+        worker.give(WHITE, ALL)
+        assert filling.result().new_shards == 0
+    assert worker.news().written == []
+
+
+def test_it_writes_no_more_once_another_run_has_the_store(order: Order) -> None:
+    before = chunks(order.store)
+    path = order.store / lock.NAME
+    mine = path.read_bytes()
+    try:
+        for other in (mine.replace(b': "run"', b': "other"'), b"torn", None):
+            worker = Worker(order)
+            worker.prepare()
+            path.unlink() if other is None else path.write_bytes(other)
+            with ThreadPoolExecutor(1) as thread:
+                filling = thread.submit(worker.fill)
+                while not worker.news().asks:
+                    time.sleep(0.001)
+                worker.give(0, ALL)
+                worker.finish()
+                with pytest.raises(LockedError, match="is no longer that of run run"):
+                    filling.result()
+    finally:
+        path.write_bytes(mine)
+    assert chunks(order.store) == before
+
+
+def test_a_machine_that_has_not_got_the_store_says_so(order: Order, tmp_path: Path) -> None:
+    elsewhere = Order(**{**vars(order), "store": tmp_path / "elsewhere.zarr"})
+    with pytest.raises(StoreError, match=r"elsewhere\.zarr: no store is there"):
+        Worker(elsewhere).prepare()
+
+
+def test_a_machine_that_would_make_other_embeddings_is_refused(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    from substyle.engine.backbones.compile import CompiledBackbone
+
+    told = CompiledBackbone.describe
+    monkeypatch.setattr(
+        CompiledBackbone, "describe", lambda self: {**told(self), "runtime": {**self.runtime, "precision": "fp16"}}
+    )
+    with pytest.raises(StoreError, match="was made differently"):
+        Worker(order).prepare()

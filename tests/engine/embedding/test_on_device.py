@@ -1,0 +1,172 @@
+"""The loop with a runtime that works later, as a GPU does, and pixels whose memory is taken back when they are let go.
+
+What it reads is read when its result is asked for and no earlier; memory of a variant that nobody holds is overwritten
+at once. The embeddings and the journal must be those of the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.conftest import jpeg, photograph
+
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.families import controls
+from substyle.engine.backbones.runtimes.base import TorchModule, TorchThreads
+from substyle.engine.backbones.spec import Backbone
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.loop import EmbedSummary
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.run import embed_compiled
+from substyle.engine.store import journal
+from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.variants import Variant, VariantMaker
+
+SIDE, POISON = 32, 0xA5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Lender:
+    """A variant maker that lends memory, as DALI does: what it lent is poisoned when its tensor is let go."""
+
+    def __init__(self, make: VariantMaker) -> None:
+        self.make = make
+        self.buffers: list[NDArray[np.uint8]] = []  # never freed: only overwritten
+        self.out = self.most = 0
+
+    def __call__(self, *arguments: Any) -> Iterator[Variant]:  # noqa: ANN401
+        for variant in self.make(*arguments):
+            buffer = variant.pixels_BSSC.numpy().copy()
+            self.buffers.append(buffer)
+            lent = torch.from_numpy(buffer)
+            weakref.finalize(lent, self._taken_back, buffer)
+            self.out += 1
+            self.most = max(self.most, self.out)
+            yield replace(variant, pixels_BSSC=lent)
+
+    def _taken_back(self, buffer: NDArray[np.uint8]) -> None:
+        buffer.fill(POISON)
+        self.out -= 1
+
+
+@dataclass
+class Later:
+    """A batch that has been started: it holds no pixels, it only knows where they lie."""
+
+    runtime: Device
+    number: int
+    place: int
+    shape: tuple[int, ...]
+
+    def result(self) -> NDArray[np.float32]:
+        assert self.number == self.runtime.ended, "results are asked for in order, and once"
+        self.runtime.ended += 1
+        bytes_ = (ctypes.c_uint8 * int(np.prod(self.shape))).from_address(self.place)
+        return self.runtime.module(np.frombuffer(bytes_, np.uint8).reshape(self.shape).copy())
+
+
+class Device:
+    """A runtime that computes nothing before it is asked for the result."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        assert backbone.module is not None
+        self.module = TorchModule(backbone.module)
+        self.begun = self.ended = self.most = 0
+
+    def __call__(self, canvas_BSSC: torch.Tensor) -> NDArray[np.float32]:
+        return self.start(canvas_BSSC).result()
+
+    def start(self, canvas_BSSC: torch.Tensor) -> Later:
+        assert isinstance(canvas_BSSC, torch.Tensor), "pixels are tensors all the way"
+        assert canvas_BSSC.is_contiguous()
+        started = Later(self, self.begun, canvas_BSSC.data_ptr(), tuple(canvas_BSSC.shape))
+        self.begun += 1
+        self.most = max(self.most, self.begun - self.ended)
+        return started
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(21):
+        picture = photograph(i) if i % 5 else photograph(i).convert("L")  # grey ones have indistinct variants
+        (folder / f"{i:02d}.jpg").write_bytes(jpeg(picture))
+    (folder / "05.jpg").write_bytes(b"no image")
+    return folder
+
+
+def run(images: Path, store: Path, embeds: Sequence[tuple[Backbone, Any]], *, lent: bool = False) -> EmbedSummary:
+    """Fill a store, of pixels in memory that is lent or that is the loop's own."""
+    settings = Settings(0, SIDE, suite("mini5"))
+    workshop = Workshop(settings, EmbedConfig(batch=4, threads=1, shard_rows=8, device="cpu"))
+    lender = Lender(workshop.maker(settings.transformations))
+    if lent:
+        workshop.maker = lambda names: lender  # type: ignore[assignment, method-assign, return-value]
+    runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": "", "device": "cpu"}
+    compiled = [CompiledBackbone(b.spec, embed, runtime, None, 1e4) for b, embed in embeds]
+    summary = embed_compiled(EmbedPlan(FolderSource(images), store, workshop), compiled, quiet=True)
+    if lent:
+        assert lender.out == 0, "all of it has been given back"
+        assert lender.most > 2, "more than one variant is under way"
+    return summary
+
+
+def content(path: Path) -> tuple[dict[str, bytes], list[Any]]:
+    """Chunks by name, and what the journal says of each image."""
+    chunks = {str(p.relative_to(path)): p.read_bytes() for p in (path / "embeddings").rglob("c/*/*") if p.is_file()}
+    records = sorted(journal.read(path), key=lambda record: (record.shard, record.backbone))
+    return chunks, [(record.shard, record.backbone, record.checksums, record.images) for record in records]
+
+
+def both() -> list[Backbone]:
+    return [controls.load(f"control:{kind}", kind, canvas=SIDE) for kind in ("pixels", "statistics")]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_works_later_gives_what_the_cpu_gives(images: Path, tmp_path: Path, count: int) -> None:
+    backbones = both()[:count]
+    run(images, tmp_path / "cpu.zarr", [(b, TorchModule(b.module)) for b in backbones if b.module is not None])
+    devices = [Device(b) for b in backbones]
+    summary = run(images, tmp_path / "device.zarr", list(zip(backbones, devices, strict=True)), lent=True)
+    assert [(d.begun, d.ended) for d in devices] == [(5 * 6, 5 * 6)] * count
+    assert max(d.most for d in devices) > 1, "batches are started before others have ended"
+    assert list(summary.quarantined) == ["05.jpg"]
+    plain, later = content(tmp_path / "cpu.zarr"), content(tmp_path / "device.zarr")
+    assert len(plain[0]) == 5 * 3 * count
+    assert plain == later
+    noted = [note for record in later[1] for note in record[3]]
+    assert any(note.indistinct for note in noted)
+    assert any(note.thumbnail for note in noted)
+
+
+def test_threads_give_the_same_too(images: Path, tmp_path: Path) -> None:
+    (pixels, _) = both()
+    assert pixels.module is not None
+    run(images, tmp_path / "cpu.zarr", [(pixels, TorchModule(pixels.module))])
+    run(images, tmp_path / "threads.zarr", [(pixels, TorchThreads(pixels.module, 2))], lent=True)
+    assert content(tmp_path / "cpu.zarr") == content(tmp_path / "threads.zarr")
+
+
+def test_the_stand_in_notices_pixels_that_are_let_go() -> None:
+    (pixels, _) = both()
+    names = suite("mini5")
+    lender = Lender(VariantMaker(names, side=SIDE, seed=0, batch=2, threads=1))
+    canvas = torch.from_numpy(np.stack([np.array(photograph(i, SIDE, SIDE)) for i in range(2)]))
+    device = Device(pixels)
+    variants = lender(canvas, ["a", "b"])
+    held = next(variants)
+    held_too, let_go = device.start(held.pixels_BSSC), device.start(next(variants).pixels_BSSC)
+    next(variants)
+    assert not (held_too.result() == np.float32(POISON / 255)).any(axis=1).all()
+    np.testing.assert_allclose(let_go.result(), POISON / 255, rtol=1e-6)

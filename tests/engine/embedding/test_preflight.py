@@ -1,0 +1,303 @@
+"""What is found wrong with a study before anything is embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from substyle.engine import cache
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.embedding import preflight
+from substyle.engine.embedding.preflight import SplitCounts
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.store.layout import HEADER
+from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord
+
+BACKBONES = (BackboneChoice("control:pixels"),)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source of no bytes."""
+
+    records: Sequence[ImageRecord]
+    class_names: tuple[str, ...] = ()
+    root: str = "listed"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def listed(counts: Mapping[str, Mapping[str | None, int]]) -> Listed:
+    """Photographs by class ("" for none) and split."""
+    names = tuple(sorted(name for name in counts if name))
+    records = [
+        ImageRecord(f"{name}/{split}/{i}", names.index(name) if name else None, split, bytes)
+        for name, splits in counts.items()
+        for split, count in splits.items()
+        for i in range(count)
+    ]
+    return Listed(records, names)
+
+
+def count(counts: Mapping[str, Mapping[str | None, int]], manifest: Manifest | None = None) -> SplitCounts:
+    source = listed(counts)
+    return preflight.count_splits(source.records, source, seed=0, fractions=DEFAULT_FRACTIONS, manifest=manifest)
+
+
+GOOD: Mapping[str, Mapping[str | None, int]] = {"a": {None: 10}, "b": {None: 10}}
+
+
+def test_counts_of_a_source_without_splits() -> None:
+    counts = count({"a": {None: 100}, "b": {None: 20}, "": {None: 40}})
+    assert counts.class_names == ("a", "b")
+    assert counts.count_CS.tolist() == [[65, 15, 20], [13, 3, 4], [26, 6, 8]]
+    assert preflight.check_splits(counts) == []
+
+
+def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
+    given_N = np.full(2, -1, np.int8)
+    there = Manifest(np.arange(2), ("a/None/0", "z"), np.array([1, 0]), ("c", "a"), np.array([2, 0], np.int8), given_N)
+    counts = count({"a": {"train": 3, "val": 1, "test": 0}}, there)
+    assert counts.class_names == ("c", "a")
+    assert counts.count_CS[0].tolist() == [1, 0, 0]
+    assert counts.count_CS[1, 2] == 2  # one of the store, and the source's val, as it has no test images
+
+
+@pytest.mark.parametrize(
+    ("counts", "field", "told"),
+    [
+        ({"a": {"test": 5}}, "images", "0 training, 0 validation and 5 test"),
+        ({"a": {"train": 1, "test": 5}}, "images", "at least 1 photograph to learn from and 1 to validate on"),
+        ({"a": {"train": 5, "test": 1}}, "images", "at least 2 test photographs: add some'?$"),
+        ({"a": {None: 4}}, "splits.test", r"1 test photographs.*or change the shares in \[splits\]"),
+        ({}, "splits.train", "0 training, 0 validation and 0 test"),
+        (
+            {"a": {"train": 5, "test": 5}, "new": {"test": 1}, "b": {"train": 5}},
+            "images",
+            "1 of 3 classes with test and without training photographs: new'",
+        ),
+    ],
+)
+def test_splits_that_probes_cannot_use(counts: Mapping[str, Mapping[str | None, int]], field: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        preflight.check_splits(count(counts))
+    assert caught.value.field == field
+
+
+def test_many_classes_are_not_all_named() -> None:
+    counts = {"known": {"train": 9, "test": 2}} | {f"c{i}": {"test": 1} for i in range(8)}
+    with pytest.raises(ConfigError, match=r"8 of 9 classes .*: c0, c1, c2, c3, c4 and 3 more"):
+        preflight.check_splits(count(counts))
+
+
+def test_a_source_of_training_images_alone_is_good() -> None:
+    counts = count({"a": {"train": 20}, "b": {"train": 20}})
+    assert preflight.check_splits(counts) == []
+    assert counts.total == (26, 6, 8)
+    assert not counts.given
+
+
+def test_classes_that_are_not_tested_are_a_warning() -> None:
+    (warning,) = preflight.check_splits(count({"a": {"train": 5, "test": 5}, "b": {"train": 5}, "c": {"train": 5}}))
+    assert warning.startswith("2 of 3 classes have no test photographs")
+    assert warning.endswith(": b, c")
+
+
+def test_classes_of_one_image_that_may_be_validated_on_are_a_warning() -> None:
+    (warning,) = preflight.check_splits(count({"a": {"train": 2, "test": 5}, "b": {"train": 1, "test": 1}}))
+    assert warning.endswith("count as wrong: b")
+
+
+def test_a_suite_without_identity() -> None:
+    with pytest.raises(ConfigError, match="identity among"):
+        preflight.check_suite(["jpeg"])
+
+
+def test_a_suite_with_nothing_held_out_is_a_warning() -> None:
+    assert preflight.check_suite(["identity", "grayscale", "channel_permute"]) == []
+    (warning,) = preflight.check_suite(["identity", "jpeg", "channel_permute"])
+    assert "no held-out transformation" in warning
+
+
+def test_probes_that_cannot_be_posed_are_named() -> None:
+    config = ProbeConfig()
+    assert preflight.check_tasks(config, ["identity", "jpeg"], count(GOOD)) == []
+    told = preflight.check_tasks(config, ["identity", "jpeg"], count({"a": {None: 20}}))
+    assert [line.split()[1] for line in told] == ["semantic", "multitask"]
+    assert "at least 2 classes to learn from, and there are 1" in told[0]
+    told = preflight.check_tasks(config, ["identity"], count(GOOD))
+    assert [line.split()[1] for line in told] == ["fine", "coarse", "multitask"]
+    untested = {"a": {"train": 5}, "b": {"train": 5}, "": {"test": 5}}
+    told = preflight.check_tasks(config, ["identity", "jpeg"], count(untested))
+    assert told[0].endswith("test photographs with a class, and there are none")
+
+
+def test_nothing_to_pose_is_an_error() -> None:
+    config = ProbeConfig(tasks=("semantic", "multitask"))
+    with pytest.raises(ConfigError, match="semantic needs photographs of at least 2 classes") as caught:
+        preflight.check_tasks(config, ["identity", "jpeg"], count({"": {None: 20}}))
+    assert caught.value.field == "probes.tasks"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Photographs of another kind: 3 of a, 2 of x, 1 of y."""
+    folder = tmp_path / "other"
+    for name, many in (("a", 3), ("x", 2), ("y", 1)):
+        (folder / name).mkdir(parents=True)
+        for i in range(many):
+            (folder / name / f"{i}.jpg").write_bytes(b"not read")
+    return folder
+
+
+def test_classes_of_a_shift_that_are_not_known_are_a_warning(other: Path) -> None:
+    (warning,) = preflight.check_shift({"s": other}, count(GOOD), ProbeConfig())
+    assert warning == ("shift s: 3 of 6 photographs are left out: of classes that the study does not learn (x, y)")
+    known: Mapping[str, Mapping[str | None, int]] = {name: {None: 10} for name in "axy"}
+    assert preflight.check_shift({"s": other}, count(known), ProbeConfig()) == []
+
+
+def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "0.jpg").write_bytes(b"not read")
+    strangers: Mapping[str, Mapping[str | None, int]] = {"b": {None: 10}, "c": {None: 10}}
+    good, config = count(GOOD), ProbeConfig()
+    cases = [
+        (other, count(strangers), config, "shift.s", "a, x, y.*some of the study's classes: b, c"),
+        (plain, good, config, "shift.s", "photographs with classes"),
+        (other, count({"": {None: 20}}), config, "shift", "0 classes to learn"),
+        (other, good, dataclasses.replace(config, tasks=("fine",)), "shift", "semantic in probes.tasks"),
+        (other, good, dataclasses.replace(config, heads=("mlp",)), "shift", "linear in probes.heads"),
+        (other, good, dataclasses.replace(config, save=False), "shift", "probes.save = true"),
+    ]
+    for folder, counts, probes, name, told in cases:
+        with pytest.raises(ConfigError, match=told) as caught:
+            preflight.check_shift({"s": folder}, counts, probes)
+        assert caught.value.field == name
+    with pytest.raises(ConfigError):
+        preflight.check_shift({"s": tmp_path / "missing"}, good, config)
+
+
+def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:
+    preflight.check_writable(tmp_path, "--out", "")
+    preflight.check_writable(tmp_path / "a" / "b", "--out", "")
+    preflight.check_store(tmp_path / "a" / "s.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in (file, file / "below", file / "far" / "below", tmp_path / "dangling" / "x"):
+        with pytest.raises(ConfigError, match=r"(file|dangling) is not one: use another"):
+            preflight.check_writable(path, "--out", "use another")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
+def test_a_folder_that_cannot_be_written_to_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--out: .*/proc/substyle/a.*can be written to .*: use another"):
+        preflight.check_writable(Path("/proc/substyle/a"), "--out", "use another")
+    with pytest.raises(ConfigError, match="name another one with --store"):
+        preflight.check_store(Path("/proc/substyle/s.zarr"))
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+
+    def full(*arguments: object, **named: object) -> object:
+        return open("/dev/full", "wb")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight.tempfile, "TemporaryFile", full)
+        with pytest.raises(ConfigError, match="No space left"):
+            preflight.check_writable(tmp_path, "--out", "")
+
+
+def test_what_is_there_must_be_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "s.zarr"
+    store.mkdir()
+    preflight.check_store(store)  # an empty folder
+    (store / "else").write_text("")
+    with pytest.raises(ConfigError, match="a store, or a path where nothing is yet"):
+        preflight.check_store(store)
+    with pytest.raises(ConfigError, match="a store, or a path where nothing is yet"):
+        preflight.check_store(store / "else")
+    (store / HEADER).write_text("")
+    preflight.check_store(store)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="a store that can be written to"):
+        preflight.check_store(store)
+
+
+def test_backbones(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    file.write_bytes(b"")
+    (tmp_path / "model.ckpt-1.index").write_bytes(b"")
+    good = [
+        *BACKBONES,
+        BackboneChoice("timm:test_vit", file),
+        BackboneChoice("simclr:resnet50", tmp_path / "model.ckpt-1"),
+    ]
+    preflight.check_backbones(good)
+    for choices, told in (
+        ([BackboneChoice("nothing:x")], "backbone: got 'nothing:x'"),
+        ([*BACKBONES, *BACKBONES], "each backbone once"),
+        ([BackboneChoice("control:pixels", file)], "control:pixels: checkpoint"),
+        ([BackboneChoice("timm:test_vit", tmp_path / "none.pth")], r"none\.pth.*that exists"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            preflight.check_backbones(choices)
+
+
+def check(study: Study, source: Listed, tmp_path: Path, store: Path | None = None, **more: bool) -> list[str]:
+    store = store or tmp_path / "out" / "store.zarr"
+    return preflight.check_study(study, source, tmp_path / "out", store, source.records, **more)
+
+
+def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
+    study = Study("s", BACKBONES, suite="mini5", shift={"s": other})
+    (warning,) = check(study, listed(GOOD), tmp_path)
+    assert warning.startswith("shift s: 3 of 6")
+    assert not (tmp_path / "out").exists()
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    broken = [
+        (dataclasses.replace(study, backbones=BACKBONES * 2), GOOD, "each backbone once"),
+        (study, {"a": {None: 4}}, "at least 2 test photographs"),
+        (dataclasses.replace(study, shift={"s": tmp_path / "missing"}), GOOD, "missing"),
+        (dataclasses.replace(study, probes=ProbeConfig(tasks=("semantic",)), shift={}), {"a": {None: 20}}, "tasks"),
+    ]
+    for changed, counts, told in broken:
+        with pytest.raises(ConfigError, match=told):
+            check(changed, listed(counts), tmp_path)
+    with pytest.raises(ConfigError, match="--store"):
+        check(study, listed(GOOD), tmp_path, blocked)
+    assert check(study, listed(GOOD), tmp_path, blocked, writes_store=False) == [warning]
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(blocked / "cache"))
+    assert cache.root() == blocked / "cache"
+    with pytest.raises(ConfigError, match=r"set \$SUBSTYLE_CACHE"):
+        check(study, listed(GOOD), tmp_path)
+    monkeypatch.undo()
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ConfigError, match="--out"):
+        check(study, listed(GOOD), tmp_path, tmp_path / "s.zarr")
+
+
+def test_many_photographs_take_little_time() -> None:
+    names = tuple(f"n{i:04d}" for i in range(1000))
+    records = [ImageRecord(f"{i % 1000}/{i}", i % 1000, None, bytes) for i in range(200_000)]
+    start = time.process_time()
+    counts = preflight.count_splits(records, Listed(records, names), seed=0, fractions=DEFAULT_FRACTIONS)
+    assert preflight.check_splits(counts) == []
+    assert time.process_time() - start < 5.0

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import jpeg, photograph
+
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.backbones.spec import BackboneSpec
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop, shard_rows
+from substyle.engine.embedding.run import embed
+from substyle.engine.store import lock
+from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table, store_facts
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.transforms.registry import suite
+
+PIXELS = BackboneChoice("control:pixels")
+CONFIG = EmbedConfig(batch=4, threads=1, precision="fp32", shard_rows=8)
+
+
+def plan(images: Path, store: Path, names: str = "mini5", limit: int = 0, **config: int | str) -> EmbedPlan:
+    settings = Settings(0, 64, suite(names))
+    changed = EmbedConfig(**{**vars(CONFIG), **config})  # type: ignore[arg-type]
+    return EmbedPlan(FolderSource(images), store, Workshop(settings, changed), limit)
+
+
+def folder(root: Path, count: int, start: int = 0) -> Path:
+    root.mkdir(exist_ok=True)
+    for i in range(start, start + count):
+        (root / f"{i:03d}.jpg").write_bytes(jpeg(photograph(i)))
+    return root
+
+
+def chunks(store: Path) -> dict[str, str]:
+    files = sorted(path for path in (store / "embeddings").rglob("c/*/*") if path.is_file())
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_every_variant_of_every_photograph(tmp_path: Path, two_classes: Path) -> None:
+    store = tmp_path / "s.zarr"
+    summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
+    assert (summary.images, summary.variants, summary.shards, summary.new_shards) == (40, 200, 5, 5)
+    table = load_table(EmbeddingStore.open(store), "control:pixels")
+    assert table.x_TND.shape == (5, 40, 768)
+    assert table.transformations == suite("mini5")
+    assert table.class_names == ("even", "odd")
+    assert np.isfinite(table.x_TND).all()
+    assert table.x_TND.std() > 0.05
+    assert set(table.split_N.tolist()) == {0, 1, 2}
+    assert not (store / lock.NAME).exists()
+
+
+def test_batch_size_changes_no_byte(tmp_path: Path, two_classes: Path) -> None:
+    embed(plan(two_classes, tmp_path / "a.zarr"), [PIXELS], quiet=True)
+    embed(plan(two_classes, tmp_path / "b.zarr", batch=7), [PIXELS], quiet=True)
+    assert chunks(tmp_path / "a.zarr") == chunks(tmp_path / "b.zarr") != {}
+
+
+def test_interrupted_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(plan(two_classes, tmp_path / "whole.zarr"), [PIXELS], quiet=True)
+    store = tmp_path / "cut.zarr"
+    write = EmbeddingStore.write_shard
+    calls = []
+
+    def stop(self: EmbeddingStore, *arguments: object, **more: object) -> int:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return write(self, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EmbeddingStore, "write_shard", stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed(plan(two_classes, store), [PIXELS], quiet=True)
+    monkeypatch.undo()
+    assert len(EmbeddingStore.open(store).finished()) == 2
+    assert len(load_table(EmbeddingStore.open(store), "control:pixels").keys) == 16
+    summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
+    assert summary.new_shards == 3
+    assert chunks(store) == chunks(tmp_path / "whole.zarr")
+
+
+def test_second_run_has_nothing_to_do(tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "s.zarr"
+    embed(plan(two_classes, store), [PIXELS], quiet=True)
+    before = chunks(store)
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("prepared a backbone for nothing")
+
+    monkeypatch.setattr("substyle.engine.embedding.run.prepare_backbones", refuse)
+    summary = embed(plan(two_classes, store), [PIXELS], quiet=True)
+    assert (summary.images, summary.new_shards) == (40, 0)
+    assert chunks(store) == before
+
+
+def test_new_backbone_and_new_transformation_touch_nothing(tmp_path: Path, two_classes: Path) -> None:
+    store = tmp_path / "s.zarr"
+    embed(plan(two_classes, store, "identity,grayscale"), [PIXELS], quiet=True)
+    before = chunks(store)
+    random = BackboneChoice("control:random:test_efficientnet")
+    embed(plan(two_classes, store), [PIXELS, random], quiet=True)
+    after = chunks(store)
+    assert before.items() <= after.items()
+    assert len(after) == 2 * 5 * 5
+    opened = EmbeddingStore.open(store)
+    assert load_table(opened, random.name).x_TND.shape[:2] == (5, 40)
+    facts = opened.backbone(random.name).facts
+    assert facts["gate"]["cosine_min"] >= 0.9999
+    assert facts["runtime"]["precision"] == "fp32"
+
+
+def test_depths_in_one_run_are_those_of_a_run_each(tmp_path: Path, two_classes: Path) -> None:
+    network = "control:random:test_vit"
+    depths = [
+        BackboneChoice(f"{network}@layer=0"),
+        BackboneChoice(f"{network}@layer=1,pool=avg"),
+        BackboneChoice(network),
+    ]
+    embed(plan(two_classes, tmp_path / "together.zarr"), depths, quiet=True)
+    for depth in depths:
+        embed(plan(two_classes, tmp_path / "apart.zarr"), [depth], quiet=True)
+    together = chunks(tmp_path / "together.zarr")
+    assert together == chunks(tmp_path / "apart.zarr")
+    assert len(together) == 3 * 5 * 5
+    # a run that has the last of them left to do, as one that was interrupted
+    for path in (tmp_path / "together.zarr" / "embeddings").glob("*layer_0*/*/c/1/0"):
+        path.unlink()
+    assert embed(plan(two_classes, tmp_path / "together.zarr"), depths, quiet=True).new_shards == 1
+    assert chunks(tmp_path / "together.zarr") == together
+
+
+def test_new_images_take_new_shards(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 11)
+    store = tmp_path / "s.zarr"
+    embed(plan(images, store), [PIXELS], quiet=True)
+    before = chunks(store)
+    folder(images, 3, start=50)
+    summary = embed(plan(images, store), [PIXELS], quiet=True)
+    assert (summary.images, summary.new_shards) == (14, 1)
+    assert before.items() <= chunks(store).items()
+    table = load_table(EmbeddingStore.open(store), "control:pixels")
+    assert table.keys[-3:] == ("050.jpg", "051.jpg", "052.jpg")
+    # what an image gives does not depend on when it came
+    alone = folder(tmp_path / "alone", 1, start=51)
+    embed(plan(alone, tmp_path / "alone.zarr"), [PIXELS], quiet=True)
+    lone = load_table(EmbeddingStore.open(tmp_path / "alone.zarr"), "control:pixels")
+    np.testing.assert_array_equal(lone.x_TND[:, 0], table.x_TND[:, table.keys.index("051.jpg")])
+
+
+def test_bad_images_are_quarantined_and_the_run_goes_on(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 9)
+    (images / "003.jpg").write_bytes(jpeg(photograph(3))[:400])
+    (images / "text.jpg").write_text("not an image")
+    (images / "empty.png").write_bytes(b"")
+    store = tmp_path / "s.zarr"
+    summary = embed(plan(images, store), [PIXELS], quiet=True)
+    assert set(summary.quarantined) == {"003.jpg", "text.jpg", "empty.png"}
+    opened = EmbeddingStore.open(store)
+    table = load_table(opened, "control:pixels")
+    assert len(table.keys) == 8
+    assert not set(table.keys) & set(summary.quarantined)
+    assert store_facts(opened).quarantined == summary.quarantined
+    row = opened.manifest().keys.index("003.jpg")
+    assert np.isnan(opened.read(opened.backbone("control:pixels"), "jpeg")[row]).all()
+
+
+def test_an_image_that_vanishes_is_quarantined(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 4)
+    made = plan(images, tmp_path / "s.zarr")
+    (images / "002.jpg").unlink()
+    assert "cannot be read" in embed(made, [PIXELS], quiet=True).quarantined["002.jpg"]
+
+
+def test_indistinct_variants_are_noted(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(4):
+        (images / f"{i}.png").write_bytes(jpeg(photograph(i).convert("L")))
+    embed(plan(images, tmp_path / "s.zarr"), [PIXELS], quiet=True)
+    opened = EmbeddingStore.open(tmp_path / "s.zarr")
+    assert store_facts(opened).indistinct["grayscale"] == 4
+    table = load_table(opened, "control:pixels")
+    assert not table.distinct_TN[table.transformations.index("grayscale")].any()
+    assert table.distinct_TN[0].all()
+
+
+def test_another_seed_canvas_or_type_is_refused(tmp_path: Path, two_classes: Path) -> None:
+    store = tmp_path / "s.zarr"
+    embed(plan(two_classes, store, limit=4), [PIXELS], quiet=True)
+    for settings, config, named in (
+        (Settings(1, 64, suite("mini5")), CONFIG, "seed 0 there, 1 now"),
+        (Settings(0, 96, suite("mini5")), CONFIG, "canvas 64 there, 96 now"),
+        (Settings(0, 64, suite("mini5")), EmbedConfig(dtype="float32"), "dtype float16 there, float32 now"),
+        (
+            Settings(0, 64, suite("mini5"), style_precision="fp32"),
+            CONFIG,
+            "style_precision bf16 there, fp32 now",
+        ),
+    ):
+        other = EmbedPlan(FolderSource(two_classes), store, Workshop(settings, config), 4)
+        with pytest.raises(StoreError, match=named):
+            embed(other, [PIXELS], quiet=True)
+
+
+def test_limit_takes_the_same_images_each_time(tmp_path: Path, two_classes: Path) -> None:
+    small = {record.key for record in plan(two_classes, tmp_path / "a", limit=6).records()}
+    large = {record.key for record in plan(two_classes, tmp_path / "a", limit=12).records()}
+    assert len(small) == 6
+    assert small < large
+    assert {key.split("/")[0] for key in large} == {"even", "odd"}
+
+
+@pytest.mark.parametrize("limit", [12, 20, 33, 48])
+def test_a_limit_leaves_no_class_to_be_tested_and_not_learned(tmp_path: Path, limit: int) -> None:
+    counts = {"train": 8, "val": 2, "test": 4}
+    for split, count in counts.items():
+        for kind in "abcd":
+            (tmp_path / "images" / split / kind).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / "images" / split / kind / f"{i}.jpg").write_bytes(b"never opened")
+    records = plan(tmp_path / "images", tmp_path / "s.zarr", limit=limit).records()
+    kinds = {split: {record.label for record in records if record.split == split} for split in counts}
+    assert len(records) == limit
+    assert kinds["test"] <= kinds["train"]
+    for split, count in counts.items():
+        assert abs(sum(record.split == split for record in records) - limit * count / 14) <= 1
+
+
+def test_classes_that_a_limit_leaves_out_get_no_label(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for i in range(12):
+        (root / f"class{i:02d}").mkdir(parents=True)
+        (root / f"class{i:02d}" / "a.jpg").write_bytes(jpeg(photograph(i)))
+    for limit in (3, 7):  # the second time the store grows by images of new classes
+        embed(plan(root, tmp_path / "s.zarr", limit=limit), [PIXELS], quiet=True)
+        table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
+        assert len(table.class_names) == limit
+        named = [table.class_names[label] for label in table.label_N.tolist()]
+        assert named == [key.split("/")[0] for key in table.keys]
+
+
+def test_bad_requests(tmp_path: Path, two_classes: Path) -> None:
+    made = plan(two_classes, tmp_path / "s.zarr")
+    with pytest.raises(ConfigError, match="at least one backbone"):
+        embed(made, [])
+    with pytest.raises(ConfigError, match="each backbone once"):
+        embed(made, [PIXELS, PIXELS], quiet=True)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_held_store_is_refused(tmp_path: Path, two_classes: Path) -> None:
+    store = tmp_path / "s.zarr"
+    embed(plan(two_classes, store, limit=4), [PIXELS], quiet=True)
+    with lock.hold(store, "other"), pytest.raises(LockedError, match="run other"):
+        embed(plan(two_classes, store, limit=8), [PIXELS], quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("rate", "images", "batch", "rows"),
+    [
+        (1000.0, 8, 32, 32),  # few photographs are one shard, never padded pieces of one
+        (1000.0, 3, 4, 4),
+        (1000.0, 1000, 32, 128),  # at least four shards
+        (1e6, 10**6, 32, 512),  # a minute of decoding and variants
+        (40.0, 10**6, 32, 64),  # a minute of a slow backbone
+        (2.0, 10**6, 32, 8),  # a slower one: fewer rows would take as long
+        (2.0, 10**6, 4, 4),
+    ],
+)
+def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> None:
+    spec = BackboneSpec("x", "x", 4, 224, (0, 0, 0), (1, 1, 1), "none", "none", "w")
+    compiled = CompiledBackbone(spec, lambda x: np.zeros((len(x), 4), np.float32), {}, None, rate)
+    assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch)) == rows
+    assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch, shard_rows=16)) == 16

@@ -1,0 +1,167 @@
+"""`embed` and `run` with the runtime torch on a CPU, from the command line to the store, gates included."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from substyle.engine.cli import main
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+from substyle.kernels.errors import SubstyleError
+
+VIT = "control:random:test_vit"
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile gives back what it is given: code is generated in one test, that takes seconds."""
+
+    def compiled(module: nn.Module, **how: object) -> nn.Module:
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
+
+
+def embed(images: Path, store: Path, *more: str) -> int:
+    settings = ["--suite", "identity,grayscale,gaussian_noise", "--canvas", "32", "--batch", "8", "--limit", "12"]
+    arguments = ["embed", str(images), "--store", str(store), "--backbone", VIT, "--threads", "1", *settings]
+    return main([*arguments, "--shard-rows", "8", "--quiet", "--json", *more])
+
+
+def vit(store: Path) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    opened = EmbeddingStore.open(store)
+    return opened.backbone(VIT).facts, load_table(opened, VIT).x_TND.astype(np.float32)
+
+
+def cosine(a_TND: np.ndarray[Any, Any], b_TND: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of each row with its counterpart, without the mean of the second. Shape: (T, N)."""
+    mean = b_TND.mean((0, 1))
+    a, b = a_TND - mean, b_TND - mean
+    return np.asarray((a * b).sum(2) / np.linalg.norm(a, axis=2) / np.linalg.norm(b, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["uncompiled", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_torch_fills_a_store(
+    tmp_path: Path, two_classes: Path, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "uncompiled":
+        request.getfixturevalue("uncompiled")
+    elif shutil.which("g++") is None:
+        pytest.skip("no compiler")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert embed(two_classes, tmp_path / "torch.zarr", "--runtime", "torch") == 0
+    facts, x_TND = vit(tmp_path / "torch.zarr")
+    assert facts["runtime"]["name"] == "torch.compile"
+    assert facts["runtime"]["device"] == "cpu"
+    assert facts["gate"]["cosine_min"] >= facts["gate"]["threshold"]
+    assert embed(two_classes, tmp_path / "openvino.zarr", "--precision", "fp32", "--runtime", "openvino") == 0
+    told, reference_TND = vit(tmp_path / "openvino.zarr")
+    assert told["runtime"]["name"] == "openvino"
+    assert x_TND.shape == (3, 12, 64)
+    assert cosine(x_TND, reference_TND).min() > 0.998
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("runtime", ["torch", "auto"])
+def test_a_gpu_fills_a_store_with_the_same_bits_each_time(tmp_path: Path, two_classes: Path, runtime: str) -> None:
+    for name in ("a", "b"):
+        assert embed(two_classes, tmp_path / f"{name}.zarr", "--device", "cuda", "--runtime", runtime) == 0
+    facts, x_TND = vit(tmp_path / "a.zarr")
+    assert (facts["runtime"]["device"], facts["runtime"]["gpu"]) == ("cuda", torch.cuda.get_device_name(0))
+    np.testing.assert_array_equal(vit(tmp_path / "b.zarr")[1], x_TND)
+    assert embed(two_classes, tmp_path / "cpu.zarr", "--device", "cpu", "--precision", "fp32") == 0
+    # decoders and resamplers of the two devices round otherwise, which an untrained network shows
+    assert np.median(cosine(x_TND, vit(tmp_path / "cpu.zarr")[1])) > 0.98
+
+
+def test_a_store_goes_on_with_the_runtime_that_began_it(
+    tmp_path: Path, two_classes: Path, uncompiled: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "s.zarr"
+    how = ("--runtime", "torch", "--device", "cpu", "--precision", "fp32")
+    assert embed(two_classes, store, *how) == 0
+    before = vit(store)[1]
+    assert embed(two_classes, store, *how, "--limit", "20") == 0
+    assert load_table(EmbeddingStore.open(store), VIT).x_TND.shape[1] == 20
+    keys = list(load_table(EmbeddingStore.open(store), VIT).keys)
+    assert len(keys) == 20
+    np.testing.assert_array_equal(vit(store)[1][:, :12], before)
+    capsys.readouterr()
+    assert embed(two_classes, store, "--runtime", "openvino", "--precision", "fp32", "--limit", "30") == 1
+    said = capsys.readouterr().err
+    assert "was made differently: runtime torch.compile there, openvino now" in said
+    assert 'go on with device = "cpu" and runtime = "torch"' in said
+
+
+def test_parts_take_what_one_of_them_has_compiled(
+    tmp_path: Path, two_classes: Path, uncompiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = ("--runtime", "torch", "--precision", "fp32")
+    assert embed(two_classes, tmp_path / "whole.zarr", *how) == 0
+    for part in ("1/2", "2/2"):
+        assert embed(two_classes, tmp_path / "parts.zarr", *how, "--part", part) == 0
+    np.testing.assert_array_equal(vit(tmp_path / "parts.zarr")[1], vit(tmp_path / "whole.zarr")[1])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--device", "tpu"], "embed.device: got 'tpu'; allowed: auto, cpu, cuda or cuda:N"),
+        (["--runtime", "onnx"], "embed.runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch"),
+        (["--device", "cpu", "--runtime", "tensorrt"], "TensorRT runs on NVIDIA GPUs alone"),
+        (["--runtime", "torch", "--precision", "int8"], "auto, fp32, bf16, fp16 with the runtime torch"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    tmp_path: Path, two_classes: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed(two_classes, tmp_path / "s.zarr", *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
+    tmp_path: Path, two_classes: Path, uncompiled: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "s.toml"
+    study.write_text(
+        f'name = "s"\nsuite = "identity,grayscale"\ncanvas = 32\ngallery = 0\nbackbones = ["{VIT}"]\n'
+        '[embed]\nbatch = 8\ndevice = "cpu"\nruntime = "tensorrt"\nprecision = "fp32"\n'
+        "[probes]\nmlp_steps = 2\nmultitask_steps = 2\ndoublings = 1\nwidths = [8]\nCs = [1e-2]\nresamples = 2\n"
+        "bootstrap = 100\n[analysis]\nks = [1]\n"
+    )
+    command = ["run", str(study), "--images", str(two_classes), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(command) == 2
+    assert "embed.runtime: got 'tensorrt'; allowed: auto, openvino, torch" in capsys.readouterr().err
+    study.write_text(study.read_text().replace('"tensorrt"', '"openvino"'))
+    assert main([*command, "--runtime", "torch", "--device", "auto", "--limit", "24"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["backbones"][VIT]["runtime"]["name"] == "torch.compile"
+
+
+def test_the_device_of_run_is_that_of_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from substyle.engine.commands import study as pipeline
+
+    taken = []
+
+    def run_study(study: Any, *arguments: Any, **more: Any) -> None:  # noqa: ANN401
+        taken.append((study.embed.device, study.probes.device))
+        raise SubstyleError("far enough")
+
+    monkeypatch.setattr(pipeline, "run_study", run_study)
+    study = tmp_path / "s.toml"
+    for table in ("", '[probes]\ndevice = "auto"\n'):
+        study.write_text(f'name = "s"\nbackbones = ["control:pixels"]\n{table}')
+        assert main(["run", str(study), "--device", "cpu"]) == 1
+    assert taken == [("cpu", "cpu"), ("cpu", "auto")]

@@ -1,0 +1,286 @@
+"""Embeddings held as float16, as int8 and streamed: what a probe is given, and what it learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.engine.probes.conftest import SUITE
+
+from substyle.engine.probes import dataset, loader
+from substyle.engine.probes import dataset as held_module
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import Held, Resident, Room, Standard, Streamed, hold, standard_of
+from substyle.engine.probes.loader import NEVER, Drawn
+from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.tasks import fine_task
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+BYTES = 20 * 2  # of a row of the made-up tables
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def cells(table: EmbeddingTable) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """All rows in a random order."""
+    t, n = np.divmod(np.random.default_rng(5).permutation(table.x_TND.shape[0] * table.x_TND.shape[1]), len(table.keys))
+    return t, n
+
+
+def of(how: str, table: EmbeddingTable, **changes: object) -> Held:
+    return hold(table, replace(ProbeConfig(table=how), **changes), CPU)  # type: ignore[arg-type]
+
+
+def standardised(held: Held, t: Any, n: Any) -> torch.Tensor:  # noqa: ANN401
+    task = fine_task(held.table, 0)
+    assert task is not None
+    return Features(held, standard_of(held.table, task, 0), CPU, torch.float32)(t, n)
+
+
+def test_float16_in_memory_is_not_copied(make_table: Make) -> None:
+    table = make_table()
+    for how in ("auto", "float16"):
+        held = of(how, table)
+        assert isinstance(held, Resident)
+        assert (held.how, held.device, held.centre) == ("float16", CPU, None)
+        assert held.x_RD.data_ptr() == table.x_TND.ctypes.data  # type: ignore[union-attr]
+
+
+def test_streamed_rows_are_those_of_float16(make_table: Make) -> None:
+    table = make_table()
+    held = of("streamed", table)
+    assert isinstance(held, Streamed)
+    assert torch.equal(standardised(held, *cells(table)), standardised(of("float16", table), *cells(table)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_int8_rows_are_near(make_table: Make, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number within half a step of its row; a large feature takes nothing from the small ones."""
+    monkeypatch.setattr(held_module, "SAMPLE", 500)
+    table = make_table()
+    x_TND = np.asarray(table.x_TND, dtype)
+    x_TND[..., 3] = x_TND[..., 3] * 50 + 1000
+    x_TND[..., 4] = 7.0
+    table = replace(table, x_TND=x_TND)
+    held = of("int8", table, stream_buffer=1 << 16)
+    assert isinstance(held, Resident)
+    assert held.how == "int8"
+    assert held.x_RD.dtype == torch.int8
+    assert held.scale_R is not None
+    t, n = cells(table)
+    exact, near = standardised(of("float16", table), t, n), standardised(held, t, n)
+    step = held.scale_R[torch.from_numpy(t * len(table.keys) + n)]
+    assert ((near - exact).abs() <= 0.5 * step[:, None] * 1.1 + 1e-4).all()
+    assert float((near - exact).abs().max()) > 1e-3
+    assert step.max() < 0.06
+    assert not near[:, 4].any()
+
+
+def test_int8_says_where_numbers_are_none(make_table: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the sample of rows that statistics are made of does not meet them."""
+    monkeypatch.setattr(held_module, "SAMPLE", 1)
+    table = make_table()
+    for value in (np.nan, np.inf):
+        x_TND = np.array(table.x_TND)
+        x_TND[2, table.rows(2)[0], 7] = value
+        with pytest.raises(SubstyleError, match="NaN or infinite"):
+            of("int8", replace(table, x_TND=x_TND))
+
+
+def plain(table: EmbeddingTable, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    outcome = run_probes(table, config, out_dir=None, quiet=True)
+    return outcome.results, outcome.scores
+
+
+@pytest.mark.parametrize("sampling", ["variant", "cross"])
+def test_streamed_probes_learn_what_probes_in_memory_learn(make_table: Make, quick: Quick, sampling: str) -> None:
+    """Every task, head and resample, the rotation and the projection, bit for bit, through windows of a few steps."""
+    table = make_table(style=1.0)
+    config = quick(mlp_steps=10, multitask_steps=10, mlp_resamples=1, sampling=sampling, dropout=0.2)
+    expected, expected_scores = plain(table, config)
+    results, scores = plain(table, replace(config, table="streamed", stream_buffer=1 << 16))
+    assert results == expected
+    assert scores.keys() == expected_scores.keys()
+    for name, score in scores.items():
+        np.testing.assert_array_equal(score, expected_scores[name])
+
+
+def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) -> None:
+    table = make_table(images=300, style=1.0)
+    config = quick(tasks=("fine", "semantic"), heads=("linear",))
+    expected, (results, _) = plain(table, config)[0], plain(table, replace(config, table="int8"))
+    for task, number in (("fine", "accuracy"), ("semantic", "clean")):
+        ours, theirs = (r[task]["linear"][number] for r in (results, expected))
+        assert abs(ours - theirs) < 0.02
+        assert theirs > 0.5
+
+
+def draws(table: EmbeddingTable, size: int) -> Callable[[], Drawn]:
+    rng = np.random.default_rng(0)
+
+    def draw() -> Drawn:
+        t, n = rng.integers(len(SUITE), size=size), rng.integers(len(table.keys), size=size)
+        return Drawn(t, n, [t])
+
+    return draw
+
+
+@pytest.mark.parametrize(("steps", "at_once"), [(7, 3), (6, 3), (3, 3), (2, 3), (1, 1), (5, 1)])
+def test_a_feed_gives_every_step_in_turn(make_table: Make, steps: int, at_once: int) -> None:
+    """Windows of so many steps, of which rows stay until the one after is asked for."""
+    table, size = make_table(), 10
+    held = Streamed(table, CPU, 2 * at_once * size * BYTES)
+    feed, draw = held.feed(draws(table, size), size, steps), draws(table, size)
+    at_once = min(at_once, steps)
+    for step in range(steps):
+        assert feed.left == (0 if step % at_once == 0 else at_once - step % at_once)
+        drawn, placed = feed.step()
+        expected = draw()
+        np.testing.assert_array_equal(drawn.t_B, expected.t_B)
+        np.testing.assert_array_equal(drawn.answers[0], expected.answers[0])
+        rows = placed.x_RD[torch.from_numpy(placed.row_B)].numpy()
+        np.testing.assert_array_equal(rows, table.take(expected.t_B, expected.n_B))
+        assert placed.scale_R is None
+    assert feed.left == 0
+    feed.close()
+
+
+def test_rows_in_memory_never_move(make_table: Make) -> None:
+    table = make_table()
+    feed = of("float16", table).feed(draws(table, 4), 4, 2)
+    assert feed.left == NEVER
+    drawn, placed = feed.step()
+    np.testing.assert_array_equal(placed.x_RD[torch.from_numpy(placed.row_B)], table.take(drawn.t_B, drawn.n_B))
+    feed.close()
+
+
+def test_a_feed_that_ends_early_leaves_no_thread(make_table: Make) -> None:
+    import threading
+
+    table = make_table()
+    before = threading.active_count()
+    feed = Streamed(table, CPU, 2 * 10 * BYTES).feed(draws(table, 10), 10, 50)
+    feed.step()
+    assert threading.active_count() > before
+    feed.close()
+    assert threading.active_count() == before
+
+
+def test_what_a_reader_dies_of_is_seen(make_table: Make) -> None:
+    table = make_table()
+
+    def draw() -> Drawn:
+        return Drawn(np.array([0]), np.array([10_000]), [])
+
+    feed = Streamed(table, CPU, 1 << 16).feed(draw, 1, 3)
+    with pytest.raises(IndexError):
+        feed.step()
+
+
+def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:
+    table = make_table()
+    assert Streamed(table, CPU, 800).feed(draws(table, 10), 10, 5)
+    with pytest.raises(ConfigError, match=r"probes.stream_buffer: got 799; allowed: at least 800: two steps of 10"):
+        Streamed(table, CPU, 799).feed(draws(table, 10), 10, 5)
+
+
+IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
+
+
+@pytest.mark.parametrize(
+    ("free", "chosen"), [(77e9, "float16"), (76e9, "int8"), (39e9, "int8"), (38e9, "streamed"), (1.4e9, "streamed")]
+)
+def test_the_first_way_that_fits_is_chosen(free: float, chosen: str) -> None:
+    here = Room(IMAGENET, 2, int(free), 1 << 30, "cuda:0")
+    assert here.choose("auto") == here.choose(chosen) == chosen
+
+
+def test_bytes_of_imagenet() -> None:
+    here = Room(IMAGENET, 2, 1 << 37, 1 << 30, "cuda:0")
+    assert here.needs("float16") == 31 * 1_281_167 * 768 * 2
+    assert here.needs("int8") == 31 * 1_281_167 * 772
+    assert here.needs("streamed") == 1 << 30
+    assert here.words("float16") == (
+        "float16: 1,281,167 images × 31 variants × 768 × 2 bytes = 61.00 GB; 80% of 137.44 GB free on cuda:0"
+    )
+    assert "1,281,167 images × 31 variants × (768 + 4) bytes = 30.66 GB" in here.words("int8")
+    assert "= 61.00 GB, through a buffer of 1.07 GB" in here.words("streamed")
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
+    here = Room(IMAGENET, 2, int(39e9), 1 << 30, "cuda:0")
+    with pytest.raises(ConfigError, match=r"probes.table: got 'float16'; allowed: what fits: int8, streamed \(.*61.00"):
+        here.choose("float16")
+    for asked in ("auto", "streamed"):
+        with pytest.raises(ConfigError, match=r"probes.stream_buffer: got 1073741824; .*through a buffer of 1.07 GB"):
+            replace(here, free=10**9).choose(asked)
+    with pytest.raises(ConfigError, match=r"allowed: what fits: nothing"):
+        replace(here, free=10**9).choose("int8")
+
+
+def test_hold_says_the_arithmetic(make_table: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:  # noqa: ANN401
+    table = make_table()
+    monkeypatch.setattr(held_module, "free_bytes", lambda device: 40_000)
+    assert hold(table, ProbeConfig(), CPU, quiet=False).how == "float16"
+    assert capsys.readouterr().err == "", "what is in memory already is not loaded"
+    held = hold(table, ProbeConfig(table="int8"), CPU, quiet=False)
+    assert held.how == "int8"
+    words = "probes synthetic: embeddings int8: 120 images × 8 variants × (20 + 4) bytes = 0.00 GB; 80% of 0.00 GB free"
+    assert words in capsys.readouterr().err
+    monkeypatch.setattr(held_module, "free_bytes", lambda device: 20_000)
+    with pytest.raises(ConfigError, match=r"probes.table: got 'int8'"):
+        hold(table, ProbeConfig(table="int8"), CPU)
+
+
+def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert 0 < dataset.free_bytes(CPU) < 1 << 50
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal: 900 kB\nMemAvailable: 700 kB\n")
+    monkeypatch.setattr(dataset, "_MEMINFO", told)
+    monkeypatch.setattr(dataset, "_CGROUP", tmp_path)
+    assert dataset.free_bytes(CPU) == 700 << 10
+    (tmp_path / "memory.max").write_text("max\n")
+    assert dataset.free_bytes(CPU) == 700 << 10
+    (tmp_path / "memory.max").write_text("500000\n")
+    (tmp_path / "memory.stat").write_text("anon 100000\nfile 300000\nshmem 50000\n")
+    assert dataset.free_bytes(CPU) == 350000
+
+
+def test_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch keeps and nobody uses counts."""
+    for name, answer in (("memory_reserved", 50), ("memory_allocated", 20), ("mem_get_info", (1000, 5000))):
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert dataset.free_bytes(torch.device("cuda", 0)) == 1030
+
+
+def test_a_centre_is_undone() -> None:
+    """Features of rows that were centred are those of rows that were not, whatever the task's standard is."""
+    from substyle.engine.probes.batches import _over_centre
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 6)) * [1, 2, 3, 100, 1e-3, 5] + [0, 5, 0, 1000, 1, 3]
+    centre = Standard(*(rng.normal(size=6).astype(np.float32) for _ in range(2)))
+    centre.scale_D[:] = np.abs(centre.scale_D) + 0.1
+    centre.scale_D[5] = 0.0
+    standard = Standard(rng.normal(size=6).astype(np.float32), rng.normal(size=6).astype(np.float32))
+    mean_D, scale_D = _over_centre(standard, centre)
+    z = (x - centre.mean_D) * centre.scale_D
+    ours, theirs = (z - mean_D) * scale_D, (x - standard.mean_D) * standard.scale_D
+    np.testing.assert_allclose(ours[:, :5], theirs[:, :5], rtol=1e-3, atol=1e-4)
+    assert not ours[:, 5].any()
+
+
+def test_halves_are_of_the_whole_buffer() -> None:
+    assert loader.rows_of_half(1000, 100) == 5
+    assert loader.rows_of_half(99, 50) == 0
+    assert loader.as_torch(np.dtype("float16")) == torch.float16

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from substyle.engine.probes.evaluate import Resampled, balanced_over, resample, uniform_over
+
+
+def test_values_are_plain_means() -> None:
+    rng = np.random.default_rng(0)
+    score = (rng.random((4, 50)) < 0.6).astype(np.float32)
+    score[1, :20] = np.nan
+    resampled = resample(score, 100, 0)
+    np.testing.assert_allclose(resampled.value_T, np.nanmean(score, axis=1), rtol=1e-6)
+    weighted = resampled.mean(np.array([1.0, 3.0, 0.0, 0.0]))
+    assert weighted.value == pytest.approx((resampled.value_T[0] + 3 * resampled.value_T[1]) / 4)
+
+
+def test_replicates_equal_a_loop_over_resamples() -> None:
+    """The vectorised resampling against drawing images one resample at a time from the same generator."""
+    rng = np.random.default_rng(3)
+    score = rng.random((3, 20)).astype(np.float32)
+    score[2, 5:9] = np.nan
+    resampled = resample(score, 150, 7)
+    draws = np.random.Generator(np.random.PCG64([7, 20, 0x626F6F74])).integers(20, size=(150, 20))
+    expected = np.stack([np.nanmean(score[:, images], axis=1) for images in draws])
+    np.testing.assert_allclose(resampled.replicates_RT, expected, rtol=1e-5)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """400 made-up test sets whose images differ in difficulty: about 95 % of the intervals hold the true accuracy."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for i in range(400):
+        difficulty = rng.beta(3, 2, size=60)  # true accuracy 0.6; variants of an image are not independent
+        score = (rng.random((5, 60)) < difficulty).astype(np.float32)
+        low, high = resample(score, 300, i).mean(np.ones(5)).ci95 or (1.0, 0.0)
+        covered += low <= 0.6 <= high
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_variants_of_an_image_are_resampled_together() -> None:
+    """With variants that always agree, T variants say no more than one: the interval is as wide."""
+    rng = np.random.default_rng(6)
+    one = (rng.random((1, 200)) < 0.5).astype(np.float32)
+    single, repeated = resample(one, 1000, 0), resample(np.repeat(one, 10, axis=0), 1000, 0)
+    assert single.mean(np.ones(1)).ci95 == pytest.approx(repeated.mean(np.ones(10)).ci95)
+
+
+def test_differences_are_paired() -> None:
+    """A constant advantage over the same images has an interval far narrower than either accuracy's."""
+    rng = np.random.default_rng(8)
+    base = rng.random((3, 300)).astype(np.float32)
+    a, b = resample(base, 500, 1).mean(np.ones(3)), resample(base * 0.9 + 0.1, 500, 1).mean(np.ones(3))
+    low, high = (b - a).ci95 or (0.0, 0.0)
+    assert low <= (b - a).value <= high
+    low_a, high_a = a.ci95 or (0.0, 0.0)
+    assert high - low < 0.2 * (high_a - low_a)
+    assert (a - a).ci95 == [0.0, 0.0]
+
+
+def test_standard_error_and_intervals_are_those_of_the_replicates() -> None:
+    made = resample((np.random.default_rng(4).random((2, 80)) < 0.5).astype(np.float32), 500, 3).mean(np.ones(2))
+    assert made.se == pytest.approx(np.std(made.replicates_R, ddof=1))
+    assert made.ci90 == pytest.approx(np.quantile(made.replicates_R, [0.05, 0.95]).tolist())
+    assert made.ci95 == pytest.approx(np.quantile(made.replicates_R, [0.025, 0.975]).tolist())
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Ten copies of every image, grouped, are resampled as one of each; images of their own group as without groups."""
+    score = (np.random.default_rng(9).random((3, 40)) < 0.4).astype(np.float32)
+    score[1, :7] = np.nan
+    alone = resample(score, 300, 5)
+    copies = resample(np.tile(score, 10), 300, 5, np.tile(np.arange(40) + 100, 10))
+    np.testing.assert_allclose(copies.replicates_RT, alone.replicates_RT, rtol=1e-6)
+    np.testing.assert_array_equal(resample(score, 300, 5, np.arange(40)).replicates_RT, alone.replicates_RT)
+
+
+def test_two_way_replicates_equal_a_loop() -> None:
+    """The vectorised pigeonhole against taking the drawn transformations one by one, each with its weight."""
+    rng = np.random.default_rng(11)
+    score = (rng.random((6, 30)) < 0.6).astype(np.float32)
+    score[5] = np.nan
+    weight = np.array([1.0, 0.0, 0.5, 0.5, 2.0, 1.0])
+    made = resample(score, 120, 4)
+    times = np.random.Generator(np.random.PCG64([4, 4, 0x70696765])).multinomial(4, [0.25] * 4, size=120)
+    expected = []
+    for accuracy, counts in zip(made.replicates_RT, times, strict=True):
+        drawn = np.repeat([0, 2, 3, 4], counts)
+        expected.append(np.average(accuracy[drawn], weights=weight[drawn]))
+    np.testing.assert_allclose(made.two_way(weight).replicates_R, expected, rtol=1e-9)
+    assert made.two_way(weight).value == made.mean(weight).value
+
+
+def test_two_way_differences_are_paired_and_one_transformation_gives_no_interval() -> None:
+    score = np.random.default_rng(12).random((8, 50)).astype(np.float32)
+    a, b = resample(score, 400, 2).two_way(np.ones(8)), resample(score * 0.5 + 0.25, 400, 2).two_way(np.ones(8))
+    np.testing.assert_allclose((a - b).replicates_R, 0.5 * a.replicates_R - 0.25, atol=1e-6)
+    assert resample(score, 400, 2).two_way(uniform_over([3], 8)).ci95 is None
+
+
+def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
+    """A crossed random-effects model: effects of 20 transformations, of 80 images and of their pairs; true mean 0."""
+    rng = np.random.default_rng(13)
+    ones, two_way, images_only = np.ones(20), 0, 0
+    for i in range(300):
+        score = 0.5 * rng.normal(size=(20, 1)) + 0.5 * rng.normal(size=(1, 80)) + rng.normal(size=(20, 80))
+        made: Resampled = resample(score, 300, i)
+        low, high = made.two_way(ones).ci95 or (1.0, 0.0)
+        two_way += low <= 0 <= high
+        low, high = made.mean(ones).ci95 or (1.0, 0.0)
+        images_only += low <= 0 <= high
+    assert 0.9 <= two_way / 300 <= 0.99
+    assert images_only / 300 < 0.8
+
+
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = np.random.default_rng(2).random((2, 30)).astype(np.float32)
+    whole = resample(score, 120, 0)
+    monkeypatch.setattr("substyle.engine.probes.evaluate._DRAWS_AT_ONCE", 30 * 7)
+    np.testing.assert_allclose(resample(score, 120, 0).replicates_RT, whole.replicates_RT, rtol=1e-6)
+
+
+def test_nothing_to_score() -> None:
+    score = np.full((2, 10), np.nan, np.float32)
+    score[0] = 1.0
+    resampled = resample(score, 100, 0)
+    assert resampled.one(1).number is None
+    assert resampled.one(1).ci95 is None
+    assert resampled.mean(np.ones(2)).number == 1.0
+    assert resampled.mean(np.array([0.0, 1.0])).number is None
+
+
+def test_weights() -> None:
+    assert uniform_over([0, 2], 4).tolist() == [1.0, 0.0, 1.0, 0.0]
+    coarse = ("identity", "blur", "blur", "noise", "noise")
+    assert balanced_over([1, 2, 3], coarse, ("blur", "noise")).tolist() == [0.0, 0.5, 0.5, 1.0, 0.0]
+    assert balanced_over([1, 2, 3], coarse, ("blur",)).tolist() == [0.0, 0.5, 0.5, 0.0, 0.0]

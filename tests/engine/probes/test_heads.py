@@ -1,0 +1,121 @@
+"""What a training is made of: banks of heads, blocks of batches, features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.probes.batches import Batches, Features, Part
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.heads import Bank, Setting
+from substyle.engine.probes.tasks import fine_task, semantic_task, stream_of
+from substyle.engine.probes.trainer import Validation
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import probe_native
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> None:
+    """Rows, answers and rates of a block are those of as many batches one by one; two parts lie one after the other."""
+    table = make_table()
+    fine, semantic = fine_task(table, 0), semantic_task(table, 0)
+    assert fine is not None
+    assert semantic is not None
+    features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
+
+    def parts() -> list[Part]:
+        return [
+            Part(fine, stream_of(fine, "variant", 0), 24, slice(0, 8)),
+            Part(semantic, stream_of(semantic, "variant", 0), 9, slice(8, 11)),
+        ]
+
+    batches, reference = Batches(features, parts(), 4, 9), parts()
+    assert batches.rows == [slice(0, 24), slice(24, 33)]
+    for rates in ([0.1, 0.2, 0.3, 0.4], [0.5], [0.6, 0.7]):
+        block = batches.block(rates)
+        assert len(block) == len(rates)
+        assert block.rates == rates
+        assert block.x_nBD.data_ptr() == batches.x_nBD.data_ptr()
+        for x_BD, targets in zip(block.x_nBD, block.targets, strict=True):
+            for part, rows, target in zip(reference, block.rows, targets, strict=True):
+                t, n = part.stream.batch(part.count)
+                assert torch.equal(x_BD[rows], features(t, n))
+                assert target.tolist() == part.task.answers(t, n).tolist()
+
+
+@pytest.mark.parametrize("width", [0, 8])
+def test_weights_of_a_setting_are_copies(width: int) -> None:
+    """Of all its seeds, in their order, whether its heads train in turn or together."""
+    settings = [Setting(lr, 0.0, width) for lr in (1e-2, 1e-3, 1e-4)]
+    own = Bank(settings, 20, 5, [0, 1], 0.0, CPU)
+    assert len(own.pieces) == (6 if width else 1)
+    for g in range(3):
+        for s in range(2):
+            piece, k = (own.pieces[2 * g + s], 0) if width else (own.pieces[0], 2 * g + s)
+            for p in piece.parameters:
+                p[k] = 10 * g + s
+    for g in range(3):
+        found = own.parameters(g)
+        assert [len(p) for p in found] == [2] * (4 if width else 2)
+        for p in found:
+            assert (p[0] == 10 * g).all()
+            assert (p[1] == 10 * g + 1).all()
+            p.zero_()
+    assert all(float(p.max()) == 21.0 for p in own.pieces[-1].parameters)
+
+
+@pytest.mark.parametrize("width", [0, 16])
+def test_a_bank_is_judged_head_by_head_in_its_order(make_table: Make, quick: Quick, width: int) -> None:
+    table = make_table()
+    task = fine_task(table, 0)
+    assert task is not None
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    validation = Validation(features, task, slice(0, 8), quick())
+    own = Bank([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
+    for i, piece in enumerate(own.pieces):
+        piece.w1.mul_(torch.arange(1.0, 1.0 + len(piece))[:, None, None] * (i + 1))
+    accuracy, loss = validation.judge_bank(own)
+    singles = [piece.select([k]) for piece in own.pieces for k in range(len(piece))]
+    for k, single in enumerate(singles):
+        one_accuracy, one_loss = validation.judge(single)
+        np.testing.assert_allclose((accuracy[k], loss[k]), (one_accuracy[0], one_loss[0]), rtol=1e-5)
+    assert len(set(loss.tolist())) == 4
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_features_on_every_path(
+    make_table: Make, monkeypatch: pytest.MonkeyPatch, kind: type, contiguous: bool
+) -> None:
+    """Tables the compiled kernel cannot read, and a machine without it, give the same rows; so does memory given."""
+    table = make_table()
+    x_TND = table.x_TND.astype(kind)
+    if not contiguous:
+        x_TND = np.asfortranarray(x_TND)
+    table = replace(table, x_TND=x_TND)
+    task = fine_task(table, 0)
+    assert task is not None
+    t, n = task.rows(task.train_T, task.train_N)
+    features = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
+    found, full, given = features(t, n), features.full()(t, n), torch.empty(len(t), 20, dtype=torch.bfloat16)
+    assert features(t, n, given) is given
+    assert torch.equal(given, found)
+    assert (found.dtype, full.dtype, features.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    monkeypatch.setattr(probe_native, "library", lambda: None)
+    other = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
+    torch.testing.assert_close(features.mean, other.mean, atol=1e-6, rtol=1e-6)
+    assert torch.equal(features(t, n), found)
+    assert torch.equal(features.full()(t, n), full)
+    assert features(t, n, given.zero_()) is given
+    assert torch.equal(given, found)

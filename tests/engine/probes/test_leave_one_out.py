@@ -1,0 +1,210 @@
+"""Probes that hold out transformations: what they learn from, which sets are tried, what is said of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import Standard, standard_of
+from substyle.engine.probes.evaluate import score
+from substyle.engine.probes.leave_one_out import (
+    Rotation,
+    held_out_in_turn,
+    redrawn_sets,
+    report_redrawn,
+    report_rotation,
+    rotate,
+    whole_task,
+)
+from substyle.engine.probes.linear import fit_heads, variant_weights
+from substyle.engine.probes.tasks import Task
+from substyle.engine.store.table import EmbeddingTable
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def whole(table: EmbeddingTable) -> Task:
+    task = whole_task(table, 0)
+    assert task is not None
+    return task
+
+
+def turned(table: EmbeddingTable, config: ProbeConfig, standard: Standard | None = None, redraws: int = 0) -> Rotation:
+    task = whole(table)
+    features = Features(table, standard or standard_of(table, task, 0), CPU, torch.float32)
+    return rotate(features, task, 0.1, config, table.rows(2), redraws=redraws)
+
+
+def spoilt(table: EmbeddingTable, t: int) -> EmbeddingTable:
+    """The same with other training rows of transformation t: those of another one."""
+    x_TND = table.x_TND.copy()
+    x_TND[t, table.rows(0)] = x_TND[(t + 2) % len(x_TND), table.rows(0)]
+    return replace(table, x_TND=x_TND)
+
+
+def test_a_head_depends_on_no_row_of_what_it_holds_out(make_table: Make, quick: Quick) -> None:
+    """Bit for bit, however it is weighted beside others: its rows have no weight, and it starts at zero."""
+    table = make_table(style=1.0)
+    task, config = whole(table), quick(tolerance=1e-5)
+    standard = standard_of(table, task, 0)
+    weight_T = variant_weights(task, np.setdiff1d(task.train_T, [4]))
+
+    def fitted(table: EmbeddingTable) -> torch.Tensor:
+        features = Features(table, standard, CPU, torch.float32)
+        return fit_heads(features, task, config, weight_T[None], [0.1]).heads.w1
+
+    assert torch.equal(fitted(table), fitted(spoilt(table, 4)))
+    assert not torch.equal(fitted(table), fitted(spoilt(table, 2)))
+
+
+@pytest.mark.parametrize("t", [2, 4])
+def test_scores_depend_on_no_training_row_of_what_is_held_out(make_table: Make, quick: Quick, t: int) -> None:
+    """With the standardisation fixed; scores of transformations that learn from these rows do depend on them."""
+    table, config = make_table(style=0.7), quick(tolerance=1e-5)
+    standard = standard_of(table, whole(table), 0)
+    before, after = turned(table, config, standard), turned(spoilt(table, t), config, standard)
+    np.testing.assert_array_equal(before.score_TN[t], after.score_TN[t])
+    other = {2: 1, 4: 5}[t]  # of the same coarse class
+    assert (before.score_TN[other] != after.score_TN[other]).any()
+
+
+def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Quick) -> None:
+    """Against probes fitted one by one, whose rows are left out of the task altogether."""
+    table, config = make_table(style=0.7), quick(tolerance=1e-5)
+    task = whole(table)
+    standard = standard_of(table, task, 0)
+    features = Features(table, standard, CPU, torch.float32)
+    found = turned(table, config, standard)
+    images = table.rows(2)
+    assert found.turned.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    for t in range(8):
+        if t == 0:
+            assert np.isnan(found.score_TN[t]).all()
+            continue
+        seen = np.setdiff1d(task.train_T, [t])
+        own = replace(task, train_T=seen)
+        alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
+        picked = score(features, replace(task, score_T=np.array([t])), slice(0, 4), alone.heads, images)
+        assert (picked.mean_TN[t] == found.score_TN[t]).mean() >= 1 - 1.5 / len(images)
+
+
+def test_what_can_be_held_out(make_table: Make) -> None:
+    """Roles do not matter; one that is alone in its class stays, and without any other there is no task."""
+    assert held_out_in_turn(whole(make_table())).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_a", "noise", "held_out"))
+    assert whole_task(make_table(suite=suite), 0) is None
+    suite = (*suite, ("noise_b", "noise", "held_out"))
+    assert held_out_in_turn(whole(make_table(suite=suite))).tolist() == [2, 3]
+
+
+def test_redrawn_sets(make_table: Make) -> None:
+    """Of each coarse class as many as the suite holds out, whichever; the seed alone decides."""
+    table = make_table()
+    sets = redrawn_sets(table, whole(table), 60, 0)
+    assert len(sets) == 60
+    for held in sets:
+        assert sorted(table.coarse[t] for t in held) == ["blur", "noise"]
+        assert (np.diff(held) > 0).all()
+    assert {tuple(held) for held in sets} == {(a, b) for a in (1, 2, 3) for b in (4, 5)}
+    again, other = (redrawn_sets(table, whole(table), 60, seed) for seed in (0, 1))
+    assert all(map(np.array_equal, sets, again))
+    assert not all(map(np.array_equal, sets, other))
+    assert all(map(np.array_equal, sets[:5], redrawn_sets(table, whole(table), 5, 0)))
+
+
+def test_one_of_each_class_at_least_stays(make_table: Make) -> None:
+    """Also where the suite holds out all of them; where it holds out none, one of each class is that can be."""
+    roles = ("train", "held_out", "held_out", "held_out", "train", "train", "train", "train")
+    table = make_table(roles=roles)
+    for held in redrawn_sets(table, whole(table), 30, 0):
+        assert len(held) == 2
+        assert set(held) < {1, 2, 3}
+    table = make_table(roles=("train",) * 8)
+    for held in redrawn_sets(table, whole(table), 30, 0):
+        assert sorted(table.coarse[t] for t in held) == ["blur", "noise", "tone"]
+
+
+STYLED = (
+    ("identity", "identity", "train"), ("blur_a", "blur", "train"), ("blur_b", "blur", "held_out"),
+    ("style_a", "style", "train"), ("style_b", "style", "train"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("suite", [STYLED, None])
+def test_the_report_of_a_rotation(make_table: Make, quick: Quick, suite: tuple[tuple[str, str, str], ...]) -> None:
+    """Means over what was held out and over the styles; without styles these are null."""
+    table = make_table(style=0.7, **({"suite": suite} if suite else {}))
+    config = quick()
+    found = turned(table, config)
+    entry = json.loads(json.dumps(report_rotation(table, found, config, None), allow_nan=False))
+    numbers = ("ci95", "two_way_ci95", "se_training", "se")
+    assert entry.keys() == {
+        "accuracy", *numbers, "styles", *(f"styles_{name}" for name in numbers), "by_transformation", "converged",
+        "certificate",
+    }  # fmt: skip
+    by = entry["by_transformation"]
+    assert list(by) == [table.transformations[t] for t in found.turned]
+    for name, one in by.items():
+        t = table.transformations.index(name)
+        assert one["accuracy"] == pytest.approx(float(found.score_TN[t].mean()))
+        assert one["ci95"][0] <= one["accuracy"] <= one["ci95"][1]
+    assert entry["accuracy"] == pytest.approx(np.mean([one["accuracy"] for one in by.values()]))
+    assert entry["ci95"][0] < entry["accuracy"] < entry["ci95"][1]
+    assert np.diff(entry["two_way_ci95"]) > np.diff(entry["ci95"])
+    assert entry["se_training"] is None
+    if suite:
+        assert entry["styles"] == pytest.approx((by["style_a"]["accuracy"] + by["style_b"]["accuracy"]) / 2)
+    else:
+        assert entry["styles"] is entry["styles_ci95"] is None
+    assert entry["converged"] is True
+    assert entry["certificate"].keys() == {"gradient", "tolerance", "iterations", "difference"}
+
+
+def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
+    """Each set's accuracy is the mean over the classes that it holds out of, by a probe that saw none of it."""
+    table, config = make_table(style=0.7), quick(tolerance=1e-5)
+    task, images = whole(table), table.rows(2)
+    found = turned(table, config, redraws=3)
+    entry: Any = json.loads(json.dumps(report_redrawn(found), allow_nan=False))
+    expected = []
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    for held in redrawn_sets(table, task, 3, config.seed):
+        seen = np.setdiff1d(task.train_T, held)
+        alone = fit_heads(features, task, config, variant_weights(task, seen)[None], [0.1], tighter=3.0)
+        scores = score(features, replace(task, score_T=held), slice(0, 4), alone.heads, images)
+        expected.append(np.mean([np.mean(scores.mean_TN[t]) for t in held]))  # one of blur, one of noise
+    assert entry["accuracies"] == pytest.approx(expected, abs=1.5 / len(images))
+    accuracies = entry["accuracies"]
+    assert entry == {
+        "sets": 3,
+        "transformations": 2,
+        "mean": pytest.approx(np.mean(accuracies)),
+        "sd": pytest.approx(np.std(accuracies, ddof=1)),
+        "low": min(accuracies),
+        "high": max(accuracies),
+        "accuracies": accuracies,
+    }
+    assert report_redrawn(replace(found, redrawn_R=[])) is None
+    one = report_redrawn(replace(found, redrawn_R=[0.25]))
+    assert one is not None
+    assert (one["sd"], one["mean"]) == (None, 0.25)
+
+
+def test_fits_that_do_not_agree_are_not_converged(make_table: Make, quick: Quick) -> None:
+    config = quick(doublings=4)
+    found = turned(make_table(), config)
+    assert found.describe(config.tolerance)["converged"] is True
+    assert replace(found, difference=-0.006).describe(config.tolerance)["converged"] is False
+    assert found.describe(0.0)["converged"] is False

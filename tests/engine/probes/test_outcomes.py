@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from substyle.engine.probes.outcomes import ProbeOutcome
+from substyle.kernels.errors import SubstyleError
+
+SCORES = {"fine/linear": np.array([[1, 0, np.nan], [0.5, 1, 0]], np.float32)}
+OUTCOME = ProbeOutcome(
+    {"fine": None},
+    SCORES,
+    ("a", "b", "c"),
+    ("identity", "blur"),
+    ("identity", "blur"),
+    ("train", "held_out"),
+    by_resample={"fine/linear": np.array([[0.25, 0.5], [0.75, np.nan], [1, 0]], np.float32)},
+    group_N=(4, 4, 9),
+)
+
+
+def test_resampled_probes_and_groups_survive_the_disk(tmp_path: Path) -> None:
+    OUTCOME.save(tmp_path)
+    loaded = ProbeOutcome.load(tmp_path)
+    assert loaded.group_N == (4, 4, 9)
+    assert loaded.scores.keys() == loaded.by_resample.keys() == {"fine/linear"}
+    np.testing.assert_array_equal(loaded.scores["fine/linear"], SCORES["fine/linear"])
+    np.testing.assert_array_equal(loaded.by_resample["fine/linear"], OUTCOME.by_resample["fine/linear"])
+
+
+def test_without_them_there_are_none(tmp_path: Path) -> None:
+    replace(OUTCOME, by_resample={}, group_N=None).save(tmp_path)
+    loaded = ProbeOutcome.load(tmp_path)
+    assert loaded.group_N is None
+    assert loaded.by_resample == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"group_N": (1, 2)}, {"by_resample": {"fine/linear": np.zeros((2, 3), np.float32)}}],
+    ids=["groups", "resamples"],
+)
+def test_of_another_shape_they_are_refused(change: dict[str, object], tmp_path: Path) -> None:
+    replace(OUTCOME, **change).save(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(SubstyleError):
+        ProbeOutcome.load(tmp_path)
+
+
+@pytest.mark.parametrize("document", ["[]", '"text"', '{"group_N": 3}', '{"results": {}, "group_N": [1e400]}'])
+def test_a_document_of_another_kind_is_refused(document: str, tmp_path: Path) -> None:
+    OUTCOME.save(tmp_path)
+    (tmp_path / "probes.json").write_text(document)
+    with pytest.raises(SubstyleError):
+        ProbeOutcome.load(tmp_path)

@@ -1,0 +1,292 @@
+"""Verdicts on the paper's claims, from results made up so that each rule decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from substyle.engine.report.claims import claims, correlation_interval, rank_correlation
+from substyle.engine.report.data import validate_results
+
+STYLES = ("style_a", "style_b", "style_c")
+NAMES = ("identity", "blur", "noise", *STYLES)
+KINDS = {
+    "mae": "masked",
+    "clip": "image_text",
+    "siglip": "image_text",
+    "simclr": "contrastive",
+    "resnet": "supervised",
+    "control:statistics": "none",
+}
+
+
+def backbone(objective: str, index: int) -> dict[str, Any]:
+    single = {"accuracy": 0.8, "converged": True}
+    turned = {"accuracy": 0.5, "styles": 0.6, "converged": True}
+    turned["by_transformation"] = {t: {"accuracy": 0.5} for t in NAMES[1:]}
+    difference = {
+        task: {"value": 0.0, "ci95": [-0.006, 0.006], "ci90": [-0.005, 0.005]} for task in ("fine", "semantic")
+    }
+    return {
+        "dim": 512 + 256 * (index % 2),
+        "control": objective == "none",
+        "spec": {"objective": objective, "architecture": f"net{index}", "parameters": 10**7 * (index + 1), "data": "x"},
+        "fine": {"linear": dict(single), "mlp": dict(single)},
+        "coarse_rotation": {"linear": turned},
+        "semantic": {"linear": {"clean": 0.9, "converged": True}},
+        "multitask": {"difference": difference, "converged": True},
+        "sensitivity": {t: 0.1 * i for i, t in enumerate(NAMES[1:], 1)},
+    }
+
+
+def study(
+    kinds: Mapping[str, str] = KINDS, gaps: Mapping[tuple[str, str], float] | None = None, half: float = 0.02
+) -> dict[str, Any]:
+    """A results.json; ``gaps`` are differences a − b of (kind a, kind b), 0 for all others."""
+    gaps = gaps or {}
+    both = {**gaps, **{(b, a): -gap for (a, b), gap in gaps.items()}}
+    rows = []
+    for task, metric in (
+        ("fine", "accuracy"),
+        ("rotation", "styles"),
+        ("rotation", "accuracy"),
+        ("equal_fine", "accuracy"),
+    ):
+        for a, b in combinations(kinds, 2):
+            gap = both.get((kinds[a], kinds[b]), 0.0)
+            row = {"task": task, "metric": metric, "head": "linear", "a": a, "b": b, "difference": gap}
+            rows.append(row | {"ci95": [gap - 0.001, gap + 0.001], "two_way_ci95": [gap - half, gap + half]})
+    for name in kinds:
+        row = {"task": "fine", "metric": "accuracy", "head": "mlp-linear", "a": name, "b": name, "difference": 0.03}
+        rows.append(row | {"ci95": [0.02, 0.04], "two_way_ci95": [0.01, 0.05]})
+    suite = [{"name": t, "coarse": "style" if t in STYLES else t, "role": "train"} for t in NAMES]
+    return {
+        "schema": 1,
+        "name": "s",
+        "images": 500,
+        "splits": {"train": 300, "val": 50, "test": 150},
+        "transformations": suite,
+        "backbones": {name: backbone(kind, i) for i, (name, kind) in enumerate(kinds.items())},
+        "comparisons": rows,
+    }
+
+
+def verdict(results: dict[str, Any], identity: str) -> dict[str, Any]:
+    results["claims"] = claims(results)
+    validate_results(results)
+    json.dumps(results, allow_nan=False)
+    assert [claim["id"] for claim in results["claims"]] == ["C1", "C2", "C3", "C4", "C5", "C6"]
+    return next(claim for claim in results["claims"] if claim["id"] == identity)
+
+
+def why(claim: dict[str, Any]) -> str:
+    return "; ".join(claim["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("gap", "status"),
+    [(0.05, "supported"), (0.019, "undecided"), (0.0, "undecided"), (-0.019, "undecided"), (-0.05, "contradicted")],
+)
+@pytest.mark.parametrize(
+    ("identity", "kind", "sign"), [("C1", "masked", 1), ("C2", "image_text", 1), ("C3", "supervised", -1)]
+)
+def test_two_way_intervals_of_every_pair_decide(identity: str, kind: str, sign: int, gap: float, status: str) -> None:
+    others = {other for other in KINDS.values() if other not in (kind, "none")}
+    claim = verdict(study(gaps={(kind, other): sign * gap for other in others}), identity)
+    assert claim["status"] == status
+    assert claim["estimate"] == pytest.approx(sign * gap)
+    assert claim["ci"] == pytest.approx([sign * gap - 0.02, sign * gap + 0.02])
+    assert claim["n_transformations"] == (3 if identity == "C2" else 6)
+    assert set(claim["groups"]) == {kind, "others"}
+    assert "control:statistics" not in claim["groups"]["others"]
+
+
+def test_one_pair_that_is_not_clear_leaves_it_open() -> None:
+    gaps = {("masked", kind): 0.05 for kind in ("image_text", "contrastive", "supervised")}
+    assert verdict(study(gaps=gaps), "C1")["status"] == "supported"
+    claim = verdict(study(gaps=gaps | {("masked", "supervised"): 0.01}), "C1")
+    assert claim["status"] == "undecided"
+    assert claim["estimate"] == pytest.approx((3 * 0.05 + 0.01) / 4)
+    assert claim["ci"] == pytest.approx([-0.01, 0.07])
+    results = study(gaps=gaps)
+    results["comparisons"] = [r for r in results["comparisons"] if {r["a"], r["b"]} != {"mae", "simclr"}]
+    claim = verdict(results, "C1")
+    assert claim["status"] == "undecided"
+    assert "only 3 of 4 pairs were compared" in why(claim)
+
+
+@pytest.mark.parametrize(
+    ("identity", "without", "reason"),
+    [
+        ("C1", "masked", "no masked model"),
+        ("C2", "image_text", "no image-text model"),
+        ("C3", "supervised", "no supervised model"),
+        ("C5", "contrastive", "no contrastive model"),
+        ("C5", "masked", "no masked model"),
+    ],
+)
+def test_an_absent_family_is_named(identity: str, without: str, reason: str) -> None:
+    claim = verdict(study({name: kind for name, kind in KINDS.items() if kind != without}), identity)
+    assert (claim["status"], claim["estimate"]) == ("not testable", None)
+    assert reason in claim["reasons"]
+
+
+def test_one_kind_alone_and_no_backbone_at_all_are_not_testable() -> None:
+    assert "no trained model of another kind" in why(verdict(study({"mae": "masked"}), "C1"))
+    empty = study({})
+    assert {claim["status"] for claim in claims(empty)} == {"not testable"}
+
+
+@pytest.mark.parametrize("converged", [False, None])
+@pytest.mark.parametrize(
+    ("identity", "part"),
+    [("C1", "fine"), ("C2", "coarse_rotation"), ("C3", "fine"), ("C4", "fine"), ("C4", "multitask")],
+)
+def test_a_probe_that_has_not_converged_decides_nothing(identity: str, part: str, converged: bool | None) -> None:
+    gaps = {("masked", k): 0.1 for k in ("image_text", "contrastive", "supervised")}
+    gaps |= {("image_text", "contrastive"): 0.0}
+    gaps |= {(k, "supervised"): 0.1 for k in ("masked", "image_text", "contrastive")}
+    if identity == "C2":
+        gaps = {("image_text", k): 0.1 for k in ("masked", "contrastive", "supervised")}
+    results = study(gaps=gaps)
+    assert verdict(results, identity)["status"] == "supported"
+    scores = results["backbones"]["clip"][part]
+    (scores if part == "multitask" else scores["linear"])["converged"] = converged
+    claim = verdict(results, identity)
+    assert claim["status"] == "undecided"
+    assert "clip" in claim["reasons"][0]
+    assert "converged" in claim["reasons"][0]
+
+
+def test_few_test_photographs_decide_nothing() -> None:
+    results = study(gaps={("masked", kind): 0.05 for kind in set(KINDS.values())})
+    results["splits"]["test"] = 100
+    assert verdict(results, "C1")["status"] == "supported"
+    results["splits"]["test"] = 99
+    claim = verdict(results, "C1")
+    assert (claim["status"], claim["reasons"][0]) == ("undecided", "99 test photographs, fewer than 100")
+
+
+def test_reasons_say_what_else_differs_and_what_statistics_reach() -> None:
+    results = study(gaps={("masked", kind): 0.05 for kind in set(KINDS.values())})
+    results["backbones"]["mae"]["spec"]["data"] = "ImageNet-1k"
+    results["backbones"]["control:statistics"]["fine"]["linear"]["accuracy"] = 0.913
+    said = why(verdict(results, "C1"))
+    assert "1 masked and 4 other backbones, naming the transformation" in said
+    assert "architecture and data differ" in said
+    assert "parameters 10 M against 20 M to 50 M" in said
+    assert "width 512 against 512 to 768" in said
+    assert "trained on ImageNet-1k against x" in said
+    assert "at equal width: +5.0 points (+3.0 to +7.0)" in said
+    assert "control:statistics has 91.3% in the same, more than 5 of the 5 trained backbones" in said
+    results["comparisons"] = [row for row in results["comparisons"] if not row["task"].startswith("equal")]
+    del results["backbones"]["control:statistics"]
+    said = why(verdict(results, "C1"))
+    assert "not probed at equal width" in said
+    assert "control:statistics was not probed" in said
+
+
+def test_styles_always_carry_the_note_on_their_generator() -> None:
+    for results in (study(), study({"mae": "masked"})):
+        assert "one generator makes all styles" in why(verdict(results, "C2"))
+    assert "over all transformations held out in turn: +0.0 points (−2.0 to +2.0)" in why(verdict(study(), "C2"))
+
+
+def test_backbones_of_unknown_training_are_left_out_by_name() -> None:
+    claim = verdict(study({**KINDS, "mystery": ""}), "C1")
+    assert "mystery" not in claim["groups"]["others"]
+    assert "left out, because their training is not stated: mystery" in claim["reasons"]
+
+
+def c4(results: dict[str, Any]) -> str:
+    return str(verdict(results, "C4")["status"])
+
+
+def test_an_mlp_must_gain_everywhere_and_sharing_cost_nothing_in_either_task() -> None:
+    results = study()
+    claim = verdict(results, "C4")
+    assert (claim["status"], claim["margin"]) == ("supported", 0.01)
+    assert "control:statistics" not in claim["groups"]["trained"]
+    assert claim["estimate"] == pytest.approx(0.03)
+    for task in ("fine", "semantic"):
+        results = study()
+        results["backbones"]["mae"]["multitask"]["difference"][task]["ci90"] = [-0.012, 0.002]
+        assert c4(results) == "undecided"
+        assert "not shown to be equivalent within 1 point on mae" in why(verdict(results, "C4"))
+        for each in results["backbones"].values():
+            each["multitask"]["difference"][task]["ci90"] = [-0.05, -0.02]
+        assert c4(results) == "contradicted"
+    results = study()
+    rows = [row for row in results["comparisons"] if row["head"] == "mlp-linear"]
+    rows[0]["two_way_ci95"] = [-0.01, 0.05]
+    assert c4(results) == "undecided"
+    for row in rows:
+        row["two_way_ci95"] = [-0.05, -0.01]
+    assert c4(results) == "contradicted"
+    results["backbones"]["mae"]["multitask"] = None
+    assert c4(results) == "not testable"
+
+
+def test_sensitivity_is_compared_over_transformations() -> None:
+    results = study()
+    assert verdict(results, "C5")["status"] == "undecided"
+    moved = results["backbones"]["simclr"]["sensitivity"]
+    results["backbones"]["simclr"]["sensitivity"] = {
+        t: value + 0.1 + 0.02 * i for i, (t, value) in enumerate(moved.items())
+    }
+    claim = verdict(results, "C5")
+    assert (claim["status"], claim["n_transformations"], claim["unit"]) == ("supported", 5, "number")
+    assert claim["estimate"] == pytest.approx(0.14)
+    assert 0.1 < claim["ci"][0] < 0.14 < claim["ci"][1] < 0.18
+    results["backbones"]["mae"]["sensitivity"] = {t: value + 0.5 for t, value in moved.items()}
+    assert verdict(results, "C5")["status"] == "contradicted"
+    results["backbones"]["mae"]["sensitivity"] = None
+    assert "no analysis of mae" in why(verdict(results, "C5"))
+
+
+def shifted(count: int, slope: float) -> dict[str, Any]:
+    results = study({f"net{i}": "supervised" for i in range(count)} | {"control:pixels": "none"})
+    for i, each in enumerate(results["backbones"].values()):
+        each["sensitivity"] = {t: 0.1 + 0.01 * i for t in NAMES[1:]}
+        each["shift"] = {"sketches": {"accuracy": 0.5 - slope * i}, "night": {"accuracy": 0.6 - slope * i}}
+    return results
+
+
+def test_a_correlation_needs_backbones() -> None:
+    assert verdict(shifted(2, 0.01), "C6")["status"] == "not testable"
+    for count in (3, 5):
+        claim = verdict(shifted(count, 0.01), "C6")
+        assert (claim["status"], claim["estimate"], claim["ci"]) == ("undecided", pytest.approx(1.0), None)
+        assert f"over {count} backbones: +1.00" in why(claim)
+    claim = verdict(shifted(6, 0.01), "C6")
+    assert (claim["status"], claim["groups"]["shifted"]) == ("contradicted", [f"net{i}" for i in range(6)])
+    assert verdict(shifted(8, -0.01), "C6")["status"] == "supported"
+    assert verdict(shifted(8, 0.0), "C6")["status"] == "undecided"
+    results = shifted(8, -0.01)
+    results["backbones"]["net3"]["semantic"]["linear"]["converged"] = False
+    assert verdict(results, "C6")["status"] == "undecided"
+
+
+def test_rank_correlation_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = rng.integers(0, 6, size=(2, 9)).tolist()
+        assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_interval_of_a_rank_correlation_covers() -> None:
+    """Of normal pairs whose rank correlation is known: (6 / pi) asin(rho / 2)."""
+    rng = np.random.default_rng(1)
+    rho, covered = 0.5, 0
+    for _ in range(400):
+        x, y = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], size=12).T
+        low, high = correlation_interval(rank_correlation(x.tolist(), y.tolist()) or 0.0, 12)
+        covered += low <= 6 / np.pi * np.arcsin(rho / 2) <= high
+    assert 0.92 <= covered / 400 <= 0.98

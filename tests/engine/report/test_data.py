@@ -1,0 +1,115 @@
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from substyle.engine.report.data import dig, heads, ordered, read_results, real, validate_results
+from substyle.kernels.errors import SubstyleError
+
+
+def test_made_up_results_are_valid_and_survive_json(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    validate_results(results)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    assert read_results(path) == results
+
+
+def drop(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda results: results.pop(key)
+
+
+CLAIM = {"id": "C1", "statement": "s", "status": "undecided"}
+
+
+def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
+    def change(results: dict[str, Any]) -> None:
+        place = results
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (put(2, "schema"), "results.schema: got 2"),
+        (drop("schema"), "results.schema: got None"),
+        (drop("name"), "results.name: missing"),
+        (drop("transformations"), "results.transformations: missing"),
+        (drop("backbones"), "results.backbones: missing"),
+        (put([], "backbones"), "results.backbones: expected dict, got list"),
+        (put("many", "images"), "results.images: expected int, got str"),
+        (put(True, "images"), "results.images: expected int, got bool"),
+        (put([{"name": "x"}], "transformations"), r"transformations\[0\].coarse: expected str, got NoneType"),
+        (put(["x"], "transformations"), r"transformations\[0\]: expected dict, got str"),
+        (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: expected str"),
+        (put([{"id": "C1"}], "claims"), r"claims\[0\].statement: expected str"),
+        (put([CLAIM | {"status": "true"}], "claims"), r"claims\[0\].status: expected supported, contradicted"),
+        (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons: expected a list of texts"),
+        (put([CLAIM | {"groups": {"masked": "mae"}}], "claims"), r"groups.masked: expected a list of texts"),
+        (put("yes", "backbones", "control:pixels", "fine", "linear", "converged"), "converged: expected true or false"),
+        (
+            put([1], "backbones", "control:pixels", "coarse", "linear", "held_out_two_way_ci95"),
+            r"expected \[low, high\]",
+        ),
+        (put(["key"], "quarantined"), r"quarantined\[0\]: expected dict"),
+        (put(3, "throughput"), "results.throughput: expected dict"),
+        (put({"device_hours": "2"}, "backbones", "control:pixels", "cost"), "cost.device_hours: expected a number"),
+        (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
+        (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got float"),
+        (put(0.5, "backbones", "control:pixels", "fine", "linear"), "fine.linear: expected dict"),
+        (put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy"), "accuracy: 93.1 is not a share"),
+        (put(-0.1, "backbones", "control:pixels", "balance", "neither"), "neither: -0.1 is not a share"),
+        (put(float("nan"), "backbones", "control:pixels", "equivariance", "jpeg"), "jpeg: nan is not a finite number"),
+        (put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "ci95"), r"ci95\[1\]: inf"),
+    ],
+)
+def test_what_is_wrong_is_named(fake: ModuleType, change: Callable[[dict[str, Any]], None], complaint: str) -> None:
+    results = copy.deepcopy(fake.fake_results())
+    change(results)
+    with pytest.raises(SubstyleError, match=complaint):
+        validate_results(results)
+
+
+def test_results_must_be_an_object() -> None:
+    with pytest.raises(SubstyleError, match="expected an object, got list"):
+        validate_results([])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'], ids=["empty", "half", "a list", "nearly nothing"])
+def test_a_bad_file_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(SubstyleError, match=r"broken\.json: "):
+        read_results(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SubstyleError, match=r"none\.json: No such file"):
+        read_results(tmp_path / "none.json")
+
+
+def test_dig_stops_where_the_way_ends() -> None:
+    assert dig({"a": {"b": 0}}, "a", "b") == 0
+    assert dig({"a": {"b": 0}}, "a", "c", "d") is None
+    assert dig({"a": [1]}, "a", "b") is None
+    assert dig(None, "a") is None
+
+
+def test_controls_come_last(fake: ModuleType) -> None:
+    results = fake.fake_results({"control:x": (0.1, 0.1), "b": (0.5, 0.5), "control:a": (0.1, 0.1), "a": (0.5, 0.5)})
+    assert ordered(results) == ["b", "a", "control:x", "control:a"]
+    assert real(results) == ["b", "a"]
+
+
+def test_heads_are_those_found_linear_first(fake: ModuleType) -> None:
+    assert heads(fake.fake_results(heads=("mlp", "linear"))) == ["linear", "mlp"]
+    assert heads(fake.fake_results(heads=("mlp",))) == ["mlp"]
+    assert heads({"backbones": {"a": {"semantic": None}}}) == []

@@ -1,0 +1,53 @@
+"""Metadata written here are those that Zarr writes, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from substyle.engine.store import arrays
+from substyle.engine.store.layout import METADATA, StoreError
+
+ATTRIBUTES = {"definition": {"name": "jpeg", "quality": [10, 30]}, "words": 'ü "quoted"'}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_groups_and_arrays_as_zarr_writes_them(tmp_path: Path, dtype: str) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    group = zarr.open_group(str(theirs), mode="w", zarr_format=3, attributes=ATTRIBUTES)
+    group.create_array(
+        *("a",),
+        shape=(5, 3),
+        chunks=(2, 3),
+        dtype=dtype,
+        fill_value=float("nan"),
+        compressors=None,
+        filters=None,
+        attributes=ATTRIBUTES,
+    )
+    arrays.write(ours, arrays.group(ATTRIBUTES))
+    arrays.write(ours / "a", arrays.array_metadata(5, 3, shard_rows=2, dtype=dtype, attributes=ATTRIBUTES))
+    for name in (METADATA, f"a/{METADATA}"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert sorted(path.name for path in ours.rglob("*")) == ["a", METADATA, METADATA]
+
+
+def test_an_array_that_grows_keeps_its_rows(tmp_path: Path) -> None:
+    arrays.write(tmp_path / "a", arrays.array_metadata(2, 3, shard_rows=2, dtype="float16", attributes=ATTRIBUTES))
+    zarr.open_array(str(tmp_path / "a"), mode="r+")[:] = 1.0
+    arrays.grow(tmp_path / "a", 5)
+    grown = zarr.open_array(str(tmp_path / "a"), mode="r")
+    assert grown.shape == (5, 3)
+    assert dict(grown.attrs) == ATTRIBUTES
+    np.testing.assert_array_equal(np.isnan(grown[:]).all(axis=1), [False, False, True, True, True])
+
+
+def test_a_node_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="file/a"):
+        arrays.write(tmp_path / "file" / "a", arrays.group({}))
+    with pytest.raises(StoreError, match="nowhere"):
+        arrays.grow(tmp_path / "nowhere", 3)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from tests.conftest import put
+
+from substyle.engine.store import arrays
+from substyle.engine.store.catalog import Definition
+from substyle.engine.store.layout import BackboneEntry, DifferentError, OverflowError16, StoreError, StoreSettings, slug
+from substyle.engine.store.records import ImageNote
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table, open_tables, store_facts
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.storage import Place
+
+SETTINGS = StoreSettings(seed=0, canvas=224, shard_rows=4, dtype="float16")
+DEFINITIONS = [
+    {"name": "identity", "coarse": "identity", "role": "train", "parameters": []},
+    {"name": "jpeg", "coarse": "quality", "role": "train", "parameters": []},
+]
+FOUND = [Definition(definition, "hash") for definition in DEFINITIONS]
+
+
+def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str = "fp32") -> dict[str, Any]:
+    return {
+        "name": name,
+        "dim": dim,
+        "spec": {"weights_hash": weights, "control": False},
+        "runtime": {"name": "openvino", "precision": precision},
+        "gate": None,
+    }
+
+
+def note(row: int, reason: str = "", thumbnail: str | None = None) -> ImageNote:
+    rng = np.random.default_rng(row)
+    small = rng.integers(0, 256, 72, dtype=np.uint8).tobytes().hex() if thumbnail is None else thumbnail
+    return ImageNote(row, 10, 10, reason, "" if reason else small, ())
+
+
+def make(path: Place, images: int = 6, settings: StoreSettings = SETTINGS) -> tuple[EmbeddingStore, BackboneEntry]:
+    store = EmbeddingStore.create(path, settings)
+    labels = np.arange(images, dtype=np.int64) % 2
+    store.add_images([f"{i}.jpg" for i in range(images)], labels, ["cat", "dog"], np.zeros(images, np.int8))
+    return store, store.ensure_backbone(facts(), FOUND)
+
+
+def rows(shard: int, count: int, dim: int = 3) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    rng = np.random.default_rng(shard)
+    return {str(d["name"]): rng.normal(size=(count, dim)).astype(np.float32) for d in DEFINITIONS}
+
+
+def test_what_is_written_is_read(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    first, second = rows(0, 4), rows(1, 2)
+    store.write_shard(entry, 0, first, [note(i) for i in range(4)], seconds=1.0, run="r")
+    store.write_shard(entry, 1, second, [note(4), note(5)], seconds=1.0, run="r")
+    opened = EmbeddingStore.open(home / "s.zarr")
+    table = load_table(opened, "timm:x")
+    assert table.x_TND.dtype == np.float16
+    expected = np.concatenate([first["jpeg"], second["jpeg"]]).astype(np.float16)
+    np.testing.assert_array_equal(table.x_TND[1], expected)
+    assert table.transformations == ("identity", "jpeg")
+    assert table.class_names == ("cat", "dog")
+    assert table.keys == tuple(f"{i}.jpg" for i in range(6))
+
+
+def test_any_zarr_reader_reads_it_and_missing_is_nan(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
+    array = zarr.open_array(arrays.zarr_store(home / "s.zarr"), path=f"embeddings/{entry.slug}/jpeg", mode="r")
+    assert array.shape == (6, 3)
+    assert array.chunks == (4, 3)
+    assert np.isnan(np.asarray(array[:4])).all()
+    np.testing.assert_array_equal(array[4:], rows(1, 2)["jpeg"].astype(np.float16))
+    np.testing.assert_array_equal(array[:], store.read(entry, "jpeg"))
+
+
+def test_unfinished_and_quarantined_rows_are_left_out(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    written = rows(1, 2)
+    written["identity"][0] = written["jpeg"][0] = np.nan
+    store.write_shard(entry, 1, written, [note(4, reason="truncated"), note(5)], seconds=1.0, run="r")
+    table = load_table(store, "timm:x")
+    assert table.keys == ("5.jpg",)
+    assert np.isfinite(table.x_TND).all()
+    assert store_facts(store).quarantined == {"4.jpg": "truncated"}
+
+
+def test_nothing_finished_is_said(home: Place) -> None:
+    store, _ = make(home / "s.zarr")
+    with pytest.raises(StoreError, match="no finished shard"):
+        load_table(store, "timm:x")
+    with pytest.raises(StoreError, match="there are: timm:x"):
+        load_table(store, "timm:y")
+
+
+def test_near_duplicates_move_to_the_split_of_the_first(home: Place) -> None:
+    store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
+    store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
+    entry = store.ensure_backbone(facts(), FOUND)
+    same = note(0).thumbnail
+    notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
+    store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
+    assert load_table(store, "timm:x").split_N.tolist() == [0, 2, 0, 1]
+    assert store_facts(store).moved == ("c",)
+
+
+def test_variants_with_motifs_of_another_split_do_not_count(home: Place) -> None:
+    store = EmbeddingStore.create(home / "s.zarr", SETTINGS)
+    store.add_images(list("abcd"), np.zeros(4, np.int64), ["x"], np.array([0, 2, 2, 1], np.int8))
+    marked = [FOUND[0], Definition(DEFINITIONS[1] | {"split_assets": True}, "hash")]
+    entry = store.ensure_backbone(facts(), marked)
+    same = note(0).thumbnail
+    notes = [note(0), note(1), note(2, thumbnail=same), note(3)]
+    store.write_shard(entry, 0, rows(0, 4), notes, seconds=1.0, run="r")
+    table = load_table(store, "timm:x")
+    other = [t for t, name in enumerate(table.transformations) if name == "jpeg"]
+    assert not table.distinct_TN[other, 2].any()  # "c" was a test image when they were made
+    counted = np.ones_like(table.distinct_TN)
+    counted[other, 2] = False
+    assert np.array_equal(table.distinct_TN, counted)
+
+
+def test_overflow_commits_nothing_and_names_the_way_out(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    big = rows(0, 4)
+    big["jpeg"][2, 1] = 1e6
+    with pytest.raises(OverflowError16, match=r'jpeg: .*dtype = "float32"'):
+        store.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
+    assert len(store.finished()) == 0
+    wide, entry = make(home / "w.zarr", settings=StoreSettings(0, 224, 4, "float32"))
+    wide.write_shard(entry, 0, big, [note(i) for i in range(4)], seconds=1.0, run="r")
+    assert wide.read(entry, "jpeg")[2, 1] == 1e6
+
+
+def test_growth_starts_at_a_shard_and_touches_nothing(home: Place) -> None:
+    store, entry = make(home / "s.zarr", images=3)
+    store.write_shard(entry, 0, rows(0, 3), [note(i) for i in range(3)], seconds=1.0, run="r")
+    chunk = store.chunk_path(entry.slug, "jpeg", 0)
+    before = chunk.read_bytes()
+    store.add_images(["new.jpg"], np.array([2], np.int64), ["cat", "dog", "owl"], np.zeros(1, np.int8))
+    assert store.manifest().row_N.tolist() == [0, 1, 2, 4]
+    assert chunk.read_bytes() == before
+    store.write_shard(entry, 1, rows(1, 1), [note(4)], seconds=1.0, run="r")
+    table = load_table(store, "timm:x")
+    assert table.keys == ("0.jpg", "1.jpg", "2.jpg", "new.jpg")
+    assert table.class_names == ("cat", "dog", "owl")
+    np.testing.assert_array_equal(table.x_TND[1][3:], rows(1, 1)["jpeg"].astype(np.float16))
+
+
+def test_moving_a_store_works(tmp_path: Path) -> None:
+    store, entry = make(tmp_path / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    shutil.move(tmp_path / "s.zarr", tmp_path / "elsewhere.zarr")
+    assert len(load_table(EmbeddingStore.open(tmp_path / "elsewhere.zarr"), "timm:x").keys) == 4
+
+
+def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: Path) -> None:
+    store, _ = make(tmp_path / "s.zarr")
+    store.ensure_backbone(facts() | {"runtime": {**facts()["runtime"], "device": "cpu"}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (facts(weights="other"), "weights w there, other now"),
+        (facts(dim=4), "dim 3 there, 4 now"),
+        (facts(precision="bf16"), "precision fp32 there, bf16 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino there, tensorrt now"),
+        (
+            facts() | {"runtime": {**facts()["runtime"], "device": "cuda"}},
+            r"device cpu there, cuda now \(go on with device = \"cpu\" and runtime = \"openvino\", or take another",
+        ),
+        (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 there, 3 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 there, 2 now"),
+    ],
+)
+def test_another_backbone_under_the_same_name_is_refused(home: Place, changed: dict[str, Any], named: str) -> None:
+    store, _ = make(home / "s.zarr")
+    with pytest.raises(StoreError, match=named):
+        store.ensure_backbone(changed)
+
+
+def test_another_definition_is_refused(home: Place) -> None:
+    store, _ = make(home / "s.zarr")
+    other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, "hash")
+    for changed in (Definition(DEFINITIONS[1], "another hash"), other_role):
+        for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
+            with pytest.raises(DifferentError, match="the definition of jpeg has changed"):
+                store.ensure_backbone(facts(name), [FOUND[0], changed])
+    assert [entry.name for entry in store.backbones()] == ["timm:x"]
+
+
+def test_attributes_belong_to_the_user(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for name in ("", "embeddings", f"embeddings/{entry.slug}", f"embeddings/{entry.slug}/jpeg"):
+        path = store.path / name / "zarr.json" if name else store.path / "zarr.json"
+        document = json.loads(path.read_bytes())
+        put(path, json.dumps({**document, "attributes": {"mine": [1, 2]}}).encode())
+    again = EmbeddingStore.open(store.path)
+    assert again.ensure_backbone(facts(), FOUND) == again.backbone("timm:x")
+    assert len(load_table(again, "timm:x").keys) == 4
+    again.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
+    array = json.loads((store.path / "embeddings" / entry.slug / "jpeg" / "zarr.json").read_bytes())
+    assert array["attributes"] == {"mine": [1, 2]}
+    assert array["shape"][0] == 9
+
+
+def test_a_store_keeps_its_uuid_wherever_it_is(tmp_path: Path) -> None:
+    store, _ = make(tmp_path / "s.zarr")
+    other, _ = make(tmp_path / "t.zarr")
+    assert store.uuid != other.uuid
+    shutil.move(tmp_path / "s.zarr", tmp_path / "elsewhere.zarr")
+    assert EmbeddingStore.open(tmp_path / "elsewhere.zarr").uuid == store.uuid
+
+
+def test_tables_of_several_backbones_are_of_the_same_photographs(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    other = store.ensure_backbone(facts("timm:y"), FOUND)
+    for shard, count in ((0, 4), (1, 2)):
+        notes = [note(4 * shard + i) for i in range(count)]
+        store.write_shard(entry, shard, rows(shard, count), notes, seconds=1.0, run="r")
+        if shard == 0:
+            store.write_shard(other, shard, rows(shard, count), notes, seconds=1.0, run="r")
+    assert len(load_table(store, "timm:x").keys) == 6
+    both = open_tables(store, ["timm:x", "timm:y"])
+    assert [table.keys for table in both] == [tuple(f"{i}.jpg" for i in range(4))] * 2
+    some = load_table(store, "timm:x", ["jpeg"])
+    assert some.transformations == ("jpeg",)
+    np.testing.assert_array_equal(some.x_TND[0], load_table(store, "timm:x").x_TND[1])
+    with pytest.raises(StoreError, match="no embeddings of swirl"):
+        load_table(store, "timm:x", ["jpeg", "swirl"])
+
+
+def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_are_called(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    other = store.ensure_backbone(facts("timm:z"), FOUND)
+    store.write_shard(entry, 0, rows(0, 4), [note(0), note(1, "gone"), note(2), note(3)], seconds=1.0, run="r")
+    store.write_shard(other, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for name in ("timm:x", "timm:z"):
+        assert load_table(store, name).keys == ("0.jpg", "2.jpg", "3.jpg")
+    assert store_facts(store).quarantined == {"1.jpg": "gone"}
+
+
+def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no store is there"):
+        EmbeddingStore.open(tmp_path / "nothing.zarr")
+    zarr.open_group(str(tmp_path / "foreign.zarr"), mode="w")
+    with pytest.raises(StoreError, match="not a substyle store"):
+        EmbeddingStore.open(tmp_path / "foreign.zarr")
+    store, _ = make(tmp_path / "s.zarr")
+    head = store.path / "substyle.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "schema": 99}))
+    with pytest.raises(StoreError, match=r"schema 99.*again into a new store"):
+        EmbeddingStore.open(tmp_path / "s.zarr")
+    older = {"substyle": {"schema": 2}}
+    zarr.open_group(str(tmp_path / "older.zarr"), mode="w", attributes=older)
+    with pytest.raises(StoreError, match=r"schema 2.*again into a new store"):
+        EmbeddingStore.open(tmp_path / "older.zarr")
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"canvas": 228}, {"dtype": "float32"}])
+def test_a_header_that_was_changed_is_refused(home: Place, change: dict[str, Any]) -> None:
+    store, _ = make(home / "s.zarr")
+    head = json.loads((store.path / "substyle.json").read_bytes())
+    head["settings"] |= change
+    put(store.path / "substyle.json", json.dumps(head).encode())
+    with pytest.raises(StoreError, match=r"substyle\.json: checksum mismatch"):
+        EmbeddingStore.open(store.path)
+
+
+def test_bad_settings_are_refused(home: Place) -> None:
+    with pytest.raises(ConfigError, match="power of two"):
+        EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16"))
+    with pytest.raises(ConfigError, match="float16, float32"):
+        EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8"))
+    make(home / "s.zarr")
+    with pytest.raises(StoreError, match="not empty"):
+        EmbeddingStore.create(home / "s.zarr", SETTINGS)
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_store_needs_a_name(path: str) -> None:
+    with pytest.raises(ConfigError, match="ends in a name"):
+        EmbeddingStore.create(Path(path), SETTINGS)
+
+
+def test_slugs_are_safe_and_distinct() -> None:
+    names = ["timm:a/b", "timm:a_b", "timm:a b", "onnx:/secret/place/model.onnx", "onnx:/other/model.onnx", "../x"]
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert all("/" not in s and ":" not in s and not s.startswith(".") for s in slugs)
+    assert "secret" not in slugs[3]

@@ -1,0 +1,171 @@
+"""Every way of choosing device and runtime, on machines with and without a GPU and with what is installed there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from substyle.engine import devices
+from substyle.engine.config import EmbedConfig
+from substyle.engine.devices import Target, missing, resolve
+from substyle.kernels.errors import ConfigError
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Pretend that torch sees so many GPUs."""
+
+    def pretend(count: int) -> None:
+        card = SimpleNamespace(name="card", major=9, minor=0, multi_processor_count=132)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "card")
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: card)
+        monkeypatch.setattr(torch.version, "cuda", "13.0" if count else None)
+
+    pretend(0)
+    return pretend
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Pretend that of the compiled runtimes these are installed; ``broken`` ones cannot be imported."""
+    real = importlib.util.find_spec
+
+    def pretend(*names: str, broken: bool = False) -> None:
+        def find(name: str, package: str | None = None) -> object:
+            if name in ("openvino", "tensorrt", "tensorrt_rtx"):
+                return object() if name in names else None
+            return real(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+        for name in names:
+            if name != "openvino":
+                monkeypatch.setitem(sys.modules, name, None if broken else ModuleType(name))  # type: ignore[arg-type]
+
+    pretend("openvino")
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("count", "installed", "device", "runtime", "found"),
+    [
+        (0, ["openvino"], "auto", "auto", Target("cpu", "openvino")),
+        (0, [], "auto", "auto", Target("cpu", "torch")),
+        (0, ["openvino"], "cpu", "torch", Target("cpu", "torch")),
+        (0, ["openvino"], "auto", "torch", Target("cpu", "torch")),
+        (1, ["openvino", "tensorrt"], "auto", "auto", Target("cuda:0", "tensorrt")),
+        (1, ["openvino"], "auto", "auto", Target("cuda:0", "torch")),
+        (1, ["tensorrt_rtx"], "auto", "auto", Target("cuda:0", "torch")),  # it has no engines for data-centre cards
+        (1, ["tensorrt_rtx"], "auto", "tensorrt", Target("cuda:0", "tensorrt")),
+        (1, ["tensorrt"], "cuda", "torch", Target("cuda:0", "torch")),
+        (2, ["tensorrt"], "cuda:1", "auto", Target("cuda:1", "tensorrt")),
+        (1, ["openvino", "tensorrt"], "cpu", "auto", Target("cpu", "openvino")),
+        (1, ["openvino", "tensorrt"], "auto", "openvino", Target("cpu", "openvino")),
+    ],
+)
+def test_what_is_chosen(
+    gpus: Callable[[int], None], install: Install, count: int, installed: list[str], device: str, runtime: str,
+    found: Target,
+) -> None:  # fmt: skip
+    gpus(count)
+    install(*installed)
+    assert resolve(device, runtime) == found
+    assert found.on_gpu == (found.device != "cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "installed", "device", "runtime", "message"),
+    [
+        (0, [], "gpu", "auto", r"^embed\.device: got 'gpu'; allowed: auto, cpu, cuda or cuda:N$"),
+        (0, [], "cuda:-1", "auto", r"^embed\.device"),
+        (0, [], "cuda:1000", "auto", r"^embed\.device"),
+        (0, [], "auto", "onnx", r"^embed\.runtime: got 'onnx'; allowed: auto, openvino, tensorrt, torch$"),
+        (1, ["tensorrt"], "cpu", "tensorrt", r"embed\.runtime.*auto, openvino, torch \(TensorRT runs on NVIDIA GPUs"),
+        (1, ["tensorrt"], "cuda", "openvino", r"embed\.runtime.*auto, tensorrt, torch \(OpenVINO .* is cuda\)"),
+        (0, ["openvino"], "cuda", "auto", r"^embed\.device: got 'cuda'; allowed: cpu; .*built without CUDA"),
+        (1, ["tensorrt"], "cuda:1", "auto", r"^embed\.device: got 'cuda:1'; allowed: .*cuda:0 \(card\)"),
+        (0, ["tensorrt"], "auto", "tensorrt", r"embed\.runtime.*auto, openvino, torch; there is cpu alone"),
+        (1, [], "cuda", "tensorrt", r"auto, torch \(tensorrt is not installed; tensorrt_rtx .* extra gpu\)"),
+        (0, [], "cpu", "openvino", r"auto, torch \(openvino is not installed"),
+    ],
+)
+def test_what_cannot_be_is_named_with_its_reason(
+    gpus: Callable[[int], None], install: Install, count: int, installed: list[str], device: str, runtime: str,
+    message: str,
+) -> None:  # fmt: skip
+    gpus(count)
+    install(*installed)
+    with pytest.raises(ConfigError, match=message):
+        EmbedConfig(device=device, runtime=runtime).here()
+
+
+def test_a_package_without_its_libraries_is_missing(gpus: Callable[[int], None], install: Install) -> None:
+    gpus(1)
+    install("tensorrt", broken=True)
+    assert "tensorrt cannot be imported" in str(missing("tensorrt", chosen=False))
+    assert resolve().runtime == "torch"
+
+
+def test_defaults_follow_the_device(gpus: Callable[[int], None], install: Install) -> None:
+    on_cpu = EmbedConfig(threads=4).here()
+    assert (on_cpu.images, on_cpu.graph_images, on_cpu.begun) == (32, 8, 3)
+    assert EmbedConfig(threads=4).here(8) == on_cpu
+    gpus(1)
+    install("tensorrt")
+    on_gpu = EmbedConfig(threads=4).here()
+    assert (on_gpu.device, on_gpu.runtime, on_gpu.batch) == ("cuda:0", "tensorrt", None)
+    assert (on_gpu.images, on_gpu.graph_images, on_gpu.begun) == (256, 256, 3)
+    assert EmbedConfig(batch=48).here().graph_images == 48
+    assert on_gpu.here() == on_gpu
+    # a graph of 256 would be mostly padding where a shard has fewer rows
+    assert EmbedConfig(shard_rows=64).here().images == EmbedConfig().here(64).images == 64
+    assert EmbedConfig(batch=128).here(64).images == 128
+    assert EmbedConfig().here(1024).images == 256
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "places"),
+    [
+        ("torch", "int8", r'"tensorrt" on a GPU or "openvino" on a CPU'),
+        ("torch", "fp8", r'"tensorrt" on a GPU'),
+        ("openvino", "fp8", r'"tensorrt" on a GPU'),
+    ],
+)
+def test_runtimes_without_8_bits_are_named(runtime: str, precision: str, places: str) -> None:
+    said = (
+        rf"embed\.precision.*auto, fp32, bf16, fp16.* with the runtime {runtime}; {precision} is there with .*{places}"
+    )
+    with pytest.raises(ConfigError, match=said):
+        EmbedConfig(precision=precision, runtime=runtime)
+    if precision == "fp8":
+        with pytest.raises(ConfigError, match=r"embed.precision: got 'fp8'"):
+            EmbedConfig(precision=precision, device="cpu").here()
+
+
+def test_8_bits_where_the_runtime_has_them(gpus: Callable[[int], None], install: Install) -> None:
+    gpus(1)
+    install("openvino", "tensorrt")
+    assert EmbedConfig(precision="int8", device="cpu").here().runtime == "openvino"
+    for precision in ("int8", "fp8"):  # the card has compute capability 9.0
+        assert EmbedConfig(precision=precision).here().runtime == "tensorrt"
+    install("openvino")
+    for precision in ("int8", "fp8"):
+        with pytest.raises(ConfigError, match="with the runtime torch"):
+            EmbedConfig(precision=precision).here()
+
+
+def test_what_artefacts_are_tied_to(gpus: Callable[[int], None]) -> None:
+    gpus(1)
+    assert Target("cuda:0", "torch").identity == "card|9.0|132|CUDA 13.0"
+    assert Target("cuda:0", "torch").describe() == {"device": "cuda", "gpu": "card"}
+    assert Target().identity == devices.cache.device()
+    assert Target().describe() == {"device": "cpu"}

@@ -1,0 +1,129 @@
+"""Rows of a table, standardised: every path against arithmetic in float64, and which path is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from unittest.mock import Mock
+
+import pytest
+import torch
+from tests.kernels.conftest import Place
+from tests.kernels.probe_arrays import BF16, FLOAT, drawn
+from tests.kernels.test_dispatch import fake
+
+from substyle.kernels import probe_data as module
+from substyle.kernels import probe_native
+from substyle.kernels.errors import ConfigError
+from substyle.kernels.probe_data import gather, quantise, reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+STORED = (torch.float16, torch.float32, torch.int8)
+
+
+def table(stored: torch.dtype, rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if stored != torch.int8:
+        return drawn(1, rows, width, scale=3.0).to(stored), None
+    values = torch.randint(-127, 128, (rows, width), generator=torch.Generator().manual_seed(1))
+    return values.to(torch.int8), drawn(2, rows).abs() / 50
+
+
+def task(rows: int, width: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    row = torch.randint(rows, (count,), generator=torch.Generator().manual_seed(3))
+    return row, drawn(4, width), drawn(5, width)
+
+
+def in_float64(
+    x_RD: torch.Tensor, row_B: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.Tensor, scale_R: torch.Tensor | None
+) -> torch.Tensor:
+    x = x_RD.double()[row_B] * (1.0 if scale_R is None else scale_R.double()[row_B][:, None])
+    return (x - mean_D.double()) * scale_D.double()
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("dtype", [FLOAT, BF16])
+@pytest.mark.parametrize(("rows", "width", "count"), [(7, 5, 11), (3, 512, 2), (9, 513, 4), (1, 1, 1), (4, 8, 0)])
+def test_in_triton(place: Place, stored: torch.dtype, dtype: torch.dtype, rows: int, width: int, count: int) -> None:
+    x_RD, scale_R = table(stored, rows, width)
+    given = x_RD, *task(rows, width, count)
+    out = torch.full((count + 1, width), 7.0, dtype=dtype, device=place.device)
+    there = [v.to(place.device) for v in given]
+    factor = None if scale_R is None else scale_R.to(place.device)
+    into = out[:-1]
+    made = place.load("gather_triton").gather(*there, into, factor)
+    assert made is into
+    assert (out[-1] == 7.0).all()
+    expected = reference(*given, scale_R).to(dtype)
+    if scale_R is None and (dtype == FLOAT or place.device.type == "cuda"):
+        assert torch.equal(made.cpu(), expected), "what is not scaled is rounded nowhere but at its end"
+    else:  # the product with the row's factor and the difference are one operation; the interpreter cuts bf16 off
+        torch.testing.assert_close(made.cpu(), expected, atol=1e-5, rtol=1e-5 if dtype == FLOAT else 2**-7)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("dtype", [FLOAT, BF16])
+def test_on_the_cpu(monkeypatch: pytest.MonkeyPatch, compiled: bool, stored: torch.dtype, dtype: torch.dtype) -> None:
+    x_RD, scale_R = table(stored, 13, 33)
+    given = x_RD, *task(13, 33, 20)
+    if not compiled:
+        monkeypatch.setattr(probe_native, "available", lambda device, dtype: False)
+    spy = Mock(wraps=probe_native.gather)
+    monkeypatch.setattr(probe_native, "gather", spy)
+    out = torch.empty(20, 33, dtype=dtype)
+    assert gather(*given, out, scale_R) is out
+    assert spy.called == (stored != torch.int8 and probe_native.available(out.device, dtype))
+    expected = in_float64(*given, scale_R)
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5 if dtype == FLOAT else 2**-8)
+    with pytest.raises(IndexError):
+        gather(x_RD, torch.tensor([13]), given[2], given[3], out[:1], scale_R)
+
+
+def test_both_sides_of_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = fake(monkeypatch, "gather_triton")
+    given = torch.zeros(3, 4, dtype=torch.float16), torch.tensor([1]), torch.zeros(4), torch.ones(4), torch.empty(1, 4)
+    for used in (True, False):
+        stand_in.gather.reset_mock()
+        monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
+        assert gather(*given) is (stand_in.gather.return_value if used else given[4])
+        assert stand_in.gather.called is used
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda g: (g[0].double(), *g[1:]), "table.dtype"),
+        (lambda g: (g[0].T.contiguous().T, *g[1:]), "table.stride"),
+        (lambda g: (g[0], g[1].int(), *g[2:]), "row.dtype"),
+        (lambda g: (*g[:2], g[2][1:], *g[3:]), "mean.shape"),
+        (lambda g: (*g[:4], g[4].half(), *g[5:]), "out.dtype"),
+        (lambda g: (*g[:4], g[4][:, 1:], *g[5:]), "out.shape"),
+        (lambda g: (*g[:5], torch.ones(2)), "scale_R.shape"),
+    ],
+)
+def test_the_kernel_is_given_what_it_reads(
+    to_compile: Callable[[str], object], change: Callable[[tuple[torch.Tensor, ...]], tuple[object, ...]], field: str
+) -> None:
+    given = (torch.zeros(3, 4, dtype=torch.float16), torch.tensor([1, 2]), torch.zeros(4), torch.ones(4),
+             torch.empty(2, 4), torch.ones(3))  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        to_compile("gather_triton").gather(*change(given))  # type: ignore[attr-defined]
+    assert caught.value.field == field
+
+
+def test_rows_are_rounded_to_within_half_a_step() -> None:
+    x = drawn(1, 9, 40, scale=4.0).half()
+    x[4] = 2.5
+    mean, scale = drawn(2, 40), drawn(3, 40).abs() + 0.1
+    scale[7] = 0.0
+    q_BD, factor_B = quantise(x, mean, scale)
+    assert q_BD.dtype == torch.int8
+    z = (x.float() - mean) * scale
+    assert ((q_BD * factor_B[:, None] - z).abs() <= 0.5001 * factor_B[:, None]).all()
+    assert (q_BD.abs().amax(1) == 127).all()
+    assert not q_BD[:, 7].any()
+    nothing, none = quantise(torch.zeros(2, 3).half(), torch.zeros(3), torch.ones(3))
+    assert not nothing.any()
+    assert not none.any()
+    for bad in (float("nan"), float("inf")):
+        x[2, 5] = bad
+        assert quantise(x, mean, scale)[1].isfinite().tolist() == [i != 2 for i in range(9)]

@@ -1,0 +1,55 @@
+"""Keyed dropout in Triton: bit for bit the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.kernels.conftest import Place
+
+from substyle.kernels import probe_data
+
+SEEDS = [7, -1, 2**63 + 5]
+
+
+@pytest.mark.parametrize("shape", [(5, 37), (1, 1), (33, 32), (0, 4)])
+@pytest.mark.parametrize(("step", "threshold"), [(0, 51), (2**32 - 1, 128)])
+def test_masks(place: Place, shape: tuple[int, int], step: int, threshold: int) -> None:
+    got = torch.empty(3, *shape, dtype=torch.bool, device=place.device)
+    expected = torch.empty(3, *shape, dtype=torch.bool)
+    made = place.load("dropout_triton").masks_(got, SEEDS, step, threshold)
+    assert made is got
+    assert torch.equal(got.cpu(), probe_data.masks_(expected, SEEDS, step, threshold))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("heads", [3, 6])
+def test_relu_drop(place: Place, dtype: torch.dtype, heads: int) -> None:
+    expected = torch.randn(heads, 11, 97, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected[:, 0, :8] = float("nan")  # some of them are dropped
+    expected[:, 1, :8] = float("inf")
+    got = expected.clone().to(place.device)
+    key_S, step_1 = probe_data.device_keys(SEEDS, place.device), probe_data.device_steps([3], place.device)
+    assert place.load("dropout_triton").relu_drop_(got, key_S, step_1, 128) is got
+    probe_data.relu_drop_(expected, SEEDS, 3, 128)
+    assert torch.equal(got.cpu().nan_to_num(9), expected.nan_to_num(9))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("step", [0, 2**32 - 1])
+def test_relu_drop_after_a_bias(place: Place, dtype: torch.dtype, step: int) -> None:
+    """Seeds and step are read from the device; the layer's numbers need no rounding, so that none differs."""
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.randint(-8, 9, (6, 5, 67), generator=generator).to(dtype)
+    bias = torch.randint(-8, 9, (6, 5), generator=generator).float()
+    got = expected.clone().to(place.device)
+    key_S, step_1 = probe_data.device_keys(SEEDS, place.device), probe_data.device_steps([step], place.device)
+    place.load("dropout_triton").relu_drop_(got, key_S, step_1, 100, bias.to(place.device))
+    probe_data.relu_drop_(expected.add_(bias[:, :, None]), SEEDS, step, 100)
+    assert torch.equal(got.cpu(), expected)
+    assert 0.2 < float((expected > 0).double().mean()) < 0.5
+
+
+def test_no_units(place: Place) -> None:
+    none = torch.empty(3, 0, 5, device=place.device)
+    key_S, step_1 = probe_data.device_keys(SEEDS, place.device), probe_data.device_steps([0], place.device)
+    assert place.load("dropout_triton").relu_drop_(none, key_S, step_1, 1).shape == (3, 0, 5)

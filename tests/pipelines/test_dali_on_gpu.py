@@ -1,0 +1,190 @@
+"""The DALI graph for a GPU, as far as it goes without one: DALI checks devices when a graph is defined, a driver is
+needed to build it. Then stream and memory, with a pipeline that writes down what it is asked."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.kernels.dispatch import Held
+from substyle.pipelines import dali
+from substyle.pipelines.dali import Graph
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.variants import VariantMaker, load_all
+
+load_all()
+GPU = torch.device("cuda", 0)
+SUITE = [base.get(name) for name in suite("substance31")]
+BY_DALI = [t for t in SUITE if t.made_by == "dali" and t.on_gpu is None]
+# DALI has GPU operators for these as well, from which kernels are faster; low_contrast it cannot make there at all
+BY_KERNEL = [t for t in SUITE if t.on_gpu is not None and t.name != "low_contrast"]
+
+
+def operators(transformation: base.Transformation, device: torch.device) -> list[Any]:
+    """Instances of operators that make a transformation, its inputs among them."""
+    pipeline = dali.new_pipeline(4, 1, device)
+    dali.define_variants(pipeline, [transformation], 224, device)
+    found: dict[int, Any] = {}
+
+    def visit(node: Any) -> None:  # noqa: ANN401
+        if id(node.source) not in found:
+            found[id(node.source)] = node.source
+            for given in node.source.inputs:
+                visit(given)
+
+    for output in pipeline._graph_out:
+        assert output.device == ("gpu" if device.type == "cuda" else "cpu")
+        visit(output)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("transformation", [*BY_DALI, *BY_KERNEL], ids=lambda t: t.name)
+def test_arguments_stay_on_the_cpu_and_inputs_are_on_the_gpu(transformation: base.Transformation) -> None:
+    made = operators(transformation, GPU)
+    for operator in made:
+        spec = operator.spec
+        for i in range(spec.NumInput()):
+            name, device = spec.InputName(i), spec.InputDevice(i)
+            argument = i >= spec.NumRegularInput()
+            assert device == ("cpu" if argument else "gpu"), (operator.name, name)
+    sources = [o for o in made if "ExternalSource" in type(o._op).__name__ or not o.inputs]
+    assert {o.outputs[0].device for o in sources if o.name != "canvas"} <= {"cpu"}
+    (canvas,) = [o for o in sources if o.name == "canvas"]
+    assert canvas.outputs[0].device == "gpu"
+
+
+@pytest.mark.parametrize("transformation", [*BY_DALI, *BY_KERNEL], ids=lambda t: t.name)
+def test_the_operators_are_those_of_the_cpu(transformation: base.Transformation) -> None:
+    """One definition: the same operators, in the same order, with the same arguments."""
+
+    def told(device: torch.device) -> list[tuple[str, list[str]]]:
+        return [(type(o._op).__name__, [given.name for given in o.inputs]) for o in operators(transformation, device)]
+
+    assert told(GPU) == told(torch.device("cpu"))
+
+
+def test_what_dali_cannot_make_on_a_gpu_is_made_by_a_kernel() -> None:
+    with pytest.raises(ValueError, match="Named arguments must be on CPU"):
+        operators(base.get("low_contrast"), GPU)
+    assert base.get("low_contrast").on_gpu is not None
+
+
+class Output:
+    """A tensor list; ``poison`` overwrites its memory, as a library would that was given it back."""
+
+    def __init__(self, said: list[Any], pixels: torch.Tensor) -> None:
+        self.said, self.pixels = said, pixels
+
+    def as_tensor(self) -> torch.Tensor:
+        self.said.append("tensor")
+        return self.pixels
+
+    def poison(self) -> None:
+        self.pixels.fill_(0xAB)
+
+
+class Pipeline:
+    def __init__(self, said: list[Any]) -> None:
+        self.said = said
+        self.made: list[Output] = []
+
+    def feed_input(self, name: str, data: Any, **how: Any) -> None:  # noqa: ANN401
+        self.said.append(("feed", name, type(data), how))
+        if name == "canvas":
+            self.canvas = data
+
+    def run(self, stream: Any) -> tuple[Output, ...]:  # noqa: ANN401
+        self.said.append(("run", stream))
+        self.made = [Output(self.said, self.canvas + 1)]
+        return tuple(self.made)
+
+
+class Event:
+    def record(self, stream: Any) -> None:  # noqa: ANN401
+        self.stream = stream
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Pipeline, list[Any]]:
+    said: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"torch's stream on {device}")
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    made = Graph.__new__(Graph)
+    pipeline = Pipeline(said)
+    inputs = dali.Inputs("jpeg", {"quality": np.zeros(1, np.int32)})
+    inputs["quality"] = object()
+    made.device, made.pipeline, made.inputs, made._held = GPU, pipeline, {"jpeg": inputs}, Held()
+    return made, pipeline, said
+
+
+def test_the_order_of_torch_s_stream(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
+    """The canvas is read and outputs are returned in its order, and they are held until they have been copied."""
+    made, pipeline, said = stand_in
+    canvas = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    pixels = made(canvas, {"jpeg": {"quality": np.array([7, 9], np.int32)}})["jpeg"]
+    stream = "torch's stream on cuda:0"
+    assert said == [
+        ("feed", "canvas", torch.Tensor, {"cuda_stream": stream}),
+        ("feed", "jpeg.quality", np.ndarray, {}),
+        ("run", stream),
+        "tensor",
+    ]
+    assert len(made._held) == 1
+    event, held = made._held._waiting[0]
+    assert event.stream == stream
+    assert held == (tuple(pipeline.made),)
+    pipeline.made[0].poison()
+    assert torch.equal(pixels, canvas + 1)  # it lies elsewhere
+
+
+def test_nothing_is_dropped_before_it_is_read(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
+    """Runs of a host that is ahead of the device: what DALI made is alive until its event has come."""
+    made, _, _ = stand_in
+    for _ in range(3):
+        made(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), {"jpeg": {"quality": np.array([7], np.int32)}})
+    gc.collect()
+    assert len(made._held) == 3
+
+
+def pictures(seed: int, device: torch.device) -> torch.Tensor:
+    values = np.random.default_rng(seed).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    return torch.from_numpy(values).to(device)
+
+
+def poisoned(names: tuple[str, ...], device: str, delay: int) -> None:
+    """What a batch became is the same whether or not white batches followed that recycle its buffers."""
+    maker = VariantMaker(names, side=64, seed=0, batch=4, threads=2, device=device)
+    first = {v.name: v.pixels_BSSC.cpu() for v in maker(pictures(0, maker.device), list("abcd"))}
+    if delay:
+        torch.cuda._sleep(delay)  # type: ignore[no-untyped-call]
+    again = {v.name: v.pixels_BSSC for v in maker(pictures(0, maker.device), list("abcd"))}
+    for _ in range(6):
+        for _ in maker(torch.full((4, 64, 64, 3), 255, dtype=torch.uint8, device=maker.device), list("efgh")):
+            pass
+    for name, pixels in again.items():
+        assert torch.equal(pixels.cpu(), first[name]), name
+
+
+OWN = tuple(t.name for t in SUITE if t.made_by != "network")
+
+
+def test_outputs_are_never_overwritten() -> None:
+    poisoned(OWN, "cpu", 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_outputs_are_never_overwritten_on_a_gpu() -> None:
+    poisoned(OWN, "cuda", 200_000_000)  # cycles, a tenth of a second: the host queues all of it meanwhile
