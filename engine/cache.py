@@ -10,13 +10,14 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 _MAGIC = b"substyle"  # then the SHA-256 of what follows it
 _HEAD = len(_MAGIC) + 32
+EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 
 
 def root() -> Path:
@@ -129,15 +130,22 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def code_hash(*patterns: str) -> str:
-    """SHA-256 over those of the package's source files that decide something: where one changes, so do keys.
+def code_hash(*packages: str) -> str:
+    """SHA-256 of the source code of packages, C files included.
 
     Args:
-        patterns: as of `Path.glob`, from the package's folder, without the ending.
+        packages: folders in the package's own; left out, `EMBEDDING`: all that pixels, graphs and embeddings depend on.
     """
-    package = Path(__file__).parents[2]
-    files = {path for kind in ("py", "c") for pattern in patterns for path in package.glob(f"{pattern}.{kind}")}
+    return hash_of(Path(__file__).parents[1], packages or EMBEDDING)
+
+
+def hash_of(root: Path, packages: Sequence[str]) -> str:
+    """SHA-256 of the names and bytes of all source files of packages below a folder."""
     digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(f"{path.relative_to(package)}:{file_hash(path)};".encode())
+    for package in packages:
+        files = sorted(path for path in (root / package).rglob("*") if path.suffix in (".py", ".c"))
+        if not files:
+            raise FileNotFoundError(f"{root / package}: no source code")
+        for path in files:
+            digest.update(f"{path.relative_to(root)}:{file_hash(path)};".encode())
     return digest.hexdigest()

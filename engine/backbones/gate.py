@@ -100,10 +100,6 @@ def check(
 
 _EVERY = 3  # the search for float32 layers looks at every third variant, the final gate at all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
-_CODE = (
-    *("engine/backbones/gate", "engine/backbones/gate", "engine/backbones/artefact*"),
-    *("engine/backbones/runtimes/openvino", "engine/backbones/runtimes/*"),
-)
 
 
 class Search:
@@ -129,7 +125,7 @@ class Search:
             "dtype": self.dtype,
             "device": self.artefact.target.identity,
             "samples": self.samples.fingerprint(),
-            "code": cache.code_hash(*_CODE),
+            "code": cache.code_hash(),
         }
         facts |= self.artefact.facts(self.precision)
         found: dict[str, Any] = cache.remember("gates", facts, self._search)

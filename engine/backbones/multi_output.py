@@ -121,12 +121,6 @@ def _node(
 
 
 _LOOKED_AT = 8  # batches of the gate's variants on which bits are compared
-_CODE = (
-    "engine/backbones/multi_output",
-    "engine/backbones/runtimes/openvino",
-    "engine/backbones/runtimes/openvino*",
-    "engine/backbones/multi_output",
-)
 
 
 def share(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> list[CompiledBackbone]:
@@ -229,7 +223,7 @@ def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint
         "graphs": names,
         "mixture": first.mixture.describe(),
         "threads": first.threads,
-        "code": cache.code_hash(*_CODE),
+        "code": cache.code_hash(),
         "versions": cache.versions("openvino", "onnx"),
     }
 

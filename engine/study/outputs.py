@@ -31,14 +31,7 @@ from substyle.pipelines.storage import Place, place
 
 NOTE = "complete.json"
 # what computes results from embeddings: source files and libraries
-_CODE = (
-    "kernels/*",
-    "engine/store/table",
-    "engine/study/runner",
-    "engine/store/*",
-    "engine/probes/*",
-    "engine/analysis/*",
-)
+_CODE = ("kernels", "engine/store", "engine/probes", "engine/analysis", "engine/study")
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 

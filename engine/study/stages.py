@@ -54,7 +54,6 @@ from substyle.pipelines.transforms.registry import suite_name
 from substyle.pipelines.variants import variants_of
 
 PROBES, ANALYSIS, GALLERY = "probes", "analysis", "gallery"
-_GALLERY_CODE = ("kernels/*", "pipelines/*", "pipelines/transforms/*", "engine/style*")
 
 
 def tables(
@@ -257,7 +256,7 @@ def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]],
         {name: base.get(name).definition_hash() for name in settings.transformations},
         "",
         json.loads(json.dumps(asdict(settings))) | chosen,
-        cache.code_hash(*_GALLERY_CODE),
+        cache.code_hash(),
     )
 
 

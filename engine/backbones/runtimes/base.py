@@ -239,7 +239,6 @@ class Artefact(ABC):
     """
 
     libraries: ClassVar[tuple[str, ...]]  # whose versions decide what is compiled
-    code: ClassVar[tuple[str, ...]]  # source files that do, as of `cache.code_hash`
 
     def __init__(
         self,
@@ -258,7 +257,7 @@ class Artefact(ABC):
             "graph": source.graph_hash,
             "canvas": canvas,
             "batch": batch,
-            "code": cache.code_hash(*self.code),
+            "code": cache.code_hash(),
             "versions": cache.versions(*self.libraries),
         }
         self.key = cache.key(facts)

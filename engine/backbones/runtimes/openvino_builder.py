@@ -98,8 +98,6 @@ class OpenVINOArtefact(Artefact):
     """A backbone in OpenVINO."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
-    code = ("engine/backbones/export", "engine/backbones/export", "engine/backbones/families/*")
-
     @property
     def ladder(self) -> tuple[Precision, ...]:
         """Empty: first layers are kept in float32."""
@@ -143,7 +141,7 @@ class OpenVINOArtefact(Artefact):
             "graph": self.key,
             "unquantised": unquantised,
             "samples": self.samples.further_fingerprint(),
-            "code": cache.code_hash("engine/backbones/runtimes/openvino_builder", "engine/backbones/runtimes/*"),
+            "code": cache.code_hash(),
             "versions": cache.versions("nncf", "openvino"),
         }
         return cache.key(facts)

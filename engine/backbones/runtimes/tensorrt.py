@@ -189,19 +189,12 @@ class TensorRTGraph:
 # Backbones in TensorRT: strongly typed graphs, and one engine of each, built once and loaded by every worker.
 
 ENGINES, TIMINGS = "engines", "timings"  # folders in the cache
-_CALIBRATION_CODE = ("engine/backbones/quantization", "engine/backbones/runtimes/*")
 
 
 class TensorRTArtefact(Artefact):
     """A backbone in TensorRT."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript", "transformers")
-    code = (
-        *("engine/backbones/export", "engine/backbones/export", "engine/backbones/families/*"),
-        *("engine/backbones/export", "engine/backbones/runtimes/tensorrt"),
-        "engine/backbones/export",
-    )
-
     def require_precision(self, precision: str) -> None:
         """Raise ConfigError where this backbone cannot be compiled in a precision, or not be quantised here."""
         if as_eight_bits(precision) is None or self.source.graph_hash is not None:
@@ -233,7 +226,7 @@ class TensorRTArtefact(Artefact):
             "graph": self.graph_key(Mixture(between)),
             "precision": precision,
             "samples": self.samples.further_fingerprint(),
-            "code": cache.code_hash(*_CALIBRATION_CODE),
+            "code": cache.code_hash(),
             "versions": cache.versions("openvino"),
         }
 

@@ -112,10 +112,6 @@ class TorchArtefact(Artefact):
     """A backbone in torch.compile."""
 
     libraries = ("torch", "timm", "open_clip_torch", "transformers")
-    code = (
-        *("engine/backbones/export", "engine/backbones/families/*"),
-        *("engine/backbones/export", "engine/backbones/runtimes/torch_compile"),
-    )
     _last: tuple[Mixture, InPieces] | None = None
 
     def require_precision(self, precision: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,10 +66,23 @@ def test_a_failed_write_leaves_nothing(own: Path, monkeypatch: pytest.MonkeyPatc
     assert [path for path in own.rglob("*") if path.is_file()] == []
 
 
-def test_code_hash_covers_the_files_it_names() -> None:
-    all_of_them = cache.code_hash("kernels/*")
-    assert all_of_them != cache.code_hash("kernels/noise") != cache.code_hash("kernels/warp")
-    assert cache.code_hash("nothing/*") == cache.code_hash("none/*")  # no file at all
+def test_a_renamed_module_changes_the_key(tmp_path: Path) -> None:
+    package = Path(cache.__file__).parents[1]
+    for name in ("kernels", "pipelines", "engine"):
+        shutil.copytree(package / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    found = [cache.hash_of(tmp_path, cache.EMBEDDING)]
+    assert found[0] == cache.code_hash()
+    for module in ("kernels/native", "kernels/probe_native", "engine/backbones/families/timm", "engine/embedding/loop"):
+        source = next(path for path in (tmp_path / f"{module}.py", tmp_path / f"{module}.c") if path.exists())
+        source.rename(source.with_stem("renamed"))
+        found.append(cache.hash_of(tmp_path, cache.EMBEDDING))
+        source.with_stem("renamed").rename(source)
+        (tmp_path / "kernels" / "probe_native.c").write_text(module)
+        found.append(cache.hash_of(tmp_path, cache.EMBEDDING))
+    assert len(set(found)) == len(found)
+    shutil.rmtree(tmp_path / "engine" / "backbones")
+    with pytest.raises(FileNotFoundError, match="no source code"):
+        cache.hash_of(tmp_path, cache.EMBEDDING)
 
 
 def graph() -> bytes:
@@ -125,7 +139,7 @@ import os, sys, time
 import subprocess
 import sys
 from pathlib import Path
-from substyle.engine.backbones import cache
+from substyle.engine import cache
 
 def make():
     with Path(sys.argv[1]).open("a") as said:
