@@ -24,7 +24,7 @@ from substyle.kernels.dispatch import for_each_image, scratch
 # images can be worked on side by side; and as planes are always cut alike, an image becomes the same in every batch.
 #
 # For a CPU alone. On a GPU each of the three maps that are made of them (enlargements, the blur of a field, the lines
-# between nodes) has 2 to 15 weights in a row that are known without a matrix: ``zoom_triton`` and ``warp_triton`` take
+# between nodes) has 2 to 15 weights in a row that are known without a matrix: ``warp_triton`` and ``warp_triton`` take
 # them where they are used, instead of reading a matrix and a plane for a product of mostly zeros.
 
 F32 = NDArray[np.float32]

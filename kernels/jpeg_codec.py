@@ -32,6 +32,7 @@ LUMA_TABLE = np.array([
     [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
 ])  # fmt: skip
 CHROMA_TABLE = np.full((8, 8), 99)
+CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 
 def tables(quality: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """The element-wise halves of a probe step on a GPU, in Triton: cross-entropy with its gradient, AdamW over K heads.
 
-The same arithmetic in torch stands in ``probe_step`` and ``probe_device``, which import this module only where Triton
+The same arithmetic in torch stands in ``probe_step`` and ``probe_step_gpu``, which import this module only where Triton
 is used: it is no dependency elsewhere, so it is looked up by name. Every number that changes from step to step is read
 from the device, so that a launch may be captured and repeated.
 """
@@ -131,7 +131,7 @@ def adamw_(
 ) -> None:
     """AdamW's step of a (K, ...) parameter in place, and of its copy ``low`` if there is one: one pass over memory.
 
-    ``now_3`` is what ``probe_device.Rates`` says; the gradient is float32 or in the type of the products.
+    ``now_3`` is what ``probe_step_gpu.Rates`` says; the gradient is float32 or in the type of the products.
     """
     size = parameter[0].numel()
     grid = (len(parameter), -(-size // BLOCK))

@@ -187,7 +187,7 @@ class Script:
     Attributes:
         row_nB: int64 rows of the table that a step learns from.
         targets: int64 answers of each part of the batch, (n, count).
-        now_n3: ``probe_device.Rates.now_3`` of each step.
+        now_n3: ``probe_step_gpu.Rates.now_3`` of each step.
         number_n: int32 number of each step, which keys its dropout.
     """
 

@@ -60,18 +60,18 @@ def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
     """Each ``*_triton.py`` has rows of both kinds; a new file needs a case here and a name in this list."""
     files = {path.name for path in (Path(__file__).parents[2] / "kernels").glob("*_triton.py")}
     cases = {
-        "difference_triton.py": ("difference",),
-        "dropout_triton.py": ("dropout masks", "relu_drop"),
-        "gather_triton.py": ("rows of float16", "rows of int8"),
+        "color_triton.py": ("difference",),
+        "probe_data_triton.py": ("dropout masks", "relu_drop"),
+        "probe_data_triton.py": ("rows of float16", "rows of int8"),
         "noise_triton.py": ("gaussian_noise", "impulse_noise", "shot_noise"),
         "overlay_triton.py": ("overlay",),
         "philox_triton.py": ("bits16",),
-        "pointwise_triton.py": ("mean", "colours"),
-        "probe_triton.py": ("cross-entropy", "AdamW"),
-        "remap_triton.py": ("remap",),
-        "screen_triton.py": ("dots", "lines"),
+        "color_triton.py": ("mean", "colours"),
+        "probe_step_triton.py": ("cross-entropy", "AdamW"),
+        "warp_triton.py": ("remap",),
+        "halftone_triton.py": ("dots", "lines"),
         "warp_triton.py": ("swirl", "grid", "elastic"),
-        "zoom_triton.py": ("zoom_blur",),
+        "warp_triton.py": ("zoom_blur",),
     }
     assert set(cases) == files
     _, data = run("--only", "kernels", "--only", "probes")

@@ -15,7 +15,7 @@ import substyle.kernels
 from substyle.kernels import native, probe_native
 
 Load = Callable[[str], ModuleType]
-HELPERS = ("philox_triton", "remap_triton")  # their functions are inlined into the kernels of other files
+HELPERS = ("philox_triton", "warp_triton")  # their functions are inlined into the kernels of other files
 
 
 def _load(name: str) -> ModuleType:

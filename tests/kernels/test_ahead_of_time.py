@@ -70,17 +70,17 @@ BUDGETS = {
     "noise_triton._gaussian": Budget(lambda f: f.gaussian_noise(CANVAS, HALF, KEYS, "n"), 32, 0, 64),
     "noise_triton._impulse": Budget(lambda f: f.impulse_noise(CANVAS, HALF, KEYS, "n"), 32, 0, 64),
     "noise_triton._shot": Budget(lambda f: f.shot_noise(CANVAS, HALF * 50, KEYS, "n"), 40, 0, 64),
-    "remap_triton._remap": Budget(lambda f: f.remap(CANVAS, torch.zeros(2, 2, 224, 224)), 40, 256, 8),
+    "warp_triton._remap": Budget(lambda f: f.remap(CANVAS, torch.zeros(2, 2, 224, 224)), 40, 256, 8),
     "warp_triton._swirl": Budget(lambda f: f.swirl(CANVAS, np.ones((2, 2), np.float32), HALF, HALF), 40, 0, 8),
     "warp_triton._grid": Budget(lambda f: f.grid(CANVAS, torch.zeros(2, 2, 6, 6)), 40, 0, 8),
     "warp_triton._blur_rows": Budget(lambda f: f.elastic(CANVAS, KEYS, "e", HALF, 2.24), 40, 0, 64),
     "warp_triton._elastic": Budget(lambda f: f.elastic(CANVAS, KEYS, "e", HALF, 2.24), 40, 0, 8),
-    "zoom_triton._stage": Budget(lambda f: f.zoom_blur(CANVAS, HALF + 1), 40, 0, 32),
-    "screen_triton._dots": Budget(lambda f: f.dots(CANVAS, TRIPLE, TRIPLE), 48, 0, 64),
-    "screen_triton._lines": Budget(lambda f: f.lines(CANVAS, HALF, HALF), 40, 0, 64),
-    "pointwise_triton._colours": Budget(lambda f: f.colours(CANVAS, torch.zeros(6, 2, 3, 4), BANDS), 40, 0, 32),
-    "pointwise_triton._total": Budget(lambda f: f.total(CANVAS), 32, 16, 0),
-    "difference_triton._total": Budget(lambda f: f.total(CANVAS, CANVAS), 40, 16, 0),
+    "warp_triton._stage": Budget(lambda f: f.zoom_blur(CANVAS, HALF + 1), 40, 0, 32),
+    "halftone_triton._dots": Budget(lambda f: f.dots(CANVAS, TRIPLE, TRIPLE), 48, 0, 64),
+    "halftone_triton._lines": Budget(lambda f: f.lines(CANVAS, HALF, HALF), 40, 0, 64),
+    "color_triton._colours": Budget(lambda f: f.colours(CANVAS, torch.zeros(6, 2, 3, 4), BANDS), 40, 0, 32),
+    "color_triton._total": Budget(lambda f: f.total(CANVAS), 32, 16, 0),
+    "color_triton._difference_total": Budget(lambda f: f.difference_total(CANVAS, CANVAS), 40, 16, 0),
     "overlay_triton._overlay": Budget(
         lambda f: f.overlay(
             CANVAS,
@@ -94,23 +94,23 @@ BUDGETS = {
         0,
         8,
     ),
-    "dropout_triton._masks": Budget(
+    "probe_data_triton._masks": Budget(
         lambda f: f.masks_(torch.zeros(2, 2048, 1024, dtype=torch.bool), [0, 1], 3, 51), 32, 512, 64
     ),
-    "dropout_triton._relu_drop": Budget(
+    "probe_data_triton._relu_drop": Budget(
         lambda f: [f.relu_drop_(HIDDEN, torch.zeros(2, dtype=torch.int64), STEP, 51, bias) for bias in (None, BIAS)],
         40,
         512,
         128,
     ),
-    "gather_triton._gather": Budget(lambda f: [gathered(f, *how) for how in GATHERED], 32, 0, 64),
-    "probe_triton._cross_entropy": Budget(
+    "probe_data_triton._gather": Budget(lambda f: [gathered(f, *how) for how in GATHERED], 32, 0, 64),
+    "probe_step_triton._cross_entropy": Budget(
         lambda f: [f.cross_entropy(LOGITS, TARGET, SHARE), f.cross_entropy_(*LOW, TARGET, SHARE[:, :1], LOW[0])],
         40,
         0,
         32,
     ),
-    "probe_triton._adamw": Budget(
+    "probe_step_triton._adamw": Budget(
         lambda f: [
             f.adamw_(WEIGHT, slope, WEIGHT, WEIGHT, RATES, RATES, RATES, low)
             for slope, low in ((WEIGHT, None), (WEIGHT.bfloat16(), WEIGHT.bfloat16()))

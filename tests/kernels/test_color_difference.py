@@ -21,7 +21,7 @@ def pictures(seed: int, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(2, 60, 50, 3), (1, 1, 1, 1), (3, 0, 2, 3), (0, 5, 5, 3), (2, 33, 31, 3)])
 def test_sums_are_exact(place: Place, shape: tuple[int, ...]) -> None:
     a, b = pictures(0, *shape), pictures(1, *shape)
-    got = place.load("difference_triton").total(a.to(place.device), b.to(place.device))
+    got = place.load("color_triton").difference_total(a.to(place.device), b.to(place.device))
     expected = (a.long() - b.long()).abs().flatten(1).sum(1)
     assert got.dtype == torch.int64
     assert torch.equal(got.cpu(), expected)
@@ -30,31 +30,31 @@ def test_sums_are_exact(place: Place, shape: tuple[int, ...]) -> None:
 
 def test_opposite_pictures(place: Place) -> None:
     black = torch.zeros(2, 120, 100, 3, dtype=torch.uint8, device=place.device)
-    assert place.load("difference_triton").total(black, ~black).tolist() == [255 * 36000] * 2
+    assert place.load("color_triton").difference_total(black, ~black).tolist() == [255 * 36000] * 2
 
 
 def test_bad_input_is_named(place: Place) -> None:
-    made, x = place.load("difference_triton"), pictures(0, 2, 4, 4, 3).to(place.device)
+    made, x = place.load("color_triton"), pictures(0, 2, 4, 4, 3).to(place.device)
     with pytest.raises(ConfigError, match=r"b\.shape"):
-        made.total(x, x[:1])
+        made.difference_total(x, x[:1])
     with pytest.raises(ConfigError, match=r"a\.dtype"):
-        made.total(x.int(), x)
+        made.difference_total(x.int(), x)
 
 
 @pytest.mark.parametrize("used", [True, False])
 def test_both_sides_of_the_fork(monkeypatch: pytest.MonkeyPatch, used: bool) -> None:
-    stand_in, plain = fake(monkeypatch, "difference_triton"), Mock()
+    stand_in, plain = fake(monkeypatch, "color_triton"), Mock()
     monkeypatch.setattr(color, "on_triton", lambda tensor: used)
     monkeypatch.setattr(color, "total_reference", plain)
     totals = torch.tensor([74, 75, 76])
-    stand_in.total.return_value = plain.return_value = totals
+    stand_in.difference_total.return_value = plain.return_value = totals
     elsewhere = torch.empty(3, 5, 5, 3, dtype=torch.uint8, device="meta")
     assert color.distinct(elsewhere.transpose(1, 2), elsewhere).tolist() == [False, True, True]
-    assert (stand_in.total.called, plain.called) == (used, not used)
+    assert (stand_in.difference_total.called, plain.called) == (used, not used)
     if used:
-        assert all(given.is_contiguous() for given in stand_in.total.call_args.args)
+        assert all(given.is_contiguous() for given in stand_in.difference_total.call_args.args)
     color.distinct(*(torch.zeros(1, 2, 2, 3, dtype=torch.uint8) for _ in range(2)))
-    assert (stand_in.total.call_count, plain.call_count) == (used, not used)
+    assert (stand_in.difference_total.call_count, plain.call_count) == (used, not used)
 
 
 @pytest.mark.parametrize("side", [1, 17, 50])

@@ -28,7 +28,7 @@ def test_equals_the_reference(place: Place, shape: tuple[int, int, int], variant
     maps[..., 3] *= 100
     masks = bands(*shape) if banded else None
     there = None if masks is None else tuple(mask.to(place.device) for mask in masks)
-    got = place.load("pointwise_triton").colours(x.to(place.device), maps.to(place.device), there).cpu()
+    got = place.load("color_triton").colours(x.to(place.device), maps.to(place.device), there).cpu()
     expected = color.colours_reference(x, maps, masks)
     assert got.shape == expected.shape
     assert got.dtype == torch.uint8
@@ -44,20 +44,20 @@ def test_a_piece_of_a_tensor_that_begins_between_words(place: Place) -> None:
     maps = color.luma(1, place.device)[None]
     there = torch.empty(49, dtype=torch.uint8, device=place.device)[1:].view(1, 4, 4, 3).copy_(x)
     assert there.data_ptr() % 4 == 1
-    got = place.load("pointwise_triton").colours(there, maps, None)
+    got = place.load("color_triton").colours(there, maps, None)
     assert (got.cpu().int() - color.colours_reference(x, maps.cpu()).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(2, 60, 50, 3), (1, 1, 1, 1), (3, 0, 2, 3), (0, 5, 5, 3)])
 def test_sums_are_exact(place: Place, shape: tuple[int, ...]) -> None:
     x = pictures(*shape)
-    got = place.load("pointwise_triton").total(x.to(place.device))
+    got = place.load("color_triton").total(x.to(place.device))
     assert got.dtype == torch.int64
     assert torch.equal(got.cpu(), x.flatten(1).sum(1, dtype=torch.int64))
 
 
 def test_bad_input_is_named(place: Place) -> None:
-    made = place.load("pointwise_triton")
+    made = place.load("color_triton")
     x, maps = pictures(2, 4, 4, 3).to(place.device), torch.zeros(1, 2, 3, 4, device=place.device)
     with pytest.raises(ConfigError, match=r"canvas\.shape"):
         made.colours(x[..., :1].contiguous(), maps, None)

@@ -28,10 +28,10 @@ MATRIX, COLOUR = np.ones((2, 2, 3), np.float32), np.ones((2, 3), np.int16)
 
 # public module, Triton's module, function in both, the function of the other path off the CPU, call
 FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]]] = [
-    (warp, "remap_triton", "remap", (warp, "remap_reference"), lambda x: warp.remap(x, SHIFT)),
-    (warp, "zoom_triton", "zoom_blur", (warp, "zoom_blur_reference"), lambda x: warp.zoom_blur(x, ONE)),
-    (halftone, "screen_triton", "dots", (halftone, "dots_reference"), lambda x: halftone.dots(x, TRIPLE, TRIPLE)),
-    (halftone, "screen_triton", "lines", (halftone, "lines_reference"), lambda x: halftone.lines(x, ONE, ONE)),
+    (warp, "warp_triton", "remap", (warp, "remap_reference"), lambda x: warp.remap(x, SHIFT)),
+    (warp, "warp_triton", "zoom_blur", (warp, "zoom_blur_reference"), lambda x: warp.zoom_blur(x, ONE)),
+    (halftone, "halftone_triton", "dots", (halftone, "dots_reference"), lambda x: halftone.dots(x, TRIPLE, TRIPLE)),
+    (halftone, "halftone_triton", "lines", (halftone, "lines_reference"), lambda x: halftone.lines(x, ONE, ONE)),
     *(
         (
             noise,
@@ -45,7 +45,7 @@ FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.
     (warp, "warp_triton", "elastic", (displacement, "elastic"), lambda x: warp.elastic(x, KEYS, "e", ONE, 1.0)),
     (warp, "warp_triton", "grid", (displacement, "grid"), lambda x: warp.grid(x, NODES)),
     (warp, "warp_triton", "swirl", (displacement, "swirl"), lambda x: warp.swirl(x, PAIR, ONE, ONE)),
-    (color, "pointwise_triton", "colours", (color, "colours_reference"), lambda x: color.colours(x, MAPS)),
+    (color, "color_triton", "colours", (color, "colours_reference"), lambda x: color.colours(x, MAPS)),
     (
         overlay,
         "overlay_triton",
@@ -78,7 +78,8 @@ def test_both_sides_of_a_fork(
     assert given.is_contiguous()
     monkeypatch.setattr(module, "on_triton", lambda tensor: False)
     monkeypatch.setattr(other, reference, plain)
-    monkeypatch.setattr(warp, "remap", lambda canvas, field: field)
+    if name != "remap":
+        monkeypatch.setattr(warp, "remap", lambda canvas, field: field)
     getattr(stand_in, name).reset_mock()
     assert call(elsewhere) is plain.return_value
     assert not getattr(stand_in, name).called
@@ -96,7 +97,7 @@ def test_a_cpu_never_asks_for_triton(
 
 def test_forks_of_dropout_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     for used in (True, False):
-        kernels, sums = fake(monkeypatch, "dropout_triton"), fake(monkeypatch, "pointwise_triton")
+        kernels, sums = fake(monkeypatch, "probe_data_triton"), fake(monkeypatch, "color_triton")
         sums.total.return_value = torch.zeros(2, dtype=torch.int64)
         for module in (probe_data, color):
             monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
@@ -115,7 +116,7 @@ def test_a_blur_wider_than_the_picture_goes_the_other_way(monkeypatch: pytest.Mo
 
 
 def test_pictures_of_other_than_a_multiple_of_four_pixels_go_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = fake(monkeypatch, "pointwise_triton")
+    stand_in = fake(monkeypatch, "color_triton")
     monkeypatch.setattr(color, "on_triton", lambda tensor: True)
     for width, used in ((9, False), (10, False), (8, True)):
         color.colours(torch.zeros(2, 9, width, 3, dtype=torch.uint8), MAPS)

@@ -17,7 +17,7 @@ def test_equals_the_reference(place: Place, shape: tuple[int, int, int, int]) ->
     x = torch.from_numpy(rng.integers(0, 256, (batch, height, width, channels), dtype=np.uint8))
     size = rng.uniform(4, 8, (batch, channels)).astype(np.float32)
     angle = rng.uniform(0, 3, (batch, channels)).astype(np.float32)
-    made, there = place.load("screen_triton"), x.to(place.device)
+    made, there = place.load("halftone_triton"), x.to(place.device)
     pairs = [
         (made.dots(there, size, angle), halftone.dots_reference(x, size, angle)),
         (made.lines(there, size[:, 0], angle[:, 0]), halftone.lines_reference(x, size[:, 0], angle[:, 0])),
@@ -31,7 +31,7 @@ def test_equals_the_reference(place: Place, shape: tuple[int, int, int, int]) ->
 
 @pytest.mark.parametrize("level", [0, 3, 128, 255])
 def test_mean_tone_is_kept(place: Place, level: int) -> None:
-    made = place.load("screen_triton")
+    made = place.load("halftone_triton")
     flat = torch.full((1, 48, 48, 3), level, dtype=torch.uint8, device=place.device)
     dots = made.dots(flat, np.float32([[6, 6, 6]]), np.float32([[0, 0.5, 1]]))
     lines = made.lines(flat, np.float32([6]), np.float32([0.3]))

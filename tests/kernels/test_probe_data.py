@@ -49,7 +49,7 @@ def test_in_triton(place: Place, stored: torch.dtype, dtype: torch.dtype, rows: 
     there = [v.to(place.device) for v in given]
     factor = None if scale_R is None else scale_R.to(place.device)
     into = out[:-1]
-    made = place.load("gather_triton").gather(*there, into, factor)
+    made = place.load("probe_data_triton").gather(*there, into, factor)
     assert made is into
     assert (out[-1] == 7.0).all()
     expected = reference(*given, scale_R).to(dtype)
@@ -79,19 +79,22 @@ def test_on_the_cpu(monkeypatch: pytest.MonkeyPatch, compiled: bool, stored: tor
 
 
 def test_both_sides_of_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = fake(monkeypatch, "gather_triton")
+    stand_in = fake(monkeypatch, "probe_data_triton")
     given = torch.zeros(3, 4, dtype=torch.float16), torch.tensor([1]), torch.zeros(4), torch.ones(4), torch.empty(1, 4)
     for used in (True, False):
         stand_in.gather.reset_mock()
         monkeypatch.setattr(module, "on_triton", lambda tensor, used=used: used)
         assert gather(*given) is (stand_in.gather.return_value if used else given[4])
         assert stand_in.gather.called is used
+    monkeypatch.setattr(module, "on_triton", lambda tensor: True)
+    with pytest.raises(ConfigError) as caught:
+        gather(given[0].double(), *given[1:])
+    assert caught.value.field == "table.dtype"
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (lambda g: (g[0].double(), *g[1:]), "table.dtype"),
         (lambda g: (g[0].T.contiguous().T, *g[1:]), "table.stride"),
         (lambda g: (g[0], g[1].int(), *g[2:]), "row.dtype"),
         (lambda g: (*g[:2], g[2][1:], *g[3:]), "mean.shape"),
@@ -106,7 +109,7 @@ def test_the_kernel_is_given_what_it_reads(
     given = (torch.zeros(3, 4, dtype=torch.float16), torch.tensor([1, 2]), torch.zeros(4), torch.ones(4),
              torch.empty(2, 4), torch.ones(3))  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        to_compile("gather_triton").gather(*change(given))  # type: ignore[attr-defined]
+        to_compile("probe_data_triton").gather(*change(given))  # type: ignore[attr-defined]
     assert caught.value.field == field
 
 

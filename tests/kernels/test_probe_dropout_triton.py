@@ -16,7 +16,7 @@ SEEDS = [7, -1, 2**63 + 5]
 def test_masks(place: Place, shape: tuple[int, int], step: int, threshold: int) -> None:
     got = torch.empty(3, *shape, dtype=torch.bool, device=place.device)
     expected = torch.empty(3, *shape, dtype=torch.bool)
-    made = place.load("dropout_triton").masks_(got, SEEDS, step, threshold)
+    made = place.load("probe_data_triton").masks_(got, SEEDS, step, threshold)
     assert made is got
     assert torch.equal(got.cpu(), probe_data.masks_(expected, SEEDS, step, threshold))
 
@@ -29,7 +29,7 @@ def test_relu_drop(place: Place, dtype: torch.dtype, heads: int) -> None:
     expected[:, 1, :8] = float("inf")
     got = expected.clone().to(place.device)
     key_S, step_1 = probe_data.device_keys(SEEDS, place.device), probe_data.device_steps([3], place.device)
-    assert place.load("dropout_triton").relu_drop_(got, key_S, step_1, 128) is got
+    assert place.load("probe_data_triton").relu_drop_(got, key_S, step_1, 128) is got
     probe_data.relu_drop_(expected, SEEDS, 3, 128)
     assert torch.equal(got.cpu().nan_to_num(9), expected.nan_to_num(9))
 
@@ -43,7 +43,7 @@ def test_relu_drop_after_a_bias(place: Place, dtype: torch.dtype, step: int) -> 
     bias = torch.randint(-8, 9, (6, 5), generator=generator).float()
     got = expected.clone().to(place.device)
     key_S, step_1 = probe_data.device_keys(SEEDS, place.device), probe_data.device_steps([step], place.device)
-    place.load("dropout_triton").relu_drop_(got, key_S, step_1, 100, bias.to(place.device))
+    place.load("probe_data_triton").relu_drop_(got, key_S, step_1, 100, bias.to(place.device))
     probe_data.relu_drop_(expected.add_(bias[:, :, None]), SEEDS, step, 100)
     assert torch.equal(got.cpu(), expected)
     assert 0.2 < float((expected > 0).double().mean()) < 0.5
@@ -52,4 +52,4 @@ def test_relu_drop_after_a_bias(place: Place, dtype: torch.dtype, step: int) -> 
 def test_no_units(place: Place) -> None:
     none = torch.empty(3, 0, 5, device=place.device)
     key_S, step_1 = probe_data.device_keys(SEEDS, place.device), probe_data.device_steps([0], place.device)
-    assert place.load("dropout_triton").relu_drop_(none, key_S, step_1, 1).shape == (3, 0, 5)
+    assert place.load("probe_data_triton").relu_drop_(none, key_S, step_1, 1).shape == (3, 0, 5)

@@ -243,7 +243,7 @@ def test_a_step_on_any_number_of_threads(hidden: int) -> None:
 
 _PROGRAM = """
 import numpy as np, torch
-from substyle.kernels import native, probe_library, probe_native, probe_step
+from substyle.kernels import native, probe_native, probe_step
 from substyle.kernels.probe_heads import Heads, Term
 assert probe_native.library() is None and "no C compiler" in native.state("probe_native"), native.state("probe_native")
 rng = np.random.default_rng(0)

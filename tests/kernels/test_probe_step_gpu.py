@@ -79,7 +79,7 @@ def test_in_torch(dtype: torch.dtype, kind: str, hidden: int, dropped: bool) -> 
 def test_in_triton(
     place: Place, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str, hidden: int, dropped: bool
 ) -> None:
-    kernels, drops = place.load("probe_triton"), place.load("dropout_triton")
+    kernels, drops = place.load("probe_step_triton"), place.load("probe_data_triton")
     spies = [Mock(wraps=kernels.cross_entropy_), Mock(wraps=kernels.adamw_), Mock(wraps=drops.relu_drop_)]
     for module, name, spy in zip(
         (kernels, kernels, drops), ("cross_entropy_", "adamw_", "relu_drop_"), spies, strict=True
@@ -136,7 +136,7 @@ def test_the_schedule_counts_on() -> None:
 
 @pytest.mark.parametrize("used", [True, False])
 def test_forks(monkeypatch: pytest.MonkeyPatch, fake_kernels: Callable[[str], Mock], used: bool) -> None:
-    kernels, drops = fake_kernels("probe_triton"), fake_kernels("dropout_triton")
+    kernels, drops = fake_kernels("probe_step_triton"), fake_kernels("probe_data_triton")
     kernels.cross_entropy_.return_value = torch.zeros(4)
     drops.relu_drop_.side_effect = lambda hidden, *given: hidden
     for module in (probe_step_gpu, probe_data):

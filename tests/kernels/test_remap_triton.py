@@ -23,7 +23,7 @@ def case(shape: tuple[int, int, int, int], reach: float) -> tuple[torch.Tensor, 
 )
 def test_equals_the_reference(place: Place, shape: tuple[int, int, int, int], reach: float) -> None:
     x, shift = case(shape, reach)
-    got = place.load("remap_triton").remap(x.to(place.device), shift.to(place.device)).cpu()
+    got = place.load("warp_triton").remap(x.to(place.device), shift.to(place.device)).cpu()
     difference = (got.int() - remap_reference(x, shift).int()).abs()
     assert difference.max() <= 1
     assert (difference > 0).float().sum() <= 0.002 * difference.numel() + 1
@@ -31,7 +31,7 @@ def test_equals_the_reference(place: Place, shape: tuple[int, int, int, int], re
 
 def test_whole_pixels_and_their_mirrors_are_exact(place: Place) -> None:
     x, shift = case((1, 12, 16, 3), 1.0)
-    made = place.load("remap_triton")
+    made = place.load("warp_triton")
     shift[:, 0], shift[:, 1] = 3.0, -2.0
     got = made.remap(x.to(place.device), shift.to(place.device)).cpu()
     padded = np.pad(x.numpy(), ((0, 0), (2, 0), (0, 3), (0, 0)), mode="reflect")
@@ -43,12 +43,12 @@ def test_places_that_are_no_numbers_stay_inside(place: Place) -> None:
     x, shift = case((1, 9, 9, 3), 1.0)
     wild = torch.tensor([float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e9])
     shift[0, 0, 0, :6], shift[0, 1, 1, :6] = wild, wild
-    got = place.load("remap_triton").remap(x.to(place.device), shift.to(place.device)).cpu()
+    got = place.load("warp_triton").remap(x.to(place.device), shift.to(place.device)).cpu()
     assert (got[0, 2:].int() - remap_reference(x, shift)[0, 2:].int()).abs().max() <= 1
 
 
 def test_nothing_to_do_and_bad_input(place: Place) -> None:
-    made = place.load("remap_triton")
+    made = place.load("warp_triton")
     x, shift = (t.to(place.device) for t in case((2, 8, 8, 3), 1.0))
     assert made.remap(x[:0], shift[:0]).shape == (0, 8, 8, 3)
     assert made.remap(x[:, :0].contiguous(), shift[:, :, :0].contiguous()).shape == (2, 0, 8, 3)

@@ -45,7 +45,7 @@ def changed(canvas_BSSC, args, keys_B):
 }
 PRINT = """
 import sys
-from substyle.pipelines.plugins import load_plugin
+from substyle.pipelines.transforms.registry import load_plugin
 from substyle.pipelines.transforms import base
 load_plugin(sys.argv[1])
 print(base.get("edited").code)
