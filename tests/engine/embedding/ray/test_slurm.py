@@ -8,7 +8,7 @@ from pathlib import Path
 
 from substyle.engine.cli import _parser
 
-SCRIPT = Path(__file__).parents[3] / "studies" / "slurm" / "embed.sh"
+SCRIPT = Path(__file__).parents[4] / "studies" / "slurm" / "embed.sh"
 STAND_INS = {
     "scontrol": 'test "$*" = "show hostnames node[3-4]" && printf "node3\\nnode4\\n"',
     "srun": 'printf "%s\\n" "$@"; printf "%s %s %s\\n" "$RAY_AUTH_MODE" "$RAY_USAGE_STATS_ENABLED" "$RAY_AUTH_TOKEN"',
