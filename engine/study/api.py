@@ -1,0 +1,86 @@
+"""The functions of `import substyle`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.backbones import packages, presets
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding import run
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.store.store import EmbeddingStore
+from substyle.pipelines.sources import SourceConfig, open_source
+from substyle.pipelines.storage import place
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all, suite
+
+
+def embed(
+    images: str | Path,
+    store: str | Path,
+    backbones: Sequence[str | BackboneChoice],
+    *,
+    transformations: str | Sequence[str] = "substance31",
+    seed: int = 0,
+    canvas: int = 224,
+    source: SourceConfig | None = None,
+    config: EmbedConfig | None = None,
+    limit: int = 0,
+    quiet: bool = True,
+) -> EmbeddingStore:
+    """Embed every variant of every photograph by every backbone. Embeddings that the store has are not computed again.
+
+    Args:
+        images: a folder, list, tar shards, Parquet files or a Hugging Face dataset.
+        store: path or address (`s3://…`) of the store; it is created if it does not exist.
+        backbones: names such as `timm:vit_base_patch16_224.mae`.
+        transformations: name of a suite, or names of transformations.
+        seed: of variants and splits.
+        canvas: side of the canvas in pixels.
+        source: how to open `images`, where that is not plain.
+        config: device, runtime, precision and batch size.
+        limit: take only so many photographs, 0 for all.
+        quiet: show no progress.
+
+    Returns:
+        the store.
+
+    Raises:
+        ConfigError: a bad argument.
+        StoreError: the store holds other photographs or was made with other settings.
+        WeightsError: weights of a backbone are missing.
+        GateError: a compiled backbone does not agree with its reference.
+    """
+    names = transformations if isinstance(transformations, str) else ",".join(transformations)
+    where = place(str(store), "store")
+    plan = EmbedPlan(
+        open_source(images, source or SourceConfig()),
+        where,
+        Workshop(Settings(seed, canvas, suite(names)), (config or EmbedConfig()).here()),
+        limit,
+    )
+    run.embed(plan, [BackboneChoice(b) if isinstance(b, str) else b for b in backbones], quiet=quiet)
+    return EmbeddingStore.open(where)
+
+
+def open_store(store: str | Path) -> EmbeddingStore:
+    """Open a store for reading. Raises StoreError where there is none."""
+    return EmbeddingStore.open(place(str(store), "store"))
+
+
+def transformations(names: str = "substance31") -> list[dict[str, Any]]:
+    """Definitions of transformations: name, coarse class, role, parameters.
+
+    Args:
+        names: a suite, or names separated by commas.
+    """
+    load_all()
+    return [base.get(name).describe() for name in suite(names)]
+
+
+def backbones() -> list[str]:
+    """Names of backbones that need no further choice: presets, and weights that packages of the Python index ship."""
+    return [*presets.PRESETS, *(f"package:{name}" for name in packages.SHIPPED)]
