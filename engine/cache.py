@@ -86,19 +86,22 @@ def read(name: str) -> bytes | None:
         return None
     data = memoryview(raw)[_HEAD:]
     if raw[:_HEAD] != _MAGIC + hashlib.sha256(data).digest():
-        print(f"{path}: is not what was written; it is made anew", file=sys.stderr)
+        print(f"{path}: checksum mismatch; rebuilding", file=sys.stderr)
         return None
     return bytes(data)
 
 
 def write(name: str, data: bytes) -> None:
     """Keep bytes under a name, with a digest by which `read` knows them."""
-    path = root() / name
+    replace(root() / name, _MAGIC + hashlib.sha256(data).digest() + data)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115 - closed below, then renamed
     try:
         with temporary as file:
-            file.write(_MAGIC + hashlib.sha256(data).digest())
             file.write(data)
         os.replace(temporary.name, path)
     except BaseException:

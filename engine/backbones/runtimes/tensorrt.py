@@ -22,7 +22,6 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
 from substyle.engine.backbones.spec import Embed
 from substyle.engine.cuda import Arriving, Canvas, Captured
 from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
-from substyle.engine.store.files import write_durably
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 if TYPE_CHECKING:
@@ -109,8 +108,7 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
     if engine is None:
         raise EngineError(f"{trt.__name__} cannot build the engine: {'; '.join(messages.lines) or 'no reason given'}")
     if timing is not None:
-        timing.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(timing, bytes(config.get_timing_cache().serialize()))
+        cache.replace(timing, bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
 
 

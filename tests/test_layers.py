@@ -1,0 +1,89 @@
+"""Imports, lazy ones included, go down the layers and never in a cycle; a public class name stands once."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LAYERS = (
+    ("kernels", "engine.cache", "engine.observability"),
+    ("pipelines", "engine.devices", "engine.cuda"),
+    ("engine.backbones",),
+    ("engine.store", "engine.style_transfer"),
+    ("engine.probes", "engine.report"),
+    ("engine.config", "engine.estimate"),
+    ("engine.embedding", "engine.analysis"),
+    ("engine.study",),
+    ("engine.commands",),
+    ("engine.cli",),
+)
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for folder in ("kernels", "pipelines", "engine"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imports(tree: ast.Module, known: set[str]) -> set[str]:
+    """Modules of the package that a module imports anywhere, for type checkers only included."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.removeprefix("substyle.") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}".removeprefix("substyle.")
+                found.add(whole if whole in known else str(node.module).removeprefix("substyle."))
+    return found & known
+
+
+def group(name: str) -> tuple[int, str]:
+    """Layer of a module, and the package in it."""
+    found = [(i, p) for i, layer in enumerate(LAYERS) for p in layer if name == p or name.startswith(f"{p}.")]
+    assert len(found) == 1, f"{name} is in no layer"
+    return found[0]
+
+
+def test_imports_go_down() -> None:
+    found = modules()
+    assert len(found) > 50
+    for name, tree in found.items():
+        if name == "engine":
+            continue
+        for other in imports(tree, set(found)):
+            (layer, package), (below, of) = group(name), group(other)
+            assert below < layer or package == of, f"{name} imports {other}"
+
+
+def test_no_cycles() -> None:
+    found = modules()
+    graph = {name: imports(tree, set(found)) - {name} for name, tree in found.items()}
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                walk(other, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+    assert done == set(graph)
+
+
+def test_a_public_class_name_stands_once() -> None:
+    names = Counter(
+        node.name
+        for tree in modules().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
