@@ -36,5 +36,21 @@ class ConfigError(SubstyleError):
         return type(self), (self.field, self.given, self.allowed)  # it may come from another process
 
 
+class MissingError(ConfigError):
+    """A field, flag or argument that is required was not given (exit code 2).
+
+    Args:
+        field: as of `ConfigError`.
+        hint: what to give, and where.
+    """
+
+    def __init__(self, field: str, hint: str) -> None:
+        super().__init__(field, None, hint)
+        self.args = (f"{field} is required: {hint}",)
+
+    def __reduce__(self) -> tuple[type[MissingError], tuple[str, str]]:  # type: ignore[override]
+        return type(self), (self.field, self.allowed)
+
+
 class ImageError(SubstyleError):
     """One image cannot be decoded; it is quarantined and the run goes on."""

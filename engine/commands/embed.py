@@ -19,7 +19,7 @@ from substyle.engine.store import catalog, identity
 from substyle.engine.store.lock import Part
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin, suite, suite_name
@@ -82,7 +82,7 @@ def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source
     entries = store.manifest().sources if store and store.has_manifest() else ()
     if options.images is None:
         if not entries:
-            raise ConfigError("IMAGES", "nothing", "a folder of photographs (only a store that exists knows its own)")
+            raise MissingError("IMAGES", "name a folder of photographs; only an existing store knows its own")
         return identity.open_entry(dataclasses.replace(entries[0], name=""))
     root = absolute_root(str(options.images))
     own = next((entry for entry in entries if entry.root == root), None)

@@ -17,7 +17,7 @@ from substyle.engine.estimate.plan import ASSUMED, CARD, GIVEN, MEASURED, Basis,
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DALI_RATE, DEFAULT, DEVICES, card_of, device
 from substyle.engine.store.files import write_durably
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 
 RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # of a checkout
@@ -60,7 +60,7 @@ def _photographs(options: argparse.Namespace, study: Study) -> int:
         return int(options.photographs)
     images = options.images or study.images
     if images is None:
-        raise ConfigError("--photographs", "nothing", "their number, or --images with what is to be counted")
+        raise MissingError("--photographs", "give their number, or --images to count them")
     source = open_source(images, study.source)
     print(describe(source), file=sys.stderr)
     count = len(source.records)

@@ -25,7 +25,7 @@ from substyle.engine.store.layout import UNLABELLED, BackboneEntry, DifferentErr
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest, assign
 from substyle.engine.store.store import EmbeddingStore, create
 from substyle.engine.store.table import store_facts
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import ImageRecord, Named, Source
 
 
@@ -46,7 +46,7 @@ def embed(
             shards are kept in every case.
     """
     if not backbones:
-        raise ConfigError("backbones", "none", "at least one backbone")
+        raise MissingError("backbones", "name at least one")
     start = time.perf_counter()
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)

@@ -24,7 +24,7 @@ from substyle.engine.store.layout import UNLABELLED, DifferentError
 from substyle.engine.store.manifest import Fractions, Manifest, SourceEntry
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
 from substyle.pipelines.storage import REQUESTS, is_remote
 
@@ -103,7 +103,7 @@ def entry_of(source: Source, fractions: Fractions) -> SourceEntry:
 def open_entry(entry: SourceEntry) -> Source:
     """Open a source of a store. Raises ConfigError where its photographs are not where they were."""
     if not _known(entry):
-        raise ConfigError("IMAGES", "nothing", "photographs: this store does not know where its own are")
+        raise MissingError("IMAGES", "name the photographs; this store does not record where they are")
     try:
         source = open_source(entry.root, SourceConfig.from_options({"kind": entry.kind, **entry.options}))
     except ConfigError as error:

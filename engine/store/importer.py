@@ -20,7 +20,7 @@ from substyle.engine.store.layout import UNLABELLED, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, assign
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
@@ -101,7 +101,7 @@ def import_store(
 def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], NDArray[np.float32]]:
     """Columns of texts, None where there is none, and the embeddings of their rows. Shape: (R, D)."""
     if embeddings.suffix == ".npy" and rows is None:
-        raise ConfigError("--rows", "nothing", "a CSV file with the columns key, transformation")
+        raise MissingError("--rows", "a CSV file with columns key and transformation")
     file = rows if rows is not None and embeddings.suffix == ".npy" else embeddings
     try:
         table = _csv(file) if file is rows else pq.read_table(file)

@@ -20,7 +20,7 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.identity import open_own
 from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 from substyle.pipelines.storage import Place
 
@@ -109,7 +109,7 @@ def predict(
 
 def _calibration(workshop: Workshop, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
     if store is None:
-        raise ConfigError("--store", "nothing", f"the store of {facts['backbone']}, which is calibrated on its images")
+        raise MissingError("--store", f"name the store of {facts['backbone']}, which was calibrated on its photographs")
     opened = EmbeddingStore.open(store)
     records = {record.key: record for record in open_own(opened).records}
     return Samples(workshop, records, opened.calibration).canvas()

@@ -43,7 +43,7 @@ from substyle.engine.study.outputs import (
     require_fresh,
 )
 from substyle.engine.study.stages import PROBES, assemble
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.storage import Place, place
@@ -224,7 +224,7 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
     elif there is not None and there.has_manifest():
         source = identity.open_own(there)
     else:
-        raise ConfigError("images", "nothing", "photographs, in the study file or as --images PATH")
+        raise MissingError("images", "set it in the study file or pass --images PATH")
     config = study.executor.here(study.embed, there.settings.shard_rows if there else 0)
     return EmbedPlan(
         source,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources.base import (
     EXTENSIONS,
     MAX_TEXT,
@@ -229,7 +229,7 @@ def is_flat(name: str) -> bool:
 def _validation(flat: Sequence[str], synsets: Path | None) -> Mapping[str, str]:
     """The synset of each image of a flat validation folder; images that Kaggle's list does not name have none."""
     if synsets is None:
-        raise ConfigError("source.synsets", "nothing", "a file with the synsets of the images in val/, which is flat")
+        raise MissingError("source.synsets", "name a file with the synsets of the images in val/, which is flat")
     lines = [line.strip() for line in read_lines(synsets, "source.synsets")]
     while lines and not lines[-1]:
         lines.pop()

@@ -98,6 +98,7 @@ class OpenVINOArtefact(Artefact):
     """A backbone in OpenVINO."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
+
     @property
     def ladder(self) -> tuple[Precision, ...]:
         """Empty: first layers are kept in float32."""

@@ -193,6 +193,7 @@ class TensorRTArtefact(Artefact):
     """A backbone in TensorRT."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript", "transformers")
+
     def require_precision(self, precision: str) -> None:
         """Raise ConfigError where this backbone cannot be compiled in a precision, or not be quantised here."""
         if as_eight_bits(precision) is None or self.source.graph_hash is not None:
