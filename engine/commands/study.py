@@ -26,7 +26,7 @@ from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
 from substyle.engine.study.stages import assemble
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.storage import Place, is_remote
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -69,11 +69,8 @@ def _of_photographs(options: argparse.Namespace) -> Study:
     if options.images is not None:
         raise ConfigError("--images", str(options.images), f"only with a study file; {options.study} is photographs")
     if not options.backbone:
-        raise ConfigError(
-            "--backbone",
-            "nothing",
-            "at least one name with photographs, such as package:efficientnet_lite0; substyle backbones lists them",
-        )
+        hint = "name at least one, such as package:efficientnet_lite0; `substyle backbones` lists them"
+        raise MissingError("--backbone", hint)
     chosen = backbone_choices(options.backbone, options.checkpoint)
     data: dict[str, Any] = {
         "name": name_of(options.study),

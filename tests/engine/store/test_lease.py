@@ -39,9 +39,8 @@ def dead() -> Holder:
 
 
 def test_a_second_run_is_refused_with_the_holder(bucket: ObjectPlace) -> None:
-    refused = pytest.raises(
-        LockedError, match=rf"run first \(pid {os.getpid()} on {socket.gethostname()}.* [0-9]+ s ago"
-    )
+    holder = rf"run first \(pid {os.getpid()} on {socket.gethostname()}.* [0-9]+ s ago"
+    refused = pytest.raises(LockedError, match=holder)
     with lock.hold(bucket, "first"), refused, lock.hold(bucket, "second"):
         pytest.fail("the lock was given twice")
     with lock.hold(bucket, "third"):
