@@ -261,7 +261,7 @@ def test_damaged_entries_are_made_anew(
     capsys.readouterr()
     second = prepare(images)
     said = capsys.readouterr().err
-    assert ("is not what was written" in said) == (how != "gone")
+    assert ("checksum mismatch" in said) == (how != "gone")
     assert (second.spec, second.gate, second.runtime) == (first.spec, first.gate, first.runtime)
     pixels = np.stack([np.array(photograph(i, 64, 64)) for i in range(3)])
     np.testing.assert_array_equal(second.embed(pixels), first.embed(pixels))

@@ -48,4 +48,4 @@ def test_lists() -> None:
     assert {"mae:base", "package:clip_vit_b16"} <= set(substyle.backbones())
     with pytest.raises(ConfigError) as caught:
         substyle.transformations("jpg")
-    assert caught.value.field == "transformation"
+    assert caught.value.field == "suite"
