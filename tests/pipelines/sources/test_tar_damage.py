@@ -117,7 +117,8 @@ def shard(count: int = 4) -> bytes:
         (1536 * 2 + 100, 2, 2, "ends inside the header at byte 3072"),
         (1536 * 2 + 512, 3, 2, "ends inside '2.jpg', which is to have 1000 bytes"),
         (1536 * 2 + 512 + 999, 3, 2, "ends inside '2.jpg'"),
-        (1536 * 2 + 512 + 1000, 3, 3, "has no end mark"),
+        (1536 * 2 + 512 + 1000, 3, 3, "has no header that can be read at byte 4608: unexpected end"),
+        (1536 * 3, 3, 3, "has no end mark"),
     ],
 )
 def test_a_truncated_shard_keeps_what_can_be_read(

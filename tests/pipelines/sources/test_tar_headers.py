@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from substyle.pipelines.sources import TarSource
 
 DATA = b"12345"
 USTAR, GNU = b"ustar\x0000", b"ustar  \0"
+STRICT = pytest.mark.skipif(
+    sys.version_info < (3, 11, 10) or (3, 12) <= sys.version_info < (3, 12, 6),
+    reason="tarfile passes over a pax header that it cannot read",
+)
 
 
 def header(
@@ -65,7 +70,7 @@ def read(path: Path, *parts: bytes) -> dict[str, bytes]:
         header(b"a.jpg", magic=GNU, prefix=b"14700000000\x0014700000000\0"),  # times, where ustar has a prefix
         pax(b"size=5") + header(b"a.jpg", b"00000000000\0"),
         pax(b"path=a.jpg", b"comment=\xff=x") + header(b"b.jpg"),
-        pax(b"path=b.jpg", kind=b"g") + header(b"a.jpg"),
+        pax(b"comment=b.jpg", kind=b"g") + header(b"a.jpg"),
         header(b"long", b"00000000010\0", b"L", GNU) + padded(b"./a.jpg\0") + header(b"b.jpg", magic=GNU),
     ],
     ids=range(12),
@@ -89,21 +94,25 @@ def test_what_has_no_data_has_none_whatever_its_size_says(tmp_path: Path, kind: 
         (header(b"a.jpg", b"\x80" + b"\x7f" * 11), "an impossible size at byte 0"),
         (header(b"a.jpg", b"\xff" * 12), "an impossible size at byte 0"),
         (header(b"a.jpg", b"-0000000001\0"), "an impossible size at byte 0"),
-        (header(b"a.jpg", b"00000000009\0"), "an impossible size at byte 0"),
-        (pax(b"size=-5") + header(b"a.jpg"), "a pax header with the size b'-5'"),
-        (pax(b"size=" + b"9" * 30) + header(b"a.jpg"), "a pax header with the size"),
-        (
+        (header(b"a.jpg", b"00000000009\0"), "no header that can be read at byte 0"),
+        (pax(b"size=-5") + header(b"a.jpg"), "at byte 0"),
+        (pax(b"size=" + b"9" * 30) + header(b"a.jpg"), "an impossible size at byte 0"),
+        (pax(b"size=x") + header(b"a.jpg"), "an impossible size at byte 0"),
+        pytest.param(
             header(b"x", b"00000000005\0", b"x") + padded(b"9 a=b") + header(b"a.jpg"),
-            "a pax header that cannot be read",
+            "no header that can be read at byte 0",
+            marks=STRICT,
         ),
-        (
+        pytest.param(
             header(b"x", b"00000000006\0", b"x") + padded(b"6 a_b\n") + header(b"a.jpg"),
-            "a pax header that cannot be read",
+            "no header that can be read at byte 0",
+            marks=STRICT,
         ),
         (header(b"x", b"%011o\0" % (2 << 20), b"L") + bytes(2 << 20), "an extended header of 2097152 bytes at byte 0"),
-        (header(b"x", b"%011o\0" % (1 << 20), b"x"), "ends inside the extended header at byte 0"),
+        (header(b"x", b"%011o\0" % (1 << 20), b"x"), "no header that can be read at byte 0"),
+        (header(b"long", b"%011o\0" % 5, b"L") * 2000, "no header that can be read at byte 0"),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_headers_that_cannot_be_right_end_the_shard(tmp_path: Path, part: bytes, message: str) -> None:
     with pytest.raises(ConfigError, match="tar files that hold images") as caught:
