@@ -135,7 +135,8 @@ class _Window:
 # is checked here: a broken header behind a good one, a negative size, a missing end mark.
 
 BLOCK = 512
-MAX_EXTENDED = 1 << 20  # bytes of a pax header or a long name: more is an attack, not a name
+# bytes of a pax header or a long name: a path has 4,096, and before 3.11.10 Python takes quadratic time for a header
+MAX_EXTENDED = 1 << 15
 _AFTER_END = 1 << 20  # bytes looked at behind the end mark
 _ZEROS = bytes(BLOCK)
 _COMPRESSED = {

@@ -32,11 +32,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     on_cpu = faiss.knn
 
     def knn_gpu(resources: object, query: np.ndarray, bank: np.ndarray, k: int, **how: Any) -> Any:  # type: ignore[type-arg] # noqa: ANN401
-        calls.append({"resources": resources, "k": k, **how})
+        calls.append({"gpu_resources": resources, "k": k, **how})
         return on_cpu(query, bank, k, metric=how["metric"])
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
-    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "gpu_resources", raising=False)
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
     return calls
 
@@ -49,8 +49,8 @@ def rows(count: int) -> np.ndarray:  # type: ignore[type-arg]
 def test_the_gpu_searches_where_there_is_one(gpu: list[dict[str, Any]]) -> None:
     query, bank = rows(5), rows(40)
     found = neighbors.search(query, bank, 7)
-    assert [(call["resources"], call["k"], call["metric"]) for call in gpu] == [
-        ("resources", 7, faiss.METRIC_INNER_PRODUCT)
+    assert [(call["gpu_resources"], call["k"], call["metric"]) for call in gpu] == [
+        ("gpu_resources", 7, faiss.METRIC_INNER_PRODUCT)
     ]
     np.testing.assert_array_equal(found, np.argsort(-(query @ bank.T), axis=1)[:, :7])
 
@@ -113,7 +113,7 @@ def distances(monkeypatch: pytest.MonkeyPatch) -> Distances:
     }  # fmt: skip
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(faiss, name, stand_in, raising=False)
-    monkeypatch.setattr(neighbors, "resources", lambda: made)
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: made)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda where: SimpleNamespace(cuda_stream=77))
     return made
@@ -151,7 +151,7 @@ def test_tensors_that_cannot_be_searched(distances: Distances, monkeypatch: pyte
     assert distances.banks == []
     # the CPU takes what a GPU does not
     many = torch.from_numpy(rows(2100))
-    monkeypatch.setattr(neighbors, "resources", lambda: None)
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: None)
     assert neighbors.search(some, many, 2049).shape == (4, 2049)
     assert distances.banks == []
 
@@ -167,7 +167,7 @@ def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monke
     found = []
     for place, gpu in ((lambda x: x, None), (torch.from_numpy, distances)):
         monkeypatch.setattr(neighbors, "place", place)
-        monkeypatch.setattr(neighbors, "resources", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(neighbors, "gpu_resources", lambda gpu=gpu: gpu)
         found.append(neighbors.knn(made(16), made(64), (1, 5), classes=True, seed=0))
     assert found[0] == found[1]
     assert distances.banks == [64, 48]
@@ -180,7 +180,7 @@ def test_rows_are_brought_to_the_gpu_once(
     monkeypatch: pytest.MonkeyPatch, faiss_has: bool, torch_has: bool, limit: int, placed: bool
 ) -> None:
     there = object()
-    monkeypatch.setattr(neighbors, "resources", lambda: "resources" if faiss_has else None)
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources" if faiss_has else None)
     monkeypatch.setattr(neighbors, "MEMORY_LIMIT", limit)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_has)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -198,7 +198,7 @@ def test_k_means_runs_where_the_search_does(monkeypatch: pytest.MonkeyPatch, the
         asked.append(gpu)
         return real(*arguments, gpu=False, **how)
 
-    monkeypatch.setattr(neighbors, "resources", lambda: "resources" if there else None)
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources" if there else None)
     monkeypatch.setattr(faiss, "Kmeans", spy)
     assert len(neighbors.kmeans(rows(30), 3, 0)) == 30
     assert asked == [there]
