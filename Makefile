@@ -18,7 +18,7 @@ $(error EXTRA: got '$(EXTRA)'; allowed: cpu, gpu)
 endif
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: setup package-weights demo families photographs test test-slow lint format bench gpu-check clean
+.PHONY: setup package-weights demo families photographs test test-slow lint docs format bench gpu-check clean
 
 setup: $(INSTALLED)
 
@@ -73,6 +73,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/substyle
 	$(BIN)/mypy benchmarks
+
+# the pages of docs/ and the API reference, into build/docs; a dead link or a missing page is an error
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	$(BIN)/substyle bench

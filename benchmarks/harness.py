@@ -64,7 +64,7 @@ class Row:
         timings: by contender; ``ours`` is there, ``ceiling`` where one was measured; the others are peers.
         ceiling_per_s: the most units a second that could be done, where it was computed and not timed.
         facts: further plain numbers and words, such as accuracies.
-        headline: whether it stands in the README's table.
+        headline: whether it stands in the table of docs/performance.md.
     """
 
     name: str

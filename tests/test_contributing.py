@@ -1,0 +1,115 @@
+"""The examples of docs/contributing.md, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import jpeg, photograph
+
+from substyle.engine.backbones import registry
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.run import embed
+from substyle.engine.store.layout import TEST
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+from substyle.pipelines import sources
+from substyle.pipelines.sources import Source, SourceConfig, open_source
+from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
+
+PAGE = Path(__file__).parents[1] / "docs" / "contributing.md"
+NAMES = [f"{'cat' if i % 2 else 'dog'}/{i}.jpg" for i in range(12)]
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """The file of an example; what it registers is forgotten afterwards."""
+    load_all()
+    for module, name in (
+        ("substyle.pipelines.transforms.base", "REGISTRY"),
+        ("substyle.engine.backbones.registry", "FAMILIES"),
+        ("substyle.pipelines.sources.base", "KINDS"),
+        ("substyle.pipelines.sources", "_OPEN"),
+    ):
+        monkeypatch.setattr(f"{module}.{name}", dict(getattr(sys.modules[module], name)))
+    blocks = re.findall(r"```python\n(# (\w+\.py)\n.*?)```", PAGE.read_text(), re.S)
+    written = {name: text for text, name in blocks}
+
+    def write(name: str) -> Path:
+        path = tmp_path / name
+        path.write_text(written[name])
+        return path
+
+    return write
+
+
+@pytest.fixture
+def photographs(example: Callable[[str], Path], tmp_path: Path) -> Source:
+    """A ZIP file, opened by the example's source."""
+    with zipfile.ZipFile(tmp_path / "photographs.zip", "w") as file:
+        file.writestr("notes.txt", "no image")
+        for i, name in enumerate(NAMES):
+            file.writestr(name, jpeg(photograph(i)))
+    source = runpy.run_path(str(example("zip_file.py")))["ZipSource"]
+    sources.base.KINDS["zip"] = frozenset()
+    sources._OPEN["zip"] = source
+    return open_source(tmp_path / "photographs.zip", SourceConfig(kind="zip"))
+
+
+def test_a_source(photographs: Source, tmp_path: Path) -> None:
+    assert [record.key for record in photographs.records] == sorted(NAMES)
+    assert [photographs.class_names[record.label or 0] for record in photographs.records] == [
+        name.split("/")[0] for name in sorted(NAMES)
+    ]
+    found = {record.key: record.read() for record in photographs.records}
+    assert found == {name: jpeg(photograph(i)) for i, name in enumerate(NAMES)}
+    (tmp_path / "photographs.zip").write_bytes(b"no ZIP file")
+    with pytest.raises(OSError, match=r"photographs\.zip"):
+        photographs.records[0].read()
+
+
+def test_a_transformation_and_an_analysis(
+    photographs: Source,
+    example: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    load_plugin(example("solarize.py"))
+    names = suite("identity,solarize")
+    workshop = Workshop(Settings(0, 64, names), EmbedConfig(batch=4, threads=1, shard_rows=8))
+    embed(EmbedPlan(photographs, tmp_path / "s.zarr", workshop), [BackboneChoice("control:pixels")], quiet=True)
+
+    table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
+    assert table.transformations == names
+    x_TND = table.x_TND[:] if isinstance(table.x_TND, np.ndarray) else table.x_TND.whole()
+    assert x_TND.shape[:2] == (2, 12)
+    assert np.isfinite(x_TND).all()
+    assert np.abs(x_TND[0] - x_TND[1]).max() > 0.1
+
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["effective_dimension.py", str(tmp_path / "s.zarr")])
+    runpy.run_path(str(example("effective_dimension.py")))
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in printed] == [["control:pixels", name] for name in names]
+    for (_, _, number), x_ND in zip(printed, x_TND[:, table.rows(TEST)], strict=True):
+        value_D = np.linalg.eigvalsh(np.cov(x_ND.astype(np.float64), rowvar=False))
+        assert float(number) == pytest.approx(value_D.sum() ** 2 / (value_D**2).sum(), rel=1e-3)
+
+
+def test_a_family_of_backbones(example: Callable[[str], Path]) -> None:
+    load_plugin(example("mine.py"))
+    context = registry.LoadContext(224, 4, 0, None, lambda: np.zeros((1, 224, 224, 3), np.uint8))
+    backbone = registry.load("mine:first", context)
+    assert backbone.module is not None
+    canvas_BSSC = torch.zeros((2, 224, 224, 3), dtype=torch.uint8)
+    assert backbone.module(canvas_BSSC).shape == (2, backbone.spec.dim)
