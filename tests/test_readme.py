@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from substyle.engine.cli import _parser
+from substyle.engine.commands.arguments import parser
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
 from substyle.pipelines.transforms.registry import suite
@@ -39,7 +39,7 @@ def test_commands_parse() -> None:
     commands = [line.split()[1:] for line in lines if line.startswith("substyle ")]
     assert len(commands) >= 12
     for command in commands:
-        _parser().parse_args(command)
+        parser().parse_args(command)
 
 
 def test_files_named_are_there() -> None:
