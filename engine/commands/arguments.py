@@ -142,6 +142,8 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
     info = _command(commands, "info", "inspect", "what a store holds, and how much of it is finished")
     info.add_argument("store", type=_place, metavar="STORE")
+    schema = _command(commands, "schema", "study", "the JSON Schema of a study file, for editors")
+    schema.add_argument("--out", type=Path, metavar="FILE", help="write it there")
     backbones = _command(
         commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
     )
