@@ -6,64 +6,53 @@ import dataclasses
 import importlib.util
 import os
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, TypeAdapter
 
 from substyle.engine import devices
-from substyle.engine.devices import AUTO, Precision, as_precision, check_precision, graph_batch
+from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import DTYPES
+from substyle.engine.store.layout import Dtype
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.image_header import ORIENTATIONS
-from substyle.pipelines.schema import build
+from substyle.pipelines.image_header import Orientation
 from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.storage import below
 from substyle.pipelines.transforms.registry import load_plugin, suite
+from substyle.pipelines.validation import Distinct, LocalPath, PathOrAddress, PowerOfTwo, require_bounded, validated
 
 # How much of a store the analysis looks at, and with what seed.
 
 
-@dataclass(frozen=True)
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError("ascending whole numbers")
+    return values
+
+
+@validated("analysis")
 class AnalysisConfig:
-    """Settings of :func:`substyle.engine.analysis.run.analyze`. Raises ConfigError("analysis.<field>", ...).
+    """Settings of the analysis. Raises ConfigError("analysis.<field>", ...)."""
 
-    Attributes:
-        max_queries: most variants of test photographs that are used as queries (whole photographs are drawn).
-        max_bank: most variants of training photographs that are searched in.
-        max_images: most photographs of each split that the geometry looks at.
-        ks: numbers of neighbours of the k-NN classifier.
-        seed: picks the samples, the bootstrap and the start of k-means.
-        threads: CPU threads; 0 leaves the libraries' own setting.
-    """
-
-    max_queries: int = 5_000
-    max_bank: int = 100_000
-    max_images: int = 2_000
-    ks: tuple[int, ...] = (1, 5, 10, 50)
-    seed: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        at_least = {"max_queries": 1, "max_bank": 1, "max_images": 2, "seed": 0, "threads": 0}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name == "ks":
-                good = isinstance(value, tuple) and value and all(_is_int(k) and 1 <= k <= 2048 for k in value)
-                if not good or list(value) != sorted(set(value)):
-                    raise ConfigError("analysis.ks", value, "ascending whole numbers from 1 to 2048, at least one")
-            elif not _is_int(value) or value < at_least[each.name]:
-                raise ConfigError(f"analysis.{each.name}", value, f"a whole number, at least {at_least[each.name]}")
+    max_queries: Annotated[StrictInt, Field(ge=1)] = 5_000
+    """Most variants of test photographs that are used as queries (whole photographs are drawn)."""
+    max_bank: Annotated[StrictInt, Field(ge=1)] = 100_000
+    """Most variants of training photographs that are searched in."""
+    max_images: Annotated[StrictInt, Field(ge=2)] = 2_000
+    """Most photographs of each split that the geometry looks at."""
+    ks: Annotated[Distinct[Annotated[StrictInt, Field(ge=1, le=2048)]], AfterValidator(_ascending)] = (1, 5, 10, 50)
+    """Numbers of neighbours of the k-NN classifier, ascending."""
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    """Picks the samples, the bootstrap and the start of k-means; left out, it is the study's."""
+    threads: Annotated[StrictInt, Field(ge=0)] = 0
+    """CPU threads; 0 leaves the libraries' own setting."""
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# x
+# How embeddings are computed.
 
 BATCH, GPU_BATCH = 32, 256  # of images, where no batch is given
 
@@ -71,44 +60,35 @@ BATCH, GPU_BATCH = 32, 256  # of images, where no batch is given
 _BEHIND = 2  # executions that wait on a stream behind the one that runs, so that it never waits for the host
 
 
-@dataclass(frozen=True)
+BackbonePrecision = Literal["auto", Precision, EightBits]
+
+
+@validated("embed")
 class EmbedConfig:
-    """How embeddings are computed.
+    """How embeddings are computed."""
 
-    Attributes:
-        batch: images in one run of a network; left out: 32 on a CPU, 256 on a GPU.
-        threads: CPU threads; 0 takes all there are.
-        device: where photographs are decoded, varied and embedded: cpu, cuda or cuda:N; auto, which is the first GPU
-            that torch sees, else the CPU.
-        runtime: of compiled backbones: openvino or torch on a CPU, tensorrt or torch on a GPU; auto, which is the first
-            of these that is installed.
-        precision: arithmetic of compiled backbones: bf16, fp16, fp32; auto, which in OpenVINO is bf16 with as many of a
-            backbone's first layers in float32 as its gate asks for, elsewhere the first of bf16, fp16, fp32 that
-            passes it; or int8 (OpenVINO, TensorRT) or fp8 (TensorRT), quantised on photographs of the source.
-        dtype: type of stored embeddings: float16 or float32.
-        shard_rows: R, images in a unit of work, a power of two; 0 chooses one that takes under two minutes.
-    """
-
-    batch: int | None = None
-    threads: int = 0
+    batch: Annotated[StrictInt, Field(ge=1, le=4096)] | None = None
+    """Images in one run of a network; left out: 32 on a CPU, 256 on a GPU."""
+    threads: Annotated[StrictInt, Field(ge=0)] = 0
+    """CPU threads; 0 takes all there are."""
     device: str = AUTO
-    runtime: str = AUTO
-    precision: str = AUTO
-    dtype: str = "float16"
-    shard_rows: int = 0
+    """Where photographs are decoded, varied and embedded: cpu, cuda or cuda:N; ``auto``, which is the first GPU that
+    torch sees, else the CPU."""
+    runtime: Annotated[str, Field(json_schema_extra={"enum": [AUTO, *devices.RUNTIMES]})] = AUTO
+    """Of compiled backbones: openvino or torch on a CPU, tensorrt or torch on a GPU; ``auto``, which is the first of
+    these that is installed."""
+    precision: BackbonePrecision = "auto"
+    """Arithmetic of compiled backbones: bf16, fp16, fp32; ``auto``, which in OpenVINO is bf16 with as many of a
+    backbone's first layers in float32 as its gate asks for, elsewhere the first of bf16, fp16, fp32 that passes it; or
+    int8 (OpenVINO, TensorRT) or fp8 (TensorRT), quantised on photographs of the source."""
+    dtype: Dtype = "float16"
+    """Type of stored embeddings."""
+    shard_rows: Annotated[StrictInt, Field(ge=0), PowerOfTwo] = 0
+    """Images in a unit of work, a power of two; 0 chooses one that takes under two minutes."""
 
     def __post_init__(self) -> None:
-        if self.batch is not None and not 1 <= self.batch <= 4096:
-            raise ConfigError("embed.batch", self.batch, "1 to 4096")
-        if self.threads < 0:
-            raise ConfigError("embed.threads", self.threads, "0 (all) or more")
-        check_precision("embed.precision", self.precision)
         devices.check(self.device, self.runtime, "embed.")
         devices.require_precision(self.runtime, "embed.precision", self.precision)
-        if self.dtype not in DTYPES:
-            raise ConfigError("embed.dtype", self.dtype, ", ".join(DTYPES))
-        if self.shard_rows < 0 or self.shard_rows & (self.shard_rows - 1):
-            raise ConfigError("embed.shard_rows", self.shard_rows, "0 (chosen) or a power of two")
 
     @property
     def cores(self) -> int:
@@ -165,52 +145,45 @@ class Settings:
     seed: int
     canvas: int
     transformations: tuple[str, ...]
-    orientation: str = "ignore"
+    orientation: Orientation = "ignore"
     style_precision: Precision = "bf16"
 
 
-@dataclass(frozen=True)
+@validated("backbone")
 class BackboneChoice:
     """A backbone as the user asks for it: a name, and where its weights or precision differ from the default."""
 
     name: str
-    checkpoint: Path | None = None
-    precision: str | None = None
+    """Such as ``mae:base`` or ``timm:vit_base_patch16_224.mae``; ``substyle backbones`` lists them."""
+    checkpoint: LocalPath | None = None
+    """A local file with its weights."""
+    precision: BackbonePrecision | None = None
+    """Instead of ``embed.precision``."""
 
 
 # Where shards are embedded, as a study or the command line says.
 
 LOCAL, RAY = "local", "ray"
-KINDS = (LOCAL, RAY)
 _CPU_OR_GPU = (AUTO, "cpu", "cuda")
 
 
-@dataclass(frozen=True)
+@validated("executor")
 class ExecutorConfig:
-    """Where shards are embedded.
+    """Where shards are embedded."""
 
-    Attributes:
-        kind: ``local``: in this process; ``ray``: by workers of a Ray cluster, each of which has a GPU or, on CPUs,
-            ``embed.threads`` cores to itself.
-        address: of a Ray cluster that runs, ``host:port``, or ``auto`` for the one of this machine; left out, it is
-            $RAY_ADDRESS, and without that a Ray of this run's own, on this machine alone.
-        workers: how many; 0: as many as there is room for.
-        retries: how often a shard is given out again, to another worker where there is one, after its worker has died
-            or failed.
-    """
-
-    kind: str = LOCAL
+    kind: Literal["local", "ray"] = "local"
+    """``local``: in this process; ``ray``: by workers of a Ray cluster, each of which has a GPU or, on CPUs,
+    ``embed.threads`` cores to itself."""
     address: str = ""
-    workers: int = 0
-    retries: int = 2
+    """Of a Ray cluster that runs, ``host:port``, or ``auto`` for the one of this machine; left out, it is $RAY_ADDRESS,
+    and without that a Ray of this run's own, on this machine alone."""
+    workers: Annotated[StrictInt, Field(ge=0, le=65536)] = 0
+    """How many; 0: as many as there is room for."""
+    retries: Annotated[StrictInt, Field(ge=0, le=100)] = 2
+    """How often a shard is given out again, to another worker where there is one, after its worker has died or
+    failed."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError("executor.kind", self.kind, ", ".join(KINDS))
-        if not 0 <= self.workers <= 65536:
-            raise ConfigError("executor.workers", self.workers, "0 (as many as there is room for) to 65536")
-        if not 0 <= self.retries <= 100:
-            raise ConfigError("executor.retries", self.retries, "0 to 100")
         if self.kind == LOCAL and (self.address or self.workers):
             name = "address" if self.address else "workers"
             raise ConfigError(f"executor.{name}", getattr(self, name), f'only with executor.kind = "{RAY}"')
@@ -248,18 +221,21 @@ class ExecutorConfig:
 HERE = ExecutorConfig()
 
 
-@dataclass(frozen=True)
-class SplitConfig:
-    """Shares of train, validation and test for images whose source has no splits of its own."""
+Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
 
-    train: float = DEFAULT_FRACTIONS[0]
-    val: float = DEFAULT_FRACTIONS[1]
-    test: float = DEFAULT_FRACTIONS[2]
+
+@validated("splits")
+class SplitConfig:
+    """Shares of train, validation and test for images whose source has no splits of its own; they add up to 1."""
+
+    train: Share = DEFAULT_FRACTIONS[0]
+    """Share of images that probes are trained on."""
+    val: Share = DEFAULT_FRACTIONS[1]
+    """Share of images that settings are picked on."""
+    test: Share = DEFAULT_FRACTIONS[2]
+    """Share of images that results are measured on."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0.0 < value < 1.0:
-                raise ConfigError(f"splits.{name}", value, "a number between 0 and 1")
         if abs(sum(self.fractions) - 1.0) > 1e-6:
             raise ConfigError("splits", list(self.fractions), "shares that add up to 1")
 
@@ -269,71 +245,67 @@ class SplitConfig:
         return self.train, self.val, self.test
 
 
-@dataclass(frozen=True)
-class Study:
-    """A whole study.
+def _by_name(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
 
-    Attributes:
-        name: what the report calls it.
-        backbones: at least one; in the file a name, or a table with name, checkpoint, precision.
-        images: photographs: a folder, a list, tar shards, Parquet files, or a pattern of such files; may be given on
-            the command line instead.
-        store: where embeddings go, a path or an address such as ``s3://bucket/photographs.zarr``; None takes
-            ``store.zarr`` in the folder of results.
-        source: how to open them, where that is not plain from what is there.
-        suite: a suite's name or transformation names separated by commas.
-        seed: of variants, splits, probes and samples.
-        canvas: canvas side S in pixels.
-        orientation: EXIF orientations: ``ignore``, as timm and open_clip load images, or ``apply``.
-        style_precision: arithmetic inside style networks: bf16, fp16 or fp32. It changes variants, by a level or two.
-        limit: take only so many photographs; 0 takes all.
-        plugins: Python files that register more transformations or families of backbones.
-        gallery: photographs shown in the report.
-        splits, embed, executor, probes, analysis: see their classes.
-        shift: further photographs of the same classes, by name: folders or what else images may be.
-    """
+
+def _or_names(schema: dict[str, Any]) -> None:
+    schema["items"] = {"anyOf": [{"type": "string"}, schema["items"]]}
+
+
+@validated()
+class Study:
+    """A whole study."""
 
     name: str
-    backbones: tuple[BackboneChoice, ...]
-    images: Path | str | None = None
-    store: Path | str | None = None
+    """What the report calls it."""
+    backbones: Annotated[
+        tuple[Annotated[BackboneChoice, BeforeValidator(_by_name)], ...],
+        Field(min_length=1, json_schema_extra=_or_names),
+    ]
+    """At least one: a name, or a table with name, checkpoint, precision."""
+    images: PathOrAddress | None = None
+    """Photographs: a folder, a list, tar shards, Parquet files, or a pattern of such files; may be given on the command
+    line instead."""
+    store: PathOrAddress | None = None
+    """Where embeddings go, a path or an address such as ``s3://bucket/photographs.zarr``; left out, it is
+    ``store.zarr`` in the folder of results."""
     source: SourceConfig = field(default_factory=SourceConfig)
+    """How to open the photographs, where that is not plain from what is there."""
     suite: str = "substance31"
-    seed: int = 0
-    canvas: int = 224
-    orientation: str = "ignore"
-    style_precision: str = "bf16"
-    limit: int = 0
-    plugins: tuple[Path, ...] = ()
-    gallery: int = 3
+    """A suite's name or transformation names separated by commas."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    """Seed of variants, splits, probes and samples."""
+    canvas: Annotated[StrictInt, Field(ge=32, le=1024, multiple_of=4)] = 224
+    """Side of the canvas in pixels."""
+    orientation: Orientation = "ignore"
+    """EXIF orientations: ``ignore``, as timm and open_clip load images, or ``apply``."""
+    style_precision: Precision = "bf16"
+    """Arithmetic inside style networks. It changes variants, by a level or two."""
+    limit: Annotated[StrictInt, Field(ge=0)] = 0
+    """Take only so many photographs; 0 takes all."""
+    plugins: tuple[LocalPath, ...] = ()
+    """Python files that register more transformations or families of backbones."""
+    gallery: Annotated[StrictInt, Field(ge=0, le=4)] = 3
+    """Photographs shown in the report."""
     splits: SplitConfig = field(default_factory=SplitConfig)
+    """Shares of train, validation and test."""
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    """How embeddings are computed."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    """Where shards are embedded."""
     probes: ProbeConfig = field(default_factory=ProbeConfig)
+    """What probes are trained and how."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-    shift: dict[str, Path | str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.backbones:
-            raise ConfigError("backbones", [], "at least one backbone")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError("seed", self.seed, "a whole number from 0 to 2^63 - 1")
-        if not 32 <= self.canvas <= 1024 or self.canvas % 4:
-            raise ConfigError("canvas", self.canvas, "a multiple of 4 from 32 to 1024 pixels")
-        if self.orientation not in ORIENTATIONS:
-            raise ConfigError("orientation", self.orientation, ", ".join(ORIENTATIONS))
-        as_precision(self.style_precision, "style_precision")
-        if self.limit < 0:
-            raise ConfigError("limit", self.limit, "0 (all) or more")
-        if not 0 <= self.gallery <= 4:
-            raise ConfigError("gallery", self.gallery, "0 to 4 photographs")
+    """How much of the store the analysis looks at."""
+    shift: dict[str, PathOrAddress] = field(default_factory=dict)
+    """Further photographs of the same classes, by name: folders or what else images may be."""
 
     def settings(self) -> Settings:
         """What images and variants depend on; loads the plug-ins first. Raises ConfigError for an unknown suite."""
         for plugin in self.plugins:
             load_plugin(plugin)
-        precision = as_precision(self.style_precision)
-        return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, precision)
+        return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, self.style_precision)
 
 
 def load_study(path: Path, *, device: str | None = None, runtime: str | None = None) -> Study:
@@ -384,7 +356,13 @@ def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | 
     Raises:
         ConfigError: a field that is not allowed.
     """
-    return build(Study, _placed(_seeded(data), device, runtime))
+    require_bounded(data)
+    return Study(**_placed(_seeded(data), device, runtime))
+
+
+def study_schema() -> dict[str, Any]:
+    """The JSON Schema of a study file. It is of draft 7, which editors of TOML know."""
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **TypeAdapter(Study).json_schema()}
 
 
 def _seeded(data: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from substyle.pipelines import image_formats
 
 # EXIF orientation: how a stored picture is turned to stand upright.
 
-ORIENTATIONS = ("ignore", "apply")
+Orientation = Literal["ignore", "apply"]
+ORIENTATIONS: tuple[Orientation, ...] = ("ignore", "apply")
 UPRIGHT = 1
 
 _TAG = 0x0112

@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from substyle.engine.cli import _parser, main
+from substyle.engine.cli import main
+from substyle.engine.commands.arguments import parser
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import DEVICES
 from substyle.pipelines.transforms.registry import suite
@@ -56,7 +57,7 @@ def test_commands_parse() -> None:
     ours = [words[1:] for _, words in commands() if words[0] == "substyle"]
     assert len(ours) >= 40
     for words in ours:
-        _parser().parse_args(words)
+        parser().parse_args(words)
 
 
 def test_targets_and_modules_exist() -> None:

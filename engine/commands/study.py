@@ -1,9 +1,10 @@
-"""Commands `run`, `probe`, `analyze`, `report`, `predict`, `compare` and `import`."""
+"""Commands `run`, `probe`, `analyze`, `report`, `predict`, `compare`, `import` and `schema`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
-from substyle.engine.config import AnalysisConfig, EmbedConfig, Study, load_study, study_of
+from substyle.engine.config import AnalysisConfig, EmbedConfig, Study, load_study, study_of, study_schema
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import read_results
@@ -259,3 +260,14 @@ def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
         f"{answer['dim']} wide, from {options.embeddings}"
     )
     return answer
+
+
+def schema(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle schema`: the JSON Schema of a study file, by which editors complete and check its fields."""
+    made = study_schema()
+    text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    if options.out is None:
+        print(text, end="")
+    else:
+        options.out.write_text(text, encoding="utf-8")
+    return made

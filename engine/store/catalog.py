@@ -16,8 +16,8 @@ from typing import Any
 from substyle.engine.store.files import digest, listed, make_folder, read_named, write_durably
 from substyle.engine.store.layout import HEADER, METADATA, SCHEMA, BackboneEntry, StoreError, StoreSettings, slug
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.schema import build
 from substyle.pipelines.storage import Place, at_once
+from substyle.pipelines.validation import require_bounded
 
 FOLDER = "catalog"
 FILE = re.compile(r".+-[0-9a-f]{16}\.json")
@@ -208,7 +208,8 @@ def read_header(store: Place) -> Header:
         found = content.pop("digest", None)
         if found != _digest(content):
             raise StoreError(f"{path}: checksum mismatch; restore the file from a copy of the store")
-        settings = build(StoreSettings, content["settings"])
+        require_bounded(content["settings"])
+        settings = StoreSettings(**content["settings"])
         return Header(str(content["uuid"]), settings, tuple(map(str, content["calibration"])))
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise StoreError(f"{path}: damaged header: {error!r}; restore the file from a copy of the store") from error

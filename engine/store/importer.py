@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.store import compaction, lock
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import UNLABELLED, StoreSettings
+from substyle.engine.store.layout import UNLABELLED, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, assign
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
@@ -70,7 +70,7 @@ def import_store(
 
     label_N, class_names = _labels([label_of[key] for key in keys])
     split_N = assign(keys, label_N.tolist(), [split_of[key] for key in keys], seed=seed)
-    dtype = "float16" if np.abs(x_RD).max(initial=0.0) < 6e4 else "float32"
+    dtype: Dtype = "float16" if np.abs(x_RD).max(initial=0.0) < 6e4 else "float32"
     shard_rows = min(SHARD_ROWS, 1 << max(len(keys) - 1, 1).bit_length())
     store = EmbeddingStore.create(store_path, StoreSettings(seed, base.CANVAS, shard_rows, dtype))
     with lock.hold(store_path, run := lock.new_run_id()):

@@ -6,18 +6,20 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, StrictInt
 
-from substyle.engine.devices import as_precision
-from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.image_header import ORIENTATIONS
+from substyle.engine.devices import Precision
+from substyle.kernels.errors import SubstyleError
+from substyle.pipelines.image_header import Orientation
 from substyle.pipelines.sources.files import MARKER
 from substyle.pipelines.storage import Place
+from substyle.pipelines.validation import PowerOfTwo, validated
 
 SCHEMA = 3
-DTYPES = ("float16", "float32")
+Dtype = Literal["float16", "float32"]
 ARRAYS = "embeddings"
 METADATA = "zarr.json"  # of Zarr; its attributes belong to whoever uses the store
 HEADER = MARKER  # of the store itself
@@ -33,38 +35,22 @@ class BackboneEntry:
     facts: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@validated()
 class StoreSettings:
-    """What is fixed when a store is made.
+    """What is fixed when a store is made."""
 
-    Attributes:
-        seed: seed of variants and splits.
-        canvas: canvas side S in pixels.
-        shard_rows: R, rows of a shard and of a chunk.
-        dtype: ``float16`` or ``float32``.
-        orientation: what is done with EXIF orientations (``ignore``, ``apply``).
-        style_precision: arithmetic inside style networks.
-    """
-
-    seed: int
-    canvas: int
-    shard_rows: int
-    dtype: str
-    orientation: str = "ignore"
-    style_precision: str = "bf16"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError("dtype", self.dtype, ", ".join(DTYPES))
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError("seed", self.seed, "a whole number from 0 to 2^63 - 1")
-        if self.canvas < 1:
-            raise ConfigError("canvas", self.canvas, "pixels, 1 or more")
-        if self.shard_rows < 1 or self.shard_rows & (self.shard_rows - 1):
-            raise ConfigError("shard_rows", self.shard_rows, "a power of two")
-        if self.orientation not in ORIENTATIONS:
-            raise ConfigError("orientation", self.orientation, ", ".join(ORIENTATIONS))
-        as_precision(self.style_precision, "style_precision")
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
+    """Seed of variants and splits."""
+    canvas: Annotated[StrictInt, Field(ge=1, lt=2**63)]
+    """Canvas side S in pixels."""
+    shard_rows: Annotated[StrictInt, Field(ge=1, lt=2**63), PowerOfTwo]
+    """R, rows of a shard and of a chunk."""
+    dtype: Dtype
+    """Type of stored embeddings."""
+    orientation: Orientation = "ignore"
+    """What is done with EXIF orientations."""
+    style_precision: Precision = "bf16"
+    """Arithmetic inside style networks."""
 
     def chunk_bytes(self, dim: int) -> int:
         """Bytes of a chunk file of a backbone D wide; all chunks of it have this size, the last one too."""

@@ -55,7 +55,7 @@ def predict(
     facts = probe.metadata
     config = EmbedConfig(device="cpu")
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
-    workshop = Workshop(Settings(seed, canvas, ("identity",), str(facts.get("orientation", "ignore"))), config)
+    workshop = Workshop(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
     backbone = registry.load(
         str(facts["backbone"]),
         registry.LoadContext(

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, overload
+from typing import Generic, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines.validation import LocalPath, validated
 
 # Text from untrusted names and labels: fit for a key, a class name and a log line.
 
@@ -335,46 +336,38 @@ KINDS: dict[str, frozenset[str]] = {
 SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
 
 
-@dataclass(frozen=True)
+@validated("source")
 class SourceConfig:
     """How to open a source. Every field but ``kind`` may stay empty: then the usual names are looked for.
 
-    Attributes:
-        kind: ``folder``, ``list`` (CSV, TSV), ``tar``, ``parquet`` (Hugging Face data sets too), ``imagenet``, or
-            ``auto``, which looks what is there.
-        image_column: of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or
-            ``img`` (see `column_names`), else the only one that fits.
-        label_column: of a list or Parquet: the column of labels. Left empty: ``label``, ``class`` and the like.
-        path_column: of a list: the column of paths. Left empty: ``path``, ``file_name`` and the like. Of Parquet: a
-            column of unique ids that become the keys; without it a key is the file's name and the row in it.
-        split_column: of a list or Parquet: the column that says train, val or test. Left empty: ``split``, or
-            ``subset`` or ``partition`` if it holds nothing but splits.
-        splits: of a folder whose top-level folders are only partly splits, such as ``train/`` beside ``cats/``:
-            ``folders`` takes those named like a split as splits and leaves out the rest, ``none`` takes all of them as
-            classes. Left empty, such a folder is an error.
-        json_label: of tar: the field of ``.json`` members that is the label, before any ``.cls`` (``label``, after).
-        synsets: of ImageNet: the file that names the classes of its flat ``val/`` folder.
-        names: a file of readable class names, as ImageNet's LOC_synset_mapping.txt, or a name for each number.
-
-    Raises:
-        ConfigError: an unknown kind, an unknown value of ``splits``, or a field that means nothing for the kind.
+    Raises ConfigError naming the field ``source.<field>``, also for a field that means nothing for the kind.
     """
 
-    kind: str = AUTO
+    kind: Literal["auto", "folder", "list", "tar", "parquet", "imagenet"] = "auto"
+    """``list`` is CSV or TSV; ``parquet`` takes Hugging Face data sets too; ``auto`` looks what is there."""
     image_column: str = ""
+    """Of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or ``img`` (see
+    `column_names`), else the only one that fits."""
     label_column: str = ""
+    """Of a list or Parquet: the column of labels. Left empty: ``label``, ``class`` and the like."""
     path_column: str = ""
+    """Of a list: the column of paths. Left empty: ``path``, ``file_name`` and the like. Of Parquet: a column of unique
+    ids that become the keys; without it a key is the file's name and the row in it."""
     split_column: str = ""
-    splits: str = ""
+    """Of a list or Parquet: the column that says train, val or test. Left empty: ``split``, or ``subset`` or
+    ``partition`` if it holds nothing but splits."""
+    splits: Literal["", "folders", "none"] = ""
+    """Of a folder whose top-level folders are only partly splits, such as ``train/`` beside ``cats/``: ``folders``
+    takes those named like a split as splits and leaves out the rest, ``none`` takes all of them as classes. Left empty,
+    such a folder is an error."""
     json_label: str = ""
-    synsets: Path | None = None
-    names: Path | None = None
+    """Of tar: the field of ``.json`` members that is the label, before any ``.cls`` (``label``, after)."""
+    synsets: LocalPath | None = None
+    """Of ImageNet: the file that names the classes of its flat ``val/`` folder."""
+    names: LocalPath | None = None
+    """A file of readable class names, as ImageNet's LOC_synset_mapping.txt, or a name for each number."""
 
     def __post_init__(self) -> None:
-        if self.kind != AUTO and self.kind not in KINDS:
-            raise ConfigError("source.kind", self.kind, f"{AUTO}, {', '.join(KINDS)}")
-        if self.splits not in ("", SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES):
-            raise ConfigError("source.splits", self.splits, f"{SPLITS_ARE_FOLDERS} or {SPLITS_ARE_CLASSES}")
         if self.kind == AUTO:
             return
         for name in self.given():
@@ -388,11 +381,12 @@ class SourceConfig:
 
     def of_kind(self, kind: str) -> SourceConfig:
         """The same for a kind. Raises ConfigError when a field means nothing for it."""
-        return replace(self, kind=kind)
+        return replace(self, kind=kind)  # type: ignore[arg-type]  # checked when it is made
 
     def fitting(self, kind: str) -> SourceConfig:
         """The fields that mean something for a kind; the others stay empty."""
-        return SourceConfig(kind, **{name: getattr(self, name) for name in self.given() if name in KINDS[kind]})
+        known = {name: getattr(self, name) for name in self.given() if name in KINDS[kind]}
+        return SourceConfig(**{"kind": kind, **known})
 
     def options(self) -> dict[str, str]:
         """The fields that differ from their defaults, as text; paths are absolute: they are used from elsewhere."""
@@ -403,9 +397,4 @@ class SourceConfig:
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> SourceConfig:
         """The inverse of `options`. Raises ConfigError for an unknown field."""
-        known = {field.name for field in fields(cls)}
-        for name, value in options.items():
-            if name not in known:
-                raise ConfigError(f"source.{name}", value, f"no such field; fields here: {', '.join(sorted(known))}")
-        paths = {name: Path(options[name]) for name in ("synsets", "names") if name in options}
-        return cls(**{**options, **paths})  # type: ignore[arg-type]
+        return cls(**options)  # type: ignore[arg-type]  # pydantic checks them

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
 
-from substyle.engine.cli import _parser, main
+from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
+from substyle.engine.commands.arguments import parser
 from substyle.engine.config import Study
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs
@@ -243,11 +244,11 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
 def test_options_of_embed_that_change_a_store_parse() -> None:
     command = ["embed", "x", "--store", "s.zarr", "--backbone", "b"]
     for options, expected in (([], (False, False)), (["--add"], (True, False)), (["--replace"], (False, True))):
-        parsed = _parser().parse_args([*command, *options])
+        parsed = parser().parse_args([*command, *options])
         assert (parsed.add, parsed.replace) == expected
     for name in ("run", "profile"):
-        assert _parser().parse_args([name, "s.toml", "--fresh"]).fresh
-        assert not _parser().parse_args([name, "s.toml"]).fresh
+        assert parser().parse_args([name, "s.toml", "--fresh"]).fresh
+        assert not parser().parse_args([name, "s.toml"]).fresh
 
 
 def test_report_without_results_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -443,7 +444,8 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom substyle.engine.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print(sorted(set(sys.modules) & {'torch', 'nvidia', 'numpy', 'timm', 'zarr', 'openvino', 'faiss'}))"
+        "heavy = {'torch', 'nvidia', 'numpy', 'timm', 'zarr', 'openvino', 'faiss', 'pydantic'}\n"
+        "print(sorted(set(sys.modules) & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
@@ -475,6 +477,17 @@ def test_a_search_that_finds_nothing_says_what_to_try(capsys: pytest.CaptureFixt
     assert "holds 'dinvo2'" in said
     assert "dinov2" in said
     assert json.loads(answer) == {"search": "dinvo2", "names": []}
+
+
+def test_the_schema_of_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    printed = capsys.readouterr().out
+    assert {"name", "backbones", "probes"} <= set(json.loads(printed)["properties"])
+    assert main(["schema", "--out", str(tmp_path / "s.json")]) == 0
+    assert (tmp_path / "s.json").read_text() == printed
+    capsys.readouterr()
+    assert main(["schema", "--json"]) == 0
+    assert the_json(capsys) == json.loads(printed)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from tests.fuzz.test_import import ROWS, SCHEMA
 from tests.fuzz.test_results import results
 
 from substyle.engine import cli
-from substyle.engine.commands.options import requested
+from substyle.engine.commands import arguments
+from substyle.engine.commands.json_output import requested
 from substyle.engine.store.files import remove
 from substyle.engine.store.importer import import_store
 from substyle.kernels.errors import SubstyleError
@@ -101,7 +102,7 @@ WORDS = [
 
 
 def test_the_options_here_are_those_of_the_commands() -> None:
-    parser = cli._parser()
+    parser = arguments.parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for name, options in COMMANDS.items():
         there = {option for action in commands.choices[name]._actions for option in action.option_strings}

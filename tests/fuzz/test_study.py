@@ -95,25 +95,27 @@ SMALL = 'name = "x"\nbackbones = ["control:pixels"]\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "field"),
     [
-        ("seed = 0x" + "f" * 5_000, "seed: got 'a number of 20000 bits'"),
-        ("images = [0x" + "f" * 5_000 + "]", r"images\[0\]: got 'a number of"),
-        ("[splits]\ntrain = 1" + "0" * 400, "splits.train: got 'a number of"),
-        ("probes.dropout = 0x" + "f" * 300, "probes.dropout: got 'a number of"),
-        ("a." * 5_000 + "a = 1", "at most 16 deep"),
-        ("x = " + "{a=" * 50 + "1" + "}" * 50, "at most 16 deep"),
-        ("x = [" + "0," * 20_000 + "]", "at most 10000 values"),
-        ('suite = "' + "x" * 100_000 + '"', "suite: got 'xxxx.*, 100000 characters'"),
-        ("x" * 100_000 + " = 1", "100000 characters"),
-        ('images = "a\\u0000b"', "images: got .*a path"),
-        ('shift.x = "a\\u0000b"', "shift.x: got .*a path"),
-        ("seed = " + "9" * 5_000, "study: got .*a TOML file"),
-        ("x = " + "[" * 2_000 + "]" * 2_000, "study: got .*a TOML file"),
+        ("seed = 0x" + "f" * 5_000, "seed"),
+        ("images = [0x" + "f" * 5_000 + "]", "images[0]"),
+        ("[splits]\ntrain = 1" + "0" * 400, "splits.train"),
+        ("probes.dropout = 0x" + "f" * 300, "probes.dropout"),
+        ("a." * 5_000 + "a = 1", ".".join("a" * 17)),
+        ("x = " + "{a=" * 50 + "1" + "}" * 50, "x" + ".a" * 16),
+        ("x = [" + "0," * 20_000 + "]", "x"),
+        ('suite = "' + "x" * 100_000 + '"', "suite"),
+        ("x" * 100_000 + " = 1", "the study file"),
+        ('images = "a\\u0000b"', "images"),
+        ('shift.x = "a\\u0000b"', "shift.x"),
+        ("seed = " + "9" * 5_000, "study"),
+        ("x = " + "[" * 2_000 + "]" * 2_000, "study"),
     ],
 )
-def test_values_that_could_not_be_shown_are_named(tmp_path: Path, text: str, named: str) -> None:
+def test_values_that_could_not_be_shown_are_named(tmp_path: Path, text: str, field: str) -> None:
     path = tmp_path / "study.toml"
     path.write_text(SMALL + text)
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError) as caught:
         load_study(path)
+    assert caught.value.field == field
+    assert len(str(caught.value)) < 10_000

@@ -18,7 +18,7 @@ import pytest
 from substyle.engine import cli
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
-from substyle.engine.commands.options import requested
+from substyle.engine.commands.json_output import requested
 from substyle.kernels.errors import ConfigError, SubstyleError
 
 # writes to stdout in every way that a library can: print, an older stream, the descriptor, C's stdio, a child process,

@@ -19,16 +19,26 @@ from substyle.kernels.errors import ConfigError
         ("task_weight", 0), ("resamples", -1), ("resamples", 65), ("mlp_resamples", True), ("resample_by", "class"),
         ("redraws", -1), ("equal_width", 1.0), ("passes", 0), ("doublings", 0), ("batch", 1), ("mlp_steps", 0),
         ("multitask_steps", 0.5), ("dropout", 1.0), ("dropout", "0.2"), ("sampling", "grid"), ("precision", "fp64"),
-        ("rotate", 1), ("threads", -1), ("bootstrap", 10), ("seed", -1),
+        ("rotate", 1), ("threads", -1), ("bootstrap", 10), ("seed", -1), ("seed", 2**63),
+        ("tolerance", float("inf")), ("Cs", (True,)), ("device", "gpu"), ("device", None),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named(field: str, value: object) -> None:
     changes: dict[str, Any] = {field: value}
     with pytest.raises(ConfigError) as caught:
         ProbeConfig(**changes)
-    assert caught.value.field == f"probes.{field}"
-    assert caught.value.given == value
+    name, _, index = caught.value.field.removesuffix("]").partition("[")
+    assert name == f"probes.{field}"
+    given = value[int(index)] if index and isinstance(value, tuple) else value  # one of a list is named by its place
+    assert caught.value.given is given
     assert caught.value.allowed
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ProbeConfig(redraw=1)  # type: ignore[call-arg]
+    assert (caught.value.field, caught.value.given) == ("probes.redraw", 1)
+    assert "redraws" in caught.value.allowed
 
 
 def test_defaults_are_valid_and_lists_become_tuples() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conformance.kinds import write_tar
 
-from substyle.engine.cli import _parser
+from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import source_config
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, kind_of, open_source
@@ -98,18 +99,21 @@ def test_the_kind_that_is_asked_for_is_opened(tmp_path: Path) -> None:
 
 
 def test_fields_belong_to_kinds(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"source\.kind: got 'zip'; allowed: auto, folder, list, tar, parquet"):
-        SourceConfig("zip")
-    with pytest.raises(ConfigError, match=r"source\.splits: got 'yes'; allowed: folders or none"):
-        SourceConfig(splits="yes")
-    with pytest.raises(ConfigError, match=r"source\.splits: got 'none'; allowed: only with kind folder; this is tar"):
-        SourceConfig("tar", splits="none")
-    with pytest.raises(
-        ConfigError, match=r"source\.image_column: got 'x'; allowed: only with kind parquet; this is tar"
-    ):
-        SourceConfig("tar", image_column="x")
-    with pytest.raises(ConfigError, match=r"source\.label_column.*only with kind list or parquet; this is folder"):
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"kind": "zip"}, "kind"),
+        ({"splits": "yes"}, "splits"),
+        ({"kind": "tar", "splits": "none"}, "splits"),
+        ({"kind": "tar", "image_column": "x"}, "image_column"),
+        ({"names": "a\0b"}, "names"),
+        ({"label_column": 3}, "label_column"),
+    ]
+    for fields, name in bad:
+        with pytest.raises(ConfigError) as caught:
+            SourceConfig(**fields)
+        assert (caught.value.field, caught.value.given) == (f"source.{name}", fields[name])
+    with pytest.raises(ConfigError) as caught:
         open_source(fill(tmp_path, "a.jpg"), SourceConfig(label_column="x"))
+    assert (caught.value.field, caught.value.given) == ("source.label_column", "x")
 
 
 def test_options_are_a_configuration_as_text() -> None:
@@ -120,8 +124,9 @@ def test_options_are_a_configuration_as_text() -> None:
     assert SourceConfig(names=Path("n.txt")).options() == {"names": str(Path.cwd() / "n.txt")}
     assert SourceConfig.from_options({}) == SourceConfig()
     assert config.fitting("tar") == SourceConfig("tar", names=Path("/a/n.txt"))
-    with pytest.raises(ConfigError, match=r"source\.colour: got 'x'; allowed: no such field"):
+    with pytest.raises(ConfigError) as caught:
         SourceConfig.from_options({"colour": "x"})
+    assert (caught.value.field, caught.value.given) == ("source.colour", "x")
 
 
 def test_records_are_made_when_asked_for() -> None:
@@ -157,7 +162,7 @@ def test_every_option_of_the_command_line_reaches_the_configuration() -> None:
     names = ("image-column", "label-column", "path-column", "split-column", "synsets")
     for flag, name in (flags | {name: name.replace("-", "_") for name in names}).items():
         value = {"kind": "parquet", "splits": "none"}.get(name, "x")
-        options = _parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", f"--{flag}", value])
+        options = parser().parse_args(["embed", "a", "--store", "s", "--backbone", "b", f"--{flag}", value])
         assert str(getattr(source_config(options), name)) == value
         assert source_config(options, SourceConfig(label_column="c")).label_column == (
             "x" if name == "label_column" else "c"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from substyle.engine.cli import _parser, main
+from substyle.engine.cli import main
+from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import executor_config
 from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig, load_study
 from substyle.engine.devices import Target
@@ -22,19 +23,21 @@ CPU = EmbedConfig(device="cpu")
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "name"),
     [
-        ({"kind": "slurm"}, r"executor.kind: got 'slurm'; allowed: local, ray"),
-        ({"kind": "ray", "workers": -1}, "executor.workers: got -1"),
-        ({"kind": "ray", "retries": 101}, "executor.retries: got 101"),
-        ({"address": "auto"}, r'executor.address: got .auto.; allowed: only with executor.kind = "ray"'),
-        ({"workers": 2}, "executor.workers: got 2; allowed: only with"),
-        ({"kind": "ray", "address": "ray://head:10001"}, "executor.address: got 'ray://head:10001'; allowed: auto or"),
+        ({"kind": "slurm"}, "kind"),
+        ({"kind": "ray", "workers": -1}, "workers"),
+        ({"kind": "ray", "workers": True}, "workers"),
+        ({"kind": "ray", "retries": 101}, "retries"),
+        ({"address": "auto"}, "address"),
+        ({"workers": 2}, "workers"),
+        ({"kind": "ray", "address": "ray://head:10001"}, "address"),
     ],
 )
-def test_bad_fields_are_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_bad_fields_are_named(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         ExecutorConfig(**fields)
+    assert (caught.value.field, caught.value.given) == (f"executor.{name}", fields[name])
 
 
 def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -> None:
@@ -43,9 +46,9 @@ def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -
     )
     executor = load_study(tmp_path / "s.toml").executor
     assert executor == ExecutorConfig("ray", "head:6379", 8)
-    options = _parser().parse_args(["run", "s.toml", "--workers", "3", "--retries", "0"])
+    options = parser().parse_args(["run", "s.toml", "--workers", "3", "--retries", "0"])
     assert executor_config(options, executor) == ExecutorConfig("ray", "head:6379", 3, 0)
-    assert executor_config(_parser().parse_args(["run", "s.toml"]), executor) == executor
+    assert executor_config(parser().parse_args(["run", "s.toml"]), executor) == executor
     (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\n[executor]\nworker = 8\n')
     with pytest.raises(ConfigError, match=r"executor.worker: .* \(did you mean workers\?\)"):
         load_study(tmp_path / "s.toml")

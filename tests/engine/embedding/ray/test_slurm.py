@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from substyle.engine.cli import _parser
+from substyle.engine.commands.arguments import parser
 
 SCRIPT = Path(__file__).parents[4] / "studies" / "slurm" / "embed.sh"
 STAND_INS = {
@@ -34,7 +34,7 @@ def test_every_machine_joins_one_ray_and_the_first_runs_the_command(tmp_path: Pa
         "ray", "symmetric-run", "--address", "node3:6379", "--min-nodes", "2", "--include-dashboard=false",
     ]  # fmt: skip
     assert command[0] == "substyle"
-    options = _parser().parse_args(command[1:])
+    options = parser().parse_args(command[1:])
     assert (options.images, options.store, options.backbone) == (Path("my photographs"), Path("s.zarr"), ["mae:base"])
     assert (options.executor, options.ray_address) == ("ray", "auto")
     mode, statistics, token = environment.split()

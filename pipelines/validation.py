@@ -1,0 +1,145 @@
+"""Configurations as pydantic dataclasses whose errors name the field by its path in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic.dataclasses
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.storage import is_remote
+
+T = TypeVar("T")
+_DEPTH, _VALUES, _TEXT = 16, 10_000, 4_096  # more than any study needs; 4,096 is also the longest path of Linux
+# by the type of pydantic's error, where its own words speak of Python
+_ALLOWED = {
+    "missing": "a value: this field has no default",
+    "dataclass_type": "a table",
+    "dict_type": "a table",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "too_short": "a list of at least {min_length}",
+}
+
+
+def _different(values: tuple[T, ...]) -> tuple[T, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("different values")
+    return values
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("a power of two")
+    return value
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, str | Path) and "\x00" not in str(value):
+        return Path(value)
+    raise ValueError("a path")
+
+
+def _path_or_address(value: object) -> Path | str:
+    return value if isinstance(value, str) and is_remote(value) else _path(value)
+
+
+Distinct = Annotated[
+    tuple[T, ...],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_different),
+]
+PowerOfTwo = AfterValidator(_power_of_two)  # 0 passes as well
+LocalPath = Annotated[Path, PlainValidator(_path), WithJsonSchema({"type": "string"})]
+PathOrAddress = Annotated[Path | str, PlainValidator(_path_or_address), WithJsonSchema({"type": "string"})]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
+def validated(path: str = "") -> Callable[[type[T]], type[T]]:
+    """Make a class a frozen pydantic dataclass that raises ConfigError.
+
+    Fields are documented by the text below them, which is their description in the JSON Schema.
+
+    Args:
+        path: of its table in a study file, such as ``probes``; part of the field's name in errors.
+    """
+
+    def decorate(kind: type[T]) -> type[T]:
+        config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+        made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(kind)
+        validate = made.__init__
+
+        @wraps(validate)
+        def init(self: T, *args: object, **values: object) -> None:
+            try:
+                validate(self, *args, **values)
+            except ValidationError as error:
+                raise _config_error(made, path, error) from error
+
+        made.__init__ = init
+        return made  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _config_error(kind: type, path: str, invalid: ValidationError) -> ConfigError:
+    """The first error; an unknown field comes first: it may be the reason why another one is missing."""
+    errors = invalid.errors(include_url=False)
+    error = min(errors, key=lambda each: each["type"] != "unexpected_keyword_argument")
+    names = [field.name for field in dataclasses.fields(kind)]
+    first, *inner = error["loc"]
+    first = names[first] if isinstance(first, int) and first < len(names) else first  # an argument by position
+    for part in (first, *inner):
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    allowed = _ALLOWED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    allowed = allowed.removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["type"] == "unexpected_keyword_argument":
+        known = [field.name for field in dataclasses.fields(_table(kind, (first, *inner[:-1]) if inner else ()))]
+        near = get_close_matches(str(error["loc"][-1]), known, n=1)
+        allowed = f"no such field{f' (did you mean {near[0]}?)' if near else ''}; fields here: {', '.join(known)}"
+    return ConfigError(path, "nothing" if error["type"] == "missing" else error["input"], allowed)
+
+
+def _table(kind: Any, way: tuple[int | str, ...]) -> Any:  # noqa: ANN401
+    """The dataclass that is found in another one along the location of an error."""
+    for part in way:
+        if isinstance(part, str):
+            kind = typing.get_type_hints(kind)[part]
+        while not dataclasses.is_dataclass(kind):
+            kind = typing.get_args(kind)[0]
+    return kind
+
+
+def require_bounded(data: object) -> None:
+    """Raise ConfigError for what no configuration holds and what could not even be shown in a message."""
+    todo: list[tuple[str, object, int]] = [("", data, 0)]
+    for path, value, depth in todo:  # grows as it goes
+        where = path[:200] or "the study file"
+        if isinstance(value, Mapping):
+            todo += [
+                (f"{path}.{str(name)[:200]}" if path else str(name)[:200], inner, depth + 1)
+                for name, inner in value.items()
+            ]
+            value = max(map(str, value), key=len, default="")  # noqa: PLW2901 (the longest name is a text as well)
+        elif isinstance(value, list | tuple):
+            todo += [(f"{path}[{i}]", inner, depth + 1) for i, inner in enumerate(value)]
+        if depth > _DEPTH or len(todo) > _VALUES:
+            raise ConfigError(where, "more", f"at most {_VALUES} values, tables and lists at most {_DEPTH} deep")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(where, f"a number of {value.bit_length()} bits", "numbers of 64 bits")
+        if isinstance(value, str) and len(value) > _TEXT:
+            raise ConfigError(where, f"{value[:40]}…, {len(value)} characters", f"at most {_TEXT} characters")
