@@ -103,7 +103,7 @@ def _timed(
     return interleave({key: partial(embed, canvas_BSSC) for key, embed in contenders.items()}, repeats=9)
 
 
-def _compiled(name: str, precision: str, samples: Samples) -> CompiledBackbone:
+def _compiled(name: str, precision: Any, samples: Samples) -> CompiledBackbone:
     try:
         (compiled,) = prepare_backbones([BackboneChoice(name, precision=precision)], samples, quiet=True)
     except GateError as error:

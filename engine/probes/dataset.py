@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +37,10 @@ from substyle.kernels.probe_data import gather, quantise
 # `float16` holds them as they are stored (float32 where the store's dtype is that), `int8` as whole numbers with a
 # float32 factor for each row, `streamed` reads rows of the next steps into a buffer while earlier ones are learned.
 
-FLOAT16, INT8, STREAMED = "float16", "int8", "streamed"
-HOW = (FLOAT16, INT8, STREAMED)  # the first that has room
+FLOAT16: Final = "float16"
+INT8: Final = "int8"
+STREAMED: Final = "streamed"
+HOW: tuple[Literal["float16", "int8", "streamed"], ...] = (FLOAT16, INT8, STREAMED)  # the first that has room
 SHARE = 0.8  # of the free memory that embeddings may take: heads, activations and batches want some
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 

@@ -58,7 +58,7 @@ def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[s
     assert "nothing of this was run on a GPU" in shown
     assert answer["goal"] is None  # it is one of an H100
     assert cli.main(["plan", str(study), "--gpu", "a100"]) == 2
-    assert "--photographs: got 'nothing'" in capsys.readouterr().err
+    assert "--photographs is required" in capsys.readouterr().err
 
 
 def test_the_goal_stands_beside_the_plan(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:

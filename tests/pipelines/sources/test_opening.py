@@ -69,7 +69,7 @@ def test_what_is_there(tmp_path: Path, names: tuple[str, ...], path: str, kind: 
         (("x.tar.gz",), "x.tar.gz", "not compressed"),
         (("a.jpg", "x.tar"), ".", "there are 1 of kind folder, 1 of kind tar: say source.kind"),
         (("list.csv",), ".", "this one has a list: name it, .*/list.csv"),
-        (("train/n00000001/a.jpg", "val/b.jpg"), ".", r"source\.synsets: got 'nothing'"),
+        (("train/n00000001/a.jpg", "val/b.jpg"), ".", r"source\.synsets is required"),
     ],
 )
 def test_what_cannot_be_opened(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:
