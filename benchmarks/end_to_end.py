@@ -37,7 +37,7 @@ _numbers = count()  # of stores
 def run(quick: bool) -> list[Row]:
     """One backbone, two in one pass, and a plain script on the same photographs."""
     lite0 = networks.ungated(LITE0, "bf16")
-    networks.workshop().maker(networks.workshop().settings.transformations)  # compiles the style network
+    networks.pipeline().maker(networks.pipeline().settings.transformations)  # compiles the style network
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         folder = Path(place)
         rows = [_alone(folder, lite0, 64 if quick else 256, 1 if quick else 5)]
@@ -56,7 +56,7 @@ def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) ->
     source = FolderSource(_linked(folder, images))
 
     def fill() -> float:
-        plan = EmbedPlan(source, folder / f"{next(_numbers)}.zarr", networks.workshop())
+        plan = EmbedPlan(source, folder / f"{next(_numbers)}.zarr", networks.pipeline())
         began = time.perf_counter()
         embed_compiled(plan, backbones, quiet=True)
         return time.perf_counter() - began
@@ -89,7 +89,7 @@ def _stream(backbones: Sequence[CompiledBackbone], variants: int) -> Callable[[]
 
 
 def _alone(folder: Path, backbone: CompiledBackbone, images: int, repeats: int) -> Row:
-    variants = images * len(networks.workshop().settings.transformations)
+    variants = images * len(networks.pipeline().settings.transformations)
     contenders = {OURS: _filler(folder, [backbone], images), CEILING: _stream([backbone], variants)}
     _filler(folder, [backbone], BATCH)()
     timings = interleave(contenders, repeats=repeats, warmup=0)
@@ -101,15 +101,15 @@ def _alone(folder: Path, backbone: CompiledBackbone, images: int, repeats: int) 
 
 def _parts() -> dict[str, float]:
     """Milliseconds a photograph of decoding and of each coarse class of variants, each by itself."""
-    workshop = networks.workshop()
+    pipeline = networks.pipeline()
     records = photographs.records(BATCH)
     blobs, keys = [record.read() for record in records], [record.key for record in records]
-    canvas_BSSC = workshop.decoder(blobs).canvas_BSSC
-    spent = {"decode": _milliseconds(lambda: workshop.decoder(blobs))}
+    canvas_BSSC = pipeline.decoder(blobs).canvas_BSSC
+    spent = {"decode": _milliseconds(lambda: pipeline.decoder(blobs))}
     for coarse in base.COARSE[1:]:
-        names = [name for name in workshop.settings.transformations if base.get(name).coarse == coarse]
+        names = [name for name in pipeline.settings.transformations if base.get(name).coarse == coarse]
         if names:
-            make = workshop.maker(names)
+            make = pipeline.maker(names)
             spent[coarse] = _milliseconds(lambda make=make: list(make(canvas_BSSC, keys)))  # type: ignore[misc]
     return spent
 
@@ -120,15 +120,15 @@ def _milliseconds(work: Callable[[], object]) -> float:
 
 def _two(folder: Path, backbones: Sequence[CompiledBackbone], images: int, repeats: int) -> Row:
     """The ceiling is the backbones one after the other and one share of decode and variants."""
-    workshop, source = networks.workshop(), FolderSource(_linked(folder, images))
-    variants = images * len(workshop.settings.transformations)
-    stream, make = _stream(backbones, variants), workshop.maker(workshop.settings.transformations)
+    pipeline, source = networks.pipeline(), FolderSource(_linked(folder, images))
+    variants = images * len(pipeline.settings.transformations)
+    stream, make = _stream(backbones, variants), pipeline.maker(pipeline.settings.transformations)
 
     def apart() -> float:
         began = time.perf_counter()
         for start in range(0, images, BATCH):
             records = source.records[start : start + BATCH]
-            canvas_BSSC: torch.Tensor = workshop.decoder([record.read() for record in records]).canvas_BSSC
+            canvas_BSSC: torch.Tensor = pipeline.decoder([record.read() for record in records]).canvas_BSSC
             for _ in make(canvas_BSSC, [record.key for record in records]):
                 pass
         return time.perf_counter() - began + stream()
@@ -170,7 +170,7 @@ def _against_script(
     return Row(
         f"31 variants, {SHOWN[name]}, against a plain script",
         "embeddings",
-        images * len(networks.workshop().settings.transformations),
+        images * len(networks.pipeline().settings.transformations),
         timings,
         facts={"gate": "bypassed, for speed only"},
     )

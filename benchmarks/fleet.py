@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from substyle.engine.embedding.plan import Todo, lacking
+from substyle.engine.embedding.plan import PendingShards, lacking
 from substyle.engine.store import compaction, journal, lock
 from substyle.engine.store.manifest import Rows
 from substyle.engine.store.records import Record
@@ -93,7 +93,7 @@ class Fleet:
         """How many."""
         return -(-self.images // self.rows)
 
-    def plan(self) -> Todo:
+    def plan(self) -> PendingShards:
         """What a driver does first: read what is finished and see what lacks."""
         began = time.perf_counter()
         rows = Rows(np.array([0]), np.array([self.images]))
@@ -120,7 +120,7 @@ class Fleet:
             raise SystemExit("something lacks at the end")
         return self.outcome
 
-    def _drive(self, todo: Todo, count: int) -> int:
+    def _drive(self, todo: PendingShards, count: int) -> int:
         """One driver's time: until so many shards are committed, then it is gone, and all that was under way."""
         model = self.model
         upkeep = [compaction.Upkeep(self.store, number) for number in range(model.workers)]

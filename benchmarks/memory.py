@@ -108,7 +108,7 @@ def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
     """Embed ``count`` photographs and say what memory that took."""
     from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
     from substyle.engine.embedding.plan import EmbedPlan
-    from substyle.engine.embedding.prepare import Workshop
+    from substyle.engine.embedding.prepare import PixelPipeline
     from substyle.engine.embedding.run import embed
     from substyle.engine.store import journal
     from substyle.pipelines.sources import FolderSource
@@ -116,8 +116,8 @@ def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:
         folder, store = Path(place) / "photographs", Path(place) / "s.zarr"
         megapixels = write(folder, count)
-        workshop = Workshop(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(batch, shard_rows=shard_rows))
-        plan = EmbedPlan(FolderSource(folder), store, workshop)
+        pipeline = PixelPipeline(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(batch, shard_rows=shard_rows))
+        plan = EmbedPlan(FolderSource(folder), store, pipeline)
         before = resident()
         with sampled(store / journal.FOLDER) as samples:
             summary = embed(plan, [BackboneChoice("control:pixels")], quiet=True)

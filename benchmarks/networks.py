@@ -24,7 +24,7 @@ from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGrap
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Precision, graph_batch
-from substyle.engine.embedding.prepare import Samples, Workshop
+from substyle.engine.embedding.prepare import PixelPipeline, Samples
 from substyle.pipelines.transforms.registry import suite
 
 LITE0 = "package:efficientnet_lite0"
@@ -44,16 +44,16 @@ CORES = len(os.sched_getaffinity(0))
 
 
 @cache
-def workshop() -> Workshop:
+def pipeline() -> PixelPipeline:
     """Decoder, variants and style networks at the default settings."""
-    return Workshop(Settings(0, CANVAS, suite("substance31")), EmbedConfig(device="cpu"))
+    return PixelPipeline(Settings(0, CANVAS, suite("substance31")), EmbedConfig(device="cpu"))
 
 
 @cache
 def samples() -> Samples:
     """32 photographs, in all variants where a gate asks for them."""
     records = {record.key: record for record in photographs.records(BATCH)}
-    return Samples(workshop(), records, list(records))
+    return Samples(pipeline(), records, list(records))
 
 
 @cache

@@ -28,13 +28,13 @@ from benchmarks.networks import BATCH, CANVAS, LITE0, VIT_B16, VIT_S14
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
-from substyle.engine.backbones.registry import Source
-from substyle.engine.backbones.runtimes.base import Mixture
-from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import AUTO, INT8, graph_batch
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Samples, Workshop, prepare_backbones
+from substyle.engine.embedding.prepare import PixelPipeline, Samples, prepare_backbones
 from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
@@ -59,19 +59,19 @@ _SHOWN = {
 def run(quick: bool) -> list[Row]:
     """A row for each backbone; the short form has one, and few photographs and transformations."""
     settings = Settings(0, CANVAS, _QUICK if quick else suite("substance31"))
-    workshop = Workshop(settings, EmbedConfig(device="cpu"))
+    pipeline = PixelPipeline(settings, EmbedConfig(device="cpu"))
     if quick:
-        return [_row(BACKBONES[0], workshop, 96)]
-    return [*(_row(name, workshop, IMAGES) for name in BACKBONES), _speed(VIT_B16, workshop)]
+        return [_row(BACKBONES[0], pipeline, 96)]
+    return [*(_row(name, pipeline, IMAGES) for name in BACKBONES), _speed(VIT_B16, pipeline)]
 
 
-def _row(name: str, workshop: Workshop, images: int) -> Row:
+def _row(name: str, pipeline: PixelPipeline, images: int) -> Row:
     source = FolderSource(photographs.folder())
     compiled: dict[str, CompiledBackbone] = {}
     outcomes: dict[str, ProbeOutcome] = {}
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         for precision in (INT8, AUTO):
-            plan = EmbedPlan(source, Path(place) / f"{precision}.zarr", workshop, limit=images)
+            plan = EmbedPlan(source, Path(place) / f"{precision}.zarr", pipeline, limit=images)
             compiled[precision] = _compiled(name, precision, plan.samples())
             embed_compiled(plan, [compiled[precision]], quiet=True)
             table = load_table(EmbeddingStore.open(plan.store_path), name)
@@ -82,10 +82,10 @@ def _row(name: str, workshop: Workshop, images: int) -> Row:
     return Row(f"{networks.SHOWN[name]} in int8", "images", BATCH, timings, facts=facts)
 
 
-def _speed(name: str, workshop: Workshop) -> Row:
+def _speed(name: str, pipeline: PixelPipeline) -> Row:
     """An untrained network quantised whole: what it embeds means nothing, and no gate is asked."""
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
-        plan = EmbedPlan(FolderSource(photographs.folder()), Path(place) / "none.zarr", workshop, limit=96)
+        plan = EmbedPlan(FolderSource(photographs.folder()), Path(place) / "none.zarr", pipeline, limit=96)
         int8 = _past_the_gate(name, plan.samples(), unquantised=0)
     timings = _timed(name, int8, {"OpenVINO, bf16": networks.openvino(name, "bf16")})
     return Row(f"{networks.SHOWN[name]} in int8, speed alone", "images", BATCH, timings, facts={"gate": "bypassed"})
@@ -103,7 +103,7 @@ def _timed(
     return interleave({key: partial(embed, canvas_BSSC) for key, embed in contenders.items()}, repeats=9)
 
 
-def _compiled(name: str, precision: Any, samples: Samples) -> CompiledBackbone:
+def _compiled(name: str, precision: Any, samples: Samples) -> CompiledBackbone:  # noqa: ANN401 - one of a Literal
     try:
         (compiled,) = prepare_backbones([BackboneChoice(name, precision=precision)], samples, quiet=True)
     except GateError as error:
@@ -115,9 +115,9 @@ def _compiled(name: str, precision: Any, samples: Samples) -> CompiledBackbone:
 def _past_the_gate(name: str, samples: Samples, *, unquantised: float) -> CompiledBackbone:
     """A backbone in int8 that nothing has compared with its reference, with that share of its layers left in bf16."""
     context = registry.LoadContext(CANVAS, graph_batch(BATCH), 0, None, samples.canvas)
-    source = Source.of(registry.load(name, context))
-    artefact = OpenVINOArtefact(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
-    mixture = Mixture(INT8, unquantised_layers=int(artefact.layers() * unquantised))
+    source = LazyBackbone.of(registry.load(name, context))
+    artefact = OpenVINOBuilder(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
+    mixture = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers() * unquantised))
     runtime = {"name": "openvino", **mixture.describe(), "version": version("openvino")}
     return CompiledBackbone(source.spec, artefact.runtime(mixture), runtime, None, 100.0)
 

@@ -29,7 +29,7 @@ from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
 from substyle.engine.probes import solver
-from substyle.engine.probes.batches import Features, Part
+from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import pick_dtype, score
 from substyle.engine.probes.heads import Setting
@@ -230,7 +230,7 @@ def ours(
     began = time.perf_counter()
     config = ProbeConfig(validation_rows=len(problem.val_R), seed=seed)
     features = Features(problem.table, problem.standard, CPU, dtype)
-    part = Part(problem.task, stream_of(problem.task, "variant", 0), BATCH, ALL)
+    part = BatchPart(problem.task, stream_of(problem.task, "variant", 0), BATCH, ALL)
     grid = [Setting(lr, decay, hidden) for lr, decay in settings]
     trained = list(train(features, [part], grid, config, len(problem.batches)).values())
     spent = time.perf_counter() - began

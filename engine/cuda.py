@@ -19,7 +19,7 @@ from substyle.kernels.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Arriving:
+class AsyncCopy:
     """A tensor on its way to the host.
 
     Attributes:
@@ -34,7 +34,7 @@ class Arriving:
     held: object = None
 
     @staticmethod
-    def of(tensor: torch.Tensor, copies: torch.cuda.Stream | None = None, held: object = None) -> Arriving:
+    def of(tensor: torch.Tensor, copies: torch.cuda.Stream | None = None, held: object = None) -> AsyncCopy:
         """Begin to copy what the current stream has computed or will have.
 
         Args:
@@ -43,7 +43,7 @@ class Arriving:
             held: see above.
         """
         if not tensor.is_cuda:
-            return Arriving(tensor)  # it is there, and nothing is read any more
+            return AsyncCopy(tensor)  # it is there, and nothing is read any more
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         here = torch.cuda.current_stream(tensor.device)
         stream = here if copies is None else copies
@@ -54,7 +54,7 @@ class Arriving:
             tensor.record_stream(stream)  # its memory is not given to others before the copy has ended
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(stream)
-        return Arriving(host, done, held)
+        return AsyncCopy(host, done, held)
 
     def result(self) -> NDArray[Any]:
         """Wait for it."""
@@ -134,7 +134,7 @@ def capture(
     return stream, graph, output
 
 
-class Captured:
+class CapturedGraph:
     """The captured graph with its buffers.
 
     Args:
@@ -148,7 +148,7 @@ class Captured:
         self.stream, self._graph, self.embedding_BD = capture(launch, self.device)
         self.copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-    def start(self, canvas_BSSC: Canvas) -> Arriving:
+    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """Begin with a batch (b, S, S, 3), b ≤ B, of the GPU or the host. Nobody may write to it until it has ended."""
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
         count = len(canvas)
@@ -159,7 +159,7 @@ class Captured:
                 canvas.record_stream(self.stream)  # its memory is not given to others before the copy has ended
             self._graph.replay()
             # the next batch overwrites the output: a copy of it on the device is short, and leaves the host's to others
-            return Arriving.of(self.embedding_BD[:count].clone(), self.copies, held=canvas)
+            return AsyncCopy.of(self.embedding_BD[:count].clone(), self.copies, held=canvas)
 
 
 # float32 in float32: without the 10 bits of mantissa that the tensor cores of a GPU take for it where torch may.

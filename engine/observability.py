@@ -15,7 +15,7 @@ from typing import Any, Protocol, TextIO
 _LINE_EVERY_S = 15.0
 
 
-class Bar(Protocol):
+class ProgressBar(Protocol):
     """What a stage calls as it goes."""
 
     def advance(self, count: int = 1) -> None:
@@ -64,7 +64,7 @@ class _Tqdm:
 
 
 @contextmanager
-def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Bar]:
+def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """Show a stage of ``total`` items, ``done`` of them finished earlier; quiet stages print nothing."""
     out = sys.stderr
     if quiet:

@@ -179,7 +179,7 @@ def zeros_like(tensor: torch.Tensor) -> torch.Tensor:
 # tensor is dropped, whatever torch's streams still have to read, and ``Tensor.record_stream`` does nothing for it.
 
 
-class Held:
+class BorrowedMemory:
     """Objects whose memory streams have yet to read.
 
     Args:

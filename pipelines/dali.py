@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.kernels import philox
-from substyle.kernels.dispatch import CPU, Held
+from substyle.kernels.dispatch import CPU, BorrowedMemory
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import base
 
@@ -45,7 +45,7 @@ class Graph:
         self.pipeline = new_pipeline(batch, threads, device)
         self.inputs = define_variants(self.pipeline, transformations, side, device)
         self.pipeline.build()
-        self._held = Held()
+        self._held = BorrowedMemory()
 
     def __call__(
         self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, Mapping[str, NDArray[Any]]]
@@ -182,7 +182,7 @@ class DaliDecoder:
     def __init__(self, side: int, batch: int, threads: int, device: torch.device = CPU) -> None:
         self.side, self.batch, self.threads, self.device = side, batch, threads, device
         self.pipeline = self._build()
-        self._held = Held()
+        self._held = BorrowedMemory()
 
     def __call__(
         self, blobs: Sequence[bytes], start: Sequence[tuple[float, float]], end: Sequence[tuple[float, float]]

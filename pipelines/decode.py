@@ -22,7 +22,7 @@ from substyle.kernels.dispatch import as_device, upload
 from substyle.kernels.errors import ConfigError, ImageError
 from substyle.pipelines import image_formats, image_header
 from substyle.pipelines.dali import DaliDecoder, RefusedError
-from substyle.pipelines.image_header import ORIENTATIONS, PILLOW_ERRORS, Header, Interval, open_image, short
+from substyle.pipelines.image_header import ORIENTATIONS, PILLOW_ERRORS, ImageHeader, Interval, open_image, short
 
 # Pillow decodes what DALI does not: 16-bit, CMYK, palette and animated images, broken tables.
 
@@ -32,7 +32,7 @@ _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _WHITE_IS_ZERO = 0
 
 
-def decode(blob: bytes, head: Header, side: int, box: Box) -> NDArray[np.uint8]:
+def decode(blob: bytes, head: ImageHeader, side: int, box: Box) -> NDArray[np.uint8]:
     """The first frame of an image: ``box`` (left, top, right, bottom in stored px) of it, resized (antialiased cubic).
 
     Returns:
@@ -137,7 +137,7 @@ class Decoded:
 class _Item:
     index: int
     blob: bytes
-    head: image_header.Header
+    head: image_header.ImageHeader
     rows: Interval  # first and last row that are kept, in px of the stored picture
     columns: Interval
 

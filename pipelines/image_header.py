@@ -111,7 +111,7 @@ _LONGEST_REASON = 120  # characters of a library's message that are kept
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """What is known before decoding.
 
     Attributes:
@@ -134,7 +134,7 @@ class Header:
         return upright_size(self.height, self.width, self.orientation)
 
 
-def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False) -> Header:
+def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False) -> ImageHeader:
     """Read an image's header.
 
     Args:
@@ -151,12 +151,12 @@ def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False)
         markers = image_formats.read_jpeg(blob)
         _check(markers.height, markers.width, max_pixels)
         alike = markers.huffman and markers.common and markers.components != 4
-        header = Header(markers.height, markers.width, for_dali=blob if alike else None, markers=markers)
+        header = ImageHeader(markers.height, markers.width, for_dali=blob if alike else None, markers=markers)
     elif blob.startswith(image_formats.PNG_MAGIC):
         chunks = image_formats.read_png(blob)
         _check(chunks.height, chunks.width, max_pixels)
         kept = image_formats.picture_only(blob, chunks) if chunks.eight_bits else None
-        header = Header(chunks.height, chunks.width, for_dali=kept, chunks=chunks)
+        header = ImageHeader(chunks.height, chunks.width, for_dali=kept, chunks=chunks)
         upright = upright and (b"eXIf" in chunks.names or b"tiff:Orientation" in blob or b"Raw profile" in blob)
     else:
         header = _by_pillow(blob, max_pixels)
@@ -200,7 +200,7 @@ _MAGIC = (
 )
 
 
-def _by_pillow(blob: bytes, max_pixels: int) -> Header:
+def _by_pillow(blob: bytes, max_pixels: int) -> ImageHeader:
     size = _webp_size(blob)
     if size is not None:  # its decoder allocates the picture on opening
         _check(*size, max_pixels)
@@ -212,7 +212,7 @@ def _by_pillow(blob: bytes, max_pixels: int) -> Header:
             raise ImageError("broken TIFF header (tiles)")
         if tile[0] * tile[1] > max_pixels:
             raise ImageError(f"TIFF with tiles of {tile[0]} x {tile[1]} pixels")
-        return Header(image.height, image.width)
+        return ImageHeader(image.height, image.width)
 
 
 def _check(height: int, width: int, max_pixels: int) -> None:
@@ -241,7 +241,7 @@ def _webp_size(blob: bytes) -> tuple[int, int] | None:
     return int.from_bytes(blob[28:30], "little") & 0x3FFF, int.from_bytes(blob[26:28], "little") & 0x3FFF
 
 
-def _turned(header: Header, blob: bytes) -> Header:
+def _turned(header: ImageHeader, blob: bytes) -> ImageHeader:
     try:
         with open_image(blob) as image:
             turn = of(image)

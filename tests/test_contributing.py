@@ -17,7 +17,7 @@ from tests.conftest import jpeg, photograph
 from substyle.engine.backbones import registry
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -86,8 +86,8 @@ def test_a_transformation_and_an_analysis(
 ) -> None:
     load_plugin(example("solarize.py"))
     names = suite("identity,solarize")
-    workshop = Workshop(Settings(0, 64, names), EmbedConfig(batch=4, threads=1, shard_rows=8))
-    embed(EmbedPlan(photographs, tmp_path / "s.zarr", workshop), [BackboneChoice("control:pixels")], quiet=True)
+    pipeline = PixelPipeline(Settings(0, 64, names), EmbedConfig(batch=4, threads=1, shard_rows=8))
+    embed(EmbedPlan(photographs, tmp_path / "s.zarr", pipeline), [BackboneChoice("control:pixels")], quiet=True)
 
     table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
     assert table.transformations == names

@@ -18,13 +18,13 @@ from benchmarks.gpu_check.rows import MEASURED, Job, Row, skipped
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import timm
-from substyle.engine.backbones.runtimes.openvino import InPieces
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
 from substyle.engine.backbones.spec import Starts
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import ON_GPU, Precision, missing
 from substyle.engine.embedding.loop import EmbedSummary
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.transforms.registry import suite
@@ -58,11 +58,11 @@ def _row(bench: Bench, label: str, model: str, runtime: str) -> Iterator[Row]:
     sizes = bench.sizes
     backbone = _backbone(bench, label, model, runtime)
     config = EmbedConfig(batch=sizes.images, device=str(bench.device), runtime=runtime)
-    workshop = Workshop(Settings(0, sizes.canvas, names), config)
+    pipeline = PixelPipeline(Settings(0, sizes.canvas, names), config)
     photographs = sizes.images * (_BATCHES if on_gpu else 2)
     with tempfile.TemporaryDirectory(prefix="substyle-gpu-check-") as place:
         folder = Path(place)
-        fill = _filler(folder, workshop, backbone)
+        fill = _filler(folder, pipeline, backbone)
         fill(_written(folder / "few", sizes.images, sizes.canvas))  # graphs are built and kernels compiled
         source = _written(folder / "many", photographs, sizes.canvas)
         taken: list[EmbedSummary] = []
@@ -90,7 +90,7 @@ def _backbone(bench: Bench, label: str, model: str, runtime: str) -> CompiledBac
     spec = timm.wrap(f"untrained:{label}", model, front.network, canvas=sizes.canvas, weights="none").spec
     network = _tensorrt(bench, front) if runtime == "tensorrt" else _torch(bench, front)
     told = {"name": runtime, "precision": PRECISION, "float32_layers": 0, "device": bench.device.type}
-    return CompiledBackbone(spec, InPieces(network, sizes.images), told, None, 1e4)
+    return CompiledBackbone(spec, ChunkedBatch(network, sizes.images), told, None, 1e4)
 
 
 def _torch(bench: Bench, front: Preprocessed) -> Starts:
@@ -109,12 +109,14 @@ def _tensorrt(bench: Bench, front: Preprocessed) -> Starts:
     return tensorrt.TensorRTGraph(tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas), bench.device)
 
 
-def _filler(folder: Path, workshop: Workshop, backbone: CompiledBackbone) -> Callable[[FolderSource], EmbedSummary]:
+def _filler(
+    folder: Path, pipeline: PixelPipeline, backbone: CompiledBackbone
+) -> Callable[[FolderSource], EmbedSummary]:
     """Fills a new store at every call."""
     numbers = count()
 
     def fill(source: FolderSource) -> EmbedSummary:
-        plan = EmbedPlan(source, folder / f"{next(numbers)}.zarr", workshop)
+        plan = EmbedPlan(source, folder / f"{next(numbers)}.zarr", pipeline)
         return embed_compiled(plan, [backbone], quiet=True)
 
     return fill

@@ -13,8 +13,8 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.probe_ways import SEED, THRESHOLD, Problem
 from benchmarks.gpu_check.rows import MEASURED, Row, correctness, skipped
 from substyle.engine import cuda
-from substyle.engine.probes.batches import AHEAD, Part, Queue, Script
-from substyle.engine.probes.heads import Lesson, Setting, Steps
+from substyle.engine.probes.batches import AHEAD, BatchPart, Queue, StepSchedule
+from substyle.engine.probes.heads import Setting, Steps, StepSpec
 from substyle.kernels.dispatch import installed
 from substyle.kernels.probe_data import quantise
 from substyle.kernels.probe_heads import Heads
@@ -53,18 +53,18 @@ def steps_of(
 ) -> Steps:
     """Steps of a problem's heads on rows of a table; all have the problem's answers and one dropout mask."""
     device, count = heads.w1.device, len(row_nB)
-    script = Script(
+    script = StepSchedule(
         row_nB, [p.target_B.to(device).expand(count, -1).contiguous()],
         torch.from_numpy(schedule([1.0] * count, 0)).to(device), torch.zeros(count, dtype=torch.int32, device=device),
     )  # fmt: skip
     plain: Any = Plain(torch.zeros(x_RD.shape[1], device=device), torch.ones(x_RD.shape[1], device=device), dtype)
     settings = [Setting(lr, decay, heads.w1.shape[1]) for lr, decay in zip(p.lr_K, p.decay_K, strict=True)]
     task: Any = None  # no rows are drawn
-    part = Part(task, task, row_nB.shape[1], slice(0, heads.outputs))
+    part = BatchPart(task, task, row_nB.shape[1], slice(0, heads.outputs))
     rows = [slice(0, row_nB.shape[1])]
     queue = Queue(script, count, plain, x_RD, scale_R, rows)
     return Steps(
-        heads, Lesson(settings, rows, [part], device), queue, [SEED], THRESHOLD if p.kept_SHB is not None else 0
+        heads, StepSpec(settings, rows, [part], device), queue, [SEED], THRESHOLD if p.kept_SHB is not None else 0
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.dataset import Standard, standard_of
+from substyle.engine.probes.dataset import Standardizer, standard_of
 from substyle.engine.probes.tasks import Task, fine_task, stream_of
 from substyle.engine.probes.trainer import learning_rate
 from substyle.engine.store.table import EmbeddingTable
@@ -36,7 +36,7 @@ class Problem:
 
     table: EmbeddingTable
     task: Task
-    standard: Standard
+    standard: Standardizer
     x_RD: torch.Tensor
     y_R: torch.Tensor
     batches: list[torch.Tensor]

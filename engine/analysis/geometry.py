@@ -23,7 +23,7 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampledRows:
     """A gathered sample of R embeddings.
 
     Attributes:
@@ -41,11 +41,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.image_R)
 
-    def take(self, keep_R: NDArray[np.bool_]) -> Rows:
+    def take(self, keep_R: NDArray[np.bool_]) -> SampledRows:
         """The rows where ``keep_R`` is True; itself when all are."""
         if keep_R.all():
             return self
-        return Rows(self.x_RD[keep_R], self.image_R[keep_R], self.transformation_R[keep_R], self.label_R[keep_R])
+        return SampledRows(self.x_RD[keep_R], self.image_R[keep_R], self.transformation_R[keep_R], self.label_R[keep_R])
 
 
 def unit(x_ND: NDArray[np.floating]) -> F32:
@@ -65,14 +65,14 @@ def draw_images(table: EmbeddingTable, images_N: I64, count: int, seed: int) -> 
     return np.sort(images_N[np.argsort(hashed, kind="stable")[:count]])
 
 
-def query_rows(table: EmbeddingTable, max_rows: int, seed: int) -> Rows:
+def query_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
     """Every distinct variant of as many test photographs as fit in ``max_rows``; at least one photograph."""
     variants = len(table.transformations)
     images = draw_images(table, table.rows(TEST), max(max_rows // variants, 1), seed)
     return _gather(table, np.ones((variants, len(images)), dtype=np.bool_), images)
 
 
-def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> Rows:
+def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
     """At most ``max_rows`` distinct variants of training photographs.
 
     When not all fit, as many photographs as possible are kept and each gives the same number of randomly chosen
@@ -90,7 +90,7 @@ def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> Rows:
     return _gather(table, chosen_TN, images)
 
 
-def _gather(table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64) -> Rows:
+def _gather(table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64) -> SampledRows:
     # an indistinct variant is its identity in all but name: as a neighbour or a query it would only mislead
     chosen_TN = chosen_TN & table.distinct_TN[:, images_N]
     t_R, i_R = np.nonzero(chosen_TN)
@@ -101,7 +101,7 @@ def _gather(table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64) 
         x_RD[start : start + len(rows)] = unit(table.take(t, rows))
         start += len(rows)
     image_R = images_N[i_R]
-    return Rows(x_RD, image_R, t_R.astype(np.int64), table.label_N[image_R])
+    return SampledRows(x_RD, image_R, t_R.astype(np.int64), table.label_N[image_R])
 
 
 def bootstrap_mean(value_N: NDArray[np.floating], weight_N: NDArray[np.floating], seed: int) -> list[float] | None:

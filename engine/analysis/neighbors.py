@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.analysis.geometry import F32, I64, Rows, bootstrap_mean
+from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
 from substyle.kernels.errors import ConfigError
 
 # Whether FAISS searches on a GPU: it does where its GPU build is installed and a GPU is there.
@@ -168,7 +168,7 @@ def vote(label_Qk: I64) -> I64:
     return result
 
 
-def knn(queries: Rows, bank: Rows, ks: Sequence[int], *, classes: bool, seed: int) -> dict[str, Any]:
+def knn(queries: SampledRows, bank: SampledRows, ks: Sequence[int], *, classes: bool, seed: int) -> dict[str, Any]:
     """Accuracy of a k-NN vote for the transformation and, with ``classes``, for the class, with 95 % intervals.
 
     Unlabelled rows neither ask for a class nor vote on one. A k beyond the bank's size gives None.
@@ -191,14 +191,14 @@ def knn(queries: Rows, bank: Rows, ks: Sequence[int], *, classes: bool, seed: in
     return answer
 
 
-def _where(x_RD: F32 | torch.Tensor, rows: Rows) -> F32 | torch.Tensor:
+def _where(x_RD: F32 | torch.Tensor, rows: SampledRows) -> F32 | torch.Tensor:
     """The labelled ones of some rows that lie anywhere."""
     labelled_R = rows.label_R >= 0
     return x_RD[labelled_R] if isinstance(x_RD, np.ndarray) else x_RD[torch.from_numpy(labelled_R).to(x_RD.device)]
 
 
 def _score(
-    queries: Rows, truth_Q: I64, votes_Qk: I64, ks: Sequence[int], seed: int
+    queries: SampledRows, truth_Q: I64, votes_Qk: I64, ks: Sequence[int], seed: int
 ) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:
     accuracy: dict[str, float | None] = {}
     interval: dict[str, list[float] | None] = {}
@@ -211,7 +211,7 @@ def _score(
     return accuracy, interval
 
 
-def over_images(hit_Q: NDArray[np.bool_], queries: Rows, seed: int) -> list[float] | None:
+def over_images(hit_Q: NDArray[np.bool_], queries: SampledRows, seed: int) -> list[float] | None:
     """95 % interval of a share of rows from a bootstrap over their images."""
     _, image_Q = np.unique(queries.image_R, return_inverse=True)
     images = int(image_Q.max(initial=-1)) + 1
@@ -221,7 +221,7 @@ def over_images(hit_Q: NDArray[np.bool_], queries: Rows, seed: int) -> list[floa
     return bootstrap_mean(hits_N, rows_N, seed)
 
 
-def balance(rows: Rows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
+def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
     """What the nearest other embedding shares with each row: shares that add up to 1, and the number of rows.
 
     ``both`` is 0 by construction (no photograph has a variant twice). Intervals are 95 %, from a bootstrap over the
@@ -245,7 +245,7 @@ def balance(rows: Rows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any
     }
 
 
-def retrieval(rows: Rows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:
+def retrieval(rows: SampledRows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:
     """Recall@k both ways: the share of rows with the same photograph, or the same transformation, among the k nearest
     other rows; None where there are fewer than k others."""
     answer: dict[str, dict[str, float | None]] = {}
@@ -335,7 +335,7 @@ def _entropy(count_C: NDArray[np.number[Any]]) -> float:
     return float(-(share_C * np.log(share_C)).sum())
 
 
-def clusters(rows: Rows, variants: int, classes: int, seed: int) -> dict[str, Any]:
+def clusters(rows: SampledRows, variants: int, classes: int, seed: int) -> dict[str, Any]:
     """Adjusted mutual information of k-means with k = number of transformations and the transformations, and with
     k = number of classes and the classes (labelled rows only), each with its interval over images.
 

@@ -11,7 +11,7 @@ import numpy as np
 from substyle.engine.analysis import geometry, neighbors
 from substyle.engine.analysis.geometry import F32, I64
 from substyle.engine.config import AnalysisConfig
-from substyle.engine.observability import Bar, stage
+from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 
@@ -59,7 +59,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
     return answer
 
 
-def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, bar: Bar) -> dict[str, Any]:
+def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, bar: ProgressBar) -> dict[str, Any]:
     train, val, test = (
         geometry.draw_images(table, table.rows(split), config.max_images, config.seed) for split in (TRAIN, VAL, TEST)
     )

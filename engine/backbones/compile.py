@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import Search
-from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import (
-    Artefact,
     GateSamples,
     GivenSamples,
-    Mixture,
+    PrecisionPolicy,
+    RuntimeBuilder,
     TorchOnDevice,
     TorchThreads,
 )
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, Embed, Ended, Started, Starts
+from substyle.engine.backbones.spec import AsyncResult, Backbone, BackboneSpec, CompletedResult, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
 
@@ -39,7 +39,7 @@ class Recipe:
     """
 
     graph: str
-    mixture: Mixture
+    mixture: PrecisionPolicy
     threads: int
 
 
@@ -73,14 +73,14 @@ class CompiledBackbone:
             "rate": round(self.rate, 2),
         }
 
-    def start(self, canvas_BSSC: Canvas) -> Started:
+    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """`embed` in the background where the runtime can do that. Nobody may write to the canvas.
 
         Where it cannot, it is a function on the host, and is given what lies there.
         """
         if isinstance(self.embed, Starts):
             return self.embed.start(canvas_BSSC)
-        return Ended(
+        return CompletedResult(
             self.embed(canvas_BSSC.numpy(force=True) if isinstance(canvas_BSSC, torch.Tensor) else canvas_BSSC)
         )
 
@@ -123,10 +123,10 @@ def compile_backbone(
     Raises:
         GateError: the compiled backbone does not agree with its float32 reference.
     """
-    return compile_source(Source.of(backbone), GivenSamples(samples_GSSC, images), options)
+    return compile_source(LazyBackbone.of(backbone), GivenSamples(samples_GSSC, images), options)
 
 
-def compile_source(source: Source, samples: GateSamples, options: CompileOptions) -> CompiledBackbone:
+def compile_source(source: LazyBackbone, samples: GateSamples, options: CompileOptions) -> CompiledBackbone:
     """`compile_backbone` that reads weights and makes samples only where the cache has no answer.
 
     Raises:
@@ -143,8 +143,8 @@ def compile_source(source: Source, samples: GateSamples, options: CompileOptions
         rate = _rate(plain, samples, facts, options)
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
     artefact = artefact_of(source, samples, options)
-    found = Search(artefact, samples, options.precision, options.dtype).result()
-    mixture = Mixture.of(found)
+    found = PrecisionSearch(artefact, samples, options.precision, options.dtype).result()
+    mixture = PrecisionPolicy.of(found)
     embed = artefact.runtime(mixture, keep=True)
     told = artefact.describe(embed)
     runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
@@ -154,15 +154,15 @@ def compile_source(source: Source, samples: GateSamples, options: CompileOptions
     return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, recipe)
 
 
-def artefact_of(source: Source, samples: GateSamples, options: CompileOptions) -> Artefact:
+def artefact_of(source: LazyBackbone, samples: GateSamples, options: CompileOptions) -> RuntimeBuilder:
     """The backbone in the runtime that was chosen. Raises ConfigError where the two do not go together."""
-    kind: type[Artefact]
+    kind: type[RuntimeBuilder]
     if options.target.runtime == "openvino":
-        from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact as kind
+        from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder as kind
     elif options.target.runtime == "tensorrt":
-        from substyle.engine.backbones.runtimes.tensorrt import TensorRTArtefact as kind
+        from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder as kind
     else:
-        from substyle.engine.backbones.runtimes.torch_compile import TorchArtefact as kind
+        from substyle.engine.backbones.runtimes.torch_compile import TorchBuilder as kind
     batch = graph_batch(options.batch, on_gpu=options.target.on_gpu)
     made = kind(source, samples, batch=batch, canvas=options.canvas, threads=options.threads, target=options.target)
     made.require_precision(options.precision)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.runtimes.base import Artefact, GateSamples, Mixture
+from substyle.engine.backbones.runtimes.base import GateSamples, PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.tensorrt import EngineError
 from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
 from substyle.kernels.errors import SubstyleError
@@ -102,7 +102,7 @@ _EVERY = 3  # the search for float32 layers looks at every third variant, the fi
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
 
 
-class Search:
+class PrecisionSearch:
     """The gate of one backbone.
 
     Args:
@@ -112,7 +112,7 @@ class Search:
         dtype: type of the store's embeddings.
     """
 
-    def __init__(self, artefact: Artefact, samples: GateSamples, precision: str, dtype: str) -> None:
+    def __init__(self, artefact: RuntimeBuilder, samples: GateSamples, precision: str, dtype: str) -> None:
         self.artefact, self.samples, self.precision, self.dtype = artefact, samples, precision, dtype
         self.name = artefact.source.spec.name
         self._reference: list[NDArray[np.float32]] = []
@@ -136,14 +136,14 @@ class Search:
         if kind := as_eight_bits(self.precision):
             return self._search_eight_bits(kind)
         if self.precision != AUTO:
-            mixture = Mixture(as_precision(self.precision))
+            mixture = PrecisionPolicy(as_precision(self.precision))
             return self._passed(mixture, self._check(mixture, 1))
         if self.artefact.ladder:
             return self._first_that_passes(self.artefact.ladder)
         total = self.artefact.layers()
         count, trouble = self._fewest_float32_layers(total)
         while count < total:
-            mixture = Mixture("bf16", count)
+            mixture = PrecisionPolicy("bf16", count)
             try:
                 result = self._check(mixture, 1)
             except GateError as error:
@@ -158,19 +158,19 @@ class Search:
                 )
             return self._passed(mixture, result)
         print(f"{self.name}: runs in float32; in bf16: {trouble}", file=sys.stderr)
-        mixture = Mixture("fp32")
+        mixture = PrecisionPolicy("fp32")
         return self._passed(mixture, self._check(mixture, 1))
 
     def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
         """The gate's result with the fastest arithmetic that passes. Raises GateError of the last where none does."""
         for precision in ladder[:-1]:
-            mixture = Mixture(precision)
+            mixture = PrecisionPolicy(precision)
             try:
                 return self._passed(mixture, self._check(mixture, 1))
             except (GateError, EngineError) as error:  # a card may have no such arithmetic
                 slower = ladder[ladder.index(precision) + 1]
                 print(f"{self.name}: runs in {slower} if that passes the gate; {error}", file=sys.stderr)
-        mixture = Mixture(ladder[-1])
+        mixture = PrecisionPolicy(ladder[-1])
         return self._passed(mixture, self._check(mixture, 1))
 
     def _search_eight_bits(self, precision: EightBits) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Search:
         total = self.artefact.layers()
         trouble: GateError | None = None
         for count in sorted({total * part // 16 for part in _UNQUANTISED}):
-            mixture = Mixture(precision, unquantised_layers=count, between=between)
+            mixture = PrecisionPolicy(precision, unquantised_layers=count, between=between)
             try:
                 result = self._check(mixture, 1)
             except GateError as error:
@@ -207,14 +207,14 @@ class Search:
         middle = 0
         while high - low > max(total // 24, 1):
             try:
-                self._check(Mixture("bf16", middle), _EVERY)
+                self._check(PrecisionPolicy("bf16", middle), _EVERY)
                 high = middle
             except GateError as error:
                 low, trouble = middle, error
             middle = (low + high) // 2
         return high, trouble
 
-    def _check(self, mixture: Mixture, every: int) -> GateResult:
+    def _check(self, mixture: PrecisionPolicy, every: int) -> GateResult:
         embed = self.artefact.runtime(mixture)
         samples_GSSC = self.samples.variants()[::every]
         has_module = self.artefact.source.backbone.module is not None
@@ -234,5 +234,5 @@ class Search:
         return self._reference
 
     @staticmethod
-    def _passed(mixture: Mixture, result: GateResult) -> dict[str, Any]:
+    def _passed(mixture: PrecisionPolicy, result: GateResult) -> dict[str, Any]:
         return {**mixture.describe(), "gate": result.describe()}

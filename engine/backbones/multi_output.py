@@ -25,7 +25,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.runtimes.base import GateSamples
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, Running
 from substyle.engine.backbones.runtimes.openvino_builder import BLOBS
-from substyle.engine.backbones.spec import Started
+from substyle.engine.backbones.spec import AsyncResult
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import as_precision
 
@@ -140,11 +140,11 @@ def share(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> list[C
         joint = _joint([backbones[place] for place in places], samples) if len(places) > 1 else None
         if joint is not None:
             for number, place in enumerate(places):
-                shared[place] = replace(backbones[place], embed=Member(joint, number))
+                shared[place] = replace(backbones[place], embed=OutputMember(joint, number))
     return shared
 
 
-class Joint:
+class MultiOutput:
     """A graph with an output for each of several backbones.
 
     It remembers what it has begun for as long as the canvas lives, so that a canvas that is given to one of them after
@@ -155,7 +155,7 @@ class Joint:
         self.network = FixedBatch(graph, batch)
         self._begun: Any = WeakIdKeyDictionary()  # of _Begun by canvas; torch types none of it
 
-    def start(self, canvas_BSSC: Canvas, number: int) -> Started:
+    def start(self, canvas_BSSC: Canvas, number: int) -> AsyncResult:
         """Embeddings of one of the backbones; nobody may write to the canvas before all of them have been given it."""
         begun: _Begun | None = self._begun.get(canvas_BSSC)
         if begun is None or number in begun.taken:
@@ -170,17 +170,17 @@ class Joint:
         return _Begun(self.network.begin(canvas_BSSC), len(canvas_BSSC))
 
 
-class Member:
+class OutputMember:
     """One backbone of a joint graph."""
 
-    def __init__(self, joint: Joint, number: int) -> None:
+    def __init__(self, joint: MultiOutput, number: int) -> None:
         self.joint, self.number = joint, number
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(B, S, S, 3) uint8 to (B, D) float32. The canvas may be written to afterwards."""
         return self.joint.begin(canvas_BSSC).output(self.number)
 
-    def start(self, canvas_BSSC: Canvas) -> Started:
+    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """The same in the background, and what the others will ask for."""
         return self.joint.start(canvas_BSSC, self.number)
 
@@ -211,7 +211,7 @@ class _Output:
         return self.begun.output(self.number)
 
 
-def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint | None:
+def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> MultiOutput | None:
     """The joint graph of backbones; None where it gives one of them other bits, or cannot be made."""
     recipes = [backbone.recipe for backbone in backbones if backbone.recipe is not None]
     names = [recipe.graph for recipe in recipes]
@@ -228,7 +228,7 @@ def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint
     }
 
     @functools.cache
-    def make() -> Joint:
+    def make() -> MultiOutput:
         graph = OpenVINOGraph(
             partial(_merged, names),
             precision=as_precision(first.mixture.precision),
@@ -238,7 +238,7 @@ def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Joint
             cache_dir=BLOBS,
             identity=cache.key(facts),
         )
-        return Joint(graph, network.batch)
+        return MultiOutput(graph, network.batch)
 
     def check() -> bool:
         joint = make()
@@ -259,7 +259,7 @@ def _merged(names: Sequence[str]) -> bytes:
     return bytes(merge([onnx.load_from_string(graph or b"") for graph in graphs]).SerializeToString())
 
 
-def _same_bits(joint: Joint, backbones: Sequence[CompiledBackbone], samples: GateSamples) -> bool:
+def _same_bits(joint: MultiOutput, backbones: Sequence[CompiledBackbone], samples: GateSamples) -> bool:
     variants = samples.variants()
     for batch_BSSC in variants[:: max(len(variants) // _LOOKED_AT, 1)]:
         begun = joint.begin(batch_BSSC)

@@ -370,7 +370,7 @@ def _default_tag(architecture: str) -> str:
 # A backbone whose weights are read only where something needs them: what is known of it is kept in the cache.
 
 
-class Source:
+class LazyBackbone:
     """A backbone by the way to load it.
 
     Args:
@@ -383,9 +383,9 @@ class Source:
         self._load, self.identity = load, identity
 
     @staticmethod
-    def of(backbone: Backbone) -> Source:
+    def of(backbone: Backbone) -> LazyBackbone:
         """A backbone that is loaded already."""
-        return Source(lambda: backbone, None)
+        return LazyBackbone(lambda: backbone, None)
 
     @cached_property
     def backbone(self) -> Backbone:

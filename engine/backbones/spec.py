@@ -262,7 +262,7 @@ def _rgb(text: str) -> RGB | None:
 # Embeddings on their way: what runtimes give that work in the background.
 
 
-class Started(Protocol):
+class AsyncResult(Protocol):
     """Embeddings on their way."""
 
     def result(self) -> NDArray[np.float32]:
@@ -274,13 +274,13 @@ class Started(Protocol):
 class Starts(Protocol):
     """A runtime that works in the background."""
 
-    def start(self, canvas_BSSC: Canvas) -> Started:
+    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """Begin with a batch. Nobody may write to the canvas until it has ended."""
         ...
 
 
 @dataclass(frozen=True)
-class Ended:
+class CompletedResult:
     """Embeddings that are there."""
 
     embedded_BD: NDArray[np.float32]
@@ -291,10 +291,10 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Joined:
+class Concatenated:
     """Embeddings of the parts of a batch."""
 
-    parts: Sequence[Started]
+    parts: Sequence[AsyncResult]
 
     def result(self) -> NDArray[np.float32]:
         """Wait for them. Shape: (B, D) float32."""

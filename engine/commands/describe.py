@@ -258,7 +258,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageReport:
     """Where a stage of a study runs with ``device = "auto"``.
 
     Attributes:
@@ -281,7 +281,7 @@ def this_machine() -> Machine:
     return Machine(gpus, no_gpu, _torch_cuda(), artefacts.versions(*names))
 
 
-def stages(machine: Machine) -> list[Stage]:
+def stages(machine: Machine) -> list[StageReport]:
     """What runs where, in the order of the data's way, and why not on the GPU."""
     no_gpu = machine.no_gpu
     if not no_gpu and machine.torch_cuda is None:
@@ -292,48 +292,48 @@ def stages(machine: Machine) -> list[Stage]:
     pixels = machine.first(_DALI)
     kernels = "kernels in " + (triton or "torch") if not no_gpu else "kernels in C and numpy"
     return [
-        Stage("decode", device if pixels else "", pixels, no_gpu if pixels else "DALI is not installed"),
-        Stage("variants", device if pixels else "", f"{pixels}, {kernels}" if pixels else "",
+        StageReport("decode", device if pixels else "", pixels, no_gpu if pixels else "DALI is not installed"),
+        StageReport("variants", device if pixels else "", f"{pixels}, {kernels}" if pixels else "",
               no_gpu or ("" if triton else "triton is not installed: kernels run in torch, which is slower")),
         _styles(machine, device, no_gpu),
         _backbones(machine, device, no_gpu),
         _rtx(machine, device, no_gpu),
-        Stage("probes", device if torch else "", torch, no_gpu if torch else "torch is not installed"),
+        StageReport("probes", device if torch else "", torch, no_gpu if torch else "torch is not installed"),
         _neighbours(machine),
     ]  # fmt: skip
 
 
-def _styles(machine: Machine, device: str, no_gpu: str) -> Stage:
+def _styles(machine: Machine, device: str, no_gpu: str) -> StageReport:
     """Style networks: OpenVINO's on a CPU, on a GPU torch's, whichever runtime backbones have."""
     weights, torch, openvino = machine.first((_STYLES,)), machine.first(("torch",)), machine.first(("openvino",))
     needed = {_STYLES: weights, "openvino": openvino} if no_gpu else {_STYLES: weights, "torch": torch}
     lacking = ", ".join(name for name, found in needed.items() if not found)
     if lacking:
         why = f"{lacking} not installed: suites with style transformations do not run"
-        return Stage("styles", "", weights, "; ".join(filter(None, (why, no_gpu))))
-    return Stage("styles", device, f"{weights}, {openvino if no_gpu else f'torch.compile, {torch}'}", no_gpu)
+        return StageReport("styles", "", weights, "; ".join(filter(None, (why, no_gpu))))
+    return StageReport("styles", device, f"{weights}, {openvino if no_gpu else f'torch.compile, {torch}'}", no_gpu)
 
 
-def _rtx(machine: Machine, device: str, no_gpu: str) -> Stage:
+def _rtx(machine: Machine, device: str, no_gpu: str) -> StageReport:
     """TensorRT's sibling for RTX cards, which ``auto`` never takes."""
     name, found = "tensorrt_rtx", machine.first(_RTX)
     if not found:
-        return Stage(name, "", "", "not installed, and not needed: tests build engines with it without a GPU")
+        return StageReport(name, "", "", "not installed, and not needed: tests build engines with it without a GPU")
     if device == "cpu":
-        return Stage(name, "", found, f"builds engines and runs none; {no_gpu}")
+        return StageReport(name, "", found, f"builds engines and runs none; {no_gpu}")
     if machine.first(_TENSORRT):
-        return Stage(name, "", found, "tensorrt is installed and comes first")
+        return StageReport(name, "", found, "tensorrt is installed and comes first")
     why = 'it has no engines for data-centre cards: runtime = "tensorrt" takes it, auto takes torch.compile'
-    return Stage(name, "", found, why)
+    return StageReport(name, "", found, why)
 
 
-def _backbones(machine: Machine, device: str, no_gpu: str) -> Stage:
+def _backbones(machine: Machine, device: str, no_gpu: str) -> StageReport:
     torch, tensorrt, openvino = machine.first(("torch",)), machine.first(_TENSORRT), machine.first(("openvino",))
     if device != "cpu":
         why = "" if tensorrt else "tensorrt is not installed: torch.compile takes its place"
-        return Stage("backbones", device, tensorrt or f"torch.compile, {torch}", why)
+        return StageReport("backbones", device, tensorrt or f"torch.compile, {torch}", why)
     why = no_gpu if openvino else f"{no_gpu}; openvino is not installed: torch.compile takes its place"
-    return Stage("backbones", device, openvino or f"torch.compile, {torch}", why)
+    return StageReport("backbones", device, openvino or f"torch.compile, {torch}", why)
 
 
 def eight_bits(machine: Machine) -> str:
@@ -352,16 +352,18 @@ def eight_bits(machine: Machine) -> str:
     return f"int8, and fp8 on cards of compute capability 8.9 or above ({tensorrt}; not yet run on hardware)"
 
 
-def _neighbours(machine: Machine) -> Stage:
+def _neighbours(machine: Machine) -> StageReport:
     on_gpu, on_cpu = (machine.first((name,)) for name in _FAISS)
     if on_gpu and on_cpu:
         why = "faiss-gpu and faiss-cpu are both installed and overwrite each other: remove both, install one"
-        return Stage("neighbours", "", f"{on_gpu}, {on_cpu}", why)
+        return StageReport("neighbours", "", f"{on_gpu}, {on_cpu}", why)
     if on_gpu:
-        return Stage("neighbours", "cpu" if machine.no_gpu else "cuda:0", on_gpu, machine.no_gpu)
+        return StageReport("neighbours", "cpu" if machine.no_gpu else "cuda:0", on_gpu, machine.no_gpu)
     if on_cpu:
-        return Stage("neighbours", "cpu", on_cpu, machine.no_gpu or "faiss-cpu is installed, and not faiss-gpu")
-    return Stage("neighbours", "", "", "faiss is not installed: analyze does not run; install the extra cpu or gpu")
+        return StageReport("neighbours", "cpu", on_cpu, machine.no_gpu or "faiss-cpu is installed, and not faiss-gpu")
+    return StageReport(
+        "neighbours", "", "", "faiss is not installed: analyze does not run; install the extra cpu or gpu"
+    )
 
 
 @cache

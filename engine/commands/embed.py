@@ -13,7 +13,7 @@ from substyle.engine.commands.options import executor_config, source_config
 from substyle.engine.config import BackboneChoice, EmbedConfig, ExecutorConfig, Settings
 from substyle.engine.devices import as_precision
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed as embed_all
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.lock import Part
@@ -56,7 +56,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     plan = EmbedPlan(
         source,
         path,
-        Workshop(settings, config),
+        PixelPipeline(settings, config),
         options.limit,
         part=Part.parse(options.part),
         take_over=options.take_over,

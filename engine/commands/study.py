@@ -19,7 +19,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import read_results
 from substyle.engine.report.tables import headline_table
-from substyle.engine.store.identity import PhotographsError, Ways
+from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
@@ -186,7 +186,7 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
     if study is not None:
         _require_settings(store, study)
     out = options.out or out_of(store)
-    outputs.require_own(out, store.path, Ways(*3 * ("use another --out",)))
+    outputs.require_own(out, store.path, Remedies(*3 * ("use another --out",)))
     return store, out, study
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.cuda import Arriving
-from substyle.engine.embedding.plan import EmbedPlan, Lacking, Todo, images_of
-from substyle.engine.embedding.scheduler import Backlog, Batch, Shard
-from substyle.engine.observability import Bar, stage
+from substyle.engine.cuda import AsyncCopy
+from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards, images_of
+from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
+from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.identity import PhotographsError
@@ -63,7 +63,7 @@ class EmbedSummary:
         return now
 
 
-class Watch:
+class Callbacks:
     """Is told how a loop goes, on its threads; what it raises ends the loop."""
 
     def arrived(self, count: int) -> None:
@@ -88,14 +88,16 @@ class Loop:
         summary: EmbedSummary,
         run: str,
     ) -> None:
-        self.store, self.plan, self.workshop, self.summary = store, plan, plan.workshop, summary
+        self.store, self.plan, self.pipeline, self.summary = store, plan, plan.pipeline, summary
         self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
         self._known_N2 = _contents(store, self.manifest.row_N)
         self.upkeep = Upkeep(store.path, os.getpid())
 
-    def run(self, shards: Iterable[tuple[int, Lacking]], watch: Watch, over: Callable[[], None] = lambda: None) -> None:
+    def run(
+        self, shards: Iterable[tuple[int, Lacking]], watch: Callbacks, over: Callable[[], None] = lambda: None
+    ) -> None:
         """Fill shards.
 
         Args:
@@ -104,15 +106,15 @@ class Loop:
             over: called at the end, whatever it is; it ends such waiting.
         """
         self.watch = watch
-        config = self.workshop.config
+        config = self.pipeline.config
         with ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as readers:
-            backlog = Backlog(
+            backlog = Scheduler(
                 self.compiled,
                 self._write,
                 watch.arrived,
                 waiting=max(_AHEAD // config.images, 1),
                 begun=config.begun,
-                device=self.workshop.target.torch_device,
+                device=self.pipeline.target.torch_device,
             )
             try:
                 with backlog.working():
@@ -126,7 +128,7 @@ class Loop:
     def _images(self, number: int) -> range:
         return images_of(self.manifest, number, self.store.settings.shard_rows)
 
-    def _begin(self, number: int, lacking: Lacking) -> Shard:
+    def _begin(self, number: int, lacking: Lacking) -> ShardInProgress:
         images = self._images(number)
         first = number * self.store.settings.shard_rows
         size = int(self.manifest.row_N[images[-1]]) + 1 - first
@@ -134,14 +136,14 @@ class Loop:
             {name: np.full((size, entry.dim), np.nan, np.float32) for name in names}
             for entry, names in zip(self.entries, lacking, strict=True)
         ]
-        wanted = [name for name in self.workshop.settings.transformations if any(name in names for names in lacking)]
-        return Shard(number, first, images, wanted, buffers)
+        wanted = [name for name in self.pipeline.settings.transformations if any(name in names for names in lacking)]
+        return ShardInProgress(number, first, images, wanted, buffers)
 
     def _batches(
-        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Backlog
-    ) -> Iterator[tuple[Shard, range, list[Blob]]]:
+        self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Scheduler
+    ) -> Iterator[tuple[ShardInProgress, range, list[Blob]]]:
         """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
-        size = self.workshop.config.images
+        size = self.pipeline.config.images
         parts = (
             (number, lacking, images[i : i + size])
             for number, lacking in shards
@@ -156,7 +158,7 @@ class Loop:
                 return number, lacking, part, reading
             return None
 
-        shard: Shard | None = None
+        shard: ShardInProgress | None = None
         asked = readers.submit(ask)
         while (found := backlog.until(asked)) is not None:
             number, lacking, part, reading = found
@@ -168,19 +170,19 @@ class Loop:
                 shard = self._begin(number, lacking)
             yield shard, part, blobs
 
-    def _batch(self, shard: Shard, part: range, blobs: Sequence[Blob], backlog: Backlog) -> None:
+    def _batch(self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], backlog: Scheduler) -> None:
         keys = [self.manifest.keys[i] for i in part]
         self._require_same(part, blobs)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         clock = observability.Mark.now()
-        decoded = self.workshop.decoder([blob.data for blob in blobs])
+        decoded = self.pipeline.decoder([blob.data for blob in blobs])
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
-        small = Arriving.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
+        small = AsyncCopy.of(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
         clock = self._spend("decode", clock, len(part))
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
         names: list[str] = []
         distinct: list[torch.Tensor] = []
-        for variant in self.workshop.maker(shard.wanted)(decoded.canvas_BSSC, keys, test_B):
+        for variant in self.pipeline.maker(shard.wanted)(decoded.canvas_BSSC, keys, test_B):
             names.append(variant.name)
             distinct.append(variant.distinct_B)
             made = cuda.made(variant.pixels_BSSC)
@@ -190,7 +192,7 @@ class Loop:
                 if variant.name in buffers:
                     backlog.add(i, batch)
             clock = self._spend("backbones", clock)
-        seen_TB = Arriving.of(torch.stack(distinct))
+        seen_TB = AsyncCopy.of(torch.stack(distinct))
         files = [(blob.content, blob.mark) for blob in blobs]
         shard.notes.append(_Seen(rows_B + shard.first, decoded.size_B2, reasons, files, names, small, seen_TB).notes)
         self.summary.quarantined.update(
@@ -207,7 +209,7 @@ class Loop:
                     f"{self.plan.ways.changed}"
                 )
 
-    def _write(self, shard: Shard, seconds: float) -> None:
+    def _write(self, shard: ShardInProgress, seconds: float) -> None:
         """Commit a shard to the store; on a thread of its own."""
         with observability.span("embed", "write", len(shard.images)):
             notes = [note for some in shard.notes for note in some()]
@@ -236,8 +238,8 @@ class _Seen:
     reasons: Sequence[str | None]
     files: Sequence[tuple[str, int]]  # content hash and mark of each
     names: Sequence[str]  # of the T variants
-    small_BRC: Arriving
-    distinct_TB: Arriving
+    small_BRC: AsyncCopy
+    distinct_TB: AsyncCopy
 
     def notes(self) -> list[ImageNote]:
         """For the journal, image after image; waits for what is on its way."""
@@ -294,7 +296,7 @@ def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uin
 
 
 @dataclass(frozen=True)
-class Task:
+class EmbedTask:
     """A store that is prepared and owned, and what it lacks.
 
     Attributes:
@@ -308,14 +310,14 @@ class Task:
     plan: EmbedPlan
     entries: Sequence[BackboneEntry]
     run: str
-    todo: Todo
+    todo: PendingShards
     summary: EmbedSummary
 
 
 class Executor(Protocol):
     """Fills the shards of a task."""
 
-    def run(self, task: Task, *, quiet: bool) -> None:
+    def run(self, task: EmbedTask, *, quiet: bool) -> None:
         """Fill them all; what is finished is kept whatever happens. Raises what went wrong."""
         ...
 
@@ -329,7 +331,7 @@ class LocalExecutor:
     def __init__(self, compiled: Sequence[CompiledBackbone]) -> None:
         self.compiled = compiled
 
-    def run(self, task: Task, *, quiet: bool) -> None:
+    def run(self, task: EmbedTask, *, quiet: bool) -> None:
         """Fill all shards of a task in order; the first error ends it."""
         todo = task.todo
         loop = Loop(task.store, task.plan, task.entries, self.compiled, task.summary, task.run)
@@ -337,10 +339,10 @@ class LocalExecutor:
             loop.run(todo.lacking.items(), _Shown(bar))
 
 
-class _Shown(Watch):
+class _Shown(Callbacks):
     """Shows on a bar what has arrived."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: ProgressBar) -> None:
         self.bar = bar
 
     def arrived(self, count: int) -> None:

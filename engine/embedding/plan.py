@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from substyle.engine.config import HERE, ExecutorConfig
 from substyle.engine.devices import AUTO
-from substyle.engine.embedding.prepare import Samples, Workshop, calibration_keys
+from substyle.engine.embedding.prepare import PixelPipeline, Samples, calibration_keys
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.identity import EMBED, Match, Ways
+from substyle.engine.store.identity import EMBED, Match, Remedies
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, Rows, SourceEntry
@@ -37,7 +37,7 @@ class EmbedPlan:
     Attributes:
         source: the photographs. A store that exists is grown by those that it lacks.
         store_path: where the store is or will be.
-        workshop: settings and tools.
+        pipeline: settings and tools.
         limit: take only so many photographs, the same ones each time, of every class and split; 0 takes all.
         fractions: shares of train, val and test where the source has no splits of its own; None: as the store has them.
         title: what progress calls it.
@@ -54,7 +54,7 @@ class EmbedPlan:
 
     source: Source
     store_path: Place
-    workshop: Workshop
+    pipeline: PixelPipeline
     limit: int = 0
     fractions: Fractions | None = None
     title: str = "embed"
@@ -64,7 +64,7 @@ class EmbedPlan:
     add: bool = False
     replace: bool = False
     only: bool = False
-    ways: Ways = EMBED
+    ways: Remedies = EMBED
     asked: tuple[str, str] = (AUTO, AUTO)
     others: tuple[Source, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -108,7 +108,7 @@ class EmbedPlan:
 
     def records(self) -> list[ImageRecord]:
         """The photographs to take of the source."""
-        return _limited(self.source.records, self.workshop.settings.seed, self.limit)
+        return _limited(self.source.records, self.pipeline.settings.seed, self.limit)
 
     def readable(self) -> dict[str, ImageRecord]:
         """The photographs of all sources, by key."""
@@ -117,7 +117,7 @@ class EmbedPlan:
 
     def definitions(self) -> list[Definition]:
         """The transformations that every backbone is to have."""
-        known = map(base.get, self.workshop.settings.transformations)
+        known = map(base.get, self.pipeline.settings.transformations)
         return [Definition(each.describe(), each.definition_hash()) for each in known]
 
     def splits(self) -> Fractions:
@@ -129,8 +129,8 @@ class EmbedPlan:
         if self.exists:
             keys: Sequence[str] = EmbeddingStore.open(self.store_path).calibration
         else:
-            keys = calibration_keys(self.records(), self.workshop.settings.seed)
-        return Samples(self.workshop, self.readable(), keys)
+            keys = calibration_keys(self.records(), self.pipeline.settings.seed)
+        return Samples(self.pipeline, self.readable(), keys)
 
 
 def _limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
@@ -189,7 +189,7 @@ class ByShard(Mapping[int, V]):
 
 
 @dataclass(frozen=True)
-class Todo:
+class PendingShards:
     """The shards of a part of a store that lack something.
 
     Attributes:
@@ -223,7 +223,9 @@ class Todo:
         return [[self.names[t] for t in np.flatnonzero(lacks_T)] for lacks_T in self.lacking_WBT[at]]
 
 
-def todo(store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequence[str], part: Part) -> Todo:
+def pending_shards(
+    store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequence[str], part: Part
+) -> PendingShards:
     """What is to do until every backbone has the transformations ``names`` of all shards of a part."""
     slugs = [entry.slug for entry in entries]
     return lacking(Rows.of(store.manifest().row_N), store.settings.shard_rows, store.finished(), slugs, names, part)
@@ -231,8 +233,8 @@ def todo(store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequenc
 
 def lacking(
     rows: Rows, shard_rows: int, finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
-) -> Todo:
-    """`todo` from what a store says of itself.
+) -> PendingShards:
+    """`pending_shards` from what a store says of itself.
 
     Args:
         rows: that hold images; shard_rows: R.
@@ -249,7 +251,7 @@ def lacking(
     missing_S = np.count_nonzero(lacking_SBT, axis=(1, 2))
     some_S = missing_S > 0
     total = int(size_S.sum()) * len(names) * len(slugs)
-    return Todo(
+    return PendingShards(
         images=rows.images,
         shards=count,
         names=tuple(names),

@@ -18,7 +18,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.multi_output import share
-from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import AUTO, Target, graph_batch
@@ -39,7 +39,7 @@ from substyle.pipelines.variants import VariantMaker
 STYLE_BLOBS = "styles"  # folder in the cache
 
 
-class Workshop:
+class PixelPipeline:
     """The tools of one run, each made once: decoder, style networks, variant makers."""
 
     def __init__(self, settings: Settings, config: EmbedConfig) -> None:
@@ -97,8 +97,8 @@ def calibration_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
 class Samples:
     """Real photographs of the source in all variants, made when they are first needed."""
 
-    def __init__(self, workshop: Workshop, records: Mapping[str, ImageRecord], keys: Sequence[str]) -> None:
-        self.workshop, self.records, self.keys = workshop, records, keys
+    def __init__(self, pipeline: PixelPipeline, records: Mapping[str, ImageRecord], keys: Sequence[str]) -> None:
+        self.pipeline, self.records, self.keys = pipeline, records, keys
         self._canvas: tuple[NDArray[np.uint8], list[str]] | None = None
         self._others: list[str] = []  # keys that come after those of the canvas
         self._variants: list[NDArray[np.uint8]] | None = None
@@ -114,14 +114,14 @@ class Samples:
 
     def first(self) -> NDArray[np.uint8]:
         """The first batch of these. Shape: (b, S, S, 3) uint8."""
-        return self.canvas()[: self.workshop.config.images]
+        return self.canvas()[: self.pipeline.config.images]
 
     def variants(self) -> list[NDArray[np.uint8]]:
         """All variants of these in batches of at most B, identity first."""
         if self._variants is None:
             canvas, keys = self._decoded()
-            make = self.workshop.maker(self.workshop.settings.transformations)
-            size = self.workshop.config.images
+            make = self.pipeline.maker(self.pipeline.settings.transformations)
+            size = self.pipeline.config.images
             self._variants = [
                 variant.pixels_BSSC.numpy(force=True)
                 for start in range(0, len(keys), size)
@@ -134,11 +134,11 @@ class Samples:
         if self._facts is None:
             self._facts = {
                 "files": [(key, self._hash(key)) for key in self.keys],
-                "canvas": self.workshop.settings.canvas,
-                "orientation": self.workshop.settings.orientation,
+                "canvas": self.pipeline.settings.canvas,
+                "orientation": self.pipeline.settings.orientation,
                 "code": cache.code_hash(),
                 "versions": cache.versions(*_CANVAS_LIBRARIES),
-                "device": self.workshop.target.identity,
+                "device": self.pipeline.target.identity,
             }
         return self._facts
 
@@ -147,7 +147,7 @@ class Samples:
         return self._known("samples", self.variants)
 
     def _known(self, kind: str, make: Callable[[], list[NDArray[np.uint8]]]) -> str:
-        settings = self.workshop.settings
+        settings = self.pipeline.settings
         transformations = [base.get(name) for name in settings.transformations]
         if not all(map(_ours, transformations)):
             return fingerprint(make())
@@ -156,7 +156,7 @@ class Samples:
             "seed": settings.seed,
             "transformations": [(t.name, t.definition_hash()) for t in transformations],
             "style_precision": settings.style_precision,
-            "batch": self.workshop.config.images,
+            "batch": self.pipeline.config.images,
             "code": cache.code_hash(),
             "versions": cache.versions(*_VARIANT_LIBRARIES),
         }
@@ -177,9 +177,9 @@ class Samples:
         pairs = [(key, canvas) for key in self._others if (canvas := self._decode(key)) is not None]
         if not pairs:
             raise ConfigError("precision", "8 bits", f"more than {GATE_IMAGES} photographs that decode")
-        names = self.workshop.settings.transformations
-        size = graph_batch(self.workshop.config.images)
-        make = self.workshop.maker(names)
+        names = self.pipeline.settings.transformations
+        size = graph_batch(self.pipeline.config.images)
+        make = self.pipeline.maker(names)
         # variants of `size` photographs at a time; transformation t keeps those of the t-th group, going round
         groups = [[pairs[(first + i) % len(pairs)] for i in range(size)] for first in range(0, len(pairs), size)]
         kept: list[NDArray[np.uint8]] = []
@@ -197,14 +197,14 @@ class Samples:
     def _decode(self, key: str) -> NDArray[np.uint8] | None:
         """The canvas of one photograph, (1, S, S, 3) uint8; None for one that the loop will quarantine."""
         try:
-            decoded = self.workshop.decoder([self.records[key].read()])
+            decoded = self.pipeline.decoder([self.records[key].read()])
         except (OSError, KeyError):
             return None
         return decoded.canvas_BSSC.numpy(force=True).copy() if decoded.ok_B[0] else None
 
     def _there(self, canvas_BSSC: NDArray[np.uint8]) -> torch.Tensor:
         """A batch on the device that makes variants of it."""
-        return torch.from_numpy(canvas_BSSC).to(self.workshop.target.torch_device)
+        return torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
 
     def _decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
         if self._canvas is None:
@@ -250,7 +250,7 @@ def prepare_backbones(
         registry.check_name(name)
         if name in names[:i]:
             raise ConfigError("backbone", name, "each backbone once")
-    settings, config, target = samples.workshop.settings, samples.workshop.config, samples.workshop.target
+    settings, config, target = samples.pipeline.settings, samples.pipeline.config, samples.pipeline.target
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
     compiled = []
@@ -270,8 +270,8 @@ def prepare_backbones(
     return share(compiled, samples)
 
 
-def _source(choice: BackboneChoice, samples: Samples) -> Source:
-    settings, config = samples.workshop.settings, samples.workshop.config
+def _source(choice: BackboneChoice, samples: Samples) -> LazyBackbone:
+    settings, config = samples.pipeline.settings, samples.pipeline.config
     context = registry.LoadContext(
         canvas=settings.canvas,
         batch=config.graph_images,
@@ -280,7 +280,7 @@ def _source(choice: BackboneChoice, samples: Samples) -> Source:
         calibration=samples.canvas,
         calibration_facts=samples.canvas_facts,
     )
-    return Source(partial(registry.load, choice.name, context), registry.identity(choice.name, context))
+    return LazyBackbone(partial(registry.load, choice.name, context), registry.identity(choice.name, context))
 
 
 def require_asked(
@@ -312,11 +312,11 @@ def require_asked(
         if facts.get("gate") is not None:  # others are plain arithmetic in float32
             if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
                 pairs["runtime"] = (made["name"], runtime)
-            if (precision := choice.precision or samples.workshop.config.precision) != AUTO:
+            if (precision := choice.precision or samples.pipeline.config.precision) != AUTO:
                 pairs["precision"] = (made["precision"], precision)
         said = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
         if said:
-            how = catalog.remedy(facts, {"runtime": samples.workshop.target.describe() | {"name": runtime}})
+            how = catalog.remedy(facts, {"runtime": samples.pipeline.target.describe() | {"name": runtime}})
             raise DifferentError(f"{store.path}: {choice.name} was made differently: {'; '.join(said)}{how}")
 
 

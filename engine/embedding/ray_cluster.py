@@ -192,7 +192,7 @@ def _terminable() -> Iterator[None]:
 
 
 @dataclass
-class Trouble:
+class ShardFailure:
     """A shard with which workers have failed.
 
     Attributes:
@@ -204,7 +204,7 @@ class Trouble:
     why: str = ""
 
 
-class Dispatch:
+class ShardQueue:
     """Gives out shards until each is finished or given up.
 
     Args:
@@ -217,10 +217,10 @@ class Dispatch:
 
     def __init__(self, shards: Iterable[int], retries: int) -> None:
         self.retries = retries
-        self.lost: dict[int, Trouble] = {}
+        self.lost: dict[int, ShardFailure] = {}
         self._fresh = deque(shards)
         self._again: list[int] = []
-        self._trouble: dict[int, Trouble] = {}
+        self._trouble: dict[int, ShardFailure] = {}
         self._held: dict[int, list[int]] = {}
         self._in_a_row = 0
 
@@ -266,7 +266,7 @@ class Dispatch:
         """A worker has died or failed, and is no longer there. Returns the shards it had in hand."""
         held = self._held.pop(worker, [])
         for shard in held:
-            trouble = self._trouble.setdefault(shard, Trouble())
+            trouble = self._trouble.setdefault(shard, ShardFailure())
             trouble.on.add(worker)
             trouble.tries, trouble.why = trouble.tries + 1, why
             if len(held) == 1 and trouble.tries > self.retries:

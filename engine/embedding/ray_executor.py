@@ -16,11 +16,11 @@ from typing import Any
 
 from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, EmbedConfig, ExecutorConfig
-from substyle.engine.embedding.loop import EmbedSummary, Task
-from substyle.engine.embedding.plan import Lacking, todo
-from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, Dispatch, joined
-from substyle.engine.embedding.ray_worker import News, Order, Worker
-from substyle.engine.observability import Bar, stage
+from substyle.engine.embedding.loop import EmbedSummary, EmbedTask
+from substyle.engine.embedding.plan import Lacking, pending_shards
+from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, ShardQueue, joined
+from substyle.engine.embedding.ray_worker import ProgressUpdate, Worker, WorkerSpec
+from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import identity, lock
 from substyle.engine.store.layout import LockedError
 from substyle.kernels.errors import SubstyleError
@@ -40,7 +40,7 @@ class ShardsError(SubstyleError):
 
 
 @dataclass
-class _Seat:
+class _Slot:
     """A place for a worker, and the worker that has it.
 
     Attributes:
@@ -59,16 +59,18 @@ class _Seat:
     failed: int = 0
 
 
-class Crew:
+class WorkerPool:
     """The workers that fill the shards of one task."""
 
-    def __init__(self, config: ExecutorConfig, cluster: Cluster, task: Task, order: Order, bar: Bar) -> None:
+    def __init__(
+        self, config: ExecutorConfig, cluster: Cluster, task: EmbedTask, order: WorkerSpec, bar: ProgressBar
+    ) -> None:
         self.config, self.cluster, self.task, self.order, self.bar = config, cluster, task, order, bar
         self.changed: dict[int, Lacking] = {}  # what shards lack since a worker has failed
-        self.dispatch = Dispatch(task.todo.lacking, config.retries)
+        self.dispatch = ShardQueue(task.todo.lacking, config.retries)
         count = cluster.workers(config, most=len(task.todo.lacking))
-        self.seats = {number: _Seat(number) for number in range(1, count + 1)}
-        self.calls: dict[Any, tuple[_Seat, str]] = {}  # under way, by Ray's reference
+        self.seats = {number: _Slot(number) for number in range(1, count + 1)}
+        self.calls: dict[Any, tuple[_Slot, str]] = {}  # under way, by Ray's reference
         self.unable: SubstyleError | None = None  # why the last worker that gave up its place did
 
     def work(self) -> None:
@@ -118,7 +120,7 @@ class Crew:
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
-    def _start(self, seat: _Seat) -> None:
+    def _start(self, seat: _Slot) -> None:
         import ray
 
         need = self.cluster.need
@@ -129,7 +131,7 @@ class Crew:
         self._call(seat, "place")
         self._call(seat, "prepare")
 
-    def _call(self, seat: _Seat, method: str) -> Any:  # noqa: ANN401 - Ray's reference
+    def _call(self, seat: _Slot, method: str) -> Any:  # noqa: ANN401 - Ray's reference
         reference = getattr(seat.actor, method).remote()
         self.calls[reference] = seat, method
         return reference
@@ -151,10 +153,10 @@ class Crew:
         else:
             getattr(self, f"_on_{method}")(seat, answer)
 
-    def _on_place(self, seat: _Seat, where: str) -> None:
+    def _on_place(self, seat: _Slot, where: str) -> None:
         seat.where = where
 
-    def _on_prepare(self, seat: _Seat, answer: None) -> None:
+    def _on_prepare(self, seat: _Slot, answer: None) -> None:
         seat.failed = 0
         self.dispatch.join(seat.number)
         ready = sum(there.filling is not None for there in self.seats.values()) + 1
@@ -162,7 +164,7 @@ class Crew:
         seat.filling = self._call(seat, "fill")
         self._call(seat, "news")
 
-    def _on_news(self, seat: _Seat, news: News) -> None:
+    def _on_news(self, seat: _Slot, news: ProgressUpdate) -> None:
         self._call(seat, "news")
         seat.asks |= news.asks
         seat.unsure += news.arrived
@@ -171,12 +173,12 @@ class Crew:
         for shard in news.written:
             self._written(seat, shard)
 
-    def _written(self, seat: _Seat, shard: int) -> None:
+    def _written(self, seat: _Slot, shard: int) -> None:
         self.dispatch.written(seat.number, shard)
         self.task.summary.new_shards += 1
         seat.unsure -= self._embeddings(shard)
 
-    def _failed(self, seat: _Seat, error: Exception) -> None:
+    def _failed(self, seat: _Slot, error: Exception) -> None:
         """A worker has died or failed: another takes its place and what it had in hand is given out again."""
         import ray
 
@@ -202,7 +204,7 @@ class Crew:
                 )
         self._start(seat)
 
-    def _could_not_start(self, seat: _Seat, why: str, *, died: bool) -> None:
+    def _could_not_start(self, seat: _Slot, why: str, *, died: bool) -> None:
         seat.failed += 1
         if died and seat.failed <= self.config.retries:
             print(f"worker {seat.number} is started again: {why}", file=sys.stderr)
@@ -212,10 +214,10 @@ class Crew:
         print(f"{self.unable}: its place stays empty", file=sys.stderr)
         del self.seats[seat.number]
 
-    def _look_again(self, seat: _Seat) -> None:
+    def _look_again(self, seat: _Slot) -> None:
         """Take what a worker had in hand from the journal: it may have finished more than it could tell."""
         task = self.task
-        now = todo(task.store, task.entries, task.plan.workshop.settings.transformations, task.plan.part)
+        now = pending_shards(task.store, task.entries, task.plan.pipeline.settings.transformations, task.plan.part)
         for shard in self.dispatch.held(seat.number):
             if shard not in now.lacking:
                 self._written(seat, shard)
@@ -306,7 +308,7 @@ class RayExecutor:
     cluster: Cluster
     backbones: Sequence[BackboneChoice]
 
-    def run(self, task: Task, *, quiet: bool) -> None:
+    def run(self, task: EmbedTask, *, quiet: bool) -> None:
         """Fill all shards of a task.
 
         Raises:
@@ -317,7 +319,7 @@ class RayExecutor:
             return
         title, todo = task.plan.title, task.todo
         with stage(title, todo.total, "embeddings", done=todo.done, quiet=quiet) as bar:
-            crew = Crew(self.config, self.cluster, task, self._order(task), bar)
+            crew = WorkerPool(self.config, self.cluster, task, self._order(task), bar)
             try:
                 crew.work()
             finally:
@@ -326,10 +328,10 @@ class RayExecutor:
                     task.store.tidy()  # what a worker that was killed has left
         crew.require_all()
 
-    def _order(self, task: Task) -> Order:
+    def _order(self, task: EmbedTask) -> WorkerSpec:
         plan = task.plan
         store = plan.store_path
-        return Order(
+        return WorkerSpec(
             folder=os.getcwd(),
             cache=str(cache.root().absolute()),
             plugins=loaded(),
@@ -338,6 +340,6 @@ class RayExecutor:
             part=plan.part,
             run=task.run,
             backbones=tuple(self.backbones),
-            settings=plan.workshop.settings,
-            config=plan.workshop.config,
+            settings=plan.pipeline.settings,
+            config=plan.pipeline.config,
         )

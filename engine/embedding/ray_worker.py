@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding.loop import EmbedSummary, Loop, Watch
+from substyle.engine.embedding.loop import Callbacks, EmbedSummary, Loop
 from substyle.engine.embedding.plan import EmbedPlan, Lacking
-from substyle.engine.embedding.prepare import Workshop, prepare_backbones
+from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.store import identity, lock
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
@@ -30,7 +30,7 @@ _TELL_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerSpec:
     """All that a worker must know, as plain values that travel.
 
     Attributes:
@@ -54,7 +54,7 @@ class Order:
 
 
 @dataclass
-class News:
+class ProgressUpdate:
     """What has happened since the last time: embeddings, shards written, images quarantined; whether it wants more."""
 
     arrived: int = 0
@@ -67,15 +67,15 @@ class _Stopped(Exception):
     """Nothing has gone wrong: the worker was told to stop."""
 
 
-class Worker(Watch):
+class Worker(Callbacks):
     """See the module. `place`, then `prepare`, then `fill`, while `news`, `give`, `finish`, `stop` are called."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: WorkerSpec) -> None:
         self.order = order
         self.summary = EmbedSummary()
         self._given: queue.SimpleQueue[tuple[int, Lacking] | None] = queue.SimpleQueue()
         self._changed = threading.Condition()  # guards what follows
-        self._news = News()
+        self._news = ProgressUpdate()
         self._told: set[str] = set()  # of the quarantined
         self._stopping = False
 
@@ -98,8 +98,8 @@ class Worker(Watch):
             load_plugin(plugin)
         store = EmbeddingStore.open(order.store)
         source, *others = map(identity.open_entry, order.sources)
-        workshop = Workshop(order.settings, order.config)
-        plan = EmbedPlan(source, order.store, workshop, part=order.part, others=tuple(others))
+        pipeline = PixelPipeline(order.settings, order.config)
+        plan = EmbedPlan(source, order.store, pipeline, part=order.part, others=tuple(others))
         compiled = prepare_backbones(order.backbones, plan.samples(), quiet=True)
         entries = [store.ensure_backbone(backbone.describe()) for backbone in compiled]
         self._loop = Loop(store, plan, entries, compiled, self.summary, order.run)
@@ -127,11 +127,11 @@ class Worker(Watch):
         self._stopping = True
         self._given.put(None)
 
-    def news(self) -> News:
+    def news(self) -> ProgressUpdate:
         """What has happened since the last call; waits a moment for it."""
         with self._changed:
             self._changed.wait_for(lambda: self._news.asks or self._news.written, _TELL_EVERY_S)
-            told, self._news = self._news, News()
+            told, self._news = self._news, ProgressUpdate()
             return told
 
     # --- on the loop's threads --------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import LOCAL, BackboneChoice
-from substyle.engine.embedding.loop import EmbedSummary, Executor, LocalExecutor, Task
-from substyle.engine.embedding.plan import EmbedPlan, Todo, todo
+from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, LocalExecutor
+from substyle.engine.embedding.plan import EmbedPlan, PendingShards, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
 from substyle.engine.embedding.prepare import calibration_keys, prepare_backbones, require_asked, shard_rows
 from substyle.engine.store import compaction, files, identity, lock
@@ -82,7 +82,7 @@ def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractCo
         return nullcontext()
     from substyle.engine.embedding.ray_executor import ray_executor  # Ray is an extra
 
-    return ray_executor(plan.executor, plan.workshop.config, backbones)
+    return ray_executor(plan.executor, plan.pipeline.config, backbones)
 
 
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
@@ -106,13 +106,13 @@ class _Prepared:
 
     @staticmethod
     def of(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> _Prepared:
-        records, workshop = plan.records(), plan.workshop
-        rows = shard_rows(compiled, len(workshop.settings.transformations), len(records), workshop.config)
+        records, pipeline = plan.records(), plan.pipeline
+        rows = shard_rows(compiled, len(pipeline.settings.transformations), len(records), pipeline.config)
         return _Prepared([backbone.describe() for backbone in compiled], rows, records)
 
 
 def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bool) -> EmbedSummary:
-    settings = plan.workshop.settings
+    settings = plan.pipeline.settings
     summary = EmbedSummary()
     start = time.perf_counter()
     if not plan.exists:
@@ -126,13 +126,13 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
             if plan.state is None or plan.state != identity.state_of(store):
                 plan = plan.matched(store, quiet=quiet)
             entries = _prepare_store(store, plan, prepared)
-        lacks = todo(store, entries, settings.transformations, plan.part)
+        lacks = pending_shards(store, entries, settings.transformations, plan.part)
         _require_present(store, plan, lacks)
         summary.images, summary.shards = lacks.images, lacks.shards
         summary.variants = summary.images * len(settings.transformations)
         if (age := files.age()) is not None:
             summary.seconds["ready"] = age
-        executor.run(Task(store, plan, entries, run, lacks, summary), quiet=quiet)
+        executor.run(EmbedTask(store, plan, entries, run, lacks, summary), quiet=quiet)
         with lock.mutex(plan.store_path):
             compaction.compact(plan.store_path, at=1)
     summary.spend("total", start)
@@ -161,7 +161,7 @@ def repair(plan: EmbedPlan) -> None:
 
 
 def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
-    settings, config = plan.workshop.settings, plan.workshop.config
+    settings, config = plan.pipeline.settings, plan.pipeline.config
     made = StoreSettings(
         settings.seed,
         settings.canvas,
@@ -198,7 +198,7 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
     return entries
 
 
-def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: Todo) -> None:
+def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShards) -> None:
     """Raise ConfigError where photographs are to be embedded that are not where they were."""
     if not plan.absent:
         return
@@ -256,7 +256,7 @@ def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) ->
 def complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
     """The summary of a store that has everything already, None where something is to do."""
     store = EmbeddingStore.open(plan.store_path)
-    settings = plan.workshop.settings
+    settings = plan.pipeline.settings
     if not store.has_manifest() or len(plan.redo):
         return None
     there = {entry.name: entry.slug for entry in store.backbones()}
@@ -278,11 +278,11 @@ def complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
 
 def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """Raise PhotographsError where a store was made with other settings than a plan has."""
-    there, settings = store.settings, plan.workshop.settings
+    there, settings = store.settings, plan.pipeline.settings
     pairs = {
         "seed": (there.seed, settings.seed),
         "canvas": (there.canvas, settings.canvas),
-        "dtype": (there.dtype, plan.workshop.config.dtype),
+        "dtype": (there.dtype, plan.pipeline.config.dtype),
         "orientation": (there.orientation, settings.orientation),
         "style_precision": (there.style_precision, settings.style_precision),
     }

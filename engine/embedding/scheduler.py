@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.spec import Started
+from substyle.engine.backbones.spec import AsyncResult
 from substyle.engine.cuda import Canvas
 from substyle.engine.store.records import ImageNote
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Shard:
+class ShardInProgress:
     """A unit of work under way.
 
     Attributes:
@@ -64,7 +64,7 @@ class Batch:
         made: the event after which the pixels are there; None where they are.
     """
 
-    shard: Shard
+    shard: ShardInProgress
     name: str
     pixels_BSSC: Canvas
     rows_B: NDArray[np.int64]
@@ -72,7 +72,7 @@ class Batch:
     made: torch.cuda.Event | None = None
 
 
-class Backlog:
+class Scheduler:
     """Takes batches and shards from one thread, embeds the batches, and has shards written that have all of theirs.
 
     Args:
@@ -87,7 +87,7 @@ class Backlog:
     def __init__(
         self,
         backbones: Sequence[CompiledBackbone],
-        write: Callable[[Shard, float], None],
+        write: Callable[[ShardInProgress, float], None],
         arrived: Callable[[int], None],
         *,
         waiting: int,
@@ -159,7 +159,7 @@ class Backlog:
             self._idle = False
         return more.result()
 
-    def close(self, shard: Shard) -> None:
+    def close(self, shard: ShardInProgress) -> None:
         """All batches of a shard have been added."""
         self._arrived(shard)
 
@@ -172,7 +172,7 @@ class Backlog:
                 oldest = self._writes.popleft()
             oldest.result()
 
-    def _arrived(self, shard: Shard) -> None:
+    def _arrived(self, shard: ShardInProgress) -> None:
         with self._changed:
             shard.missing -= 1
             if not shard.missing:
@@ -188,7 +188,7 @@ class Backlog:
             self._embed_all()
 
     def _embed_all(self) -> None:
-        begun: deque[tuple[int, Batch, Started, observability.Mark]] = deque()
+        begun: deque[tuple[int, Batch, AsyncResult, observability.Mark]] = deque()
         clock = observability.Mark.now()
         try:
             while True:

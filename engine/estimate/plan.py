@@ -15,7 +15,7 @@ import numpy as np
 from substyle.engine.estimate import roofline
 from substyle.engine.estimate.roofline import DEVICES, Device, Efficiency, variant_bytes
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import HOW, STREAMED, Room
+from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.transforms.registry import suite
 
@@ -24,7 +24,7 @@ HOURS_OF = "embedding alone: decode, variants, styles, backbones; no start-up, p
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageEstimate:
     """One stage for one photograph.
 
     Attributes:
@@ -40,7 +40,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Table:
+class DatasetEstimate:
     """All embeddings of a backbone: their size in the store, and how they are held on a GPU while probes train."""
 
     backbone: str
@@ -66,8 +66,8 @@ class Plan:
     count: int
     photographs: int
     variants: int
-    stages: tuple[Stage, ...]
-    tables: tuple[Table, ...]
+    stages: tuple[StageEstimate, ...]
+    tables: tuple[DatasetEstimate, ...]
     memory: float
 
     @property
@@ -76,7 +76,7 @@ class Plan:
         return self.photographs * sum(stage.seconds for stage in self.stages) / self.count
 
     @property
-    def limiting(self) -> Stage:
+    def limiting(self) -> StageEstimate:
         """The stage that takes longest."""
         return max(self.stages, key=lambda stage: stage.seconds)
 
@@ -87,7 +87,7 @@ class Plan:
         total = sum(stage.seconds for stage in self.stages)
         return sum(stage.seconds for stage in self.stages if stage.name in names) / total
 
-    def hours(self, stage: Stage) -> float:
+    def hours(self, stage: StageEstimate) -> float:
         """GPU hours of a stage for all photographs."""
         return self.photographs * stage.seconds / 3600
 
@@ -159,16 +159,16 @@ def plan(
     plain_rate = device.bandwidth * (efficiency.variants or efficiency.bandwidth)
     styles = roofline.styles(transformations, canvas)
     stages = [
-        Stage("decode", 0.0, 0.0, efficiency.decode_bytes / device.bandwidth),
-        Stage("variants", 0.0, plain_bytes, plain_bytes / plain_rate),
-        Stage("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency.of(efficiency.styles))),
+        StageEstimate("decode", 0.0, 0.0, efficiency.decode_bytes / device.bandwidth),
+        StageEstimate("variants", 0.0, plain_bytes, plain_bytes / plain_rate),
+        StageEstimate("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency.of(efficiency.styles))),
     ]
     tables, weights, activations = [], 0.0, 0.0
     for name in backbones:
         facts = roofline.backbone(name, BATCH)
         times = len(transformations)
         seconds = times * facts.work.seconds(device, efficiency.of(efficiency.backbones))
-        stages.append(Stage(name, times * facts.work.flop, times * facts.work.traffic, seconds))
+        stages.append(StageEstimate(name, times * facts.work.flop, times * facts.work.traffic, seconds))
         weights += 2.0 * facts.parameters
         activations = max(activations, max((moved for _, moved in facts.work.products), default=0.0))
         tables.append(_table(name, (len(transformations), photographs, facts.dim), np.dtype(dtype).itemsize, device))
@@ -179,11 +179,11 @@ def plan(
     )
 
 
-def _table(name: str, shape: tuple[int, int, int], itemsize: int, device: Device) -> Table:
+def _table(name: str, shape: tuple[int, int, int], itemsize: int, device: Device) -> DatasetEstimate:
     buffer = ProbeConfig.stream_buffer
-    room = Room(shape, itemsize, int(device.memory), buffer, device.name)
+    room = MemoryBudget(shape, itemsize, int(device.memory), buffer, device.name)
     held = next((how for how in HOW if room.fits(how)), STREAMED)
-    return Table(name, shape[2], float(math.prod(shape) * itemsize), held, float(room.needs(held)))
+    return DatasetEstimate(name, shape[2], float(math.prod(shape) * itemsize), held, float(room.needs(held)))
 
 
 # How much of a card's peaks work reaches, as gpu-check has measured it there.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.dataset import Held, Resident, Standard
+from substyle.engine.probes.dataset import Dataset, Resident, Standardizer
 from substyle.engine.probes.loader import Drawn, Placed
 from substyle.engine.probes.tasks import I64, Stream, Task
 from substyle.engine.store.table import EmbeddingTable
@@ -33,9 +33,9 @@ class Features:
     """
 
     def __init__(
-        self, table: Held | EmbeddingTable, standard: Standard, device: torch.device, dtype: torch.dtype
+        self, table: Dataset | EmbeddingTable, standard: Standardizer, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.held: Held = Resident.of(table, device) if isinstance(table, EmbeddingTable) else table
+        self.held: Dataset = Resident.of(table, device) if isinstance(table, EmbeddingTable) else table
         self.device, self.dtype = device, dtype
         mean_D, scale_D = _over_centre(standard, self.held.centre)
         self.projection: torch.Tensor | None = None
@@ -80,7 +80,9 @@ class Features:
         return x_BD if self.projection is None else torch.mm(x_BD, self.projection.to(self.dtype), out=out)
 
 
-def _over_centre(standard: Standard, centre: Standard | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _over_centre(
+    standard: Standardizer, centre: Standardizer | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and scale for embeddings that are held as they are, or as ``(x - centre.mean) * centre.scale``.
 
     A feature that the centre says never varies is held as 0 and stays so.
@@ -93,7 +95,7 @@ def _over_centre(standard: Standard, centre: Standard | None) -> tuple[NDArray[n
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Rows of each batch that one loss is computed on, and the outputs it is computed for.
 
     Attributes:
@@ -110,7 +112,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Block:
+class StepBlock:
     """Some successive batches.
 
     Attributes:
@@ -141,13 +143,13 @@ class Batches:
         steps: batches that may be asked for in all.
     """
 
-    def __init__(self, features: Features, parts: Sequence[Part], most: int, steps: int) -> None:
+    def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
         self.features, self.parts, self.rows = features, parts, rows_of(parts)
         size = self.rows[-1].stop
         self.x_nBD = dispatch.empty((most, size, features.width), features.dtype, features.device)
         self.feed = features.held.feed(lambda: draw(parts), size, steps)
 
-    def block(self, rates: Sequence[float]) -> Block:
+    def block(self, rates: Sequence[float]) -> StepBlock:
         """The next batches, one for each rate."""
         drawn, targets = [], []
         for x_BD in self.x_nBD[: len(rates)]:
@@ -155,20 +157,20 @@ class Batches:
             self.features.of(placed, x_BD)
             drawn.append(step)
             targets.append([torch.from_numpy(a).to(self.features.device) for a in step.answers])
-        return Block(drawn, self.x_nBD[: len(rates)], targets, self.rows, list(rates))
+        return StepBlock(drawn, self.x_nBD[: len(rates)], targets, self.rows, list(rates))
 
     def close(self) -> None:
         """No further block is asked for."""
         self.feed.close()
 
 
-def rows_of(parts: Sequence[Part]) -> list[slice]:
+def rows_of(parts: Sequence[BatchPart]) -> list[slice]:
     """Rows of a batch that belong to each part."""
     ends = np.cumsum([part.count for part in parts])
     return [slice(int(end) - part.count, int(end)) for end, part in zip(ends, parts, strict=True)]
 
 
-def draw(parts: Sequence[Part]) -> Drawn:
+def draw(parts: Sequence[BatchPart]) -> Drawn:
     """The rows of the next batch and their answers."""
     rows = [part.stream.batch(part.count) for part in parts]
     t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
@@ -181,7 +183,7 @@ AHEAD = 64  # steps of a script
 
 
 @dataclass(frozen=True)
-class Script:
+class StepSchedule:
     """What up to n steps are; the next ones overwrite it from the start.
 
     Attributes:
@@ -209,7 +211,7 @@ class Queue:
         rows: rows of a batch that belong to each part.
     """
 
-    script: Script
+    script: StepSchedule
     steps: int
     features: Features
     x_RD: torch.Tensor
@@ -230,11 +232,11 @@ class DeviceBatches:
         steps: steps that may be asked for in all.
     """
 
-    def __init__(self, features: Features, parts: Sequence[Part], most: int, steps: int) -> None:
+    def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
         self.features, self.parts, self.most, self.taken = features, parts, most, 0
         self.rows = rows_of(parts)
         size, device = self.rows[-1].stop, features.device
-        self.script = Script(
+        self.script = StepSchedule(
             torch.zeros(most, size, dtype=torch.int64, device=device),
             [torch.zeros(most, part.count, dtype=torch.int64, device=device) for part in parts],
             torch.zeros(most, 3, device=device),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.dataset import Standard
+from substyle.engine.probes.dataset import Standardizer
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_step import Heads, forward
 
@@ -82,7 +82,7 @@ class Probe:
 def save_probe(
     path: Path,
     heads: Heads,
-    standard: Standard,
+    standard: Standardizer,
     *,
     task: str,
     head: str,

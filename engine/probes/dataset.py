@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.loader import (
+    DoubleBuffer,
     Drawn,
     DrawnAhead,
-    Feed,
     Job,
+    Loader,
     Placed,
     ReadAhead,
     Straight,
-    Window,
     as_torch,
     rows_of_half,
 )
@@ -51,7 +51,7 @@ def row_bytes(how: str, width: int, itemsize: int = 2) -> int:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """Embeddings and the memory they are for.
 
     Attributes:
@@ -133,14 +133,14 @@ _CHUNK = 8_192
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardizer:
     """``(x - mean) * scale``, with scale 0 for a feature that never varies. Shapes: (D,) float32 each."""
 
     mean_D: NDArray[np.float32]
     scale_D: NDArray[np.float32]
 
 
-def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standard:
+def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standardizer:
     """Mean and 1 / standard deviation over the training rows of a task (a fixed sample of 65,536 if there are more).
 
     They are those of the embeddings as they are stored, however a device holds them.
@@ -150,7 +150,7 @@ def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standard:
     return over(table, *task.sample(task.train_N, SAMPLE, np.random.default_rng([seed, 0x737464])))
 
 
-def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standard:
+def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
     """Mean and 1 / standard deviation over rows. Raises SubstyleError where one of them is not finite."""
     shift = table.take(t_B[:1], n_B[:1])[0].astype(np.float32)  # sums about a row of the data lose no digits
     mean_D, ones = torch.from_numpy(shift), torch.ones(table.width)
@@ -169,7 +169,7 @@ def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standard:
         raise not_finite(table)
     varies = deviation > 1e-5 * np.maximum(np.abs(mean), 1e-3)
     scale = np.divide(1.0, deviation, out=np.zeros(table.width), where=varies)
-    return Standard(mean.astype(np.float32), scale.astype(np.float32))
+    return Standardizer(mean.astype(np.float32), scale.astype(np.float32))
 
 
 def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
@@ -184,7 +184,7 @@ def not_finite(table: EmbeddingTable) -> SubstyleError:
     return SubstyleError(f"embeddings of {table.backbone} that count as valid hold NaN or infinite values")
 
 
-class Held(Protocol):
+class Dataset(Protocol):
     """Embeddings that can be reached from a device.
 
     Attributes:
@@ -197,13 +197,13 @@ class Held(Protocol):
     table: EmbeddingTable
     how: str
     device: torch.device
-    centre: Standard | None
+    centre: Standardizer | None
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Any rows."""
         ...
 
-    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
+    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
         """Rows of ``steps`` steps of ``size`` rows each."""
         ...
 
@@ -216,7 +216,7 @@ class Resident:
         table: EmbeddingTable,
         x_RD: torch.Tensor,
         scale_R: torch.Tensor | None = None,
-        centre: Standard | None = None,
+        centre: Standardizer | None = None,
     ) -> None:
         self.table, self.x_RD, self.scale_R, self.centre = table, x_RD, scale_R, centre
         self.how, self.device = FLOAT16 if scale_R is None else INT8, x_RD.device
@@ -231,7 +231,7 @@ class Resident:
         """Any rows: they are there."""
         return Placed(self.x_RD, t_B * self.table.x_TND.shape[1] + n_B, self.scale_R)
 
-    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
+    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
         """Rows of each step."""
         if self.device.type == "cpu":
             return Straight(self.rows, draw)
@@ -250,7 +250,7 @@ class Streamed:
 
     def __init__(self, table: EmbeddingTable, device: torch.device, buffer: int) -> None:
         self.table, self.device, self.buffer, self.how = table, device, buffer, STREAMED
-        self.centre: Standard | None = None
+        self.centre: Standardizer | None = None
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Any rows, read now."""
@@ -259,7 +259,7 @@ class Streamed:
             return Placed(x_RD, row_B)
         return Placed(x_RD[torch.from_numpy(row_B)].to(self.device), np.arange(len(row_B)))
 
-    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Feed:
+    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
         """Rows of the next steps, as many as half of the buffer holds.
 
         Raises:
@@ -273,7 +273,7 @@ class Streamed:
         return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
 
 
-def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Held:
+def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Dataset:
     """Bring embeddings within reach of a device, as the configuration says or as there is room; says so on stderr.
 
     Raises:
@@ -284,7 +284,7 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
     if in_memory and device.type == "cpu" and config.table in ("auto", FLOAT16):
         return Resident.of(table, device)  # there is nothing to decide
     itemsize = table.x_TND.dtype.itemsize
-    room = Room(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
+    room = MemoryBudget(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
     how = room.choose(config.table)
     if not quiet:
         print(f"probes {table.backbone}: embeddings {room.words(how)}", file=sys.stderr, flush=True)
@@ -319,7 +319,7 @@ def _on_device(table: EmbeddingTable, device: torch.device, buffer: int) -> Iter
     """All embeddings in pieces, and which rows each is: no more than the buffer lies in the host's memory."""
     _, images, width = table.x_TND.shape
     rows = min(max(rows_of_half(buffer, row_bytes(FLOAT16, width, table.x_TND.dtype.itemsize)), 1), images)
-    window = Window[int](rows, width, as_torch(table.x_TND.dtype), device)
+    window = DoubleBuffer[int](rows, width, as_torch(table.x_TND.dtype), device)
     for first, count, start in window.through(_pieces(table, rows)):
         yield slice(start, start + count), window.x_RD[first : first + count]
 
@@ -337,7 +337,7 @@ def _pieces(table: EmbeddingTable, rows: int) -> Iterator[Job[int]]:
             yield lambda out_RD, t=t, first=first: read(t, first, out_RD)  # type: ignore[misc]
 
 
-def _centre(table: EmbeddingTable, seed: int) -> Standard:
+def _centre(table: EmbeddingTable, seed: int) -> Standardizer:
     """What standardises rows before they are rounded: a sample of the training images in all variants."""
     images, variants = table.rows(TRAIN), len(table.transformations)
     cells = np.random.default_rng([seed, 0x696E7438]).choice(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cuda
-from substyle.engine.probes.batches import Block, Part, Queue
+from substyle.engine.probes.batches import BatchPart, Queue, StepBlock
 from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels import dispatch, probe_data
 from substyle.kernels.dispatch import installed, upload
@@ -120,7 +120,7 @@ def takes_turns(width: int, device: torch.device) -> bool:
     return width > 0 and device.type == "cpu"
 
 
-class Bank:
+class HeadBank:
     """The heads of some settings of one width with all seeds, setting-major."""
 
     def __init__(
@@ -145,7 +145,7 @@ class Bank:
             ]
         else:
             self.pieces = [initial(self.width, inputs, outputs, len(settings), seeds, device)]
-        self.lessons: list[Lesson] = []
+        self.lessons: list[StepSpec] = []
 
     def parameters(self, g: int) -> list[torch.Tensor]:
         """A copy of the weights of setting g, first axis S seeds."""
@@ -154,21 +154,21 @@ class Bank:
             return [dispatch.copy(p[own]) for p in self.pieces[0].parameters]
         return [torch.cat(seeds) for seeds in zip(*(piece.parameters for piece in self.pieces[own]), strict=True)]
 
-    def learn(self, block: Block | Queue, parts: Sequence[Part]) -> None:
+    def learn(self, block: StepBlock | Queue, parts: Sequence[BatchPart]) -> None:
         """Take every step of a block with every head."""
-        assert isinstance(block, Block)
+        assert isinstance(block, StepBlock)
         kept = self._masks(block)
         if not self.lessons:
             per_piece = [[s] for s in self.settings for _ in range(self.seeds)]
             if not self.in_turn:
                 per_piece = [[s for own in per_piece for s in own]]
-            self.lessons = [Lesson(own, block.rows, parts, block.x_nBD.device) for own in per_piece]
+            self.lessons = [StepSpec(own, block.rows, parts, block.x_nBD.device) for own in per_piece]
         for place, (piece, lesson) in enumerate(zip(self.pieces, self.lessons, strict=True)):
             seed = slice(place % self.seeds, place % self.seeds + 1) if self.in_turn else slice(None)
             masks = [None if mask is None else mask[seed] for mask in kept]
             lesson.take(piece, block, masks, self.dropout.keep)
 
-    def _masks(self, block: Block) -> list[torch.Tensor | None]:
+    def _masks(self, block: StepBlock) -> list[torch.Tensor | None]:
         """Dropout masks of every step, (S, H, B), in memory that the next block's overwrite."""
         if self.width == 0 or self.dropout.threshold == 0:
             return [None] * len(block)
@@ -179,14 +179,14 @@ class Bank:
         return list(kept)
 
 
-class Lesson:
+class StepSpec:
     """What is the same at every step of a piece: its rows of the batch, its terms, its rates.
 
     Rows of a part that none of its heads learns are left out.
     """
 
     def __init__(
-        self, settings: Sequence[Setting], rows: Sequence[slice], parts: Sequence[Part], device: torch.device
+        self, settings: Sequence[Setting], rows: Sequence[slice], parts: Sequence[BatchPart], device: torch.device
     ) -> None:
         self.parts = [i for i in range(len(parts)) if any(s.loss[i] > 0 for s in settings)]
         self.rows = slice(rows[self.parts[0]].start, rows[self.parts[-1]].stop)
@@ -197,7 +197,7 @@ class Lesson:
         self.lr = np.array([s.lr for s in settings])
         self.decay = np.array([s.weight_decay for s in settings])
 
-    def take(self, heads: Heads, block: Block, masks: Sequence[torch.Tensor | None], keep: float) -> None:
+    def take(self, heads: Heads, block: StepBlock, masks: Sequence[torch.Tensor | None], keep: float) -> None:
         """The steps of a block."""
         for x_BD, targets, rate, mask in zip(block.x_nBD, block.targets, block.rates, masks, strict=True):
             terms = [
@@ -237,7 +237,7 @@ class Replay:
         return self._result
 
 
-class DeviceBank(Bank):
+class DeviceHeadBank(HeadBank):
     """The heads of one width, all in one piece, whose steps and validations are replayed."""
 
     def __init__(
@@ -253,14 +253,14 @@ class DeviceBank(Bank):
         self._steps: Steps | None = None
         self._judged: dict[int, Replay] = {}
 
-    def learn(self, block: Block | Queue, parts: Sequence[Part]) -> None:
+    def learn(self, block: StepBlock | Queue, parts: Sequence[BatchPart]) -> None:
         """Take every step of a queue with every head."""
         assert isinstance(block, Queue)
         (heads,) = self.pieces
         if self._steps is None:
             settings = [setting for setting in self.settings for _ in range(self.seeds)]
             threshold = self.dropout.threshold if self.width else 0
-            lesson = Lesson(settings, block.rows, parts, heads.w1.device)
+            lesson = StepSpec(settings, block.rows, parts, heads.w1.device)
             self._steps = Steps(heads, lesson, block, self.dropout.seeds, threshold)
         self._steps.take(len(block))
 
@@ -289,7 +289,7 @@ class Steps:
         threshold: of dropout, 0 for none.
     """
 
-    def __init__(self, heads: Heads, lesson: Lesson, queue: Queue, seeds: Sequence[int], threshold: int) -> None:
+    def __init__(self, heads: Heads, lesson: StepSpec, queue: Queue, seeds: Sequence[int], threshold: int) -> None:
         self.heads, self.lesson, self.queue, self.threshold = heads, lesson, queue, threshold
         script, features, device = queue.script, queue.features, heads.w1.device
         self.x_BD = torch.empty(script.row_nB.shape[1], features.width, dtype=features.dtype, device=device)

@@ -18,7 +18,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import balanced_over, resample, score, uniform_over
 from substyle.engine.probes.linear import TIGHTER, certified, fit_heads, variant_weights
 from substyle.engine.probes.single_task import Judged
-from substyle.engine.probes.solver import Basis, Fit, Rows
+from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import I64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.store.table import EmbeddingTable
@@ -29,7 +29,7 @@ STYLE = "style"  # the coarse class of painting styles
 
 
 @dataclass(frozen=True)
-class Rotation:
+class LeaveOneOut:
     """What probes make of transformations that they never saw.
 
     Attributes:
@@ -101,7 +101,7 @@ def rotate(
     redraws: int,
     tighter: float = 1.0,
     advance: Callable[[int], None] = lambda count: None,
-) -> Rotation:
+) -> LeaveOneOut:
     """Fit and score all choices.
 
     Args:
@@ -125,7 +125,7 @@ def rotate(
         parts = found[: len(turned)], found[len(turned) :]
         return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
 
-    basis = Basis.of(Rows(features, task, weight_KT))
+    basis = CovarianceBasis.of(TrainingRows(features, task, weight_KT))
 
     def fitted(start: Heads | None, tighter: float) -> Fit:
         return fit_heads(
@@ -150,7 +150,7 @@ def rotate(
             score_TN[held] = scored.mean_TN[held]
         else:
             redrawn += _scored(features, task, held, fit, k, images)
-    return Rotation(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit, difference)
+    return LeaveOneOut(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit, difference)
 
 
 def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
@@ -164,7 +164,7 @@ def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images:
 
 
 def report_rotation(
-    table: EmbeddingTable, rotation: Rotation, config: ProbeConfig, group_N: I64 | None
+    table: EmbeddingTable, rotation: LeaveOneOut, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
     """The entry of results.json: means over all transformations that were held out in turn, and over the styles."""
     count = len(table.transformations)
@@ -179,7 +179,7 @@ def report_rotation(
     }
 
 
-def report_redrawn(rotation: Rotation) -> dict[str, Any] | None:
+def report_redrawn(rotation: LeaveOneOut) -> dict[str, Any] | None:
     """The entry of results.json for random sets; None without any."""
     if not rotation.redrawn_R:
         return None

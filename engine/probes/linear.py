@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import C_RANGE, ProbeConfig
-from substyle.engine.probes.solver import Basis, Fit, Rows
+from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
 from substyle.engine.probes.tasks import I64, Task
 from substyle.engine.probes.trainer import Validation, asked, compare
 from substyle.kernels.probe_heads import Heads
@@ -102,7 +102,7 @@ def fit_linear(
     """
     weight_T = variant_weights(task, task.train_T)
     validation = Validation(features.full(), task, slice(0, len(task.labels)), config)
-    basis = Basis.of(Rows(features, task, weight_T[None]))
+    basis = CovarianceBasis.of(TrainingRows(features, task, weight_T[None]))
     fits: dict[float, Fit] = {}
 
     def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tighter: float = 1.0) -> Fit:
@@ -159,7 +159,7 @@ def fit_heads(
     start: Heads | None = None,
     image_KN: F64 | None = None,
     *,
-    basis: Basis | None = None,
+    basis: CovarianceBasis | None = None,
     tighter: float = 1.0,
     advance: Advance = lambda count: None,
 ) -> Fit:
@@ -170,7 +170,7 @@ def fit_heads(
         basis: of all rows together, which need not be computed again then.
         tighter: divides the configuration's tolerance.
     """
-    rows = Rows(features, task, variant_KT, image_KN)
+    rows = TrainingRows(features, task, variant_KT, image_KN)
     counted_TN = task.distinct_TN[:, task.train_N]
     count_K = (variant_KT > 0) @ counted_TN.sum(axis=1)
     return solver.fit(

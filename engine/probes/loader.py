@@ -27,7 +27,7 @@ Told = TypeVar("Told")
 Job = Callable[[NDArray[Any]], tuple[int, Told]]  # fills rows of a half from its first; how many, and what they are
 
 
-class Window(Generic[Told]):
+class DoubleBuffer(Generic[Told]):
     """The two halves.
 
     Args:
@@ -120,7 +120,7 @@ class Placed:
     scale_R: torch.Tensor | None = None
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """Rows of one step after another."""
 
     @property
@@ -209,7 +209,7 @@ class ReadAhead:
         at_once: int,
     ) -> None:
         self.size, self.steps, self.at_once, self.draw, self.table = size, steps, at_once, draw, table
-        self.window = Window[list[Drawn]](at_once * size, table.width, as_torch(table.x_TND.dtype), device)
+        self.window = DoubleBuffer[list[Drawn]](at_once * size, table.width, as_torch(table.x_TND.dtype), device)
         self._coming = self.window.through(self._jobs())
         self._first = 0
         self._drawn: list[Drawn] = []

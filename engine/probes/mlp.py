@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.batches import Features, Part
+from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
 from substyle.engine.probes.heads import Setting, grid
@@ -65,11 +65,11 @@ def batch_size(rows: int, most: int) -> int:
     return min(most, max(rows // _STEPS_PER_EPOCH, min(rows, 32)))
 
 
-def part_of(task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> Part:
+def part_of(task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> BatchPart:
     """The part of batches that a task takes: ``1 / share`` of their rows."""
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     count = max(1, batch_size(rows, config.batch) // share)
-    return Part(task, stream_of(task, config.sampling, config.seed), count, outputs)
+    return BatchPart(task, stream_of(task, config.sampling, config.seed), count, outputs)
 
 
 def train_mlp(
@@ -106,7 +106,7 @@ def train_mlp(
 
 def until_agreed(
     features: Features,
-    parts: Callable[[], Sequence[Part]],
+    parts: Callable[[], Sequence[BatchPart]],
     settings: Sequence[Setting],
     config: ProbeConfig,
     steps: int,

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import devices
-from substyle.engine.observability import Bar, stage
+from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.checkpoint import save_probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Standard, hold, standard_of
+from substyle.engine.probes.dataset import Standardizer, hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype
-from substyle.engine.probes.leave_one_out import Rotation, report_redrawn, report_rotation, rotate, whole_task
+from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
@@ -121,12 +121,12 @@ class _Run:
                 total += sum(each[head] for head in self.config.heads)
         return total
 
-    def features(self, task: Task) -> tuple[Features, Standard]:
+    def features(self, task: Task) -> tuple[Features, Standardizer]:
         """Rows standardised for a task."""
         device, standard = self.held.device, standard_of(self.table, task, self.config.seed)
         return Features(self.held, standard, device, pick_dtype(self.config.precision, device)), standard
 
-    def single(self, name: str, bar: Bar) -> None:
+    def single(self, name: str, bar: ProgressBar) -> None:
         """Train one task with each head; after the linear ones of fine and coarse, what they are compared by."""
         task = self.tasks[name]
         if task is None:
@@ -146,7 +146,7 @@ class _Run:
                 one = self._train("equal_fine/linear", narrow, task, "linear", bar)
                 self._narrow["fine"] = report(self.table, one, self.config, self.scored_group_N)
 
-    def multitask(self, bar: Bar) -> None:
+    def multitask(self, bar: ProgressBar) -> None:
         """Train the multi-task probe and its twins."""
         fine, semantic = self.tasks["fine"], self.tasks["semantic"]
         if fine is None or semantic is None:
@@ -171,7 +171,7 @@ class _Run:
                 extra=self.metadata,
             )
 
-    def _train(self, score: str, features: Features, task: Task, head: str, bar: Bar) -> Single:
+    def _train(self, score: str, features: Features, task: Task, head: str, bar: ProgressBar) -> Single:
         one = train_single(
             features, task, head, self.config, images=self.images, group_N=self.group_N, advance=bar.advance
         )
@@ -180,14 +180,14 @@ class _Run:
             self.by_resample[score] = one.training_ST
         return one
 
-    def _rotate(self, made: Linear, bar: Bar) -> None:
+    def _rotate(self, made: Linear, bar: ProgressBar) -> None:
         task = whole_task(self.table, self.config.seed)
         if task is None or not self.config.rotate:
             return
         bar.note("rotation")
         features, _ = self.features(task)
 
-        def turned_on(rows: Features, redraws: int) -> Rotation:
+        def turned_on(rows: Features, redraws: int) -> LeaveOneOut:
             tighter = self.config.tolerance / made.fit.tolerance
             return rotate(
                 rows, task, made.C, self.config, self.images, redraws=redraws, tighter=tighter, advance=bar.advance
@@ -214,7 +214,7 @@ class _Run:
         entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.equal_width})
         return entry
 
-    def _save(self, name: str, head: str, one: Single, standard: Standard) -> None:
+    def _save(self, name: str, head: str, one: Single, standard: Standardizer) -> None:
         if self.folder is not None:
             setting = one.made.describe()["setting"]
             save_probe(

@@ -42,7 +42,7 @@ _COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits befor
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """The rows that K heads learn, and with which weights.
 
     Attributes:
@@ -103,13 +103,13 @@ class Fit:
 
 
 def fit(
-    rows: Rows,
+    rows: TrainingRows,
     strength_K: Sequence[float] | F64,
     *,
     tolerance: float,
     most: int,
     start: Heads | None = None,
-    basis: Basis | None = None,
+    basis: CovarianceBasis | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Fit:
     """Fit heads, in the dtype of the rows' features first and to the end in float32.
@@ -124,7 +124,7 @@ def fit(
         advance: takes the number of passes made.
     """
     features, count = rows.features, len(strength_K)
-    metric = _Metric.of(basis or Basis.of(rows), len(rows.task.labels), np.asarray(strength_K, np.float64))
+    metric = _Metric.of(basis or CovarianceBasis.of(rows), len(rows.task.labels), np.asarray(strength_K, np.float64))
     shape = (count, len(rows.task.labels), features.width)
     weight = torch.zeros(shape, device=features.device) if start is None else start.w1.clone()
     bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
@@ -143,7 +143,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Basis:
+class CovarianceBasis:
     """Eigenvectors of the features' covariance, and eigenvalues: infinite where weights are to stay as they are.
 
     Attributes:
@@ -155,7 +155,7 @@ class Basis:
     value_D: torch.Tensor
 
     @classmethod
-    def of(cls, rows: Rows) -> Basis:
+    def of(cls, rows: TrainingRows) -> CovarianceBasis:
         """That of a sample of rows."""
         full, device, count = rows.features.full(), rows.features.device, len(rows.t_R)
         # centred rows, if there are no more than features, do not differ in some directions: a gradient there is
@@ -187,7 +187,7 @@ class _Metric:
         self.basis_DD, self.scale_KD1, self.strength_K = basis_DD, scale_KD1, strength_K
 
     @classmethod
-    def of(cls, basis: Basis, classes: int, strength_K: F64) -> _Metric:
+    def of(cls, basis: CovarianceBasis, classes: int, strength_K: F64) -> _Metric:
         device = basis.value_D.device
         penalty_K = torch.from_numpy(strength_K).float().to(device)
         curvature_KD = basis.value_D / classes + penalty_K[:, None]
@@ -213,7 +213,7 @@ class _Metric:
 class _Objective:
     """Loss and gradient of any of the heads, each in one pass over the rows."""
 
-    def __init__(self, rows: Rows, features: Features, metric: _Metric) -> None:
+    def __init__(self, rows: TrainingRows, features: Features, metric: _Metric) -> None:
         self.rows, self.features, self.metric, self.scratch = rows, features, metric, Scratch()
         variant_KT, image_KN = rows.shares()
         device = features.device

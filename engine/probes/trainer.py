@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.probes.batches import AHEAD, Batches, DeviceBatches, Features, Part
+from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatches, Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.heads import Bank, DeviceBank, Setting, replays
+from substyle.engine.probes.heads import DeviceHeadBank, HeadBank, Setting, replays
 from substyle.engine.probes.tasks import UNKNOWN, Task
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
@@ -82,13 +82,13 @@ class Validation:
         difference = float(gain_B.sum())
         return difference, abs(difference) <= min(max(AGREEMENT, float(gain_B.square().sum().sqrt())), 2 * AGREEMENT)
 
-    def judge_bank(self, bank: Bank, number: int = 0) -> tuple[F64, F64]:
+    def judge_bank(self, bank: HeadBank, number: int = 0) -> tuple[F64, F64]:
         """Accuracy and cross-entropy of each head of a bank, in its order.
 
         Args:
             number: which of a training's validations this is, for a bank that replays them.
         """
-        if isinstance(bank, DeviceBank):
+        if isinstance(bank, DeviceHeadBank):
             accuracy_K, loss_K = bank.judged(number, self.totals)
             return np.minimum(accuracy_K, 1.0), loss_K
         accuracies, losses = zip(*(self.judge(piece) for piece in bank.pieces), strict=True)
@@ -145,7 +145,7 @@ def learning_rate(done: int, steps: int) -> float:
 
 def train(
     features: Features,
-    parts: Sequence[Part],
+    parts: Sequence[BatchPart],
     settings: Sequence[Setting],
     config: ProbeConfig,
     steps: int,
@@ -167,8 +167,8 @@ def train(
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.outputs.stop for part in parts)
     replayed = replays(features.device)
-    make_bank, make_batches = (DeviceBank, DeviceBatches) if replayed else (Bank, Batches)
-    banks: list[Bank] = [
+    make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
+    banks: list[HeadBank] = [
         make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
         for own in ([s for s in settings if s.width == width] for width in dict.fromkeys(s.width for s in settings))
     ]
@@ -186,7 +186,7 @@ def train(
     return {s: trained for bank in banks for s, trained in _evaluated(bank, validation, steps)}
 
 
-def _steps_at_once(features: Features, parts: Sequence[Part], banks: Sequence[Bank]) -> int:
+def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank]) -> int:
     """Steps that are prepared together: one, but for heads that train in turn as many as _BLOCK bytes hold."""
     if not any(bank.in_turn for bank in banks):
         return 1
@@ -195,7 +195,7 @@ def _steps_at_once(features: Features, parts: Sequence[Part], banks: Sequence[Ba
     return max(1, _BLOCK // (size * (features.width * features.dtype.itemsize + masks)))
 
 
-def _evaluated(bank: Bank, validation: Sequence[Validation], steps: int) -> list[tuple[Setting, Trained]]:
+def _evaluated(bank: HeadBank, validation: Sequence[Validation], steps: int) -> list[tuple[Setting, Trained]]:
     judged = [v.judge_bank(bank, number) for number, v in enumerate(validation)]
     found = []
     for g, setting in enumerate(bank.settings):

@@ -155,7 +155,7 @@ _OLDER = "embed the photographs again into a new store"
 
 
 @dataclass(frozen=True)
-class Header:
+class StoreHeader:
     """What is fixed when a store is made.
 
     Attributes:
@@ -169,9 +169,9 @@ class Header:
     calibration: tuple[str, ...] = ()
 
     @staticmethod
-    def new(settings: StoreSettings, calibration: Sequence[str] = ()) -> Header:
+    def new(settings: StoreSettings, calibration: Sequence[str] = ()) -> StoreHeader:
         """The header of a new store, with a UUID of its own."""
-        return Header(str(uuid.uuid4()), settings, tuple(calibration))
+        return StoreHeader(str(uuid.uuid4()), settings, tuple(calibration))
 
     def encode(self) -> bytes:
         """The file's content; it carries a digest of itself."""
@@ -190,7 +190,7 @@ def exists(store: Place) -> bool:
     return (store / HEADER).is_file()
 
 
-def read_header(store: Place) -> Header:
+def read_header(store: Place) -> StoreHeader:
     """The header of the store at a place.
 
     Raises:
@@ -210,7 +210,7 @@ def read_header(store: Place) -> Header:
             raise StoreError(f"{path}: checksum mismatch; restore the file from a copy of the store")
         require_bounded(content["settings"])
         settings = StoreSettings(**content["settings"])
-        return Header(str(content["uuid"]), settings, tuple(map(str, content["calibration"])))
+        return StoreHeader(str(content["uuid"]), settings, tuple(map(str, content["calibration"])))
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise StoreError(f"{path}: damaged header: {error!r}; restore the file from a copy of the store") from error
     except OSError as error:

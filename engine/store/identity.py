@@ -48,7 +48,7 @@ class PhotographsError(DifferentError):
 
 
 @dataclass(frozen=True)
-class Ways:
+class Remedies:
     """What a user can do about other photographs: ends of sentences.
 
     Attributes:
@@ -61,12 +61,12 @@ class Ways:
     described: str
 
 
-EMBED = Ways(
+EMBED = Remedies(
     other="pass --add to add them, or use another --store",
     changed="pass --replace to embed these again, or use another --store",
     described="use another --store",
 )
-RUN = Ways(*3 * ("use another --out, or pass --fresh to delete the results and the store first",))
+RUN = Remedies(*3 * ("use another --out, or pass --fresh to delete the results and the store first",))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def match(
     fractions: Fractions | None = None,
     add: bool = False,
     replace_changed: bool = False,
-    ways: Ways = EMBED,
+    ways: Remedies = EMBED,
     quiet: bool = False,
 ) -> Match:
     """Find the source among those of a store, and check that its photographs are the store's.
@@ -149,7 +149,7 @@ def match(
 
 
 class _Matching:
-    def __init__(self, store: EmbeddingStore, ways: Ways, quiet: bool) -> None:
+    def __init__(self, store: EmbeddingStore, ways: Remedies, quiet: bool) -> None:
         self.store, self.ways, self.quiet = store, ways, quiet
         self.state = state_of(store)
         self.manifest: Manifest = store.manifest()
@@ -366,7 +366,7 @@ def _content(record: ImageRecord) -> str:
 
 
 def require_only(
-    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], ways: Ways = RUN
+    store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], ways: Remedies = RUN
 ) -> None:
     """Raise PhotographsError where a store has photographs that a study does not take.
 

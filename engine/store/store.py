@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.store import arrays, catalog, compaction, journal, lock
 from substyle.engine.store import manifest as manifests
-from substyle.engine.store.catalog import Catalog, Definition, Header
+from substyle.engine.store.catalog import Catalog, Definition, StoreHeader
 from substyle.engine.store.files import clear_temporary, flush, temporary_name, write_durably, writing
 from substyle.engine.store.journal import Notes
 from substyle.engine.store.layout import (
@@ -48,7 +48,7 @@ def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] =
     """
     if not path.name:
         raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
-    header = Header.new(settings, calibration)
+    header = StoreHeader.new(settings, calibration)
     with writing(path):
         if isinstance(path, ObjectPlace):
             _put(path, header)
@@ -56,12 +56,12 @@ def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] =
             _make_folder(path, header)
 
 
-def root_attributes(header: Header) -> dict[str, object]:
+def root_attributes(header: StoreHeader) -> dict[str, object]:
     """What the root group tells other readers of the store; nothing here is read back."""
     return {"substyle": vars(header.settings)}
 
 
-def _make_folder(path: Path, header: Header) -> None:
+def _make_folder(path: Path, header: StoreHeader) -> None:
     temporary = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_temporary(path.parent, path.name)
@@ -86,7 +86,7 @@ def _make_folder(path: Path, header: Header) -> None:
     flush(path.parent)
 
 
-def _put(path: ObjectPlace, header: Header) -> None:
+def _put(path: ObjectPlace, header: StoreHeader) -> None:
     """The store is there when its header is, which is put last and only where none is."""
     _require_empty(path)  # before anything is written there
     with lock.mutex(path):
@@ -106,7 +106,7 @@ def _require_empty(path: ObjectPlace) -> None:
 class EmbeddingStore:
     """A store on a disk or in a bucket; see `create` and `open`."""
 
-    def __init__(self, path: Place, head: Header) -> None:
+    def __init__(self, path: Place, head: StoreHeader) -> None:
         self.path = path
         self.uuid, self.settings = head.uuid, head.settings
         self.calibration = head.calibration  # keys of the images that gates and recalibrations use
@@ -314,7 +314,7 @@ class EmbeddingStore:
             for name, definition in self.catalog.transformations[entry.slug].items():
                 if f"{ARRAYS}/{entry.slug}/{name}/{METADATA}" in found.metadata:
                     arrays.write(folder / name, self._array_metadata(entry, definition))
-        root = {METADATA: root_attributes(Header(self.uuid, self.settings)), f"{ARRAYS}/{METADATA}": {}}
+        root = {METADATA: root_attributes(StoreHeader(self.uuid, self.settings)), f"{ARRAYS}/{METADATA}": {}}
         for name, attributes in root.items():
             if name in found.metadata:
                 arrays.write((self.path / name).parent, arrays.group(attributes))

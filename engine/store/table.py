@@ -22,7 +22,7 @@ from substyle.pipelines.storage import REQUESTS, ObjectPlace
 from substyle.pipelines.transforms.registry import SUITES
 
 
-class Elsewhere(Protocol):
+class LazyArray(Protocol):
     """Embeddings that are not in memory: rows of them are read when they are asked for."""
 
     @property
@@ -72,7 +72,7 @@ class EmbeddingTable:
     """
 
     backbone: str
-    x_TND: NDArray[np.floating] | Elsewhere
+    x_TND: NDArray[np.floating] | LazyArray
     transformations: tuple[str, ...]
     coarse: tuple[str, ...]
     roles: tuple[str, ...]

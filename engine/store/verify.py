@@ -33,7 +33,7 @@ _LOCK = re.compile(r"lock(-\d+-of-\d+)?\.json")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Problem:
     """Something that is not as it was written.
 
     Attributes:
@@ -63,7 +63,7 @@ class Verdict:
         noted: whether the damage is noted for `embed`; not_noted_because: why not, where it could not be.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Problem] = field(default_factory=list)
     images: int = 0
     records: int = 0
     chunks: int = 0
@@ -75,7 +75,7 @@ class Verdict:
     not_noted_because: str = ""
 
     @property
-    def damage(self) -> list[Finding]:
+    def damage(self) -> list[Problem]:
         """Findings other than additions."""
         return [finding for finding in self.findings if finding.kind != "addition"]
 
@@ -87,7 +87,7 @@ class Verdict:
     def add(self, kind: str, path: str, problem: str, remedy: str = REDO) -> None:
         """Note a finding; one for each file."""
         if all(finding.path != path for finding in self.findings):
-            self.findings.append(Finding(kind, path, problem, remedy))
+            self.findings.append(Problem(kind, path, problem, remedy))
 
     def files(self, *kinds: str) -> tuple[str, ...]:
         """Paths of the findings of some kinds."""

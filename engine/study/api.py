@@ -10,7 +10,7 @@ from substyle.engine.backbones import packages, presets
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding import run
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import place
@@ -59,7 +59,7 @@ def embed(
     plan = EmbedPlan(
         open_source(images, source or SourceConfig()),
         where,
-        Workshop(Settings(seed, canvas, suite(names)), (config or EmbedConfig()).here()),
+        PixelPipeline(Settings(seed, canvas, suite(names)), (config or EmbedConfig()).here()),
         limit,
     )
     run.embed(plan, [BackboneChoice(b) if isinstance(b, str) else b for b in backbones], quiet=quiet)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.store import catalog
 from substyle.engine.store.files import read_json, remove, write_durably, writing
-from substyle.engine.store.identity import PhotographsError, Ways
+from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, StoredRows, open_tables
@@ -250,7 +250,7 @@ def claimed(out: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("kind") == _KIND else None
 
 
-def require_own(out: Path, store: Place, ways: Ways) -> None:
+def require_own(out: Path, store: Place, ways: Remedies) -> None:
     """Check that results of a store may go into a folder.
 
     Raises:

@@ -15,7 +15,7 @@ from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import Embed
 from substyle.engine.config import EmbedConfig, Settings
-from substyle.engine.embedding.prepare import Samples, Workshop
+from substyle.engine.embedding.prepare import PixelPipeline, Samples
 from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.identity import open_own
@@ -55,11 +55,11 @@ def predict(
     facts = probe.metadata
     config = EmbedConfig(device="cpu")
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
-    workshop = Workshop(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
+    pipeline = PixelPipeline(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
     backbone = registry.load(
         str(facts["backbone"]),
         registry.LoadContext(
-            canvas, config.graph_images, seed, checkpoint, lambda: _calibration(workshop, facts, store)
+            canvas, config.graph_images, seed, checkpoint, lambda: _calibration(pipeline, facts, store)
         ),
     )
     for what, now in (("weights_hash", backbone.spec.weights_hash), ("code", backbone.spec.code)):
@@ -87,7 +87,7 @@ def predict(
                     readable.append(record)
                 except OSError as error:
                     quarantined.append({"key": record.key, "reason": str(error.strerror or error)})
-            decoded = workshop.decoder(blobs)
+            decoded = pipeline.decoder(blobs)
             if blobs:
                 outputs = probe.predict_all(embed(decoded.canvas_BSSC.numpy()))
             for i, record in enumerate(readable):
@@ -107,12 +107,12 @@ def predict(
     }
 
 
-def _calibration(workshop: Workshop, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
+def _calibration(pipeline: PixelPipeline, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
     if store is None:
         raise MissingError("--store", f"name the store of {facts['backbone']}, which was calibrated on its photographs")
     opened = EmbeddingStore.open(store)
     records = {record.key: record for record in open_own(opened).records}
-    return Samples(workshop, records, opened.calibration).canvas()
+    return Samples(pipeline, records, opened.calibration).canvas()
 
 
 def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:

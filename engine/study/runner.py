@@ -19,7 +19,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import EmbedConfig, Settings, Study
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import check_study
-from substyle.engine.embedding.prepare import Workshop, prepare_backbones
+from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.embedding.run import complete, embed, embed_compiled, repair, require_same
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
@@ -155,7 +155,7 @@ def _embedded(
     if not catalog.exists(path):
         with writing(path):
             remove(path)  # what is left of one that was being removed
-    plan = EmbedPlan(photographs, path, Workshop(plain, config), title=f"shift {name}", only=True)
+    plan = EmbedPlan(photographs, path, PixelPipeline(plain, config), title=f"shift {name}", only=True)
     try:
         embed_compiled(plan, compiled, quiet=quiet)
     except DifferentError as error:
@@ -229,7 +229,7 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
     return EmbedPlan(
         source,
         store_path,
-        Workshop(study.settings(), config),
+        PixelPipeline(study.settings(), config),
         study.limit,
         study.splits.fractions,
         executor=study.executor,
@@ -296,7 +296,7 @@ def run_study(
             study.shift,
             compiled,
             out,
-            plan.workshop.settings,
+            plan.pipeline.settings,
             study.embed,
             study=store,
             tables={table.backbone: table for table in tables},

@@ -220,7 +220,7 @@ def _rank(kind: str) -> tuple[int, int] | None:
     return (bool(inner), IMAGE_KINDS.index(f".{last}")) if f".{last}" in IMAGE_KINDS else None
 
 
-def _label(file: Spans, member: tar_files.Member, kind: str, json_label: str) -> str | None:
+def _label(file: Spans, member: tar_files.TarMember, kind: str, json_label: str) -> str | None:
     """The label that a member holds. Raises ValueError or RecursionError when it holds something else."""
     read, limit = _LABELS[kind]
     if member.size > limit:

@@ -162,7 +162,7 @@ class TarDamage(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TarMember:
     """One member: its name, what it is, and where its bytes lie in the tar file.
 
     Attributes:
@@ -182,7 +182,7 @@ def compression(file: Spans) -> str | None:
     return next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
-def members(file: Spans) -> Iterator[Member]:
+def members(file: Spans) -> Iterator[TarMember]:
     """All members in the file's order.
 
     Raises:
@@ -202,7 +202,7 @@ def members(file: Spans) -> Iterator[Member]:
             position = tar.offset
             kind = "sparse file" if info.issparse() else _KINDS.get(info.type, "member of an unknown type")
             whole = kind != FILE or info.offset_data + info.size <= file.size
-            yield Member(info.name, kind, info.offset_data, info.size, whole)
+            yield TarMember(info.name, kind, info.offset_data, info.size, whole)
             if not whole:
                 raise TarDamage(f"ends inside {info.name!a}, which is to have {info.size} bytes")
     except _ERRORS as error:

@@ -19,7 +19,7 @@ from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Unif
 
 ALPHA_ONE = 1 << tables.WEIGHT_SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
 
-Build = Callable[[int], overlay_assets.Atlas]
+Build = Callable[[int], overlay_assets.OverlayAssets]
 
 PLACE = (  # where and in which colour a pattern lies; drawn for each image
     Uniform("page", 0, 1),
@@ -36,7 +36,9 @@ def vivid(hue_B: NDArray[np.float64]) -> NDArray[np.int16]:
     return np.asarray(level_B3, dtype=np.int16)
 
 
-def _pick(pages: overlay_assets.Atlas, u_B: NDArray[np.float32], test_B: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+def _pick(
+    pages: overlay_assets.OverlayAssets, u_B: NDArray[np.float32], test_B: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
     """Pages for uniform numbers, from those an image may show. Shape: (B,) int64."""
     if test_B is None:
         return _index(u_B, len(pages.pages_NPP))

@@ -209,7 +209,7 @@ Canvas8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Atlas:
+class OverlayAssets:
     """Pages of equal size.
 
     Attributes:
@@ -227,7 +227,7 @@ class Atlas:
 
 
 @lru_cache(maxsize=2)
-def icons(side: int) -> Atlas:
+def icons(side: int) -> OverlayAssets:
     """48 icons; the smallest pitch is 20 px of a canvas of 224."""
     cell = _scaled(28, side)
     tiles = []
@@ -241,7 +241,7 @@ def icons(side: int) -> Atlas:
 
 
 @lru_cache(maxsize=2)
-def words(side: int) -> Atlas:
+def words(side: int) -> OverlayAssets:
     """A page for each word, in lines; the smallest line pitch is 14 px of a canvas of 224."""
     cell = _scaled(16, side)
     font = ImageFont.load_default(size=0.92 * cell * SMOOTH)
@@ -249,14 +249,14 @@ def words(side: int) -> Atlas:
 
 
 @lru_cache(maxsize=2)
-def lattices(side: int) -> Atlas:
+def lattices(side: int) -> OverlayAssets:
     """Five lattices; the smallest pitch is 6 px of a canvas of 224."""
     cell = _scaled(8, side)
     return _assemble([_drawn(draw, cell) for draw in LATTICES], cell, _page_side(cell, 6))
 
 
 @lru_cache(maxsize=8)
-def on_device(build: Callable[[int], Atlas], side: int, device: torch.device) -> torch.Tensor:
+def on_device(build: Callable[[int], OverlayAssets], side: int, device: torch.device) -> torch.Tensor:
     """The pages of an atlas on a device, which are uploaded once. Shape: (N, P, P) uint8."""
     return upload(build(side).pages_NPP, device)
 
@@ -285,7 +285,7 @@ def _strip(word: str, cell: int, font: ImageFont.FreeTypeFont | ImageFont.ImageF
     return np.asarray(large.resize((width, cell), Image.Resampling.BOX))
 
 
-def _assemble(tiles: Sequence[Canvas8], cell: int, page: int) -> Atlas:
+def _assemble(tiles: Sequence[Canvas8], cell: int, page: int) -> OverlayAssets:
     """Tile each motif over its page; in strips wider than a cell every line is shifted against the one above."""
     pages_NPP = np.empty((len(tiles), page, page), np.uint8)
     for filled, tile in zip(pages_NPP, tiles, strict=True):
@@ -294,4 +294,4 @@ def _assemble(tiles: Sequence[Canvas8], cell: int, page: int) -> Atlas:
         for top in range(0, page, cell):
             shift = 0 if width == cell else round(top // cell * 0.382 * width) % width
             filled[top : top + cell] = line[:, shift : shift + page]
-    return Atlas(pages_NPP, cell)
+    return OverlayAssets(pages_NPP, cell)

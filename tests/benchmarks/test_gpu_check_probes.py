@@ -18,7 +18,7 @@ from tests.benchmarks.conftest import Run
 
 from substyle.engine import cuda
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Held
+from substyle.engine.probes.dataset import Dataset
 from substyle.engine.probes.solver import Fit
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import roofline
@@ -85,7 +85,7 @@ def test_other_embeddings_and_other_accuracies_would_be_seen(monkeypatch: pytest
     """The device is asked before the CPU: every second time."""
     right, numbers = probe_tables.hold, itertools.count()
 
-    def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device) -> Held:
+    def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device) -> Dataset:
         moved = replace(table, x_TND=table.x_TND + np.float16(1)) if next(numbers) % 2 == 0 else table
         return right(moved, config, device)
 

@@ -22,7 +22,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
@@ -81,11 +81,11 @@ class Run:
 
     def __init__(self, batch: int, threads: int, *, names: Sequence[str] = NAMES) -> None:
         config = EmbedConfig(batch=batch, threads=threads, precision="auto", dtype="float32", shard_rows=SHARD)
-        self.workshop = Workshop(Settings(5, SIDE, tuple(names)), config)
+        self.pipeline = PixelPipeline(Settings(5, SIDE, tuple(names)), config)
         self.backbones = [canvas_values(), network()]
 
     def fill(self, images: Path, store: Path) -> None:
-        embed_compiled(EmbedPlan(FolderSource(images), store, self.workshop), self.backbones, quiet=True)
+        embed_compiled(EmbedPlan(FolderSource(images), store, self.pipeline), self.backbones, quiet=True)
 
     def fill_until(self, images: Path, store: Path, shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fill a store and be interrupted when that many shards are finished."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from substyle.engine import cuda
-from substyle.engine.cuda import Arriving, Captured, after, made, own_stream
+from substyle.engine.cuda import AsyncCopy, CapturedGraph, after, made, own_stream
 
 CUDA = torch.device("cuda", 0)
 
@@ -118,7 +118,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
 def test_a_batch_leaves_while_the_next_one_runs(streams: Streams) -> None:
     canvas = OnGPU(streams, "input", torch.zeros(4, 2, 2, 3))
     output = OnGPU(streams, "output", torch.arange(8.0).view(4, 2))
-    graph = Captured(lambda stream: output, canvas)  # type: ignore[arg-type, return-value]
+    graph = CapturedGraph(lambda stream: output, canvas)  # type: ignore[arg-type, return-value]
     assert streams.said == ["work: waits for current", "capture, thread_local"]
     streams.said.clear()
     pixels = OnGPU(streams, "pixels", torch.ones(3, 2, 2, 3))
@@ -144,7 +144,7 @@ def test_a_batch_leaves_while_the_next_one_runs(streams: Streams) -> None:
 
 
 def test_what_needs_no_stream_of_its_own_takes_the_current_one(streams: Streams) -> None:
-    Arriving.of(OnGPU(streams, "small", torch.ones(2)))  # type: ignore[arg-type]
+    AsyncCopy.of(OnGPU(streams, "small", torch.ones(2)))  # type: ignore[arg-type]
     assert streams.said == ["current: host from small", "small is kept for current", "current: event"]
 
 
@@ -162,7 +162,7 @@ def test_on_the_cpu_everything_is_there() -> None:
     assert made(there) is None
     with own_stream(torch.device("cpu")):
         after(None, torch.device("cpu"))
-    arrived = Arriving.of(there, held=object())
+    arrived = AsyncCopy.of(there, held=object())
     assert arrived.held is None, "nothing reads it any more"
     assert arrived.result().base is not None
     np.testing.assert_array_equal(arrived.result(), [0, 1, 2])

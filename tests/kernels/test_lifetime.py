@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from substyle.kernels.dispatch import Held
+from substyle.kernels.dispatch import BorrowedMemory
 
 STREAM: Any = object()
 
@@ -45,7 +45,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
 
 
 def test_held_until_the_readers_have_ended(events: list[Event]) -> None:
-    held, memory = Held(), Memory()
+    held, memory = BorrowedMemory(), Memory()
     seen = weakref.ref(memory)
     held.until(STREAM, memory)
     assert events[0].recorded is STREAM
@@ -62,7 +62,7 @@ def test_held_until_the_readers_have_ended(events: list[Event]) -> None:
 
 
 def test_in_the_order_of_the_stream(events: list[Event]) -> None:
-    held = Held()
+    held = BorrowedMemory()
     for _ in range(3):
         held.until(STREAM, Memory())
     events[1].there = True  # of another stream, say: what came before it is still read
@@ -71,7 +71,7 @@ def test_in_the_order_of_the_stream(events: list[Event]) -> None:
 
 
 def test_the_oldest_readers_are_waited_for(events: list[Event]) -> None:
-    held = Held(most=2)
+    held = BorrowedMemory(most=2)
     for _ in range(4):
         held.until(STREAM, Memory())
     assert len(held) == 2
@@ -81,7 +81,7 @@ def test_the_oldest_readers_are_waited_for(events: list[Event]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    held, memory = Held(), Memory()
+    held, memory = BorrowedMemory(), Memory()
     seen = weakref.ref(memory)
     stream = torch.cuda.current_stream()
     torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.kernels.dispatch import Held
+from substyle.kernels.dispatch import BorrowedMemory
 from substyle.pipelines import dali
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.transforms import base
@@ -126,7 +126,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Pipeline, list[Any
     pipeline = Pipeline(said)
     inputs = dali.Inputs("jpeg", {"quality": np.zeros(1, np.int32)})
     inputs["quality"] = object()
-    made.device, made.pipeline, made.inputs, made._held = GPU, pipeline, {"jpeg": inputs}, Held()
+    made.device, made.pipeline, made.inputs, made._held = GPU, pipeline, {"jpeg": inputs}, BorrowedMemory()
     return made, pipeline, said
 
 

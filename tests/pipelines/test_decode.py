@@ -259,7 +259,7 @@ def test_canvases_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_groups_bound_the_pixels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "GROUP_PIXELS", 100)
-    heads = [image_header.Header(1, pixels) for pixels in [60, 40, 1, 300, 20, 90]]
+    heads = [image_header.ImageHeader(1, pixels) for pixels in [60, 40, 1, 300, 20, 90]]
     items = [decode._Item(i, b"", head, (0, 1), (0, 1)) for i, head in enumerate(heads)]
     groups = [[item.index for item in group] for group in decode._groups(items)]
     assert groups == [[0, 1], [2], [3], [4], [5]]

@@ -12,7 +12,7 @@ import torch
 from tests.pipelines.conftest import encode, scene
 from tests.pipelines.test_dali_on_gpu import Event
 
-from substyle.kernels.dispatch import CPU, Held
+from substyle.kernels.dispatch import CPU, BorrowedMemory
 from substyle.pipelines import dali, decode, image_header
 from substyle.pipelines.dali import DaliDecoder, RefusedError
 from substyle.pipelines.decode import Decoder
@@ -60,7 +60,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> DaliDecoder:
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     made = DaliDecoder.__new__(DaliDecoder)
-    made.device, made.pipeline, made._held = GPU, Pipeline(), Held()
+    made.device, made.pipeline, made._held = GPU, Pipeline(), BorrowedMemory()
     return made
 
 

@@ -38,7 +38,7 @@ _POOLS = {"cls": "token", "avg": "avg", "max": "max", "map": "map", "none": ""}
 _REFUSED = (AssertionError, NotImplementedError, TypeError, ValueError)  # how timm's networks say that they cannot
 
 
-class Block(nn.Module):
+class PooledBlock(nn.Module):
     """The output of one block, pooled.
 
     Args:
@@ -112,7 +112,7 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
     if pool not in allowed:
         raise ConfigError(f"backbone {name}", f"pool={pool} of block {index}", ", ".join(allowed))
-    return Block(network, index, pool), f"{pool}, block {index} of 0 to {count - 1}"
+    return PooledBlock(network, index, pool), f"{pool}, block {index} of 0 to {count - 1}"
 
 
 def pooled(name: str, network: nn.Module, pool: str) -> None:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from substyle.engine import cache
-from substyle.engine.backbones.registry import Source
-from substyle.engine.backbones.runtimes.openvino import FixedBatch, InPieces
-from substyle.engine.backbones.spec import Embed, Joined
-from substyle.engine.cuda import Arriving, Canvas, exact
+from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
+from substyle.engine.backbones.spec import Concatenated, Embed
+from substyle.engine.cuda import AsyncCopy, Canvas, exact
 from substyle.engine.devices import OPENVINO_ON_CPU, EightBits, Precision, Target, as_eight_bits, as_precision
 from substyle.kernels.errors import ConfigError
 
@@ -63,12 +63,12 @@ class TorchOnDevice:
         """(B, S, S, 3) uint8 of any B, on the device or the host, to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: Canvas) -> Arriving:
+    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """The same, queued on the current stream. Nobody may write to the canvas until it has ended."""
         canvas = torch.as_tensor(canvas_BSSC)
         # constants that a forward pass makes for itself are to lie where its canvas does
         with torch.inference_mode(), self.device:
-            return Arriving.of(self.module(canvas.to(self.device)).float(), held=canvas)
+            return AsyncCopy.of(self.module(canvas.to(self.device)).float(), held=canvas)
 
 
 class TorchThreads:
@@ -89,11 +89,11 @@ class TorchThreads:
         """(B, S, S, 3) uint8 of any B to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: Canvas) -> Joined:
+    def start(self, canvas_BSSC: Canvas) -> Concatenated:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         size = -(-len(canvas_BSSC) // self.threads)
         parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
-        return Joined([self._pool.submit(self.module, part) for part in parts])
+        return Concatenated([self._pool.submit(self.module, part) for part in parts])
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:
@@ -197,7 +197,7 @@ class GivenSamples:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class PrecisionPolicy:
     """Which arithmetic a compiled graph uses where.
 
     Attributes:
@@ -220,15 +220,15 @@ class Mixture:
         return {**described, "unquantised_layers": self.unquantised_layers, "between": self.between}
 
     @staticmethod
-    def of(found: dict[str, Any]) -> Mixture:
+    def of(found: dict[str, Any]) -> PrecisionPolicy:
         """From plain JSON, whatever else stands in it."""
         count, unquantised = int(found["float32_layers"]), int(found.get("unquantised_layers", 0))
         if kind := as_eight_bits(found["precision"]):
-            return Mixture(kind, count, unquantised, as_precision(found.get("between", "bf16")))
-        return Mixture(as_precision(found["precision"]), count)
+            return PrecisionPolicy(kind, count, unquantised, as_precision(found.get("between", "bf16")))
+        return PrecisionPolicy(as_precision(found["precision"]), count)
 
 
-class Artefact(ABC):
+class RuntimeBuilder(ABC):
     """A backbone in one runtime: what it is compiled to, and what can be asked for.
 
     Args:
@@ -242,7 +242,7 @@ class Artefact(ABC):
 
     def __init__(
         self,
-        source: Source,
+        source: LazyBackbone,
         samples: GateSamples,
         *,
         batch: int,
@@ -284,15 +284,15 @@ class Artefact(ABC):
         return 0
 
     @abstractmethod
-    def runtime(self, mixture: Mixture, *, keep: bool = False) -> FixedBatch | InPieces:
+    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch | ChunkedBatch:
         """The backbone compiled; with ``keep``, from what is kept of it, and kept for the next time."""
 
-    def graph_name(self, mixture: Mixture) -> str | None:
+    def graph_name(self, mixture: PrecisionPolicy) -> str | None:
         """Where the cache has the ONNX graph that others may share work with; None where they may not."""
         return None
 
     @abstractmethod
-    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
         """``name`` and ``version`` of what computes, for the store."""
 
     def reference(self) -> Embed:

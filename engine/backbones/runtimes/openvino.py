@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.spec import Joined, Started, Starts
+from substyle.engine.backbones.spec import AsyncResult, Concatenated, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import Precision
 
@@ -216,7 +216,7 @@ class FixedBatch:
         """(B, S, S, 3) uint8 to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: Canvas) -> Started:
+    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         return _Pieces(self.begin(canvas_BSSC), len(canvas_BSSC))
 
@@ -241,7 +241,7 @@ class _Pieces:
         return np.concatenate(outputs)[: self.count].astype(np.float32, copy=False)
 
 
-class InPieces:
+class ChunkedBatch:
     """Runs a network that takes b images or fewer, and pads them itself, on any number of them.
 
     Args:
@@ -256,7 +256,7 @@ class InPieces:
         """(B, S, S, 3) uint8 to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: Canvas) -> Started:
+    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         firsts = range(0, max(len(canvas_BSSC), 1), self.batch)
-        return Joined([self.network.start(canvas_BSSC[first : first + self.batch]) for first in firsts])
+        return Concatenated([self.network.start(canvas_BSSC[first : first + self.batch]) for first in firsts])

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.export import export
-from substyle.engine.backbones.runtimes.base import Artefact, Mixture
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import (
+    ChunkedBatch,
     FixedBatch,
-    InPieces,
     Model,
     OpenVINOGraph,
     core,
@@ -94,7 +94,7 @@ def unpacked(data: bytes) -> Model:
 BLOBS = "openvino"  # folder in the cache
 
 
-class OpenVINOArtefact(Artefact):
+class OpenVINOBuilder(RuntimeBuilder):
     """A backbone in OpenVINO."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
@@ -126,7 +126,7 @@ class OpenVINOArtefact(Artefact):
     def _graph(self) -> str:
         return f"graphs/{self.key}.onnx"
 
-    def graph_name(self, mixture: Mixture) -> str | None:
+    def graph_name(self, mixture: PrecisionPolicy) -> str | None:
         """Of graphs that are exported here and not quantised."""
         return None if mixture.precision == INT8 or self.source.graph_hash is not None else self._graph
 
@@ -158,7 +158,7 @@ class OpenVINOArtefact(Artefact):
 
         return unpacked(cache.fetch(f"graphs/{key}.int8", make))
 
-    def runtime(self, mixture: Mixture, *, keep: bool = False) -> FixedBatch:
+    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch:
         """The graph compiled; with ``keep``, from the blob that is kept of it."""
         int8 = mixture.precision == INT8
         key = self.int8_key(mixture.unquantised_layers) if int8 else self.key
@@ -173,10 +173,10 @@ class OpenVINOArtefact(Artefact):
         )
         return FixedBatch(graph, self.batch)
 
-    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
         """OpenVINO and its version."""
         return {"name": "openvino", "version": version("openvino")}
 
     def graph_reference(self) -> Embed:
         """The same graph in float32."""
-        return self.runtime(Mixture("fp32"))
+        return self.runtime(PrecisionPolicy("fp32"))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones.export import as_typed, cast_first, typed_graph
 from substyle.engine.backbones.quantization import Range, calibrate, in_batches, products, quantise
-from substyle.engine.backbones.runtimes.base import Artefact, Mixture
-from substyle.engine.backbones.runtimes.openvino import FixedBatch, InPieces
-from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import Embed
-from substyle.engine.cuda import Arriving, Canvas, Captured
+from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph
 from substyle.engine.devices import EightBits, Precision, as_eight_bits, as_precision, graph_batch, missing
 from substyle.kernels.errors import ConfigError, SubstyleError
 
@@ -167,7 +167,7 @@ class TensorRTGraph:
             self._embedding_BD = torch.zeros(shapes[output], device=device)
             self._context.set_tensor_address("canvas", canvas_BSSC.data_ptr())
             self._context.set_tensor_address(output, self._embedding_BD.data_ptr())
-            self._captured = Captured(self._launch, canvas_BSSC)
+            self._captured = CapturedGraph(self._launch, canvas_BSSC)
         self.batch, self.stream = len(canvas_BSSC), self._captured.stream
 
     def _launch(self, stream: torch.cuda.Stream) -> torch.Tensor:
@@ -179,7 +179,7 @@ class TensorRTGraph:
         """(b, S, S, 3) uint8, b ≤ B, on the GPU or the host, to (b, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: Canvas) -> Arriving:
+    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """The same in the background. Nobody may write to the canvas until it has ended."""
         return self._captured.start(canvas_BSSC)
 
@@ -189,7 +189,7 @@ class TensorRTGraph:
 ENGINES, TIMINGS = "engines", "timings"  # folders in the cache
 
 
-class TensorRTArtefact(Artefact):
+class TensorRTBuilder(RuntimeBuilder):
     """A backbone in TensorRT."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript", "transformers")
@@ -206,13 +206,13 @@ class TensorRTArtefact(Artefact):
         """The library that builds its engines; in 8 bits, what is quantised."""
         engine = {"engine": engine_key(self.key, gpu=self.target.identity)}
         kind = as_eight_bits(precision)
-        return {**engine, "quantised": self.graph_key(Mixture(kind))} if kind else engine
+        return {**engine, "quantised": self.graph_key(PrecisionPolicy(kind))} if kind else engine
 
     def layers(self) -> int:
         """Convolutions and matrix products of the graph that can be in 8 bits."""
-        return len(products(self._model(Mixture("bf16"))))
+        return len(products(self._model(PrecisionPolicy("bf16"))))
 
-    def graph_key(self, mixture: Mixture) -> str:
+    def graph_key(self, mixture: PrecisionPolicy) -> str:
         """The key of a typed graph: the backbone's, its types; in 8 bits also what it was quantised on, and by what."""
         typed: dict[str, Any] = {"graph": self.key, "typed": mixture.precision}
         if precision := as_eight_bits(mixture.precision):
@@ -222,14 +222,14 @@ class TensorRTArtefact(Artefact):
 
     def _calibration(self, precision: EightBits, between: Precision) -> dict[str, Any]:
         return {
-            "graph": self.graph_key(Mixture(between)),
+            "graph": self.graph_key(PrecisionPolicy(between)),
             "precision": precision,
             "samples": self.samples.further_fingerprint(),
             "code": cache.code_hash(),
             "versions": cache.versions("openvino"),
         }
 
-    def graph(self, mixture: Mixture) -> bytes:
+    def graph(self, mixture: PrecisionPolicy) -> bytes:
         """The serialised ONNX graph in which every tensor has the type it is computed in."""
         if self.source.graph_hash is not None:
             return cast_first(self.source.backbone.graph or b"")
@@ -239,32 +239,34 @@ class TensorRTArtefact(Artefact):
             make = partial(self._typed, mixture, self.batch)
         return cache.fetch(f"graphs/{self.graph_key(mixture)}.onnx", make)
 
-    def _typed(self, mixture: Mixture, batch: int) -> bytes:
+    def _typed(self, mixture: PrecisionPolicy, batch: int) -> bytes:
         module = as_typed(self.source.backbone.module)
         precision = as_precision(mixture.precision)
         return bytes(typed_graph(module, precision, canvas=self.canvas, batch=batch).SerializeToString())
 
-    def _model(self, mixture: Mixture) -> onnx.ModelProto:
+    def _model(self, mixture: PrecisionPolicy) -> onnx.ModelProto:
         import onnx
 
         return onnx.load_from_string(self.graph(mixture))
 
-    def _quantised(self, precision: EightBits, mixture: Mixture) -> bytes:
+    def _quantised(self, precision: EightBits, mixture: PrecisionPolicy) -> bytes:
         """The graph with products in 8 bits. What they are given is measured once, however many of them there are."""
         between = mixture.between
         make = partial(self._ranges, precision, between)
         found = cache.remember("ranges", self._calibration(precision, between), make)
         ranges = {name: Range.of(told) for name, told in found.items()}
-        model = quantise(self._model(Mixture(between)), ranges, precision, unquantised=mixture.unquantised_layers)
+        model = quantise(
+            self._model(PrecisionPolicy(between)), ranges, precision, unquantised=mixture.unquantised_layers
+        )
         return bytes(model.SerializeToString())
 
     def _ranges(self, precision: EightBits, between: Precision) -> dict[str, Any]:
         import onnx
 
         print(f"{self.source.spec.name}: measuring its activations for {precision}, once", file=sys.stderr)
-        batch, model = graph_batch(self.batch), self._model(Mixture(between))
+        batch, model = graph_batch(self.batch), self._model(PrecisionPolicy(between))
         if batch < self.batch:  # a CPU has no room for all activations of a GPU's batch
-            small = onnx.load_from_string(self._typed(Mixture(between), batch))
+            small = onnx.load_from_string(self._typed(PrecisionPolicy(between), batch))
             if products(small) == products(model):
                 model = small
             else:  # what the exporter does to a graph may depend on the batch, and ranges go by name
@@ -273,13 +275,13 @@ class TensorRTArtefact(Artefact):
         found = calibrate(model, batches, precision, threads=self.threads)
         return {name: told.describe() for name, told in found.items()}
 
-    def _build(self, mixture: Mixture) -> bytes:
+    def _build(self, mixture: PrecisionPolicy) -> bytes:
         name = self.source.spec.name
         print(f"{name}: building its TensorRT engine in {mixture.precision}, once", file=sys.stderr)
         timing = cache.root() / TIMINGS / f"{engine_key('timings', gpu=self.target.identity)}.cache"
         return build(self.graph(mixture), batch=self.batch, canvas=self.canvas, timing=timing)
 
-    def runtime(self, mixture: Mixture, *, keep: bool = False) -> InPieces:
+    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
         """The engine that is kept, built where there is none; another worker that builds it is waited for."""
         name = f"{ENGINES}/{engine_key(self.graph_key(mixture), gpu=self.target.identity)}.engine"
         device = self.target.torch_device
@@ -299,9 +301,9 @@ class TensorRTArtefact(Artefact):
             engine = make()
             cache.write(name, engine)
             graph = TensorRTGraph(engine, device)
-        return InPieces(graph, self.batch)
+        return ChunkedBatch(graph, self.batch)
 
-    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
         """TensorRT and its version."""
         trt = library()
         return {"name": trt.__name__, "version": trt.__version__}
@@ -310,5 +312,5 @@ class TensorRTArtefact(Artefact):
         """The same graph in float32 on the CPU, by OpenVINO. Raises ConfigError where that is not installed."""
         if why := missing("openvino", chosen=True):
             raise ConfigError(f"{self.source.spec.name}: runtime", "tensorrt", f"one whose reference is there: {why}")
-        there = OpenVINOArtefact(self.source, self.samples, batch=self.batch, canvas=self.canvas, threads=self.threads)
+        there = OpenVINOBuilder(self.source, self.samples, batch=self.batch, canvas=self.canvas, threads=self.threads)
         return there.graph_reference()

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.export import Preprocessed, Typed, as_typed
-from substyle.engine.backbones.runtimes.base import Artefact, Mixture
-from substyle.engine.backbones.runtimes.openvino import FixedBatch, InPieces
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
 from substyle.engine.backbones.spec import Embed
-from substyle.engine.cuda import Arriving, Canvas, Captured, as_batch, exact
+from substyle.engine.cuda import AsyncCopy, Canvas, CapturedGraph, as_batch, exact
 from substyle.engine.devices import Precision, as_precision
 from substyle.kernels.errors import ConfigError
 
@@ -86,33 +86,33 @@ class TorchCompiled:
         exact()
         self._run: Run
         self._run, self.fallback = compiled(typed, self.canvas_BSSC, mode)
-        self._captured: Captured | None = None
+        self._captured: CapturedGraph | None = None
         if device.type == "cuda":
-            self._captured = Captured(lambda stream: self._run(self.canvas_BSSC), self.canvas_BSSC)
+            self._captured = CapturedGraph(lambda stream: self._run(self.canvas_BSSC), self.canvas_BSSC)
         self.stream = self._captured.stream if self._captured else None
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
         """(b, S, S, 3) uint8, b ≤ B, on the device or the host, to (b, D) float32."""
         return self.start(canvas_BSSC).result()
 
-    def start(self, canvas_BSSC: Canvas) -> Arriving:
+    def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """The same in the background on a GPU. Nobody may write to the canvas until it has ended."""
         if self._captured is not None:
             return self._captured.start(canvas_BSSC)
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
         with torch.no_grad():
             self.canvas_BSSC[: len(canvas)].copy_(canvas)
-            return Arriving.of(self._run(self.canvas_BSSC)[: len(canvas)].clone())
+            return AsyncCopy.of(self._run(self.canvas_BSSC)[: len(canvas)].clone())
 
 
 # Backbones by torch.compile, on a GPU or a CPU; what torch generates lies in its own cache, inside ours.
 
 
-class TorchArtefact(Artefact):
+class TorchBuilder(RuntimeBuilder):
     """A backbone in torch.compile."""
 
     libraries = ("torch", "timm", "open_clip_torch", "transformers")
-    _last: tuple[Mixture, InPieces] | None = None
+    _last: tuple[PrecisionPolicy, ChunkedBatch] | None = None
 
     def require_precision(self, precision: str) -> None:
         """Raise ConfigError for a backbone that torch cannot run."""
@@ -121,7 +121,7 @@ class TorchArtefact(Artefact):
             raise ConfigError(f"{name}: runtime", "torch", "openvino or tensorrt: this backbone comes as a graph")
         super().require_precision(precision)
 
-    def runtime(self, mixture: Mixture, *, keep: bool = False) -> InPieces:
+    def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
         """The module compiled; the one that was compiled last is at hand."""
         if self._last is None or self._last[0] != mixture:
             self._last = None  # its memory first
@@ -129,12 +129,12 @@ class TorchArtefact(Artefact):
             precision = as_precision(mixture.precision)
             device = self.target.torch_device
             compiled = TorchCompiled(module, precision, self.batch, device, canvas=self.canvas)
-            self._last = mixture, InPieces(compiled, self.batch)
+            self._last = mixture, ChunkedBatch(compiled, self.batch)
         return self._last[1]
 
-    def describe(self, runtime: FixedBatch | InPieces) -> dict[str, str]:
+    def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
         """torch.compile, or torch where it could not compile: what such a run makes is told apart in a store."""
-        network = runtime.network if isinstance(runtime, InPieces) else None
+        network = runtime.network if isinstance(runtime, ChunkedBatch) else None
         plain = isinstance(network, TorchCompiled) and network.fallback is not None
         return {"name": "torch" if plain else TorchCompiled.name, "version": version("torch")}
 

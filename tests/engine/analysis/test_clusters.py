@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from substyle.engine.analysis import neighbors
-from substyle.engine.analysis.geometry import Rows, unit
+from substyle.engine.analysis.geometry import SampledRows, unit
 
 
 def labelings(seed: int, images: int, shared: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,12 +55,12 @@ def test_intervals_that_are_not_there() -> None:
     assert high == pytest.approx(1.0)
 
 
-def blobs(style: float, substance: float) -> Rows:
+def blobs(style: float, substance: float) -> SampledRows:
     rng = np.random.default_rng(0)
     t, label = np.divmod(np.arange(400), 100)
     label = label % 5
     x = style * np.eye(16)[t] + substance * np.eye(16)[label + 8] + 0.02 * rng.normal(size=(400, 16))
-    return Rows(unit(x), np.arange(400) % 100, t, label)
+    return SampledRows(unit(x), np.arange(400) % 100, t, label)
 
 
 def test_kmeans_finds_blobs() -> None:
@@ -90,6 +90,6 @@ def test_too_few_rows_or_classes_give_nothing() -> None:
 
 def test_unlabelled_rows_stay_out_of_class_clusters() -> None:
     rows = blobs(0.0, 1.0)
-    hidden = Rows(rows.x_RD, rows.image_R, rows.transformation_R, np.where(np.arange(400) % 2, rows.label_R, -1))
+    hidden = SampledRows(rows.x_RD, rows.image_R, rows.transformation_R, np.where(np.arange(400) % 2, rows.label_R, -1))
     kept = rows.take(np.arange(400) % 2 == 1)
     assert neighbors.clusters(hidden, 4, 5, 0)["ami_class"] == neighbors.clusters(kept, 4, 5, 0)["ami_class"]

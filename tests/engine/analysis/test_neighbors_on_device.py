@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from substyle.engine.analysis import neighbors
-from substyle.engine.analysis.geometry import Rows
+from substyle.engine.analysis.geometry import SampledRows
 from substyle.kernels.errors import ConfigError
 
 
@@ -160,9 +160,9 @@ def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monke
     """The answers of tensors are those of arrays."""
     label = np.array([0, 1, -1, 1, 0, -1, 1, 0])
 
-    def made(count: int) -> Rows:
+    def made(count: int) -> SampledRows:
         order = np.arange(count)
-        return Rows(rows(count), order % 4, order % 2, label[order % 8])
+        return SampledRows(rows(count), order % 4, order % 2, label[order % 8])
 
     found = []
     for place, gpu in ((lambda x: x, None), (torch.from_numpy, distances)):

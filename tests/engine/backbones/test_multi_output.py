@@ -15,8 +15,8 @@ from tests.conftest import photograph
 from substyle.engine.backbones import multi_output
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.multi_output import Member, share
-from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.multi_output import OutputMember, share
+from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
@@ -45,7 +45,7 @@ def backbone(readout: Readout, seed: int = 0) -> Backbone:
 
 def compiled(backbones: Sequence[Backbone], precision: str = "fp32") -> list[CompiledBackbone]:
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=1, precision=precision)
-    return [compile_source(Source.of(each), SAMPLES, options) for each in backbones]
+    return [compile_source(LazyBackbone.of(each), SAMPLES, options) for each in backbones]
 
 
 def depths(precision: str = "fp32") -> list[CompiledBackbone]:
@@ -71,7 +71,7 @@ def test_depths_share_and_keep_their_bits(precision: str, monkeypatch: pytest.Mo
     apart = depths(precision)
     joint = share(apart, SAMPLES)
     if precision == "fp32":  # elsewhere depths may need other mixtures, and processors may round otherwise
-        assert all(isinstance(one.embed, Member) for one in joint)
+        assert all(isinstance(one.embed, OutputMember) for one in joint)
     assert [one.describe() for one in joint] == [one.describe() for one in apart]
     counted = Counted(monkeypatch)
     for count in (1, BATCH, 2 * BATCH + 1):
@@ -79,7 +79,7 @@ def test_depths_share_and_keep_their_bits(precision: str, monkeypatch: pytest.Mo
         expected = [one.embed(canvas.numpy()) for one in apart]
         before = counted.pieces
         started = [one.start(canvas) for one in joint]
-        if all(isinstance(one.embed, Member) for one in joint):
+        if all(isinstance(one.embed, OutputMember) for one in joint):
             assert counted.pieces - before == -(-count // BATCH), "computed once for all"
         for one, there in zip(reversed(started), reversed(expected), strict=True):
             np.testing.assert_array_equal(one.result(), there)
@@ -99,7 +99,7 @@ def test_a_canvas_that_is_given_again_is_computed_again() -> None:
 
 def test_what_only_one_asked_for_is_forgotten_with_its_canvas() -> None:
     first, *_ = share(depths(), SAMPLES)
-    assert isinstance(first.embed, Member)
+    assert isinstance(first.embed, OutputMember)
     for number in range(3):
         first.start(torch.from_numpy(batch(number))).result()
     assert len(first.embed.joint._begun) == 0
@@ -132,7 +132,7 @@ def test_bits_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     share(apart, SAMPLES)
     monkeypatch.setattr(multi_output, "_same_bits", lambda *arguments: pytest.fail("compared again"))
     monkeypatch.setattr(multi_output, "merge", lambda *arguments: pytest.fail("merged again"))
-    assert all(isinstance(one.embed, Member) for one in share(apart, SAMPLES))
+    assert all(isinstance(one.embed, OutputMember) for one in share(apart, SAMPLES))
 
 
 def test_what_is_not_in_the_cache_stays_apart_until_it_is(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_what_is_not_in_the_cache_stays_apart_until_it_is(tmp_path: Path) -> Non
     graphs.rename(away)
     assert [one.embed for one in share(apart, SAMPLES)] == [one.embed for one in apart]
     away.rename(graphs)
-    assert all(isinstance(one.embed, Member) for one in share(apart, SAMPLES))
+    assert all(isinstance(one.embed, OutputMember) for one in share(apart, SAMPLES))

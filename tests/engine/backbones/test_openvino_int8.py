@@ -14,10 +14,10 @@ from substyle.engine import cache
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.gate import Search
-from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples
-from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec
 from substyle.engine.config import EmbedConfig
 from substyle.engine.devices import as_precision
@@ -38,7 +38,7 @@ pytest.importorskip("nncf")
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
+def source() -> LazyBackbone:
     torch.manual_seed(0)
     network = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 24, 3)),
@@ -46,10 +46,10 @@ def source() -> Source:
     )
     module = Preprocessed(network, canvas=SIDE, side=SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD).eval()
     spec = BackboneSpec("x:tiny", "tiny", 96, SIDE, IMAGENET_MEAN, IMAGENET_STD, "none", "seed 0", "tiny-0")
-    return Source.of(Backbone(spec, module))
+    return LazyBackbone.of(Backbone(spec, module))
 
 
-def test_int8_passes_the_gate_with_products_in_int8(source: Source) -> None:
+def test_int8_passes_the_gate_with_products_in_int8(source: LazyBackbone) -> None:
     compiled = compile_source(source, SAMPLES, OPTIONS)
     assert compiled.runtime["precision"] == "int8"
     assert compiled.gate is not None
@@ -65,26 +65,28 @@ def test_int8_passes_the_gate_with_products_in_int8(source: Source) -> None:
 
 
 def test_int8_that_fails_keeps_first_layers_and_then_says_so(
-    source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    source: LazyBackbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     asked: list[int] = []
-    real = OpenVINOArtefact.runtime
+    real = OpenVINOBuilder.runtime
 
-    def note(self: OpenVINOArtefact, mixture: object, *, keep: bool = False) -> object:
+    def note(self: OpenVINOBuilder, mixture: object, *, keep: bool = False) -> object:
         asked.append(mixture.unquantised_layers)  # type: ignore[attr-defined]
         return real(self, mixture, keep=keep)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(OpenVINOArtefact, "runtime", note)
-    monkeypatch.setattr(Search, "_references", lambda self: [np.random.default_rng(0).normal(size=(4, 96))] * 2)
+    monkeypatch.setattr(OpenVINOBuilder, "runtime", note)
+    monkeypatch.setattr(
+        PrecisionSearch, "_references", lambda self: [np.random.default_rng(0).normal(size=(4, 96))] * 2
+    )
     with pytest.raises(gate.GateError, match=r"x:tiny: int8 does not agree .* up to half of its first layers in bf16"):
         compile_source(source, SAMPLES, OPTIONS)
     assert asked == [0, 1]  # of 3 layers
 
 
-def test_what_it_was_quantised_on_and_by_is_in_the_key(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_was_quantised_on_and_by_is_in_the_key(source: LazyBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(samples: GivenSamples = SAMPLES, unquantised: int = 0) -> str:
-        return OpenVINOArtefact(source, samples, batch=BATCH, canvas=SIDE, threads=1).int8_key(unquantised)
+        return OpenVINOBuilder(source, samples, batch=BATCH, canvas=SIDE, threads=1).int8_key(unquantised)
 
     first = key()
     assert first == key()
@@ -94,12 +96,12 @@ def test_what_it_was_quantised_on_and_by_is_in_the_key(source: Source, monkeypat
     assert first != key()
 
 
-def test_no_further_photographs_is_said(source: Source) -> None:
+def test_no_further_photographs_is_said(source: LazyBackbone) -> None:
     with pytest.raises(ConfigError, match="photographs beside those of the gate"):
         compile_source(source, GivenSamples([batch(0)], BATCH), OPTIONS)
 
 
-def test_missing_nncf_is_said(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nncf_is_said(source: LazyBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ConfigError, match=r"pip install 'substyle\[int8\]'"):
         compile_source(source, SAMPLES, OPTIONS)

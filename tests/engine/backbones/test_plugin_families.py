@@ -11,9 +11,9 @@ import pytest
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.registry import LoadContext, Source
+from substyle.engine.backbones.registry import LazyBackbone, LoadContext
 from substyle.engine.backbones.runtimes.base import GivenSamples
-from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOArtefact
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.store import catalog
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -75,9 +75,9 @@ def found(folder: Path, text: str) -> tuple[dict[str, object] | None, CompiledBa
     registry.FAMILIES.pop("mine", None)
     load_plugin(folder / "mine.py")
     identity = registry.identity(NAME, CONTEXT)
-    source = Source(partial(registry.load, NAME, CONTEXT), identity)
+    source = LazyBackbone(partial(registry.load, NAME, CONTEXT), identity)
     compiled = compile_source(source, SAMPLES, CompileOptions(batch=4, canvas=SIDE, threads=1))
-    return identity, compiled, OpenVINOArtefact(source, SAMPLES, batch=4, canvas=SIDE, threads=1).key
+    return identity, compiled, OpenVINOBuilder(source, SAMPLES, batch=4, canvas=SIDE, threads=1).key
 
 
 @pytest.mark.parametrize(("old", "new"), [("self.weight * GAIN", "self.weight + GAIN"), ("GAIN = 2.0", "GAIN = 3.0")])

@@ -22,12 +22,12 @@ from torch import nn
 from substyle.engine.backbones import gate, registry
 from substyle.engine.backbones.compile import CompileOptions, artefact_of, compile_source
 from substyle.engine.backbones.export import Preprocessed, Typed
-from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
-from substyle.engine.backbones.runtimes.base import GivenSamples, Mixture, TorchModule, TorchOnDevice
-from substyle.engine.backbones.runtimes.openvino import FixedBatch, InPieces, OpenVINOGraph
-from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTArtefact
-from substyle.engine.backbones.runtimes.torch_compile import TorchArtefact
+from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy, TorchModule, TorchOnDevice
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch, OpenVINOGraph
+from substyle.engine.backbones.runtimes.tensorrt import EngineError, TensorRTBuilder
+from substyle.engine.backbones.runtimes.torch_compile import TorchBuilder
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, Starts
 from substyle.engine.devices import Target
 from substyle.kernels.errors import ConfigError, SubstyleError
@@ -77,14 +77,14 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 
 def test_torch_on_a_cpu_takes_bf16_where_it_passes(uncompiled: list[nn.Module]) -> None:
-    compiled = compile_source(Source.of(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
+    compiled = compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU, batch=2 * BATCH + 3))
     assert (compiled.runtime["name"], compiled.runtime["precision"]) == ("torch.compile", "bf16")
     assert compiled.runtime["device"] == "cpu"
     assert compiled.gate is not None
     assert compiled.gate["cosine_min"] >= 0.999
     assert compiled.rate > 0
     assert len(uncompiled) == 1, "what passed the gate is what fills the store"
-    assert isinstance(compiled.embed, InPieces)
+    assert isinstance(compiled.embed, ChunkedBatch)
     assert compiled.embed.batch == 8, "on a CPU a graph takes pieces"
     module = backbone().module
     assert module is not None
@@ -103,7 +103,7 @@ def test_auto_takes_the_first_that_passes(
     found: str,
 ) -> None:  # fmt: skip
     _spoil(monkeypatch, bad)
-    source = Source.of(backbone())
+    source = LazyBackbone.of(backbone())
     compiled = compile_source(source, samples(), options(ON_CPU))
     assert compiled.runtime["precision"] == found
     assert len(uncompiled) == len(bad) + 1
@@ -117,7 +117,7 @@ def test_auto_takes_the_first_that_passes(
 def test_nothing_passes(uncompiled: list[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     _spoil(monkeypatch, {"bf16", "fp16", "fp32"})
     with pytest.raises(gate.GateError, match="fp32 does not agree"):
-        compile_source(Source.of(backbone()), samples(), options(ON_CPU))
+        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU))
 
 
 def test_a_precision_that_is_asked_for_and_fails_is_an_error_with_numbers(
@@ -125,8 +125,10 @@ def test_a_precision_that_is_asked_for_and_fails_is_an_error_with_numbers(
 ) -> None:
     _spoil(monkeypatch, {"bf16"})
     with pytest.raises(gate.GateError, match=r"bf16 does not agree .* cosine min .*needed: ≥ 0.999"):
-        compile_source(Source.of(backbone()), samples(), options(ON_CPU, "bf16"))
-    assert compile_source(Source.of(backbone()), samples(), options(ON_CPU, "fp16")).runtime["precision"] == "fp16"
+        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU, "bf16"))
+    assert (
+        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU, "fp16")).runtime["precision"] == "fp16"
+    )
 
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, bad: set[str]) -> None:
@@ -150,19 +152,19 @@ def test_what_torch_cannot_compile_is_told_apart(monkeypatch: pytest.MonkeyPatch
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert compile_source(Source.of(backbone()), samples(), options(ON_CPU)).runtime["name"] == "torch"
+    assert compile_source(LazyBackbone.of(backbone()), samples(), options(ON_CPU)).runtime["name"] == "torch"
 
 
 def test_torch_takes_no_graphs() -> None:
     graph = Backbone(backbone().spec, graph=b"a graph")
     with pytest.raises(ConfigError, match=r"x:tiny: runtime.*openvino or tensorrt: this backbone comes as a graph"):
-        compile_source(Source.of(graph), samples(), options(ON_CPU))
+        compile_source(LazyBackbone.of(graph), samples(), options(ON_CPU))
 
 
 def test_torch_takes_no_module_without_the_engine_s_preprocessing(uncompiled: list[nn.Module]) -> None:
     other = Backbone(backbone().spec, nn.Flatten())
     with pytest.raises(SubstyleError, match="Flatten: only backbones with the engine's own preprocessing"):
-        compile_source(Source.of(other), samples(), options(ON_CPU))
+        compile_source(LazyBackbone.of(other), samples(), options(ON_CPU))
 
 
 def test_int8_is_refused_before_anything_is_loaded() -> None:
@@ -229,7 +231,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
 
 
 def test_an_engine_is_built_once_and_loaded_by_all(engines: Engines, tmp_path: Path) -> None:
-    source = Source.of(backbone())
+    source = LazyBackbone.of(backbone())
     first = compile_source(source, samples(), options(ON_GPU))
     assert first.runtime == {
         **{"name": "tensorrt", "precision": "bf16", "float32_layers": 0, "version": "10.9"},
@@ -251,7 +253,7 @@ def test_another_engine_is_built_where_something_changes(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     made, precision = backbone(), "fp32"
-    compile_source(Source.of(made), samples(), options(ON_GPU, precision))
+    compile_source(LazyBackbone.of(made), samples(), options(ON_GPU, precision))
     if change == "precision":
         precision = "fp16"
     elif change == "library":
@@ -261,7 +263,7 @@ def test_another_engine_is_built_where_something_changes(
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     else:
         made = dataclasses.replace(made, spec=dataclasses.replace(made.spec, weights_hash="4567"))
-    compile_source(Source.of(made), samples(), options(ON_GPU, precision))
+    compile_source(LazyBackbone.of(made), samples(), options(ON_GPU, precision))
     assert len(engines.built) == 2
 
 
@@ -269,17 +271,17 @@ def test_another_engine_is_built_where_something_changes(
 def test_an_engine_that_cannot_be_used_is_built_anew(
     engines: Engines, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    first = compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
     (path,) = (tmp_path / "cache" / "engines").glob("*.engine")
     if how == "cut":
         path.write_bytes(path.read_bytes()[:-1])
     else:
         engines.unusable.add(engines.built[0] + bytes([1]))
-    second = compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    second = compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 2
     assert ("cannot be used (made for another card); built anew" in capsys.readouterr().err) == (how != "cut")
     np.testing.assert_array_equal(second.embed(samples().first()), first.embed(samples().first()))
-    compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+    compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 2
 
 
@@ -291,7 +293,7 @@ def test_an_engine_that_cannot_be_used_where_it_was_built_is_an_error(
 
     monkeypatch.setattr(tensorrt, "TensorRTGraph", refuse)
     with pytest.raises(EngineError, match="no"):
-        compile_source(Source.of(backbone()), samples(), options(ON_GPU, "fp32"))
+        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "fp32"))
     assert len(engines.built) == 1
 
 
@@ -304,10 +306,10 @@ def test_a_card_without_bf16_runs_in_fp16(
         return engines.build(graph, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tensorrt, "build", build)
-    assert compile_source(Source.of(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
+    assert compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU)).runtime["precision"] == "fp16"
     assert "runs in fp16 if that passes the gate; no bf16 here" in capsys.readouterr().err
     with pytest.raises(EngineError, match="no bf16 here"):
-        compile_source(Source.of(backbone()), samples(), options(ON_GPU, "bf16"))
+        compile_source(LazyBackbone.of(backbone()), samples(), options(ON_GPU, "bf16"))
 
 
 def graph(side: int = SIDE) -> bytes:
@@ -328,7 +330,7 @@ def graph(side: int = SIDE) -> bytes:
 
 def test_a_backbone_that_comes_as_a_graph(engines: Engines) -> None:
     spec = dataclasses.replace(backbone().spec, dim=3 * SIDE)
-    source = Source.of(Backbone(spec, graph=graph()))
+    source = LazyBackbone.of(Backbone(spec, graph=graph()))
     compiled = compile_source(source, samples(), options(ON_GPU))
     assert compiled.runtime["precision"] == "fp32"
     assert compiled.gate is not None
@@ -347,10 +349,10 @@ def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch,
     loaded: list[bytes] = []
     monkeypatch.setattr(tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
     made = backbone() if kind == "module" else Backbone(dataclasses.replace(backbone().spec, dim=96), graph=graph())
-    artefact = artefact_of(Source.of(made), samples(), options(ON_GPU))
-    assert isinstance(artefact, TensorRTArtefact)
+    artefact = artefact_of(LazyBackbone.of(made), samples(), options(ON_GPU))
+    assert isinstance(artefact, TensorRTBuilder)
     for _ in range(2):
-        artefact.runtime(Mixture("fp32"))
+        artefact.runtime(PrecisionPolicy("fp32"))
     assert loaded[0] == loaded[1]
     assert len(loaded[0]) > 1000
 
@@ -359,11 +361,11 @@ def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_keys_of_runtimes_differ(engines: Engines) -> None:
-    source = Source.of(backbone())
+    source = LazyBackbone.of(backbone())
     keys = {artefact_of(source, samples(), options(t)).key for t in (Target(), ON_CPU, ON_GPU)}
     assert len(keys) == 3
     on_cpu = artefact_of(source, samples(), options(ON_CPU))
     on_gpu = artefact_of(source, samples(), options(Target("cuda:0", "torch"), batch=64))
-    assert isinstance(on_cpu, TorchArtefact)
+    assert isinstance(on_cpu, TorchBuilder)
     assert (on_cpu.batch, on_gpu.batch) == (4, 64)
     assert json.dumps(on_cpu.facts("auto")) == "{}"

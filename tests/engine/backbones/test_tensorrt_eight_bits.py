@@ -32,11 +32,11 @@ from tests.engine.backbones.typed_on_cpu import OnCPU
 from substyle.engine import cache, devices
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import artefact_of, compile_source
-from substyle.engine.backbones.gate import Search
-from substyle.engine.backbones.registry import Source
+from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
-from substyle.engine.backbones.runtimes.base import GivenSamples, Mixture
-from substyle.engine.backbones.runtimes.tensorrt import TensorRTArtefact
+from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
+from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.devices import EightBits, Target
 from substyle.kernels.errors import ConfigError
@@ -72,7 +72,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engines:
 
 @NETWORKS
 def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = Source.of(backbone(name))
+    source = LazyBackbone.of(backbone(name))
     compiled = compile_source(source, SAMPLES, options("int8"))
     assert compiled.gate is not None
     assert compiled.gate["threshold"] == 0.99
@@ -93,15 +93,15 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
 def test_what_stays_between_products_passes_the_gate_alone(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = Search._check
+    real = PrecisionSearch._check
 
-    def check(self: Search, mixture: Mixture, every: int) -> gate.GateResult:
+    def check(self: PrecisionSearch, mixture: PrecisionPolicy, every: int) -> gate.GateResult:
         if mixture.precision == "bf16":
             raise gate.GateError("not in bf16")
         return real(self, mixture, every)
 
-    monkeypatch.setattr(Search, "_check", check)
-    runtime = compile_source(Source.of(backbone()), SAMPLES, options("int8")).runtime
+    monkeypatch.setattr(PrecisionSearch, "_check", check)
+    runtime = compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8")).runtime
     assert runtime["between"] == "fp16"
     kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
     assert TensorProto.FLOAT16 in kinds
@@ -111,54 +111,54 @@ def test_what_stays_between_products_passes_the_gate_alone(
 
 def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = Search._check
+    real = PrecisionSearch._check
 
-    def check(self: Search, mixture: Mixture, every: int) -> gate.GateResult:
+    def check(self: PrecisionSearch, mixture: PrecisionPolicy, every: int) -> gate.GateResult:
         if mixture.precision != "fp8":
             return real(self, mixture, every)
         asked.append(mixture.unquantised_layers)
         raise gate.GateError("fp8 does not agree")
 
-    monkeypatch.setattr(Search, "_check", check)
+    monkeypatch.setattr(PrecisionSearch, "_check", check)
     with pytest.raises(gate.GateError, match=r"fp8 does not agree. Nor does it with up to half of its first layers in"):
-        compile_source(Source.of(backbone()), SAMPLES, options("fp8"))
+        compile_source(LazyBackbone.of(backbone()), SAMPLES, options("fp8"))
     assert asked == [0, 1]  # of 3 layers
 
 
 def test_a_large_batch_is_quantised_by_what_a_small_one_shows(engines: Engines) -> None:
     how = {"batch": 12, "canvas": CANVAS, "threads": 1, "target": ON_GPU}
-    artefact = TensorRTArtefact(Source.of(backbone("transformer")), SAMPLES, **how)  # type: ignore[arg-type]
-    graph = artefact.graph(Mixture("int8"))
+    artefact = TensorRTBuilder(LazyBackbone.of(backbone("transformer")), SAMPLES, **how)  # type: ignore[arg-type]
+    graph = artefact.graph(PrecisionPolicy("int8"))
     canvas = np.concatenate([batch(40), batch(50), batch(60)])
     assert cosine(OnCPU(graph)(canvas), reference("transformer", canvas)) >= 0.99
 
 
 def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Source.of(backbone())
+    source = LazyBackbone.of(backbone())
 
-    def key(mixture: Mixture, samples: GivenSamples = SAMPLES) -> str:
+    def key(mixture: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
         artefact = artefact_of(source, samples, options("auto"))
-        assert isinstance(artefact, TensorRTArtefact)
+        assert isinstance(artefact, TensorRTBuilder)
         return artefact.graph_key(mixture)
 
-    first = key(Mixture("int8"))
-    assert first == key(Mixture("int8"))
+    first = key(PrecisionPolicy("int8"))
+    assert first == key(PrecisionPolicy("int8"))
     others = [
-        key(Mixture("bf16")),
-        key(Mixture("fp8")),
-        key(Mixture("int8", unquantised_layers=1)),
-        key(Mixture("int8", between="fp16")),
-        key(Mixture("int8"), dataclasses.replace(SAMPLES, further_GSSC=[batch(11)])),
+        key(PrecisionPolicy("bf16")),
+        key(PrecisionPolicy("fp8")),
+        key(PrecisionPolicy("int8", unquantised_layers=1)),
+        key(PrecisionPolicy("int8", between="fp16")),
+        key(PrecisionPolicy("int8"), dataclasses.replace(SAMPLES, further_GSSC=[batch(11)])),
     ]
     assert len({first, *others}) == 6
     monkeypatch.setattr(cache, "code_hash", lambda *patterns: "other")
-    assert key(Mixture("int8")) != first
+    assert key(PrecisionPolicy("int8")) != first
 
 
 @EACH
 def test_no_further_photographs_is_said(engines: Engines, precision: EightBits) -> None:
     with pytest.raises(ConfigError, match="photographs beside those of the gate"):
-        compile_source(Source.of(backbone()), GivenSamples([batch(0)], BATCH), options(precision))
+        compile_source(LazyBackbone.of(backbone()), GivenSamples([batch(0)], BATCH), options(precision))
     assert not engines.built
 
 
@@ -167,7 +167,7 @@ def test_missing_openvino_is_said(engines: Engines, monkeypatch: pytest.MonkeyPa
     found: Callable[[str], Any] = lambda name: None if name == "openvino" else real(name)  # noqa: E731
     monkeypatch.setattr(devices.importlib.util, "find_spec", found)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; .*openvino is not installed"):
-        compile_source(Source.of(backbone()), SAMPLES, options("int8"))
+        compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
     assert not engines.built
 
 
@@ -186,14 +186,14 @@ def test_fp8_is_there_from_8_9_on(engines: Engines, major: int, minor: int) -> N
 
 
 def test_backbones_that_come_as_graphs_are_refused() -> None:
-    artefact = Source.of(Backbone(backbone().spec, graph=b"a graph"))
+    artefact = LazyBackbone.of(Backbone(backbone().spec, graph=b"a graph"))
     with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; allowed: auto, fp32 \(it comes as a graph"):
-        TensorRTArtefact(artefact, SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).require_precision("int8")
+        TensorRTBuilder(artefact, SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).require_precision("int8")
 
 
 def test_neither_nncf_nor_onnxruntime_is_needed(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nncf", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
-    artefact = artefact_of(Source.of(backbone()), SAMPLES, options("int8"))
-    assert isinstance(artefact, TensorRTArtefact)
-    assert artefact.graph(Mixture("int8"))
+    artefact = artefact_of(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
+    assert isinstance(artefact, TensorRTBuilder)
+    assert artefact.graph(PrecisionPolicy("int8"))

@@ -26,7 +26,7 @@ from substyle.engine.backbones.spec import Backbone
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.loop import EmbedSummary
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.store import journal
 from substyle.pipelines.sources import FolderSource
@@ -109,13 +109,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(images: Path, store: Path, embeds: Sequence[tuple[Backbone, Any]], *, lent: bool = False) -> EmbedSummary:
     """Fill a store, of pixels in memory that is lent or that is the loop's own."""
     settings = Settings(0, SIDE, suite("mini5"))
-    workshop = Workshop(settings, EmbedConfig(batch=4, threads=1, shard_rows=8, device="cpu"))
-    lender = Lender(workshop.maker(settings.transformations))
+    pipeline = PixelPipeline(settings, EmbedConfig(batch=4, threads=1, shard_rows=8, device="cpu"))
+    lender = Lender(pipeline.maker(settings.transformations))
     if lent:
-        workshop.maker = lambda names: lender  # type: ignore[assignment, method-assign, return-value]
+        pipeline.maker = lambda names: lender  # type: ignore[assignment, method-assign, return-value]
     runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": "", "device": "cpu"}
     compiled = [CompiledBackbone(b.spec, embed, runtime, None, 1e4) for b, embed in embeds]
-    summary = embed_compiled(EmbedPlan(FolderSource(images), store, workshop), compiled, quiet=True)
+    summary = embed_compiled(EmbedPlan(FolderSource(images), store, pipeline), compiled, quiet=True)
     if lent:
         assert lender.out == 0, "all of it has been given back"
         assert lender.most > 2, "more than one variant is under way"

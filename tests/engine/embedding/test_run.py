@@ -11,7 +11,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop, shard_rows
+from substyle.engine.embedding.prepare import PixelPipeline, shard_rows
 from substyle.engine.embedding.run import embed
 from substyle.engine.store import lock
 from substyle.engine.store.layout import LockedError, StoreError
@@ -28,7 +28,7 @@ CONFIG = EmbedConfig(batch=4, threads=1, precision="fp32", shard_rows=8)
 def plan(images: Path, store: Path, names: str = "mini5", limit: int = 0, **config: int | str) -> EmbedPlan:
     settings = Settings(0, 64, suite(names))
     changed = EmbedConfig(**{**vars(CONFIG), **config})  # type: ignore[arg-type]
-    return EmbedPlan(FolderSource(images), store, Workshop(settings, changed), limit)
+    return EmbedPlan(FolderSource(images), store, PixelPipeline(settings, changed), limit)
 
 
 def folder(root: Path, count: int, start: int = 0) -> Path:
@@ -206,7 +206,7 @@ def test_another_seed_canvas_or_type_is_refused(tmp_path: Path, two_classes: Pat
             "style_precision bf16 there, fp32 now",
         ),
     ):
-        other = EmbedPlan(FolderSource(two_classes), store, Workshop(settings, config), 4)
+        other = EmbedPlan(FolderSource(two_classes), store, PixelPipeline(settings, config), 4)
         with pytest.raises(StoreError, match=named):
             embed(other, [PIXELS], quiet=True)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from substyle.engine import cuda
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import BackboneSpec
-from substyle.engine.embedding.scheduler import Backlog, Batch, Shard
+from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
 
 B, D = 4, 2
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -32,12 +32,12 @@ def backbone(embed: Embed, name: str = "control:x") -> CompiledBackbone:
     return CompiledBackbone(spec, embed, {"name": "none", "precision": "fp32"}, None, 1.0)
 
 
-def shard(number: int, names: list[str], backbones: int = 1, batches: int = 1) -> Shard:
+def shard(number: int, names: list[str], backbones: int = 1, batches: int = 1) -> ShardInProgress:
     buffers = [{name: np.full((batches * B, D), np.nan, np.float32) for name in names} for _ in range(backbones)]
-    return Shard(number, number * batches * B, range(batches * B), names, buffers)
+    return ShardInProgress(number, number * batches * B, range(batches * B), names, buffers)
 
 
-def batch(of: Shard, name: str, value: int, part: int = 0) -> Batch:
+def batch(of: ShardInProgress, name: str, value: int, part: int = 0) -> Batch:
     pixels = np.full((B, 1, 1, 3), value, np.uint8)
     ok = np.arange(B) != 2  # one image of every batch is quarantined
     return Batch(of, name, pixels, np.arange(part * B, (part + 1) * B), ok)
@@ -47,11 +47,11 @@ class Book:
     """What was written, and how far the embedding was then."""
 
     def __init__(self) -> None:
-        self.shards: list[Shard] = []
+        self.shards: list[ShardInProgress] = []
         self.seconds: list[float] = []
         self.arrived = 0
 
-    def write(self, written: Shard, seconds: float) -> None:
+    def write(self, written: ShardInProgress, seconds: float) -> None:
         assert written.missing == 0
         self.shards.append(written)
         self.seconds.append(seconds)
@@ -64,7 +64,7 @@ def test_every_embedding_goes_to_its_row_and_shards_are_written_in_order() -> No
     book, names = Book(), ["identity", "blur", "noise"]
     made = [shard(i, names, backbones=2, batches=3) for i in range(5)]
     plain, doubled = backbone(first_value), backbone(lambda canvas: 2 * first_value(canvas))
-    backlog = Backlog([plain, doubled], book.write, book.count, waiting=4, begun=2)
+    backlog = Scheduler([plain, doubled], book.write, book.count, waiting=4, begun=2)
     with backlog.working():
         for each in made:
             for part in range(3):
@@ -99,7 +99,7 @@ def test_a_backbone_goes_on_while_something_waits_for_it() -> None:
 
     one = shard(0, ["identity"])
     one.buffers = [one.buffers[0], {"identity": one.buffers[0]["identity"].copy()}]
-    backlog = Backlog([backbone(record(0)), backbone(record(1))], Book().write, Book().count, waiting=8, begun=1)
+    backlog = Scheduler([backbone(record(0)), backbone(record(1))], Book().write, Book().count, waiting=8, begun=1)
     with backlog.working():
         for _ in range(8):
             backlog.add(0, batch(one, "identity", 1))
@@ -119,7 +119,7 @@ def test_the_giver_waits_when_too_much_waits() -> None:
         return first_value(canvas_BSSC)
 
     added: list[int] = []
-    backlog = Backlog([backbone(embed)], Book().write, Book().count, waiting=3, begun=1)
+    backlog = Scheduler([backbone(embed)], Book().write, Book().count, waiting=3, begun=1)
 
     def give_all() -> None:
         with backlog.working():
@@ -141,7 +141,7 @@ class BrokenError(Exception):
     pass
 
 
-def give(backlog: Backlog, shards: Iterable[Shard], batches: int) -> None:
+def give(backlog: Scheduler, shards: Iterable[ShardInProgress], batches: int) -> None:
     """Give batches of the values 0, 1, … to each shard."""
     with backlog.working():
         for each in shards:
@@ -160,7 +160,7 @@ def test_an_error_of_a_backbone_reaches_the_giver() -> None:
         return first_value(canvas_BSSC)
 
     book = Book()
-    backlog = Backlog([backbone(embed)], book.write, book.count, waiting=2, begun=1)
+    backlog = Scheduler([backbone(embed)], book.write, book.count, waiting=2, begun=1)
     with pytest.raises(BrokenError):
         give(backlog, [shard(0, ["identity"])], 200)
     assert seen == list(range(6))
@@ -171,12 +171,12 @@ def test_an_error_in_writing_reaches_the_giver() -> None:
     written: list[int] = []
     made = (shard(i, ["identity"]) for i in range(1000))
 
-    def write(each: Shard, seconds: float) -> None:
+    def write(each: ShardInProgress, seconds: float) -> None:
         if each.number == 1:
             raise BrokenError
         written.append(each.number)
 
-    backlog = Backlog([backbone(first_value)], write, Book().count, waiting=2, begun=1)
+    backlog = Scheduler([backbone(first_value)], write, Book().count, waiting=2, begun=1)
     with pytest.raises(BrokenError):
         give(backlog, made, 1)
     assert written[0] == 0
@@ -186,17 +186,17 @@ def test_an_error_in_writing_reaches_the_giver() -> None:
 def test_an_interrupted_giver_finishes_the_shard_that_is_being_written() -> None:
     begun, book = threading.Event(), Book()
 
-    def write(each: Shard, seconds: float) -> None:
+    def write(each: ShardInProgress, seconds: float) -> None:
         begun.set()
         time.sleep(0.1)
         book.write(each, seconds)
 
-    def interrupted() -> Iterator[Shard]:
+    def interrupted() -> Iterator[ShardInProgress]:
         yield shard(0, ["identity"])
         begun.wait()
         raise KeyboardInterrupt
 
-    backlog = Backlog([backbone(first_value)], write, book.count, waiting=2, begun=1)
+    backlog = Scheduler([backbone(first_value)], write, book.count, waiting=2, begun=1)
     with pytest.raises(KeyboardInterrupt):
         give(backlog, interrupted(), 1)
     assert [each.number for each in book.shards] == [0]
@@ -211,7 +211,7 @@ def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pyte
         return first_value(canvas_BSSC)
 
     one = shard(0, ["identity"])
-    backlog = Backlog([backbone(embed)], Book().write, Book().count, waiting=8, begun=2)
+    backlog = Scheduler([backbone(embed)], Book().write, Book().count, waiting=8, begun=2)
     with backlog.working():
         for value in (3, 4):
             backlog.add(0, replace(batch(one, "identity", value), made=f"pixels of {value}"))  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pyte
 def test_what_is_there_is_embedded_while_nobody_knows_what_comes_next() -> None:
     """However little it is, and though another backbone would have its turn first: others may wait for the shard."""
     one, book, more = shard(0, ["a"], backbones=2), Book(), Future[str]()
-    backlog = Backlog([backbone(first_value), backbone(first_value)], book.write, book.count, waiting=100, begun=1)
+    backlog = Scheduler([backbone(first_value), backbone(first_value)], book.write, book.count, waiting=100, begun=1)
     with backlog.working(), ThreadPoolExecutor(1) as other:
         for i in range(2):
             backlog.add(i, batch(one, "a", 7))
@@ -243,7 +243,7 @@ def test_what_goes_wrong_ends_the_waiting_for_more(where: str) -> None:
 
     one, book = shard(0, ["a"]), Book()
     write = fail if where == "write" else book.write
-    backlog = Backlog([backbone(fail if where == "embed" else first_value)], write, book.count, waiting=100, begun=1)
+    backlog = Scheduler([backbone(fail if where == "embed" else first_value)], write, book.count, waiting=100, begun=1)
 
     def work() -> None:
         with backlog.working():

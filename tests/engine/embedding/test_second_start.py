@@ -17,11 +17,11 @@ from tests.conftest import jpeg, photograph
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.gate import Search
+from substyle.engine.backbones.gate import PrecisionSearch
 from substyle.engine.backbones.registry import Family, LoadContext
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding.prepare import Samples, Workshop, prepare_backbones
+from substyle.engine.embedding.prepare import PixelPipeline, Samples, prepare_backbones
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.transforms import base
@@ -49,7 +49,7 @@ def images(tmp_path: Path) -> Path:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done and not found in the cache: ``load``, ``variants``, ``gate``."""
     done: list[str] = []
-    load, search, variants = registry.load, Search._search, Samples.variants
+    load, search, variants = registry.load, PrecisionSearch._search, Samples.variants
 
     def note(what: str, real: Callable[..., object]) -> Callable[..., object]:
         def noted(*arguments: object) -> object:
@@ -60,7 +60,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return noted
 
     monkeypatch.setattr(registry, "load", note("load", load))
-    monkeypatch.setattr(Search, "_search", note("gate", search))
+    monkeypatch.setattr(PrecisionSearch, "_search", note("gate", search))
     monkeypatch.setattr(Samples, "variants", note("variants", variants))
     return done
 
@@ -105,7 +105,7 @@ def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = CONFIG) -> CompiledBackbone:
     records = {record.key: record for record in FolderSource(images).records}
-    samples = Samples(Workshop(settings, config), records, list(records))
+    samples = Samples(PixelPipeline(settings, config), records, list(records))
     (compiled,) = prepare_backbones([BackboneChoice("timm:rows", images.parent / "weight")], samples, quiet=True)
     return compiled
 
@@ -270,7 +270,7 @@ def test_damaged_entries_are_made_anew(
 def test_style_networks_are_not_made_before_they_are_needed(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     styled = dataclasses.replace(SETTINGS, transformations=("identity", "style_wave"))
     prepare(images, settings=styled)
-    monkeypatch.setattr(Workshop, "_make", lambda *arguments: pytest.fail("made for nothing"))
+    monkeypatch.setattr(PixelPipeline, "_make", lambda *arguments: pytest.fail("made for nothing"))
     prepare(images, settings=styled)
 
 
@@ -280,11 +280,11 @@ def test_quantisation_sees_other_photographs_in_all_transformations(images: Path
     (images / "35.jpg").write_bytes(b"no image")
     records = {record.key: record for record in FolderSource(images).records}
     keys = [f"{i}.jpg" for i in range(40)]
-    samples = Samples(Workshop(SETTINGS, CONFIG), records, keys)
+    samples = Samples(PixelPipeline(SETTINGS, CONFIG), records, keys)
     further = samples.further()
     assert [batch.shape for batch in further] == [(4, 64, 64, 3)] * 3
     # 32 to 39 but for 35: two groups of four; the transformations take them in turns
-    canvases = Samples(Workshop(SETTINGS, CONFIG), records, keys[32:]).canvas()
+    canvases = Samples(PixelPipeline(SETTINGS, CONFIG), records, keys[32:]).canvas()
     gate = {canvas.tobytes() for canvas in samples.canvas()}
     assert len(canvases) == 7
     assert not gate & {canvas.tobytes() for canvas in canvases}
@@ -294,4 +294,4 @@ def test_quantisation_sees_other_photographs_in_all_transformations(images: Path
     assert (grey[..., 0] == grey[..., 1]).all()
     assert abs(grey[3].mean() - canvases[0].mean()) < 30  # the second group is filled up from the front
     with pytest.raises(ConfigError, match="more than 32 photographs"):
-        Samples(Workshop(SETTINGS, CONFIG), records, keys[:32]).further()
+        Samples(PixelPipeline(SETTINGS, CONFIG), records, keys[:32]).further()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
-from substyle.engine.probes.dataset import Standard
+from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.probes.heads import initial
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_step import forward
@@ -19,11 +19,11 @@ from substyle.kernels.probe_step import forward
 CPU = torch.device("cpu")
 
 
-def standard(width: int) -> Standard:
+def standard(width: int) -> Standardizer:
     rng = np.random.default_rng(0)
     scale = rng.random(width).astype(np.float32) + 0.5
     scale[0] = 0.0
-    return Standard(rng.normal(size=width).astype(np.float32), scale)
+    return Standardizer(rng.normal(size=width).astype(np.float32), scale)
 
 
 @pytest.mark.parametrize("hidden", [0, 12], ids=["linear", "mlp"])

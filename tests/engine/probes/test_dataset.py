@@ -16,7 +16,7 @@ from substyle.engine.probes import dataset, loader
 from substyle.engine.probes import dataset as held_module
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Held, Resident, Room, Standard, Streamed, hold, standard_of
+from substyle.engine.probes.dataset import Dataset, MemoryBudget, Resident, Standardizer, Streamed, hold, standard_of
 from substyle.engine.probes.loader import NEVER, Drawn
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import fine_task
@@ -37,11 +37,11 @@ def cells(table: EmbeddingTable) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
     return t, n
 
 
-def of(how: str, table: EmbeddingTable, **changes: object) -> Held:
+def of(how: str, table: EmbeddingTable, **changes: object) -> Dataset:
     return hold(table, replace(ProbeConfig(table=how), **changes), CPU)  # type: ignore[arg-type]
 
 
-def standardised(held: Held, t: Any, n: Any) -> torch.Tensor:  # noqa: ANN401
+def standardised(held: Dataset, t: Any, n: Any) -> torch.Tensor:  # noqa: ANN401
     task = fine_task(held.table, 0)
     assert task is not None
     return Features(held, standard_of(held.table, task, 0), CPU, torch.float32)(t, n)
@@ -201,12 +201,12 @@ IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
     ("free", "chosen"), [(77e9, "float16"), (76e9, "int8"), (39e9, "int8"), (38e9, "streamed"), (1.4e9, "streamed")]
 )
 def test_the_first_way_that_fits_is_chosen(free: float, chosen: str) -> None:
-    here = Room(IMAGENET, 2, int(free), 1 << 30, "cuda:0")
+    here = MemoryBudget(IMAGENET, 2, int(free), 1 << 30, "cuda:0")
     assert here.choose("auto") == here.choose(chosen) == chosen
 
 
 def test_bytes_of_imagenet() -> None:
-    here = Room(IMAGENET, 2, 1 << 37, 1 << 30, "cuda:0")
+    here = MemoryBudget(IMAGENET, 2, 1 << 37, 1 << 30, "cuda:0")
     assert here.needs("float16") == 31 * 1_281_167 * 768 * 2
     assert here.needs("int8") == 31 * 1_281_167 * 772
     assert here.needs("streamed") == 1 << 30
@@ -218,7 +218,7 @@ def test_bytes_of_imagenet() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
-    here = Room(IMAGENET, 2, int(39e9), 1 << 30, "cuda:0")
+    here = MemoryBudget(IMAGENET, 2, int(39e9), 1 << 30, "cuda:0")
     with pytest.raises(ConfigError, match=r"probes.table: got 'float16'; allowed: what fits: int8, streamed \(.*61.00"):
         here.choose("float16")
     for asked in ("auto", "streamed"):
@@ -269,10 +269,10 @@ def test_a_centre_is_undone() -> None:
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 6)) * [1, 2, 3, 100, 1e-3, 5] + [0, 5, 0, 1000, 1, 3]
-    centre = Standard(*(rng.normal(size=6).astype(np.float32) for _ in range(2)))
+    centre = Standardizer(*(rng.normal(size=6).astype(np.float32) for _ in range(2)))
     centre.scale_D[:] = np.abs(centre.scale_D) + 0.1
     centre.scale_D[5] = 0.0
-    standard = Standard(rng.normal(size=6).astype(np.float32), rng.normal(size=6).astype(np.float32))
+    standard = Standardizer(rng.normal(size=6).astype(np.float32), rng.normal(size=6).astype(np.float32))
     mean_D, scale_D = _over_centre(standard, centre)
     z = (x - centre.mean_D) * centre.scale_D
     ours, theirs = (z - mean_D) * scale_D, (x - standard.mean_D) * standard.scale_D

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from substyle.engine.probes.batches import Batches, Features, Part
+from substyle.engine.probes.batches import Batches, BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
-from substyle.engine.probes.heads import Bank, Setting
+from substyle.engine.probes.heads import HeadBank, Setting
 from substyle.engine.probes.tasks import fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Validation
 from substyle.engine.store.table import EmbeddingTable
@@ -34,10 +34,10 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
     assert semantic is not None
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
 
-    def parts() -> list[Part]:
+    def parts() -> list[BatchPart]:
         return [
-            Part(fine, stream_of(fine, "variant", 0), 24, slice(0, 8)),
-            Part(semantic, stream_of(semantic, "variant", 0), 9, slice(8, 11)),
+            BatchPart(fine, stream_of(fine, "variant", 0), 24, slice(0, 8)),
+            BatchPart(semantic, stream_of(semantic, "variant", 0), 9, slice(8, 11)),
         ]
 
     batches, reference = Batches(features, parts(), 4, 9), parts()
@@ -58,7 +58,7 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
 def test_weights_of_a_setting_are_copies(width: int) -> None:
     """Of all its seeds, in their order, whether its heads train in turn or together."""
     settings = [Setting(lr, 0.0, width) for lr in (1e-2, 1e-3, 1e-4)]
-    own = Bank(settings, 20, 5, [0, 1], 0.0, CPU)
+    own = HeadBank(settings, 20, 5, [0, 1], 0.0, CPU)
     assert len(own.pieces) == (6 if width else 1)
     for g in range(3):
         for s in range(2):
@@ -82,7 +82,7 @@ def test_a_bank_is_judged_head_by_head_in_its_order(make_table: Make, quick: Qui
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
     validation = Validation(features, task, slice(0, 8), quick())
-    own = Bank([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
+    own = HeadBank([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
     for i, piece in enumerate(own.pieces):
         piece.w1.mul_(torch.arange(1.0, 1.0 + len(piece))[:, None, None] * (i + 1))
     accuracy, loss = validation.judge_bank(own)

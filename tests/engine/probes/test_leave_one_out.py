@@ -13,10 +13,10 @@ import torch
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Standard, standard_of
+from substyle.engine.probes.dataset import Standardizer, standard_of
 from substyle.engine.probes.evaluate import score
 from substyle.engine.probes.leave_one_out import (
-    Rotation,
+    LeaveOneOut,
     held_out_in_turn,
     redrawn_sets,
     report_redrawn,
@@ -41,7 +41,9 @@ def whole(table: EmbeddingTable) -> Task:
     return task
 
 
-def turned(table: EmbeddingTable, config: ProbeConfig, standard: Standard | None = None, redraws: int = 0) -> Rotation:
+def turned(
+    table: EmbeddingTable, config: ProbeConfig, standard: Standardizer | None = None, redraws: int = 0
+) -> LeaveOneOut:
     task = whole(table)
     features = Features(table, standard or standard_of(table, task, 0), CPU, torch.float32)
     return rotate(features, task, 0.1, config, table.rows(2), redraws=redraws)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from substyle.engine.probes import loader
-from substyle.engine.probes.loader import Job, Window
+from substyle.engine.probes.loader import DoubleBuffer, Job
 
 CUDA, ROWS, WIDTH = torch.device("cuda", 0), 4, 3
 
@@ -112,7 +112,7 @@ def jobs(counts: list[int]) -> Iterator[Job[int]]:
 
 
 def test_rows_arrive_and_stay_until_they_are_read(gpu: GPU) -> None:
-    there: Any = Window[int](ROWS, WIDTH, torch.float16, CUDA)
+    there: Any = DoubleBuffer[int](ROWS, WIDTH, torch.float16, CUDA)
     counts, read = [4, 4, 3, 4, 1], []
     for first, count, number in there.through(jobs(counts)):
         assert first == ROWS * (number % 2)
@@ -136,7 +136,7 @@ def test_the_next_half_is_filled_while_one_is_used(gpu: GPU) -> None:
             begun.append(number)
             yield job
 
-    there: Any = Window[int](ROWS, WIDTH, torch.float16, CUDA)
+    there: Any = DoubleBuffer[int](ROWS, WIDTH, torch.float16, CUDA)
     rows = there.through(noted([4, 4, 4]))
     next(rows)
     rows.close()  # waits for the reader
@@ -144,5 +144,5 @@ def test_the_next_half_is_filled_while_one_is_used(gpu: GPU) -> None:
 
 
 def test_nothing_to_read(gpu: GPU) -> None:
-    there: Any = Window[int](ROWS, WIDTH, torch.float16, CUDA)
+    there: Any = DoubleBuffer[int](ROWS, WIDTH, torch.float16, CUDA)
     assert list(there.through(jobs([]))) == []

@@ -13,7 +13,7 @@ import torch
 
 from substyle.engine.probes import mlp as module
 from substyle.engine.probes import mlp as multitask
-from substyle.engine.probes.batches import Features, Part
+from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Setting, grid, initial
@@ -189,10 +189,10 @@ def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypat
     """Of the setting picked and half of its steps, each with a seed of its own, from drawn photographs alone."""
     features, task = setup(table := make_table(), fine_task(make_table(), 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
-    calls: list[tuple[Sequence[Part], list[Setting], int, object]] = []
+    calls: list[tuple[Sequence[BatchPart], list[Setting], int, object]] = []
 
     def spy(
-        features: Features, parts: Sequence[Part], settings: list[Setting], config: ProbeConfig, steps: int,
+        features: Features, parts: Sequence[BatchPart], settings: list[Setting], config: ProbeConfig, steps: int,
         *, seeds: Sequence[int] | None = None, advance: Callable[[int], None],
     ) -> dict[Setting, Trained]:  # fmt: skip
         calls.append((parts, settings, steps, seeds))

@@ -13,7 +13,7 @@ import torch
 
 from substyle.engine import cuda
 from substyle.engine.probes import heads, trainer
-from substyle.engine.probes.batches import DeviceBatches, Features, Part
+from substyle.engine.probes.batches import BatchPart, DeviceBatches, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Resident, hold, standard_of
 from substyle.engine.probes.heads import Setting
@@ -82,7 +82,7 @@ def learned(
 ) -> dict[Setting, Trained]:
     task = the_task(table)
     features = Features(hold(table, config, CPU), standard_of(table, task, 0), CPU, dtype)
-    part = Part(task, stream_of(task, "variant", 0), 64, slice(0, len(task.labels)))
+    part = BatchPart(task, stream_of(task, "variant", 0), 64, slice(0, len(task.labels)))
     return train(features, [part], settings, config, steps, seeds=[0, 1])
 
 
@@ -174,8 +174,8 @@ def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, m
 
     def run() -> dict[Setting, Trained]:
         parts = [
-            Part(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
-            Part(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
+            BatchPart(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
+            BatchPart(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
         ]
         return train(features, parts, settings_of(fine, semantic, config), config, 20)
 
@@ -212,8 +212,8 @@ def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
     task = the_task(table)
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
 
-    def part() -> Part:
-        return Part(task, stream_of(task, "variant", 0), 8, slice(0, 8))
+    def part() -> BatchPart:
+        return BatchPart(task, stream_of(task, "variant", 0), 8, slice(0, 8))
 
     batches, stream = DeviceBatches(features, [part()], 3, 5), part().stream
     place = {name: v.data_ptr() for name, v in vars(batches.script).items() if isinstance(v, torch.Tensor)}

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from substyle.engine.probes import solver
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import standard_of
-from substyle.engine.probes.solver import Fit, Rows, fit
+from substyle.engine.probes.solver import Fit, TrainingRows, fit
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -87,7 +87,7 @@ def test_as_scikit_learn(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     features = features_of(table, task)
     rows = len(task.train_T) * len(task.train_N)
     Cs = [1e-3, 0.1, 10.0]
-    made = fit(Rows(features, task, np.ones((3, 4))), [1 / (C * rows) for C in Cs], tolerance=1e-6, most=2000)
+    made = fit(TrainingRows(features, task, np.ones((3, 4))), [1 / (C * rows) for C in Cs], tolerance=1e-6, most=2000)
     assert made.converged_K.all()
     assert (made.gradient_K <= 1e-6).all()
     for k, C in enumerate(Cs):
@@ -105,7 +105,7 @@ def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
     variant_T, image_N = np.array([1.0, 0.5, 0.0, 2.0]), rng.integers(0, 4, len(table.keys)).astype(float)
     t, n = task.rows(task.train_T, task.train_N)
     weight_R = variant_T[t] * image_N[n]
-    rows = Rows(features, task, np.stack([variant_T, np.ones(4)]), np.stack([image_N, np.ones(len(image_N))]))
+    rows = TrainingRows(features, task, np.stack([variant_T, np.ones(4)]), np.stack([image_N, np.ones(len(image_N))]))
     made = fit(rows, [1 / (0.5 * len(t))] * 2, tolerance=1e-6, most=2000)
     for k, weights in enumerate((weight_R, None)):
         weight, bias = reference(features, task, 0.5, weights)
@@ -124,7 +124,9 @@ def test_rows_of_a_transformation_that_a_head_does_not_see_do_not_matter() -> No
     weight_KT = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]])
     # one batch of heads in which another head sees these rows, so that they are passed over
     weight_KT[1, 2] = 1.0
-    first, second = (fit(Rows(f, task, weight_KT), [PENALTY] * 2, tolerance=1e-6, most=2000) for f in (features, other))
+    first, second = (
+        fit(TrainingRows(f, task, weight_KT), [PENALTY] * 2, tolerance=1e-6, most=2000) for f in (features, other)
+    )
     assert torch.allclose(first.heads.w1[0], second.heads.w1[0], atol=AGREE)
     assert not torch.allclose(first.heads.w1[1], second.heads.w1[1], atol=2e-2)
 
@@ -134,18 +136,21 @@ def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.M
     task = fine(table)
     features = features_of(table, task)
     strengths = [PENALTY, 0.1, 1.0]
-    together = fit(Rows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
+    together = fit(TrainingRows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
     monkeypatch.setattr(solver, "_LOGITS", 1)  # blocks of 256 rows at least
     monkeypatch.setattr(solver, "_block_rows", lambda _width: 37)
     for k, strength in enumerate(strengths):
-        alone = fit(Rows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
+        alone = fit(TrainingRows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
         assert torch.allclose(alone.heads.w1[0], together.heads.w1[k], atol=AGREE)
 
 
 def test_bfloat16_ends_in_float32() -> None:
     table = make()
     task = fine(table)
-    rows = [Rows(features_of(table, task, dtype), task, np.ones((1, 4))) for dtype in (torch.float32, torch.bfloat16)]
+    rows = [
+        TrainingRows(features_of(table, task, dtype), task, np.ones((1, 4)))
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
     plain, mixed = (fit(each, [PENALTY], tolerance=1e-6, most=2000) for each in rows)
     assert mixed.converged_K.all()
     assert torch.allclose(plain.heads.w1, mixed.heads.w1, atol=AGREE)
@@ -154,7 +159,7 @@ def test_bfloat16_ends_in_float32() -> None:
 def test_a_start_is_taken_up_and_left_as_it_is() -> None:
     table = make()
     task = fine(table)
-    rows = Rows(features_of(table, task), task, np.ones((1, 4)))
+    rows = TrainingRows(features_of(table, task), task, np.ones((1, 4)))
     loose = fit(rows, [PENALTY], tolerance=1e-3, most=2000)
     before = loose.heads.w1.clone()
     tight = fit(rows, [PENALTY], tolerance=1e-6, most=2000, start=loose.heads)
@@ -169,7 +174,7 @@ def test_too_few_passes_are_said() -> None:
     table = make()
     task = fine(table)
     passes: list[int] = []
-    made = fit(Rows(features_of(table, task), task, np.ones((2, 4))), [1e-4, 10.0], tolerance=1e-6, most=4,
+    made = fit(TrainingRows(features_of(table, task), task, np.ones((2, 4))), [1e-4, 10.0], tolerance=1e-6, most=4,
                advance=passes.append)  # fmt: skip
     assert not made.converged_K[0]
     assert made.passes_K.max() == sum(passes) == 4
@@ -184,7 +189,7 @@ def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
     task = semantic_task(table, 0)
     assert task is not None
     features = features_of(table, task)
-    made = fit(Rows(features, task, np.eye(4)[:1]), [1 / (1e6 * len(task.train_N))], tolerance=1e-5, most=2000)
+    made = fit(TrainingRows(features, task, np.eye(4)[:1]), [1 / (1e6 * len(task.train_N))], tolerance=1e-5, most=2000)
     x_BD = features(*task.rows(task.train_T, task.train_N))
     span_DR = torch.linalg.qr(x_BD.T)[0]
     outside = made.heads.w1[0] - (made.heads.w1[0] @ span_DR) @ span_DR.T

@@ -10,7 +10,7 @@ import torch
 
 from substyle.engine.probes import heads as bank
 from substyle.engine.probes import trainer
-from substyle.engine.probes.batches import Features, Part
+from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.heads import Dropout, Setting, grid, host_bytes, initial
@@ -38,8 +38,8 @@ class Setup:
         self.task = task
         self.features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
 
-    def part(self, count: int = 64) -> Part:
-        return Part(self.task, stream_of(self.task, "variant", 0), count, slice(0, len(self.task.labels)))
+    def part(self, count: int = 64) -> BatchPart:
+        return BatchPart(self.task, stream_of(self.task, "variant", 0), count, slice(0, len(self.task.labels)))
 
 
 def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quick) -> None:
@@ -141,10 +141,10 @@ def test_twins_see_the_same_rows_in_the_same_order(
     config, seeds = quick(multitask_learning_rates=(1e-2,)), [0, 1]
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
 
-    def parts() -> list[Part]:
+    def parts() -> list[BatchPart]:
         return [
-            Part(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
-            Part(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
+            BatchPart(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
+            BatchPart(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
         ]
 
     train(features, parts(), settings_of(fine, semantic, config), config, 5, seeds=seeds)

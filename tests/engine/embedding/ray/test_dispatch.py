@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from substyle.engine.embedding.ray_cluster import Dispatch
+from substyle.engine.embedding.ray_cluster import ShardQueue
 
 
-def started(shards: int, workers: int = 2, retries: int = 2) -> Dispatch:
-    dispatch = Dispatch(range(shards), retries)
+def started(shards: int, workers: int = 2, retries: int = 2) -> ShardQueue:
+    dispatch = ShardQueue(range(shards), retries)
     for worker in range(workers):
         dispatch.join(worker)
     return dispatch

@@ -14,8 +14,8 @@ from tests.engine.embedding.ray.shards import ROWS, WHITE, chunks, photographs
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import Workshop
-from substyle.engine.embedding.ray_worker import Order, Worker
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.embedding.run import embed
 from substyle.engine.store import lock
 from substyle.engine.store.compaction import withdraw
@@ -35,17 +35,17 @@ def whole(tmp_path: Path) -> tuple[Path, Path]:
     """Photographs, one of them broken, and a finished store of them."""
     images, store = photographs(tmp_path / "images", 14), tmp_path / "s.zarr"
     (images / "006.jpg").write_bytes(b"no picture")
-    embed(EmbedPlan(FolderSource(images), store, Workshop(SETTINGS, CONFIG)), [PIXELS], quiet=True)
+    embed(EmbedPlan(FolderSource(images), store, PixelPipeline(SETTINGS, CONFIG)), [PIXELS], quiet=True)
     return images, store
 
 
 @pytest.fixture
-def order(whole: tuple[Path, Path]) -> Iterator[Order]:
+def order(whole: tuple[Path, Path]) -> Iterator[WorkerSpec]:
     """An order of a run that owns the store."""
     images, store = whole
     cache = os.environ["SUBSTYLE_CACHE"]
     with lock.hold(store, "run"):
-        yield Order(
+        yield WorkerSpec(
             os.getcwd(),
             cache,
             (),
@@ -59,7 +59,7 @@ def order(whole: tuple[Path, Path]) -> Iterator[Order]:
         )
 
 
-def test_it_fills_the_shards_it_is_given_and_tells_of_them(order: Order) -> None:
+def test_it_fills_the_shards_it_is_given_and_tells_of_them(order: WorkerSpec) -> None:
     opened = EmbeddingStore.open(order.store)
     slug = opened.backbone(PIXELS.name).slug
     before = chunks(order.store)
@@ -93,7 +93,7 @@ def test_it_fills_the_shards_it_is_given_and_tells_of_them(order: Order) -> None
     assert chunks(order.store) == before
 
 
-def test_it_stops_when_it_is_told_and_leaves_what_is_begun(order: Order) -> None:
+def test_it_stops_when_it_is_told_and_leaves_what_is_begun(order: WorkerSpec) -> None:
     worker = Worker(order)
     worker.prepare()
     with ThreadPoolExecutor(1) as thread:
@@ -106,7 +106,7 @@ def test_it_stops_when_it_is_told_and_leaves_what_is_begun(order: Order) -> None
     assert worker.news().written == []
 
 
-def test_it_writes_no_more_once_another_run_has_the_store(order: Order) -> None:
+def test_it_writes_no_more_once_another_run_has_the_store(order: WorkerSpec) -> None:
     before = chunks(order.store)
     path = order.store / lock.NAME
     mine = path.read_bytes()
@@ -128,13 +128,15 @@ def test_it_writes_no_more_once_another_run_has_the_store(order: Order) -> None:
     assert chunks(order.store) == before
 
 
-def test_a_machine_that_has_not_got_the_store_says_so(order: Order, tmp_path: Path) -> None:
-    elsewhere = Order(**{**vars(order), "store": tmp_path / "elsewhere.zarr"})
+def test_a_machine_that_has_not_got_the_store_says_so(order: WorkerSpec, tmp_path: Path) -> None:
+    elsewhere = WorkerSpec(**{**vars(order), "store": tmp_path / "elsewhere.zarr"})
     with pytest.raises(StoreError, match=r"elsewhere\.zarr: no store is there"):
         Worker(elsewhere).prepare()
 
 
-def test_a_machine_that_would_make_other_embeddings_is_refused(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_would_make_other_embeddings_is_refused(
+    order: WorkerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from substyle.engine.backbones.compile import CompiledBackbone
 
     told = CompiledBackbone.describe
