@@ -116,6 +116,8 @@ def until_agreed(
 ) -> dict[str, Mlp]:
     """Train settings, then the best of each group at twice the steps, until its accuracy stays or doublings run out.
 
+    It also ends where no difference that is too large is smaller than at the doubling before: more steps do not help.
+
     Args:
         parts: makes the parts of a training's batches, from their beginning.
         steps: of the first training.
@@ -126,6 +128,7 @@ def until_agreed(
     groups = dict.fromkeys(s.group for s in settings)
     best = {g: max((t for s, t in made.items() if s.group == g), key=rank) for g in groups}
     found: dict[str, Mlp] = {}
+    last: dict[str, float] = {}
     for _ in range(config.doublings):
         steps *= 2
         again = train(features, parts(), [t.setting for t in best.values()], config, steps, advance=advance)
@@ -137,8 +140,10 @@ def until_agreed(
             largest = max((difference for difference, _ in pairs), key=abs)
             found[g] = Mlp(now, largest, all(agree for _, agree in pairs))
         best = {g: mlp.trained for g, mlp in found.items()}
-        if all(mlp.converged for mlp in found.values()):
+        apart = {g: abs(mlp.difference) for g, mlp in found.items() if not mlp.converged}
+        if not any(apart[g] < last.get(g, math.inf) for g in apart):
             break
+        last = {g: abs(mlp.difference) for g, mlp in found.items()}
     return found
 
 

@@ -138,6 +138,16 @@ def test_without_agreement_doublings_run_out(agreed: Agreed, doublings: int) -> 
     assert found[""].trained.steps == 10 * 2**doublings
 
 
+def test_steps_that_do_not_help_are_not_doubled_again(agreed: Agreed) -> None:
+    class Apart(Asked):
+        def difference(self, now: Heads, before: Heads) -> tuple[float, bool]:
+            return {10.0: -0.04, 20.0: 0.03, 40.0: -0.03}[float(before.w1[0, 0, 1])], False
+
+    found, trainings = agreed(SETTINGS, [Apart(0)], doublings=9)
+    assert [steps for _, steps in trainings.made] == [10, 20, 40, 80]
+    assert (found[""].difference, found[""].converged) == (-0.03, False)
+
+
 def test_the_rank_picks(agreed: Agreed) -> None:
     """Accuracy, of equals the lower loss; or the loss alone."""
 
