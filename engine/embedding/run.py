@@ -51,14 +51,14 @@ def embed(
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
-        repair(plan)
+        repair(plan, store)
         if plan.state is None:
             plan = plan.matched(store, quiet=quiet)
         require_asked(store, backbones, plan.samples(), *plan.asked)
         begin()
-        done = complete(plan, [choice.name for choice in backbones])
+        done = complete(plan, store, [choice.name for choice in backbones])
         if done is not None:
-            _tidy(plan)
+            _tidy(plan, store)
             return done
     else:
         begin()
@@ -88,7 +88,7 @@ def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractCo
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
     """`embed` for backbones that are compiled and gated already, in this process."""
     if plan.exists:
-        repair(plan)
+        repair(plan, EmbeddingStore.open(plan.store_path))
     return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
 
 
@@ -139,21 +139,19 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
     return summary
 
 
-def _tidy(plan: EmbedPlan) -> None:
+def _tidy(plan: EmbedPlan, store: EmbeddingStore) -> None:
     """Clear what a run left that was killed when all embeddings were there."""
-    if EmbeddingStore.open(plan.store_path).is_tidy():
+    if store.is_tidy():
         return
-    store = EmbeddingStore.open(plan.store_path)
     with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
         store.tidy()
         compaction.compact(plan.store_path, at=1)
 
 
-def repair(plan: EmbedPlan) -> None:
+def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
     """Let what `verify` found damaged in a store be embedded again."""
     if not (plan.store_path / compaction.NAME).is_file():
         return
-    store = EmbeddingStore.open(plan.store_path)
     owned = lock.hold(plan.store_path, lock.new_run_id(), plan.part, take_over=plan.take_over)
     with owned, lock.mutex(plan.store_path):
         if store.repair():
@@ -253,9 +251,8 @@ def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) ->
             )
 
 
-def complete(plan: EmbedPlan, backbones: Sequence[str]) -> EmbedSummary | None:
+def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -> EmbedSummary | None:
     """The summary of a store that has everything already, None where something is to do."""
-    store = EmbeddingStore.open(plan.store_path)
     settings = plan.pipeline.settings
     if not store.has_manifest() or len(plan.redo):
         return None

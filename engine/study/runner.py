@@ -328,10 +328,10 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
-        repair(plan)
+        repair(plan, store)
         plan = plan.matched(store, quiet=quiet)
         manifest = store.manifest() if store.has_manifest() else None
-        writes = not complete(plan, [choice.name for choice in study.backbones])
+        writes = not complete(plan, store, [choice.name for choice in study.backbones])
     warnings = check_study(
         *(study, plan.source, out, plan.store_path, plan.records()), manifest=manifest, writes_store=writes
     )
