@@ -1,6 +1,6 @@
-"""The README's result table, generated from the summaries in benchmarks/results/.
+"""The README's result tables, generated from the summaries in benchmarks/results/.
 
-``python benchmarks/study_table.py`` prints it and ``--write`` puts it into README.md;
+``python benchmarks/study_table.py`` prints them and ``--write`` puts them into README.md;
 ``--keep NAME RESULTS.json`` first keeps the summary of a run as ``benchmarks/results/study-NAME.json``.
 """
 
@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- study table: benchmarks/study_table.py -->", "<!-- end of study table -->"
 _KEPT = ("schema", "version", "created", "name", "seed", "canvas", "suite", "images", "variants", "splits", "chance",
          "throughput", "environment")  # fmt: skip
+_CLAIM = ("id", "statement", "status", "estimate", "ci", "margin", "n_transformations", "reasons")
 _WANTED = {
     "fine": ("accuracy", "ci95", "two_way_ci95"),
     "coarse": ("seen", "seen_ci95", "held_out", "held_out_ci95", "held_out_two_way_ci95", "gap", "gap_ci95",
@@ -30,10 +31,12 @@ _COLUMNS = (  # heading, task, head, score, its interval
     ("coarse, seen", "coarse", "linear", "seen", "seen_ci95"),
     ("coarse, held out", "coarse", "linear", "held_out", "held_out_two_way_ci95"),
     ("coarse, each held out in turn", "coarse_rotation", "linear", "accuracy", "two_way_ci95"),
+    ("styles, each held out in turn", "coarse_rotation", "linear", "styles", "styles_two_way_ci95"),
     ("class", "semantic", "linear", "clean", "clean_ci95"),
     ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),
 )
 _MARK = "†"
+STUDIES = ("families", "imagenette")  # in the README, in order
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
             k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
         }
         kept["backbones"][name] = row
+    kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
     return kept
 
@@ -68,6 +72,8 @@ def table(kept: dict[str, Any]) -> str:
     lines.append(f"| chance | {' | '.join(_per_cent(kept['chance'].get(task)) for task in [*tasks, 'fine'])} |")
     if any(_MARK in line for line in lines):
         lines += ["", f"{_MARK} The probe has not converged: more training would change this number."]
+    if verdicts := _verdicts(kept.get("claims", [])):
+        lines += ["", verdicts]
     spent = kept["throughput"]
     lines += [
         "",
@@ -77,6 +83,17 @@ def table(kept: dict[str, Any]) -> str:
         f"{kept['environment']['threads']} cores ({kept['environment']['cpu']}).",
     ]
     return "\n".join(lines)
+
+
+def _verdicts(claims: list[dict[str, Any]]) -> str:
+    """The claims that the study's backbones can test, with the difference in points and its interval."""
+    said = []
+    for claim in claims:
+        if claim["status"] != "not testable":
+            points = "" if claim["estimate"] is None else f": {100 * claim['estimate']:+.1f}"
+            between = f" ({100 * claim['ci'][0]:+.1f} to {100 * claim['ci'][1]:+.1f})" if claim["ci"] else ""
+            said.append(f"{claim['id']} {claim['status']}{points}{between}")
+    return f"Verdicts (points, 95 %): {'; '.join(said)}." if said else ""
 
 
 def _cell(scores: dict[str, Any], score: str, interval: str) -> str:
@@ -90,6 +107,11 @@ def _per_cent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
+def tables() -> str:
+    """Those of all studies that the README shows."""
+    return "\n\n".join(table(json.loads((RESULTS / f"study-{name}.json").read_text())) for name in STUDIES)
+
+
 def written(readme: str, text: str) -> str:
     """The README with the table between its two marks."""
     before, rest = readme.split(START)
@@ -100,7 +122,6 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", nargs=2, metavar=("NAME", "RESULTS.json"))
-    parser.add_argument("--study", default="imagenette")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.keep:
@@ -108,7 +129,7 @@ def main() -> int:
         RESULTS.mkdir(exist_ok=True)
         kept = summary(json.loads(Path(source).read_text()))
         (RESULTS / f"study-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    text = table(json.loads((RESULTS / f"study-{options.study}.json").read_text()))
+    text = tables()
     if options.write:
         readme = ROOT / "README.md"
         readme.write_text(written(readme.read_text(), text))

@@ -7,9 +7,11 @@ is (bytes read and written once, a hundredth of what making it takes), and DALI'
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,6 +21,16 @@ from substyle.kernels import philox
 from substyle.kernels.dispatch import CPU, BorrowedMemory
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import base
+
+
+_OPEN: WeakSet[Any] = WeakSet()
+
+
+@atexit.register
+def _close() -> None:
+    """Drop pipelines before the interpreter clears modules, which DALI's destructor needs."""
+    for each in _OPEN:
+        each.pipeline = None
 
 
 class Graph:
@@ -46,6 +58,7 @@ class Graph:
         self.inputs = define_variants(self.pipeline, transformations, side, device)
         self.pipeline.build()
         self._held = BorrowedMemory()
+        _OPEN.add(self)
 
     def __call__(
         self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, Mapping[str, NDArray[Any]]]
@@ -183,6 +196,7 @@ class DaliDecoder:
         self.side, self.batch, self.threads, self.device = side, batch, threads, device
         self.pipeline = self._build()
         self._held = BorrowedMemory()
+        _OPEN.add(self)
 
     def __call__(
         self, blobs: Sequence[bytes], start: Sequence[tuple[float, float]], end: Sequence[tuple[float, float]]
