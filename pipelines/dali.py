@@ -22,7 +22,6 @@ from substyle.kernels.dispatch import CPU, BorrowedMemory
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import base
 
-
 _OPEN: WeakSet[Any] = WeakSet()
 
 

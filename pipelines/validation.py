@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 import pydantic.dataclasses
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.storage import is_remote
 
 T = TypeVar("T")
@@ -111,7 +111,9 @@ def _config_error(kind: type, path: str, invalid: ValidationError) -> ConfigErro
         known = [field.name for field in dataclasses.fields(_table(kind, (first, *inner[:-1]) if inner else ()))]
         near = get_close_matches(str(error["loc"][-1]), known, n=1)
         allowed = f"no such field{f' (did you mean {near[0]}?)' if near else ''}; fields here: {', '.join(known)}"
-    return ConfigError(path, "nothing" if error["type"] == "missing" else error["input"], allowed)
+    if error["type"] == "missing":
+        return MissingError(path, "it has no default")
+    return ConfigError(path, error["input"], allowed)
 
 
 def _table(kind: Any, way: tuple[int | str, ...]) -> Any:  # noqa: ANN401

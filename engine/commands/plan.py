@@ -183,7 +183,7 @@ def profile(options: argparse.Namespace) -> dict[str, Any]:
         began = observability.Mark.now()
         answer = study.run(options)
         observability.add("run", "whole run", began)
-    path = Path(answer["out"]) / "observability.json"
+    path = Path(answer["out"]) / "trace.json"
     write_durably(path, recorded.to_json())
     totals = recorded.totals()
     whole = totals["run", "whole run"].wall

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources.base import (
     AUTO,
     EXTENSIONS,
@@ -246,9 +246,7 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
             "images", root, f"a folder that holds images; this one has a list: name it, {root}/{lists[0]}"
         )
     if "folder" in count and any(map(_is_flat_image, names)) and any(map(_is_synset, names)):
-        raise ConfigError(
-            "source.synsets", "nothing", f"a file with the synsets of the images in {root}/val, which is flat"
-        )
+        raise MissingError("source.synsets", f"name a file with the synsets of the images in {root}/val, which is flat")
     return next(iter(count), "folder")
 
 

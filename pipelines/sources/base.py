@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar, overload
+from typing import Annotated, Generic, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.validation import LocalPath, validated
@@ -336,6 +337,12 @@ KINDS: dict[str, frozenset[str]] = {
 SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
 
 
+def _known_kind(kind: str) -> str:
+    if kind not in (AUTO, *KINDS):  # to which code may add kinds
+        raise ValueError(f"{AUTO}, {', '.join(KINDS)}")
+    return kind
+
+
 @validated("source")
 class SourceConfig:
     """How to open a source. Every field but ``kind`` may stay empty: then the usual names are looked for.
@@ -343,7 +350,7 @@ class SourceConfig:
     Raises ConfigError naming the field ``source.<field>``, also for a field that means nothing for the kind.
     """
 
-    kind: Literal["auto", "folder", "list", "tar", "parquet", "imagenet"] = "auto"
+    kind: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra={"enum": [AUTO, *KINDS]})] = AUTO
     """``list`` is CSV or TSV; ``parquet`` takes Hugging Face data sets too; ``auto`` looks what is there."""
     image_column: str = ""
     """Of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or ``img`` (see
@@ -381,7 +388,7 @@ class SourceConfig:
 
     def of_kind(self, kind: str) -> SourceConfig:
         """The same for a kind. Raises ConfigError when a field means nothing for it."""
-        return replace(self, kind=kind)  # type: ignore[arg-type]  # checked when it is made
+        return replace(self, kind=kind)
 
     def fitting(self, kind: str) -> SourceConfig:
         """The fields that mean something for a kind; the others stay empty."""

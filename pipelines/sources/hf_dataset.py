@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources.base import LeftOut, SourceConfig, words
 from substyle.pipelines.sources.files import FileState, Shard, inside, mark_of_file, open_regular, read_span, shards
 from substyle.pipelines.sources.labels import (
@@ -176,7 +176,7 @@ def _image_column(kinds: Mapping[str, pa.DataType], features: Mapping[str, Any],
     for found in ([usual] if usual else [], marked, fit):
         if len(found) == 1:
             return found[0]
-    raise ConfigError("source.image_column", "nothing", f"the column of {path} that holds images: {_list(fit)}")
+    raise MissingError("source.image_column", f"name the column of {path} that holds images: {_list(fit)}")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

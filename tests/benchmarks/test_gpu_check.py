@@ -177,9 +177,8 @@ def test_without_a_gpu_nothing_is_checked_and_that_is_no_success(
 def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
     """As where FAISS has a GPU, with a search that stands for it."""
     found = pytest.importorskip("substyle.engine.analysis.neighbors")
-    device_search = pytest.importorskip("substyle.engine.analysis.neighbors")
     pytest.importorskip("faiss")
-    monkeypatch.setattr(found.device, "resources", object)
+    monkeypatch.setattr(found, "gpu_resources", object)
 
     def search(query: Any, bank: Any, k: int) -> Any:  # noqa: ANN401
         best = neighbours.search(torch.from_numpy(bank), torch.from_numpy(query), k)[1].numpy()
@@ -190,7 +189,7 @@ def test_the_engine_s_search(run: Run, monkeypatch: pytest.MonkeyPatch, right: b
         return best if right else best[:, :1].expand(-1, k)
 
     monkeypatch.setattr(found, "search", search)
-    monkeypatch.setattr(device_search, "search", search_tensors)
+    monkeypatch.setattr(found, "search_on_gpu", search_tensors)
     code, data = run("--only", "neighbours")
     for what, searches in (("FAISS", 1), ("search of tensors", 2)):
         statuses = [row["status"] for row in data["rows"] if what in row["name"]]

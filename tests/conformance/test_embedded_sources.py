@@ -153,7 +153,7 @@ def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: p
     [
         (["none-{0..3}.tar"], "4 are not: none-0.tar, none-1.tar"),
         (["x.tar.gz"], "tar files that are not compressed"),
-        (["x.tar"], "x.tar has no header where one should be, at byte 0"),
+        (["x.tar"], "x.tar has no header that can be read at byte 0"),
         (["x.parquet"], "x.parquet cannot be read"),
         (["x.csv"], "source.path_column: got 'nothing'"),
         (["x.csv", "--label-column", "b"], "source.path_column"),

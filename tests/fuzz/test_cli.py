@@ -29,7 +29,7 @@ HEAVY = {
     "substyle.engine.embedding.run.prepare_backbones",
     "substyle.engine.study.stages.run_probes",
     "substyle.engine.study.stages.analyze",
-    "substyle.engine.study.predict.Workshop",
+    "substyle.engine.study.predict.PixelPipeline",
 }
 COMMANDS = {
     "doctor": [],

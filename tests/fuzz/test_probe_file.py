@@ -15,8 +15,8 @@ from safetensors.torch import save
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, spoilt, spoilt_json, written
 
-from substyle.engine.probes.batches import Standard
 from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
+from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.probes.heads import initial
 from substyle.kernels.errors import SubstyleError
 
@@ -127,7 +127,7 @@ def test_headers_that_python_does_not_parse_are_refused(tmp_path: Path, header: 
 
 def test_a_weight_or_a_label_that_has_changed_is_found(tmp_path: Path) -> None:
     path = tmp_path / "probe.safetensors"
-    standard = Standard(np.zeros(3, np.float32), np.ones(3, np.float32))
+    standard = Standardizer(np.zeros(3, np.float32), np.ones(3, np.float32))
     labels = {"transformation": ("first", "second")}
     heads = initial(0, 3, 2, 1, [0], torch.device("cpu"))
     save_probe(path, heads, standard, task="fine", head="linear", outputs=labels, backbone="b", setting={})

@@ -330,7 +330,9 @@ def test_imported_embeddings(scene: Scene) -> None:
     scene.refused(*words, kind="StoreError")  # a store is there
     first = numbers(_stages(scene, store))
     assert set(first["backbones"]) == {"import:mine"}
-    scene.refused(*scene.embedding(None, store="i.zarr", backbone="control:pixels"), kind="ConfigError", field="IMAGES")
+    scene.refused(
+        *scene.embedding(None, store="i.zarr", backbone="control:pixels"), kind="MissingError", field="IMAGES"
+    )
     other = scene.root / "others"
     for number in range(60, 64):
         scene.add(number, "train", other)

@@ -250,7 +250,7 @@ def test_classes_that_a_limit_leaves_out_get_no_label(tmp_path: Path) -> None:
 
 def test_bad_requests(tmp_path: Path, two_classes: Path) -> None:
     made = plan(two_classes, tmp_path / "s.zarr")
-    with pytest.raises(ConfigError, match="at least one backbone"):
+    with pytest.raises(ConfigError, match="backbones is required"):
         embed(made, [])
     with pytest.raises(ConfigError, match="each backbone once"):
         embed(made, [PIXELS, PIXELS], quiet=True)

@@ -279,7 +279,7 @@ def test_a_header_that_was_changed_is_refused(home: Place, change: dict[str, Any
 def test_bad_settings_are_refused(home: Place) -> None:
     with pytest.raises(ConfigError, match="power of two"):
         EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16"))
-    with pytest.raises(ConfigError, match="float16, float32"):
+    with pytest.raises(ConfigError, match=r"float16.*float32"):
         EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8"))
     make(home / "s.zarr")
     with pytest.raises(StoreError, match="not empty"):
