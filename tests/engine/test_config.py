@@ -87,7 +87,7 @@ shards = "more/{000..010}.tar"
 @pytest.mark.parametrize(
     ("text", "field", "given"),
     [
-        ("", "name", "nothing"),
+        ("", "name", None),
         ('name = "x"\nbackbones = []', "backbones", []),
         (SMALL + "seed = '1'", "seed", "1"),
         (SMALL + "seed = true", "seed", True),
