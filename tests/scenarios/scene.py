@@ -84,7 +84,8 @@ class Scene:
         assert found != 0, f"shown with exit code 0: {json.dumps(answer)[:400]}"
         error = answer["error"]
         assert (error["type"], error["field"]) == (kind, field), error
-        assert found == ((2 if kind in ("ConfigError", "MissingError", "PhotographsError") else 1) if code is None else code)
+        usual = 2 if kind in ("ConfigError", "MissingError", "PhotographsError") else 1
+        assert found == (usual if code is None else code)
         message: str = error["message"]
         return message
 
