@@ -96,7 +96,7 @@ class EmbedConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
     def here(self, shard_rows: int = 0) -> EmbedConfig:
-        """The same with device and runtime as this machine has them. Raises ConfigError where it has not got them.
+        """The same with device and runtime as this machine has them. Raises ConfigError where they are not available.
 
         Args:
             shard_rows: R of the store where there is one. Batches begin at shards: on a GPU, whose graphs take whole

@@ -1,1 +1,1 @@
-"""The ground floor: operations DALI has not got, keyed random numbers, and the fused probe step."""
+"""Operations that DALI does not have, keyed random numbers, and the fused probe step."""

@@ -82,8 +82,6 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-__all__ = ["available", "cross_entropy", "gather", "judge", "linear_gradients", "shares", "step", "usable"]
-
 _EVERY = slice(None)
 _SMALL = 1 << 15  # elements that one thread updates sooner than several are woken
 

@@ -18,22 +18,7 @@ from torch.optim.adamw import adamw
 
 from substyle.kernels import probe_native
 from substyle.kernels.dispatch import on_triton, upload
-from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Scratch, Term
-
-__all__ = [
-    "BETA1",
-    "BETA2",
-    "EPS",
-    "Heads",
-    "Scratch",
-    "Term",
-    "adamw_",
-    "cross_entropy",
-    "forward",
-    "judge",
-    "linear_gradients",
-    "step",
-]
+from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term
 
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:

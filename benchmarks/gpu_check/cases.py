@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from benchmarks.roofline import Least
 from substyle.kernels import philox
-from substyle.kernels.roofline import Least
 
 Work = Callable[[], torch.Tensor]
 

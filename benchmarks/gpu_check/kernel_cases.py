@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from benchmarks import roofline
 from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
-from substyle.kernels import color, displacement, halftone, noise, overlay, philox, probe_data, roofline, tables, warp
+from benchmarks.roofline import Least
+from substyle.kernels import color, displacement, halftone, noise, overlay, philox, probe_data, tables, warp
 from substyle.kernels.dispatch import on_triton
-from substyle.kernels.roofline import Least
 
 ELASTIC_SIGMA = 2.24  # pixels at 224; the kernel's taps follow from it
 STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 0.27), (60.0, 25.0, 12.0, 5.0, 3.0)

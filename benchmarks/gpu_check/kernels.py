@@ -11,8 +11,8 @@ from benchmarks.gpu_check import cases, kernel_cases
 from benchmarks.gpu_check.bench import FLOAT32, Bench
 from benchmarks.gpu_check.cases import Case, Tolerance
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
+from benchmarks.roofline import Least
 from substyle.kernels import dispatch
-from substyle.kernels.roofline import Least
 
 PART = "kernels"
 ODD = (3, 34, 46)  # images, height, width: programs that end within an image, pictures that are no squares

@@ -7,14 +7,15 @@ from functools import partial
 
 import torch
 
+from benchmarks import roofline
 from benchmarks.gpu_check import probe_replay, probe_solver, probe_tables, probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.kernels import ceiling, launched
 from benchmarks.gpu_check.probe_ways import Problem
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
-from substyle.kernels import probe_step, roofline
+from benchmarks.roofline import Least
+from substyle.kernels import probe_step
 from substyle.kernels.dispatch import on_triton
-from substyle.kernels.roofline import Least
 
 PART = "probes"
 STEPS = 3  # that are compared

@@ -191,7 +191,7 @@ class _Between(nn.Module):
 
 
 def as_typed(module: nn.Module | None) -> Preprocessed:
-    """A module that can be typed. Raises SubstyleError for one whose preprocessing cannot be told from its network."""
+    """A module that can be typed. Raises SubstyleError where preprocessing and network cannot be separated."""
     if not isinstance(module, Preprocessed):
         raise SubstyleError(f"{type(module).__name__}: only backbones with the engine's own preprocessing can be typed")
     return module
@@ -201,7 +201,7 @@ def typed_graph(module: nn.Module, precision: Precision, *, canvas: int, batch: 
     """The graph of a backbone at a fixed batch: ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
 
     Raises:
-        SubstyleError: a module whose preprocessing cannot be told from its network.
+        SubstyleError: a module whose preprocessing cannot be separated from its network.
     """
     return settle(export(Typed(as_typed(module), precision).eval(), canvas=canvas, batch=batch))
 

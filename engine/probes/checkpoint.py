@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.dataset import Standardizer
 from substyle.kernels.errors import SubstyleError
-from substyle.kernels.probe_step import Heads, forward
+from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step import forward
 
 FORMAT = "substyle-probe-1"
 _REQUIRED = {"task": str, "head": str, "outputs": list, "backbone": str, "dim": int, "setting": dict}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks import roofline
 from benchmarks.gpu_check import probe_replay, probe_solver, probe_tables, probe_ways, probes
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED
@@ -21,7 +22,6 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Dataset
 from substyle.engine.probes.solver import Fit
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import roofline
 from substyle.kernels.probe_heads import Heads
 
 CPU = torch.device("cpu")

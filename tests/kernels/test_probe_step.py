@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from substyle.kernels import native, probe_native, probe_step
-from substyle.kernels.probe_step import Heads, Term, adamw_, cross_entropy, forward, linear_gradients, step
+from substyle.kernels.probe_heads import Heads, Term
+from substyle.kernels.probe_step import adamw_, cross_entropy, forward, linear_gradients, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from substyle.kernels import probe_native, probe_step, probe_step_gpu
+from substyle.kernels.probe_heads import Heads, Term
 
 pytest.importorskip("triton")
 
@@ -38,7 +39,7 @@ def test_adamw(interpreted: ModuleType, shape: tuple[int, ...]) -> None:
     count = shape[0]
     rates, decays = [10.0 ** -(k + 1) for k in range(count)], [0.1 * k for k in range(count)]
     ours, first, second = torch.randn(shape), torch.zeros(shape), torch.zeros(shape)
-    heads = probe_step.Heads(ours.clone().view(count, 1, -1), torch.zeros(count, 1))
+    heads = Heads(ours.clone().view(count, 1, -1), torch.zeros(count, 1))
     for done in range(1, 4):
         gradient = torch.randn(shape)
         now = torch.from_numpy(probe_step_gpu.schedule([1.0], done - 1)[0])
@@ -60,9 +61,9 @@ def test_the_step_takes_them_where_triton_is_used(interpreted: ModuleType, monke
     for used in (False, True):
         monkeypatch.setattr(probe_step, "on_triton", lambda tensor, used=used: used)
         generator = torch.Generator().manual_seed(0)
-        heads = probe_step.Heads(torch.randn(2, 3, 4, generator=generator), torch.zeros(2, 3))
+        heads = Heads(torch.randn(2, 3, 4, generator=generator), torch.zeros(2, 3))
         for _ in range(2):
-            probe_step.step(heads, x, [probe_step.Term(y)], [1e-2, 1e-1], [0.1, 0.0])
+            probe_step.step(heads, x, [Term(y)], [1e-2, 1e-1], [0.1, 0.0])
         trained.append(heads)
         assert [spy.called for spy in spies.values()] == [used, used]
     torch.testing.assert_close(trained[0].w1, trained[1].w1, atol=1e-5, rtol=1e-4)

@@ -94,7 +94,7 @@ def readable(name: str, readout: Readout) -> Readout:
     """A readout as the tower has it: its end is the mean over the last block's map, the maximum is read from that map.
 
     Raises:
-        ConfigError: a pooling that it has not got.
+        ConfigError: a pooling that it does not have.
     """
     if readout.layer is not None:
         return readout

@@ -90,7 +90,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
 
 
 def require_model(name: str, model: str) -> tuple[str, str]:
-    """The architecture and, after a slash, its tag or path. Raises ConfigError for those that open_clip has not got."""
+    """The architecture and, after a slash, its tag or path. Raises ConfigError for one unknown to open_clip."""
     import open_clip
 
     architecture, _, tag = model.partition("/")
@@ -148,7 +148,7 @@ def tower(architecture: str) -> nn.Module:
 
 
 def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
-    """The tower read there, and its pooling in words. Raises ConfigError for what it has not got."""
+    """The tower read there, and its pooling in words. Raises ConfigError for what it does not have."""
     if getattr(tower, "output_tokens", False):  # CoCa's gives those that its captions are made of as well
         tower.output_tokens = False  # type: ignore[assignment]
     trunk = getattr(tower, "trunk", None)  # of the towers that are timm's networks

@@ -62,7 +62,7 @@ def network(preset: Preset) -> nn.Module:
 
 
 def read_at(name: str, preset: Preset, network: nn.Module, readout: Readout) -> nn.Module:
-    """The preset's network read there. Raises ConfigError for what it has not got."""
+    """The preset's network read there. Raises ConfigError for what it does not have."""
     merged = readout.or_else(preset.readout) if readout.layer is None else readout
     if preset.loader == presets.OPEN_CLIP:
         from substyle.engine.backbones.families import open_clip

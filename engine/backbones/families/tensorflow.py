@@ -281,7 +281,7 @@ def base_names(bundle: TensorBundle) -> dict[str, str]:
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise BundleError(f"{bundle.prefix}: {KEY} is no graph of objects ({error})") from error
     if any(not 0 <= child < len(nodes) for node in nodes for child in node.children.values()):
-        raise BundleError(f"{bundle.prefix}: {KEY} names objects that it has not got")
+        raise BundleError(f"{bundle.prefix}: {KEY} names objects that are missing")
     roots = [node for node in nodes if _STEM in node.children and _GROUPS in node.children]
     if len(roots) != 1:
         raise BundleError(f"{bundle.prefix}: {len(roots)} networks with {_STEM} and {_GROUPS}, not one")

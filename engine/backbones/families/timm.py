@@ -35,7 +35,12 @@ from substyle.kernels.errors import ConfigError
 
 # as timm calls them
 _POOLS = {"cls": "token", "avg": "avg", "max": "max", "map": "map", "none": ""}
-_REFUSED = (AssertionError, NotImplementedError, TypeError, ValueError)  # how timm's networks say that they cannot
+_REFUSED = (
+    AssertionError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)  # raised by networks of timm that do not return intermediates
 
 
 class PooledBlock(nn.Module):
@@ -92,7 +97,7 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
         own: the network's own pooling in timm's words.
 
     Raises:
-        ConfigError: no such block, or a pooling that its output has not got.
+        ConfigError: no such block, or a pooling that its output does not have.
     """
     assert readout.layer is not None
     if readout.head == "projection":
@@ -180,7 +185,7 @@ def load(
         dropped: patterns of a checkpoint's keys that are no part of the embedding.
 
     Raises:
-        ConfigError: no such model in timm, a checkpoint that is not there, or a readout that the model has not got.
+        ConfigError: no such model in timm, a checkpoint that is not there, or a readout that the model does not have.
         WeightsError: the weights are neither local nor in reach, or do not fit.
     """
     import timm
@@ -326,7 +331,7 @@ def wrap(
     config: dict[str, Any] | None = None,
     readout: Readout = WHOLE,
 ) -> Backbone:
-    """A float network with a timm data configuration as a Backbone. Raises ConfigError for a readout it has not got."""
+    """A float network with a timm data configuration as a Backbone. Raises ConfigError for a readout it lacks."""
     network = network.eval().requires_grad_(False)
     config = (config or data_config(network)) | readout.levels
     weights_hash = tensors_hash(network.state_dict())
@@ -351,7 +356,7 @@ def wrap(
 
 
 def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
-    """The network read there, and its pooling in words. Raises ConfigError for what it has not got."""
+    """The network read there, and its pooling in words. Raises ConfigError for what it does not have."""
     own = getattr(network, "global_pool", None)
     own = own if isinstance(own, str) and own else None
     projection = _projection(network)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from substyle.kernels import roofline
+from benchmarks import roofline
 
 
 def test_bytes_of_one_canvas() -> None:
