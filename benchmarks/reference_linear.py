@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,13 +131,22 @@ def balanced(table: Table, role: str) -> NDArray[np.float64]:
     return weight_T
 
 
-def interval(right_TN: NDArray[np.float64], weight_T: NDArray[np.float64], *, two_way: bool) -> list[float]:
-    """95 % percentile interval from resampled images and, two-way, transformations: one resample after the other."""
+def groups(table: Table, *, by_folder: bool) -> I64:
+    """Which test images are resampled together: each by itself, or those of one folder."""
+    keys = table.key_N[table.images(TEST)].tolist()
+    return np.unique([key.rpartition("/")[0] if by_folder else key for key in keys], return_inverse=True)[1]
+
+
+def interval(
+    right_TN: NDArray[np.float64], weight_T: NDArray[np.float64], group_N: I64, *, two_way: bool
+) -> list[float]:
+    """95 % percentile interval from resampled groups of images and, two-way, transformations: one after the other."""
     rng = np.random.default_rng(1)
+    members = [np.flatnonzero(group_N == group) for group in np.unique(group_N)]
     used = np.flatnonzero((weight_T > 0) & np.isfinite(right_TN).any(axis=1))
     values = []
     for _ in range(RESAMPLES):
-        n = rng.integers(right_TN.shape[1], size=right_TN.shape[1])
+        n = np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
         t = rng.choice(used, len(used)) if two_way else used
         drawn_TN = right_TN[np.ix_(t, n)]
         known_T = np.isfinite(drawn_TN).any(axis=1)
@@ -163,18 +173,23 @@ def rows(table: Table, transformations: I64, images: I64, answer_TN: NDArray[Any
     return Rows(table.x_TND[t, n], y_R, weight_R)
 
 
-def probes(table: Table, ours: dict[str, Any]) -> Iterator[Quantity]:
-    """The linear probes and two of their intervals.
+def probes(table: Table, ours: dict[str, Any], *, by_folder: bool) -> Iterator[Quantity]:
+    """The linear probes and two of their intervals, from resampled photographs or folders.
 
     Each probe is compared at the C that scikit-learn's validation picks and at the C of ours, where the solver alone is
     compared; intervals are those at ours. Tasks that a run has not posed are left out.
     """
-    for task, part in (("fine", fine), ("coarse", coarse), ("coarse", rotation), ("semantic", semantic)):
+    for task, part in (
+        ("fine", partial(fine, by_folder=by_folder)),
+        ("coarse", partial(coarse, by_folder=by_folder)),
+        ("coarse", rotation),
+        ("semantic", semantic),
+    ):
         if at := dig(ours, task, "linear", "setting", "C"):
             yield from part(table, ours, at)
 
 
-def fine(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
+def fine(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
     """Name the transformation."""
     every = np.arange(len(table.names))
     answer_TN, one_T = np.broadcast_to(every[:, None], (len(every), len(table.label_N))), np.ones(len(every))
@@ -184,12 +199,12 @@ def fine(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
     value = dig(ours, "fine", "linear", "accuracy")
     yield "fine", value, weighted(free_TN, one_T), TOLERANCES["picked"]
     yield "fine, at our C", value, weighted(right_TN, one_T), TOLERANCES["linear"]
-    ends = interval(right_TN, one_T, two_way=False)
+    ends = interval(right_TN, one_T, groups(table, by_folder=by_folder), two_way=False)
     for i, end in enumerate(("low", "high")):
         yield f"fine, interval, {end}", dig(ours, "fine", "linear", "ci95", i), ends[i], TOLERANCES["interval"]
 
 
-def coarse(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
+def coarse(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
     """Name the coarse class of seen and of held-out transformations."""
     train, val = (table.images(split) for split in (TRAIN, VAL))
     answer_TN = np.broadcast_to(table.coarse[:, None], (len(table.names), len(table.label_N)))
@@ -203,7 +218,7 @@ def coarse(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
             yield f"coarse, {key}", value, weighted(free_TN, weight_T), 2 * TOLERANCES[near]
             yield f"coarse, {key}, at our C", value, weighted(right_TN, weight_T), TOLERANCES[near]
     if weight_T.any():
-        ends = interval(right_TN, weight_T, two_way=True)
+        ends = interval(right_TN, weight_T, groups(table, by_folder=by_folder), two_way=True)
         for i, end in enumerate(("low", "high")):
             kept = dig(ours, "coarse", "linear", "held_out_two_way_ci95", i)
             # few transformations make its ends coarse: each resample of them moves by several points

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -222,12 +223,12 @@ def compare(run: Path, backbones: list[str] | None = None) -> list[Row]:
     stores = sorted(run.glob("*.zarr"))
     if len(stores) != 1:
         raise ValueError(f"{run}: {len(stores)} stores in it, not one")
-    rows = []
+    by_folder, rows = dig(results, "resampled", "by") == "folder", []
     for name in backbones or list(results["backbones"]):
         ours, table = results["backbones"][name], read_table(stores[0], name, results["transformations"])
         if not len(table.images(VAL)):
             raise ValueError(f"{run}: no validation image")
-        for part in (probes, multitask, neighbours, geometry):
+        for part in (partial(probes, by_folder=by_folder), multitask, neighbours, geometry):
             for quantity, value, theirs, tolerance in part(table, ours):
                 own, other = (None if v is None else float(v) for v in (value, theirs))  # JSON takes no numpy
                 rows.append(Row(name, quantity, own, other, float(tolerance)))

@@ -32,6 +32,7 @@ class Table:
         label_N: classes, -1 for none.
         split_N: ``train``, ``val`` or ``test``, near-duplicates where the first of them is.
         distinct_TN: False where a transformation hardly changed the image.
+        key_N: keys.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Table:
     label_N: NDArray[np.int64]
     split_N: NDArray[np.str_]
     distinct_TN: NDArray[np.bool_]
+    key_N: NDArray[np.str_]
 
     def images(self, split: str) -> NDArray[np.int64]:
         """Indices of the images of a split."""
@@ -65,6 +67,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     )
     row_N, split_N = manifest["row"].to_numpy(), np.array(manifest["split"].to_pylist())
     label_N = manifest["label"].to_numpy().astype(np.int64)
+    key_N = np.array(manifest["key"].to_pylist())
     reason, thumbnail, same = _notes(store)
     names = tuple(str(entry["name"]) for entry in suite)
     if names[:1] != ("identity",):
@@ -77,7 +80,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     # NaN is what was not embedded
     x_TND = np.stack([groups[backbone][name][:][row_N] for name in names]).astype(np.float32)
     keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
-    row_N, split_N, label_N = row_N[keep_N], split_N[keep_N], label_N[keep_N]
+    row_N, split_N, label_N, key_N = row_N[keep_N], split_N[keep_N], label_N[keep_N], key_N[keep_N]
     return Table(
         names=names,
         coarse=np.array([entry["coarse"] for entry in suite]),
@@ -86,6 +89,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
         label_N=label_N,
         split_N=_together(split_N, [thumbnail.get(int(row)) for row in row_N]),
         distinct_TN=np.array([[name not in same.get(int(row), ()) for row in row_N] for name in names]),
+        key_N=key_N,
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, Strict
 from substyle.engine import devices
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import Dtype
+from substyle.engine.store.layout import Dtype, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.image_header import Orientation
@@ -46,6 +46,8 @@ class AnalysisConfig:
     """Most photographs of each split that the geometry looks at."""
     ks: Annotated[Distinct[Annotated[StrictInt, Field(ge=1, le=2048)]], AfterValidator(_ascending)] = (1, 5, 10, 50)
     """Numbers of neighbours of the k-NN classifier, ascending."""
+    resample_by: ResampleBy = "photograph"
+    """What bootstraps draw; left out, it is the study's."""
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     """Picks the samples, the bootstrap and the start of k-means; left out, it is the study's."""
     threads: Annotated[StrictInt, Field(ge=0)] = 0
@@ -276,6 +278,9 @@ class Study:
     """A suite's name or transformation names separated by commas."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
     """Seed of variants, splits, probes and samples."""
+    resample_by: ResampleBy = "photograph"
+    """What bootstraps draw: photographs, or whole folders where photographs of one folder are not independent (crops
+    of one picture, frames of one video)."""
     canvas: Annotated[StrictInt, Field(ge=32, le=1024, multiple_of=4)] = 224
     """Side of the canvas in pixels."""
     orientation: Orientation = "ignore"
@@ -357,7 +362,7 @@ def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | 
         ConfigError: a field that is not allowed.
     """
     require_bounded(data)
-    return Study(**_placed(_seeded(data), device, runtime))
+    return Study(**_placed(_shared(data), device, runtime))
 
 
 def study_schema() -> dict[str, Any]:
@@ -365,14 +370,15 @@ def study_schema() -> dict[str, Any]:
     return {"$schema": "http://json-schema.org/draft-07/schema#", **TypeAdapter(Study).json_schema()}
 
 
-def _seeded(data: dict[str, Any]) -> dict[str, Any]:
-    """Probes and analysis take the study's seed unless they have one of their own."""
-    seeded = dict(data)
+def _shared(data: dict[str, Any]) -> dict[str, Any]:
+    """Probes and analysis take these settings of the study unless they have their own."""
+    settings = {name: data[name] for name in ("seed", "resample_by") if name in data}
+    shared = dict(data)
     for part in ("probes", "analysis"):
         table = data.get(part, {})
-        if isinstance(table, dict) and "seed" in data:
-            seeded[part] = {"seed": data["seed"], **table}
-    return seeded
+        if isinstance(table, dict) and settings:
+            shared[part] = {**settings, **table}
+    return shared
 
 
 def _placed(data: dict[str, Any], device: str | None, runtime: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store.layout import TEST, TRAIN
+from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
 
@@ -31,12 +31,14 @@ class SampledRows:
         image_R: index of each row's image in the table.
         transformation_R: index of each row's transformation.
         label_R: class of each row's image, -1 where it has none.
+        group_R: group of each row's image, which bootstraps draw whole.
     """
 
     x_RD: F32
     image_R: I64
     transformation_R: I64
     label_R: I64
+    group_R: I64
 
     def __len__(self) -> int:
         return len(self.image_R)
@@ -45,7 +47,7 @@ class SampledRows:
         """The rows where ``keep_R`` is True; itself when all are."""
         if keep_R.all():
             return self
-        return SampledRows(self.x_RD[keep_R], self.image_R[keep_R], self.transformation_R[keep_R], self.label_R[keep_R])
+        return SampledRows(*(each[keep_R] for each in vars(self).values()))
 
 
 def unit(x_ND: NDArray[np.floating]) -> F32:
@@ -65,11 +67,11 @@ def draw_images(table: EmbeddingTable, images_N: I64, count: int, seed: int) -> 
     return np.sort(images_N[np.argsort(hashed, kind="stable")[:count]])
 
 
-def query_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
+def query_rows(table: EmbeddingTable, max_rows: int, seed: int, resample_by: ResampleBy = "photograph") -> SampledRows:
     """Every distinct variant of as many test photographs as fit in ``max_rows``; at least one photograph."""
     variants = len(table.transformations)
     images = draw_images(table, table.rows(TEST), max(max_rows // variants, 1), seed)
-    return _gather(table, np.ones((variants, len(images)), dtype=np.bool_), images)
+    return _gather(table, np.ones((variants, len(images)), dtype=np.bool_), images, resample_by)
 
 
 def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
@@ -90,7 +92,9 @@ def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
     return _gather(table, chosen_TN, images)
 
 
-def _gather(table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64) -> SampledRows:
+def _gather(
+    table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64, resample_by: ResampleBy = "photograph"
+) -> SampledRows:
     # an indistinct variant is its identity in all but name: as a neighbour or a query it would only mislead
     chosen_TN = chosen_TN & table.distinct_TN[:, images_N]
     t_R, i_R = np.nonzero(chosen_TN)
@@ -101,27 +105,30 @@ def _gather(table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64) 
         x_RD[start : start + len(rows)] = unit(table.take(t, rows))
         start += len(rows)
     image_R = images_N[i_R]
-    return SampledRows(x_RD, image_R, t_R.astype(np.int64), table.label_N[image_R])
+    return SampledRows(x_RD, image_R, t_R.astype(np.int64), table.label_N[image_R], table.groups(resample_by)[image_R])
 
 
-def bootstrap_mean(value_N: NDArray[np.floating], weight_N: NDArray[np.floating], seed: int) -> list[float] | None:
-    """95 % percentile interval of sum(value) / sum(weight) from a bootstrap over images.
+def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:
+    """95 % percentile interval of the mean of some scores from a bootstrap over groups of them.
 
     Args:
-        value_N: sum of the scores of each image.
-        weight_N: number of scores of each image.
+        value_R: scores; NaN is left out.
+        group_R: group of each score, such as its image.
         seed: of the resampling; equal seeds resample equally, whatever the values.
 
     Returns:
-        [low, high], or None when there are fewer than two images with a score.
+        [low, high], or None when there are fewer than two groups with a score.
     """
-    if np.count_nonzero(weight_N) < 2:
+    known_R = ~np.isnan(value_R)
+    value_R = value_R[known_R]
+    groups, group_R = np.unique(group_R[known_R], return_inverse=True)
+    n = len(groups)
+    if n < 2:
         return None
-    n = len(value_N)
-    counts_RN = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
-    weight_R = counts_RN @ weight_N
-    mean_R = (counts_RN @ value_N)[weight_R > 0] / weight_R[weight_R > 0]
-    low, high = np.percentile(mean_R, (2.5, 97.5))
+    value_G, weight_G = (np.bincount(group_R, weights=w, minlength=n) for w in (value_R, None))
+    counts_SG = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
+    mean_S = (counts_SG @ value_G) / (counts_SG @ weight_G)
+    low, high = np.percentile(mean_S, (2.5, 97.5))
     return [float(low), float(high)]
 
 
@@ -145,11 +152,11 @@ def sensitivity(identity_ND: F32, variant_ND: F32, mean_D: F32) -> F32:
         mean_D: mean of the identity embeddings of all images looked at.
 
     Returns:
-        (M,), M <= N images that do not lie at the mean itself.
+        (N,), NaN for an image that lies at the mean itself.
     """
     identity, variant = (np.asarray(x, dtype=np.float32) - mean_D for x in (identity_ND, variant_ND))
     off_N = np.abs(identity).max(axis=1, initial=0.0) > 0
-    return 1 - cosines(identity[off_N], variant[off_N])
+    return np.where(off_N, 1 - cosines(identity, variant), np.float32(np.nan))
 
 
 def equivariance(identity_ND: F32, variant_ND: F32) -> F32:
@@ -159,15 +166,15 @@ def equivariance(identity_ND: F32, variant_ND: F32) -> F32:
     displacements. Leaving the image itself out makes the expectation 0 when displacements point anywhere, whatever
     the number of images; 1 means that all point the same way.
 
-    Shape: (N, D), (N, D) to (M,), M <= N images whose displacement is not zero; empty when M < 2.
+    Shape: (N, D), (N, D) to (N,), NaN for an image whose displacement is zero, and for the only one that moves.
     """
     moved_ND = np.asarray(variant_ND, dtype=np.float32) - np.asarray(identity_ND, dtype=np.float32)
-    moved_MD = moved_ND[np.abs(moved_ND).max(axis=1, initial=0.0) > 0]
-    if len(moved_MD) < 2:
-        return np.empty(0, dtype=np.float32)
-    u_MD = unit(moved_MD)
-    total_D = u_MD.sum(axis=0, dtype=np.float64)
-    return cosines(u_MD, (total_D - u_MD).astype(np.float32))
+    moved_N = np.abs(moved_ND).max(axis=1, initial=0.0) > 0
+    if moved_N.sum() < 2:
+        return np.full(len(moved_N), np.nan, dtype=np.float32)
+    u_ND = unit(moved_ND)
+    total_D = u_ND.sum(axis=0, dtype=np.float64)
+    return np.where(moved_N, cosines(u_ND, (total_D - u_ND).astype(np.float32)), np.float32(np.nan))
 
 
 @dataclass(frozen=True)

@@ -207,25 +207,15 @@ def _score(
         if k <= votes_Qk.shape[1] and len(queries) > 0:
             hit_Q = vote(votes_Qk[:, :k]) == truth_Q
             accuracy[str(k)] = float(hit_Q.mean())
-            interval[str(k)] = over_images(hit_Q, queries, seed)
+            interval[str(k)] = bootstrap_mean(hit_Q, queries.group_R, seed)
     return accuracy, interval
-
-
-def over_images(hit_Q: NDArray[np.bool_], queries: SampledRows, seed: int) -> list[float] | None:
-    """95 % interval of a share of rows from a bootstrap over their images."""
-    _, image_Q = np.unique(queries.image_R, return_inverse=True)
-    images = int(image_Q.max(initial=-1)) + 1
-    hits_N, rows_N = np.zeros(images), np.zeros(images)
-    np.add.at(hits_N, image_Q, hit_Q)
-    np.add.at(rows_N, image_Q, 1.0)
-    return bootstrap_mean(hits_N, rows_N, seed)
 
 
 def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
     """What the nearest other embedding shares with each row: shares that add up to 1, and the number of rows.
 
     ``both`` is 0 by construction (no photograph has a variant twice). Intervals are 95 %, from a bootstrap over the
-    photographs of the rows; each row keeps its neighbour. Shares are None when there is one row or none.
+    groups of the rows; each row keeps its neighbour. Shares are None when there is one row or none.
 
     Returns:
         ``balance`` and ``balance_ci95``, by the name of a share.
@@ -241,7 +231,7 @@ def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[s
     )
     return {
         "balance": {name: float(share_R.mean()) for name, share_R in shares.items()} | {"queries": len(rows)},
-        "balance_ci95": {name: over_images(share_R, rows, seed) for name, share_R in shares.items()},
+        "balance_ci95": {name: bootstrap_mean(share_R, rows.group_R, seed) for name, share_R in shares.items()},
     }
 
 
@@ -298,29 +288,29 @@ def adjusted_mutual_information(a_R: NDArray[np.integer], b_R: NDArray[np.intege
 
 
 def interval(
-    a_R: NDArray[np.integer], b_R: NDArray[np.integer], image_R: NDArray[np.integer], seed: int
+    a_R: NDArray[np.integer], b_R: NDArray[np.integer], group_R: NDArray[np.integer], seed: int
 ) -> list[float] | None:
-    """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over the images of the rows.
+    """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over groups of rows, such as images.
 
-    Resamples repeat images, which alone raises mutual information: their deviations from their own mean are laid about
+    Resamples repeat groups, which alone raises mutual information: their deviations from their own mean are laid about
     the value itself. E[I] is that of all rows, since class sizes hardly change. The interval does not cover the choice
     of clusters (they are fixed: no resample is clustered again), of transformations, or of training images.
 
     Returns:
-        [low, high], or None with fewer than two images or where every resample has a single class.
+        [low, high], or None with fewer than two groups or where every resample has a single class.
     """
     from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
-    _, image_R = np.unique(image_R, return_inverse=True)
-    images = int(image_R.max(initial=-1)) + 1
-    if images < 2:
+    _, group_R = np.unique(group_R, return_inverse=True)
+    groups = int(group_R.max(initial=-1)) + 1
+    if groups < 2:
         return None
     joint = contingency_matrix(a_R, b_R, sparse=True).astype(np.int64)
     expected = float(expected_mutual_information(joint, len(a_R)))
     cells = [np.unique(x, return_inverse=True, axis=0)[1].ravel() for x in (a_R, b_R, np.stack([a_R, b_R], axis=1))]
     value_S = np.empty(_RESAMPLES)
-    for s, count_N in enumerate(np.random.default_rng(seed).multinomial(images, [1 / images] * images, _RESAMPLES)):
-        of_a, of_b, of_both = (_entropy(np.bincount(cell_R, weights=count_N[image_R])) for cell_R in cells)
+    for s, count_G in enumerate(np.random.default_rng(seed).multinomial(groups, [1 / groups] * groups, _RESAMPLES)):
+        of_a, of_b, of_both = (_entropy(np.bincount(cell_R, weights=count_G[group_R])) for cell_R in cells)
         room = (of_a + of_b) / 2 - expected
         value_S[s] = (of_a + of_b - of_both - expected) / room if room > 0 else np.nan
     value_S = value_S[np.isfinite(value_S)]
@@ -352,5 +342,5 @@ def clusters(rows: SampledRows, variants: int, classes: int, seed: int) -> dict[
         if len(those) >= k >= 2:
             cluster_R = kmeans(those.x_RD, k, seed)
             answer[f"ami_{name}"] = adjusted_mutual_information(cluster_R, truth_R)
-            answer[f"ami_{name}_ci95"] = interval(cluster_R, truth_R, those.image_R, seed)
+            answer[f"ami_{name}_ci95"] = interval(cluster_R, truth_R, those.group_R, seed)
     return answer

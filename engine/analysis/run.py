@@ -21,7 +21,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
 
     Args:
         table: its embeddings.
-        config: sample sizes and seed.
+        config: sample sizes, seed and what bootstraps draw.
         quiet: show no progress.
 
     Returns:
@@ -32,7 +32,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
     """
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
-        queries = geometry.query_rows(table, config.max_queries, config.seed)
+        queries = geometry.query_rows(table, config.max_queries, config.seed, config.resample_by)
         bank = geometry.bank_rows(table, config.max_bank, config.seed)
         bar.advance()
         knn = neighbors.knn(queries, bank, config.ks, classes=table.has_classes, seed=config.seed)
@@ -55,6 +55,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         "query_images": len(np.unique(queries.image_R)),
         "bank": knn["bank"],
         "bank_images": bank_images,
+        "resample_by": config.resample_by,
     }
     return answer
 
@@ -68,6 +69,7 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
     names = ("sensitivity", "sensitivity_ci95", "equivariance", "equivariance_ci95")
     answer: dict[str, Any] = {name: {} for name in (*names, "steerability", "steerability_unchanged")}
     ridges: dict[bytes, geometry.Ridge] = {}
+    group_N = table.groups(config.resample_by)
     mean_D = (_rows(table, 0, test).sum(axis=0, dtype=np.float64) / max(len(test), 1)).astype(np.float32)
     for t in moving:
         name, keep_N = table.transformations[t], table.distinct_TN[t]
@@ -77,8 +79,9 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
             ("sensitivity", geometry.sensitivity(identity_MD, variant_MD, mean_D)),
             ("equivariance", geometry.equivariance(identity_MD, variant_MD)),
         ):
-            answer[measure][name] = float(value_M.mean(dtype=np.float64)) if len(value_M) else None
-            answer[f"{measure}_ci95"][name] = geometry.bootstrap_mean(value_M, np.ones(len(value_M)), config.seed)
+            known_M = value_M[~np.isnan(value_M)]
+            answer[measure][name] = float(known_M.mean(dtype=np.float64)) if len(known_M) else None
+            answer[f"{measure}_ci95"][name] = geometry.bootstrap_mean(value_M, group_N[score], config.seed)
         train_y_ND = _rows(table, t, fit)
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None

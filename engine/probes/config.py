@@ -8,6 +8,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from substyle.engine import devices
 from substyle.engine.devices import AUTO
+from substyle.engine.store.layout import ResampleBy
 from substyle.pipelines.validation import Distinct, validated
 
 C_RANGE = (1e-8, 1e6)
@@ -52,9 +53,8 @@ class ProbeConfig:
     error that comes from training."""
     mlp_resamples: Resamples = 0
     """Likewise for MLPs; each takes a training of its own."""
-    resample_by: Literal["photograph", "folder"] = "photograph"
-    """``folder`` where photographs of one folder are not independent (crops of one picture, frames of one video): then
-    bootstraps draw whole folders."""
+    resample_by: ResampleBy = "photograph"
+    """What bootstraps draw; left out, it is the study's."""
     batch: Annotated[StrictInt, Field(ge=2, le=1 << 20)] = 1024
     """Rows of an MLP's step; small tables use less, so that an epoch has at least 16 steps."""
     mlp_steps: Steps = 150

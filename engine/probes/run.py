@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import Single, report, train_single
-from substyle.engine.probes.tasks import I64, Task, coarse_task, fine_task, identity, semantic_task
+from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 
@@ -101,13 +101,8 @@ class _Run:
         device = devices.resolve(self.config.device, prefix="probes.").torch_device
         self.held = hold(self.table, self.config, device, quiet=self.quiet)
         self.metadata["table"] = self.held.how
-        self.group_N = np.arange(len(self.table.keys))
-        self.scored_group_N: I64 | None = None
-        if self.config.resample_by == "folder":
-            _, self.group_N = np.unique(
-                [str(PurePosixPath(key).parent) for key in self.table.keys], return_inverse=True
-            )
-            self.scored_group_N = self.group_N[self.images]
+        self.group_N = self.table.groups(self.config.resample_by)
+        self.scored_group_N = None if self.config.resample_by == "photograph" else self.group_N[self.images]
 
     @property
     def total(self) -> int:

@@ -29,6 +29,7 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "splits": dict,
     "classes": list,
     "chance": dict,
+    "resampled": dict,
     "quarantined": list,
     "indistinct": dict,
     "identity": dict,

@@ -240,7 +240,9 @@ def comparisons(results: Results) -> Table:
         )
         for row in results.get("comparisons") or []
     ]
-    return Table("comparisons", "Paired differences (bootstrap over images; two-way).", columns, tuple(rows))
+    return Table(
+        "comparisons", "Paired differences (bootstrap over what the run resamples; two-way).", columns, tuple(rows)
+    )
 
 
 def redrawn(results: Results) -> Table:

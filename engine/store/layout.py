@@ -20,6 +20,7 @@ from substyle.pipelines.validation import PowerOfTwo, validated
 
 SCHEMA = 3
 Dtype = Literal["float16", "float32"]
+ResampleBy = Literal["photograph", "folder"]
 ARRAYS = "embeddings"
 METADATA = "zarr.json"  # of Zarr; its attributes belong to whoever uses the store
 HEADER = MARKER  # of the store itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.store import arrays, compaction
 from substyle.engine.store.journal import Notes
-from substyle.engine.store.layout import TEST, BackboneEntry, StoreError
+from substyle.engine.store.layout import TEST, BackboneEntry, ResampleBy, StoreError
 from substyle.engine.store.manifest import Manifest, groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
@@ -110,6 +111,12 @@ class EmbeddingTable:
     def rows(self, split: int) -> NDArray[np.int64]:
         """Indices of the images of a split, ascending."""
         return np.flatnonzero(self.split_N == split)
+
+    def groups(self, by: ResampleBy) -> NDArray[np.int64]:
+        """Group (N,) of each image, which bootstraps draw whole: itself, or the folder of its key."""
+        if by == "photograph":
+            return np.arange(len(self.keys))
+        return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
     @property
     def has_classes(self) -> bool:

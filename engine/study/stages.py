@@ -345,6 +345,10 @@ def assemble(
         },
         "comparisons": compare_outcomes(outcomes),
     }
+    if outcome := next(iter(outcomes.values()), None):
+        groups = outcome.keys if outcome.group_N is None else set(outcome.group_N)
+        by = "photograph" if outcome.group_N is None else "folder"
+        document["resampled"] = {"by": by, "groups": len(groups)}
     try:
         validate_results(document)
     except SubstyleError:  # no verdict on a stage's numbers that are none; the report refuses them by name

@@ -121,7 +121,7 @@ def test_linear_probes_at_our_penalty_are_scikit_learn_s(finished: Path, rows: d
 def test_a_number_that_does_not_hold_is_named(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def none(*_: object) -> Iterator[object]:
+    def none(*_: object, **__: object) -> Iterator[object]:
         return iter(())
 
     for part in ("probes", "multitask", "geometry"):
@@ -158,10 +158,13 @@ def test_intervals_have_the_width_of_their_formulas() -> None:
     rng = np.random.default_rng(0)
     right_TN = (rng.random((10, 200)) < np.linspace(0.2, 0.9, 10)[:, None]).astype(float)
     weight_T = np.ones(10)
-    low, high = reference_linear.interval(right_TN, weight_T, two_way=False)
+    low, high = reference_linear.interval(right_TN, weight_T, np.arange(200), two_way=False)
     assert high - low == pytest.approx(2 * 1.96 * right_TN.mean(axis=0).std() / 200**0.5, rel=0.1)
-    low, high = reference_linear.interval(right_TN, weight_T, two_way=True)
+    low, high = reference_linear.interval(right_TN, weight_T, np.arange(200), two_way=True)
     assert high - low == pytest.approx(2 * 1.96 * right_TN.mean(axis=1).std() / 10**0.5, rel=0.15)
+    ten = np.repeat(right_TN, 10, axis=1)  # of each image ten copies in a folder
+    low, high = reference_linear.interval(ten, weight_T, np.repeat(np.arange(200), 10), two_way=False)
+    assert high - low == pytest.approx(2 * 1.96 * right_TN.mean(axis=0).std() / 200**0.5, rel=0.1)
 
 
 def test_the_result_table_shows_a_run_and_marks_what_has_not_converged(finished: Path) -> None:

@@ -60,7 +60,7 @@ def blobs(style: float, substance: float) -> SampledRows:
     t, label = np.divmod(np.arange(400), 100)
     label = label % 5
     x = style * np.eye(16)[t] + substance * np.eye(16)[label + 8] + 0.02 * rng.normal(size=(400, 16))
-    return SampledRows(unit(x), np.arange(400) % 100, t, label)
+    return SampledRows(unit(x), np.arange(400) % 100, t, label, np.arange(400) % 100)
 
 
 def test_kmeans_finds_blobs() -> None:
@@ -90,6 +90,8 @@ def test_too_few_rows_or_classes_give_nothing() -> None:
 
 def test_unlabelled_rows_stay_out_of_class_clusters() -> None:
     rows = blobs(0.0, 1.0)
-    hidden = SampledRows(rows.x_RD, rows.image_R, rows.transformation_R, np.where(np.arange(400) % 2, rows.label_R, -1))
+    hidden = SampledRows(
+        rows.x_RD, rows.image_R, rows.transformation_R, np.where(np.arange(400) % 2, rows.label_R, -1), rows.group_R
+    )
     kept = rows.take(np.arange(400) % 2 == 1)
     assert neighbors.clusters(hidden, 4, 5, 0)["ami_class"] == neighbors.clusters(kept, 4, 5, 0)["ami_class"]

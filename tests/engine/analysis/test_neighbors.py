@@ -8,7 +8,7 @@ from substyle.engine.analysis.geometry import SampledRows, unit
 def rows(rng: np.random.Generator, count: int, *, images: int = 7, variants: int = 4, width: int = 12) -> SampledRows:
     image = rng.integers(0, images, count)
     label = np.where(image % 5 == 4, -1, image % 3)
-    return SampledRows(unit(rng.normal(size=(count, width))), image, rng.integers(0, variants, count), label)
+    return SampledRows(unit(rng.normal(size=(count, width))), image, rng.integers(0, variants, count), label, image)
 
 
 def brute_force(query: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
@@ -100,7 +100,7 @@ def test_a_k_beyond_the_bank_has_no_accuracy() -> None:
 def test_only_labelled_rows_take_part_in_class_votes() -> None:
     rng = np.random.default_rng(6)
     queries, bank = rows(rng, 40), rows(rng, 80)
-    all_labelled = SampledRows(bank.x_RD, bank.image_R, bank.transformation_R, np.abs(bank.label_R))
+    all_labelled = SampledRows(bank.x_RD, bank.image_R, bank.transformation_R, np.abs(bank.label_R), bank.image_R)
     answer = neighbors.knn(queries, all_labelled, (3,), classes=True, seed=0)
     order = brute_force(queries.x_RD, bank.x_RD, 3)
     hits = [plain_vote(all_labelled.label_R[row]) == t for row, t in zip(order, queries.label_R, strict=True) if t >= 0]

@@ -162,7 +162,7 @@ def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monke
 
     def made(count: int) -> SampledRows:
         order = np.arange(count)
-        return SampledRows(rows(count), order % 4, order % 2, label[order % 8])
+        return SampledRows(rows(count), order % 4, order % 2, label[order % 8], order % 4)
 
     found = []
     for place, gpu in ((lambda x: x, None), (torch.from_numpy, distances)):

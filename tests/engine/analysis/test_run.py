@@ -76,7 +76,29 @@ def test_all_keys_plain_json_and_the_same_again() -> None:
         "ridge_train": 36,
         "ridge_val": 18,
         "test_images": 36,
+        "resample_by": "photograph",
     }
+
+
+def test_intervals_over_folders_are_wider_where_photographs_of_one_are_alike() -> None:
+    """Ten copies of each photograph in a folder: points stay, intervals grow."""
+    t = table()
+    copies = replace(
+        t,
+        x_TND=np.repeat(t.x_TND, 10, axis=1),
+        keys=tuple(f"{n:02d}/{copy}.jpg" for n in range(len(t.keys)) for copy in range(10)),
+        label_N=np.repeat(t.label_N, 10),
+        split_N=np.repeat(t.split_N, 10),
+        distinct_TN=np.repeat(t.distinct_TN, 10, axis=1),
+    )
+    apart, together = (analyze(copies, resample_by=by) for by in ("photograph", "folder"))
+    assert together["sampled"]["resample_by"] == "folder"
+    for measure in ("sensitivity", "equivariance", "steerability", "retrieval", "balance"):
+        assert together[measure] == apart[measure]
+    for measure in ("sensitivity", "equivariance"):
+        for name in t.transformations[1:]:
+            wide, narrow = (np.diff(answer[f"{measure}_ci95"][name]) for answer in (together, apart))
+            assert wide > 2 * narrow
 
 
 def test_style_and_substance_show_where_they_are() -> None:

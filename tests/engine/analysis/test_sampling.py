@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,7 +75,7 @@ def test_interval_holds_the_mean_and_narrows_with_images() -> None:
     widths = []
     for images in (20, 2000):
         value = (rng.random(images) < 0.7).astype(float)
-        low, high = geometry.bootstrap_mean(value, np.ones(images), 0) or (1.0, 0.0)
+        low, high = geometry.bootstrap_mean(value, np.arange(images), 0) or (1.0, 0.0)
         assert low <= value.mean() <= high
         widths.append(high - low)
         normal = 1.96 * value.std() / images**0.5
@@ -83,14 +85,29 @@ def test_interval_holds_the_mean_and_narrows_with_images() -> None:
 
 def test_interval_is_over_images_not_rows() -> None:
     # ten images of 100 rows each, all rows of an image alike: as uncertain as ten rows
-    value, rows = np.array([1.0, 0.0] * 5), np.full(10, 100.0)
-    assert geometry.bootstrap_mean(value * rows, rows, 0) == geometry.bootstrap_mean(value, np.ones(10), 0)
+    value, image = np.array([1.0, 0.0] * 5), np.arange(10)
+    repeated = geometry.bootstrap_mean(np.repeat(value, 100), np.repeat(image, 100), 0)
+    assert repeated == geometry.bootstrap_mean(value, image, 0)
+
+
+def test_interval_leaves_out_scores_that_are_not_a_number() -> None:
+    value, image = np.array([1.0, np.nan, 0.0, 0.5]), np.arange(4)
+    assert geometry.bootstrap_mean(value, image, 0) == geometry.bootstrap_mean(value[[0, 2, 3]], image[:3], 0)
+
+
+def test_groups_are_images_or_folders_of_keys() -> None:
+    t = replace(table(), keys=tuple(f"{n % 7}/{n}.jpg" for n in range(len(table().keys))))
+    np.testing.assert_array_equal(t.groups("photograph"), np.arange(len(t.keys)))
+    np.testing.assert_array_equal(t.groups("folder"), np.arange(len(t.keys)) % 7)
+    rows = geometry.query_rows(t, 10**6, 0, "folder")
+    np.testing.assert_array_equal(rows.group_R, rows.image_R % 7)
+    np.testing.assert_array_equal(geometry.query_rows(t, 10**6, 0).group_R, rows.image_R)
 
 
 def test_interval_needs_two_images() -> None:
-    assert geometry.bootstrap_mean(np.array([0.5]), np.array([1.0]), 0) is None
-    assert geometry.bootstrap_mean(np.array([0.5, 0.0]), np.array([1.0, 0.0]), 0) is None
-    assert geometry.bootstrap_mean(np.empty(0), np.empty(0), 0) is None
+    assert geometry.bootstrap_mean(np.array([0.5, 0.1]), np.array([3, 3]), 0) is None
+    assert geometry.bootstrap_mean(np.array([0.5, np.nan]), np.array([0, 1]), 0) is None
+    assert geometry.bootstrap_mean(np.empty(0), np.empty(0, int), 0) is None
 
 
 @pytest.mark.parametrize(

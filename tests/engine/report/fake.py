@@ -260,6 +260,7 @@ class _Maker:
                 "ridge_train": self.test * 3,
                 "ridge_val": self.test,
                 "test_images": self.test,
+                "resample_by": "photograph",
             },
         }
 
