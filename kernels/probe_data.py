@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import philox, probe_native
+from substyle.kernels import philox
 from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.philox import DROPOUT, keys_of_seeds
 
 KINDS = (torch.float16, torch.float32, torch.int8)
-_COMPILED = (torch.float16, torch.float32)  # what the C kernel reads
 
 
 def gather(
@@ -44,9 +43,6 @@ def gather(
         check(x_RD)
 
         return probe_data_triton.gather(x_RD, row_B, mean_D, scale_D, out_BD, scale_R)
-    if scale_R is None and x_RD.dtype in _COMPILED and probe_native.available(out_BD.device, out_BD.dtype):
-        probe_native.gather(x_RD.numpy(), row_B.numpy(), mean_D, scale_D, out_BD)
-        return out_BD
     return out_BD.copy_(reference(x_RD, row_B, mean_D, scale_D, scale_R))
 
 

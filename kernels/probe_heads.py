@@ -119,6 +119,11 @@ class Heads:
         return Heads(*parameters, steps=self.steps, first=first, second=second, scratch=self.scratch)
 
 
+def shares(weight_KB: torch.Tensor) -> torch.Tensor:
+    """Weights of each head scaled to a sum of 1; all 0 stay 0."""
+    return weight_KB / weight_KB.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 @dataclass(frozen=True)
 class Term:
     """One cross-entropy of the loss: over some rows of the batch and some of the outputs.

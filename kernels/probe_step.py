@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
-from substyle.kernels import probe_native
 from substyle.kernels.dispatch import on_triton, upload
-from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term
+from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term, shares
 
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
@@ -43,13 +42,12 @@ def judge(
 
     Returns:
         weighted share of right rows (K,) and weighted cross-entropy (K,), float64; of equal logits the first answers.
+        A row with a NaN among its logits is not right.
     """
-    if probe_native.available(x_BD.device, x_BD.dtype):
-        return probe_native.judge(heads, x_BD.contiguous(), target_B, weight_B, outputs)
     logits_KCB = forward(heads, x_BD)[:, outputs]
-    right_KB = (logits_KCB.argmax(1) == target_B).double()
     loss_KB = -logits_KCB.log_softmax(1).gather(1, target_B.expand(len(heads), 1, -1))[:, 0].double()
-    return right_KB @ weight_B.double(), loss_KB @ weight_B.double()
+    right_KB = (logits_KCB.argmax(1) == target_B) & ~loss_KB.isnan()
+    return right_KB.double() @ weight_B.double(), loss_KB @ weight_B.double()
 
 
 def step(
@@ -76,8 +74,6 @@ def step(
     Returns:
         (K,) float32 loss of each head before the step.
     """
-    if probe_native.usable(heads, x_BD, terms):
-        return probe_native.step(heads, x_BD, terms, lr_K, decay_K, kept_SHB, keep)
     gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
     adamw_(heads, gradients, lr_K, decay_K)
     return loss_K
@@ -92,11 +88,8 @@ def linear_gradients(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torc
         term: the loss.
 
     Returns:
-        loss (K,), gradient by weights (K, C, D), which the next call may overwrite, and by intercepts (K, C), float32.
+        loss (K,), gradient by weights (K, C, D) and by intercepts (K, C), float32.
     """
-    if probe_native.usable(heads, x_BD, [term]):
-        loss_K, dw, db_KC = probe_native.linear_gradients(heads, x_BD, [term])
-        return loss_K, dw.view(heads.w1.shape).float(), db_KC
     (dw_KCD, db_KC), loss_K = _gradients(heads, x_BD, [term], None, 1.0)
     return loss_K, dw_KCD, db_KC
 
@@ -118,7 +111,7 @@ def cross_entropy(
     if weight_KB is None:
         share_KB = torch.full((heads, batch), 1.0 / max(batch, 1), device=logits_KCB.device)
     else:
-        share_KB = probe_native.shares(weight_KB)
+        share_KB = shares(weight_KB)
     if on_triton(logits_KCB):
         from substyle.kernels import probe_step_triton
 

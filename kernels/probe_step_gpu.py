@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from substyle.kernels import probe_data, probe_native
+from substyle.kernels import probe_data, probe_heads
 from substyle.kernels.dispatch import on_triton
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Term
 
@@ -81,7 +81,7 @@ def shares(term: Term, heads: int, rows: int, device: torch.device) -> torch.Ten
     if term.weight_KB is None:
         share = torch.full((heads, 1), 1.0 / max(rows, 1), device=device)
     else:
-        share = probe_native.shares(term.weight_KB)
+        share = probe_heads.shares(term.weight_KB)
     return share if term.scale_K is None else share * term.scale_K[:, None]
 
 

@@ -72,12 +72,12 @@ def test_a_renamed_module_changes_the_key(tmp_path: Path) -> None:
         shutil.copytree(package / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     found = [cache.hash_of(tmp_path, cache.EMBEDDING)]
     assert found[0] == cache.code_hash()
-    for module in ("kernels/native", "kernels/probe_native", "engine/backbones/families/timm", "engine/embedding/loop"):
+    for module in ("kernels/native", "kernels/philox_native", "engine/backbones/families/timm", "engine/embedding/loop"):
         source = next(path for path in (tmp_path / f"{module}.py", tmp_path / f"{module}.c") if path.exists())
         source.rename(source.with_stem("renamed"))
         found.append(cache.hash_of(tmp_path, cache.EMBEDDING))
         source.with_stem("renamed").rename(source)
-        (tmp_path / "kernels" / "probe_native.c").write_text(module)
+        (tmp_path / "kernels" / "philox_native.c").write_text(module)
         found.append(cache.hash_of(tmp_path, cache.EMBEDDING))
     assert len(set(found)) == len(found)
     shutil.rmtree(tmp_path / "engine" / "backbones")

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import native, probe_native
 
 Load = Callable[[str], ModuleType]
 HELPERS = ("philox_triton", "warp_triton")  # their functions are inlined into the kernels of other files
@@ -67,10 +66,3 @@ def to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
     return _load
-
-
-@pytest.fixture
-def compiled_probes() -> None:
-    """Skips where the C kernels of a probe step cannot be compiled."""
-    if probe_native.library() is None:
-        pytest.skip(native.state("probe_native"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from tests.kernels.probe_arrays import BF16, FLOAT, drawn
 from tests.kernels.test_dispatch import fake
 
 from substyle.kernels import probe_data as module
-from substyle.kernels import probe_native
 from substyle.kernels.errors import ConfigError
 from substyle.kernels.probe_data import gather, quantise, reference
 
@@ -59,19 +57,13 @@ def test_in_triton(place: Place, stored: torch.dtype, dtype: torch.dtype, rows: 
         torch.testing.assert_close(made.cpu(), expected, atol=1e-5, rtol=1e-5 if dtype == FLOAT else 2**-7)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("dtype", [FLOAT, BF16])
-def test_on_the_cpu(monkeypatch: pytest.MonkeyPatch, compiled: bool, stored: torch.dtype, dtype: torch.dtype) -> None:
+def test_on_the_cpu(stored: torch.dtype, dtype: torch.dtype) -> None:
     x_RD, scale_R = table(stored, 13, 33)
     given = x_RD, *task(13, 33, 20)
-    if not compiled:
-        monkeypatch.setattr(probe_native, "available", lambda device, dtype: False)
-    spy = Mock(wraps=probe_native.gather)
-    monkeypatch.setattr(probe_native, "gather", spy)
     out = torch.empty(20, 33, dtype=dtype)
     assert gather(*given, out, scale_R) is out
-    assert spy.called == (stored != torch.int8 and probe_native.available(out.device, dtype))
     expected = in_float64(*given, scale_R)
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5 if dtype == FLOAT else 2**-8)
     with pytest.raises(IndexError):

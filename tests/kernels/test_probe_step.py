@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
+from tests.kernels import probe_arrays
+from tests.kernels.probe_arrays import BF16, FLOAT, classes, drawn
 from torch import nn
 
-from substyle.kernels import native, probe_native, probe_step
+from substyle.kernels import probe_step
 from substyle.kernels.probe_heads import Heads, Term
-from substyle.kernels.probe_step import adamw_, cross_entropy, forward, linear_gradients, step
+from substyle.kernels.probe_step import adamw_, cross_entropy, forward, judge, linear_gradients, step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True, params=["compiled", "torch"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test runs with the compiled kernels and without."""
-    if request.param == "torch":
-        monkeypatch.setattr(probe_native, "library", lambda: None)
-    elif probe_native.library() is None:
-        pytest.skip(native.state("probe_native"))
-    return str(request.param)
 
 
 TOLERANCE = {torch.float32: {"atol": 2e-5, "rtol": 1e-4}}
@@ -242,11 +235,8 @@ def test_a_cpu_tensor_takes_the_torch_path() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int, path: str) -> None:
-    """Of rows with a weight for each head, which are scaled to a sum of 1; heads without any get zeros, and none moves.
-
-    The compiled kernels are used where they exist.
-    """
+def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int) -> None:
+    """Weights of rows are scaled to a sum of 1 for each head; heads without any get zeros, and none moves."""
     heads = make_heads(count, 17, 5, 0)
     before = [p.clone() for p in heads.parameters]
     generator = torch.Generator().manual_seed(2)
@@ -255,7 +245,6 @@ def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int, path: s
     weight[-1, :40] = 0.0
     if count > 1:
         weight[1] = 0.0
-    assert probe_native.usable(heads, x, [Term(y)]) is (path == "compiled")
     bound = TOLERANCE.get(dtype, {"atol": 3e-3, "rtol": 2e-2})
     for term in (Term(y, weight_KB=weight), Term(y)):
         loss_K, dw_KCD, db_KC = linear_gradients(heads, x, term)
@@ -275,11 +264,60 @@ def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int, path: s
     assert heads.steps == 0
 
 
-def test_linear_gradients_of_batches_that_no_compiled_kernel_takes() -> None:
-    """Every second column of a wider array: its rows are not contiguous, and the gradients are the same."""
-    heads, generator = make_heads(2, 6, 3, 0), torch.Generator().manual_seed(4)
-    x, y = torch.randn(20, 12, generator=generator)[:, ::2], torch.randint(3, (20,), generator=generator)
-    assert not probe_native.usable(heads, x, [Term(y)])
-    found = [t.clone() for t in linear_gradients(heads, x, Term(y))]
-    for ours, theirs in zip(found, linear_gradients(heads, x.contiguous(), Term(y)), strict=True):
-        torch.testing.assert_close(ours, theirs, **TOLERANCE[torch.float32])
+@pytest.mark.parametrize("dtype", [FLOAT, BF16], ids=["float32", "bf16"])
+@pytest.mark.parametrize("hidden", [0, 12])
+@pytest.mark.parametrize(("batch", "outputs"), [(1, slice(0, 6)), (33, slice(2, 5)), (100, slice(5, 6))])
+def test_judge(dtype: torch.dtype, hidden: int, batch: int, outputs: slice) -> None:
+    """Integers make every product and sum exact: right rows are counted exactly, of equal logits the first answers."""
+    heads, x_BD = whole_heads(3, 8, 6, hidden), classes(1, batch * 8, 5).view(batch, 8).to(dtype) - 2
+    target, weight = classes(2, batch, outputs.stop - outputs.start), drawn(3, batch).abs()
+    z = torch.einsum("khd,bd->khb", heads.w1, x_BD.float()) + heads.b1[:, :, None]
+    if heads.w2 is not None and heads.b2 is not None:
+        z = torch.einsum("kch,khb->kcb", heads.w2, z.relu()) + heads.b2[:, :, None]
+    logits = z[:, outputs].double()
+    right_K = ((logits.argmax(1) == target).double() * weight.double()).sum(1)
+    loss_K = torch.stack([(nn.functional.cross_entropy(h.T, target, reduction="none") * weight).sum() for h in logits])
+    right, loss = judge(heads, x_BD, target, weight, outputs)
+    torch.testing.assert_close(right, right_K, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(loss, loss_K, atol=1e-5, rtol=1e-5)
+
+
+def whole_heads(count: int, inputs: int, outputs: int, hidden: int) -> Heads:
+    """Heads of small whole numbers."""
+    sizes = [(outputs, inputs)] if hidden == 0 else [(hidden, inputs), (outputs, hidden)]
+    shapes = [shape for size in sizes for shape in ((count, *size), (count, size[0]))]
+    return Heads(*((classes(i, int(np.prod(s)), 3) - 1.0).view(s) for i, s in enumerate(shapes)))
+
+
+@pytest.mark.parametrize("output", [0, 3])
+def test_a_row_without_an_answer_is_not_right(output: int) -> None:
+    heads = whole_heads(2, 4, 5, 0)
+    heads.b1[0, output] = float("nan")
+    right, loss = judge(heads, torch.ones(40, 4), torch.full((40,), output), torch.ones(40), slice(0, 5))
+    assert right[0] == 0.0
+    assert loss.isnan().tolist() == [True, False]
+
+
+def test_a_copy_in_another_dtype_is_made_anew() -> None:
+    heads = probe_arrays.make_heads(0)
+    assert heads.lowered(0, torch.float16).dtype == torch.float16
+    x, y = probe_arrays.draw(0)
+    step(heads, x, [Term(y)], [1e-2] * 4, [0.1] * 4)
+    assert torch.equal(heads.lowered(0, torch.float16), heads.w1.half())
+    assert torch.equal(heads.lowered(0, BF16), heads.w1.to(BF16))
+    kept = heads.lowered(0, BF16)
+    heads.w1.mul_(2.0)
+    assert torch.equal(heads.lowered(0, BF16), heads.w1.to(BF16))
+    assert heads.lowered(0, BF16) is kept
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_a_bad_weight_shows_in_the_loss(hidden: int) -> None:
+    """NaN is nowhere taken for a number, a hidden unit's zero or an output that nobody chose."""
+    heads = probe_arrays.make_heads(hidden)
+    heads.w1[1, 2, 3] = float("nan")
+    x, y = probe_arrays.draw(0)
+    losses = step(heads, x, [Term(y)], [1e-2] * 4, [0.0] * 4)
+    assert losses.isnan().tolist() == [False, True, False, False]
+    assert heads.parameters[-1][1].isnan().any()
+    assert not heads.parameters[-1][[0, 2, 3]].isnan().any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.kernels.conftest import Place
-from tests.kernels.test_probe_paths import (
+from tests.kernels.probe_arrays import (
     BATCH,
     BF16,
     FLOAT,
@@ -20,7 +20,7 @@ from tests.kernels.test_probe_paths import (
     some_terms,
 )
 
-from substyle.kernels import probe_data, probe_native, probe_step, probe_step_gpu
+from substyle.kernels import probe_data, probe_step, probe_step_gpu
 from substyle.kernels.probe_heads import BETA1, BETA2, Heads
 from substyle.kernels.probe_step_gpu import Dropped, Loss, Rates, schedule, shares
 
@@ -85,7 +85,6 @@ def test_in_triton(
         (kernels, kernels, drops), ("cross_entropy_", "adamw_", "relu_drop_"), spies, strict=True
     ):
         monkeypatch.setattr(module, name, spy)
-    monkeypatch.setattr(probe_native, "usable", lambda *given: False)
     theirs = make_heads(hidden)
     expected = by_host(theirs, kind, dtype, dropped)
     for module in (probe_step_gpu, probe_data):

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from substyle.kernels import probe_native, probe_step, probe_step_gpu
+from substyle.kernels import probe_step, probe_step_gpu
 from substyle.kernels.probe_heads import Heads, Term
 
 pytest.importorskip("triton")
@@ -55,7 +55,6 @@ def test_the_step_takes_them_where_triton_is_used(interpreted: ModuleType, monke
     spies = {name: Mock(wraps=getattr(interpreted, name)) for name in ("cross_entropy", "adamw_")}
     for name, spy in spies.items():
         monkeypatch.setattr(interpreted, name, spy)
-    monkeypatch.setattr(probe_native, "usable", lambda *arguments: False)  # which on a CPU is asked first
     x, y = torch.randn(6, 4), torch.randint(3, (6,))
     trained = []
     for used in (False, True):

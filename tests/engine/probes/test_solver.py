@@ -17,7 +17,6 @@ from substyle.engine.probes.solver import Fit, TrainingRows, fit
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import probe_native
 
 CPU = torch.device("cpu")
 NAMES = ("identity", "a", "b", "c")
@@ -78,10 +77,7 @@ def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.fl
     return fitted.heads.w1[k].numpy(), bias - bias.mean()
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_as_scikit_learn(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native:
-        monkeypatch.setattr(probe_native, "available", lambda *_: False)
+def test_as_scikit_learn() -> None:
     table = make()
     task = fine(table)
     features = features_of(table, task)

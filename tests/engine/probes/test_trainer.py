@@ -18,7 +18,6 @@ from substyle.engine.probes.mlp import settings_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Validation, learning_rate, train
 from substyle.engine.store.table import EmbeddingTable
-from substyle.kernels import probe_native
 from substyle.kernels.probe_heads import Heads, Numbers, Term
 
 Make = Callable[..., EmbeddingTable]
@@ -185,26 +184,22 @@ def test_twins_see_the_same_rows_in_the_same_order(
 def test_heads_learn_in_turn_what_they_learn_together(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, hidden: int, dtype: torch.dtype
 ) -> None:
-    """In several blocks, with the compiled kernels and without."""
+    """In several blocks."""
     monkeypatch.setattr(trainer, "_BLOCK", 64 * (20 * 4 + 16 * 2) * 3)  # three steps of float32 at once
     setup = Setup(make_table())
     setup.features.dtype = dtype
     settings = [Setting(lr, 0.1, hidden) for lr in (1e-2, 3e-3, 1e-4)]
     found = {}
-    for in_turn, compiled in ((True, True), (False, True), (True, False), (False, False)):
-        if not compiled:
-            monkeypatch.setattr(probe_native, "library", lambda: None)
+    for in_turn in (True, False):
         monkeypatch.setattr(bank, "takes_turns", lambda width, device, t=in_turn: t)
-        found[in_turn, compiled] = train(setup.features, [setup.part()], settings, quick(), 24, seeds=[0, 1])
-    first = found[True, True]
-    for other in found.values():
-        assert other.keys() == first.keys()
-        for setting in settings:
-            for a, b in zip(other[setting].heads.parameters, first[setting].heads.parameters, strict=True):
-                if dtype == torch.float32:
-                    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-                else:
-                    assert (a - b).norm() < 0.05 * a.norm()
+        found[in_turn] = train(setup.features, [setup.part()], settings, quick(), 24, seeds=[0, 1])
+    assert found[True].keys() == found[False].keys()
+    for setting in settings:
+        for a, b in zip(*(found[way][setting].heads.parameters for way in (True, False)), strict=True):
+            if dtype == torch.float32:
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+            else:
+                assert (a - b).norm() < 0.05 * a.norm()
 
 
 def test_learning_rate() -> None:
