@@ -1,269 +1,323 @@
-"""By workers on the machines of a Ray cluster, each with a GPU or some cores to itself.
+"""Embed with workers on a Ray cluster, each with a GPU or some cores to itself.
 
-Ray places the workers and carries messages. Nothing of size goes through its object store: workers read photographs and
-write chunks and journal records themselves, so all machines must see the source and the store under the same paths.
+Ray places the workers and carries messages: numbers of shards, counts and errors. Workers read photographs and write
+chunks themselves, so all machines must see source and store under the same paths.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, EmbedConfig, ExecutorConfig
 from substyle.engine.embedding.loop import EmbedSummary, EmbedTask
-from substyle.engine.embedding.plan import Lacking, pending_shards
-from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, ShardQueue, joined
-from substyle.engine.embedding.ray_worker import ProgressUpdate, Worker, WorkerSpec
+from substyle.engine.embedding.plan import pending_shards
+from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, joined
+from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import identity, lock
 from substyle.engine.store.layout import LockedError
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.transforms.registry import loaded
 
-# The workers of one run as Ray's actors: started, given shards, listened to, and replaced when they die or fail.
-
-_STOPPING_S = 20.0  # for what a worker has begun to write when the run is interrupted
-_LOOK_EVERY_S = 2.0
-_CALLS = 8  # of one worker at once: one fills, one waits for news, the others are short
+_POLL_S = 1.0
+_STOP_S = 20.0  # for shards that are being written when a run is interrupted
+_CALLS = 3  # of one worker at once: fill, progress, stop
 _DIED = "its process died: killed, out of memory, or its machine has gone"
 _SHOWN = 10  # lost shards that a message names
 
 
 class ShardsError(SubstyleError):
-    """Some shards could not be filled."""
+    """Some shards could not be embedded."""
+
+
+@dataclass
+class ShardFailure:
+    """Failures of a shard.
+
+    Attributes:
+        workers: on which it failed.
+        tries: number of failures.
+        reason: of the last one.
+    """
+
+    workers: set[int] = field(default_factory=set)
+    tries: int = 0
+    reason: str = ""
+
+
+class ShardQueue:
+    """Shards that wait for a worker. A shard that failed is retried first, on another worker if there is one.
+
+    Args:
+        shards: numbers, in order.
+        retries: further tries of a shard that failed.
+
+    Attributes:
+        active: shards that workers have.
+        lost: shards that failed each time.
+    """
+
+    def __init__(self, shards: Iterable[int], retries: int) -> None:
+        self.retries = retries
+        self.active: set[int] = set()
+        self.lost: dict[int, ShardFailure] = {}
+        self._fresh = deque(shards)
+        self._failed: dict[int, ShardFailure] = {}
+        self._lost_in_a_row = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every shard is finished or lost."""
+        return not (self._fresh or self._failed or self.active)
+
+    def hopeless(self, workers: int) -> bool:
+        """Whether so many shards were lost in a row that the rest would be too, as with a full disk."""
+        return self._lost_in_a_row >= max(4, 2 * workers)
+
+    def take(self, worker: int, workers: Set[int]) -> int | None:
+        """The next shard for one of the workers; None if there is none for it now."""
+        again = (
+            shard
+            for shard, failure in self._failed.items()
+            if shard not in self.active and (worker not in failure.workers or failure.workers >= workers)
+        )
+        shard = next(again, None)
+        if shard is None and self._fresh:
+            shard = self._fresh.popleft()
+        if shard is not None:
+            self.active.add(shard)
+        return shard
+
+    def finished(self, shard: int) -> None:
+        """Mark an active shard as finished."""
+        self.active.remove(shard)
+        self._failed.pop(shard, None)
+        self._lost_in_a_row = 0
+
+    def failed(self, shard: int, worker: int, reason: str) -> bool:
+        """Mark an active shard as failed. Returns whether it is lost."""
+        self.active.remove(shard)
+        failure = self._failed.setdefault(shard, ShardFailure())
+        failure.workers.add(worker)
+        failure.tries, failure.reason = failure.tries + 1, reason
+        if failure.tries <= self.retries:
+            return False
+        self.lost[shard] = self._failed.pop(shard)
+        self._lost_in_a_row += 1
+        return True
 
 
 @dataclass
 class _Slot:
-    """A place for a worker, and the worker that has it.
+    """A place for a worker.
 
     Attributes:
-        number: of the place; actor: Ray's handle; where: of the worker's process, for people.
-        filling: the call that fills shards; asks: whether it waits for a shard.
-        unsure: embeddings that were shown, but whose shards are not finished.
-        failed: workers that have failed here before they were ready, one after the other.
+        number: of the slot.
+        actor: Ray's handle of its worker.
+        where: process and host of the worker.
+        ready: whether the worker is prepared.
+        shard: the shard that it embeds.
+        shown: embeddings of that shard that the progress bar shows.
+        failed: starts in a row that failed.
     """
 
     number: int
     actor: Any = None
     where: str = ""
-    filling: Any = None
-    asks: bool = False
-    unsure: int = 0
+    ready: bool = False
+    shard: int | None = None
+    shown: int = 0
     failed: int = 0
 
 
 class WorkerPool:
-    """The workers that fill the shards of one task."""
+    """Workers that embed the shards of one task.
+
+    `ray.util.ActorPool` does not say which value failed, nor replaces an actor that died, so this uses `ray.wait`.
+    """
 
     def __init__(
-        self, config: ExecutorConfig, cluster: Cluster, task: EmbedTask, order: WorkerSpec, bar: ProgressBar
+        self, config: ExecutorConfig, cluster: Cluster, task: EmbedTask, spec: WorkerSpec, bar: ProgressBar
     ) -> None:
-        self.config, self.cluster, self.task, self.order, self.bar = config, cluster, task, order, bar
-        self.changed: dict[int, Lacking] = {}  # what shards lack since a worker has failed
-        self.dispatch = ShardQueue(task.todo.lacking, config.retries)
-        count = cluster.workers(config, most=len(task.todo.lacking))
-        self.seats = {number: _Slot(number) for number in range(1, count + 1)}
-        self.calls: dict[Any, tuple[_Slot, str]] = {}  # under way, by Ray's reference
-        self.unable: SubstyleError | None = None  # why the last worker that gave up its place did
+        self.config, self.cluster, self.task, self.spec, self.bar = config, cluster, task, spec, bar
+        self.lacking = dict(task.todo.lacking)
+        self.queue = ShardQueue(self.lacking, config.retries)
+        count = cluster.workers(config, most=len(self.lacking))
+        self.slots = {number: _Slot(number) for number in range(1, count + 1)}
+        self.calls: dict[Any, tuple[_Slot, str]] = {}  # pending, by Ray's reference
+        self.unable: SubstyleError | None = None  # why the last slot was given up
 
-    def work(self) -> None:
-        """Until every shard is finished or given up."""
+    def run(self) -> None:
+        """Embed until every shard is finished or lost."""
         import ray
 
-        for seat in self.seats.values():
-            self._start(seat)
-        while not self.dispatch.over:
-            done, _ = ray.wait(list(self.calls), timeout=_LOOK_EVERY_S)
+        for slot in self.slots.values():
+            self._start(slot)
+        while not self.queue.done and not self.queue.hopeless(len(self.slots)):
+            done, _ = ray.wait(list(self.calls), timeout=_POLL_S)
             for reference in done:
-                self._hear(reference)
-            if self.dispatch.hopeless:
-                break
-            self._hand_out()
-            if not self.seats:
+                self._handle(reference)
+            if not self.slots:
                 raise self.unable or ClusterError("no worker is left")
+            self._assign()
             self._require_room()
-        self._finish()
 
     def stop(self) -> None:
-        """Let workers finish what they are writing, and end them."""
+        """Let workers finish what they are writing, then end them."""
         import ray
 
-        filling = [seat.filling for seat in self.seats.values() if seat.filling is not None]
-        for seat in self.seats.values():
-            if seat.filling is not None:
-                seat.actor.stop.remote()
+        filling = [reference for reference, (_, method) in self.calls.items() if method == "fill"]
+        for slot in self.slots.values():
+            if slot.shard is not None:
+                slot.actor.stop.remote()
         try:
             if filling:
-                ray.wait(filling, num_returns=len(filling), timeout=_STOPPING_S)
+                ray.wait(filling, num_returns=len(filling), timeout=_STOP_S)
         finally:
-            for seat in self.seats.values():
-                if seat.actor is not None:
-                    ray.kill(seat.actor)
+            for slot in self.slots.values():
+                if slot.actor is not None:
+                    ray.kill(slot.actor)
 
     def require_all(self) -> None:
-        """Raise ShardsError that names the shards which were given up."""
-        lost = self.dispatch.lost
+        """Raise ShardsError if shards were lost."""
+        lost = self.queue.lost
         if not lost:
             return
-        said = [f"{self._named(shard)}: {lost[shard].why}" for shard in sorted(lost)[:_SHOWN]]
+        named = [f"{self._named(shard)}: {lost[shard].reason}" for shard in sorted(lost)[:_SHOWN]]
         more = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
-        rest = "all others are finished" if self.dispatch.over else "the rest was not tried"
+        rest = "all others are finished" if self.queue.done else "the rest was not tried"
         head = f"{self.task.store.path}: {len(lost)} of {self.task.todo.shards} shards failed each time; {rest}"
-        raise ShardsError("\n  ".join([head, *said, *more]))
+        raise ShardsError("\n  ".join([head, *named, *more]))
 
-    # --- workers ----------------------------------------------------------------------------------------------------
-
-    def _start(self, seat: _Slot) -> None:
+    def _start(self, slot: _Slot) -> None:
         import ray
 
         need = self.cluster.need
-        made = ray.remote(Worker).options(
+        actor = ray.remote(Worker).options(
             num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_restarts=0, max_concurrency=_CALLS
         )
-        seat.actor, seat.where, seat.filling, seat.asks, seat.unsure = made.remote(self.order), "", None, False, 0
-        self._call(seat, "place")
-        self._call(seat, "prepare")
+        slot.actor, slot.where, slot.ready, slot.shard, slot.shown = actor.remote(self.spec), "", False, None, 0
+        self._call(slot, "where")
+        self._call(slot, "prepare")
 
-    def _call(self, seat: _Slot, method: str) -> Any:  # noqa: ANN401 - Ray's reference
-        reference = getattr(seat.actor, method).remote()
-        self.calls[reference] = seat, method
-        return reference
+    def _call(self, slot: _Slot, method: str, *arguments: object) -> None:
+        self.calls[getattr(slot.actor, method).remote(*arguments)] = slot, method
 
-    def _hear(self, reference: Any) -> None:  # noqa: ANN401 - Ray's reference
-        """What a call has come to."""
+    def _assign(self) -> None:
+        """Give shards to idle workers, and ask the others how far they are."""
+        pending = {(slot.number, method) for slot, method in self.calls.values()}
+        for slot in self.slots.values():
+            if not slot.ready:
+                continue
+            if slot.shard is None:
+                slot.shard = self.queue.take(slot.number, self.slots.keys())
+                if slot.shard is not None:
+                    self._call(slot, "fill", slot.shard, self.lacking[slot.shard])
+            elif (slot.number, "progress") not in pending:
+                self._call(slot, "progress")
+
+    def _handle(self, reference: Any) -> None:  # noqa: ANN401 - Ray's reference
+        """Take the result of a call."""
         import ray
 
-        found = self.calls.pop(reference, None)
-        if found is None:  # of a worker that has failed meanwhile
+        slot, method = self.calls.pop(reference, (None, ""))
+        if slot is None:  # of a worker that failed meanwhile
             return
-        seat, method = found
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            self._failed(seat, error.cause if isinstance(error.cause, SubstyleError) else error)
+            self._failed(slot, error.cause if isinstance(error.cause, SubstyleError) else error)
+            return
         except ray.exceptions.RayError as error:
-            self._failed(seat, error)
-        else:
-            getattr(self, f"_on_{method}")(seat, answer)
+            self._failed(slot, error)
+            return
+        match method:
+            case "where":
+                slot.where = answer
+            case "prepare":
+                slot.ready, slot.failed = True, 0
+                self.bar.note(f"{sum(each.ready for each in self.slots.values())} of {len(self.slots)} workers")
+            case "progress" if slot.shard is not None:
+                self._show(slot, answer)
+            case "fill":
+                self._finished(slot, answer)
 
-    def _on_place(self, seat: _Slot, where: str) -> None:
-        seat.where = where
+    def _show(self, slot: _Slot, embedded: int) -> None:
+        self.bar.advance(embedded - slot.shown)
+        slot.shown = embedded
 
-    def _on_prepare(self, seat: _Slot, answer: None) -> None:
-        seat.failed = 0
-        self.dispatch.join(seat.number)
-        ready = sum(there.filling is not None for there in self.seats.values()) + 1
-        self.bar.note(f"{ready} of {len(self.seats)} workers")
-        seat.filling = self._call(seat, "fill")
-        self._call(seat, "news")
+    def _finished(self, slot: _Slot, done: EmbedSummary | None = None) -> None:
+        assert slot.shard is not None
+        self._show(slot, self._embeddings(slot.shard))
+        self.queue.finished(slot.shard)
+        slot.shard, slot.shown = None, 0
+        summary = self.task.summary
+        summary.new_shards += 1
+        if done is not None:
+            summary.quarantined.update(done.quarantined)
+            for stage_name, seconds in done.seconds.items():
+                summary.seconds[stage_name] = summary.seconds.get(stage_name, 0.0) + seconds
 
-    def _on_news(self, seat: _Slot, news: ProgressUpdate) -> None:
-        self._call(seat, "news")
-        seat.asks |= news.asks
-        seat.unsure += news.arrived
-        self.bar.advance(news.arrived)
-        self.task.summary.quarantined.update(news.quarantined)
-        for shard in news.written:
-            self._written(seat, shard)
-
-    def _written(self, seat: _Slot, shard: int) -> None:
-        self.dispatch.written(seat.number, shard)
-        self.task.summary.new_shards += 1
-        seat.unsure -= self._embeddings(shard)
-
-    def _failed(self, seat: _Slot, error: Exception) -> None:
-        """A worker has died or failed: another takes its place and what it had in hand is given out again."""
+    def _failed(self, slot: _Slot, error: Exception) -> None:
+        """Replace a worker that died or failed, and queue its shard again."""
         import ray
 
-        for reference in [reference for reference, (there, _) in self.calls.items() if there is seat]:
+        for reference in [reference for reference, (each, _) in self.calls.items() if each is slot]:
             del self.calls[reference]
-        ray.kill(seat.actor)  # one that failed may be in any state
+        ray.kill(slot.actor)  # one that failed may be in any state
         if isinstance(error, LockedError):
             raise error
         died = isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
         self.cluster.keep_logs |= died
-        why = _DIED if died else _reason(error)
-        if seat.filling is None:
-            self._could_not_start(seat, why, died=died)
+        reason = _DIED if died else _reason(error)
+        if not slot.ready:
+            self._could_not_start(slot, reason, died=died)
             return
-        self._look_again(seat)
-        held = self.dispatch.failed(seat.number, why)
-        self.bar.advance(-seat.unsure)
-        print(f"worker {seat.number} ({seat.where}) is replaced: {why}", file=sys.stderr)
-        for shard in held:
-            if shard in self.dispatch.lost:
-                print(
-                    f"{self._named(shard)} is given up after {self.dispatch.lost[shard].tries} tries", file=sys.stderr
-                )
-        self._start(seat)
+        print(f"worker {slot.number} ({slot.where}) is replaced: {reason}", file=sys.stderr)
+        if slot.shard is not None:
+            self._return(slot, slot.shard, reason)
+        self._start(slot)
 
-    def _could_not_start(self, seat: _Slot, why: str, *, died: bool) -> None:
-        seat.failed += 1
-        if died and seat.failed <= self.config.retries:
-            print(f"worker {seat.number} is started again: {why}", file=sys.stderr)
-            self._start(seat)
-            return
-        self.unable = ClusterError(f"worker {seat.number} ({seat.where or 'not placed'}): {why}")
-        print(f"{self.unable}: its place stays empty", file=sys.stderr)
-        del self.seats[seat.number]
-
-    def _look_again(self, seat: _Slot) -> None:
-        """Take what a worker had in hand from the journal: it may have finished more than it could tell."""
+    def _return(self, slot: _Slot, shard: int, reason: str) -> None:
+        """Queue the shard of a worker that failed, unless the journal says that it was finished."""
         task = self.task
         now = pending_shards(task.store, task.entries, task.plan.pipeline.settings.transformations, task.plan.part)
-        for shard in self.dispatch.held(seat.number):
-            if shard not in now.lacking:
-                self._written(seat, shard)
-                continue
-            before = self._embeddings(shard)
-            self.changed[shard] = now.lacking[shard]  # some of several backbones may be there
-            seat.unsure -= before - self._embeddings(shard)
+        if shard not in now.lacking:
+            self._finished(slot)
+            return
+        self._show(slot, self._embeddings(shard) - task.todo.sizes[shard] * sum(map(len, now.lacking[shard])))
+        self.lacking[shard] = now.lacking[shard]  # some of several backbones may be finished
+        if self.queue.failed(shard, slot.number, reason):
+            print(f"{self._named(shard)} is given up after {self.queue.lost[shard].tries} tries", file=sys.stderr)
 
-    # --- shards -----------------------------------------------------------------------------------------------------
-
-    def _hand_out(self) -> None:
-        for seat in self.seats.values():
-            if seat.asks and (shard := self.dispatch.next(seat.number)) is not None:
-                seat.asks = False
-                seat.actor.give.remote(shard, self._lacking(shard))
-
-    def _finish(self) -> None:
-        """No shard is left: workers that wait for one end, and tell where their time went."""
-        import ray
-
-        ready = [seat for seat in self.seats.values() if seat.filling is not None]
-        for seat in ready:
-            seat.actor.finish.remote()
-        for seat in ready:
-            try:
-                did: EmbedSummary = ray.get(seat.filling)
-            except ray.exceptions.RayError:
-                continue  # it died when all was done
-            seconds = self.task.summary.seconds
-            for what, spent in did.seconds.items():
-                seconds[what] = seconds.get(what, 0.0) + spent
-            self.task.summary.quarantined.update(did.quarantined)
+    def _could_not_start(self, slot: _Slot, reason: str, *, died: bool) -> None:
+        slot.failed += 1
+        if died and slot.failed <= self.config.retries:
+            print(f"worker {slot.number} is started again: {reason}", file=sys.stderr)
+            self._start(slot)
+            return
+        self.unable = ClusterError(f"worker {slot.number} ({slot.where or 'not placed'}): {reason}")
+        print(f"{self.unable}: continuing without it", file=sys.stderr)
+        del self.slots[slot.number]
 
     def _require_room(self) -> None:
-        """Raise ClusterError where no worker is ready and none can be: the machines have gone."""
-        if all(seat.filling is None and not seat.where for seat in self.seats.values()) and not self.cluster.places():
+        """Raise ClusterError if no worker is placed and none can be: the machines have gone."""
+        if not any(slot.where for slot in self.slots.values()) and not self.cluster.places():
             raise ClusterError(
                 f"no machine of the Ray cluster has room for a worker with {self.cluster.words} any more"
             )
 
-    def _lacking(self, shard: int) -> Lacking:
-        return self.changed.get(shard) or self.task.todo.lacking[shard]
-
     def _embeddings(self, shard: int) -> int:
-        """How many a shard lacks."""
-        return self.task.todo.sizes[shard] * sum(map(len, self._lacking(shard)))
+        """Embeddings that a shard lacks."""
+        return self.task.todo.sizes[shard] * sum(map(len, self.lacking[shard]))
 
     def _named(self, shard: int) -> str:
         rows = self.task.store.settings.shard_rows
@@ -271,8 +325,8 @@ class WorkerPool:
 
 
 def _reason(error: Exception) -> str:
-    """Why a worker has failed, in a line."""
-    cause = getattr(error, "cause", None)  # of Ray's wrapper around what no worker raises on purpose
+    """Why a worker failed, in a line."""
+    cause = getattr(error, "cause", None)  # of Ray's wrapper around other errors than SubstyleError
     return f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
 
 
@@ -319,16 +373,16 @@ class RayExecutor:
             return
         title, todo = task.plan.title, task.todo
         with stage(title, todo.total, "embeddings", done=todo.done, quiet=quiet) as bar:
-            crew = WorkerPool(self.config, self.cluster, task, self._order(task), bar)
+            pool = WorkerPool(self.config, self.cluster, task, self._spec(task), bar)
             try:
-                crew.work()
+                pool.run()
             finally:
-                crew.stop()
+                pool.stop()
                 with lock.mutex(task.store.path):
-                    task.store.tidy()  # what a worker that was killed has left
-        crew.require_all()
+                    task.store.tidy()  # files that a killed worker left
+        pool.require_all()
 
-    def _order(self, task: EmbedTask) -> WorkerSpec:
+    def _spec(self, task: EmbedTask) -> WorkerSpec:
         plan = task.plan
         store = plan.store_path
         return WorkerSpec(

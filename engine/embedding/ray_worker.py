@@ -1,19 +1,14 @@
-"""A worker: a process on some machine that fills the shards it is given, and tells how it goes.
+"""A worker process, which embeds the shards that it is given.
 
-It holds decoder, style networks and backbones of its own. Pixels and embeddings stay in it: what it makes are chunks
-and journal records of its shards, as a process with `--part` would make them. Messages are numbers of shards, counts
-and reasons. Knows nothing of Ray; methods are called on threads of their own.
+A worker has its own decoder, style networks and backbones. It writes chunks and journal records itself, as a process
+with `--part` does; pixels and embeddings never leave it. This module does not import Ray.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
@@ -26,19 +21,20 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin
 
-_TELL_EVERY_S = 0.5
-
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """All that a worker must know, as plain values that travel.
+    """What a worker needs, as picklable values.
 
     Attributes:
-        folder: working directory of the run, against which relative paths are read.
-        cache: folder of the compiled artefacts; plugins: files to load.
-        sources: photographs and how they are opened, those of the run first.
-        store: where it is; part: of its shards that the run owns; run: the run's id.
-        backbones, settings, config: what is embedded, and how.
+        folder: working directory of the run, for relative paths.
+        cache: folder of compiled artefacts.
+        plugins: files to load.
+        sources: photographs and how to open them, those of the run first.
+        store: the store.
+        part: shards that the run owns.
+        run: id of the run that holds the lock.
+        backbones, settings, config: what to embed, and how.
     """
 
     folder: str
@@ -53,115 +49,67 @@ class WorkerSpec:
     config: EmbedConfig
 
 
-@dataclass
-class ProgressUpdate:
-    """What has happened since the last time: embeddings, shards written, images quarantined; whether it wants more."""
-
-    arrived: int = 0
-    written: list[int] = field(default_factory=list)
-    quarantined: dict[str, str] = field(default_factory=dict)
-    asks: bool = False
-
-
 class _Stopped(Exception):
-    """Nothing has gone wrong: the worker was told to stop."""
+    """The worker was asked to stop."""
 
 
 class Worker(Callbacks):
-    """See the module. `place`, then `prepare`, then `fill`, while `news`, `give`, `finish`, `stop` are called."""
+    """Embeds shards. Call `prepare` once, then `fill` for each shard; `progress` and `stop` may run beside `fill`."""
 
-    def __init__(self, order: WorkerSpec) -> None:
-        self.order = order
-        self.summary = EmbedSummary()
-        self._given: queue.SimpleQueue[tuple[int, Lacking] | None] = queue.SimpleQueue()
-        self._changed = threading.Condition()  # guards what follows
-        self._news = ProgressUpdate()
-        self._told: set[str] = set()  # of the quarantined
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self._embedded = 0
         self._stopping = False
 
-    def place(self) -> str:
-        """Where it is, for people."""
+    def where(self) -> str:
+        """Process and host, for messages."""
         return f"pid {os.getpid()} on {socket.gethostname()}"
 
     def prepare(self) -> None:
-        """Open the source and the store, load what the run has compiled, or compile it where it is not there.
+        """Open source and store, and load or compile the backbones.
 
         Raises:
-            StoreError: the store is not there, or this machine makes other embeddings than those it was begun with.
-            SubstyleError: as `prepare_backbones`, or for a source that is not there.
+            StoreError: the store does not exist, or this machine computes other embeddings than those in it.
+            SubstyleError: see `prepare_backbones`; or the source does not exist.
         """
-        order = self.order
-        if os.path.isdir(order.folder):  # else paths that are relative will be named as missing
-            os.chdir(order.folder)
-        os.environ["SUBSTYLE_CACHE"] = order.cache
-        for plugin in order.plugins:
+        spec = self.spec
+        if os.path.isdir(spec.folder):  # else relative paths are reported as missing
+            os.chdir(spec.folder)
+        os.environ["SUBSTYLE_CACHE"] = spec.cache
+        for plugin in spec.plugins:
             load_plugin(plugin)
-        store = EmbeddingStore.open(order.store)
-        source, *others = map(identity.open_entry, order.sources)
-        pipeline = PixelPipeline(order.settings, order.config)
-        plan = EmbedPlan(source, order.store, pipeline, part=order.part, others=tuple(others))
-        compiled = prepare_backbones(order.backbones, plan.samples(), quiet=True)
+        store = EmbeddingStore.open(spec.store)
+        source, *others = map(identity.open_entry, spec.sources)
+        pipeline = PixelPipeline(spec.settings, spec.config)
+        plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, others=tuple(others))
+        compiled = prepare_backbones(spec.backbones, plan.samples(), quiet=True)
         entries = [store.ensure_backbone(backbone.describe()) for backbone in compiled]
-        self._loop = Loop(store, plan, entries, compiled, self.summary, order.run)
+        self._loop = Loop(store, plan, entries, compiled, EmbedSummary(), spec.run)
 
-    def fill(self) -> EmbedSummary:
-        """Fill shards until told to finish or stop. Returns what it has done.
+    def fill(self, shard: int, lacking: Lacking) -> EmbedSummary | None:
+        """Embed a shard. Returns what was done, or None if `stop` was called before it was finished."""
+        self._embedded = 0
+        self._loop.summary = EmbedSummary()
+        try:
+            self._loop.run([(shard, lacking)], self)
+        except _Stopped:
+            return None
+        return self._loop.summary
 
-        Raises:
-            what went wrong. What it had in hand is not finished then, but for what `news` or the journal say.
-        """
-        with suppress(_Stopped):
-            self._loop.run(self._shards(), self, lambda: self._given.put(None))
-        return self.summary
-
-    def give(self, shard: int, lacking: Lacking) -> None:
-        """The shard to fill next."""
-        self._given.put((shard, lacking))
-
-    def finish(self) -> None:
-        """There are no more shards."""
-        self._given.put(None)
+    def progress(self) -> int:
+        """Embeddings of the current shard that have been computed."""
+        return self._embedded
 
     def stop(self) -> None:
-        """Give up what is begun. A shard that is being written is finished."""
+        """Abandon the current shard, unless it is already being written."""
         self._stopping = True
-        self._given.put(None)
-
-    def news(self) -> ProgressUpdate:
-        """What has happened since the last call; waits a moment for it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._news.asks or self._news.written, _TELL_EVERY_S)
-            told, self._news = self._news, ProgressUpdate()
-            return told
-
-    # --- on the loop's threads --------------------------------------------------------------------------------------
-
-    def _shards(self) -> Iterator[tuple[int, Lacking]]:
-        while True:
-            with self._changed:
-                self._news.asks = True
-                self._changed.notify_all()
-            given = self._given.get()
-            if given is None:
-                return
-            yield given
 
     def arrived(self, count: int) -> None:
-        """Count embeddings; here a loop that is told to stop does."""
+        """Count embeddings; end the loop once `stop` was called."""
         if self._stopping:
             raise _Stopped
-        with self._changed:
-            self._news.arrived += count
+        self._embedded += count
 
     def writing(self, shard: int) -> None:
-        """See that the run still owns the store: its driver may be dead, and another run may have begun."""
-        lock.require_run(self.order.store, self.order.run, self.order.part)
-
-    def written(self, shard: int) -> None:
-        """Tell of a finished shard, and of images that were quarantined so far."""
-        quarantined = dict(self.summary.quarantined)  # the loop goes on adding to it
-        with self._changed:
-            self._news.written.append(shard)
-            self._news.quarantined.update({key: quarantined[key] for key in quarantined.keys() - self._told})
-            self._told |= quarantined.keys()
-            self._changed.notify_all()
+        """Require that the run still holds the lock: its driver may have died and another run may have begun."""
+        lock.require_run(self.spec.store, self.spec.run, self.spec.part)

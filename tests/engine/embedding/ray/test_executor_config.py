@@ -50,8 +50,9 @@ def test_a_study_has_a_table_and_the_command_line_overrides_it(tmp_path: Path) -
     assert executor_config(options, executor) == ExecutorConfig("ray", "head:6379", 3, 0)
     assert executor_config(parser().parse_args(["run", "s.toml"]), executor) == executor
     (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\n[executor]\nworker = 8\n')
-    with pytest.raises(ConfigError, match=r"executor.worker: .* \(did you mean workers\?\)"):
+    with pytest.raises(ConfigError, match="workers") as caught:
         load_study(tmp_path / "s.toml")
+    assert caught.value.field == "executor.worker"
 
 
 def test_without_ray_the_extra_is_named(
@@ -60,7 +61,9 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--backbone", "control:pixels"]
     assert main([*command, "--executor", "ray"]) == 2
-    assert "ray is not installed: it comes with the extra ray" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "executor.kind" in said
+    assert "extra ray" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,8 +88,9 @@ def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("substyle.engine.devices.resolve", lambda *arguments: Target("cuda:0", "torch"))
     found = ExecutorConfig(RAY).here(EmbedConfig(device="cuda"))
     assert (found.device, found.threads) == ("cuda:0", 3)
-    with pytest.raises(ConfigError, match=r"embed.device: got 'cuda:1'; allowed: auto, cpu, cuda with Ray"):
+    with pytest.raises(ConfigError) as caught:
         ExecutorConfig(RAY).here(EmbedConfig(device="cuda:1"))
+    assert caught.value.field == "embed.device"
 
 
 def machine(alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -104,9 +108,10 @@ def test_room_is_counted_machine_by_machine(monkeypatch: pytest.MonkeyPatch) -> 
     assert joined.workers(ExecutorConfig(RAY), most=100) == 5
     assert joined.workers(ExecutorConfig(RAY), most=3) == 3
     assert joined.workers(ExecutorConfig(RAY, workers=9), most=100) == 9  # a cluster may grow
-    with pytest.raises(ConfigError, match=r"executor.workers: got 9; allowed: 0 to 5 here, each with 2 CPU and 1 GPU"):
+    with pytest.raises(ConfigError, match=r"0 to 5 .* 2 CPU and 1 GPU") as caught:
         Cluster(True, {"CPU": 2, "GPU": 1}).workers(ExecutorConfig(RAY, workers=9), most=100)
-    with pytest.raises(ClusterError, match="no machine of the Ray cluster has room for a worker with 128 CPU"):
+    assert caught.value.field == "executor.workers"
+    with pytest.raises(ClusterError, match="128 CPU"):
         Cluster(False, {"CPU": 128}).workers(ExecutorConfig(RAY), most=100)
 
 
