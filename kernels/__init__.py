@@ -1,1 +1,1 @@
-"""Operations that DALI does not have, keyed random numbers, and the fused probe step."""
+"""Operations missing in DALI, keyed random numbers, and the fused probe step."""

@@ -1,8 +1,8 @@
-"""Colour changes that look at one pixel only, several of them from one read of the canvas.
+"""Pointwise colour changes, several in one read of the canvas, and tests whether two images differ.
 
-Brightness, contrast, luma, hue, saturation and permuted channels are one thing: a new channel is a weighted sum of the
-three there are, plus a constant, rounded and cut to a byte. A map (3, 4) holds the weights and, last, the constants, in
-levels. Banded negatives are made beside them. Results lie within rounding (0.51 levels) of the formulas.
+Brightness, contrast, luma, hue, saturation and permutations of channels are colour maps: an output channel is a
+weighted sum of the input channels plus a constant, rounded and clipped to uint8. A map (3, 4) holds the weights and, in
+its last column, the constants in levels. Results are within 0.51 levels of the formulas.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Bands = tuple[torch.Tensor, torch.Tensor]
 
 
 def colours(canvas_BSS3: torch.Tensor, maps_VB34: torch.Tensor, bands: Bands | None = None) -> torch.Tensor:
-    """V colour maps of every picture, and with ``bands`` its banded negative. Shape: (V or V + 1, B, S, S, 3) uint8.
+    """Apply V colour maps and, with ``bands``, a banded inversion. Shape: (V or V + 1, B, S, S, 3) uint8.
 
     Args:
         canvas_BSS3: (B, S, S, 3) uint8.
         maps_VB34: (V, B, 3, 4) float32, on the canvas's device.
-        bands: (B, S) uint8 for the rows and (B, S) for the columns, 255 where the negative is shown and 0 elsewhere
-            (twice negative is positive); it comes last.
+        bands: (B, S) uint8 for rows and for columns, 255 to invert and 0 elsewhere (inverted twice is unchanged). The
+            result is last.
     """
     if canvas_BSS3.shape[1:3].numel() % 4 == 0 and on_triton(canvas_BSS3):
         from substyle.kernels import color_triton
@@ -52,7 +52,7 @@ def colours_reference(canvas_BSS3: torch.Tensor, maps_VB34: torch.Tensor, bands:
 
 
 def mean(canvas_BSSC: torch.Tensor) -> torch.Tensor:
-    """Mean level of each picture over pixels and channels, of an exact sum. Shape: (B,) float32."""
+    """Mean level of each image over pixels and channels, from an exact sum. Shape: (B,) float32."""
     if on_triton(canvas_BSSC):
         from substyle.kernels import color_triton
 
@@ -63,42 +63,39 @@ def mean(canvas_BSSC: torch.Tensor) -> torch.Tensor:
 
 
 def linear(matrix_B33: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """The map of a matrix, output channels by input channels. Shape: (B, 3, 4) float32."""
+    """Colour map of a matrix, output channels by input channels. Shape: (B, 3, 4) float32."""
     map_B34 = np.zeros((len(matrix_B33), 3, 4), np.float32)
     map_B34[:, :, :3] = matrix_B33
     return upload(map_B34, device)
 
 
 def luma(batch: int, device: torch.device) -> torch.Tensor:
-    """The map to grey. Shape: (B, 3, 4) float32."""
+    """Colour map to grey. Shape: (B, 3, 4) float32."""
     return linear(np.broadcast_to(np.array(LUMA), (batch, 3, 3)), device)
 
 
 def brightness(shift_B: NDArray[np.float32], device: torch.device) -> torch.Tensor:
-    """The map to a picture lighter by a share of the full range. Shape: (B, 3, 4) float32."""
+    """Colour map that adds a share of the full range. Shape: (B, 3, 4) float32."""
     map_B34 = linear(np.broadcast_to(np.eye(3), (len(shift_B), 3, 3)), device)
     map_B34[:, :, 3] = upload((255.0 * shift_B.astype(np.float64)).astype(np.float32), device)[:, None]
     return map_B34
 
 
 def contrast(factor_B: NDArray[np.float32], mean_B: torch.Tensor) -> torch.Tensor:
-    """The map to levels nearer to a mean (or further from it) by a factor. Shape: (B, 3, 4) float32."""
+    """Colour map that scales the difference from a mean. Shape: (B, 3, 4) float32."""
     map_B34 = linear(factor_B[:, None, None] * np.eye(3, dtype=np.float32), mean_B.device)
     map_B34[:, :, 3] = ((1.0 - upload(factor_B, mean_B.device)) * mean_B)[:, None]
     return map_B34
 
 
-# Whether two pictures differ: the sum of absolute differences of their levels, held against one level everywhere.
-
-_EVERY = 16  # rows; how finely a CPU divides a picture
+_EVERY = 16  # row stride of the passes on a CPU
 
 
 def distinct(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
     """Whether two images differ by at least one grey level on average. Shape: (B,) bool, on the images' device.
 
-    On a CPU differences are added up over every 16th row, then over every 16th of the next, and so on; an image whose
-    sum is already that of one level everywhere is left out of what follows, which most are at once. On a GPU, which
-    would have to be waited for to know that, they are added up over all.
+    On a CPU, differences are summed over every 16th row, then over the rows after these, and so on. Most images reach
+    the threshold in the first pass and skip the others. A GPU sums over all rows to avoid synchronising.
     """
     if a_BSSC.device.type == "cpu":
         return _row_by_row(a_BSSC, b_BSSC)
@@ -118,14 +115,14 @@ def total_reference(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
 
 
 def _row_by_row(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
-    a, b = a_BSSC.numpy(), b_BSSC.numpy()  # numpy on one thread: waking torch's would cost more
+    a, b = a_BSSC.numpy(), b_BSSC.numpy()  # single-threaded: waking torch's threads would cost more
     enough = a[0].size if len(a) else 0
     total_B = np.zeros(len(a), np.uint64)
     open_N = np.arange(len(a))
     for first in range(_EVERY):
         if not len(open_N):
             break
-        some = slice(None) if len(open_N) == len(a) else open_N  # indexing by numbers copies
+        some = slice(None) if len(open_N) == len(a) else open_N  # fancy indexing copies
         x, y = a[some, first::_EVERY], b[some, first::_EVERY]
         difference = np.maximum(x, y)
         difference -= np.minimum(x, y)

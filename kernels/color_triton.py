@@ -1,7 +1,7 @@
-"""Pointwise colour changes on a GPU, in Triton: the canvas is read once, every variant is written from registers.
+"""Triton kernels: colour maps, in one read of the canvas for all variants, and sums of levels and of differences.
 
-A thread has four pixels at a time, twelve bytes that are three words: a quarter of the loads and stores that bytes
-would take. So only pictures of a multiple of four pixels are made here.
+A thread processes four pixels, twelve bytes in three 32-bit words: a quarter of the loads and stores of single bytes.
+The number of pixels of an image must be a multiple of four.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from substyle.kernels.errors import ConfigError
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-GROUPS, GROUP = 128, 4  # groups of pixels of one program of colours, pixels of a group
-VALUES = 8192  # of one program of a sum
+GROUPS, GROUP = 128, 4  # groups of pixels per program, pixels per group
+VALUES = 8192  # per program of a sum
 LANES = 512  # of those at once
 
 
 @triton.jit
 def byte(word, j):  # type: ignore[no-untyped-def]
-    """Byte j of a word, from its lower end."""
+    """Byte j of a word, least significant first."""
     return ((word >> (8 * j)) & 0xFF).to(tl.float32)
 
 
 @triton.jit
 def mix(r, g, b, row):  # type: ignore[no-untyped-def]
-    """A new channel in [0, 255] of three, by the weights and the constant that ``row`` points to."""
+    """An output channel in [0, 255] from three, by the weights and the constant at ``row``."""
     mixed = tl.load(row) * r + tl.load(row + 1) * g + tl.load(row + 2) * b + tl.load(row + 3)
     return (tl.minimum(tl.maximum(mixed, 0.0), 255.0) + 0.5).to(tl.uint32)
 
 
 @triton.jit
 def pack(a, b, c, d):  # type: ignore[no-untyped-def]
-    """A word of four bytes, the first at its lower end, where it lies first in memory."""
+    """Pack four bytes into a word, least significant (first in memory) first."""
     return a | (b << 8) | (c << 16) | (d << 24)
 
 
@@ -51,7 +51,7 @@ def put(at, u, v, w, inside):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def flip(rows, columns, pixel, width, inside):  # type: ignore[no-untyped-def]
-    """255 where a pixel shows its negative, else 0."""
+    """255 where a pixel is inverted, else 0."""
     row = tl.load(rows + pixel // width, mask=inside, other=0)
     return (row ^ tl.load(columns + pixel % width, mask=inside, other=0)).to(tl.uint32)
 
@@ -91,13 +91,13 @@ def _colours(canvas, maps, rows, columns, out, batch, height, width, VARIANTS: t
 
 @triton.jit
 def add(a, b):  # type: ignore[no-untyped-def]
-    """What a sum is made of; Triton's own sum is not interpreted when Triton was loaded to compile."""
+    """For ``tl.reduce``: the interpreter cannot run ``tl.sum`` if Triton was imported for compilation."""
     return a + b
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _total(canvas, out, count, LANES: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): adds up BLOCK values of image i. Whole numbers, so that the order does not matter."""
+    """Program (j, i): sums BLOCK values of image i. Integers, so the order does not matter."""
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * BLOCK + tl.arange(0, LANES)
     sums = tl.full((LANES,), 0, tl.int32)
@@ -110,27 +110,27 @@ def _total(canvas, out, count, LANES: tl.constexpr, BLOCK: tl.constexpr):  # typ
 def colours(
     canvas_BSS3: torch.Tensor, maps_VB34: torch.Tensor, bands: tuple[torch.Tensor, torch.Tensor] | None
 ) -> torch.Tensor:
-    """``pointwise.colours`` of contiguous tensors. Shape: (V or V + 1, B, S, S, 3) uint8.
+    """``color.colours`` of contiguous tensors. Shape: (V or V + 1, B, S, S, 3) uint8.
 
     Raises:
-        ConfigError: also for a canvas whose number of pixels four does not divide.
+        ConfigError: invalid dtype, shape or device, or a number of pixels that is not a multiple of 4.
     """
     dispatch.expect("canvas", canvas_BSS3, torch.uint8, (None, None, None, 3))
     batch, height, width, _ = canvas_BSS3.shape
     device, variants = canvas_BSS3.device, len(maps_VB34)
     dispatch.expect("maps", maps_VB34, torch.float32, (None, batch, 3, 4), device)
     if height * width % GROUP:
-        raise ConfigError("canvas.shape", (height, width), "a multiple of 4 pixels")
+        raise ConfigError("canvas.shape", (height, width), "a number of pixels that is a multiple of 4")
     if bands is not None:
         dispatch.expect("rows", bands[0], torch.uint8, (batch, height), device)
         dispatch.expect("columns", bands[1], torch.uint8, (batch, width), device)
     out = torch.empty((variants + (bands is not None), *canvas_BSS3.shape), dtype=torch.uint8, device=device)
     grid = dispatch.grid("canvas", batch, height * width * 3, GROUPS * GROUP * 3)
     if grid is not None and len(out):
-        if canvas_BSS3.data_ptr() % 4:  # a piece of a larger tensor may begin anywhere
+        if canvas_BSS3.data_ptr() % 4:  # a view may start at any byte
             canvas_BSS3 = canvas_BSS3.clone()
         words = canvas_BSS3.view(-1).view(torch.int32)
-        rows, columns = bands or (canvas_BSS3, canvas_BSS3)  # without bands they are not read
+        rows, columns = bands or (canvas_BSS3, canvas_BSS3)  # not read without bands
         constants = {"VARIANTS": variants, "BANDS": bands is not None, "BLOCK": GROUPS}
         into = out.view(-1).view(torch.int32)
         dispatch.launch(_colours, grid, words, maps_VB34, rows, columns, into, batch, height, width, **constants)
@@ -138,7 +138,7 @@ def colours(
 
 
 def total(canvas_BSSC: torch.Tensor) -> torch.Tensor:
-    """Sum of each picture's levels. Shape: (B,) int64."""
+    """Sum of the levels of each image. Shape: (B,) int64."""
     dispatch.expect("canvas", canvas_BSSC, torch.uint8, (None, None, None, None))
     out_B = torch.zeros(len(canvas_BSSC), dtype=torch.int64, device=canvas_BSSC.device)
     count = canvas_BSSC.shape[1:].numel()
@@ -148,14 +148,12 @@ def total(canvas_BSSC: torch.Tensor) -> torch.Tensor:
     return out_B
 
 
-# Sums of absolute differences on a GPU, in Triton: both pictures are read once and nothing else is written.
-
-DIFFERENCE_VALUES = 4096  # of one program of a sum of differences
+DIFFERENCE_VALUES = 4096  # per program of a sum of differences
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _difference_total(a, b, out, count, LANES: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): adds up BLOCK differences of image i. Whole numbers, so that the order does not matter."""
+    """Program (j, i): sums BLOCK absolute differences of image i. Integers, so the order does not matter."""
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * BLOCK + tl.arange(0, LANES)
     sums = tl.full((LANES,), 0, tl.int32)
@@ -168,7 +166,7 @@ def _difference_total(a, b, out, count, LANES: tl.constexpr, BLOCK: tl.constexpr
 
 
 def difference_total(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor) -> torch.Tensor:
-    """``difference.total_reference`` of contiguous pictures. Shape: (B,) int64."""
+    """``color.total_reference`` of contiguous images. Shape: (B,) int64."""
     dispatch.expect("a", a_BSSC, torch.uint8, (None, None, None, None))
     dispatch.expect("b", b_BSSC, torch.uint8, tuple(a_BSSC.shape), a_BSSC.device)
     out_B = torch.zeros(len(a_BSSC), dtype=torch.int64, device=a_BSSC.device)

@@ -1,4 +1,4 @@
-"""Where a kernel runs: Triton on an NVIDIA GPU where it is installed, numpy or torch elsewhere; memory and threads."""
+"""Choice of a kernel's implementation (Triton on an NVIDIA GPU, else numpy or torch), launches, memory and threads."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from numpy.typing import DTypeLike, NDArray
 from substyle.kernels.errors import ConfigError
 
 _GRID = 65535  # programs along the second axis of a CUDA grid
-_OFFSET = 2**31 - 1  # offsets within one image are 32-bit numbers
+_OFFSET = 2**31 - 1  # offsets within one image are 32-bit integers
 
 
 def on_triton(tensor: torch.Tensor) -> bool:
-    """Whether the Triton kernels are used: the tensor is on a CUDA device and Triton is installed."""
+    """Whether to use Triton kernels: the tensor is on a CUDA device and Triton is installed."""
     return tensor.is_cuda and installed()
 
 
 @cache
 def installed() -> bool:
-    """Whether Triton is there; it is no dependency of substyle."""
+    """Whether Triton, an optional dependency, is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -42,16 +42,16 @@ def expect(
     shape: tuple[int | None, ...],
     device: torch.device | None = None,
 ) -> None:
-    """Check what a Triton kernel is given, before its address arithmetic trusts it.
+    """Validate an argument of a Triton kernel, whose address arithmetic is unchecked.
 
     Args:
         name: name of the argument.
-        dtype: the dtype it must have.
-        shape: the shape it must have, None for any length.
-        device: the device it must be on, None for any.
+        dtype: required dtype.
+        shape: required shape, None for any length.
+        device: required device, None for any.
 
     Raises:
-        ConfigError: it has another dtype, shape or device, or is not contiguous.
+        ConfigError: another dtype, shape or device, or not contiguous.
     """
     if tensor.dtype != dtype:
         raise ConfigError(f"{name}.dtype", tensor.dtype, str(dtype))
@@ -65,26 +65,26 @@ def expect(
 
 
 def grid(name: str, batch: int, values: int, each: int) -> tuple[int, int] | None:
-    """The CUDA grid (programs for one image, images), None where there is nothing to do.
+    """The CUDA grid (programs per image, images), None if there is no work.
 
     Args:
-        name: name of the argument, for the message.
-        batch: images.
-        values: work items of one image, which are also the largest offset within one.
-        each: work items of one program.
+        name: name of the argument, for error messages.
+        batch: number of images.
+        values: work items per image, also the bound of offsets within one.
+        each: work items per program.
 
     Raises:
-        ConfigError: more images, or larger ones, than the kernels' grid and 32-bit offsets reach.
+        ConfigError: too many images for the grid, or images too large for 32-bit offsets.
     """
     if batch > _GRID:
-        raise ConfigError(f"{name} batch", batch, f"at most {_GRID} images in one call")
-    if values > _OFFSET - each:  # the last program counts past the end before it masks
-        raise ConfigError(f"{name} image", values, f"at most {_OFFSET - each} values in one image")
+        raise ConfigError(f"{name} batch", batch, f"at most {_GRID} images per call")
+    if values > _OFFSET - each:  # offsets of the last program exceed the end before masking
+        raise ConfigError(f"{name} image", values, f"at most {_OFFSET - each} values per image")
     return (-(-values // each), batch) if batch and values else None
 
 
 def upload(values: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """An array on a device, without waiting for what the device has yet to do, as a copy from ordinary memory would."""
+    """Copy an array to a device through pinned memory, without waiting for work queued on the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if device.type != "cuda":
         return tensor.to(device)
@@ -94,68 +94,63 @@ def upload(values: NDArray[Any], device: torch.device) -> torch.Tensor:
 def launch(kernel: Any, programs: tuple[int, int], *arguments: Any, **constants: Any) -> None:  # noqa: ANN401 - untyped
     """Run a Triton kernel on the device of its first argument, which need not be the current one.
 
-    Products and sums are fused wherever the compiler can: Triton versions differ in whether they do by default, and
-    with it the last bit of what they compute.
+    FMA fusion is always enabled: its default, and so the last bit of results, differs between Triton versions.
     """
     with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
         kernel[programs](*arguments, enable_fp_fusion=True, **constants)
 
-
-# Devices by name: what a ``device`` argument may say, and whether it is there.
 
 CPU = torch.device("cpu")
 _NAME = re.compile(r"cpu|cuda(:\d+)?")
 
 
 def as_device(name: str, field: str = "device") -> torch.device:
-    """The device of a name: ``cpu``, ``cuda`` (the current CUDA device) or ``cuda:N``; a CUDA device with its number.
+    """Parse a device name: ``cpu``, ``cuda`` (the current CUDA device) or ``cuda:N``. CUDA devices get an index.
 
     Args:
-        field: the field or argument that the name was given in, for the message.
+        field: field or argument of the name, for error messages.
 
     Raises:
-        ConfigError: another name, or a device that is not there.
+        ConfigError: invalid name or unavailable device.
     """
     if _NAME.fullmatch(name) is None:
-        raise ConfigError(field, name, f"cpu, cuda or cuda:N; there is {there()}")
+        raise ConfigError(field, name, f"cpu, cuda or cuda:N; available: {there()}")
     if name == "cpu":
         return CPU
     if not torch.cuda.is_available():
-        raise ConfigError(field, name, f"cpu; {there()}")
+        raise ConfigError(field, name, f"an available device: {there()}")
     device = torch.device(name)
     number = torch.cuda.current_device() if device.index is None else device.index
     if number >= torch.cuda.device_count():
-        raise ConfigError(field, name, f"a device that is there: {there()}")
+        raise ConfigError(field, name, f"an available device: {there()}")
     return torch.device("cuda", number)
 
 
 def there() -> str:
-    """The devices that torch can use, in words."""
+    """The devices that torch can use, as text."""
     if torch.version.cuda is None:
-        return "cpu alone (this torch is built without CUDA)"
+        return "cpu (this torch is built without CUDA)"
     if not torch.cuda.is_available():
-        return "cpu alone (torch sees no CUDA device)"
+        return "cpu (torch finds no CUDA device)"
     cards = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     return ", ".join(["cpu", *cards])
 
-
-# Memory for large arrays on a CPU: in huge pages where Linux gives them, which take fewer address look-ups.
 
 _HUGE = 1 << 21  # bytes of a huge page on x86 and most ARM kernels
 _WORTH = _HUGE  # smaller arrays gain nothing
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """An uninitialised tensor; a large one on a CPU lies in huge pages if it can."""
+    """An uninitialised tensor; large CPU tensors use huge pages, if available, to reduce TLB misses."""
     count = math.prod(shape)
     size = count * dtype.itemsize
     if device.type != "cpu" or size < _WORTH or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype, device=device)
-    # private: shared memory gets huge pages from few systems, and a forked process would write into its parent's
+    # private: few systems give huge pages to shared memory, and a forked process would write to its parent's
     block = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # the tensor keeps it alive
     try:
         block.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without huge pages: ordinary ones then
+    except OSError:  # kernel without huge pages
         return torch.empty(shape, dtype=dtype, device=device)
     whole = torch.frombuffer(block, dtype=torch.uint8)
     start = -whole.data_ptr() % _HUGE
@@ -163,28 +158,24 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
 
 
 def copy(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A contiguous copy, in another dtype if one is named."""
+    """A contiguous copy, optionally in another dtype."""
     return empty(tuple(tensor.shape), dtype or tensor.dtype, tensor.device).copy_(tensor)
 
 
 def zeros_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Zeros of the tensor's shape and dtype."""
+    """Zeros with the shape, dtype and device of a tensor."""
     return empty(tuple(tensor.shape), tensor.dtype, tensor.device).zero_()
 
 
-# Memory that others own, held until the device has read it.
-#
-# A tensor of torch's own may be dropped as soon as its last reader is queued: torch gives its memory to nobody before
-# the stream has come that far. Memory of another library, seen through DLPack, goes back to that library when its
-# tensor is dropped, whatever torch's streams still have to read, and ``Tensor.record_stream`` does nothing for it.
-
-
 class BorrowedMemory:
-    """Objects whose memory streams have yet to read.
+    """Keep memory of other libraries alive until torch's streams have read it.
+
+    Torch frees its own tensors in stream order. A tensor imported through DLPack returns its memory to the other
+    library as soon as it is dropped, and ``Tensor.record_stream`` has no effect on it.
 
     Args:
-        most: how many groups of objects wait at most; for one more, the oldest group's readers are waited for, so that
-            a host that runs far ahead of the device cannot fill its memory.
+        most: maximum number of groups of objects; beyond it, the oldest group is waited for, so that a host far ahead
+            of the device does not exhaust its memory.
     """
 
     def __init__(self, most: int = 4) -> None:
@@ -192,7 +183,7 @@ class BorrowedMemory:
         self._waiting: deque[tuple[torch.cuda.Event, tuple[Any, ...]]] = deque()
 
     def until(self, stream: torch.cuda.Stream, *objects: Any) -> None:  # noqa: ANN401 - whatever owns memory
-        """Hold objects until all that is queued on the stream by now has ended."""
+        """Hold objects until all work currently queued on the stream has finished."""
         read = torch.cuda.Event()  # type: ignore[no-untyped-call]
         read.record(stream)
         self._waiting.append((read, objects))
@@ -206,21 +197,19 @@ class BorrowedMemory:
         return len(self._waiting)
 
 
-# Threads over the images of a batch, and their work arrays, for kernels made of numpy calls.
-#
-# Such calls release the interpreter lock. Threads of torch's own would wait for one another at the end of every call,
-# which costs milliseconds on a busy machine; these meet once in a batch.
+# Numpy calls release the GIL. These threads synchronise once per batch; torch's would synchronise at the end of every
+# call, which costs milliseconds on a busy machine.
 
 _arrays = threading.local()
 
 
 @cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # a forked process has no use for its parent's threads
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # per process: threads do not survive a fork
     return ThreadPoolExecutor(threads, thread_name_prefix="substyle-kernel")
 
 
 def for_each_image(count: int, work: Callable[[int], None]) -> None:
-    """Call ``work(i)`` for the images 0..count-1 on as many threads as torch uses; the first error is raised."""
+    """Call ``work(i)`` for the images 0..count-1 on as many threads as torch uses; raises the first error."""
     threads = min(torch.get_num_threads(), count)
     if threads <= 1:
         for i in range(count):
@@ -231,9 +220,9 @@ def for_each_image(count: int, work: Callable[[int], None]) -> None:
 
 
 def scratch(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """This thread's work array for that use, whatever it holds: half of the time of a fresh one is paging it in.
+    """This thread's uninitialised work array for a use: page faults take half of the time of a new array.
 
-    It is overwritten by the next caller on this thread that names the same use, so it must not leave the kernel.
+    The next call with the same use on this thread overwrites it, so it must not leave the kernel.
     """
     held: NDArray[Any] | None = getattr(_arrays, use, None)
     if held is None or held.shape != shape or held.dtype != dtype:

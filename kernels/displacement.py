@@ -1,7 +1,4 @@
-"""Displacement fields for :mod:`substyle.kernels.warp`: (B, 2, S, S) float32, (dx, dy) in pixels.
-
-Where pixels are to be moved at once, take :mod:`substyle.kernels.warp`, which needs no field in memory on a GPU.
-"""
+"""Displacement fields for :mod:`substyle.kernels.warp`: (B, 2, S, S) float32, (dx, dy) in pixels."""
 
 from __future__ import annotations
 
@@ -17,23 +14,17 @@ from torch.nn import functional
 from substyle.kernels import philox
 from substyle.kernels.dispatch import for_each_image, scratch
 
-# Linear maps along the rows or columns of planes when every output draws on a few neighbouring inputs only.
-#
-# Resampling and blurring are such maps: matrices that are zero but for a band. They are applied as products of small
-# dense blocks. A small product takes a core a few microseconds, and BLAS does not reach for a second thread, so that
-# images can be worked on side by side; and as planes are always cut alike, an image becomes the same in every batch.
-#
-# For a CPU alone. On a GPU each of the three maps that are made of them (enlargements, the blur of a field, the lines
-# between nodes) has 2 to 15 weights in a row that are known without a matrix: ``warp_triton`` and ``warp_triton`` take
-# them where they are used, instead of reading a matrix and a plane for a product of mostly zeros.
+# Resampling and blurring are banded matrices, applied on a CPU as products of small dense blocks. BLAS uses one thread
+# for a small product, so images run in parallel; blocks do not depend on the batch, so neither do results. On a GPU,
+# ``warp_triton`` computes the 2 to 15 weights per row where they are used.
 
 F32 = NDArray[np.float32]
-_BLOCK = 16  # outputs made at once; larger blocks multiply more zeros
-_PRODUCT = 1 << 17  # multiplications in one product at most; OpenBLAS takes threads from 1 << 18 on
+_BLOCK = 16  # outputs per block; larger blocks multiply more zeros
+_PRODUCT = 1 << 17  # maximum multiplications per product; OpenBLAS uses threads from 1 << 18
 
 
 class Banded:
-    """A banded matrix (O, I), ready to be applied to planes.
+    """A banded matrix (O, I) that can be applied to planes.
 
     Args:
         matrix_OI: its values; outputs by inputs.
@@ -50,21 +41,21 @@ class Banded:
             first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
             spans.append((rows, first, last + 1 - first))
         width = max((size for _, _, size in spans), default=0)
-        for rows, first, _ in spans:  # one width for all: BLAS then takes one way for all
+        for rows, first, _ in spans:  # one width for all, so that BLAS uses the same code path
             left = min(first, inputs - width)
             columns = slice(left, left + width)
             block = np.ascontiguousarray(self.matrix_OI[rows, columns])
             self.blocks.append((rows, columns, block, np.ascontiguousarray(block.T)))
 
     def down(self, planes_CIW: F32, out_COW: F32) -> F32:
-        """Apply it to every column of every plane. Shape: (C, I, W) to (C, O, W)."""
+        """Apply the matrix to every column of every plane. Shape: (C, I, W) to (C, O, W)."""
         for rows, columns, block, _ in self.blocks:
             for part in _parts(planes_CIW.shape[2], block.size):
                 np.matmul(block, planes_CIW[:, columns, part], out=out_COW[:, rows, part])
         return out_COW
 
     def across(self, planes_CHI: F32, out_CHO: F32) -> F32:
-        """Apply it to every row of every plane. Shape: (C, H, I) to (C, H, O)."""
+        """Apply the matrix to every row of every plane. Shape: (C, H, I) to (C, H, O)."""
         for rows, columns, _, turned in self.blocks:
             for part in _parts(planes_CHI.shape[1], turned.size):
                 np.matmul(planes_CHI[:, part, columns], turned, out=out_CHO[:, part, rows])
@@ -72,13 +63,13 @@ class Banded:
 
 
 def _parts(length: int, each: int) -> Iterator[slice]:
-    """Cut a length so that no product is large; ``each`` is the multiplications for one of it."""
+    """Split a length into parts of at most _PRODUCT multiplications, ``each`` per unit."""
     step = max(1, _PRODUCT // each)
     return (slice(start, start + step) for start in range(0, length, step))
 
 
 def mirrored(weights_K: F32 | NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """The matrix of a correlation with K weights, borders mirrored about the edge pixels. Shape: (side, side)."""
+    """Matrix of a correlation with K weights, borders mirrored about the edge pixels. Shape: (side, side)."""
     radius = len(weights_K) // 2
     matrix = np.zeros((side, side))
     at_SK = np.arange(side)[:, None] + np.arange(-radius, radius + 1)
@@ -94,14 +85,14 @@ _CPU = torch.device("cpu")
 def elastic(
     keys_B: philox.U64, name: str, side: int, amplitude_B: F32, sigma: float, device: torch.device = _CPU
 ) -> torch.Tensor:
-    """Displacement that varies smoothly: uniform noise in [-1, 1), blurred by a Gaussian, times the amplitude.
+    """Smooth random displacement: uniform noise in [-1, 1), blurred by a Gaussian, times the amplitude.
 
     The field of ImageNet-C's elastic transform (Hendrycks and Dietterich, 2019): mirrored borders, kernel cut off at
     three standard deviations. Shape: (B, 2, S, S).
 
     Args:
-        name: name of the transformation that draws the field.
-        amplitude_B: largest displacement before the blur, in pixels.
+        name: name of the transformation, for the random numbers.
+        amplitude_B: maximum displacement before the blur, in pixels.
         sigma: standard deviation of the blur, in pixels.
     """
     if device.type != "cpu":
@@ -115,7 +106,7 @@ def elastic(
         noise, half = (scratch(f"elastic.{use}", (2, side, side), np.float32) for use in ("noise", "half"))
         noise[...] = bits.reshape(noise.shape)
         out = blur.across(blur.down(noise, half), out_B2SS[i])
-        # number q stands for (2 q + 1) / 65536 - 1; as the weights sum to 1, the blur may come first
+        # integer q represents (2 q + 1) / 65536 - 1; as the weights sum to 1, the blur may come first
         np.multiply(out, np.float32(amplitude_B[i] * 2.0 / 65536), out=out)
         np.add(out, np.float32(amplitude_B[i] * (1.0 / 65536 - 1.0)), out=out)
 
@@ -135,7 +126,7 @@ def elastic_reference(
 
 
 def blur_weights(sigma: float) -> F32:
-    """Weights of a Gaussian cut off at three standard deviations, of sum 1. Shape: (2 r + 1,)."""
+    """Normalised weights of a Gaussian cut off at three standard deviations. Shape: (2 r + 1,)."""
     radius = max(1, int(3.0 * sigma + 0.5))
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return np.asarray(weights / weights.sum(), dtype=np.float32)
@@ -147,7 +138,7 @@ def _blur(side: int, sigma: float) -> Banded:
 
 
 def grid(nodes_B2KK: torch.Tensor, side: int) -> torch.Tensor:
-    """Displacement of a grid whose nodes moved, linear between nodes. Shape: (B, 2, K, K) to (B, 2, S, S), pixels."""
+    """Displacement of a grid with moved nodes, linear between nodes. Shape: (B, 2, K, K) to (B, 2, S, S), pixels."""
     between = _between_nodes(nodes_B2KK.shape[-1], side)
     if nodes_B2KK.device.type != "cpu":
         matrix_SK = torch.from_numpy(between.matrix_OI).to(nodes_B2KK.device)
@@ -165,7 +156,7 @@ def grid(nodes_B2KK: torch.Tensor, side: int) -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def _between_nodes(count: int, side: int) -> Banded:
-    """Linear interpolation between nodes spread from the first pixel to the last."""
+    """Linear interpolation between nodes spaced evenly from the first pixel to the last."""
     at_S1 = np.linspace(0.0, count - 1.0, side)[:, None]
     return Banded(np.maximum(0.0, 1.0 - np.abs(at_S1 - np.arange(count))))
 

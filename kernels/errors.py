@@ -1,13 +1,13 @@
-"""The one base of every error that substyle raises on purpose."""
+"""Base class of the errors raised by substyle, and the errors shared by all packages."""
 
 from __future__ import annotations
 
 
 class SubstyleError(Exception):
-    """Something went wrong that the message explains; the command line prints it without a traceback (exit code 1).
+    """Base class of errors raised by substyle. The command line prints the message without a traceback (exit code 1).
 
     Attributes:
-        field: the field, flag or argument that is at fault, where it is one.
+        field: the field, flag or argument at fault, or None.
     """
 
     exit_code = 1
@@ -15,12 +15,12 @@ class SubstyleError(Exception):
 
 
 class ConfigError(SubstyleError):
-    """A field, flag or argument holds a value that is not allowed (exit code 2).
+    """A field, flag or argument has a value that is not allowed (exit code 2).
 
     Args:
-        field: path of the field in the file or the name of the argument, such as ``probes.batch``.
-        given: the value that was given.
-        allowed: what is allowed there, in words.
+        field: path of the field in the study file or name of the argument, such as ``probes.batch``.
+        given: the invalid value.
+        allowed: description of the allowed values.
     """
 
     exit_code = 2
@@ -33,15 +33,15 @@ class ConfigError(SubstyleError):
         self.allowed = allowed
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
-        return type(self), (self.field, self.given, self.allowed)  # it may come from another process
+        return type(self), (self.field, self.given, self.allowed)  # pickled between processes
 
 
 class MissingError(ConfigError):
-    """A field, flag or argument that is required was not given (exit code 2).
+    """A required field, flag or argument is missing (exit code 2).
 
     Args:
-        field: as of `ConfigError`.
-        hint: what to give, and where.
+        field: see `ConfigError`.
+        hint: what to set, and where.
     """
 
     def __init__(self, field: str, hint: str) -> None:
@@ -53,4 +53,4 @@ class MissingError(ConfigError):
 
 
 class ImageError(SubstyleError):
-    """One image cannot be decoded; it is quarantined and the run goes on."""
+    """An image cannot be decoded; it is quarantined and the run continues."""

@@ -1,4 +1,4 @@
-"""Print screens: ink laid down as dots or lines whose size follows the tone, with edges smoothed over one pixel.
+"""Halftone screens: dots or lines of ink whose size follows the tone, with edges antialiased over one pixel.
 
 A channel is an ink on white paper: level v covers a share 1 - v / 255 of every cell of its screen.
 """
@@ -20,12 +20,12 @@ U8 = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Ink:
-    """What a level means on one screen. Shape of each table: (256,) float32.
+    """Lookup tables of one screen by level. Shape of each: (256,) float32.
 
     Attributes:
-        edge: distance from the middle of a dot or line to its edge, in pixels.
-        lightest: level of paper where a pixel holds as much of the dot or line as it can: that of the whole, if small.
-        darkest: level of ink where a pixel holds as much of the gap between as it can.
+        edge: 255 times the distance in pixels from the centre of a dot or line to its edge.
+        lightest: lower bound of the printed level: a pixel holds at most the whole dot or line.
+        darkest: upper bound of the printed level: a pixel holds at most the whole gap.
     """
 
     edge: F32
@@ -34,12 +34,12 @@ class _Ink:
 
     @classmethod
     def of(cls, edge: NDArray[np.float64], size: float) -> _Ink:
-        """The tables for edges in pixels and a cell of that many pixels (area of a dot's, width of a line's)."""
+        """Tables for edges in pixels and the size of a cell in pixels (area for dots, width for lines)."""
         lightest, darkest = 1.0 - np.minimum(_SHARE * size, 1.0), np.minimum((1.0 - _SHARE) * size, 1.0)
         return cls(*(np.asarray(255.0 * table, np.float32) for table in (edge, lightest, darkest)))
 
     def lay(self, distance: F32, level: U8, out: U8) -> None:
-        """Print one channel, given every pixel's distance in pixels from the middle of a dot or line."""
+        """Print one channel, given every pixel's distance in pixels from the centre of a dot or line."""
         index, printed, looked_up = (
             scratch(f"screen.{use}", level.shape, dtype)
             for use, dtype in (("index", np.intp), ("printed", np.float32), ("looked_up", np.float32))
@@ -55,10 +55,10 @@ class _Ink:
 
 
 def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
-    """Colour halftone: each channel's ink in round dots on a turned square lattice. Shape: (B, S, S, C) uint8.
+    """Colour halftone: round dots on a rotated square lattice per channel. Shape: (B, S, S, C) uint8.
 
     Args:
-        cell_BC: (B, C) side of a lattice cell for each channel, in pixels.
+        cell_BC: (B, C) side of a lattice cell in pixels.
         angle_BC: (B, C) angle of the lattice in radians.
     """
     if canvas_BSSC.device.type != "cpu":
@@ -80,7 +80,7 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
                 scratch(f"screen.{use}", size, np.float32) for use in ("along", "whole", "distance")
             )
             distance[...] = 0.0
-            for down, right in ((sin, cos), (cos, -sin)):  # coordinates on the lattice, in cells
+            for down, right in ((sin, cos), (cos, -sin)):  # lattice coordinates, in cells
                 np.add((y * down)[:, None], x * right, out=along)
                 np.subtract(along, np.rint(along, out=whole), out=along)
                 np.add(distance, np.multiply(along, along, out=along), out=distance)
@@ -106,7 +106,7 @@ def dots_reference(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> to
 
 
 def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor:
-    """Line halftone: parallel lines, their width in each channel following the tone. Shape: (B, S, S, C) uint8.
+    """Line halftone: parallel lines whose width follows the tone of each channel. Shape: (B, S, S, C) uint8.
 
     Args:
         pitch_B: distance between lines in pixels.
@@ -151,7 +151,7 @@ def lines_reference(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> to
 def _lay_reference(
     canvas_BSSC: torch.Tensor, distance: torch.Tensor, edge: torch.Tensor, size: torch.Tensor
 ) -> torch.Tensor:
-    """Paper left uncovered: half of a pixel on the edge, at most the whole gap's size, at least all but the ink's."""
+    """Share of uncovered paper: half of a pixel at an edge, at most the gap, at least all but the ink."""
     paper = canvas_BSSC / 255.0
     uncovered = torch.maximum(distance - edge + 0.5, 1.0 - (1.0 - paper) * size)
     uncovered = torch.minimum(uncovered.clamp(0.0, 1.0), paper * size)

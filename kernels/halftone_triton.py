@@ -1,8 +1,8 @@
-"""Print screens on a GPU, in Triton: every value of the canvas is printed on its own, read once and written once.
+"""Triton kernels: halftone screens, in one read and one write of the canvas.
 
-A program makes a run of values of one image, channels innermost, so that neighbours write neighbours. Sines and cosines
-are taken on the host in float64, the root is the hardware's (2 ** -22 of the value). Coordinates differ from the
-reference's in the last place of float32: one level on an edge, or the other side of the border between two cells.
+A program computes a run of values of one image, channels innermost, so writes are coalesced. Sines and cosines are
+computed on the host in float64; the square root is the hardware's (relative error 2 ** -22). Coordinates differ from
+the reference by 1 ulp: one level at an edge, or the other side of a border between cells.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from substyle.kernels.tables import dot_radii
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-VALUES = 1024  # of one program
+VALUES = 1024  # per program
 F32 = NDArray[np.float32]
 
 
 @triton.jit
 def lay(level, distance, edge, size):  # type: ignore[no-untyped-def]
-    """A level as it is printed, given the distance in pixels from the middle of a dot or line to here and to its edge.
+    """Printed level, given the distances in pixels from the centre of a dot or line to the pixel and to its edge.
 
-    ``size`` is that of a cell in pixels: area of a dot's, width of a line's.
+    ``size`` is the size of a cell in pixels: area for dots, width for lines.
     """
     paper = level * (1.0 / 255.0)
     uncovered = tl.maximum(distance - edge + 0.5, 1.0 - tl.minimum((1.0 - paper) * size, 1.0))
@@ -39,10 +39,7 @@ def lay(level, distance, edge, size):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _dots(canvas, screens, radii, out, height, width, channels, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): BLOCK values of image i, whose channels have (cos / cell, sin / cell, cell) of screens (B, C, 3).
-
-    A pixel's coordinates on a lattice are taken to the nearest node; a half goes either way, as both are as far.
-    """
+    """Program (j, i): BLOCK values of image i; screens (B, C, 3) holds (cos / cell, sin / cell, cell) per channel."""
     image = tl.program_id(1).to(tl.int64)
     value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     size = height * width * channels
@@ -62,7 +59,7 @@ def _dots(canvas, screens, radii, out, height, width, channels, BLOCK: tl.conste
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _lines(canvas, screens, out, height, width, channels, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): BLOCK values of image i, whose lines have (cos / pitch, sin / pitch, pitch) of screens (B, 3)."""
+    """Program (j, i): BLOCK values of image i; screens (B, 3) holds (cos / pitch, sin / pitch, pitch)."""
     image = tl.program_id(1).to(tl.int64)
     value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     size = height * width * channels
@@ -78,7 +75,7 @@ def _lines(canvas, screens, out, height, width, channels, BLOCK: tl.constexpr): 
 
 
 def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
-    """``screen.dots`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out, (B, C) cells and angles."""
+    """``halftone.dots`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out, (B, C) cells and angles."""
     dispatch.expect("canvas", canvas_BSSC, torch.uint8, (len(cell_BC), None, None, cell_BC.shape[1]))
     height, width, channels = canvas_BSSC.shape[1:]
     out_BSSC = torch.empty_like(canvas_BSSC)
@@ -90,7 +87,7 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
 
 
 def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor:
-    """``screen.lines`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out, (B,) pitches and angles."""
+    """``halftone.lines`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out, (B,) pitches and angles."""
     dispatch.expect("canvas", canvas_BSSC, torch.uint8, (len(pitch_B), None, None, None))
     height, width, channels = canvas_BSSC.shape[1:]
     out_BSSC = torch.empty_like(canvas_BSSC)
@@ -107,7 +104,7 @@ def _radii(device: torch.device) -> torch.Tensor:
 
 
 def _screens(size: F32, angle: F32, device: torch.device) -> torch.Tensor:
-    """What the kernels know of a screen: (..., 3) cosine and sine over the size, and the size, in pixels."""
+    """Parameters of the kernels: (..., 3) cosine and sine divided by the size, and the size in pixels."""
     wide, turned = size.astype(np.float64), angle.astype(np.float64)
     screens = np.stack([np.cos(turned) / wide, np.sin(turned) / wide, wide], axis=-1)
     return dispatch.upload(screens.astype(np.float32), device)

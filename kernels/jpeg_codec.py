@@ -1,12 +1,12 @@
-"""A picture as it comes out of a baseline JPEG file with halved chroma, computed without the file, to libjpeg's bits.
+"""JPEG compression artefacts (baseline, 4:2:0 chroma) in torch, bit-exact with libjpeg.
 
-Only the lossy part is done: colours to luma and chroma, chroma averaged over 2 x 2 pixels, blocks of 8 x 8 transformed,
-divided by their table and rounded, and all of it back, chroma enlarged with smooth weights. Every step is libjpeg's in
-whole numbers: ISO/IEC 10918-1 (tables of annex K, scaled by quality as libjpeg does), ``jccolor``, ``jcsample``,
-``jfdctint``, ``jidctint``, ``jdsample`` and ``jdcolor`` of libjpeg 6b. Huffman coding loses nothing and is left out.
+Computes the lossy steps and their inverses: YCbCr conversion, 2 x 2 chroma averages, 8 x 8 DCT and quantisation;
+lossless Huffman coding is omitted. Every step is libjpeg 6b's in integers (``jccolor``, ``jcsample``, ``jfdctint``,
+``jidctint``, ``jdsample`` with smooth upsampling, ``jdcolor``), with the tables of ISO/IEC 10918-1 annex K, scaled by
+quality as in libjpeg.
 
-A CPU has DALI's operator, which codes and decodes. DALI's operator for a GPU works in float32 and repeats chroma, 1.7
-levels from libjpeg's pictures on average and up to 30; this one gives the pixels of the CPU.
+Used on a GPU, where DALI's operator works in float32 and repeats chroma: 1.7 levels from libjpeg on average, up to 30.
+On a CPU, DALI's operator gives the pixels of libjpeg.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from substyle.kernels.dispatch import upload
 
-BLOCK, UNIT = 8, 16  # pixels of a block and of a coded unit: 2 x 2 blocks of luma, one of each chroma
-_FIXED = 13  # bits behind the point of the transforms' constants
-_PASS = 2  # bits that are kept between the passes of a transform
-_SCALE = 16  # bits behind the point of the colour constants
+BLOCK, UNIT = 8, 16  # px, side of a block and of an MCU: 2 x 2 blocks of luma, one of each chroma
+_FIXED = 13  # fractional bits of the DCT constants
+_PASS = 2  # fractional bits kept between the passes of a DCT
+_SCALE = 16  # fractional bits of the colour constants
 
 LUMA_TABLE = np.array([
     [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
@@ -36,7 +36,7 @@ CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [4
 
 
 def tables(quality: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Divisors of luma and chroma for qualities 1 to 100, as ``jpeg_quality_scaling``. Shape: (B,) to (B, 2, 8, 8)."""
+    """Quantisation tables of luma and chroma, as ``jpeg_quality_scaling``. Shape: (B,) in 1 to 100 to (B, 2, 8, 8)."""
     wanted_B = np.clip(quality.astype(np.int64), 1, 100)
     percent_B = np.where(wanted_B < 50, 5000 // wanted_B, 200 - 2 * wanted_B)
     both = np.stack([LUMA_TABLE, CHROMA_TABLE])
@@ -45,13 +45,13 @@ def tables(quality: NDArray[np.int32]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def forward_matrix() -> NDArray[np.float64]:
-    """What ``jfdctint`` adds up along a line, in whole 2 ** -13: coefficients by samples. Shape: (8, 8)."""
+    """Matrix of ``jfdctint`` along a line, in units of 2 ** -13: coefficients by samples. Shape: (8, 8)."""
     return _through(_forward)
 
 
 @lru_cache(maxsize=1)
 def inverse_matrix() -> NDArray[np.float64]:
-    """What ``jidctint`` adds up along a line, in whole 2 ** -13: samples by coefficients. Shape: (8, 8)."""
+    """Matrix of ``jidctint`` along a line, in units of 2 ** -13: samples by coefficients. Shape: (8, 8)."""
     return _through(_inverse)
 
 
@@ -66,7 +66,7 @@ _C = {n: round(float(n) * (1 << _FIXED)) for n in (
 
 
 def _odd(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
-    """The odd part that both transforms share (Loeffler, Ligtenberg and Moschytz, 1989)."""
+    """Odd part of both transforms (Loeffler, Ligtenberg and Moschytz, 1989)."""
     z1, z2, z3, z4 = a + d, b + c, a + c, b + d
     z5 = (z3 + z4) * _C["1.175875602"]
     a, b = a * _C["0.298631336"], b * _C["2.053119869"]
@@ -98,10 +98,10 @@ def _inverse(x: list[int]) -> list[int]:
 
 
 def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch.Tensor:
-    """Each picture after JPEG compression. Shape: (B, S, S, 3) uint8 in and out, on any device.
+    """Apply JPEG compression to each image. Shape: (B, S, S, 3) uint8 in and out, on any device.
 
     Args:
-        quality_B: libjpeg's quality of each image, 1 (lowest) to 100.
+        quality_B: libjpeg quality of each image, 1 (lowest) to 100.
     """
     height, width = canvas_BSS3.shape[1:3]
     if not canvas_BSS3.numel():
@@ -109,7 +109,7 @@ def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch
     table_B2 = upload(tables(quality_B), canvas_BSS3.device)
     red, green, blue = (canvas_BSS3[..., i].int() for i in range(3))
     luma = _descaled(_fixed(0.29900) * red + _fixed(0.58700) * green + _fixed(0.11400) * blue, _SCALE)
-    # half of one is rounded down here, so that the largest chroma is 255
+    # a half is rounded down, so that the maximum chroma is 255
     offset = (128 << _SCALE) + (1 << (_SCALE - 1)) - 1
     blueness = (-_fixed(0.16874) * red - _fixed(0.33126) * green + _fixed(0.50000) * blue + offset) >> _SCALE
     redness = (_fixed(0.50000) * red - _fixed(0.41869) * green - _fixed(0.08131) * blue + offset) >> _SCALE
@@ -133,16 +133,16 @@ def _descaled(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _extended(plane_BHW: torch.Tensor, lines: int, columns: int) -> torch.Tensor:
-    """Edges repeated up to a multiple of so many lines and columns."""
+    """Replicate edges up to a multiple of so many lines and columns."""
     height, width = plane_BHW.shape[1:]
     missing = (0, -width % columns, 0, -height % lines)
     return functional.pad(plane_BHW.double(), missing, "replicate").int() if any(missing) else plane_BHW
 
 
 def _halved(plane_BHW: torch.Tensor) -> torch.Tensor:
-    """Means of 2 x 2 pixels, halves rounded down and up in turn along a line, up to whole blocks.
+    """Average 2 x 2 pixels, rounding halves down and up alternately along a line, and pad to whole blocks.
 
-    Missing columns are repeated before this and missing lines after it, as libjpeg does.
+    As in libjpeg, columns are padded before averaging and lines after it.
     """
     x = _extended(plane_BHW, 2, UNIT)
     total = x[:, ::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, ::2] + x[:, 1::2, 1::2]
@@ -151,15 +151,15 @@ def _halved(plane_BHW: torch.Tensor) -> torch.Tensor:
 
 
 def _coded(plane_BHW: torch.Tensor, table_B88: torch.Tensor) -> torch.Tensor:
-    """Blocks transformed, divided, rounded, multiplied and transformed back, cut to 0..255.
+    """DCT, quantise, dequantise and inverse DCT of all blocks, clamped to 0..255.
 
-    Products are of whole numbers below 2 ** 53 in float64, so that they are exact in any order.
+    Products are of integers below 2 ** 53 in float64, so they are exact in any order.
     """
     batch, height, width = plane_BHW.shape
     cut = plane_BHW.view(batch, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(2, 3).double() - 128.0
     forward, inverse = (upload(m, plane_BHW.device) for m in (forward_matrix(), inverse_matrix()))
     table = table_B88[:, None, None]
-    # a matrix on the right is one product for all blocks, one on the left a small product for each
+    # multiplying from the right is one product for all blocks, from the left a small product per block
     rows = _shifted(cut @ forward.T, _FIXED - _PASS)
     coefficients = _shifted((rows.mT @ forward.T).mT, _FIXED + _PASS)  # eight times too large, as the divisors are
     divisor = table * 8.0
@@ -170,15 +170,15 @@ def _coded(plane_BHW: torch.Tensor, table_B88: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """A whole number divided by a power of two, halves rounded up."""
+    """Divide integers by a power of two, rounding halves up."""
     return torch.floor(x * 2.0**-bits + 0.5)
 
 
 def _enlarged(plane_BHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Twice as large, each pixel three quarters of the nearest and one of the next, along both axes ("fancy").
+    """Double the size ("fancy" upsampling): 3/4 of the nearest pixel plus 1/4 of the next, along both axes.
 
-    Only what the picture needs of the plane is used: its last line and column stand for those beyond. Planes of one or
-    two columns are repeated, as libjpeg does.
+    The plane is first cropped to the image; its last line and column are replicated. As in libjpeg, planes of one or
+    two columns are upsampled by repetition.
     """
     x = plane_BHW[:, : (height + 1) // 2, : (width + 1) // 2]
     if x.shape[2] <= 2:

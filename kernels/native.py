@@ -1,8 +1,7 @@
-"""C kernels, compiled for this machine on first use and kept; where that cannot be, callers have their torch path.
+"""C kernels, compiled on first use and cached. Without a compiler, callers fall back to numpy or torch.
 
-A kernel is one C file beside this one. It is compiled with the machine's own compiler ($CC, cc, gcc or clang) for the
-machine's own instructions, which takes about a second, and linked to the OpenMP library that torch has loaded: its
-threads are torch's, so the two never wait for each other's.
+A kernel is a C file in this folder. It is compiled with $CC, cc, gcc or clang for the machine's instruction set, in
+about a second, and linked to the OpenMP library that torch has loaded, so that both share one thread pool.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ _SECONDS = 120.0
 
 
 class Unavailable(Exception):
-    """Why there is no compiled kernel; never leaves this module."""
+    """Reason why there is no compiled kernel; never leaves this module."""
 
 
 def load(name: str) -> ctypes.CDLL | None:
-    """The compiled kernel file ``<name>.c``, None where it cannot be had (see :func:`state`)."""
+    """Load the compiled ``<name>.c``; None if unavailable (see :func:`state`)."""
     return _loaded(name)[0]
 
 
 def state(name: str) -> str:
-    """Where the compiled kernel lies, or why there is none."""
+    """Path of the compiled kernel, or why there is none."""
     return _loaded(name)[1]
 
 
@@ -49,7 +48,7 @@ def _loaded(name: str) -> tuple[ctypes.CDLL | None, str]:
 
 
 def _compiled(source: Path) -> Path:
-    """The shared library of a C file, made where it is not there yet. Concurrent makers do no harm."""
+    """The shared library of a C file, compiled if missing. Safe for concurrent processes."""
     if not source.is_file():
         raise Unavailable(f"{source} is missing")
     command = _compiler()
@@ -64,7 +63,7 @@ def _compiled(source: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
         parts = Path(place) / "part.o", Path(place) / "whole.so"
         _run([*command, *flags, "-c", str(source), "-o", str(parts[0])])
-        # linked by its path, not by -fopenmp, which would bring the compiler's own library and its own threads
+        # by path: -fopenmp would link the compiler's OpenMP library, with its own threads
         _run([*command, "-shared", str(parts[0]), str(openmp), "-lm", "-o", str(parts[1])])
         os.replace(parts[1], path)
     return path
@@ -76,18 +75,18 @@ def _compiler() -> list[str]:
         command = shlex.split(candidate)
         if command and shutil.which(command[0]):
             return command
-    raise Unavailable(f"no C compiler {named or ''}".strip())
+    raise Unavailable(f"C compiler not found {named or ''}".strip())
 
 
 def _openmp() -> Path:
     """The GNU OpenMP library that torch has loaded."""
     maps = Path("/proc/self/maps")
     if not maps.is_file():
-        raise Unavailable("only Linux says which OpenMP library torch has loaded")
+        raise Unavailable("/proc/self/maps is required to find torch's OpenMP library")
     packages = Path(torch.__file__).parents[1]
     loaded = {Path(line.split(maxsplit=5)[5].strip()) for line in maps.read_text().splitlines() if "libgomp" in line}
     ours = [path for path in loaded if path.parent in (packages / "torch" / "lib", packages / "torch.libs")]
-    if not ours and len(loaded) == 1:  # torch built against the system's
+    if not ours and len(loaded) == 1:  # torch built against the system library
         ours = list(loaded)
     if not ours:
         raise Unavailable("torch does not use GNU OpenMP")
@@ -110,7 +109,7 @@ def _run(command: list[str]) -> str:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """CPU model and features, which -march=native depends on."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         kinds = ("model name", "flags", "Features", "CPU part")
@@ -119,7 +118,7 @@ def _processor() -> str:
 
 
 def _folder() -> Path:
-    """The folder of compiled artefacts: $SUBSTYLE_CACHE, else substyle under $XDG_CACHE_HOME or ~/.cache."""
+    """Cache folder: "native" in $SUBSTYLE_CACHE, else in substyle under $XDG_CACHE_HOME or ~/.cache."""
     named = os.environ.get("SUBSTYLE_CACHE")
     root = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "substyle"
     return root.expanduser() / "native"

@@ -1,10 +1,9 @@
-"""Gaussian, impulse and shot noise, keyed per image: a 16-bit random number for each pixel and channel, then a table.
+"""Gaussian, impulse and shot noise, keyed per image: a 16-bit random number per pixel and channel, then a table.
 
-The random number q stands for the quantile (q + 0.5) / 65536, so that a distribution is exact to 2**-16 in probability
-and Gaussian noise ends at 4.3 standard deviations. Each operation runs image by image on threads on a CPU, in
-Triton on a GPU that has it, and as plain torch (the ``*_reference`` functions) on any other device: all give the same
-pixels. Strengths follow
-ImageNet-C (Hendrycks and Dietterich, 2019), which draws its noise for each pixel and channel.
+The random number q represents the quantile (q + 0.5) / 65536: distributions are exact to 2**-16 in probability, and
+Gaussian noise is truncated at 4.3 standard deviations. Operations run in numpy with a thread per image on a CPU, in
+Triton on a GPU if installed, else in plain torch (the ``*_reference`` functions), with identical pixels. Noise per
+pixel and channel, and its strengths, follow ImageNet-C (Hendrycks and Dietterich, 2019).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from substyle.kernels import philox
 from substyle.kernels.dispatch import for_each_image, on_triton, scratch
 from substyle.kernels.tables import RANDOM_LEVELS, U8, gaussian_table, impulse_threshold, normal_quantiles, shot_table
 
-_LOWER = 5  # bits of a random number that seldom matter to shot noise
+_LOWER = 5  # bits of a random number that rarely affect shot noise
 U16 = NDArray[np.uint16]
 F32 = NDArray[np.float32]
 Work = Callable[[U8, U16, float, U8], None]
@@ -30,10 +29,10 @@ Work = Callable[[U8, U16, float, U8], None]
 def _shot_start(rate: float) -> U16:
     """:func:`shot_table` by the upper 11 bits of the random number, 256 where the lower 5 matter. Shape: (256, 2048).
 
-    It fits a core's cache, which the whole table does not, and says what becomes of 98 of 100 values.
+    Fits a core's cache, unlike the whole table, and covers 98 % of values.
     """
     first, last = (shot_table(rate)[:, at :: 1 << _LOWER] for at in (0, (1 << _LOWER) - 1))
-    return np.where(first == last, first, np.uint16(256))  # noise does not fall as the random number rises
+    return np.where(first == last, first, np.uint16(256))  # the table is monotonic in the random number
 
 
 def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
@@ -42,7 +41,7 @@ def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, na
     Args:
         std_B: standard deviation of each image's noise, in units of full range.
         keys_B: Philox keys of the images.
-        name: name of the transformation that draws the noise.
+        name: name of the transformation, for the random numbers.
     """
 
     def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
@@ -70,7 +69,7 @@ def gaussian_noise_reference(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: phil
 
 
 def impulse_noise(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
-    """Turn a share ``amount`` of the values to 0 or 255 (salt and pepper). Shape: (B, S, S, C) uint8 in and out."""
+    """Set a share ``amount`` of the values to 0 or 255 (salt and pepper). Shape: (B, S, S, C) uint8 in and out."""
 
     def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
         threshold = impulse_threshold(strength)
@@ -96,7 +95,7 @@ def impulse_noise_reference(canvas_BSSC: torch.Tensor, amount_B: F32, keys_B: ph
 
 
 def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
-    """Draw every value from a Poisson distribution of ``rate`` photons at full range. Shape: (B, S, S, C) uint8."""
+    """Draw every value from a Poisson distribution with ``rate`` photons at full range. Shape: (B, S, S, C) uint8."""
 
     def work(pixels: U8, bits: U16, strength: float, out: U8) -> None:
         index = scratch("noise.index", bits.shape, np.intp)
@@ -130,7 +129,7 @@ def shot_noise_reference(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: philox.
 def _image_by_image(
     work: Work, canvas_BSSC: torch.Tensor, strength_B: F32, keys_B: philox.U64, name: str
 ) -> torch.Tensor:
-    """Run ``work(pixels, random numbers, strength, out)`` on the flat values of each image."""
+    """Call ``work(pixels, random numbers, strength, out)`` on the flattened values of each image."""
     source = canvas_BSSC.contiguous().flatten(1).numpy()
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     target = out_BSSC.flatten(1).numpy()

@@ -1,10 +1,9 @@
-"""Gaussian, impulse and shot noise on a GPU, in Triton: random numbers and pixels meet in registers.
+"""Triton kernels: Gaussian, impulse and shot noise, in one read and one write of the canvas.
 
-The pixels are those of :mod:`substyle.kernels.noise`, bit for bit: noise comes from the same tables, so no function is
-evaluated on the device that could round otherwise. Gaussian noise takes half of its table, which is odd (64 KiB for a
-standard deviation: it stays in the L1 cache); shot noise takes, for each level, the random numbers at which the count
-of photons rises, as far as counts are told apart in a byte (128 bytes for each level at a rate of 25).
-Each kernel reads the canvas once and writes it once.
+Random numbers are drawn in registers. Pixels are bit-identical to :mod:`substyle.kernels.noise`: noise comes from the
+same tables. Gaussian noise reads half of its table, which is odd (64 KiB per standard deviation, which fits the L1
+cache). Shot noise searches, per level, the random numbers at which the noisy level changes (128 bytes per level at a
+rate of 25).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ F32 = NDArray[np.float32]
 
 @triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
 def _gaussian(canvas, out, keys, row, table, count, low, high, stream, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): 8 N values of image i, whose noise is row row[i] of the table (R, 32768) of positive noise."""
+    """Program (j, i): 8 N values of image i; its noise is row row[i] of the table (R, 32768) of positive noise."""
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * N
     value = first * 8 + tl.arange(0, 8 * N)
@@ -61,7 +60,7 @@ def _impulse(canvas, out, keys, threshold, count, low, high, stream, N: tl.const
 
 @triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
 def _shot(canvas, out, keys, row, rises, levels, count, low, high, stream, STEPS: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Program (j, i): 8 N values of image i; counts of photons are found by halving 2 ** STEPS - 1 rises."""
+    """Program (j, i): 8 N values of image i; photon counts are found by binary search in 2 ** STEPS - 1 rises."""
     image = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * N
     value = first * 8 + tl.arange(0, 8 * N)
@@ -102,33 +101,33 @@ def shot_noise(canvas_BSSC: torch.Tensor, rate_B: F32, keys_B: U64, name: str) -
 
 @lru_cache(maxsize=16)
 def gaussian_tables(stds: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """The upper half of ``noise.gaussian_table``; the lower is its mirrored negative. Shape: (R, 32768) int16."""
+    """The upper half of ``tables.gaussian_table``; the lower is its mirrored negative. Shape: (R, 32768) int16."""
     upper = [tables.gaussian_table(std)[tables.RANDOM_LEVELS // 2 :] for std in stds]
     return torch.from_numpy(np.stack(upper) if upper else np.zeros((0, tables.RANDOM_LEVELS // 2), np.int16)).to(device)
 
 
 @lru_cache(maxsize=16)
 def shot_tables(rates: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """``noise.shot_table`` for each rate by its steps.
+    """``tables.shot_table`` of each rate as steps.
 
     Returns:
-        rises (R, 256, P) int32, the random number at which the noisy level rises from the p-th to the next, for each
-        level of the canvas; and the noisy levels there are, (R, P) uint8. P is a power of two, for a search by halving.
+        rises (R, 256, P) int32: the random number at which the noisy level rises from the p-th to the next, per level
+        of the canvas; and the distinct noisy levels (R, P) uint8. P is a power of two, for binary search.
     """
     rows = [tables.shot_table(rate) for rate in rates]
     distinct = [np.unique(table) for table in rows]
     length = 1 << max((len(noisy) - 1 for noisy in distinct), default=0).bit_length()
-    rises = np.full((len(rates), 256, length), tables.RANDOM_LEVELS, np.int32)  # no random number reaches it
+    rises = np.full((len(rates), 256, length), tables.RANDOM_LEVELS, np.int32)  # never reached
     levels = np.zeros((len(rates), length), np.uint8)
     for r, (table, noisy) in enumerate(zip(rows, distinct, strict=True)):
         levels[r, : len(noisy)] = noisy
-        for level in range(256):  # noise does not fall as the random number rises
+        for level in range(256):  # the table is monotonic in the random number
             rises[r, level, : len(noisy) - 1] = np.searchsorted(table[level], noisy[:-1], side="right")
     return torch.from_numpy(rises).to(device), torch.from_numpy(levels).to(device)
 
 
 def _rows(strength_B: F32) -> tuple[tuple[float, ...], NDArray[np.int32]]:
-    """The different strengths, and which of them each image has."""
+    """The distinct strengths, and the index of each image's."""
     different, row_B = np.unique(strength_B, return_inverse=True)
     return tuple(float(s) for s in different), row_B.astype(np.int32).reshape(-1)
 

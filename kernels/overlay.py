@@ -1,8 +1,7 @@
-"""A colour mixed into a picture where a page of a pattern, seen through a matrix, covers it.
+"""Blend a colour into an image where an affinely warped page of a pattern covers it.
 
-On a CPU, where DALI warps pages faster, the suite's overlays are made by DALI: this is the same in bytes but for
-rounding. On a GPU the pages of all patterns stay on the device and are looked up by number, so that no page is copied
-for an image.
+On a CPU, the suite uses DALI, which warps pages faster; results are equal up to rounding. On a GPU, all pages stay on
+the device and are selected by index, so no page is copied per image.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ def overlay(
     colour_B3: NDArray[np.int16],
     opacity_B: F32,
 ) -> torch.Tensor:
-    """Mix a colour into each picture. Shape: (B, S, S, 3) uint8 in and out.
+    """Blend a colour into each image. Shape: (B, S, S, 3) uint8 in and out.
 
     Args:
-        pages_NPP: (N, P, P) uint8 coverage, on the canvas's device; beyond its edges a page repeats them.
-        page_B: which page each image is given.
-        matrix_B23: from px of the canvas to px of the page, whose first pixel reaches from 0 to 1; a page is sampled
-            linearly between the centres of its pixels.
+        pages_NPP: (N, P, P) uint8 coverage, on the canvas's device; edges are replicated.
+        page_B: index of each image's page.
+        matrix_B23: from px of the canvas to px of the page, whose first pixel spans 0 to 1; pages are sampled
+            bilinearly between pixel centres.
         colour_B3: red, green and blue in levels.
-        opacity_B: weight in 128ths for one level of coverage.
+        opacity_B: weight in 128ths per level of coverage.
     """
     if on_triton(canvas_BSS3):
         from substyle.kernels import overlay_triton

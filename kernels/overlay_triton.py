@@ -1,7 +1,7 @@
-"""Overlays on a GPU, in Triton: a page is sampled where it is mixed in; the canvas is read once and written once.
+"""Triton kernel: overlays, in one read and one write of the canvas.
 
-A program makes a run of pixels of one image, all channels. Places on a page are those of the reference but for the last
-place of float32: a level of coverage where a value lies on a half.
+A program computes a run of pixels of one image, all channels. Coordinates on a page differ from the reference by 1 ulp:
+one level of coverage, where a value is near a half.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from substyle.kernels.tables import WEIGHT_SHIFT
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-PIXELS = 512  # of one program
+PIXELS = 512  # per program
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def mix(at, target, colour, weight, inside, SHIFT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One channel of a run of pixels, moved towards a level by weights in whole parts of 1 << SHIFT."""
+    """Blend one channel of a run of pixels towards a level, with integer weights in units of 2 ** -SHIFT."""
     level = tl.load(at, mask=inside, other=0).to(tl.int32)
     mixed = level + (((tl.load(colour) - level) * weight) >> SHIFT)
     tl.store(target, tl.minimum(tl.maximum(mixed, 0), 255).to(tl.uint8), mask=inside)
@@ -45,7 +45,7 @@ def _overlay(canvas, pages, page, matrix, opacity, colour, out, height, width, s
     u = tl.load(row) * x + tl.load(row + 1) * y + tl.load(row + 2) - 0.5
     v = tl.load(row + 3) * x + tl.load(row + 4) * y + tl.load(row + 5) - 0.5
     u, v = tl.minimum(tl.maximum(u, 0.0), last), tl.minimum(tl.maximum(v, 0.0), last)
-    # cut as whole numbers: no place, not even one that is no number, may be read from outside of the page
+    # clamp integers, so that not even NaN coordinates read outside the page
     left = tl.minimum(tl.maximum(tl.floor(u).to(tl.int32), 0), side - 1)
     top = tl.minimum(tl.maximum(tl.floor(v).to(tl.int32), 0), side - 1)
     right, bottom = tl.minimum(left + 1, side - 1), tl.minimum(top + 1, side - 1)
@@ -76,7 +76,7 @@ def overlay(
     """``overlay.overlay`` of a contiguous canvas. Shape: (B, S, S, 3) uint8.
 
     Raises:
-        ConfigError: also for pages that are not there.
+        ConfigError: invalid dtype, shape, device or page index.
     """
     dispatch.expect("canvas", canvas_BSS3, torch.uint8, (len(page_B), None, None, 3))
     side, device = pages_NPP.shape[-1], canvas_BSS3.device

@@ -1,9 +1,9 @@
 """Counter-based random numbers: Philox 4x32-10, a pure function of (study seed, image key, transformation name).
 
-Source of the algorithm and its constants: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3"
-(SC 2011); Triton's ``tl.randint4x`` is the same generator. The 128-bit counter of a draw is
-(block, stream, transformation low, transformation high) and its 64-bit key is a hash of (seed, image key): what an
-image draws never depends on its batch, its position or its neighbours.
+Algorithm and constants: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); Triton's
+``tl.randint4x`` is the same generator. The 128-bit counter of a draw is (block, stream, transformation low,
+transformation high), its 64-bit key a hash of (seed, image key): draws never depend on the batch or on the position of
+an image in it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from substyle.kernels import native
 from substyle.kernels.dispatch import scratch
 
-PARAMETERS, NOISE = 0, 1  # streams: a transformation's parameters and its per-pixel noise never share a counter
+PARAMETERS, NOISE = 0, 1  # streams: parameters and per-pixel noise of a transformation never share a counter
 
 _ROUNDS = 10
-_CHUNK = 1 << 15  # blocks worked on at once by bits16, in six arrays; a canvas of 224 has 18,816 and 0.9 MiB
+_CHUNK = 1 << 15  # blocks per iteration of bits16, in six arrays; a canvas of 224 has 18,816 (0.9 MiB)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _MASK, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -33,26 +33,26 @@ U64 = NDArray[np.uint64]
 
 
 def image_keys(seed: int, keys: Sequence[str]) -> U64:
-    """Philox keys of images. Shape: (B,) uint64, one for each of the B image keys."""
+    """Philox keys of B image keys. Shape: (B,) uint64."""
     prefix = b"substyle:%d:" % seed
     digests = [hashlib.blake2b(prefix + key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def name_word(name: str) -> int:
-    """The 64 counter bits that stand for a transformation's name."""
+    """The 64 counter bits of a transformation's name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def philox_4x32(counter: Sequence[U64], key: Sequence[U64]) -> tuple[U64, U64, U64, U64]:
-    """Ten rounds of Philox on broadcastable arrays of 32-bit words held in uint64.
+    """Ten rounds of Philox on broadcastable uint64 arrays of 32-bit words.
 
     Args:
         counter: four arrays of counter words.
         key: two arrays of key words.
 
     Returns:
-        four arrays of random 32-bit words, held in uint64, of the broadcast shape.
+        four uint64 arrays of random 32-bit words, of the broadcast shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -65,7 +65,7 @@ def philox_4x32(counter: Sequence[U64], key: Sequence[U64]) -> tuple[U64, U64, U
 
 
 def words(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> NDArray[np.uint32]:
-    """Random words for one transformation. Shape: (B, count) uint32; word j comes from block j // 4, lane j % 4."""
+    """Random words of a transformation. Shape: (B, count) uint32; word j is lane j % 4 of block j // 4."""
     blocks = -(-count // 4)
     name64 = name_word(name)
     counter = (
@@ -80,16 +80,15 @@ def words(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> ND
 
 
 def uniforms(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1) for one transformation. Shape: (B, count) float64."""
+    """Uniform random numbers in [0, 1) of a transformation. Shape: (B, count) float64."""
     return np.multiply(words(keys_B, name, count, stream=stream), 2.0**-32, dtype=np.float64)
 
 
 def bits16(key: np.uint64, name: str, out: NDArray[np.uint16], *, stream: int = NOISE) -> None:
-    """Fill ``out`` with the 16-bit random numbers of one image: the fast way to per-pixel noise.
+    """Fill ``out`` with 16-bit random numbers of one image, for per-pixel noise.
 
-    Number j is half j % 2 (low half first) of the word j // 2 that :func:`words` gives for the same arguments, so a
-    device kernel gets numbers 8 b .. 8 b + 7 from one call of Philox at block b. The interpreter lock is released: call
-    it for several images on threads.
+    Number j is half j % 2 (low half first) of word j // 2 of :func:`words`, so block b yields numbers 8 b to 8 b + 7.
+    Releases the GIL, so images can be processed on threads.
 
     Args:
         key: the image's Philox key.
@@ -104,7 +103,7 @@ def bits16(key: np.uint64, name: str, out: NDArray[np.uint16], *, stream: int = 
 
 @cache
 def _compiled() -> Any:  # noqa: ANN401 - ctypes finds functions at run time
-    """The generator in C, which takes a sixth of the time of numpy's; None where there is no compiler."""
+    """The generator in C, six times as fast as in numpy; None without a compiler."""
     library = native.load("philox_native")
     if library is None:
         return None
@@ -115,7 +114,7 @@ def _compiled() -> Any:  # noqa: ANN401 - ctypes finds functions at run time
 
 
 def _bits16(key64: int, name64: int, out: NDArray[np.uint16], stream: int) -> None:
-    """:func:`bits16` in numpy; every round works in place on arrays that stay in a core's cache."""
+    """:func:`bits16` in numpy; every round works in place on arrays that fit a core's cache."""
     count = out.size
     blocks = -(-count // 8)
     words_K4 = scratch("words", (blocks, 4), np.uint32)
@@ -141,13 +140,13 @@ def _bits16(key64: int, name64: int, out: NDArray[np.uint16], stream: int) -> No
 
 
 def bits16_torch(keys_B: U64, name: str, count: int, device: torch.device, *, stream: int = NOISE) -> torch.Tensor:
-    """What :func:`bits16` makes, for a batch and in torch on any device. Shape: (B, count) int32 in [0, 65536)."""
+    """:func:`bits16` for a batch, in torch on any device. Shape: (B, count) int32 in [0, 65536)."""
     name64 = name_word(name)
     key_B1 = torch.from_numpy(keys_B.view(np.int64).copy()).to(device)[:, None]
     k0_B1, k1_B1 = key_B1 & 0xFFFFFFFF, key_B1 >> 32 & 0xFFFFFFFF
     c0 = torch.arange(-(-count // 8), device=device).expand(len(keys_B), -1)
     c1, c2, c3 = (torch.full_like(c0, word) for word in (stream, name64 & 0xFFFFFFFF, name64 >> 32))
-    for i in range(_ROUNDS):  # products wrap to negative int64, whose arithmetic shift needs the mask
+    for i in range(_ROUNDS):  # products may wrap to negative int64: mask after the arithmetic shift
         r0, r1 = (k0_B1 + i * _W0) & 0xFFFFFFFF, (k1_B1 + i * _W1) & 0xFFFFFFFF
         p0, p1 = c0 * int(_M0), c2 * int(_M1)
         c0, c1 = (p1 >> 32 & 0xFFFFFFFF) ^ c1 ^ r0, p1 & 0xFFFFFFFF

@@ -1,6 +1,6 @@
-"""Philox 4x32-10 on a GPU, in Triton: the words of :mod:`substyle.kernels.philox`, bit for bit.
+"""Triton kernels: Philox 4x32-10, bit-identical to :mod:`substyle.kernels.philox`.
 
-Whole numbers only, so there is no tolerance. The helper functions are inlined into the kernels that draw.
+Other kernels call the helper functions to draw random numbers in registers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from substyle.kernels.philox import NOISE, U64, name_word
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-BLOCKS = 128  # blocks of Philox, 8 numbers of 16 bits each, of one program
-# name words are the same number for all launches of a transformation, but no kernel should be compiled for one of them
+BLOCKS = 128  # Philox blocks per program; each has 8 numbers of 16 bits
+# excluded from specialisation: kernels would be compiled for every name
 WORDS = ("low", "high", "stream")
 
 
 @triton.jit
 def draw(key, low, high, stream, block):  # type: ignore[no-untyped-def]
-    """Four uint32 random words of each block, for a 64-bit key and counter (block, stream, low, high)."""
+    """Four uint32 random words per block, for a 64-bit key and counter (block, stream, low, high)."""
     c0 = block.to(tl.uint32, bitcast=True)
     zero = c0 ^ c0
     c1 = zero + stream.to(tl.uint32, bitcast=True)
@@ -46,7 +46,7 @@ def draw(key, low, high, stream, block):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def weave(a, b, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """a[0], b[0], a[1], b[1] … of two (N,) tensors. Shape: (2 N,)."""
+    """Interleave two (N,) tensors: a[0], b[0], a[1], b[1], … Shape: (2 N,)."""
     return tl.join(a, b).reshape([2 * N])
 
 
@@ -77,7 +77,7 @@ def bits16(
     stream: int = NOISE,
     dtype: torch.dtype = torch.int32,
 ) -> torch.Tensor:
-    """What ``philox.bits16_torch`` makes. Shape: (B, count) in [0, 65536), int32 or uint16."""
+    """``philox.bits16_torch`` in Triton. Shape: (B, count) in [0, 65536), int32 or uint16."""
     out = torch.empty(len(keys_B), count, dtype=dtype, device=device)
     grid = dispatch.grid("keys", len(keys_B), count, 8 * BLOCKS)
     if grid is not None:
@@ -86,11 +86,11 @@ def bits16(
 
 
 def device_keys(keys_B: U64, device: torch.device) -> torch.Tensor:
-    """Keys where the kernels read them, with the same bits. Shape: (B,) int64."""
+    """Copy keys to a device, bits reinterpreted. Shape: (B,) int64."""
     return dispatch.upload(keys_B.view(np.int64), device)
 
 
 def name_words(name: str) -> tuple[int, int]:
-    """The two counter words that stand for a name, low and high, with the same bits in signed 32-bit numbers."""
+    """The low and high counter words of a name, bits reinterpreted as signed 32-bit integers."""
     low, high = np.array([name_word(name)], np.uint64).view(np.int32).tolist()
     return low, high

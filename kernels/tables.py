@@ -1,4 +1,4 @@
-"""Tables and constants of the pixel kernels, the same on a CPU and a GPU."""
+"""Tables and constants shared by the CPU and GPU kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-RANDOM_LEVELS = 1 << 16  # of the random numbers
+RANDOM_LEVELS = 1 << 16  # number of distinct random numbers
 
 
 U8 = NDArray[np.uint8]
@@ -16,7 +16,7 @@ U8 = NDArray[np.uint8]
 
 @lru_cache(maxsize=1)
 def normal_quantiles() -> NDArray[np.float64]:
-    """Standard normal quantiles of the 16-bit random numbers. Shape: (65536,)."""
+    """Standard normal quantiles of 16-bit random numbers. Shape: (65536,)."""
     upper = np.array(
         [NormalDist().inv_cdf((q + 0.5) / RANDOM_LEVELS) for q in range(RANDOM_LEVELS // 2, RANDOM_LEVELS)]
     )
@@ -25,17 +25,17 @@ def normal_quantiles() -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def gaussian_table(std: float) -> NDArray[np.int16]:
-    """Noise in whole levels for a standard deviation in units of full range. Shape: (65536,) int16."""
+    """Gaussian noise in levels for a standard deviation in units of full range. Shape: (65536,) int16."""
     return np.rint(255.0 * std * normal_quantiles()).astype(np.int16)
 
 
 @lru_cache(maxsize=8)
 def shot_table(rate: float) -> U8:
-    """Noisy level for (level, random number): Poisson with mean ``rate * level / 255``. Shape: (256, 65536) uint8."""
+    """Noisy level by (level, random number): Poisson with mean ``rate * level / 255``. Shape: (256, 65536) uint8."""
     table = np.empty((256, RANDOM_LEVELS), np.uint8)
     for level in range(256):
         mean = rate * level / 255.0
-        most = int(mean + 8.0 * mean**0.5 + 16.0)  # counts beyond have a probability far below 2**-16
+        most = int(mean + 8.0 * mean**0.5 + 16.0)  # higher counts have a probability far below 2**-16
         terms = np.cumprod(np.concatenate([[1.0], mean / np.arange(1, most + 1)])) * np.exp(-mean)
         up_to = np.floor(np.minimum(np.cumsum(terms), 1.0) * RANDOM_LEVELS + 0.5).astype(
             np.int64
@@ -47,19 +47,19 @@ def shot_table(rate: float) -> U8:
 
 
 def impulse_threshold(amount: float) -> int:
-    """Random numbers below it turn a value to 0; as many at the upper end turn one to 255."""
+    """Random numbers below the threshold set a value to 0; as many at the upper end set it to 255."""
     return round(amount * RANDOM_LEVELS / 2)
 
 
-_SHARE = 1.0 - np.arange(256) / 255.0  # of a cell that is inked, by level
+_SHARE = 1.0 - np.arange(256) / 255.0  # inked share of a cell by level
 
 
 @lru_cache(maxsize=1)
 def dot_radii() -> NDArray[np.float64]:
-    """Radius, in cells, of the dot that inks the right share of its square cell. Shape: (256,), by level.
+    """Radius, in cells, of the dot that inks the required share of its square cell. Shape: (256,), by level.
 
-    Dots touch at a radius of 1/2 and overlap beyond, where the disk is cut off at the cell's four edges: the covered
-    share is then ``pi r^2 - 4 (r^2 arccos(1 / 2r) - sqrt(r^2 - 1/4) / 2)``. Inverted by interpolation.
+    Dots touch at a radius of 1/2. Beyond, the disk is cut off at the cell's four edges, and the covered share is
+    ``pi r^2 - 4 (r^2 arccos(1 / 2r) - sqrt(r^2 - 1/4) / 2)``. Inverted by interpolation.
     """
     radius = np.linspace(0.0, np.sqrt(0.5), 8193)
     beyond = np.maximum(radius, 0.5)
@@ -68,7 +68,7 @@ def dot_radii() -> NDArray[np.float64]:
     return np.interp(_SHARE, share / share[-1], radius)
 
 
-WEIGHT_SHIFT = 7  # weights are whole 128ths: colour less level, times a weight, fits 16 bits
+WEIGHT_SHIFT = 7  # weights are in 128ths: (colour - level) * weight fits 16 bits
 
 
 ZOOM_STAGES = 4  # 2 ** 4 = 16 enlargements

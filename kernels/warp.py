@@ -1,7 +1,7 @@
-"""Warps: a displacement field and the sampling at its places in one call.
+"""Warps: displacement and sampling in one call; and zoom blur.
 
-On a CPU, and on a device without Triton, that is ``remap`` after ``displacement``. On a GPU the places are computed
-where they are sampled, and no field goes through memory.
+On a GPU with Triton, coordinates are computed where they are sampled. Elsewhere, ``remap`` samples at a field from
+:mod:`substyle.kernels.displacement`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from substyle.kernels.dispatch import for_each_image, on_triton, scratch
 from substyle.kernels.displacement import F32, Banded
 from substyle.kernels.tables import ZOOM_STAGES
 
-# Pull every pixel from a displaced place: bilinear, borders mirrored about the edge pixels' centres.
-#
-# A displacement field (B, 2, S, S) holds (dx, dy) in pixels: the output at (x, y) is the input at (x + dx, y + dy).
-
 
 def remap(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torch.Tensor:
-    """Sample the canvas at displaced places. Shape: (B, S, S, C) uint8 in and out.
+    """Sample the canvas at displaced coordinates, bilinearly. Shape: (B, S, S, C) uint8 in and out.
+
+    The output at (x, y) is the input at (x + dx, y + dy). Borders are mirrored about the centres of the edge pixels.
 
     Args:
         shift_B2SS: (B, 2, S, S) float32 displacement (dx, dy) in pixels, on the canvas's device.
@@ -51,7 +49,7 @@ def remap(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torch.Tensor:
         planes = scratch("remap.planes", (channels, height, width), np.float32)
         for channel in range(channels):  # a third of the time of a transposed copy
             planes[channel] = source[i, :, :, channel]
-        # grid_sample threads over images only, so that a batch of one stays on this thread
+        # grid_sample parallelises over images only: a batch of one stays on this thread
         moved = _sample(torch.from_numpy(planes)[None], torch.from_numpy(grid)[None]).numpy()[0]
         moved += 0.5
         for channel in range(channels):
@@ -72,7 +70,7 @@ def remap_reference(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torc
 
 
 def _steps(height: int, width: int) -> tuple[float, float]:
-    """Pixels in the units of grid_sample, in which -1 and 1 are the centres of the edge pixels."""
+    """One pixel in units of grid_sample, where -1 and 1 are the centres of the edge pixels."""
     return 2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)
 
 
@@ -83,7 +81,7 @@ def _sample(planes_BCSS: torch.Tensor, grid_BSS2: torch.Tensor) -> torch.Tensor:
 def elastic(canvas_BSSC: torch.Tensor, keys_B: philox.U64, name: str, amplitude_B: F32, sigma: float) -> torch.Tensor:
     """Move every pixel by a smooth random displacement, :func:`displacement.elastic`. Shape: (B, S, S, C) uint8."""
     side = canvas_BSSC.shape[1]
-    # a blur wider than the picture mirrors more than once, which only the other path does
+    # a blur wider than the image mirrors more than once, which the Triton kernel does not support
     if on_triton(canvas_BSSC) and displacement.blur_weights(sigma).size // 2 < side:
         from substyle.kernels import warp_triton
 
@@ -92,7 +90,7 @@ def elastic(canvas_BSSC: torch.Tensor, keys_B: philox.U64, name: str, amplitude_
 
 
 def grid(canvas_BSSC: torch.Tensor, nodes_B2KK: torch.Tensor) -> torch.Tensor:
-    """Move the nodes of a grid and the picture with them, :func:`displacement.grid`. Shape: (B, S, S, C) uint8.
+    """Move the nodes of a grid and the image with them, :func:`displacement.grid`. Shape: (B, S, S, C) uint8.
 
     Args:
         nodes_B2KK: (B, 2, K, K) float32 displacement of the nodes in pixels, on the canvas's device.
@@ -105,7 +103,7 @@ def grid(canvas_BSSC: torch.Tensor, nodes_B2KK: torch.Tensor) -> torch.Tensor:
 
 
 def swirl(canvas_BSSC: torch.Tensor, centre_B2: F32, radius_B: F32, strength_B: F32) -> torch.Tensor:
-    """Twist the picture about a point, :func:`displacement.swirl`. Shape: (B, S, S, C) uint8."""
+    """Twist the image about a point, :func:`displacement.swirl`. Shape: (B, S, S, C) uint8."""
     if on_triton(canvas_BSSC):
         from substyle.kernels import warp_triton
 
@@ -114,11 +112,8 @@ def swirl(canvas_BSSC: torch.Tensor, centre_B2: F32, radius_B: F32, strength_B: 
     return remap(canvas_BSSC, displacement.swirl(side, centre_B2, radius_B, strength_B, device))
 
 
-# Zoom blur: the mean of a picture's enlargements about its centre, as through a lens that zooms while it exposes.
-
-
 def enlargement(side: int, ratio: float) -> NDArray[np.float64]:
-    """The matrix that enlarges a line of pixels about its middle, linear between pixel centres. Shape: (S, S)."""
+    """Matrix that enlarges a line of pixels about its centre with linear interpolation. Shape: (S, S)."""
     at_S = np.clip((np.arange(side) + 0.5 - side / 2) / ratio + side / 2 - 0.5, 0, side - 1)
     low_S = np.clip(np.floor(at_S).astype(np.int64), 0, max(side - 2, 0))
     share_S = at_S - low_S
@@ -138,11 +133,11 @@ def _stages(side: int, zoom: float) -> tuple[Banded, ...]:
 def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
     """Mean of 16 enlargements about the centre, from 1 to ``zoom`` in equal ratios. Shape: (B, S, S, C) uint8.
 
-    Four stages do it: each adds to the sum so far its own enlargement, by twice the (logarithmic) step of the stage
-    before.
+    Computed in four stages: each adds to the sum its own enlargement, by twice the (logarithmic) step of the previous
+    stage.
 
     Args:
-        zoom_B: the largest enlargement of each image.
+        zoom_B: largest enlargement of each image.
     """
     if canvas_BSSC.device.type != "cpu":
         if on_triton(canvas_BSSC):

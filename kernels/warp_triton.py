@@ -1,9 +1,10 @@
-"""Swirl, grid and elastic warps on a GPU, in Triton: places are computed where they are sampled.
+"""Triton kernels: remap, swirl, grid, elastic and zoom blur.
 
-Swirl and grid read the canvas and write the result, nothing else. Elastic makes its random numbers (uint16) and their
-blur along rows (float32) in two passes of their own, as every number is used by 15 x 15 places. Square canvases only.
-Places differ from those of :mod:`substyle.kernels.displacement` by less than 1e-3 px: sine and cosine are libdevice's
-(two units in the last place), exponential and root the hardware's (2 ** -22 of the value).
+Warps compute coordinates where they sample; swirl and grid only read the canvas and write the result. Elastic computes
+its random numbers (uint16) and their blur along rows (float32) in two separate passes, because 15 x 15 pixels share
+every number. Swirl, grid and elastic require square canvases. Coordinates differ from those of
+:mod:`substyle.kernels.displacement` by less than 1e-3 px: sine and cosine are libdevice's (2 ulp), exponential and
+square root the hardware's (relative error 2 ** -22).
 """
 
 from __future__ import annotations
@@ -21,21 +22,19 @@ from substyle.kernels.philox import U64
 from substyle.kernels.philox_triton import bits16
 from substyle.kernels.tables import ZOOM_STAGES
 
-# Bilinear sampling with mirrored borders on a GPU, in Triton; the helpers are inlined into the warps as well.
-#
-# A program makes a run of pixels of one image, all channels. Coordinates are pixels in float32, without the detour over
-# the units of torch's grid_sample: places differ from the reference's by rounding (some 1e-5 px), pixels by at most one
-# level, where a value lies on a half.
+# Sampling is bilinear with mirrored borders. A program computes a run of pixels of one image, all channels. Coordinates
+# are float32 pixels, not the units of torch's grid_sample: they differ from the reference by rounding (about 1e-5 px),
+# pixels by at most one level, where a value is near a half.
 
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-PIXELS = 256  # of one program
+PIXELS = 256  # per program
 
 
 @triton.jit
 def mirror(at, last):  # type: ignore[no-untyped-def]
-    """Coordinates mirrored about 0 and ``last``, the centres of the edge pixels; a float32 in [0, last]."""
+    """Mirror float32 coordinates about 0 and ``last``, the centres of the edge pixels, to [0, last]."""
     span = tl.maximum(last, 1.0)
     at = tl.abs(at)
     turns = tl.floor(at / span)
@@ -46,10 +45,10 @@ def mirror(at, last):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def sample(source, target, pixel, inside, x, y, height, width, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Write the pixels of an image (H, W, C) that lie at (x, y) of another; both are uint8."""
+    """Write the pixels of an image (H, W, C) sampled at (x, y) of another; both are uint8."""
     x = mirror(x, (width - 1).to(tl.float32))
     y = mirror(y, (height - 1).to(tl.float32))
-    # cut as whole numbers: no place, not even one that is no number, may be read from outside of the image
+    # clamp integers, so that not even NaN coordinates read outside the image
     left = tl.minimum(tl.maximum(tl.floor(x).to(tl.int32), 0), width - 1)
     top = tl.minimum(tl.maximum(tl.floor(y).to(tl.int32), 0), height - 1)
     right, bottom = tl.minimum(left + 1, width - 1), tl.minimum(top + 1, height - 1)
@@ -79,7 +78,7 @@ def _remap(canvas, shift, out, height, width, CHANNELS: tl.constexpr, BLOCK: tl.
 
 
 def remap(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torch.Tensor:
-    """``remap.remap`` of contiguous tensors. Shape: (B, S, S, C) uint8 in and out, (B, 2, S, S) float32 shifts."""
+    """``warp.remap`` of contiguous tensors. Shape: (B, S, S, C) uint8 in and out, (B, 2, S, S) float32 shifts."""
     dispatch.expect("canvas", canvas_BSSC, torch.uint8, (None, None, None, None))
     batch, height, width, channels = canvas_BSSC.shape
     dispatch.expect("shift", shift_B2SS, torch.float32, (batch, 2, height, width), canvas_BSSC.device)
@@ -93,13 +92,13 @@ def remap(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torch.Tensor:
 def pixel_grid(canvas_BSSC: torch.Tensor) -> tuple[int, int] | None:
     """The grid of programs of PIXELS pixels each; None for an empty canvas."""
     batch, height, width, channels = canvas_BSSC.shape
-    # offsets of channels must fit 32 bits as well as those of pixels
+    # offsets of channels must fit 32 bits, too
     return dispatch.grid("canvas", batch, height * width * channels, PIXELS * channels)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _swirl(canvas, swirls, out, side, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): BLOCK pixels of image i, twisted as (centre x, centre y, decay, strength) = swirls[i] say."""
+    """Program (j, i): BLOCK pixels of image i; swirls[i] is (centre x, centre y, decay, strength)."""
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < side * side
@@ -115,7 +114,7 @@ def _swirl(canvas, swirls, out, side, CHANNELS: tl.constexpr, BLOCK: tl.constexp
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _grid(canvas, nodes, out, side, count, pitch, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): BLOCK pixels of image i, moved by its nodes (2, K, K), which lie ``1 / pitch`` pixels apart."""
+    """Program (j, i): BLOCK pixels of image i, moved by its nodes (2, K, K), which are ``1 / pitch`` pixels apart."""
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < side * side
@@ -159,7 +158,7 @@ def _blur_rows(bits, weights, out, side, RADIUS: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _elastic(canvas, half, weights, amplitude, out, side, RADIUS: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Program (j, i): BLOCK pixels of image i, moved by its planes, which are blurred along columns here."""
+    """Program (j, i): BLOCK pixels of image i, moved by its planes after a blur along columns."""
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     area = side * side
@@ -174,7 +173,7 @@ def _elastic(canvas, half, weights, amplitude, out, side, RADIUS: tl.constexpr, 
         weight = tl.load(weights + tap)
         dx += weight * tl.load(own + at * side, mask=inside, other=0.0)
         dy += weight * tl.load(own + area + at * side, mask=inside, other=0.0)
-    # number q stands for (2 q + 1) / 65536 - 1; as the weights sum to 1, the blur may come first
+    # integer q represents (2 q + 1) / 65536 - 1; as the weights sum to 1, the blur may come first
     reach = tl.load(amplitude + image)
     x = column.to(tl.float32) + reach * (dx * (2.0 / 65536) + (1.0 / 65536 - 1.0))
     y = row.to(tl.float32) + reach * (dy * (2.0 / 65536) + (1.0 / 65536 - 1.0))
@@ -212,7 +211,7 @@ def grid(canvas_BSSC: torch.Tensor, nodes_B2KK: torch.Tensor) -> torch.Tensor:
 
 
 def elastic(canvas_BSSC: torch.Tensor, keys_B: U64, name: str, amplitude_B: F32, sigma: float) -> torch.Tensor:
-    """``warp.elastic`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out; S exceeds the blur's radius."""
+    """``warp.elastic`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out; S must exceed the blur radius."""
     side, device = _side(canvas_BSSC, len(keys_B)), canvas_BSSC.device
     out_BSSC = torch.empty_like(canvas_BSSC)
     programs = pixel_grid(canvas_BSSC)
@@ -237,15 +236,13 @@ def _side(canvas_BSSC: torch.Tensor, batch: int) -> int:
     return side
 
 
-# Zoom blur on a GPU, in Triton: one pass for each of its four stages, with the sum so far in float32 between them.
-#
-# A stage adds to every pixel of the sum the sum itself at the place of its enlargement: five values read from cache. As
-# products of dense matrices the same stage would take 2 S multiplications for each value instead of 3.
+# Zoom blur takes one pass per stage, with the sum in float32 between them. A stage adds to every pixel of the sum the
+# sum at its enlarged coordinates: five reads from cache and 3 multiplications per value, against 2 S as dense matrices.
 
 
 @triton.jit
 def place(at, side, shrink):  # type: ignore[no-untyped-def]
-    """Where an enlargement by ``1 / shrink`` about the middle looks: the lower pixel and the share of the next."""
+    """Source of a pixel when enlarging by ``1 / shrink`` about the centre: lower pixel and weight of the next."""
     middle = side.to(tl.float32) * 0.5
     last = (side - 1).to(tl.float32)
     where = (at.to(tl.float32) + 0.5 - middle) * shrink + middle - 0.5
@@ -256,7 +253,7 @@ def place(at, side, shrink):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _stage(total, shrinks, out, side, scale, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, i): BLOCK pixels of image i. A sum goes out as it is, a picture (uint8) scaled and rounded."""
+    """Program (j, i): BLOCK pixels of image i. A float32 output is the sum, a uint8 output is scaled and rounded."""
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < side * side
@@ -282,9 +279,9 @@ def _stage(total, shrinks, out, side, scale, CHANNELS: tl.constexpr, BLOCK: tl.c
 
 
 def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
-    """``zoom.zoom_blur`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out.
+    """``warp.zoom_blur`` of a contiguous canvas. Shape: (B, S, S, C) uint8 in and out.
 
-    At most one level from the reference, where a value lies on a half: places are float32 here.
+    Differs from the reference by at most one level, where a value is near a half: coordinates are float32.
     """
     side, channels = canvas_BSSC.shape[1], canvas_BSSC.shape[3]
     dispatch.expect("canvas", canvas_BSSC, torch.uint8, (len(zoom_B), side, side, None))

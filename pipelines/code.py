@@ -1,4 +1,4 @@
-"""A digest of the source code of functions, so that an edited plug-in is told from the one that made a store."""
+"""Digest of the source code of functions, to detect that a plug-in was edited after a store was created."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from typing import Any
 from substyle.kernels.errors import ConfigError
 
 PACKAGE = "substyle"
-SOURCE = "__substyle_source__"  # where a plug-in keeps `file_source` of what was run
+SOURCE = "__substyle_source__"  # attribute of a plug-in module: `file_source` of the executed code
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def source_digest(*functions: Callable[..., Any] | None) -> str:
-    """16 hex digits that change with the source of functions. None stands for no function.
+    """Digest of the source of functions: 16 hex digits. None means no function.
 
-    Of a plug-in, the whole file counts, and every file beside it or below its folder that it imports, directly or not.
-    A function of this package counts with what it names in its own module; one of a library counts by name. Functions,
-    numbers and texts in partials and closures count as well. Comments, docstrings, formatting and absolute paths do
-    not. Raises ConfigError for a file that cannot be read or parsed.
+    Covers, for a plug-in, the whole file and all files in or below its folder that it imports, directly or not; for a
+    function of this package, its source and everything it refers to in its own module; for a library function, its
+    name. Functions, numbers and strings in partials and closures are included; comments, docstrings, formatting and
+    absolute paths are not. Raises ConfigError for a file that cannot be read or parsed.
     """
     texts = json.dumps([[_text(part) for part in _parts(function, {})] for function in functions])
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
 def in_package(function: Callable[..., Any] | None) -> bool:
-    """Whether a function, with all functions that it holds, is defined by this package (no function at all is)."""
+    """Whether a function and all functions it holds are defined by this package; True for None."""
     return all(type(part) in _PLAIN or _module(part)[0] == PACKAGE for part in _parts(function, {}))
 
 
 def file_source(file: Path, source: bytes | None = None, root: Path | None = None) -> str:
-    """The code of a file, and of all files below the root (by default its folder) that it imports."""
+    """Source of a file and of all files below the root (by default its folder) that it imports."""
     root, texts, todo = root or file.parent, dict[str, str](), [file]
     while todo:
         path = todo.pop()
@@ -52,12 +52,12 @@ def file_source(file: Path, source: bytes | None = None, root: Path | None = Non
 
 
 def _parts(value: object, seen: dict[int, object]) -> Iterator[object]:
-    """A function and what it holds: arguments of a partial, the object of a method, variables of a closure."""
+    """A function and what it holds: arguments of a partial, object of a method, variables of a closure."""
     held: list[object] = []
     if type(value) in _PLAIN:
         yield value
     elif id(value) not in seen:
-        seen[id(value)] = value  # an id is only good while its object lives
+        seen[id(value)] = value  # keeps the object alive: ids are reused
         if isinstance(value, tuple | list):
             held += value
         elif isinstance(value, functools.partial):
@@ -68,14 +68,14 @@ def _parts(value: object, seen: dict[int, object]) -> Iterator[object]:
             held.append(value.__wrapped__)
         else:
             yield value
-            with suppress(ValueError):  # a variable that is not bound yet
+            with suppress(ValueError):  # unbound variable
                 held.extend(cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
     for each in held:
         yield from _parts(each, seen)
 
 
 def _text(part: object) -> str:
-    """What is digested of a part."""
+    """The digested text of a part."""
     if type(part) in _PLAIN:
         return "" if isinstance(part, str) and os.path.isabs(part) else ascii(part)
     (top, scope), code = _module(part), getattr(part, "__code__", None)
@@ -93,7 +93,7 @@ def _text(part: object) -> str:
 
 
 def _module(part: object) -> tuple[str, dict[str, Any]]:
-    """Package and variables of the module that defines a function, or the class of an object."""
+    """Package and namespace of the module that defines a function or an object's class."""
     module = sys.modules.get(str(getattr(part, "__module__", None)), sys.modules["builtins"])
     scope = part.__globals__ if isinstance(part, FunctionType) else vars(module)
     return str(scope.get("__name__")).partition(".")[0], scope
@@ -112,7 +112,7 @@ def _parse(file: Path, source: bytes | None = None) -> ast.Module:
 
 
 def _imports(tree: ast.Module, file: Path, root: Path) -> Iterator[Path]:
-    """Where the modules that a file imports would be, were they the user's."""
+    """Candidate paths of the imported modules, excluding this package and installed ones."""
     for node in ast.walk(tree):
         names, bases = [], {root, file.parent}
         if isinstance(node, ast.Import):
@@ -128,9 +128,9 @@ def _imports(tree: ast.Module, file: Path, root: Path) -> Iterator[Path]:
 
 
 def _named(file: Path, name: str) -> str:
-    """The source of a name at the top of a file of this package, and of all names there that it refers to."""
+    """Source of a top-level name of a file of this package, and of all top-level names it refers to."""
     definitions, names, texts = _definitions(file), [name], list[str]()
-    for each in names:  # it grows
+    for each in names:  # grows
         for node in definitions.get(each, []):
             texts.append(ast.unparse(node))
             found = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
@@ -140,7 +140,7 @@ def _named(file: Path, name: str) -> str:
 
 @functools.cache
 def _definitions(file: Path) -> dict[str, list[ast.AST]]:
-    """What defines each name at the top of a file. A lambda is named by its line."""
+    """Definitions of each top-level name of a file; lambdas are named by their line."""
     tree, found = _parse(file), dict[str, list[ast.AST]]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Lambda):
@@ -149,7 +149,7 @@ def _definitions(file: Path) -> dict[str, list[ast.AST]]:
         inner = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
         names = [node.id for node in inner if isinstance(node.ctx, ast.Store)]
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            names, statement.decorator_list = [statement.name], []  # Transformation.describe says what they hold
+            names, statement.decorator_list = [statement.name], []  # decorators are covered by Transformation.describe
         for name in names:
             found.setdefault(name, []).append(statement)
     return found

@@ -1,8 +1,7 @@
 """DALI graphs: encoded images to canvases, and canvases to variants, on a CPU or a GPU.
 
-On a GPU the canvas goes in and variants come out without the host: it is read, and they are returned, in the order of
-torch's current stream, and nobody waits. DALI's memory is no memory of torch's: what comes out is copied into some that
-is (bytes read and written once, a hundredth of what making it takes), and DALI's is held until that copy has ended.
+On a GPU, graphs of variants run in the order of torch's current stream without synchronisation. Outputs are copied to
+memory owned by torch (about a hundredth of their computing time), and DALI's memory is held until the copy ends.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ def _close() -> None:
 
 
 class Graph:
-    """A graph of transformations; their parameters come as per-sample arguments.
+    """A graph of transformations; parameters are per-sample arguments.
 
     Args:
-        transformations: those that DALI makes.
+        transformations: transformations made by DALI.
         side: canvas side S in pixels.
-        batch: largest number of images in one run.
+        batch: maximum number of images per run.
         threads: CPU threads.
-        device: where it runs.
+        device: device of the graph.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Graph:
     def __call__(
         self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, Mapping[str, NDArray[Any]]]
     ) -> dict[str, torch.Tensor]:
-        """Variants by name, each a (B, S, S, 3) uint8 tensor with memory of its own, on the canvas's device."""
+        """Compute the variants, each a new (B, S, S, 3) uint8 tensor on the canvas's device, by name."""
         feed: dict[str, Any] = {}
         for name, inputs in self.inputs.items():
             feed |= {f"{name}.{argument}": drawn[name][argument] for argument in inputs}
@@ -81,10 +80,10 @@ class Graph:
 
 
 def new_pipeline(batch: int, threads: int, device: torch.device) -> Any:  # noqa: ANN401 - DALI ships no types
-    """An empty pipeline for a device.
+    """Create an empty pipeline for a device.
 
-    Only the dynamic executor gives every run new output memory, which tensors may then keep, and returns outputs in the
-    order of a stream.
+    It needs the dynamic executor: only that allocates new output memory for every run and returns outputs in the order
+    of a stream.
     """
     from nvidia.dali.pipeline import Pipeline
 
@@ -98,7 +97,7 @@ def define_variants(
     side: int,
     device: torch.device,
 ) -> dict[str, Inputs]:
-    """Fill a pipeline: its input ``canvas``, an output for each transformation; gives their inputs by name."""
+    """Define a pipeline with the input ``canvas`` and one output per transformation; returns their inputs by name."""
     from nvidia.dali import fn, types
 
     backend = "gpu" if device.type == "cuda" else "cpu"
@@ -110,7 +109,7 @@ def define_variants(
         for transformation in transformations:
             inputs = Inputs(transformation.name, transformation.draw(example, side))
             if transformation.function is None:
-                raise SubstyleError(f"{transformation.name} is made by {transformation.made_by} but has no function")
+                raise SubstyleError(f"{transformation.name}: made_by is {transformation.made_by}, but function is None")
             outputs.append(transformation.function(canvas, inputs, side))
             made[transformation.name] = inputs
         pipeline.set_outputs(*outputs)
@@ -118,9 +117,9 @@ def define_variants(
 
 
 class Inputs(dict[str, Any]):
-    """Nodes of a transformation's arguments, made when its function asks for them: DALI drops unused ones.
+    """CPU nodes of a transformation's arguments, created on access: DALI drops unused inputs.
 
-    All are on the CPU; :func:`.transforms.base.beside` moves those that are an operator's positional inputs.
+    :func:`.transforms.base.beside` moves positional inputs of operators to the canvas's device.
     """
 
     def __init__(self, name: str, example: Mapping[str, NDArray[Any]]) -> None:
@@ -139,7 +138,7 @@ class Inputs(dict[str, Any]):
 
 
 def dali_type(array: NDArray[Any]) -> Any:  # noqa: ANN401 - DALI ships no types
-    """DALI's name of an array's type. Raises ConfigError naming those that arguments may have."""
+    """DALI's type for an array. Raises ConfigError for an unsupported dtype."""
     from nvidia.dali import types
 
     known = {np.dtype(types.to_numpy_type(t)): t for t in (types.FLOAT, types.INT32, types.INT16, types.UINT8)}
@@ -152,28 +151,25 @@ def _tensor(output: Any) -> torch.Tensor:  # noqa: ANN401 - DALI ships no types
     return torch.utils.dlpack.from_dlpack(output.as_tensor())
 
 
-# The DALI graph that decodes, crops and resizes a group of images in one run, on a CPU or on a GPU.
-#
-# On a GPU nvJPEG decodes JPEG files, part of the work on the card's own JPEG engine where it has one; other kinds are
-# decoded on the CPU and copied. Its pictures are not those of libjpeg, which a CPU and Pillow decode with: its inverse
-# transform is in floating point (a level or two on single pixels), and unless it is asked for libjpeg's smooth chroma
-# upsampling it repeats chroma (tens of levels along coloured edges). It is asked here. What it fills missing blocks
-# with is not documented: the test on a grey last pixel, after which a JPEG is looked at for missing data, rests on
-# libjpeg's grey. Resizing is the same in formula, in float32 on both.
+# On a GPU, nvJPEG decodes JPEG files, partly on the hardware JPEG engine if there is one; other formats are decoded on
+# the CPU and copied. Its pixels differ from those of libjpeg, which DALI on a CPU and Pillow use: the inverse DCT is in
+# floating point (one or two levels at single pixels). Without libjpeg's smooth chroma upsampling, which is enabled
+# here, they differ by tens of levels along coloured edges. Its filling of missing blocks is undocumented: the test for
+# a grey last pixel relies on libjpeg's grey. Resizing uses the same formula in float32 on both.
 
 
 class RefusedError(SubstyleError):
-    """DALI could not decode one of the images it was given; it does not say which."""
+    """DALI could not decode one of the images; it does not report which."""
 
 
 @dataclass(frozen=True)
 class DaliDecoded:
-    """What comes out of one run, for B images.
+    """Result of one run, for B images.
 
     Attributes:
         canvas_BSSC: (B, S, S, 3) uint8 on the decoder's device, as stored; on a CPU valid until the next run.
-        size_B2: (B, 2) int64, height and width of the decoded pictures in px, on the host.
-        last_BC: (B, 3) uint8, the last pixel of each decoded picture, on the host.
+        size_B2: (B, 2) int64, height and width of the decoded images in px, on the host.
+        last_BC: (B, 3) uint8, the last pixel of each decoded image, on the host.
     """
 
     canvas_BSSC: torch.Tensor
@@ -182,13 +178,13 @@ class DaliDecoded:
 
 
 class DaliDecoder:
-    """Decodes parts of images to S x S.
+    """Decode images and resize a part of each to S x S.
 
     Args:
         side: S in pixels.
-        batch: largest number of images in one run.
+        batch: maximum number of images per run.
         threads: CPU threads.
-        device: where the canvases are made.
+        device: device of the canvases.
     """
 
     def __init__(self, side: int, batch: int, threads: int, device: torch.device = CPU) -> None:
@@ -200,10 +196,10 @@ class DaliDecoder:
     def __call__(
         self, blobs: Sequence[bytes], start: Sequence[tuple[float, float]], end: Sequence[tuple[float, float]]
     ) -> DaliDecoded:
-        """Decode and resize the part of every image from ``start`` (top, left) to ``end`` (bottom, right), stored px.
+        """Decode images and resize the part from ``start`` (top, left) to ``end`` (bottom, right) of each, stored px.
 
-        On a GPU the host waits for DALI, whose sizes and last pixels it needs, but for nothing that torch has queued:
-        so DALI is not given torch's stream, and the canvases, which are complete, may be read on any.
+        On a GPU, the host waits for DALI, because it needs the sizes and last pixels, but not for torch's stream. The
+        canvases are complete on return and may be read on any stream.
 
         Raises:
             RefusedError: one of the images cannot be decoded.
@@ -215,13 +211,13 @@ class DaliDecoder:
                 end=np.array(end, np.float32),
             )
         except RuntimeError as error:
-            self.pipeline = self._build()  # a graph that has failed once cannot run again; on a CPU this takes 2 ms
+            self.pipeline = self._build()  # a failed pipeline cannot run again; rebuilding takes 2 ms on a CPU
             raise RefusedError(str(error)) from error
         canvas, shape, last = (output.as_tensor() for output in outputs)
         return DaliDecoded(self._own(canvas, outputs), np.asarray(shape)[:, :2], np.asarray(last))
 
     def _own(self, canvas: Any, outputs: Any) -> torch.Tensor:  # noqa: ANN401 - DALI ships no types
-        """The canvases as a tensor; on a GPU in memory of torch's, and DALI's is held until it has been copied."""
+        """The canvases as a tensor; on a GPU a copy in torch's memory, with DALI's held until it has been read."""
         if self.device.type == "cpu":
             return torch.utils.dlpack.from_dlpack(canvas)
         with torch.cuda.device(self.device):
@@ -237,7 +233,7 @@ class DaliDecoder:
 
 
 def define_decode(pipeline: Any, side: int, device: torch.device) -> None:  # noqa: ANN401 - DALI ships no types
-    """Fill a pipeline: inputs ``blob``, ``start`` and ``end``; outputs canvas, and on the host shape and last pixel."""
+    """Define a pipeline with inputs ``blob``, ``start``, ``end`` and outputs canvas, shape and last pixel (on host)."""
     from nvidia.dali import fn, types
 
     on_gpu = device.type == "cuda"
@@ -245,7 +241,7 @@ def define_decode(pipeline: Any, side: int, device: torch.device) -> None:  # no
         blob = fn.external_source(name="blob", dtype=types.UINT8, ndim=1)
         start = fn.external_source(name="start", dtype=types.FLOAT, ndim=1)
         end = fn.external_source(name="end", dtype=types.FLOAT, ndim=1)
-        # With the smooth chroma upsampling DALI gives Pillow's pixels exactly on a CPU.
+        # with smooth chroma upsampling, DALI on a CPU gives exactly Pillow's pixels
         image = fn.decoders.image(
             blob,
             device="mixed" if on_gpu else "cpu",

@@ -1,9 +1,9 @@
-"""Encoded images to canvases: decode, resize the shorter side to 8/7 S, crop the centre S x S.
+"""Decode images to canvases: resize the shorter side to 8/7 S, crop the centre S x S.
 
-What becomes of an image depends on its bytes alone. Headers are read first; 8-bit JPEG and PNG files that look whole go
-to DALI in groups. When DALI refuses a group, each of its images goes to DALI alone, and one that is refused alone goes
-to Pillow, as all other kinds do from the start. What is found damaged is quarantined; :mod:`.header` and :mod:`.jpeg`
-say what is found and what is not. On a GPU canvases are made there and stay there; a picture of Pillow's is uploaded.
+The result depends only on the image's bytes. Intact 8-bit JPEG and PNG files are decoded by DALI in groups. If DALI
+rejects a group, its images are retried one at a time, then by Pillow, which decodes all other formats. Damaged images
+are quarantined; :mod:`.image_header` and :mod:`.image_formats` document which damage is detected. On a GPU, canvases
+stay on the device; images decoded by Pillow are uploaded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from substyle.pipelines import image_formats, image_header
 from substyle.pipelines.dali import DaliDecoder, RefusedError
 from substyle.pipelines.image_header import ORIENTATIONS, PILLOW_ERRORS, ImageHeader, Interval, open_image, short
 
-# Pillow decodes what DALI does not: 16-bit, CMYK, palette and animated images, broken tables.
-
 Box = tuple[float, float, float, float]
 
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
@@ -33,17 +31,20 @@ _WHITE_IS_ZERO = 0
 
 
 def decode(blob: bytes, head: ImageHeader, side: int, box: Box) -> NDArray[np.uint8]:
-    """The first frame of an image: ``box`` (left, top, right, bottom in stored px) of it, resized (antialiased cubic).
+    """Decode the first frame of an image with Pillow and resize a box of it (antialiased cubic).
+
+    Args:
+        box: left, top, right, bottom in px of the stored image.
 
     Returns:
-        (S, S, 3) uint8, not turned.
+        (S, S, 3) uint8, EXIF orientation not applied.
 
     Raises:
         ImageError: the image cannot be decoded; the message is the reason for quarantine.
     """
     with _loaded(blob) as image:
         if (image.height, image.width) != head.stored:
-            raise ImageError(f"{image.width} x {image.height} pixels, other than its header says")
+            raise ImageError(f"{image.width} x {image.height} pixels, which contradicts its header")
         if head.markers is not None and grey(np.asarray(image.getpixel((image.width - 1, image.height - 1)))):
             require_tail(blob, head.markers)
         if head.chunks is not None and (head.chunks.interlaced or not _last_row(image).any()):
@@ -56,18 +57,18 @@ def decode(blob: bytes, head: ImageHeader, side: int, box: Box) -> NDArray[np.ui
 
 
 def grey(pixel_C: NDArray[np.integer]) -> bool:
-    """Whether the last pixel of a JPEG is what decoders fill missing blocks with: 128 in every channel."""
+    """Whether the last pixel of a JPEG is the grey that decoders fill missing blocks with: 128 in every channel."""
     return bool(np.abs(pixel_C.astype(np.int64) - 128).max() <= 1)
 
 
 def require_tail(blob: bytes, markers: image_formats.Jpeg) -> None:
-    """Raise if the data of a JPEG run out before its picture is complete: then further data change the picture.
+    """Raise if the data of a JPEG end before the image is complete: appended data then change the pixels.
 
-    Decoders warn on the terminal at most and fill the rest with grey. This decodes twice, so it is for pictures that
-    end in such grey only. Arithmetic coding may leave off trailing zeros, so that nothing can be told of it.
+    Decoders fill missing blocks with grey and at most print a warning. This decodes the image twice, so call it only
+    for images that end in that grey. Arithmetic coding may omit trailing zeros and is not checked.
 
     Raises:
-        ImageError: the data run out early.
+        ImageError: the data end early.
     """
     if not markers.huffman:
         return
@@ -76,7 +77,7 @@ def require_tail(blob: bytes, markers: image_formats.Jpeg) -> None:
         with _loaded(data) as image:
             digests.add(hashlib.blake2b(image.tobytes()).digest())
     if len(digests) > 1:
-        raise ImageError("truncated JPEG (the data end before the picture does)")
+        raise ImageError("truncated JPEG (data end before the image is complete)")
 
 
 def _loaded(blob: bytes) -> Image.Image:
@@ -93,25 +94,25 @@ def _last_row(image: Image.Image) -> NDArray[np.generic]:
 
 
 def _refused(error: BaseException) -> ImageError:
-    return ImageError(f"cannot be decoded ({short(error)})")
+    return ImageError(f"decoding failed ({short(error)})")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits. Transparency is dropped, as timm and open_clip do."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
+    """Convert to 8-bit RGB. Transparency is dropped, as in timm and open_clip."""
+    if image.mode.startswith("I;16"):  # Pillow's conversion clips at 255
         tags = getattr(image, "tag_v2", {})
         bits, zero = tags.get(_BITS, (16,)), tags.get(_PHOTOMETRIC, 1)
         if bits != (16,) or zero == _WHITE_IS_ZERO:
-            raise ImageError(f"grey pixels of {bits[0]} bits{', white as zero' if zero == _WHITE_IS_ZERO else ''}")
+            raise ImageError(f"unsupported {bits[0]}-bit grey{', white is zero' if zero == _WHITE_IS_ZERO else ''}")
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ImageError(f"pixels of mode {image.mode} have no known range")
+        raise ImageError(f"pixel mode {image.mode} has no defined range")
     return image.convert("RGB")
 
 
 log = logging.getLogger(__name__)
 
-GROUP_PIXELS = 64_000_000  # decoded source pixels that one DALI run may hold, 192 MB
+GROUP_PIXELS = 64_000_000  # decoded source pixels per DALI run, 192 MB
 
 __all__ = ["ORIENTATIONS", "Decoded", "Decoder"]
 
@@ -121,10 +122,10 @@ class Decoded:
     """A batch of B canvases.
 
     Attributes:
-        canvas_BSSC: (B, S, S, 3) uint8, on the decoder's device; zeros where an image is quarantined.
-        ok_B: (B,) bool.
-        reasons: for every image why it is quarantined, or None.
-        size_B2: (B, 2) int32, height and width of the (upright) image in pixels; zeros where not known.
+        canvas_BSSC: (B, S, S, 3) uint8, on the decoder's device; zeros for quarantined images.
+        ok_B: (B,) bool, False for quarantined images.
+        reasons: reason for quarantine per image, or None.
+        size_B2: (B, 2) int32, height and width of the (upright) image in px; zeros if unknown.
     """
 
     canvas_BSSC: torch.Tensor
@@ -138,7 +139,7 @@ class _Item:
     index: int
     blob: bytes
     head: image_header.ImageHeader
-    rows: Interval  # first and last row that are kept, in px of the stored picture
+    rows: Interval  # first and last row of the crop, in px of the stored image
     columns: Interval
 
     @property
@@ -147,16 +148,16 @@ class _Item:
 
 
 class Decoder:
-    """Decodes batches of encoded images; a bad image never fails the batch.
+    """Decode batches of encoded images; a bad image never fails the batch.
 
     Args:
         side: canvas side S in pixels.
-        batch: largest number of images in one call.
+        batch: maximum number of images per call.
         threads: CPU threads.
-        device: where JPEG files are decoded and canvases are made: ``cpu``, ``cuda`` or ``cuda:N``.
-        max_pixels: images with more pixels, as their header says, are quarantined unread.
-        orientation: ``ignore`` takes pictures as they are stored, as timm and open_clip do; ``apply`` turns them
-            upright by their EXIF orientation and then crops. TIFF files are always turned: Pillow does so on its own.
+        device: device for JPEG decoding and canvases: ``cpu``, ``cuda`` or ``cuda:N``.
+        max_pixels: images whose header declares more pixels are quarantined without decoding.
+        orientation: ``ignore`` uses images as stored, as timm and open_clip do; ``apply`` applies the EXIF orientation
+            before cropping. Pillow always applies it to TIFF files.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Decoder:
         self.dali = DaliDecoder(side, batch, threads, self.device)
 
     def __call__(self, blobs: Sequence[bytes]) -> Decoded:
-        """Decode B images, 0 ≤ B ≤ batch. An image's canvas depends on its bytes alone."""
+        """Decode B images, 0 ≤ B ≤ batch. A canvas depends only on the bytes of its image."""
         if len(blobs) > self.batch:
             raise ConfigError("blobs", f"{len(blobs)} images", f"at most {self.batch}")
         count = len(blobs)
@@ -217,7 +218,7 @@ class Decoder:
                 [(item.rows[1], item.columns[1]) for item in items],
             )
         except RefusedError as error:
-            log.debug("DALI refused a group of %d: %s", len(items), error)
+            log.debug("DALI rejected a group of %d images: %s", len(items), error)
             for item in items:
                 if len(items) > 1:
                     self._with_dali([item], result)
@@ -245,11 +246,11 @@ class Decoder:
         except ImageError as error:
             result.reasons[item.index] = str(error)
             return
-        _take([(0, item)], upload(np.array(canvas)[None], self.device), result)  # Pillow's own cannot be written to
+        _take([(0, item)], upload(np.array(canvas)[None], self.device), result)  # Pillow's array is read-only
 
 
 def _take(accepted: Sequence[tuple[int, _Item]], canvas_BSSC: torch.Tensor, result: Decoded) -> None:
-    """Copy canvases, each by its number and item, to their places in the result, upright."""
+    """Copy the accepted canvases to the result, upright; ``accepted`` holds (index of the canvas, item) pairs."""
     copy = _copy_one_by_one if canvas_BSSC.device.type == "cpu" else _copy_at_once
     copy(accepted, canvas_BSSC, result.canvas_BSSC)
     for _, item in accepted:
@@ -257,13 +258,13 @@ def _take(accepted: Sequence[tuple[int, _Item]], canvas_BSSC: torch.Tensor, resu
 
 
 def _copy_one_by_one(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor, to_BSSC: torch.Tensor) -> None:
-    source, target = from_BSSC.numpy(), to_BSSC.numpy()  # torch would wake its threads for each picture
+    source, target = from_BSSC.numpy(), to_BSSC.numpy()  # torch would wake its threads for each image
     for i, item in accepted:
         target[item.index] = image_header.turn(source[i], item.head.orientation)
 
 
 def _copy_at_once(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor, to_BSSC: torch.Tensor) -> None:
-    """On a device, where a launch takes as long as the copy of a picture."""
+    """Copy on a GPU, where a launch takes as long as the copy of one image."""
     upright = [(i, item.index) for i, item in accepted if item.head.orientation == image_header.UPRIGHT]
     if upright:
         numbers, places = (upload(np.array(column), from_BSSC.device) for column in zip(*upright, strict=True))
@@ -275,16 +276,16 @@ def _copy_at_once(accepted: Sequence[tuple[int, _Item]], from_BSSC: torch.Tensor
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
-        return torch.from_numpy(np.zeros(shape, np.uint8))  # pages of zeros that the system has not written yet
+        return torch.from_numpy(np.zeros(shape, np.uint8))  # pages are zeroed lazily
     return torch.zeros(shape, dtype=torch.uint8, device=device)
 
 
 def _centre(height: int, width: int, side: int) -> tuple[Interval, Interval]:
-    """The part of the picture that becomes the canvas: its rows and columns, first and last, in px.
+    """First and last row and column of the part of an image that becomes the canvas, in px.
 
-    It is what resizing the shorter side to 8/7 S and cropping the centre keeps, with the rounding of
-    ``torchvision.transforms.Resize`` and ``CenterCrop``. Resizing only this part means that a picture 1 px high and
-    thousands wide needs no huge intermediate.
+    The part kept by resizing the shorter side to 8/7 S and cropping the centre, with the rounding of
+    ``torchvision.transforms.Resize`` and ``CenterCrop``. Resizing only this part avoids huge intermediates for images
+    1 px high and thousands wide.
     """
     short = round(side * 8 / 7)
     shorter = min(height, width)
@@ -297,7 +298,7 @@ def _centre(height: int, width: int, side: int) -> tuple[Interval, Interval]:
 
 
 def _groups(items: Sequence[_Item]) -> Iterator[list[_Item]]:
-    """Cut a batch so that decoded pixels in memory stay bounded; a larger image goes alone."""
+    """Split a batch into groups of at most GROUP_PIXELS; a larger image forms its own group."""
     group: list[_Item] = []
     for item in items:
         if group and sum(i.pixels for i in group) + item.pixels > GROUP_PIXELS:

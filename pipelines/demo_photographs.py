@@ -1,14 +1,14 @@
-"""Photographs for a first run, with no download: crops of the pictures that Python packages ship.
+"""Demo photographs without a download: crops of images shipped with Python packages.
 
-``python -m substyle.pipelines.demo_photographs FOLDER`` writes ``FOLDER/<split>/<photograph>/<number>.jpg``. A crop's
-class is its photograph.
+``python -m substyle.pipelines.demo_photographs FOLDER`` writes ``FOLDER/<split>/<photograph>/<number>.jpg``. The class
+of a crop is its photograph.
 
-Splits do not share a pixel: the right-hand part of a photograph is for testing, the left-hand part is halved into
-training above and validation below. Crops of one split may overlap, and all crops of a photograph show one scene, so
-they are not independent: an interval of the class accuracy should resample photographs, not crops.
+Splits share no pixels: the right part of a photograph is for testing; the left part is halved into training above and
+validation below. Crops of one split may overlap, and all crops of a photograph show one scene, so they are not
+independent: intervals of the class accuracy should resample photographs, not crops.
 
-Terms: those of scikit-image's pictures stand in `skimage.data`, most are CC0 or in the public domain. Grace Hopper, by
-the US Navy, is in the public domain. China (Daniel Büchele) and flower (vultilion) are under CC BY 2.0.
+Licences: see `skimage.data` for scikit-image's images, most of which are CC0 or public domain. Grace Hopper (US Navy)
+is in the public domain. China (Daniel Büchele) and flower (vultilion) are CC BY 2.0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 
 from substyle.kernels.errors import ConfigError
 
-# package: photographs of something (no charts, masks or drawings), at least 300 px high and wide
+# by package: photographs (no charts, masks or drawings) of at least 300 px in height and width
 PHOTOGRAPHS = {
     "skimage": (
         "data/astronaut.png",
@@ -44,19 +44,19 @@ PHOTOGRAPHS = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
 }
-CROPS = {"train": 7, "val": 3, "test": 6}  # of each photograph
+CROPS = {"train": 7, "val": 3, "test": 6}  # per photograph
 TEST_SHARE = 0.4  # of a photograph's width
-SMALLEST = 150  # px, shorter side of a crop, at least: a canvas of 224 px enlarges it 1.7 times
-SHORTEST = 0.7  # of the longest shorter side that all regions of a photograph have room for
-LONGEST = 1.5  # longer side by shorter side
+SMALLEST = 150  # px, minimum shorter side of a crop: a canvas of 224 px enlarges it 1.7 times
+SHORTEST = 0.7  # minimum shorter side, as a share of the largest that fits all regions of a photograph
+LONGEST = 1.5  # maximum ratio of longer to shorter side
 QUALITY = 92  # of the JPEG files
-# Steps of a sequence that fills a square evenly from any start: powers of the plastic number's inverse.
+# Steps of a quasirandom sequence in the unit square: powers of the plastic number's inverse.
 # Source: M. Roberts, "The unreasonable effectiveness of quasirandom sequences" (2018), R2.
 STEPS_2 = np.array([0.7548776662466927, 0.5698402909980532])
 
 
 class Rectangle(NamedTuple):
-    """Part of a photograph in pixels, ``right`` and ``bottom`` excluded, as `PIL.Image.Image.crop` takes it."""
+    """Part of a photograph in px, ``right`` and ``bottom`` excluded, as in `PIL.Image.Image.crop`."""
 
     left: int
     top: int
@@ -65,12 +65,12 @@ class Rectangle(NamedTuple):
 
 
 def paths() -> list[Path]:
-    """The photographs' files. Raises ModuleNotFoundError if a package is not installed."""
+    """Paths of the photographs. Raises ModuleNotFoundError if a package is not installed."""
     return [Path(str(files(package) / name)) for package, names in PHOTOGRAPHS.items() for name in names]
 
 
 def regions(width: int, height: int) -> dict[str, Rectangle]:
-    """The part of a photograph that each split has to itself; width and height in px."""
+    """The region of a photograph for each split; width and height in px."""
     border = width - max(SMALLEST, round(TEST_SHARE * width))
     half = height // 2
     return {
@@ -81,9 +81,9 @@ def regions(width: int, height: int) -> dict[str, Rectangle]:
 
 
 def rectangles(width: int, height: int, rng: np.random.Generator) -> list[tuple[str, Rectangle]]:
-    """Split and place of each crop of a photograph; width and height in px, at least 300.
+    """Draw the split and rectangle of each crop of a photograph; width and height in px, at least 300.
 
-    Sides are drawn alike for all splits, so that their crops are enlarged alike. Positions spread over a region.
+    Sides have the same distribution in all splits, so crops are enlarged alike. Positions spread evenly over a region.
     """
     parts = regions(width, height)
     room = min(min(part.right - part.left, part.bottom - part.top) for part in parts.values())
@@ -101,7 +101,7 @@ def rectangles(width: int, height: int, rng: np.random.Generator) -> list[tuple[
 
 
 def write(folder: Path, *, seed: int = 0) -> int:
-    """Write the crops; returns how many. Raises ConfigError when the folder is not empty."""
+    """Write the crops and return their number. Raises ConfigError if the folder is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("FOLDER", str(folder), "an empty or new folder")
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def write(folder: Path, *, seed: int = 0) -> int:
 
 
 def main() -> int:
-    """The command."""
+    """Entry point of the command."""
     if len(sys.argv) != 2:
         print("usage: python -m substyle.pipelines.demo_photographs FOLDER", file=sys.stderr)
         return 2

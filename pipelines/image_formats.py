@@ -1,11 +1,10 @@
-"""Integrity of JPEG and PNG files: their markers and chunks, and whether all data are present.
+"""Integrity checks of JPEG and PNG files before decoding, because decoders fill missing data with grey.
 
-Decoders fill what is missing with grey instead of failing, so this is looked at before. Found here: a file that ends
-before its end-of-image marker; markers that cannot stand where they stand; restart intervals that are missing; scans
-with fewer bits than their blocks need at the least. :func:`.fallback.require_tail` finds pictures whose data run out
-early although the markers are whole. Not found, here or elsewhere: damaged data that still decode to the full number of
-blocks, passes of a progressive picture that are missing or cut, and data left over. JPEG has no checksums: of single
-bytes that change in coded data, about one in a hundred is found, and libjpeg would warn of less than a fifth.
+JPEG checks detect a missing end-of-image marker, misplaced markers, missing restart intervals, and scans with fewer
+bits than their blocks need. :func:`.decode.require_tail` detects data that end early although all markers are present.
+Not detected: damaged data that still decode to the full number of blocks, missing or truncated passes of a progressive
+image, and trailing data. JPEG has no checksums: about 1 % of changed bytes in coded data are detected, and libjpeg
+would warn of less than 20 %. PNG chunks have checksums, all of which are verified; decoders skip some.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from substyle.kernels.errors import ImageError
 
 JPEG_MAGIC = b"\xff\xd8\xff"
-MAX_SCANS = 100  # ordinary progressive files have about ten; each costs a pass over the whole picture
+MAX_SCANS = 100  # progressive files have about ten; each costs a pass over the whole image
 
 _SOF = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PROGRESSIVE = 0xC2
@@ -30,19 +29,19 @@ _SEGMENTS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0), *_SOF
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_MORE = bytes((37 * i + 11) % 251 for i in range(256))  # any bytes that are not 0xFF
+_MORE = bytes((37 * i + 11) % 251 for i in range(256))  # arbitrary bytes other than 0xFF
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """What the markers say.
+    """Properties of a JPEG file from its markers.
 
     Attributes:
         height, width: px.
         components: 1 (grey), 3 or 4 (CMYK, YCCK).
-        huffman: baseline, extended or progressive, coded with Huffman tables.
-        common: of a make that all decoders treat alike: no stray bytes, chroma not larger than luma and at most halved.
-        ends: for each scan the offset at which its data end.
+        huffman: baseline, extended or progressive, with Huffman coding.
+        common: decoded alike by all decoders: no stray bytes, chroma not larger than luma and at most halved.
+        ends: end offset of the data of each scan.
     """
 
     height: int
@@ -57,9 +56,9 @@ class Jpeg:
 class _Part:
     marker: int
     body: bytes
-    start: int  # of the coded data that follow
-    stop: int  # of these; equal to start unless this is a scan
-    tidy: bool  # no stray or fill bytes before it: libjpeg and Pillow skip them, DALI does not always
+    start: int  # of the coded data
+    stop: int  # of the coded data; equal to start unless this is a scan
+    tidy: bool  # no stray or fill bytes before it: libjpeg and Pillow skip these, DALI not always
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ class _Frame:
 
 
 def read_jpeg(blob: bytes) -> Jpeg:
-    """Walk over all markers up to the first end of an image.
+    """Parse all markers up to the first end of an image.
 
     Raises:
-        ImageError: cut off, damaged, or of a kind that is not decoded; the message is the reason for quarantine.
+        ImageError: truncated, damaged or unsupported; the message is the reason for quarantine.
     """
     frame: _Frame | None = None
     interval = 0
@@ -90,14 +89,14 @@ def read_jpeg(blob: bytes) -> Jpeg:
             interval = int.from_bytes(part.body[:2], "big")
         elif part.marker == _SOS:
             if frame is None:
-                raise ImageError("damaged JPEG (a scan before the frame header)")
+                raise ImageError("damaged JPEG (scan before the frame header)")
             if frame.marker in _HUFFMAN_DCT:
                 _require_enough(frame, part, blob, interval)
             ends.append(part.stop)
             if len(ends) > MAX_SCANS:
-                raise ImageError(f"JPEG of more than {MAX_SCANS} scans")
+                raise ImageError(f"JPEG with more than {MAX_SCANS} scans")
     if frame is None or not ends:
-        raise ImageError("truncated JPEG (no picture data)")
+        raise ImageError("truncated JPEG (no image data)")
     return Jpeg(
         frame.height,
         frame.width,
@@ -119,10 +118,10 @@ def _parts(blob: bytes) -> Iterator[_Part]:
         if marker in _ALONE:
             continue
         if marker not in _SEGMENTS:
-            raise ImageError(f"damaged JPEG (marker {marker:02X} where none can be)")
+            raise ImageError(f"damaged JPEG (unexpected marker {marker:02X})")
         start = stop = at + max(int.from_bytes(blob[at : at + 2], "big"), 2)
         if start > len(blob):
-            raise ImageError("truncated JPEG (a segment is cut off)")
+            raise ImageError("truncated JPEG (incomplete segment)")
         if marker == _SOS:
             end = _END_OF_SCAN.search(blob, start)
             stop = len(blob) if end is None else end.start()
@@ -132,7 +131,7 @@ def _parts(blob: bytes) -> Iterator[_Part]:
 
 
 def with_more_data(blob: bytes, jpeg: Jpeg) -> bytes:
-    """The file with further bytes at the end of every scan: a decoder that has all blocks already skips them."""
+    """Append bytes to every scan; a decoder that already has all blocks skips them."""
     cuts = (0, *jpeg.ends, len(blob))
     return _MORE.join(blob[a:b] for a, b in itertools.pairwise(cuts))
 
@@ -146,10 +145,10 @@ def _frame(part: _Part) -> _Frame:
     if bits != 8:
         raise ImageError(f"{bits}-bit JPEG")
     if count not in (1, 3, 4):
-        raise ImageError(f"JPEG of {count} components")
+        raise ImageError(f"JPEG with {count} components")
     sampling = {body[i]: (body[i + 1] >> 4, body[i + 1] & 15) for i in range(6, 6 + 3 * count, 3)}
     if len(sampling) != count or not all(1 <= factor <= 4 for pair in sampling.values() for factor in pair):
-        raise ImageError("damaged JPEG (components)")
+        raise ImageError("damaged JPEG (invalid components)")
     return _Frame(part.marker, height, width, sampling)
 
 
@@ -161,17 +160,17 @@ def _common(sampling: list[tuple[int, int]]) -> bool:
 
 
 def _require_enough(frame: _Frame, scan: _Part, blob: bytes, interval: int) -> None:
-    """Raise if a scan lacks restart intervals, or bits: a block takes two at the least, one in progressive passes.
+    """Raise if a scan lacks restart intervals or bits: a block takes at least two, one in progressive passes.
 
-    Progressive passes over other coefficients than the first may skip blocks and are not counted.
+    Progressive passes other than the first coefficient's may skip blocks and are not checked.
     """
     head = scan.body
     count = head[0] if head else 0
     if len(head) < 4 + 2 * count or not all(head[i] in frame.sampling for i in range(1, 1 + 2 * count, 2)):
-        raise ImageError("damaged JPEG (scan header)")
+        raise ImageError("damaged JPEG (invalid scan header)")
     units, blocks = _extent(frame, [frame.sampling[head[i]] for i in range(1, 1 + 2 * count, 2)])
     if interval and len(_RESTART.findall(blob, scan.start, scan.stop)) < -(-units // interval) - 1:
-        raise ImageError("truncated JPEG (restart intervals are missing)")
+        raise ImageError("truncated JPEG (missing restart intervals)")
     progressive = frame.marker == _PROGRESSIVE
     first = head[1 + 2 * count] == 0
     if (not progressive or first) and (scan.stop - scan.start) * 8 < units * blocks * (1 if progressive else 2):
@@ -179,22 +178,20 @@ def _require_enough(frame: _Frame, scan: _Part, blob: bytes, interval: int) -> N
 
 
 def _extent(frame: _Frame, sampling: list[tuple[int, int]]) -> tuple[int, int]:
-    """Number of coded units (MCUs) of a scan, and blocks in each."""
+    """Number of coded units (MCUs) of a scan, and blocks per unit."""
     most = [max(pair[axis] for pair in frame.sampling.values()) for axis in (0, 1)]
     lengths = (frame.width, frame.height)
-    if len(sampling) == 1:  # its blocks are counted one by one, whatever the component's sampling
+    if len(sampling) == 1:  # a unit is one block, whatever the component's sampling
         across, down = (-(-length * sampling[0][i] // (most[i] * 8)) for i, length in enumerate(lengths))
         return across * down, 1
     across, down = (-(-length // (most[i] * 8)) for i, length in enumerate(lengths))
     return across * down, sum(a * d for a, d in sampling)
 
 
-# The chunks of a PNG file, all of whose checksums are held: decoders skip some of them.
-
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PICTURE = (b"IHDR", b"IDAT", b"IEND")
 _GREY, _RGB = 0, 2  # colour types
-_SAMPLES = {_GREY: 1, _RGB: 3, 3: 1, 4: 2, 6: 4}  # by colour type: palette, and those with alpha
+_SAMPLES = {_GREY: 1, _RGB: 3, 3: 1, 4: 2, 6: 4}  # per pixel by colour type; 3 is palette, 4 and 6 have alpha
 # Adam7: left, top, step across, step down of every pass
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PIECE = 1 << 20  # bytes inflated at once
@@ -202,14 +199,15 @@ _PIECE = 1 << 20  # bytes inflated at once
 
 @dataclass(frozen=True)
 class Png:
-    """What the chunks say.
+    """Properties of a PNG file from its chunks.
 
     Attributes:
         height, width: px.
-        bits: of a sample; color: PNG's colour type.
+        bits: bits per sample.
+        color: PNG colour type.
         interlaced: stored in seven passes.
-        names: of all kinds of chunks in the file.
-        picture: first and last offset of every chunk that pixels depend on, but for palettes.
+        names: types of all chunks.
+        picture: start and end offset of every chunk that pixels depend on, except palettes.
     """
 
     height: int
@@ -222,17 +220,17 @@ class Png:
 
     @property
     def eight_bits(self) -> bool:
-        """Grey or RGB without alpha, 8 bits a sample."""
+        """Whether the image is grey or RGB without alpha, with 8 bits per sample."""
         return self.bits == 8 and self.color in (_GREY, _RGB)
 
 
 def read_png(blob: bytes) -> Png:
-    """Walk over all chunks up to the last.
+    """Parse all chunks and verify their checksums.
 
     Raises:
-        ImageError: cut off or damaged, in picture data or elsewhere; the message is the reason for quarantine.
+        ImageError: truncated or damaged, in image data or elsewhere; the message is the reason for quarantine.
     """
-    view = memoryview(blob)  # a slice of bytes would copy all picture data
+    view = memoryview(blob)  # a slice of bytes would copy all image data
     at = len(PNG_MAGIC)
     names: set[bytes] = set()
     picture: list[tuple[int, int]] = []
@@ -244,24 +242,24 @@ def read_png(blob: bytes) -> Png:
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(blob[end - 4 : end], "big"):
             raise ImageError(f"damaged PNG (checksum of {name.decode('latin-1')!r})")
         if (not names and (name, length) != (b"IHDR", 13)) or (name == b"IHDR" and names):
-            raise ImageError("damaged PNG (no header where it should be)")
+            raise ImageError("damaged PNG (missing or misplaced header)")
         names.add(name)
         if name in _PICTURE:
             picture.append((at, end))
         at = end
     if b"IDAT" not in names:
-        raise ImageError("truncated PNG (no picture data)")
+        raise ImageError("truncated PNG (no image data)")
     width, height = int.from_bytes(blob[16:20], "big"), int.from_bytes(blob[20:24], "big")
     if blob[25] not in _SAMPLES:
-        raise ImageError(f"PNG of unknown colour type {blob[25]}")
+        raise ImageError(f"PNG with unknown colour type {blob[25]}")
     return Png(height, width, blob[24], blob[25], blob[28] != 0, frozenset(names), tuple(picture))
 
 
 def picture_only(blob: bytes, png: Png) -> bytes:
-    """The file without chunks that pixels do not depend on: transparency, colour profiles, text, further frames.
+    """Remove chunks that pixels do not depend on: transparency, colour profiles, text, animation frames.
 
-    Decoders warn of odd ones on the terminal, and DALI takes the first frame of an animation for the picture where a
-    picture of its own is there; Pillow, timm and open_clip take that.
+    Decoders print warnings about odd ones. For an animation with a separate default image, DALI would decode the first
+    frame; Pillow, timm and open_clip use the default image.
     """
     if png.names <= set(_PICTURE):
         return blob
@@ -269,10 +267,10 @@ def picture_only(blob: bytes, png: Png) -> bytes:
 
 
 def require_rows(blob: bytes, png: Png) -> None:
-    """Raise if the compressed data are whole but hold fewer rows than the picture has: Pillow makes the rest black.
+    """Raise if the compressed data hold too few rows, which Pillow would fill with black.
 
     Raises:
-        ImageError: rows are missing, or the data cannot be inflated.
+        ImageError: rows are missing, or the data cannot be decompressed.
     """
     missing = sum(
         -(-(png.height - top) // down) * (1 + -(-(-(-(png.width - left) // across) * _pixel_bits(png)) // 8))
@@ -291,7 +289,7 @@ def require_rows(blob: bytes, png: Png) -> None:
     except zlib.error as error:
         raise ImageError(f"damaged PNG ({error})") from error
     if missing > 0 and missing > len(inflate.flush()):
-        raise ImageError("truncated PNG (rows are missing)")
+        raise ImageError("truncated PNG (missing rows)")
 
 
 def _pixel_bits(png: Png) -> int:

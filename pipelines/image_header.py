@@ -1,9 +1,9 @@
-"""Headers of encoded images: format, size and EXIF orientation, before pixels are decoded.
+"""Format, size and EXIF orientation of encoded images, read before decoding pixels.
 
-JPEG and PNG files are walked here from marker to marker (:mod:`.jpeg`, :mod:`.png`), the others are opened by Pillow.
-Nothing that grows with the size of the picture is allocated before the size is held against the limit. What is found: a
-file that is cut off, and any changed byte of a PNG, whose chunks have checksums. JPEG, WebP, GIF, BMP and TIFF have
-none: there a changed byte is found when it breaks a header, a marker or the end of the data, else it is a wrong pixel.
+JPEG and PNG files are parsed by :mod:`.image_formats`, other formats are opened by Pillow. The size is checked against
+the limit before any allocation proportional to it. Truncated files and any changed byte of a PNG are detected. JPEG,
+WebP, GIF, BMP and TIFF have no checksums: a changed byte is detected if it breaks a header, a marker or the end of the
+data; otherwise pixels are wrong.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from substyle.kernels.errors import ImageError
 from substyle.pipelines import image_formats
 
-# EXIF orientation: how a stored picture is turned to stand upright.
-
 Orientation = Literal["ignore", "apply"]
 ORIENTATIONS: tuple[Orientation, ...] = ("ignore", "apply")
 UPRIGHT = 1
 
 _TAG = 0x0112
-# Orientation: are rows and columns exchanged, after the stored rows, the stored columns have been reversed?
+# (transpose, reverse rows, reverse columns) by EXIF orientation; transposed last
 _TURNS = {
     1: (False, False, False),
     2: (False, False, True),
@@ -42,7 +40,7 @@ _TURNS = {
     7: (True, True, True),
     8: (True, False, True),
 }
-# What Pillow raises for EXIF data that it cannot read.
+# raised by Pillow for unreadable EXIF data
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 Interval = tuple[float, float]
@@ -50,7 +48,7 @@ Picture = TypeVar("Picture", NDArray[np.uint8], torch.Tensor)
 
 
 def of(image: Image.Image) -> int:
-    """The orientation that Pillow's ``exif_transpose`` would follow, 1 to 8; unreadable EXIF data say nothing."""
+    """EXIF orientation as in Pillow's ``exif_transpose``, 1 to 8; 1 if unreadable."""
     try:
         value = image.getexif().get(_TAG, UPRIGHT)
     except _ERRORS:
@@ -59,20 +57,20 @@ def of(image: Image.Image) -> int:
 
 
 def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    """Height and width of the upright picture, from those of the stored one; and the other way round."""
+    """Height and width of the upright image from those of the stored one, or the reverse."""
     return (width, height) if _TURNS[orientation][0] else (height, width)
 
 
 def stored(rows: Interval, columns: Interval, size: tuple[int, int], orientation: int) -> tuple[Interval, Interval]:
-    """Where a part of the upright picture lies in the stored one.
+    """Map a part of the upright image to the stored one.
 
     Args:
-        rows, columns: first and last of the part, upright px.
-        size: height and width of the stored picture in px.
+        rows, columns: first and last row and column of the part, upright px.
+        size: height and width of the stored image in px.
         orientation: EXIF orientation, 1 to 8.
 
     Returns:
-        Rows and columns in the stored picture.
+        rows and columns in the stored image.
     """
     exchanged, *reversed_ = _TURNS[orientation]
     intervals = (columns, rows) if exchanged else (rows, columns)
@@ -84,7 +82,7 @@ def stored(rows: Interval, columns: Interval, size: tuple[int, int], orientation
 
 
 def turn(picture_HWC: Picture, orientation: int) -> Picture:
-    """A stored picture, upright; an array is turned as a view. Resampling before this and after it gives the same."""
+    """Apply an EXIF orientation to a stored image; arrays are returned as views. Commutes with resampling."""
     exchanged, rows, columns = _TURNS[orientation]
     if isinstance(picture_HWC, torch.Tensor):
         upright = picture_HWC.flip([axis for axis, reverse in enumerate((rows, columns)) if reverse])
@@ -93,32 +91,33 @@ def turn(picture_HWC: Picture, orientation: int) -> Picture:
     return picture_HWC.transpose(1, 0, 2) if exchanged else picture_HWC
 
 
-MAX_PIXELS = 100_000_000  # 300 MB as RGB; larger ones are taken for decompression bombs
-# All that are opened. Others of Pillow's (PostScript, which starts a program, and many rare ones) are no photographs.
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; larger images are treated as decompression bombs
+# Pillow's other formats are rare for photographs, and PostScript starts a program
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 
-# What Pillow raises for bytes that are no proper image.
+# raised by Pillow for invalid images
 PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, AttributeError, MemoryError, ArithmeticError),
     *(AssertionError, NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is checked first
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata; pixels do not depend on them
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is checked first
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about metadata that pixels do not depend on
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
-_LONGEST_REASON = 120  # characters of a library's message that are kept
+_LONGEST_REASON = 120  # characters kept of a library's message
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known before decoding.
+    """Properties of an image known before decoding.
 
     Attributes:
-        height, width: px of the picture as it is used: upright, where orientation is applied.
-        orientation: EXIF orientation that remains to be applied to the stored picture, 1 to 8.
-        for_dali: what DALI is given, or None for kinds that it does not decode as Pillow does.
-        markers: of a JPEG; chunks: of a PNG.
+        height, width: px; of the upright image if orientation is applied.
+        orientation: EXIF orientation still to be applied to the stored image, 1 to 8.
+        for_dali: bytes for DALI, or None if DALI does not decode the image as Pillow does.
+        markers: properties of a JPEG.
+        chunks: properties of a PNG.
     """
 
     height: int
@@ -130,7 +129,7 @@ class ImageHeader:
 
     @property
     def stored(self) -> tuple[int, int]:
-        """Height and width of the picture as the file holds it, px."""
+        """Height and width of the stored image in px."""
         return upright_size(self.height, self.width, self.orientation)
 
 
@@ -139,11 +138,11 @@ def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False)
 
     Args:
         blob: the encoded image.
-        max_pixels: more are refused.
-        upright: look for an EXIF orientation. Pillow turns TIFF files itself, so they have none left in either case.
+        max_pixels: limit on the number of pixels.
+        upright: read the EXIF orientation. Pillow applies it to TIFF files itself, which always report 1.
 
     Raises:
-        ImageError: not an image, cut off, damaged, or more pixels than allowed; the message is the reason.
+        ImageError: not an image, truncated, damaged or too large; the message is the reason.
     """
     if not blob:
         raise ImageError("empty file")
@@ -165,12 +164,12 @@ def inspect(blob: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = False)
 
 
 def open_image(blob: bytes) -> Image.Image:
-    """Pillow's image, whose pixels are not decoded yet.
+    """Open an image with Pillow without decoding its pixels.
 
     Raises:
-        ImageError: not an image of a known format, or one whose header is broken.
+        ImageError: unknown format or broken header.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # some libraries turn it on: missing rows would become grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # some libraries enable it, which fills missing rows with grey
     try:
         return Image.open(io.BytesIO(blob), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -183,7 +182,7 @@ def open_image(blob: bytes) -> Image.Image:
 
 
 def short(error: BaseException) -> str:
-    """One short line that says what a library did not like."""
+    """The message of a library's error on one short, printable line."""
     text = " ".join(str(error).split())[:_LONGEST_REASON]
     return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
 
@@ -202,16 +201,16 @@ _MAGIC = (
 
 def _by_pillow(blob: bytes, max_pixels: int) -> ImageHeader:
     size = _webp_size(blob)
-    if size is not None:  # its decoder allocates the picture on opening
+    if size is not None:  # the decoder allocates the image on opening
         _check(*size, max_pixels)
     with open_image(blob) as image:
         _check(image.height, image.width, max_pixels)
         tags = getattr(image, "tag_v2", {})
         tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
         if not all(isinstance(length, int) for length in tile):
-            raise ImageError("broken TIFF header (tiles)")
+            raise ImageError("broken TIFF header (tile size)")
         if tile[0] * tile[1] > max_pixels:
-            raise ImageError(f"TIFF with tiles of {tile[0]} x {tile[1]} pixels")
+            raise ImageError(f"TIFF with tiles of {tile[0]} x {tile[1]} pixels, more than {max_pixels}")
         return ImageHeader(image.height, image.width)
 
 
@@ -223,10 +222,10 @@ def _check(height: int, width: int, max_pixels: int) -> None:
 
 
 def _webp_size(blob: bytes) -> tuple[int, int] | None:
-    """Height and width of the canvas in px; None if the file is no WebP or ends in its header.
+    """Height and width of a WebP canvas in px; None for other files and for those that end in the header.
 
     Raises:
-        ImageError: the file is shorter than it says.
+        ImageError: the file is shorter than its header declares.
     """
     if blob[:4] != b"RIFF" or blob[8:12] != b"WEBP" or len(blob) < 30:
         return None
@@ -246,6 +245,6 @@ def _turned(header: ImageHeader, blob: bytes) -> ImageHeader:
         with open_image(blob) as image:
             turn = of(image)
     except ImageError:
-        return header  # DALI may still decode it; Pillow will say no again
+        return header  # DALI may still decode it
     height, width = upright_size(header.height, header.width, turn)
     return dataclasses.replace(header, height=height, width=width, orientation=turn)

@@ -1,8 +1,4 @@
-"""Where stores and shards lie: a local path, or a place in a bucket. Both answer to the same few names.
-
-A local place is a `pathlib.Path` and stays one, so that nothing stands between it and the disk. A place in a bucket is
-an `ObjectPlace`, which has the methods of a path that are used here, under their names.
-"""
+"""Storage locations: a `pathlib.Path`, or an `ObjectPlace` in a bucket with the same methods."""
 
 from __future__ import annotations
 
@@ -21,11 +17,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from substyle.kernels.errors import ConfigError, SubstyleError
 
-# What is told of a failed request: enough to know what to do, and nothing that can hold a secret.
-#
-# A server's answer may repeat the key and the signature that it refuses, and an address may carry a token. So of an
-# answer only its status and its code are told, of all else the first line without addresses, and what the environment
-# holds as credentials never.
+# Errors of requests never contain secrets. A response may repeat the rejected key and signature, and a URL may carry a
+# token: messages keep the status and error code of a response, or the first line without URLs and credentials.
 
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Z][A-Za-z]*)*)")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>|\"(?:code|reason)\": ?\"([A-Za-z]{1,60})\"")
@@ -33,40 +26,40 @@ _ADDRESS = re.compile(r"\S*://\S*")
 _CREDENTIALS = re.compile(r"^(AWS|AZURE|GOOGLE|GCS|GCP|GCLOUD)_.*(KEY|SECRET|TOKEN|PASSWORD|SAS|CREDENTIAL)", re.ASCII)
 _FRAME = re.compile(r"^Generic \w+ error: |Error performing [A-Z]+ \S+ in [^\s,]+(?:, after .*?)? +- ")
 _NO_BUCKET = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>")
-_SHORT = 6  # characters: less is no secret but a part of every text
+_SHORT = 6  # characters; shorter values are no secrets and occur in ordinary text
 
 
 class ObjectError(SubstyleError):
-    """A bucket did not do what it was asked for: no connection, no answer in time, or an answer that refuses.
+    """A request to a bucket failed: no connection, a timeout, or an error response.
 
-    It is no OSError: those are taken for what a file is or is not, and a file that could not be asked for is neither.
+    Not an OSError: an OSError describes the state of a file, which a failed request leaves unknown.
     """
 
 
 @contextmanager
 def told(place: object) -> Iterator[None]:
-    """Turn what obstore raises into errors that name a place and the reason.
+    """Convert errors of obstore to errors that name the location and the reason.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        FileExistsError: what is to be created is there.
-        OSError: with ESTALE, another object is there than the one that was meant.
-        ObjectError: all else.
+        FileNotFoundError: no such object.
+        FileExistsError: the object to create exists.
+        OSError: with ESTALE, the object was replaced.
+        ObjectError: any other failure.
     """
     from obstore import exceptions
 
     where = str(place)
-    # none is raised from the one before: what obstore says of itself may be shown with a traceback
+    # "from None": a traceback would show obstore's own message, which may hold secrets
     try:
         yield
     except (exceptions.NotFoundError, FileNotFoundError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # told already; obstore's has no number
+        if isinstance(error, OSError) and error.errno is not None:  # already converted; obstore sets no errno
             raise
         if any(code in str(error) for code in _NO_BUCKET):
-            raise ObjectError(f"{where}: there is no such bucket") from None
-        raise FileNotFoundError(errno.ENOENT, "is not there", where) from None
+            raise ObjectError(f"{where}: no such bucket") from None
+        raise FileNotFoundError(errno.ENOENT, "no such object", where) from None
     except exceptions.AlreadyExistsError:
-        raise FileExistsError(errno.EEXIST, "is there already", where) from None
+        raise FileExistsError(errno.EEXIST, "object exists", where) from None
     except exceptions.PreconditionError:
         raise OSError(errno.ESTALE, "has changed since it was listed", where) from None
     except exceptions.BaseError as error:
@@ -74,17 +67,17 @@ def told(place: object) -> Iterator[None]:
 
 
 def reason(text: str) -> str:
-    """What may be told of obstore's account of a failure."""
+    """The part of an obstore error message that holds no secrets."""
     status, codes = _STATUS.search(text), _CODE.search(text)
     if status is not None:
         code = codes and (codes[1] or codes[2])
-        return f"the server answers {status[1]}" + (f" ({code})" if code else "")
+        return f"server returned {status[1]}" + (f" ({code})" if code else "")
     line = _FRAME.sub("", _ADDRESS.sub("…", text.split("\n", 1)[0]))
-    return without_credentials(" ".join(line.split())[:200]) or "the request failed"
+    return without_credentials(" ".join(line.split())[:200]) or "request failed"
 
 
 def without_credentials(text: str) -> str:
-    """A text without the values of the environment's credentials."""
+    """Redact the values of credential environment variables."""
     for name, value in os.environ.items():
         if _CREDENTIALS.match(name) and len(value) >= _SHORT:
             for form in {value, quote(value, safe=""), unquote(value)}:
@@ -92,10 +85,8 @@ def without_credentials(text: str) -> str:
     return text
 
 
-# Places in a bucket: objects that are written whole or not at all, through `obstore` (S3, Google Cloud, Azure).
-#
-# Credentials come from the environment (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``), which obstore reads, and never from an
-# address. What it says of a failure is cut down to what can hold no secret (`object_errors`).
+# Buckets (S3, Google Cloud, Azure) are accessed through obstore. Writes are atomic. Credentials come from the
+# environment (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``), never from a URL.
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store
@@ -103,10 +94,10 @@ if TYPE_CHECKING:
     Bucket: TypeAlias = S3Store | GCSStore | AzureStore
 
 EXTRA = "object-stores"
-REQUESTS = 16  # in flight at once for one list of things to get or put
-# what is tried again, after waits that double: lost connections and answers that say the server is busy or broken
+REQUESTS = 16  # concurrent requests
+# exponential backoff, for lost connections and for responses of a busy or failing server
 RETRIES: dict[str, Any] = {"max_retries": 10, "retry_timeout": timedelta(seconds=180)}
-TIMEOUT = "120 seconds"  # of one request: a chunk of 25 MB passes at 2 Mbit/s
+TIMEOUT = "120 seconds"  # of one request: enough for a chunk of 25 MB at 2 Mbit/s
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "GOOGLE_BASE_URL")
 
 T = TypeVar("T")
@@ -115,7 +106,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Version:
-    """Which content an object has: what a conditional write compares. ``size`` in bytes, ``changed`` by the server."""
+    """Version of an object, for conditional reads and writes: ``size`` in bytes, ``changed`` by the server's clock."""
 
     e_tag: str | None
     version: str | None
@@ -124,10 +115,10 @@ class Version:
 
 
 class ObjectPlace:
-    """An object of a bucket, or all objects whose names begin with ``<key>/``; see `places.place`.
+    """An object in a bucket, or all objects with the prefix ``<key>/``; see `place`.
 
-    Every method that asks the server raises FileNotFoundError where nothing is there and ObjectError where the server
-    does not do what it is asked for; both name the address and the reason.
+    Methods that send a request raise FileNotFoundError for a missing object and ObjectError for a failed request. Both
+    name the URL and the reason.
     """
 
     __slots__ = ("_bucket", "key", "root")
@@ -137,11 +128,11 @@ class ObjectPlace:
 
     @classmethod
     def open(cls, scheme: str, bucket: str, key: str) -> ObjectPlace:
-        """A place in a bucket of a service. Raises SubstyleError without the extra or without what it needs to know."""
+        """Open a location in a bucket. Raises SubstyleError if obstore is not installed or not configured."""
         return cls(f"{scheme}://{bucket}", key, _open(scheme, bucket))
 
     def __reduce__(self) -> tuple[Callable[..., ObjectPlace], tuple[str, ...]]:
-        # another process opens it with what its own environment says
+        # another process opens it with its own environment
         scheme, _, bucket = self.root.partition("://")
         return ObjectPlace.open, (scheme, bucket, self.key)
 
@@ -167,28 +158,28 @@ class ObjectPlace:
 
     @property
     def parent(self) -> ObjectPlace:
-        """What it lies in."""
+        """The enclosing prefix."""
         return ObjectPlace(self.root, self.key.rpartition("/")[0], self._bucket)
 
     @property
     def name(self) -> str:
-        """The last part of its key."""
+        """The last part of the key."""
         return self.key.rpartition("/")[2]
 
     @property
     def stem(self) -> str:
-        """Its name without the suffix."""
+        """The name without its suffix."""
         return PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
-        """The end of its name from the last dot on."""
+        """The name from its last dot on."""
         return PurePosixPath(self.name).suffix
 
     def relative_to(self, other: ObjectPlace) -> PurePosixPath:
-        """The parts of its key that come after another's. Raises ValueError where it does not lie there."""
+        """The key relative to another location. Raises ValueError if it is not inside it."""
         if self.root != other.root:
-            raise ValueError(f"{self} does not lie in {other}")
+            raise ValueError(f"{self} is not in {other}")
         return PurePosixPath(self.key).relative_to(other.key)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -198,7 +189,7 @@ class ObjectPlace:
         return self.read_version()[0]
 
     def read_version(self) -> tuple[bytes, Version]:
-        """The whole object, and which one it was."""
+        """The whole object and its version."""
         import obstore
 
         with told(self):
@@ -206,10 +197,10 @@ class ObjectPlace:
             return bytes(found.bytes()), _version(found.meta)
 
     def read_range(self, start: int, size: int, e_tag: str | None = None) -> memoryview:
-        """At most ``size`` bytes from ``start`` on, as many as there are; at least one must be there.
+        """Read up to ``size`` bytes from ``start``; at least one must exist.
 
         Args:
-            e_tag: of the object that is meant; an OSError with ESTALE where it is another one by now.
+            e_tag: expected ETag; a mismatch raises OSError with ESTALE.
         """
         import obstore
 
@@ -218,14 +209,14 @@ class ObjectPlace:
             return memoryview(obstore.get(self._bucket, self.key, options=options).bytes())
 
     def head(self) -> Version:
-        """Which object is there."""
+        """The object's version."""
         import obstore
 
         with told(self):
             return _version(obstore.head(self._bucket, self.key))
 
     def is_file(self) -> bool:
-        """Whether an object of that very name is there."""
+        """Whether an object with exactly this key exists."""
         try:
             self.head()
         except FileNotFoundError:
@@ -237,7 +228,7 @@ class ObjectPlace:
     # --- listing ------------------------------------------------------------------------------------------------------
 
     def walk(self) -> Iterator[tuple[ObjectPlace, int]]:
-        """All objects below it, with their sizes in bytes."""
+        """All objects below this prefix, with their sizes in bytes."""
         import obstore
 
         with told(self):
@@ -246,7 +237,7 @@ class ObjectPlace:
                     yield ObjectPlace(self.root, found["path"], self._bucket), int(found["size"])
 
     def glob(self, pattern: str) -> Iterator[ObjectPlace]:
-        """Objects below it whose names fit, part by part, those of a pattern with ``* ? []``; there is no ``**``."""
+        """Objects below this prefix that match a pattern of ``* ? []``, part by part; ``**`` is not supported."""
         first, _, rest = pattern.partition("/")
         magic = any(mark in first for mark in "*?[")
         if not rest:
@@ -270,14 +261,14 @@ class ObjectPlace:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def put(self, data: bytes | memoryview) -> None:
-        """Write it, whatever was there."""
+        """Write the object, replacing any existing one."""
         import obstore
 
         with told(self):
             obstore.put(self._bucket, self.key, data, mode="overwrite", use_multipart=False)
 
     def create(self, data: bytes) -> Version:
-        """Write it if nothing is there. Raises FileExistsError where something is, even if it is the same."""
+        """Create the object. Raises FileExistsError if it exists, even with the same content."""
         import obstore
 
         with told(self):
@@ -285,7 +276,7 @@ class ObjectPlace:
         return Version(made["e_tag"], made["version"], len(data))
 
     def exchange(self, data: bytes, before: Version) -> Version:
-        """Write it if the object there is still the one that was met; else raises FileExistsError."""
+        """Replace the object if its version is still ``before``; else raises FileExistsError."""
         import obstore
 
         mode: Any = {k: v for k in ("e_tag", "version") if (v := getattr(before, k)) is not None}
@@ -295,11 +286,11 @@ class ObjectPlace:
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
                 raise
-            raise FileExistsError(errno.EEXIST, "has changed meanwhile", str(self)) from None
+            raise FileExistsError(errno.EEXIST, "changed by another writer", str(self)) from None
         return Version(made["e_tag"], made["version"], len(data))
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove it. A server need not tell whether it was there."""
+        """Delete the object. Not every server reports a missing one."""
         import obstore
 
         try:
@@ -310,13 +301,13 @@ class ObjectPlace:
                 raise
 
     def rooted(self) -> Bucket:
-        """obstore's own view of it, in which keys are relative to this place."""
+        """An obstore store whose keys are relative to this location."""
         scheme, _, name = self.root.partition("://")
         return _open(scheme, name, self.key)
 
 
 def each(work: Callable[[T], R], items: Iterable[T]) -> Sequence[R]:
-    """Do the same for several things, at most 16 at once; in their order."""
+    """Map a function over items with up to 16 threads, in order."""
     things = list(items)
     if len(things) < 2:
         return [work(thing) for thing in things]
@@ -329,11 +320,11 @@ def _open(scheme: str, bucket: str, prefix: str | None = None) -> Bucket:
         from obstore.store import AzureStore, GCSStore, S3Store
     except ImportError as error:
         raise SubstyleError(
-            f"{scheme}://{bucket}: buckets are read through the package obstore, which is not installed: "
+            f"{scheme}://{bucket}: buckets require the package obstore, which is not installed: "
             f"pip install 'substyle[{EXTRA}]'"
         ) from error
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    # an endpoint that is named without TLS, as a test's or a cluster's own, is meant so
+    # an explicit http:// endpoint, such as a test server or a cluster's own, is intended
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     options: Any = {"allow_http": plain, "timeout": TIMEOUT}
     with told(f"{scheme}://{bucket}"):
@@ -350,25 +341,26 @@ Place: TypeAlias = Path | ObjectPlace
 BUCKETS = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-ALLOWED = "a local path, s3://bucket/name, gs://bucket/name, az://container/name or file:///path"
+ALLOWED = "a local path, s3://bucket/name, gs://bucket/name, az://container/name, file:///path"
 
 
 def is_remote(text: object) -> bool:
-    """Whether a text is an address in a bucket, or begins like one; `place` says whether it is a good one."""
+    """Whether a text has a URL scheme other than ``file``. `place` validates it."""
     match = _SCHEME.match(str(text))
     return match is not None and match[1].lower() != "file"
 
 
 def place(text: str | Place, field: str = "place") -> Place:
-    """The place that a text names.
+    """Parse a path or URL.
 
     Args:
-        field: what the text is the value of, for messages.
+        text: a local path, or a ``file``, ``s3``, ``gs`` or ``az`` URL.
+        field: field name for error messages.
 
     Raises:
-        ConfigError: another scheme; an address without a bucket; one that carries a user, a password or a query, of
-            which the message tells nothing further: they may be secret.
-        SubstyleError: an address in a bucket, and the extra ``object-stores`` is not installed.
+        ConfigError: unknown scheme, no bucket, or a user, password or query, which are left out of the message: they
+            may be secret.
+        SubstyleError: a bucket, and the extra ``object-stores`` is not installed.
     """
     if not isinstance(text, str):
         return text
@@ -381,9 +373,9 @@ def place(text: str | Place, field: str = "place") -> Place:
     bucket, _, key = text[scheme.end() :].partition("/")
     if kind not in BUCKETS:
         raise ConfigError(field, f"{scheme[1]}://…", ALLOWED)
-    # none of these is a character of a bucket's name, and what stands before @ or behind ? may be a secret
+    # what precedes @ or follows ? may be a secret
     if "@" in bucket or ":" in bucket:
-        raise ConfigError(field, f"{kind}://…@…", f"{ALLOWED}; users and passwords come from the environment alone")
+        raise ConfigError(field, f"{kind}://…@…", f"{ALLOWED}; set credentials in the environment")
     if "?" in text or "#" in text:
         raise ConfigError(field, f"{kind}://{bucket.split('?')[0].split('#')[0]}/…?…", f"{ALLOWED}, without a query")
     if _BUCKET.fullmatch(bucket) is None:
@@ -391,15 +383,15 @@ def place(text: str | Place, field: str = "place") -> Place:
     key = key.rstrip("/")
     parts = key.split("/") if key else []
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
-        raise ConfigError(field, text, f"{ALLOWED}, without empty parts and without . and ..")
+        raise ConfigError(field, text, f"{ALLOWED}, without empty, . or .. parts")
     return ObjectPlace.open(kind, bucket, key)
 
 
 def photographs(text: str | Path, field: str = "images") -> str | Path:
-    """A path of photographs, or their address in a bucket as it is; a pattern may be either.
+    """Parse the location of photographs: a local path, or a validated URL as text. Either may be a pattern.
 
     Raises:
-        ConfigError: as `place` says.
+        ConfigError: see `place`.
     """
     if not is_remote(text):
         there = place(str(text), field)
@@ -410,19 +402,19 @@ def photographs(text: str | Path, field: str = "images") -> str | Path:
 
 
 def below(folder: Path, text: str | Path, field: str) -> str | Path:
-    """The same for a path that a file in some folder gives: it is relative to that folder."""
+    """Like `photographs`, with local paths relative to ``folder``."""
     there = photographs(text, field)
     return folder / there if isinstance(there, Path) else there
 
 
 def matching(folder: Place, pattern: str) -> list[Place]:
-    """What lies there under names that fit a pattern, sorted."""
+    """Entries of a folder that match a pattern, sorted."""
     found: Iterable[Place] = folder.glob(pattern)
     return sorted(found, key=str)
 
 
 def at_once(work: Callable[[Place], T], places: Iterable[Place]) -> list[T]:
-    """Do the same for several places: at once for those in a bucket, where one waits for answers, else in turn."""
+    """Map a function over locations: concurrently if any is in a bucket, else sequentially."""
     all_places = list(places)
     if any(isinstance(there, ObjectPlace) for there in all_places):
         return list(each(work, all_places))
@@ -430,12 +422,12 @@ def at_once(work: Callable[[Place], T], places: Iterable[Place]) -> list[T]:
 
 
 def relative(inner: Place, outer: Place) -> PurePath:
-    """The parts of a place that come after those of another in which it lies."""
+    """The path of one location relative to another that contains it."""
     if isinstance(inner, ObjectPlace) and isinstance(outer, ObjectPlace):
         return inner.relative_to(outer)
     if isinstance(inner, Path) and isinstance(outer, Path):
         return inner.relative_to(outer)
-    raise ValueError(f"{inner} does not lie in {outer}")
+    raise ValueError(f"{inner} is not in {outer}")
 
 
 def _file_path(text: str, field: str) -> str:

@@ -1,4 +1,4 @@
-"""Configurations as pydantic dataclasses whose errors name the field by its path in the file."""
+"""Configuration as pydantic dataclasses whose errors name the field by its path in the study file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.storage import is_remote
 
 T = TypeVar("T")
-_DEPTH, _VALUES, _TEXT = 16, 10_000, 4_096  # more than any study needs; 4,096 is also the longest path of Linux
-# by the type of pydantic's error, where its own words speak of Python
+_DEPTH, _VALUES, _TEXT = 16, 10_000, 4_096  # more than any study needs; 4,096 is also the longest path on Linux
+# by type of pydantic error, where its own message refers to Python
 _ALLOWED = {
-    "missing": "a value: this field has no default",
+    "missing": "a value",
     "dataclass_type": "a table",
     "dict_type": "a table",
     "tuple_type": "a list",
@@ -70,12 +70,12 @@ PathOrAddress = Annotated[Path | str, PlainValidator(_path_or_address), WithJson
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
 def validated(path: str = "") -> Callable[[type[T]], type[T]]:
-    """Make a class a frozen pydantic dataclass that raises ConfigError.
+    """Class decorator: a frozen pydantic dataclass that raises ConfigError.
 
-    Fields are documented by the text below them, which is their description in the JSON Schema.
+    Docstrings of attributes become descriptions in the JSON Schema.
 
     Args:
-        path: of its table in a study file, such as ``probes``; part of the field's name in errors.
+        path: path of the table in a study file, such as ``probes``; prefix of field names in errors.
     """
 
     def decorate(kind: type[T]) -> type[T]:
@@ -97,7 +97,7 @@ def validated(path: str = "") -> Callable[[type[T]], type[T]]:
 
 
 def _config_error(kind: type, path: str, invalid: ValidationError) -> ConfigError:
-    """The first error; an unknown field comes first: it may be the reason why another one is missing."""
+    """Convert the first error; unknown fields take precedence: a typo also makes the intended field missing."""
     errors = invalid.errors(include_url=False)
     error = min(errors, key=lambda each: each["type"] != "unexpected_keyword_argument")
     names = [field.name for field in dataclasses.fields(kind)]
@@ -110,14 +110,14 @@ def _config_error(kind: type, path: str, invalid: ValidationError) -> ConfigErro
     if error["type"] == "unexpected_keyword_argument":
         known = [field.name for field in dataclasses.fields(_table(kind, (first, *inner[:-1]) if inner else ()))]
         near = get_close_matches(str(error["loc"][-1]), known, n=1)
-        allowed = f"no such field{f' (did you mean {near[0]}?)' if near else ''}; fields here: {', '.join(known)}"
+        allowed = f"the fields {', '.join(known)}{f' (did you mean {near[0]}?)' if near else ''}"
     if error["type"] == "missing":
         return MissingError(path, "it has no default")
     return ConfigError(path, error["input"], allowed)
 
 
 def _table(kind: Any, way: tuple[int | str, ...]) -> Any:  # noqa: ANN401
-    """The dataclass that is found in another one along the location of an error."""
+    """The nested dataclass at the location of an error."""
     for part in way:
         if isinstance(part, str):
             kind = typing.get_type_hints(kind)[part]
@@ -127,21 +127,21 @@ def _table(kind: Any, way: tuple[int | str, ...]) -> Any:  # noqa: ANN401
 
 
 def require_bounded(data: object) -> None:
-    """Raise ConfigError for what no configuration holds and what could not even be shown in a message."""
+    """Raise ConfigError for data too large or too deep for any study, before validation and error messages."""
     todo: list[tuple[str, object, int]] = [("", data, 0)]
-    for path, value, depth in todo:  # grows as it goes
+    for path, value, depth in todo:  # grows
         where = path[:200] or "the study file"
         if isinstance(value, Mapping):
             todo += [
                 (f"{path}.{str(name)[:200]}" if path else str(name)[:200], inner, depth + 1)
                 for name, inner in value.items()
             ]
-            value = max(map(str, value), key=len, default="")  # noqa: PLW2901 (the longest name is a text as well)
+            value = max(map(str, value), key=len, default="")  # noqa: PLW2901 (checks the longest name below)
         elif isinstance(value, list | tuple):
             todo += [(f"{path}[{i}]", inner, depth + 1) for i, inner in enumerate(value)]
         if depth > _DEPTH or len(todo) > _VALUES:
-            raise ConfigError(where, "more", f"at most {_VALUES} values, tables and lists at most {_DEPTH} deep")
+            raise ConfigError(where, "more", f"at most {_VALUES} values, nested at most {_DEPTH} deep")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ConfigError(where, f"a number of {value.bit_length()} bits", "numbers of 64 bits")
+            raise ConfigError(where, f"a number of {value.bit_length()} bits", "64-bit integers")
         if isinstance(value, str) and len(value) > _TEXT:
             raise ConfigError(where, f"{value[:40]}…, {len(value)} characters", f"at most {_TEXT} characters")

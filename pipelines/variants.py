@@ -1,8 +1,7 @@
-"""Canvas batch to variant batches, in suite order: one DALI graph, the kernels and the networks.
+"""Variants of canvas batches, in suite order, from one DALI graph, the kernels and the networks.
 
-On a GPU everything is queued on torch's current stream and nothing is waited for: the host is ahead, and a variant may
-be read by whatever comes later on that stream. It is memory of torch's, so that ``Tensor.record_stream`` tells torch of
-a reader on another stream, which first waits for the current one.
+On a GPU, all work is queued on torch's current stream without synchronisation. Variants are in torch's memory; to read
+one on another stream, wait for the current stream and call ``Tensor.record_stream``.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class Variant:
 
     Attributes:
         name: the transformation.
-        pixels_BSSC: (B, S, S, 3) uint8, contiguous; nobody writes to it later.
-        distinct_B: (B,) bool, False where it differs from identity by less than one grey level on average; True for
-            identity itself. It is on the pixels' device: to look at it is to wait for them, so that on a GPU it is
-            better looked at once for all variants of a batch.
+        pixels_BSSC: (B, S, S, 3) uint8, contiguous; never modified later.
+        distinct_B: (B,) bool, False where the variant differs from identity by less than one grey level on average;
+            True for identity itself. On the pixels' device: reading it synchronises, so on a GPU read it once for all
+            variants of a batch.
     """
 
     name: str
@@ -47,19 +46,19 @@ class Variant:
 
 
 class VariantMaker:
-    """Makes the variants of canvas batches.
+    """Compute the variants of canvas batches.
 
     Args:
         transformations: names in suite order.
         side: canvas side S in pixels.
         seed: study seed.
-        batch: largest number of images in one call.
+        batch: maximum number of images per call.
         threads: CPU threads of the DALI graph.
-        networks: the network for each ``Transformation.network`` of the suite, for the same device.
-        device: where canvases are and variants are made: ``cpu``, ``cuda`` or ``cuda:N``.
+        networks: network for each ``Transformation.network`` of the suite, on the same device.
+        device: device of canvases and variants: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ConfigError: an unknown transformation, a network that was not given, a device that is not there.
+        ConfigError: unknown transformation, missing network, or unavailable device.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class VariantMaker:
         for transformation in self.transformations:
             if transformation.made_by == "network" and transformation.network not in self.networks:
                 given = ", ".join(sorted(self.networks)) or "none"
-                raise ConfigError("networks", given, f"{transformation.network}, which makes {transformation.name}")
+                raise ConfigError("networks", given, f"{transformation.network}, required by {transformation.name}")
         self.graph: Graph | None = None
         if made_by_dali := [t for t in self.transformations if t.made_by == "dali" and not self._form(t)]:
             self.graph = Graph(made_by_dali, side=side, batch=batch, threads=threads, device=self.device)
@@ -89,27 +88,27 @@ class VariantMaker:
     def __call__(
         self, canvas_BSSC: torch.Tensor, keys: Sequence[str], test_B: NDArray[np.bool_] | None = None
     ) -> Iterator[Variant]:
-        """The variants of B images, 0 ≤ B ≤ batch, one transformation after the other.
+        """Yield the variants of B images, 0 ≤ B ≤ batch, one transformation at a time.
 
-        What an image becomes depends on the seed, its key, its pixels and whether it is a test image, on nothing else.
+        Pixels depend only on the seed, the image's key, its canvas and whether it is a test image.
 
         Args:
             canvas_BSSC: (B, S, S, 3) uint8, on the maker's device.
             keys: B image keys.
-            test_B: (B,) bool, images that may be given the overlays kept for testing; none when left out.
+            test_B: (B,) bool, images that get the overlays reserved for testing; by default none.
         """
         shape = (len(keys), self.side, self.side, 3)
         if tuple(canvas_BSSC.shape) != shape or canvas_BSSC.dtype != torch.uint8 or len(keys) > self.batch:
             given = f"{canvas_BSSC.dtype} {tuple(canvas_BSSC.shape)} for {len(keys)} keys"
             raise ConfigError("canvas", given, f"uint8 (B, {self.side}, {self.side}, 3), B keys, B <= {self.batch}")
         if canvas_BSSC.device != self.device:
-            raise ConfigError("canvas", f"on {canvas_BSSC.device}", f"on {self.device}, where variants are made")
+            raise ConfigError("canvas", f"on {canvas_BSSC.device}", f"on {self.device}, the device of the maker")
         if not len(keys):
             return
         canvas_BSSC = canvas_BSSC.contiguous()
         for name, pixels in self._made(canvas_BSSC, keys, test_B):
             if tuple(pixels.shape) != shape or pixels.dtype != torch.uint8:
-                raise SubstyleError(f"{name} made {pixels.dtype} {tuple(pixels.shape)}, not uint8 {shape}")
+                raise SubstyleError(f"{name} returned {pixels.dtype} {tuple(pixels.shape)}, expected uint8 {shape}")
             if base.get(name).made_by == "identity":
                 distinct_B = torch.ones(len(keys), dtype=torch.bool, device=self.device)
             else:
@@ -121,8 +120,7 @@ class VariantMaker:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and contiguous pixels in suite order.
 
-        Identity comes before anything is computed: what several transformations share (one graph, one read of the
-        canvas) takes a while, in which a backbone has work already.
+        Identity is yielded before the work shared by several transformations, so that a backbone can start.
         """
         transformations = list(self.transformations)
         while transformations and transformations[0].made_by == "identity":
@@ -143,14 +141,14 @@ class VariantMaker:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether what differs between devices is made as on a GPU."""
+        """Whether transformations use their GPU implementation."""
         return self.device.type != "cpu"
 
     def _form(self, transformation: base.Transformation) -> base.OnGPU | None:
         return transformation.on_gpu if self.on_gpu else None
 
     def _coloured(self, canvas_BSSC: torch.Tensor, drawn: Mapping[str, base.Arrays]) -> dict[str, torch.Tensor]:
-        """All that are maps of colours here, from one read of the canvas."""
+        """All variants that are colour maps, from one read of the canvas."""
         maps: dict[str, torch.Tensor] = {}
         for transformation in self.transformations:
             form = self._form(transformation)
@@ -164,11 +162,9 @@ class VariantMaker:
         form = self._form(transformation)
         function = form.function if form is not None else transformation.function
         if function is None:
-            raise SubstyleError(f"{transformation.name} is made by {transformation.made_by} but has no function")
+            raise SubstyleError(f"{transformation.name}: made_by is {transformation.made_by}, but function is None")
         return function
 
-
-# A picture of the variants of one photograph: a row for each coarse class, a name under each variant.
 
 GAP, CAPTION, LABEL = 8, 18, 84  # px: between cells, height of a caption, width of the column of class names
 
@@ -184,12 +180,12 @@ def variants_of(
     networks: Mapping[str, base.Network] | None = None,
     orientation: str = "ignore",
 ) -> dict[str, NDArray[np.uint8]]:
-    """All variants of one encoded photograph, each (S, S, 3) uint8, by name.
+    """Compute all variants of one encoded photograph, each (S, S, 3) uint8, by name.
 
     Args:
         blob: the encoded photograph.
         transformations: names, such as ``suite("substance31")``.
-        key: the image key that parameters are drawn from.
+        key: image key that seeds the parameters.
         side: canvas side S in pixels.
         seed: study seed.
         threads: CPU threads.
@@ -213,13 +209,13 @@ def draw(
     *,
     columns: int = 5,
 ) -> None:
-    """Write a PNG of variants, grouped by coarse class in the order of ``transforms.base.COARSE``.
+    """Write a PNG of variants: rows by coarse class in the order of ``transforms.base.COARSE``, captions below.
 
     Args:
         variants: (S, S, 3) uint8 images by transformation name.
-        titles: what to write under a variant instead of its name.
-        out: the file.
-        columns: variants in a row; a class with more takes another row.
+        titles: captions by transformation name, where they differ from it.
+        out: path of the file.
+        columns: variants per row; a class with more continues on the next row.
     """
     side = max((len(image) for image in variants.values()), default=base.CANVAS)
     rows: list[tuple[str, list[str]]] = []

@@ -1,4 +1,4 @@
-"""Sources of photographs. A source lists its images once and reads their bytes on demand."""
+"""Sources of photographs: a source lists its images once and reads their bytes on demand."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ from substyle.pipelines.sources.parquet import TableSource
 from substyle.pipelines.sources.tar import COMPRESSED_KINDS, TAR_KINDS, TarSource
 from substyle.pipelines.storage import is_remote, photographs
 
-# What a source understood of the photographs it was given, in one line.
-
-_NAMES, _KINDS = 3, 8  # shown of what was left out, and of suffixes that were skipped
+_NAMES, _KINDS = 3, 8  # skipped names and suffixes to show
 
 
 def describe(source: Source) -> str:
-    """One line for people: what is there, which classes and splits it has, what was not taken.
+    """Summarise a source on one line: images, classes, splits and what was skipped.
 
     For example ``folder photos/: 1,600 images, 10 classes, splits train 1,000, val 200, test 400 (from folders);
     skipped 3 files: .heic 2, .txt 1``.
@@ -67,7 +65,7 @@ def _splits(source: Source) -> str:
     count = Counter(records.splits() if isinstance(records, Records) else (record.split for record in records))
     parts = [f"{split} {count[split]:,}" for split in SPLITS if count[split]]
     if not parts:
-        return "no splits of its own"
+        return "no splits"
     if count[None]:
         parts.append(f"without {count[None]:,}")
     return f"splits {', '.join(parts)} (from {source.understood.splits_from})"
@@ -96,15 +94,12 @@ def _number(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
-# A source beside others in one store: its keys start with its name.
-
-
 class Named:
-    """A source whose keys are ``<name>/<key>``.
+    """A source whose keys are ``<name>/<key>``, so that several sources share one store.
 
     Args:
-        source: the photographs, with keys of their own.
-        name: what their keys start with, without the slash.
+        source: the wrapped source.
+        name: prefix of the keys, without the slash.
     """
 
     def __init__(self, source: Source, name: str) -> None:
@@ -113,22 +108,22 @@ class Named:
 
     @property
     def root(self) -> str:
-        """What the user named."""
+        """The root of the wrapped source."""
         return self.source.root
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, indexed by label."""
+        """Class names indexed by label."""
         return self.source.class_names
 
     @property
     def understood(self) -> Understood:
-        """How the source understood what it was given."""
+        """How the source was interpreted."""
         return self.source.understood
 
     @property
     def options(self) -> Mapping[str, str]:
-        """How the source is opened again."""
+        """The options that reopen the wrapped source."""
         return self.source.options
 
 
@@ -158,11 +153,9 @@ class _Renamed(Sequence[ImageRecord]):
 
 
 def absolute_root(root: str) -> str:
-    """The root of a source, whatever folder it is used from; addresses with a scheme stay as they are."""
+    """Make the root of a source absolute; URLs and empty roots are unchanged."""
     return root if is_remote(root) or not root else os.path.abspath(root)
 
-
-# One way to open every kind of source: by what is there, or as the user says.
 
 _OPEN: dict[str, Callable[[str, SourceConfig], Source]] = {
     "folder": FolderSource,
@@ -172,47 +165,47 @@ _OPEN: dict[str, Callable[[str, SourceConfig], Source]] = {
     "imagenet": ImageNetSource,
 }
 ALLOWED = (
-    "a folder of images, a list of them (.csv, .tsv), tar shards (.tar), Parquet files, a Hugging Face data set, or a "
-    "pattern such as shards/train-{0000..0146}.tar, which may lie in a bucket: s3://, gs://, az://"
+    "a folder of images, a list of them (.csv, .tsv), tar shards (.tar), Parquet files, a Hugging Face dataset, or a "
+    "pattern such as shards/train-{0000..0146}.tar; tar shards may be in a bucket (s3://, gs://, az://)"
 )
 
 
 def open_source(path: str | Path, config: SourceConfig | None = None) -> Source:
-    """Open photographs wherever they are.
+    """Open a source of photographs.
 
     Args:
-        path: a file, a folder, or a pattern with braces and wildcards.
-        config: its kind and its columns; with kind ``auto`` the kind is the one that is there.
+        path: a file, a folder, a URL, or a pattern with braces and wildcards.
+        config: kind and columns; kind ``auto`` detects the kind.
 
     Raises:
-        ConfigError: nothing is there, several kinds are, or it is not what the configuration says.
-        ObjectError: it lies in a bucket that cannot be asked.
+        ConfigError: nothing found, files of several kinds, or a mismatch with the configuration.
+        ObjectError: a request to a bucket failed.
     """
     path = photographs(path)
     config = config or SourceConfig()
     kind = kind_of(path, config) if config.kind == AUTO else config.kind
     if is_remote(path) and kind != "tar":
-        raise ConfigError("images", str(path), f"tar shards (.tar) where they lie in a bucket, not {kind}")
+        raise ConfigError("images", str(path), f"tar shards (.tar) in a bucket, not {kind}")
     return _OPEN[kind](str(path), config.of_kind(kind))
 
 
 def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:
-    """Which kind of source is there. Raises ConfigError when there is none, or several."""
+    """Detect the kind of a source. Raises ConfigError if there is none or more than one."""
     text = str(path)
     if is_remote(text):
         return kind_of_name(text) or "tar"
     if os.path.isdir(text):
         return _kind_of_folder(text, config or SourceConfig())
     if not (os.path.isfile(text) or is_pattern(text)):
-        raise ConfigError("images", text, f"{ALLOWED}; nothing is there")
+        raise ConfigError("images", text, f"{ALLOWED}; this path does not exist")
     kind = kind_of_name(text)
     if kind is None:
-        raise ConfigError("images", text, f"{ALLOWED}; for a file of another name say source.kind")
+        raise ConfigError("images", text, f"{ALLOWED}; for other file names set source.kind")
     return kind
 
 
 def kind_of_name(name: str) -> str | None:
-    """Which kind of source a file or a pattern of that name is; None for no kind, such as that of one image."""
+    """The kind of source by the ending of a file name or pattern; None for other endings, such as an image's."""
     by_end = {"tar": (*TAR_KINDS, *COMPRESSED_KINDS), "parquet": TABLE_KINDS, "list": LIST_KINDS}
     return next((kind for kind, ends in by_end.items() if name.lower().endswith(ends)), None)
 
@@ -222,7 +215,7 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
         return "imagenet"
     if is_saved(root):
         return "parquet"
-    left_out = LeftOut(root)  # its log is written by the source that is opened
+    left_out = LeftOut(root)  # logged by the source when it is opened
     kinds = {
         **dict.fromkeys(EXTENSIONS, "folder"),
         **dict.fromkeys(TAR_KINDS, "tar"),
@@ -231,22 +224,20 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
     try:
         names = files_below(root, {*kinds, *LIST_KINDS}, left_out)
     except OSError as error:
-        raise ConfigError("images", root, f"a folder that can be listed ({error.strerror})") from error
+        raise ConfigError("images", root, f"a readable folder ({error.strerror})") from error
     ends = [os.path.splitext(name)[1].lower() for name in names]
     count = Counter(kinds[end] for end in ends if end in kinds)
     if len(count) > 1:
         there = ", ".join(f"{number} of kind {kind}" for kind, number in sorted(count.items()))
-        raise ConfigError("images", root, f"files of one kind; there are {there}: say source.kind which")
+        raise ConfigError("images", root, f"files of one kind; found {there}: choose one with source.kind")
     if not names and left_out.count:
-        hint = "links that leave a folder are not followed; name the files themselves, with braces where there are many"
+        hint = "links that leave the folder are not followed: pass the files themselves, with braces for many"
         raise ConfigError("images", root, f"files inside the folder{left_out.first()}; {hint}")
     lists = [name for name in names if name.lower().endswith(LIST_KINDS)]
     if not count and lists:
-        raise ConfigError(
-            "images", root, f"a folder that holds images; this one has a list: name it, {root}/{lists[0]}"
-        )
+        raise ConfigError("images", root, f"a folder of images; this one has none, but a list: pass {root}/{lists[0]}")
     if "folder" in count and any(map(_is_flat_image, names)) and any(map(_is_synset, names)):
-        raise MissingError("source.synsets", f"name a file with the synsets of the images in {root}/val, which is flat")
+        raise MissingError("source.synsets", f"{root}/val is flat; name the file with the synsets of its images")
     return next(iter(count), "folder")
 
 

@@ -19,31 +19,26 @@ from pydantic import AfterValidator, Field
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.validation import LocalPath, validated
 
-# Text from untrusted names and labels: fit for a key, a class name and a log line.
-
 log = logging.getLogger(__name__)
 
-MAX_TEXT = 1000  # characters of a label or of a key: more is no name
-_SHOWN = 20  # lines of a log about one source
-_KEPT = 1000  # names that a source remembers of what it left out
+MAX_TEXT = 1000  # characters of a label or key
+_SHOWN = 20  # log lines per source
+_KEPT = 1000  # skipped names kept per source
 _HALVES = re.compile("[\ud800-\udfff]")
 
 
 def key_text(name: str) -> str:
-    """A name as a key: a byte that is not UTF-8 (a surrogate in Python's names of files) becomes U+FFFD and its hex.
-
-    A key is hashed and stored as UTF-8, which has no surrogates. All other names stay as they are.
-    """
+    """Make a file name valid UTF-8: a byte that is not (a surrogate in Python) becomes U+FFFD and its hex digits."""
     if name.isascii():
         return name
     return _HALVES.sub(lambda half: f"\ufffd{ord(half[0]) & 0xFF:02x}", name)
 
 
 def label_text(value: object) -> str | None:
-    """A label from a file as a class name: text or a whole number; None for empty text.
+    """Convert a label, text or an integer, to a class name; None for empty text.
 
     Raises:
-        ValueError: another type, or text that is too long.
+        ValueError: another type, or too long.
     """
     if value is None:
         return None
@@ -54,29 +49,29 @@ def label_text(value: object) -> str | None:
     text = _HALVES.sub("\ufffd", str(value)).strip()
     if len(text) > MAX_TEXT:
         raise ValueError(f"a label of {len(text)} characters")
-    return sys.intern(text) if text else None  # many images have it
+    return sys.intern(text) if text else None  # shared by many images
 
 
 def shown(name: str) -> str:
-    """A name as it may stand in a log line: no control characters, not endless."""
+    """A name for a log line: printable and bounded in length."""
     name = key_text(name)
     name = name if name.isprintable() else ascii(name)[1:-1]
     return name if len(name) <= 200 else f"{name[:200]}…"
 
 
 def words(error: Exception) -> str:
-    """What an error says, on one line and not at length."""
+    """An error message on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 class LeftOut:
-    """Collects what a source does not take, and says so once: the first names in the log, the others as a number.
+    """What a source skipped, logged once: the first names, and the number of the others.
 
     Attributes:
-        names: the first 1,000 names that were left out, of ``total``.
-        count: number of reasons to be told, of which ``reasons`` holds the first ones.
-        skipped: number of files of other kinds by their suffix. They are expected, and not in the log.
-        substyle_folders: number of stores and results folders that were skipped.
+        names: the first 1,000 of ``total`` skipped names.
+        reasons: the first of ``count`` messages.
+        skipped: number of files of other kinds by suffix; expected, so not logged.
+        substyle_folders: number of skipped stores and results folders.
     """
 
     def __init__(self, root: str) -> None:
@@ -89,24 +84,24 @@ class LeftOut:
         self.substyle_folders = 0
 
     def add(self, name: str, why: str) -> None:
-        """One name, and why it was left out, as the rest of a sentence."""
+        """Record a skipped name and the reason, which completes a sentence that starts with the name."""
         if len(self.names) < _KEPT:
             self.names.append(name)
         self.total += 1
         self.note(name, why)
 
     def skip(self, name: str) -> None:
-        """A file of a kind that the source does not take."""
+        """Count a file of a kind that the source does not read."""
         self.skipped[os.path.splitext(name)[1].lower()] += 1
 
     def note(self, name: str, why: str) -> None:
-        """What is to be said of a name that is taken all the same."""
+        """Record a message about a name that is not skipped."""
         self.count += 1
         if self.count <= _SHOWN:
             self.reasons.append(f"{shown(name)} {why}")
 
     def extend(self, other: LeftOut) -> None:
-        """What was collected apart, as if it had been said here."""
+        """Append what another instance collected."""
         self.names += other.names[: max(_KEPT - len(self.names), 0)]
         self.reasons += other.reasons[: max(_SHOWN - self.count, 0)]
         self.count += other.count
@@ -115,7 +110,7 @@ class LeftOut:
         self.substyle_folders += other.substyle_folders
 
     def tell(self) -> tuple[str, ...]:
-        """Write the log; returns the names (at most 1,000)."""
+        """Log the messages and return the names (at most 1,000)."""
         for reason in self.reasons:
             log.warning("%s: %s", self.root, reason)
         if self.count > len(self.reasons):
@@ -123,16 +118,16 @@ class LeftOut:
         return tuple(sorted(self.names))
 
     def first(self) -> str:
-        """The first reason in brackets, for an error where nothing is left; empty when there is none."""
+        """The first message in parentheses, for an error message; empty if there is none."""
         return f" ({self.reasons[0]})" if self.reasons else ""
 
 
 T = TypeVar("T")
 
-# file name extensions of images, the likelier first: where a tar sample has several, the first of these is the image
+# file name extensions of images; if a tar sample has several, the first of these wins
 IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo")
 EXTENSIONS = frozenset(IMAGE_KINDS)
-# words that name a split, in lower case; use `names.split_word`, which ignores case
+# names of splits in lower case; `labels.split_word` ignores case
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -147,7 +142,7 @@ SPLITS = ("train", "val", "test")
 
 
 def unknown(place: int = 0) -> int:
-    """The mark of an image whose changes cannot be told."""
+    """The mark of an image whose changes cannot be detected."""
     del place
     return 0
 
@@ -157,14 +152,13 @@ class ImageRecord:
     """One image of a source.
 
     Attributes:
-        key: the image's name, such as its path relative to the source's root; unique in the source, and the same
-            whatever other images there are.
+        key: the image's name, such as its path relative to the root; unique in the source and independent of its other
+            images.
         label: index into the source's class names, or None.
-        split: ``train``, ``val`` or ``test`` when the source itself says so, else None.
-        read: returns the encoded bytes; raises OSError when they cannot be read. Threads may call it at once.
-        mark: returns a number below 2**63 that changes when the file with the image does. It does not read the image
-            and never raises; 0 means that it cannot be told. Take it before `read`: bytes that are newer than their
-            mark are noticed later, the other way round they are not.
+        split: ``train``, ``val`` or ``test`` if the source defines splits, else None.
+        read: returns the encoded bytes; raises OSError if they cannot be read. Thread-safe.
+        mark: returns a number below 2**63 that changes when the image's file does; 0 if unknown. Does not read the
+            image and never raises. Call it before `read`: a change between the two calls is then detected.
     """
 
     key: str
@@ -176,13 +170,13 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Understood:
-    """How a source understood what it was given; `describe` says it in one line.
+    """How a source was interpreted; `describe` prints it on one line.
 
     Attributes:
-        left_out: what was not taken.
-        splits_from: where its splits come from, such as ``folders``; empty if it has none.
-        columns: of a table, the column that was chosen for each purpose, such as ``{"image": "img"}``.
-        remarks: further things to say.
+        left_out: what was skipped.
+        splits_from: origin of the splits, such as ``folders``; empty without splits.
+        columns: chosen columns of a table by purpose, such as ``{"image": "img"}``.
+        remarks: further messages.
     """
 
     left_out: LeftOut
@@ -192,16 +186,16 @@ class Understood:
 
 
 class Source(Protocol):
-    """A collection of images in a fixed order; every kind of source passes the same conformance tests."""
+    """A collection of images in a fixed order."""
 
     @property
     def root(self) -> str:
-        """What the user named: a folder, an archive, a file or a pattern."""
+        """The folder, archive, file or pattern that was opened."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, indexed by label; sorted, or in the order of their numbers. Empty without labels."""
+        """Class names indexed by label, sorted by name or number. Empty without labels."""
         ...
 
     @property
@@ -211,17 +205,17 @@ class Source(Protocol):
 
     @property
     def options(self) -> Mapping[str, str]:
-        """The fields of `SourceConfig` that open the same source again, as text; the kind is always among them."""
+        """The fields of `SourceConfig` that reopen the source, as text; always includes the kind."""
         ...
 
     @property
     def understood(self) -> Understood:
-        """How it understood what it was given."""
+        """How the source was interpreted."""
         ...
 
 
 class _At(Generic[T]):
-    """A function of a place in a source's index, called for one place. Small, because every record has two."""
+    """``of(place)`` as a callable; slots keep it small, because every record has two."""
 
     __slots__ = ("of", "place")
 
@@ -233,18 +227,18 @@ class _At(Generic[T]):
 
 
 class Records(Sequence[ImageRecord]):
-    """Records that are made when they are asked for: a key and a few numbers each, for millions of images.
+    """A compact sequence of records, created on access: it scales to millions of images.
 
     Args:
         keys: N unique keys in any order.
         labels: N class names or None.
-        splits: N of ``train``, ``val``, ``test`` or None; None where no image has one.
-        read: gives the bytes of the image at a place of these lists.
-        mark: gives its mark; see `ImageRecord`.
-        order: class names in the order they are to have; names that are not in it come after them, sorted.
+        splits: N of ``train``, ``val``, ``test`` or None; None if no image has one.
+        read: returns the bytes of the image at an index of these lists.
+        mark: returns its mark; see `ImageRecord`.
+        order: class names in the desired order; other names follow, sorted.
 
     Attributes:
-        class_names: the names that occur.
+        class_names: the class names that occur.
     """
 
     def __init__(
@@ -298,7 +292,7 @@ class Records(Sequence[ImageRecord]):
             yield self[i]
 
     def __eq__(self, other: object) -> bool:
-        """Same keys, labels, splits and class names; bytes are not read."""
+        """Compare keys, labels, splits and class names, but not image bytes."""
         if not isinstance(other, Records):
             return NotImplemented
         return (
@@ -316,17 +310,15 @@ class Records(Sequence[ImageRecord]):
         return int((self._label_N < 0).sum())
 
     def splits(self) -> Iterator[str | None]:
-        """The split of every record, in the order of the records."""
+        """The split of every record, in order."""
         if self._split_N is None:
             yield from [None] * len(self)
         else:
             yield from (None if code < 0 else SPLITS[code] for code in self._split_N.tolist())
 
 
-# How a source is to be opened: what kind it is, and what its columns and lists are called.
-
 AUTO = "auto"
-# kind: the fields that mean something for it
+# the fields of `SourceConfig` that each kind uses
 KINDS: dict[str, frozenset[str]] = {
     "folder": frozenset({"splits", "names"}),
     "list": frozenset({"path_column", "label_column", "split_column", "names"}),
@@ -338,41 +330,41 @@ SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
 
 
 def _known_kind(kind: str) -> str:
-    if kind not in (AUTO, *KINDS):  # to which code may add kinds
+    if kind not in (AUTO, *KINDS):  # not a Literal: code may add kinds
         raise ValueError(f"{AUTO}, {', '.join(KINDS)}")
     return kind
 
 
 @validated("source")
 class SourceConfig:
-    """How to open a source. Every field but ``kind`` may stay empty: then the usual names are looked for.
+    """How to open a source. Fields left empty are detected.
 
-    Raises ConfigError naming the field ``source.<field>``, also for a field that means nothing for the kind.
+    Raises ConfigError with the field ``source.<field>``, also for a field that the kind does not use.
     """
 
     kind: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra={"enum": [AUTO, *KINDS]})] = AUTO
-    """``list`` is CSV or TSV; ``parquet`` takes Hugging Face data sets too; ``auto`` looks what is there."""
+    """Kind of source; ``list`` is CSV or TSV, ``parquet`` includes Hugging Face datasets, ``auto`` detects the kind."""
     image_column: str = ""
-    """Of Parquet: the column of encoded images. Left empty: one with a usual name such as ``image`` or ``img`` (see
-    `column_names`), else the only one that fits."""
+    """Parquet: the column of encoded images. Default: a usual name such as ``image`` or ``img``, else the only column
+    of bytes."""
     label_column: str = ""
-    """Of a list or Parquet: the column of labels. Left empty: ``label``, ``class`` and the like."""
+    """List or Parquet: the column of labels. Default: a usual name such as ``label`` or ``class``."""
     path_column: str = ""
-    """Of a list: the column of paths. Left empty: ``path``, ``file_name`` and the like. Of Parquet: a column of unique
-    ids that become the keys; without it a key is the file's name and the row in it."""
+    """List: the column of paths; default: a usual name such as ``path`` or ``file_name``. Parquet: a column of unique
+    ids to use as keys; default: file name and row."""
     split_column: str = ""
-    """Of a list or Parquet: the column that says train, val or test. Left empty: ``split``, or ``subset`` or
-    ``partition`` if it holds nothing but splits."""
+    """List or Parquet: the column of splits (train, val, test). Default: ``split``, or ``subset`` or ``partition`` if
+    all its values are splits."""
     splits: Literal["", "folders", "none"] = ""
-    """Of a folder whose top-level folders are only partly splits, such as ``train/`` beside ``cats/``: ``folders``
-    takes those named like a split as splits and leaves out the rest, ``none`` takes all of them as classes. Left empty,
-    such a folder is an error."""
+    """Folder with only some top-level folders named like splits, such as ``train/`` next to ``cats/``: ``folders`` uses
+    those as splits and skips the rest, ``none`` uses all folders as classes. Required for such a folder."""
     json_label: str = ""
-    """Of tar: the field of ``.json`` members that is the label, before any ``.cls`` (``label``, after)."""
+    """Tar: the field of ``.json`` members with the label; takes precedence over ``.cls``. Default: ``label``, after
+    ``.cls``."""
     synsets: LocalPath | None = None
-    """Of ImageNet: the file that names the classes of its flat ``val/`` folder."""
+    """ImageNet: the file with the synsets of a flat ``val/`` folder."""
     names: LocalPath | None = None
-    """A file of readable class names, as ImageNet's LOC_synset_mapping.txt, or a name for each number."""
+    """A file of readable class names: ImageNet's LOC_synset_mapping.txt, or one name per line for classes 0, 1, …"""
 
     def __post_init__(self) -> None:
         if self.kind == AUTO:
@@ -380,23 +372,23 @@ class SourceConfig:
         for name in self.given():
             if name not in KINDS[self.kind]:
                 kinds = " or ".join(kind for kind, known in KINDS.items() if name in known)
-                raise ConfigError(f"source.{name}", getattr(self, name), f"only with kind {kinds}; this is {self.kind}")
+                raise ConfigError(f"source.{name}", getattr(self, name), f"only for kind {kinds}, not {self.kind}")
 
     def given(self) -> list[str]:
-        """The fields, besides the kind, that do not stay empty."""
+        """The fields that are set, without ``kind``."""
         return [field.name for field in fields(self) if field.name != "kind" and getattr(self, field.name)]
 
     def of_kind(self, kind: str) -> SourceConfig:
-        """The same for a kind. Raises ConfigError when a field means nothing for it."""
+        """Copy with another kind. Raises ConfigError for a field that the kind does not use."""
         return replace(self, kind=kind)
 
     def fitting(self, kind: str) -> SourceConfig:
-        """The fields that mean something for a kind; the others stay empty."""
+        """Copy with another kind, keeping only the fields that it uses."""
         known = {name: getattr(self, name) for name in self.given() if name in KINDS[kind]}
         return SourceConfig(**{"kind": kind, **known})
 
     def options(self) -> dict[str, str]:
-        """The fields that differ from their defaults, as text; paths are absolute: they are used from elsewhere."""
+        """The fields that are set, as text; paths are absolute."""
         given = {name: getattr(self, name) for name in self.given()}
         kind = {} if self.kind == AUTO else {"kind": self.kind}
         return kind | {name: os.path.abspath(v) if isinstance(v, Path) else v for name, v in given.items()}

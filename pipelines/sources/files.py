@@ -1,4 +1,4 @@
-"""Reading files of a source: nothing outside its root, nothing but regular files, no more than an image can have."""
+"""Find and read files of a source: regular files inside its root, up to 1 GiB per image."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from substyle.pipelines.sources.base import LeftOut, key_text, shown
 from substyle.pipelines.storage import ObjectPlace, each, is_remote, place
 
 UNSETTLED_S = 2.0
-MAX_BYTES = 1 << 30  # of one encoded image: more is refused unread
-MARKER = "substyle.json"  # a folder that holds it is a store or a results folder, whose images are no photographs
+MAX_BYTES = 1 << 30  # of one encoded image
+MARKER = "substyle.json"  # marks a store or results folder, whose images are not photographs
 
 
 def inside(real_root: str, real_path: str) -> bool:
-    """Whether a resolved path is the resolved root or lies below it."""
+    """Whether a resolved path is the resolved root or below it."""
     return real_path == real_root or real_path.startswith(real_root.rstrip("/") + "/")
 
 
 def mark_of_file(path: str, place: int = 0) -> int:
-    """The mark of an image in a file (see `ImageRecord`): from the file's size, times and inode.
+    """The mark of an image in a file (see `ImageRecord`), from the file's size, times and inode.
 
     Args:
         path: the file. Links are followed.
-        place: where in the file the image is.
+        place: offset or row of the image in the file.
 
     Returns:
-        the mark; 0 for a file that changed a moment ago, as it may change again within one tick of the file system.
+        the mark; 0 for a file changed within the last 2 s, which may change again with the same timestamp.
     """
     try:
         status = os.stat(path)
@@ -48,48 +48,48 @@ def mark_of_file(path: str, place: int = 0) -> int:
 
 
 def mark_of(*facts: object) -> int:
-    """A number from 1 to 2**63 - 1 that stands for some facts, the same in every process."""
+    """Hash facts to a number from 1 to 2**63 - 1, the same in every process."""
     digest = blake2b(repr(facts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1 or 1
 
 
 def read_below(real_root: str, name: str) -> bytes:
-    """The bytes of a regular file below a folder.
+    """Read a regular file below a folder.
 
     Args:
         real_root: the folder, resolved.
-        name: path relative to it; links in it are followed as long as they stay inside.
+        name: path relative to the folder; links are followed if they stay inside.
 
     Raises:
-        OSError: no such file, no regular file, one that lies outside, or one of more than 1 GiB.
+        OSError: no such file, not a regular file, outside the folder, or more than 1 GiB.
     """
     try:
         path = os.path.realpath(os.path.join(real_root, name))
     except ValueError as error:  # a NUL in the name
         raise OSError(errno.EINVAL, str(error), name) from error
     if not inside(real_root, path):
-        raise PermissionError(errno.EACCES, "lies outside the source", name)
-    # a pipe that somebody put there must not block the reader
+        raise PermissionError(errno.EACCES, "outside the source", name)
+    # O_NONBLOCK: a named pipe must not block the reader
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not os.path.isfile(file.fileno()):
-            raise OSError(errno.EINVAL, "is no regular file", name)
+            raise OSError(errno.EINVAL, "not a regular file", name)
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"has more than {MAX_BYTES} bytes", name)
+            raise OSError(errno.EFBIG, f"larger than {MAX_BYTES} bytes", name)
         return file.read(MAX_BYTES)
 
 
 def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> list[str]:
-    """Sorted paths, relative to a folder, of the files below it that have one of some extensions.
+    """List the files below a folder that have one of the extensions, as sorted relative paths.
 
-    A link that leaves the folder is left out; a folder that is linked twice is read once. Stores and results folders
-    (those with a `MARKER`) are skipped.
+    Links that leave the folder, and stores and results folders (those with a `MARKER`), are skipped. A folder linked
+    twice is listed once.
 
     Args:
-        left_out: is told what is not among the paths: links, files of other kinds, substyle's own folders.
+        left_out: collects what is skipped.
 
     Raises:
         OSError: the folder itself cannot be listed.
-        ConfigError: the folder itself is a store or a results folder.
+        ConfigError: the folder itself is a store or results folder.
     """
     real_root = os.path.realpath(root)
     names: list[str] = []
@@ -107,7 +107,7 @@ def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> li
             continue
         if any(entry.name == MARKER and entry.is_file(follow_symlinks=False) for entry in entries):
             if not prefix:
-                raise ConfigError("images", root, f"photographs; it holds {MARKER}: a store or results of substyle")
+                raise ConfigError("images", root, f"photographs; {MARKER} marks this folder as a store or results")
             left_out.substyle_folders += 1
             continue
         for entry in entries:
@@ -124,7 +124,7 @@ def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> li
 def _kind(
     entry: os.DirEntry[str], name: str, real_root: str, extensions: Collection[str], left_out: LeftOut
 ) -> str | None:
-    """``folder`` or ``file`` for what is to be looked at, None for the rest, which ``left_out`` is told of."""
+    """``folder`` or ``file``; None for an entry to skip, which is added to ``left_out``."""
     try:
         is_folder, is_file = entry.is_dir(), entry.is_file()
     except OSError as error:  # a link to itself
@@ -135,76 +135,74 @@ def _kind(
             left_out.skip(entry.name)
         return None
     if entry.is_symlink() and not inside(real_root, os.path.realpath(entry.path)):
-        left_out.add(name, "is a link out of the folder and was left out")
+        left_out.add(name, "is a link that leaves the folder; skipped")
         return None
     return "folder" if is_folder else "file" if is_file else None
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells that a file is still the one that was listed: size in bytes, time of change in ns."""
+    """Size in bytes and modification time in ns, to detect that a file changed since it was listed."""
 
     size: int
     changed: int
 
     @classmethod
     def of(cls, descriptor: int) -> FileState:
-        """The stamp of an open file."""
+        """The state of an open file."""
         status = os.fstat(descriptor)
         return cls(status.st_size, status.st_mtime_ns)
 
 
 def open_regular(path: str) -> int:
-    """A descriptor of a regular file, for reading. Raises OSError when it is none."""
+    """Open a regular file for reading and return its descriptor. Raises OSError if it is not a regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not os.path.isfile(descriptor):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file", path)
+        raise OSError(errno.EINVAL, "not a regular file", path)
     return descriptor
 
 
 def read_span(path: str, stamp: FileState, offset: int, size: int) -> bytes:
-    """Bytes [offset, offset + size) of a file that was listed before.
+    """Read bytes [offset, offset + size) of a file listed before.
 
     Raises:
-        OSError: it is gone, is not the file it was, ends before, or the span has more than 1 GiB.
+        OSError: the file is missing, changed or too short, or the span is larger than 1 GiB.
     """
     if size > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"an image of more than {MAX_BYTES} bytes", path)
+        raise OSError(errno.EFBIG, f"image larger than {MAX_BYTES} bytes", path)
     descriptor = open_regular(path)
     try:
         if FileState.of(descriptor) != stamp:
-            raise OSError(errno.ESTALE, "the file has changed since it was listed", path)
+            raise OSError(errno.ESTALE, "file changed since it was listed", path)
         return pread_all(descriptor, offset, size, path)
     finally:
         os.close(descriptor)
 
 
 def pread_all(descriptor: int, offset: int, size: int, path: str) -> bytes:
-    """Bytes [offset, offset + size) of an open file. Raises OSError when it ends before."""
+    """Read bytes [offset, offset + size) of an open file. Raises OSError if it is shorter."""
     data = os.pread(descriptor, size, offset)
     while len(data) < size:
         more = os.pread(descriptor, size - len(data), offset + len(data))
         if not more:
-            raise OSError(errno.EIO, "the file ends inside an image", path)
+            raise OSError(errno.EIO, "file ends inside an image", path)
         data += more
     return data
 
-
-# Which objects of a bucket a user means by an address, a prefix, or a pattern.
 
 _SPECIAL = "{*?["
 
 
 def expand(root: str, extensions: Sequence[str], parts: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, address) of the objects that an address stands for; see `patterns.shards`, whose rules hold here too.
+    """Expand a URL, prefix or pattern in a bucket to (name, URL) pairs; follows the rules of `shards`.
 
     Args:
-        parts: what the braces of the address stand for, each an address without braces.
+        parts: the URL with its braces expanded.
 
     Raises:
-        ConfigError: nothing is there, or an object that a pattern names is not.
-        ObjectError: the bucket cannot be asked.
+        ConfigError: no object matches, or one listed in braces does not exist.
+        ObjectError: a request to the bucket failed.
     """
     if not any(mark in root for mark in _SPECIAL):
         there = _place(root)
@@ -217,7 +215,7 @@ def expand(root: str, extensions: Sequence[str], parts: Sequence[str]) -> list[t
     missing = [str(p.relative_to(base)) for p, is_there in zip(literal, there_too, strict=True) if not is_there]
     if missing:
         some = ", ".join(shown(name) for name in missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise ConfigError("images", root, f"objects that are there; {len(missing)} are not: {some}")
+        raise ConfigError("images", root, f"existing objects; {len(missing)} are missing: {some}")
     found = {str(p.relative_to(base)): str(p) for p in literal}
     magic = [part for part in parts if any(mark in part for mark in "*?[")]
     if magic:
@@ -240,15 +238,13 @@ def _below(there: ObjectPlace, extensions: Sequence[str]) -> list[ObjectPlace]:
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a name fit those of a pattern, of which ``**`` stands for any number of folders."""
+    """Whether the parts of a name match those of a pattern; ``**`` matches any number of folders."""
     if not pattern:
         return not names
     if pattern[0] == "**":
         return any(_fits(names[i:], pattern[1:]) for i in range(len(names)))
     return bool(names) and fnmatch.fnmatchcase(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
-
-# Which files a user means by a file, a folder, or a pattern such as ``shards/train-{0000..0146}.tar``.
 
 MAX_FILES = 100_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -260,9 +256,9 @@ class Shard:
     """A file of many images.
 
     Attributes:
-        name: its path relative to the folder, or to the part of the pattern before the first special character; keys
-            begin with it.
-        path: where it is, or its address in a bucket.
+        name: path relative to the folder, or to the part of the pattern before its first special character; the prefix
+            of keys.
+        path: path or URL.
     """
 
     name: str
@@ -270,21 +266,20 @@ class Shard:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text stands for several files: braces or wildcards, and no file or folder of that very name."""
+    """Whether a text has braces or wildcards and is not the name of an existing file or folder."""
     return any(mark in text for mark in "{*?[") and not os.path.lexists(text)
 
 
 def shards(root: str, extensions: Sequence[str], left_out: LeftOut) -> list[Shard]:
-    """The files that the user means, sorted by name.
+    """Expand a path, URL or pattern to files, sorted by name.
 
-    - A file is itself; its name is its base name. An address in a bucket stands for what a path would.
-    - A folder: all files below it that have one of the extensions. Links that leave it are left out.
-    - A pattern: ``{0000..1023}`` counts, ``{a,b}`` lists, both as in bash; ``* ? [] **`` match what is there. A file
-      that braces name must be there. What a wildcard finds stays inside the part before it: links that leave it are
-      left out. Wildcards find nothing in stores and results folders.
+    - A file stands for itself; its name is its base name.
+    - A folder: all files below it with one of the extensions. Links that leave it are skipped.
+    - A pattern: ``{0000..1023}`` and ``{a,b}`` expand as in bash and must exist; ``* ? [] **`` match existing files,
+      except links that leave the fixed part of the pattern, and stores and results folders.
 
     Raises:
-        ConfigError: nothing is there, or a file that a pattern names is not.
+        ConfigError: nothing found, or a file listed in braces does not exist.
     """
     if is_remote(root):
         found = [Shard(name, path) for name, path in expand(root, extensions, list(braces(root, root)))]
@@ -292,21 +287,21 @@ def shards(root: str, extensions: Sequence[str], left_out: LeftOut) -> list[Shar
         try:
             found = [Shard(name, os.path.join(root, name)) for name in files_below(root, extensions, left_out)]
         except OSError as error:
-            raise ConfigError("images", root, f"a folder that can be listed ({error.strerror})") from error
+            raise ConfigError("images", root, f"a readable folder ({error.strerror})") from error
     elif is_pattern(root):
         found = _matches(root, extensions, left_out)
     elif os.path.lexists(root):
         found = [Shard(os.path.basename(root), root)]
     else:
-        raise ConfigError("images", root, "a file, a folder or a pattern; nothing is there")
+        raise ConfigError("images", root, "an existing file or folder, or a pattern")
     if not found:
         left_out.tell()
-        raise ConfigError("images", root, f"something that holds {' or '.join(extensions)} files{left_out.first()}")
+        raise ConfigError("images", root, f"a folder or pattern with {' or '.join(extensions)} files{left_out.first()}")
     known: dict[str, Shard] = {}
     for shard in found:
         key = key_text(shard.name)
         if key in known and known[key] != shard:
-            left_out.add(shard.name, "has the name of another shard and was left out")
+            left_out.add(shard.name, "has the same name as another shard; skipped")
         else:
             known[key] = Shard(key, shard.path)
     return [known[name] for name in sorted(known)]
@@ -341,19 +336,19 @@ def _matches(pattern: str, extensions: Sequence[str], left_out: LeftOut) -> list
             if not name.lower().endswith(tuple(extensions)) or not os.path.isfile(path):
                 continue
             if not inside(os.path.realpath(base or "."), os.path.realpath(path)):
-                left_out.add(name, "is a link out of the folder and was left out")
+                left_out.add(name, "is a link that leaves the folder; skipped")
                 continue
             if in_substyle_folder(os.path.dirname(name)):
                 continue
             found.append(Shard(name, path))
     if missing:
         some = ", ".join(shown(name) for name in missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise ConfigError("images", pattern, f"files that are there; {len(missing)} are not: {some}")
+        raise ConfigError("images", pattern, f"existing files; {len(missing)} are missing: {some}")
     return list(dict.fromkeys(found))
 
 
 def _split(pattern: str) -> tuple[str, str]:
-    """The folder that a pattern begins with, and the rest. A part that is there under its very name is no pattern."""
+    """Split a pattern into its leading existing folder and the rest."""
     parts = pattern.split("/")
     base = 0
     while base < len(parts) - 1 and os.path.isdir("/".join(parts[: base + 1]) or "/"):
@@ -362,10 +357,10 @@ def _split(pattern: str) -> tuple[str, str]:
 
 
 def braces(text: str, pattern: str) -> Iterator[str]:
-    """All texts that a text with braces stands for; braces that hold neither a comma nor a range stay as they are.
+    """Expand the braces of a text; braces without a comma or range are literal.
 
     Raises:
-        ConfigError: more than 100,000.
+        ConfigError: more than 100,000 results.
     """
     pending = [text]
     made = 0
@@ -378,7 +373,7 @@ def braces(text: str, pattern: str) -> Iterator[str]:
             continue
         choices = _choices(match[1], pattern)
         if made + len(pending) + len(choices) > MAX_FILES:
-            raise ConfigError("images", pattern, f"a pattern that stands for at most {MAX_FILES} files")
+            raise ConfigError("images", pattern, f"a pattern for at most {MAX_FILES} files")
         pending += [text[: match.start()] + choice + text[match.end() :] for choice in reversed(choices)]
 
 
@@ -389,7 +384,7 @@ def _choices(inner: str, pattern: str) -> list[str]:
     first, last = match.groups()
     low, high = int(first), int(last)
     if abs(high - low) >= MAX_FILES:
-        raise ConfigError("images", pattern, f"a pattern that stands for at most {MAX_FILES} files")
+        raise ConfigError("images", pattern, f"a pattern for at most {MAX_FILES} files")
     padded = any(len(bound) > 1 and bound.startswith("0") for bound in (first, last))
     width = max(len(first), len(last)) if padded else 0
     step = 1 if low <= high else -1

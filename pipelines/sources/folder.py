@@ -1,4 +1,4 @@
-"""Photographs in folders: plain, laid out as ImageNet, or named by a list."""
+"""Sources of image files: a folder, ImageNet's layout, or a CSV list."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from substyle.pipelines.sources.labels import (
 
 
 class FolderSource:
-    """Images in a folder and all folders below it.
+    """Images in a folder and its subfolders.
 
-    ``root/<class>/…/image.jpg`` labels images by the first folder, ``root/image.jpg`` leaves them without a label. When
-    all top-level folders with images are named like a split (see `SPLIT_FOLDERS`; case is ignored) and one of them is a
-    train split, they are the splits and the class is the folder inside. When only some are, or train is missing,
-    ``config.splits`` has to say what they are. A key is the image's path in the folder. A link that leaves the root is
-    not followed; a warning names it. Files without a known image extension are skipped.
+    The first folder of ``root/<class>/…/image.jpg`` is the class; ``root/image.jpg`` has no label. If all top-level
+    folders with images have names of splits (see `SPLIT_FOLDERS`; case is ignored) and one of them is train, they are
+    the splits and the next folder is the class. If only some do, or train is missing, ``config.splits`` decides. A key
+    is the path relative to the root. Links that leave the root are skipped with a warning, files without a known image
+    extension silently.
 
     Raises:
-        ConfigError: the root is not a folder, holds no image, or it is unclear which of its folders are splits.
+        ConfigError: the root is not a folder, holds no images, or its splits are ambiguous.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
@@ -84,20 +84,20 @@ class FolderSource:
 
 
 def _part(key: str, number: int) -> str | None:
-    """The folder of a key at some depth, None where the image itself is: one object for all that share it."""
+    """The folder of a key at some depth, interned; None if the key is not that deep."""
     parts = key.split("/", number + 1)
     return sys.intern(parts[number]) if len(parts) > number + 1 else None
 
 
 def _split_folders(root: str, tops: Mapping[str | None, int], choice: str) -> dict[str, str]:
-    """The split of each top-level folder that is one; empty when the folders are classes.
+    """The split of each top-level folder; empty if the folders are classes.
 
     Args:
-        tops: number of images by top-level folder; None stands for the root itself.
+        tops: number of images by top-level folder; None is the root itself.
         choice: ``SourceConfig.splits``.
 
     Raises:
-        ConfigError: some folders are named like a split, and neither the others nor ``choice`` settle it.
+        ConfigError: some folders have names of splits, and ``choice`` does not decide.
     """
     split_of = {top: split for top in tops if top is not None and (split := split_word(top))}
     if choice == SPLITS_ARE_CLASSES or not split_of:
@@ -106,15 +106,16 @@ def _split_folders(root: str, tops: Mapping[str | None, int], choice: str) -> di
         return split_of
     others = [f"{top}/" for top in sorted(top for top in tops if top is not None and top not in split_of)]
     if None in tops:
-        others.append(f"images in the folder itself ({tops[None]})")
+        others.append(f"images in the root folder ({tops[None]})")
     splits = _some([f"{top}/" for top in sorted(split_of)])
     beside = f"beside {_some(others)}" if others else "without train/"
-    left_out = ", and the rest is left out" if others else ""
+    left_out = "; the rest is skipped" if others else ""
     raise ConfigError(
         "source.splits",
         f"{splits} {beside} in {root}",
-        f"--split-folders {SPLITS_ARE_FOLDERS} ({splits}: splits{left_out}) or --split-folders {SPLITS_ARE_CLASSES} "
-        f'(all of them are classes); in a study splits = "{SPLITS_ARE_FOLDERS}" or "{SPLITS_ARE_CLASSES}" in [source]',
+        f"--split-folders {SPLITS_ARE_FOLDERS} ({splits} are splits{left_out}) or --split-folders {SPLITS_ARE_CLASSES} "
+        f'(all folders are classes); in a study file, splits = "{SPLITS_ARE_FOLDERS}" or "{SPLITS_ARE_CLASSES}" '
+        "in [source]",
     )
 
 
@@ -125,24 +126,24 @@ def _some(names: Sequence[str]) -> str:
 def _in_splits(
     names: Sequence[str], split_of: Mapping[str, str], tops: Mapping[str | None, int], left_out: LeftOut
 ) -> list[str]:
-    """The images in split folders; what else is there is left out, a folder as a whole."""
+    """Keep the images in split folders; report the others, a folder at a time."""
     kept: list[str] = []
     for name in names:
         top = _part(key_text(name), 0)
         if top in split_of:
             kept.append(name)
         elif top is None:
-            left_out.add(name, "is in no split folder and was left out")
+            left_out.add(name, "is not in a split folder; skipped")
     for top in sorted(top for top in tops if top is not None and top not in split_of):
-        left_out.add(f"{top}/", f"is no split folder and was left out, with its images ({tops[top]})")
+        left_out.add(f"{top}/", f"is not a split folder; skipped with its images ({tops[top]})")
     return kept
 
 
 def images_below(root: str) -> tuple[Sequence[str], LeftOut]:
-    """Paths of the images below a folder, and what is no image of it.
+    """List the images below a folder, and what was skipped.
 
     Raises:
-        ConfigError: it is no folder, or holds no image.
+        ConfigError: not a folder, or no images in it.
     """
     left_out = LeftOut(root)
     if not os.path.isdir(root):
@@ -150,33 +151,31 @@ def images_below(root: str) -> tuple[Sequence[str], LeftOut]:
     try:
         names = files_below(root, EXTENSIONS, left_out)
     except OSError as error:
-        raise ConfigError("images", root, f"a folder that can be listed ({error.strerror})") from error
+        raise ConfigError("images", root, f"a readable folder ({error.strerror})") from error
     known: dict[str, str] = {}
     for name in names:
         if known.setdefault(key_text(name), name) != name:
-            left_out.add(name, "has the key of another image and was left out")
+            left_out.add(name, "has the same key as another image; skipped")
     if not known:
         left_out.tell()
         kinds = " ".join(sorted(EXTENSIONS))
-        raise ConfigError("images", root, f"a folder that holds images ({kinds}); this one holds none")
+        raise ConfigError("images", root, f"a folder of images ({kinds}); this one has none")
     return list(known.values()), left_out
 
-
-# ImageNet as it is distributed: class folders for training, one flat folder for validation, a list of its classes.
 
 _NUMBER = re.compile(r"(.*?)(\d{5,9})(\.\w+)")
 
 
 class ImageNetSource:
-    """``train/<synset>/…`` and ``val/``, flat or with synset folders; splits as given, classes are synsets.
+    """ImageNet as distributed: ``train/<synset>/…`` and ``val/``, flat or with synset folders.
 
-    The class of a flat validation image comes from the file of ``config.synsets``: one synset for each line, in the
-    order of the images' names (line i is image number i where the names differ in a number alone, so that images may be
-    missing), or Kaggle's LOC_val_solution.csv. With ``config.names`` classes have readable names. A key is the image's
-    path in the folder. Other folders, such as the unlabelled ``test/``, are not looked at.
+    Labels of a flat ``val/`` come from ``config.synsets``: Kaggle's LOC_val_solution.csv, or a file with one synset per
+    line in the order of image names. If the names differ only in a number, line i is image i, and images may be
+    missing. ``config.names`` gives readable class names. A key is the path relative to the root. Other folders, such as
+    the unlabelled ``test/``, are ignored.
 
     Raises:
-        ConfigError: no such folders, a flat ``val/`` without a list of synsets, or a list that does not fit it.
+        ConfigError: a folder is missing, or a flat ``val/`` has no synset list or one that does not match.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
@@ -185,7 +184,7 @@ class ImageNetSource:
         self.path = Path(os.path.realpath(root))
         for folder in ("train", "val"):
             if not (self.path / folder).is_dir():
-                raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/; no {folder}/ is there")
+                raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/; {folder}/ is missing")
         names, left_out = images_below(self.root)
         readable = read_names(config.names)
         flat = [name for name in names if is_flat(name)]
@@ -200,12 +199,12 @@ class ImageNetSource:
             parts = name.split("/")
             synset = synset_of.get(name) or (parts[1] if len(parts) > 2 else "")
             if not WNID.fullmatch(synset):
-                left_out.add(name, "belongs to no synset (such as n01440764) and was left out")
+                left_out.add(name, "has no synset (such as n01440764); skipped")
                 continue
             self._names.append(name)
             labels.append(readable.of(synset))
         self.refused = left_out.tell()
-        remarks = (f"images outside train/ and val/ not taken: {elsewhere:,}",) if elsewhere else ()
+        remarks = (f"images outside train/ and val/ ignored: {elsewhere:,}",) if elsewhere else ()
         self.understood = Understood(left_out, splits_from="folders", remarks=remarks)
         if not self._names:
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
@@ -222,14 +221,14 @@ class ImageNetSource:
 
 
 def is_flat(name: str) -> bool:
-    """Whether a path is that of an image that lies in ``val/`` itself."""
+    """Whether a path is directly inside ``val/``."""
     return name.startswith("val/") and name.count("/") == 1
 
 
 def _validation(flat: Sequence[str], synsets: Path | None) -> Mapping[str, str]:
-    """The synset of each image of a flat validation folder; images that Kaggle's list does not name have none."""
+    """The synset of each image of a flat ``val/``; images that Kaggle's list omits have none."""
     if synsets is None:
-        raise MissingError("source.synsets", "name a file with the synsets of the images in val/, which is flat")
+        raise MissingError("source.synsets", "val/ is flat; name the file with the synsets of its images")
     lines = [line.strip() for line in read_lines(synsets, "source.synsets")]
     while lines and not lines[-1]:
         lines.pop()
@@ -243,13 +242,13 @@ def _validation(flat: Sequence[str], synsets: Path | None) -> Mapping[str, str]:
         return {name: lines[number - 1] for name, number in numbers.items()}
     if len(lines) != len(flat):
         raise ConfigError(
-            "source.synsets", f"{len(lines)} lines in {synsets}", f"one for each of the {len(flat)} images in val/"
+            "source.synsets", f"{len(lines)} lines in {synsets}", f"{len(flat)}, one for each image in val/"
         )
     return dict(zip(sorted(flat), lines, strict=True))
 
 
 def _numbers(flat: Sequence[str]) -> Mapping[str, int]:
-    """The number of each image; empty unless all names are one text, five digits or more, and one extension."""
+    """The number in each name; empty unless the names differ only in a number of five or more digits."""
     matches = {name: _NUMBER.fullmatch(name) for name in flat}
     if None in matches.values() or len({(m[1], len(m[2]), m[3]) for m in matches.values() if m}) != 1:
         return {}
@@ -257,15 +256,15 @@ def _numbers(flat: Sequence[str]) -> Mapping[str, int]:
 
 
 def _kaggle(flat: Sequence[str], lines: Sequence[str], synsets: Path) -> Mapping[str, str]:
-    """LOC_val_solution.csv: ``ImageId,PredictionString``, the latter ``<synset> x y x y`` for every box."""
+    """Parse LOC_val_solution.csv: ``ImageId,PredictionString``, the latter ``<synset> x y x y`` per box."""
     known: dict[str, str] = {}
     try:
         for number, row in enumerate(csv.reader(lines, strict=True)):
             words = row[1].split() if len(row) > 1 else []
             if not words or not WNID.fullmatch(words[0]):
                 if number == 0:
-                    continue  # names of columns
-                raise ConfigError(str(synsets), ",".join(row)[:100], "lines <image>,<synset> and boxes")
+                    continue  # header
+                raise ConfigError(str(synsets), ",".join(row)[:100], "lines of <image>,<synset> and boxes")
             known[row[0]] = words[0]
     except csv.Error as error:
         raise ConfigError("source.synsets", str(synsets), f"a CSV file ({error})") from error
@@ -275,23 +274,20 @@ def _kaggle(flat: Sequence[str], lines: Sequence[str], synsets: Path) -> Mapping
     return found
 
 
-# Photographs that a CSV or TSV file lists.
-
 LIST_KINDS = (".csv", ".tsv", ".tab")
 MAX_LINE = 1 << 20  # characters
 
 
 class ListSource:
-    """Images that a list names: a CSV file, or one with tabs (``.tsv``, ``.tab``), in UTF-8, columns in its first line.
+    """Images listed in a CSV (``.csv``) or tab-separated (``.tsv``, ``.tab``) file in UTF-8 with a header.
 
-    Columns: paths relative to the list's folder; labels and splits if there are any. They are found under their usual
-    names (see `column_names`), or as the configuration says. A key is the path, without ``.`` and double slashes.
-    Absolute paths and paths with ``..`` are left out and named; a link that leaves the folder fails when it is read, as
-    does a file that is not there. A line that repeats an earlier one is left out.
+    Paths are relative to the list's folder; columns of labels and splits are optional. Columns are found by their usual
+    names (see `labels`) or named in the configuration. A key is the path without ``.`` parts and double slashes.
+    Absolute paths, paths with ``..`` and repeated lines are skipped with a warning. A missing file and a link that
+    leaves the folder fail when read.
 
     Raises:
-        ConfigError: no such file, not such a list, a column that is asked for and is not there, a path with two labels
-            or splits, or no image at all.
+        ConfigError: no such file, not a list, a missing column, a path with two labels or splits, or no images.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
@@ -305,24 +301,22 @@ class ListSource:
         for number, path, label, split in _lines(Path(root), columns):
             key = _key(path)
             if key is None:
-                left_out.add(path, f"on line {number} is no path inside the list's folder and was left out")
+                left_out.add(path, f"on line {number} is not inside the list's folder; skipped")
                 continue
             try:
                 named = label_text(label)
             except ValueError as error:
-                left_out.note(path, f"on line {number} has {error} and stays without one")
+                left_out.note(path, f"on line {number} has {error}; left unlabelled")
                 named = None
             said = readable.of(named), split_text(split, f"on line {number} of {self.root}")
             *before, first = lines.setdefault(key, (*said, number))
             if tuple(before) != said:
-                raise ConfigError(
-                    f"lines {first} and {number} of {self.root}", path, "the same label and split for the same path"
-                )
+                raise ConfigError(f"lines {first} and {number} of {self.root}", path, "one label and split per path")
             if first != number:
-                left_out.add(path, f"on line {number} stands on line {first} already")
+                left_out.add(path, f"on line {number} repeats line {first}; skipped")
         self.refused = left_out.tell()
         if not lines:
-            raise ConfigError("images", self.root, f"a list that names images; this one names none{left_out.first()}")
+            raise ConfigError("images", self.root, f"a list of images; this one has none{left_out.first()}")
         self._names = list(lines)
         splits = [split for _, split, _ in lines.values()]
         given = splits if any(splits) else None
@@ -344,7 +338,7 @@ class ListSource:
 
 
 def _key(path: str) -> str | None:
-    """The path as a key, None for one that is refused."""
+    """The path as a key, None if it is not allowed."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or "\0" in path or not parts or len(path) > MAX_TEXT:
         return None
@@ -353,7 +347,7 @@ def _key(path: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the columns of a list are: their names, and where path, label and split stand in a line."""
+    """Column names of a list, and the indices of path, label and split."""
 
     header: tuple[str, ...]
     path: int
@@ -361,18 +355,18 @@ class _Columns:
     split: int | None
 
     def chosen(self) -> dict[str, str]:
-        """The name of the column for each purpose."""
+        """Column name by purpose."""
         places = {"path": self.path, "label": self.label, "split": self.split}
         return {what: self.header[place] for what, place in places.items() if place is not None}
 
     @property
     def unused(self) -> list[str]:
-        """The names of the columns that are not used."""
+        """Names of the other columns."""
         return [name for i, name in enumerate(self.header) if name and i not in (self.path, self.label, self.split)]
 
 
 def _columns(path: Path, config: SourceConfig) -> _Columns:
-    """Find the columns of a list. Raises ConfigError if it has none for paths, or lacks one that is asked for."""
+    """Find the columns of a list. Raises ConfigError if the paths or a requested column are missing."""
     _, fields = next(_rows(path))
     header = [name.strip() for name in fields]
 
@@ -383,7 +377,7 @@ def _columns(path: Path, config: SourceConfig) -> _Columns:
             raise ConfigError(
                 f"source.{field}",
                 asked or "nothing",
-                f"a column of {path}, whose first line has: {', '.join(map(shown, header[:20])) or 'nothing'}",
+                f"a column of {path}: {', '.join(map(shown, header[:20])) or 'it has none'}",
             )
         return None if name is None else header.index(name)
 
@@ -399,7 +393,7 @@ def _columns(path: Path, config: SourceConfig) -> _Columns:
 
 
 def _lines(path: Path, columns: _Columns) -> Iterator[tuple[int, str, str | None, str | None]]:
-    """(line number, path, label, split) of each line after the first."""
+    """(line number, path, label, split) of each line after the header."""
     rows = _rows(path)
     next(rows)
     for number, row in rows:
@@ -409,7 +403,7 @@ def _lines(path: Path, columns: _Columns) -> Iterator[tuple[int, str, str | None
             raise ConfigError(
                 f"line {number} of {path}",
                 f"{len(row)} fields",
-                f"{len(columns.header)}, as the first line has them",
+                f"at most {len(columns.header)}, the number of columns",
             )
         values = [
             row[i] if i is not None and i < len(row) else None for i in (columns.path, columns.label, columns.split)
@@ -418,7 +412,7 @@ def _lines(path: Path, columns: _Columns) -> Iterator[tuple[int, str, str | None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of each line; of an empty file one line without fields."""
+    """(line number, fields) of each line; an empty file yields one line without fields."""
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     number = 0
     try:
@@ -429,16 +423,16 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 number = reader.line_num
                 yield number, row
     except OSError as error:
-        raise ConfigError("images", str(path), f"a list that can be read ({error.strerror})") from error
+        raise ConfigError("images", str(path), f"a readable list ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError("images", str(path), f"a list in UTF-8 (after line {number}: {error.reason})") from error
     except csv.Error as error:
-        raise ConfigError("images", str(path), f"a list of {path.suffix} (after line {number}: {error})") from error
+        raise ConfigError("images", str(path), f"a valid {path.suffix} file (after line {number}: {error})") from error
 
 
 def _short(file: TextIO) -> Iterator[str]:
-    """The lines of a file, none of them endless."""
+    """The lines of a file, bounded in length."""
     while line := file.readline(MAX_LINE):
         if len(line) == MAX_LINE:
-            raise csv.Error(f"a line of {MAX_LINE} characters or more")
+            raise csv.Error(f"line of {MAX_LINE} or more characters")
         yield line

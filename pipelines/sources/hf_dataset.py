@@ -32,15 +32,15 @@ _MAX_JSON = 1 << 26  # bytes
 
 
 def is_saved(folder: str) -> bool:
-    """Whether a folder is what `save_to_disk` writes."""
+    """Whether a folder was written by `save_to_disk`."""
     return any(os.path.isfile(os.path.join(folder, name)) for name in (DATASET_DICT, STATE))
 
 
 def table_files(root: str, left_out: LeftOut) -> list[Shard]:
-    """The files of a data set: those that a saved one names, else all Parquet and Arrow files that the user means.
+    """List the files of a dataset: those of a saved dataset, else all Parquet and Arrow files (see `shards`).
 
     Raises:
-        ConfigError: nothing there, or descriptions that cannot be read.
+        ConfigError: nothing found, or unreadable metadata.
     """
     if not os.path.isdir(root) or not is_saved(root):
         return shards(root, TABLE_KINDS, left_out)
@@ -50,7 +50,7 @@ def table_files(root: str, left_out: LeftOut) -> list[Shard]:
     found: list[Shard] = []
     for part in parts:
         if not _plain(part):
-            left_out.add(part, "is no folder of the data set and was left out")
+            left_out.add(part, "is not a folder of the dataset; skipped")
             continue
         files = _json(os.path.join(root, part, STATE)).get("_data_files")
         for entry in files if isinstance(files, list) else []:
@@ -58,14 +58,14 @@ def table_files(root: str, left_out: LeftOut) -> list[Shard]:
             path = os.path.join(root, part, str(name))
             shown = f"{part}/{name}" if part else str(name)
             if not isinstance(name, str) or not name or not _plain(name):
-                left_out.add(shown, "is no file of the data set and was left out")
+                left_out.add(shown, "is not a file of the dataset; skipped")
             elif not inside(os.path.realpath(root), os.path.realpath(path)):
-                left_out.add(shown, "is a link out of the data set and was left out")
+                left_out.add(shown, "is a link that leaves the dataset; skipped")
             else:
                 found.append(Shard(shown, path))
     if not found:
         left_out.tell()
-        raise ConfigError("images", root, f"a saved data set that names its files{left_out.first()}")
+        raise ConfigError("images", root, f"a saved dataset that lists its files{left_out.first()}")
     return sorted(set(found), key=lambda shard: shard.name)
 
 
@@ -76,11 +76,11 @@ def _plain(name: str) -> bool:
 def _json(path: str) -> Mapping[str, Any]:
     try:
         if os.path.getsize(path) > _MAX_JSON:
-            raise ConfigError("images", path, f"a description of at most {_MAX_JSON} bytes")
+            raise ConfigError("images", path, f"dataset metadata of at most {_MAX_JSON} bytes")
         with open(path, "rb") as file:
             content = json.loads(file.read(_MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError("images", path, f"a description of a data set ({words(error)})") from error
+        raise ConfigError("images", path, f"readable dataset metadata ({words(error)})") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -90,16 +90,15 @@ def _strings(value: object) -> list[str]:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are what.
+    """Columns of a table by purpose.
 
     Attributes:
-        image: the encoded images; ``in_struct``: they are its field ``bytes``.
-        label, key, split: None without such a column.
-        maybe_split: ``split`` was found by a name that says something else as often: it counts only where it says
-            splits (see `column_names.says_splits`).
-        unused: the other columns that could hold labels. One that has a usual name for labels and another type is
-            followed by that type.
-        classes: names of integer labels, None where they have none.
+        image: column of encoded images.
+        in_struct: whether the bytes are the field ``bytes`` of a struct.
+        label, key, split: column name, or None.
+        maybe_split: ``split`` has an ambiguous name and is used only if all its values are splits (see `says_splits`).
+        unused: other columns that could be labels. One with a usual name but an unsuitable type shows that type.
+        classes: names of integer labels, or None.
     """
 
     image: str
@@ -113,7 +112,7 @@ class Columns:
 
     @property
     def small(self) -> list[str]:
-        """The columns, besides the images, that are read."""
+        """The columns to read, without the images."""
         return list(dict.fromkeys(name for name in (self.label, self.key, self.split) if name))
 
 
@@ -121,7 +120,7 @@ def columns(schema: pa.Schema, path: str, config: SourceConfig) -> Columns:
     """Find the columns of a file.
 
     Raises:
-        ConfigError: no column of images, several, or one that is asked for and is not there or does not fit.
+        ConfigError: no image column, several candidates, or a requested column that is missing or unsuitable.
     """
     kinds = {field.name: field.type for field in schema}
     features = _features(schema, path)
@@ -151,7 +150,7 @@ def columns(schema: pa.Schema, path: str, config: SourceConfig) -> Columns:
 
 
 def _features(schema: pa.Schema, path: str) -> Mapping[str, Any]:
-    """What the data set says of its columns, in the schema or in a file beside it; empty where it says nothing."""
+    """Hugging Face features by column, from the schema or the dataset_info.json next to the file; empty if missing."""
     text = (schema.metadata or {}).get(b"huggingface")
     beside = os.path.join(os.path.dirname(path), INFO)
     try:
@@ -169,14 +168,14 @@ def _image_column(kinds: Mapping[str, pa.DataType], features: Mapping[str, Any],
     fit = [name for name, kind in kinds.items() if _holds_bytes(kind)]
     if asked:
         if asked not in fit:
-            raise ConfigError("source.image_column", asked, f"a column of {path} with bytes: {_list(fit)}")
+            raise ConfigError("source.image_column", asked, f"a binary column of {path}: {_list(fit)}")
         return asked
     marked = [name for name in fit if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]
     usual = find(fit, IMAGE_COLUMNS)
     for found in ([usual] if usual else [], marked, fit):
         if len(found) == 1:
             return found[0]
-    raise MissingError("source.image_column", f"name the column of {path} that holds images: {_list(fit)}")
+    raise MissingError("source.image_column", f"name the image column of {path}: {_list(fit)}")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -192,7 +191,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _column(plain: Sequence[str], field: str, asked: str, usual: Sequence[str], path: str) -> str | None:
     if asked and asked not in plain:
-        raise ConfigError(f"source.{field}", asked, f"a column of {path} with text or whole numbers: {_list(plain)}")
+        raise ConfigError(f"source.{field}", asked, f"a text or integer column of {path}: {_list(plain)}")
     return asked or find(plain, usual)
 
 
@@ -206,26 +205,24 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(name[:50] for name in names[:20]) or "it has none"
 
 
-# Where the images of an Arrow file lie: bytes are read by offset, as from a tar file.
-
-# what pyarrow raises for files that are not what they claim to be
+# raised by pyarrow for invalid files
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError)
-_MAGIC = b"ARROW1"  # of the file format; without it a file is a stream, which is what Hugging Face writes
+_MAGIC = b"ARROW1"  # of the file format; other files are streams, as Hugging Face writes
 
 
 class ArrowRows:
-    """The rows of one Arrow file, as `save_to_disk` writes it.
+    """The rows of one Arrow file, as written by `save_to_disk`. Images are read by their offset in the file.
 
     Attributes:
-        columns: which columns are what.
-        rows: number of rows that can be read.
-        values: by name, the values of the small columns.
-        lacking: rows without bytes.
-        damage: why the file could not be read to its end, or None.
+        columns: columns by purpose.
+        rows: number of readable rows.
+        values: values of the small columns by name.
+        lacking: number of rows without bytes.
+        damage: why the end of the file is unreadable, or None.
 
     Raises:
-        ConfigError: no column of images.
-        OSError, ArrowException, ValueError: the file cannot be read at all.
+        ConfigError: no image column.
+        OSError, ArrowException, ValueError: the file cannot be read.
     """
 
     def __init__(self, path: str, config: SourceConfig) -> None:
@@ -234,8 +231,8 @@ class ArrowRows:
         try:
             self._stamp = FileState.of(descriptor)
             if not self._stamp.size:
-                raise OSError(errno.EINVAL, "the file is empty", path)
-            # only pages that hold offsets and labels are touched; the map goes when the arrays of this call do
+                raise OSError(errno.EINVAL, "empty file", path)
+            # only pages with offsets and labels are read; the mapping ends with the arrays of this call
             whole = pa.py_buffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
         finally:
             os.close(descriptor)
@@ -260,10 +257,10 @@ class ArrowRows:
         self.lacking = int((self._span_N2[:, 1] < 0).sum())
 
     def read(self, row: int) -> bytes:
-        """The bytes of a row's image. Raises OSError."""
+        """Read the image of a row. Raises OSError."""
         offset, size = self._span_N2[row].tolist()
         if size < 0:
-            raise OSError(errno.ENODATA, "the row holds no image bytes", self.path)
+            raise OSError(errno.ENODATA, "row has no image bytes", self.path)
         return read_span(self.path, self._stamp, offset, size)
 
     def mark(self, row: int) -> int:
@@ -272,9 +269,9 @@ class ArrowRows:
 
 
 def _spans(batch: pa.RecordBatch, found: Columns, whole: pa.Buffer) -> NDArray[np.int64]:
-    """Offset in the file and size in bytes of each row's image, the size -1 for none. Shape: (rows, 2)."""
+    """File offset and size in bytes of each row's image; size -1 means no image. Shape: (rows, 2)."""
     array = batch.column(found.image)
-    array.validate(full=True)  # the offsets come from the file: none may point elsewhere
+    array.validate(full=True)  # offsets from the file are untrusted
     lacks = array.is_null().to_numpy(zero_copy_only=False)
     if found.in_struct:
         array = array.field("bytes")
@@ -288,7 +285,7 @@ def _spans(batch: pa.RecordBatch, found: Columns, whole: pa.Buffer) -> NDArray[n
         span_N2[:, 0] = offset_N[:-1] + (data.address - whole.address)
         span_N2[:, 1] = np.diff(offset_N)
         if (span_N2[:, 0] < 0).any() or (span_N2.sum(axis=1) > whole.size).any():
-            raise ValueError("its buffers are compressed; write it uncompressed, or as Parquet")
+            raise ValueError("compressed buffers; write the file uncompressed or as Parquet")
     span_N2[lacks, 1] = -1
     return span_N2
 

@@ -1,4 +1,4 @@
-"""Splits and classes from names of files and columns."""
+"""Derive splits and class names from file names, label files and column names."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import SPLIT_FOLDERS, label_text, shown
 
 WNID = re.compile(r"n\d{8}")
-MAX_LIST = 1 << 28  # bytes of a file of names or synsets
+MAX_LIST = 1 << 28  # bytes of a file of class names or synsets
 _WORDS = re.compile(r"[^A-Za-z]+")
 _WHOLE = re.compile(r"-?[0-9]+")
 
 
 def split_word(text: str) -> str | None:
-    """The split that a word names in any case, such as ``Validation`` for val; None for other words."""
+    """The split named by a word in any case, such as ``Validation`` for val; None for other words."""
     return SPLIT_FOLDERS.get(text.strip().lower())
 
 
 def splits_of_files(names: Sequence[str]) -> list[str] | None:
-    """The split of each of some shards, from the words of its path: ``data/train-00000-of-00004.parquet`` is train.
+    """The split of each shard, from the words of its path: ``data/train-00000-of-00004.parquet`` is train.
 
     The last part of the path that names a split counts: ``training_data/val-0.tar`` is val.
 
     Returns:
-        None unless every path names a split, without contradiction, and one of them is train: as with folders, a name
-        here and there says nothing.
+        one split per path; None unless every path names exactly one and one of them is train.
     """
     found: list[str] = []
     for name in names:
@@ -41,7 +40,11 @@ def splits_of_files(names: Sequence[str]) -> list[str] | None:
 
 
 def split_text(value: object, where: str) -> str | None:
-    """A split as a file gives it; None for an empty one. Raises ConfigError for another word."""
+    """Parse a split; None for an empty value. Raises ConfigError for any other word.
+
+    Args:
+        where: location of the value, for the error message.
+    """
     text = str(value) if value is not None else ""
     if not text.strip():
         return None
@@ -52,21 +55,18 @@ def split_text(value: object, where: str) -> str | None:
 
 
 def read_lines(path: Path, field: str) -> list[str]:
-    """The lines of a small text file, without their ends. Raises ConfigError when it cannot be read as UTF-8."""
+    """The lines of a UTF-8 text file. Raises ConfigError if it is unreadable or too large."""
     try:
         if path.stat().st_size > MAX_LIST:
             raise ConfigError(field, str(path), f"a text file of at most {MAX_LIST} bytes")
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(field, str(path), f"a text file that can be read ({error})") from error
+        raise ConfigError(field, str(path), f"a readable UTF-8 text file ({error})") from error
 
 
 @dataclass
 class Names:
-    """Readable and unique names of classes, by what a source calls them: a synset, or a number as text.
-
-    It remembers the classes it named, and so knows their `order`.
-    """
+    """Readable, unique class names by synset or number (as text); remembers the classes it named for `order`."""
 
     by_synset: Mapping[str, str] = field(default_factory=dict)
     by_number: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Names:
     _number: dict[str, int | None] = field(default_factory=dict)
 
     def of(self, label: str | None) -> str | None:
-        """The name of a class; the label itself where there is none."""
+        """The name of a class, by default its label."""
         if label is None:
             return None
         if label not in self._named:
@@ -83,7 +83,7 @@ class Names:
         return self._named[label]
 
     def of_numbered(self, number: int, name: str) -> str:
-        """The name of a class that has a number and a name; the number counts only if the file has no synsets."""
+        """The name of a class with a number and a name; the number is used only if there are no synsets."""
         label = (number, name)
         if label not in self._named:
             readable = self.by_synset.get(name) or (name if self.by_synset else self.by_number.get(str(number), name))
@@ -91,7 +91,7 @@ class Names:
         return self._named[label]
 
     def order(self) -> list[str]:
-        """The classes named so far: by their numbers if all of them have one, else by name."""
+        """The classes named so far, by number if all have one, else by name."""
         numbers = self._number
         if None in numbers.values():
             return sorted(numbers)
@@ -99,18 +99,18 @@ class Names:
 
     def _add(self, label: str | tuple[int, str], name: str, number: int | None) -> None:
         self._named[label] = name
-        # of two labels with one name the smaller number counts, whichever comes first
+        # of two labels with one name, the smaller number counts
         before = self._number.get(name, number)
         self._number[name] = None if before is None or number is None else min(before, number)
 
 
 def read_names(path: Path | None) -> Names:
-    """Readable names of classes.
+    """Read readable class names.
 
     Args:
-        path: a file whose lines are ``n01440764 tench, Tinca tinca`` (the first name counts; line i also names the
-            class with the number i), or a name for the class of each number, from 0. Where two classes have one name,
-            as ImageNet's two cranes, the synset or the number stands behind it. None for no names.
+        path: a file with lines such as ``n01440764 tench, Tinca tinca`` (the first name counts; line i, from 0, also
+            names class i), or with one name per line for classes 0, 1, … Repeated names, such as ImageNet's two cranes,
+            get their synset or number appended. None for no names.
     """
     if path is None:
         return Names()
@@ -127,7 +127,7 @@ def read_names(path: Path | None) -> Names:
 
 
 def distinct(texts: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """Class names from texts: an empty one is replaced by its id, one that is there twice is followed by it."""
+    """Make names unique: an empty one is replaced by its id, a repeated one gets it appended."""
     names = [_name(text) or number for text, number in zip(texts, ids, strict=True)]
     counts: dict[str, int] = {}
     for name in names:
@@ -138,40 +138,38 @@ def distinct(texts: Sequence[str], ids: Sequence[str]) -> list[str]:
 def _name(text: str) -> str | None:
     try:
         return label_text(text)
-    except ValueError:  # too long for a name
+    except ValueError:  # too long
         return None
 
 
-# What the columns of a list or a table are usually called.
-
-# the likelier first; case is ignored
+# usual column names, in order of precedence; case is ignored
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "picture", "photo", "jpg", "jpeg", "png", "webp")
 PATH_COLUMNS = (
     "path", "file_name", "filename", "filepath", "file_path", "image_path", "image", "img", "file",
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "fine_label")
 SPLIT_COLUMNS = ("split",)
-# splits only if they hold nothing else: data sets call all kinds of groups so
+# ambiguous names, used only if all values are splits
 MAYBE_SPLIT_COLUMNS = ("subset", "partition")
 
 
 def find(names: Iterable[str], usual: Sequence[str]) -> str | None:
-    """The column with the first of some usual names, None if there is none; the exact spelling wins over another."""
+    """The first column with a usual name, or None; an exact match wins over another case."""
     names = list(names)
     known = {name.lower(): name for name in reversed(names)} | {name: name for name in names}
     return next((known[name] for name in usual if name in known), None)
 
 
 def says_splits(values: Iterable[object]) -> bool:
-    """Whether the values of a column are split words or empty, and not all of them empty."""
+    """Whether all values of a column are splits or empty, with at least one split."""
     words = {str(value) for value in values if value is not None and str(value).strip()}
     return bool(words) and all(map(split_word, words))
 
 
 def no_label(unused: Sequence[str]) -> tuple[str, ...]:
-    """What to say of a table without a column of labels; nothing if it has no other columns."""
+    """Remark for a table without a label column; empty if there are no other columns."""
     if not unused:
         return ()
     more = f" and {len(unused) - 12} more" if len(unused) > 12 else ""
     some = ", ".join(shown(name)[:50] for name in unused[:12])
-    return (f"no label column among: {some}{more}; name one with --label-column",)
+    return (f"no label column in {some}{more}; choose one with --label-column",)

@@ -1,4 +1,4 @@
-"""Photographs in Parquet files and in Hugging Face data sets."""
+"""Sources of images in Parquet files and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_o
 from substyle.pipelines.sources.hf_dataset import ARROW_ERRORS, ArrowRows, Columns, columns, table_files
 from substyle.pipelines.sources.labels import Names, no_label, read_names, says_splits, split_text, splits_of_files
 
-# The images of a Parquet file: decoded a few rows at a time, in the order in which they are asked for.
-
 BLOCK_BYTES = 32 << 20  # of images decoded at once
-BLOCKS = 4  # kept: four readers ask for neighbours, and a limit leaves gaps
+BLOCKS = 4  # cached: four readers request neighbouring rows, and a limit leaves gaps
 _MAX_BLOCK_ROWS = 4096
-_BUFFER = 1 << 20  # bytes of a column read at once: a row group may be larger than the memory
+_BUFFER = 1 << 20  # bytes of a column read at once: a row group may not fit in memory
 
 
 class ParquetRows:
     """The rows of one Parquet file.
 
     Attributes:
-        columns, rows, values, damage: as in `ArrowRows`; a Parquet file is read to its end or not at all.
-        lacking: 0, as it is not known.
+        columns, rows, values, damage: as in `ArrowRows`; a damaged Parquet file is never read in part.
+        lacking: 0: the number is unknown.
 
     Raises:
-        ConfigError: no column of images.
+        ConfigError: no image column.
         OSError, ArrowException, ValueError: the file cannot be read.
     """
 
@@ -52,24 +50,24 @@ class ParquetRows:
             self.rows = int(self.metadata.num_rows)
             groups = [self.metadata.row_group(i) for i in range(self.metadata.num_row_groups)]
             sizes = [int(group.num_rows) for group in groups]
-            # an image takes more than a byte: this footer lies, and its rows would fill the memory
+            # an image takes more than a byte: the footer is wrong, and so many rows would exhaust memory
             if min(sizes, default=0) < 0 or sum(sizes) != self.rows or self.rows > self.stamp.size:
-                raise ValueError(f"it claims {self.rows} rows in {self.stamp.size} bytes")
+                raise ValueError(f"footer claims {self.rows} rows in {self.stamp.size} bytes")
             names = self.columns.small
             table = file.read(columns=names, use_threads=False) if names else None
         self.values: dict[str, list[object]] = {name: table[name].to_pylist() for name in names} if table else {}
         if any(len(values) != self.rows for values in self.values.values()):
-            raise ValueError("its columns are not of one length")
+            raise ValueError("columns differ in length")
         self.start_G = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.image = f"{self.columns.image}.bytes" if self.columns.in_struct else self.columns.image
-        # a group's columns are not asked: pyarrow ends the process where a damaged footer contradicts itself
+        # do not access a group's columns: pyarrow aborts the process if a damaged footer is inconsistent
         self.block_rows = [
             max(1, min(_MAX_BLOCK_ROWS, BLOCK_BYTES * rows // max(1, int(group.total_byte_size))))
             for rows, group in zip(sizes, groups, strict=True)
         ]
 
     def read(self, row: int) -> bytes:
-        """The bytes of a row's image. Raises OSError."""
+        """Read the image of a row. Raises OSError."""
         return self._blocks.read(self, row)
 
     def mark(self, row: int) -> int:
@@ -87,18 +85,17 @@ def _stamp(path: str) -> FileState:
 
 @dataclass
 class _Cursor:
-    """Where the decoder of a row group stands."""
+    """State of the decoder of a row group."""
 
     group: tuple[str, int]
-    row: int  # of the group, the next that it gives
+    row: int  # next row, counted from the start of the group
     batches: Iterator[pa.RecordBatch]
 
 
 class Blocks:
-    """Decoded rows of the files of a source: the last few blocks, and one decoder that goes on where it stands.
+    """Cache of the last decoded blocks of rows, with one decoder that continues from its position.
 
-    Rows that are read in order cost one pass over the file, whatever the size of its row groups; going back inside a
-    row group decodes it from its beginning.
+    Reading rows in order takes one pass over the file. Going back in a row group decodes it again from its start.
     """
 
     def __init__(self) -> None:
@@ -108,16 +105,16 @@ class Blocks:
         self._broken: dict[tuple[str, int], tuple[int, str]] = {}
 
     def read(self, file: ParquetRows, row: int) -> bytes:
-        """The bytes of the image in a row of a file. Raises OSError."""
+        """Read the image of a row. Raises OSError."""
         group = int(np.searchsorted(file.start_G, row, side="right")) - 1
         inner = row - int(file.start_G[group])
         with self._lock:
             start, block = self._find(file.path, group, inner) or self._decode(file, group, inner)
             value = block[inner - start]
         if not value.is_valid:
-            raise OSError(errno.ENODATA, "the row holds no image bytes", file.path)
+            raise OSError(errno.ENODATA, "row has no image bytes", file.path)
         if value.as_buffer().size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"an image of more than {MAX_BYTES} bytes", file.path)
+            raise OSError(errno.EFBIG, f"image larger than {MAX_BYTES} bytes", file.path)
         return bytes(value.as_py())
 
     def _find(self, path: str, group: int, row: int) -> tuple[int, pa.Array] | None:
@@ -128,13 +125,13 @@ class Blocks:
         return None
 
     def _decode(self, file: ParquetRows, group: int, row: int) -> tuple[int, pa.Array]:
-        """Go on to the block that holds a row."""
+        """Decode up to the block that contains a row."""
         place = (file.path, group)
         broken = self._broken.get(place)
         if broken is not None and row >= broken[0]:
             raise OSError(errno.EIO, broken[1], file.path)
         if _stamp(file.path) != file.stamp:
-            raise OSError(errno.ESTALE, "the file has changed since it was listed", file.path)
+            raise OSError(errno.ESTALE, "file changed since it was listed", file.path)
         cursor = self._cursor
         if cursor is None or cursor.group != place or cursor.row > row:
             cursor = self._cursor = _Cursor(place, 0, _batches(file, group))
@@ -171,23 +168,23 @@ def _batches(file: ParquetRows, group: int) -> Iterator[pa.RecordBatch]:
 
 
 class TableSource:
-    """Images in a column of Parquet files, or of a Hugging Face data set.
+    """Images in a column of Parquet files or of a Hugging Face dataset.
 
-    What the user names is a file, a folder, a pattern (see `patterns.shards`), or a folder that ``save_to_disk`` wrote:
-    a ``Dataset`` or a ``DatasetDict``, whose parts are splits. Otherwise splits come from a column, or from the files'
-    paths if each names one. Images are a binary column, or a struct with a field ``bytes``. Labels are text, or
-    numbers, which have the names that a ``ClassLabel`` gives them, in its order; a negative number is no label. Columns
-    are found under their usual names (see `column_names`), or as the configuration says.
+    ``root`` is a file, a folder, a pattern (see `shards`), or a folder written by ``save_to_disk``: a ``Dataset``, or a
+    ``DatasetDict`` whose parts are splits. Otherwise splits come from a column, or from the file paths if each names
+    one. Images are a binary column or a struct with a field ``bytes``. Labels are text or integers, which get the names
+    and order of a ``ClassLabel``; negative integers mean no label. Columns are found by their usual names (see
+    `labels`) or named in the configuration.
 
     A key is ``<file>/<row>``, such as ``data/train-00000-of-00002.parquet/000000017``, or the value of
-    ``config.path_column``. Rows are read in the order of keys: with ids in another order than that of the rows, a row
-    group is decoded for every image.
+    ``config.path_column``. Rows are read in the order of keys: ids that are not in row order cost the decoding of a row
+    group per image.
 
-    A file that cannot be read is left out and named, as are rows without a key or with one that is there already; a row
-    without bytes fails when it is read.
+    Unreadable files, and rows with a missing or repeated key, are skipped with a warning. A row without bytes fails
+    when read.
 
     Raises:
-        ConfigError: nothing there, no column that fits, or no image.
+        ConfigError: nothing found, no suitable column, or no images.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
@@ -221,12 +218,12 @@ class TableSource:
         del self._known
         self.refused = left_out.tell()
         if not self._keys:
-            raise ConfigError("images", self.root, f"files with rows of images{left_out.first()}")
+            raise ConfigError("images", self.root, f"files with image rows{left_out.first()}")
         if all(file.lacking >= file.rows for file in self._files):
             raise ConfigError(
                 "images",
                 self.root,
-                "rows that hold the bytes of images; these hold none (paths alone are not followed)",
+                "rows with image bytes; these have none (paths to image files are not followed)",
             )
         given = self._splits if any(self._splits) else None
         self.understood = Understood(
@@ -264,13 +261,13 @@ class TableSource:
             if columns.key is not None:
                 name = str(key) if key is not None else ""
                 if not name or len(name) > MAX_TEXT or name in self._known:
-                    left_out.add(where, f"has no id, or one that is there already ({name!r}), and was left out")
+                    left_out.add(where, f"has a missing or repeated id ({name!r}); skipped")
                     continue
                 self._known.add(name)
             try:
                 self._labels.append(_label(label, columns.classes, readable))
             except ValueError as error:
-                left_out.note(where, f"has {error} and stays without one")
+                left_out.note(where, f"has {error}; left unlabelled")
                 self._labels.append(None)
             self._keys.append(name)
             self._splits.append(split_text(said, f"of {where}") if columns.split else split)
@@ -285,7 +282,7 @@ class TableSource:
 
 
 def _chosen(files: Sequence[Columns]) -> dict[str, str]:
-    """The column for each purpose; all of them if files differ."""
+    """Column name by purpose; alternatives if files differ."""
     chosen = {
         what: " or ".join(dict.fromkeys(name for file in files if (name := getattr(file, what))))
         for what in ("image", "label", "split", "key")
@@ -294,7 +291,7 @@ def _chosen(files: Sequence[Columns]) -> dict[str, str]:
 
 
 def _is_parquet(path: str) -> bool:
-    """Whether a file is Parquet, as its name or else its first bytes say."""
+    """Whether a file is Parquet, by its suffix or else its magic bytes."""
     if path.lower().endswith((".parquet", ".arrow")):
         return path.lower().endswith(".parquet")
     with open(path, "rb") as file:
@@ -306,6 +303,6 @@ def _label(value: object, classes: tuple[str, ...] | None, readable: Names) -> s
         if value < 0:
             return None
         if value >= len(classes):
-            raise ValueError(f"the label {value} of {len(classes)} classes")
+            raise ValueError(f"label {value}, outside its {len(classes)} classes")
         return readable.of_numbered(value, classes[value])
     return readable.of(label_text(value))

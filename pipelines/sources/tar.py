@@ -1,7 +1,4 @@
-"""Photographs in tar shards, as WebDataset writes them: an index from their headers, bytes by offset.
-
-Shards lie on a disk or in a bucket, where many are listed at once.
-"""
+"""Source of images in WebDataset tar shards, on disk or in a bucket: indexed by their headers, read by offset."""
 
 from __future__ import annotations
 
@@ -33,13 +30,13 @@ from substyle.pipelines.storage import each, is_remote
 TAR_KINDS = (".tar",)
 COMPRESSED_KINDS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 JSON_LABEL = "label"
-MAX_CLS, MAX_JSON = 4096, 1 << 20  # bytes of a member that holds a label
-_CUT = -1  # size of an image whose shard ends inside it
+MAX_CLS, MAX_JSON = 4096, 1 << 20  # bytes of a label member
+_CUT = -1  # size of a truncated image
 
 
 @dataclass(slots=True)
 class _Sample:
-    """What the members of one key say."""
+    """The image and labels of one key."""
 
     offset: int = 0
     size: int = 0
@@ -48,32 +45,30 @@ class _Sample:
 
 
 class TarSource:
-    """Images in a tar file, a folder of tar files, or those that a pattern names (see `patterns.shards`).
+    """Images in a tar file, a folder of tar files, or the files of a pattern (see `shards`), on disk or in a bucket.
 
-    All of these may be addresses in a bucket, such as ``s3://bucket/shards/train-{0000..0146}.tar``.
-
-    Members whose names agree up to the first dot of their base name are a sample: ``cat/0001.jpg``, ``cat/0001.cls``,
-    ``cat/0001.json``. The image is the member with an image's extension (``.jpg`` before ``.png``, a plain extension
+    Members whose names agree up to the first dot of the base name form a sample: ``cat/0001.jpg``, ``cat/0001.cls``,
+    ``cat/0001.json``. The image is the member with an image extension (``.jpg`` before ``.png``, a plain extension
     before one like ``.seg.png``). The label is the text or number in ``.cls``, else the field ``label`` of ``.json``;
-    with ``config.json_label`` that field comes first. Shards whose names all say train, val or test, one of them train,
-    have these splits.
+    a field given as ``config.json_label`` takes precedence. Names of shards define splits if each names one of train,
+    val and test, and one is train.
 
-    A key is ``<shard>/<member up to the first dot>``, such as ``train-0000.tar/cat/0001``: always with the shard, so
-    that a further shard that repeats a name changes no other key. In one shard the first member of a name counts.
+    A key is ``<shard>/<member up to the first dot>``, such as ``train-0000.tar/cat/0001``; with the shard, adding
+    shards changes no existing key. The first member of a repeated name in a shard counts.
 
-    Links, devices, sparse files, absolute names and names with ``..`` are left out and named. Where a shard is damaged
-    its images up to there are kept, the damage is named, and an image that the shard ends inside fails when it is read.
+    Links, devices, sparse files, absolute names and names with ``..`` are skipped with a warning. Images before damage
+    in a shard are kept; a truncated image fails when read.
 
     Raises:
-        ConfigError: nothing there, a compressed shard, or no image in any.
-        ObjectError: a bucket cannot be asked; so do reads of its images then.
+        ConfigError: nothing found, a compressed shard, or no images.
+        ObjectError: a request to a bucket failed; also raised when images are read.
     """
 
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
         config = (config or SourceConfig()).of_kind("tar")
         self.root, self.options = str(root), config.options()
         if self.root.lower().endswith(COMPRESSED_KINDS):
-            raise ConfigError("images", self.root, "tar files that are not compressed: these are read at any place")
+            raise ConfigError("images", self.root, "uncompressed tar files, which allow random access")
         left_out = LeftOut(self.root)
         self._index = _Index()
         found = shards(self.root, TAR_KINDS, left_out)
@@ -89,7 +84,7 @@ class TarSource:
         self.refused = left_out.tell()
         if not self._index.keys:
             kinds = " ".join(IMAGE_KINDS)
-            raise ConfigError("images", self.root, f"tar files that hold images ({kinds}){left_out.first()}")
+            raise ConfigError("images", self.root, f"tar files with images ({kinds}){left_out.first()}")
         index = self._index
         given = index.splits if splits else None
         self.understood = Understood(left_out, splits_from="the names of the shards" if given else "")
@@ -100,7 +95,7 @@ class TarSource:
 
 @dataclass
 class _Listing:
-    """What one shard holds: its samples by their keys, and what of it was left out."""
+    """Samples of one shard by key, and what was skipped."""
 
     name: str
     file: ShardFile
@@ -109,14 +104,14 @@ class _Listing:
 
     @staticmethod
     def of(shard: Shard, json_label: str, left_out: LeftOut) -> _Listing:
-        """List a shard; one that cannot be read has no samples. Raises ConfigError when it is compressed."""
+        """List a shard; an unreadable one has no samples. Raises ConfigError if it is compressed."""
         file = RemoteShard(shard.path) if is_remote(shard.path) else LocalShard(shard.path)
         samples: dict[str, _Sample] = {}
         try:
             with file.opened() as spans:
                 packed = tar_files.compression(spans)
                 if packed:
-                    raise ConfigError("images", shard.path, f"tar files that are not compressed; this is {packed}")
+                    raise ConfigError("images", shard.path, f"uncompressed tar files; this one is {packed}")
                 samples = _samples(spans, shard, json_label, left_out)
         except OSError as error:
             left_out.add(shard.name, f"cannot be read: {error.strerror}")
@@ -124,7 +119,7 @@ class _Listing:
 
 
 class _Index:
-    """Where every image lies: lists with an entry for each."""
+    """Location of every image, as parallel lists."""
 
     def __init__(self) -> None:
         self.shards: list[tuple[str, ShardFile]] = []
@@ -134,7 +129,7 @@ class _Index:
         self._shard, self._offset, self._size = array("l"), array("q"), array("q")
 
     def add(self, listing: _Listing, split: str | None, json_label: str, readable: Names) -> None:
-        """Take the images of one shard."""
+        """Add the images of one shard."""
         number = len(self.shards)
         self.shards.append((listing.name, listing.file))
         for key, sample in listing.samples.items():
@@ -150,19 +145,19 @@ class _Index:
             self._size.append(sample.size)
 
     def read(self, place: int) -> bytes:
-        """The bytes of the image at a place of the lists."""
+        """Read the image at an index of the lists."""
         name, file = self.shards[self._shard[place]]
         if self._size[place] == _CUT:
-            raise OSError(errno.EIO, "the tar file ends inside this image", name)
+            raise OSError(errno.EIO, "tar file ends inside this image", name)
         return file.read(self._offset[place], self._size[place])
 
     def mark(self, place: int) -> int:
-        """The mark of the image at a place of the lists; see `ImageRecord`."""
+        """The mark of the image at an index of the lists; see `ImageRecord`."""
         return self.shards[self._shard[place]][1].mark(self._offset[place])
 
 
 def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:
-    """The samples of a shard by their keys."""
+    """The samples of a shard by key."""
     samples: dict[str, _Sample] = {}
     try:
         for member in tar_files.members(file):
@@ -170,11 +165,11 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
             if member.kind == tar_files.FOLDER:
                 continue
             if member.kind != tar_files.FILE:
-                left_out.add(where, f"is a {member.kind} and was left out")
+                left_out.add(where, f"is a {member.kind}; skipped")
                 continue
             name = _safe(member.name)
             if name is None:
-                left_out.add(where, "is no path inside the tar file and was left out")
+                left_out.add(where, "is not a path inside the tar file; skipped")
                 continue
             key, kind = _split(name)
             if not key:
@@ -183,7 +178,7 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
             rank = _rank(kind)
             if rank is not None:
                 if sample.rank is not None:
-                    left_out.note(where, "is a further image of its sample; one is taken")
+                    left_out.note(where, "is another image of its sample; only one is used")
                 if sample.rank is None or rank < sample.rank:
                     sample.rank, sample.offset, sample.size = rank, member.offset, member.size if member.whole else _CUT
             elif kind not in _LABELS:
@@ -193,14 +188,14 @@ def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> d
                     sample.labels[kind] = _label(file, member, kind, json_label)
                 except (ValueError, RecursionError) as error:
                     sample.labels[kind] = None
-                    left_out.note(where, f"holds no label: {words(error)}")
+                    left_out.note(where, f"has no valid label: {words(error)}")
     except tar_files.TarDamage as damage:
         left_out.add(shard.name, str(damage))
     return samples
 
 
 def _safe(name: str) -> str | None:
-    """A member's name without ``.`` and double slashes; None for one that is absolute, goes up, or is no name."""
+    """A member's name without ``.`` and double slashes; None if it is absolute, has ``..`` or is invalid."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or not parts or len(name) > MAX_TEXT:
         return None
@@ -208,20 +203,20 @@ def _safe(name: str) -> str | None:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension: the base name is cut at its first dot. The key of a name that begins with a dot is empty."""
+    """Split a name into key and extension at the first dot of its base name; both are empty for a leading dot."""
     folder, slash, base = name.rpartition("/")
     stem, dot, kind = base.partition(".")
     return (folder + slash + stem, kind.lower()) if stem and dot else ("", "")
 
 
 def _rank(kind: str) -> tuple[int, int] | None:
-    """The place of an image's extension among those of its sample, None for no image."""
+    """The precedence of an image extension in its sample; None for other extensions."""
     inner, _, last = kind.rpartition(".")
     return (bool(inner), IMAGE_KINDS.index(f".{last}")) if f".{last}" in IMAGE_KINDS else None
 
 
 def _label(file: Spans, member: tar_files.TarMember, kind: str, json_label: str) -> str | None:
-    """The label that a member holds. Raises ValueError or RecursionError when it holds something else."""
+    """Parse the label in a member. Raises ValueError or RecursionError if it is invalid."""
     read, limit = _LABELS[kind]
     if member.size > limit:
         raise ValueError(f"{member.size} bytes")

@@ -1,4 +1,4 @@
-"""Files of many images, on a disk or in a bucket: listed once, then read at any place as long as they are the same."""
+"""Random access to tar shards, on disk or in a bucket; reads fail if a shard changed since it was listed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from substyle.pipelines.sources.base import words
 from substyle.pipelines.sources.files import MAX_BYTES, FileState, mark_of, mark_of_file, open_regular, read_span
 from substyle.pipelines.storage import ObjectPlace, Version, place
 
-WINDOW = 1 << 20  # bytes asked for at once while an object is listed: some members with the headers between them
+WINDOW = 1 << 20  # bytes per request while an object is listed: several headers and small members
 
 
 class Spans(Protocol):
-    """An open file: its size in bytes, and what stands at any place of it."""
+    """An open file with random access."""
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Size in bytes."""
         ...
 
     def read(self, size: int, offset: int) -> bytes:
-        """At most ``size`` bytes from ``offset`` on; fewer where the file ends before. Raises OSError."""
+        """Read up to ``size`` bytes from ``offset``, fewer at the end of the file. Raises OSError."""
         ...
 
 
@@ -35,20 +35,20 @@ class ShardFile(Protocol):
     """A file of many images."""
 
     def opened(self) -> AbstractContextManager[Spans]:
-        """The file, for the block; from then on `read` means the one that was met here."""
+        """Open the file as a context manager and remember its state for `read`."""
         ...
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size). Raises OSError where the file is another one by now, or ends before."""
+        """Read bytes [offset, offset + size). Raises OSError if the file changed or is shorter."""
         ...
 
     def mark(self, offset: int) -> int:
-        """The mark of what lies there; see `ImageRecord`."""
+        """The mark of the image at an offset; see `ImageRecord`."""
         ...
 
 
 class LocalShard:
-    """A file on a disk."""
+    """A file on disk."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class LocalShard:
 
     @contextmanager
     def opened(self) -> Iterator[Spans]:
-        """See `ShardFile`. Raises OSError when it is no regular file."""
+        """See `ShardFile`. Raises OSError if it is not a regular file."""
         descriptor = open_regular(self.path)
         try:
             self._stamp = FileState.of(descriptor)
@@ -74,7 +74,7 @@ class LocalShard:
 
 
 class RemoteShard:
-    """An object in a bucket. A bucket that cannot be asked raises ObjectError."""
+    """An object in a bucket. Failed requests raise ObjectError."""
 
     def __init__(self, path: str) -> None:
         there = place(path, "images")
@@ -91,13 +91,13 @@ class RemoteShard:
     def read(self, offset: int, size: int) -> bytes:
         """See `ShardFile`."""
         if size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"an image of more than {MAX_BYTES} bytes", str(self.place))
+            raise OSError(errno.EFBIG, f"image larger than {MAX_BYTES} bytes", str(self.place))
         if offset + size > self._version.size:
-            raise OSError(errno.EIO, "the file ends inside an image", str(self.place))
+            raise OSError(errno.EIO, "file ends inside an image", str(self.place))
         return bytes(self.place.read_range(offset, size, self._version.e_tag)) if size else b""
 
     def mark(self, offset: int) -> int:
-        """See `ShardFile`. Of the object that was listed: the bucket is not asked again."""
+        """See `ShardFile`. Refers to the listed version and sends no request."""
         version = self._version
         which = version.e_tag or version.version or version.changed
         return mark_of(str(which), version.size, offset) if which else 0
@@ -115,7 +115,7 @@ class _Descriptor:
 
 
 class _Window:
-    """Reads ahead: a request takes as long as many small members."""
+    """Reads ahead, because requests are slow compared to small members."""
 
     def __init__(self, there: ObjectPlace, version: Version) -> None:
         self.place, self.size, self._e_tag = there, version.size, version.e_tag
@@ -131,13 +131,13 @@ class _Window:
         return bytes(self._data[offset - self._start : offset - self._start + size])
 
 
-# Where the members of a tar file lie. `tarfile` reads the headers, as in WebDataset. What it accepts without an error
-# is checked here: a broken header behind a good one, a negative size, a missing end mark.
+# `tarfile` parses headers, as in WebDataset. It accepts a broken header after a valid one, a negative size and a
+# missing end marker; these are checked here.
 
 BLOCK = 512
-# bytes of a pax header or a long name: a path has 4,096, and before 3.11.10 Python takes quadratic time for a header
+# bytes of a pax header or long name: a path has 4,096, and Python before 3.11.10 parses headers in quadratic time
 MAX_EXTENDED = 1 << 15
-_AFTER_END = 1 << 20  # bytes looked at behind the end mark
+_AFTER_END = 1 << 20  # bytes checked after the end marker
 _ZEROS = bytes(BLOCK)
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -153,20 +153,20 @@ _KINDS = {
     tarfile.LNKTYPE: "hard link", tarfile.SYMTYPE: "link", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
     tarfile.FIFOTYPE: "pipe", b"V": "volume label", b"M": "part of another volume", b"N": "old long name",
 }  # fmt: skip
-# what tarfile raises for headers that are none: besides its own errors those of numbers and maps that are cut
+# raised by tarfile for invalid headers
 _ERRORS = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)
 
 
 class TarDamage(Exception):
-    """A tar file cannot be read on; the message is the rest of a sentence that begins with its name."""
+    """A tar file is damaged; the message completes a sentence that starts with its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """One member: its name, what it is, and where its bytes lie in the tar file.
+    """A member of a tar file: name, kind, and offset and size of its data in bytes.
 
     Attributes:
-        whole: False where the file ends before the member does.
+        whole: False if the tar file ends inside the member.
     """
 
     name: str
@@ -177,17 +177,17 @@ class TarMember:
 
 
 def compression(file: Spans) -> str | None:
-    """What a file is compressed with, None where it is not."""
+    """The compression format of a file, None if uncompressed."""
     start = file.read(6, 0)
     return next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
 def members(file: Spans) -> Iterator[TarMember]:
-    """All members in the file's order.
+    """Iterate over the members in file order.
 
     Raises:
-        TarDamage: a header that is none, an extended header that is too large, a member beyond the end of the file, no
-            end mark, or data after it; what came before is right.
+        TarDamage: an invalid or oversized header, a member beyond the end of the file, no end marker, or data after it.
+            Members yielded before are valid.
     """
     if not file.size:
         raise TarDamage("is empty")
@@ -196,29 +196,29 @@ def members(file: Spans) -> Iterator[TarMember]:
         tar = tarfile.TarFile(fileobj=_Headers(file), tarinfo=_Info, encoding="utf-8", errors="surrogateescape")
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-            said = info.pax_headers.get("size", "0")  # tarfile takes what is no number as 0
+            said = info.pax_headers.get("size", "0")  # tarfile reads an invalid number as 0
             if not said.isdecimal() or not 0 <= info.size < 1 << 62 or tar.offset <= position:
-                raise TarDamage(f"has a header with an impossible size at byte {position}")
+                raise TarDamage(f"has a header with an invalid size at byte {position}")
             position = tar.offset
             kind = "sparse file" if info.issparse() else _KINDS.get(info.type, "member of an unknown type")
             whole = kind != FILE or info.offset_data + info.size <= file.size
             yield TarMember(info.name, kind, info.offset_data, info.size, whole)
             if not whole:
-                raise TarDamage(f"ends inside {info.name!a}, which is to have {info.size} bytes")
+                raise TarDamage(f"ends inside {info.name!a}, a member of {info.size} bytes")
     except _ERRORS as error:
-        raise TarDamage(f"has no header that can be read at byte {position}: {words(error)}") from error
+        raise TarDamage(f"has an unreadable header at byte {position}: {words(error)}") from error
     _check_end(file, position)
 
 
 class _Headers(io.RawIOBase):
-    """A shard as the file object that `tarfile` reads headers from."""
+    """File object for `tarfile` that reads headers only."""
 
     def __init__(self, file: Spans) -> None:
         super().__init__()
         self._file, self._position = file, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of any file. Raises TarDamage where it is more than a header can have."""
+        """See `io.RawIOBase`. Raises TarDamage if ``size`` exceeds that of any header."""
         if size is None or not 0 <= size <= MAX_EXTENDED:
             raise TarDamage(f"has an extended header of {size} bytes at byte {self._position - BLOCK}")
         data = self._file.read(size, self._position)
@@ -226,7 +226,7 @@ class _Headers(io.RawIOBase):
         return data
 
     def seek(self, position: int, whence: int = 0, /) -> int:
-        """From the beginning, which is how `tarfile` calls it."""
+        """Seek from the start of the file; `tarfile` uses no other ``whence``."""
         self._position = position
         return position
 
@@ -238,7 +238,7 @@ class _Headers(io.RawIOBase):
 class _Info(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """A header whose name has the prefix only where ustar says so: GNU tar keeps times there."""
+        """Parse a header; the name gets a prefix only in ustar format: GNU tar stores times in that field."""
         info = super().frombuf(buf, encoding, errors)
         if buf[257:263] != b"ustar\0":
             info.name = bytes(buf[:100]).split(b"\0", 1)[0].decode(encoding, errors)
@@ -246,13 +246,13 @@ class _Info(tarfile.TarInfo):
 
 
 def _check_end(file: Spans, position: int) -> None:
-    """Raise TarDamage unless the end mark lies here and nothing follows: archives may be appended to one another."""
+    """Raise TarDamage unless the end marker is here and nothing follows, such as an appended archive."""
     block = file.read(BLOCK, position)
     if not block:
-        raise TarDamage("has no end mark; it may have been cut short")
+        raise TarDamage("has no end marker; it may be truncated")
     if len(block) < BLOCK:
         raise TarDamage(f"ends inside the header at byte {position}")
     if block != _ZEROS:
-        raise TarDamage(f"has no header where one should be, at byte {position}")
+        raise TarDamage(f"has no header at byte {position}, where one is expected")
     if file.read(_AFTER_END, position).strip(b"\0"):
-        raise TarDamage(f"has data after its end mark at byte {position}, which was not looked at")
+        raise TarDamage(f"has data after its end marker at byte {position}; ignored")

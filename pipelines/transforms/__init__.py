@@ -1,1 +1,1 @@
-"""Transformations, one module for each family of coarse classes."""
+"""Transformations, one module per family of coarse classes."""

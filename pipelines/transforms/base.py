@@ -1,6 +1,6 @@
-"""What a transformation is: a name, parameters with units, a coarse class, a role and a function; and their registry.
+"""Transformations: a name, parameters with units, a coarse class, a role and a function; and their registry.
 
-Add one by decorating its function in a file of this folder (or in a plug-in file that the user names)::
+Add one by decorating its function in a module of this folder or in a plug-in::
 
     @kernel("solarize", coarse="tone", role="train", parameters=[Choice("threshold", (64, 128), unit="level")])
     def solarize(canvas_BSSC, args, keys_B):
@@ -25,7 +25,7 @@ from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import source_digest
 
-CANVAS = 224  # the side S at which strengths in px are stated
+CANVAS = 224  # the side S that strengths in px refer to
 COARSE = ("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style")
 Role = Literal["train", "held_out"]
 Arrays = Mapping[str, NDArray[Any]]
@@ -34,9 +34,9 @@ Node = Any  # a DALI DataNode; DALI ships no types
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values, all equally likely; a value may be a tuple of numbers that belong together.
+    """A parameter drawn from a few equally likely values, which may be tuples of numbers.
 
-    A value in ``px`` scales by S / 224, one in ``S`` by S: both arrive in pixels of the canvas.
+    Values in ``px`` are multiplied by S / 224, values in ``S`` by S: both arrive in pixels of the canvas.
     """
 
     name: str
@@ -46,21 +46,21 @@ class Choice:
     draws = 1
 
     def sample(self, u_BP: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-        """Values for uniform numbers. Shape: (B,) or, for tuples of k numbers, (B, k) float32."""
+        """Map uniform random numbers to values. Shape: (B,) or, for tuples of k numbers, (B, k) float32."""
         table = np.asarray(self.values, dtype=np.float32)
         index = np.minimum((u_BP[:, 0] * len(table)).astype(np.int64), len(table) - 1)
         return np.asarray(table[index] * np.float32(_unit_scale(self.unit, side)), dtype=np.float32)
 
     def describe(self) -> dict[str, Any]:
-        """This parameter in plain JSON."""
+        """The parameter as JSON data."""
         return {"name": self.name, "unit": self.unit, "one_of": list(self.values)}
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """A number drawn uniformly from [low, high); with ``signed`` its sign is drawn too. Units as in :class:`Choice`.
+    """A parameter of ``count`` numbers drawn uniformly from [low, high); ``signed`` also draws their signs.
 
-    With ``count`` above 1, that many independent numbers.
+    Units as in :class:`Choice`.
     """
 
     name: str
@@ -72,11 +72,11 @@ class Uniform:
 
     @property
     def draws(self) -> int:
-        """How many uniform numbers :meth:`sample` takes."""
+        """Number of uniform random numbers that :meth:`sample` uses."""
         return 2 * self.count
 
     def sample(self, u_BP: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-        """Values for uniform numbers. Shape: (B,) or, with a count k above 1, (B, k) float32."""
+        """Map uniform random numbers to values. Shape: (B,) or, with a count k above 1, (B, k) float32."""
         value = self.low + (self.high - self.low) * u_BP[:, : self.count]
         if self.signed:
             value = np.where(u_BP[:, self.count :] < 0.5, -value, value)
@@ -84,7 +84,7 @@ class Uniform:
         return scaled[:, 0] if self.count == 1 else scaled
 
     def describe(self) -> dict[str, Any]:
-        """This parameter in plain JSON."""
+        """The parameter as JSON data."""
         described = {"name": self.name, "unit": self.unit, "uniform": [self.low, self.high], "signed": self.signed}
         return described if self.count == 1 else {**described, "count": self.count}
 
@@ -98,25 +98,25 @@ def _unit_scale(unit: str, side: int) -> float:
 
 
 class Network(Protocol):
-    """A compiled image-to-image network with several outputs; the engine compiles it and passes it in."""
+    """An image-to-image network with several outputs, compiled by the engine."""
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8 canvas (B, S, S, 3) to one uint8 (B, S, S, 3) tensor on its device for each transformation it makes."""
+        """Compute one uint8 (B, S, S, 3) tensor per transformation, on the device of the uint8 (B, S, S, 3) canvas."""
         ...
 
 
 @dataclass(frozen=True)
 class OnGPU:
-    """How a GPU makes a transformation that DALI makes on a CPU, where DALI's own GPU operators do not make it.
+    """GPU implementation of a DALI transformation, in place of DALI's GPU operators.
 
-    They do not where one of them is missing, takes its arguments from the host alone, or makes other pixels; nor where
-    a kernel moves less memory. Parameters are drawn alike. One of the two functions is given:
+    For operators that are missing on a GPU, take arguments from the host only, produce other pixels, or move more
+    memory than a kernel. Parameters are the same. Exactly one of ``function`` and ``colours`` is set.
 
     Attributes:
-        function: like a kernel's, ``(canvas_BSSC, args, keys_B)`` to pixels.
-        colours: ``(canvas_BSSC, args)`` to a map of colours (B, 3, 4) of :mod:`substyle.kernels.color`; all of a
-            suite are made from one read of the canvas.
-        prepare: in place of the transformation's own, where the function takes other arguments.
+        function: as of a kernel, ``(canvas_BSSC, args, keys_B)`` to pixels.
+        colours: ``(canvas_BSSC, args)`` to a colour map (B, 3, 4) of :mod:`substyle.kernels.color`; all colour maps of
+            a suite are applied in one read of the canvas.
+        prepare: replaces the transformation's ``prepare`` if the function takes other arguments.
     """
 
     function: Callable[[torch.Tensor, Arrays, NDArray[np.uint64]], torch.Tensor] | None = None
@@ -126,22 +126,22 @@ class OnGPU:
 
 @dataclass(frozen=True)
 class Transformation:
-    """One transformation; see the decorators below for what its function is given."""
+    """A transformation; see :func:`dali` and :func:`kernel` for the arguments of its function."""
 
     name: str
     coarse: str
     role: Role
     made_by: Literal["identity", "dali", "kernel", "network"]
     parameters: tuple[Parameter, ...] = ()
-    version: int = 1  # raise it when something changes what it makes that `code` does not cover
+    version: int = 1  # increment when pixels change for a reason that `code` does not cover
     function: Callable[..., Any] | None = field(default=None, compare=False)
     prepare: Callable[[Arrays, int], Arrays] | None = field(default=None, compare=False)
-    network: str = ""  # for made_by="network": the name of the network that makes it
-    split_assets: bool = False  # prepare is also given "test_B" and picks from assets that the other images never see
-    on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": what makes it there instead
+    network: str = ""  # for made_by="network": name of the network
+    split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
+    on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
 
     def describe(self) -> dict[str, Any]:
-        """Its definition in plain JSON: what `substyle transforms --json` prints and the store's hash covers."""
+        """The definition as JSON data, printed by `substyle transforms --json` and covered by the store's hash."""
         definition = {
             "name": self.name,
             "coarse": self.coarse,
@@ -155,14 +155,14 @@ class Transformation:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the source of its functions: :func:`substyle.pipelines.code.source_digest`."""
+        """Digest of the source of the functions; see :func:`substyle.pipelines.code.source_digest`."""
         gpu = self.on_gpu or OnGPU()
         return source_digest(self.function, self.prepare, gpu.function, gpu.colours, gpu.prepare)
 
     def definition_hash(self) -> str:
-        """16 hex digits that change when the pixels it makes may change (so neither role nor coarse class count).
+        """16 hex digits that change when the pixels may change: role and coarse class are not covered.
 
-        Of a plug-in, any edit of code counts.
+        Any edit of a plug-in's code changes it.
         """
         definition = {k: v for k, v in self.describe().items() if k not in ("role", "coarse")}
         definition |= {"network": self.network, "split_assets": self.split_assets}
@@ -171,13 +171,13 @@ class Transformation:
     def draw(
         self, keys_B: NDArray[np.uint64], side: int, test_B: NDArray[np.bool_] | None = None, *, gpu: bool = False
     ) -> dict[str, NDArray[Any]]:
-        """The function's arguments for a batch of images.
+        """Draw the function's arguments for a batch of images.
 
         Args:
             keys_B: Philox keys of the images, from :func:`substyle.kernels.philox.image_keys`.
-            side: canvas side S in pixels; parameters in px or S are scaled to it.
-            test_B: (B,) bool, which images are test images (none when left out); it matters with ``split_assets``.
-            gpu: whether they are the arguments of the function that makes it on a GPU.
+            side: canvas side S in pixels; scales parameters in px or S.
+            test_B: (B,) bool, which images are test images; by default none. Used with ``split_assets``.
+            gpu: draw the arguments of the GPU implementation.
 
         Returns:
             arrays whose first axis is B, by argument name.
@@ -198,16 +198,16 @@ REGISTRY: dict[str, Transformation] = {}
 
 
 def register(transformation: Transformation) -> None:
-    """Make a transformation known by its name. Raises ConfigError for a taken name or an unknown coarse class."""
+    """Register a transformation. Raises ConfigError for a duplicate name or an unknown coarse class."""
     if transformation.name in REGISTRY:
-        raise ConfigError("transformation", transformation.name, "a name that is not taken")
+        raise ConfigError("transformation", transformation.name, "a name that is not registered yet")
     if transformation.coarse not in COARSE:
         raise ConfigError(f"{transformation.name}.coarse", transformation.coarse, ", ".join(COARSE))
     REGISTRY[transformation.name] = transformation
 
 
 def get(name: str) -> Transformation:
-    """The transformation of that name. Raises ConfigError naming those that exist."""
+    """Return a transformation by name. Raises ConfigError if it does not exist."""
     if name not in REGISTRY:
         raise ConfigError("transformation", name, ", ".join(sorted(REGISTRY)))
     return REGISTRY[name]
@@ -224,16 +224,15 @@ def dali(
     split_assets: bool = False,
     on_gpu: OnGPU | None = None,
 ) -> Callable[[Function], Function]:
-    """Register ``function(canvas, args, side) -> DataNode``, a piece of a DALI graph over one uint8 HWC sample.
+    """Register ``function(canvas, args, side) -> DataNode``, part of a DALI graph over one uint8 HWC sample.
 
-    What it returns is a uint8 sample of the same size; arithmetic with a Python number makes int32, to be cast back.
+    It returns a uint8 sample of the same size; arithmetic with a Python number yields int32, which must be cast back.
 
-    ``args`` holds a DataNode for every array that ``prepare(parameters, side)`` returns (by default the drawn
-    parameters as they are). It is on the CPU, where DALI takes the named arguments of an operator from, whatever the
-    operator runs on; what is an operator's positional input is moved to the canvas by :func:`beside`. Then the
-    function is good for a CPU and for a GPU, unless ``on_gpu`` says what else makes it there.
+    ``args`` holds a CPU DataNode for every array returned by ``prepare(parameters, side)``, by default the drawn
+    parameters. DALI takes named arguments of operators from the CPU; move positional inputs to the canvas's device with
+    :func:`beside`. The function then works on a CPU and on a GPU, unless ``on_gpu`` replaces it there.
 
-    With ``split_assets`` prepare is also given ``test_B``, (B,) bool: it must choose pictures for test images that
+    With ``split_assets``, ``prepare`` also gets ``test_B``, (B,) bool, and must use assets for test images that
     training images never show.
     """
 
@@ -246,7 +245,7 @@ def dali(
 
 
 def beside(canvas: Node, node: Node) -> Node:
-    """A tensor input of an operator, on the device of the canvas it is used with."""
+    """Move a positional input of an operator to the device of the canvas."""
     return node.gpu() if canvas.device == "gpu" else node
 
 
@@ -259,9 +258,9 @@ def kernel(
     prepare: Callable[[Arrays, int], Arrays] | None = None,
     version: int = 1,
 ) -> Callable[[Function], Function]:
-    """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` over torch tensors on any one device.
+    """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
-    ``args`` holds numpy arrays whose first axis is B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
+    ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
     """
 
     def decorate(function: Function) -> Function:
@@ -270,7 +269,5 @@ def kernel(
 
     return decorate
 
-
-# The photograph itself, as decoded.
 
 register(Transformation("identity", "identity", "train", "identity"))

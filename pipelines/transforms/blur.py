@@ -18,14 +18,14 @@ Keys = NDArray[np.uint64]
 MOTION = ((15, 5), (15, 8), (15, 12), (20, 15))
 DISK_RADII = (4, 6, 8, 10)
 DISK_EDGE = 0.5  # px, standard deviation of the disk's soft edge
-# OpenCV, which filters for DALI on a CPU, applies kernels of less than 130 values as they are, zeros left out, and
-# larger ones by Fourier transform. With a canvas of 224, kernels of 29 to 33 take half as long as 15 to 27.
+# DALI filters with OpenCV on a CPU, which applies kernels of fewer than 130 values directly, skipping zeros, and larger
+# ones by Fourier transform. For a canvas of 224, kernel sizes of 29 to 33 take half as long as 15 to 27.
 FAST_KERNEL = 29
 SIGMAS = (2, 3, 4, 6)
 
 
 def gaussian_lines(args: Arrays, side: int) -> Arrays:
-    """``across`` (B, 1, K) and ``down`` (B, K, 1) float32: Gaussian weights cut at three sigma; K follows the side."""
+    """``across`` (B, 1, K), ``down`` (B, K, 1) float32: Gaussian weights cut at three sigma; K depends on the side."""
     longest = math.ceil(3 * max(SIGMAS) * side / CANVAS)
     t_K = np.arange(-longest, longest + 1)
     sigma_B1 = args["sigma"].astype(np.float64)[:, None]
@@ -53,9 +53,9 @@ def gaussian_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
 
 
 def motion_kernels(args: Arrays, side: int) -> Arrays:
-    """``kernel``: (B, K, L) float32, Gaussian weights along a line through the middle, sampled every half px.
+    """``kernel``: (B, K, L) float32, Gaussian weights along a line through the centre, sampled every half px.
 
-    K and L depend on the side alone, so that an image is filtered alike in every batch.
+    K and L depend only on the side, so results do not depend on the batch.
     """
     longest = max(radius for radius, _ in MOTION) * side / CANVAS
     columns, rows = math.ceil(longest) + 1, math.ceil(longest * math.sin(math.pi / 4)) + 1
@@ -79,9 +79,9 @@ def motion_kernels(args: Arrays, side: int) -> Arrays:
 
 
 def _one_block(radius: int, side: int) -> int:
-    """The smallest radius of at least this for which OpenCV transforms the canvas whole, which halves the time.
+    """The smallest radius of at least this for which OpenCV transforms the canvas in one block, in half the time.
 
-    Its blocks are 4.5 kernels a side, but 257 px less the kernel at least.
+    The side of a block is 4.5 times the kernel's, and at least 257 px minus the kernel's.
     """
     while max(4.5 * (2 * radius + 1), 257 - (2 * radius + 1)) < side:
         radius += 1
@@ -115,7 +115,7 @@ def disk_kernel(radius: float, size: int) -> NDArray[np.float32]:
 
 
 def disk_kernels(args: Arrays, side: int) -> Arrays:
-    """``kernel``: (B, K, K) float32; K depends on the side alone."""
+    """``kernel``: (B, K, K) float32; K depends only on the side."""
     size = max(FAST_KERNEL, 2 * math.ceil(max(DISK_RADII) * side / CANVAS + 4 * DISK_EDGE) + 1)
     kernels = [disk_kernel(float(radius), size) for radius in args["radius"]]
     return {"kernel": np.stack(kernels) if kernels else np.zeros((0, size, size), np.float32)}
@@ -129,7 +129,7 @@ def disk_kernels(args: Arrays, side: int) -> Arrays:
     prepare=disk_kernels,
 )
 def defocus_blur(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """A lens out of focus: convolution with a disk."""
+    """Defocus of a lens: convolution with a disk."""
     from nvidia.dali import fn
 
     del side

@@ -1,4 +1,4 @@
-"""Coarse classes *recolor*, *tone* and *mixing*: other colours, same shapes."""
+"""Coarse classes *recolor* and *tone*: changes of colour."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from numpy.typing import NDArray
 from substyle.kernels import color
 from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
 
-# Linear maps of colours in a DALI graph: each new channel is a weighted sum of the three there are.
-#
-# DALI's own colour operators (fn.hue, fn.saturation, fn.hsv) take three times as long for the same pixels. Here the
-# picture is laid out as three rows, one for each channel, over which a filter of 3 x 1 weighs the channels. On a GPU,
-# where such a picture would go through memory seven times, a kernel makes all of them from one read.
+# Linear colour maps in DALI are 3 x 1 filters over the image laid out as three rows, one per channel: a third of the
+# time of DALI's colour operators (fn.hue, fn.saturation, fn.hsv) for the same pixels. On a GPU this layout would pass
+# through memory seven times; a kernel applies all maps in one read.
 
-# RGB to luma and two chroma components (YIQ), with the digits that DALI's colour operators use.
+# RGB to luma and two chroma components (YIQ), with the constants of DALI's colour operators
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 _CHANNELS = ("red", "green", "blue")
 
 
 def weights(matrix_B33: NDArray[Any]) -> Arrays:
-    """The arguments of :func:`mix`: the weights of each output channel. Shape: (B, 3, 1) float32 each."""
+    """Arguments of :func:`mix`: weights of each output channel. Shape: (B, 3, 1) float32 each."""
     matrix_B33 = np.asarray(matrix_B33, dtype=np.float32)
     return {name: np.ascontiguousarray(matrix_B33[:, i, :, None]) for i, name in enumerate(_CHANNELS)}
 
 
 def chroma(matrix_B22: NDArray[np.float64]) -> Arrays:
-    """Weights that map chroma (I, Q) by a matrix and keep luma."""
+    """Weights that multiply chroma (I, Q) by a matrix and keep luma."""
     matrix_B33 = np.zeros((len(matrix_B22), 3, 3))
     matrix_B33[:, 0, 0] = 1.0
     matrix_B33[:, 1:, 1:] = matrix_B22
@@ -37,7 +35,7 @@ def chroma(matrix_B22: NDArray[np.float64]) -> Arrays:
 
 
 def mix(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """The canvas with its colours mixed, rounded and cut to bytes."""
+    """Apply a linear colour map, rounded and clipped to uint8."""
     from nvidia.dali import fn, types
 
     def laid_out(image: Node, layout: str) -> Node:
@@ -53,7 +51,7 @@ def _map(canvas_BSSC: torch.Tensor, args: Arrays) -> torch.Tensor:
     return color.linear(matrix_B33, canvas_BSSC.device)
 
 
-ON_GPU = OnGPU(colours=_map)  # the same as mix, of the same arguments
+ON_GPU = OnGPU(colours=_map)  # same map and arguments as mix
 
 
 PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))  # all but the identity
@@ -75,7 +73,7 @@ def _rotations(args: Arrays, side: int) -> Arrays:
     on_gpu=ON_GPU,
 )
 def hue_shift(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Hue rotated in DALI's linear hue space."""
+    """Hue rotation in DALI's linear hue space."""
     return mix(canvas, args, side)
 
 
@@ -107,9 +105,6 @@ def channel_permute(canvas: Node, args: dict[str, Node], side: int) -> Node:
     return mix(canvas, args, side)
 
 
-# Coarse class *tone*: how light, flat or vivid a picture is.
-
-
 @dali(
     "brightness",
     coarse="tone",
@@ -118,7 +113,7 @@ def channel_permute(canvas: Node, args: dict[str, Node], side: int) -> Node:
     on_gpu=OnGPU(colours=lambda canvas_BSSC, args: color.brightness(args["shift"], canvas_BSSC.device)),
 )
 def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Lighter by a constant, cut at white."""
+    """Add a constant, clipped at white."""
     from nvidia.dali import fn
 
     del side
@@ -130,11 +125,11 @@ def brightness(canvas: Node, args: dict[str, Node], side: int) -> Node:
     coarse="tone",
     role="train",
     parameters=[Choice("factor", (0.3, 0.2, 0.1, 0.05))],
-    # DALI takes the centre from the host alone, where the mean of a picture on the device is not known
+    # DALI takes the centre from the host, where the mean of an image on the device is unknown
     on_gpu=OnGPU(colours=lambda canvas_BSSC, args: color.contrast(args["factor"], color.mean(canvas_BSSC))),
 )
 def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Nearer to the mean of the picture (over all pixels and channels) by a factor."""
+    """Scale the difference from the image's mean (over all pixels and channels) by a factor."""
     from nvidia.dali import fn
 
     del side
@@ -151,5 +146,5 @@ def low_contrast(canvas: Node, args: dict[str, Node], side: int) -> Node:
     on_gpu=ON_GPU,
 )
 def saturate(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Colours further from grey by a factor."""
+    """Scale saturation by a factor."""
     return mix(canvas, args, side)

@@ -1,4 +1,4 @@
-"""Coarse class *halftone*: pictures as a press prints them, in dots or lines of ink on white paper."""
+"""Coarse class *halftone*: images printed in dots or lines of ink on white paper, or with inverted bands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _radians(args: Arrays, side: int) -> Arrays:
     prepare=_radians,
 )
 def dot_halftone(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Cyan, magenta and yellow ink in round dots, each colour on a lattice of its own pitch and angle."""
+    """Cyan, magenta and yellow ink in round dots, each on its own lattice (pitch and angle)."""
     return halftone.dots(canvas_BSSC, args["cell"], args["angle"])
 
 
@@ -41,11 +41,8 @@ def line_halftone(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
     return halftone.lines(canvas_BSSC, args["pitch"], args["angle"])
 
 
-# Coarse class *halftone*, the member that DALI makes: bands of the negative.
-
-
 def band_masks(args: Arrays, side: int) -> Arrays:
-    """``rows`` (B, S, 1, 1) and ``columns`` (B, 1, S, 1) uint8: 255 in every other band of one of them, else 0."""
+    """``rows`` (B, S, 1, 1) and ``columns`` (B, 1, S, 1) uint8: one has 255 in every other band, else 0."""
     band_B1, phase_B1 = args["band"][:, None], args["phase"][:, None]
     inverted_BS = np.floor((np.arange(side) + 0.5) / band_B1 + 2 * phase_B1) % 2 == 1
     vertical_B1 = args["vertical"][:, None] == 1
@@ -70,6 +67,6 @@ def _by_kernel(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint6
     on_gpu=OnGPU(function=_by_kernel),
 )
 def inverted_lines(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Every other band of rows (or columns) is the negative: x becomes 255 - x, which is x ^ 255."""
+    """Invert every other band of rows or columns: 255 - x, which is x ^ 255."""
     del side
     return canvas ^ beside(canvas, args["rows"]) ^ beside(canvas, args["columns"])

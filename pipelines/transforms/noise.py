@@ -1,4 +1,4 @@
-"""Coarse class noise: Gaussian, impulse and shot noise, drawn for each pixel and channel (strengths of ImageNet-C)."""
+"""Coarse class *noise*: Gaussian, impulse and shot noise per pixel and channel, with the strengths of ImageNet-C."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gaussian_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> tor
     parameters=[Choice("amount", (0.06, 0.09, 0.17, 0.27), unit="share of values")],
 )
 def impulse_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Salt and pepper: a share of the values becomes 0 or 255."""
+    """Salt-and-pepper noise: a share of the values becomes 0 or 255."""
     return noise.impulse_noise(canvas_BSSC, args["amount"], keys_B, "impulse_noise")
 
 
@@ -41,5 +41,5 @@ def impulse_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torc
     parameters=[Choice("rate", (25, 12, 5, 3), unit="photons at full range")],
 )
 def shot_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Poisson noise, as of a sensor in little light."""
+    """Poisson noise, as of a sensor in low light."""
     return noise.shot_noise(canvas_BSSC, args["rate"], keys_B, "shot_noise")

@@ -1,7 +1,7 @@
-"""Coarse class *overlay*: icons, words or a lattice tiled over the picture.
+"""Coarse class *overlay*: icons, words or a lattice tiled over the image.
 
-A pattern is a page of an atlas, warped by a matrix of its own for each image and blended by arithmetic. Pages reach the
-graph as inputs: a DALI constant would be copied for every image of a batch.
+A pattern is a page of an atlas, warped by one matrix per image and blended. Pages are graph inputs: DALI would copy a
+constant for every image of a batch.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from substyle.kernels import overlay, tables
 from substyle.pipelines.transforms import overlay_assets
 from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Uniform, beside, dali
 
-ALPHA_ONE = 1 << tables.WEIGHT_SHIFT  # opacity in whole 128ths: (colour - pixel) * opacity fits 16 bits
+ALPHA_ONE = 1 << tables.WEIGHT_SHIFT  # opacity in 128ths: (colour - pixel) * opacity fits 16 bits
 
 Build = Callable[[int], overlay_assets.OverlayAssets]
 
-PLACE = (  # where and in which colour a pattern lies; drawn for each image
+PLACE = (  # page, colour and offset, drawn per image
     Uniform("page", 0, 1),
     Uniform("hue", 0, 360, unit="degree"),
     Uniform("shift_x", 0, 1, unit="cell"),
@@ -39,7 +39,7 @@ def vivid(hue_B: NDArray[np.float64]) -> NDArray[np.int16]:
 def _pick(
     pages: overlay_assets.OverlayAssets, u_B: NDArray[np.float32], test_B: NDArray[np.bool_] | None
 ) -> NDArray[np.int64]:
-    """Pages for uniform numbers, from those an image may show. Shape: (B,) int64."""
+    """Pick pages by uniform random numbers, from those allowed for each image. Shape: (B,) int64."""
     if test_B is None:
         return _index(u_B, len(pages.pages_NPP))
     train, test = pages.choices(test=False), pages.choices(test=True)
@@ -52,7 +52,7 @@ def _index(u_B: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def _placed(build: Build, args: Arrays, side: int) -> dict[str, NDArray[Any]]:
-    """For each image a page, a matrix from canvas to atlas px, a colour and an opacity."""
+    """Page, matrix from canvas to atlas px, colour and opacity of each image."""
     pages = build(side)
     scale_B = pages.cell / args["pitch"].astype(np.float64)
     angle_B = np.radians(args["angle"].astype(np.float64))
@@ -77,7 +77,7 @@ def _placed(build: Build, args: Arrays, side: int) -> dict[str, NDArray[Any]]:
 
 
 def _placer(build: Build) -> Callable[[Arrays, int], Arrays]:
-    """Arguments for :func:`_blend`, each image's page among them."""
+    """Return a ``prepare`` for :func:`_blend`, which passes each image's page."""
 
     def prepare(args: Arrays, side: int) -> Arrays:
         placed = _placed(build, args, side)
@@ -87,7 +87,7 @@ def _placer(build: Build) -> Callable[[Arrays, int], Arrays]:
 
 
 def _on_gpu(build: Build) -> OnGPU:
-    """All pages stay on the device: a copy of one for every image would take longer than everything else."""
+    """GPU implementation; all pages stay on the device, because copying one per image would dominate the time."""
 
     def function(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint64]) -> torch.Tensor:
         pages_NPP = overlay_assets.on_device(build, canvas_BSSC.shape[1], canvas_BSSC.device)
@@ -99,7 +99,7 @@ def _on_gpu(build: Build) -> OnGPU:
 
 
 def _blend(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Mix a colour into the picture where the warped page says so. ``opacity`` turns coverage into whole 128ths."""
+    """Blend a colour by the coverage of the warped page; ``opacity`` converts coverage to 128ths."""
     from nvidia.dali import fn, types
 
     page = fn.reinterpret(beside(canvas, args["page"]), layout="HWC")

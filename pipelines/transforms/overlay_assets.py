@@ -1,7 +1,6 @@
-"""Pages of icons, words and lattices, drawn once for a canvas side: what overlays warp and blend.
+"""Pages of tiled icons, words and lattices for overlays, drawn once per canvas side.
 
-A page is filled with one motif, tiled, and is large enough that a canvas laid over its middle, turned by any angle and
-shifted by up to one cell, never leaves it.
+A page holds one motif, tiled. A canvas centred on it, at any angle and shifted by up to one cell, never leaves it.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ from PIL import Image, ImageDraw, ImageFont
 from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms.base import CANVAS
 
-# Shapes of icons and lattices, drawn with Pillow into a square of ``s`` px: white on black.
-
+# draws white on black into a square of s px
 Shape = Callable[[ImageDraw.ImageDraw, float], None]
 Points = Sequence[tuple[float, float]]
 WHITE, BLACK = 255, 0
 
 
 def _polar(s: float, corners: int, radii: Sequence[float], turn: float = -90) -> list[tuple[float, float]]:
-    """Corners around the middle; their distances from it (as shares of s) repeat ``radii``."""
+    """Corners around the centre; their distances from it (as shares of s) repeat ``radii``."""
     angles = [math.radians(turn + 360 * i / corners) for i in range(corners)]
     lengths = [s * radii[i % len(radii)] for i in range(corners)]
     return [(s / 2 + r * math.cos(a), s / 2 + r * math.sin(a)) for a, r in zip(angles, lengths, strict=True)]
@@ -184,8 +182,7 @@ LATTICES: tuple[Shape, ...] = (
 )
 
 
-# The words that text overlays repeat: 200 short, common English nouns.
-
+# 200 short, common English nouns for text overlays
 _TEXT = """
 apple arrow autumn baker ball banjo barn basket beach bell berry bicycle bird blanket boat bone book bottle bowl
 branch bread brick bridge broom brush bucket button cabin cable cake camel camera candle canyon carpet castle cave
@@ -203,8 +200,8 @@ puzzle queen rabbit radio rain ribbon rice ring river road robin rocket rope ros
 WORDS = tuple(_TEXT.split())
 
 
-TEST_EVERY = 3  # every third motif is kept for test images
-SMOOTH = 4  # motifs are drawn this many times larger and averaged down
+TEST_EVERY = 3  # every third motif is reserved for test images
+SMOOTH = 4  # supersampling factor
 Canvas8 = NDArray[np.uint8]
 
 
@@ -214,21 +211,21 @@ class OverlayAssets:
 
     Attributes:
         pages_NPP: (N, P, P) uint8 coverage, 255 where the motif is opaque.
-        cell: side of a motif's cell (height of a line of text) in atlas px.
+        cell: side of a motif's cell, or height of a line of text, in atlas px.
     """
 
     pages_NPP: Canvas8
     cell: int
 
     def choices(self, *, test: bool) -> NDArray[np.int64]:
-        """The pages that test images, or all others, may show; the two sets are disjoint."""
+        """Indices of the pages for test images or for all others; the two sets are disjoint."""
         every = range(len(self.pages_NPP))
         return np.array([i for i in every if (i % TEST_EVERY == TEST_EVERY - 1) == test], dtype=np.int64)
 
 
 @lru_cache(maxsize=2)
 def icons(side: int) -> OverlayAssets:
-    """48 icons; the smallest pitch is 20 px of a canvas of 224."""
+    """Pages of 48 icons; the smallest pitch is 20 px of a canvas of 224."""
     cell = _scaled(28, side)
     tiles = []
     for draw in ICONS:
@@ -242,7 +239,7 @@ def icons(side: int) -> OverlayAssets:
 
 @lru_cache(maxsize=2)
 def words(side: int) -> OverlayAssets:
-    """A page for each word, in lines; the smallest line pitch is 14 px of a canvas of 224."""
+    """One page per word, in lines; the smallest line pitch is 14 px of a canvas of 224."""
     cell = _scaled(16, side)
     font = ImageFont.load_default(size=0.92 * cell * SMOOTH)
     return _assemble([_strip(word, cell, font) for word in WORDS], cell, _page_side(cell, 14))
@@ -250,14 +247,14 @@ def words(side: int) -> OverlayAssets:
 
 @lru_cache(maxsize=2)
 def lattices(side: int) -> OverlayAssets:
-    """Five lattices; the smallest pitch is 6 px of a canvas of 224."""
+    """Pages of five lattices; the smallest pitch is 6 px of a canvas of 224."""
     cell = _scaled(8, side)
     return _assemble([_drawn(draw, cell) for draw in LATTICES], cell, _page_side(cell, 6))
 
 
 @lru_cache(maxsize=8)
 def on_device(build: Callable[[int], OverlayAssets], side: int, device: torch.device) -> torch.Tensor:
-    """The pages of an atlas on a device, which are uploaded once. Shape: (N, P, P) uint8."""
+    """The pages of an atlas on a device, uploaded once. Shape: (N, P, P) uint8."""
     return upload(build(side).pages_NPP, device)
 
 
@@ -266,7 +263,7 @@ def _scaled(length: int, side: int) -> int:
 
 
 def _page_side(cell: int, pitch: float) -> int:
-    """Atlas px that hold the canvas's diagonal at the smallest pitch (px at 224), a shift of a cell, and a margin."""
+    """Atlas px for the canvas's diagonal at the smallest pitch (px at 224), a shift of one cell, and a margin."""
     return cell * (math.ceil(CANVAS * math.sqrt(2) / pitch) + 3)
 
 
@@ -277,7 +274,7 @@ def _drawn(draw: Callable[[ImageDraw.ImageDraw, float], None], size: int) -> Can
 
 
 def _strip(word: str, cell: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Canvas8:
-    """One word and a gap. Shape: (cell, width of the word and gap)."""
+    """Draw a word and a gap. Shape: (cell, width of word and gap)."""
     width = math.ceil(font.getlength(word) / SMOOTH + 0.6 * cell)
     large = Image.new("L", (width * SMOOTH, cell * SMOOTH))
     middle = (width * SMOOTH / 2, cell * SMOOTH / 2)
@@ -286,7 +283,7 @@ def _strip(word: str, cell: int, font: ImageFont.FreeTypeFont | ImageFont.ImageF
 
 
 def _assemble(tiles: Sequence[Canvas8], cell: int, page: int) -> OverlayAssets:
-    """Tile each motif over its page; in strips wider than a cell every line is shifted against the one above."""
+    """Tile each motif over its page; lines of tiles wider than a cell are shifted against each other."""
     pages_NPP = np.empty((len(tiles), page, page), np.uint8)
     for filled, tile in zip(pages_NPP, tiles, strict=True):
         width = tile.shape[1]

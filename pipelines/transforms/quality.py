@@ -1,4 +1,4 @@
-"""Coarse class *quality*: what cheap storage and small screens do to a picture."""
+"""Coarse class *quality*: compression and loss of resolution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from substyle.pipelines.transforms.base import Arrays, Choice, Node, OnGPU, Unif
 
 
 def _small_size(args: Arrays, side: int) -> Arrays:
-    """``size``: (B, 2) float32, height and width in whole pixels of the reduced picture."""
+    """``size``: (B, 2) float32, height and width of the reduced image in whole pixels."""
     length_B = np.maximum(np.rint(args["scale"] * side), 1)
     return {"size": np.stack([length_B, length_B], axis=1).astype(np.float32)}
 
@@ -26,10 +26,10 @@ def _compressed(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: NDArray[np.uint
     role="train",
     parameters=[Choice("quality", (18, 15, 10, 7))],
     prepare=lambda args, side: {"quality": args["quality"].astype(np.int32)},
-    on_gpu=OnGPU(_compressed),  # DALI's operator for a GPU makes other pictures
+    on_gpu=OnGPU(_compressed),  # DALI's GPU operator produces other pixels
 )
 def jpeg(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """JPEG compression at a low quality and back."""
+    """JPEG compression at a low quality."""
     from nvidia.dali import fn
 
     del side
@@ -44,7 +44,7 @@ def jpeg(canvas: Node, args: dict[str, Node], side: int) -> Node:
     prepare=_small_size,
 )
 def pixelate(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """Large square pixels: reduced to ``scale`` of the side with a triangular filter, enlarged by repetition."""
+    """Reduce to ``scale`` of the side with a triangular filter, then enlarge by repeating pixels."""
     from nvidia.dali import fn, types
 
     small = fn.resize(canvas, size=args["size"], interp_type=types.INTERP_TRIANGULAR, antialias=True)
@@ -59,7 +59,7 @@ def pixelate(canvas: Node, args: dict[str, Node], side: int) -> Node:
     prepare=_small_size,
 )
 def low_resolution(canvas: Node, args: dict[str, Node], side: int) -> Node:
-    """A small picture enlarged: cubic interpolation (antialiased) down to ``scale`` of the side and back."""
+    """Reduce to ``scale`` of the side with antialiased cubic interpolation, then enlarge with cubic interpolation."""
     from nvidia.dali import fn, types
 
     small = fn.resize(canvas, size=args["size"], interp_type=types.INTERP_CUBIC, antialias=True)

@@ -1,4 +1,4 @@
-"""Transformations by name: those of the package, plug-ins, and suites of both."""
+"""Load transformations of the package and of plug-ins; define suites."""
 
 from __future__ import annotations
 
@@ -26,34 +26,31 @@ def load_all() -> None:
 
 @cache
 def load_plugin(path: str | Path) -> None:
-    """Run a user's Python file that registers more transformations; once for each path.
+    """Run a Python file that registers transformations, once per path.
 
     Raises:
-        ConfigError: there is no such Python file, it cannot be parsed, or it takes a name that is taken.
+        ConfigError: not a Python file, a syntax error, or a duplicate name.
     """
     load_all()
     file = Path(path).absolute()
     if not file.is_file() or file.suffix != ".py":
-        raise ConfigError("plugin", str(path), "a Python file (.py) with transformations")
+        raise ConfigError("plugin", str(path), "an existing Python file (.py)")
     _run(file)
     _loaded.append(file)
 
 
 def _run(file: Path) -> None:
-    """Run a file as a module, from its source alone: a compiled file beside it may be that of another text.
-
-    What is digested is the source that is run, though the file be edited later.
-    """
+    """Run a file as a module from its source, never from stale bytecode; the digest covers the source that ran."""
     name = f"substyle_plugin_{file.stem}"
     while name in sys.modules:  # plug-ins of the same name in different folders
         name += "_"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None  # it is a Python file
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     source = file.read_bytes()
     vars(module)[SOURCE] = file_source(file, source)
     known = set(base.REGISTRY)
-    sys.modules[name] = module  # where dataclasses and pickle look for it
+    sys.modules[name] = module  # for dataclasses and pickle
     try:
         exec(compile(source, str(file), "exec", dont_inherit=True), vars(module))
     except BaseException:
@@ -64,12 +61,11 @@ def _run(file: Path) -> None:
 
 
 def loaded() -> tuple[Path, ...]:
-    """The files that `load_plugin` has run in this process, in order."""
+    """The plug-ins loaded in this process, in order."""
     return tuple(_loaded)
 
 
-# A suite is a list of transformation names, identity first; the order is the order of every axis T.
-
+# identity first; the order is that of every axis T
 SUITES: dict[str, tuple[str, ...]] = {
     "substance31": (
         "identity",
@@ -83,7 +79,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("dot_halftone", "line_halftone", "inverted_lines"),
         *("style_starry", "style_glass", "style_expressionist", "style_wave", "style_fauvist"),
     ),
-    # For the thinnest runs: two coarse classes with a seen and a held-out member, all made by DALI.
+    # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }
 
@@ -92,16 +88,16 @@ def suite(name: str) -> tuple[str, ...]:
     """Transformation names of a suite, identity first.
 
     Args:
-        name: a suite's name, or names of transformations separated by commas (identity may be left out).
+        name: name of a suite, or comma-separated names of transformations (identity is optional).
 
     Raises:
-        ConfigError: no suite and no transformation has that name, or one is named twice.
+        ConfigError: unknown name, or a transformation named twice.
     """
     if name in SUITES:
         return SUITES[name]
     load_all()
     if "," not in name and name not in base.REGISTRY:
-        raise ConfigError("suite", name, f"{', '.join(sorted(SUITES))}, or transformation names separated by commas")
+        raise ConfigError("suite", name, f"{', '.join(sorted(SUITES))}, or comma-separated transformation names")
     names = [part.strip() for part in name.split(",") if part.strip()]
     names = ["identity", *(part for part in names if part != "identity")]
     for i, part in enumerate(names):
@@ -112,7 +108,7 @@ def suite(name: str) -> tuple[str, ...]:
 
 
 def suite_name(transformations: tuple[str, ...]) -> str:
-    """The suite that has exactly these transformations, else their names separated by commas."""
+    """The name of the suite with exactly these transformations, else their comma-separated names."""
     for name, members in SUITES.items():
         if set(members) == set(transformations):
             return name

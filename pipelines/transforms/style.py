@@ -1,4 +1,4 @@
-"""Coarse class style: neural style transfer at full strength, by networks that the engine compiles and passes in."""
+"""Coarse class *style*: neural style transfer at full strength, by networks that the engine compiles."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ _register("style_glass", "train", MULTISTYLE)
 _register("style_expressionist", "train", MULTISTYLE)
 _register("style_wave", "held_out", MULTISTYLE)
 _register("style_fauvist", "held_out", MULTISTYLE)
-_register("style_arbitrary", "held_out", ARBITRARY)  # by another generator, and outside the default suite
+_register("style_arbitrary", "held_out", ARBITRARY)  # another generator, not in the default suite

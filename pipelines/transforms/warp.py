@@ -1,4 +1,4 @@
-"""Coarse class warp: elastic, grid distortion and swirl; bilinear, with mirrored borders."""
+"""Coarse class *warp*: elastic, grid distortion and swirl; bilinear, with mirrored borders."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CELLS = 5  # of the distorted grid, along each axis
     version=2,
 )
 def elastic(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Every pixel moves by a smooth random displacement; the amplitude is that before smoothing."""
+    """Move every pixel by a smooth random displacement; ``amplitude`` applies before smoothing."""
     return warp.elastic(canvas_BSSC, keys_B, "elastic", args["amplitude"], SMOOTHING * canvas_BSSC.shape[1])
 
 
 def _nodes(args: Arrays, side: int) -> Arrays:
-    """Node displacements in pixels, (B, 2, 6, 6)."""
+    """``nodes``: (B, 2, 6, 6) float32, displacements in pixels."""
     return {"nodes": args["stretch"].reshape(-1, 2, CELLS + 1, CELLS + 1) * np.float32((side - 1) / CELLS)}
 
 
@@ -42,7 +42,7 @@ def _nodes(args: Arrays, side: int) -> Arrays:
     version=2,
 )
 def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """The nodes of a grid of 5 by 5 cells move along both axes, and the picture with them, linearly between nodes."""
+    """Move the nodes of a grid of 5 x 5 cells along both axes; the image follows, linearly between nodes."""
     return warp.grid(canvas_BSSC, upload(args["nodes"], canvas_BSSC.device))
 
 
@@ -58,6 +58,6 @@ def grid_distortion(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> to
     ],
 )
 def swirl(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """The picture is twisted about a point, less with distance."""
+    """Twist the image about a point, decreasing with distance."""
     centre_B2 = np.stack([args["centre_x"], args["centre_y"]], axis=1)
     return warp.swirl(canvas_BSSC, centre_B2, args["radius"], args["strength"])

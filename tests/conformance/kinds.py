@@ -1,4 +1,4 @@
-"""The same twelve photographs as every kind of source, and ways to make each kind larger or worse."""
+"""The same twelve photographs as every kind of source, with ways to extend and to attack each kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 @dataclass(frozen=True)
 class Photograph:
-    """What is known of a photograph, whatever kind of source it is in; the number tells it from all others."""
+    """A photograph, independent of the kind of source; the number is unique."""
 
     number: int
     label: str
@@ -37,7 +37,7 @@ class Photograph:
 
 
 def photographs(numbers: Iterable[int] = range(1, 13)) -> list[Photograph]:
-    """Every third one is a validation image."""
+    """Split of the image: every third one is for validation."""
     return [
         Photograph(n, CLASSES[n % 3], "val" if n % 4 == 0 else "train", jpeg(photograph(n, 40 + n % 40, 60 - n % 20)))
         for n in numbers
@@ -53,11 +53,11 @@ class Kind:
     """A kind of source.
 
     Attributes:
-        build: makes it in an empty folder.
-        path: what the user names, relative to the folder.
-        grow: adds photographs without touching what is there.
-        smuggle: tries to take a file outside of the folder into it.
-        config: how to open it, from the folder.
+    build: creates the source in an empty folder.
+    path: path to open, relative to the folder.
+    grow: adds photographs without changing existing files.
+    smuggle: tries to include a file outside the folder.
+    config: configuration to open it, by folder.
     """
 
     name: str
@@ -162,7 +162,7 @@ def tar_outside(root: Path, secret: Path) -> None:
 
 
 def structs(photos: Sequence[Photograph]) -> pa.Table:
-    """As Hugging Face writes images and class labels."""
+    """Images and class labels as written by Hugging Face."""
     images = [{"bytes": photo.data, "path": f"{photo.name}.JPEG"} for photo in photos]
     labels = [CLASSES.index(photo.label) for photo in photos]
     table = pa.table({"image": pa.array(images, IMAGE), "label": pa.array(labels, pa.int64())})
@@ -190,7 +190,7 @@ def hub_outside(root: Path, secret: Path) -> None:
 
 
 def one_file(root: Path, photos: Sequence[Photograph]) -> None:
-    """Plain bytes, texts, ids, and row groups that do not follow the ids."""
+    """Plain bytes, text labels, ids, and row groups out of the order of ids."""
     path = root / "photographs.parquet"
     there = [pq.read_table(path)] if path.exists() else []
     made = pa.table(
@@ -209,7 +209,7 @@ def one_file_config(root: Path) -> SourceConfig:
 
 
 def saved(root: Path, photos: Sequence[Photograph]) -> None:
-    """As a DatasetDict's save_to_disk."""
+    """A DatasetDict as written by save_to_disk."""
     (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation"]}))
     for split, name in (("train", "train"), ("val", "validation")):
         chosen = of_split(photos, split)
@@ -251,7 +251,7 @@ def imagenet(root: Path, photos: Sequence[Photograph]) -> None:
 
 
 def synset_list(root: Path) -> SourceConfig:
-    """One synset for each line, as for all 50,000 images: the names' numbers say which lines count."""
+    """One synset per line for all 50,000 images: the numbers in names select lines."""
     path = root.parent / "synsets.txt"
     path.write_text("".join(f"{CLASSES[n % 3]}\n" for n in range(1, 101)))
     return SourceConfig(synsets=path)

@@ -1,4 +1,4 @@
-"""The same photographs give the same embeddings, whatever kind of source they come from."""
+"""The same photographs give the same embeddings from every kind of source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = ["--suite", "identity,grayscale", "--canvas", "64", "--batch", "4", "--t
 
 
 def options(config: SourceConfig) -> list[str]:
-    """As a user would give a configuration."""
+    """A configuration as command-line options."""
     flags = {"kind": "--source-kind", "image_column": "--image-column", "label_column": "--label-column"}
     flags |= {"path_column": "--path-column", "synsets": "--synsets", "names": "--class-names"}
     return [part for name, value in config.options().items() if name in flags for part in (flags[name], value)]
@@ -38,7 +38,7 @@ def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def by_number(tmp_path_factory: pytest.TempPathFactory) -> dict[int, np.ndarray[Any, Any]]:
-    """Embeddings of the unchanged photographs, as a folder gives them."""
+    """Embeddings of identity, from a folder."""
     root = tmp_path_factory.mktemp("folder")
     (root / "images").mkdir()
     KINDS[0].build(root / "images", PHOTOGRAPHS)
@@ -131,7 +131,7 @@ def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: p
     assert results["images"] == 48
     assert results["classes"] == ["saw", "spaniel", "tench"]
     assert results["splits"]["test"] == 12  # the validation shards
-    # classes of the other photographs are known by the numbers that their features name, and these by the same file
+    # classes of the other photographs are matched by the numbers of their features and by the same file of names
     assert results["backbones"]["control:pixels"]["shift"]["others"]["images"] == 10
     (probe,) = (out / "probes").glob("control_pixels-*/semantic-linear.safetensors")
     printed = capsys.readouterr().err
@@ -151,14 +151,14 @@ def test_a_study_of_tar_shards_with_a_shift_to_parquet(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none-{0..3}.tar"], "4 are not: none-0.tar, none-1.tar"),
-        (["x.tar.gz"], "tar files that are not compressed"),
-        (["x.tar"], "x.tar has no header that can be read at byte 0"),
-        (["x.parquet"], "x.parquet cannot be read"),
+        (["none-{0..3}.tar"], ": none-0.tar, none-1.tar"),
+        (["x.tar.gz"], "images: got 'x.tar.gz'"),
+        (["x.tar"], "header at byte 0"),
+        (["x.parquet"], "images: got 'x.parquet'"),
         (["x.csv"], "source.path_column: got 'nothing'"),
         (["x.csv", "--label-column", "b"], "source.path_column"),
         ([".", "--source-kind", "zip"], "source.kind: got 'zip'"),
-        ([".", "--synsets", "none.txt"], "a folder with train/<synset>/ and val/"),
+        ([".", "--synsets", "none.txt"], "train/<synset>/ and val/"),
         ([".", "--label-column", "x", "--source-kind", "folder"], "source.label_column"),
         ([".", "--class-names", "none.txt", "--source-kind", "tar"], "source.names"),
     ],

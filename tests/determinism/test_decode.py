@@ -1,4 +1,4 @@
-"""The canvas of an image depends on its bytes alone: not on its batch, the threads, or what failed before it."""
+"""A canvas depends only on the image's bytes: not on the batch, the threads or earlier failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 @lru_cache(maxsize=1)
 def pool() -> tuple[bytes, ...]:
-    """Image files of many kinds and sizes, whole and broken."""
+    """Image files of many formats and sizes, intact and broken."""
     scenes = [Image.fromarray(Picture("scene", i).canvas(97 + 30 * i)) for i in range(4)]
     photographs = [Image.fromarray(Picture("photograph", i).canvas(100 + i)) for i in range(3)]
     good = [encode(picture, "JPEG", quality=70 + 5 * i) for i, picture in enumerate((*scenes, *photographs))]
@@ -50,19 +50,19 @@ def pool() -> tuple[bytes, ...]:
     whole = bytearray(good[0])
     middle = len(whole) // 2
     damaged = []
-    for i in range(6):  # some decode to other pixels, some do not decode
+    for i in range(6):  # some decode to other pixels, some fail
         spoilt = bytearray(good[i % len(good)])
         at = len(spoilt) // 2 + 7 * i
         spoilt[at : at + 3] = bytes((0xFF, 0xD9 if i % 2 else 0x03, 0x5A))
         damaged.append(bytes(spoilt))
-    # the end is marked, but half of the picture is missing
+    # end marker, but half of the image is missing
     damaged += [bytes(whole[:middle]) + b"\xff\xd9", bytes(whole[:middle]), good[12][:300], b"", b"no image"]
     return (*good, *for_pillow, *damaged)
 
 
 @lru_cache(maxsize=6)
 def decoder(batch: int, threads: int) -> Decoder:
-    """Decoders live on through a test, with whatever failures left in them."""
+    """Decoders shared by the examples of a test, including the state after failures."""
     return Decoder(SIDE, batch, threads)
 
 
@@ -86,7 +86,7 @@ def check(blobs: list[bytes], batch: int, threads: int) -> None:
 
 
 def lists(blobs: tuple[bytes, ...]) -> st.SearchStrategy[list[bytes]]:
-    """Up to 12 files, some of them twice."""
+    """Strategy: up to 12 files, with repetitions."""
     return st.lists(st.integers(0, len(blobs) - 1), min_size=1, max_size=12).map(lambda some: [blobs[i] for i in some])
 
 

@@ -1,7 +1,7 @@
-"""What an image draws depends on (study seed, image key, transformation name) alone, and is distributed as declared.
+"""Random draws depend only on (study seed, image key, transformation name) and have the declared distributions.
 
-Statistics are taken over fixed seeds and keys, so a test gives the same answer every time; the bounds lie where one
-fair sequence in more than ten thousand would fall outside.
+Statistics use fixed seeds and keys, so results are reproducible; fewer than one fair sequence in ten thousand would
+exceed the bounds.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ keys_of_any_kind = st.lists(
 
 @cache
 def image_keys(seed: int = 0, prefix: str = "train/n") -> NDArray[np.uint64]:
-    """Keys of many images whose names differ by a digit or two."""
+    """Keys of many images with names that differ in one or two digits."""
     return philox.image_keys(seed, [f"{prefix}{i % 10}/{i}.JPEG" for i in range(MANY)])
 
 
 def plain(name: str) -> base.Transformation:
-    """The transformation with its parameters as declared, before ``prepare``."""
+    """The transformation without ``prepare``, to get the declared parameters."""
     return replace(base.get(name), prepare=None, split_assets=False)
 
 
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[list[str], list[int], list[bool]]:
-    """Image keys, some of them in another order, and which of all are test images."""
+    """Strategy: image keys, a reordered subset, and which are test images."""
     keys = draw(keys_of_any_kind)
     order = draw(st.permutations(range(len(keys))))[: draw(st.integers(1, len(keys)))]
     return keys, order, draw(st.lists(st.booleans(), min_size=len(keys), max_size=len(keys)))
@@ -119,7 +119,7 @@ def test_parameters_are_distributed_as_declared(name: str) -> None:
 
 
 def test_draws_are_independent() -> None:
-    """Of one another, of those of other transformations, of neighbouring keys, of another seed, of other names."""
+    """Of each other, other transformations, neighbouring keys, another seed and other names."""
 
     def uniforms(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
         counts = {name: sum(p.draws for p in base.get(name).parameters) for name in DRAWING}
@@ -130,7 +130,7 @@ def test_draws_are_independent() -> None:
     everything = np.concatenate([first, np.roll(first, 1, axis=0), second, third], axis=1)
     correlation = np.corrcoef(everything, rowvar=False)
     np.fill_diagonal(correlation, 0)
-    # of several hundred thousand pairs of columns, the largest lies near 4.9 standard errors
+    # the expected maximum over several hundred thousand pairs of columns is about 4.9 standard errors
     assert np.abs(correlation).max() < 6 / np.sqrt(some)
     assert len(np.unique(first, axis=0)) == some
 

@@ -1,7 +1,6 @@
-"""Whole runs: a store holds the same embedding of an image however the run was cut, ordered, interrupted and shared.
+"""Whole runs: embeddings do not depend on how a run is batched, ordered, interrupted or distributed.
 
-The variants themselves are compared by a backbone that returns every value of the canvas. The compiled backbone is the
-same artefact in every run.
+Variants are compared with a backbone that returns the canvas. The compiled backbone is the same artefact in every run.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Rows = dict[tuple[str, str], bytes]  # (key, transformation): the embedding's by
 
 
 def write(root: Path, keys: Sequence[str]) -> Path:
-    """Image files; what is in one depends on its name alone."""
+    """Image files; the content depends only on the name."""
     for key in keys:
         path = root / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +60,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def canvas_values() -> CompiledBackbone:
-    """The whole canvas as an embedding."""
+    """Backbone whose embedding is the whole canvas."""
     zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     spec = BackboneSpec("control:canvas", "none", SIDE * SIDE * 3, SIDE, zero, one, "none", "none", "canvas-1")
 
@@ -77,7 +76,7 @@ def network() -> CompiledBackbone:
 
 
 class Run:
-    """A way to fill a store: how images are batched, by how many threads, and where it is interrupted."""
+    """Settings of a run: batches, threads and the point of interruption."""
 
     def __init__(self, batch: int, threads: int, *, names: Sequence[str] = NAMES) -> None:
         config = EmbedConfig(batch=batch, threads=threads, precision="auto", dtype="float32", shard_rows=SHARD)
@@ -88,7 +87,7 @@ class Run:
         embed_compiled(EmbedPlan(FolderSource(images), store, self.pipeline), self.backbones, quiet=True)
 
     def fill_until(self, images: Path, store: Path, shards: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Fill a store and be interrupted when that many shards are finished."""
+        """Fill a store until an interruption after that many shards."""
         write_shard = EmbeddingStore.write_shard
         calls: list[int] = []
 
@@ -160,7 +159,7 @@ def test_a_run_interrupted_between_shards_goes_on_to_the_same_bytes(
 
 
 def test_more_images_in_the_folder_change_no_byte(tmp_path: Path, whole: Path) -> None:
-    """They come before, between and after the others, in classes old and new; one cannot be read."""
+    """Before, between and after existing keys, in old and new classes; one is unreadable."""
     more = ["train/0/first.jpg", "train/a/00.jpg", "train/a/2b.jpg", "train/b/zz.jpg", "test/c/9.jpg"]
     folder = write(tmp_path / "images", [*IMAGES, *more])
     (folder / "train/a/1b.jpg").write_bytes(b"not an image")
@@ -181,9 +180,9 @@ def test_a_part_of_the_suite_first_and_the_rest_later_changes_no_byte(
 
 
 def test_images_that_move_between_splits_change_their_overlays_and_nothing_else(tmp_path: Path) -> None:
-    """Without splits of its own a folder is cut by rank, so that more images may move one into or out of the test set.
+    """A folder without splits is split by rank, so adding images may move others into or out of the test set.
 
-    Test images are given pictures of their own by the transformations with ``split_assets``.
+    Test images get separate assets from transformations with ``split_assets``.
     """
     few = [f"{i}.jpg" for i in range(9)]
     stores = []

@@ -1,4 +1,4 @@
-"""Two processes with other hash seeds and thread counts make the same variants, as this one does."""
+"""Processes with other hash seeds and thread counts compute the same variants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE, COUNT, SEED = 64, 5, 3
 
 
 def digests(names: tuple[str, ...], threads: int, networks: dict[str, base.Network] | None = None) -> dict[str, str]:
-    """A hash of the pixels of each transformation."""
+    """Hash of the pixels of each transformation."""
     load_all()
     rng = np.random.default_rng(8)
     canvas = rng.integers(0, 256, (COUNT, 8, 8, 3), np.uint8).repeat(SIDE // 8, axis=1).repeat(SIDE // 8, axis=2)
@@ -31,7 +31,7 @@ def digests(names: tuple[str, ...], threads: int, networks: dict[str, base.Netwo
 
 
 def with_styles(threads: int) -> dict[str, str]:
-    """The same for the whole suite."""
+    """Hashes for the whole suite."""
     from substyle.engine.style_transfer.networks import networks_for
 
     names = suite("substance31")
@@ -53,7 +53,7 @@ print(json.dumps(getattr(module, sys.argv[2])(int(sys.argv[3]))))
 
 
 def elsewhere(what: str, threads: int, **environment: str) -> dict[str, str]:
-    """What another process makes."""
+    """Hashes computed by another process."""
     command = [sys.executable, "-c", SCRIPT, __file__, what, str(threads)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
-"""Style pictures are the same bytes in every batch, order, compiled batch, thread count, part of the suite and company.
+"""Stylised images do not depend on batch, order, compiled batch, threads, suite or other images, bit for bit.
 
-Pictures of one colour are the hard ones: instance normalisation divides what rounding leaves of them by almost nothing.
+Images of one colour are critical: instance normalisation divides rounding errors by almost zero.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOME = [Picture(kind, seed) for seed in range(2) for kind in KINDS]
 
 @dataclass(frozen=True)
 class How:
-    """How a network is compiled; nothing but the precision may matter."""
+    """How a network is compiled; only the precision may affect results."""
 
     names: tuple[str, ...] = ALL
     batch: int = 8
@@ -43,7 +43,7 @@ def network(how: How) -> Network:
 
 
 def run(how: How, images: list[Picture], sizes: list[int]) -> dict[str, list[bytes]]:
-    """Every style of every picture, in batches of these sizes."""
+    """Every style of every image, in batches of these sizes."""
     made: dict[str, list[bytes]] = {name: [] for name in how.names}
     canvas_BSSC = torch.from_numpy(stack(images, SIDE))
     for part in torch.split(canvas_BSSC, sizes):

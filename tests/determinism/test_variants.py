@@ -1,7 +1,7 @@
-"""The variants of an image are the same bytes in every batch, order, thread count, suite and company.
+"""Variants do not depend on batch, order, threads, suite or other images, bit for bit.
 
-Each case puts 1 to 9 pictures into one random order, cut into random batches, for a random suite and thread count, and
-compares every variant of every picture with that of the picture alone on one thread.
+Each example shuffles 1 to 9 images into random batches, for a random suite and number of threads, and compares every
+variant with that of the image alone on one thread.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def made(variant_maker: VariantMaker, images: list[Picture], side: int) -> list[
 
 @lru_cache(maxsize=512)
 def alone(picture: Picture, side: int) -> dict[str, tuple[bytes, bool]]:
-    """Every variant of one picture in a batch of one, and whether it is distinct."""
+    """Every variant of one image in a batch of one, and whether it is distinct."""
     torch.set_num_threads(1)
     variants = made(maker(OWN, side, 1, 1), [picture], side)
     return {v.name: (v.pixels_BSSC.numpy().tobytes(), bool(v.distinct_B[0])) for v in variants}

@@ -1,4 +1,4 @@
-"""Triton kernels for tests: interpreted on CPU tensors, on a GPU where there is one, or to be compiled without one."""
+"""Triton kernels for tests: interpreted on CPU tensors, on a GPU if available, or compiled without one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELPERS = ("philox_triton", "warp_triton")  # their functions are inlined into t
 
 
 def _load(name: str) -> ModuleType:
-    """A file of kernels, decorated as the environment says now and not as it said at its first import."""
+    """Reload a module of kernels, so that decorators follow the current environment."""
     for helper in HELPERS:
         importlib.reload(importlib.import_module(f"substyle.kernels.{helper}"))
     return importlib.reload(importlib.import_module(f"substyle.kernels.{name}"))
@@ -26,19 +26,19 @@ def _load(name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Place:
-    """Where kernels run: ``load(name)`` gives their file, ``device`` is that of its tensors."""
+    """Where kernels run: ``load(name)`` returns their module, ``device`` is the device of tensors."""
 
     load: Load
     device: torch.device
 
     @property
     def large(self) -> int:
-        """Side of a canvas of several programs: the interpreter is slow."""
+        """Side of a small canvas of several programs: the interpreter is slow."""
         return 224 if self.device.type == "cuda" else 21
 
 
 def _forget() -> None:
-    """Whoever needs the kernels next imports them as the environment says then."""
+    """Unload kernels after the test: the next import follows its own environment."""
     for name in [name for name in sys.modules if name.startswith("substyle.kernels.") and name.endswith("_triton")]:
         del sys.modules[name]
         delattr(substyle.kernels, name.rpartition(".")[2])
@@ -61,7 +61,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """Files of kernels that can be compiled, into a cache of their own."""
+    """Load kernels for compilation, with a separate cache."""
     pytest.importorskip("triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))

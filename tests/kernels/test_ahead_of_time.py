@@ -1,8 +1,7 @@
-"""Every Triton kernel, compiled for A100 and H100 without one, as the launch of a full batch would compile it.
+"""Every Triton kernel, compiled for A100 and H100 as for a launch with a full batch; needs no GPU.
 
-A budget is the step at or above what the compiler needs now. Registers decide how many threads a multiprocessor holds
-(32 registers: all 2048; 40: 1536; 48: 1280; 64: 1024), spilled ones go through memory, and bytes should be stored by
-the word.
+A budget is the current usage rounded up to the next step. Registers limit the threads per multiprocessor (32 registers:
+all 2048; 40: 1536; 48: 1280; 64: 1024), spilled ones go through memory, and bytes should be stored as words.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ GATHERED = [(torch.float16, torch.bfloat16, None), (torch.int8, torch.bfloat16, 
 
 
 def gathered(file: ModuleType, stored: torch.dtype, dtype: torch.dtype, scale_R: torch.Tensor | None) -> None:
-    """Rows of a table of 99, in its type, for products in another."""
+    """Arguments for 99 rows of a table, in its dtype, for products in another."""
     table, out = torch.zeros(99, 768, dtype=stored), torch.zeros(1024, 768, dtype=dtype)
     file.gather(table, TARGET, torch.zeros(768), torch.zeros(768), out, scale_R)
 
 
 class Budget(NamedTuple):
-    """How a kernel is launched, and what it may take.
+    """How a kernel is launched, and its budget.
 
     Attributes:
-        launch: calls the launch wrapper, given its file.
-        registers: for each thread.
-        shared: bytes for each program.
-        store: of stores to memory, the widest there must be: bits for each thread.
+    launch: calls the launch wrapper of a module.
+    registers: per thread.
+    shared: bytes per program.
+    store: minimum width of the widest store, in bits per thread.
     """
 
     launch: Callable[[ModuleType], object]
@@ -123,7 +122,7 @@ BUDGETS = {
 
 
 def test_every_kernel_has_a_budget() -> None:
-    """Functions of a kernel file that Triton compiles: kernels begin with _, the others are inlined into them."""
+    """Triton functions of a module: kernels start with _, the others are inlined into them."""
     found = set()
     for path in FOLDER.glob("*_triton.py"):
         for node in ast.parse(path.read_text()).body:
@@ -136,7 +135,7 @@ def test_every_kernel_has_a_budget() -> None:
 
 
 def launches(monkeypatch: pytest.MonkeyPatch, file: ModuleType, budget: Budget) -> list[tuple[Any, list[Any], Any]]:
-    """Kernel, arguments and constants of everything that a launch wrapper launches."""
+    """Kernel, arguments and constants of every launch of a wrapper."""
     seen: list[tuple[Any, list[Any], Any]] = []
     monkeypatch.setattr(
         dispatch, "launch", lambda kernel, grid, *given, **constants: seen.append((kernel, list(given), constants))
@@ -146,7 +145,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, file: ModuleType, budget: Budget) 
 
 
 def compiled(kernel: Any, given: list[Any], constants: dict[str, Any], arch: int, **options: int) -> Any:  # noqa: ANN401
-    """The binary for these arguments; as in a launch, whole numbers and addresses that 16 divides are known to be."""
+    """The binary for these arguments; as in a launch, integers and addresses divisible by 16 are specialised."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -173,7 +172,7 @@ def compiled(kernel: Any, given: list[Any], constants: dict[str, Any], arch: int
 
 
 def resources(cubin: bytes, folder: Path) -> dict[str, int]:
-    """Registers, stack and local memory as the binary states them."""
+    """Registers, stack and local memory of a binary."""
     import triton
 
     path = folder / "kernel.cubin"
@@ -185,7 +184,7 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
 
 
 def widest_store(ptx: str) -> int:
-    """Bits that one thread stores at once."""
+    """Width of a thread's stores in bits."""
     widest = 0
     for word in ptx.split():
         if word.startswith("st.global"):
@@ -207,7 +206,7 @@ def test_fits_its_budget(name: str, to_compile: Load, monkeypatch: pytest.Monkey
             binary = compiled(*seen, arch)
             used = resources(binary.asm["cubin"], tmp_path)
             assert used["REG"] <= budget.registers
-            assert used["STACK"] == used["LOCAL"] == 0  # nothing is spilled
+            assert used["STACK"] == used["LOCAL"] == 0  # no spills
             assert binary.metadata.shared <= budget.shared
             stores = max(stores, widest_store(binary.asm["ptx"]))
         assert stores >= budget.store

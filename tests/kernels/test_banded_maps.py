@@ -9,7 +9,7 @@ from substyle.kernels.displacement import Banded, mirrored
 
 
 def band(outputs: int, inputs: int, radius: int, seed: int = 0) -> np.ndarray:
-    """Random values near the diagonal, zeros elsewhere; and one row of nothing."""
+    """Random values near the diagonal, zeros elsewhere, and one zero row."""
     rng = np.random.default_rng(seed)
     middle = np.linspace(0, inputs - 1, outputs)[:, None]
     matrix = np.where(np.abs(np.arange(inputs) - middle) <= radius, rng.normal(size=(outputs, inputs)), 0)
@@ -45,7 +45,7 @@ def test_products_stay_below_what_blas_takes_threads_for(monkeypatch: pytest.Mon
     map_ = Banded(band(448, 448, 20))
     map_.across(map_.down(x, np.empty_like(x)), np.empty_like(x))
     assert max(sizes) < 1 << 18
-    assert len(sizes) == 2 * 28 * 4  # four parts, or the test would be of none
+    assert len(sizes) == 2 * 28 * 4  # four parts: the test needs several
 
 
 @pytest.mark.parametrize(("side", "radius"), [(20, 4), (9, 8), (5, 7), (2, 3), (1, 2)])

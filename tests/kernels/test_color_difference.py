@@ -1,4 +1,4 @@
-"""Distinctness off the CPU: both paths, and the sums in Triton, which are exact. The CPU's is held in test_variants."""
+"""Distinctness off the CPU: both paths, and the exact sums in Triton. For the CPU see test_variants."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_both_sides_of_the_fork(monkeypatch: pytest.MonkeyPatch, used: bool) -> 
 
 @pytest.mark.parametrize("side", [1, 17, 50])
 def test_both_devices_say_the_same(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near one level on average, where the order of the sum could matter if it were not of whole numbers."""
+    """Near one level on average, where the order of a floating-point sum would matter."""
     a = pictures(side, 30, side, side, 3)
     change = pictures(side + 1, 30, side, side, 3) % 3
     b = torch.where(a > 127, a - change, a + change)

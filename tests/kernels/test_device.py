@@ -1,4 +1,4 @@
-"""Names of devices, with and without a CUDA device that stands for one."""
+"""Device names, with and without a mocked CUDA device."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ def test_the_cpu_is_always_there() -> None:
 
 @pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "mps", "CPU", "cuda:0 "])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^embed.device: got '{name}'; allowed: cpu, cuda or cuda:N; there is cpu"):
+    with pytest.raises(ConfigError, match=r"cpu, cuda or cuda:N") as caught:
         as_device(name, "embed.device")
+    assert (caught.value.field, caught.value.given) == ("embed.device", name)
 
 
-@pytest.mark.parametrize(("version", "reason"), [(None, "built without CUDA"), ("13.0", "sees no CUDA device")])
+@pytest.mark.parametrize(("version", "reason"), [(None, "without CUDA"), ("13.0", "no CUDA device")])
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_without_a_cuda_device(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None, reason: str) -> None:
     monkeypatch.setattr(torch.version, "cuda", version)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=f"device: got '{name}'; allowed: cpu; cpu alone .*{reason}"):
+    with pytest.raises(ConfigError, match=f"cpu .*{reason}") as caught:
         as_device(name)
+    assert (caught.value.field, caught.value.given) == ("device", name)
 
 
 @pytest.mark.parametrize(("name", "number"), [("cuda", 1), ("cuda:0", 0), ("cuda:1", 1)])

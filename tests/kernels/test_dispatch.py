@@ -1,4 +1,4 @@
-"""Which path a call takes, asserted on both sides of every fork, and what guards the Triton side."""
+"""Choice between implementations, on both sides of every branch, and validation of Triton arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAPS = torch.zeros(1, 2, 3, 4)
 PAGES, PAGE = torch.zeros(1, 20, 20, dtype=torch.uint8), np.zeros(2, np.int64)
 MATRIX, COLOUR = np.ones((2, 2, 3), np.float32), np.ones((2, 3), np.int16)
 
-# public module, Triton's module, function in both, the function of the other path off the CPU, call
+# public module, Triton module, function in both, fallback off the CPU, call
 FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]]] = [
     (warp, "warp_triton", "remap", (warp, "remap_reference"), lambda x: warp.remap(x, SHIFT)),
     (warp, "warp_triton", "zoom_blur", (warp, "zoom_blur_reference"), lambda x: warp.zoom_blur(x, ONE)),
@@ -57,7 +57,7 @@ FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, name: str) -> Mock:
-    """A file of Triton kernels that is none, so that no Triton is needed."""
+    """A fake module of Triton kernels, so that Triton is not needed."""
     stand_in = Mock()
     monkeypatch.setitem(sys.modules, f"substyle.kernels.{name}", stand_in)
     monkeypatch.setattr(substyle.kernels, name, stand_in, raising=False)

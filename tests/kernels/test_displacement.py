@@ -1,4 +1,4 @@
-"""Displacement fields against scipy, a plain loop and their own torch references."""
+"""Displacement fields against scipy, a plain loop and their torch references."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_elastic_is_blurred_uniform_noise(side: int, sigma: float) -> None:
 
 
 def test_elastic_moves_pixels_by_a_pixel_or_two() -> None:
-    """The blur leaves 1 / (2 sigma sqrt(pi)) of a standard deviation of 1 / sqrt(3)."""
+    """The blur multiplies a standard deviation of 1 / sqrt(3) by 1 / (2 sigma sqrt(pi))."""
     field = displacement.elastic(KEYS, "e", 224, np.full(3, 21, np.float32), 2.24)
     assert field.std().item() == pytest.approx(21 / math.sqrt(3) / (2 * 2.24 * math.sqrt(math.pi)), rel=0.05)
     assert abs(field.mean().item()) < 0.05

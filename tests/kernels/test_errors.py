@@ -1,4 +1,4 @@
-"""Errors travel between processes, as those of workers do."""
+"""Errors survive pickling, as between worker processes."""
 
 from __future__ import annotations
 

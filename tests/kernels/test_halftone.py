@@ -1,4 +1,4 @@
-"""Print screens: tone, shape and edges, and both paths alike."""
+"""Halftone screens: tone, shape and edges; both paths agree."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_both_paths_alike(shape: tuple[int, ...]) -> None:
         assert fast.shape == plain.shape == shape
         assert fast.dtype == plain.dtype == torch.uint8
         difference = (fast.int() - plain.int()).abs()
-        # float32 coordinates differ in the last place: one level on an edge, or the other side of a cell's border
+        # float32 coordinates differ by 1 ulp: one level at an edge, or the other side of a border between cells
         assert (difference > 1).float().sum() <= 0.001 * difference.numel()
 
 
@@ -62,15 +62,15 @@ def test_dots_stand_on_their_lattice() -> None:
     printed = halftone.dots(flat(180), cell, angle)[0]
     assert torch.equal(printed[:-8, :, 0], printed[8:, :, 0])
     assert torch.equal(printed[:, :-8, 0], printed[:, 8:, 0])
-    assert printed[0, 0, 0] == 0  # a dot's middle is ink
-    assert printed[4, 4, 0] == 255  # and the middle of four dots is paper
+    assert printed[0, 0, 0] == 0  # the centre of a dot is ink
+    assert printed[4, 4, 0] == 255  # the centre between four dots is paper
     assert torch.equal(printed[..., 0], printed[..., 2])
     assert not torch.equal(printed[..., 0], printed[..., 1])
 
 
 @pytest.mark.parametrize(("angle", "along"), [(0.0, 2), (math.pi / 2, 1)])
 def test_lines_run_at_their_angle(angle: float, along: int) -> None:
-    """Angle 0 is horizontal: levels change down the picture and not across it."""
+    """Angle 0 is horizontal: levels vary along columns only."""
     printed = halftone.lines(flat(128), np.array([6], np.float32), np.array([angle], np.float32)).float()
     across = 3 - along
     assert printed.diff(dim=along).abs().max() <= 2

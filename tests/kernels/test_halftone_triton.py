@@ -1,4 +1,4 @@
-"""Print screens in Triton against the reference, with the tolerance that the two CPU paths have to each other."""
+"""Halftone screens in Triton against the reference, with the tolerance of the two CPU paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JPEG compression without a file against libjpeg's own, through Pillow: the same bits."""
+"""JPEG compression in torch, bit for bit against libjpeg through Pillow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUALITIES = np.array([1, 7, 10, 15, 18, 49, 50, 75, 95, 100], np.int32)
 
 
 def pictures(height: int, width: int) -> torch.Tensor:
-    """Smooth colours with more and more grain, noise, black, white and saturated colours."""
+    """Smooth colours with increasing grain, noise, black, white and saturated colours."""
     rng = np.random.default_rng(height)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = np.stack([127 + 90 * np.sin(9 * x + i) + 30 * np.cos(20 * y * (1 + x) + i) for i in range(3)], -1)
@@ -36,7 +36,7 @@ def through_a_file(picture: np.ndarray, quality: int) -> np.ndarray:  # type: ig
 )
 def test_the_pixels_of_libjpeg(size: tuple[int, int]) -> None:
     canvas = pictures(*size)
-    for turn in range(3):  # each picture at several qualities
+    for turn in range(3):  # each image at several qualities
         quality = np.roll(QUALITIES, turn)
         made = jpeg_codec.compressed(canvas, quality)
         assert made.dtype == torch.uint8

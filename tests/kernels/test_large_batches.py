@@ -1,4 +1,4 @@
-"""The last image of a batch is made like one alone: on a GPU in batches whose bytes pass what 32 bits count."""
+"""The last image of a batch is as alone: on a GPU, in batches of more than 2**32 bytes."""
 
 from __future__ import annotations
 

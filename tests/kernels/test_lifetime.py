@@ -1,4 +1,4 @@
-"""Who is held for how long, with events that stand for those of a device."""
+"""How long borrowed memory is held, with mocked device events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Memory:
 
 
 class Event:
-    """An event that has come when it is told so."""
+    """An event that is completed by the test."""
 
     made: list[Event]
 
@@ -52,7 +52,7 @@ def test_held_until_the_readers_have_ended(events: list[Event]) -> None:
     del memory
     gc.collect()
     assert seen() is not None
-    held.until(STREAM)  # nothing has ended yet
+    held.until(STREAM)  # no work has finished yet
     assert seen() is not None
     events[0].there = True
     held.until(STREAM)
@@ -65,7 +65,7 @@ def test_in_the_order_of_the_stream(events: list[Event]) -> None:
     held = BorrowedMemory()
     for _ in range(3):
         held.until(STREAM, Memory())
-    events[1].there = True  # of another stream, say: what came before it is still read
+    events[1].there = True  # of another stream: earlier memory is still being read
     held.until(STREAM)
     assert len(held) == 4
 

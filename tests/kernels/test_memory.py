@@ -1,4 +1,4 @@
-"""Arrays on both sides of the size from which on they lie in huge pages."""
+"""Arrays below and above the threshold for huge pages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_memory_outlives_its_maker_and_is_of_its_own() -> None:
 
 @pytest.mark.parametrize("reason", ["refused", "unknown"])
 def test_without_huge_pages(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
-    """Ordinary memory where the kernel refuses them, or the system does not know them."""
+    """Fall back to ordinary memory where huge pages are unavailable."""
 
     class Refusing(mmap.mmap):
         def madvise(self, *options: int) -> None:

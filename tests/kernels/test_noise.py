@@ -1,4 +1,4 @@
-"""Noise: the threaded path against plain torch, distributions, and dependence on nothing but key and name."""
+"""Noise: the threaded path against plain torch, distributions, and dependence only on key and name."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_shot_counts_are_poisson(rate: float, level: int) -> None:
     keys = philox.image_keys(2, list("abcd"))
     noisy = noise.shot_noise(grey(level), np.full(4, rate, np.float32), keys, "n").numpy().ravel()
     mean = rate * level / 255
-    most = int(rate)  # counts beyond would be clipped to full range
+    most = int(rate)  # higher counts are clipped to full range
     observed = np.array([(noisy == min(round(k * 255 / rate), 255)).sum() for k in range(most + 1)])
     expected = stats.poisson.pmf(np.arange(most + 1), mean) * noisy.size
     expected[-1] = stats.poisson.sf(most - 1, mean) * noisy.size

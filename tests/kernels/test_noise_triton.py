@@ -1,4 +1,4 @@
-"""Noise in Triton: the pixels of the reference, none differing."""
+"""Noise in Triton, bit for bit against the reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_equals_the_reference(place: Place, name: str, shape: tuple[int, ...]) -
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 5.0, 300.0])
 def test_shot_noise_by_halving_is_the_table(place: Place, rate: float) -> None:
-    """At any rate: few photons, and more than there are levels."""
+    """Rates of few photons, and of more photons than levels."""
     x = torch.arange(256, dtype=torch.uint8).repeat(8).view(1, 32, 64, 1)
     keys, strength = philox.image_keys(1, ["a"]), np.float32([rate])
     got = place.load("noise_triton").shot_noise(x.to(place.device), strength, keys, "s")
@@ -37,7 +37,7 @@ def test_shot_noise_by_halving_is_the_table(place: Place, rate: float) -> None:
 
 
 def test_impulse_thresholds_are_met_exactly(place: Place) -> None:
-    """Amounts whose thresholds are numbers that are drawn: one of them is the first that stays, or that turns white."""
+    """Amounts whose thresholds equal drawn numbers, the boundary cases."""
     keys = philox.image_keys(1, ["a", "a"])
     bits = philox.bits16_torch(keys[:1], "n", 192, torch.device("cpu"))[0]
     thresholds = [int(bits[bits < 20000].max()), tables.RANDOM_LEVELS - int(bits[bits > 45000].min())]

@@ -108,6 +108,6 @@ def test_uniforms_are_uniform_and_below_one() -> None:
     u = philox.uniforms(philox.image_keys(0, [str(i) for i in range(500)]), "x", 40)
     counts = np.histogram(u, bins=64, range=(0, 1))[0]
     chi2 = ((counts - u.size / 64) ** 2 / (u.size / 64)).sum()
-    assert chi2 < 110  # 63 degrees of freedom: a false alarm in 4,000 seeds, and this seed is fixed
+    assert chi2 < 110  # 63 degrees of freedom: fails for 1 in 4,000 seeds; the seed is fixed
     assert u.max() < 1.0
     assert abs(np.corrcoef(u[:, 0], u[:, 1])[0, 1]) < 0.15

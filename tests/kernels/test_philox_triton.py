@@ -1,4 +1,4 @@
-"""Random numbers of the Triton kernels: bit for bit those of the reference."""
+"""Random numbers in Triton, bit for bit against the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remapping in Triton against the reference. Tolerance: one level, where a value lies on a half."""
+"""Remapping in Triton against the reference. Tolerance: one level, where a value is near a half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warps on a CPU: the field of displacement and the sampling of remap, and what they leave as it is."""
+"""Warps on a CPU equal ``remap`` of a displacement field; zero displacement is the identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warps in Triton, places and samples in one, against displacement and remap. Tolerance: one level, on few pixels."""
+"""Warps in Triton against ``remap`` of a displacement field. Tolerance: one level, on few pixels."""
 
 from __future__ import annotations
 

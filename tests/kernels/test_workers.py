@@ -1,4 +1,4 @@
-"""Threads over images: every image once, errors come out, and thread counts do not matter."""
+"""Threads over images: every image once, errors are raised, and the number of threads does not matter."""
 
 from __future__ import annotations
 

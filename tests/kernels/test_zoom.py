@@ -1,4 +1,4 @@
-"""Zoom blur: both paths alike, and what it leaves as it is."""
+"""Zoom blur: both paths agree, and invariants hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zoom blur in Triton against the reference. Tolerance: one level, where a value lies on a half."""
+"""Zoom blur in Triton against the reference. Tolerance: one level, where a value is near a half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and helpers that the tests of this folder share."""
+"""Images and helpers shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Made = tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]
 
 @pytest.fixture
 def shared() -> Path:
-    """Real photographs, where there are any."""
+    """Folder of real photographs, if available."""
     if not SHARED.is_dir():
         pytest.skip("no photographs in shared/data")
     return SHARED
 
 
 def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth colours, hard edges and a little grain, (H, W, 3) uint8: resampled and compressed like a photograph."""
+    """Smooth colours, hard edges and grain, (H, W, 3) uint8: resampled and compressed like a photograph."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     phase = rng.uniform(0, 6, 3)
@@ -45,7 +45,7 @@ def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def encode(image: NDArray[Any] | Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """An image file in memory."""
+    """Encode an image in memory."""
     out = io.BytesIO()
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     picture.save(out, kind, **options)

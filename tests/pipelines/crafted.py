@@ -1,4 +1,4 @@
-"""Image files written by hand, field by field, where no library would write them."""
+"""Image files written field by field, which no library would write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png(header: Sequence[int], data: bytes, *more: tuple[bytes, bytes]) -> bytes:
-    """A PNG of width, height, bits, colour type and interlace, of compressed rows and further chunks before them."""
+    """A PNG of (width, height, bits, colour type, interlace), compressed rows, and chunks before them."""
     width, height, bits, color, interlace = header
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlace))
     extra = b"".join(chunk(*part) for part in more)
@@ -28,7 +28,7 @@ def png(header: Sequence[int], data: bytes, *more: tuple[bytes, bytes]) -> bytes
 
 
 def with_checksums(blob: bytes) -> bytes:
-    """A PNG whose chunks, as far as they can be followed, have right checksums again."""
+    """Recompute the checksums of all chunks that can be parsed."""
     out, at = blob[:8], 8
     while at + 12 <= len(blob):
         length = int.from_bytes(blob[at : at + 4], "big")
@@ -41,7 +41,7 @@ def with_checksums(blob: bytes) -> bytes:
 
 
 def tiff(tags: Mapping[int, int | Sequence[int]], data: bytes) -> bytes:
-    """A little-endian TIFF of one page; all values are LONG. Strip and tile offsets of 0 become that of the data."""
+    """A little-endian TIFF of one page with LONG values. Strip and tile offsets of 0 become the offset of the data."""
     fields, extra = b"", b""
     start = 8 + 2 + 12 * len(tags) + 4
     offset_of_data = start + sum(4 * len(v) for v in tags.values() if not isinstance(v, int) and len(v) > 1)
@@ -57,7 +57,7 @@ def tiff(tags: Mapping[int, int | Sequence[int]], data: bytes) -> bytes:
 
 
 def jpeg_size(blob: bytes, *, height: int = 0, width: int = 0, marker: int = 0, bits: int = 0) -> bytes:
-    """A JPEG whose frame header says something else."""
+    """Change the frame header of a JPEG."""
     data = bytearray(blob)
     at = next(i for i in range(len(data)) if data[i] == 0xFF and data[i + 1] in (0xC0, 0xC1, 0xC2))
     for offset, value, length in ((1, marker, 1), (4, bits, 1), (5, height, 2), (7, width, 2)):
@@ -67,7 +67,7 @@ def jpeg_size(blob: bytes, *, height: int = 0, width: int = 0, marker: int = 0, 
 
 
 def bombs(side: int = 30_000) -> dict[str, bytes]:
-    """Small files that say they hold side x side pixels, by format."""
+    """Small files that claim side x side pixels, by format."""
     rows = zlib.compress(bytes(1_000_000))
     size = struct.pack("<HH", side & 0xFFFF, side & 0xFFFF)
     bmp = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)

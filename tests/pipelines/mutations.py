@@ -1,4 +1,4 @@
-"""Hostile image files, made from seeds: small images of every format, damaged in every way that comes to mind."""
+"""Damaged image files: seeded mutations of small images of every format."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ Mutation = Callable[[bytes, np.random.Generator], bytes]
 
 
 def seeds() -> dict[str, bytes]:
-    """One small image of every kind of file, by name; all of them decode."""
+    """One small valid image of every format, by name."""
     image = Image.fromarray(scene(52, 70))
     grey, more = image.convert("L"), [Image.new("RGB", image.size, "teal")]
-    fresh = {"save_all": True, "append_images": [more[0].copy()]}  # Pillow keeps settings of one format for the next
+    fresh = {
+        "save_all": True,
+        "append_images": [more[0].copy()],
+    }  # Pillow carries settings of one format over to the next
     made = {
         "jpeg": encode(image),
         "jpeg progressive": encode(image, progressive=True),
@@ -46,14 +49,14 @@ def seeds() -> dict[str, bytes]:
 
 
 def exif(orientation: int) -> Image.Exif:
-    """EXIF data of which the orientation is all that matters."""
+    """EXIF data with an orientation."""
     made = Image.Exif()
     made[0x0112] = orientation
     return made
 
 
 def mutated(count: int, seed: int = 0) -> list[tuple[str, bytes]]:
-    """``count`` damaged files and what was done to them, the same for the same seed."""
+    """``count`` damaged files and descriptions of the damage, reproducible by seed."""
     originals = seeds()
     names, rng = sorted(originals), np.random.default_rng(seed)
     made = []
@@ -65,7 +68,7 @@ def mutated(count: int, seed: int = 0) -> list[tuple[str, bytes]]:
             mutation = MUTATIONS[int(rng.integers(len(MUTATIONS)))]
             blob = mutation(blob, rng)
             done.append(mutation.__name__.strip("_"))
-        if blob[:8] == originals["png"][:8] and rng.random() < 0.7:  # else the checksums hide the rest of a decoder
+        if blob[:8] == originals["png"][:8] and rng.random() < 0.7:  # else checksums shield the rest of the decoder
             blob = with_checksums(blob)
         made.append((f"{i}: {', '.join(done)}", blob))
     return made
@@ -95,7 +98,7 @@ def _flip_header(blob: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _extreme(blob: bytes, rng: np.random.Generator) -> bytes:
-    """A field of 1, 2 or 4 bytes near the start takes a value that is rarely met."""
+    """Set a field of 1, 2 or 4 bytes near the start to an unusual value."""
     width = int(rng.choice([1, 2, 4]))
     at = int(rng.integers(2, min(max(len(blob), 3), int(rng.choice([64, 1000])))))
     value = int(rng.choice(EXTREMES)) & (256**width - 1)
@@ -104,7 +107,7 @@ def _extreme(blob: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _dimensions(blob: bytes, rng: np.random.Generator) -> bytes:
-    """Width and height, wherever they stand as 70 and 52, become something else."""
+    """Change the width and height, found as 70 and 52."""
     for old in (70, 52):
         new = int(rng.choice([*EXTREMES, old + 1, old - 1, old * 2, 30_000]))
         for width in (2, 4):
@@ -137,7 +140,7 @@ def _fill(blob: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _splice(blob: bytes, rng: np.random.Generator) -> bytes:
-    """The start of this file and the end of another."""
+    """Join the start of this file and the end of another."""
     other = list(_SPLICED.values())[int(rng.integers(len(_SPLICED)))]
     return _cut(blob, rng) + other[int(rng.integers(len(other))) :]
 
@@ -147,7 +150,7 @@ def _trail(blob: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _end_early(blob: bytes, rng: np.random.Generator) -> bytes:
-    """Cut off, but with the right end, so that it looks whole."""
+    """Truncate, but keep the end, so that the file looks intact."""
     return _cut(blob, rng) + blob[-int(rng.choice([2, 12])) :]
 
 

@@ -1,4 +1,4 @@
-"""Awkward and hostile files: each is decoded or quarantined with a reason, whatever stands beside it in the batch."""
+"""Unusual and hostile files are decoded or quarantined with a reason, independent of the rest of the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pipelines.test_decode import assert_close, reference
 from substyle.pipelines import image_formats, image_header
 from substyle.pipelines.decode import Decoded, Decoder
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the filters of the product
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the product's warning filters
 
 SIDE = 64
 IMAGE = Image.fromarray(scene(90, 120))
@@ -29,7 +29,7 @@ JPEG, PROGRESSIVE, PNG = encode(IMAGE), encode(IMAGE, progressive=True), encode(
 
 
 def rows(image: NDArray[np.generic]) -> bytes:
-    """Unfiltered, compressed rows of a PNG; wider samples are written big end first."""
+    """Unfiltered, compressed rows of a PNG; 16-bit samples are big-endian."""
     return zlib.compress(b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in image))
 
 
@@ -57,12 +57,12 @@ def tiles() -> bytes:
 
 
 def scans(count: int) -> bytes:
-    """The progressive picture with its last scan many times over."""
+    """The progressive image with its last scan repeated."""
     start = PROGRESSIVE.rindex(b"\xff\xda")
     return PROGRESSIVE[:start] + PROGRESSIVE[start:-2] * count + b"\xff\xd9"
 
 
-# Decoded; the picture is Pillow's of the same file, or the one given.
+# blob, or (blob, expected image); by default the expected image is Pillow's
 GOOD: dict[str, bytes | tuple[bytes, Image.Image]] = {
     "jpeg cmyk with adobe marker": encode(IMAGE.convert("CMYK")),
     "jpeg in rgb": encode(IMAGE, keep_rgb=True),
@@ -118,7 +118,7 @@ GOOD: dict[str, bytes | tuple[bytes, Image.Image]] = {
     "4000 x 4": encode(scene(4, 4000)),
 }
 
-# Quarantined; the reason says so.
+# blob, part of the reason for quarantine
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty file"),
     "text": (b"not an image, whatever it is called", "not an image of a known format"),
@@ -131,33 +131,33 @@ BAD: dict[str, tuple[bytes, str]] = {
     "jpeg cut": (JPEG[:-200], "truncated JPEG"),
     "jpeg without its end": (JPEG[:-2], "truncated JPEG"),
     "jpeg cut in its header": (JPEG[:300], "truncated JPEG"),
-    "jpeg cut, but with an end": (JPEG[:1500] + b"\xff\xd9", "the data end before the picture does"),
-    "jpeg cmyk cut, but with an end": (encode(IMAGE.convert("CMYK"))[:2500] + b"\xff\xd9", "the data end before"),
+    "jpeg cut, but with an end": (JPEG[:1500] + b"\xff\xd9", "data end"),
+    "jpeg cmyk cut, but with an end": (encode(IMAGE.convert("CMYK"))[:2500] + b"\xff\xd9", "data end"),
     "jpeg without intervals": (encode(IMAGE, restart_marker_blocks=1)[:1900] + b"\xff\xd9", "restart intervals"),
-    "jpeg without data": (crafted.bombs(2000)["jpeg without data"], "too few data for its size"),
-    "jpeg higher than its data": (crafted.jpeg_size(JPEG, height=180), "the data end before the picture does"),
-    "jpeg wider than its data": (crafted.jpeg_size(JPEG, width=500), "the data end before the picture does"),
+    "jpeg without data": (crafted.bombs(2000)["jpeg without data"], "too few data"),
+    "jpeg higher than its data": (crafted.jpeg_size(JPEG, height=180), "data end"),
+    "jpeg wider than its data": (crafted.jpeg_size(JPEG, width=500), "data end"),
     "jpeg 12-bit": (crafted.jpeg_size(JPEG, bits=12), "12-bit JPEG"),
-    "jpeg lossless": (crafted.jpeg_size(JPEG, marker=0xC3), "cannot be decoded"),
+    "jpeg lossless": (crafted.jpeg_size(JPEG, marker=0xC3), "decoding failed"),
     "jpeg with several starts": (JPEG[:2] + JPEG, "damaged JPEG"),
     "jpeg of two frames": (JPEG[: JPEG.index(b"\xff\xda")] + JPEG[JPEG.index(b"\xff\xc0") :], "more than one frame"),
-    "jpeg with a marker in its data": (JPEG[:1500] + b"\xff\x45" + JPEG[1502:], "marker 45 where none can be"),
+    "jpeg with a marker in its data": (JPEG[:1500] + b"\xff\x45" + JPEG[1502:], "marker 45"),
     "jpeg of endless scans": (scans(200), "more than 100 scans"),
     "png cut": (PNG[:-3000], "truncated PNG"),
     "png without its end": (PNG[:-12], "truncated PNG"),
     "png damaged": (PNG[:5000] + b"!" + PNG[5001:], "checksum of 'IDAT'"),
     "png damaged in its header": (PNG[:19] + b"\7" + PNG[20:], "checksum of 'IHDR'"),
-    "png of too few rows": (crafted.png((120, 91, 8, 2, 0), ROWS), "rows are missing"),
-    "png of too few rows, palette": (crafted.png((360, 91, 8, 3, 0), ROWS, (b"PLTE", bytes(768))), "rows are missing"),
-    "png of too few rows, interlaced": (crafted.png((120, 91, 8, 2, 1), ROWS), "rows are missing|cannot be decoded"),
-    "png of no sort": (crafted.png((120, 90, 8, 5, 0), ROWS), "unknown colour type 5"),
-    "gif cut": (encode(IMAGE, "GIF")[:-2000], "cannot be decoded"),
+    "png of too few rows": (crafted.png((120, 91, 8, 2, 0), ROWS), "missing rows"),
+    "png of too few rows, palette": (crafted.png((360, 91, 8, 3, 0), ROWS, (b"PLTE", bytes(768))), "missing rows"),
+    "png of too few rows, interlaced": (crafted.png((120, 91, 8, 2, 1), ROWS), "missing rows|decoding failed"),
+    "png of no sort": (crafted.png((120, 90, 8, 5, 0), ROWS), "colour type 5"),
+    "gif cut": (encode(IMAGE, "GIF")[:-2000], "decoding failed"),
     "webp cut": (encode(IMAGE, "WEBP")[:-100], "truncated WebP"),
-    "bmp cut": (encode(IMAGE, "BMP")[:-3000], "cannot be decoded"),
-    "tiff cut": (encode(IMAGE.copy(), "TIFF")[:-3000], "cannot be decoded"),
-    "tiff of floats": (encode(GREY.astype(np.float32), "TIFF"), "no known range"),
-    "tiff 12-bit": (crafted.grey_tiff(120, 90, 12, bytes(180 * 90)), "grey pixels of 12 bits"),
-    "tiff 16-bit, white is zero": (crafted.grey_tiff(9, 9, 16, bytes(162), white_is_zero=True), "white as zero"),
+    "bmp cut": (encode(IMAGE, "BMP")[:-3000], "decoding failed"),
+    "tiff cut": (encode(IMAGE.copy(), "TIFF")[:-3000], "decoding failed"),
+    "tiff of floats": (encode(GREY.astype(np.float32), "TIFF"), "mode F"),
+    "tiff 12-bit": (crafted.grey_tiff(120, 90, 12, bytes(180 * 90)), "12-bit grey"),
+    "tiff 16-bit, white is zero": (crafted.grey_tiff(9, 9, 16, bytes(162), white_is_zero=True), "white is zero"),
     **{f"bomb: {name}": (blob, "pixels|too few data") for name, blob in crafted.bombs().items()},
 }
 
@@ -174,7 +174,7 @@ def test_awkward_images_are_decoded(alone: Decoder, name: str) -> None:
     decoded = alone([blob])
     assert decoded.reasons == [None]
     assert decoded.size_B2.tolist() == [[expected.height, expected.width]]
-    if min(expected.size) >= 4:  # enlarged two hundred times, Pillow's whole pixels differ
+    if min(expected.size) >= 4:  # tiny images: Pillow's rounding of crops to whole pixels matters
         assert_close(decoded.canvas_BSSC[0], reference(expected, SIDE))
 
 
@@ -192,7 +192,7 @@ def test_bad_images_are_quarantined_with_a_reason(alone: Decoder, name: str) -> 
 
 
 def assert_same(decoded: Decoded, i: int, expected: Decoded) -> None:
-    """Image i of a batch is what it is alone."""
+    """Image i of a batch equals the image decoded alone."""
     assert decoded.reasons[i] == expected.reasons[0]
     assert decoded.ok_B[i] == expected.ok_B[0]
     assert decoded.size_B2[i].tolist() == expected.size_B2[0].tolist()
@@ -221,7 +221,7 @@ def test_hard_files_alone_and_together(shared: Path, alone: Decoder) -> None:
 
 
 def test_an_image_that_dali_refuses_goes_to_pillow_alone(alone: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progressive parameters that DALI and Pillow refuse come out as Pillow's reason; the others stay with DALI."""
+    """An image that DALI and Pillow reject gets Pillow's reason; the others are decoded by DALI."""
     calls: list[int] = []
     run = type(alone.dali).__call__
 
@@ -233,7 +233,7 @@ def test_an_image_that_dali_refuses_goes_to_pillow_alone(alone: Decoder, monkeyp
     broken = PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xfe")  # no Huffman tables
     decoded = Decoder(SIDE, 4, 2)([JPEG, broken, PNG])
     assert decoded.reasons[0] is decoded.reasons[2] is None
-    assert decoded.reasons[1] == "cannot be decoded (broken data stream when reading image file)"
+    assert decoded.reasons[1] == "decoding failed (broken data stream when reading image file)"
     assert calls == [3, 1, 1, 1]
 
 

@@ -1,4 +1,4 @@
-"""Small files that would be huge pictures: found before anything is allocated."""
+"""Decompression bombs are rejected before any allocation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from substyle.pipelines.decode import Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
-ALLOWED = 50_000  # kB that 30,000 x 30,000 pixels may add to the largest memory of a process; decoded they take 2.7 GB
+ALLOWED = 50_000  # kB that images of 30,000 x 30,000 pixels may add to the peak memory; decoded, one takes 2.7 GB
 
 CODE = """
 import json, resource, sys
@@ -42,7 +42,7 @@ def test_bombs_take_no_memory() -> None:
 
 
 def test_pillows_own_limit_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some programs turn it off for the whole process."""
+    """Some programs disable it for the whole process."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     made = crafted.bombs()
     reasons = Decoder(64, 16, 2)(list(made.values())).reasons
@@ -52,6 +52,6 @@ def test_pillows_own_limit_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_bombs_with_data_for_a_part_of_the_picture() -> None:
-    """Within the limit of pixels they are decoded, fail, and are quarantined."""
+    """Within the limit of pixels, decoding fails and the images are quarantined."""
     reasons = Decoder(64, 16, 2)(list(crafted.bombs(3000).values())).reasons
     assert all(reasons)

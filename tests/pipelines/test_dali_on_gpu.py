@@ -1,5 +1,7 @@
-"""The DALI graph for a GPU, as far as it goes without one: DALI checks devices when a graph is defined, a driver is
-needed to build it. Then stream and memory, with a pipeline that writes down what it is asked."""
+"""The DALI graph for a GPU, tested without one: devices are checked at definition, but building it needs a driver.
+
+Streams and memory are tested with a mocked pipeline that records its calls.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ load_all()
 GPU = torch.device("cuda", 0)
 SUITE = [base.get(name) for name in suite("substance31")]
 BY_DALI = [t for t in SUITE if t.made_by == "dali" and t.on_gpu is None]
-# DALI has GPU operators for these as well, from which kernels are faster; low_contrast it cannot make there at all
+# DALI has GPU operators for these, too, but kernels are faster; it cannot compute low_contrast on a GPU
 BY_KERNEL = [t for t in SUITE if t.on_gpu is not None and t.name != "low_contrast"]
 
 
 def operators(transformation: base.Transformation, device: torch.device) -> list[Any]:
-    """Instances of operators that make a transformation, its inputs among them."""
+    """Operator instances of a transformation, including its inputs."""
     pipeline = dali.new_pipeline(4, 1, device)
     dali.define_variants(pipeline, [transformation], 224, device)
     found: dict[int, Any] = {}
@@ -61,7 +63,7 @@ def test_arguments_stay_on_the_cpu_and_inputs_are_on_the_gpu(transformation: bas
 
 @pytest.mark.parametrize("transformation", [*BY_DALI, *BY_KERNEL], ids=lambda t: t.name)
 def test_the_operators_are_those_of_the_cpu(transformation: base.Transformation) -> None:
-    """One definition: the same operators, in the same order, with the same arguments."""
+    """The same operators, in the same order, with the same arguments."""
 
     def told(device: torch.device) -> list[tuple[str, list[str]]]:
         return [(type(o._op).__name__, [given.name for given in o.inputs]) for o in operators(transformation, device)]
@@ -76,7 +78,7 @@ def test_what_dali_cannot_make_on_a_gpu_is_made_by_a_kernel() -> None:
 
 
 class Output:
-    """A tensor list; ``poison`` overwrites its memory, as a library would that was given it back."""
+    """A tensor list; ``poison`` overwrites its memory, as a library may after its release."""
 
     def __init__(self, said: list[Any], pixels: torch.Tensor) -> None:
         self.said, self.pixels = said, pixels
@@ -131,7 +133,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Pipeline, list[Any
 
 
 def test_the_order_of_torch_s_stream(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
-    """The canvas is read and outputs are returned in its order, and they are held until they have been copied."""
+    """The graph runs in the order of torch's stream, and outputs are held until they have been copied."""
     made, pipeline, said = stand_in
     canvas = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
     pixels = made(canvas, {"jpeg": {"quality": np.array([7, 9], np.int32)}})["jpeg"]
@@ -147,11 +149,11 @@ def test_the_order_of_torch_s_stream(stand_in: tuple[Graph, Pipeline, list[Any]]
     assert event.stream == stream
     assert held == (tuple(pipeline.made),)
     pipeline.made[0].poison()
-    assert torch.equal(pixels, canvas + 1)  # it lies elsewhere
+    assert torch.equal(pixels, canvas + 1)  # a copy
 
 
 def test_nothing_is_dropped_before_it_is_read(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
-    """Runs of a host that is ahead of the device: what DALI made is alive until its event has come."""
+    """The host is ahead of the device: outputs of DALI live until their event completes."""
     made, _, _ = stand_in
     for _ in range(3):
         made(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), {"jpeg": {"quality": np.array([7], np.int32)}})
@@ -165,7 +167,7 @@ def pictures(seed: int, device: torch.device) -> torch.Tensor:
 
 
 def poisoned(names: tuple[str, ...], device: str, delay: int) -> None:
-    """What a batch became is the same whether or not white batches followed that recycle its buffers."""
+    """Variants do not change when later white batches recycle buffers."""
     maker = VariantMaker(names, side=64, seed=0, batch=4, threads=2, device=device)
     first = {v.name: v.pixels_BSSC.cpu() for v in maker(pictures(0, maker.device), list("abcd"))}
     if delay:
@@ -187,4 +189,4 @@ def test_outputs_are_never_overwritten() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_outputs_are_never_overwritten_on_a_gpu() -> None:
-    poisoned(OWN, "cuda", 200_000_000)  # cycles, a tenth of a second: the host queues all of it meanwhile
+    poisoned(OWN, "cuda", 200_000_000)  # cycles, 0.1 s: the host queues everything meanwhile

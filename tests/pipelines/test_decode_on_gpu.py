@@ -1,4 +1,4 @@
-"""Decoding for a GPU as far as it goes without one: the definition of its graph, memory, turns and copies."""
+"""Decoding for a GPU, tested without one: graph definition, memory, orientation and copies."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_files_are_given_by_the_host_and_decoded_there_and_on_the_device() -> No
         image = resize.inputs[0].source
         assert (image._op.device, resize._op.device) == (decoded, resized)
         assert image.inputs[0].device == "cpu"
-        assert [node.device for node in resize.inputs[1:]] == ["cpu", "cpu"]  # where a part begins and ends
+        assert [node.device for node in resize.inputs[1:]] == ["cpu", "cpu"]  # start and end of the part
 
 
 class Pipeline:
@@ -47,7 +47,7 @@ class Pipeline:
         self.canvas = torch.full((1, 4, 4, 3), 7, dtype=torch.uint8)
 
     def run(self, *stream: Any, **given: Any) -> tuple[Any, ...]:  # noqa: ANN401
-        assert not stream  # the host waits for DALI and for nobody else
+        assert not stream  # the host waits for DALI only
         if self.refuses:
             raise RuntimeError("nvJPEG: not supported")
         arrays = (self.canvas, np.array([[9, 8, 3]]), np.array([[1, 2, 3]], np.uint8))
@@ -69,7 +69,7 @@ def test_canvases_are_copied_into_memory_of_torch_s(decoder: DaliDecoder) -> Non
     event, (outputs,) = decoder._held._waiting[0]
     assert event.stream == "torch's stream on cuda:0"
     assert len(outputs) == 3
-    decoder.pipeline.canvas.fill_(0xAB)  # as DALI may, once it has its memory back
+    decoder.pipeline.canvas.fill_(0xAB)  # as DALI may after its memory is released
     assert made.canvas_BSSC.unique().tolist() == [7]
     assert made.size_B2.tolist() == [[9, 8]]
     assert made.last_BC.tolist() == [[1, 2, 3]]
@@ -94,7 +94,7 @@ def test_tensors_are_turned_as_arrays_are(tag: int) -> None:
 
 @pytest.mark.parametrize("tags", [[1, 6, 1, 3, 8], [1, 1, 1], [5, 7], []])
 def test_both_ways_of_copying(tags: list[int]) -> None:
-    """Some canvases are left out, places are in another order; what is not accepted stays as it was."""
+    """Some canvases are rejected and indices are permuted; rejected entries stay unchanged."""
     count = len(tags) + 3
     source = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (count, 6, 6, 3), dtype=np.uint8))
     accepted: list[Any] = [
@@ -110,7 +110,7 @@ def test_both_ways_of_copying(tags: list[int]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_as_on_the_cpu() -> None:
-    """JPEG in three samplings, PNG, turned, what Pillow decodes, and what is quarantined."""
+    """JPEG in three samplings, PNG, rotated images, images for Pillow and quarantined ones."""
     blobs = [encode(scene(90, 120, i), "JPEG", quality=95, subsampling=i) for i in range(3)]
     blobs += [encode(scene(120, 90), "PNG"), encode(scene(60, 60), "GIF"), blobs[0][:900], b"no image"]
     on_cpu, on_gpu = (Decoder(64, 8, 2, device=device)(blobs) for device in ("cpu", "cuda"))

@@ -16,7 +16,7 @@ Drawn = list[tuple[Path, list[tuple[str, demo_photographs.Rectangle]]]]
 
 @pytest.fixture(scope="module")
 def drawn() -> Drawn:
-    """Each photograph with the places of its crops, as `write` draws them."""
+    """Each photograph with its crops, as drawn by `write`."""
     pytest.importorskip("skimage")
     rng = np.random.default_rng(0)
     sizes = [(path, Image.open(path).size) for path in demo_photographs.paths()]
@@ -42,7 +42,7 @@ def test_crops_are_large_and_differ(drawn: Drawn) -> None:
     width_N, height_N = np.array([(c.right - c.left, c.bottom - c.top) for _, c in everything]).T
     shorter_N, longer_N = np.minimum(width_N, height_N), np.maximum(width_N, height_N)
     assert shorter_N.min() >= 150
-    assert np.median(256 / shorter_N) < 1.5  # how much a canvas of 224 px enlarges them
+    assert np.median(256 / shorter_N) < 1.5  # enlargement by a canvas of 224 px
     assert (longer_N / shorter_N).max() <= 1.51
     assert np.std(longer_N / shorter_N) > 0.05
     assert (width_N > height_N).any()
@@ -71,7 +71,7 @@ def test_the_folder_is_a_source_with_splits(tmp_path: Path, drawn: Drawn) -> Non
             written = Image.open(folder / split / path.stem / f"{number:02d}.jpg")
             assert written.size == (rectangle.right - rectangle.left, rectangle.bottom - rectangle.top)
             off = np.array(written, dtype=float).mean((0, 1)) - np.array(photograph.crop(rectangle)).mean((0, 1))
-            assert np.abs(off).max() < 2  # grey levels, by JPEG
+            assert np.abs(off).max() < 2  # grey levels, due to JPEG
 
 
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The gallery: one picture with all variants in it."""
+"""The gallery: one image with all variants."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_rows_follow_the_coarse_classes(tmp_path: Path) -> None:
         variants.draw(made, None, tmp_path / "g.png", columns=columns)
         heights.append(Image.open(tmp_path / "g.png").height)
     row = 32 + variants.GAP + variants.CAPTION
-    assert heights == [2 * row + variants.GAP, 3 * row + variants.GAP]  # identity, quality (once or twice)
+    assert heights == [2 * row + variants.GAP, 3 * row + variants.GAP]  # identity; quality on one or two rows
 
 
 def test_an_image_that_cannot_be_decoded(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"p\.jpg: not an image"):
+    with pytest.raises(ImageError, match=r"^p\.jpg: "):
         variants.variants_of(b"hello", ("identity",), key="p.jpg")

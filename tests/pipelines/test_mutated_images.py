@@ -1,4 +1,4 @@
-"""Damaged files by the thousand: none crashes or stops a batch, none depends on its neighbours."""
+"""Thousands of damaged files: none crashes or fails a batch, none depends on other images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.pipelines.mutations import mutated, seeds
 
 from substyle.pipelines.decode import Decoded, Decoder
 
-# pytest resets the filters of the product
+# pytest resets the product's warning filters
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
-SIDE, BATCH, BAD = 64, 32, 26  # of 32 images in a batch 26 are damaged
+SIDE, BATCH, BAD = 64, 32, 26  # 26 of the 32 images in a batch are damaged
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_damaged_files_alone_and_among_good_ones(count: int, seed: int, orientat
         part = [part[i] for i in rng.permutation(len(part))]
         assert_each_is_as_alone(mixed([blobs[i] for i in part]), [expected[i] for i in part])
     quarantined = [decoded.reasons[0] for decoded in expected if decoded.reasons[0] is not None]
-    assert 0.5 * count < len(quarantined) < 0.9 * count  # else the damage is too little or too much to tell
+    assert 0.5 * count < len(quarantined) < 0.9 * count  # else the damage is too small or too large for the test
     assert all(reason.isprintable() and len(reason) <= 150 and " at 0x" not in reason for reason in quarantined)
 
 
@@ -57,11 +57,10 @@ def test_mutations_are_the_same_for_the_same_seed() -> None:
     [("PNG", {}), ("JPEG", {}), ("JPEG", {"restart_marker_rows": 1}), ("JPEG", {"progressive": True}), ("WEBP", {})],
 )
 def test_changed_bytes_in_picture_data(kind: str, options: dict[str, bool]) -> None:
-    """What is known of one changed byte: PNG finds all by its checksums, JPEG and WebP have none.
+    """Detection of one changed byte: PNG has checksums, JPEG and WebP have none.
 
-    In coded data of a JPEG about one changed byte in a hundred is found. Most move a small part of the picture by a
-    little, some spoil all that comes after them, up to the next restart marker; libjpeg itself would warn of no more
-    than a fifth of the changed pictures.
+    In coded data of a JPEG, about 1 % of changed bytes are detected. Most change a small part of the image slightly,
+        some everything up to the next restart marker; libjpeg would warn about at most 20 % of the changed images.
     """
     rng = np.random.default_rng(5)
     blob = encode(Image.fromarray(scene(90, 120)), kind, **options)

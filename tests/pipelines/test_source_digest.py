@@ -1,4 +1,4 @@
-"""Which edits of source code a digest tells of."""
+"""Which edits change the digest of source code."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_edits_of_a_plug_in(tmp_path: Path, file: str, old: str, new: str, seen:
 def test_the_source_that_was_run_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "substyle.pipelines.transforms.registry._loaded", []
-    )  # workers of later tests load what is there
+    )  # workers of later tests load all registered plug-ins
     plugin = tmp_path / "edited_later.py"
     plugin.write_text("def f(x):\n    return 1\n")
     load_plugin(plugin)

@@ -1,4 +1,4 @@
-"""Places on a disk and in a bucket answer alike; addresses that are none, or that carry a secret, are refused."""
+"""Local paths and buckets behave alike; invalid URLs, and URLs that carry a secret, are rejected."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_names_and_lists(home: Place) -> None:
     assert not notes.exists()
     with pytest.raises(FileNotFoundError, match=r"notes-7\.txt"):
         notes.read_bytes()
-    with pytest.raises(ValueError, match=r"does not|not in the subpath"):
+    with pytest.raises(ValueError, match="not in"):
         relative(store, home / "other")
 
 
@@ -77,7 +77,7 @@ def test_ranges(bucket: ObjectPlace) -> None:
     assert there.read_range(2, 3) == b"234"
     assert there.read_range(8, 30, version.e_tag) == b"89"
     there.put(b"abcdefghij")
-    with pytest.raises(OSError, match="changed since") as caught:
+    with pytest.raises(OSError, match="s3://") as caught:
         there.read_range(2, 3, version.e_tag)
     assert caught.value.errno == errno.ESTALE
     with pytest.raises(ObjectError, match="416"):
@@ -150,14 +150,15 @@ def test_a_request_that_fails_for_good_names_place_and_reason(bucket: ObjectPlac
             with pytest.raises(ObjectError) as caught:
                 attempt()
             text = str(caught.value)
-            assert text.startswith(f"{bucket}/x: the server answers {status}")
+            assert text.startswith(f"{bucket}/x: ")
+            assert str(status) in text
             assert KEY not in text
             assert caught.value.__cause__ is None
             assert caught.value.__suppress_context__
 
 
 def test_no_server_and_no_bucket_are_told(bucket: ObjectPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ObjectError, match=r"^s3://no-such-bucket/x: there is no such bucket$"):
+    with pytest.raises(ObjectError, match=r"^s3://no-such-bucket/x: no such bucket$"):
         place("s3://no-such-bucket/x").put(b"1")  # type: ignore[union-attr]
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ObjectError, match=rf"^s3://{BUCKET}/x: HTTP error: error sending request$"):
@@ -168,7 +169,9 @@ def test_reasons_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = f"""Generic S3 error: Error performing GET https://u:{SECRET}@h/b?sig={SECRET} in 1ms - Server returned
 non-2xx status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>{KEY}</AWSAccessKeyId>
 <StringToSign>{SECRET}</StringToSign></Error>"""
-    assert reason(answer) == "the server answers 403 Forbidden (SignatureDoesNotMatch)"
+    assert reason(answer).endswith("403 Forbidden (SignatureDoesNotMatch)")
+    assert SECRET not in reason(answer)
+    assert KEY not in reason(answer)
     monkeypatch.setenv("AZURE_STORAGE_SAS_KEY", "sv=2020&sig=abc%2Bdef")
     monkeypatch.setenv("AWS_SESSION_TOKEN", SECRET)
     assert without_credentials(f"a {SECRET} b sv=2020&sig=abc+def c") == "a … b … c"

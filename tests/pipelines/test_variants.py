@@ -1,4 +1,4 @@
-"""The variant maker: bit equality whatever the batch, what it is given, what it refuses."""
+"""The variant maker: independence of the batch, outputs, and rejected arguments."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_identity_need_not_be_first() -> None:
 
 
 def test_the_canvas_is_left_alone_and_variants_are_kept() -> None:
-    """What was yielded stays as it was, whatever the maker does next: DALI must not reuse its memory."""
+    """Yielded variants stay unchanged: DALI must not reuse their memory."""
     canvas, m = images(4), maker()
     before = canvas.clone()
     kept = list(m(canvas, list("abcd")))
@@ -134,7 +134,7 @@ def test_distinct_is_one_grey_level_on_average() -> None:
 
 @pytest.mark.parametrize("side", [1, 5, 16, 17, 50])
 def test_distinct_is_exact_wherever_images_differ(side: int) -> None:
-    """Near one level on average, the difference spread, in the first rows, in the last ones, or in one pixel."""
+    """Near one level on average, with differences spread, in the first or last rows, or in one pixel."""
     rng = np.random.default_rng(side)
     size = side * side * 3
     a = rng.integers(60, 190, (40, size), dtype=np.uint8)
@@ -191,8 +191,9 @@ def test_one_call_of_a_network_gives_all_its_styles() -> None:
 
 
 def test_a_missing_network_is_named() -> None:
-    with pytest.raises(ConfigError, match="multistyle, which makes style_glass"):
+    with pytest.raises(ConfigError, match=r"multistyle.* style_glass") as caught:
         VariantMaker(("identity", "style_glass"), side=SIDE, seed=0, batch=4, threads=1, networks={})
+    assert caught.value.field == "networks"
 
 
 def test_an_empty_batch() -> None:
@@ -209,13 +210,15 @@ def test_an_empty_batch() -> None:
     ],
 )
 def test_wrong_input(canvas: torch.Tensor, keys: list[str]) -> None:
-    with pytest.raises(ConfigError, match="canvas"):
+    with pytest.raises(ConfigError) as caught:
         list(maker(("identity",))(canvas, keys))
+    assert caught.value.field == "canvas"
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(ConfigError, match="device"):
+    with pytest.raises(ConfigError) as caught:
         VariantMaker(("identity",), side=SIDE, seed=0, batch=4, threads=1, device="abacus")
+    assert caught.value.field == "device"
     with pytest.raises(ConfigError, match="gaussian_blur"):
         maker(("identity", "blurr"))
 
@@ -281,19 +284,20 @@ def test_a_plugin_that_asks_for_an_unknown_argument_is_named(plugin: str) -> Non
 
 @pytest.mark.parametrize(("name", "made"), [("wrong", "float32"), ("wide", "int32")])
 def test_a_plugin_that_makes_no_pixels_is_named(plugin: str, name: str, made: str) -> None:
-    with pytest.raises(SubstyleError, match=f"{plugin}_{name} made torch.{made}"):
+    with pytest.raises(SubstyleError, match=rf"{plugin}_{name}.* torch\.{made}"):
         list(maker((f"{plugin}_{name}",))(images(1), ["a"]))
 
 
 def test_plugins_that_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="plugin"):
-        load_plugin(tmp_path / "missing.py")
     (tmp_path / "text.txt").write_text("")
-    with pytest.raises(ConfigError, match="plugin"):
-        load_plugin(tmp_path / "text.txt")
+    for name in ("missing.py", "text.txt"):
+        with pytest.raises(ConfigError) as caught:
+            load_plugin(tmp_path / name)
+        assert (caught.value.field, caught.value.given) == ("plugin", str(tmp_path / name))
     (tmp_path / "taken.py").write_text(PLUGIN.replace("{0}_solarize", "jpeg"))
-    with pytest.raises(ConfigError, match="not taken"):
+    with pytest.raises(ConfigError) as caught:
         load_plugin(tmp_path / "taken.py")
+    assert (caught.value.field, caught.value.given) == ("transformation", "jpeg")
 
 
 def test_arguments_of_types_that_dali_has_not() -> None:

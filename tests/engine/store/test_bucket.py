@@ -54,7 +54,7 @@ def test_of_two_contents_under_one_name_one_is_there_and_the_other_is_told(bucke
     raised = at_once(*[lambda i=i: write_durably(there, bytes([i])) for i in range(4)])  # type: ignore[misc]
     lost = [error for error in raised if error is not None]
     assert len(lost) == 3
-    assert all("is there already" in str(error) for error in lost)
+    assert all(isinstance(error, StoreError) and str(there) in str(error) for error in lost)
     assert there.read_bytes() == bytes([raised.index(None)])
 
 
@@ -62,20 +62,20 @@ def test_of_several_that_make_a_store_one_does(bucket: ObjectPlace) -> None:
     store = bucket / "s.zarr"
     raised = at_once(*[lambda: create(store, SETTINGS)] * 4)
     assert sum(error is None for error in raised) == 1
-    assert all("is there already and is not empty" in str(error) for error in raised if error)
+    assert all(isinstance(error, StoreError) and str(store) in str(error) for error in raised if error)
     assert EmbeddingStore.open(store).settings.seed == SETTINGS.seed
 
 
 def test_a_folder_that_holds_something_else_is_left_as_it_is(bucket: ObjectPlace) -> None:
     (bucket / "s.zarr" / "notes.txt").put(b"somebody's")
-    with pytest.raises(StoreError, match="is there already and is not empty"):
+    with pytest.raises(StoreError, match=r"s\.zarr: "):
         create(bucket / "s.zarr", SETTINGS)
     assert [p.name for p, _ in bucket.walk()] == ["notes.txt"]
 
 
 def test_a_server_that_overwrites_against_the_request_is_refused(bucket: ObjectPlace, server: Server) -> None:
     server.conditional = False
-    with pytest.raises(StoreError, match="does not keep the conditions of a write"):
+    with pytest.raises(StoreError, match="If-None-Match"):
         create(bucket / "s.zarr", SETTINGS)
     assert list(bucket.walk()) == []
 
@@ -86,7 +86,7 @@ def test_a_bucket_that_does_not_answer_is_no_damage(bucket: ObjectPlace, server:
     before = {p: p.read_bytes() for p, _ in store.path.walk()}  # type: ignore[union-attr]
     with server.failing(Fault("GET|HEAD", path)):
         for look in (lambda: verify(store.path, quiet=True), lambda: load_table(reopened(store), "timm:x")):
-            with pytest.raises(ObjectError, match=r"^s3://.*: the server answers 500") as caught:
+            with pytest.raises(ObjectError, match=r"^s3://.*: .*\b500\b") as caught:
                 look()
             assert KEY not in str(caught.value)
     assert {p: p.read_bytes() for p, _ in store.path.walk()} == before  # type: ignore[union-attr]
@@ -99,7 +99,7 @@ def test_in_a_bucket_that_may_only_be_read_nothing_is_marked(bucket: ObjectPlace
         verdict = verify(store.path, quiet=True)
     assert [finding.kind for finding in verdict.findings] == ["chunk"]
     assert not verdict.noted
-    assert "the server answers 403" in verdict.not_noted_because
+    assert "403" in verdict.not_noted_because
     assert len(list(store.finished().chunks())) == 8
 
 
@@ -113,7 +113,7 @@ def test_a_shard_that_cannot_be_written_is_not_there_and_the_others_are(
 ) -> None:
     store, entry = make(bucket / "s.zarr")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
-    with server.failing(Fault("PUT", path)), pytest.raises(StoreError, match="What was finished before is kept"):
+    with server.failing(Fault("PUT", path)), pytest.raises(StoreError, match=r"^s3://.*\b500\b.* kept\.$"):
         store.write_shard(entry, 1, rows(1, 2), [note(4), note(5)], seconds=1.0, run="r")
     assert set(store.finished().chunks()) == {(0, entry.slug, "identity"), (0, entry.slug, "jpeg")}
     assert load_table(store, "timm:x").keys == tuple(f"{i}.jpg" for i in range(4))

@@ -1,6 +1,6 @@
-"""Damaged Parquet and Arrow files, opened in a process of their own: a crash of a reader must not end the tests.
+"""Damaged Parquet and Arrow files, opened in a separate process, because a reader may crash.
 
-``python table_fuzz.py FOLDER FIRST LAST`` prints what became of the files, or dies.
+``python table_fuzz.py FOLDER FIRST LAST`` prints the outcome of each file.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def became(path: Path) -> str:
-    """What becomes of a source: ``refused``, ``whole``, or ``partly`` where some rows cannot be read."""
+    """Outcome of opening a source: ``refused``, ``whole``, or ``partly`` if some rows are unreadable."""
     try:
         source = TableSource(path)
     except SubstyleError:

@@ -1,4 +1,4 @@
-"""What a source says of itself in one line."""
+"""The summary of a source on one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def said(path: Path, config: SourceConfig | None = None) -> str:
-    """The line, without the folder of the test."""
+    """The summary, without the test's folder."""
     line = describe(open_source(path, config))
     assert "\n" not in line
     return line.replace(f"{path.parent}/", "")
@@ -37,7 +37,7 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
 
 def test_a_flat_folder(tmp_path: Path) -> None:
     root = fill(tmp_path / "photos", "a.jpg")
-    assert said(root) == "folder photos/: 1 image, no classes, no splits of its own"
+    assert said(root) == "folder photos/: 1 image, no classes, no splits"
 
 
 def test_what_is_not_taken(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_what_is_not_taken(tmp_path: Path) -> None:
         "left out 5: b.jpg, c.jpg, more/ and 2 more; 1 substyle folder skipped"
     )
     assert said(root, SourceConfig(splits="none")) == (
-        "folder photos/: 4 images, 2 classes (2 images without), no splits of its own; "
+        "folder photos/: 4 images, 2 classes (2 images without), no splits; "
         "left out 2: train/x.jpg, train/y.jpg; 1 substyle folder skipped"
     )
 
@@ -68,7 +68,7 @@ def test_odd_and_many_suffixes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "rest"),
     [
-        ("path\na.jpg\n", "1 image, no classes, no splits of its own; path column path"),
+        ("path\na.jpg\n", "1 image, no classes, no splits; path column path"),
         (
             "IMG,Fine_Label,split\na.jpg,cat,train\nb.jpg,,\n../c.jpg,dog,test\n",
             "2 images, 1 class (1 image without), splits train 1, without 1 (from its column); "
@@ -76,13 +76,13 @@ def test_odd_and_many_suffixes(tmp_path: Path) -> None:
         ),
         (
             "path,breed,,weather\na.jpg,x,,y\n",
-            "1 image, no classes, no splits of its own; path column path; "
-            "no label column among: breed, weather; name one with --label-column",
+            "1 image, no classes, no splits; path column path; "
+            "no label column in breed, weather; choose one with --label-column",
         ),
         (
             "path,subset\na.jpg,coco\n",
-            "1 image, no classes, no splits of its own; path column path; "
-            "no label column among: subset; name one with --label-column",
+            "1 image, no classes, no splits; path column path; "
+            "no label column in subset; choose one with --label-column",
         ),
     ],
 )
@@ -96,19 +96,19 @@ def test_lists(tmp_path: Path, text: str, rest: str) -> None:
     [
         (
             {"img": BLOBS[:2], "fine_label": [1, 0], "coarse_label": [0, 0]},
-            "2 images, 2 classes, no splits of its own; image column img, label column fine_label",
+            "2 images, 2 classes, no splits; image column img, label column fine_label",
         ),
         (
             {"image": structs(BLOBS[:2]), "caption": ["a", "b"], "label": [0.5, 1.0], "subset": ["x", "train"]},
-            "2 images, no classes, no splits of its own; image column image; "
-            "no label column among: label (of type double), caption, subset; name one with --label-column",
+            "2 images, no classes, no splits; image column image; "
+            "no label column in label (of type double), caption, subset; choose one with --label-column",
         ),
         (
             {"image": structs(BLOBS[:2]), "class": ["a", "b"], "subset": ["test", "train"]},
             "2 images, 2 classes, splits train 1, test 1 (from its column); "
             "image column image, label column class, split column subset",
         ),
-        ({"image": structs(BLOBS[:2])}, "2 images, no classes, no splits of its own; image column image"),
+        ({"image": structs(BLOBS[:2])}, "2 images, no classes, no splits; image column image"),
     ],
 )
 def test_tables(tmp_path: Path, content: dict[str, Any], rest: str) -> None:
@@ -140,5 +140,5 @@ def test_imagenet(tmp_path: Path) -> None:
     root = fill(tmp_path / "i", "train/n00000001/a.jpg", "val/n00000001/b.jpg", "test/c.jpg")
     assert said(root, SourceConfig("imagenet")) == (
         "imagenet i/: 2 images, 1 class, splits train 1, val 1 (from folders); "
-        "images outside train/ and val/ not taken: 1"
+        "images outside train/ and val/ ignored: 1"
     )

@@ -1,9 +1,11 @@
-"""Folders of images: keys, labels, splits, and what is not read."""
+"""Folders of images: keys, labels, splits, and what is skipped."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -71,16 +73,17 @@ def test_one_train_folder_is_a_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "given"),
     [
-        (("Train/a/1.jpg", "other/b/2.jpg", "cats/3.jpg"), "Train/ beside cats/, other/ in "),
-        (("train/a/1.jpg", "2.jpg"), r"train/ beside images in the folder itself \(1\) in "),
-        (("val/a/1.jpg", "test/a/2.jpg"), "test/, val/ without train/ in "),
-        (("val/a/1.jpg",), "val/ without train/ in "),
-        ((*(f"c{i}/1.jpg" for i in range(10)), "dev/2.jpg"), "dev/ beside c0/, .*, c7/ and 2 more in "),
+        (("Train/a/1.jpg", "other/b/2.jpg", "cats/3.jpg"), "Train/ .*cats/, other/ in "),
+        (("train/a/1.jpg", "2.jpg"), r"train/ .*\(1\) in "),
+        (("val/a/1.jpg", "test/a/2.jpg"), "test/, val/ .*train/ in "),
+        (("val/a/1.jpg",), "val/ .*train/ in "),
+        ((*(f"c{i}/1.jpg" for i in range(10)), "dev/2.jpg"), "dev/ .*c0/, .*, c7/ and 2 more in "),
     ],
 )
 def test_folders_that_are_partly_splits_are_refused(tmp_path: Path, names: tuple[str, ...], given: str) -> None:
-    with pytest.raises(ConfigError, match=rf"source\.splits: got '{given}.*--split-folders folders .* none"):
+    with pytest.raises(ConfigError, match=rf"got '{given}.*--split-folders folders .*--split-folders none") as caught:
         FolderSource(fill(tmp_path, *names))
+    assert caught.value.field == "source.splits"
 
 
 def test_split_folders_as_classes(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_split_folders_as_classes(tmp_path: Path) -> None:
     assert source.class_names == ("car", "train")
     assert described(source) == [("3.jpg", None, None), ("car/2.jpg", "car", None), ("train/a/1.jpg", "train", None)]
     assert source.options == {"kind": "folder", "splits": "none"}
-    # also where they would be splits without being asked about
+    # also where they would be splits by default
     (tmp_path / "car" / "2.jpg").unlink()
     (tmp_path / "3.jpg").unlink()
     assert FolderSource(tmp_path, SourceConfig(splits="none")).class_names == ("train",)
@@ -100,7 +103,7 @@ def test_split_folders_as_splits_leave_out_the_rest(tmp_path: Path, caplog: pyte
     assert described(source) == [("Test/b/2.jpg", "b", "test"), ("val/a/1.jpg", "a", "val")]
     assert [record.read() for record in source.records] == [b"Test/b/2.jpg", b"val/a/1.jpg"]
     assert source.refused == ("5.jpg", "car/")
-    assert "car/ is no split folder and was left out, with its images (2)" in caplog.text
+    assert re.search(r"car/ .*\(2\)", caplog.text)
     again = FolderSource(root, SourceConfig.from_options(source.options))
     assert again.records == source.records
 
@@ -154,7 +157,7 @@ def test_marks_are_those_of_the_files(tmp_path: Path) -> None:
     (root / "link.jpg").symlink_to("c.jpg")
     records = FolderSource(root).records
     before = [record.mark() for record in records]
-    assert before[2] == before[3]  # a link is the file that it leads to
+    assert before[2] == before[3]  # a link has the mark of its target
     (root / "b.jpg").write_bytes(b"more bytes")
     (root / "new").write_bytes(b"c.jpg")
     (root / "new").replace(root / "c.jpg")
@@ -197,14 +200,15 @@ def test_two_names_with_one_key(tmp_path: Path, caplog: pytest.LogCaptureFixture
     fill(tmp_path, "\ufffdff.jpg")
     source = FolderSource(tmp_path)
     assert [r.key for r in source.records] == ["\ufffdff.jpg"]
-    assert "the key of another image" in caplog.text
+    assert source.refused == ("\ufffdff.jpg",)
+    assert "\ufffdff.jpg" in caplog.text
 
 
 def test_a_link_to_itself_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path, "a.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     assert [r.key for r in FolderSource(tmp_path).records] == ["a.jpg"]
-    assert "loop.jpg cannot be followed" in caplog.text
+    assert "loop.jpg" in caplog.text
 
 
 def test_a_link_that_is_turned_outside_after_listing_is_not_followed(tmp_path: Path) -> None:
@@ -213,7 +217,7 @@ def test_a_link_that_is_turned_outside_after_listing_is_not_followed(tmp_path: P
     first, second = FolderSource(root).records
     (root / "a.jpg").unlink()
     (root / "a.jpg").symlink_to(outside / "secret.jpg")
-    with pytest.raises(PermissionError, match="outside the source"):
+    with pytest.raises(PermissionError, match=r"a\.jpg"):
         first.read()
     assert second.read() == b"b.jpg"
 
@@ -224,11 +228,13 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first, second = FolderSource(root).records
     (root / "a.jpg").unlink()
     os.mkfifo(root / "a.jpg")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match=r"a\.jpg") as caught:
         first.read()
+    assert caught.value.errno == errno.EINVAL
     monkeypatch.setattr("substyle.pipelines.sources.files.MAX_BYTES", 3)
-    with pytest.raises(OSError, match="more than 3 bytes"):
+    with pytest.raises(OSError, match="3 bytes") as caught:
         second.read()
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_class_folder_that_cannot_be_listed(
@@ -244,21 +250,22 @@ def test_a_class_folder_that_cannot_be_listed(
 
     monkeypatch.setattr("os.scandir", refuse)
     assert [r.key for r in FolderSource(root).records] == ["cat/a.jpg"]
-    assert "dog cannot be listed: Permission denied" in caplog.text
+    assert re.search("dog .*Permission denied", caplog.text)
 
 
 def test_stores_and_results_are_no_photographs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = fill(tmp_path, "cat/a.jpg", "runs/demo/gallery/g.png", "runs/demo/substyle.json", "runs/mine/b.jpg")
     (root / "cat" / "link").symlink_to(root / "runs" / "demo")
-    (root / "dog" / "substyle.json").mkdir(parents=True)  # a folder marks nothing
+    (root / "dog" / "substyle.json").mkdir(parents=True)  # only a file is a marker
     fill(root, "dog/c.jpg")
     source = FolderSource(root)
     assert [r.key for r in source.records] == ["cat/a.jpg", "dog/c.jpg", "runs/mine/b.jpg"]
     assert source.refused == ()
     assert not caplog.text
     for opened in (FolderSource, open_source):
-        with pytest.raises(ConfigError, match=r"photographs; it holds substyle.json: a store or results of substyle"):
+        with pytest.raises(ConfigError, match=r"substyle\.json") as caught:
             opened(root / "runs" / "demo")
+        assert (caught.value.field, caught.value.given) == ("images", str(root / "runs" / "demo"))
 
 
 def test_readable_class_names(tmp_path: Path) -> None:
@@ -272,12 +279,14 @@ def test_readable_class_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [(), ("readme.txt", "cat/labels.csv")])
 def test_an_empty_folder_is_an_error(tmp_path: Path, content: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"holds none"):
+    with pytest.raises(ConfigError, match=r"\.jpg") as caught:
         FolderSource(fill(tmp_path, *content))
+    assert (caught.value.field, caught.value.given) == ("images", str(tmp_path))
 
 
-def test_no_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a folder of images"):
-        FolderSource(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="a folder of images"):
-        FolderSource(fill(tmp_path, "file.jpg") / "file.jpg")
+@pytest.mark.parametrize("name", ["nowhere", "file.jpg"])
+def test_no_folder_is_an_error(tmp_path: Path, name: str) -> None:
+    path = fill(tmp_path, "file.jpg") / name
+    with pytest.raises(ConfigError) as caught:
+        FolderSource(path)
+    assert (caught.value.field, caught.value.given) == ("images", str(path))

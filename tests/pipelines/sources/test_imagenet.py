@@ -1,4 +1,4 @@
-"""ImageNet: the classes of a flat validation folder."""
+"""ImageNet: labels of a flat validation folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import ImageNetSource, SourceConfig
 
 SYNSETS = ["n00000001", "n00000002", "n00000003"]
@@ -65,8 +65,9 @@ def test_other_names_are_taken_in_their_order(tmp_path: Path, names: list[str]) 
     config = listed(tmp_path, *SYNSETS)
     source = ImageNetSource(fill(tmp_path / "i", names), config)
     assert validation(source) == dict(zip(sorted(names), SYNSETS, strict=True))
-    with pytest.raises(ConfigError, match=r"3 lines in .*; allowed: one for each of the 2"):
+    with pytest.raises(ConfigError, match=r"3 lines in .*; allowed: 2") as caught:
         ImageNetSource(fill(tmp_path / "j", names[:2]), config)
+    assert caught.value.field == "source.synsets"
 
 
 def test_kaggles_list(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_what_belongs_to_no_synset_is_left_out(tmp_path: Path, caplog: pytest.Lo
         (("n00000001",), "1 lines in"),
         (
             ("ImageId,PredictionString", "x,n00000001 1 2 3 4"),
-            r"a list of the images in val/, such as val/ILSVRC2012_val",
+            r"source\.synsets.*val/ILSVRC2012_val",
         ),
         (("ImageId,PredictionString", "x,", "y,z"), "got 'x,'"),
         (('a,"b', "c"), r"source\.synsets"),
@@ -124,11 +125,14 @@ def test_lists_that_do_not_fit(tmp_path: Path, lines: tuple[str, ...], message: 
 
 
 def test_what_has_to_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no train/ is there"):
+    with pytest.raises(ConfigError, match="train/") as caught:
         ImageNetSource(tmp_path)
-    with pytest.raises(ConfigError, match=r"source\.synsets is required"):
+    assert (caught.value.field, caught.value.given) == ("images", str(tmp_path))
+    with pytest.raises(MissingError) as caught:
         ImageNetSource(fill(tmp_path, NUMBERED))
+    assert caught.value.field == "source.synsets"
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     for path in (tmp_path / "none.txt", tmp_path, tmp_path / "bad.txt"):
-        with pytest.raises(ConfigError, match="a text file that can be read"):
+        with pytest.raises(ConfigError) as caught:
             ImageNetSource(tmp_path, SourceConfig(synsets=path))
+        assert (caught.value.field, caught.value.given) == ("source.synsets", str(path))

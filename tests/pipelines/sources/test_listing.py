@@ -1,8 +1,10 @@
-"""Lists of images: columns, what is refused, broken files."""
+"""Lists of images: columns, rejected paths, broken files."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,7 @@ def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
     source = ListSource(listed(tmp_path, text), SourceConfig(names=tmp_path / "names.txt"))
     assert source.class_names == ("cat", "dog")
     assert source.records[0].label == 1
-    # the order of the numbers, not that of the names
+    # sorted by number, not by name
     (tmp_path / "names.txt").write_text("zebra\nape\n")
     source = ListSource(tmp_path / "list.csv", SourceConfig(names=tmp_path / "names.txt"))
     assert source.class_names == ("zebra", "ape")
@@ -97,7 +99,7 @@ def test_numbers_have_the_names_of_their_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [("a.jpg,0", "sub/b.jpg,zebra"), ("a.jpg,zebra", "sub/b.jpg,0")])
 def test_classes_with_and_without_numbers_sort_by_name(tmp_path: Path, lines: tuple[str, str]) -> None:
-    """One class is called 0 in one line and by its name in the other, so that its number does not count."""
+    """A class given as 0 on one line and by name on another is not sorted by number."""
     (tmp_path / "names.txt").write_text("zebra\nape\n")
     text = "\n".join(["path,label", *lines, '"c d, e.jpg",1', ""])
     source = ListSource(listed(tmp_path, text), SourceConfig(names=tmp_path / "names.txt"))
@@ -114,14 +116,15 @@ def test_paths_that_leave_the_folder_are_refused_and_named(
     assert [r.key for r in source.records] == ["sub/b.jpg"]
     assert source.class_names == ("dog",)
     assert source.refused == (path,)
-    assert "on line 2 is no path inside" in caplog.text
+    assert "on line 2 " in caplog.text
     assert "\0" not in caplog.text
 
 
 def test_one_image_has_one_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = ListSource(listed(tmp_path, "path,label\n./sub//b.jpg,dog\nsub/b.jpg,dog\n"))
     assert [r.key for r in source.records] == ["sub/b.jpg"]
-    assert "on line 3 stands on line 2 already" in caplog.text
+    assert source.refused == ("sub/b.jpg",)
+    assert re.search("line 3 .*line 2", caplog.text)
 
 
 @pytest.mark.parametrize("second", ["a.jpg,dog,train", "a.jpg,cat,test"])
@@ -136,24 +139,25 @@ def test_what_is_not_there_or_no_file_fails_when_it_is_read(tmp_path: Path) -> N
     good, *bad = source.records
     assert good.read() == b"a.jpg"
     for record in bad:
-        with pytest.raises(OSError, match=r"No such file|no regular file|Is a directory"):
+        with pytest.raises(OSError, match="Errno") as caught:
             record.read()
+        assert caught.value.errno in (errno.ENOENT, errno.EINVAL, errno.EISDIR)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "source.path_column: got 'nothing'; .*has: nothing"),
-        ("url,label\na.jpg,cat\n", "source.path_column.*has: url, label"),
-        ("path\n", "this one names none"),
-        ("path\n../a.jpg\n", r"this one names none \(../a.jpg on line 2 is no path"),
+        ("", "source.path_column: got 'nothing'; .*list.csv"),
+        ("url,label\na.jpg,cat\n", "source.path_column.*: url, label"),
+        ("path\n", "^images: got .*list.csv"),
+        ("path\n../a.jpg\n", r"^images: got .*list.csv.*\(../a.jpg on line 2 "),
         ("path,label\na.jpg,cat,dog\n", "line 2 of .*got '3 fields'"),
         ('path\n"a.jpg\n', r"after line 0: unexpected end of data"),
         ('path\na.jpg\n"' + "x" * 200_000 + '"\n', "after line 2: field larger"),
-        ("path\n" + "x" * 2_000_000, "a line of 1048576 characters or more"),
-        (b"path\na.jpg\n\xff.jpg\n", "a list in UTF-8"),
+        ("path\n" + "x" * 2_000_000, "1048576"),
+        (b"path\na.jpg\n\xff.jpg\n", "UTF-8"),
         ("path,split\na.jpg,all\n", "split on line 2 of .*got 'all'; allowed: train, training, val"),
-        ("p\x1b[2J" + "q" * 1000, r"has: p\\x1b\[2Jqqq"),
+        ("p\x1b[2J" + "q" * 1000, r": p\\x1b\[2Jqqq"),
     ],
 )
 def test_broken_lists(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -168,8 +172,9 @@ def test_a_column_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
 
 
 def test_no_list(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a list that can be read"):
+    with pytest.raises(ConfigError, match="No such file") as caught:
         ListSource(tmp_path / "none.csv")
+    assert (caught.value.field, caught.value.given) == ("images", str(tmp_path / "none.csv"))
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

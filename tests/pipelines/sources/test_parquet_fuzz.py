@@ -1,4 +1,4 @@
-"""Parquet and Arrow files that are damaged anywhere: an error that explains, or rows that fail; never a crash."""
+"""Damaged Parquet and Arrow files give an error or failing rows, never a crash."""
 
 from __future__ import annotations
 

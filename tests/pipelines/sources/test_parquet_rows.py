@@ -1,7 +1,8 @@
-"""How rows of Parquet and Arrow files are read, and files that are not what they claim to be."""
+"""Reading rows of Parquet and Arrow files, and invalid files."""
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ def test_rows_are_decoded_in_small_blocks_and_once(tmp_path: Path, monkeypatch: 
     assert source.records[99].read() == blobs[99]
     assert not decoded
     assert source.records[3].read() == blobs[3]  # back to the first group
-    assert source.records[25].read() == blobs[25]  # on from there
+    assert source.records[25].read() == blobs[25]  # continues from there
     assert sum(decoded) <= 30
-    assert source.records[12].read() == blobs[12]  # back inside the group: from its beginning
+    assert source.records[12].read() == blobs[12]  # back inside the group: decodes from its start
     assert sum(decoded) <= 50
 
 
@@ -54,7 +55,7 @@ def test_a_broken_page_spoils_only_what_follows_in_its_row_group(
     more = {"row_group_size": 20, "use_dictionary": False, "data_page_size": 50_000, "write_batch_size": 1}
     file = parquet(
         tmp_path / "x.parquet", {"image": blobs}, compression="none", write_page_checksum=True, **more
-    )  # a page for each row
+    )  # one page per row
     data = bytearray(file.read_bytes())
     at = data.index(blobs[10]) - back
     data[at : at + 16] = b"\xff" * 16
@@ -64,7 +65,7 @@ def test_a_broken_page_spoils_only_what_follows_in_its_row_group(
         try:
             outcomes.append(record.read() == blob)
         except OSError as error:
-            outcomes.append("cannot be decoded" in str(error))
+            outcomes.append(error.errno == errno.EIO)
             assert 8 <= int(record.key[-3:]) < 20
     assert all(outcomes)
     assert outcomes.count(True) == 40
@@ -78,13 +79,14 @@ def test_garbage_is_left_out_and_named(
     tmp_path: Path, end: str, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / f"bad.{end}").write_bytes(content)
-    with pytest.raises(ConfigError, match=f"files with rows of images .bad.{end} cannot be read"):
+    with pytest.raises(ConfigError, match=rf"bad\.{end}") as caught:
         TableSource(tmp_path)
+    assert (caught.value.field, caught.value.given) == ("images", str(tmp_path))
     parquet(tmp_path / "good.parquet", {"image": structs(BLOBS)})
     source = TableSource(tmp_path)
     assert [record.read() for record in source.records] == BLOBS
     assert source.refused == (f"bad.{end}",)
-    assert f"bad.{end} cannot be read" in caplog.text
+    assert f"bad.{end}" in caplog.text
 
 
 def test_a_cut_arrow_file_keeps_its_first_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,7 +96,7 @@ def test_a_cut_arrow_file_keeps_its_first_batches(tmp_path: Path, caplog: pytest
     assert [record.read() for record in source.records] == BLOBS[: len(source.records)]
     assert 3 <= len(source.records) <= 9
     assert len(source.records) % 3 == 0
-    assert f"cannot be read after row {len(source.records)}" in caplog.text
+    assert f"after row {len(source.records)}" in caplog.text
 
 
 def test_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
@@ -105,13 +107,15 @@ def test_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
     for value in (1 << 30, -1, 50):
         data[at + 8 : at + 12] = value.to_bytes(4, "little", signed=True)
         file.write_bytes(data)
-        with pytest.raises(ConfigError, match="cannot be read after row 0"):
+        with pytest.raises(ConfigError, match="after row 0") as caught:
             TableSource(file)
+        assert (caught.value.field, caught.value.given) == ("images", str(file))
 
 
 def test_images_that_are_only_named_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="rows that hold the bytes of images"):
+    with pytest.raises(ConfigError, match="bytes") as caught:
         TableSource(arrow(tmp_path / "x.arrow", {"image": structs([None, None])}))
+    assert (caught.value.field, caught.value.given) == ("images", str(tmp_path / "x.arrow"))
 
 
 def test_a_footer_that_claims_endless_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +123,9 @@ def test_a_footer_that_claims_endless_rows(tmp_path: Path, monkeypatch: pytest.M
     file = parquet(tmp_path / "x.parquet", {"image": pa.chunked_array([column] * 1).combine_chunks()})
     table = pa.table({"image": pa.nulls(200_000, pa.binary())})
     pq.write_table(table, file)
-    with pytest.raises(ConfigError, match="it claims 200000 rows in"):
+    with pytest.raises(ConfigError, match="200000 rows") as caught:
         TableSource(file)
+    assert (caught.value.field, caught.value.given) == ("images", str(file))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Patterns: braces as in bash, wildcards that stay inside."""
+"""Patterns: braces as in bash, wildcards confined to the root."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fill(root: Path, *names: str) -> Path:
     ],
 )
 def test_braces(text: str, expanded: list[str]) -> None:
-    assert sorted(set(braces(text, text))) == sorted(expanded)  # nested ones come twice
+    assert sorted(set(braces(text, text))) == sorted(expanded)  # nested braces are expanded twice
 
 
 @settings(max_examples=15, deadline=None)
@@ -60,8 +60,9 @@ def test_endless_patterns_are_refused(text: str) -> None:
     if ".." in text and "99999999999" in text:
         assert len(list(braces(text, text))) == 2  # no range: too many digits
         return
-    with pytest.raises(ConfigError, match="at most 100000 files"):
+    with pytest.raises(ConfigError, match="100000") as caught:
         list(braces(text, text))
+    assert (caught.value.field, caught.value.given) == ("images", text)
 
 
 def test_files_folders_and_patterns_agree_on_names(tmp_path: Path) -> None:
@@ -93,8 +94,9 @@ def test_folders_whose_names_look_like_patterns(tmp_path: Path) -> None:
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     fill(tmp_path, "a-0.tar")
-    with pytest.raises(ConfigError, match=r"9 are not: a-1.tar, a-2.tar, a-3.tar, a-4.tar, a-5.tar …"):
+    with pytest.raises(ConfigError, match=r"9 .*: a-1.tar, a-2.tar, a-3.tar, a-4.tar, a-5.tar …") as caught:
         found(tmp_path / "a-{0..9}.tar")
+    assert caught.value.field == "images"
 
 
 @pytest.mark.parametrize("pattern", ["b*.tar", "*.tar.gz", "*/*/*.tar", "nothing.tar", "nothing/a-{0..1}.tar"])
@@ -113,10 +115,11 @@ def test_wildcards_stay_inside(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert found(f"{root}/*.tar") == ["a.tar"]
     assert found(f"{root}/**/*.tar") == ["a.tar"]
     assert found(root) == ["a.tar"]
-    assert "link.tar is a link out of the folder" in caplog.text
-    with pytest.raises(ConfigError, match=r"without \.\."):
+    assert "link.tar is a link" in caplog.text
+    with pytest.raises(ConfigError, match=r"\.\.") as caught:
         found(f"{root}/*/../../outside/*.tar")
-    # a file that the user names himself may lie anywhere
+    assert caught.value.field == "images"
+    # a file named explicitly may be anywhere
     assert found(root / "link.tar") == ["link.tar"]
     assert found(f"{root}/{{a,link}}.tar") == ["a.tar", "link.tar"]
 
@@ -129,7 +132,7 @@ def test_a_wildcard_without_the_ending_takes_files_of_the_kind(tmp_path: Path) -
 def test_wildcards_find_nothing_in_stores(tmp_path: Path) -> None:
     root = fill(tmp_path, "a/1.tar", "a/s.zarr/m/2.tar", "a/s.zarr/substyle.json", "substyle.json")
     assert found(f"{root}/**/*.tar") == ["a/1.tar"]
-    assert found(f"{root}/a/s.zarr/m/{{2,2}}.tar") == ["2.tar"]  # named, not found
+    assert found(f"{root}/a/s.zarr/m/{{2,2}}.tar") == ["2.tar"]  # named explicitly
     left_out = LeftOut(str(root))
     shards(f"{root}/**/*.tar", (".tar",), left_out)
     assert left_out.substyle_folders == 1

@@ -1,7 +1,8 @@
-"""Tar shards in a bucket give what the same shards on a disk give, by ranges, and nothing in silence."""
+"""Tar shards in a bucket behave like the same shards on disk, read by range requests."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -17,7 +18,7 @@ from substyle.pipelines.storage import ObjectError, ObjectPlace
 
 
 def shard(path: Path, first: int, count: int, size: int = 3000) -> None:
-    """A shard of so many samples with labels."""
+    """A shard of ``count`` labelled samples."""
     rng = np.random.default_rng(first)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -32,7 +33,7 @@ def shard(path: Path, first: int, count: int, size: int = 3000) -> None:
 
 
 def upload(folder: Path, there: ObjectPlace) -> str:
-    """All files of a folder, to a place; its address."""
+    """Upload all files of a folder; returns the URL."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             (there / path.relative_to(folder).as_posix()).put(path.read_bytes())
@@ -41,7 +42,7 @@ def upload(folder: Path, there: ObjectPlace) -> str:
 
 @pytest.fixture
 def pair(tmp_path: Path, bucket: ObjectPlace) -> tuple[str, str]:
-    """Shards on a disk, and the same in a bucket."""
+    """The same shards on disk and in a bucket."""
     for number in range(3):
         shard(tmp_path / "shards" / f"train-{number:04d}.tar", 10 * number, 4)
     shard(tmp_path / "shards" / "more" / "val-0000.tar", 90, 2)
@@ -71,7 +72,7 @@ def test_members_larger_than_what_is_read_ahead(
     shard(tmp_path / "shards" / "a.tar", 0, 30, size=20_000)
     there = TarSource(upload(tmp_path / "shards", bucket) + "/a.tar")
     listed = sum(method == "GET" for method, _ in server.requests)
-    assert listed < 75  # once or twice for each image
+    assert listed < 75  # one or two per image
     assert [r.read() for r in there.records] == [r.read() for r in TarSource(tmp_path / "shards" / "a.tar").records]
 
 
@@ -96,22 +97,24 @@ def test_a_shard_that_was_cut_gives_what_it_has(
 @pytest.mark.parametrize(
     ("pattern", "named"),
     [
-        ("/train-{0000..0009}.tar", r"7 are not: train-0003\.tar"),
-        ("/nothing.tar", r"something that holds \.tar"),
-        ("/nothing-*.tar", r"something that holds \.tar"),
-        ("/photographs.csv", "tar shards"),
-        ("/data.parquet", "tar shards"),
-        ("/a.tar.gz", "not compressed"),
+        ("/train-{0000..0009}.tar", r"7 .*: train-0003\.tar"),
+        ("/nothing.tar", r"\.tar files"),
+        ("/nothing-*.tar", r"\.tar files"),
+        ("/photographs.csv", "tar shards.* list"),
+        ("/data.parquet", "tar shards.* parquet"),
+        ("/a.tar.gz", "uncompressed"),
     ],
 )
 def test_what_is_not_there_or_no_shard_is_refused(pair: tuple[str, str], pattern: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match=named) as caught:
         open_source(pair[1] + pattern)
+    assert (caught.value.field, caught.value.given) == ("images", pair[1] + pattern)
 
 
 def test_other_kinds_are_refused(pair: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="not folder"):
+    with pytest.raises(ConfigError, match="folder") as caught:
         open_source(pair[1], SourceConfig(kind="folder"))
+    assert (caught.value.field, caught.value.given) == ("images", pair[1])
 
 
 def test_an_object_that_changed_is_not_the_one_that_was_listed(pair: tuple[str, str], bucket: ObjectPlace) -> None:
@@ -123,10 +126,11 @@ def test_an_object_that_changed_is_not_the_one_that_was_listed(pair: tuple[str, 
     for record in records:
         name = record.key.split("/")[0]
         if name == changed.name:
-            with pytest.raises(OSError, match="has changed since it was listed"):
+            with pytest.raises(OSError, match=changed.name) as caught:
                 record.read()
+            assert caught.value.errno == errno.ESTALE
         elif name == gone.name:
-            with pytest.raises(FileNotFoundError, match="is not there"):
+            with pytest.raises(FileNotFoundError, match=gone.name):
                 record.read()
         else:
             record.read()
@@ -153,8 +157,8 @@ def test_marks_of_objects_tell_a_change_without_asking(
 def test_a_bucket_that_does_not_answer_is_no_broken_image(pair: tuple[str, str], server: Server) -> None:
     records = open_source(pair[1]).records
     with server.failing(Fault("GET", r"train-0001\.tar")):
-        with pytest.raises(ObjectError, match=rf"s3://{BUCKET}/.*train-0001\.tar: the server answers 500") as caught:
+        with pytest.raises(ObjectError, match=rf"s3://{BUCKET}/.*train-0001\.tar: .*500") as caught:
             [record.read() for record in records]
-        with pytest.raises(ObjectError, match="the server answers 500"):
+        with pytest.raises(ObjectError, match="500"):
             open_source(pair[1])
     assert KEY not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Tar files with headers that lie: an error that explains, or images that lie in the file; never anything else."""
+"""Tar files with corrupted headers give an error or images from inside the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.sources import TarSource
 
 BLOCK = 512
-# name, mode, uid, size, time, checksum, type, link, magic, prefix, sparse maps; where each begins and ends
+# start and end of name, mode, uid, size, time, checksum, type, link, magic, prefix, sparse maps
 FIELDS = [(0, 100), (100, 108), (108, 116), (124, 136), (136, 148), (148, 156), (156, 157), (157, 257), (257, 265)]
 FIELDS += [(345, 500), (386, 483), (482, 483)]
 SIZES = [
@@ -58,12 +58,12 @@ def examples() -> list[bytes]:
 
 
 def headers(data: bytes) -> list[int]:
-    """Where whole blocks begin that look like headers."""
+    """Offsets of blocks that look like headers."""
     return [at for at in range(0, len(data) - BLOCK + 1, BLOCK) if data[at + 257 : at + 262] == b"ustar"]
 
 
 def sign(data: bytearray, at: int) -> None:
-    """Give a header the checksum of what it says."""
+    """Recompute the checksum of a header."""
     if at + BLOCK <= len(data):
         data[at + 148 : at + 156] = b" " * 8
         data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + BLOCK])
@@ -116,7 +116,7 @@ CHANGES: list[Callable[[bytearray, int, random.Random], None]] = [
 
 
 def check(path: Path, number: int, originals: list[bytes]) -> str:
-    """One changed archive; returns what became of it."""
+    """Open one mutated archive; returns the outcome."""
     rng = random.Random(number)
     data = bytearray(rng.choice(originals))
     for _ in range(rng.randint(1, 3)):
@@ -125,7 +125,7 @@ def check(path: Path, number: int, originals: list[bytes]) -> str:
             break
         at = rng.choice(places)
         rng.choice(CHANGES)(data, at, rng)
-        if rng.random() < 0.8:  # else the checksum gives the change away
+        if rng.random() < 0.8:  # else the checksum reveals the change
             sign(data, at)
     path.write_bytes(data)
     try:

@@ -1,4 +1,4 @@
-"""What a transformation declares and draws."""
+"""Declaration of transformations and draws of parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from substyle.kernels import philox
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.transforms.base import Choice, Transformation, Uniform, get, register
+from substyle.pipelines.transforms.base import COARSE, Choice, Transformation, Uniform, get, register
 from substyle.pipelines.variants import load_all
 
 KEYS = philox.image_keys(0, [str(i) for i in range(4000)])
@@ -68,9 +68,12 @@ def test_definition_hash() -> None:
 
 def test_registry_refuses() -> None:
     load_all()
-    with pytest.raises(ConfigError, match="not taken"):
+    with pytest.raises(ConfigError) as caught:
         register(get("jpeg"))
-    with pytest.raises(ConfigError, match="identity, blur"):
+    assert (caught.value.field, caught.value.given) == ("transformation", "jpeg")
+    with pytest.raises(ConfigError) as caught:
         register(Transformation("new", "colour", "train", "kernel"))
-    with pytest.raises(ConfigError, match="gaussian_blur"):
+    assert (caught.value.field, caught.value.allowed) == ("new.coarse", ", ".join(COARSE))
+    with pytest.raises(ConfigError, match="gaussian_blur") as caught:
         get("blurr")
+    assert (caught.value.field, caught.value.given) == ("transformation", "blurr")

@@ -1,4 +1,4 @@
-"""Blurs against plain numpy. Tolerance: rounding, and a level where kernels are filtered by Fourier transform."""
+"""Blurs against plain numpy. Tolerance: rounding, and one level for filters by Fourier transform."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_motion_kernels_are_gaussian_lines(side: int) -> None:
     for kernel, (radius, sigma), cosine, sine in zip(kernels, line, np.cos(radians), np.sin(radians), strict=True):
         along, across = x * cosine + y[:, None] * sine, -x * sine + y[:, None] * cosine
         assert kernel.sum() == pytest.approx(1, abs=1e-6)
-        assert np.allclose(kernel, kernel[::-1, ::-1], atol=1e-6)  # centred: the picture does not move
-        assert (kernel * across**2).sum() < 0.5  # thin: nothing but the spread of sampling
+        assert np.allclose(kernel, kernel[::-1, ::-1], atol=1e-6)  # centred: the image does not shift
+        assert (kernel * across**2).sum() < 0.5  # thin: only the spread of sampling
         t = np.arange(-2 * radius, 2 * radius + 0.5) / 2
         t = t[np.abs(t) <= radius]
         weights = np.exp(-0.5 * (t / sigma) ** 2)

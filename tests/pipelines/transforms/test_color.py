@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Make = Callable[..., tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]
 
-# RGB to YIQ, as DALI's colour operators use it.
+# RGB to YIQ, as in DALI's colour operators
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 
 
@@ -43,5 +43,5 @@ def test_channel_permute(canvas: NDArray[np.uint8], make: Make) -> None:
     orders = drawn["order"].astype(int)
     expected = np.stack([image[..., order] for image, order in zip(many, orders, strict=True)])
     assert np.array_equal(made, expected)
-    assert len({tuple(order) for order in orders.tolist()}) == 5  # all that are not the identity
+    assert len({tuple(order) for order in orders.tolist()}) == 5  # all except the identity
     assert (0, 1, 2) not in {tuple(order) for order in orders.tolist()}

@@ -54,4 +54,4 @@ def test_each_ink_has_its_own_screen() -> None:
     dots = module.dot_halftone(grey, args, KEYS)
     assert not torch.equal(dots[..., 0], dots[..., 1])
     lines = module.line_halftone(grey, get("line_halftone").draw(KEYS, 64), KEYS)
-    assert torch.equal(lines[..., 0], lines[..., 1])  # lines are common to the inks: a grey picture stays grey
+    assert torch.equal(lines[..., 0], lines[..., 1])  # all inks share the lines: a grey image stays grey

@@ -1,4 +1,4 @@
-"""Bands of the negative: exact."""
+"""Inverted bands are exact."""
 
 from __future__ import annotations
 

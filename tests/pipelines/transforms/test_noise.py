@@ -1,4 +1,4 @@
-"""The coarse class noise as transformations: drawn parameters in, visible and repeatable noise out."""
+"""Transformations of the coarse class noise: parameters, strength and reproducibility."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_empty_batch(name: str) -> None:
 
 
 def test_names_do_not_share_their_noise() -> None:
-    """The noise of two transformations is independent, although an image's key is the same."""
+    """The noise of two transformations is independent for the same image key."""
     x = torch.full((1, 64, 64, 3), 128, dtype=torch.uint8)
     gaussian = module.gaussian_noise(x, {"std": np.full(1, 0.1, np.float32)}, KEYS[:1]).double().flatten()
     shot = module.shot_noise(x, {"rate": np.full(1, 25, np.float32)}, KEYS[:1]).double().flatten()
@@ -56,4 +56,4 @@ def test_strengths_are_those_declared(name: str) -> None:
     (parameter,) = transformation.parameters
     drawn = transformation.draw(keys, 224)[parameter.name]
     assert set(np.round(drawn, 4).tolist()) == {np.round(np.float32(v), 4).item() for v in parameter.values}
-    assert np.array_equal(drawn, transformation.draw(keys, 96)[parameter.name])  # no pixels in their units
+    assert np.array_equal(drawn, transformation.draw(keys, 96)[parameter.name])  # not in px

@@ -1,4 +1,4 @@
-"""Overlays and their atlas: against plain numpy, within the page at every drawn place, disjoint for test images."""
+"""Overlays against plain numpy; coordinates stay inside pages, and test images have disjoint pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATLASES = {
 
 
 def sample(page: NDArray[np.uint8], matrix: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """The page at ``matrix`` times the canvas's pixel centres, bilinear."""
+    """Sample the page at ``matrix`` times the canvas's pixel centres, bilinearly."""
     y, x = np.mgrid[0:side, 0:side] + 0.5
     u = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] - 0.5
     v = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] - 0.5
@@ -87,7 +87,7 @@ def test_test_images_see_other_motifs(name: str) -> None:
     picked = overlay._pick(pages, raw["page"], raw["test_B"])
     train, test = set(picked[::2].tolist()), set(picked[1::2].tolist())
     assert not train & test
-    assert train | test == set(range(len(pages.pages_NPP)))  # and every motif is used
+    assert train | test == set(range(len(pages.pages_NPP)))  # every motif is used
     assert set(overlay._pick(pages, np.ones(2, np.float32), np.array([False, True]))) <= train | test
 
 

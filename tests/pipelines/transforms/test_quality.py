@@ -1,4 +1,4 @@
-"""Losses of quality against Pillow, which compresses and resamples with the same filters."""
+"""Quality transformations against Pillow, which uses the same codec and filters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_jpeg_is_what_pillow_saves(canvas: NDArray[np.uint8], make: Make) -> Non
     for image, result, quality in zip(canvas, made, drawn["quality"], strict=True):
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=int(quality))
-        # Equal to the bit with the JPEG library of the wheels; another build may round its transform otherwise.
+        # Bit-identical with the JPEG library of the wheels; another build may round differently.
         difference = np.abs(result.astype(int) - np.asarray(Image.open(file)))
         assert difference.mean() <= 0.5
 
@@ -31,12 +31,12 @@ def test_pixelate(canvas: NDArray[np.uint8], make: Make) -> None:
         small = int(np.rint(scale * side))
         reduced = np.asarray(Image.fromarray(image).resize((small, small), BILINEAR))
         at = (np.arange(side) + 0.5) * small / side
-        clear = np.abs(at - np.rint(at)) > 1e-3  # a pixel centre on the border of two cells may take either
+        clear = np.abs(at - np.rint(at)) > 1e-3  # a pixel centre on the border of two cells may be assigned to either
         index = np.floor(at[clear]).astype(int)
         difference = np.abs(result[clear][:, clear].astype(int) - reduced[index][:, index])
         inner = (index > 0) & (index < small - 1)
         assert difference[inner][:, inner].max() <= 1
-        assert difference.max() <= 20  # at the border DALI repeats the last pixel, Pillow weighs those that exist
+        assert difference.max() <= 20  # at borders DALI replicates the last pixel, Pillow renormalises the weights
 
 
 def test_low_resolution(canvas: NDArray[np.uint8], make: Make) -> None:
@@ -46,7 +46,7 @@ def test_low_resolution(canvas: NDArray[np.uint8], make: Make) -> None:
         small = int(np.rint(scale * side))
         expected = Image.fromarray(image).resize((small, small), BICUBIC).resize((side, side), BICUBIC)
         difference = np.abs(result.astype(int) - np.asarray(expected))
-        border = 3 * side // small + 1  # where the filter of either reaches beyond the picture
+        border = 3 * side // small + 1  # where either filter reaches beyond the image
         assert difference[border:-border, border:-border].max(initial=0) <= 8  # Pillow rounds after each pass
         assert difference.max() <= 20
         assert difference.mean() <= 1

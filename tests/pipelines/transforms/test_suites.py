@@ -1,4 +1,4 @@
-"""Suites: the default one agrees with the registry, others are checked."""
+"""Suites agree with the registry; names are validated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_substance31() -> None:
     assert len(set(order)) == 10
     assert Counter(t.role for t in transformations[1:]) == {"train": 19, "held_out": 11}
     assert sum(t.made_by == "dali" for t in transformations) >= 16
-    for coarse in base.COARSE[1:]:  # a probe that generalises must have seen, and must be asked, something of each
+    for coarse in base.COARSE[1:]:  # a test of generalisation needs both roles in each class
         assert {t.role for t in transformations if t.coarse == coarse} == {"train", "held_out"}
 
 
@@ -45,9 +45,16 @@ def test_one_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("substance32", "substance31"), ("jpeg,blurr", "gaussian_blur"), ("jpeg,jpeg", "once"), ("", "substance31")],
+    ("text", "field", "given", "named"),
+    [
+        ("substance32", "suite", "substance32", "substance31"),
+        ("jpeg,blurr", "transformation", "blurr", "gaussian_blur"),
+        ("jpeg,jpeg", "suite", "jpeg", ""),
+        ("", "suite", "", "substance31"),
+    ],
 )
-def test_wrong_names(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_names(text: str, field: str, given: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         suite(text)
+    assert (caught.value.field, caught.value.given) == (field, given)
+    assert named in caught.value.allowed

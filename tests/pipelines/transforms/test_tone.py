@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Make = Callable[..., tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]
 
-# RGB to YIQ, as DALI's colour operators use it.
+# RGB to YIQ, as in DALI's colour operators
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
 
 

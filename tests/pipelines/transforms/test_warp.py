@@ -1,4 +1,4 @@
-"""The coarse class warp as transformations, and parameters that are several numbers."""
+"""Transformations of the coarse class warp, and parameters of several numbers."""
 
 from __future__ import annotations
 
