@@ -33,7 +33,14 @@ class ObjectError(SubstyleError):
     """A request to a bucket failed: no connection, a timeout, or an error response.
 
     Not an OSError: an OSError describes the state of a file, which a failed request leaves unknown.
+
+    Attributes:
+        status: HTTP status of the response; None without one.
     """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @contextmanager
@@ -63,7 +70,8 @@ def told(place: object) -> Iterator[None]:
     except exceptions.PreconditionError:
         raise OSError(errno.ESTALE, "has changed since it was listed", where) from None
     except exceptions.BaseError as error:
-        raise ObjectError(f"{where}: {reason(str(error))}") from None
+        status = _STATUS.search(str(error))
+        raise ObjectError(f"{where}: {reason(str(error))}", int(status[1][:3]) if status else None) from None
 
 
 def reason(text: str) -> str:

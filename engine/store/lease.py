@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def _first(place: ObjectPlace, content: bytes) -> Version:
     try:
         made = place.create(content)
     except ObjectError as error:
-        if "answers 501" in str(error):  # Not Implemented
+        if error.status == HTTPStatus.NOT_IMPLEMENTED:
             raise refused from error
         raise
     stranger = Version('"0"' if made.e_tag else None, "0" if made.version else None)
