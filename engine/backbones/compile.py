@@ -1,4 +1,4 @@
-"""From a backbone to a gated runtime. What an earlier run has found stands in the cache."""
+"""Compile and gate backbones. Results are cached."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precisi
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a graph was compiled from and how, where others may share work with it (`shared`).
+    """How a graph was compiled, to share its computation with other backbones (`multi_output.share`).
 
     Attributes:
         graph: name of its ONNX graph in the cache.
-        mixture: its arithmetic.
-        threads: CPU threads.
+        mixture: its precision policy.
+        threads: number of CPU threads.
     """
 
     graph: str
@@ -45,14 +45,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class CompiledBackbone:
-    """A backbone that may fill a store.
+    """A compiled and gated backbone.
 
     Attributes:
         spec: its facts.
+        embed: embeds canvases.
         runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
-        gate: what the gate measured; None for plain arithmetic, which is its own reference.
-        rate: images per second of the network alone, at its compiled batch, as first measured on this device.
-        recipe: what it was compiled from; None where it shares nothing.
+        gate: result of the gate; None for plain arithmetic, which is its own reference.
+        rate: images per second of the network alone at its compiled batch, measured once per device.
+        recipe: how it was compiled; None if it cannot share computation.
     """
 
     spec: BackboneSpec
@@ -63,7 +64,7 @@ class CompiledBackbone:
     recipe: Recipe | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The facts that a store keeps of it."""
+        """Return the facts kept in a store."""
         return {
             "name": self.spec.name,
             "dim": self.spec.dim,
@@ -74,9 +75,9 @@ class CompiledBackbone:
         }
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """`embed` in the background where the runtime can do that. Nobody may write to the canvas.
+        """Embed in the background if the runtime supports it. Do not modify the canvas until `result()` returns.
 
-        Where it cannot, it is a function on the host, and is given what lies there.
+        Other runtimes run on the host, to which the canvas is copied.
         """
         if isinstance(self.embed, Starts):
             return self.embed.start(canvas_BSSC)
@@ -87,14 +88,16 @@ class CompiledBackbone:
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """How to compile.
+    """Options for compiling.
 
     Attributes:
-        batch: compiled batch B; canvas: canvas side S in pixels; threads: CPU threads of one inference.
-        precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16, with as many of the first layers in float32
-            as the gate asks for, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8`` (OpenVINO, TensorRT)
-            and ``fp8`` (TensorRT): 8-bit products, with as many of the first layers in bf16.
-        dtype: type of the store's embeddings; the gate compares after its cast.
+        batch: compiled batch B.
+        canvas: canvas side S in pixels.
+        threads: number of CPU threads.
+        precision: ``fp32``, ``bf16``, ``fp16``; ``auto``: in OpenVINO bf16 with as many first layers in float32 as the
+            gate requires, elsewhere the first of bf16, fp16 and fp32 that passes; ``int8`` (OpenVINO, TensorRT) and
+            ``fp8`` (TensorRT): 8-bit products with as many first layers in 16 bits as the gate requires.
+        dtype: dtype of the store's embeddings; the gate compares after the cast.
         target: device and runtime.
     """
 
@@ -116,21 +119,21 @@ def compile_backbone(
     """Compile and gate a backbone.
 
     Args:
-        backbone: loaded weights.
-        samples_GSSC: the gate's input: batches of real photographs in every variant, each (b, S, S, 3) uint8, b ≤ B.
-        images: how many photographs these are variants of.
+        backbone: the loaded backbone.
+        samples_GSSC: batches of photographs in every variant for the gate, each (b, S, S, 3) uint8, b ≤ B.
+        images: number of photographs.
 
     Raises:
-        GateError: the compiled backbone does not agree with its float32 reference.
+        GateError: the compiled backbone disagrees with its float32 reference.
     """
     return compile_source(LazyBackbone.of(backbone), GivenSamples(samples_GSSC, images), options)
 
 
 def compile_source(source: LazyBackbone, samples: GateSamples, options: CompileOptions) -> CompiledBackbone:
-    """`compile_backbone` that reads weights and makes samples only where the cache has no answer.
+    """`compile_backbone` that reads weights and samples only if results are not cached.
 
     Raises:
-        GateError: the compiled backbone does not agree with its float32 reference.
+        GateError: the compiled backbone disagrees with its float32 reference.
     """
     target = options.target
     measured = {"batch": options.batch, "threads": options.threads, "device": target.identity}
@@ -155,7 +158,7 @@ def compile_source(source: LazyBackbone, samples: GateSamples, options: CompileO
 
 
 def artefact_of(source: LazyBackbone, samples: GateSamples, options: CompileOptions) -> RuntimeBuilder:
-    """The backbone in the runtime that was chosen. Raises ConfigError where the two do not go together."""
+    """Create the builder for a backbone and runtime. Raises ConfigError if they are incompatible."""
     kind: type[RuntimeBuilder]
     if options.target.runtime == "openvino":
         from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder as kind
@@ -172,11 +175,11 @@ def artefact_of(source: LazyBackbone, samples: GateSamples, options: CompileOpti
 def _rate(
     embed: Embed, samples: GateSamples, facts: dict[str, Any], options: CompileOptions, repeats: int = 3
 ) -> float:
-    """Images a second of the backbone alone: the fastest of a few full batches, as measured once."""
+    """Images per second of the backbone alone: the fastest of a few full batches, cached."""
 
     def measure() -> float:
         canvas_BSSC: Canvas = samples.first()
-        if options.target.on_gpu:  # there a batch takes as long when most of it is padding
+        if options.target.on_gpu:  # on a GPU, a batch takes as long if most of it is padding
             whole_BSSC = samples.first()[np.arange(options.batch) % len(canvas_BSSC)]
             canvas_BSSC = torch.from_numpy(whole_BSSC).to(options.target.torch_device)
         embed(canvas_BSSC)

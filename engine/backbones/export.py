@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def export(module: nn.Module, *, canvas: int, batch: int, output: str = "embedding") -> onnx.ModelProto:
-    """A torch module with the canvas interface as an ONNX model of fixed shapes."""
+    """Export a torch module with the canvas interface to an ONNX model with fixed shapes."""
     example = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8)
-    # the exporter prints its steps and repeats notes on operators that no graph here has
+    # silence the exporter's progress and irrelevant notes on operators
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,25 +38,23 @@ def export(module: nn.Module, *, canvas: int, batch: int, output: str = "embeddi
     return program.model_proto
 
 
-# From a uint8 canvas to a network's input, as part of the network's own graph.
-
-
 def cubic_matrix(side: int, target: int) -> torch.Tensor:
-    """Antialiased bicubic resampling along one axis as a matrix. Shape: (target, side) float32.
+    """Return the matrix (target, side) float32 of antialiased bicubic resampling along one axis.
 
-    Its rows are what PyTorch's antialiased bicubic interpolation (Pillow's filter, a = -0.5) gives for unit impulses.
+    Its columns are the responses of PyTorch's antialiased bicubic interpolation (Pillow's filter, a = -0.5) to unit
+    impulses.
     """
     impulses = torch.eye(side).view(1, 1, side, side)
     return interpolate(impulses, size=(target, side), mode="bicubic", antialias=True, align_corners=False)[0, 0]
 
 
 class Preprocessed(nn.Module):
-    """A float network behind the uint8 interface: cast, layout, resize, normalisation, network, pooling.
+    """A float network with the uint8 canvas interface: cast, layout, resize, normalisation, network.
 
     Args:
-        network: takes (B, 3, side, side) float32, returns (B, D).
-        canvas: canvas side S.
-        side: the network's input side; resized to it by two constant matrices when it is not S.
+        network: maps (B, 3, side, side) float32 to (B, D).
+        canvas: canvas side S in pixels.
+        side: the network's input side; canvases are resized by two constant matrices if it is not S.
         mean, std: normalisation of RGB in [0, 1].
     """
 
@@ -72,18 +70,16 @@ class Preprocessed(nn.Module):
             self.register_buffer("matrix", cubic_matrix(canvas, side), persistent=False)
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 to (B, D) float32."""
+        """Embed (B, S, S, 3) uint8 to (B, D) float32."""
         x = canvas_BSSC.permute(0, 3, 1, 2).float()
         if self.resizes:
             matrix = self.get_buffer("matrix")
-            # the libraries resize to uint8 images: clamp the cubic's overshoot as they do
+            # clamp the overshoot, as libraries that resize uint8 images do
             x = (matrix @ x @ matrix.T).clamp(0.0, 255.0)
         return self.network(x * self.get_buffer("scale") + self.get_buffer("shift"))  # type: ignore[no-any-return]
 
 
-# Weights of ONNX graphs as arrays, and back in any type that an accelerator computes in.
-
-# numbers of TensorProto.DataType, which are part of the format: importing onnx takes a fifth of a second
+# values of TensorProto.DataType, fixed by the format; importing onnx takes a fifth of a second
 FLOAT, INT8, FLOAT16, BFLOAT16, FLOAT8 = 1, 3, 10, 16, 17
 NARROW = frozenset({FLOAT16, BFLOAT16})
 _TYPES = {
@@ -97,31 +93,31 @@ _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def array(tensor: onnx.TensorProto) -> NDArray[np.float32]:
-    """A weight in float32, whatever float type it has."""
+    """Convert a weight of any float type to float32."""
     from onnx import numpy_helper
 
     return np.asarray(numpy_helper.to_array(tensor)).astype(np.float32)
 
 
 def rounded(values: NDArray[np.float32], kind: int) -> NDArray[np.float32]:
-    """Values as a type can hold them, in float32."""
+    """Round values to a type and return them in float32."""
     return np.asarray(torch.from_numpy(np.ascontiguousarray(values)).to(_TYPES[kind]).float().numpy())
 
 
 def weight(name: str, values: NDArray[np.float32], kind: int) -> onnx.TensorProto:
-    """Values as a weight of a type; those beyond its range must have been clipped."""
+    """Convert values within the range of a type to a weight of that type."""
     import onnx
 
     stored = torch.from_numpy(np.array(values, np.float32)).to(_TYPES[kind])
-    # numpy knows neither bfloat16 nor float8: their bytes are what is stored
+    # numpy has neither bfloat16 nor float8
     raw = stored.reshape(-1).view(torch.uint8).numpy().tobytes()
     return onnx.TensorProto(name=name, data_type=kind, dims=values.shape, raw_data=raw)
 
 
 def settle(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights of products that are float32 where what they meet has 16 bits get its type; the model is changed.
+    """Convert float32 weights of 16-bit products to the type of their input, in place.
 
-    The exporter folds a batch normalisation into the convolution before it in float32 where the network is bfloat16.
+    The exporter folds batch normalisations into convolutions in float32, also in a bfloat16 network.
     """
     import onnx
 
@@ -147,35 +143,33 @@ def settle(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def drop_unused(model: onnx.ModelProto) -> None:
-    """Remove weights that no node takes."""
+    """Remove weights that no node uses."""
     used = {name for node in model.graph.node for name in node.input}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
 
 
-# ONNX graphs in which every tensor has the type it is computed in, as strongly typed runtimes take them.
-
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Typed(nn.Module):
-    """A backbone whose network computes in another type; preprocessing and the embedding stay float32.
+    """A backbone whose network computes in another type; preprocessing and embedding stay float32.
 
     Args:
-        module: the backbone, preprocessing included; it is copied.
-        precision: of the network.
+        module: the backbone with preprocessing; it is copied.
+        precision: precision of the network.
     """
 
     def __init__(self, module: Preprocessed, precision: Precision) -> None:
         super().__init__()
         self.front = copy.copy(module)
         self.front._modules = {"network": _Between(copy.deepcopy(module.network), TYPES[precision])}
-        self.front._buffers = dict(module._buffers)  # where this copy is moved to, the backbone does not follow
+        self.front._buffers = dict(module._buffers)  # moving this copy must not move the original
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 to (B, D) float32."""
-        embedding: torch.Tensor = self.front(canvas_BSSC.float())  # TensorRT takes bytes for a cast and nothing else
+        """Embed (B, S, S, 3) uint8 to (B, D) float32."""
+        embedding: torch.Tensor = self.front(canvas_BSSC.float())  # TensorRT supports bytes in casts only
         return embedding
 
 
@@ -191,26 +185,28 @@ class _Between(nn.Module):
 
 
 def as_typed(module: nn.Module | None) -> Preprocessed:
-    """A module that can be typed. Raises SubstyleError where preprocessing and network cannot be separated."""
+    """Check that a module can be typed. Raises SubstyleError unless it is a `Preprocessed`."""
     if not isinstance(module, Preprocessed):
-        raise SubstyleError(f"{type(module).__name__}: only backbones with the engine's own preprocessing can be typed")
+        raise SubstyleError(f"{type(module).__name__}: cannot set the precision of a network without `Preprocessed`")
     return module
 
 
 def typed_graph(module: nn.Module, precision: Precision, *, canvas: int, batch: int) -> onnx.ModelProto:
-    """The graph of a backbone at a fixed batch: ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
+    """Export a backbone with a fixed batch: ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
+
+    Every tensor has the type it is computed in, as required by strongly typed runtimes.
 
     Raises:
-        SubstyleError: a module whose preprocessing cannot be separated from its network.
+        SubstyleError: the module is not a `Preprocessed`.
     """
     return settle(export(Typed(as_typed(module), precision).eval(), canvas=canvas, batch=batch))
 
 
 def cast_first(graph: bytes) -> bytes:
-    """A graph that moves its bytes about before it casts them, changed so that it casts them first, as TensorRT wants.
+    """Insert a cast to float32 directly after a graph's uint8 input, as required by TensorRT.
 
     Args:
-        graph: a serialised model with one input, uint8.
+        graph: a serialised model with one uint8 input.
     """
     import onnx
 
@@ -222,6 +218,6 @@ def cast_first(graph: bytes) -> bytes:
         for i, source in enumerate(node.input):
             if source == name:
                 node.input[i] = floats
-    del model.graph.value_info[:]  # types of what was bytes; the parser infers them all
+    del model.graph.value_info[:]  # contains the old types; the parser infers all of them
     model.graph.node.insert(0, onnx.helper.make_node("Cast", [name], [floats], to=onnx.TensorProto.FLOAT))
     return bytes(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""The gate: a compiled backbone must agree with its float32 reference before it is used; precision search."""
+"""The gate: compare compiled backbones with their float32 reference, and search for a precision that passes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from substyle.engine.backbones.runtimes.tensorrt import EngineError
 from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
 from substyle.kernels.errors import SubstyleError
 
-# minimum cosine, after subtraction of the reference mean, by arithmetic
+# minimum cosine after subtraction of the reference mean
 THRESHOLDS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99, "fp8": 0.99}
-MAX_NORM_ERROR = 0.1  # of a centred embedding's length; a wrong scale passes every cosine
+MAX_NORM_ERROR = 0.1  # relative to a centred embedding's norm; cosines do not detect a wrong scale
 GATE_IMAGES = 32
 
 
 class GateError(SubstyleError):
-    """A compiled backbone does not agree with its reference."""
+    """A compiled backbone disagrees with its reference."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate measured.
+    """Measurements of the gate.
 
     Attributes:
         cosine_min, cosine_mean: over all rows, after subtraction of the reference mean.
-        norm_error_max: largest relative difference of lengths, likewise centred.
+        norm_error_max: largest relative difference of norms, after subtraction of the reference mean.
         images: photographs; rows: photographs × variants.
-        threshold: the cosine that every row must reach.
-        reference: what it was compared with.
+        threshold: required minimum cosine.
+        reference: description of the reference.
     """
 
     cosine_min: float
@@ -47,7 +47,7 @@ class GateResult:
     reference: str
 
     def describe(self) -> dict[str, Any]:
-        """This result in plain JSON."""
+        """Return the result as plain JSON."""
         return asdict(self)
 
 
@@ -60,13 +60,13 @@ def check(
     images: int,
     reference: str,
 ) -> GateResult:
-    """Compare embeddings after the store's cast with their float32 reference.
+    """Compare embeddings, cast to the store's dtype, with their float32 reference.
 
-    The reference mean is subtracted first: most networks give all images a large common part, which would make any two
-    embeddings look alike.
+    The reference mean is subtracted first, because embeddings of most networks share a large component that would
+    dominate the cosine.
 
     Raises:
-        GateError: not finite, or a cosine or length beyond what the precision allows; the message has the numbers.
+        GateError: an embedding is not finite, or its cosine or norm is outside the limits of the precision.
     """
     got = got_ND.astype(np.float64)
     if not np.isfinite(got).all():
@@ -88,28 +88,26 @@ def check(
     )
     if result.cosine_min < threshold or result.norm_error_max > MAX_NORM_ERROR:
         raise GateError(
-            f"{name}: {precision} does not agree with {reference} on {images} photographs: "
-            f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (needed: ≥ {threshold}), "
-            f"largest length error {result.norm_error_max:.4f} (needed: ≤ {MAX_NORM_ERROR}). "
-            f'A backbone can be given another: {{ name = "{name}", precision = "fp32" }}'
+            f"{name}: {precision} disagrees with {reference} on {images} photographs: "
+            f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (required: ≥ {threshold}), "
+            f"largest norm error {result.norm_error_max:.4f} (required: ≤ {MAX_NORM_ERROR}). "
+            f'To set the precision of one backbone: {{ name = "{name}", precision = "fp32" }}'
         )
     return result
 
 
-# Which arithmetic of a backbone passes the gate.
-
-_EVERY = 3  # the search for float32 layers looks at every third variant, the final gate at all
+_EVERY = 3  # the search for float32 layers uses every third variant, the final gate all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
 
 
 class PrecisionSearch:
-    """The gate of one backbone.
+    """Gates one backbone, searching for its precision if ``auto``.
 
     Args:
-        artefact: the backbone.
-        samples: what it is gated on.
+        artefact: builder of the backbone.
+        samples: photographs of the gate.
         precision: a precision, or auto.
-        dtype: type of the store's embeddings.
+        dtype: dtype of the store's embeddings.
     """
 
     def __init__(self, artefact: RuntimeBuilder, samples: GateSamples, precision: str, dtype: str) -> None:
@@ -118,7 +116,7 @@ class PrecisionSearch:
         self._reference: list[NDArray[np.float32]] = []
 
     def result(self) -> dict[str, Any]:
-        """``{"precision", "float32_layers", "gate"}`` of what passed. Raises GateError where nothing does."""
+        """Return ``{"precision", "float32_layers", "gate"}`` of the policy that passed. Raises GateError if none."""
         facts = {
             "graph": self.artefact.key,
             "precision": self.precision,
@@ -132,7 +130,6 @@ class PrecisionSearch:
         return found
 
     def _search(self) -> dict[str, Any]:
-        """The gate's result with the precision that passed it; with ``auto``, searched for."""
         if kind := as_eight_bits(self.precision):
             return self._search_eight_bits(kind)
         if self.precision != AUTO:
@@ -157,27 +154,26 @@ class PrecisionSearch:
                     file=sys.stderr,
                 )
             return self._passed(mixture, result)
-        print(f"{self.name}: runs in float32; in bf16: {trouble}", file=sys.stderr)
+        print(f"{self.name}: using float32; bf16 failed: {trouble}", file=sys.stderr)
         mixture = PrecisionPolicy("fp32")
         return self._passed(mixture, self._check(mixture, 1))
 
     def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
-        """The gate's result with the fastest arithmetic that passes. Raises GateError of the last where none does."""
+        """The fastest precision that passes, with its result. Raises the last GateError if none does."""
         for precision in ladder[:-1]:
             mixture = PrecisionPolicy(precision)
             try:
                 return self._passed(mixture, self._check(mixture, 1))
-            except (GateError, EngineError) as error:  # a card may have no such arithmetic
+            except (GateError, EngineError) as error:  # a card may not support the precision
                 slower = ladder[ladder.index(precision) + 1]
-                print(f"{self.name}: runs in {slower} if that passes the gate; {error}", file=sys.stderr)
+                print(f"{self.name}: trying {slower}; {error}", file=sys.stderr)
         mixture = PrecisionPolicy(ladder[-1])
         return self._passed(mixture, self._check(mixture, 1))
 
     def _search_eight_bits(self, precision: EightBits) -> dict[str, Any]:
-        """The gate's result with the fewest first layers in 16 bits, of a few numbers of them.
+        """The 8-bit policy with the fewest unquantised first layers that passes, with its result.
 
-        What stays in 16 bits is of the first such type that passes the gate alone. Raises GateError of the last where
-        none passes.
+        Unquantised layers use the fastest 16-bit precision that passes alone. Raises GateError if none passes.
         """
         narrow = [kind for kind in self.artefact.ladder if kind != "fp32"]
         between = as_precision(self._first_that_passes(narrow)["precision"]) if narrow else "bf16"
@@ -198,11 +194,11 @@ class PrecisionSearch:
                 )
             return self._passed(mixture, result)
         assert trouble is not None
-        raise GateError(f"{trouble}. Nor does it with up to half of its first layers in {between}")
+        raise GateError(f"{trouble}. It also failed with up to half of the layers in {between}")
 
     def _fewest_float32_layers(self, total: int) -> tuple[int, GateError | None]:
-        """By bisection on some of the variants: how many layers pass there, and what fewer of them failed with."""
-        low, high = -1, total  # low fails, high is taken to pass
+        """Bisect the number of float32 layers on some of the variants; returns it and the error of a lower number."""
+        low, high = -1, total  # low fails, high is assumed to pass
         trouble = None
         middle = 0
         while high - low > max(total // 24, 1):

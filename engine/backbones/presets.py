@@ -1,6 +1,6 @@
-"""Backbones by short names, such as `mae:base`: each a typed row that says what it is and how it is loaded.
+"""Presets: backbones by short names, such as `mae:base`.
 
-A row states what its library states, so that it can be shown without loading anything; a test holds the two together.
+An entry repeats the facts of its library, to list them without loading; a test keeps both in agreement.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from typing import Any
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB, WHOLE, Readout, of_tag
 from substyle.kernels.errors import ConfigError
 
-# the way a preset is loaded: a family's name for it
+# loaders
 TIMM, OPEN_CLIP, ALIGN, SIMCLR, CAN = "timm", "open_clip", "align", "simclr", "can"
 _HALF: RGB = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One backbone.
+    """A preset backbone.
 
     Attributes:
         name: ``<family>:<size>``.
-        loader: what loads it.
-        model: the loader's name for it.
+        loader: one of the loaders above.
+        model: the loader's name of the model.
         architecture: the architecture's name in its library.
         dim: embedding width D.
-        pooling: how positions become one vector.
-        side: side in pixels of the square the network sees.
+        pooling: description of the pooling.
+        side: input side of the network in pixels.
         mean, std: normalisation of RGB in [0, 1].
-        weights: where the weights come from.
-        licence: of the weights, as far as their source states it.
-        side_given: whether that side is ours and not the library's.
-        readout: where the embedding is read, if not at the model's usual end.
-        needs_checkpoint: whether no hub has the weights under a name.
+        weights: source of the weights.
+        licence: licence of the weights, if stated by their source.
+        side_given: whether ``side`` differs from the library's default.
+        readout: where to read the embedding, if not at the model's output.
+        needs_checkpoint: whether the weights are not on a hub.
     """
 
     name: str
@@ -53,22 +53,22 @@ class Preset:
 
     @property
     def family(self) -> str:
-        """Before the colon."""
+        """The part of the name before the colon."""
         return self.name.partition(":")[0]
 
     @property
     def size(self) -> str:
-        """After the colon."""
+        """The part of the name after the colon."""
         return self.name.partition(":")[2]
 
     @property
     def objective(self) -> str:
-        """What it was trained for, as of a `BackboneSpec`."""
+        """Training objective, as in `BackboneSpec`."""
         return self._trained[0]
 
     @property
     def data(self) -> str:
-        """What it was trained on, as far as known."""
+        """Training data, if known."""
         return self._trained[1]
 
     @property
@@ -79,19 +79,19 @@ class Preset:
         return of_tag(architecture, tag) if self.loader == TIMM else ("image_text", of_tag(architecture, tag)[1])
 
     def describe(self) -> dict[str, Any]:
-        """This row in plain JSON."""
+        """Return the preset as plain JSON."""
         return asdict(self) | {"objective": self.objective, "data": self.data}
 
 
-# families whose models' names do not say it; CAN also has a contrastive term
+# families whose model names do not state it; CAN also has a contrastive term
 _TRAINED = {"align": ("image_text", "COYO-700M"), "simclr": ("contrastive", "ImageNet-1k"), "can": ("masked", "")}
 ABOUT = {
     "mae": "masked autoencoders (He et al., 2022)",
-    "clip": "CLIP of OpenAI, before its projection; @head=projection is the joint space",
+    "clip": "OpenAI's CLIP before its projection; @head=projection is the joint space",
     "supervised": "trained on ImageNet labels",
-    "align": "ALIGN of COYO-700M, EfficientNet-B7 (extra align)",
+    "align": "ALIGN trained on COYO-700M, EfficientNet-B7 (extra align)",
     "simclr": "SimCLR ResNet-50; weights from a local file",
-    "can": "masked and contrastive autoencoders with noise prediction, counted as masked; weights from a local file",
+    "can": "contrastive masked autoencoders with noise prediction, objective masked; weights from a local file",
     "dinov2": "DINOv2 at 224 pixels",
     "dinov3": "DINOv3",
     "siglip": "SigLIP",
@@ -118,7 +118,7 @@ def _timm(
 
 
 def _clip(name: str, model: str, repository: str, dim: int) -> Preset:
-    # the trained activation is the quick GELU: without it the features are others
+    # the weights were trained with quick GELU
     architecture = f"{model}-quickgelu"
     return Preset(
         *(name, OPEN_CLIP, f"{architecture}/openai", architecture, dim, "tok", 224, CLIP_MEAN, CLIP_STD),
@@ -186,14 +186,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def sizes(family: str) -> tuple[str, ...]:
-    """Names of a family's presets, after the colon."""
+    """Return the sizes of a family's presets."""
     return tuple(preset.size for preset in PRESETS.values() if preset.family == family)
 
 
 def preset(family: str, size: str) -> Preset:
-    """The preset of that name. Raises ConfigError naming those of the family."""
+    """Return a preset by name. Raises ConfigError, listing the family's presets, if it does not exist."""
     found = PRESETS.get(f"{family}:{size}")
     if found is None:
         allowed = ", ".join(f"{family}:{each}" for each in sizes(family))
-        raise ConfigError("backbone", f"{family}:{size}", f"{allowed}; or a library's name behind timm: or open_clip:")
+        raise ConfigError("backbone", f"{family}:{size}", f"{allowed}; or timm:<model>, open_clip:<arch>/<tag>")
     return found

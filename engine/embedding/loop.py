@@ -1,13 +1,13 @@
 """The embedding loop: shards of photographs → canvases → variants → embeddings → store.
 
-This thread decodes and makes variants; `backlog` embeds and writes what is made meanwhile.
+The calling thread decodes and renders variants; `scheduler` embeds and writes them in the background.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,22 +31,22 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.storage import REQUESTS, is_remote
 
-_READERS = 4  # files read ahead at once; reading waits on disks, not on cores
-_AHEAD = 512  # images in one variant that may wait for a backbone
+_READERS = 4  # files read ahead at once; reading is limited by disks, not cores
+_AHEAD = 512  # images of one variant that may be queued for a backbone
 
 
 @dataclass
 class EmbedSummary:
-    """What one call of `embed` did.
+    """Summary of one call of `embed`.
 
     Attributes:
         images: photographs of the store; variants: photographs × transformations.
-        shards: of the store; new_shards: finished by this call.
-        quarantined: images that could not be decoded, with reasons (those met in this call).
-        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embeddings and writing go on
-            beside the others: ``backbones`` is the time spent on waiting for them. ``ready`` is when the loop began,
-            counted from the start of the process, where the system tells that. Several workers' seconds are added up,
-            but for prepare, total and ready.
+        shards: shards of the store; new_shards: shards finished by this call.
+        quarantined: reasons by key of images that this call could not decode.
+        seconds: wall time by stage: prepare, read, decode, variants, backbones, total. Embedding and writing run in the
+            background; ``backbones`` is the time spent waiting for them. ``ready`` is the time from the start of the
+            process to that of the loop, if available. Seconds of several workers are summed, except prepare, total and
+            ready.
     """
 
     images: int = 0
@@ -57,27 +57,24 @@ class EmbedSummary:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def spend(self, what: str, since: float) -> float:
-        """Add the time since ``since`` to a stage; returns now."""
+        """Add the time since ``since`` to a stage and return the current time."""
         now = time.perf_counter()
         self.seconds[what] = self.seconds.get(what, 0.0) + now - since
         return now
 
 
 class Callbacks:
-    """Is told how a loop goes, on its threads; what it raises ends the loop."""
+    """Callbacks of the embedding loop, called on its threads. An exception ends the loop."""
 
     def arrived(self, count: int) -> None:
-        """So many embeddings have been computed."""
+        """Called when ``count`` more embeddings have been computed."""
 
     def writing(self, shard: int) -> None:
-        """Embeddings of a backbone are about to be written to a shard."""
-
-    def written(self, shard: int) -> None:
-        """A shard is finished."""
+        """Called before embeddings of a backbone are written to a shard."""
 
 
 class Loop:
-    """Fills shards of a store, one after the other, on the device of this process."""
+    """Embeds shards of a store, one after the other, on the device of this process."""
 
     def __init__(
         self,
@@ -95,15 +92,12 @@ class Loop:
         self._known_N2 = _contents(store, self.manifest.row_N)
         self.upkeep = Upkeep(store.path, os.getpid())
 
-    def run(
-        self, shards: Iterable[tuple[int, Lacking]], watch: Callbacks, over: Callable[[], None] = lambda: None
-    ) -> None:
-        """Fill shards.
+    def run(self, shards: Iterable[tuple[int, Lacking]], watch: Callbacks) -> None:
+        """Embed shards.
 
         Args:
-            shards: numbers of shards and what they lack. The next is asked for on a thread of its own when the last
-                batch of the one before begins, and may keep that thread waiting.
-            over: called at the end, whatever it is; it ends such waiting.
+            shards: shard numbers with their missing transformations.
+            watch: progress callbacks.
         """
         self.watch = watch
         config = self.pipeline.config
@@ -116,14 +110,11 @@ class Loop:
                 begun=config.begun,
                 device=self.pipeline.target.torch_device,
             )
-            try:
-                with backlog.working():
-                    for shard, part, blobs in self._batches(shards, readers, backlog):
-                        self._batch(shard, part, blobs, backlog)
-                        if part.stop == shard.images.stop:
-                            backlog.close(shard)
-            finally:
-                over()
+            with backlog.working():
+                for shard, part, blobs in self._batches(shards, readers, backlog):
+                    self._batch(shard, part, blobs, backlog)
+                    if part.stop == shard.images.stop:
+                        backlog.close(shard)
 
     def _images(self, number: int) -> range:
         return images_of(self.manifest, number, self.store.settings.shard_rows)
@@ -142,7 +133,7 @@ class Loop:
     def _batches(
         self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Scheduler
     ) -> Iterator[tuple[ShardInProgress, range, list[Blob]]]:
-        """Batches of all shards, each from its shard's first image on, the next one's files being read meanwhile."""
+        """Yield the batches of all shards while the files of the next one are read."""
         size = self.pipeline.config.images
         parts = (
             (number, lacking, images[i : i + size])
@@ -152,7 +143,7 @@ class Loop:
         )
 
         def ask() -> tuple[int, Lacking, range, list[Future[Blob]]] | None:
-            """The next batch, its files being read; waits where `shards` does."""
+            """The next batch with its pending reads; blocks while ``shards`` does."""
             for number, lacking, part in parts:
                 reading = [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
                 return number, lacking, part, reading
@@ -200,17 +191,17 @@ class Loop:
         )
 
     def _require_same(self, part: range, blobs: Sequence[Blob]) -> None:
-        """Raise PhotographsError where a photograph has other bytes than an earlier pass has read."""
+        """Raise PhotographsError if a photograph's bytes have changed since an earlier pass."""
         for i, blob in zip(part, blobs, strict=True):
             before = self._known_N2[i]
             if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
                 raise PhotographsError(
-                    f"{self.manifest.keys[i]}: its bytes have changed since {self.store.path} was made; "
+                    f"{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "
                     f"{self.plan.ways.changed}"
                 )
 
     def _write(self, shard: ShardInProgress, seconds: float) -> None:
-        """Commit a shard to the store; on a thread of its own."""
+        """Commit a shard to the store, on the writing thread."""
         with observability.span("embed", "write", len(shard.images)):
             notes = [note for some in shard.notes for note in some()]
             involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
@@ -221,7 +212,6 @@ class Loop:
                 size += self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
             self.upkeep.written(len(involved), size)
         self.summary.new_shards += 1
-        self.watch.written(shard.number)
 
     def _spend(self, what: str, since: observability.Mark, items: int = 0) -> observability.Mark:
         self.summary.spend(what, since.wall)
@@ -231,7 +221,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one batch has told of its images; some of it may be on its way from a GPU."""
+    """Facts about the images of a batch; some may still be copied from a GPU."""
 
     row_B: NDArray[np.int64]
     size_B2: NDArray[np.int32]
@@ -242,7 +232,7 @@ class _Seen:
     distinct_TB: AsyncCopy
 
     def notes(self) -> list[ImageNote]:
-        """For the journal, image after image; waits for what is on its way."""
+        """Notes for the journal, one per image; waits for copies from a GPU."""
         small = manifest.as_hex(self.small_BRC.result())
         alike_TB = ~self.distinct_TB.result()
         noted = []
@@ -258,12 +248,13 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Blob:
-    """The encoded bytes of a photograph as they were read.
+    """The encoded bytes of a photograph.
 
     Attributes:
-        data: the bytes; empty where they could not be read.
-        content: their hash; mark: of the file when they were read.
-        reason: why they could not be read.
+        data: the bytes; empty if they could not be read.
+        content: hash of the bytes.
+        mark: mark of the file when it was read.
+        reason: why it could not be read.
     """
 
     data: bytes
@@ -274,8 +265,8 @@ class Blob:
 
 def _read(record: ImageRecord | None) -> Blob:
     if record is None:
-        return Blob(b"", reason="cannot be read: it is no longer in the source")
-    mark = record.mark()  # before the bytes: a file that changes meanwhile is read again next time
+        return Blob(b"", reason="cannot be read: no longer in the source")
+    mark = record.mark()  # before reading: a file that changes during the read is checked again next time
     try:
         data = record.read()
     except OSError as error:
@@ -284,7 +275,7 @@ def _read(record: ImageRecord | None) -> Blob:
 
 
 def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Content hashes that earlier passes noted of images, as two numbers each; zeros where they noted none."""
+    """Content hashes (N, 2) of images noted by earlier passes; zeros if unknown."""
     noted = store.notes()
     at_N = noted.at(row_N)
     found_N2 = np.zeros((len(row_N), 2), np.uint64)
@@ -292,18 +283,17 @@ def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uin
     return found_N2
 
 
-# What an executor is given, and what it is.
-
-
 @dataclass(frozen=True)
 class EmbedTask:
-    """A store that is prepared and owned, and what it lacks.
+    """Pending work of a store that is prepared and locked.
 
     Attributes:
-        store: open for writing; plan: what it is filled with; entries: its groups of the plan's backbones, in order.
-        run: id of the run that owns it.
-        todo: the shards to fill.
-        summary: to which the executor adds what it does.
+        store: the store, open for writing.
+        plan: the embedding plan.
+        entries: the plan's backbones in the store, in order.
+        run: id of the run that holds the lock.
+        todo: the pending shards.
+        summary: updated by the executor.
     """
 
     store: EmbeddingStore
@@ -315,24 +305,21 @@ class EmbedTask:
 
 
 class Executor(Protocol):
-    """Fills the shards of a task."""
+    """Embeds the pending shards of a task."""
 
     def run(self, task: EmbedTask, *, quiet: bool) -> None:
-        """Fill them all; what is finished is kept whatever happens. Raises what went wrong."""
+        """Embed all pending shards. Finished shards are kept on an exception."""
         ...
 
 
-# In this process, one shard after the other.
-
-
 class LocalExecutor:
-    """Embeds by backbones that are compiled in this process."""
+    """Embeds in this process, one shard after the other."""
 
     def __init__(self, compiled: Sequence[CompiledBackbone]) -> None:
         self.compiled = compiled
 
     def run(self, task: EmbedTask, *, quiet: bool) -> None:
-        """Fill all shards of a task in order; the first error ends it."""
+        """Embed all pending shards in order; stops at the first error."""
         todo = task.todo
         loop = Loop(task.store, task.plan, task.entries, self.compiled, task.summary, task.run)
         with stage(task.plan.title, todo.total, "embeddings", done=todo.done, quiet=quiet) as bar:
@@ -340,8 +327,6 @@ class LocalExecutor:
 
 
 class _Shown(Callbacks):
-    """Shows on a bar what has arrived."""
-
     def __init__(self, bar: ProgressBar) -> None:
         self.bar = bar
 

@@ -32,24 +32,25 @@ from substyle.pipelines.transforms import base
 
 @dataclass(frozen=True)
 class EmbedPlan:
-    """What is embedded and where to.
+    """Photographs to embed and the store to embed them into.
 
     Attributes:
-        source: the photographs. A store that exists is grown by those that it lacks.
-        store_path: where the store is or will be.
+        source: the photographs. Those missing in an existing store are added.
+        store_path: an existing store, or the path of a new one.
         pipeline: settings and tools.
-        limit: take only so many photographs, the same ones each time, of every class and split; 0 takes all.
-        fractions: shares of train, val and test where the source has no splits of its own; None: as the store has them.
-        title: what progress calls it.
-        part: which shards this process does where several fill one store.
-        take_over: take over locks of runs on other hosts, which have ended.
-        executor: where they are embedded.
-        add: let the photographs be a further source of the store.
-        replace: embed photographs again whose bytes have changed.
-        only: the store holds these photographs and no others.
-        ways: what to advise where the store was made from other photographs.
-        asked: device and runtime as the user asks for them, which may be auto.
-        others, absent, redo, state: what `matched` found, see `identity.Match`; given: the source as it was opened.
+        limit: maximum number of photographs, a fixed sample over classes and splits; 0 for all.
+        fractions: shares of train, val and test if the source has no splits; None for the store's.
+        title: title of the progress bar.
+        part: the shards of this process if several processes embed into one store.
+        take_over: take over the locks of ended runs on other hosts.
+        executor: where to embed.
+        add: accept the photographs as a new source of the store.
+        replace: embed photographs again if their bytes have changed.
+        only: require that the store contains no other photographs.
+        ways: advice if the store was embedded from other photographs.
+        asked: device and runtime as given by the user, possibly auto.
+        others, absent, redo, state: results of `matched`, see `identity.Match`.
+        given: the source before `matched`.
     """
 
     source: Source
@@ -73,16 +74,16 @@ class EmbedPlan:
     given: Source | None = None
 
     def __post_init__(self) -> None:
-        if self.replace and self.part.count > 1:  # parts would take each other's finished shards back
+        if self.replace and self.part.count > 1:  # parts would withdraw each other's finished shards
             raise ConfigError("--replace", f"with --part {self.part.index}/{self.part.count}", "without --part")
 
     @property
     def exists(self) -> bool:
-        """Whether the store is there already."""
+        """Whether the store exists."""
         return catalog.exists(self.store_path)
 
     def matched(self, store: EmbeddingStore, *, quiet: bool = False) -> EmbedPlan:
-        """The same for a store that exists. Raises PhotographsError where that was made from other photographs."""
+        """Match the source with an existing store. Raises PhotographsError if its photographs are different."""
         given = self.given or self.source
         found: Match = identity.match(
             store,
@@ -107,25 +108,25 @@ class EmbedPlan:
         return plan
 
     def records(self) -> list[ImageRecord]:
-        """The photographs to take of the source."""
+        """Return the photographs of the source within the limit."""
         return _limited(self.source.records, self.pipeline.settings.seed, self.limit)
 
     def readable(self) -> dict[str, ImageRecord]:
-        """The photographs of all sources, by key."""
+        """Return the photographs of all sources by key."""
         sources = (self.source, *self.others)
         return {record.key: record for record in chain.from_iterable(source.records for source in sources)}
 
     def definitions(self) -> list[Definition]:
-        """The transformations that every backbone is to have."""
+        """Return the transformations that every backbone needs."""
         known = map(base.get, self.pipeline.settings.transformations)
         return [Definition(each.describe(), each.definition_hash()) for each in known]
 
     def splits(self) -> Fractions:
-        """Shares of train, val and test for photographs that are added."""
+        """Return the shares of train, val and test for added photographs."""
         return self.fractions or DEFAULT_FRACTIONS
 
     def samples(self) -> Samples:
-        """The photographs that gates and recalibrations look at: those of the store, or of the source for a new one."""
+        """Return the photographs used by gates and recalibrations, from the store or, for a new store, the source."""
         if self.exists:
             keys: Sequence[str] = EmbeddingStore.open(self.store_path).calibration
         else:
@@ -134,10 +135,9 @@ class EmbedPlan:
 
 
 def _limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
-    """A sample of photographs: splits keep their shares, and classes take turns, in one order for all splits.
+    """Sample photographs, keeping the shares of splits and cycling through classes in one order for all splits.
 
-    So a class with a photograph in every split is learned wherever it is tested, and a larger limit contains a
-    smaller one.
+    A class with a photograph in every split is then trained if it is tested, and larger samples contain smaller ones.
     """
     if limit <= 0 or limit >= len(records):
         return list(records)
@@ -160,17 +160,15 @@ def _limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[Imag
     return [records[i] for i in sorted(i for _, _, i in sorted(placed)[:limit])]
 
 
-# What a store lacks: shards with something to do, and how many embeddings that is.
-#
-# A store of 10^9 photographs has a hundred thousand shards, and millions of chunks to make: what lacks is kept as
-# arrays over shards, and there is no Python object for any of it until it is asked for.
+# A store of 10^9 photographs has a hundred thousand shards and millions of chunks: pending work is kept in arrays over
+# shards, and Python objects are created on access.
 
 V = TypeVar("V")
-Lacking = Sequence[Sequence[str]]  # for each backbone of a run the transformations that a shard lacks
+Lacking = Sequence[Sequence[str]]  # missing transformations of a shard for each backbone
 
 
 class ByShard(Mapping[int, V]):
-    """Something of each of some shards, by their numbers, which ascend. It is made when it is asked for."""
+    """Mapping from ascending shard numbers to values computed on access."""
 
     def __init__(self, shard_W: NDArray[np.int64], value: Callable[[int], V]) -> None:
         self._shard_W, self._value = shard_W, value
@@ -190,14 +188,17 @@ class ByShard(Mapping[int, V]):
 
 @dataclass(frozen=True)
 class PendingShards:
-    """The shards of a part of a store that lack something.
+    """Pending work of a part of a store: shards with missing embeddings.
 
     Attributes:
-        images: photographs of the store; shards: of the store.
+        images: number of photographs of the store.
+        shards: number of shards of the store.
         names: the T transformations.
-        shard_W: numbers of shards that lack something, ascending; size_W: their photographs.
-        lacking_WBT: whether a backbone lacks a transformation.
-        total: embeddings that the part has when it is finished; done: those it has.
+        shard_W: ascending numbers of the shards with missing embeddings.
+        size_W: number of photographs of each.
+        lacking_WBT: whether the embeddings of a shard, backbone and transformation are missing.
+        total: number of embeddings of the finished part.
+        done: number of existing embeddings.
     """
 
     images: int
@@ -211,12 +212,12 @@ class PendingShards:
 
     @property
     def lacking(self) -> Mapping[int, Lacking]:
-        """What lacks, by number of the shard, in order; a shard that has everything is not there."""
+        """Missing transformations by shard number, in order, without complete shards."""
         return ByShard(self.shard_W, self._lacking)
 
     @property
     def sizes(self) -> Mapping[int, int]:
-        """Photographs of these shards."""
+        """Number of photographs by shard number."""
         return ByShard(self.shard_W, lambda at: int(self.size_W[at]))
 
     def _lacking(self, at: int) -> Lacking:
@@ -226,7 +227,7 @@ class PendingShards:
 def pending_shards(
     store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequence[str], part: Part
 ) -> PendingShards:
-    """What is to do until every backbone has the transformations ``names`` of all shards of a part."""
+    """Find the missing embeddings of these backbones and transformations in all shards of a part."""
     slugs = [entry.slug for entry in entries]
     return lacking(Rows.of(store.manifest().row_N), store.settings.shard_rows, store.finished(), slugs, names, part)
 
@@ -234,12 +235,13 @@ def pending_shards(
 def lacking(
     rows: Rows, shard_rows: int, finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
 ) -> PendingShards:
-    """`pending_shards` from what a store says of itself.
+    """`pending_shards` from rows and a journal's index.
 
     Args:
-        rows: that hold images; shard_rows: R.
-        finished: what its journal says.
-        slugs: of the B backbones.
+        rows: rows that hold images.
+        shard_rows: R.
+        finished: index of the journal.
+        slugs: slugs of the B backbones.
         names: the T transformations.
     """
     count = -(-rows.rows // shard_rows)
@@ -264,6 +266,6 @@ def lacking(
 
 
 def images_of(manifest: Manifest, shard: int, rows: int) -> range:
-    """The images of a shard of so many rows, as positions in the manifest."""
+    """Return the images of a shard of ``rows`` rows, as positions in the manifest."""
     part = manifest.between(shard * rows, (shard + 1) * rows)
     return range(part.start, part.stop)

@@ -1,7 +1,7 @@
-"""Checks that need seconds, made before the hours of embedding: what would fail late fails here, with what to do.
+"""Preflight checks of a study: fail within seconds, with advice, instead of after hours of embedding.
 
-Everything is decided from keys, labels and splits of photographs, and from the study. Photographs that turn out to be
-damaged are left out later, so numbers here are upper bounds.
+The checks use the study and the keys, labels and splits of photographs. Counts are upper bounds, because photographs
+that cannot be decoded are quarantined later.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 
-MIN_TEST = 2  # of one image there is no interval
+MIN_TEST = 2  # one image has no confidence interval
 _NAMED = 5  # names listed in a message
 
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How many images of each class are in each split.
+    """Number of images by class and split.
 
     Attributes:
         class_names: C names.
-        count_CS: (C + 1, 3) images of each class in train, val and test; the last row is of unlabelled ones.
-        given: whether the source gives the splits, and not a hash.
+        count_CS: (C + 1, 3) images of each class in train, val and test; the last row counts unlabelled images.
+        given: whether the splits are the source's own instead of hashed.
     """
 
     class_names: tuple[str, ...]
@@ -50,12 +50,12 @@ class SplitCounts:
 
     @property
     def total(self) -> tuple[int, int, int]:
-        """Images in train, val and test."""
+        """Number of images in train, val and test."""
         train, val, test = self.count_CS.sum(axis=0).tolist()
         return train, val, test
 
     def classes(self, split: int) -> list[str]:
-        """Names of the classes with images in a split."""
+        """Return the names of the classes with images in a split."""
         return [name for name, count in zip(self.class_names, self.count_CS[:-1, split], strict=True) if count]
 
 
@@ -69,27 +69,27 @@ def check_study(
     manifest: Manifest | None = None,
     writes_store: bool = True,
 ) -> list[str]:
-    """Check all that can be checked of a study before anything is embedded.
+    """Check a study before embedding.
 
     Args:
-        study: what is to be done; its plug-ins are loaded.
+        study: the study, with its plug-ins loaded.
         source: its photographs.
-        out: folder of its results.
-        store_path: where its embeddings go.
-        records: the photographs that are taken, after ``study.limit``.
-        manifest: of a store that exists: its photographs keep their splits.
-        writes_store: False for a store that has everything already, which need not be writable.
+        out: folder for its results.
+        store_path: path of its store.
+        records: its photographs, after ``study.limit``.
+        manifest: manifest of an existing store, whose photographs keep their splits.
+        writes_store: False for a complete store, which need not be writable.
 
     Returns:
-        warnings, a line each.
+        warnings, one line each.
 
     Raises:
-        ConfigError: the first thing that would fail, or give a wrong number.
+        ConfigError: the first problem that would cause a failure or a wrong result.
     """
     transformations = study.settings().transformations
     check_backbones(study.backbones)
-    check_writable(cache.root(), "$SUBSTYLE_CACHE", "set $SUBSTYLE_CACHE to another one")
-    check_writable(out, "--out", "name another one with --out")
+    check_writable(cache.root(), "$SUBSTYLE_CACHE", "set $SUBSTYLE_CACHE to another folder")
+    check_writable(out, "--out", "pass another --out")
     if writes_store:
         check_store(store_path)
     counts = count_splits(records, source, seed=study.seed, fractions=study.splits.fractions, manifest=manifest)
@@ -99,7 +99,7 @@ def check_study(
 
 
 def check_backbones(choices: Sequence[BackboneChoice]) -> None:
-    """Names, each once, and files of weights. Raises ConfigError."""
+    """Raise ConfigError unless names are valid and unique, and checkpoints exist."""
     names = [choice.name for choice in choices]
     for i, choice in enumerate(choices):
         registry.check_checkpoint(choice.name, choice.checkpoint)
@@ -107,43 +107,41 @@ def check_backbones(choices: Sequence[BackboneChoice]) -> None:
             raise ConfigError("backbone", choice.name, "each backbone once")
         path = choice.checkpoint
         if path is not None and not path.exists() and prefix_of(path) is None:
-            raise ConfigError(f"{choice.name}: checkpoint", str(path), "a file or a folder that exists")
+            raise ConfigError(f"{choice.name}: checkpoint", str(path), "an existing file or folder")
 
 
 def check_writable(path: Path, field: str, remedy: str) -> None:
-    """Raise ConfigError unless a folder can be written to, or made. Nothing is left there.
+    """Raise ConfigError unless a folder is writable or can be created. Leaves no files.
 
     Args:
-        path: the folder. Where it does not exist, the nearest folder above it that does is tried.
-        field: what to call it.
-        remedy: how to choose another one.
+        path: the folder. If it does not exist, its nearest existing parent is checked.
+        field: field of the error.
+        remedy: advice for the error message.
     """
     there = path.absolute()
     while not os.path.lexists(there):
         there = there.parent
     if not there.is_dir():
-        raise ConfigError(field, str(path), f"a folder, and {there} is not one: {remedy}")
+        raise ConfigError(field, str(path), f"a folder, but {there} is not one; {remedy}")
     try:
-        with tempfile.TemporaryFile(dir=there) as file:  # without a name: a process that is killed leaves nothing
+        with tempfile.TemporaryFile(dir=there) as file:  # has no name, so a killed process leaves nothing
             file.write(b"substyle")
             file.flush()
     except OSError as error:
-        raise ConfigError(
-            field, str(path), f"a folder that can be written to ({there}: {error.strerror}): {remedy}"
-        ) from error
+        raise ConfigError(field, str(path), f"a writable folder ({there}: {error.strerror}); {remedy}") from error
 
 
 def check_store(path: Place) -> None:
-    """Raise ConfigError unless a store can be made at a local path, or the one there can be written to."""
+    """Raise ConfigError unless a local store is writable or can be created."""
     if not isinstance(path, Path):
         return
-    remedy = "name another one with --store"
+    remedy = "pass another --store"
     if catalog.exists(path):
         if not os.access(path, os.W_OK | os.X_OK):  # no temporary file: other processes may be reading the store
-            raise ConfigError("--store", str(path), f"a store that can be written to: {remedy}")
+            raise ConfigError("--store", str(path), f"a writable store; {remedy}")
         return
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError("--store", str(path), f"a store, or a path where nothing is yet: {remedy}")
+        raise ConfigError("--store", str(path), f"an existing store, or a path that does not exist; {remedy}")
     check_writable(path.parent, "--store", remedy)
 
 
@@ -158,9 +156,9 @@ def count_splits(
     """Count the images of every class and split as embedding will assign them.
 
     Args:
-        records: the photographs that are taken.
-        source: where they come from.
-        manifest: of a store that exists: its photographs count as well, with the splits that they have there.
+        records: the photographs.
+        source: their source.
+        manifest: manifest of an existing store, whose photographs are counted with their splits.
     """
     there = set(manifest.keys) if manifest else set()
     names = list(manifest.class_names) if manifest else []
@@ -180,20 +178,20 @@ def count_splits(
         source=splits,
     )
     count_CS = np.zeros((len(names) + 1, 3), np.int64)
-    np.add.at(count_CS, (label_N, split_N), 1)  # unlabelled ones are -1, the last row
+    np.add.at(count_CS, (label_N, split_N), 1)  # unlabelled images have label -1, the last row
     if manifest:
         np.add.at(count_CS, (manifest.label_N, manifest.split_N), 1)
     return SplitCounts(tuple(names), count_CS, not splits <= {None, "train"})
 
 
 def check_splits(counts: SplitCounts) -> list[str]:
-    """Check that probes have something to learn from and to be scored on.
+    """Check that probes have images to train, validate and test on.
 
     Returns:
         warnings.
 
     Raises:
-        ConfigError: too few images in a split, or a class that is tested and not learned.
+        ConfigError: a split has too few images, or a tested class has no training images.
     """
     train, val, test = counts.total
     found = f"{train} training, {val} validation and {test} test photographs"
@@ -201,10 +199,10 @@ def check_splits(counts: SplitCounts) -> list[str]:
     if train < 1 or train + val < 2:
         raise ConfigError(
             *(_field(counts, "train"), found),
-            f"at least 1 photograph to learn from and 1 to validate on: add training photographs{how}",
+            f"at least 1 photograph for training and 1 for validation; add training photographs{how}",
         )
     if test < MIN_TEST:
-        raise ConfigError(_field(counts, "test"), found, f"at least {MIN_TEST} test photographs: add some{how}")
+        raise ConfigError(_field(counts, "test"), found, f"at least {MIN_TEST} test photographs; add some{how}")
     if len(counts.class_names) < 2:
         return []
     learned, tested = set(counts.classes(TRAIN)), counts.classes(TEST)
@@ -212,16 +210,16 @@ def check_splits(counts: SplitCounts) -> list[str]:
     if strange:
         raise ConfigError(
             _field(counts, "train"),
-            f"{len(strange)} of {len(counts.class_names)} classes with test and without training photographs: "
+            f"{len(strange)} of {len(counts.class_names)} classes with test but without training photographs: "
             f"{_some(strange)}",
-            "training photographs of every class that is tested, as all its test photographs would count as wrong: "
-            f"add some, or leave these classes out{how}",
+            "training photographs of every tested class, otherwise all its test photographs count as errors; "
+            f"add some, or remove these classes{how}",
         )
     warnings = []
     untested = sorted(set(counts.class_names) - set(tested))
     if tested and untested:
         warnings.append(
-            f"{len(untested)} of {len(counts.class_names)} classes have no test photographs and are not scored: "
+            f"{len(untested)} of {len(counts.class_names)} classes are not scored, without test photographs: "
             f"{_some(untested)}"
         )
     single = [
@@ -231,8 +229,8 @@ def check_splits(counts: SplitCounts) -> list[str]:
     ]
     if single and not counts.classes(VAL):
         warnings.append(
-            "there are no validation photographs of any class, so a tenth of the training photographs is validated on: "
-            f"classes with only one may not be learned, and then count as wrong: {_some(single)}"
+            "no class has validation photographs, so a tenth of the training photographs is used for validation; "
+            f"classes with only one training photograph may not be learned and count as errors: {_some(single)}"
         )
     return warnings
 
@@ -244,7 +242,7 @@ def check_suite(transformations: Sequence[str]) -> list[str]:
         warnings.
 
     Raises:
-        ConfigError: no identity, or an unknown transformation.
+        ConfigError: identity is missing, or a transformation is unknown.
     """
     known = _transformations(transformations)
     if "identity" not in transformations:
@@ -253,51 +251,51 @@ def check_suite(transformations: Sequence[str]) -> list[str]:
     held_out = {t.coarse for t in known if t.role == "held_out"}
     if not seen & held_out:
         return [
-            "the suite has no held-out transformation of a coarse class that is also trained on: accuracy on held-out "
-            "transformations is not measured"
+            "accuracy on held-out transformations is not measured: the suite has no held-out transformation of a "
+            "coarse class with training transformations"
         ]
     return []
 
 
 def check_tasks(config: ProbeConfig, transformations: Sequence[str], counts: SplitCounts) -> list[str]:
-    """Check which probes the photographs and the suite can pose.
+    """Check which probes are possible with the photographs and the suite.
 
     Returns:
-        warnings, one for each that is skipped.
+        warnings, one per skipped probe.
 
     Raises:
-        ConfigError: none of those asked for can be posed.
+        ConfigError: none of the requested probes is possible.
     """
     trained = {t.coarse for t in _transformations(transformations) if t.role == "train"}
     no_class = None
     if len(counts.classes(TRAIN)) < 2:
-        no_class = f"photographs of at least 2 classes to learn from, and there are {len(counts.classes(TRAIN))}"
+        no_class = f"training photographs of at least 2 classes, found {len(counts.classes(TRAIN))}"
     elif not counts.classes(TEST):
-        no_class = "test photographs with a class, and there are none"
+        no_class = "labelled test photographs, found none"
     no_fine = None if len(transformations) > 1 else "a transformation besides identity"
     needs = {
         "fine": no_fine,
-        "coarse": None if len(trained) > 1 else "transformations of at least 2 coarse classes in the role train",
+        "coarse": None if len(trained) > 1 else "training transformations of at least 2 coarse classes",
         "semantic": no_class,
         "multitask": no_class or no_fine,
     }
     missing = {task: needs[task] for task in config.tasks if needs[task]}
     if len(missing) == len(config.tasks):
         needed = "; ".join(f"{task} needs {need}" for task, need in missing.items())
-        raise ConfigError("probes.tasks", list(config.tasks), f"at least one that can be posed ({needed})")
-    return [f"the {task} probe is skipped: it needs {need}" for task, need in missing.items()]
+        raise ConfigError("probes.tasks", list(config.tasks), f"at least one possible task ({needed})")
+    return [f"the {task} probe is skipped; it needs {need}" for task, need in missing.items()]
 
 
 def check_shift(
     shift: Mapping[str, Path | str], counts: SplitCounts, probes: ProbeConfig, source: SourceConfig | None = None
 ) -> list[str]:
-    """Open the photographs of a distribution shift, and compare their classes to those that the class probe learns.
+    """Check that the photographs of distribution shifts have classes of the class probe.
 
     Returns:
-        warnings, one for each that has classes which the probe does not know.
+        warnings, one per shift with unknown classes.
 
     Raises:
-        ConfigError: there is no class probe, photographs that cannot be opened, or none of a known class.
+        ConfigError: the study has no class probe, photographs cannot be opened, or none has a known class.
     """
     if not shift:
         return []
@@ -306,7 +304,7 @@ def check_shift(
         raise ConfigError(
             "shift",
             ", ".join(shift),
-            f"nothing, as the study's photographs have {len(known)} classes to learn: it scores the class probe",
+            f"none, because it scores the class probe and the study has {len(known)} training classes",
         )
     if "semantic" not in probes.tasks or "linear" not in probes.heads or not probes.save:
         raise ConfigError(
@@ -319,17 +317,15 @@ def check_shift(
         count = Counter(None if r.label is None else names[r.label] for r in photographs.records)
         found = sorted(text for text in count if text is not None)
         if not found:
-            raise ConfigError(f"shift.{name}", str(folder), "photographs with classes, such as a folder for each class")
+            raise ConfigError(f"shift.{name}", str(folder), "labelled photographs, such as one folder per class")
         if not known & set(found):
             raise ConfigError(f"shift.{name}", _some(found), f"some of the study's classes: {_some(sorted(known))}")
         unknown = [text for text in found if text not in known]
         if unknown or count[None]:
             left_out = sum(count[text] for text in unknown) + count[None]
-            kinds = [f"of classes that the study does not learn ({_some(unknown)})"] if unknown else []
+            kinds = [f"of classes outside the study ({_some(unknown)})"] if unknown else []
             kinds += ["without a class"] if count[None] else []
-            warnings.append(
-                f"shift {name}: {left_out} of {count.total()} photographs are left out: {' or '.join(kinds)}"
-            )
+            warnings.append(f"shift {name}: ignoring {left_out} of {count.total()} photographs: {' or '.join(kinds)}")
     return warnings
 
 
@@ -343,6 +339,6 @@ def _field(counts: SplitCounts, split: str) -> str:
 
 
 def _some(names: Collection[str]) -> str:
-    """A few names, and how many more there are."""
+    """The first names, and the number of others."""
     first = ", ".join(list(names)[:_NAMED])
     return first if len(names) <= _NAMED else f"{first} and {len(names) - _NAMED} more"

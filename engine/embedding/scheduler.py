@@ -1,8 +1,7 @@
-"""What the embedding loop is ahead with: variants that wait for their backbones, and shards that wait for the disk.
+"""Background work of the embedding loop: queues of variants for backbones and of shards for the disk.
 
-Making variants, embedding them and writing the shard before go on side by side, so that no core waits for another.
-Where there are several backbones, one goes on for many batches before the next has its turn: a network that takes over
-from another finds nothing of its own in the processor's caches, which costs milliseconds every time.
+Variants are rendered, embedded and written concurrently, to keep all cores busy. With several backbones, each embeds
+many batches in a row: switching networks evicts the processor's caches and costs milliseconds.
 """
 
 from __future__ import annotations
@@ -26,21 +25,23 @@ from substyle.engine.backbones.spec import AsyncResult
 from substyle.engine.cuda import Canvas
 from substyle.engine.store.records import ImageNote
 
-_UNWRITTEN = 2  # shards that may wait for the disk
-_LOOK_S = 0.1  # between looks at what goes on, while nothing is given
+_UNWRITTEN = 2  # shards that may be queued for the disk
+_LOOK_S = 0.1  # interval of checks for errors while waiting for the next batch
 T = TypeVar("T")
 
 
 @dataclass
 class ShardInProgress:
-    """A unit of work under way.
+    """A shard being embedded.
 
     Attributes:
-        number: of the shard; first: its first row; images: its images, as positions in the manifest.
-        wanted: transformations that some backbone lacks.
-        buffers: for each backbone the embeddings of those it lacks, (r, D) float32, NaN where nothing is yet.
-        notes: what has been learnt of its images so far, batch after batch; asked for when the shard is written.
-        missing: embedded batches that are still to come; one more while the shard is open.
+        number: number of the shard.
+        first: its first row.
+        images: its images, as positions in the manifest.
+        wanted: transformations that any backbone is missing.
+        buffers: for each backbone, embeddings (r, D) float32 by missing transformation, initially NaN.
+        notes: functions that return the notes of each batch's images, called when the shard is written.
+        missing: number of batches not embedded yet, plus one until the shard is closed.
     """
 
     number: int
@@ -54,14 +55,15 @@ class ShardInProgress:
 
 @dataclass(frozen=True)
 class Batch:
-    """One variant of some photographs of a shard.
+    """One variant of a batch of photographs of a shard.
 
     Attributes:
         name: the transformation.
-        pixels_BSSC: (B, S, S, 3) uint8, to which nobody writes any more. It is held until its embeddings are there:
-            its memory may be another library's, that takes it back at once.
-        rows_B: the row of each in the shard's buffers; ok_B: bool, which of them are valid.
-        made: the event after which the pixels are there; None where they are.
+        pixels_BSSC: (B, S, S, 3) uint8, not modified any more. Referenced until it is embedded, because its memory may
+            belong to another library that reuses it on release.
+        rows_B: rows in the shard's buffers.
+        ok_B: bool, whether each photograph is valid.
+        made: event after which the pixels are ready; None if they are.
     """
 
     shard: ShardInProgress
@@ -73,15 +75,15 @@ class Batch:
 
 
 class Scheduler:
-    """Takes batches and shards from one thread, embeds the batches, and has shards written that have all of theirs.
+    """Embeds batches on one thread and writes completed shards on another.
 
     Args:
-        backbones: of the run.
-        write: writes a shard, given the wall time in seconds since the shard before it was complete.
-        arrived: told how many embeddings have arrived.
-        waiting: batches that may wait for each backbone.
-        begun: batches that a backbone is given before the first of them has ended, so that all its streams have work.
-        device: where the backbones run.
+        backbones: the backbones of the run.
+        write: writes a shard; its second argument is the wall time in seconds since the previous shard was complete.
+        arrived: called with the number of new embeddings.
+        waiting: maximum number of batches queued for each backbone.
+        begun: number of batches in flight per backbone, to keep all its streams busy.
+        device: device of the backbones.
     """
 
     def __init__(
@@ -92,24 +94,25 @@ class Scheduler:
         *,
         waiting: int,
         begun: int,
-        device: torch.device = torch.device("cpu"),  # noqa: B008 - it cannot change
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     ) -> None:
         self.device = device
         self.backbones, self.write, self.arrived = backbones, write, arrived
         self.waiting, self.begun = waiting, begun
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards the attributes below
         self._queues: list[deque[Batch]] = [deque() for _ in backbones]
         self._writes: deque[Future[None]] = deque()
-        self._turn = 0  # whose batches are embedded
-        self._idle = self._last = self._over = False  # the giver waits; will give no more; the embedding has ended
+        self._turn = 0  # index of the current backbone
+        # the caller is waiting; the caller has finished; the embedding thread has ended
+        self._idle = self._last = self._over = False
         self._complete = time.perf_counter()
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The block that gives it work; after it everything is embedded and written.
+        """Context in which batches are added; on exit, everything has been embedded and written.
 
         Raises:
-            what went wrong in a backbone or in writing. A shard that is being written is finished in every case.
+            exceptions of backbones and of writing. A shard that is being written is always finished.
         """
         with (
             ThreadPoolExecutor(1, "substyle-write") as self._writer,
@@ -129,7 +132,7 @@ class Scheduler:
                     self._changed.notify_all()
 
     def add(self, backbone: int, batch: Batch) -> None:
-        """Let a backbone embed a batch; waits while too many wait for it. Raises what went wrong so far."""
+        """Queue a batch for a backbone, blocking while its queue is full. Raises earlier exceptions of the threads."""
         queue = self._queues[backbone]
         with self._changed:
             batch.shard.missing += 1
@@ -143,10 +146,7 @@ class Scheduler:
         self._check_writing(_UNWRITTEN)
 
     def until(self, more: Future[T]) -> T:
-        """Wait for what tells what comes next; meanwhile all that is there is embedded, however little.
-
-        Raises what went wrong so far.
-        """
+        """Wait for a future; meanwhile all queued batches are embedded. Raises earlier exceptions of the threads."""
         with self._changed:
             self._idle = not more.done()
             self._changed.notify_all()
@@ -160,11 +160,11 @@ class Scheduler:
         return more.result()
 
     def close(self, shard: ShardInProgress) -> None:
-        """All batches of a shard have been added."""
+        """Mark a shard as having all of its batches added."""
         self._arrived(shard)
 
     def _check_writing(self, unwritten: int) -> None:
-        """Wait until no more than that many shards wait for the disk. Raises what went wrong with those before."""
+        """Wait until at most ``unwritten`` shards are queued for the disk. Raises exceptions of earlier writes."""
         while True:
             with self._changed:
                 if not self._writes or (len(self._writes) <= unwritten and not self._writes[0].done()):
@@ -183,7 +183,7 @@ class Scheduler:
     # --- on the embedding thread ------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        # on a stream of its own, so that a batch waits for its own pixels and not for those that are made after them
+        # on a separate stream, so that a batch does not wait for pixels rendered after its own
         with cuda.own_stream(self.device):
             self._embed_all()
 
@@ -222,7 +222,7 @@ class Scheduler:
                 self._changed.notify_all()
 
     def _next(self) -> int | None:
-        """The backbone whose turn it is: the same while something waits for it, then the one for which most waits."""
+        """The backbone to run: the current one while it has batches, then the one with the longest queue."""
         if self._queues[self._turn]:
             return self._turn
         longest = max(range(len(self._queues)), key=lambda i: len(self._queues[i]))

@@ -1,7 +1,7 @@
-"""Zarr v3 arrays of a store: metadata, and chunks that are written and read without Zarr.
+"""Zarr v3 arrays of a store: metadata, and chunks written and read without the zarr library.
 
-Zarr would write them from threads of its own, which an interrupt leaves behind with a traceback, and takes milliseconds
-for each. Format: Zarr core specification, version 3.
+The library takes milliseconds per chunk and writes from its own threads, which fail with a traceback on an interrupt.
+Format: Zarr core specification, version 3.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from substyle.engine.store.files import flush, make_folder, naming, write_durabl
 from substyle.engine.store.layout import METADATA, OverflowError16, StoreError, StoreSettings
 from substyle.pipelines.storage import ObjectPlace, Place, each
 
-# of every array: bare numbers, little-endian; chunk (i, j) is the file c/i/j
+# of every array: uncompressed little-endian numbers; chunk (i, j) is the file c/i/j
 CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
 CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
 
 
 def group(attributes: Mapping[str, Any]) -> bytes:
-    """Metadata of a group."""
+    """Encode the metadata of a group."""
     return _text({"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"})
 
 
 def array_metadata(rows: int, width: int, *, shard_rows: int, dtype: str, attributes: Mapping[str, Any]) -> bytes:
-    """Metadata of an array of (rows, width) numbers in chunks of whole rows; NaN is what no chunk says."""
+    """Encode the metadata of an array (rows, width) in chunks of whole rows, with fill value NaN."""
     return _text(
         {
             "shape": [rows, width],
@@ -53,7 +53,7 @@ def array_metadata(rows: int, width: int, *, shard_rows: int, dtype: str, attrib
 
 
 def write(node: Place, metadata: bytes) -> None:
-    """Write the metadata of a group or an array, in place of what is there. Raises StoreError where that cannot be."""
+    """Write or replace the metadata of a group or an array. Raises StoreError if the write fails."""
     make_folder(node)
     path = node / METADATA
     if isinstance(path, ObjectPlace):
@@ -64,7 +64,7 @@ def write(node: Place, metadata: bytes) -> None:
 
 
 def grow(node: Place, rows: int) -> None:
-    """Give an array more rows, which are NaN as yet. Raises StoreError where that cannot be."""
+    """Extend an array with rows of NaN. Raises StoreError if the write fails."""
     path = node / METADATA
     with writing(path):
         metadata: dict[str, Any] = json.loads(path.read_bytes())
@@ -73,7 +73,7 @@ def grow(node: Place, rows: int) -> None:
 
 
 def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
-    """Raise StoreError unless an array is laid out as this engine does it: (N, D) numbers in bare chunks (R, D)."""
+    """Raise StoreError unless an array has this engine's layout: (N, D) numbers in uncompressed chunks (R, D)."""
     there = json.loads(json.dumps(found.metadata.to_dict()))
     pairs = {
         "width": (found.shape[1:], (dim,)),
@@ -85,18 +85,15 @@ def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, pa
     }
     for what, (value, wanted) in pairs.items():
         if value != wanted:
-            raise StoreError(f"{path / METADATA}: {what} {value}, not {wanted} (run substyle verify)")
+            raise StoreError(f"{path / METADATA}: {what} {value}, expected {wanted}; run substyle verify")
 
 
 def _text(metadata: Mapping[str, Any]) -> bytes:
     return json.dumps(metadata, indent=2).encode()
 
 
-# Opening Zarr groups and arrays; damaged metadata are named.
-
-
 def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
-    """What Zarr takes for a place that it reads."""
+    """Convert a path or bucket location to a store that zarr can read."""
     if isinstance(path, Path):
         return str(path)
     from zarr.storage import ObjectStore
@@ -105,38 +102,35 @@ def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
 
 
 def root(path: Place) -> zarr.Group:
-    """The group of a whole store. Raises StoreError when its metadata are missing or damaged."""
+    """Open the root group of a store. Raises StoreError if its metadata are missing or damaged."""
     with _named(path):
         if not (path / METADATA).exists():
-            raise StoreError(f"{path / METADATA}: is missing (run substyle verify)")
-        # what a group holds is asked of the disk, never of a summary in its metadata
+            raise StoreError(f"{path / METADATA}: missing; run substyle verify")
+        # list members from storage, not from consolidated metadata
         return zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
 
 
 def open_array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
-    """An array of a store. Raises StoreError when it is not there, no array, or damaged."""
+    """Open an array of a store. Raises StoreError if it is missing, not an array, or damaged."""
     with _named(store / name):
         member = parent[name]
     if not isinstance(member, zarr.Array):
-        raise StoreError(f"{store}: {name} is not an array (run substyle verify)")
+        raise StoreError(f"{store}: {name} is not an array; run substyle verify")
     return member
 
 
 @contextmanager
 def _named(path: Place) -> Iterator[None]:
-    """Turn what zarr raises for metadata that it cannot use into a StoreError that names their file."""
+    """Convert errors of zarr about metadata to a StoreError that names their file."""
     try:
         with naming(path):
             yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise StoreError(f"{path / METADATA}: cannot be read: {error!r} (run substyle verify)") from error
-
-
-# Chunks: cast, laid out as Zarr reads them, written whole, flushed to the disk, summed.
+        raise StoreError(f"{path / METADATA}: cannot read: {error!r}; run substyle verify") from error
 
 
 def cast(rows_RD: NDArray[np.floating], dtype: str, what: str) -> NDArray[Any]:
-    """Embeddings in the store's type. Raises OverflowError16 when a finite one is not finite in it."""
+    """Cast embeddings to the store's dtype. Raises OverflowError16 if a finite value overflows."""
     with np.errstate(over="ignore"):
         cast_RD = rows_RD.astype(dtype)
     if (np.isinf(cast_RD) & np.isfinite(rows_RD)).any():
@@ -145,19 +139,19 @@ def cast(rows_RD: NDArray[np.floating], dtype: str, what: str) -> NDArray[Any]:
 
 
 def write_chunk(chunk: Place, rows_RD: NDArray[Any], shard_rows: int) -> str:
-    """Write a shard's rows as one chunk: r ≤ R rows, and NaN in those that are left of it.
+    """Write r ≤ R rows of a shard as one chunk, padded with NaN.
 
     Returns:
         SHA-256 of the chunk.
 
     Raises:
-        StoreError: no room, no permission, or another failure of the disk or the bucket.
+        StoreError: the disk or bucket is full, not writable, or failed.
     """
     whole_RD = rows_RD
     if len(rows_RD) < shard_rows:
         whole_RD = np.full((shard_rows, rows_RD.shape[1]), np.nan, rows_RD.dtype)
         whole_RD[: len(rows_RD)] = rows_RD
-    # little-endian and row by row, as `nodes.require_layout` holds every array to
+    # little-endian and C order, as `require_layout` requires
     data = np.ascontiguousarray(whole_RD, whole_RD.dtype.newbyteorder("<")).view(np.uint8).reshape(-1).data
     with writing(chunk):
         if isinstance(chunk, ObjectPlace):
@@ -168,10 +162,10 @@ def write_chunk(chunk: Place, rows_RD: NDArray[Any], shard_rows: int) -> str:
 
 
 def _write_file(chunk: Path, data: memoryview) -> None:
-    if chunk.parent.is_dir():  # what an interrupted run left, or a chunk that is made anew
+    if chunk.parent.is_dir():  # of an interrupted run, or a chunk that is embedded again
         shutil.rmtree(chunk.parent)
     chunk.parent.mkdir(parents=True)
-    partial = chunk.with_suffix(".partial")  # a reader of the rows around it must not meet half a chunk
+    partial = chunk.with_suffix(".partial")  # readers must never see a partial chunk
     with partial.open("wb", buffering=0) as file:
         done = 0
         while done < len(data):
@@ -181,7 +175,7 @@ def _write_file(chunk: Path, data: memoryview) -> None:
 
 
 def flush_folders(chunks: Iterable[Place]) -> None:
-    """Flush the names of chunk files and of their shards to the disk."""
+    """Flush the folders of chunk files and of their shards to the disk."""
     files = [chunk for chunk in chunks if isinstance(chunk, Path)]
     for folder in sorted({folder for chunk in files for folder in chunk.parents[:2]}):
         with writing(folder):
@@ -189,13 +183,13 @@ def flush_folders(chunks: Iterable[Place]) -> None:
 
 
 class Sizes:
-    """Sizes of chunks. Those in a bucket are not asked for one by one: the chunks of an array are listed."""
+    """Sizes of chunks. In a bucket, one listing per array replaces a request per chunk."""
 
     def __init__(self) -> None:
         self._listed: dict[ObjectPlace, dict[str, int]] = {}
 
     def of(self, chunk: Place) -> int | None:
-        """Bytes of a chunk; None where there is none, or where none can have that name."""
+        """Return the size of a chunk in bytes; None if it does not exist or its name is invalid."""
         with suppress(OSError, ValueError):
             if not isinstance(chunk, ObjectPlace):
                 status = chunk.stat()
@@ -207,27 +201,24 @@ class Sizes:
         return None
 
 
-# Rows of an array, read from its chunks straight to where they go.
-#
-# A store's chunks are whole rows, one after the other and uncompressed (`nodes.require_layout`): reading a part of the
-# file puts them in their place, where a pipeline of codecs would read a whole chunk and copy it once more. Of a bucket
-# several chunks are asked for at once.
+# Chunks are uncompressed whole rows (`require_layout`), so rows are read from a part of the file straight into the
+# output; zarr's codec pipeline would read whole chunks and copy them once more.
 
-_NEAR = 16 << 10  # bytes between two rows that are read through: another call would take as long
-_NEAR_IN_A_BUCKET = 1 << 20  # likewise: another request takes tens of milliseconds
+_NEAR = 16 << 10  # gap in bytes up to which two rows are read together: another call would take as long
+_NEAR_IN_A_BUCKET = 1 << 20  # the same in a bucket, where another request takes tens of milliseconds
 
 Into: TypeAlias = Callable[[memoryview, int], int]
 
 
 def read_plain(array: zarr.Array[Any], chunk: Callable[[int], Place], start: int, out_RD: NDArray[Any]) -> None:
-    """Rows from ``start`` on, as many as fit; where there is no chunk, its fill value.
+    """Fill ``out_RD`` with the rows from ``start`` on; missing chunks have the fill value.
 
     Args:
-        chunk: where a chunk lies, by its number.
-        out_RD: contiguous, in the array's type.
+        chunk: maps a chunk number to its location. Chunks in a bucket are requested concurrently.
+        out_RD: contiguous, in the array's dtype.
 
     Raises:
-        StoreError: a chunk is cut short or cannot be read.
+        StoreError: a chunk is truncated or cannot be read.
     """
     rows, stop = array.chunks[0], start + len(out_RD)
     at = start
@@ -253,20 +244,20 @@ def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object) -> N
         out_RD[...] = fill
         return
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
+        raise StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify") from error
     if done < len(place):
-        raise StoreError(f"{path}: is cut short (run substyle verify)")
+        raise StoreError(f"{path}: truncated; run substyle verify")
 
 
 def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64]) -> None:
-    """Some rows of a chunk into rows ``place_M`` of an array; rows that lie near each other are read together.
+    """Read rows of a chunk into rows ``place_M`` of an array; neighbouring rows are read together.
 
     Args:
-        row_M: rows of the chunk, ascending; one may be there several times.
-        out_RD: contiguous, in the store's type.
+        row_M: rows of the chunk, ascending, possibly repeated.
+        out_RD: contiguous, in the store's dtype.
 
     Raises:
-        StoreError: the chunk is missing, cut short or cannot be read.
+        StoreError: the chunk is missing, truncated or cannot be read.
     """
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
@@ -277,23 +268,23 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
         with _opened(path) as into:
             for end in ends.tolist():
                 own, first, alone = slice(start, end), rows[start], end - start == 1
-                if alone:  # straight to its place
+                if alone:  # read without a copy
                     view = whole[places[start] * row_bytes : (places[start] + 1) * row_bytes]
                 else:
                     near_RD = np.empty((rows[end - 1] - first + 1, out_RD.shape[1]), out_RD.dtype)
                     view = near_RD.view(np.uint8).reshape(-1).data
                 if into(view, first * row_bytes) < len(view):
-                    raise StoreError(f"{path}: is cut short (run substyle verify)")
+                    raise StoreError(f"{path}: truncated; run substyle verify")
                 if not alone:
                     out_RD[place_M[own]] = near_RD[row_M[own] - first]
                 start = end
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error} (run substyle verify)") from error
+        raise StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify") from error
 
 
 @contextmanager
 def _opened(path: Place) -> Iterator[Into]:
-    """Reads bytes of a chunk from an offset on into memory, as many as there are and fit; gives how many that were."""
+    """Yield a function that reads a chunk from an offset into a buffer and returns the number of bytes read."""
     if isinstance(path, ObjectPlace):
         yield lambda place, offset: _into_from_object(path, place, offset)
     else:

@@ -1,7 +1,7 @@
 """Header and catalog of a store: settings, backbones and transformations.
 
-It is the store's own record, in immutable files ``catalog/<backbone>-<digest>.json``. Zarr attributes show the same to
-other readers and may be changed by them: nothing here is read from there.
+The catalog consists of immutable files ``catalog/<backbone>-<digest>.json``. Zarr attributes show the same facts to
+other readers, which may change them, and are never read back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROLES = ("train", "held_out")
 
 @dataclass(frozen=True)
 class Definition:
-    """A transformation as an array holds it: its definition in plain JSON, and the hash of what decides its pixels."""
+    """A transformation of an array: its definition in plain JSON, and a hash of everything that affects its pixels."""
 
     definition: dict[str, Any]
     hash: str
@@ -38,16 +38,16 @@ class Definition:
 
     @property
     def identity(self) -> str:
-        """What decides its pixels, and what probes take it for: hash, coarse class and role."""
+        """Hash, coarse class and role: what affects its pixels and its use in probes."""
         return f"{self.hash} {self.definition['coarse']} {self.definition['role']}"
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """What all files of a catalog say together.
+    """Merged content of all catalog files.
 
     Attributes:
-        backbones: by slug, in the order of their names.
+        backbones: by slug, ordered by name.
         transformations: by slug of the backbone, then by name.
     """
 
@@ -56,15 +56,15 @@ class Catalog:
 
 
 def files(store: Place) -> list[Place]:
-    """The files of a store's catalog, in order."""
+    """List the files of a store's catalog in order."""
     return listed(store / FOLDER, ".json")
 
 
 def read(store: Place, paths: list[Place] | None = None) -> Catalog:
-    """The catalog of a store.
+    """Read the catalog of a store.
 
     Args:
-        paths: its files, where they are known already.
+        paths: its files, if already listed.
 
     Raises:
         StoreError: a file is damaged, or two files contradict each other.
@@ -78,14 +78,14 @@ def read(store: Place, paths: list[Place] | None = None) -> Catalog:
         if differences(known.facts, entry.facts) or any(
             there.get(name, definition).identity != definition.identity for name, definition in found.items()
         ):
-            raise StoreError(f"{path}: contradicts another file of the catalog (run substyle verify)")
+            raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
         there |= found
     ordered = dict(sorted(backbones.items(), key=lambda pair: pair[1].name))
     return Catalog(ordered, transformations)
 
 
 def write(store: Place, facts: Mapping[str, Any], found: Mapping[str, Definition]) -> None:
-    """Add a file that names a backbone and some of its transformations."""
+    """Add a catalog file for a backbone and some of its transformations."""
     content = {
         "backbone": dict(facts),
         "transformations": [{"definition": d.definition, "hash": d.hash} for _, d in sorted(found.items())],
@@ -96,7 +96,7 @@ def write(store: Place, facts: Mapping[str, Any], found: Mapping[str, Definition
 
 
 def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
-    """One file of the catalog. Raises StoreError where it is damaged."""
+    """Read one catalog file. Raises StoreError if it is damaged."""
     try:
         content = json.loads(read_named(path))
         facts = content["backbone"]
@@ -115,18 +115,18 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
             raise ValueError("not the entry of a backbone")
         return BackboneEntry(name, slug(name), dim, facts), found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path}: damaged catalog file: {error!r} (run substyle verify)") from error
+        raise StoreError(f"{path}: damaged catalog file: {error!r}; run substyle verify") from error
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two makings of one backbone differ, in words; embeddings of both cannot stand in one array."""
+    """Describe the differences that prevent embeddings with both facts of a backbone from sharing an array."""
 
     def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
         spec, runtime = facts["spec"], facts["runtime"]
         return {
             "dim": facts["dim"],
             "weights": spec["weights_hash"],
-            "code": spec.get("code", ""),  # of a plug-in that makes the backbone
+            "code": spec.get("code", ""),  # of the backbone's plug-in
             "runtime": runtime["name"],
             "device": runtime.get("device", "cpu"),
             "precision": runtime["precision"],
@@ -136,32 +136,30 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         }
 
     old, new = identity(there), identity(now)
-    return [f"{key} {old[key]} there, {new[key]} now" for key in old if old[key] != new[key]]
+    return [f"{key} {old[key]} in the store, {new[key]} now" for key in old if old[key] != new[key]]
 
 
 def remedy(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How a run asks for the device and the runtime that a backbone was made with; "" where they are the same."""
+    """Advise how to select the backbone's original device and runtime; "" if they are the same."""
     old, new = there["runtime"], now["runtime"]
     device = old.get("device", "cpu")
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
         return ""
-    runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is made by torch, tensorrt_rtx asked for as tensorrt
-    return f' (go on with device = "{device}" and runtime = "{runtime}", or take another store)'
+    runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is selected as torch, tensorrt_rtx as tensorrt
+    return f' (set device = "{device}" and runtime = "{runtime}", or use another store)'
 
-
-# The header of a store, ``substyle.json``: its UUID, its settings, the images that calibrate it.
 
 _OLDER = "embed the photographs again into a new store"
 
 
 @dataclass(frozen=True)
 class StoreHeader:
-    """What is fixed when a store is made.
+    """Header of a store, ``substyle.json``, fixed at creation.
 
     Attributes:
-        uuid: identifies the store wherever it is moved or copied to.
+        uuid: identifies the store when it is moved or copied.
         settings: see `StoreSettings`.
-        calibration: keys of the images that gates and recalibrations use.
+        calibration: keys of the images used by gates and recalibrations.
     """
 
     uuid: str
@@ -170,11 +168,11 @@ class StoreHeader:
 
     @staticmethod
     def new(settings: StoreSettings, calibration: Sequence[str] = ()) -> StoreHeader:
-        """The header of a new store, with a UUID of its own."""
+        """Create the header of a new store with a new UUID."""
         return StoreHeader(str(uuid.uuid4()), settings, tuple(calibration))
 
     def encode(self) -> bytes:
-        """The file's content; it carries a digest of itself."""
+        """Encode the file's content, with its own digest."""
         content: dict[str, Any] = {
             "kind": "store",
             "schema": SCHEMA,
@@ -186,15 +184,15 @@ class StoreHeader:
 
 
 def exists(store: Place) -> bool:
-    """Whether a store is at this place."""
+    """Return whether a store exists at this place."""
     return (store / HEADER).is_file()
 
 
 def read_header(store: Place) -> StoreHeader:
-    """The header of the store at a place.
+    """Read the header of a store.
 
     Raises:
-        StoreError: there is no store, its header is damaged, or it has another schema.
+        StoreError: no store exists, its header is damaged, or its schema version is not supported.
     """
     path = store / HEADER
     try:
@@ -202,7 +200,7 @@ def read_header(store: Place) -> StoreHeader:
             raise StoreError(_absent(store))
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("kind") != "store":
-            raise StoreError(f"{store}: not a store ({HEADER} describes something else)")
+            raise StoreError(f"{store}: not a store ({HEADER} is of another kind)")
         if content.get("schema") != SCHEMA:
             raise StoreError(f"{store}: schema {content.get('schema')}; this version reads {SCHEMA}: {_OLDER}")
         found = content.pop("digest", None)
@@ -214,14 +212,14 @@ def read_header(store: Place) -> StoreHeader:
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise StoreError(f"{path}: damaged header: {error!r}; restore the file from a copy of the store") from error
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise StoreError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
 def _absent(store: Place) -> str:
-    """Why there is no store, in words."""
+    """The error message for a missing store."""
     metadata = store / METADATA
     if not metadata.is_file():
-        return f"{store}: no store is there"
+        return f"{store}: no store found"
     try:
         older = json.loads(metadata.read_bytes())["attributes"]["substyle"]["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Writing files so that a crash leaves the old state or the new one, never half of either.
+"""Atomic and durable file writes.
 
-On a disk that takes a temporary name, a flush and a rename. In a bucket an object appears whole or not at all, and what
-has a name of its own is put there only if nothing is.
+Files on a disk are written under a temporary name, flushed and renamed. Objects in a bucket appear atomically;
+immutable ones are put only if absent.
 """
 
 from __future__ import annotations
@@ -22,48 +22,46 @@ from substyle.engine.store.layout import StoreError
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, told
 
-# Whether a process of this host is still the one that was met before.
-
 
 def started(pid: int) -> str | None:
-    """When a process began, in clock ticks since the system's start; None where the system does not tell.
+    """Return a process's start time in clock ticks since boot; None if unavailable.
 
-    A number of a process is used again after its end; together with its start it is unique until the next boot.
+    Process ids are reused; with the start time they are unique until the next boot.
     """
     fields = _stat(pid)
     return fields[19] if fields else None  # the 22nd field of proc(5)
 
 
 def age() -> float | None:
-    """Seconds since this process began, to a hundredth; None where the system does not tell."""
+    """Return the seconds since this process started, to a hundredth; None if unavailable."""
     start = started(os.getpid())
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK") if start else None
 
 
 def is_running(pid: int, start: str | None = None) -> bool:
-    """Whether a process of that number runs, and began at ``start`` where that is known."""
+    """Return whether a process with this id is running, and started at ``start`` if given."""
     if pid <= 0:
         return False
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # OverflowError: no process has such a number
+    except (ProcessLookupError, OverflowError):  # OverflowError: not a valid id
         return False
     except PermissionError:
-        return True  # it runs as another user
+        return True  # of another user
     fields = _stat(pid)
     if not fields:
         return True
-    ended = fields[0] in "ZX"  # a process that was killed and that nobody has waited for
+    ended = fields[0] in "ZX"  # killed, but not waited for
     return not ended and (start is None or fields[19] == start)
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of proc(5)'s stat from the third, the state, on; empty where the system does not tell."""
+    """The fields of proc(5)'s stat from the third (state) on; empty if unavailable."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return []
-    return text.rpartition(")")[2].split()  # the name in parentheses may hold blanks
+    return text.rpartition(")")[2].split()  # the name in parentheses may contain spaces
 
 
 _TEMPORARY = ".tmp"
@@ -71,7 +69,7 @@ _TEMPORARY = ".tmp"
 
 @contextmanager
 def naming(path: Place) -> Iterator[None]:
-    """Let what others, such as Zarr, let through of a bucket's failures name the place (`told`)."""
+    """Convert bucket failures raised through other libraries, such as zarr, to errors that name the place."""
     if isinstance(path, ObjectPlace):
         with told(path):
             yield
@@ -81,29 +79,29 @@ def naming(path: Place) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Place) -> Iterator[None]:
-    """Turn what the system or a bucket says of a failed write into a StoreError that names the path and the reason."""
+    """Convert a failed write to a StoreError that names the path and the reason."""
     try:
         with naming(path):
             yield
     except ObjectError as error:
-        raise StoreError(f"{error}. What was finished before is kept.") from error
+        raise StoreError(f"{error}. Finished shards are kept.") from error
     except OSError as error:
         where = error.filename or path
         reason = error.strerror or str(error)
-        raise StoreError(f"{where}: cannot be written: {reason}. What was finished before is kept.") from error
+        raise StoreError(f"{where}: cannot write: {reason}. Finished shards are kept.") from error
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside the path that tells whose it is, so that what a dead process left can be cleared."""
+    """Return a hidden name beside the path with the host and process id, so that leftovers can be cleared."""
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
 
 
 def clear_temporary(folder: Place, name: str = "") -> None:
-    """Remove what dead processes of this host left under temporary names; a bucket has none.
+    """Remove temporary files of dead processes of this host. Does nothing in a bucket.
 
     Args:
-        folder: where to look, not below it.
-        name: only what was to become this; empty for everything.
+        folder: folder to search, not recursively.
+        name: final name of the files to remove; empty for all.
     """
     if isinstance(folder, ObjectPlace):
         return
@@ -114,12 +112,12 @@ def clear_temporary(folder: Place, name: str = "") -> None:
 
 
 def write_durably(path: Place, data: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename; afterwards the file is whole or not there.
+    """Write a file atomically and flush it to the disk.
 
-    In a bucket the object is put where none is; one that is there must be the same.
+    In a bucket, the object is put if absent; an existing one must have the same content.
 
     Raises:
-        StoreError: no room, no permission, or another failure of the disk or the bucket.
+        StoreError: the disk or bucket is full, not writable, or failed.
     """
     if isinstance(path, ObjectPlace):
         with writing(path):
@@ -140,7 +138,7 @@ def write_durably(path: Place, data: bytes) -> None:
 
 
 def listed(folder: Place, suffix: str) -> list[Place]:
-    """Files of a folder whose names end so, in the order of their names; none where there is no folder."""
+    """List a folder's files with a suffix, sorted by name; empty if the folder does not exist."""
     if isinstance(folder, ObjectPlace):
         return matching(folder, f"*{suffix}")
     try:
@@ -151,7 +149,7 @@ def listed(folder: Place, suffix: str) -> list[Place]:
 
 
 def sizes(paths: Iterable[Place]) -> list[int]:
-    """Bytes of each of some files. Raises FileNotFoundError for one that is gone."""
+    """Return the sizes of files in bytes. Raises FileNotFoundError if one is gone."""
     return at_once(lambda path: path.head().size if isinstance(path, ObjectPlace) else path.stat().st_size, paths)
 
 
@@ -159,20 +157,20 @@ def _put_once(path: ObjectPlace, data: bytes) -> None:
     try:
         path.create(data)
     except FileExistsError:
-        # a request whose answer was lost is made again, and then meets what it has written itself
+        # a request retried after a lost response finds its own object
         if path.read_bytes() != data:
             raise
 
 
 def make_folder(path: Place) -> None:
-    """Make a folder and those above it where they are not there; a bucket has none."""
-    if isinstance(path, Path) and not path.is_dir():  # to ask is cheaper than to make in vain, for every record
+    """Create a folder and its parents if they do not exist. Does nothing in a bucket."""
+    if isinstance(path, Path) and not path.is_dir():  # is_dir is cheaper than mkdir, for every record
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: Place) -> None:
-    """Remove a file or a folder with all that is in it; one that is not there is none to remove."""
+    """Remove a file, or a folder with its content, if it exists."""
     if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -180,7 +178,7 @@ def remove(path: Place) -> None:
 
 
 def flush(path: Place) -> None:
-    """Flush a file or a folder's list of names to the disk; what a bucket has taken is kept."""
+    """Flush a file or folder to the disk. Does nothing in a bucket."""
     if isinstance(path, ObjectPlace):
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -191,12 +189,12 @@ def flush(path: Place) -> None:
 
 
 def digest(data: bytes) -> str:
-    """16 hexadecimal digits of the SHA-256 of a file's content; metadata files carry them in their names."""
+    """Return 16 hex digits of the SHA-256 of a file's content, as used in the names of metadata files."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    """What a JSON file holds. Raises SubstyleError that names it when it cannot be read or is no JSON."""
+    """Read a JSON file. Raises SubstyleError if it cannot be read or parsed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -206,7 +204,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises SubstyleError that names it when it cannot be read or holds none."""
+    """Read a JSON object from a file. Raises SubstyleError if it cannot be read or is not an object."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise SubstyleError(f"{path}: not a JSON object")
@@ -214,13 +212,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_named(path: Place) -> bytes:
-    """The content of a file whose name ends in its digest, ``<anything>-<digest>.<suffix>``.
+    """Read a file whose name ends in its digest, ``<anything>-<digest>.<suffix>``.
 
     Raises:
-        FileNotFoundError: it is not there.
-        StoreError: its content is not what was written.
+        FileNotFoundError: the file does not exist.
+        StoreError: the content does not match the digest.
     """
     data = path.read_bytes()
     if path.stem.rpartition("-")[2] != digest(data):
-        raise StoreError(f"{path}: its content is not what was written (run substyle verify)")
+        raise StoreError(f"{path}: checksum mismatch; run substyle verify")
     return data

@@ -1,7 +1,7 @@
-"""Whether photographs are those that a store was made from.
+"""Check that photographs are those a store was embedded from.
 
-A photograph is its bytes. A store notes the hash of every photograph it has embedded, and the file's mark (size and
-times); a file whose mark has changed is read again, and must have the same bytes.
+A store notes the content hash of every embedded photograph and its file's mark (size and times). A file whose mark has
+changed is read again and must have the same bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from substyle.pipelines.storage import REQUESTS, is_remote
 
 _READERS = 4
 _SHOWN = 3  # examples in a message
-_ENOUGH = 100  # photographs with other bytes are enough to refuse the rest
-_BLOCK = 4096  # photographs that are known together to be unchanged
+_ENOUGH = 100  # changed photographs after which the check stops
+_BLOCK = 4096  # photographs per cached check
 
 
 class PhotographsError(DifferentError):
-    """Photographs are not those that a store was made from (exit code 2)."""
+    """The photographs are not those the store was embedded from (exit code 2)."""
 
     exit_code = 2
 
@@ -49,11 +49,12 @@ class PhotographsError(DifferentError):
 
 @dataclass(frozen=True)
 class Remedies:
-    """What a user can do about other photographs: ends of sentences.
+    """Advice at the end of an error message.
 
     Attributes:
-        other: about another source; changed: about changed bytes or missing files; described: about other labels or
-            splits.
+        other: for another source.
+        changed: for changed bytes or missing files.
+        described: for other labels or splits.
     """
 
     other: str
@@ -63,7 +64,7 @@ class Remedies:
 
 EMBED = Remedies(
     other="pass --add to add them, or use another --store",
-    changed="pass --replace to embed these again, or use another --store",
+    changed="pass --replace to embed them again, or use another --store",
     described="use another --store",
 )
 RUN = Remedies(*3 * ("use another --out, or pass --fresh to delete the results and the store first",))
@@ -71,14 +72,15 @@ RUN = Remedies(*3 * ("use another --out, or pass --fresh to delete the results a
 
 @dataclass(frozen=True)
 class Match:
-    """How a source fits a store.
+    """Result of `match`.
 
     Attributes:
-        source: the source, with keys as the store has or will have them.
-        others: the store's other sources; absent: those whose photographs are not where they were.
-        redo: rows to be embedded again: photographs that have changed or are missing (``--replace``), or that can be
-            read and could not be read before.
-        state: what the store was when they were compared; see `state_of`.
+        source: the source, with its keys in the store.
+        others: the store's other sources.
+        absent: other sources whose photographs have moved or are gone.
+        redo: rows to embed again: changed or missing photographs (``--replace``), and photographs that have become
+            readable.
+        state: `state_of` the store at the time of the comparison.
     """
 
     source: Source
@@ -89,35 +91,35 @@ class Match:
 
 
 def state_of(store: EmbeddingStore) -> object:
-    """Equal as long as nobody adds images or embeddings to a store, or takes some back."""
+    """Return a value that changes when images or embeddings are added to a store or removed."""
     return (store.manifest().digest if store.has_manifest() else "", journal.files(store.path))
 
 
 def entry_of(source: Source, fractions: Fractions) -> SourceEntry:
-    """What a store keeps of a source."""
+    """Return the store's record of a source."""
     name = source.name if isinstance(source, Named) else ""
     options = {key: value for key, value in source.options.items() if key != "kind"}
     return SourceEntry(name, source.options["kind"], absolute_root(source.root), options, fractions)
 
 
 def open_entry(entry: SourceEntry) -> Source:
-    """Open a source of a store. Raises ConfigError where its photographs are not where they were."""
+    """Open a source of a store. Raises ConfigError if its photographs have moved or are gone."""
     if not _known(entry):
-        raise MissingError("IMAGES", "name the photographs; this store does not record where they are")
+        raise MissingError("IMAGES", "pass the path of the photographs; this store does not record it")
     try:
         source = open_source(entry.root, SourceConfig.from_options({"kind": entry.kind, **entry.options}))
     except ConfigError as error:
-        raise ConfigError("IMAGES", entry.root, f"where the store's photographs are now ({error})") from error
+        raise ConfigError("IMAGES", entry.root, f"the current path of the store's photographs ({error})") from error
     return Named(source, entry.name) if entry.name else source
 
 
 def _known(entry: SourceEntry) -> bool:
-    """Whether a store knows where the photographs of a source are."""
+    """Whether the store has the root of a source."""
     return entry.kind not in ("imported", "unknown")
 
 
 def open_own(store: EmbeddingStore) -> Source:
-    """The first source of a store, opened where it was. Raises ConfigError where it is not there."""
+    """Open the first source of a store. Raises ConfigError if its photographs have moved or are gone."""
     return open_entry(store.manifest().sources[0])
 
 
@@ -131,17 +133,17 @@ def match(
     ways: Remedies = EMBED,
     quiet: bool = False,
 ) -> Match:
-    """Find the source among those of a store, and check that its photographs are the store's.
+    """Find a source among those of a store and check that its photographs are unchanged.
 
     Args:
-        source: photographs, as opened from what the user named.
-        fractions: shares of the splits that the user asks for; None takes the store's.
-        add: let it be a further source.
-        replace_changed: let photographs have other bytes, or be gone; they are returned to be embedded again.
-        ways: what to advise.
+        source: the photographs given by the user.
+        fractions: requested shares of the splits; None for the store's.
+        add: accept a new source.
+        replace_changed: accept changed or missing photographs; their rows are returned in ``redo``.
+        ways: advice for error messages.
 
     Raises:
-        PhotographsError: it is another source, or a photograph, a label or a split of it has changed.
+        PhotographsError: the source is not one of the store's, or a photograph, label or split has changed.
     """
     if not store.has_manifest():
         return Match(source, state=state_of(store))
@@ -189,9 +191,9 @@ class _Matching:
         return Match(source, others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
 
     def _compare(self, number: int, source: Source, fractions: Fractions | None, replace_changed: bool) -> set[int]:
-        """Images of one of the store's sources that have changed, are missing or can be read again.
+        """Images of one source that have changed, are missing or have become readable.
 
-        Those that have changed or are missing are refused unless they may be replaced.
+        Raises PhotographsError for changed or missing images unless ``replace_changed``.
         """
         records = {record.key: record for record in source.records}
         images_M = np.flatnonzero(self.manifest.source_N == number)
@@ -207,13 +209,13 @@ class _Matching:
         return {*missing, *changed, *back}
 
     def _require_apart(self, there: Mapping[int | None, Source]) -> None:
-        """Raise PhotographsError where an image of one source has the key of an image of another."""
+        """Raise PhotographsError if two sources have an image with the same key."""
         owner = dict(zip(self.manifest.keys, self.manifest.source_N.tolist(), strict=True))
         for i, source in there.items():
             for record in source.records:
                 if owner.get(record.key, i) != i:
                     raise PhotographsError(
-                        f"{source.root}: {record.key} is also the key of an image from "
+                        f"{source.root}: key {record.key} is already used by an image of "
                         f"{self.manifest.sources[owner[record.key]].root}; rename the folder or file, or use another "
                         "--store"
                     )
@@ -223,11 +225,11 @@ class _Matching:
         return next((i for i, entry in enumerate(self.manifest.sources) if entry.root == root), None)
 
     def _by_photographs(self, source: Source, add: bool) -> int | None:
-        """The source of the store whose photographs these are, moved; None for a new one."""
+        """The source of the store that has moved here; None for a new one."""
         roots = ", ".join(entry.root for entry in self.manifest.sources)
-        said = f"{source.root}: not the photographs of {self.store.path}, which are those of {roots}: "
+        said = f"{source.root}: not the photographs of {self.store.path}, embedded from {roots}: "
         records = {record.key: record for record in source.records}
-        why = "no image has the name of one there"
+        why = "no image names in common"
         for number, entry in enumerate(self.manifest.sources):
             images_M = np.flatnonzero(self.manifest.source_N == number)
             prefix = f"{entry.name}/" if entry.name else ""
@@ -238,15 +240,15 @@ class _Matching:
             changed = self._changed(named, common_M)
             if changed:
                 keys = [self.manifest.keys[n] for n in changed]
-                why = f"{_some(len(changed), keys)} with the name of one there, and other bytes"
+                why = f"{_some(len(changed), keys)} with the same name and different content"
             elif len(common_M) < len(images_M):
-                why = f"only {len(common_M)} of its {len(images_M)} photographs are among them"
+                why = f"only {len(common_M)} of {len(images_M)} embedded photographs found"
             else:
                 compared = int(self.read_N[images_M].sum())
                 if compared < len(images_M):
                     print(
-                        f"{source.root}: {compared} of {len(images_M)} photographs are known by their bytes to "
-                        f"{self.store.path}; the others are taken by their keys",
+                        f"{source.root}: {compared} of {len(images_M)} photographs match {self.store.path} by content "
+                        "hash, the others by key only",
                         file=sys.stderr,
                     )
                 return number
@@ -255,7 +257,7 @@ class _Matching:
         return None
 
     def _new_name(self, source: Source) -> str:
-        """A name for a further source, which no key of the store begins with."""
+        """A name for a new source that no key of the store starts with."""
         stem = PurePath(source.root.rstrip("/")).name.split(".")[0].split("{")[0].strip("-_*") or "added"
         taken = {key.partition("/")[0] for key in self.manifest.keys}
         taken |= {entry.name for entry in self.manifest.sources}
@@ -269,7 +271,7 @@ class _Matching:
         images_M: NDArray[np.int64],
         fractions: Fractions | None,
     ) -> None:
-        """Raise PhotographsError where labels, classes or splits are not those that the store was made with."""
+        """Raise PhotographsError if labels, classes or splits differ from the store's."""
         manifest, names = self.manifest, source.class_names
         moved: list[str] = []
         for n in images_M.tolist():
@@ -281,17 +283,17 @@ class _Matching:
             new = None if record.label is None else names[record.label]
             before = None if old_split < 0 else SPLITS[old_split]
             if old != new:
-                moved.append(f"{record.key}: class {old} there, {new} now")
+                moved.append(f"{record.key}: class {old} in the store, {new} now")
             elif before != record.split:
-                moved.append(f"{record.key}: split {before} there, {record.split} now")
+                moved.append(f"{record.key}: split {before} in the store, {record.split} now")
         if moved:
             raise PhotographsError(
-                f"{source.root}: labels or splits of {len(moved)} photographs are not those of {self.store.path}: "
+                f"{source.root}: labels or splits of {len(moved)} photographs differ from {self.store.path}: "
                 f"{'; '.join(moved[:_SHOWN])}; {self.ways.described}"
             )
         if fractions is not None and entry.fractions and tuple(fractions) != entry.fractions:
             raise PhotographsError(
-                f"splits: {self.store.path} was made with shares {list(entry.fractions)}, not {list(fractions)}; "
+                f"splits: {self.store.path} has shares {list(entry.fractions)}, not {list(fractions)}; "
                 f"{self.ways.described}",
                 "splits",
             )
@@ -299,10 +301,10 @@ class _Matching:
     def _changed(
         self, records: Mapping[str, ImageRecord], images_M: NDArray[np.int64], *, everything: bool = False
     ) -> list[int]:
-        """Images whose bytes are not those that were embedded; a file whose mark is the same is not read.
+        """Images whose bytes have changed. Files with an unchanged mark are not read.
 
         Args:
-            everything: find all of them; else the search ends when there are enough to refuse.
+            everything: find all of them; otherwise stop after ``_ENOUGH``.
         """
         marks = self.mark_N.tolist()
         doubtful: list[tuple[int, ImageRecord, int]] = []
@@ -326,7 +328,7 @@ class _Matching:
         return changed
 
     def _differing(self, images: Sequence[tuple[int, ImageRecord, int]], readers: ThreadPoolExecutor) -> list[int]:
-        """Those of some images that have other bytes; what was read once under these marks is not read again."""
+        """Those of these images that have changed; unchanged blocks are cached by their marks."""
         wanted = journal.hex_of(self.content_N2[[n for n, _, _ in images]])
         pairs = [(record.key, content, mark) for (_, record, mark), content in zip(images, wanted, strict=True)]
         digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
@@ -336,7 +338,7 @@ class _Matching:
         found = readers.map(_content, [record for _, record, _ in images])
         changed = [n for (n, _, _), content, old in zip(images, found, wanted, strict=True) if content != old]
         if known is not None and not changed:
-            with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+            with suppress(OSError):  # without the cache, the next check reads the files again
                 cache.write(known, b"same")
         return changed
 
@@ -345,7 +347,7 @@ class _Matching:
         if changed:
             keys = [self.manifest.keys[n] for n in changed]
             least = "at least " if len(changed) >= _ENOUGH else ""
-            said.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was made")
+            said.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was created")
         if missing:
             keys = [self.manifest.keys[n] for n in missing]
             said.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
@@ -358,7 +360,7 @@ def _some(count: int, keys: Sequence[str]) -> str:
 
 
 def _content(record: ImageRecord) -> str:
-    """The content hash of a photograph, empty where it cannot be read."""
+    """The content hash of a photograph, empty if it cannot be read."""
     try:
         return content_hash(record.read())
     except OSError:
@@ -368,22 +370,22 @@ def _content(record: ImageRecord) -> str:
 def require_only(
     store: EmbeddingStore, records: Iterable[ImageRecord], others: Sequence[object], ways: Remedies = RUN
 ) -> None:
-    """Raise PhotographsError where a store has photographs that a study does not take.
+    """Raise PhotographsError if a store has photographs that a study does not use.
 
     Args:
-        records: the photographs that it takes.
-        others: further sources of the store.
+        records: the photographs of the study.
+        others: other sources of the store.
     """
     if others:
-        raise PhotographsError(f"{store.path}: has photographs of other sources too; {ways.other}")
+        raise PhotographsError(f"{store.path}: contains photographs of other sources; {ways.other}")
     manifest, noted = store.manifest(), store.notes()
     taken = {record.key for record in records}
     at_N = noted.at(manifest.row_N)
-    # a photograph that is quarantined may be gone: no number is of it
+    # quarantined photographs may be gone: no result uses them
     more = [n for n, key in enumerate(manifest.keys) if key not in taken and (at_N[n] < 0 or noted.ok_N[at_N[n]])]
     if more:
         raise PhotographsError(
-            f"{store.path}: has {len(more)} photographs that the study does not take now, such as "
-            f"{manifest.keys[more[0]]} (is limit smaller than before?); {ways.other}",
+            f"{store.path}: contains {len(more)} photographs outside the study, such as {manifest.keys[more[0]]} "
+            f"(has limit been reduced?); {ways.other}",
             "limit",
         )

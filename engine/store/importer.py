@@ -1,4 +1,4 @@
-"""Embeddings made elsewhere, taken into a store of their own: then probe, analyze and report work as on any other."""
+"""Import embeddings computed elsewhere into a new store, for probe, analyze and report."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _OPTIONAL = ("label", "split")
 def import_store(
     embeddings: Path, store_path: Place, backbone: str, *, rows: Path | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Make a store from embeddings in a file.
+    """Create a store from embeddings in a file.
 
     Args:
         embeddings: a Parquet file with columns ``key``, ``transformation``, ``embedding`` (a list of numbers), and
             optionally ``label`` (class name) and ``split`` (train, val, test); or a ``.npy`` array (rows, D).
-        store_path: the new store.
-        backbone: what to call the embeddings.
-        rows: for ``.npy``: a CSV file with the columns above but ``embedding``, one line for each row.
-        seed: seed of the splits where none are given.
+        store_path: path of the new store.
+        backbone: name of the embeddings.
+        rows: for ``.npy``: a CSV file with the columns above except ``embedding``, one line per row.
+        seed: seed of the splits if the file has none.
 
     Returns:
         ``{"store", "backbone", "images", "transformations", "dim"}``.
 
     Raises:
-        ConfigError: a file that is not as above, an unknown transformation, or an image that lacks one of them.
+        ConfigError: a file is not as above, a transformation is unknown, or an image is missing in one.
     """
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
@@ -99,7 +99,7 @@ def import_store(
 
 
 def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], NDArray[np.float32]]:
-    """Columns of texts, None where there is none, and the embeddings of their rows. Shape: (R, D)."""
+    """Columns of strings, None for empty cells, and embeddings (R, D)."""
     if embeddings.suffix == ".npy" and rows is None:
         raise MissingError("--rows", "a CSV file with columns key and transformation")
     file = rows if rows is not None and embeddings.suffix == ".npy" else embeddings
@@ -108,7 +108,7 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
         table.validate(full=True)
         columns = {name: _texts(table, name, file) for name in _COLUMNS}
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise SubstyleError(f"{file}: cannot be read: {error}") from error
+        raise SubstyleError(f"{file}: cannot read: {error}") from error
     x_RD = _array(embeddings) if file is rows else _lists(table, embeddings)
     if x_RD.ndim != 2 or len(x_RD) != len(table) or not x_RD.size or not np.isfinite(x_RD).all():
         given = f"array {x_RD.shape} for {len(table)} rows"
@@ -122,7 +122,7 @@ def _csv(file: Path) -> pa.Table:
 
 
 def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
-    """A column as texts. Raises ConfigError when it is not there, is there twice, or lacks what every row must have."""
+    """A column as strings. Raises ConfigError if it is missing, duplicated, or required and empty in a row."""
     count = table.column_names.count(name)
     if not count and name in _OPTIONAL:
         return [None] * len(table)
@@ -130,15 +130,15 @@ def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
         raise ConfigError(f"columns of {file.name}", table.column_names, "key, transformation; optional: label, split")
     texts = [text or None for text in table[name].cast(pa.string()).to_pylist()]
     if None in texts and name not in _OPTIONAL:
-        raise ConfigError(f"{name} of {file.name}", f"nothing in row {texts.index(None)}", "a text in every row")
+        raise ConfigError(f"{name} of {file.name}", f"empty in row {texts.index(None)}", "a string in every row")
     return texts
 
 
 def _array(file: Path) -> NDArray[np.float32]:
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may promise any size
+        array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise SubstyleError(f"{file}: cannot be read: {error}") from error
+        raise SubstyleError(f"{file}: cannot read: {error}") from error
     return _float32(array, file) if isinstance(array, np.ndarray) else _float32(np.empty(0, object), file)
 
 
@@ -159,12 +159,12 @@ def _lists(table: pa.Table, file: Path) -> NDArray[np.float32]:
 def _float32(array: NDArray[Any], file: Path) -> NDArray[np.float32]:
     if array.dtype.kind not in "fiu":
         raise ConfigError(f"embeddings of {file.name}", f"an array of {array.dtype}", "numbers")
-    with np.errstate(over="ignore"):  # what does not fit is infinite, and refused
+    with np.errstate(over="ignore"):  # overflows become infinite and are rejected later
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _one_each(columns: Mapping[str, list[Any]], column: str) -> dict[str, str | None]:
-    """A column by key. Raises ConfigError when rows of one image differ in it."""
+    """A column by key. Raises ConfigError if rows of one image differ."""
     found: dict[str, str | None] = {}
     for key, text in zip(columns["key"], columns[column], strict=True):
         if found.setdefault(key, text) != text:

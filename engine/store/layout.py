@@ -1,4 +1,4 @@
-"""Layout of a store: settings, names of groups, places of chunks, splits."""
+"""Layout of a store: settings, names of groups, paths of chunks, split codes, errors."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SCHEMA = 3
 Dtype = Literal["float16", "float32"]
 ResampleBy = Literal["photograph", "folder"]
 ARRAYS = "embeddings"
-METADATA = "zarr.json"  # of Zarr; its attributes belong to whoever uses the store
-HEADER = MARKER  # of the store itself
+METADATA = "zarr.json"  # Zarr's; users of the store may change its attributes
+HEADER = MARKER  # the store's own
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """A backbone of a store: its name, the group it lives in, and the facts it was made with."""
+    """A backbone of a store: its name, Zarr group, width and the facts it was embedded with."""
 
     name: str
     slug: str
@@ -38,7 +38,7 @@ class BackboneEntry:
 
 @validated()
 class StoreSettings:
-    """What is fixed when a store is made."""
+    """Settings of a store, fixed at creation."""
 
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)]
     """Seed of variants and splits."""
@@ -47,26 +47,26 @@ class StoreSettings:
     shard_rows: Annotated[StrictInt, Field(ge=1, lt=2**63), PowerOfTwo]
     """R, rows of a shard and of a chunk."""
     dtype: Dtype
-    """Type of stored embeddings."""
+    """Dtype of stored embeddings."""
     orientation: Orientation = "ignore"
-    """What is done with EXIF orientations."""
+    """How EXIF orientations are handled."""
     style_precision: Precision = "bf16"
     """Arithmetic inside style networks."""
 
     def chunk_bytes(self, dim: int) -> int:
-        """Bytes of a chunk file of a backbone D wide; all chunks of it have this size, the last one too."""
+        """Return the size in bytes of each chunk of a backbone of width D, including the last."""
         return self.shard_rows * dim * np.dtype(self.dtype).itemsize
 
 
 def slug(name: str) -> str:
-    """A backbone's name as a group name: letters, digits, dot, dash and underscore, and a hash where it had others."""
+    """Convert a backbone's name to a group name of letters, digits, dot, dash and underscore, with a hash of it."""
     tail = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).name if name.startswith("onnx:") else name)
-    # names come from the command line, where any bytes may stand
+    # names come from the command line and may contain any bytes
     return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def chunk_path(store: Place, backbone_slug: str, transformation: str, shard: int) -> Place:
-    """The file or object of one shard's chunk."""
+    """Return the file or object of one shard's chunk."""
     return store / ARRAYS / backbone_slug / transformation / "c" / str(shard) / "0"
 
 
@@ -79,15 +79,12 @@ SPLITS = ("train", "val", "test")
 UNLABELLED = -1
 
 
-# What can go wrong with a store.
-
-
 class StoreError(SubstyleError):
-    """A store cannot be opened or written, or what is asked of it does not agree with what it holds."""
+    """A store cannot be opened, read or written, or does not contain what was requested."""
 
 
 class DifferentError(StoreError):
-    """What is to be stored was made from other inputs, or in another way, than what the store holds."""
+    """New embeddings have other inputs or settings than those of the store."""
 
 
 class LockedError(StoreError):
@@ -95,4 +92,4 @@ class LockedError(StoreError):
 
 
 class OverflowError16(SubstyleError):
-    """An embedding does not fit the store's type."""
+    """An embedding overflows the store's dtype."""

@@ -1,7 +1,7 @@
-"""The manifest: image, label, split and duplicates of each row.
+"""The manifest: key, label and split of the image in each row, and detection of near-duplicates.
 
-Immutable Parquet segments under `images.parquet/`. Names of segments end in a digest of their content, which every
-reader checks; the images of a segment come from one source, which its metadata name.
+Stored as immutable Parquet segments under `images.parquet/`. The name of a segment ends in a digest of its content,
+which every reader checks; its metadata name the one source of its images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
         ("label", pa.int32()),
         ("class_name", pa.string()),
         ("split", pa.string()),
-        ("given", pa.string()),  # the split that the source gave, if it gave one
+        ("given", pa.string()),  # the source's own split, if any
     ]
 )
 _SOURCE = b"substyle.source"
@@ -45,14 +45,14 @@ _SOURCE = b"substyle.source"
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """A source that images of a store came from.
+    """A source of a store's images.
 
     Attributes:
-        name: keys of its images start with it and a slash; empty for the source that the store was made from.
-        kind: ``folder``, ``tar``, …; ``imported`` where embeddings were made elsewhere.
-        root: where it was when images were last added, an absolute path or an address.
-        options: how it is opened, beside its root.
-        fractions: shares of (train, val, test) where it gave no splits.
+        name: prefix of its images' keys, before a slash; empty for the store's first source.
+        kind: ``folder``, ``tar``, …; ``imported`` if the embeddings were computed elsewhere.
+        root: absolute path or URL at the time images were last added.
+        options: options to open it with, besides its root.
+        fractions: shares of (train, val, test) used if the source has no splits.
     """
 
     name: str
@@ -67,10 +67,11 @@ NOWHERE = SourceEntry("", "unknown", "")
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows hold images, as runs of rows that follow each other: as many runs as a store has segments.
+    """Rows that hold images, as one run of consecutive rows per segment.
 
     Attributes:
-        first_G: first row of each run, ascending; count_G: its images.
+        first_G: first row of each run, ascending.
+        count_G: number of images in each run.
     """
 
     first_G: NDArray[np.int64]
@@ -78,7 +79,7 @@ class Rows:
 
     @staticmethod
     def of(row_N: NDArray[np.int64]) -> Rows:
-        """From ascending rows."""
+        """Build the runs from ascending rows."""
         starts = np.flatnonzero(np.append(True, np.diff(row_N) != 1)) if len(row_N) else np.zeros(0, np.int64)
         return Rows(row_N[starts], np.diff(np.append(starts, len(row_N))))
 
@@ -93,7 +94,7 @@ class Rows:
         return int(self.count_G.sum())
 
     def position(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Number of images in rows before each row. Shape: (M,) to (M,)."""
+        """Return the number of images before each row. Shape: (M,) to (M,)."""
         at_M = np.searchsorted(self.first_G, row_M, side="right")
         before_G = np.concatenate([[0], np.cumsum(self.count_G)])
         inside_M = np.minimum(row_M - self.first_G[at_M - 1], self.count_G[at_M - 1])
@@ -102,14 +103,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows of a store that hold an image (rows between segments are padding and are not listed).
+    """Rows of a store that hold an image; padding rows between segments are not listed.
 
     Attributes:
-        row_N: ascending rows; keys, label_N, split_N stand beside them (as in `EmbeddingTable`).
+        row_N: ascending rows; keys, label_N and split_N have one entry per row (as in `EmbeddingTable`).
         class_names: indexed by label; classes of later segments come after those of earlier ones.
-        given_N: splits that the sources gave, as codes; -1 where they gave none.
-        sources: the sources of the images, each as its last segment names it; source_N: indices into them.
-        digest: changes with any row; 16 hex digits.
+        given_N: codes of the sources' own splits; -1 for none.
+        sources: the sources of the images, each as described by its last segment.
+        source_N: indices into sources.
+        digest: 16 hex digits that change with any row.
     """
 
     row_N: NDArray[np.int64]
@@ -128,23 +130,23 @@ class Manifest:
         return int(self.row_N[-1]) + 1 if len(self.row_N) else 0
 
     def between(self, start: int, stop: int) -> slice:
-        """The slice of images whose rows lie in [start, stop)."""
+        """Return the slice of images whose rows are in [start, stop)."""
         first, last = np.searchsorted(self.row_N, [start, stop])
         return slice(int(first), int(last))
 
 
 def read(store: Place, shard_rows: int) -> Manifest:
-    """All segments of a store's manifest.
+    """Read all segments of a store's manifest.
 
     Args:
-        shard_rows: R; a segment's rows follow each other from the first shard that earlier ones leave free.
+        shard_rows: R; the rows of a segment are consecutive and start at the first free shard.
 
     Raises:
-        StoreError: there is none, or one is damaged, missing or not as `append` writes it.
+        StoreError: no segment exists, or one is damaged, missing or not in the layout of `append`.
     """
     paths = segments(store)
     if not paths:
-        raise StoreError(f"{store}: no manifest ({FOLDER}/segment-*.parquet) is there")
+        raise StoreError(f"{store}: no manifest found ({FOLDER}/segment-*.parquet)")
     where, end = store / FOLDER, 0
     tables, entries = [], []
     try:
@@ -156,10 +158,10 @@ def read(store: Place, shard_rows: int) -> Manifest:
             first = -(-end // shard_rows) * shard_rows
             end = first + len(table)
             if not np.array_equal(table["row"].to_numpy(), np.arange(first, end)):
-                raise ValueError(f"its rows are not {first} to {end}")
+                raise ValueError(f"expected rows {first} to {end}")
         where = store / FOLDER
         made = _manifest(pa.concat_tables(tables))
-        sources = {entry.name: entry for entry in entries}  # the last segment of a source knows where it is
+        sources = {entry.name: entry for entry in entries}  # the last segment of a source has its current root
         order = list(sources)
         of_segment = [order.index(entry.name) for entry in entries]
         return replace(
@@ -169,13 +171,13 @@ def read(store: Place, shard_rows: int) -> Manifest:
             digest=hashlib.sha256(" ".join(path.name for path in paths).encode()).hexdigest()[:16],
         )
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{where}: the manifest cannot be read: {error}") from error
+        raise StoreError(f"{where}: cannot read the manifest: {error}") from error
 
 
 def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
     table = pq.read_table(io.BytesIO(read_named(path)))
     if not table.schema.equals(_SCHEMA):
-        raise ValueError("its columns are not those of a manifest")
+        raise ValueError("unexpected columns for a manifest")
     described = (table.schema.metadata or {}).get(_SOURCE)
     if described is None:
         return table, NOWHERE
@@ -184,25 +186,25 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
         entry = SourceEntry(**{**content, "fractions": tuple(map(float, content.get("fractions", ())))})
         texts = (entry.name, entry.kind, entry.root, *entry.options, *entry.options.values())
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a source is described by texts")
+            raise TypeError("all fields of a source must be strings")
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"its source is not described: {error}") from error
+        raise ValueError(f"invalid source metadata: {error}") from error
     return table.replace_schema_metadata(None), entry
 
 
 def _manifest(table: pa.Table) -> Manifest:
-    """What the segments say, read as one table. Raises ValueError where it contradicts itself."""
+    """Parse the concatenated segments. Raises ValueError if they contradict each other."""
     keys, names, splits, given = (table[name].to_pylist() for name in ("key", "class_name", "split", "given"))
     labels = table["label"].to_pylist()
     if None in keys or len(set(keys)) < len(keys):
-        raise ValueError("an image stands in two rows or has no key")
+        raise ValueError("duplicate or missing image keys")
     if not set(splits) <= set(SPLITS) or not set(given) <= {*SPLITS, None}:
-        raise ValueError("an image has no split, or an unknown one")
+        raise ValueError("missing or unknown splits")
     pairs = {(label, name) for label, name in zip(labels, names, strict=True)} - {(UNLABELLED, None)}
     class_names = dict(pairs)
     known = set(class_names.values())
     if set(class_names) != set(range(len(pairs))) or None in known or len(known) < len(pairs):
-        raise ValueError("labels and class names do not belong together")
+        raise ValueError("labels and class names do not match")
     return Manifest(
         row_N=table["row"].to_numpy(),
         keys=tuple(keys),
@@ -214,11 +216,11 @@ def _manifest(table: pa.Table) -> Manifest:
 
 
 def segments(store: Place) -> list[Place]:
-    """The manifest's files in order. Raises StoreError when one of them is missing."""
+    """List the manifest's files in order. Raises StoreError if one is missing."""
     paths = matching(store / FOLDER, "segment-[0-9]*.parquet")
     for number, path in enumerate(paths):
         if path.stem.split("-")[1] != f"{number:05d}":
-            raise StoreError(f"{store}: the manifest's segment {number:05d} is missing, the next is {path.name}")
+            raise StoreError(f"{store}: manifest segment {number:05d} is missing before {path.name}")
     return paths
 
 
@@ -233,14 +235,14 @@ def append(
     given: Sequence[str | None] | None = None,
     source: SourceEntry = NOWHERE,
 ) -> None:
-    """Write one more segment whose images stand in rows first_row, first_row + 1, …
+    """Write a segment with images in rows first_row, first_row + 1, …
 
     Args:
-        given: splits that the source gave; None where it gave none.
-        source: where the images come from.
+        given: the source's own splits, None for images without one.
+        source: the source of the images.
 
     Raises:
-        StoreError: an image is there already, labels and class names do not belong together, or a failure of the disk.
+        StoreError: a key already exists, labels and class names do not match, or the disk failed.
     """
     folder = store / FOLDER
     make_folder(folder)
@@ -256,15 +258,13 @@ def append(
         table = pa.table(columns, schema=_SCHEMA)
         _manifest(pa.concat_tables([*(_segment(path)[0] for path in segments(store)), table]))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{folder}: these images cannot be added: {error}") from error
+        raise StoreError(f"{folder}: cannot add images: {error}") from error
     buffer = io.BytesIO()
     described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()
     pq.write_table(table.replace_schema_metadata({_SOURCE: described}), buffer, compression="zstd")
     data = buffer.getvalue()
     write_durably(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
 
-
-# Train, validation and test: the source's own, else by a hash of (seed, key) within each class.
 
 Fractions = tuple[float, float, float]
 DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
@@ -279,25 +279,25 @@ def assign(
     fractions: Fractions = DEFAULT_FRACTIONS,
     source: Collection[str | None] | None = None,
 ) -> NDArray[np.int8]:
-    """Split codes of images. Shape: (N,) int8.
+    """Assign images to splits. Returns split codes (N,) int8.
 
-    - A source with splits keeps them. One that has only train and validation (as ImageNet) is tested on its validation
-      images, and validation images are drawn from its training ones, as the paper does.
-    - Else, and where all images of the source are training images, images of a class are ordered by a hash of
-      (seed, key) and cut by the fractions (train, val, test).
+    - A source's own splits are kept. If it has only train and validation (as ImageNet), its validation images become
+      the test split and validation images are drawn from its training images, as in the paper.
+    - If it has no splits, or training images only, the images of each class are ordered by a hash of (seed, key) and
+      divided by the fractions (train, val, test).
 
     Args:
         given: the source's split of each image.
-        source: splits that occur in the whole source, where these images are only some of it; by default those given.
+        source: splits of the whole source, if these images are a part of it; defaults to those in ``given``.
 
     Raises:
-        ConfigError: some images have a split and others none, or an unknown one.
+        ConfigError: only some images have a split, or a split is unknown.
     """
     known = {name for name in (given if source is None else source) if name is not None}
     known |= {name for name in given if name is not None}
     if known and None in given:
         missing = keys[list(given).index(None)]
-        raise ConfigError("split", f"{missing} has none", "a split for every image or for none of them")
+        raise ConfigError("split", f"{missing} has none", "a split for every image, or for none")
     if not known or known == {SPLITS[TRAIN]}:
         return _by_hash(keys, labels, seed, fractions)
     if not known <= set(SPLITS):
@@ -327,26 +327,26 @@ def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: F
     return codes
 
 
-# Near-duplicates among photographs, told from thumbnails, so that they never straddle a split.
+# Near-duplicates are found from thumbnails, so that they never straddle a split.
 
-ROWS, COLUMNS = 8, 9  # of a thumbnail: 8 × 8 left-right comparisons make its 64-bit difference hash
+ROWS, COLUMNS = 8, 9  # of a thumbnail; its 8 × 8 left-right comparisons are the 64-bit difference hash
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-MAX_BITS = 3  # differing bits of two difference hashes
-MAX_LEVELS = 4.0  # mean absolute difference of two thumbnails, in grey levels
+MAX_BITS = 3  # maximum number of differing hash bits
+MAX_LEVELS = 4.0  # maximum mean absolute difference of two thumbnails, in grey levels
 
 
 def as_hex(small_BRC: NDArray[np.uint8]) -> list[str]:
-    """Thumbnails as texts."""
+    """Encode thumbnails as hex strings."""
     return [small.tobytes().hex() for small in small_BRC]
 
 
 def shrunk(canvas_BSSC: torch.Tensor) -> torch.Tensor:
-    """Thumbnails, 8 × 9 luma bytes each, where the canvases lie: means over areas that cover them.
+    """Compute thumbnails of 8 × 9 luma bytes as area means, on the device of the canvases.
 
     Shape: (B, S, S, 3) uint8 to (B, 8, 9) uint8.
-    On the CPU they are the same whatever the batch; on a GPU they are those of the CPU but for rounding.
+    Results on the CPU do not depend on the batch; results on a GPU equal them up to rounding.
     """
-    # a quarter of the pixels is plenty for means over about 25 × 28 of them
+    # a quarter of the pixels suffices for means over about 25 × 28 of them
     some_BHWC = canvas_BSSC[:, ::2, ::2]
     if some_BHWC.is_cuda:
         return _shrunk_by_torch(some_BHWC)
@@ -381,7 +381,7 @@ def _matrices(height: int, width: int, device: torch.device) -> tuple[torch.Tens
 
 @lru_cache(maxsize=8)
 def _areas(count: int, length: int) -> Banded:
-    """The matrix of means over ``count`` equal parts of a line, each widened to whole pixels."""
+    """Matrix of means over ``count`` equal parts of a line, each extended to whole pixels."""
     matrix = np.zeros((count, length))
     for i in range(count):
         part = slice(i * length // count, -(-(i + 1) * length // count))
@@ -390,13 +390,13 @@ def _areas(count: int, length: int) -> Banded:
 
 
 def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """For every image the index of the first image that it is a near-duplicate of, itself if of none.
+    """Map each image to the first image of its group of near-duplicates; unique images map to themselves.
 
     Shape: thumbnails (N, 8, 9) uint8 to (N,).
 
-    Two images are near-duplicates when their difference hashes differ in at most 3 of 64 bits and their thumbnails by
-    at most 4 grey levels on average; the relation is closed over chains. Two hashes with at most 3 differing bits agree
-    in one of their four 16-bit quarters at least, so only images that share a quarter are compared.
+    Two images are near-duplicates if their difference hashes differ in at most 3 of 64 bits and their thumbnails by
+    at most 4 grey levels on average; the relation is transitive. Hashes with at most 3 differing bits agree in at least
+    one of their four 16-bit quarters, so only images that share a quarter are compared.
     """
     count = len(small_NRC)
     bits = np.packbits((small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(count, 64), axis=1)
@@ -419,7 +419,7 @@ def _root(parent: NDArray[np.int64], i: int) -> int:
 
 
 def _candidates(bits: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs that share a quarter of their hash, as two index arrays, a quarter and a distance at a time."""
+    """Yield pairs that share a quarter of their hash as two index arrays."""
     for quarter in range(4):
         value = bits[:, 2 * quarter].astype(np.int64) * 256 + bits[:, 2 * quarter + 1]
         order = np.argsort(value, kind="stable")

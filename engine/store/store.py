@@ -1,4 +1,4 @@
-"""The store: one Zarr v3 array (N, D) for every backbone and transformation, a manifest, a journal."""
+"""The store: a Zarr v3 array (N, D) per backbone and transformation, a manifest and a journal."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from substyle.engine.store.records import ImageNote, Index, Record
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import ObjectPlace, Place, each, place
 
-# Making a store so that others see it whole or not at all.
-
 
 def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> None:
-    """Make an empty store. On a disk: under a temporary name beside the path, then renamed.
+    """Create an empty store atomically: readers see all of it or nothing.
+
+    On a disk it is written under a temporary name beside the path and renamed.
 
     Args:
-        calibration: keys of the images that gates and recalibrations use, for as long as the store lives.
+        calibration: keys of the images used by all gates and recalibrations of this store.
 
     Raises:
-        ConfigError: a path without a name.
-        StoreError: something is there already, or the folder cannot be written.
+        ConfigError: the path has no name.
+        StoreError: the path exists and is not empty, or cannot be written.
     """
     if not path.name:
         raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
@@ -57,7 +57,7 @@ def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] =
 
 
 def root_attributes(header: StoreHeader) -> dict[str, object]:
-    """What the root group tells other readers of the store; nothing here is read back."""
+    """Attributes of the root group, for other Zarr readers; substyle does not read them back."""
     return {"substyle": vars(header.settings)}
 
 
@@ -66,9 +66,9 @@ def _make_folder(path: Path, header: StoreHeader) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_temporary(path.parent, path.name)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise StoreError(f"{path}: is there already and is not empty")
+        raise StoreError(f"{path}: already exists and is not empty")
     try:
-        # not as `arrays.write` does: the folder appears as a whole, and what fails is said of the store
+        # unlike `arrays.write`: the folder appears as a whole, and errors name the store
         (temporary / ARRAYS).mkdir(parents=True)
         for file, data in (
             (temporary / ARRAYS / METADATA, arrays.group({})),
@@ -79,7 +79,7 @@ def _make_folder(path: Path, header: StoreHeader) -> None:
             flush(file)
         flush(temporary / ARRAYS)
         flush(temporary)
-        os.rename(temporary, path)  # fails where another process was quicker
+        os.rename(temporary, path)  # fails if another process was faster
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -87,8 +87,8 @@ def _make_folder(path: Path, header: StoreHeader) -> None:
 
 
 def _put(path: ObjectPlace, header: StoreHeader) -> None:
-    """The store is there when its header is, which is put last and only where none is."""
-    _require_empty(path)  # before anything is written there
+    """Create a store in a bucket. It exists once its header does, which is put last, if absent."""
+    _require_empty(path)  # before writing anything
     with lock.mutex(path):
         _require_empty(path)
         (path / ARRAYS / METADATA).put(arrays.group({}))
@@ -97,10 +97,10 @@ def _put(path: ObjectPlace, header: StoreHeader) -> None:
 
 
 def _require_empty(path: ObjectPlace) -> None:
-    # what a process has put that was killed here, or that is at it now
+    # objects of a process that was killed in `_put`, or is still in it
     ours = {path / ARRAYS / METADATA, path / METADATA, path / lock.MUTEX}
     if any(found not in ours for found, _ in path.walk()):
-        raise StoreError(f"{path}: is there already and is not empty")
+        raise StoreError(f"{path}: already exists and is not empty")
 
 
 class EmbeddingStore:
@@ -109,50 +109,51 @@ class EmbeddingStore:
     def __init__(self, path: Place, head: StoreHeader) -> None:
         self.path = path
         self.uuid, self.settings = head.uuid, head.settings
-        self.calibration = head.calibration  # keys of the images that gates and recalibrations use
+        self.calibration = head.calibration  # keys of the images used by gates and recalibrations
         self._group: zarr.Group | None = None
-        self._manifest: tuple[list[Place], Manifest] | None = None  # of these segments
-        self._catalog: tuple[list[Place], Catalog] | None = None  # of these files
-        self._notes: tuple[journal.Files, Notes] | None = None  # of these files
+        # each with the files it was read from
+        self._manifest: tuple[list[Place], Manifest] | None = None
+        self._catalog: tuple[list[Place], Catalog] | None = None
+        self._notes: tuple[journal.Files, Notes] | None = None
 
     @classmethod
     def create(cls, path: Place | str, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
-        """Make an empty store and open it; see `create`."""
+        """Create an empty store and open it; see `create`."""
         path = place(path)
         create(path, settings, calibration=calibration)
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Place | str) -> EmbeddingStore:
-        """Open the store at a path or an address.
+        """Open the store at a path or URL.
 
         Raises:
-            StoreError: there is none, its header is damaged, or it has another schema.
-            ObjectError: it lies in a bucket that cannot be asked.
+            StoreError: no store exists there, its header is damaged, or its schema version is not supported.
+            ObjectError: its bucket cannot be reached.
         """
         path = place(path)
         return cls(path, catalog.read_header(path))
 
     @property
     def group(self) -> zarr.Group:
-        """The Zarr group of the whole store. Raises StoreError when its metadata are damaged."""
+        """The root Zarr group. Raises StoreError if its metadata are damaged."""
         if self._group is None:
             self._group = arrays.root(self.path)
         return self._group
 
     def tidy(self) -> None:
-        """Remove what killed processes left half written; the caller has the mutex."""
+        """Remove partial writes of killed processes. The caller holds the mutex."""
         compaction.clear_leftovers(self.path)
 
     def is_tidy(self) -> bool:
-        """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
+        """Return whether killed processes left no lock, no partial write and no uncompacted records."""
         return compaction.none(self.path)
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:
-        """Which image stands in which row."""
-        # segments never change: what was read of the same ones holds, and a million images take a second to read
+        """Return the image in each row."""
+        # segments are immutable, and reading a million images takes a second
         there = manifests.segments(self.path)
         if self._manifest is None or self._manifest[0] != there:
             self._manifest = there, manifests.read(self.path, self.settings.shard_rows)
@@ -168,7 +169,7 @@ class EmbeddingStore:
         given: Sequence[str | None] | None = None,
         source: SourceEntry = NOWHERE,
     ) -> None:
-        """Append images of a source: a new manifest segment that starts at a shard boundary; `fit` grows the arrays."""
+        """Append images of a source as a new manifest segment, aligned to a shard, and grow the arrays."""
         first = 0
         if self.has_manifest():
             shard_rows = self.settings.shard_rows
@@ -186,7 +187,7 @@ class EmbeddingStore:
         self.fit()
 
     def fit(self) -> None:
-        """Let arrays grow to the manifest's rows; a run that was killed while it added images left them short."""
+        """Grow the arrays to the manifest's rows; a run killed while adding images leaves them shorter."""
         rows = self.manifest().rows
         for backbone in self.backbones():
             for name in self.transformation_names(backbone):
@@ -195,49 +196,49 @@ class EmbeddingStore:
                     arrays.grow(self.path / ARRAYS / backbone.slug / name, rows)
 
     def has_manifest(self) -> bool:
-        """Whether images have been added."""
+        """Return whether images have been added."""
         return bool(manifests.segments(self.path))
 
     def shards(self) -> int:
-        """Number of shards that the manifest's rows fill."""
+        """Return the number of shards of the manifest's rows."""
         return -(-self.manifest().rows // self.settings.shard_rows)
 
     # --- backbones and transformations ------------------------------------------------------------------------------
 
     @property
     def catalog(self) -> Catalog:
-        """The backbones and transformations of the store. Raises StoreError when a file of it is damaged."""
+        """The backbones and transformations of the store. Raises StoreError if a catalog file is damaged."""
         there = catalog.files(self.path)
         if self._catalog is None or self._catalog[0] != there:  # files never change
             self._catalog = there, catalog.read(self.path, there)
         return self._catalog[1]
 
     def backbones(self) -> list[BackboneEntry]:
-        """The backbones of the store, in the order of their names."""
+        """Return the backbones of the store, ordered by name."""
         return list(self.catalog.backbones.values())
 
     def backbone(self, name: str) -> BackboneEntry:
-        """The backbone of that name. Raises StoreError naming those there are."""
+        """Return the backbone with this name. Raises StoreError, listing all names, if it does not exist."""
         for entry in self.backbones():
             if entry.name == name:
                 return entry
         there = ", ".join(entry.name for entry in self.backbones()) or "none"
-        raise StoreError(f"{self.path}: no backbone {name}; there are: {there}")
+        raise StoreError(f"{self.path}: no backbone {name}; available: {there}")
 
     def ensure_backbone(self, facts: Mapping[str, Any], found: Sequence[Definition] = ()) -> BackboneEntry:
-        """Make a backbone's group and the arrays of transformations, or check that those there were made alike.
+        """Create a backbone's group and arrays of transformations, or check that existing ones are the same.
 
         Args:
             facts: plain JSON with at least ``name``, ``dim``, ``spec`` and ``runtime``.
-            found: the transformations that it is to have.
+            found: the transformations it needs.
 
         Raises:
-            DifferentError: it is there with other weights, width, runtime or precision, or a transformation is there
-                with another definition.
+            DifferentError: it exists with other weights, width, runtime or precision, or a transformation exists with
+                another definition.
         """
         entry, new = self.require_same(facts, found)
         name, known = entry.slug, self.catalog.backbones.get(entry.slug)
-        # what the catalog names is there: arrays come first
+        # arrays first: the catalog must list only arrays that exist
         folder = self.path / ARRAYS / name
         if not (folder / METADATA).exists():
             arrays.write(folder, arrays.group({"substyle": dict(facts)}))
@@ -250,33 +251,35 @@ class EmbeddingStore:
     def require_same(
         self, facts: Mapping[str, Any], found: Sequence[Definition]
     ) -> tuple[BackboneEntry, list[Definition]]:
-        """Check that a backbone and transformations are those that the store has; nothing is changed.
+        """Check that a backbone and its transformations equal those of the store, without changing it.
 
         Returns:
-            the backbone, and those transformations that it lacks.
+            the backbone, and the transformations it does not have yet.
 
         Raises:
-            DifferentError: as `ensure_backbone` says.
+            DifferentError: as `ensure_backbone`.
         """
         entry = BackboneEntry(str(facts["name"]), slug(str(facts["name"])), int(facts["dim"]), dict(facts))
         known = self.catalog.backbones.get(entry.slug)
         if known is not None and (changed := catalog.differences(known.facts, facts)):
             how = catalog.remedy(known.facts, facts)
-            raise DifferentError(f"{self.path}: {entry.name} was made differently: {'; '.join(changed)}{how}")
+            raise DifferentError(
+                f"{self.path}: {entry.name} was embedded with different settings: {'; '.join(changed)}{how}"
+            )
         self.require_definitions(found)
         there = self.catalog.transformations.get(entry.slug, {})
         return entry, [definition for definition in found if definition.name not in there]
 
     def require_definitions(self, found: Sequence[Definition]) -> None:
-        """Raise DifferentError unless what the store has of these, by any backbone, has the same definitions."""
+        """Raise DifferentError if any backbone of the store has one of these with another definition."""
         now = {definition.name: definition for definition in found}
-        # of every backbone: a report sets them side by side
+        # of all backbones, because a report compares them
         made = [definition for each in self.catalog.transformations.values() for definition in each.values()]
         changed = sorted({d.name for d in made if d.name in now and now[d.name].identity != d.identity})
         if changed:
             raise DifferentError(
-                f"{self.path}: the definition of {', '.join(changed)} has changed since the store was made; "
-                "use another store, or give the changed transformation another name"
+                f"{self.path}: the definition of {', '.join(changed)} has changed since the store was created; "
+                "use another store, or rename the changed transformation"
             )
 
     def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
@@ -288,19 +291,19 @@ class EmbeddingStore:
         )
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
-        """Names of the transformations that a backbone has arrays of."""
+        """Return the sorted names of a backbone's transformations."""
         return sorted(self.catalog.transformations.get(entry.slug, {}))
 
     def transformations(self, entry: BackboneEntry) -> list[dict[str, Any]]:
-        """Definitions of the transformations that a backbone has arrays of, identity first, then by name."""
+        """Return the definitions of a backbone's transformations, identity first, then by name."""
         definitions = [made.definition for made in self.catalog.transformations.get(entry.slug, {}).values()]
         return sorted(definitions, key=lambda d: (d["name"] != "identity", d["name"]))
 
     def repair(self) -> bool:
-        """Undo what `verify` found damaged, so that it is embedded again; the caller owns the store and has its mutex.
+        """Repair the damage found by `verify`. The caller owns the store and holds its mutex.
 
-        Metadata are written again; damaged chunks and records are taken out of the journal. Returns whether there was
-        something to do.
+        Rewrites metadata and removes damaged chunks and records from the journal, so that they are embedded again.
+        Returns whether there was any damage.
         """
         found = compaction.read(self.path)
         if found is None:
@@ -325,13 +328,13 @@ class EmbeddingStore:
     # --- shards -----------------------------------------------------------------------------------------------------
 
     def finished(self) -> Index:
-        """What is finished. Raises StoreError when the journal is damaged."""
+        """Return the index of finished shards. Raises StoreError if the journal is damaged."""
         return journal.read_index(self.path)
 
     def notes(self) -> Notes:
-        """What decoding learned of the images. Raises StoreError when the journal is damaged."""
+        """Return the notes taken while decoding images. Raises StoreError if the journal is damaged."""
         there = journal.files(self.path)
-        if self._notes is None or self._notes[0] != there:  # files never change, and a million notes take seconds
+        if self._notes is None or self._notes[0] != there:  # files are immutable; a million notes take seconds to read
             self._notes = there, journal.read_notes(self.path)
         return self._notes[1]
 
@@ -345,17 +348,17 @@ class EmbeddingStore:
         seconds: float,
         run: str,
     ) -> int:
-        """Write a shard's rows of several transformations, flush them, then commit them to the journal.
+        """Write and flush a shard's rows of several transformations, then commit them to the journal.
 
         Args:
-            embeddings: by transformation (r, D), r ≤ R rows from the shard's first; NaN where a row is invalid.
+            embeddings: arrays (r, D) by transformation, r ≤ R rows from the shard's first; NaN in invalid rows.
 
         Returns:
-            bytes of the record.
+            size of the record in bytes.
 
         Raises:
-            OverflowError16: a finite embedding is not finite in the store's type; nothing is committed.
-            StoreError: no room, no permission, or another failure of the disk; nothing is committed.
+            OverflowError16: a finite embedding is not finite in the store's dtype; nothing is committed.
+            StoreError: the disk is full, not writable, or failed; nothing is committed.
         """
         lock.require(self.path)
         start = shard * self.settings.shard_rows
@@ -363,7 +366,7 @@ class EmbeddingStore:
 
         def write(name: str) -> str:
             cast_RD = arrays.cast(embeddings[name], self.settings.dtype, f"{entry.name}, {name}")
-            self.array_of(entry, name)  # is there, and laid out as a chunk is
+            self.array_of(entry, name)  # checks that the array exists with the expected layout
             return arrays.write_chunk(self.chunk_path(entry.slug, name, shard), cast_RD, self.settings.shard_rows)
 
         written = each(write, embeddings) if isinstance(self.path, ObjectPlace) else map(write, embeddings)
@@ -373,11 +376,11 @@ class EmbeddingStore:
         return journal.write(self.path, record)
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:
-        """The file or object of one shard's chunk."""
+        """Return the file or object of one shard's chunk."""
         return chunk_path(self.path, backbone_slug, transformation, shard)
 
     def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
-        """Transformations by (shard, slug) whose chunk file is missing or has another size than its array's chunks."""
+        """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size."""
         size = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
         sizes = arrays.Sizes()
         found: dict[tuple[int, str], set[str]] = {}
@@ -395,18 +398,18 @@ class EmbeddingStore:
         *,
         out_RD: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Rows [start, stop) of one array. Shape: (rows, D); NaN where nothing valid is.
+        """Read rows [start, stop) of one array. Shape: (rows, D); NaN in rows without a valid embedding.
 
         Args:
-            out_RD: where they go, contiguous, in the store's type; new memory if it is None.
+            out_RD: output buffer, contiguous, in the store's dtype; allocated if None.
 
         Raises:
-            StoreError: the array is damaged or ends before that.
+            StoreError: the array is damaged or shorter than ``stop``.
         """
         array = self.array_of(entry, transformation)
         if stop is not None and stop > array.shape[0]:
             path = self.path / ARRAYS / entry.slug / transformation / METADATA
-            raise StoreError(f"{path}: ends at row {array.shape[0]}, before row {stop} (run substyle verify)")
+            raise StoreError(f"{path}: has {array.shape[0]} rows, fewer than {stop}; run substyle verify")
         if out_RD is None:
             first, last, _ = slice(start, stop).indices(array.shape[0])
             out_RD = np.empty((max(last - first, 0), array.shape[1]), array.dtype)
@@ -416,7 +419,7 @@ class EmbeddingStore:
     # --- zarr -------------------------------------------------------------------------------------------------------
 
     def array_of(self, entry: BackboneEntry, transformation: str) -> zarr.Array[Any]:
-        """The Zarr array of a transformation, (N, D). Raises StoreError when it is damaged or laid out otherwise."""
+        """Return the Zarr array (N, D) of a transformation. Raises StoreError if its metadata or layout are invalid."""
         name = f"{ARRAYS}/{entry.slug}/{transformation}"
         array = arrays.open_array(self.path, self.group, name)
         arrays.require_layout(array, self.settings, entry.dim, self.path / name)

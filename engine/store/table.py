@@ -1,4 +1,4 @@
-"""The embeddings of one backbone as a table, with labels, splits and validity of each row."""
+"""Tables of embeddings of one backbone with keys, labels and splits of their images, read lazily from a store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from substyle.pipelines.transforms.registry import SUITES
 
 
 class LazyArray(Protocol):
-    """Embeddings that are not in memory: rows of them are read when they are asked for."""
+    """Embeddings that are read on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,37 +39,36 @@ class LazyArray(Protocol):
     def take(
         self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """Rows of images n in transformations t, into ``out_BD`` if it is given. Shapes: (B,) or one number, (B,)."""
+        """Return rows of images n in transformations t, in ``out_BD`` if given. Shapes: (B,) or scalar, (B,)."""
         ...
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Images [first, last) of one transformation into memory."""
+        """Read images [first, last) of one transformation into ``out_BD``."""
         ...
 
     def whole(self) -> NDArray[Any]:
-        """All of them in memory. Shape: (T, N, D)."""
+        """Read all embeddings into memory. Shape: (T, N, D)."""
         ...
 
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Embeddings of N images in T variants by one backbone; N counts valid images only (no padding, no quarantined).
+    """Embeddings of N images in T variants by one backbone. Padding rows and quarantined images are not included.
 
     Attributes:
         backbone: its name, as given by the user.
-        x_TND: (T, N, D) float16 or float32; in memory ``x_TND[t]`` is one contiguous block. Use `take`, which is the
-            same for embeddings that lie elsewhere.
-        transformations: T names in suite order; ``identity`` is among them, first.
+        x_TND: (T, N, D) float16 or float32; an array has one contiguous block ``x_TND[t]`` per transformation. Use
+            `take`, which works for arrays and lazy arrays.
+        transformations: T names in suite order; the first is ``identity``.
         coarse: coarse class of each transformation.
         roles: ``train`` or ``held_out`` for each transformation (identity is ``train``).
         keys: N image keys, unique.
-        label_N: (N,) int64 class of each image, -1 where it has none.
+        label_N: (N,) int64 class of each image, -1 for none.
         class_names: names of the classes, indexed by label.
         split_N: (N,) int8, TRAIN, VAL or TEST.
-        distinct_TN: (T, N) bool; False where a variant hardly differs from identity, or shows motifs of another split
-            than its image's: such rows are kept out of transformation training and scores (identity's own row is all
-            True).
-        content_N2: hashes of the photographs' bytes, two numbers each, zeros where unknown; None where none is known.
+        distinct_TN: (T, N) bool; False if a variant hardly differs from identity or shows motifs of another split than
+            its image's. Such rows are excluded from transformation training and scores. All True for identity.
+        content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
     """
 
     backbone: str
@@ -86,13 +85,13 @@ class EmbeddingTable:
 
     @property
     def width(self) -> int:
-        """D."""
+        """Embedding width D."""
         return int(self.x_TND.shape[2])
 
     def take(
         self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """A copy of rows: images n in transformations t. Shapes: (B,) or one number for all, (B,) to (B, D)."""
+        """Copy rows of images n in transformations t. Shapes: (B,) or scalar, (B,) to (B, D)."""
         if not isinstance(self.x_TND, np.ndarray):
             return self.x_TND.take(t_B, n_B, out_BD)
         rows_BD: NDArray[Any] = self.x_TND[t_B, n_B]
@@ -102,42 +101,41 @@ class EmbeddingTable:
         return out_BD
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Images [first, last) of one transformation into memory."""
+        """Copy images [first, last) of one transformation into ``out_BD``."""
         if isinstance(self.x_TND, np.ndarray):
             out_BD[...] = self.x_TND[t, first:last]
         else:
             self.x_TND.part(t, first, last, out_BD)
 
     def rows(self, split: int) -> NDArray[np.int64]:
-        """Indices of the images of a split, ascending."""
+        """Return the ascending indices of a split's images."""
         return np.flatnonzero(self.split_N == split)
 
     def groups(self, by: ResampleBy) -> NDArray[np.int64]:
-        """Group (N,) of each image, which bootstraps draw whole: itself, or the folder of its key."""
+        """Return the group (N,) of each image for the bootstrap: the image itself, or the folder of its key."""
         if by == "photograph":
             return np.arange(len(self.keys))
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
     @property
     def has_classes(self) -> bool:
-        """Whether a semantic task exists: at least two classes among labelled images."""
+        """Whether labelled images have at least two classes, so that a semantic task exists."""
         return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
 
 
-# Embeddings of a backbone where they lie in a store: rows are read when they are asked for.
-
 I64 = NDArray[np.int64]
-_READERS = 2  # transformations read at once: one is copied while the disk is asked for the next
-_TAKERS = 4  # files that rows are taken from at once
+_READERS = 2  # transformations read at once: one is copied while the next is read from disk
+_TAKERS = 4  # files read at once
 
 
 class StoredRows:
-    """Rows of some transformations; see ``engine.table.Elsewhere``.
+    """`LazyArray` of rows in a store.
 
     Args:
-        store: the store, and ``entry``, a backbone of it.
+        store: the store.
+        entry: a backbone of the store.
         names: T transformations.
-        row_N: rows of the store that the N images stand in, ascending; every one of their chunks is finished.
+        row_N: ascending rows of the N images in the store; all their chunks are finished.
     """
 
     def __init__(self, store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], row_N: I64) -> None:
@@ -150,14 +148,14 @@ class StoredRows:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The store's."""
+        """The store's dtype."""
         return np.dtype(self.store.settings.dtype)
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Rows of images n in transformations t, read in the order in which they lie in the files.
+        """Read rows of images n in transformations t, in file order.
 
         Raises:
-            StoreError: a chunk is missing, cut short or cannot be read.
+            StoreError: a chunk is missing, truncated or cannot be read.
         """
         out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_BD is None else out_BD
         t_B = np.broadcast_to(t_B, n_B.shape)
@@ -175,34 +173,31 @@ class StoredRows:
         return out
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Images [first, last) of one transformation into memory."""
+        """Read images [first, last) of one transformation into ``out_BD``."""
         row = self.row_N[first:last]
         start, stop = int(row[0]), int(row[-1]) + 1
         if len(row) == stop - start:
             self.store.read(self.entry, self.names[t], start, stop, out_RD=out_BD)
-        else:  # whole chunks are read and gathered in memory: reading single rows is hundreds of times slower
+        else:  # gathering from whole chunks is hundreds of times faster than reading single rows
             np.take(self.store.read(self.entry, self.names[t], start, stop), row - start, axis=0, out=out_BD)
 
     def whole(self) -> NDArray[Any]:
-        """All rows in memory. Shape: (T, N, D)."""
+        """Read all rows into memory. Shape: (T, N, D)."""
         x_TND = dispatch.empty(self.shape, getattr(torch, str(self.dtype)), torch.device("cpu")).numpy()
         with ThreadPoolExecutor(_READERS) as readers:
             list(readers.map(lambda t: self.part(t, 0, len(self.row_N), x_TND[t]), range(len(self.names))))
         return x_TND
 
 
-# A backbone's finished embeddings as one table, in memory or where they lie.
-
-
 @dataclass(frozen=True)
 class StoreFacts:
-    """What a store's journal says beyond its embeddings.
+    """Facts of a store's journal beyond its embeddings.
 
     Attributes:
-        quarantined: reason by key, of images that could not be decoded.
+        quarantined: reason by key of images that could not be decoded.
         indistinct: number of images by transformation that hardly changed them.
-        moved: keys of images that changed their split to stand by a near-duplicate.
-        seconds: wall time of all finished shards, all backbones together.
+        moved: keys of images moved to the split of a near-duplicate.
+        seconds: wall time of all finished shards, summed over backbones.
     """
 
     quarantined: dict[str, str]
@@ -212,7 +207,7 @@ class StoreFacts:
 
 
 def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, object]]:
-    """Definitions of a backbone's transformations in the order of a suite that has them all, else by name."""
+    """Return the definitions of a backbone's transformations, in the order of a suite with all of them or by name."""
     there = {str(d["name"]): d for d in store.transformations(entry)}
     for names in SUITES.values():
         if set(there) <= set(names):
@@ -222,31 +217,31 @@ def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, o
 
 
 def load_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
-    """`open_table` with all embeddings in memory, as an array: T × N × D times 2 bytes (float16)."""
+    """`open_table` with all embeddings in memory, as an array of T × N × D × 2 bytes (float16)."""
     table = open_table(store, backbone, transformations)
     return table if isinstance(table.x_TND, np.ndarray) else replace(table, x_TND=table.x_TND.whole())
 
 
 def open_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
-    """`open_tables` of one backbone; all transformations that it has where none are named."""
+    """`open_tables` for one backbone; all its transformations by default."""
     return open_tables(store, [backbone], transformations)[0]
 
 
 def open_tables(
     store: EmbeddingStore, backbones: Sequence[str], transformations: Sequence[str] = ()
 ) -> list[EmbeddingTable]:
-    """Embeddings by several backbones of the same images in the same transformations, a table for each backbone.
+    """Open one table per backbone with the same images and transformations.
 
-    The images are those that are finished in all of these and were not quarantined. Embeddings stay in the store:
-    `EmbeddingTable.take` reads rows of them. Where an image moved into or out of the test split to stand by a
-    near-duplicate, its variants with pictures of the other split (icons, words) do not count.
+    Tables have the images that are finished in all of these and not quarantined. Embeddings stay in the store;
+    `EmbeddingTable.take` reads rows of them. If an image was moved into or out of the test split with a near-duplicate,
+    its variants with pictures of the other split (icons, words) are not distinct.
 
     Args:
-        transformations: which, in this order; those that all of the backbones have where none are named.
+        transformations: names in the desired order; defaults to those that all backbones have.
 
     Raises:
-        StoreError: no such backbone or transformation, nothing is finished, a finished chunk is missing or cut short,
-            or `verify` found damage that is not repaired yet.
+        StoreError: a backbone or transformation does not exist, nothing is finished, a finished chunk is missing or
+            truncated, or `verify` found damage that is not repaired yet.
     """
     entries = [store.backbone(name) for name in backbones]
     for entry in entries:
@@ -277,7 +272,7 @@ def open_tables(
     nowhere_N = np.zeros(len(noted.row_N), np.bool_)
     distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
     split_N, _ = _splits(manifest, index_N, noted, at_N)
-    # a variant was made with the motifs of the split that the image had then
+    # variants were rendered with the motifs of the image's split at that time
     other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
     distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
     content_N2 = noted.content_N2[at_N]
@@ -301,7 +296,7 @@ def open_tables(
 
 
 def common_transformations(store: EmbeddingStore, entries: Sequence[BackboneEntry]) -> list[str]:
-    """Names of the transformations that all of some backbones have, in the order of `definitions`."""
+    """Return the transformations that all these backbones have, in the order of `definitions`."""
     names = [str(d["name"]) for d in definitions(store, entries[0])] if entries else []
     return [name for name in names if all(name in store.transformation_names(entry) for entry in entries[1:])]
 
@@ -309,10 +304,9 @@ def common_transformations(store: EmbeddingStore, entries: Sequence[BackboneEntr
 def _snapshot(
     store: EmbeddingStore, entries: Sequence[BackboneEntry]
 ) -> tuple[list[dict[str, dict[str, object]]], Index]:
-    """Definitions of backbones by name, and what is finished, at one moment: a run may add both.
+    """Definitions of backbones by name, and the finished index, consistent while a run adds to both.
 
-    Else a store that was empty when its catalog was read, and finished when its journal was, would give a table of no
-    transformation.
+    A store that is empty when its catalog is read, and finished when its journal is, would give an empty table.
     """
     while True:
         chosen = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
@@ -327,11 +321,11 @@ def _require_chunks(store: EmbeddingStore, finished: Index, names: Sequence[str]
         if not short & set(names):
             continue
         chunk = store.chunk_path(slug, min(short & set(names)), shard)
-        raise StoreError(f"{chunk}: is missing or cut short, though it was finished; run substyle verify, then embed")
+        raise StoreError(f"{chunk}: finished chunk is missing or truncated; run substyle verify, then embed")
 
 
 def store_facts(store: EmbeddingStore) -> StoreFacts:
-    """What the journal says of images, splits and time."""
+    """Return what the journal records about images, splits and time."""
     finished = store.finished()
     manifest = store.manifest()
     noted = store.notes()
@@ -353,13 +347,13 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
 def _splits(
     manifest: Manifest, index_N: NDArray[np.int64], noted: Notes, at_N: NDArray[np.int64]
 ) -> tuple[NDArray[np.int8], tuple[str, ...]]:
-    """Splits in which every near-duplicate stands where the first of its group does, and the keys this moved.
+    """Splits with every near-duplicate in that of the first of its group, and the keys of moved images.
 
     Args:
-        index_N: images, as positions in the manifest; at_N: their notes.
+        index_N: positions of images in the manifest; at_N: positions of their notes.
     """
     split_N = manifest.split_N[index_N]
-    # imported embeddings have no thumbnails: each stands for itself
+    # imported embeddings have no thumbnails and form no groups
     seen = np.flatnonzero(noted.seen_N[at_N])
     together_N = split_N.copy()
     if len(seen):

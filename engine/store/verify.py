@@ -1,6 +1,6 @@
-"""Does a store hold what was written? Manifest, catalog, journal, metadata and the checksum of every finished chunk.
+"""Verify a store: manifest, catalog, journal, metadata and the checksum of every finished chunk.
 
-Nothing in a store is changed but the list of damage (`damage`), which `embed` repairs.
+Only the store's list of damage is written, which `embed` repairs.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from substyle.engine.store.records import DETAILS, Record
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place, relative
 
-REDO = "run embed, which makes it again"
+REDO = "run embed to compute it again"
 KEEP = "nothing to do: substyle ignores it"
-_TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # of metadata and records, and of chunks
+_TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # .tmp: metadata and records; .partial: chunks
 _LOCK = re.compile(r"lock(-\d+-of-\d+)?\.json")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was written.
+    """A damaged or foreign file.
 
     Attributes:
-        kind: ``manifest``, ``catalog``, ``journal``, ``metadata`` or ``chunk`` for damage; ``addition`` for a file that
-            is not the store's.
-        path: of the file, relative to the store.
-        problem: what is wrong with it.
-        remedy: what mends it.
+        kind: ``manifest``, ``catalog``, ``journal``, ``metadata`` or ``chunk`` for damage; ``addition`` for a foreign
+            file.
+        path: path of the file, relative to the store.
+        problem: what is wrong.
+        remedy: how to fix it.
     """
 
     kind: str
@@ -52,15 +52,16 @@ class Problem:
 
 @dataclass
 class Verdict:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
         findings: damage and additions, in the order of the checks.
-        images, records, chunks, chunk_bytes: what was checked.
-        pending: embeddings, of backbones and transformations that the store has, that are not made yet.
-        unfinished: chunk files without a record, left by an interrupted run or being written now; they are replaced.
-        broken: transformations by (shard, slug of the backbone) whose embeddings must be made again.
-        noted: whether the damage is noted for `embed`; not_noted_because: why not, where it could not be.
+        images, records, chunks, chunk_bytes: amounts checked.
+        pending: number of embeddings not computed yet, over the store's backbones and transformations.
+        unfinished: chunk files without a record, of an interrupted or current run; they are replaced.
+        broken: transformations by (shard, slug of the backbone) whose embeddings must be computed again.
+        noted: whether the damage is recorded for `embed`.
+        not_noted_because: why it could not be recorded.
     """
 
     findings: list[Problem] = field(default_factory=list)
@@ -85,18 +86,18 @@ class Verdict:
         return not self.damage
 
     def add(self, kind: str, path: str, problem: str, remedy: str = REDO) -> None:
-        """Note a finding; one for each file."""
+        """Add a finding, at most one per file."""
         if all(finding.path != path for finding in self.findings):
             self.findings.append(Problem(kind, path, problem, remedy))
 
     def files(self, *kinds: str) -> tuple[str, ...]:
-        """Paths of the findings of some kinds."""
+        """Return the paths of the findings of these kinds."""
         return tuple(finding.path for finding in self.findings if finding.kind in kinds)
 
 
 @dataclass(frozen=True)
 class _Said:
-    """What a record says, but of its images their rows I alone: a store has millions of them."""
+    """A record with only the rows of its images: a store has millions of them."""
 
     shard: int
     start: int
@@ -111,14 +112,14 @@ class _Said:
 
 
 def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = False) -> Verdict:
-    """Check a store, and note what is damaged, so that `embed` makes that again and nothing else.
+    """Check a store and record its damage, so that `embed` recomputes only the damaged parts.
 
     Args:
-        note: False only looks.
-        threads: threads that read and hash.
+        note: whether to record the damage.
+        threads: number of threads that read and hash chunks.
 
     Raises:
-        StoreError: no store, or one whose own header cannot be read: nothing can be said of it.
+        StoreError: the store does not exist or its header cannot be read.
     """
     store = EmbeddingStore.open(path)
     before = _noted(store.path)
@@ -142,11 +143,11 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
 
 
 def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
-    remedy = "restore it from a copy of the store, or make the store again: rows have no other names"
+    remedy = "restore it from a copy of the store, or embed into a new store; only the manifest names the rows"
     try:
         if not store.has_manifest():
             if journal.examine(store.path, lambda path, error: None, lambda record: record.shard):
-                raise StoreError("is lost, though the journal records finished shards")
+                raise StoreError("missing, but the journal records finished shards")
             return None
         images = store.manifest()
     except StoreError as error:
@@ -169,7 +170,7 @@ def _catalog(store: EmbeddingStore, verdict: Verdict) -> Catalog:
 
 def _metadata(store: EmbeddingStore, known: Catalog, verdict: Verdict) -> dict[tuple[str, str], int]:
     """Rows of each array by (slug of the backbone, transformation)."""
-    remedy = "run embed, which writes it again"
+    remedy = "run embed to write it again"
     rows: dict[tuple[str, str], int] = {}
     for name in (METADATA, f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)):
         try:
@@ -177,7 +178,7 @@ def _metadata(store: EmbeddingStore, known: Catalog, verdict: Verdict) -> dict[t
         except StoreError as error:
             verdict.add("metadata", name, str(error), remedy)
     if verdict.files("metadata"):
-        return {}  # arrays are opened through their groups: nothing can be said of them
+        return {}  # arrays are opened through their groups
     for slug, entry in known.backbones.items():
         for name in known.transformations[slug]:
             try:
@@ -189,7 +190,7 @@ def _metadata(store: EmbeddingStore, known: Catalog, verdict: Verdict) -> dict[t
 
 def _journal(store: EmbeddingStore, verdict: Verdict) -> list[_Said]:
     def damaged(path: Place, error: StoreError) -> None:
-        verdict.add("journal", _inside(store.path, path), str(error), "run embed, which makes again what it records")
+        verdict.add("journal", _inside(store.path, path), str(error), "run embed to compute its shards again")
 
     records = journal.examine(store.path, damaged, _Said.of)
     verdict.records = len(records)
@@ -204,19 +205,19 @@ def _record(
     rows: dict[tuple[str, str], int],
     verdict: Verdict,
 ) -> bool:
-    """Whether the record speaks of rows and arrays that are there; if not, all it tells of must be made again."""
+    """Whether the rows and arrays of a record exist; otherwise its transformations are added to ``broken``."""
     end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
     for name in record.checksums:
         there = rows.get((record.backbone, name), end)
         if there < end:
             file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
-            problem = f"ends at row {there}, though row {end - 1} is finished"
-            verdict.add("metadata", file, problem, "run embed, which makes it longer again")
+            problem = f"has {there} rows, but row {end - 1} is finished"
+            verdict.add("metadata", file, problem, "run embed to extend it")
     lost = [name for name in record.checksums if name not in known.transformations.get(record.backbone, {})]
     if lost:
         verdict.broken.setdefault((record.shard, record.backbone), set()).update(lost)
         if not verdict.files("catalog"):
-            verdict.add("catalog", f"{catalog.FOLDER}/{record.backbone}", f"does not name {', '.join(lost)}")
+            verdict.add("catalog", f"{catalog.FOLDER}/{record.backbone}", f"{', '.join(lost)} missing")
     if images is None:
         return True
     shard_rows = store.settings.shard_rows
@@ -225,7 +226,7 @@ def _record(
     if record.start == first and len(there_I) and np.array_equal(record.row_I, there_I):
         return True
     where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
-    verdict.add("journal", where, "speaks of other rows than the manifest")
+    verdict.add("journal", where, "rows differ from the manifest")
     verdict.broken.setdefault((record.shard, record.backbone), set()).update(record.checksums)
     return False
 
@@ -260,13 +261,13 @@ def _chunk(store: Place, record: _Said, name: str) -> tuple[int, str]:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.tell()
-    except (OSError, ValueError) as error:  # ValueError: no file can have that name
-        return 0, f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return size, "" if digest == record.checksums[name] else "its content is not what was written"
+    except (OSError, ValueError) as error:  # ValueError: invalid file name
+        return 0, f"cannot read: {getattr(error, 'strerror', None) or error}"
+    return size, "" if digest == record.checksums[name] else "checksum mismatch"
 
 
 def _pending(store: EmbeddingStore, known: Catalog, images: Manifest, records: list[_Said], verdict: Verdict) -> int:
-    """Embeddings of known backbones and transformations that no sound chunk holds."""
+    """Number of embeddings of known backbones and transformations without an intact chunk."""
     shard_rows = store.settings.shard_rows
     size_S = np.bincount(images.row_N // shard_rows) if len(images.row_N) else np.zeros(0, np.int64)
     made = {
@@ -281,7 +282,7 @@ def _pending(store: EmbeddingStore, known: Catalog, images: Manifest, records: l
 
 
 def _others(store: Place, known: Catalog, finished: Set[Place], shards: int | None, verdict: Verdict) -> None:
-    """Files that no record speaks of: unfinished ones are counted, those of others are named."""
+    """Check files without a record: count unfinished ones and report foreign ones."""
     nodes = {(), *((slug,) for slug in known.backbones)}
     nodes |= {(slug, name) for slug, names in known.transformations.items() for name in names}
     for path in _files(store):
@@ -291,7 +292,7 @@ def _others(store: Place, known: Catalog, finished: Set[Place], shards: int | No
         if _TEMPORARY.fullmatch(parts[-1]) or _is_chunk(parts, known, shards):
             verdict.unfinished += 1
         elif not _is_ours(parts, nodes):
-            verdict.add("addition", _inside(store, path), "is not a file of this store", KEEP)
+            verdict.add("addition", _inside(store, path), "not a file of this store", KEEP)
 
 
 def _is_chunk(parts: tuple[str, ...], known: Catalog, shards: int | None) -> bool:
@@ -339,16 +340,16 @@ def _inside(store: Place, path: Place) -> str:
 
 
 def _noted(store: Place) -> bytes | None:
-    """The list of damage as an earlier check has left it."""
+    """The current list of damage."""
     path = store / compaction.NAME
     return path.read_bytes() if path.is_file() else None
 
 
 def _note(store: Place, verdict: Verdict, before: bytes | None) -> None:
-    """Keep the list of damage as it is now.
+    """Write the list of damage.
 
     Args:
-        before: the list when the check began. Where it is another now, another check has found something meanwhile.
+        before: the list when the check began; if it has changed, another check has found damage in the meantime.
     """
     broken = {key: names for key, names in verdict.broken.items() if names}
     there = {finding.path for finding in verdict.damage}
@@ -363,5 +364,5 @@ def _note(store: Place, verdict: Verdict, before: bytes | None) -> None:
             elif _noted(store) == before:
                 compaction.clear_damage(store)
         verdict.noted = bool(found)
-    except (StoreError, ObjectError) as error:  # read-only, or a run is going on
+    except (StoreError, ObjectError) as error:  # read-only, or held by a run
         verdict.not_noted_because = str(error)

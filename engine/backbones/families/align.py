@@ -1,4 +1,4 @@
-"""ALIGN: the image tower of `transformers` (extra `align`), an EfficientNet-B7 that its text tower was trained with."""
+"""ALIGN: the image tower, an EfficientNet-B7, of `transformers` (extra `align`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import WeightsError, fit, read_checkpoint, require_repository
 from substyle.kernels.errors import ConfigError
 
-# of a checkpoint of both towers
+# keys of a checkpoint of both towers outside the image tower
 DROPPED = (r"(text_model|text_projection)\..*", r"temperature")
 _TOWER = "vision_model."
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Tower(nn.Module):
-    """The image tower behind timm's interface.
+    """The image tower with timm's interface.
 
     Args:
         model: an ``AlignVisionModel``.
@@ -34,7 +34,7 @@ class Tower(nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, side, side) float32 to (B, D): the mean over the last map, as the model's own pooling."""
+        """(B, 3, side, side) float32 to (B, D): the mean over the last map, as in the model."""
         return self.forward_intermediates(x, indices=[-1])[0].mean((2, 3))
 
     def forward_intermediates(
@@ -44,7 +44,7 @@ class Tower(nn.Module):
         stop_early: bool = True,
         intermediates_only: bool = True,
     ) -> list[torch.Tensor]:
-        """Maps (B, D, H, W) after blocks; of all for None. Blocks after the last one asked for are not computed."""
+        """Return the maps (B, D, H, W) of these blocks, or all for None. Blocks after the last are not computed."""
         blocks = self.model.get_submodule("encoder.blocks")
         assert isinstance(blocks, nn.ModuleList)
         wanted = range(len(blocks)) if indices is None else [index % len(blocks) for index in indices]
@@ -59,22 +59,24 @@ class Tower(nn.Module):
 def load(
     name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path | None = None
 ) -> Backbone:
-    """ALIGN's image tower, 640 features as its projection-free joint space has.
+    """Load ALIGN's image tower; 640 features in the joint space, which needs no projection.
 
     Args:
-        name: as the user writes it; preset: its row.
-        readout: where else to read it.
+        name: full name of the backbone.
+        preset: its preset.
+        readout: where to read the embedding.
         canvas: canvas side S in pixels.
-        checkpoint: a folder that `save_pretrained` wrote, or a file of weights for the architecture of the preset.
+        checkpoint: a folder written by `save_pretrained`, or a file of weights for the preset's architecture.
 
     Raises:
-        ConfigError: the library is not installed, nothing at that path, or a readout that the tower does not have.
-        WeightsError: the weights are neither local nor in reach, or do not fit.
+        ConfigError: transformers is not installed, the checkpoint does not exist, or the tower does not support the
+            readout.
+        WeightsError: the weights are not available or do not fit.
     """
     library = require_transformers(name)
     if checkpoint is None:
         require_repository(name, preset.model)
-        # the library's own AlignVisionModel finds none of its keys in these files, which are of both towers
+        # AlignVisionModel.from_pretrained does not find its keys in these files of both towers
         model = _local(name, library, _from_hub(name, preset.model))
         weights, licence = preset.weights, preset.licence
     else:
@@ -91,10 +93,10 @@ def load(
 
 
 def readable(name: str, readout: Readout) -> Readout:
-    """A readout as the tower has it: its end is the mean over the last block's map, the maximum is read from that map.
+    """Adapt a readout to the tower, which outputs the mean of its last map; ``pool=max`` reads that map.
 
     Raises:
-        ConfigError: a pooling that it does not have.
+        ConfigError: the tower does not support the pooling.
     """
     if readout.layer is not None:
         return readout
@@ -106,26 +108,26 @@ def readable(name: str, readout: Readout) -> Readout:
 
 
 def require_transformers(name: str) -> Any:  # noqa: ANN401 - a module
-    """The library transformers. Raises ConfigError naming the extra it comes with."""
+    """Import transformers. Raises ConfigError, naming the extra, if it is not installed."""
     try:
         return importlib.import_module("transformers")
     except ModuleNotFoundError as error:
-        allowed = "another, or first: pip install 'substyle[align]' (transformers is not installed)"
+        allowed = "another backbone, or install transformers: pip install 'substyle[align]'"
         raise ConfigError("backbone", name, allowed) from error
 
 
 def make(library: Any, folder: Path | None = None) -> nn.Module:  # noqa: ANN401 - a module
-    """The tower without weights: of the published size, or of the configuration in a folder."""
+    """Create the tower with random weights, of the published size or the configuration in a folder."""
     kind = library.AlignVisionConfig
     model: nn.Module = library.AlignVisionModel(kind() if folder is None else kind.from_pretrained(str(folder)))
     return model
 
 
 def _from_hub(name: str, repository: str) -> Path:
-    """The folder of a repository's configuration and weights, which are fetched where they are not cached.
+    """Fetch a repository's configuration and weights unless cached; returns their folder.
 
     Raises:
-        WeightsError: they cannot be had.
+        WeightsError: the repository cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
 
@@ -134,9 +136,9 @@ def _from_hub(name: str, repository: str) -> Path:
         try:
             hf_hub_download(repository, file)
             return Path(hf_hub_download(repository, "config.json")).parent
-        except OSError as error:  # one of the two files of weights is enough
+        except OSError as error:  # either file of weights suffices
             trouble = error
-    raise WeightsError(f"{name}: its weights ({repository}) cannot be loaded: {trouble}") from trouble
+    raise WeightsError(f"{name}: cannot load the weights ({repository}): {trouble}") from trouble
 
 
 def _local(name: str, library: Any, path: Path) -> nn.Module:  # noqa: ANN401 - a module
@@ -149,7 +151,7 @@ def _local(name: str, library: Any, path: Path) -> nn.Module:  # noqa: ANN401 - 
     model = make(library, folder)
     state = {key.removeprefix(_TOWER): value for key, value in read_checkpoint(name, there).items()}
     for key, value in model.state_dict().items():
-        if key.endswith("num_batches_tracked"):  # counts batches of training, and is not always kept
+        if key.endswith("num_batches_tracked"):  # unused in inference and not always saved
             state.setdefault(key, value)
     fit(name, model, state, there.name, DROPPED)
     return model

@@ -1,7 +1,7 @@
-"""CAN, contrastive masked autoencoders with noise prediction (arXiv 2210.16870): its ViT encoder, in timm's ViT.
+"""CAN, contrastive masked autoencoders with noise prediction (arXiv 2210.16870): the ViT encoder in timm's ViT.
 
-Its makers' code is JAX: Flax parameters as Scenic and big_vision write them to an ``.npz`` are taken, and PyTorch state
-dicts of the reimplementations, whose encoder has timm's names at the top or behind ``encoder.``.
+Loads Flax parameters (``.npz``) of the original JAX code, as written by Scenic and big_vision, and PyTorch state dicts
+of reimplementations with timm's names at the top or after ``encoder.``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import State
 from substyle.kernels.errors import ConfigError
 
-# what reconstructs, contrasts and predicts the noise; a Flax tree also has the optimiser's state
+# decoder, projection and noise heads, and the optimiser's state in a Flax tree
 DROPPED = (
     *weights.HEADS,
     r"mask_token",
@@ -27,20 +27,21 @@ _STEM = "patch_embed.proj.weight"
 
 
 def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path) -> Backbone:
-    """A CAN encoder.
+    """Load a CAN encoder.
 
     Args:
-        name: as the user writes it; preset: its row.
-        readout: where else to read it.
+        name: full name of the backbone.
+        preset: its preset.
+        readout: where to read the embedding.
         canvas: canvas side S in pixels.
         checkpoint: PyTorch, safetensors, or Flax parameters in an ``.npz``.
 
     Raises:
-        ConfigError: no such file.
-        WeightsError: keys that are missing, unexpected or of another shape, by name.
+        ConfigError: the file does not exist.
+        WeightsError: keys are missing, unexpected or of another shape.
     """
     if not checkpoint.is_file():
-        raise ConfigError(f"{name}: checkpoint", str(checkpoint), "a file that exists")
+        raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
     network = timm_family.create(preset.model)
     state = weights.read_checkpoint(name, checkpoint)
     state = weights.flax_to_timm(state, network) if checkpoint.suffix == ".npz" else unwrapped(state)
@@ -55,7 +56,7 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
 
 
 def unwrapped(state: State) -> State:
-    """A state with the encoder's names at the top; without exactly one encoder in it, as it is."""
+    """Remove the prefix of the encoder's names; unless there is exactly one encoder, return the state unchanged."""
     prefixes = [key.removesuffix(_STEM) for key in state if key.endswith(_STEM)]
     if len(prefixes) != 1:
         return dict(state)

@@ -1,4 +1,4 @@
-"""`control:pixels` and `control:statistics`: embeddings without any training, the floor that a backbone must beat."""
+"""`control:pixels` and `control:statistics`: untrained baselines for backbones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BINS = 16
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _IN_CACHE = 8
-# in place of a hash of weights: raise one when what its control computes changes
+# used instead of a hash of weights: increment when a control's computation changes
 _VERSIONS = {"pixels": "pixels-1", "statistics": "statistics-2"}
 
 
 class Pixels(nn.Module):
-    """The canvas shrunk to 16 × 16 by area: 768 numbers in [0, 1]."""
+    """The canvas downscaled to 16 × 16 by area: 768 numbers in [0, 1]."""
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 768) float32."""
@@ -28,14 +28,13 @@ class Pixels(nn.Module):
 
 
 class Statistics(nn.Module):
-    """Low-level statistics of the canvas: what a forensic analyst would look at first. 175 numbers.
+    """175 low-level statistics of the canvas, as used in image forensics.
 
     - histogram of each channel, 16 bins (48), means and standard deviations (6), correlations of channels (3);
-    - mean log-energy of each of the 64 coefficients of the 8 × 8 block DCT of luma (JPEG's own blocks) (64);
-    - at scales 1, 2, 4: histogram of the log gradient magnitude, 12 bins, and energy of the horizontal and the
-      vertical gradient and their product (the tensor's three entries) (45);
-    - colourfulness: means and deviations of the two opponent axes, and the share of fully black, white and saturated
-      values (9).
+    - mean log-energy of each of the 64 coefficients of the 8 × 8 block DCT of luma, on JPEG's blocks (64);
+    - at scales 1, 2, 4: histogram of the log gradient magnitude, 12 bins, and the entries of the structure tensor,
+      energies of the horizontal and vertical gradient and their product (45);
+    - colourfulness: means and deviations of the two opponent axes, and shares of black, white and saturated values (9).
     """
 
     dct: torch.Tensor
@@ -48,11 +47,11 @@ class Statistics(nn.Module):
 
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 175) float32."""
-        # a few images at a time stay in the processor's cache
+        # small batches stay in the processor's cache
         return torch.cat([self._some(part) for part in torch.split(canvas_BSSC, _IN_CACHE)])
 
     def _some(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
-        x = canvas_BSSC.permute(0, 3, 1, 2).contiguous().float()  # transposed as bytes: 15 times as fast as as floats
+        x = canvas_BSSC.permute(0, 3, 1, 2).contiguous().float()  # transposing bytes is 15 times as fast as floats
         grey = (canvas_BSSC.float() @ self.luma).unsqueeze(1)
         return torch.cat([self._colour(canvas_BSSC, x), self._bands(grey), *self._gradients(grey)], dim=1)
 
@@ -64,10 +63,10 @@ class Statistics(nn.Module):
         counts = torch.bincount(codes.flatten(), minlength=batch * 3 * _BINS).view(batch, 3 * _BINS)
         histogram = counts / (codes.numel() // (batch * 3))
         some = x[:, :, ::2, ::2]
-        # sums of whole numbers, exact in float64 in whatever order: of a plain picture the difference is all rounding
+        # sums of integers are exact in float64 in any order; in a uniform image the differences are rounding only
         flat = some.flatten(2).double()
         exact = flat.mean(2) / 255.0
-        # all second moments are one small matrix product; the opponent axes follow from them
+        # all second moments, from one small matrix product; those of the opponent axes follow
         second = flat @ flat.transpose(1, 2) / (flat.shape[2] * 255.0**2)
         covariance = (second - exact[:, :, None] * exact[:, None, :]).float()
         mean = exact.float()
@@ -102,7 +101,7 @@ class Statistics(nn.Module):
 
 
 def _dct_filters() -> torch.Tensor:
-    """The 64 basis pictures of the orthonormal 8 × 8 DCT-II. Shape: (64, 1, 8, 8)."""
+    """The 64 basis images of the orthonormal 8 × 8 DCT-II. Shape: (64, 1, 8, 8)."""
     k = torch.arange(8, dtype=torch.float64)
     basis = torch.cos(math.pi * (2 * k[None, :] + 1) * k[:, None] / 16) * math.sqrt(2 / 8)
     basis[0] /= math.sqrt(2)
@@ -110,7 +109,7 @@ def _dct_filters() -> torch.Tensor:
 
 
 def load(name: str, kind: str, *, canvas: int) -> Backbone:
-    """The control of that kind, ``pixels`` or ``statistics``."""
+    """Create the control ``pixels`` or ``statistics``."""
     module: nn.Module = {"pixels": Pixels, "statistics": Statistics}[kind]()
     with torch.inference_mode():
         dim = int(module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)).shape[-1])

@@ -1,7 +1,7 @@
-"""`onnx:<path>`: a model that comes as an ONNX file; its preprocessing comes from a small JSON file beside it.
+"""`onnx:<path>`: an ONNX model with its preprocessing in a JSON file beside it.
 
-``model.onnx`` needs ``model.json`` with ``mean`` and ``std`` (of RGB in [0, 1]). There, ``output`` names the embedding
-of a model with several outputs; ``licence`` and ``architecture`` are optional. Input: (N, 3, side, side) float32.
+``model.onnx`` needs ``model.json`` with ``mean`` and ``std`` (of RGB in [0, 1]), and ``output`` if there are several
+outputs; ``licence``, ``architecture``, ``objective`` and ``data`` are optional. Input: (N, 3, side, side) float32.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from substyle.kernels.errors import ConfigError
 
 
 def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
-    """The file's model behind the uint8 canvas interface, at a fixed batch.
+    """Load a model with the uint8 canvas interface and a fixed batch.
 
     Raises:
-        ConfigError: no such file, no or bad JSON beside it, or a model of another interface.
+        ConfigError: the file does not exist, its JSON file is missing or invalid, or the model has another interface.
     """
     path = Path(path_text).expanduser()
     if not path.is_file():
-        raise ConfigError(f"backbone {name}", str(path), "a file that exists")
+        raise ConfigError(f"backbone {name}", str(path), "an existing file")
     facts = _facts(path)
     try:
         model = onnx.load(str(path))
@@ -40,7 +40,7 @@ def load(name: str, path_text: str, *, canvas: int, batch: int) -> Backbone:
     output = _output(path, model, facts.get("output"))
     _fix_batch(model, batch)
     front = _front(canvas=canvas, side=side, batch=batch, mean=facts["mean"], std=facts["std"])
-    # one opset for both halves: the file's, when it is newer, else the front's
+    # both parts need the same opset: the newer one
     joined = compose.merge_models(
         *_same_opset(compose.add_prefix(front, "substyle_"), model),
         io_map=[("substyle_pixels", source)],
@@ -88,7 +88,7 @@ def _image_input(path: Path, model: onnx.ModelProto) -> tuple[int, str]:
     floats = len(inputs) == 1 and inputs[0].type.tensor_type.elem_type == TensorProto.FLOAT
     if not floats or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] < 1:
         given = ", ".join(f"{v.name} {[d.dim_value or '?' for d in v.type.tensor_type.shape.dim]}" for v in inputs)
-        raise ConfigError(f"inputs of {path.name}", given, "one float32 input (N, 3, side, side) of a fixed side")
+        raise ConfigError(f"inputs of {path.name}", given, "one float32 input (N, 3, side, side) with a fixed side")
     return shape[2], inputs[0].name
 
 
@@ -102,7 +102,7 @@ def _output(path: Path, model: onnx.ModelProto, wanted: object) -> str:
 
 
 def _fix_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Give the model's interface a fixed batch; shapes inside follow from it."""
+    """Set a fixed batch in the model's interface; inner shapes are inferred from it."""
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -134,7 +134,7 @@ def _same_opset(front: onnx.ModelProto, model: onnx.ModelProto) -> tuple[onnx.Mo
 
 
 def _flatten(model: onnx.ModelProto, output: str, batch: int) -> int:
-    """End the graph in (batch, D): positions of a map or sequence are flattened as they are. Returns D."""
+    """Flatten the output to (batch, D), including positions of a map or sequence. Returns D."""
     shape_node = helper.make_node("Flatten", [output], ["substyle_embedding"], axis=1)
     model.graph.node.append(shape_node)
     del model.graph.output[:]
@@ -143,7 +143,7 @@ def _flatten(model: onnx.ModelProto, output: str, batch: int) -> int:
     value = inferred.graph.output[0]
     dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
     if len(dims) != 2 or dims[1] < 1:
-        raise ConfigError(f"output {output}", dims, "an output whose shape follows from the input's")
+        raise ConfigError(f"output {output}", dims, "an output whose shape is determined by the input's")
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info("substyle_embedding", TensorProto.FLOAT, [batch, dims[1]]))
     return int(dims[1])

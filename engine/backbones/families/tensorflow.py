@@ -1,8 +1,8 @@
-"""TensorFlow checkpoints without TensorFlow: reads `<prefix>.index` and `<prefix>.data-?????-of-?????`.
+"""Reader of TensorFlow checkpoints without TensorFlow: `<prefix>.index` and `<prefix>.data-?????-of-?????`.
 
-The index is a table in LevelDB's format (sorted keys in blocks, each with a CRC-32C) from a tensor's name to where its
-bytes lie; the data files are these bytes. Source of the formats: TensorFlow's ``tensor_bundle.proto`` and
-``tensor_bundle.h``, LevelDB's ``table_format.md``. Every checksum is held.
+The index is a table in LevelDB's format (sorted keys in blocks, each with a CRC-32C) that maps a tensor's name to its
+location in the data files. All checksums are verified. Sources of the formats: TensorFlow's ``tensor_bundle.proto`` and
+``tensor_bundle.h``, LevelDB's ``table_format.md``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from substyle.kernels.errors import SubstyleError
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
-_TRAILER = 5  # after a block: how it is compressed, and its checksum
+_TRAILER = 5  # bytes after a block: compression type and checksum
 # numbers of DataType in types.proto
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2"}
 _STRING, _BFLOAT16 = 7, 14
-_MAX_INDEX = 1 << 28  # bytes; the index of a network of thousands of tensors has some hundred thousand
+_MAX_INDEX = 1 << 28  # bytes; an index of thousands of tensors has a few hundred thousand
 
 
 class BundleError(SubstyleError):
@@ -43,7 +43,7 @@ class _Entry:
 
 
 def prefix_of(path: Path) -> Path | None:
-    """The prefix of the checkpoint that a path names; None where it names none.
+    """Return the prefix of the checkpoint at a path; None if there is none.
 
     Args:
         path: a prefix such as ``model.ckpt-225206``, its ``.index`` file, or the folder of a SavedModel or hub module.
@@ -57,7 +57,7 @@ def prefix_of(path: Path) -> Path | None:
 
 
 def files_of(prefix: Path) -> list[Path]:
-    """All files of a checkpoint, the index first."""
+    """Return all files of a checkpoint, the index first."""
     return [Path(f"{prefix}.index"), *sorted(prefix.parent.glob(f"{prefix.name}.data-*"))]
 
 
@@ -65,10 +65,10 @@ class TensorBundle:
     """The tensors of a checkpoint by name.
 
     Args:
-        prefix: what its files' names begin with.
+        prefix: common prefix of its files' names.
 
     Raises:
-        BundleError: a file that is missing, cut or not what its checksum says.
+        BundleError: a file is missing, truncated or has a wrong checksum.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -76,12 +76,12 @@ class TensorBundle:
         index = Path(f"{prefix}.index")
         try:
             if index.stat().st_size > _MAX_INDEX:
-                raise BundleError(f"{index}: longer than any index of tensors")
+                raise BundleError(f"{index}: too long for an index of tensors")
             table = dict(_table(index.read_bytes(), str(index)))
         except OSError as error:
             raise BundleError(f"{index}: {error.strerror}") from error
         except (IndexError, UnicodeDecodeError, ValueError, struct.error) as error:
-            raise BundleError(f"{index}: is not the index of a TensorFlow checkpoint ({error})") from error
+            raise BundleError(f"{index}: not the index of a TensorFlow checkpoint ({error})") from error
         header = _fields(table.pop(b"", b""), str(index))
         self._shards = int(header.get(1, [1])[-1])
         if header.get(2, [0])[-1] != 0:
@@ -89,26 +89,26 @@ class TensorBundle:
         self._entries = {key.decode(): _entry(value, str(index)) for key, value in table.items()}
 
     def names(self) -> list[str]:
-        """Names of all tensors, sorted."""
+        """Return the sorted names of all tensors."""
         return sorted(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, without reading it."""
+        """Return a tensor's shape without reading it."""
         return self._entries[name].shape
 
     def is_numeric(self, name: str) -> bool:
-        """Whether it is an array of numbers, and not of strings or of a kind not known here."""
+        """Return whether a tensor has a supported numeric type."""
         entry = self._entries[name]
         return (entry.dtype in _DTYPES or entry.dtype == _BFLOAT16) and not entry.sliced
 
     def read(self, name: str) -> NDArray[np.generic]:
-        """A tensor of numbers; bfloat16 as float32. Raises BundleError where its bytes are not what was written."""
+        """Read a numeric tensor; bfloat16 as float32. Raises BundleError on a checksum mismatch."""
         entry, where = self._entries[name], f"{self.prefix}: {name}"
         if not self.is_numeric(name):
             raise BundleError(f"{where}: type {entry.dtype} or a sliced tensor is not supported")
         data = self._bytes(entry, where)
         if _masked(google_crc32c.value(data)) != entry.checksum:
-            raise BundleError(f"{where}: its bytes are not what was written (checksum)")
+            raise BundleError(f"{where}: checksum mismatch")
         if entry.dtype == _BFLOAT16:
             flat = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
         else:
@@ -118,13 +118,13 @@ class TensorBundle:
         return flat.reshape(entry.shape)
 
     def text(self, name: str) -> bytes:
-        """A scalar string, such as the object graph of a TensorFlow 2 checkpoint."""
+        """Read a scalar string, such as the object graph of a TensorFlow 2 checkpoint."""
         entry, where = self._entries[name], f"{self.prefix}: {name}"
         if entry.dtype != _STRING or entry.shape != ():
-            raise BundleError(f"{where}: is no scalar string")
+            raise BundleError(f"{where}: not a scalar string")
         data = self._bytes(entry, where)
         length, start = _varint(data, 0)
-        if start + 4 + length != len(data):  # its length, the checksum of that, itself
+        if start + 4 + length != len(data):  # length, its checksum, string
             raise BundleError(f"{where}: a string of {length} bytes in {len(data)}")
         return data[start + 4 :]
 
@@ -140,14 +140,14 @@ class TensorBundle:
         except OSError as error:
             raise BundleError(f"{where}: {path.name}: {error.strerror}") from error
         if len(data) != entry.size:
-            raise BundleError(f"{where}: {path.name} is cut")
+            raise BundleError(f"{where}: {path.name} is truncated")
         return data
 
 
 def fields(message: bytes) -> dict[int, list[int | bytes]]:
-    """Values by field number of a protocol-buffer message, in their order: varints and fixed numbers, or bytes.
+    """Parse a protocol-buffer message into lists of values by field number: integers or bytes.
 
-    Raises ValueError for what is no message.
+    Raises ValueError if it is malformed.
     """
     out: dict[int, list[int | bytes]] = {}
     at = 0
@@ -166,7 +166,7 @@ def fields(message: bytes) -> dict[int, list[int | bytes]]:
         else:
             raise ValueError(f"wire type {kind}")
         if at > len(message):
-            raise ValueError("a message that is cut")
+            raise ValueError("truncated message")
         out.setdefault(number, []).append(value)
     return out
 
@@ -175,7 +175,7 @@ def _fields(message: bytes, where: str) -> dict[int, list[int | bytes]]:
     try:
         return fields(message)
     except (ValueError, IndexError) as error:
-        raise BundleError(f"{where}: is not the index of a TensorFlow checkpoint ({error})") from error
+        raise BundleError(f"{where}: not the index of a TensorFlow checkpoint ({error})") from error
 
 
 def _entry(message: bytes, where: str) -> _Entry:
@@ -196,8 +196,8 @@ def _entry(message: bytes, where: str) -> _Entry:
 def _table(data: bytes, where: str) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-_FOOTER:]
     if len(footer) < _FOOTER or int.from_bytes(footer[-8:], "little") != _MAGIC:
-        raise BundleError(f"{where}: is not the index of a TensorFlow checkpoint")
-    _, at = _handle(footer, 0)  # of the table's own properties, which there are none of
+        raise BundleError(f"{where}: not the index of a TensorFlow checkpoint")
+    _, at = _handle(footer, 0)  # the table's properties, which are empty
     (offset, size), _ = _handle(footer, at)
     for _key, handle in _block(data, offset, size, where):
         start, length = _handle(handle, 0)[0]
@@ -214,11 +214,11 @@ def _block(data: bytes, offset: int, size: int, where: str) -> Iterator[tuple[by
     block = data[offset : offset + size]
     trailer = data[offset + size : offset + size + _TRAILER]
     if len(block) != size or len(trailer) != _TRAILER:
-        raise BundleError(f"{where}: is cut")
+        raise BundleError(f"{where}: truncated")
     if trailer[0] != 0:
         raise BundleError(f"{where}: compressed blocks are not supported; TensorFlow writes none")
     if _masked(google_crc32c.value(block + trailer[:1])) != int.from_bytes(trailer[1:], "little"):
-        raise BundleError(f"{where}: its bytes are not what was written (checksum)")
+        raise BundleError(f"{where}: checksum mismatch")
     (restarts,) = struct.unpack_from("<I", block, size - 4)
     end = size - 4 - 4 * restarts
     at, key = 0, b""
@@ -242,19 +242,18 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError("a number of more than 64 bits")
+            raise ValueError("varint of more than 64 bits")
 
 
 def _masked(checksum: int) -> int:
-    # a checksum is stored rotated, so that one of data that hold checksums is not their own
+    # stored checksums are masked, because the CRC of data with embedded CRCs is problematic
     return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-# SimCLR's TensorFlow 2 checkpoints: which variable is which follows from the graph of the objects that held them.
-#
-# A key there may be ``trainable_weights/17/.ATTRIBUTES/VARIABLE_VALUE``, after whichever path is shortest; the graph
-# (``TrackableObjectGraph`` in TensorFlow's ``trackable_object_graph.proto``) has all paths. Source of the attributes'
-# names: ``tf2/resnet.py`` of google-research/simclr.
+# In SimCLR's TensorFlow 2 checkpoints, a variable's key follows its shortest path, such as
+# ``trainable_weights/17/.ATTRIBUTES/VARIABLE_VALUE``, so variables are identified by the object graph, which has all
+# paths (``TrackableObjectGraph`` in TensorFlow's ``trackable_object_graph.proto``). Source of the attributes' names:
+# ``tf2/resnet.py`` of google-research/simclr.
 
 KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _STEM, _GROUPS = "initial_conv_relu_max_pool", "block_groups"
@@ -264,27 +263,26 @@ _VALUE = b"VARIABLE_VALUE"
 @dataclass(frozen=True)
 class _Node:
     children: dict[str, int]
-    key: str | None  # of its value in the checkpoint
+    key: str | None  # key of its value in the checkpoint
 
 
 def base_names(bundle: TensorBundle) -> dict[str, str]:
-    """Names as version 1 of TensorFlow gives them, such as ``base_model/conv2d_3/kernel``, by key of the checkpoint.
+    """Map checkpoint keys to TensorFlow 1 names, such as ``base_model/conv2d_3/kernel``.
 
-    Keys of everything inside the ResNet are there, those of layers it should not have under their own name; what lies
-    outside it, heads and optimiser, is not.
+    Includes all keys of the ResNet; those of unknown layers map to themselves. Heads and optimiser are excluded.
 
     Raises:
-        BundleError: a graph without exactly one ResNet in it.
+        BundleError: the graph does not contain exactly one ResNet.
     """
     try:
         nodes = [_node(message) for message in fields(bundle.text(KEY)).get(1, []) if isinstance(message, bytes)]
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise BundleError(f"{bundle.prefix}: {KEY} is no graph of objects ({error})") from error
+        raise BundleError(f"{bundle.prefix}: {KEY} is not an object graph ({error})") from error
     if any(not 0 <= child < len(nodes) for node in nodes for child in node.children.values()):
-        raise BundleError(f"{bundle.prefix}: {KEY} names objects that are missing")
+        raise BundleError(f"{bundle.prefix}: {KEY} refers to missing objects")
     roots = [node for node in nodes if _STEM in node.children and _GROUPS in node.children]
     if len(roots) != 1:
-        raise BundleError(f"{bundle.prefix}: {len(roots)} networks with {_STEM} and {_GROUPS}, not one")
+        raise BundleError(f"{bundle.prefix}: {len(roots)} networks with {_STEM} and {_GROUPS}, expected one")
     out = {key: key for node in _inside(nodes, roots[0]) if (key := node.key) is not None}
     counts = {"conv2d": 0, "batch_normalization": 0}
     for layer in _layers(nodes, roots[0]):
@@ -313,7 +311,7 @@ def _inside(nodes: list[_Node], root: _Node) -> list[_Node]:
 
 
 def _layers(nodes: list[_Node], resnet: _Node) -> Iterator[_Node]:
-    """Layers in the order in which version 1 makes their variables."""
+    """Layers in the order in which TensorFlow 1 creates their variables."""
     yield from _items(nodes, resnet, _STEM)
     for group in _items(nodes, resnet, _GROUPS):
         for block in _items(nodes, group, "layers"):
@@ -322,7 +320,7 @@ def _layers(nodes: list[_Node], resnet: _Node) -> Iterator[_Node]:
 
 
 def _items(nodes: list[_Node], node: _Node, name: str) -> list[_Node]:
-    """The members of a list that is an attribute, in order; none where it is not there."""
+    """The items of a list attribute in order; empty if the attribute does not exist."""
     if name not in node.children:
         return []
     members = nodes[node.children[name]].children

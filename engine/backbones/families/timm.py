@@ -1,4 +1,4 @@
-"""`timm:<model>`: any timm model by its name there; and `control:random:<model>`, the same one untrained."""
+"""`timm:<model>`: pretrained timm models; `control:random:<model>`: the same models untrained."""
 
 from __future__ import annotations
 
@@ -31,24 +31,22 @@ from substyle.engine.backbones.weights import (
 )
 from substyle.kernels.errors import ConfigError
 
-# Reading a timm or OpenCLIP network elsewhere than at its usual end: a block's output, another pooling.
-
-# as timm calls them
+# timm's names
 _POOLS = {"cls": "token", "avg": "avg", "max": "max", "map": "map", "none": ""}
 _REFUSED = (
     AssertionError,
     NotImplementedError,
     TypeError,
     ValueError,
-)  # raised by networks of timm that do not return intermediates
+)  # raised by timm networks without this pooling
 
 
 class PooledBlock(nn.Module):
     """The output of one block, pooled.
 
     Args:
-        network: has `forward_intermediates`, as timm's and OpenCLIP's networks have.
-        index: number of the block from 0.
+        network: a network with `forward_intermediates`, as in timm and OpenCLIP.
+        index: index of the block.
         pool: ``cls``, ``avg`` or ``max``.
     """
 
@@ -68,15 +66,15 @@ class PooledBlock(nn.Module):
 def intermediates(
     network: nn.Module, x: torch.Tensor, indices: list[int] | None
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Outputs of blocks, all for None: maps (B, D, H, W), and the tokens before the patches (B, P, D) where there are.
+    """Compute the outputs of blocks, or all blocks for None: maps (B, D, H, W) and prefix tokens (B, P, D), if any.
 
-    Blocks after the last one asked for are not computed.
+    Blocks after the last index are not computed.
     """
     call: Any = network.forward_intermediates
     options: dict[str, Any] = {"indices": indices, "stop_early": True, "intermediates_only": True}
     known = inspect.signature(call).parameters
     for tokens in ("return_prefix_tokens", "output_extra_tokens"):
-        # timm's relative-position ViTs give an error instead of no tokens
+        # timm's relative-position ViTs raise instead of returning no tokens
         if tokens in known and getattr(network, "num_prefix_tokens", None) != 0:
             options[tokens] = True
     found = call(x, **options)
@@ -87,23 +85,23 @@ def intermediates(
 
 
 def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: str | None) -> tuple[nn.Module, str]:
-    """The network read at a block, and its pooling in words.
+    """Return a network that outputs a pooled block, and a description of the pooling.
 
     Args:
-        name: of the backbone, for errors.
-        network: on any device, the meta device too.
-        readout: its layer is not None.
-        side: input side.
-        own: the network's own pooling in timm's words.
+        name: name of the backbone, for errors.
+        network: on any device, including meta.
+        readout: a readout with a layer.
+        side: input side in pixels.
+        own: timm's name of the network's default pooling.
 
     Raises:
-        ConfigError: no such block, or a pooling that its output does not have.
+        ConfigError: the network has no such block, or the block no such pooling.
     """
     assert readout.layer is not None
     if readout.head == "projection":
-        raise ConfigError(f"backbone {name}", f"head=projection of block {readout.layer}", "a head at the end only")
+        raise ConfigError(f"backbone {name}", f"head=projection of block {readout.layer}", "projection without layer")
     if not hasattr(network, "forward_intermediates"):
-        raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "a network whose library gives its blocks")
+        raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "no layer; this network does not expose blocks")
     with torch.no_grad():
         found = intermediates(network, _blank(network, side), None)
     count = len(found)
@@ -111,7 +109,7 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     if not 0 <= index < count:
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", f"{-count} to {count - 1}")
     prefix = found[index][1]
-    # of timm's networks; open_clip's towers, which have no such attribute, always have one before the patches
+    # open_clip's towers have no attribute cls_token, but always a class token
     has_class = prefix is not None and getattr(network, "cls_token", prefix) is not None
     pool = readout.pool or ("cls" if has_class and own in ("token", "tok") else "avg")
     allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
@@ -121,16 +119,16 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
 
 
 def pooled(name: str, network: nn.Module, pool: str) -> None:
-    """Give a timm network another pooling at its end, in place: the same weights, the final normalisation as it is.
+    """Change the final pooling of a timm network in place, keeping weights and final normalisation.
 
     Raises:
-        ConfigError: the network has no such pooling.
+        ConfigError: the network does not support the pooling.
     """
     fits = {
         "cls": getattr(network, "cls_token", None) is not None,
         "map": getattr(network, "attn_pool", None) is not None,
     }
-    allowed = "a pooling that the network has: avg, max" + "".join(f", {key}" for key, has in fits.items() if has)
+    allowed = "a pooling of the network: avg, max" + "".join(f", {key}" for key, has in fits.items() if has)
     if not fits.get(pool, True) or not hasattr(network, "reset_classifier"):
         raise ConfigError(f"backbone {name}", f"pool={pool}", allowed)
     try:
@@ -140,10 +138,10 @@ def pooled(name: str, network: nn.Module, pool: str) -> None:
 
 
 def require_vector(name: str, output: torch.Tensor) -> int:
-    """The embedding's width D. Raises ConfigError where a network does not give one vector (B, D) an image."""
+    """Return the embedding width D. Raises ConfigError unless the output is one vector per image (B, D)."""
     if output.ndim != 2:
         shape = " × ".join(str(n) for n in output.shape[1:])
-        raise ConfigError(f"backbone {name}", f"{shape} numbers an image", "one vector an image: cls, avg or max")
+        raise ConfigError(f"backbone {name}", f"{shape} numbers per image", "one vector per image: cls, avg or max")
     return int(output.shape[1])
 
 
@@ -151,17 +149,14 @@ def _blank(network: nn.Module, side: int) -> torch.Tensor:
     return torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
 
 
-# Names that were perhaps meant.
-
-
 def such_as(name: str, known: Iterable[str], cutoff: float) -> str:
-    """The end of a sentence on what is allowed: known names that are like this one, else how to find them.
+    """Return an error message's suffix with similar known names, or how to search for names.
 
     Args:
-        cutoff: how like, from 0 to 1, as in `difflib.get_close_matches`.
+        cutoff: minimum similarity, from 0 to 1, as in `difflib.get_close_matches`.
     """
     near = get_close_matches(name, list(known), n=5, cutoff=cutoff)
-    return f", such as {', '.join(near)}" if near else "; substyle backbones --search finds them by a part of a name"
+    return f", such as {', '.join(near)}" if near else "; substyle backbones --search lists names with a given part"
 
 
 def load(
@@ -174,19 +169,20 @@ def load(
     side: int | None = None,
     dropped: Sequence[str] = HEADS,
 ) -> Backbone:
-    """A timm model with its pretrained weights, or those of a local checkpoint.
+    """Load a timm model with its pretrained weights or a local checkpoint.
 
     Args:
-        name: as the user writes it; model: timm's name.
+        name: full name of the backbone.
+        model: timm's name of the model.
         canvas: canvas side S in pixels.
         checkpoint: local weights: a PyTorch or safetensors file, or big_vision's ``.npz`` of a ViT.
-        readout: where the embedding is read.
-        side: input side in pixels, where it is not timm's own; position embeddings are resampled by timm.
-        dropped: patterns of a checkpoint's keys that are no part of the embedding.
+        readout: where to read the embedding.
+        side: input side in pixels if not timm's default; timm resamples position embeddings.
+        dropped: patterns of checkpoint keys that do not affect the embedding.
 
     Raises:
-        ConfigError: no such model in timm, a checkpoint that is not there, or a readout that the model does not have.
-        WeightsError: the weights are neither local nor in reach, or do not fit.
+        ConfigError: timm has no such model, the checkpoint does not exist, or the model does not support the readout.
+        WeightsError: the weights are not available or do not fit.
     """
     import timm
 
@@ -194,7 +190,7 @@ def load(
     if checkpoint is None:
         config = timm.get_pretrained_cfg(model)
         if config is None or not (config.hf_hub_id or config.url or config.file):
-            raise WeightsError(f"{name}: timm has no pretrained weights for it; give checkpoint = path")
+            raise WeightsError(f"{name}: timm has no pretrained weights for this model; set checkpoint = path")
         repository = config.hf_hub_id or ""
         if repository.endswith("/"):
             repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
@@ -202,13 +198,13 @@ def load(
             require_repository(name, repository)
         try:
             network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
-        except UNREADABLE as error:  # a gated repository, one that is cached in part, a broken download
+        except UNREADABLE as error:  # gated repository, incomplete cache, broken download
             source = repository or config.url or config.file
-            raise WeightsError(f"{name}: its weights ({source}) cannot be loaded: {error}") from error
+            raise WeightsError(f"{name}: cannot load the weights ({source}): {error}") from error
         weights, licence = f"timm hub: {repository or config.url or config.file}", config.license or "unstated"
     else:
         if not checkpoint.is_file():
-            raise ConfigError(f"{name}: checkpoint", str(checkpoint), "a file that exists")
+            raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
         network = create(model, side)
         load_checkpoint(name, network, checkpoint, dropped, resized=side is not None)
         weights, licence = f"checkpoint {checkpoint.name}", "unstated"
@@ -225,11 +221,11 @@ def load_random(
     seed: int,
     readout: Readout = WHOLE,
 ) -> Backbone:
-    """The architecture untrained: what its shape alone knows.
+    """Create a timm model with random weights, as a control for its architecture.
 
-    Weights are timm's own initialisation under ``seed``. Normalisation layers that keep running statistics are
-    recalibrated on the calibration canvases (B, S, S, 3): at their initial statistics, activations of a deep network
-    fade or explode and the control would be weaker than the architecture is.
+    Weights are timm's initialisation with ``seed``. Normalisation layers with running statistics are recalibrated on
+    the calibration canvases (B, S, S, 3): with initial statistics, activations of a deep network vanish or explode and
+    the control would be weaker than its architecture.
     """
     require_model(name, model)
     with torch.random.fork_rng(devices=[]):
@@ -243,10 +239,7 @@ def load_random(
 
 
 def create(model: str, side: int | None = None, *, width: int = 0) -> nn.Module:
-    """The model without weights and without classifier, or with a projection of a width in its place.
-
-    timm's notes on missing weights do not apply here.
-    """
+    """Create a model with random weights and no classifier, or a projection to ``width`` in its place."""
     import timm
 
     return timm.create_model(model, pretrained=False, num_classes=width, **_sized(side))  # type: ignore[no-any-return]
@@ -264,12 +257,12 @@ def load_checkpoint(
     *,
     resized: bool = False,
 ) -> None:
-    """Load a checkpoint's tensors, every one of them accounted for, except those of the dropped heads.
+    """Load all tensors of a checkpoint except dropped heads.
 
     Args:
-        resized: the network was made for another side than its weights, and timm resamples its position embeddings.
+        resized: the network has another input side than its weights, and timm resamples its position embeddings.
 
-    Raises WeightsError naming keys that are missing, unexpected or of another shape.
+    Raises WeightsError, naming the keys, if any are missing, unexpected or of another shape.
     """
     state = read_checkpoint(name, path)
     if path.suffix == ".npz":
@@ -287,26 +280,26 @@ def load_checkpoint(
 def _refuse_resampled(
     name: str, source: str, before: Mapping[str, tuple[int, ...]], state: State, *, resized: bool
 ) -> None:
-    """Raise WeightsError for tensors that timm has fitted to a network of another patch or side, without a word."""
+    """Raise WeightsError for tensors that timm has silently resampled to another patch size or input side."""
     found = []
     for key, shape in before.items():
         if key not in state or math.prod(shape) == state[key].numel():
             continue
-        # a class token may have come or gone before the same grid of patches
+        # a class token may have been added or removed before the same grid of patches
         if key == "pos_embed" and (resized or _grid(shape) == _grid(state[key].shape)):
             continue
         found.append(f"{key} {list(shape)}, not {list(state[key].shape)}")
     if found:
-        raise WeightsError(f"{name}: {source} is of a network of another patch or input side: {', '.join(found)}")
+        raise WeightsError(f"{name}: {source} has another patch size or input side: {', '.join(found)}")
 
 
 def _grid(shape: Sequence[int]) -> int:
-    """Side of the grid of patches that position embeddings (1, …, D) are for, with or without some tokens before."""
+    """Side of the patch grid of position embeddings (1, …, D), with or without prefix tokens."""
     return math.isqrt(math.prod(shape[1:-1]))
 
 
 def data_config(network: nn.Module) -> dict[str, Any]:
-    """Input side, mean and std as timm resolves them for the network: keyword arguments of `Preprocessed`."""
+    """Return timm's input side, mean and std for the network, as keyword arguments of `Preprocessed`."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(network)
@@ -314,7 +307,7 @@ def data_config(network: nn.Module) -> dict[str, Any]:
 
 
 def rgb(values: Sequence[float]) -> RGB:
-    """Three floats as a tuple."""
+    """Convert three numbers to a tuple of floats."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
@@ -331,7 +324,7 @@ def wrap(
     config: dict[str, Any] | None = None,
     readout: Readout = WHOLE,
 ) -> Backbone:
-    """A float network with a timm data configuration as a Backbone. Raises ConfigError for a readout it lacks."""
+    """Wrap a float network as a Backbone. Raises ConfigError if it does not support the readout."""
     network = network.eval().requires_grad_(False)
     config = (config or data_config(network)) | readout.levels
     weights_hash = tensors_hash(network.state_dict())
@@ -356,12 +349,12 @@ def wrap(
 
 
 def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple[nn.Module, str]:
-    """The network read there, and its pooling in words. Raises ConfigError for what it does not have."""
+    """Apply a readout; return the network and its pooling. Raises ConfigError if the network does not support it."""
     own = getattr(network, "global_pool", None)
     own = own if isinstance(own, str) and own else None
     projection = _projection(network)
     if readout.head == "projection" and projection is None:
-        allowed = "an open_clip:, clip: or package:clip_vit_b16 backbone; timm's networks are read before their heads"
+        allowed = "an open_clip:, clip: or package:clip_vit_b16 backbone; timm networks are read before their heads"
         raise ConfigError(f"backbone {name}", "head=projection", allowed)
     if readout.layer is not None:
         return block(name, network, readout, side=side, own=own)
@@ -374,14 +367,14 @@ def read_at(name: str, network: nn.Module, readout: Readout, side: int) -> tuple
 
 
 def _projection(network: nn.Module) -> nn.Module | None:
-    """What a network that was created with a width has after its pooling."""
+    """The projection of a network created with a width."""
     head = getattr(network, "head", None)
     return head if isinstance(head, nn.Linear) and getattr(network, "num_classes", None) else None
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes on one thread."""
+    """Restrict torch to one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -391,7 +384,7 @@ def one_thread() -> Iterator[None]:
 
 
 def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
-    """Set running statistics of all normalisation layers to those of one batch, layer after layer, in place."""
+    """Set the running statistics of all normalisation layers to those of one batch, in place."""
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     module.eval()
     if not layers:
@@ -400,13 +393,13 @@ def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # cumulative: exactly the batch's statistics
-    with torch.no_grad(), one_thread():  # more threads sum in another order: other weights, by a rounding
+    with torch.no_grad(), one_thread():  # more threads sum in another order, which changes the rounding
         module(torch.from_numpy(np.ascontiguousarray(canvas_BSSC)))
     module.eval()
 
 
 def require_model(name: str, model: str) -> None:
-    """Return where timm has the model and the weights that its tag names; raise ConfigError naming others otherwise."""
+    """Raise ConfigError, listing alternatives, unless timm has the model and the weights of its tag."""
     import timm
     from timm.models import get_arch_pretrained_cfgs
 

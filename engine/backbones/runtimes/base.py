@@ -1,4 +1,4 @@
-"""Runtime builders: compiled forms of a backbone, cached by everything they depend on."""
+"""Runtime builders, and eager torch runtimes: the reference of the gate, and the runtime of plain arithmetic."""
 
 from __future__ import annotations
 
@@ -24,35 +24,33 @@ from substyle.engine.cuda import AsyncCopy, Canvas, exact
 from substyle.engine.devices import OPENVINO_ON_CPU, EightBits, Precision, Target, as_eight_bits, as_precision
 from substyle.kernels.errors import ConfigError
 
-# Eager float32 torch: the reference of the gate, and the runtime of controls that are plain arithmetic.
-
 
 class TorchModule:
     """A module with the canvas interface, run eagerly in float32.
 
     Args:
-        module: takes uint8 (B, S, S, 3), returns (B, D) float32.
+        module: maps uint8 (B, S, S, 3) to (B, D) float32.
     """
 
     name = "torch"
     precision = "fp32"
 
     def __init__(self, module: nn.Module) -> None:
-        # channels_last is the layout the canvas has; convolutions on a CPU are about twice as fast in it
+        # the canvas is channels_last, which makes convolutions on a CPU about twice as fast
         self.module = module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """(B, S, S, 3) uint8 of any B to (B, D) float32."""
+        """Embed (B, S, S, 3) uint8 of any B to (B, D) float32."""
         with torch.inference_mode():
             return np.asarray(self.module(torch.as_tensor(canvas_BSSC)).float().numpy())
 
 
 class TorchOnDevice:
-    """A module run eagerly in float32 on a device; it works in the background where that is a GPU.
+    """A module run eagerly in float32 on a device, in the background on a GPU.
 
     Args:
-        module: as of `TorchModule`; it is copied.
-        device: where it runs.
+        module: as in `TorchModule`; it is copied.
+        device: device to run on.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -60,25 +58,25 @@ class TorchOnDevice:
         self.module, self.device = copy.deepcopy(module).eval().to(device), device
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """(B, S, S, 3) uint8 of any B, on the device or the host, to (B, D) float32."""
+        """Embed (B, S, S, 3) uint8 of any B, on the device or the host, to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """The same, queued on the current stream. Nobody may write to the canvas until it has ended."""
+        """Embed on the current stream. Do not modify the canvas until `result()` returns."""
         canvas = torch.as_tensor(canvas_BSSC)
-        # constants that a forward pass makes for itself are to lie where its canvas does
+        # constants created in the forward pass must be on the same device
         with torch.inference_mode(), self.device:
             return AsyncCopy.of(self.module(canvas.to(self.device)).float(), held=canvas)
 
 
 class TorchThreads:
-    """A module in the background: a batch is cut among threads of which each computes alone.
+    """A module run in the background on threads that each embed a part of the batch.
 
-    Threads of torch's own meet after every operation, which takes long while others use the cores; these never meet.
+    Torch's own threads synchronise after every operation, which is slow while other work uses the cores.
 
     Args:
-        module: as of `TorchModule`; an image's embedding does not depend on its neighbours.
-        threads: how many work side by side.
+        module: as in `TorchModule`; embeddings must not depend on other images of the batch.
+        threads: number of threads.
     """
 
     def __init__(self, module: nn.Module, threads: int) -> None:
@@ -86,23 +84,23 @@ class TorchThreads:
         self._pool = _single_threads(threads)
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """(B, S, S, 3) uint8 of any B to (B, D) float32."""
+        """Embed (B, S, S, 3) uint8 of any B to (B, D) float32."""
         return self.start(canvas_BSSC).result()
 
     def start(self, canvas_BSSC: Canvas) -> Concatenated:
-        """The same in the background. Nobody may write to the canvas until it has ended."""
+        """Embed in the background. Do not modify the canvas until `result()` returns."""
         size = -(-len(canvas_BSSC) // self.threads)
         parts = [canvas_BSSC[start : start + size] for start in range(0, len(canvas_BSSC), size)]
         return Concatenated([self._pool.submit(self.module, part) for part in parts])
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:
-    """Threads on which torch uses no others."""
+    """A pool of threads on which torch is single-threaded."""
     before = torch.get_num_threads()
     all_there = threading.Barrier(count)
 
     def alone() -> None:
-        torch.set_num_threads(1)  # holds for the thread that says it, and for threads that torch has not seen yet
+        torch.set_num_threads(1)  # applies to the calling thread, and to threads new to torch
         all_there.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="substyle-torch")
@@ -112,42 +110,39 @@ def _single_threads(count: int) -> ThreadPoolExecutor:
     return pool
 
 
-# What a gate looks at: real photographs in every variant, made only where a gate runs.
-
-
 class GateSamples(Protocol):
-    """Photographs of a source in all variants."""
+    """Photographs of a source in all variants, for the gate."""
 
     def fingerprint(self) -> str:
-        """Changes with any pixel of the variants."""
+        """Return a digest that changes with any pixel of the variants."""
         ...
 
     def images(self) -> int:
-        """How many photographs these are variants of."""
+        """Return the number of photographs."""
         ...
 
     def first(self) -> NDArray[np.uint8]:
-        """A batch of photographs as they are. Shape: (b, S, S, 3) uint8."""
+        """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""
         ...
 
     def variants(self) -> Sequence[NDArray[np.uint8]]:
-        """All variants in batches of at most B, identity first: (b, S, S, 3) uint8 each."""
+        """Return all variants in batches (b, S, S, 3) uint8 of at most B, identity first."""
         ...
 
     def further(self) -> Sequence[NDArray[np.uint8]]:
-        """Variants of other photographs, all transformations among them, in full batches: what quantisation sees.
+        """Return full batches of variants of other photographs, with all transformations, to calibrate quantisation.
 
-        Raises ConfigError where there are no others.
+        Raises ConfigError if there are no others.
         """
         ...
 
     def further_fingerprint(self) -> str:
-        """Changes with any pixel of `further`."""
+        """Return a digest that changes with any pixel of `further`."""
         ...
 
 
 def fingerprint(batches_GSSC: Sequence[NDArray[np.uint8]]) -> str:
-    """SHA-256 over the shapes and pixels of batches."""
+    """Return the SHA-256 over the shapes and pixels of batches."""
     digest = hashlib.sha256()
     for batch in batches_GSSC:
         digest.update(f"{batch.shape};".encode())
@@ -157,12 +152,12 @@ def fingerprint(batches_GSSC: Sequence[NDArray[np.uint8]]) -> str:
 
 @dataclass(frozen=True)
 class GivenSamples:
-    """Samples that are made already.
+    """`GateSamples` in memory.
 
     Attributes:
         batches_GSSC: batches of photographs in every variant, identity first.
-        count: how many photographs these are variants of.
-        further_GSSC: full batches of others, for quantisation.
+        count: number of photographs.
+        further_GSSC: full batches of other photographs, for quantisation.
     """
 
     batches_GSSC: Sequence[NDArray[np.uint8]]
@@ -170,41 +165,41 @@ class GivenSamples:
     further_GSSC: Sequence[NDArray[np.uint8]] = ()
 
     def fingerprint(self) -> str:
-        """Changes with any pixel of the variants."""
+        """Return a digest that changes with any pixel of the variants."""
         return fingerprint(self.batches_GSSC)
 
     def images(self) -> int:
-        """How many photographs these are variants of."""
+        """Return the number of photographs."""
         return self.count
 
     def first(self) -> NDArray[np.uint8]:
-        """A batch of photographs as they are. Shape: (b, S, S, 3) uint8."""
+        """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""
         return self.batches_GSSC[0]
 
     def variants(self) -> Sequence[NDArray[np.uint8]]:
-        """The batches."""
+        """Return all batches."""
         return self.batches_GSSC
 
     def further(self) -> Sequence[NDArray[np.uint8]]:
-        """The others. Raises ConfigError where there are none."""
+        """Return the other batches. Raises ConfigError if there are none."""
         if not self.further_GSSC:
-            raise ConfigError("precision", "8 bits", "photographs beside those of the gate, for quantisation")
+            raise ConfigError("precision", "8 bits", "16 or 32 bits; quantisation needs photographs outside the gate")
         return self.further_GSSC
 
     def further_fingerprint(self) -> str:
-        """Changes with any pixel of `further`."""
+        """Return a digest that changes with any pixel of `further`."""
         return fingerprint(self.further())
 
 
 @dataclass(frozen=True)
 class PrecisionPolicy:
-    """Which arithmetic a compiled graph uses where.
+    """Arithmetic of a compiled graph.
 
     Attributes:
-        precision: of the graph.
-        float32_layers: how many of its first layers stay in float32.
-        unquantised_layers: with int8 or fp8, how many of its first layers are not.
-        between: with int8 or fp8, what those and all between products are computed in.
+        precision: precision of the graph.
+        float32_layers: number of first layers in float32.
+        unquantised_layers: with int8 or fp8, number of first layers that are not quantised.
+        between: with int8 or fp8, precision of unquantised layers and of everything between products.
     """
 
     precision: Precision | EightBits
@@ -213,7 +208,7 @@ class PrecisionPolicy:
     between: Precision = "bf16"
 
     def describe(self) -> dict[str, Any]:
-        """This mixture in plain JSON."""
+        """Return the policy as plain JSON."""
         described = {"precision": self.precision, "float32_layers": self.float32_layers}
         if as_eight_bits(self.precision) is None:
             return described
@@ -221,7 +216,7 @@ class PrecisionPolicy:
 
     @staticmethod
     def of(found: dict[str, Any]) -> PrecisionPolicy:
-        """From plain JSON, whatever else stands in it."""
+        """Create a policy from plain JSON, ignoring other keys."""
         count, unquantised = int(found["float32_layers"]), int(found.get("unquantised_layers", 0))
         if kind := as_eight_bits(found["precision"]):
             return PrecisionPolicy(kind, count, unquantised, as_precision(found.get("between", "bf16")))
@@ -229,16 +224,18 @@ class PrecisionPolicy:
 
 
 class RuntimeBuilder(ABC):
-    """A backbone in one runtime: what it is compiled to, and what can be asked for.
+    """Compiles a backbone for one runtime, cached by everything it depends on.
 
     Args:
         source: the backbone.
-        samples: what it is gated on, and whose further photographs a graph in 8 bits is quantised on.
-        batch: batch of the graph; canvas: canvas side S in pixels; threads: CPU threads of a runtime.
+        samples: photographs for the gate and for calibrating quantisation.
+        batch: batch of the graph.
+        canvas: canvas side S in pixels.
+        threads: CPU threads of a runtime.
         target: the device.
     """
 
-    libraries: ClassVar[tuple[str, ...]]  # whose versions decide what is compiled
+    libraries: ClassVar[tuple[str, ...]]  # libraries whose versions affect the compiled graph
 
     def __init__(
         self,
@@ -264,39 +261,39 @@ class RuntimeBuilder(ABC):
 
     @property
     def ladder(self) -> tuple[Precision, ...]:
-        """What ``auto`` tries in turn, fastest first; empty where it keeps first layers of bf16 in float32 instead."""
+        """Precisions tried by ``auto``, fastest first; empty if it keeps first layers of bf16 in float32 instead."""
         return ("bf16", "fp16", "fp32") if self.source.graph_hash is None else ("fp32",)
 
     def require_precision(self, precision: str) -> None:
-        """Raise ConfigError where this backbone cannot be compiled in a precision that its runtime has."""
+        """Raise ConfigError if this backbone does not support a precision of its runtime."""
         if self.ladder and precision not in ("auto", *self.ladder):
-            why = "it comes as a graph, which is computed in the types it has"
+            why = "the types of an ONNX graph are fixed"
             raise ConfigError(
                 f"{self.source.spec.name}: precision", precision, f"auto, {', '.join(self.ladder)} ({why})"
             )
 
     def facts(self, precision: str) -> dict[str, Any]:
-        """What else decides how the gate goes in a precision, beside `key` and device."""
+        """Return facts besides `key` and device that affect the gate for a precision."""
         return {}
 
     def layers(self) -> int:
-        """How many layers a mixture counts; 0 where there are no mixtures."""
+        """Return the number of layers that a policy can select from; 0 if layers cannot be selected."""
         return 0
 
     @abstractmethod
     def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch | ChunkedBatch:
-        """The backbone compiled; with ``keep``, from what is kept of it, and kept for the next time."""
+        """Compile the backbone; with ``keep``, cache the result."""
 
     def graph_name(self, mixture: PrecisionPolicy) -> str | None:
-        """Where the cache has the ONNX graph that others may share work with; None where they may not."""
+        """Return the cache name of the ONNX graph if it can be shared with other backbones, else None."""
         return None
 
     @abstractmethod
     def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
-        """``name`` and ``version`` of what computes, for the store."""
+        """Return ``name`` and ``version`` of the runtime, for the store."""
 
     def reference(self) -> Embed:
-        """The backbone in float32 as its library has it."""
+        """Return the float32 reference of the gate."""
         module = self.source.backbone.module
         if module is None:
             return self.graph_reference()
@@ -304,4 +301,4 @@ class RuntimeBuilder(ABC):
 
     @abstractmethod
     def graph_reference(self) -> Embed:
-        """The same of a backbone that comes as a graph."""
+        """Return the float32 reference of a graph backbone."""

@@ -1,4 +1,4 @@
-"""Backbones in OpenVINO, on a CPU: the ONNX graph, int8 forms of it, blobs with any number of layers in float32."""
+"""Builder of OpenVINO runtimes on a CPU, with int8 quantisation by NNCF and first layers in float32."""
 
 from __future__ import annotations
 
@@ -33,32 +33,30 @@ from substyle.engine.backbones.spec import Embed
 from substyle.engine.devices import INT8, Precision, as_precision
 from substyle.kernels.errors import ConfigError, SubstyleError
 
-# Post-training quantisation to 8 bits, by NNCF: products in int8, everything between them as it was.
-
-_LENGTH = struct.Struct("<Q")  # of the graph's text, before it and the weights
+_LENGTH = struct.Struct("<Q")  # length of the graph's XML, which precedes the weights
 
 
 def require_nncf() -> Any:  # noqa: ANN401 - a module
-    """The library NNCF. Raises ConfigError naming the extra it comes with."""
+    """Import NNCF. Raises ConfigError, naming the extra, if it is not installed."""
     try:
         return importlib.import_module("nncf")
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "precision", "int8", "another, or first: pip install 'substyle[int8]' (NNCF is not installed)"
+            "precision", "int8", "another precision, or install NNCF: pip install 'substyle[int8]'"
         ) from error
 
 
 def quantised(onnx: bytes, batches_GSSC: Sequence[NDArray[np.uint8]], *, unquantised: int) -> bytes:
-    """A graph with its products in int8, packed for `unpacked`.
+    """Quantise the products of a graph to int8 and pack it for `unpacked`.
 
     Args:
-        onnx: the graph, of fixed batch b.
-        batches_GSSC: what activations are measured on: (b, S, S, 3) uint8 each.
-        unquantised: how many of the first convolutions and matrix products keep their precision.
+        onnx: the graph with fixed batch b.
+        batches_GSSC: calibration batches (b, S, S, 3) uint8.
+        unquantised: number of first convolutions and matrix products that keep their precision.
     """
     nncf = require_nncf()
     model = core().read_model(onnx)
-    # attention's products of two activations need NNCF's own treatment of transformers
+    # products of two activations in attention need NNCF's transformer mode
     transformer = any(op.get_type_name() == "Softmax" for op in model.get_ordered_ops())
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # the library draws progress bars
@@ -85,7 +83,7 @@ def _packed(model: Model) -> bytes:
 
 
 def unpacked(data: bytes) -> Model:
-    """The OpenVINO model that `quantised` packed."""
+    """Unpack the OpenVINO model of `quantised`."""
     (length,) = _LENGTH.unpack_from(data)
     start = _LENGTH.size
     return core().read_model(data[start : start + length], data[start + length :])
@@ -95,24 +93,24 @@ BLOBS = "openvino"  # folder in the cache
 
 
 class OpenVINOBuilder(RuntimeBuilder):
-    """A backbone in OpenVINO."""
+    """Compiles a backbone with OpenVINO."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
 
     @property
     def ladder(self) -> tuple[Precision, ...]:
-        """Empty: first layers are kept in float32."""
+        """Empty: ``auto`` keeps first layers of bf16 in float32."""
         return ()
 
     def facts(self, precision: str) -> dict[str, Any]:
-        """With int8: what is quantised. Raises ConfigError where NNCF is missing."""
+        """Return the key of the quantised graph for int8. Raises ConfigError if NNCF is not installed."""
         if precision != INT8:
             return {}
         require_nncf()
         return {"quantised": self.int8_key(0)}
 
     def layers(self) -> int:
-        """Convolutions and matrix products of the graph."""
+        """Return the number of convolutions and matrix products of the graph."""
         return layers(self.onnx)
 
     @cached_property
@@ -127,7 +125,7 @@ class OpenVINOBuilder(RuntimeBuilder):
         return f"graphs/{self.key}.onnx"
 
     def graph_name(self, mixture: PrecisionPolicy) -> str | None:
-        """Of graphs that are exported here and not quantised."""
+        """Return the cache name of an exported graph; None if quantised or a graph backbone."""
         return None if mixture.precision == INT8 or self.source.graph_hash is not None else self._graph
 
     def _export(self) -> bytes:
@@ -137,7 +135,7 @@ class OpenVINOBuilder(RuntimeBuilder):
         return bytes(export(backbone.module, canvas=self.canvas, batch=self.batch).SerializeToString())
 
     def int8_key(self, unquantised: int) -> str:
-        """The key of a quantised graph: the graph's own, what it was quantised on, and by what."""
+        """Return the cache key of a quantised graph."""
         facts = {
             "graph": self.key,
             "unquantised": unquantised,
@@ -153,13 +151,15 @@ class OpenVINOBuilder(RuntimeBuilder):
             pieces = [batch[i : i + self.batch] for batch in batches for i in range(0, len(batch), self.batch)]
             whole = [piece for piece in pieces if len(piece) == self.batch]
             if not whole:
-                raise ConfigError("precision", INT8, f"at least {self.batch} photographs beside those of the gate")
+                raise ConfigError(
+                    "precision", INT8, f"another precision; int8 needs {self.batch} photographs outside the gate"
+                )
             return quantised(self.onnx, whole, unquantised=unquantised)
 
         return unpacked(cache.fetch(f"graphs/{key}.int8", make))
 
     def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch:
-        """The graph compiled; with ``keep``, from the blob that is kept of it."""
+        """Compile the graph; with ``keep``, cache its blob."""
         int8 = mixture.precision == INT8
         key = self.int8_key(mixture.unquantised_layers) if int8 else self.key
         graph = OpenVINOGraph(
@@ -174,9 +174,9 @@ class OpenVINOBuilder(RuntimeBuilder):
         return FixedBatch(graph, self.batch)
 
     def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
-        """OpenVINO and its version."""
+        """Return name and version of OpenVINO."""
         return {"name": "openvino", "version": version("openvino")}
 
     def graph_reference(self) -> Embed:
-        """The same graph in float32."""
+        """Return the graph in float32."""
         return self.runtime(PrecisionPolicy("fp32"))

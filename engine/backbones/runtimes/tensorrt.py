@@ -28,27 +28,25 @@ if TYPE_CHECKING:
     import onnx
 
 
-# TensorRT engines from typed ONNX graphs: parse, check the interface, build. Needs no GPU with ``tensorrt_rtx``.
-#
-# ``tensorrt`` makes engines for data-centre cards, on the card that is there; ``tensorrt_rtx``, its sibling for RTX
-# cards, builds ahead of time. Both take networks strongly typed: a tensor has the type that the graph says, and what
-# runs in bf16 or fp16 was decided at export, so that no layer changes its precision behind the gate's back.
+# ``tensorrt`` builds engines for data-centre cards, on the installed card; ``tensorrt_rtx``, for RTX cards, builds
+# ahead of time without a GPU. Networks are strongly typed: precisions are fixed at export, so the builder cannot change
+# them behind the gate.
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
-WORKSPACE = 4 << 30  # bytes that one layer may take while an engine is built or runs
+WORKSPACE = 4 << 30  # maximum bytes per layer while an engine is built or runs
 
 
 class EngineError(SubstyleError):
-    """An engine that cannot be built or run."""
+    """An engine cannot be built or run."""
 
 
 def installed() -> str | None:
-    """The library that is there, the data-centre one first."""
+    """Return the installed library, preferring that for data-centre cards."""
     return next((name for name in LIBRARIES if importlib.util.find_spec(name) is not None), None)
 
 
 def library() -> ModuleType:
-    """The library that is there. Raises ConfigError where there is none."""
+    """Import the installed library. Raises ConfigError if there is none."""
     name = installed()
     if name is None:
         raise ConfigError("runtime", "tensorrt", "an installation with the extra gpu (tensorrt, or tensorrt-rtx-cu13)")
@@ -56,7 +54,7 @@ def library() -> ModuleType:
 
 
 class _Messages:
-    """What the library says at warning level or above, for the error that may follow."""
+    """Collects error messages of the library."""
 
     def __init__(self, trt: ModuleType) -> None:
         self.lines: list[str] = []
@@ -71,17 +69,17 @@ class _Messages:
 
 
 def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -> bytes:
-    """An engine of a graph ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
+    """Build an engine from a graph ``canvas`` (B, S, S, 3) uint8 to ``embedding`` (B, D) float32.
 
     Args:
-        onnx: the serialised typed graph, of fixed shapes.
-        batch: B; canvas: S, in pixels. Both are checked against the graph.
-        timing: a file that keeps how fast kernels were, so that the next build need not measure them again; of use to
-            ``tensorrt`` alone.
+        onnx: the serialised typed graph with fixed shapes.
+        batch: B, checked against the graph.
+        canvas: S in pixels, checked against the graph.
+        timing: cache file for kernel timings, to speed up later builds; used by ``tensorrt`` only.
 
     Raises:
-        ConfigError: no TensorRT.
-        EngineError: a graph with another interface, or one the library cannot parse or build; with its words.
+        ConfigError: TensorRT is not installed.
+        EngineError: the graph has another interface, or the library cannot parse or build it.
     """
     trt = library()
     messages = _Messages(trt)
@@ -94,13 +92,13 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
     _require_interface(trt, network, batch, canvas)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is float32
-    # one profile: all shapes are fixed, and it says so to what asks for one
+    config.clear_flag(trt.BuilderFlag.TF32)  # exact float32
+    # shapes are fixed, but a profile is required
     profile = builder.create_optimization_profile()
     shape = (batch, canvas, canvas, 3)
     profile.set_shape("canvas", shape, shape, shape)
     config.add_optimization_profile(profile)
-    timing = timing if trt.__name__ == "tensorrt" else None  # the other times no kernels while it builds
+    timing = timing if trt.__name__ == "tensorrt" else None  # tensorrt_rtx does not time kernels
     if timing is not None:
         kept = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
         config.set_timing_cache(kept, ignore_mismatch=True)
@@ -113,7 +111,7 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
 
 
 def engine_key(graph: str, *, gpu: str) -> str:
-    """What an engine depends on: the key of its graph, the library and its version, the GPU."""
+    """Return the cache key of an engine: key of its graph, library and version, GPU."""
     trt = library()
     return cache.key({"graph": graph, "library": trt.__name__, "version": trt.__version__, "gpu": gpu})
 
@@ -125,10 +123,10 @@ def _require_interface(trt: ModuleType, network: Any, batch: int, canvas: int) -
     shape = (batch, canvas, canvas, 3)
     one_of_each = len(inputs) == len(outputs) == 1
     if not one_of_each or given[0] != ("canvas", shape, trt.DataType.UINT8):
-        raise EngineError(f"a graph of {_words(given)}; needed: canvas {shape} uint8 and one output")
+        raise EngineError(f"graph has {_words(given)}; expected canvas {shape} uint8 and one output")
     name, size, kind = given[1]
     if len(size) != 2 or size[0] != batch or kind != trt.DataType.FLOAT:
-        raise EngineError(f"output {name} is {size} {kind}; needed: ({batch}, D) float32")
+        raise EngineError(f"output {name} is {size} {kind}; expected ({batch}, D) float32")
 
 
 def _words(tensors: list[tuple[str, tuple[int, ...], Any]]) -> str:
@@ -136,14 +134,14 @@ def _words(tensors: list[tuple[str, tuple[int, ...], Any]]) -> str:
 
 
 class TensorRTGraph:
-    """An engine of fixed batch B on a GPU.
+    """An engine with fixed batch B on a GPU.
 
     Args:
         engine: the serialised engine.
         device: a CUDA device.
 
     Raises:
-        EngineError: no CUDA device, or an engine that this library or card does not run.
+        EngineError: no CUDA device, or the library or card cannot run the engine.
     """
 
     name = "tensorrt"
@@ -156,9 +154,7 @@ class TensorRTGraph:
             self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
             self._engine = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
-                raise EngineError(
-                    f"{trt.__name__} {trt.__version__} does not run this engine on {device}: build it anew"
-                )
+                raise EngineError(f"{trt.__name__} {trt.__version__} cannot run this engine on {device}; rebuild it")
             self._context = self._engine.create_execution_context()
             names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
             (output,) = [name for name in names if name != "canvas"]
@@ -172,48 +168,46 @@ class TensorRTGraph:
 
     def _launch(self, stream: torch.cuda.Stream) -> torch.Tensor:
         if not self._context.execute_async_v3(stream.cuda_stream):
-            raise EngineError("TensorRT refused to run the engine")
+            raise EngineError("TensorRT failed to run the engine")
         return self._embedding_BD
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """(b, S, S, 3) uint8, b ≤ B, on the GPU or the host, to (b, D) float32."""
+        """Embed (b, S, S, 3) uint8, b ≤ B, on the GPU or the host, to (b, D) float32."""
         return self.start(canvas_BSSC).result()
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """The same in the background. Nobody may write to the canvas until it has ended."""
+        """Embed in the background. Do not modify the canvas until `result()` returns."""
         return self._captured.start(canvas_BSSC)
 
-
-# Backbones in TensorRT: strongly typed graphs, and one engine of each, built once and loaded by every worker.
 
 ENGINES, TIMINGS = "engines", "timings"  # folders in the cache
 
 
 class TensorRTBuilder(RuntimeBuilder):
-    """A backbone in TensorRT."""
+    """Builds TensorRT engines of a backbone, each once for all workers."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "onnxscript", "transformers")
 
     def require_precision(self, precision: str) -> None:
-        """Raise ConfigError where this backbone cannot be compiled in a precision, or not be quantised here."""
+        """Raise ConfigError if the backbone cannot be compiled or quantised with a precision."""
         if as_eight_bits(precision) is None or self.source.graph_hash is not None:
             super().require_precision(precision)
         elif why := missing("openvino", chosen=True):
-            allowed = f"{', '.join(('auto', *self.ladder))} (OpenVINO measures what is quantised, and {why})"
+            allowed = f"{', '.join(('auto', *self.ladder))} (quantisation is calibrated in OpenVINO: {why})"
             raise ConfigError(f"{self.source.spec.name}: precision", precision, allowed)
 
     def facts(self, precision: str) -> dict[str, Any]:
-        """The library that builds its engines; in 8 bits, what is quantised."""
+        """Return the key of the library and GPU, and for 8 bits that of the quantised graph."""
         engine = {"engine": engine_key(self.key, gpu=self.target.identity)}
         kind = as_eight_bits(precision)
         return {**engine, "quantised": self.graph_key(PrecisionPolicy(kind))} if kind else engine
 
     def layers(self) -> int:
-        """Convolutions and matrix products of the graph that can be in 8 bits."""
+        """Return the number of convolutions and matrix products that can be quantised."""
         return len(products(self._model(PrecisionPolicy("bf16"))))
 
     def graph_key(self, mixture: PrecisionPolicy) -> str:
-        """The key of a typed graph: the backbone's, its types; in 8 bits also what it was quantised on, and by what."""
+        """Return the cache key of a typed graph, for 8 bits with its calibration."""
         typed: dict[str, Any] = {"graph": self.key, "typed": mixture.precision}
         if precision := as_eight_bits(mixture.precision):
             calibration = self._calibration(precision, mixture.between)
@@ -230,7 +224,7 @@ class TensorRTBuilder(RuntimeBuilder):
         }
 
     def graph(self, mixture: PrecisionPolicy) -> bytes:
-        """The serialised ONNX graph in which every tensor has the type it is computed in."""
+        """Return the serialised ONNX graph with explicit types."""
         if self.source.graph_hash is not None:
             return cast_first(self.source.backbone.graph or b"")
         if precision := as_eight_bits(mixture.precision):
@@ -250,7 +244,7 @@ class TensorRTBuilder(RuntimeBuilder):
         return onnx.load_from_string(self.graph(mixture))
 
     def _quantised(self, precision: EightBits, mixture: PrecisionPolicy) -> bytes:
-        """The graph with products in 8 bits. What they are given is measured once, however many of them there are."""
+        """The graph with 8-bit products. Activation ranges are cached for all numbers of unquantised layers."""
         between = mixture.between
         make = partial(self._ranges, precision, between)
         found = cache.remember("ranges", self._calibration(precision, between), make)
@@ -263,13 +257,13 @@ class TensorRTBuilder(RuntimeBuilder):
     def _ranges(self, precision: EightBits, between: Precision) -> dict[str, Any]:
         import onnx
 
-        print(f"{self.source.spec.name}: measuring its activations for {precision}, once", file=sys.stderr)
+        print(f"{self.source.spec.name}: calibrating activations for {precision} (cached)", file=sys.stderr)
         batch, model = graph_batch(self.batch), self._model(PrecisionPolicy(between))
-        if batch < self.batch:  # a CPU has no room for all activations of a GPU's batch
+        if batch < self.batch:  # activations of a GPU's batch may not fit into CPU memory
             small = onnx.load_from_string(self._typed(PrecisionPolicy(between), batch))
             if products(small) == products(model):
                 model = small
-            else:  # what the exporter does to a graph may depend on the batch, and ranges go by name
+            else:  # exported names may depend on the batch, and ranges are stored by name
                 batch = self.batch
         batches = in_batches(self.samples.further(), batch)
         found = calibrate(model, batches, precision, threads=self.threads)
@@ -277,12 +271,12 @@ class TensorRTBuilder(RuntimeBuilder):
 
     def _build(self, mixture: PrecisionPolicy) -> bytes:
         name = self.source.spec.name
-        print(f"{name}: building its TensorRT engine in {mixture.precision}, once", file=sys.stderr)
+        print(f"{name}: building a TensorRT engine in {mixture.precision} (cached)", file=sys.stderr)
         timing = cache.root() / TIMINGS / f"{engine_key('timings', gpu=self.target.identity)}.cache"
         return build(self.graph(mixture), batch=self.batch, canvas=self.canvas, timing=timing)
 
     def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
-        """The engine that is kept, built where there is none; another worker that builds it is waited for."""
+        """Load the cached engine, or build it; waits for another worker that is building it."""
         name = f"{ENGINES}/{engine_key(self.graph_key(mixture), gpu=self.target.identity)}.engine"
         device = self.target.torch_device
         built: list[bytes] = []
@@ -297,20 +291,22 @@ class TensorRTBuilder(RuntimeBuilder):
         except EngineError as error:
             if built:
                 raise
-            print(f"{cache.root() / name}: cannot be used ({error}); built anew", file=sys.stderr)
+            print(f"{cache.root() / name}: unusable ({error}); rebuilding", file=sys.stderr)
             engine = make()
             cache.write(name, engine)
             graph = TensorRTGraph(engine, device)
         return ChunkedBatch(graph, self.batch)
 
     def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
-        """TensorRT and its version."""
+        """Return name and version of the library."""
         trt = library()
         return {"name": trt.__name__, "version": trt.__version__}
 
     def graph_reference(self) -> Embed:
-        """The same graph in float32 on the CPU, by OpenVINO. Raises ConfigError where that is not installed."""
+        """Return the graph in float32 on the CPU in OpenVINO. Raises ConfigError if that is not installed."""
         if why := missing("openvino", chosen=True):
-            raise ConfigError(f"{self.source.spec.name}: runtime", "tensorrt", f"one whose reference is there: {why}")
+            raise ConfigError(
+                f"{self.source.spec.name}: runtime", "tensorrt", f"another runtime; the reference needs OpenVINO: {why}"
+            )
         there = OpenVINOBuilder(self.source, self.samples, batch=self.batch, canvas=self.canvas, threads=self.threads)
         return there.graph_reference()

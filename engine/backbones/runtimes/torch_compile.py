@@ -1,7 +1,7 @@
-"""torch.compile: a compiled runtime for a GPU that needs torch alone; on a CPU it runs without graphs.
+"""torch.compile: a compiled runtime that needs torch only, with CUDA graphs on a GPU.
 
-Weights are cast and not computed under autocast, so that what runs in bf16 was decided before compilation. Where that
-fails, the module runs as it is, in a CUDA graph all the same, and says so.
+Weights are cast instead of using autocast, which fixes precisions before compilation. If compilation fails, the module
+runs uncompiled, on a GPU still in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 def compiled(module: Callable[..., Any], example: torch.Tensor, mode: Mode) -> tuple[Callable[..., Any], str | None]:
-    """A module compiled for input such as the example; where that fails the module itself, and why."""
+    """Compile a module for the shape of an example. Returns the module itself and the reason if that fails."""
     if mode == "off":
         return module, None
-    # what torch generates is kept beside what other runtimes compile, for the next start and for other workers
+    # generated code is kept in our cache, for later runs and other workers
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.root() / CODE))
-    # compiled code of earlier modules counts against torch's limit of recompilations for one function
+    # earlier modules count against torch's limit of recompilations
     torch._dynamo.reset()
     run = torch.compile(module, mode=mode, dynamic=False)
     try:
         with torch.no_grad():
             run(example)
-    except Exception as error:  # noqa: BLE001 - what tracing, code generation and compilers raise has no common base
+    except Exception as error:  # noqa: BLE001 - errors of tracing, code generation and compilers have no common base
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
-        print(f"torch.compile failed, so the network runs uncompiled: {reason}", file=sys.stderr)
+        print(f"torch.compile failed; running the network uncompiled: {reason}", file=sys.stderr)
         return module, reason
     return run, None
 
 
 class TorchCompiled:
-    """A backbone of fixed batch B, compiled by torch.
+    """A backbone with fixed batch B, compiled by torch.
 
     Args:
-        module: the backbone, preprocessing included; it is copied.
-        precision: of the network; preprocessing and the embedding stay float32.
+        module: the backbone with preprocessing; it is copied.
+        precision: precision of the network; preprocessing and embedding stay float32.
         batch: B.
-        device: a CUDA device, or the CPU, where a batch has ended when it has been started.
-        canvas: S, in pixels.
-        mode: of torch.compile; "off" compiles nothing, "max-autotune-no-cudagraphs" tries kernels for minutes.
+        device: a CUDA device, or the CPU, where `start` is synchronous.
+        canvas: S in pixels.
+        mode: mode of torch.compile; "off" disables it, "max-autotune-no-cudagraphs" tunes kernels for minutes.
 
     Attributes:
-        fallback: why compilation failed, where it did; the module runs uncompiled then.
+        fallback: reason if compilation failed and the module runs uncompiled, else None.
     """
 
     name = "torch.compile"
@@ -80,7 +80,7 @@ class TorchCompiled:
             raise ConfigError("batch", batch, "at least 1 image")
         self.batch, self.precision, self.device = batch, precision, device
         typed = Typed(module, precision).eval().requires_grad_(False)
-        # convolutions take the canvas's own layout; tensors of other ranks keep theirs
+        # convolutions use the layout of the canvas
         typed.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
         exact()
@@ -92,11 +92,11 @@ class TorchCompiled:
         self.stream = self._captured.stream if self._captured else None
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """(b, S, S, 3) uint8, b ≤ B, on the device or the host, to (b, D) float32."""
+        """Embed (b, S, S, 3) uint8, b ≤ B, on the device or the host, to (b, D) float32."""
         return self.start(canvas_BSSC).result()
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """The same in the background on a GPU. Nobody may write to the canvas until it has ended."""
+        """Embed, in the background on a GPU. Do not modify the canvas until `result()` returns."""
         if self._captured is not None:
             return self._captured.start(canvas_BSSC)
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
@@ -105,26 +105,23 @@ class TorchCompiled:
             return AsyncCopy.of(self._run(self.canvas_BSSC)[: len(canvas)].clone())
 
 
-# Backbones by torch.compile, on a GPU or a CPU; what torch generates lies in its own cache, inside ours.
-
-
 class TorchBuilder(RuntimeBuilder):
-    """A backbone in torch.compile."""
+    """Compiles a backbone with torch.compile."""
 
     libraries = ("torch", "timm", "open_clip_torch", "transformers")
     _last: tuple[PrecisionPolicy, ChunkedBatch] | None = None
 
     def require_precision(self, precision: str) -> None:
-        """Raise ConfigError for a backbone that torch cannot run."""
+        """Raise ConfigError if torch cannot run the backbone."""
         if self.source.graph_hash is not None:
             name = self.source.spec.name
-            raise ConfigError(f"{name}: runtime", "torch", "openvino or tensorrt: this backbone comes as a graph")
+            raise ConfigError(f"{name}: runtime", "torch", "openvino or tensorrt (torch does not run ONNX graphs)")
         super().require_precision(precision)
 
     def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> ChunkedBatch:
-        """The module compiled; the one that was compiled last is at hand."""
+        """Compile the module, or return the last one if it has the same policy."""
         if self._last is None or self._last[0] != mixture:
-            self._last = None  # its memory first
+            self._last = None  # free its memory first
             module = as_typed(self.source.backbone.module)
             precision = as_precision(mixture.precision)
             device = self.target.torch_device
@@ -133,11 +130,11 @@ class TorchBuilder(RuntimeBuilder):
         return self._last[1]
 
     def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:
-        """torch.compile, or torch where it could not compile: what such a run makes is told apart in a store."""
+        """Return name and version: torch.compile, or torch if compilation failed, which a store distinguishes."""
         network = runtime.network if isinstance(runtime, ChunkedBatch) else None
         plain = isinstance(network, TorchCompiled) and network.fallback is not None
         return {"name": "torch" if plain else TorchCompiled.name, "version": version("torch")}
 
     def graph_reference(self) -> Embed:
-        """There is none: `require_precision` has refused graphs."""
+        """Raise ConfigError: graphs are not supported."""
         raise ConfigError(f"{self.source.spec.name}: runtime", "torch", "openvino or tensorrt")

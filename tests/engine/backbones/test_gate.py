@@ -28,7 +28,7 @@ def test_the_common_part_does_not_hide_a_difference() -> None:
 
 def test_a_wrong_scale_is_found() -> None:
     mean = REFERENCE.mean(0)
-    with pytest.raises(GateError, match=r"largest length error 0\.5"):
+    with pytest.raises(GateError, match=r" 0\.5\d* \(.*≤ 0\.1\)"):
         run(mean + 1.5 * (REFERENCE - mean))
 
 
@@ -36,7 +36,7 @@ def test_a_wrong_scale_is_found() -> None:
 def test_not_finite_is_found(bad: float) -> None:
     got = REFERENCE.copy()
     got[3, 4] = bad
-    with pytest.raises(GateError, match="1 of 40 rows are not finite"):
+    with pytest.raises(GateError, match=r"^x: 1 of 40 rows"):
         run(got)
 
 
@@ -48,5 +48,5 @@ def test_one_bad_row_is_enough_and_precisions_differ() -> None:
     across -= row * (across @ row) / (row @ row)
     got[7] += (0.08 * np.linalg.norm(row) / np.linalg.norm(across) * across).astype(np.float32)  # cosine about 0.9968
     assert run(got, "int8") == pytest.approx(0.9968, abs=2e-4)
-    with pytest.raises(GateError, match="x: bf16 does not agree with float32 on 32 photographs"):
+    with pytest.raises(GateError, match=r"^x: bf16 .* float32 on 32 photographs: .*≥ 0\.999\)"):
         run(got, "bf16")

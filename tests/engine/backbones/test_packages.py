@@ -147,8 +147,8 @@ def test_one_scale_and_no_zero_point() -> None:
 @pytest.mark.parametrize(
     ("weight", "scale", "zero", "said"),
     [
-        (np.zeros((2, 3), np.float32), np.ones(3, np.float32), None, "no matrix in 8 bits"),
-        (None, np.ones(3, np.float32), None, "no matrix in 8 bits"),
+        (np.zeros((2, 3), np.float32), np.ones(3, np.float32), None, "weight"),
+        (None, np.ones(3, np.float32), None, "weight"),
         (np.zeros((2, 3), np.int8), np.ones(2, np.float32), None, "scale"),
         (np.zeros((2, 3), np.int8), None, None, "scale"),
         (np.zeros((2, 3), np.int8), np.ones(3, np.float32), np.zeros(3, np.uint8), "zero point"),
@@ -158,7 +158,7 @@ def test_one_scale_and_no_zero_point() -> None:
 def test_other_quantisations_are_refused(
     weight: NDArray[np.generic] | None, scale: NDArray[np.generic] | None, zero: NDArray[np.generic] | None, said: str
 ) -> None:
-    with pytest.raises(packaged.GraphError, match=said):
+    with pytest.raises(packaged.GraphError, match=f"^{said}: "):
         packaged.dequantised(weight, scale, zero)
 
 
@@ -171,7 +171,7 @@ def test_products_of_another_form_are_refused(graph: onnx.ModelProto, broken: st
         next(n for n in graph.graph.node if n.name.endswith("_scales_mul")).input[1] = "x"
     else:
         graph.graph.node.append(helper.make_node("Abs", [node.output[0]], ["other"]))
-    with pytest.raises(packaged.GraphError, match="no product with a weight in 8 bits"):
+    with pytest.raises(packaged.GraphError, match=f"^{node.name} "):
         packaged.clip_tensors(graph)
 
 
@@ -265,8 +265,9 @@ def test_clip_is_read_elsewhere_too() -> None:
     averaged, block = load("package:clip_vit_b16@pool=avg"), load("package:clip_vit_b16@layer=6,pool=avg")
     assert (averaged.spec.dim, averaged.spec.pooling) == (512, "avg, projected")
     assert block.spec.dim == 768
-    with pytest.raises(ConfigError, match="a head at the end only"):
+    with pytest.raises(ConfigError) as caught:
         load("package:clip_vit_b16@layer=6,head=projection")
+    assert caught.value.given == "head=projection of block 6"
 
 
 @needs_mobilenet
@@ -287,5 +288,6 @@ def test_mobilenet_is_torchvisions() -> None:
     np.testing.assert_allclose(read(load("package:mobilenet_v2@layer=6,pool=max"), x), block, rtol=1e-5, atol=1e-6)
     assert load("package:mobilenet_v2@pool=max").spec.weights_hash == backbone.spec.weights_hash
     for option in ("pool=cls", "pool=none", "head=projection", "layer=19"):
-        with pytest.raises(ConfigError, match="allowed"):
+        with pytest.raises(ConfigError, match=option) as caught:
             load(f"package:mobilenet_v2@{option}")
+        assert caught.value.field == f"backbone package:mobilenet_v2@{option}"

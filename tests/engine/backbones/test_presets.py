@@ -86,8 +86,9 @@ def test_a_size_that_is_not_there_is_named() -> None:
 def test_what_no_hub_has_asks_for_a_checkpoint(name: str, tmp_path: Path) -> None:
     with pytest.raises(weights.WeightsError, match="checkpoint = path"):
         load(name)
-    with pytest.raises(ConfigError, match=r"nothing.*allowed"):
+    with pytest.raises(ConfigError) as caught:
         load(name, tmp_path / "nothing")
+    assert (caught.value.field, caught.value.given) == (f"{name}: checkpoint", str(tmp_path / "nothing"))
 
 
 def test_a_hub_out_of_reach_is_said_for_presets_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_hub_out_of_reach_is_said_for_presets_too(monkeypatch: pytest.MonkeyPa
         ("clip:base@head=projection", "timm/vit_base_patch16_clip_224.openai"),
         ("dinov2:small@layer=3", "timm/vit_small_patch14_dinov2.lvd142m"),
     ):
-        with pytest.raises(weights.WeightsError, match=f"{repository}.*not in the local hub cache"):
+        with pytest.raises(weights.WeightsError, match=f"{repository}.*{tmp_path}.*checkpoint = path"):
             load(name)
 
 
@@ -131,7 +132,7 @@ def test_every_kind_of_misfit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     state["more"] = torch.zeros(3)
     torch.save(state, tmp_path / "w.pth")
     expected = (
-        r"w\.pth does not fit: 1 keys missing \[norm\.bias\], 1 unexpected \[more\], "
+        r"w\.pth .*\[norm\.bias\], 1 unexpected \[more\], "
         r"1 of another shape \[blocks\.0\.mlp\.fc1\.bias \[3\], not \[\d+\]\]"
     )
     with pytest.raises(weights.WeightsError, match=expected):
@@ -151,7 +152,7 @@ def test_checkpoints_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.savez(tmp_path / "w.npz", x=np.array([Code()], dtype=object))
     (tmp_path / "w.safetensors").write_bytes(b"\x00" * 20)
     for name in ("w.pth", "text.pth", "w.npz", "w.safetensors"):
-        with pytest.raises(weights.WeightsError, match=f"{name} cannot be read as tensors alone"):
+        with pytest.raises(weights.WeightsError, match=f"^timm:test_vit: .*{name}"):
             load("timm:test_vit", tmp_path / name)
     assert capsys.readouterr().out == ""
 

@@ -38,8 +38,9 @@ def test_bad_names_say_what_there_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["timm:vit_bas_patch16_224", "package:resnet", "control:noise", "control:random:"])
 def test_bad_models_say_what_there_is(name: str) -> None:
-    with pytest.raises(ConfigError, match="allowed"):
+    with pytest.raises(ConfigError) as caught:
         load(name)
+    assert caught.value.field == f"backbone {name}"
 
 
 def test_package_weights_and_its_features_are_those_of_the_classifier() -> None:
@@ -113,12 +114,12 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
     path = tmp_path / "other.pth"
     torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
-    with pytest.raises(weights.WeightsError, match=r"other\.pth does not fit: \d+ keys missing"):
+    with pytest.raises(weights.WeightsError, match=r"^timm:test_vit: other\.pth .*patch_embed\.proj\.weight"):
         load("timm:test_vit", path)
-    with pytest.raises(ConfigError, match="a file that exists"):
-        load("timm:test_vit", tmp_path / "nothing.pth")
-    with pytest.raises(ConfigError, match="a timm: or open_clip: backbone"):
-        load("control:pixels", path)
+    for name, missing in (("timm:test_vit", tmp_path / "nothing.pth"), ("control:pixels", path)):
+        with pytest.raises(ConfigError) as caught:
+            load(name, missing)
+        assert (caught.value.field, caught.value.given) == (f"{name}: checkpoint", str(missing))
 
 
 def test_open_clip_checkpoint(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_weights_of_another_patch_or_side_are_not_resampled(tmp_path: Path, give
 
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model(given, pretrained=False).state_dict(), path)
-    with pytest.raises(weights.WeightsError, match=f"of another patch or input side: .*{key}"):
+    with pytest.raises(weights.WeightsError, match=rf"weights\.pth .*{key}"):
         load(f"timm:{taken}", path)
 
 
@@ -216,15 +217,19 @@ def test_a_file_in_the_place_of_a_tag(tiny_coca: torch.nn.Module, file: str) -> 
         expected = tiny_coca.encode_image(x, normalize=False)  # type: ignore[operator]
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
     assert load(f"{name}@mean=0:0.5:1").spec.mean == (0.0, 0.5, 1.0)
-    with pytest.raises(ConfigError, match="a file that exists"):
+    with pytest.raises(ConfigError) as caught:
         load("open_clip:coca_tiny/nothing.pth")
+    assert caught.value.field == "open_clip:coca_tiny/nothing.pth: checkpoint"
 
 
 def test_open_clip_names() -> None:
-    with pytest.raises(ConfigError, match="an architecture of open_clip, such as ViT-B-16"):
-        load("open_clip:ViT-B-61/openai")
-    with pytest.raises(ConfigError, match=r"openai.*or a path to a local file"):
-        load("open_clip:ViT-B-16/nobody")
+    for name, given, near in (
+        ("open_clip:ViT-B-61/openai", "ViT-B-61", "ViT-B-16"),
+        ("open_clip:ViT-B-16/nobody", "nobody", "openai"),
+    ):
+        with pytest.raises(ConfigError, match=near) as caught:
+            load(name)
+        assert (caught.value.field, caught.value.given) == (f"backbone {name}", given)
 
 
 def test_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -235,10 +240,12 @@ def test_hub_out_of_reach_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(weights.WeightsError, match=r"timm/vit_base_patch16_224\.mae.*not in the local hub cache"):
-        load("timm:vit_base_patch16_224.mae")
-    with pytest.raises(weights.WeightsError, match="the hub cannot be reached"):
-        load("open_clip:ViT-B-16/openai")
+    for name, repository in (
+        ("timm:vit_base_patch16_224.mae", r"timm/vit_base_patch16_224\.mae"),
+        ("open_clip:ViT-B-16/openai", r"timm/vit_base_patch16_clip_224\.openai"),
+    ):
+        with pytest.raises(weights.WeightsError, match=rf"{repository}.*{tmp_path}.*checkpoint = path"):
+            load(name)
 
 
 def test_cached_repository_turns_the_client_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -269,7 +276,7 @@ def test_a_repository_that_is_cached_in_part(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     (tmp_path / f"models--{repository.replace('/', '--')}" / "snapshots").mkdir(parents=True)
-    with pytest.raises(weights.WeightsError, match=rf"{repository}\) cannot be loaded"):
+    with pytest.raises(weights.WeightsError, match=f"^{name}: .*{repository}"):
         load(name)
 
 
@@ -278,7 +285,8 @@ def test_a_plugin_family() -> None:
     registry.register_family(family)
     try:
         assert load("mine:anything").spec.dim == 768
-        with pytest.raises(ConfigError, match="not taken"):
+        with pytest.raises(ConfigError) as caught:
             registry.register_family(family)
+        assert (caught.value.field, caught.value.given) == ("backbone family", "mine")
     finally:
         del registry.FAMILIES["mine"]

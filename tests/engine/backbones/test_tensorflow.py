@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -86,13 +88,13 @@ def test_changed_and_cut_tensors_are_found(tmp_path: Path) -> None:
     path.write_bytes(data)
     bundle = TensorBundle(tmp_path / "x")
     bundle.read("b")
-    with pytest.raises(BundleError, match="a: its bytes are not what was written"):
+    with pytest.raises(BundleError, match=f"{tmp_path / 'x'}: a: "):
         bundle.read("a")
     path.write_bytes(data[:-1])
-    with pytest.raises(BundleError, match="cut"):
+    with pytest.raises(BundleError, match=f": b: {path.name}"):
         bundle.read("b")
     path.unlink()
-    with pytest.raises(BundleError, match="No such file"):
+    with pytest.raises(BundleError, match=f": b: {path.name}: {os.strerror(errno.ENOENT)}"):
         bundle.read("b")
 
 
@@ -110,5 +112,5 @@ def test_a_graph_without_a_resnet_is_named() -> None:
         def text(self, name: str) -> bytes:
             return b"\x0a\x00"  # one object without attributes
 
-    with pytest.raises(BundleError, match="0 networks with initial_conv_relu_max_pool"):
+    with pytest.raises(BundleError, match=r"^x: 0 .*initial_conv_relu_max_pool and block_groups"):
         tensorflow.base_names(Bundle())

@@ -154,7 +154,7 @@ def test_another_batch_or_canvas_is_refused(
 
 @BUILDS
 def test_a_graph_that_is_none_is_refused() -> None:
-    with pytest.raises(EngineError, match="cannot parse"):
+    with pytest.raises(EngineError, match=tensorrt.library().__name__):
         build(b"no graph", batch=BATCH, canvas=CANVAS)
 
 
@@ -174,7 +174,7 @@ def test_another_output_is_refused(module: Preprocessed) -> None:
             return canvas.float().mean(3)
 
     graph = export(Unpooled(), canvas=CANVAS, batch=BATCH).SerializeToString()
-    with pytest.raises(EngineError, match=r"needed: \(3, D\) float32"):
+    with pytest.raises(EngineError, match=r"embedding .*\(3, D\) float32"):
         build(graph, batch=BATCH, canvas=CANVAS)
 
 
@@ -187,14 +187,15 @@ def test_an_engine_s_key_depends_on_graph_and_gpu() -> None:
 
 def test_no_tensorrt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "LIBRARIES", ("no_such_tensorrt",))
-    with pytest.raises(ConfigError, match="extra gpu"):
+    with pytest.raises(ConfigError, match="extra gpu") as caught:
         build(b"", batch=BATCH, canvas=CANVAS)
+    assert (caught.value.field, caught.value.given) == ("runtime", "tensorrt")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_without_a_gpu_an_engine_is_refused(device: str) -> None:
-    with pytest.raises(EngineError, match="needs a CUDA device"):
+    with pytest.raises(EngineError, match=device):
         TensorRTGraph(b"", torch.device(device))
 
 

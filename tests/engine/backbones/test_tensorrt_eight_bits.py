@@ -87,7 +87,8 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
     assert len(engines.built) == built, "the second time all is at hand"
     assert (again.runtime, again.gate, again.rate) == (compiled.runtime, compiled.gate, compiled.rate)
     np.testing.assert_array_equal(again.embed(batch(50)[:3]), compiled.embed(batch(50))[:3])
-    assert capsys.readouterr().err.count("measuring its activations") == 1
+    calibrated = [line for line in capsys.readouterr().err.splitlines() if "calibrating" in line]
+    assert [line.split(":")[:2] for line in calibrated] == [["x", "tiny"]]
 
 
 def test_what_stays_between_products_passes_the_gate_alone(
@@ -106,7 +107,9 @@ def test_what_stays_between_products_passes_the_gate_alone(
     kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
     assert TensorProto.FLOAT16 in kinds
     assert TensorProto.BFLOAT16 not in kinds
-    assert "runs in fp16 if that passes the gate; not in bf16" in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "not in bf16" in line]
+    assert line.startswith("x:tiny: ")
+    assert "fp16" in line
 
 
 def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +123,7 @@ def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkey
         raise gate.GateError("fp8 does not agree")
 
     monkeypatch.setattr(PrecisionSearch, "_check", check)
-    with pytest.raises(gate.GateError, match=r"fp8 does not agree. Nor does it with up to half of its first layers in"):
+    with pytest.raises(gate.GateError, match=r"^fp8 does not agree\. .* bf16$"):
         compile_source(LazyBackbone.of(backbone()), SAMPLES, options("fp8"))
     assert asked == [0, 1]  # of 3 layers
 
@@ -157,8 +160,9 @@ def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatc
 
 @EACH
 def test_no_further_photographs_is_said(engines: Engines, precision: EightBits) -> None:
-    with pytest.raises(ConfigError, match="photographs beside those of the gate"):
+    with pytest.raises(ConfigError) as caught:
         compile_source(LazyBackbone.of(backbone()), GivenSamples([batch(0)], BATCH), options(precision))
+    assert (caught.value.field, caught.value.given) == ("precision", "8 bits")
     assert not engines.built
 
 
@@ -166,16 +170,18 @@ def test_missing_openvino_is_said(engines: Engines, monkeypatch: pytest.MonkeyPa
     real = devices.importlib.util.find_spec  # type: ignore[attr-defined]
     found: Callable[[str], Any] = lambda name: None if name == "openvino" else real(name)  # noqa: E731
     monkeypatch.setattr(devices.importlib.util, "find_spec", found)  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; .*openvino is not installed"):
+    with pytest.raises(ConfigError, match="openvino") as caught:
         compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
+    assert (caught.value.field, caught.value.given) == ("x:tiny: precision", "int8")
     assert not engines.built
 
 
 @pytest.mark.parametrize(("major", "minor"), [(8, 0), (8, 6), (7, 5)])
 def test_fp8_is_refused_by_cards_without_it(engines: Engines, major: int, minor: int) -> None:
     engines.card.major, engines.card.minor = major, minor
-    with pytest.raises(ConfigError, match=rf"'fp8'; allowed: .*int8 \(card has compute capability {major}.{minor}"):
+    with pytest.raises(ConfigError, match=rf"{major}\.{minor}") as caught:
         options("fp8")
+    assert (caught.value.field, caught.value.given) == ("precision", "fp8")
     assert options("int8").precision == "int8"
 
 
@@ -187,7 +193,7 @@ def test_fp8_is_there_from_8_9_on(engines: Engines, major: int, minor: int) -> N
 
 def test_backbones_that_come_as_graphs_are_refused() -> None:
     artefact = LazyBackbone.of(Backbone(backbone().spec, graph=b"a graph"))
-    with pytest.raises(ConfigError, match=r"x:tiny: precision: got 'int8'; allowed: auto, fp32 \(it comes as a graph"):
+    with pytest.raises(ConfigError, match=r"^x:tiny: precision: got 'int8'; allowed: auto, fp32 "):
         TensorRTBuilder(artefact, SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).require_precision("int8")
 
 

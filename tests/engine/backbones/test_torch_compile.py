@@ -94,13 +94,14 @@ def test_where_compilation_fails_it_runs_uncompiled_and_says_so(
 )
 def test_other_canvases_are_refused(module: Preprocessed, bad: np.ndarray) -> None:  # type: ignore[type-arg]
     runtime = TorchCompiled(module, "fp32", BATCH, CPU, canvas=CANVAS, mode="off")
-    with pytest.raises(ConfigError, match=r"at most 3 images of \(16, 16, 3\) uint8"):
+    with pytest.raises(ConfigError, match=r"3 .*\(16, 16, 3\) uint8"):
         runtime(bad)
 
 
 def test_no_batch_is_refused(module: Preprocessed) -> None:
-    with pytest.raises(ConfigError, match="batch"):
+    with pytest.raises(ConfigError) as caught:
         TorchCompiled(module, "fp32", 0, CPU, canvas=CANVAS)
+    assert (caught.value.field, caught.value.given) == ("batch", 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -75,15 +75,11 @@ def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
     ("counts", "field", "told"),
     [
         ({"a": {"test": 5}}, "images", "0 training, 0 validation and 5 test"),
-        ({"a": {"train": 1, "test": 5}}, "images", "at least 1 photograph to learn from and 1 to validate on"),
-        ({"a": {"train": 5, "test": 1}}, "images", "at least 2 test photographs: add some'?$"),
-        ({"a": {None: 4}}, "splits.test", r"1 test photographs.*or change the shares in \[splits\]"),
+        ({"a": {"train": 1, "test": 5}}, "images", "1 training, 0 validation and 5 test"),
+        ({"a": {"train": 5, "test": 1}}, "images", "1 test .* at least 2 "),
+        ({"a": {None: 4}}, "splits.test", r"1 test .* at least 2 .*\[splits\]"),
         ({}, "splits.train", "0 training, 0 validation and 0 test"),
-        (
-            {"a": {"train": 5, "test": 5}, "new": {"test": 1}, "b": {"train": 5}},
-            "images",
-            "1 of 3 classes with test and without training photographs: new'",
-        ),
+        ({"a": {"train": 5, "test": 5}, "new": {"test": 1}, "b": {"train": 5}}, "images", "1 of 3 classes .*: new'"),
     ],
 )
 def test_splits_that_probes_cannot_use(counts: Mapping[str, Mapping[str | None, int]], field: str, told: str) -> None:
@@ -107,24 +103,25 @@ def test_a_source_of_training_images_alone_is_good() -> None:
 
 def test_classes_that_are_not_tested_are_a_warning() -> None:
     (warning,) = preflight.check_splits(count({"a": {"train": 5, "test": 5}, "b": {"train": 5}, "c": {"train": 5}}))
-    assert warning.startswith("2 of 3 classes have no test photographs")
+    assert warning.startswith("2 of 3 classes ")
     assert warning.endswith(": b, c")
 
 
 def test_classes_of_one_image_that_may_be_validated_on_are_a_warning() -> None:
     (warning,) = preflight.check_splits(count({"a": {"train": 2, "test": 5}, "b": {"train": 1, "test": 1}}))
-    assert warning.endswith("count as wrong: b")
+    assert warning.endswith(": b")
 
 
 def test_a_suite_without_identity() -> None:
-    with pytest.raises(ConfigError, match="identity among"):
+    with pytest.raises(ConfigError, match="identity") as caught:
         preflight.check_suite(["jpeg"])
+    assert (caught.value.field, caught.value.given) == ("suite", "jpeg")
 
 
 def test_a_suite_with_nothing_held_out_is_a_warning() -> None:
     assert preflight.check_suite(["identity", "grayscale", "channel_permute"]) == []
     (warning,) = preflight.check_suite(["identity", "jpeg", "channel_permute"])
-    assert "no held-out transformation" in warning
+    assert "held-out" in warning
 
 
 def test_probes_that_cannot_be_posed_are_named() -> None:
@@ -132,17 +129,18 @@ def test_probes_that_cannot_be_posed_are_named() -> None:
     assert preflight.check_tasks(config, ["identity", "jpeg"], count(GOOD)) == []
     told = preflight.check_tasks(config, ["identity", "jpeg"], count({"a": {None: 20}}))
     assert [line.split()[1] for line in told] == ["semantic", "multitask"]
-    assert "at least 2 classes to learn from, and there are 1" in told[0]
+    assert told[0].endswith("at least 2 classes, found 1")
     told = preflight.check_tasks(config, ["identity"], count(GOOD))
     assert [line.split()[1] for line in told] == ["fine", "coarse", "multitask"]
     untested = {"a": {"train": 5}, "b": {"train": 5}, "": {"test": 5}}
     told = preflight.check_tasks(config, ["identity", "jpeg"], count(untested))
-    assert told[0].endswith("test photographs with a class, and there are none")
+    assert [line.split()[1] for line in told] == ["semantic", "multitask"]
+    assert "labelled" in told[0]
 
 
 def test_nothing_to_pose_is_an_error() -> None:
     config = ProbeConfig(tasks=("semantic", "multitask"))
-    with pytest.raises(ConfigError, match="semantic needs photographs of at least 2 classes") as caught:
+    with pytest.raises(ConfigError, match=r"semantic needs .* at least 2 classes") as caught:
         preflight.check_tasks(config, ["identity", "jpeg"], count({"": {None: 20}}))
     assert caught.value.field == "probes.tasks"
 
@@ -160,7 +158,9 @@ def other(tmp_path: Path) -> Path:
 
 def test_classes_of_a_shift_that_are_not_known_are_a_warning(other: Path) -> None:
     (warning,) = preflight.check_shift({"s": other}, count(GOOD), ProbeConfig())
-    assert warning == ("shift s: 3 of 6 photographs are left out: of classes that the study does not learn (x, y)")
+    assert warning.startswith("shift s: ")
+    assert "3 of 6 photographs" in warning
+    assert warning.endswith("(x, y)")
     known: Mapping[str, Mapping[str | None, int]] = {name: {None: 10} for name in "axy"}
     assert preflight.check_shift({"s": other}, count(known), ProbeConfig()) == []
 
@@ -172,9 +172,9 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
     strangers: Mapping[str, Mapping[str | None, int]] = {"b": {None: 10}, "c": {None: 10}}
     good, config = count(GOOD), ProbeConfig()
     cases = [
-        (other, count(strangers), config, "shift.s", "a, x, y.*some of the study's classes: b, c"),
-        (plain, good, config, "shift.s", "photographs with classes"),
-        (other, count({"": {None: 20}}), config, "shift", "0 classes to learn"),
+        (other, count(strangers), config, "shift.s", "'a, x, y'.*: b, c$"),
+        (plain, good, config, "shift.s", str(plain)),
+        (other, count({"": {None: 20}}), config, "shift", " 0 "),
         (other, good, dataclasses.replace(config, tasks=("fine",)), "shift", "semantic in probes.tasks"),
         (other, good, dataclasses.replace(config, heads=("mlp",)), "shift", "linear in probes.heads"),
         (other, good, dataclasses.replace(config, save=False), "shift", "probes.save = true"),
@@ -199,16 +199,19 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     file.write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in (file, file / "below", file / "far" / "below", tmp_path / "dangling" / "x"):
-        with pytest.raises(ConfigError, match=r"(file|dangling) is not one: use another"):
+        with pytest.raises(ConfigError, match=r"(file|dangling) .*; use another$") as caught:
             preflight.check_writable(path, "--out", "use another")
+        assert (caught.value.field, caught.value.given) == ("--out", str(path))
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root can write to")
 def test_a_folder_that_cannot_be_written_to_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"--out: .*/proc/substyle/a.*can be written to .*: use another"):
+    with pytest.raises(ConfigError, match=r"/proc: .*; use another$") as caught:
         preflight.check_writable(Path("/proc/substyle/a"), "--out", "use another")
-    with pytest.raises(ConfigError, match="name another one with --store"):
+    assert (caught.value.field, caught.value.given) == ("--out", "/proc/substyle/a")
+    with pytest.raises(ConfigError, match=r"/proc: .* --store$") as caught:
         preflight.check_store(Path("/proc/substyle/s.zarr"))
+    assert (caught.value.field, caught.value.given) == ("--store", "/proc/substyle")
 
 
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
@@ -229,15 +232,16 @@ def test_what_is_there_must_be_a_store(tmp_path: Path, monkeypatch: pytest.Monke
     store.mkdir()
     preflight.check_store(store)  # an empty folder
     (store / "else").write_text("")
-    with pytest.raises(ConfigError, match="a store, or a path where nothing is yet"):
-        preflight.check_store(store)
-    with pytest.raises(ConfigError, match="a store, or a path where nothing is yet"):
-        preflight.check_store(store / "else")
+    for path in (store, store / "else"):
+        with pytest.raises(ConfigError) as caught:
+            preflight.check_store(path)
+        assert (caught.value.field, caught.value.given) == ("--store", str(path))
     (store / HEADER).write_text("")
     preflight.check_store(store)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ConfigError, match="a store that can be written to"):
+    with pytest.raises(ConfigError) as caught:
         preflight.check_store(store)
+    assert (caught.value.field, caught.value.given) == ("--store", str(store))
 
 
 def test_backbones(tmp_path: Path) -> None:
@@ -250,14 +254,16 @@ def test_backbones(tmp_path: Path) -> None:
         BackboneChoice("simclr:resnet50", tmp_path / "model.ckpt-1"),
     ]
     preflight.check_backbones(good)
-    for choices, told in (
-        ([BackboneChoice("nothing:x")], "backbone: got 'nothing:x'"),
-        ([*BACKBONES, *BACKBONES], "each backbone once"),
-        ([BackboneChoice("control:pixels", file)], "control:pixels: checkpoint"),
-        ([BackboneChoice("timm:test_vit", tmp_path / "none.pth")], r"none\.pth.*that exists"),
+    missing = tmp_path / "none.pth"
+    for choices, name, given in (
+        ([BackboneChoice("nothing:x")], "backbone", "nothing:x"),
+        ([*BACKBONES, *BACKBONES], "backbone", BACKBONES[0].name),
+        ([BackboneChoice("control:pixels", file)], "control:pixels: checkpoint", str(file)),
+        ([BackboneChoice("timm:test_vit", missing)], "timm:test_vit: checkpoint", str(missing)),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError) as caught:
             preflight.check_backbones(choices)
+        assert (caught.value.field, caught.value.given) == (name, given)
 
 
 def check(study: Study, source: Listed, tmp_path: Path, store: Path | None = None, **more: bool) -> list[str]:
@@ -268,29 +274,34 @@ def check(study: Study, source: Listed, tmp_path: Path, store: Path | None = Non
 def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
     study = Study("s", BACKBONES, suite="mini5", shift={"s": other})
     (warning,) = check(study, listed(GOOD), tmp_path)
-    assert warning.startswith("shift s: 3 of 6")
+    assert warning.startswith("shift s: ")
+    assert "3 of 6 photographs" in warning
     assert not (tmp_path / "out").exists()
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     broken = [
-        (dataclasses.replace(study, backbones=BACKBONES * 2), GOOD, "each backbone once"),
-        (study, {"a": {None: 4}}, "at least 2 test photographs"),
-        (dataclasses.replace(study, shift={"s": tmp_path / "missing"}), GOOD, "missing"),
-        (dataclasses.replace(study, probes=ProbeConfig(tasks=("semantic",)), shift={}), {"a": {None: 20}}, "tasks"),
+        (dataclasses.replace(study, backbones=BACKBONES * 2), GOOD, "^backbone: got '"),
+        (study, {"a": {None: 4}}, r"^splits\.test: "),
+        (dataclasses.replace(study, shift={"s": tmp_path / "missing"}), GOOD, str(tmp_path / "missing")),
+        (
+            dataclasses.replace(study, probes=ProbeConfig(tasks=("semantic",)), shift={}),
+            {"a": {None: 20}},
+            r"^probes\.tasks: ",
+        ),
     ]
     for changed, counts, told in broken:
         with pytest.raises(ConfigError, match=told):
             check(changed, listed(counts), tmp_path)
-    with pytest.raises(ConfigError, match="--store"):
+    with pytest.raises(ConfigError, match=r"^--store: "):
         check(study, listed(GOOD), tmp_path, blocked)
     assert check(study, listed(GOOD), tmp_path, blocked, writes_store=False) == [warning]
     monkeypatch.setenv("SUBSTYLE_CACHE", str(blocked / "cache"))
     assert cache.root() == blocked / "cache"
-    with pytest.raises(ConfigError, match=r"set \$SUBSTYLE_CACHE"):
+    with pytest.raises(ConfigError, match=r"^\$SUBSTYLE_CACHE: "):
         check(study, listed(GOOD), tmp_path)
     monkeypatch.undo()
     (tmp_path / "out").write_text("")
-    with pytest.raises(ConfigError, match="--out"):
+    with pytest.raises(ConfigError, match=r"^--out: "):
         check(study, listed(GOOD), tmp_path, tmp_path / "s.zarr")
 
 

@@ -87,7 +87,7 @@ def test_withdrawing_a_damaged_file_keeps_the_others(home: Place) -> None:
     journal.write(home, record(1))
     (segment,) = (home / journal.FOLDER).glob("*.parquet")
     put(segment, segment.read_bytes()[:-1])
-    with pytest.raises(SubstyleError, match="not what was written"):
+    with pytest.raises(SubstyleError, match=f"{segment.name}.*run substyle verify"):
         journal.read(home)
     compaction.withdraw(home, {}, [segment])
     assert journal.read(home) == [record(1)]
@@ -202,7 +202,7 @@ def test_details_that_are_gone_are_named(home: Place) -> None:
     (path,) = matching(home / journal.FOLDER / journal.DETAILS, "*")
     path.unlink()
     assert len(journal.read_index(home)) == 1
-    with pytest.raises(SubstyleError, match=f"{path.name}.*missing"):
+    with pytest.raises(SubstyleError, match=path.name):
         journal.read(home)
     compaction.withdraw(home, {}, [path])
     assert journal.read(home) == []

@@ -31,7 +31,7 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / lock.NAME).write_text(json.dumps(holder))
     with lock.hold(tmp_path, "mine"):
         assert json.loads((tmp_path / lock.NAME).read_text())["run"] == "mine"
-    assert "taking over the lock of run gone" in capsys.readouterr().err
+    assert "run gone" in capsys.readouterr().err
 
 
 def test_lock_of_another_host_stays(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_number_of_a_dead_process_that_another_one_has_now(tmp_path: Path, capsy
     (tmp_path / lock.NAME).write_text(json.dumps(holder))
     with lock.hold(tmp_path, "mine"):
         pass
-    assert "taking over the lock of run gone" in capsys.readouterr().err
+    assert "run gone" in capsys.readouterr().err
 
 
 def test_parts_stand_side_by_side_but_not_twice_and_not_with_a_whole_run(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_parts_stand_side_by_side_but_not_twice_and_not_with_a_whole_run(tmp_pat
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/2/3", "-1/2", "²/3", "1/"])
 def test_bad_parts_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="such as 2/4"):
+    with pytest.raises(ConfigError, match=r"^part: got .* 2/4$"):
         Part.parse(text)
 
 

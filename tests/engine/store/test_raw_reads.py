@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,9 @@ def test_a_chunk_cut_short_is_named(tmp_path: Path) -> None:
     chunk = path / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     out_RD = np.empty((8, WIDTH), np.float16)
-    with pytest.raises(StoreError, match=r"c/1/0: is cut short"):
+    with pytest.raises(StoreError, match=r"c/1/0: truncated"):
         read_plain(array, lambda number: path / "c" / str(number) / "0", 0, out_RD)
     chunk.unlink()
     chunk.mkdir()
-    with pytest.raises(StoreError, match=r"c/1/0: cannot be read"):
+    with pytest.raises(StoreError, match=rf"c/1/0: .*{os.strerror(errno.EISDIR)}"):
         read_plain(array, lambda number: path / "c" / str(number) / "0", 0, out_RD)

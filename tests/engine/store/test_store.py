@@ -12,7 +12,15 @@ from tests.conftest import put
 
 from substyle.engine.store import arrays
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import BackboneEntry, DifferentError, OverflowError16, StoreError, StoreSettings, slug
+from substyle.engine.store.layout import (
+    SCHEMA,
+    BackboneEntry,
+    DifferentError,
+    OverflowError16,
+    StoreError,
+    StoreSettings,
+    slug,
+)
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_tables, store_facts
@@ -94,9 +102,9 @@ def test_unfinished_and_quarantined_rows_are_left_out(home: Place) -> None:
 
 def test_nothing_finished_is_said(home: Place) -> None:
     store, _ = make(home / "s.zarr")
-    with pytest.raises(StoreError, match="no finished shard"):
+    with pytest.raises(StoreError, match=r"s\.zarr: timm:x: "):
         load_table(store, "timm:x")
-    with pytest.raises(StoreError, match="there are: timm:x"):
+    with pytest.raises(StoreError, match=r"timm:y.*: timm:x$"):
         load_table(store, "timm:y")
 
 
@@ -169,21 +177,21 @@ def test_a_backbone_of_a_store_that_noted_no_device_goes_on_on_a_cpu(tmp_path: P
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (facts(weights="other"), "weights w there, other now"),
-        (facts(dim=4), "dim 3 there, 4 now"),
-        (facts(precision="bf16"), "precision fp32 there, bf16 now"),
-        (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino there, tensorrt now"),
+        (facts(weights="other"), "weights w .*other now"),
+        (facts(dim=4), "dim 3 .*4 now"),
+        (facts(precision="bf16"), "precision fp32 .*bf16 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "name": "tensorrt"}}, "runtime openvino .*tensorrt now"),
         (
             facts() | {"runtime": {**facts()["runtime"], "device": "cuda"}},
-            r"device cpu there, cuda now \(go on with device = \"cpu\" and runtime = \"openvino\", or take another",
+            r"device cpu .*cuda now .*device = \"cpu\" and runtime = \"openvino\"",
         ),
-        (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 there, 3 now"),
-        (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 there, 2 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "float32_layers": 3}}, "float32_layers 0 .*3 now"),
+        (facts() | {"runtime": {**facts()["runtime"], "unquantised_layers": 2}}, "unquantised_layers 0 .*2 now"),
     ],
 )
 def test_another_backbone_under_the_same_name_is_refused(home: Place, changed: dict[str, Any], named: str) -> None:
     store, _ = make(home / "s.zarr")
-    with pytest.raises(StoreError, match=named):
+    with pytest.raises(DifferentError, match=f"timm:x .*{named}"):
         store.ensure_backbone(changed)
 
 
@@ -192,7 +200,7 @@ def test_another_definition_is_refused(home: Place) -> None:
     other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, "hash")
     for changed in (Definition(DEFINITIONS[1], "another hash"), other_role):
         for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
-            with pytest.raises(DifferentError, match="the definition of jpeg has changed"):
+            with pytest.raises(DifferentError, match=r"s\.zarr: .* jpeg "):
                 store.ensure_backbone(facts(name), [FOUND[0], changed])
     assert [entry.name for entry in store.backbones()] == ["timm:x"]
 
@@ -235,7 +243,7 @@ def test_tables_of_several_backbones_are_of_the_same_photographs(home: Place) ->
     some = load_table(store, "timm:x", ["jpeg"])
     assert some.transformations == ("jpeg",)
     np.testing.assert_array_equal(some.x_TND[0], load_table(store, "timm:x").x_TND[1])
-    with pytest.raises(StoreError, match="no embeddings of swirl"):
+    with pytest.raises(StoreError, match=r"timm:x .* swirl; run substyle embed"):
         load_table(store, "timm:x", ["jpeg", "swirl"])
 
 
@@ -250,19 +258,19 @@ def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_a
 
 
 def test_unknown_schema_and_foreign_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no store is there"):
+    with pytest.raises(StoreError, match=r"nothing\.zarr: "):
         EmbeddingStore.open(tmp_path / "nothing.zarr")
     zarr.open_group(str(tmp_path / "foreign.zarr"), mode="w")
-    with pytest.raises(StoreError, match="not a substyle store"):
+    with pytest.raises(StoreError, match=r"foreign\.zarr: .*substyle\.json"):
         EmbeddingStore.open(tmp_path / "foreign.zarr")
     store, _ = make(tmp_path / "s.zarr")
     head = store.path / "substyle.json"
     head.write_text(json.dumps({**json.loads(head.read_text()), "schema": 99}))
-    with pytest.raises(StoreError, match=r"schema 99.*again into a new store"):
+    with pytest.raises(StoreError, match=rf"s\.zarr: schema 99; .* {SCHEMA}: "):
         EmbeddingStore.open(tmp_path / "s.zarr")
     older = {"substyle": {"schema": 2}}
     zarr.open_group(str(tmp_path / "older.zarr"), mode="w", attributes=older)
-    with pytest.raises(StoreError, match=r"schema 2.*again into a new store"):
+    with pytest.raises(StoreError, match=rf"older\.zarr: schema 2; .* {SCHEMA}: "):
         EmbeddingStore.open(tmp_path / "older.zarr")
 
 
@@ -272,24 +280,27 @@ def test_a_header_that_was_changed_is_refused(home: Place, change: dict[str, Any
     head = json.loads((store.path / "substyle.json").read_bytes())
     head["settings"] |= change
     put(store.path / "substyle.json", json.dumps(head).encode())
-    with pytest.raises(StoreError, match=r"substyle\.json: checksum mismatch"):
+    with pytest.raises(StoreError, match=r"substyle\.json: checksum"):
         EmbeddingStore.open(store.path)
 
 
 def test_bad_settings_are_refused(home: Place) -> None:
-    with pytest.raises(ConfigError, match="power of two"):
+    with pytest.raises(ConfigError) as caught:
         EmbeddingStore.create(home / "a.zarr", StoreSettings(0, 224, 3, "float16"))
-    with pytest.raises(ConfigError, match=r"float16.*float32"):
+    assert (caught.value.field, caught.value.given) == ("shard_rows", 3)
+    with pytest.raises(ConfigError, match=r"float16.*float32") as caught:
         EmbeddingStore.create(home / "b.zarr", StoreSettings(0, 224, 4, "int8"))
+    assert (caught.value.field, caught.value.given) == ("dtype", "int8")
     make(home / "s.zarr")
-    with pytest.raises(StoreError, match="not empty"):
+    with pytest.raises(StoreError, match=r"s\.zarr: "):
         EmbeddingStore.create(home / "s.zarr", SETTINGS)
 
 
 @pytest.mark.parametrize("path", ["", ".", "/"])
 def test_a_store_needs_a_name(path: str) -> None:
-    with pytest.raises(ConfigError, match="ends in a name"):
+    with pytest.raises(ConfigError) as caught:
         EmbeddingStore.create(Path(path), SETTINGS)
+    assert (caught.value.field, caught.value.given) == ("store", str(Path(path)))
 
 
 def test_slugs_are_safe_and_distinct() -> None:

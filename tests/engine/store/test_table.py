@@ -93,7 +93,7 @@ def test_a_chunk_that_is_spoilt_is_named(tmp_path: Path, spoilt: str) -> None:
         if spoilt == "a folder":
             chunk.mkdir()
     n_B = np.arange(8)
-    with pytest.raises(StoreError, match=f"{chunk.name}: (is cut short|cannot be read)"):
+    with pytest.raises(StoreError, match=f"{chunk}: .*run substyle verify"):
         table.take(1, n_B)
     assert len(table.take(0, n_B)) == 8
 
@@ -111,8 +111,7 @@ def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
     np.testing.assert_array_equal(load_table(store, "timm:x").x_TND, loaded.x_TND)
     chunk = store.chunk_path(store.backbone("timm:x").slug, "jpeg", 0)
     put(chunk, chunk.read_bytes()[:7])
-    with pytest.raises(StoreError, match=r"c/0/0: is cut short"):
-        table.take(np.array([1]), np.array([1]))
-    chunk.unlink()
-    with pytest.raises(StoreError, match=r"c/0/0: cannot be read"):
-        table.take(np.array([1]), np.array([1]))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"jpeg/c/0/0: .*run substyle verify"):
+            table.take(np.array([1]), np.array([1]))
+        chunk.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ def test_damaged_chunks_are_found_and_only_they_are_redone(
     again = verify(store.path, quiet=True)
     assert again == verdict
     assert again.pending == broken * (4 if shard == 0 else 2)
-    with pytest.raises(StoreError, match="run embed, which repairs it"):
+    with pytest.raises(StoreError, match=f"{store.path}: .*{compaction.NAME}.* run embed"):
         load_table(store, "timm:x")
     made = redo(store, 0) + redo(store, 1)
     assert len(made) == broken
@@ -205,7 +205,7 @@ def test_records_of_other_rows_are_found(tmp_path: Path) -> None:
     entry = store.backbone("timm:x")
     store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(3)], seconds=1.0, run="r")
     verdict = look(store.path)
-    assert [f.problem for f in verdict.findings] == ["speaks of other rows than the manifest"]
+    assert [(f.kind, f.path) for f in verdict.findings] == [("journal", f"journal: shard 0, {entry.slug}")]
 
 
 def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
@@ -222,17 +222,17 @@ def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
 def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
     damage(store.chunk_path(store.backbone("timm:x").slug, "jpeg", 1))
-    with pytest.raises(StoreError, match=r"missing or cut short.*run substyle verify"):
+    with pytest.raises(StoreError, match=r"jpeg/c/1/0: .*run substyle verify"):
         load_table(store, "timm:x")
     assert len(load_table(store, OTHER).keys) == 6
 
 
 def test_not_a_store(home: Place) -> None:
-    with pytest.raises(StoreError, match="no store is there"):
+    with pytest.raises(StoreError, match=r"nothing\.zarr: "):
         verify(home / "nothing.zarr", quiet=True)
     store = finished(home / "s.zarr")
     put(store.path / "substyle.json", b"{")
-    with pytest.raises(StoreError, match=r"substyle\.json: damaged header"):
+    with pytest.raises(StoreError, match=r"substyle\.json: .*JSONDecodeError"):
         verify(store.path, quiet=True)
 
 
