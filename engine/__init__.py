@@ -1,1 +1,1 @@
-"""Everything after pixels: backbones, store, probes, analysis, report."""
+"""Backbones, store, probes, analysis and report."""

@@ -1,4 +1,4 @@
-"""The cache of compiled artefacts: graphs, blobs and gate results, each under the hash of all it depends on."""
+"""Cache of compiled artefacts (graphs, blobs, gate results), keyed by a hash of all their inputs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_MAGIC = b"substyle"  # then the SHA-256 of what follows it
+_MAGIC = b"substyle"  # followed by the SHA-256 of the data, then the data
 _HEAD = len(_MAGIC) + 32
 EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 
 
 def root() -> Path:
-    """Folder of the cache: $SUBSTYLE_CACHE, else substyle under $XDG_CACHE_HOME or ~/.cache."""
+    """Cache folder: $SUBSTYLE_CACHE, else ``substyle`` in $XDG_CACHE_HOME or ~/.cache."""
     named = os.environ.get("SUBSTYLE_CACHE")
     if named:
         return Path(named).expanduser()
@@ -29,13 +29,13 @@ def root() -> Path:
 
 
 def key(facts: dict[str, Any]) -> str:
-    """24 hex digits for plain JSON facts."""
+    """Hash JSON facts to 24 hex digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 @functools.cache
 def device() -> str:
-    """What a compiled blob is tied to on a CPU: model and instruction sets."""
+    """Identity of the CPU for compiled blobs: model and instruction sets."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text().splitlines()
@@ -44,7 +44,7 @@ def device() -> str:
 
 
 def cpu_model() -> str:
-    """The CPU's name for people."""
+    """Human-readable name of the CPU."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -54,7 +54,7 @@ def cpu_model() -> str:
 
 
 def fetch(name: str, make: Callable[[], bytes]) -> bytes:
-    """The bytes kept under a name, made and kept when they are not there. Concurrent makers do no harm."""
+    """Return a cached entry; create it if missing. Safe under concurrent calls."""
     data = read(name)
     if data is None:
         data = make()
@@ -63,9 +63,9 @@ def fetch(name: str, make: Callable[[], bytes]) -> bytes:
 
 
 def fetch_once(name: str, make: Callable[[], bytes]) -> bytes:
-    """`fetch` for what takes long or comes out otherwise each time: of concurrent processes one makes it, others wait.
+    """`fetch` for expensive or nondeterministic entries: one process creates the entry, others wait for it.
 
-    The system gives the lock back when its holder dies, and then the next one makes it.
+    The file lock is released if its holder dies.
     """
     data = read(name)
     if data is not None:
@@ -78,7 +78,7 @@ def fetch_once(name: str, make: Callable[[], bytes]) -> bytes:
 
 
 def read(name: str) -> bytes | None:
-    """The bytes kept under a name; None where there are none, or where they are not what was written."""
+    """Return a cached entry, or None if it is missing or its checksum does not match."""
     path = root() / name
     try:
         raw = path.read_bytes()
@@ -92,12 +92,12 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, data: bytes) -> None:
-    """Keep bytes under a name, with a digest by which `read` knows them."""
+    """Write a cache entry with its checksum."""
     replace(root() / name, _MAGIC + hashlib.sha256(data).digest() + data)
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
+    """Write a file atomically: under a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115 - closed below, then renamed
     try:
@@ -110,13 +110,13 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def remember(kind: str, facts: dict[str, Any], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain JSON
-    """A plain JSON value that follows from plain JSON facts: worked out once, then read from the cache."""
+    """Return a JSON value that depends only on ``facts``; computed once, then read from the cache."""
     return json.loads(fetch(f"{kind}/{key(facts)}.json", lambda: json.dumps(make()).encode()))
 
 
 @functools.cache
 def versions(*names: str) -> dict[str, str]:
-    """Versions of installed distributions, empty for one that is not."""
+    """Versions of distributions, empty for those not installed."""
     found = {}
     for name in names:
         try:
@@ -134,16 +134,16 @@ def file_hash(path: Path) -> str:
 
 @functools.cache
 def code_hash(*packages: str) -> str:
-    """SHA-256 of the source code of packages, C files included.
+    """SHA-256 of the source code of packages, including C files.
 
     Args:
-        packages: folders in the package's own; left out, `EMBEDDING`: all that pixels, graphs and embeddings depend on.
+        packages: folders relative to the package; default `EMBEDDING`: all code that determines embeddings.
     """
     return hash_of(Path(__file__).parents[1], packages or EMBEDDING)
 
 
 def hash_of(root: Path, packages: Sequence[str]) -> str:
-    """SHA-256 of the names and bytes of all source files of packages below a folder."""
+    """SHA-256 of the names and bytes of all source files of packages in a folder."""
     digest = hashlib.sha256()
     for package in packages:
         files = sorted(path for path in (root / package).rglob("*") if path.suffix in (".py", ".c"))

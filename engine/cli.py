@@ -1,4 +1,4 @@
-"""The command `substyle`. Nothing heavy is imported before a command runs."""
+"""Command line entry point. Heavy modules are imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from substyle.kernels.errors import SubstyleError
 EXIT_QUARANTINED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_TERMINATED = 143  # 128 + SIGTERM
-_KEPT = "what is finished is kept, run the same command to go on"
+_KEPT = "finished work is kept; run the same command again to resume"
 
 
 class _Terminated(KeyboardInterrupt):
-    """Someone asked the process to end; it ends as cleanly as after Ctrl-C."""
+    """SIGTERM was received; cleanup is the same as after Ctrl-C."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a command failed: an exit code, and what ``--json`` reports."""
+    """Error of a command: exit code and ``--json`` fields."""
 
     code: int
     type: str
@@ -41,23 +41,21 @@ class _Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> _Failure:
-        """What is reported of an exception."""
         match error:
             case BadUsage():
                 return cls(2, "UsageError", error.message, error.field)
             case SubstyleError():
                 return cls(error.exit_code, type(error).__name__, str(error), error.field)
             case _Terminated():
-                return cls(EXIT_TERMINATED, "Terminated", f"ended; {_KEPT}")
+                return cls(EXIT_TERMINATED, "Terminated", f"terminated; {_KEPT}")
             case KeyboardInterrupt():
                 return cls(EXIT_INTERRUPTED, "Interrupted", f"interrupted; {_KEPT}")
-            case OSError():  # a disk, a permission: the system's words say it, a traceback would not
-                where = error.filename or "the system"
+            case OSError():  # disk or permission errors: a traceback would not help
+                where = error.filename or "system error"
                 return cls(1, type(error).__name__, f"{where}: {error.strerror or error}")
         return cls(1, type(error).__name__, str(error))
 
     def to_json(self) -> str:
-        """The object that ``--json`` prints."""
         return json.dumps({"error": {"type": self.type, "field": self.field, "message": self.message}})
 
 
@@ -65,17 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        its exit code: 0 done, 1 failed, 2 bad configuration, 3 images were quarantined (--strict), 130 interrupted,
-        143 terminated.
+        exit code: 0 success, 1 failure, 2 invalid configuration, 3 images were quarantined (``--strict``),
+        130 interrupted, 143 terminated.
 
     Raises:
-        SystemExit: arguments that do not parse (code 2), ``--help``, ``--version``.
+        SystemExit: invalid arguments (code 2), ``--help`` or ``--version``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not requested(words):
         return _reported(words)[0]
-    if sys.stderr is None:  # closed: print would take stdout instead
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    if sys.stderr is None:  # closed: print would write to stdout instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - stays open until the process exits
     stop = None
     try:
         code, text = _reported(words, as_json=True)
@@ -83,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop, text = usage, _Failure.of(usage).to_json()
     try:
         write(text, last=arguments is None)
-    except OSError as error:  # nobody reads it any more, or the disk is full
+    except OSError as error:  # the reader has closed the pipe, or the disk is full
         discard_stdout()
         _tell(error)
         code = 1
@@ -93,18 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]:
-    """Run one command and report its errors on stderr. Returns its exit code and its JSON object, or an empty text."""
+    """Run one command and report errors on stderr. Returns the exit code and the JSON object (empty without it)."""
     try:
         with _terminable():
             options = parser().parse_args(words)
-            # names of files may be no text in the terminal's encoding; a stream that was closed or moved stays as it is
+            # file names may not be encodable in the terminal's encoding; skipped if stdout is closed or replaced
             with suppress(AttributeError, OSError, ValueError):
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             with stdout_to_stderr() if as_json else nullcontext():
                 answer = _run(options)
             text = json.dumps(answer, allow_nan=False) if as_json else ""
     except BrokenPipeError as error:
-        if not as_json:  # the reader of our output has closed it
+        if not as_json:  # the reader has closed the pipe
             discard_stdout()
             return 1, ""
         return 1, _tell(error).to_json()
@@ -123,7 +121,7 @@ def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]
 
 def _tell(error: BaseException) -> _Failure:
     failure = _Failure.of(error)
-    start = "\n" if isinstance(error, KeyboardInterrupt) else ""  # the terminal shows ^C there
+    start = "\n" if isinstance(error, KeyboardInterrupt) else ""  # the terminal shows ^C on this line
     with suppress(OSError):
         print(f"{start}substyle: {failure.message}", file=sys.stderr)
     return failure
@@ -137,14 +135,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         module = importlib.import_module(f"substyle.engine.commands.{options.module}")
     try:
         answer: dict[str, Any] = getattr(module, options.function)(options)
-    except SystemExit as stop:  # of a plug-in: its exit code would pass for ours
-        raise SubstyleError(f"{options.command}: ended early by sys.exit({stop.code!r})") from stop
+    except SystemExit as stop:  # from a plug-in: its exit code must not become ours
+        raise SubstyleError(f"{options.command}: aborted by sys.exit({stop.code!r})") from stop
     return answer
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM raises for the block, so that locks are given back; only a main thread can ask for this."""
+    """Raise on SIGTERM within the block, so that locks are released. Signals can only be handled on the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -161,7 +159,7 @@ def _terminable() -> Iterator[None]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back for the block, then raise: libraries swallow what is raised while they load."""
+    """Defer SIGINT and SIGTERM until the block ends: libraries swallow exceptions raised during their import."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,4 @@
-"""Asynchronous copies between host and device, and CUDA graphs.
-
-On the CPU everything here is there at once. On a GPU work is queued on streams: an event tells when what one thread has
-queued is done, and nobody waits for more than that.
-"""
+"""Asynchronous copies between host and device, and CUDA graphs. On the CPU all operations are synchronous."""
 
 from __future__ import annotations
 
@@ -20,13 +16,13 @@ from substyle.kernels.errors import ConfigError
 
 @dataclass(frozen=True)
 class AsyncCopy:
-    """A tensor on its way to the host.
+    """An asynchronous copy of a tensor to the host.
 
     Attributes:
-        host: where it arrives; pinned memory for one that comes from a GPU.
-        done: the event after its copy, None where it is there.
-        held: what its computation reads, held until `result` has been asked for: memory of other libraries is not
-            torch's to keep.
+        host: destination; pinned memory for copies from a GPU.
+        done: event recorded after the copy; None if no copy was needed.
+        held: inputs of the computation, kept alive until `result` is called (torch does not track memory of other
+            libraries).
     """
 
     host: torch.Tensor
@@ -35,15 +31,15 @@ class AsyncCopy:
 
     @staticmethod
     def of(tensor: torch.Tensor, copies: torch.cuda.Stream | None = None, held: object = None) -> AsyncCopy:
-        """Begin to copy what the current stream has computed or will have.
+        """Start copying a tensor computed on the current stream.
 
         Args:
-            tensor: of the CPU, and then nobody may write to it, or of a GPU.
-            copies: the stream of the copy, so that the current one need not wait for it; the current one if None.
-            held: see above.
+            tensor: on a GPU; or on the CPU, in which case it is not copied and must not be modified.
+            copies: stream of the copy; None uses the current stream.
+            held: see the attribute.
         """
         if not tensor.is_cuda:
-            return AsyncCopy(tensor)  # it is there, and nothing is read any more
+            return AsyncCopy(tensor)
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         here = torch.cuda.current_stream(tensor.device)
         stream = here if copies is None else copies
@@ -51,20 +47,20 @@ class AsyncCopy:
             copies.wait_stream(here)
         with torch.cuda.stream(stream):
             host.copy_(tensor, non_blocking=True)
-            tensor.record_stream(stream)  # its memory is not given to others before the copy has ended
+            tensor.record_stream(stream)  # its memory is not reused before the copy ends
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(stream)
         return AsyncCopy(host, done, held)
 
     def result(self) -> NDArray[Any]:
-        """Wait for it."""
+        """Wait for the copy and return it."""
         if self.done is not None:
             self.done.synchronize()
         return self.host.numpy()
 
 
 def made(tensor: torch.Tensor) -> torch.cuda.Event | None:
-    """An event after all that this thread has queued so far where the tensor lies; None on the CPU."""
+    """Record an event on the current stream of the tensor's device. Returns None on the CPU."""
     if not tensor.is_cuda:
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -73,14 +69,14 @@ def made(tensor: torch.Tensor) -> torch.cuda.Event | None:
 
 
 def after(event: torch.cuda.Event | None, device: torch.device) -> None:
-    """Let what this thread queues from here on wait for an event; the thread itself goes on."""
+    """Make the current stream wait for an event, without blocking the host."""
     if event is not None:
         torch.cuda.current_stream(device).wait_event(event)
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """The block queues its work on a stream of its own, behind nobody else's; on the CPU there are none."""
+    """Run the block on a new CUDA stream; no effect on the CPU."""
     if device.type != "cuda":
         yield
         return
@@ -88,23 +84,14 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
 
 
-# (B, S, S, 3) uint8; a tensor may lie on the device of the runtime that takes it
-Canvas = NDArray[np.uint8] | torch.Tensor
-
-
-# A network of fixed batch on a GPU whose launches are captured once in a CUDA graph.
-#
-# It has one input and one output buffer that live as long as it does. The copy in and the graph are queued on one
-# stream, so a batch may be started while the one before it still runs; embeddings go to pinned memory of their own on a
-# stream of their own, while the next batch runs.
-
+Canvas = NDArray[np.uint8] | torch.Tensor  # (B, S, S, 3) uint8; a tensor may be on the runtime's device
 Output = TypeVar("Output")
 
-WARM = 3  # runs before the capture: libraries pick algorithms and allocate in the first ones
+WARM = 3  # runs before the capture, in which libraries select algorithms and allocate
 
 
 def as_batch(canvas_BSSC: Canvas, into_BSSC: torch.Tensor) -> torch.Tensor:
-    """A batch as a tensor. Raises ConfigError unless it fits into the buffer: as many images or fewer, of its size."""
+    """Convert a batch to a tensor. Raises ConfigError unless it has at most B images of the buffer's shape, uint8."""
     canvas = torch.as_tensor(canvas_BSSC)
     shape = tuple(into_BSSC.shape[1:])
     if len(canvas) > len(into_BSSC) or canvas.dtype != torch.uint8 or tuple(canvas.shape[1:]) != shape:
@@ -116,31 +103,34 @@ def as_batch(canvas_BSSC: Canvas, into_BSSC: torch.Tensor) -> torch.Tensor:
 def capture(
     launch: Callable[[torch.cuda.Stream], Output], device: torch.device
 ) -> tuple[torch.cuda.Stream, torch.cuda.CUDAGraph, Output]:
-    """What a function queues on a stream, as a graph: that stream, the graph, and what the function returned.
+    """Capture the work that ``launch`` queues on a stream. Replays write to the memory of the returned output.
 
-    What it returned lies in the same memory at every replay.
+    Returns:
+        the stream, the graph and the output of ``launch``.
     """
     with torch.no_grad(), torch.cuda.device(device):
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))  # weights and buffers were made there
+        stream.wait_stream(torch.cuda.current_stream(device))  # weights and buffers were initialised there
         with torch.cuda.stream(stream):
             for _ in range(WARM):
                 launch(stream)
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # other threads may go on with calls that would end a capture of the whole process
+        # other threads may make calls that would invalidate a global capture
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = launch(stream)
     return stream, graph, output
 
 
 class CapturedGraph:
-    """The captured graph with its buffers.
+    """A network of fixed batch size, captured in a CUDA graph, with its input and output buffers.
+
+    Input copy and graph run on one stream, so a batch can be started while the previous one is running. Outputs are
+    copied to pinned memory on a second stream.
 
     Args:
-        launch: queues the network on a stream, from the input buffer; returns its output (B, D) float32, which lies in
-            the same memory at every launch that is replayed.
-        canvas_BSSC: the input buffer, uint8 on a CUDA device.
+        launch: queues the network on a stream, reading the input buffer; returns the output (B, D) float32.
+        canvas_BSSC: input buffer, uint8 on a CUDA device.
     """
 
     def __init__(self, launch: Callable[[torch.cuda.Stream], torch.Tensor], canvas_BSSC: torch.Tensor) -> None:
@@ -149,25 +139,19 @@ class CapturedGraph:
         self.copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
-        """Begin with a batch (b, S, S, 3), b ≤ B, of the GPU or the host. Nobody may write to it until it has ended."""
+        """Start a batch (b, S, S, 3), b ≤ B, on GPU or host. Do not modify it until `AsyncCopy.result` returns."""
         canvas = as_batch(canvas_BSSC, self.canvas_BSSC)
         count = len(canvas)
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))  # whoever makes the canvas queued it there
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))  # the canvas is computed there
         with torch.cuda.stream(self.stream):
             self.canvas_BSSC[:count].copy_(canvas, non_blocking=True)
             if canvas.is_cuda:
-                canvas.record_stream(self.stream)  # its memory is not given to others before the copy has ended
+                canvas.record_stream(self.stream)  # its memory is not reused before the copy ends
             self._graph.replay()
-            # the next batch overwrites the output: a copy of it on the device is short, and leaves the host's to others
+            # cloned on the device, since the next batch overwrites the output
             return AsyncCopy.of(self.embedding_BD[:count].clone(), self.copies, held=canvas)
 
 
-# float32 in float32: without the 10 bits of mantissa that the tensor cores of a GPU take for it where torch may.
-
-
 def exact() -> None:
-    """Products and convolutions of float32 are float32 from here on, in the whole process.
-
-    Not for a block of code alone: switched to and fro, it would reach what other threads queue meanwhile.
-    """
+    """Disable TF32 for float32 products and convolutions, for the whole process (the setting is not per thread)."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

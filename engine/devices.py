@@ -1,4 +1,4 @@
-"""Devices, runtimes and precisions: what was asked for, resolved on this machine."""
+"""Devices, runtimes and precisions: validation and resolution on this machine."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from substyle.engine import cache
 from substyle.kernels.dispatch import as_device, there
 from substyle.kernels.errors import ConfigError
 
-# Arithmetic inside compiled networks.
-
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-AUTO = "auto"  # of backbones: left to the gate
-INT8: Final = "int8"  # of backbones: 8-bit products, what is between them in 16 bits
-FP8: Final = "fp8"  # of backbones: the same with products of E4M3 numbers
+AUTO = "auto"  # backbones: selected by the gate
+INT8: Final = "int8"  # backbones: 8-bit matrix products, 16-bit arithmetic between them
+FP8: Final = "fp8"  # backbones: the same with E4M3 products
 EightBits = Literal["int8", "fp8"]
 EIGHT_BITS: tuple[EightBits, ...] = (INT8, FP8)
 
 
 def as_precision(name: str, field: str = "precision") -> Precision:
-    """A precision by name. Raises ConfigError naming those there are."""
+    """Validate the name of a 16- or 32-bit precision. Raises ConfigError."""
     for known in PRECISIONS:
         if name == known:
             return known
@@ -34,31 +32,31 @@ def as_precision(name: str, field: str = "precision") -> Precision:
 
 
 def check_precision(field: str, name: str) -> None:
-    """Raise ConfigError unless it is a precision that a backbone can be asked for."""
+    """Raise ConfigError unless ``name`` is a precision of backbones."""
     allowed = (AUTO, *PRECISIONS, *EIGHT_BITS)
     if name not in allowed:
         raise ConfigError(field, name, ", ".join(allowed))
 
 
 def as_eight_bits(name: str) -> EightBits | None:
-    """A precision of 8 bits by name, None for another."""
+    """Return ``name`` if it is an 8-bit precision, else None."""
     return next((known for known in EIGHT_BITS if name == known), None)
 
 
 RUNTIMES = ("openvino", "tensorrt", "torch")
-ON_CPU, ON_GPU = ("openvino", "torch"), ("tensorrt", "torch")  # what there is on each, the first taken where it can be
+ON_CPU, ON_GPU = ("openvino", "torch"), ("tensorrt", "torch")  # in order of preference
 _IN_EIGHT_BITS = {"openvino": (INT8,), "tensorrt": EIGHT_BITS}
-_FP8_FROM = (8, 9)  # compute capability of the first cards that multiply numbers of 8 bits with a point
+_FP8_FROM = (8, 9)  # lowest compute capability with fp8 products
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device and a runtime that are there.
+    """An available device and runtime.
 
     Attributes:
         device: ``cpu`` or ``cuda:N``.
-        runtime: of compiled backbones: ``openvino``, ``tensorrt`` or ``torch``.
+        runtime: runtime of compiled backbones: ``openvino``, ``tensorrt`` or ``torch``.
     """
 
     device: str = "cpu"
@@ -71,33 +69,31 @@ class Target:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device as torch has it."""
+        """The device as a torch device."""
         return torch.device(self.device)
 
     @property
     def identity(self) -> str:
-        """What artefacts, gates and variants are tied to: the CPU's model and instruction sets, or the GPU."""
+        """Hardware that artefacts and gate results are valid for: CPU model and instruction sets, or the GPU."""
         if not self.on_gpu:
             return cache.device()
         card = torch.cuda.get_device_properties(self.torch_device)
         return f"{card.name}|{card.major}.{card.minor}|{card.multi_processor_count}|CUDA {torch.version.cuda}"
 
     def describe(self) -> dict[str, Any]:
-        """What a store notes of the device. The kind is what counts when a run goes on; the card is for people."""
+        """Device as recorded in a store. Resuming requires the same ``device``; ``gpu`` is informative."""
         if not self.on_gpu:
             return {"device": "cpu"}
         return {"device": "cuda", "gpu": torch.cuda.get_device_name(self.torch_device)}
 
     def require_precision(self, field: str, precision: str) -> None:
-        """Raise ConfigError where the runtime or the card has no such arithmetic."""
+        """Raise ConfigError if the runtime or the GPU does not support the precision."""
         require_precision(self.runtime, field, precision)
         if precision == FP8 and self.on_gpu:
             card = torch.cuda.get_device_properties(self.torch_device)
             if (card.major, card.minor) < _FP8_FROM:
                 major, minor = _FP8_FROM
-                why = (
-                    f"{card.name} has compute capability {card.major}.{card.minor}, and fp8 begins with {major}.{minor}"
-                )
+                why = f"fp8 requires compute capability {major}.{minor}; {card.name} has {card.major}.{card.minor}"
                 raise ConfigError(field, precision, f"{', '.join((AUTO, *PRECISIONS, INT8))} ({why})")
 
 
@@ -105,46 +101,47 @@ OPENVINO_ON_CPU = Target()
 
 
 def require_precision(runtime: str, field: str, precision: str) -> None:
-    """Raise ConfigError where a runtime has no such arithmetic."""
+    """Raise ConfigError if a runtime does not support the precision."""
     known = _IN_EIGHT_BITS.get(runtime, EIGHT_BITS if runtime == AUTO else ())
     if precision in EIGHT_BITS and precision not in known:
         allowed = ", ".join((AUTO, *PRECISIONS, *known))
         places = ['runtime = "tensorrt" on a GPU', *(['"openvino" on a CPU'] if precision == INT8 else [])]
         raise ConfigError(
-            field, precision, f"{allowed} with the runtime {runtime}; {precision} is there with {' or '.join(places)}"
+            field, precision, f"{allowed} with the runtime {runtime}; {precision} requires {' or '.join(places)}"
         )
 
 
 def check(device: str, runtime: str, prefix: str = "") -> None:
-    """Hold the two settings against each other, whatever machine this is.
+    """Validate device and runtime independently of this machine.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; runtime: ``auto`` or one of `RUNTIMES`.
-        prefix: of the fields' names.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        runtime: ``auto`` or one of `RUNTIMES`.
+        prefix: prefix of field names in errors.
 
     Raises:
-        ConfigError: a name that is none, or two that exclude each other; the message says why.
+        ConfigError: an unknown name, or an incompatible combination.
     """
     if _DEVICE.fullmatch(device) is None:
         raise ConfigError(f"{prefix}device", device, "auto, cpu, cuda or cuda:N")
     if runtime not in (AUTO, *RUNTIMES):
         raise ConfigError(f"{prefix}runtime", runtime, ", ".join((AUTO, *RUNTIMES)))
     if device == "cpu" and runtime not in (AUTO, *ON_CPU):
-        why = f"TensorRT runs on NVIDIA GPUs alone, and {prefix}device is cpu"
+        why = f"TensorRT requires an NVIDIA GPU, and {prefix}device is cpu"
         raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *ON_CPU))} ({why})")
     if device.startswith("cuda") and runtime not in (AUTO, *ON_GPU):
-        why = f"OpenVINO compiles for the CPU, and {prefix}device is {device}"
+        why = f"OpenVINO runs on the CPU, and {prefix}device is {device}"
         raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *ON_GPU))} ({why})")
 
 
 def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target:
-    """The device and runtime of this machine that the settings ask for.
+    """Resolve device and runtime on this machine.
 
-    ``auto`` is the first GPU that torch sees, else the CPU; there it is the first runtime of `ON_GPU` or `ON_CPU` that
-    is installed. A runtime that is named decides the device where that is ``auto``.
+    Device ``auto`` is the first GPU visible to torch, else the CPU; runtime ``auto`` is the first of `ON_GPU` or
+    `ON_CPU` that is installed. An explicit runtime determines the device if that is ``auto``.
 
     Raises:
-        ConfigError: what is asked for is not there.
+        ConfigError: the device or runtime is not available.
     """
     check(device, runtime, prefix)
     if device == AUTO:
@@ -154,8 +151,8 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
         device = str(as_device(device, f"{prefix}device"))
     on_gpu = device != "cpu"
     known = ON_GPU if on_gpu else ON_CPU
-    if runtime != AUTO and runtime not in known:  # TensorRT where there is no GPU: `check` has seen to the others
-        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *known))}; there is {there()}")
+    if runtime != AUTO and runtime not in known:  # TensorRT without a GPU; `check` rejects the other cases
+        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *known))} (available: {there()})")
     if runtime == AUTO:
         return Target(device, next(name for name in known if missing(name, chosen=False) is None))
     if why := missing(runtime, chosen=True):
@@ -165,19 +162,21 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
 
 
 def missing(runtime: str, *, chosen: bool) -> str | None:
-    """Why a runtime cannot be used here, None where it can.
+    """Reason why a runtime is not available, or None if it is.
 
     Args:
-        chosen: whether it was asked for by name. ``tensorrt_rtx``, which has no engines for data-centre cards, is used
-            only then.
+        chosen: whether it was requested by name. Only then is ``tensorrt_rtx`` considered, which does not support
+            data-centre GPUs.
     """
     if runtime == "torch":
         return None
     if runtime == "openvino":
-        return None if importlib.util.find_spec("openvino") else "openvino is not installed: it comes with each extra"
+        return (
+            None if importlib.util.find_spec("openvino") else "openvino is not installed; install the extra cpu or gpu"
+        )
     names = ("tensorrt", "tensorrt_rtx") if chosen else ("tensorrt",)
     reasons = [reason for name in names if (reason := _import_error(name))]
-    return None if len(reasons) < len(names) else f"{'; '.join(reasons)}: it comes with the extra gpu"
+    return None if len(reasons) < len(names) else f"{'; '.join(reasons)}; install the extra gpu"
 
 
 def _import_error(name: str) -> str | None:
@@ -185,14 +184,14 @@ def _import_error(name: str) -> str | None:
         return f"{name} is not installed"
     try:
         importlib.import_module(name)
-    except (ImportError, OSError) as error:  # its libraries may be missing where its Python package is there
+    except (ImportError, OSError) as error:  # shared libraries may be missing although the package is installed
         return f"{name} cannot be imported: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
     return None
 
 
 def graph_batch(batch: int, *, on_gpu: bool = False) -> int:
-    """Batch of a compiled graph: on a GPU B, on a CPU runs of B images go through it in pieces of 8, side by side.
+    """Batch size of a compiled graph: B on a GPU; on a CPU at most 8, in parallel streams.
 
-    On two cores, pieces of 8 on two streams of one thread are 5 to 14 % faster than 32 at once on both.
+    On two cores, two single-threaded streams with batches of 8 are 5 to 14 % faster than one batch of 32 on both.
     """
     return batch if on_gpu else min(batch, 8)

@@ -1,4 +1,4 @@
-"""Progress bars and spans of time."""
+"""Progress bars, and time spans for profiling and traces."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LINE_EVERY_S = 15.0
 
 
 class ProgressBar(Protocol):
-    """What a stage calls as it goes."""
+    """Progress of a stage."""
 
     def advance(self, count: int = 1) -> None:
-        """Count more items as done."""
+        """Add finished items."""
         ...
 
     def note(self, text: str) -> None:
-        """Show a short remark beside the bar."""
+        """Show a short text next to the bar."""
         ...
 
 
@@ -65,7 +65,7 @@ class _Tqdm:
 
 @contextmanager
 def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
-    """Show a stage of ``total`` items, ``done`` of them finished earlier; quiet stages print nothing."""
+    """Show the progress of a stage of ``total`` items, ``done`` of them finished in earlier runs."""
     out = sys.stderr
     if quiet:
         yield _Silent()
@@ -91,34 +91,32 @@ class _Silent:
         del text
 
 
-# Where the time of a run goes: spans with wall and CPU seconds, summed by stage, and as a trace for a viewer.
-#
-# Recording is off until `recording` is entered; a span then costs two clock readings.
+# Time spans. Recording is off outside `recording`; a span costs two clock readings.
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment: wall clock and CPU time of the whole process, all threads together, in seconds."""
+    """A point in time: wall clock and CPU time of the process (all threads), in seconds."""
 
     wall: float
     cpu: float
 
     @staticmethod
     def now() -> Mark:
-        """This moment."""
+        """The current time."""
         return Mark(time.perf_counter(), time.process_time())
 
 
 @dataclass(frozen=True)
 class Span:
-    """Something that took its time.
+    """A time span.
 
     Attributes:
-        stage: what a summary counts it under, such as ``embed``.
-        name: what it is, such as ``decode``.
-        began, ended: its ends.
-        items: how many things it did; 0 where nothing is counted.
-        thread: number of the thread that did it.
+        stage: group in the summary, such as ``embed``.
+        name: name, such as ``decode``.
+        began, ended: start and end.
+        items: number of processed items; 0 if not counted.
+        thread: native id of the thread.
     """
 
     stage: str
@@ -131,7 +129,7 @@ class Span:
 
 @dataclass
 class Total:
-    """All spans of one stage and name together: wall and CPU seconds, items, calls."""
+    """Sums over all spans of one stage and name: wall and CPU seconds, items, calls."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -140,28 +138,28 @@ class Total:
 
     @property
     def busy(self) -> float:
-        """Cores at work on average."""
+        """Average number of busy cores."""
         return self.cpu / self.wall if self.wall else 0.0
 
     @property
     def items_per_s(self) -> float:
-        """Items a second of wall time."""
+        """Items per second of wall time."""
         return self.items / self.wall if self.wall else 0.0
 
 
 @dataclass
 class Trace:
-    """The spans of a run, in the order of their ends."""
+    """The spans of a run, ordered by end."""
 
     began: Mark = field(default_factory=Mark.now)
     spans: list[Span] = field(default_factory=list)
 
     def add(self, stage: str, name: str, began: Mark, ended: Mark, items: int = 0) -> None:
-        """Keep one span."""
+        """Add a span."""
         self.spans.append(Span(stage, name, began, ended, items, threading.get_native_id()))
 
     def totals(self) -> dict[tuple[str, str], Total]:
-        """Sums by (stage, name), in the order of their first spans."""
+        """Sums by (stage, name), ordered by first start."""
         found: dict[tuple[str, str], Total] = {}
         for span in sorted(self.spans, key=lambda s: s.began.wall):
             total = found.setdefault((span.stage, span.name), Total())
@@ -172,7 +170,7 @@ class Trace:
         return found
 
     def events(self) -> dict[str, Any]:
-        """The trace in the Trace Event Format of chrome://tracing and Perfetto; times are microseconds."""
+        """The trace in the Trace Event Format of chrome://tracing and Perfetto; times in microseconds."""
         events: list[dict[str, Any]] = [
             {
                 "name": span.name,
@@ -189,7 +187,7 @@ class Trace:
         return {"traceEvents": events, "displayTimeUnit": "ms"}
 
     def to_json(self) -> bytes:
-        """`events` as a file's content."""
+        """`events` as JSON."""
         return json.dumps(self.events()).encode()
 
 
@@ -198,8 +196,8 @@ _active: Trace | None = None
 
 @contextmanager
 def recording() -> Iterator[Trace]:
-    """Record spans of the whole process for the block."""
-    global _active  # noqa: PLW0603 - one recorder for the process, so that no function has to carry it
+    """Record spans of the whole process during the block."""
+    global _active  # noqa: PLW0603 - one recorder per process, instead of an argument of every function
     before, trace = _active, Trace()
     _active = trace
     try:
@@ -209,14 +207,14 @@ def recording() -> Iterator[Trace]:
 
 
 def add(stage: str, name: str, began: Mark, items: int = 0) -> None:
-    """Keep a span from ``began`` until now, where a recording is on."""
+    """Add a span from ``began`` until now, if recording."""
     if _active is not None:
         _active.add(stage, name, began, Mark.now(), items)
 
 
 @contextmanager
 def span(stage: str, name: str, items: int = 0) -> Iterator[None]:
-    """Keep the block as a span, where a recording is on."""
+    """Add the block as a span, if recording."""
     began = Mark.now()
     try:
         yield

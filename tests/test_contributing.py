@@ -1,4 +1,4 @@
-"""The examples of docs/contributing.md, run as they stand there."""
+"""Run the examples of docs/contributing.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = [f"{'cat' if i % 2 else 'dog'}/{i}.jpg" for i in range(12)]
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """The file of an example; what it registers is forgotten afterwards."""
+    """Writes the file of an example; registrations are undone afterwards."""
     load_all()
     for module, name in (
         ("substyle.pipelines.transforms.base", "REGISTRY"),
@@ -54,7 +54,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 @pytest.fixture
 def photographs(example: Callable[[str], Path], tmp_path: Path) -> Source:
-    """A ZIP file, opened by the example's source."""
+    """A ZIP file, opened with the example's source."""
     with zipfile.ZipFile(tmp_path / "photographs.zip", "w") as file:
         file.writestr("notes.txt", "no image")
         for i, name in enumerate(NAMES):

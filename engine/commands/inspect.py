@@ -23,11 +23,11 @@ from substyle.engine.store.table import definitions, store_facts
 from substyle.engine.store.verify import Verdict
 from substyle.engine.store.verify import verify as verify_store
 
-FIRST = 5  # class names that are shown
+FIRST = 5  # class names shown
 
 
 def info(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle info STORE`: what a store holds; it may be filled meanwhile."""
+    """`substyle info STORE`: contents and progress of a store, which may be in use."""
     answer = describe(EmbeddingStore.open(options.store))
     for line in _lines(answer):
         print(line)
@@ -35,7 +35,7 @@ def info(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:
-    """What `substyle info --json` prints of a store."""
+    """Contents and progress of a store, as printed by `substyle info --json`."""
     finished = store.finished()
     images = _images(store)
     backbones = [_backbone(store, entry, finished) for entry in store.backbones()]
@@ -60,7 +60,7 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
 
 
 def _sources(store: EmbeddingStore) -> list[dict[str, Any]]:
-    """Where the images come from, and how many from where."""
+    """Sources of the images, with image counts."""
     if not store.has_manifest():
         return []
     manifest = store.manifest()
@@ -79,7 +79,7 @@ def _sources(store: EmbeddingStore) -> list[dict[str, Any]]:
 
 
 def _images(store: EmbeddingStore) -> dict[str, Any]:
-    """Images, classes, splits; of a store that a run has only begun there are none."""
+    """Images, classes and splits; empty for a store without a manifest."""
     if not store.has_manifest():
         nothing = dict.fromkeys(SPLITS, 0)
         return {"images": 0, "classes": _classes(()), "splits": nothing, "moved": 0, "quarantined": 0}
@@ -90,13 +90,13 @@ def _images(store: EmbeddingStore) -> dict[str, Any]:
         "classes": _classes(manifest.class_names),
         "splits": dict(zip(SPLITS, counts, strict=True)),
         "photographs": _photographs(store),
-        "moved": len(facts.moved),  # to the split of a near-duplicate, when a table is read
+        "moved": len(facts.moved),  # moved to the split of a near-duplicate when a table is read
         "quarantined": len(facts.quarantined),
     }
 
 
 def _photographs(store: EmbeddingStore) -> str:
-    """Digest of keys, classes, splits and of the bytes that were read: the same for the same photographs."""
+    """Digest of keys, classes, splits and content hashes of the photographs."""
     manifest, noted = store.manifest(), store.notes()
     rows = (manifest.keys, manifest.label_N.tolist(), manifest.split_N.tolist())
     digest = hashlib.sha256(json.dumps([*rows, list(manifest.class_names)]).encode())
@@ -109,7 +109,7 @@ def _classes(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> dict[str, Any]:
-    """What a backbone is, and how much of it is finished."""
+    """Description and progress of a backbone."""
     names = [str(definition["name"]) for definition in definitions(store, entry)]
     rows, shard_rows = _rows(store), store.settings.shard_rows
     lacks = lacking(rows, shard_rows, finished, [entry.slug], names, Part())
@@ -136,18 +136,18 @@ def _rows(store: EmbeddingStore) -> Rows:
 
 
 def _union(lists: Iterable[list[str]]) -> list[str]:
-    """All names, each once, in the order in which they come."""
+    """Distinct names in order of first occurrence."""
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
 def _lines(answer: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """Format the description as text."""
     names, classes, splits = answer["transformations"], answer["classes"], answer["splits"]
     shown = ", ".join(classes["first"]) + (", …" if classes["number"] > FIRST else "")
-    moved = f" ({answer['moved']} go with a near-duplicate in another)" if answer["moved"] else ""
+    moved = f" ({answer['moved']} moved to the split of a near-duplicate)" if answer["moved"] else ""
     lines = [
         f"store            {answer['store']}, {_size(answer['bytes'])}, UUID {answer['uuid']}",
-        *(["damage           found by verify; run embed, which repairs it"] if answer["damaged"] else []),
+        *(["damage           found by verify; run embed to repair it"] if answer["damaged"] else []),
         *(
             f"source           {source['root']} ({source['kind']}, {source['images']:,} images)"
             for source in answer["sources"]
@@ -168,7 +168,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
 def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]:
     done, total = backbone["embeddings"]["done"], backbone["embeddings"]["total"]
     shards, there = backbone["shards"], len(backbone["transformations"])
-    # a share that is rounded up to 100 would say that nothing lacks
+    # rounded down: 100 % must mean complete
     share = f" ({int(1000 * done / total) / 10:.1f} %)" if total else ""
     fewer = f"; {there} of the {transformations} transformations" if there < transformations else ""
     runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
@@ -180,14 +180,11 @@ def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count} bytes"
-
-
-# `verify`.
 
 
 def verify(options: argparse.Namespace) -> dict[str, Any]:
@@ -214,15 +211,15 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
 
 def _summary(verdict: Verdict) -> str:
     checked = f"{verdict.chunks} chunks, {verdict.chunk_bytes / 1e6:.1f} MB, {verdict.images} images"
-    text = f"{checked}: " + ("all as written" if verdict.ok else f"{len(verdict.damage)} damaged")
+    text = f"{checked}: " + ("intact" if verdict.ok else f"{len(verdict.damage)} damaged")
     if added := len(verdict.findings) - len(verdict.damage):
-        text += f"; {added} added by others"
+        text += f"; {added} unknown files"
     if verdict.pending:
-        text += f"; {verdict.pending} embeddings are not made yet: run embed"
+        text += f"; {verdict.pending} embeddings are missing: run embed"
     if verdict.unfinished:
         text += f"; {verdict.unfinished} unfinished files, which embed replaces"
     if verdict.noted:
-        text += "; embed makes again what is damaged"
+        text += "; run embed to repair the damage"
     elif verdict.not_noted_because:
-        text += f"; the damage could not be noted for embed: {verdict.not_noted_because}"
+        text += f"; the damage could not be recorded for embed: {verdict.not_noted_because}"
     return text

@@ -12,14 +12,14 @@ STDOUT, STDERR = 1, 2  # file descriptors
 
 
 def requested(arguments: Sequence[str]) -> bool:
-    """Whether a command line has ``--json``, also one that does not parse. argparse accepts abbreviations."""
+    """Whether the arguments include ``--json``, possibly abbreviated, even if they are otherwise invalid."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any("--json".startswith(name) for name in (text.split("=")[0] for text in options) if len(name) > 2)
 
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send everything that is written to stdout to stderr: by Python, by C code, by child processes."""
+    """Redirect stdout to stderr for Python, C code and child processes."""
     stream, saved = sys.stdout, _redirect()
     sys.stdout = sys.stderr
     try:
@@ -36,7 +36,7 @@ def write(text: str, *, last: bool) -> None:
     """Write the JSON object to stdout.
 
     Args:
-        last: nothing may follow it: what exit handlers of libraries write goes to stderr.
+        last: redirect later output, such as that of libraries' exit handlers, to stderr.
     """
     print(text, flush=True)
     if last:
@@ -47,14 +47,14 @@ def write(text: str, *, last: bool) -> None:
 
 
 def discard_stdout() -> None:
-    """Point stdout at /dev/null, so that the interpreter does not fail at exit to flush what cannot be written."""
+    """Redirect stdout to /dev/null, so that flushing it at exit does not fail."""
     with suppress(AttributeError, OSError, ValueError):  # no stream, or one without a descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _redirect() -> int | None:
-    """Point descriptor 1 at stderr. Returns a copy of what it was, or None where the process has no stdout."""
-    if sys.__stdout__ is None:  # closed from the start: the number may belong to any other file
+    """Redirect descriptor 1 to stderr. Returns a copy of the original, or None if the process has no stdout."""
+    if sys.__stdout__ is None:  # closed at startup: descriptor 1 may be any other file
         return None
     try:
         saved = os.dup(STDOUT)
@@ -68,7 +68,7 @@ def _redirect() -> int | None:
 
 
 def _flush(stream: TextIO | None) -> None:
-    """Write out what is buffered for descriptor 1, here and in C's stdio, while it still points at stderr."""
+    """Flush buffers of descriptor 1 in Python and C stdio while it still points to stderr."""
     import ctypes
 
     with suppress(AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from substyle.pipelines.sources import SourceConfig
 
 
 def source_config(options: argparse.Namespace, base: SourceConfig | None = None) -> SourceConfig:
-    """How photographs are opened: as a study or a store says, but for what the command line says."""
+    """Source configuration of a study or store, overridden by the command line."""
     given = {
         "kind": options.source_kind,
         "image_column": options.image_column,
@@ -27,11 +27,8 @@ def source_config(options: argparse.Namespace, base: SourceConfig | None = None)
     return dataclasses.replace(base or SourceConfig(), **{name: value for name, value in given.items() if value})
 
 
-# The options that say where shards are embedded, for every command that fills a store.
-
-
 def executor_config(options: argparse.Namespace, base: ExecutorConfig) -> ExecutorConfig:
-    """As a study says, but for what the command line says."""
+    """Executor configuration of a study, overridden by the command line."""
     given = {
         "kind": options.executor,
         "address": options.ray_address,
@@ -41,11 +38,8 @@ def executor_config(options: argparse.Namespace, base: ExecutorConfig) -> Execut
     return dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
-# Where results go when ``--out`` is left out.
-
-
 def default_out(name: str) -> Path:
-    """``runs/<name>``, or ``runs/<name>-results`` where that is a folder of something else: photographs, or a store."""
+    """Default of ``--out``: ``runs/<name>``, or ``runs/<name>-results`` if that folder holds photographs or a store."""
     out = Path("runs") / name
     if out.is_dir() and any(out.iterdir()) and outputs.claimed(out) is None:
         return out.with_name(f"{name}-results")
@@ -53,7 +47,7 @@ def default_out(name: str) -> Path:
 
 
 def out_of(store: EmbeddingStore) -> Path:
-    """Where results of a store go: to those of the run that made it, else to a folder named after it."""
+    """Default of ``--out`` for a store: the folder of the run that created it, else a folder named after the store."""
     if isinstance(store.path, Path):
         path = store.path.resolve()
         return path.parent if outputs.claimed(path.parent) is not None else default_out(path.stem)

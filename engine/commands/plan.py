@@ -1,4 +1,4 @@
-"""Commands `plan` and `bench`."""
+"""Commands `plan`, `bench` and `profile`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from substyle.engine.store.files import write_durably
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 
-RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # of a checkout
+RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # only in a checkout
 _WORDS = {
     "compute": "{:.2f} of the peak operations",
     "bandwidth": "{:.2f} of the peak bandwidth",
@@ -31,7 +31,7 @@ _WORDS = {
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle plan STUDY.toml`: what the study takes on a GPU, by the roofline."""
+    """`substyle plan STUDY.toml`: estimate the study on GPUs with a roofline model."""
     study = load_study(options.study)
     settings = study.settings()
     card, remark = (options.gpu, "") if options.gpu else _present()
@@ -60,7 +60,7 @@ def _photographs(options: argparse.Namespace, study: Study) -> int:
         return int(options.photographs)
     images = options.images or study.images
     if images is None:
-        raise MissingError("--photographs", "give their number, or --images to count them")
+        raise MissingError("--photographs", "pass their number, or --images PATH to count them")
     source = open_source(images, study.source)
     print(describe(source), file=sys.stderr)
     count = len(source.records)
@@ -68,26 +68,25 @@ def _photographs(options: argparse.Namespace, study: Study) -> int:
 
 
 def _eight_bits(study: Study) -> str:
-    """That a study's backbones in 8 bits are planned as others, where it has any."""
     asked = {choice.precision or study.embed.precision for choice in study.backbones}
     if not any(map(as_eight_bits, asked)):
         return ""
-    return "backbones in 8 bits are counted as bf16: what int8 and fp8 save has not been measured on a GPU"
+    return "8-bit backbones are counted as bf16: int8 and fp8 have not been measured on a GPU"
 
 
 def _present() -> tuple[str, str]:
-    """The GPU of this machine if it is known, else the default, and then why it is that."""
+    """The GPU of this machine if known, else the default and the reason."""
     import torch
 
     if not torch.cuda.is_available():
-        return DEFAULT, f"no GPU is here: planned for {DEFAULT}; --gpu takes {', '.join(DEVICES)}"
+        return DEFAULT, f"no GPU found, planning for {DEFAULT}; choose with --gpu: {', '.join(DEVICES)}"
     name = torch.cuda.get_device_name()
     known = card_of(name)
     if known is not None:
         return known, ""
     return DEFAULT, (
-        f"the GPU of this machine, {name}, is none of {', '.join(DEVICES)}: planned for {DEFAULT}, whose peaks and "
-        f"memory are others; --gpu takes one of them"
+        f"unknown GPU {name}, planning for {DEFAULT}, whose peak rates and memory differ; choose with --gpu: "
+        f"{', '.join(DEVICES)}"
     )
 
 
@@ -97,29 +96,29 @@ def _show(made: Plan, answer: dict[str, Any], stands_on: Basis) -> None:
     rate = answer["embeddings_per_s"]
     print(
         f"{made.photographs:,} photographs × {made.variants} variants on {made.count} × {made.device.name}: "
-        f"{answer['hours']:.2f} hours for embedding alone, "
+        f"{answer['hours']:.2f} hours for embedding, "
         f"{'no backbone that takes time' if rate is None else f'{rate:,.0f} embeddings/s'}, "
         f"{made.backbone_share:.2f} of the backbones alone; limited by {made.limiting.name}"
     )
-    print(f"the hours are of {answer['hours_of']}")
+    print(f"hours include {answer['hours_of']}")
     if answer["goal"]:
         print(
             f"goal: {answer['goal']['what']} within {answer['goal']['hours']:.2f} hours; "
-            f"planned in the same way: {answer['goal']['planned_hours']:.2f} hours"
+            f"estimated: {answer['goal']['planned_hours']:.2f} hours"
         )
-    print(f"\n{'for one photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10}")
+    print(f"\n{'per photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10}")
     for stage in made.stages:
         flop, moved = f"{stage.flop / 1e9:.1f}", f"{stage.traffic / 1e6:.1f}"
         if stage.name == "decode":
             flop = moved = "–"
         print(f"{stage.name:48} {flop:>10} {moved:>10} {stage.seconds * 1e6:10.1f}")
-    print(f"\n{'each backbone, alone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
+    print(f"\n{'per backbone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
     for cost in made.costs():
         rate, hours, size = cost["embeddings_per_s"], cost["gpu_hours"], cost["store_bytes"]
         print(f"{cost['backbone']:48} {'–' if rate is None else f'{rate:,.0f}':>10} {hours:10,.2f} {size / 1e9:10,.1f}")
     backbones = {table.backbone for table in made.tables}
     shared = sum(made.hours(stage) for stage in made.stages if stage.name not in backbones)
-    print(f"{'decode and variants, for all of them':48} {'':10} {shared:10,.2f}")
+    print(f"{'decode and variants, shared':48} {'':10} {shared:10,.2f}")
     store = answer["store_bytes"]
     print(
         f"\nstore: {store / 1e9:.1f} GB at {answer['store_bytes_per_s'] / 1e6:.1f} MB/s; "
@@ -133,7 +132,7 @@ def _show(made: Plan, answer: dict[str, Any], stands_on: Basis) -> None:
 
 
 def _told(stands_on: Basis, made: Plan) -> list[str]:
-    """What was measured, given and assumed, a line for each."""
+    """One line each for the measured, given and assumed efficiencies."""
     words: dict[str, list[str]] = {MEASURED: [], GIVEN: [], ASSUMED: []}
     for name, source in stands_on.sources.items():
         value = getattr(stands_on.efficiency, name)
@@ -145,10 +144,8 @@ def _told(stands_on: Basis, made: Plan) -> list[str]:
     if words[MEASURED]:
         lines[0] += f" (gpu-check: {stands_on.measurement})"
         return [*lines, "the study itself was not run on a GPU"]
-    return [*lines, "nothing of this was run on a GPU; `make gpu-check` on such a card measures what is assumed"]
+    return [*lines, "nothing was measured on a GPU; run `make gpu-check` on this GPU model to replace assumptions"]
 
-
-# `bench` and `profile`.
 
 ROOT = Path(substyle.engine.__file__).resolve().parents[1]
 
@@ -167,16 +164,14 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
 
 def _benchmarks(name: str) -> ModuleType:
     if not (ROOT / "benchmarks" / "harness.py").is_file():
-        raise ConfigError(
-            "bench", "an installed wheel", "an editable installation of a checkout, which has benchmarks/"
-        )
+        raise ConfigError("bench", "an installed wheel", "an editable installation of a checkout with benchmarks/")
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     return importlib.import_module(f"benchmarks.{name}")
 
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle profile STUDY.toml`, or of photographs: run the study and show where its time went."""
+    """`substyle profile STUDY.toml`, or photographs: run the study and print the time spent in each part."""
     from substyle.engine.commands import study
 
     with observability.recording() as recorded:

@@ -31,9 +31,7 @@ from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.storage import Place, is_remote
 from substyle.pipelines.transforms.registry import load_plugin
 
-# The study that `run` and `profile` are asked for: a file's, or one made of photographs and options.
-
-# options that only photographs take, and the fields of a study file that say the same
+# options for photographs, and the equivalent fields of study files
 _FIELDS = {
     "backbone": "backbones",
     "checkpoint": "checkpoint of a backbone",
@@ -44,17 +42,17 @@ _FIELDS = {
 
 
 def study_asked(options: argparse.Namespace) -> Study:
-    """The study to run.
+    """Create the study of `run` and `profile` from a study file or from photographs and options.
 
     Raises:
-        ConfigError: an option that does not go with a study file, or with photographs; no backbone for photographs; a
-            study file that is not allowed.
+        ConfigError: an option that is not valid with a study file or with photographs, no backbone for photographs, or
+            an invalid study file.
     """
     return _of_file(options) if is_study(options) else _of_photographs(options)
 
 
 def is_study(options: argparse.Namespace) -> bool:
-    """Whether a study file is named, and not photographs."""
+    """Whether the argument is a study file, not photographs."""
     return isinstance(options.study, Path) and options.study.suffix == ".toml"
 
 
@@ -62,7 +60,7 @@ def _of_file(options: argparse.Namespace) -> Study:
     for option, field in _FIELDS.items():
         given = getattr(options, option)
         if given is not None and given != []:
-            raise ConfigError(f"--{option}", given, f"only with photographs; set {field} in {options.study} instead")
+            raise ConfigError(f"--{option}", given, f"only with IMAGES; set {field} in {options.study} instead")
     return load_study(options.study, device=options.device, runtime=options.runtime)
 
 
@@ -70,7 +68,7 @@ def _of_photographs(options: argparse.Namespace) -> Study:
     if options.images is not None:
         raise ConfigError("--images", str(options.images), f"only with a study file; {options.study} is photographs")
     if not options.backbone:
-        hint = "name at least one, such as package:efficientnet_lite0; `substyle backbones` lists them"
+        hint = "pass at least one, such as package:efficientnet_lite0; `substyle backbones` lists them"
         raise MissingError("--backbone", hint)
     chosen = backbone_choices(options.backbone, options.checkpoint)
     data: dict[str, Any] = {
@@ -83,14 +81,14 @@ def _of_photographs(options: argparse.Namespace) -> Study:
 
 
 def name_of(images: Path | str) -> str:
-    """What a study of photographs is called: the folder's name, or a file's without its suffix."""
+    """Name of a study of photographs: the folder's name, or the file's without its suffix."""
     if is_remote(images):
         name = PurePosixPath(str(images)).stem
     else:
         path = Path(os.path.abspath(images))
         name = path.name if path.is_dir() else path.stem
-    name = name.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
-    # of a pattern, such as train-{0000..0146}.tar, only what may stand in any name
+    name = name.encode("utf-8", "backslashreplace").decode()  # file names may not be valid UTF-8
+    # removes special characters of patterns such as train-{0000..0146}.tar
     return re.sub(r"-*[\\{}*?\[\]]+-*", "-", name).strip("-. ") or "photographs"
 
 
@@ -146,7 +144,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         settings = {stages.PROBES: stages.probe_settings(study.probes), stages.ANALYSIS: asdict(study.analysis)}
     kept = stages.kept(store, out, _suite(study), settings)
     if not kept.tables:
-        raise ConfigError("STORE", str(store.path), f"a store whose probe or analyze results are in {out}")
+        raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
     shifts = kept_shift(store, out, {t.backbone: t for t in kept.tables}, study.shift if study else None)
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
@@ -157,7 +155,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _suite(study: Study | None) -> Sequence[str]:
-    """The transformations of a study; none without one: then all that the store has."""
+    """The transformations of a study; empty (all of the store) without one."""
     return study.settings().transformations if study else ()
 
 
@@ -165,7 +163,7 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
     print(headline_table(results))
     quarantined = results["quarantined"]
     if quarantined:
-        print(f"\n{len(quarantined)} images were quarantined; the report names them")
+        print(f"\n{len(quarantined)} images were quarantined; the report lists them")
     page = out / "report.html"
     print(f"\nreport: {page}\nresults: {out / RESULTS}")
     return {
@@ -191,14 +189,16 @@ def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | N
 
 
 def _require_settings(store: EmbeddingStore, study: Study) -> None:
-    """Raise PhotographsError for a study whose photographs and variants are not those of the store."""
+    """Raise PhotographsError if settings of the study differ from those of the store."""
     if store.has_manifest() and all(entry.kind == "imported" for entry in store.manifest().sources):
-        return  # of what was made elsewhere neither is known
+        return  # imported embeddings have no such settings
     there = store.settings
     for name in ("seed", "canvas", "orientation", "style_precision"):
         old, new = getattr(there, name), getattr(study, name)
         if old != new:
-            raise PhotographsError(f"{store.path}: {name} {old} there, {new} in the study; use its own store", name)
+            raise PhotographsError(
+                f"{store.path}: {name} is {old} in the store and {new} in the study; use the study's own store", name
+            )
 
 
 def _score(score: object) -> float | None:
@@ -206,9 +206,6 @@ def _score(score: object) -> float | None:
         return None
     value = next((score[key] for key in ("accuracy", "held_out", "clean") if score.get(key) is not None), None)
     return float(value) if value is not None else None
-
-
-# `predict`, `compare`, `import`.
 
 
 def predict(options: argparse.Namespace) -> dict[str, Any]:
@@ -247,7 +244,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _name(path: Path, paths: list[Path]) -> str:
-    """The run's folder, or its whole path where two folders have one name."""
+    """The name of the run's folder, or the full path if two runs share it."""
     folders = [p.resolve().parent.name for p in paths]
     return path.resolve().parent.name if folders.count(path.resolve().parent.name) == 1 else str(path)
 
@@ -263,7 +260,7 @@ def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def schema(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle schema`: the JSON Schema of a study file, by which editors complete and check its fields."""
+    """`substyle schema`: print the JSON Schema of study files."""
     made = study_schema()
     text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
     if options.out is None:

@@ -1,1 +1,1 @@
-"""Small probes on frozen embeddings: what they are asked, how they are trained, scored, compared and saved."""
+"""Probes on frozen embeddings: tasks, training, scoring, comparison and checkpoints."""

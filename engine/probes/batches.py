@@ -1,4 +1,4 @@
-"""Training batches: standardised rows and schedules, gathered a few steps ahead."""
+"""Training batches: standardised rows, targets and schedules, prepared several steps ahead."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ from substyle.kernels.dispatch import upload
 from substyle.kernels.probe_data import gather
 from substyle.kernels.probe_step_gpu import schedule
 
-# Rows of embeddings on the training device, standardised with the statistics of a task's training rows.
-
 
 class Features:
     """Gathers rows as standardised (B, D) tensors.
 
     Args:
-        table: embeddings that are held somewhere, or a table, all of which is then brought to the device.
-        standard: of the task.
-        device: where they are learned.
-        dtype: of the GEMMs.
+        table: a dataset, or a table, which is then copied to the device.
+        standard: standardisation of the task.
+        device: training device.
+        dtype: dtype of matrix products.
     """
 
     def __init__(
@@ -44,35 +42,35 @@ class Features:
 
     @property
     def width(self) -> int:
-        """D, or what rows are projected to."""
+        """Width of the features: D, or that of the projection."""
         return self.held.table.width if self.projection is None else self.projection.shape[1]
 
     @property
     def variants(self) -> int:
-        """T."""
+        """Number of transformations T."""
         return len(self.held.table.transformations)
 
     def full(self) -> Features:
-        """The same in float32."""
+        """The same features in float32."""
         other = copy(self)
         other.dtype = torch.float32
         return other
 
     def projected(self, width: int, seed: int) -> Features:
-        """The same through a Gaussian random matrix, which keeps distances (Johnson & Lindenstrauss 1984)."""
+        """Project by a Gaussian random matrix, which preserves distances (Johnson & Lindenstrauss 1984)."""
         rng, wide = np.random.default_rng([seed, 0x70726F6A]), self.held.table.width
         other = copy(self)
         other.projection = upload((rng.standard_normal((wide, width)) / wide**0.5).astype(np.float32), self.device)
         return other
 
     def __call__(self, t_B: I64, n_B: I64, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Standardised rows. Shape: (B, D), in the dtype of the GEMMs; in ``out`` if it is given."""
+        """Gather standardised rows (B, D), into ``out`` if given."""
         if out is None:
             out = dispatch.empty((len(t_B), self.width), self.dtype, self.device)
         return self.of(self.held.rows(t_B, n_B), out)
 
     def of(self, placed: Placed, out: torch.Tensor) -> torch.Tensor:
-        """Standardised rows that are there. Shape: (B, D), in ``out``."""
+        """Standardise placed rows into ``out`` (B, D)."""
         row_B, wide = upload(placed.row_B, self.device), out
         if self.projection is not None:
             wide = dispatch.empty((len(out), self.held.table.width), self.dtype, self.device)
@@ -83,9 +81,9 @@ class Features:
 def _over_centre(
     standard: Standardizer, centre: Standardizer | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and scale for embeddings that are held as they are, or as ``(x - centre.mean) * centre.scale``.
+    """Mean and scale for embeddings held as they are, or as ``(x - centre.mean) * centre.scale``.
 
-    A feature that the centre says never varies is held as 0 and stays so.
+    Features that are constant according to ``centre`` are held as 0 and remain 0.
     """
     if centre is None:
         return standard.mean_D, standard.scale_D
@@ -96,13 +94,13 @@ def _over_centre(
 
 @dataclass(frozen=True)
 class BatchPart:
-    """Rows of each batch that one loss is computed on, and the outputs it is computed for.
+    """The part of each batch that belongs to one loss.
 
     Attributes:
-        task: what the rows are asked.
-        stream: where they come from.
-        count: how many of them are in a batch.
-        outputs: the outputs of the head that answer.
+        task: the task.
+        stream: source of its rows.
+        count: rows per batch.
+        outputs: outputs of the head for this task.
     """
 
     task: Task
@@ -113,14 +111,14 @@ class BatchPart:
 
 @dataclass(frozen=True)
 class StepBlock:
-    """Some successive batches.
+    """A block of n consecutive batches.
 
     Attributes:
-        drawn: the rows of each.
-        x_nBD: features of n batches, in the dtype of the GEMMs.
-        targets: for each batch the targets of each part.
-        rows: rows of a batch that belong to each part.
-        rates: for each batch the share of the peak learning rate.
+        drawn: rows of each batch.
+        x_nBD: features.
+        targets: targets per batch and part.
+        rows: rows of a batch per part.
+        rates: learning rate per batch, relative to its peak.
     """
 
     drawn: list[Drawn]
@@ -134,13 +132,13 @@ class StepBlock:
 
 
 class Batches:
-    """Gathers blocks into one array, which the next block overwrites.
+    """Gathers blocks of batches into one array; each block overwrites the previous one.
 
     Args:
         features: gathers the rows.
-        parts: make up each batch.
-        most: batches of a block.
-        steps: batches that may be asked for in all.
+        parts: parts of each batch.
+        most: maximum batches per block.
+        steps: total number of batches.
     """
 
     def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
@@ -150,7 +148,7 @@ class Batches:
         self.feed = features.held.feed(lambda: draw(parts), size, steps)
 
     def block(self, rates: Sequence[float]) -> StepBlock:
-        """The next batches, one for each rate."""
+        """Return the next batches, one per rate."""
         drawn, targets = [], []
         for x_BD in self.x_nBD[: len(rates)]:
             step, placed = self.feed.step()
@@ -160,37 +158,35 @@ class Batches:
         return StepBlock(drawn, self.x_nBD[: len(rates)], targets, self.rows, list(rates))
 
     def close(self) -> None:
-        """No further block is asked for."""
+        """Stop loading."""
         self.feed.close()
 
 
 def rows_of(parts: Sequence[BatchPart]) -> list[slice]:
-    """Rows of a batch that belong to each part."""
+    """Slices of a batch per part."""
     ends = np.cumsum([part.count for part in parts])
     return [slice(int(end) - part.count, int(end)) for end, part in zip(ends, parts, strict=True)]
 
 
 def draw(parts: Sequence[BatchPart]) -> Drawn:
-    """The rows of the next batch and their answers."""
+    """Draw the rows and targets of the next batch."""
     rows = [part.stream.batch(part.count) for part in parts]
     t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
     return Drawn(t, n, [part.task.answers(*own) for part, own in zip(parts, rows, strict=True)])
 
 
-# The next steps of a training, written to a device that then takes them by itself.
-
-AHEAD = 64  # steps of a script
+AHEAD = 64  # steps per schedule
 
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """What up to n steps are; the next ones overwrite it from the start.
+    """Inputs of up to n training steps on the device; overwritten by the next schedule.
 
     Attributes:
-        row_nB: int64 rows of the table that a step learns from.
-        targets: int64 answers of each part of the batch, (n, count).
+        row_nB: int64 table rows of each step.
+        targets: int64 targets of each part of the batch, (n, count).
         now_n3: ``probe_step_gpu.Rates.now_3`` of each step.
-        number_n: int32 number of each step, which keys its dropout.
+        number_n: int32 step numbers, which key dropout.
     """
 
     row_nB: torch.Tensor
@@ -201,14 +197,14 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class Queue:
-    """The first steps of a script, and where their rows are.
+    """Scheduled steps and the memory of their rows.
 
     Attributes:
-        script: says what they are; it lies in the same memory throughout a training.
-        steps: how many.
+        script: schedule, at a fixed address during a training.
+        steps: number of steps.
         features: standardise the rows.
-        x_RD, scale_R: as in `held.Placed`; they lie in the same memory throughout a training.
-        rows: rows of a batch that belong to each part.
+        x_RD, scale_R: as in `loader.Placed`, at fixed addresses during a training.
+        rows: slices of a batch per part.
     """
 
     script: StepSchedule
@@ -223,13 +219,13 @@ class Queue:
 
 
 class DeviceBatches:
-    """Draws the steps of a training into one script.
+    """Schedules the steps of a training on the device.
 
     Args:
         features: standardise the rows.
-        parts: make up each batch.
-        most: steps of the script.
-        steps: steps that may be asked for in all.
+        parts: parts of each batch.
+        most: maximum steps per schedule.
+        steps: total number of steps.
     """
 
     def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
@@ -245,7 +241,7 @@ class DeviceBatches:
         self.feed = features.held.feed(lambda: draw(parts), size, steps)
 
     def block(self, rates: Sequence[float]) -> Queue:
-        """The next steps: one for each rate, or as many as have rows that lie on the device at the same time."""
+        """Schedule the next steps: one per rate, or as many as have their rows on the device at the same time."""
         drawn, placed = self.feed.step()
         steps, rows = [drawn], [placed.row_B]
         while len(steps) < min(len(rates), self.most) and self.feed.left:
@@ -262,5 +258,5 @@ class DeviceBatches:
         return Queue(script, count, self.features, placed.x_RD, placed.scale_R, self.rows)
 
     def close(self) -> None:
-        """No further block is asked for."""
+        """Stop loading."""
         self.feed.close()

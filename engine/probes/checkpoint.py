@@ -1,4 +1,4 @@
-"""Trained probes on disk: safetensors, with what they are in the file's header; standardisation is folded in."""
+"""Saving and loading of trained probes as safetensors, with metadata in the header."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from substyle.kernels.probe_step import forward
 
 FORMAT = "substyle-probe-1"
 _REQUIRED = {"task": str, "head": str, "outputs": list, "backbone": str, "dim": int, "setting": dict}
-_WHOLE = {"dim": (1, 2**31), "canvas": (32, 1024), "seed": (0, 2**63 - 1)}  # numbers of the header that embed relies on
+_WHOLE = {"dim": (1, 2**31), "canvas": (32, 1024), "seed": (0, 2**63 - 1)}  # integers of the header and their ranges
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A trained probe of S seeds: raw embeddings in, probabilities out (the mean over its seeds).
+    """A trained probe: maps raw embeddings to probabilities, averaged over S seeds.
 
     Attributes:
-        heads: S heads; the first layer takes embeddings as the backbone makes them.
-        metadata: task, head, outputs (name and labels of each softmax), backbone, dim, setting and what the caller
-            added (suite, canvas).
+        heads: S heads; standardisation is folded into the first layer.
+        metadata: task, head, outputs (name and labels of each softmax), backbone, dim, setting, and additional entries
+            (suite, canvas).
     """
 
     heads: Heads
@@ -38,18 +38,18 @@ class Probe:
 
     @property
     def labels(self) -> dict[str, list[str]]:
-        """Labels of each output, by its name: transformation, coarse or class."""
+        """Labels of each output, by name: transformation, coarse or class."""
         return {output["name"]: list(output["labels"]) for output in self.metadata["outputs"]}
 
     def predict_all(self, x_BD: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
-        """Probabilities of every output, by its name. Shape: (B, D) to (B, C) each; a multi-task probe has two.
+        """Probabilities of all outputs, by name; multi-task probes have two. Shape: (B, D) to (B, C) each.
 
         Raises:
-            SubstyleError: embeddings of another width.
+            SubstyleError: the embeddings have another width.
         """
         dim = self.heads.w1.shape[2]
         if x_BD.ndim != 2 or x_BD.shape[1] != dim:
-            raise SubstyleError(f"this probe takes embeddings of width {dim}; got an array of shape {x_BD.shape}")
+            raise SubstyleError(f"expected embeddings of shape (B, {dim}), got {x_BD.shape}")
         logits_SCB = forward(self.heads, torch.from_numpy(np.ascontiguousarray(x_BD, np.float32)))
         answers, start = {}, 0
         for name, labels in self.labels.items():
@@ -59,12 +59,12 @@ class Probe:
         return answers
 
     def predict(self, x_BD: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities of the first output (a multi-task probe's is the transformation). Shape: (B, D) to (B, C)."""
+        """Probabilities of the first output (for multi-task probes the transformation). Shape: (B, D) to (B, C)."""
         return next(iter(self.predict_all(x_BD).values()))
 
     @classmethod
     def load(cls, path: Path | str) -> Probe:
-        """Read a probe. Raises SubstyleError for anything that is not a whole and consistent one."""
+        """Load a probe. Raises SubstyleError if the file is invalid or damaged."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -72,11 +72,11 @@ class Probe:
                 entries = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise SubstyleError(f"{path} is not a readable probe file: {error}") from error
+            raise SubstyleError(f"{path}: cannot read probe file: {error}") from error
         header = entries.get("substyle", "")
         heads, metadata = _heads(path, tensors), _metadata(path, header, tensors)
         if entries.get("digest", digest := _digest(header, tensors)) != digest:
-            raise SubstyleError(f"{path}: its content is not what was written")
+            raise SubstyleError(f"{path}: checksum mismatch")
         return cls(heads, metadata)
 
 
@@ -92,18 +92,18 @@ def save_probe(
     setting: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the heads of all seeds of the picked setting, in one rename.
+    """Write a probe atomically.
 
     Args:
         path: the file, ``.safetensors``.
-        heads: S heads that take standardised features.
-        standard: what standardised them; it is folded into the first layer.
+        heads: S heads trained on standardised features.
+        standard: standardisation, folded into the first layer.
         task: fine, coarse, semantic or multitask.
         head: linear or mlp.
-        outputs: labels of each softmax by its name, in the order of the head's outputs.
-        backbone: name of the backbone whose embeddings it takes.
+        outputs: labels of each softmax by name, in the order of the head's outputs.
+        backbone: name of the backbone.
         setting: learning rate, weight decay, width.
-        extra: anything else for the header, in plain JSON (suite, canvas).
+        extra: additional JSON entries of the header (suite, canvas).
     """
     from safetensors.torch import save_file
 
@@ -130,7 +130,7 @@ def save_probe(
 
 
 def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of the header and the weights: a bit that flips in either would change answers unseen."""
+    """SHA-256 of header and weights."""
     sha = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         sha.update(name.encode() + tensors[name].numpy().tobytes())
@@ -140,16 +140,16 @@ def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
 def _heads(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> Heads:
     names = set(tensors)
     if names not in ({"w1", "b1"}, {"w1", "b1", "w2", "b2"}):
-        raise SubstyleError(f"{path} is not a probe: it holds the tensors {sorted(names)}")
+        raise SubstyleError(f"{path}: not a probe, unexpected tensors {sorted(names)}")
     w1, b1 = tensors["w1"], tensors["b1"]
     good = w1.ndim == 3 and b1.shape == w1.shape[:2] and len(w1) > 0
     if good and "w2" in tensors:
         w2, b2 = tensors["w2"], tensors["b2"]
         good = w2.ndim == 3 and b2.shape == w2.shape[:2] and (w2.shape[0], w2.shape[2]) == tuple(w1.shape[:2])
     if not good:
-        raise SubstyleError(f"{path} is not a probe: shapes { {k: tuple(v.shape) for k, v in tensors.items()} }")
+        raise SubstyleError(f"{path}: not a probe, invalid shapes { {k: tuple(v.shape) for k, v in tensors.items()} }")
     if any(v.dtype != torch.float32 or not bool(torch.isfinite(v).all()) for v in tensors.values()):
-        raise SubstyleError(f"{path} holds weights that are not finite float32 numbers")
+        raise SubstyleError(f"{path}: weights must be finite float32 numbers")
     return Heads(w1, b1, tensors.get("w2"), tensors.get("b2"))
 
 
@@ -157,25 +157,25 @@ def _metadata(path: Path | str, header: str, tensors: Mapping[str, torch.Tensor]
     try:
         metadata = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise SubstyleError(f"{path} is not a substyle probe: its header has no readable 'substyle' entry") from error
+        raise SubstyleError(f"{path}: not a substyle probe, the header has no valid 'substyle' entry") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise SubstyleError(f"{path} is not a {FORMAT} file")
+        raise SubstyleError(f"{path}: not a {FORMAT} file")
     for name, kind in _REQUIRED.items():
         if not isinstance(metadata.get(name), kind):
-            raise SubstyleError(f"{path}: its header has no proper {name!r}")
+            raise SubstyleError(f"{path}: missing or invalid {name!r} in the header")
     for name, (low, high) in _WHOLE.items():
         value = metadata.get(name, low)
         if type(value) is not int or not low <= value <= high:
-            raise SubstyleError(f"{path}: its header has no proper {name!r}")
+            raise SubstyleError(f"{path}: missing or invalid {name!r} in the header")
     count = 0
     names = set()
     for output in metadata["outputs"]:
         labels = output.get("labels") if isinstance(output, dict) else None
         texts = [output["name"], *labels] if isinstance(labels, list) and "name" in output else []
         if len(texts) < 2 or not all(isinstance(text, str) for text in texts) or texts[0] in names:
-            raise SubstyleError(f"{path}: its header has no proper 'outputs'")
+            raise SubstyleError(f"{path}: missing or invalid 'outputs' in the header")
         names.add(texts[0])
         count += len(texts) - 1
     if not names or count != tensors.get("b2", tensors["b1"]).shape[1] or metadata["dim"] != tensors["w1"].shape[2]:
-        raise SubstyleError(f"{path}: its header and its weights disagree")
+        raise SubstyleError(f"{path}: header does not match the weights")
     return metadata

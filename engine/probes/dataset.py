@@ -1,4 +1,4 @@
-"""Embeddings of a backbone in the memory of the device that probes train on: float16, int8 or streamed."""
+"""Embeddings on the training device: float16 (as stored), int8 or streamed from the store."""
 
 from __future__ import annotations
 
@@ -32,33 +32,28 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.probe_data import gather, quantise
 
-# How the embeddings of a backbone are held where probes train, and the memory that takes.
-#
-# `float16` holds them as they are stored (float32 where the store's dtype is that), `int8` as whole numbers with a
-# float32 factor for each row, `streamed` reads rows of the next steps into a buffer while earlier ones are learned.
-
-FLOAT16: Final = "float16"
+FLOAT16: Final = "float16"  # the dtype of the store, which may be float32
 INT8: Final = "int8"
 STREAMED: Final = "streamed"
-HOW: tuple[Literal["float16", "int8", "streamed"], ...] = (FLOAT16, INT8, STREAMED)  # the first that has room
-SHARE = 0.8  # of the free memory that embeddings may take: heads, activations and batches want some
+HOW: tuple[Literal["float16", "int8", "streamed"], ...] = (FLOAT16, INT8, STREAMED)  # in order of preference
+SHARE = 0.8  # fraction of free memory for embeddings; the rest is for heads, activations and batches
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def row_bytes(how: str, width: int, itemsize: int = 2) -> int:
-    """Bytes of one row; of a streamed one as it lies in the buffer."""
+    """Bytes of one row in memory."""
     return width + 4 if how == INT8 else width * itemsize
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Embeddings and the memory they are for.
+    """Size of embeddings and free memory of a device.
 
     Attributes:
         shape: (T, N, D).
-        itemsize: bytes of a stored number.
-        free: bytes that are free on the device.
-        buffer: bytes of a streamed table's buffer.
+        itemsize: bytes per stored number.
+        free: free bytes on the device.
+        buffer: buffer size for streaming, in bytes.
         device: name of the device.
     """
 
@@ -69,30 +64,30 @@ class MemoryBudget:
     device: str
 
     def needs(self, how: str) -> int:
-        """Bytes on the device."""
+        """Required bytes on the device."""
         variants, images, width = self.shape
         return self.buffer if how == STREAMED else variants * images * row_bytes(how, width, self.itemsize)
 
     def fits(self, how: str) -> bool:
-        """Whether they may be held so."""
+        """Whether the embeddings fit."""
         return self.needs(how) <= SHARE * self.free
 
     def choose(self, asked: str) -> str:
-        """How they are held: as asked for, or for ``auto`` the first way that fits.
+        """Resolve ``auto`` to the first format that fits.
 
         Raises:
-            ConfigError: it does not fit; the message has the numbers.
+            ConfigError: the embeddings do not fit; the message states the sizes.
         """
         chosen = next((how for how in HOW if self.fits(how)), STREAMED) if asked == "auto" else asked
         if not self.fits(chosen):
             field, given = ("stream_buffer", self.buffer) if chosen == STREAMED else ("table", asked)
             others = [how for how in HOW if self.fits(how)]
-            allowed = f"what fits: {', '.join(others) or 'nothing'}" if field == "table" else "what fits"
+            allowed = f"{', '.join(others) or 'nothing fits'}" if field == "table" else "a size that fits"
             raise ConfigError(f"probes.{field}", given, f"{allowed} ({self.words(chosen)})")
         return chosen
 
     def words(self, how: str) -> str:
-        """The arithmetic, to be shown."""
+        """Describe required and free memory."""
         variants, images, width = self.shape
         factors = f"{images:,} images × {variants} variants × {width}"
         need, free = f"{self.needs(how) / 1e9:.2f} GB", f"{SHARE:.0%} of {self.free / 1e9:.2f} GB free on {self.device}"
@@ -104,14 +99,14 @@ class MemoryBudget:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had: of a GPU those that its driver and torch's own store have, else the host's."""
+    """Free bytes: on a GPU those of the driver and of torch's cache, else available host memory."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved
     free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     free += [int(line.split()[1]) << 10 for line in _lines(_MEMINFO) if line.startswith("MemAvailable:")]
     most = _lines(_CGROUP / "memory.max")
-    if most and most[0].isdigit():  # what a container may take; its cached files give way
+    if most and most[0].isdigit():  # container limit; page cache is reclaimable
         used = [
             int(line.split()[1]) for line in _lines(_CGROUP / "memory.stat") if line.startswith(("anon ", "shmem "))
         ]
@@ -126,33 +121,30 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-# Means and deviations of features over rows of a table.
-
-SAMPLE = 65_536  # rows, enough for means and standard deviations to 0.4 % of a standard deviation
+SAMPLE = 65_536  # rows: means and standard deviations are accurate to 0.4 % of a standard deviation
 _CHUNK = 8_192
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """``(x - mean) * scale``, with scale 0 for a feature that never varies. Shapes: (D,) float32 each."""
+    """``(x - mean) * scale``, with scale 0 for constant features. Shapes: (D,) float32 each."""
 
     mean_D: NDArray[np.float32]
     scale_D: NDArray[np.float32]
 
 
 def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standardizer:
-    """Mean and 1 / standard deviation over the training rows of a task (a fixed sample of 65,536 if there are more).
+    """Mean and 1 / standard deviation of stored embeddings over a task's training rows (a fixed sample of 65,536).
 
-    They are those of the embeddings as they are stored, however a device holds them.
-
-    Raises SubstyleError where one of them is not finite.
+    Raises:
+        SubstyleError: an embedding is not finite.
     """
     return over(table, *task.sample(task.train_N, SAMPLE, np.random.default_rng([seed, 0x737464])))
 
 
 def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
-    """Mean and 1 / standard deviation over rows. Raises SubstyleError where one of them is not finite."""
-    shift = table.take(t_B[:1], n_B[:1])[0].astype(np.float32)  # sums about a row of the data lose no digits
+    """Mean and 1 / standard deviation over rows. Raises SubstyleError if an embedding is not finite."""
+    shift = table.take(t_B[:1], n_B[:1])[0].astype(np.float32)  # subtracted to avoid cancellation in the sums
     mean_D, ones = torch.from_numpy(shift), torch.ones(table.width)
     total, squares = np.zeros(table.width), np.zeros(table.width)
     for start in range(0, len(t_B), _CHUNK):
@@ -173,25 +165,25 @@ def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
 
 
 def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
-    """Rows of a table on the CPU and which of them are meant: the table itself where it is in memory as it can be."""
+    """Rows on the CPU as an array and indices into it; the array is the whole table if that is in memory."""
     if isinstance(table.x_TND, np.ndarray) and table.x_TND.flags.c_contiguous:
         return torch.from_numpy(table.x_TND.reshape(-1, table.width)), t_B * table.x_TND.shape[1] + n_B
     return torch.from_numpy(np.ascontiguousarray(table.take(t_B, n_B))), np.arange(len(t_B))
 
 
 def not_finite(table: EmbeddingTable) -> SubstyleError:
-    """The error of embeddings that are no numbers."""
-    return SubstyleError(f"embeddings of {table.backbone} that count as valid hold NaN or infinite values")
+    """Create the error for embeddings that are not finite."""
+    return SubstyleError(f"embeddings of {table.backbone} contain NaN or infinite values")
 
 
 class Dataset(Protocol):
-    """Embeddings that can be reached from a device.
+    """Embeddings accessible from a device.
 
     Attributes:
-        table: whose they are.
+        table: the table.
         how: float16, int8 or streamed.
-        device: where rows of them lie.
-        centre: what int8 embeddings were standardised by before they were rounded, None for others.
+        device: device of the rows.
+        centre: standardisation of int8 embeddings before rounding, else None.
     """
 
     table: EmbeddingTable
@@ -200,16 +192,16 @@ class Dataset(Protocol):
     centre: Standardizer | None
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
-        """Any rows."""
+        """Return rows (transformation t of image n)."""
         ...
 
     def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
-        """Rows of ``steps`` steps of ``size`` rows each."""
+        """Create a loader of ``steps`` steps of ``size`` rows each."""
         ...
 
 
 class Resident:
-    """All embeddings lie on the device."""
+    """Embeddings held entirely on the device."""
 
     def __init__(
         self,
@@ -223,29 +215,29 @@ class Resident:
 
     @classmethod
     def of(cls, table: EmbeddingTable, device: torch.device) -> Resident:
-        """All of a table in memory, as it is; on a CPU it is not copied."""
+        """Load a table to the device; an array on the CPU is not copied."""
         x_TND = np.ascontiguousarray(table.x_TND if isinstance(table.x_TND, np.ndarray) else table.x_TND.whole())
         return cls(table, torch.from_numpy(x_TND.reshape(-1, table.width)).to(device))
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
-        """Any rows: they are there."""
+        """Return rows (transformation t of image n)."""
         return Placed(self.x_RD, t_B * self.table.x_TND.shape[1] + n_B, self.scale_R)
 
     def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
-        """Rows of each step."""
+        """Create a loader."""
         if self.device.type == "cpu":
             return Straight(self.rows, draw)
         return DrawnAhead(self.rows, draw, steps)
 
 
 class Streamed:
-    """Embeddings stay in the store; rows of the next steps are read while earlier ones are learned.
+    """Embeddings streamed from the store: rows of the next steps are read during training.
 
-    The rows are those of any other table in the same order, so that the same is learned: what a few steps draw is read
-    in the order in which it lies in the files, and put in the order in which it was drawn.
+    Rows of several steps are read in file order, then returned in the order in which they were drawn, so training is
+    identical to that on resident embeddings.
 
     Args:
-        buffer: bytes of the host's memory; a GPU takes as many.
+        buffer: bytes of host memory; a GPU uses as many again.
     """
 
     def __init__(self, table: EmbeddingTable, device: torch.device, buffer: int) -> None:
@@ -253,36 +245,36 @@ class Streamed:
         self.centre: Standardizer | None = None
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
-        """Any rows, read now."""
+        """Read rows (transformation t of image n)."""
         x_RD, row_B = raw(self.table, t_B, n_B)
         if self.device.type == "cpu":
             return Placed(x_RD, row_B)
         return Placed(x_RD[torch.from_numpy(row_B)].to(self.device), np.arange(len(row_B)))
 
     def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
-        """Rows of the next steps, as many as half of the buffer holds.
+        """Create a loader that reads as many steps at once as fit into half of the buffer.
 
         Raises:
-            ConfigError: it holds less than one step.
+            ConfigError: one step does not fit into half of the buffer.
         """
         each = size * self.table.width * self.table.x_TND.dtype.itemsize
         at_once = min(rows_of_half(self.buffer, each), steps)
         if at_once < 1:
-            allowed = f"at least {2 * each}: two steps of {size} rows of {self.table.width} numbers"
+            allowed = f"at least {2 * each}, two steps of {size} rows of width {self.table.width}"
             raise ConfigError("probes.stream_buffer", self.buffer, allowed)
         return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
 
 
 def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Dataset:
-    """Bring embeddings within reach of a device, as the configuration says or as there is room; says so on stderr.
+    """Load embeddings for a device in the configured format, or the first that fits; prints it to stderr.
 
     Raises:
-        ConfigError: there is no room, with the numbers.
-        SubstyleError: embeddings that are not finite.
+        ConfigError: the embeddings do not fit; the message states the sizes.
+        SubstyleError: embeddings are not finite.
     """
     in_memory = isinstance(table.x_TND, np.ndarray)
     if in_memory and device.type == "cpu" and config.table in ("auto", FLOAT16):
-        return Resident.of(table, device)  # there is nothing to decide
+        return Resident.of(table, device)  # no copy needed
     itemsize = table.x_TND.dtype.itemsize
     room = MemoryBudget(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
     how = room.choose(config.table)
@@ -316,7 +308,7 @@ def _rounded(table: EmbeddingTable, device: torch.device, config: ProbeConfig) -
 
 
 def _on_device(table: EmbeddingTable, device: torch.device, buffer: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """All embeddings in pieces, and which rows each is: no more than the buffer lies in the host's memory."""
+    """Copy all embeddings to the device in pieces, through a buffer of the given bytes. Yields rows and piece."""
     _, images, width = table.x_TND.shape
     rows = min(max(rows_of_half(buffer, row_bytes(FLOAT16, width, table.x_TND.dtype.itemsize)), 1), images)
     window = DoubleBuffer[int](rows, width, as_torch(table.x_TND.dtype), device)
@@ -338,7 +330,7 @@ def _pieces(table: EmbeddingTable, rows: int) -> Iterator[Job[int]]:
 
 
 def _centre(table: EmbeddingTable, seed: int) -> Standardizer:
-    """What standardises rows before they are rounded: a sample of the training images in all variants."""
+    """Standardisation before rounding, from a sample of variants of training images."""
     images, variants = table.rows(TRAIN), len(table.transformations)
     cells = np.random.default_rng([seed, 0x696E7438]).choice(
         len(images) * variants, min(SAMPLE, len(images) * variants), replace=False

@@ -1,4 +1,8 @@
-"""Scores of trained heads on test images, and bootstrap intervals."""
+"""Scores of heads on test images, and bootstrap intervals.
+
+Scores are (T, N): 1 right, 0 wrong, a fraction if seeds disagree, NaN if not scored. All reported numbers are weighted
+means of the T accuracies, so one set of resamples serves all, and differences over the same images are paired.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,12 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class Scores:
-    """What S seeds of one setting get right.
+    """Test scores of S seeds of one setting.
 
     Attributes:
-        right_STN: 1 right, 0 wrong, NaN not scored; N are the images asked for, in their order.
-        confusion_CC: rows true, columns predicted, summed over seeds; rows whose answer is no label are left out.
-        labels: of the confusion.
+        right_STN: 1 right, 0 wrong, NaN not scored.
+        confusion_CC: counts, rows true, columns predicted, summed over seeds; unknown labels are excluded.
+        labels: labels of the confusion matrix.
     """
 
     right_STN: NDArray[np.float32]
@@ -34,24 +38,24 @@ class Scores:
 
     @property
     def mean_TN(self) -> NDArray[np.float32]:
-        """Share of seeds that are right. Shape: (T, N), NaN where not scored."""
+        """Fraction of seeds that are right, NaN if not scored. Shape: (T, N)."""
         return np.asarray(self.right_STN.mean(axis=0), np.float32)
 
     @property
     def accuracy_ST(self) -> NDArray[np.float32]:
-        """Accuracy of each seed on each transformation, NaN where none of its rows is scored. Shape: (S, T)."""
+        """Accuracy of each seed on each transformation, NaN if not scored. Shape: (S, T)."""
         known_T = np.isfinite(self.right_STN[0]).sum(axis=1)
         total_ST = np.nansum(self.right_STN, axis=2)
         return np.asarray(np.where(known_T > 0, total_ST / np.maximum(known_T, 1), np.nan), np.float32)
 
     def confusion(self) -> dict[str, Any]:
-        """In plain JSON."""
+        """The confusion matrix as JSON."""
         return {"labels": list(self.labels), "counts": self.confusion_CC.tolist()}
 
 
 def score(features: Features, task: Task, outputs: slice, heads: Heads, images: NDArray[np.int64]) -> Scores:
-    """Score K = S heads on the test rows of a task that count; ``images`` contain the task's test images."""
-    if heads.w2 is None:  # a small GEMM, and the only one whose rounding reaches the logits unhidden
+    """Score K = S heads on the test rows of a task; ``images`` must contain the task's test images."""
+    if heads.w2 is None:  # float32, since rounding would directly affect the logits
         features = features.full()
     seeds, classes = len(heads), len(task.labels)
     right = np.full((seeds, features.variants, len(images)), np.nan, np.float32)
@@ -71,9 +75,9 @@ def score(features: Features, task: Task, outputs: slice, heads: Heads, images: 
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the GEMMs in training: "auto" is bfloat16 on GPUs and on CPUs that multiply it natively.
+    """Dtype of matrix products in training: "auto" is bfloat16 on GPUs and on CPUs with native support.
 
-    Weights, moments and losses are float32 in any case, and linear heads are scored in float32.
+    Weights, moments and losses are always float32, and linear heads are scored in float32.
     """
     if precision == "auto":
         fast = device.type == "cuda" or cpu_has_bf16()
@@ -82,7 +86,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU has bfloat16 dot products (AVX512-BF16 or AMX), as Linux lists its features."""
+    """Whether the CPU supports bfloat16 dot products (AVX512-BF16 or AMX), according to /proc/cpuinfo."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
@@ -91,24 +95,18 @@ def cpu_has_bf16() -> bool:
     return any(name in flags.split() for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-# Accuracies with intervals: a bootstrap over images, all variants of an image together, and over transformations.
-#
-# Scores are (T, N): 1 right, 0 wrong, a fraction where seeds disagree, NaN where a row does not count. Everything
-# reported is a weighted mean of the T accuracies, so one set of resamples serves every number, and a difference of two
-# numbers over the same images is paired resample by resample.
-
 F64 = NDArray[np.float64]
-_DRAWS_AT_ONCE = 4_000_000  # image draws held in memory
+_DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """T accuracies and their bootstrap replicates; NaN where a transformation has no row that counts.
+    """T accuracies and their bootstrap replicates; NaN for transformations without scores.
 
     Attributes:
         value_T: (T,) accuracies.
         replicates_RT: (R, T) accuracies over R resamples of the images.
-        seed: of the resamples.
+        seed: seed of the resamples.
     """
 
     value_T: F64
@@ -116,25 +114,24 @@ class Resampled:
     seed: int = 0
 
     def mean(self, weight_T: F64) -> Estimate:
-        """A weighted mean of the accuracies, over those that exist."""
+        """Weighted mean of the accuracies that are not NaN."""
         return Estimate(
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
         )
 
     def two_way(self, weight_T: F64) -> Estimate:
-        """A weighted mean whose interval also speaks for other transformations: images and transformations resampled.
+        """Weighted mean with a two-way bootstrap over images and transformations.
 
         Replicate r is ``sum_t m_rt w_t a_rt / sum_t m_rt w_t``: ``a_rt`` are accuracies over resampled images, ``m_rt``
-        multinomial counts of the transformations that have a weight and an accuracy. The counts depend on the seed and
-        the number of these transformations only, hence estimates over the same ones are paired.
+        multinomial counts of the transformations with positive weight and an accuracy. The counts depend only on the
+        seed and the number of these transformations, so estimates over the same ones are paired.
 
         Args:
-            weight_T: weights w, (T,), none of them negative.
+            weight_T: non-negative weights w, (T,).
 
         Returns:
-            the value of :meth:`mean`; without replicates where fewer than two transformations have a weight, which
-            say nothing of their variance.
+            the value of :meth:`mean`; no replicates if fewer than two transformations have positive weight.
 
         Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
         """
@@ -148,7 +145,7 @@ class Resampled:
         return Estimate(value, _weighted(self.replicates_RT[:, used], weight_RU))
 
     def part(self, rows: slice) -> Resampled:
-        """The same of some of the transformations."""
+        """Select transformations."""
         return Resampled(self.value_T[rows], self.replicates_RT[:, rows], self.seed)
 
     def one(self, t: int) -> Estimate:
@@ -168,22 +165,22 @@ class Estimate:
 
     @property
     def number(self) -> float | None:
-        """The value, None where there is none."""
+        """The value, None if NaN."""
         return None if np.isnan(self.value) else self.value
 
     @property
     def ci95(self) -> list[float] | None:
-        """The 95 % percentile interval, None where there is no value or no replicate."""
+        """The 95 % percentile interval, None without value or replicates."""
         return self._interval(95.0)
 
     @property
     def ci90(self) -> list[float] | None:
-        """The 90 % percentile interval, which two one-sided tests of equivalence at 5 % read."""
+        """The 90 % percentile interval, for equivalence tests (two one-sided tests at 5 %)."""
         return self._interval(90.0)
 
     @property
     def se(self) -> float | None:
-        """Standard deviation of the replicates, None where there is no value or no two replicates."""
+        """Standard deviation of the replicates, None without value or with fewer than two replicates."""
         finite = self._finite()
         return float(finite.std(ddof=1)) if len(finite) > 1 else None
 
@@ -204,14 +201,13 @@ def resample(
 ) -> Resampled:
     """Accuracies of T transformations over N images and over R resamples of the images.
 
-    Resamples depend on (seed, N) only: scores over the same images are resampled alike, hence paired.
+    Resamples depend only on (seed, N), so scores over the same images are paired.
 
     Args:
-        score_TN: scores, NaN where a row does not count.
+        score_TN: scores, NaN if not scored.
         resamples: R.
-        seed: of the resamples.
-        group_N: labels of groups, such as the photograph that a crop is of; whole groups are drawn then, as many as
-            there are, in place of images.
+        seed: seed of the resamples.
+        group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
@@ -240,14 +236,14 @@ def resample(
 
 
 def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:
-    """Weights of a plain mean over some of ``count`` transformations. Shape: (T,)."""
+    """Weights of a uniform mean over some of ``count`` transformations. Shape: (T,)."""
     weight = np.zeros(count)
     weight[np.asarray(transformations, np.int64)] = 1.0
     return weight
 
 
 def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes: Sequence[str]) -> F64:
-    """Weights of a mean over coarse classes of the mean over some of their transformations. Shape: (T,)."""
+    """Weights of a mean over coarse classes of the mean over their given transformations. Shape: (T,)."""
     weight = np.zeros(len(coarse))
     for name in classes:
         members = [t for t in transformations if coarse[t] == name]
@@ -257,7 +253,7 @@ def balanced_over(transformations: Sequence[int], coarse: Sequence[str], classes
 
 
 def _weighted(accuracy_RT: F64, weight: F64) -> F64:
-    """Weighted means over what is known; weights are (T,) or (R, T)."""
+    """Weighted means over finite accuracies; weights are (T,) or (R, T)."""
     known = np.isfinite(accuracy_RT)
     total = (known * weight).sum(axis=1)
     right = (np.where(known, accuracy_RT, 0.0) * weight).sum(axis=1)

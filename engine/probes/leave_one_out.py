@@ -1,7 +1,7 @@
-"""Which transformations are held out is a choice: each is held out in turn, and random sets of them are.
+"""Leave-one-out evaluation: linear coarse probes with each transformation, or random sets, held out.
 
-For every such choice a linear coarse probe is fitted, all at once, with the penalty that validation picked for the
-suite's own choice, so nothing is selected here. A transformation that is alone in its coarse class cannot be held out.
+All probes are fitted at once, with the C selected for the suite's own held-out transformations. The only transformation
+of a coarse class cannot be held out.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 F64 = NDArray[np.float64]
-STYLE = "style"  # the coarse class of painting styles
+STYLE = "style"  # coarse class of painting styles
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """What probes make of transformations that they never saw.
+    """Scores on held-out transformations.
 
     Attributes:
-        score_TN: each transformation by the probe that held out this one alone; NaN for those never held out.
-        turned: the transformations that were.
-        redrawn_R: accuracy on the held-out transformations of each random set, every coarse class with equal weight.
-        redrawn: how many transformations such a set has.
+        score_TN: scores of each transformation by the probe trained without it; NaN for those never held out.
+        turned: transformations that were held out.
+        redrawn_R: accuracy on the held-out transformations of each random set, all coarse classes weighted equally.
+        redrawn: number of transformations per random set.
         fit: certificates of all probes.
-        difference: mean validation accuracy on what was held out, minus that at three times the tolerance; the larger
-            of those held out in turn and of the sets.
+        difference: mean validation accuracy on held-out transformations, minus that at three times the tolerance; the
+            larger of single transformations and random sets.
     """
 
     score_TN: NDArray[np.float32]
@@ -50,7 +50,7 @@ class LeaveOneOut:
     difference: float
 
     def describe(self, tolerance: float) -> dict[str, Any]:
-        """``converged`` and ``certificate`` of results.json, for the configuration's tolerance."""
+        """``converged`` and ``certificate`` of results.json, at the configured tolerance."""
         own = certified(self.fit, tolerance)
         agreed = abs(self.difference) <= AGREEMENT
         return {
@@ -60,22 +60,21 @@ class LeaveOneOut:
 
 
 def whole_task(table: EmbeddingTable, seed: int) -> Task | None:
-    """The coarse task with every transformation seen; None where no transformation can be held out."""
+    """The coarse task with all transformations seen; None if none can be held out."""
     task = coarse_task(table, seed, seen=range(len(table.transformations)))
     return task if task is not None and len(held_out_in_turn(task)) else None
 
 
 def held_out_in_turn(task: Task) -> I64:
-    """Transformations whose coarse class has another one to learn from."""
+    """Transformations whose coarse class has another transformation to train on."""
     answers = task.answer[task.train_T]
     return task.train_T[np.bincount(answers, minlength=len(task.labels))[answers] > 1]
 
 
 def redrawn_sets(table: EmbeddingTable, task: Task, count: int, seed: int) -> list[I64]:
-    """Random sets of held-out transformations.
+    """Draw random sets of held-out transformations.
 
-    Of each coarse class as many as the suite holds out, one if it holds out none anywhere; one at least stays to be
-    learned from.
+    Per coarse class as many as the suite holds out (one if the suite holds out none), leaving at least one to train on.
     """
     rng = np.random.default_rng([seed, 0x72656472])
     roles, answer_T = np.array(table.roles), task.answer
@@ -102,15 +101,15 @@ def rotate(
     tighter: float = 1.0,
     advance: Callable[[int], None] = lambda count: None,
 ) -> LeaveOneOut:
-    """Fit and score all choices.
+    """Fit and score the probes of all held-out sets.
 
     Args:
         features: standardise the rows.
-        task: of :func:`whole_task`.
-        C: inverse penalty.
+        task: result of :func:`whole_task`.
+        C: inverse regularisation strength.
         images: test images.
-        redraws: random sets.
-        tighter: divides the configuration's tolerance.
+        redraws: number of random sets.
+        tighter: divisor of the configured tolerance.
     """
     table = features.held.table
     turned = held_out_in_turn(task)
@@ -120,7 +119,7 @@ def rotate(
     few = task.val_N[: max(1, config.validation_rows // len(task.train_T))]
 
     def validated(fit: Fit) -> F64:
-        """Mean accuracy on what was held out, of probes that held out one transformation and of the others."""
+        """Mean accuracy on held-out transformations, of single transformations and of random sets."""
         found = [_scored(features, task, held, fit, k, few) for k, held in enumerate(sets)]
         parts = found[: len(turned)], found[len(turned) :]
         return np.array([np.mean([v for values in part for v in values] or [0.0]) for part in parts])
@@ -154,7 +153,7 @@ def rotate(
 
 
 def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
-    """Accuracy of head k on what it held out, a mean over coarse classes; nothing where no row is scored."""
+    """Accuracy of head k on its held-out transformations, a mean over coarse classes; empty if no row is scored."""
     own, table = replace(task, score_T=held, test_N=images), features.held.table
     scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
     accuracy_T = scored.accuracy_ST[0]
@@ -166,7 +165,7 @@ def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images:
 def report_rotation(
     table: EmbeddingTable, rotation: LeaveOneOut, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
-    """The entry of results.json: means over all transformations that were held out in turn, and over the styles."""
+    """Entry of results.json: means over all transformations held out in turn, and over the styles."""
     count = len(table.transformations)
     judged = Judged(resample(rotation.score_TN, config.bootstrap, config.seed, group_N), None)
     styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
@@ -180,7 +179,7 @@ def report_rotation(
 
 
 def report_redrawn(rotation: LeaveOneOut) -> dict[str, Any] | None:
-    """The entry of results.json for random sets; None without any."""
+    """Entry of results.json for random sets; None without any."""
     if not rotation.redrawn_R:
         return None
     accuracy_R = np.array(rotation.redrawn_R)

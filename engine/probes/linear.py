@@ -1,9 +1,9 @@
-"""Linear probes: fitted to convergence over a grid of penalties that grows until the best lies inside it.
+"""Linear probes, fitted to convergence over a grid of C that is extended until the best is inside.
 
-A gradient within the tolerance says that the loss is nearly least, not that accuracy stays, least of all on rows unlike
-those that are learned. So the picked penalty is fitted on, to a tolerance a third as large each time, until two fits in
-a row agree as trainings of MLPs must. Probes of other rows (resampled photographs, other transformations) begin at
-zero: from a fit to all rows they would remember, within the tolerance, what they must not have seen.
+A small gradient bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C
+is continued with a third of the tolerance until two consecutive fits agree, by the same criterion as MLPs. Probes on
+other rows (resamples, held-out transformations) start at zero: started from a fit to all rows they would retain, within
+the tolerance, information about rows that they must not see.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Linear:
     """A fitted linear probe.
 
     Attributes:
-        C: the inverse penalty that validation picked.
-        tried: all that were, ascending.
+        C: selected inverse regularisation strength.
+        tried: all values of C, ascending.
         validation: validation accuracy.
-        fit: one head, learned from all training photographs, and its certificate.
+        fit: head trained on all training photographs, and its certificate.
         difference: its validation accuracy minus that at three times its tolerance.
         agreed: whether the two agree.
-        tolerance: the configuration's.
-        resampled: a head for each resample of the training photographs, with its certificate; None without any.
+        tolerance: configured tolerance.
+        resampled: heads trained on resampled photographs, with certificates; None without any.
     """
 
     C: float
@@ -54,11 +54,11 @@ class Linear:
 
     @property
     def heads(self) -> Heads:
-        """The head."""
+        """The head trained on all training photographs."""
         return self.fit.heads
 
     def describe(self) -> dict[str, Any]:
-        """The training fields of results.json."""
+        """Training fields of results.json."""
         own, others = certified(self.fit, self.tolerance), self.resampled
         fitted = own["converged"] and (others is None or certified(others, self.tolerance)["converged"])
         return {
@@ -72,10 +72,9 @@ class Linear:
 
 
 def certified(fit: Fit, tolerance: float) -> dict[str, Any]:
-    """``converged`` and ``certificate`` of results.json: the largest gradient and the most passes of the heads.
+    """``converged`` and ``certificate`` of results.json: largest gradient and number of passes over all heads.
 
-    A fit that is tightened until accuracy stays may end where float32 lets no gradient fall further: it need not reach
-    its own tolerance, but the configuration's.
+    Convergence requires the configured tolerance, not the tightened one, which may be unreachable in float32.
     """
     gradient = float(fit.gradient_K.max())
     return {
@@ -91,14 +90,14 @@ def fit_linear(
     times_SN: F64 | None = None,
     advance: Advance = lambda count: None,
 ) -> Linear:
-    """Fit a task's linear probe.
+    """Fit the linear probe of a task.
 
     Args:
         features: standardise the rows.
-        task: what is learned; every answer of a coarse task has the same weight.
-        config: the grid, tolerance and passes.
-        times_SN: how often each image stands in each resample of the training images; None for no resamples.
-        advance: takes the number of passes made.
+        task: task; classes of a coarse task are weighted equally.
+        config: grid, tolerance and passes.
+        times_SN: multiplicity of each image in each resample of the training images; None for no resamples.
+        advance: progress callback, receives the number of passes.
     """
     weight_T = variant_weights(task, task.train_T)
     validation = Validation(features.full(), task, slice(0, len(task.labels)), config)
@@ -114,7 +113,7 @@ def fit_linear(
         )
 
     def best_of() -> float:
-        """The most accurate; of equals the one of the lower loss, and of those within 1 % the strongest penalty."""
+        """C with the highest accuracy; ties go to the lower loss, and within 1 % to the smaller C."""
         best, most, least = 0.0, -1.0, 0.0
         for C in sorted(fits):
             (accuracy,), (loss,) = validation.judge(fits[C].heads)
@@ -130,7 +129,7 @@ def fit_linear(
         further = float(f"{best / 10 if best == min(fits) else best * 10:.6g}")
         if not C_RANGE[0] <= further <= C_RANGE[1]:
             break
-        # begun at zero: the gradient at the last penalty's best may be within the tolerance, and then nothing moves
+        # start at zero: at the previous solution the gradient may already be within the tolerance
         fits[further] = solved([further], None)
         best = best_of()
     picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
@@ -166,9 +165,9 @@ def fit_heads(
     """Fit K heads, each with its own weights of transformations and images and its own C.
 
     Args:
-        start: heads that saw no other rows; zeros where there are none.
-        basis: of all rows together, which need not be computed again then.
-        tighter: divides the configuration's tolerance.
+        start: initial heads, trained on the same rows; default zeros.
+        basis: precomputed basis of all rows.
+        tighter: divisor of the configured tolerance.
     """
     rows = TrainingRows(features, task, variant_KT, image_KN)
     counted_TN = task.distinct_TN[:, task.train_N]
@@ -185,10 +184,9 @@ def fit_heads(
 
 
 def variant_weights(task: Task, seen_T: I64) -> F64:
-    """Weight of a row by its transformation, for a probe that sees some. Shape: (T,).
+    """Row weights by transformation for a probe trained on ``seen_T``. Shape: (T,).
 
-    Rows have equal weights; those of a coarse task such that every class has the same weight, and within a class every
-    transformation.
+    Rows are weighted equally; in a coarse task all classes, and within a class all transformations.
     """
     weight_T = np.zeros(len(task.distinct_TN))
     weight_T[seen_T] = 1.0
@@ -200,10 +198,9 @@ def variant_weights(task: Task, seen_T: I64) -> F64:
 
 
 def resampled_images(task: Task, group_N: I64, count: int, seed: int) -> F64:
-    """How often each image stands in ``count`` bootstrap samples of a task's training images. Shape: (count, N).
+    """Multiplicities of images in ``count`` bootstrap samples of a task's training groups. Shape: (count, N).
 
-    Whole groups are drawn. The draws depend on the seed and the groups alone, so that probes of several backbones learn
-    from the same samples.
+    The draws depend only on the seed and the groups, so they are the same for all backbones.
     """
     groups, place_N = np.unique(group_N[task.train_N], return_inverse=True)
     rng = np.random.default_rng([seed, 0x74726169])

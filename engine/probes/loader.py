@@ -1,4 +1,4 @@
-"""Prefetching of the rows of training steps."""
+"""Prefetching of rows for training steps."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ from substyle.engine.probes.tasks import I64
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch
 
-# Rows on their way from a store to the device that trains, through a buffer of two halves.
-#
-# A thread reads rows into one half while rows of the other are used. On a GPU the halves are pinned memory of the host,
-# with two more on the device: copies go on a stream of their own, wait for the last reader of the half that they
-# overwrite, and are waited for by its next one; the host waits only before it writes to memory that a copy still reads.
-
 Told = TypeVar("Told")
-Job = Callable[[NDArray[Any]], tuple[int, Told]]  # fills rows of a half from its first; how many, and what they are
+Job = Callable[[NDArray[Any]], tuple[int, Told]]  # fills the first rows of a half; returns their number and a payload
 
 
 class DoubleBuffer(Generic[Told]):
-    """The two halves.
+    """Double buffer between a store and the training device.
+
+    A thread fills one half while the other is in use. For a GPU the halves are pinned host memory, mirrored on the
+    device; copies run on their own stream and are ordered with events. The host waits only before it overwrites memory
+    that a copy still reads.
 
     Args:
-        rows: of a half.
+        rows: rows per half.
         width: D.
-        dtype: of the store.
-        device: where rows are used.
+        dtype: dtype of the store.
+        device: training device.
     """
 
     def __init__(self, rows: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -50,10 +48,10 @@ class DoubleBuffer(Generic[Told]):
         self._used: list[torch.cuda.Event | None] = [None, None]
 
     def through(self, jobs: Iterator[Job[Told]]) -> Iterator[tuple[int, int, Told]]:
-        """Fill the halves in turn, one ahead of the one that is used.
+        """Run jobs alternately on the two halves, one ahead of the consumer.
 
-        Gives the first row of ``x_RD``, the rows and what its job told, for each job. They stay until the next is asked
-        for: by then all work that reads them must be queued.
+        Yields (first row in ``x_RD``, number of rows, payload) per job. The rows are valid until the next iteration;
+        by then all work that reads them must be queued.
         """
         with ThreadPoolExecutor(1) as reader:
             half, coming = 0, reader.submit(self._fill, jobs, 0)
@@ -65,7 +63,7 @@ class DoubleBuffer(Generic[Told]):
                 half = 1 - half
 
     def _fill(self, jobs: Iterator[Job[Told]], half: int) -> tuple[int, Told] | None:
-        """Run the next job into a half and, on a GPU, queue its copy; None where there is none."""
+        """Run the next job on a half and, on a GPU, queue its copy; None if there is none."""
         job = next(jobs, None)
         if job is None:
             return None
@@ -83,22 +81,22 @@ class DoubleBuffer(Generic[Told]):
 
 
 def rows_of_half(buffer: int, row_bytes: int) -> int:
-    """Rows that half of a buffer holds."""
+    """Number of rows that fit into half of a buffer."""
     return buffer // (2 * row_bytes)
 
 
 def as_torch(dtype: np.dtype[Any]) -> torch.dtype:
-    """The same type of torch."""
+    """Convert a numpy dtype to torch."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-_CHUNK, _CHUNKS_AHEAD = 32, 8  # steps drawn together, and how many times: a GPU takes some thousands a second
-NEVER = 1 << 62  # steps that can be drawn before rows move, where they never do
+_CHUNK, _CHUNKS_AHEAD = 32, 8  # steps per draw, and draws ahead: a GPU performs thousands of steps per second
+NEVER = 1 << 62  # `Loader.left` of rows that are never overwritten
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Rows of a step: image n in transformation t of each, and for each part of the batch their answers."""
+    """Rows of a step, transformation t of image n, and the targets of each part of the batch."""
 
     t_B: I64
     n_B: I64
@@ -107,12 +105,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Placed:
-    """Rows in the memory of a device.
+    """Rows in device memory.
 
     Attributes:
-        x_RD: embeddings, in memory that stays where it is.
-        row_B: which rows of it.
-        scale_R: factor of each row of int8, None for others.
+        x_RD: embeddings, at a fixed address.
+        row_B: indices into ``x_RD``.
+        scale_R: scale of each int8 row, else None.
     """
 
     x_RD: torch.Tensor
@@ -121,27 +119,27 @@ class Placed:
 
 
 class Loader(Protocol):
-    """Rows of one step after another."""
+    """Iterates over the rows of training steps."""
 
     @property
     def left(self) -> int:
-        """Steps whose rows stay where they are until a further one is asked for; 0 before the first."""
+        """Number of further steps available before earlier rows are overwritten; 0 before the first."""
         ...
 
     def step(self) -> tuple[Drawn, Placed]:
-        """The next step's rows. Where ``left`` is 0, all work that reads earlier ones must be queued by now."""
+        """Return the rows of the next step. If ``left`` is 0, all work that reads earlier rows must be queued."""
         ...
 
     def close(self) -> None:
-        """Nothing more is asked for."""
+        """Stop loading."""
         ...
 
 
 class Straight:
-    """Rows that lie in memory for good.
+    """Loader of resident rows.
 
     Args:
-        place: where rows (t, n) lie.
+        place: locates rows (t, n).
         draw: draws a step.
     """
 
@@ -151,16 +149,16 @@ class Straight:
         self.place, self.draw = place, draw
 
     def step(self) -> tuple[Drawn, Placed]:
-        """The next step's rows."""
+        """Return the rows of the next step."""
         drawn = self.draw()
         return drawn, self.place(drawn.t_B, drawn.n_B)
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Nothing to stop."""
 
 
 class DrawnAhead(Straight):
-    """The same, drawn by a thread, some steps ahead of the one that is asked for: a GPU waits for no host."""
+    """Loader of resident rows whose steps are drawn ahead by a thread, so that a GPU does not wait for the host."""
 
     def __init__(self, place: Callable[[I64, I64], Placed], draw: Callable[[], Drawn], steps: int) -> None:
         super().__init__(place, draw)
@@ -169,7 +167,7 @@ class DrawnAhead(Straight):
         self._drawn: deque[Drawn] = deque()
 
     def step(self) -> tuple[Drawn, Placed]:
-        """The next step's rows."""
+        """Return the rows of the next step."""
         if not self._drawn:
             while self._undrawn and len(self._coming) < _CHUNKS_AHEAD:
                 count = min(_CHUNK, self._undrawn)
@@ -188,14 +186,15 @@ class DrawnAhead(Straight):
 
 
 class ReadAhead:
-    """Rows of a table that lies elsewhere, read some steps ahead.
+    """Loader that reads rows of a store several steps ahead.
 
     Args:
-        table: whose rows they are.
-        device: where they are brought.
-        draw: draws a step of ``size`` rows; called by the thread that reads.
-        steps: that may be asked for.
-        at_once: steps whose rows lie there at the same time, and are read at once.
+        table: the table.
+        device: training device.
+        draw: draws a step of ``size`` rows; called on the reader thread.
+        size: rows per step.
+        steps: total number of steps.
+        at_once: steps read together into half of the buffer.
     """
 
     def __init__(
@@ -216,7 +215,7 @@ class ReadAhead:
         self._taken = 0
 
     def _jobs(self) -> Iterator[Job[list[Drawn]]]:
-        """Draws of as many steps as fit, and the reading of their rows; both by the thread that reads."""
+        """Jobs that read the rows of up to ``at_once`` steps; draws and reads run on the reader thread."""
         for start in range(0, self.steps, self.at_once):
             drawn = [self.draw() for _ in range(min(self.at_once, self.steps - start))]
             yield lambda out_RD, drawn=drawn: self._read(drawn, out_RD)  # type: ignore[misc]
@@ -228,11 +227,11 @@ class ReadAhead:
 
     @property
     def left(self) -> int:
-        """Steps whose rows are there."""
+        """Number of further steps in the current half."""
         return len(self._drawn) - self._taken
 
     def step(self) -> tuple[Drawn, Placed]:
-        """The next step's rows; where ``left`` is 0, earlier ones are overwritten from now on."""
+        """Return the rows of the next step; if ``left`` is 0, earlier rows are overwritten from now on."""
         if not self.left:
             self._first, _, self._drawn = next(self._coming)
             self._taken = 0

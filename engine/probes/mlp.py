@@ -1,4 +1,4 @@
-"""MLP probes and the multi-task MLP: trained at twice the steps until two trainings agree."""
+"""MLP and multi-task probes, retrained with twice the steps until two consecutive trainings agree."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from substyle.engine.probes.trainer import Trained, Validation, train
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
-_STEPS_PER_EPOCH = 16  # at least, by smaller batches
+_STEPS_PER_EPOCH = 16  # minimum; limits the batch size
 Advance = Callable[[int], None]
 Rank = Callable[[Trained], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Mlp:
-    """A trained MLP and whether more steps would change it.
+    """A trained MLP and its convergence.
 
     Attributes:
-        trained: the last training of the picked setting.
-        difference: its validation accuracy minus that of half the steps; of several answers the largest.
+        trained: last training of the selected setting.
+        difference: its validation accuracy minus that with half the steps; the largest over tasks.
         converged: whether the two agree.
-        resampled: heads trained on resampled photographs, for half of its steps, None without any.
+        resampled: heads trained on resampled photographs with half the steps; None without any.
     """
 
     trained: Trained
@@ -43,7 +43,7 @@ class Mlp:
     resampled: Heads | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The training fields of results.json."""
+        """Training fields of results.json."""
         return self.trained.describe() | {
             "converged": self.converged,
             "certificate": {"steps": self.trained.steps, "difference": self.difference},
@@ -51,22 +51,22 @@ class Mlp:
 
 
 def by_accuracy(trained: Trained) -> tuple[float, ...]:
-    """The most accurate is the best; of equal ones the one of the lower loss."""
+    """Rank by validation accuracy, ties by lower loss."""
     return trained.validation, -trained.loss
 
 
 def by_loss(trained: Trained) -> tuple[float, ...]:
-    """The one of the lowest validation loss is the best."""
+    """Rank by lower validation loss."""
     return (-trained.loss,)
 
 
 def batch_size(rows: int, most: int) -> int:
-    """Rows of a batch: at least 16 batches an epoch, between 32 rows (or all there are) and ``most``."""
+    """Batch size for at least 16 batches per epoch, between 32 rows (or all rows) and ``most``."""
     return min(most, max(rows // _STEPS_PER_EPOCH, min(rows, 32)))
 
 
 def part_of(task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> BatchPart:
-    """The part of batches that a task takes: ``1 / share`` of their rows."""
+    """The part of batches for a task: ``1 / share`` of the batch size."""
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     count = max(1, batch_size(rows, config.batch) // share)
     return BatchPart(task, stream_of(task, config.sampling, config.seed), count, outputs)
@@ -79,14 +79,14 @@ def train_mlp(
     times_SN: NDArray[np.float64] | None = None,
     advance: Advance = lambda count: None,
 ) -> Mlp:
-    """Train a task's MLP.
+    """Train the MLP of a task.
 
     Args:
         features: standardise the rows.
-        task: what is learned.
-        config: the grid, steps and doublings.
+        task: task.
+        config: grid, steps and doublings.
         times_SN: as in :func:`substyle.engine.probes.linear.fit_linear`.
-        advance: takes the number of steps made.
+        advance: progress callback, receives the number of steps.
     """
     outputs = slice(0, len(task.labels))
     asked = Validation(features, replace(task, train_T=_scored(task)), outputs, config)
@@ -114,15 +114,15 @@ def until_agreed(
     asked: Sequence[Validation],
     advance: Advance,
 ) -> dict[str, Mlp]:
-    """Train settings, then the best of each group at twice the steps, until its accuracy stays or doublings run out.
+    """Train all settings, then retrain the best of each group with twice the steps until two trainings agree.
 
-    It also ends where no difference that is too large is smaller than at the doubling before: more steps do not help.
+    Stops after ``config.doublings``, or if no difference that is too large has shrunk since the previous doubling.
 
     Args:
-        parts: makes the parts of a training's batches, from their beginning.
-        steps: of the first training.
-        rank: what the best has most of.
-        asked: validation rows that a group's two trainings must agree on, for each part that it learns.
+        parts: creates the parts of a training's batches, with restarted streams.
+        steps: steps of the first training.
+        rank: key to select the best setting (maximum).
+        asked: validation rows on which two trainings must agree, for each part.
     """
     made = train(features, parts(), settings, config, steps, advance=advance)
     groups = dict.fromkeys(s.group for s in settings)
@@ -148,7 +148,7 @@ def until_agreed(
 
 
 def _scored(task: Task) -> NDArray[np.int64]:
-    """Transformations on which two trainings are compared: those that a class is scored on, or that are learned."""
+    """Transformations on which two trainings are compared: scored ones for class tasks, else training ones."""
     return task.score_T if task.by_image else task.train_T
 
 
@@ -156,19 +156,18 @@ def _stacked(heads: Sequence[Heads]) -> Heads:
     return Heads(*(torch.cat(parts) for parts in zip(*(each.parameters for each in heads), strict=True)))
 
 
-# The multi-task probe: one hidden layer, a transformation head and a class head; and its two single-task twins.
+# The multi-task probe has one hidden layer, a transformation head and a class head.
 #
-# Loss: ``weight / log T * transformation loss + (1 - weight) / log C * semantic loss``, the first over rows of random
-# variants, the second over identity rows; half of each batch is of either kind. The twins have a weight of 1 and 0 in
-# the same run, the same grid and as many steps, so that all three see exactly the same rows in the same order.
-# Validation picks a setting for each by its own loss.
+# Loss: ``weight / log T * transformation loss + (1 - weight) / log C * semantic loss``, the first over random variants,
+# the second over identity rows, half of each batch each. Its single-task twins have weights 1 and 0; all three are
+# trained together on the same rows, grid and steps. Each selects its setting by its own validation loss.
 
 JOINT, TWIN_FINE, TWIN_SEMANTIC = "joint", "twin-fine", "twin-semantic"
 
 
 @dataclass(frozen=True)
 class Multitask:
-    """The trained joint probe and its twins, and their scores by ``fine``, ``semantic``, ``twin-fine``, ..."""
+    """The trained joint probe and its twins, with scores by ``fine``, ``semantic``, ``twin-fine``, ..."""
 
     fine: Task
     semantic: Task
@@ -177,7 +176,7 @@ class Multitask:
 
 
 def settings_of(fine: Task, semantic: Task, config: ProbeConfig) -> list[Setting]:
-    """The grid of the joint probe and of each twin."""
+    """Grid of the joint probe and its twins."""
     scale = math.log(len(fine.labels)), math.log(len(semantic.labels))
     weights = {JOINT: config.task_weight, TWIN_FINE: 1.0, TWIN_SEMANTIC: 0.0}
     return [
@@ -202,7 +201,7 @@ def train_multitask(
     images: I64,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Multitask:
-    """Train the joint probe and its twins, and score all of them on test ``images``."""
+    """Train the joint probe and its twins and score them on test ``images``."""
     classes = len(fine.labels)
     outputs = slice(0, classes), slice(classes, classes + len(semantic.labels))
     half = part_of(fine, config, outputs[0], share=2).count
@@ -239,7 +238,7 @@ def train_multitask(
 def report_multitask(
     table: EmbeddingTable, joint: Multitask, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
-    """The entry of results.json; ``semantic`` is the clean accuracy, on identity rows."""
+    """Entry of results.json; ``semantic`` is the clean accuracy, on identity rows."""
     count = len(table.transformations)
     resampled = {name: resample(s, config.bootstrap, config.seed, group_N) for name, s in joint.scores_TN.items()}
     fine_T, clean_T = uniform_over(joint.fine.score_T, count), uniform_over([identity(table)], count)

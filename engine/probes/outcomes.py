@@ -1,4 +1,4 @@
-"""Outcome of probing a backbone, and paired comparisons of backbones."""
+"""Probe results of a backbone, and paired comparisons between backbones and heads."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from substyle.engine.probes.single_task import coarse_weights
 from substyle.kernels.errors import SubstyleError
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
-_BY_RESAMPLE = "by_resample:"  # before the names of these arrays in the file of scores
+_BY_RESAMPLE = "by_resample:"  # prefix of these arrays in the scores file
 
 
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """Results of one backbone.
+    """Probe results of one backbone.
 
     Attributes:
-        results: the keys ``fine``, ``coarse``, ... of a backbone in results.json, plain JSON.
-        scores: by ``task/head`` (also ``multitask/semantic``, ``multitask/twin-fine``, ...), (T, N) float32 over test
-            images: share of seeds that are right, NaN where a row does not count.
-        keys: the N test images.
-        transformations, coarse, roles: of the T rows.
-        bootstrap, seed: resamples of comparisons and their seed.
-        by_resample: by the name of a score, (S, T) float32: accuracies on each transformation of the S probes that were
-            trained on resampled training images; a score may have none.
-        group_N: groups of the test images that are resampled whole; None resamples images.
+        results: JSON entries ``fine``, ``coarse``, ... of the backbone in results.json.
+        scores: (T, N) float32 over test images, by ``task/head`` (also ``multitask/semantic``, ``multitask/twin-fine``,
+            ...): fraction of seeds that are right, NaN if not scored.
+        keys: keys of the N test images.
+        transformations, coarse, roles: properties of the T transformations.
+        bootstrap, seed: number of resamples in comparisons, and their seed.
+        by_resample: (S, T) float32 by name of a score: accuracies of the S probes trained on resampled training images;
+            may be missing.
+        group_N: bootstrap groups of the test images; None resamples images.
     """
 
     results: dict[str, Any]
@@ -51,7 +51,7 @@ class ProbeOutcome:
     group_N: tuple[int, ...] | None = None
 
     def save(self, folder: Path) -> None:
-        """Write ``probes.json`` and ``scores.npz`` into a folder, each in one rename, the JSON last."""
+        """Write ``probes.json`` and ``scores.npz`` to a folder, each atomically, the JSON last."""
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / (_SCORES + ".tmp")
         with temporary.open("wb") as file:
@@ -74,7 +74,7 @@ class ProbeOutcome:
 
     @classmethod
     def load(cls, folder: Path) -> ProbeOutcome:
-        """Read what :meth:`save` wrote. Raises SubstyleError where it is missing or damaged."""
+        """Load results written by :meth:`save`. Raises SubstyleError if they are missing or damaged."""
         try:
             document = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
             with np.load(folder / _SCORES, allow_pickle=False) as file:
@@ -93,20 +93,18 @@ class ProbeOutcome:
                 None if group_N is None else tuple(int(group) for group in group_N),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise SubstyleError(f"{folder} holds no readable probe results: {error}") from error
+            raise SubstyleError(f"{folder}: cannot read probe results: {error}") from error
         shape = (len(outcome.transformations), len(outcome.keys))
         good = all(score.shape == shape for score in outcome.scores.values())
         good = good and all(s.ndim == 2 and s.shape[1] == shape[0] for s in outcome.by_resample.values())
         if not good or (outcome.group_N is not None and len(outcome.group_N) != shape[1]):
-            raise SubstyleError(f"{folder}: scores and keys disagree")
+            raise SubstyleError(f"{folder}: shapes of scores do not match the keys")
         return outcome
 
 
-# Differences between backbones and between heads, paired by image, with tests that count how many were made.
-
 F64 = NDArray[np.float64]
 Row = dict[str, Any]
-# metrics that speak for transformations that nobody tried: their error is over images and transformations
+# metrics that generalise to unseen transformations: their standard error is over images and transformations
 GENERAL = frozenset(
     {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "styles")}
 )
@@ -114,23 +112,23 @@ _NORMAL = NormalDist()
 
 
 def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
-    """The ``comparisons`` of results.json: every pair of backbones once for each task, metric and head, a minus b.
+    """Create ``comparisons`` of results.json: differences a - b for every pair of backbones, task, metric and head.
 
-    For each backbone also its MLP minus its linear head on the fine task, as head ``mlp-linear`` with a = b. Images and
-    transformations that only one of the two has are left out; without a common row a pair is left out.
+    Also compares each backbone's MLP with its linear head on the fine task, as head ``mlp-linear`` with a = b. Only
+    common images and transformations are compared; pairs without any are left out.
 
     Returns:
         rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles of both
         rotations; held_out or seen of coarse; clean or obfuscated of semantic; fine or semantic of multitask),
         ``head``, ``a``, ``b`` and
 
-        - ``difference``; ``ci95``, over images; ``two_way_ci95``, over images and transformations, null for metrics of
-          fewer than two transformations;
-        - ``se``: of both kinds of resamples for metrics in `GENERAL`, else of images, and of probes trained on
-          resampled training images, where both have them; ``se_training``: the latter alone, or null;
-        - ``ci90``: difference ± 1.645 se, which tests of equivalence read;
-        - ``p``: two-sided, of a normal distribution; ``p_holm``: the same after Holm's correction for all rows of the
-          task, metric and head. Null where there is no se.
+        - ``difference``; ``ci95``, over images; ``two_way_ci95``, over images and transformations, null for metrics
+          over fewer than two transformations;
+        - ``se``: over images (and transformations for metrics in `GENERAL`), plus over probes trained on resampled
+          training images if both have them; ``se_training``: the latter alone, or null;
+        - ``ci90``: difference ± 1.645 se, for equivalence tests;
+        - ``p``: two-sided, normal distribution; ``p_holm``: after Holm's correction over all rows of the task, metric
+          and head. Null without se.
     """
     rows: list[Row] = []
     for (name_a, a), (name_b, b) in combinations(outcomes.items(), 2):
@@ -150,7 +148,7 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """p values after Holm's correction; None stays and is not counted.
+    """Apply Holm's correction to p values; None is kept and not counted.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """
@@ -184,7 +182,7 @@ def _metrics(outcome: ProbeOutcome, task: str, head: str) -> dict[str, F64]:
 def _differences(
     side_a: tuple[str, ProbeOutcome], side_b: tuple[str, ProbeOutcome], names: Sequence[tuple[str, str]]
 ) -> list[Row]:
-    """Rows of two backbones; ``names`` are pairs of a score of a and a score of b."""
+    """Rows for two backbones; ``names`` are pairs of score names of a and b."""
     (name_a, a), (name_b, b) = side_a, side_b
     place_b = {key: n for n, key in enumerate(b.keys)}
     common = [(n, place_b[key]) for n, key in enumerate(a.keys) if key in place_b]
@@ -193,7 +191,7 @@ def _differences(
         return []
     n_a, n_b = np.array(common).T
     t_b = [b.transformations.index(a.transformations[t]) for t in shared]
-    # a row counts where both have it, so that the difference of two means is the mean of differences
+    # NaN unless both have the row, so that the difference of means equals the mean of differences
     stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
     resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups)
@@ -219,7 +217,7 @@ def _differences(
 def _training(
     a_ST: NDArray[np.float32] | None, b_ST: NDArray[np.float32] | None, t_a: Sequence[int], t_b: Sequence[int]
 ) -> F64 | None:
-    """Differences of probes trained on the same resamples; None where fewer than two are known of both."""
+    """Differences of probes trained on the same resamples; None with fewer than two."""
     if a_ST is None or b_ST is None or min(len(a_ST), len(b_ST)) < 2:
         return None
     count = min(len(a_ST), len(b_ST))

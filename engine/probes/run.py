@@ -1,4 +1,4 @@
-"""Trains, scores and saves every probe of one backbone."""
+"""Train, score and save all probes of one backbone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity,
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 
-_PASSES = 600  # that a linear probe takes, resamples included: what progress is measured by
-OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # what a task's softmax is called
+_PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar
+OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # output name of each task
 
 
 def run_probes(
@@ -43,19 +43,18 @@ def run_probes(
     """Train and score all probes of a backbone.
 
     Args:
-        table: its embeddings, in memory or in a store.
-        config: what to train and how.
+        table: embeddings, in memory or in a store.
+        config: settings of probes.
         out_dir: folder for the trained probes, ``<task>-<head>.safetensors``; None writes nothing.
-        quiet: show no progress.
-        metadata: more for the probes' headers, in plain JSON (suite, canvas).
+        quiet: hide progress.
+        metadata: additional JSON entries of the probes' headers (suite, canvas).
 
     Returns:
-        the backbone's part of results.json and its per-image scores. A task that the table cannot pose (fewer than two
-        answers to choose from) is None.
+        the backbone's part of results.json and per-image scores. Tasks with fewer than two classes are None.
 
     Raises:
-        ConfigError: a device that is not there, or one that has no room for the embeddings.
-        SubstyleError: an empty split, no identity variant, embeddings that are not finite.
+        ConfigError: the device is not available, or the embeddings do not fit.
+        SubstyleError: an empty split, no identity variant, or embeddings that are not finite.
     """
     identity(table)
     run = _Run(table, config, out_dir if config.save else None, dict(metadata or {}), quiet)
@@ -106,7 +105,7 @@ class _Run:
 
     @property
     def total(self) -> int:
-        """Steps of MLPs and passes of linear heads, as far as they are known: those of trainings that agree at once."""
+        """Estimated steps of MLPs and passes of linear heads, if trainings agree at once."""
         each = {"linear": _PASSES, "mlp": 3 * self.config.mlp_steps}
         total = 0
         for name in self.config.tasks:
@@ -117,12 +116,12 @@ class _Run:
         return total
 
     def features(self, task: Task) -> tuple[Features, Standardizer]:
-        """Rows standardised for a task."""
+        """Features standardised for a task, and the standardisation."""
         device, standard = self.held.device, standard_of(self.table, task, self.config.seed)
         return Features(self.held, standard, device, pick_dtype(self.config.precision, device)), standard
 
     def single(self, name: str, bar: ProgressBar) -> None:
-        """Train one task with each head; after the linear ones of fine and coarse, what they are compared by."""
+        """Train a task with each head, and the rotation and equal-width probes that follow linear ones."""
         task = self.tasks[name]
         if task is None:
             self.results[name] = None
@@ -205,7 +204,7 @@ class _Run:
 
     @property
     def _narrow(self) -> dict[str, Any]:
-        """The results at equal width."""
+        """Results at equal width."""
         entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.equal_width})
         return entry
 

@@ -1,4 +1,4 @@
-"""The fine, coarse and semantic probes: one task, one head."""
+"""Single-task probes: fine, coarse and semantic."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Single:
     """A trained and scored single-task probe.
 
     Attributes:
-        task: what it was asked.
-        made: its training.
-        scores: of the probe trained on all training photographs.
-        training_ST: accuracies of the probes trained on resampled photographs; None without any.
+        task: task.
+        made: result of training.
+        scores: test scores of the probe trained on all training photographs.
+        training_ST: accuracies of probes trained on resampled photographs; None without any.
     """
 
     task: Task
@@ -60,7 +60,7 @@ def train_single(
     Args:
         features: standardise the rows.
         head: linear or mlp.
-        group_N: groups of all images that resamples of the training photographs draw whole.
+        group_N: groups of all images, for resamples of the training photographs.
     """
     count = config.resamples if head == "linear" else config.mlp_resamples
     times_SN = resampled_images(task, group_N, count, config.seed)
@@ -75,7 +75,7 @@ def train_single(
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores of a probe and what its numbers are estimated from.
+    """Bootstrap estimates of a probe's scores.
 
     Attributes:
         resampled: accuracies over resamples of the test images.
@@ -86,12 +86,12 @@ class Judged:
     training_ST: NDArray[np.float32] | None
 
     def numbers(self, name: str, weight_T: F64, minus_T: F64 | None = None) -> dict[str, Any]:
-        """A weighted mean of accuracies, or a difference of two, for results.json.
+        """Entries of results.json for a weighted mean of accuracies, or a difference of two.
 
         Returns:
-            ``name``, and with its name before an underscore (for an accuracy without): ``ci95`` over images,
-            ``two_way_ci95`` over images and transformations, ``se_training``, the standard deviation over probes
-            trained on resampled photographs, and ``se``, the root of its square plus that of the error over images.
+            ``name`` and, prefixed by ``<name>_`` (not for ``accuracy``): ``ci95`` over images, ``two_way_ci95`` over
+            images and transformations, ``se_training``, the standard deviation over probes trained on resampled
+            photographs, and ``se``, the root of the sum of its square and that of the standard error over images.
         """
         estimate, two_way = self.resampled.mean(weight_T), self.resampled.two_way(weight_T)
         training = None if self.training_ST is None else _means(self.training_ST, weight_T)
@@ -114,7 +114,7 @@ class Judged:
 
 
 def _paired(a: Estimate, b: Estimate) -> F64:
-    """Replicates of a - b; none where one of them has none."""
+    """Replicates of a - b; empty if one of them has none."""
     if len(a.replicates_R) != len(b.replicates_R):
         return np.empty(0)
     return a.replicates_R - b.replicates_R
@@ -129,7 +129,7 @@ def _means(accuracy_ST: NDArray[np.float32] | None, weight_T: F64) -> F64:
 
 
 def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: I64 | None) -> dict[str, Any]:
-    """The entry of results.json for a task and head. ``group_N``: groups of the scored images, None for none."""
+    """Entry of results.json for a task and head. ``group_N``: bootstrap groups of the scored images, or None."""
     judged = Judged(resample(single.scores.mean_TN, config.bootstrap, config.seed, group_N), single.training_ST)
     make = {"fine": _fine, "coarse": _coarse, "semantic": _semantic}[single.task.name]
     return {
@@ -147,10 +147,10 @@ def _fine(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, An
 
 @dataclass(frozen=True)
 class CoarseWeights:
-    """Weights that make seen and held-out accuracy from the accuracies of T transformations.
+    """Weights of transformations in seen and held-out accuracy.
 
-    Both are means over the same coarse classes of the mean over a class's transformations: those that have seen and
-    held-out ones, or all but identity's where nothing is held out (then ``held_out_T`` is None).
+    Both are means over coarse classes of the mean over a class's transformations. The classes are those with seen and
+    held-out transformations, or all except identity's if nothing is held out (then ``held_out_T`` is None).
     """
 
     seen_T: NDArray[np.float64]
@@ -158,7 +158,7 @@ class CoarseWeights:
 
 
 def coarse_weights(transformations: tuple[str, ...], coarse: tuple[str, ...], roles: tuple[str, ...]) -> CoarseWeights:
-    """Weights for a suite. With nothing but identity seen, its accuracy stands for the seen one."""
+    """Weights for a suite."""
     seen = [t for t, role in enumerate(roles) if role == "train" and transformations[t] != "identity"]
     held_out = [t for t, role in enumerate(roles) if role == "held_out"]
     both = sorted({coarse[t] for t in seen} & {coarse[t] for t in held_out})

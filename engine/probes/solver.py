@@ -1,11 +1,11 @@
-"""Fits K linear heads to convergence at once: L-BFGS over all training rows, every head with its own step.
+"""Batched L-BFGS for K linear heads, over all training rows, with individual step sizes.
 
 Head k minimises ``sum_r weight_kr * cross_entropy(w x_r + b, target_r) + strength_k / 2 * |w|²``, with weights that sum
-to 1 and an intercept that is not penalised. In scikit-learn's terms, strength = 1 / (C * rows) (LogisticRegression).
-All heads share the GEMMs of each pass over the rows, and a head leaves when it has converged.
+to 1 and an unpenalised intercept. In terms of scikit-learn's LogisticRegression, strength = 1 / (C * rows). All heads
+share the matrix products of each pass over the rows; converged heads are removed.
 
-L-BFGS: Liu & Nocedal (1989). It works in coordinates in which the curvature of the objective at w = 0, the features'
-covariance / C plus the penalty (Böhning 1992), is the identity: a few features of large variance then hold up nothing.
+L-BFGS (Liu & Nocedal 1989) is preconditioned by the curvature of the objective at w = 0, the features' covariance / C
+plus the penalty (Böhning 1992), so that features of large variance do not slow down convergence.
 
 Shapes: R rows, B rows of a block, K heads, C classes, D embedding width, T transformations, N images, P = C * (D + 1).
 """
@@ -30,26 +30,26 @@ from substyle.kernels.probe_step import linear_gradients
 
 F64 = NDArray[np.float64]
 
-MEMORY = 20  # pairs of steps and gradient changes that L-BFGS keeps
-COVARIANCE_ROWS = 65_536  # rows that the change of coordinates is computed from
-_DECREASE = 1e-4  # of the loss, as a share of what the slope promises: Armijo's condition
-_SHRINK = 0.3  # of a step that does not decrease the loss
-_SMALLEST = 1e-5  # step: below it rounding decides
-_STALE = 300  # passes without a smaller gradient after which rounding decides too
-_LOGITS = 1 << 24  # of a block
-_FLAT = 1e-6  # least eigenvalue of the covariance that is believed, as a share of the largest
-_COARSE = 30.0  # times the tolerance: how far heads are fitted in 16 bits before float32 takes over
+MEMORY = 20  # L-BFGS history size
+COVARIANCE_ROWS = 65_536  # sample size for the preconditioner
+_DECREASE = 1e-4  # Armijo's condition: required decrease as a fraction of the linear prediction
+_SHRINK = 0.3  # step reduction factor
+_SMALLEST = 1e-5  # smallest step; rounding dominates below
+_STALE = 300  # passes without a smaller gradient before a head is stopped
+_LOGITS = 1 << 24  # maximum logits per block
+_FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
+_COARSE = 30.0  # the 16-bit phase ends at this multiple of the tolerance
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """The rows that K heads learn, and with which weights.
+    """Training rows and their weights for K heads.
 
     Attributes:
-        features: standardise them.
-        task: says what they are and their answers.
-        variant_KT: weight of each transformation for each head; 0 for those that a head does not see.
-        image_KN: weight of each image for each head, None for 1.
+        features: standardise the rows.
+        task: provides rows and targets.
+        variant_KT: weight of each transformation for each head; 0 excludes it.
+        image_KN: weight of each image for each head; None for 1.
     """
 
     features: Features
@@ -66,7 +66,7 @@ class TrainingRows:
         object.__setattr__(self, "n_R", n_R)
 
     def shares(self) -> tuple[F64, F64 | None]:
-        """``variant_KT`` such that the weights of each head's rows sum to 1, and ``image_KN``."""
+        """``variant_KT`` normalised so that each head's row weights sum to 1, and ``image_KN``."""
         count_TN = np.zeros(self.task.distinct_TN.shape, np.bool_)
         count_TN[self.t_R, self.n_R] = True
         if self.image_KN is None:
@@ -82,9 +82,9 @@ class Fit:
 
     Attributes:
         heads: the heads.
-        gradient_K: largest absolute value of the objective's gradient, in nats by unit of a standardised feature.
-        passes_K: passes over the rows until a head was finished.
-        tolerance: what gradients are to fall below.
+        gradient_K: largest absolute value of the objective's gradient, in nats per unit of a standardised feature.
+        passes_K: passes over the rows.
+        tolerance: tolerance of the gradient.
     """
 
     heads: Heads
@@ -93,7 +93,7 @@ class Fit:
     tolerance: float
 
     def only(self, k: int) -> Fit:
-        """One of the heads."""
+        """Select head k."""
         return Fit(self.heads.select([k]), self.gradient_K[k : k + 1], self.passes_K[k : k + 1], self.tolerance)
 
     @property
@@ -112,16 +112,16 @@ def fit(
     basis: CovarianceBasis | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Fit:
-    """Fit heads, in the dtype of the rows' features first and to the end in float32.
+    """Fit heads, first in the dtype of the features, then in float32.
 
     Args:
-        rows: what they learn.
-        strength_K: penalty of each head.
-        tolerance: largest absolute gradient of a fitted head.
-        most: passes over the rows.
-        start: heads to begin with; zeros where there are none.
-        basis: of such rows, which need not be computed again then.
-        advance: takes the number of passes made.
+        rows: training rows.
+        strength_K: regularisation strength of each head.
+        tolerance: largest absolute gradient of a converged head.
+        most: maximum passes over the rows.
+        start: initial heads; default zeros.
+        basis: precomputed basis of these rows.
+        advance: progress callback, receives the number of passes.
     """
     features, count = rows.features, len(strength_K)
     metric = _Metric.of(basis or CovarianceBasis.of(rows), len(rows.task.labels), np.asarray(strength_K, np.float64))
@@ -144,11 +144,11 @@ def fit(
 
 @dataclass(frozen=True)
 class CovarianceBasis:
-    """Eigenvectors of the features' covariance, and eigenvalues: infinite where weights are to stay as they are.
+    """Eigendecomposition of the features' covariance.
 
     Attributes:
-        vector_DD: a column for each.
-        value_D: ascending, but for the infinite ones, which come first.
+        vector_DD: eigenvectors in columns.
+        value_D: eigenvalues, ascending; the first ones are infinite for directions in which weights stay fixed.
     """
 
     vector_DD: torch.Tensor
@@ -156,10 +156,10 @@ class CovarianceBasis:
 
     @classmethod
     def of(cls, rows: TrainingRows) -> CovarianceBasis:
-        """That of a sample of rows."""
+        """Compute the basis from a sample of rows."""
         full, device, count = rows.features.full(), rows.features.device, len(rows.t_R)
-        # centred rows, if there are no more than features, do not differ in some directions: a gradient there is
-        # rounding, and float64 finds where they are
+        # with no more rows than features the covariance is singular: gradients in its null space are rounding errors,
+        # and finding it needs float64
         flat = max(0, full.width + 1 - count)
         pick = np.random.default_rng(0).permutation(count)[:COVARIANCE_ROWS]
         pick.sort()
@@ -175,12 +175,12 @@ class CovarianceBasis:
 
 
 class _Metric:
-    """Coordinates u of weights and intercept: ``w = basis @ (scale * u)``.
+    """Preconditioned coordinates u of weights and intercept: ``w = basis @ (scale * u)``.
 
     Args:
         basis_DD: eigenvectors of the features' covariance.
-        scale_KD1: 1 / sqrt(eigenvalue / classes + strength) for each head, the intercept's last.
-        strength_K: penalty of each head.
+        scale_KD1: 1 / sqrt(eigenvalue / classes + strength) per head, the intercept's last.
+        strength_K: regularisation strength of each head.
     """
 
     def __init__(self, basis_DD: torch.Tensor, scale_KD1: torch.Tensor, strength_K: torch.Tensor) -> None:
@@ -195,23 +195,23 @@ class _Metric:
         return cls(basis.vector_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
     def out(self, u_KP: torch.Tensor, heads: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights (K, C, D) and intercepts (K, C)."""
+        """Convert coordinates to weights (K, C, D) and intercepts (K, C)."""
         scaled = u_KP.view(len(u_KP), -1, self.scale_KD1.shape[1]) * self.scale_KD1[heads, None]
         return scaled[:, :, :-1] @ self.basis_DD.T, scaled[:, :, -1]
 
     def into(self, weight_KCD: torch.Tensor, bias_KC: torch.Tensor) -> torch.Tensor:
-        """Coordinates (K, P) of weights and intercepts."""
+        """Convert weights and intercepts to coordinates (K, P)."""
         turned = torch.cat([weight_KCD @ self.basis_DD, bias_KC[:, :, None]], 2)
         return torch.where(self.scale_KD1[:, None] > 0, turned / self.scale_KD1[:, None], 0.0).flatten(1)
 
     def gradient(self, dw_KCD: torch.Tensor, db_KC: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-        """Gradient by the coordinates (K, P) from those by weights and intercepts."""
+        """Convert gradients of weights and intercepts to gradients of coordinates (K, P)."""
         turned = torch.cat([dw_KCD @ self.basis_DD, db_KC[:, :, None]], 2)
         return (turned * self.scale_KD1[heads, None]).flatten(1)
 
 
 class _Objective:
-    """Loss and gradient of any of the heads, each in one pass over the rows."""
+    """Loss and gradient of selected heads, in one pass over the rows."""
 
     def __init__(self, rows: TrainingRows, features: Features, metric: _Metric) -> None:
         self.rows, self.features, self.metric, self.scratch = rows, features, metric, Scratch()
@@ -223,7 +223,7 @@ class _Objective:
         self.size = min(len(rows.t_R), max(256, min(_block_rows(features.width), _LOGITS // outputs)))
 
     def __call__(self, u_KP: torch.Tensor, heads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss (K,) float64, gradient by the coordinates (K, P), and the largest absolute one by the weights (K,)."""
+        """Loss (K,) float64, gradient of coordinates (K, P), and largest absolute gradient of weights (K,)."""
         weight_KCD, bias_KC = self.metric.out(u_KP, heads)
         strength_K11 = self.metric.strength_K[heads, None, None]
         loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
@@ -233,7 +233,7 @@ class _Objective:
             share_KB = self.variant_KT[heads[:, None], t_B] * real
             if self.image_KN is not None:
                 share_KB *= self.image_KN[heads[:, None], n_B]
-            total_K = share_KB.sum(1)  # of the block: the term's weights are scaled to a sum of 1
+            total_K = share_KB.sum(1)  # weight of the block, since `Term` normalises weights to a sum of 1
             part_K, dw, db = linear_gradients(heads_K, x_BD, Term(target_B, weight_KB=share_KB))
             loss_K += (part_K * total_K).double()
             dw_KCD.addcmul_(dw, total_K[:, None, None])
@@ -242,7 +242,7 @@ class _Objective:
         return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
 
     def _blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Features, targets, transformations and images of all rows; the last block is filled up with weights of 0."""
+        """Yield features, targets, transformations, images and a mask per block; the last block is padded."""
         rows, device, size = self.rows, self.features.device, self.size
         starts = iter(range(0, len(rows.t_R), size))
         steps = -(-len(rows.t_R) // size)
@@ -265,7 +265,7 @@ class _Objective:
 
 
 class _Search:
-    """L-BFGS of every head. A pass tries a step for each: who decreases moves on, who does not tries a shorter one."""
+    """L-BFGS of all heads. Each pass tries one step per head and accepts it or shortens the step."""
 
     def __init__(
         self, objective: _Objective, u_KP: torch.Tensor, goal: float, most: int, advance: Callable[[int], None]
@@ -280,7 +280,7 @@ class _Search:
         self.least, self.stale = torch.full((count,), torch.inf, device=device), torch.zeros(count, device=device)
 
     def run(self) -> torch.Tensor:
-        """The coordinates found (K, P)."""
+        """Run the search. Returns coordinates (K, P)."""
         self.loss, self.d, largest_K = self.objective(self.u, self.alive)
         way = -self.d
         passes = 1
@@ -326,7 +326,7 @@ class _Search:
 
 
 class _Pairs:
-    """The last steps and gradient changes of each head; a head without one has zeros, which change nothing."""
+    """L-BFGS history of each head; missing pairs are zeros, which have no effect."""
 
     def __init__(self, count: int, size: int, device: torch.device) -> None:
         self.s = torch.zeros(MEMORY, count, size, device=device)
@@ -336,7 +336,7 @@ class _Pairs:
         self.newest = 0
 
     def add(self, good_K: torch.Tensor, s_KP: torch.Tensor, y_KP: torch.Tensor) -> None:
-        """Take a pair for each head that moved along a curve that bends upwards, in place of all heads' oldest."""
+        """Add a pair for each head whose step was accepted with positive curvature, replacing the oldest pair."""
         sy_K, yy_K = (s_KP * y_KP).sum(1), y_KP.square().sum(1)
         own_K = good_K & (sy_K > 1e-10 * yy_K)
         self.newest = (self.newest - 1) % MEMORY
@@ -345,7 +345,7 @@ class _Pairs:
         self.first = torch.where(own_K, sy_K / yy_K, self.first)
 
     def direction(self, d_KP: torch.Tensor) -> torch.Tensor:
-        """The two-loop recursion."""
+        """Search direction by the two-loop recursion."""
         q_KP, alphas = d_KP.clone(), []
         order = [(self.newest + i) % MEMORY for i in range(MEMORY)]
         for i in order:
@@ -358,7 +358,7 @@ class _Pairs:
         return q_KP.neg_()
 
     def keep(self, kept_K: torch.Tensor) -> None:
-        """Drop all other heads."""
+        """Keep the selected heads."""
         self.s, self.y, self.rho = self.s[:, kept_K], self.y[:, kept_K], self.rho[:, kept_K]
         self.first = self.first[kept_K]
 

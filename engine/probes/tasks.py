@@ -1,4 +1,4 @@
-"""Probing tasks: training rows, scored rows and answers; sampling of rows."""
+"""Probing tasks: training rows, scored rows, targets, and sampling of rows."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 
 I64 = NDArray[np.int64]
-UNKNOWN = -1  # the answer is none of the labels: always scored as wrong
+UNKNOWN = -1  # the target is none of the labels; always scored as wrong
 
 
 @dataclass(frozen=True)
 class Task:
-    """One question about a row (t, n): transformation t of image n.
+    """A classification task on rows (t, n): transformation t of image n.
 
     Attributes:
         name: fine, coarse or semantic.
-        labels: names of the C possible answers.
-        by_image: whether the answer is a property of the image (else of the transformation).
-        answer: index into labels for each image, (N,), or transformation, (T,); -1 for none of them.
-        train_T: transformations whose rows are learned from and validated on.
-        score_T: transformations whose rows are scored.
-        train_N, val_N, test_N: images, ascending; no image is in two of them.
-        distinct_TN: rows that count; all others are neither learned from nor scored.
+        labels: names of the C classes.
+        by_image: whether the target is a property of the image, else of the transformation.
+        answer: target of each image, (N,), or transformation, (T,), as an index into labels; -1 for none.
+        train_T: transformations for training and validation.
+        score_T: transformations to score.
+        train_N, val_N, test_N: disjoint images, ascending.
+        distinct_TN: valid rows; all others are neither trained on nor scored.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Task:
     distinct_TN: NDArray[np.bool_]
 
     def answers(self, t_B: I64, n_B: I64) -> I64:
-        """Answers of rows. Shape: (B,) int64."""
+        """Targets of rows. Shape: (B,) int64."""
         return self.answer[n_B if self.by_image else t_B]
 
     def rows(self, transformations: I64, images: I64) -> tuple[I64, I64]:
-        """All rows that count of some transformations and images: their t and their n, t-major."""
+        """Valid rows (t, n) of the given transformations and images, t-major."""
         t, n = np.nonzero(self.distinct_TN[np.ix_(transformations, images)])
         return transformations[t], images[n]
 
     def sample(self, images: I64, most: int, rng: np.random.Generator) -> tuple[I64, I64]:
-        """Rows that count of the training transformations and some images: all, or a random ``most`` of them."""
+        """Valid rows of the training transformations and the given images: all, or a random sample of ``most``."""
         cells = len(self.train_T) * len(images)
-        if cells > 4 * most:  # then random cells suffice, and listing all rows of a large table is not needed
+        if cells > 4 * most:  # sample cells first, to avoid listing all rows of a large table
             cell = np.sort(rng.choice(cells, 4 * most, replace=False))
             t, n = self.train_T[cell // len(images)], images[cell % len(images)]
             counts = self.distinct_TN[t, n]
@@ -69,18 +69,17 @@ class Task:
 
     @property
     def chance(self) -> float:
-        """Accuracy of a guess."""
+        """Chance accuracy."""
         return 1.0 / len(self.labels)
 
 
 def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:
     """Train, validation and test images among the eligible ones.
 
-    Where no validation image is eligible, a tenth of the training images (at least one) is set aside instead, drawn
-    with ``seed``.
+    Without eligible validation images, a random tenth of the training images (at least one) is used.
 
     Raises:
-        SubstyleError: no test image, or too few training images to learn and validate.
+        SubstyleError: a split is empty.
     """
     train, val, test = (np.flatnonzero((table.split_N == s) & eligible_N) for s in (TRAIN, VAL, TEST))
     if len(val) == 0 and len(train) > 1:
@@ -89,14 +88,14 @@ def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -
         val, train = np.sort(order[:cut]), np.sort(order[cut:])
     if len(train) == 0 or len(val) == 0 or len(test) == 0:
         raise SubstyleError(
-            f"probes of {table.backbone} need at least one image to learn from, one to validate on and one to test on; "
-            f"there are {len(train)}, {len(val)} and {len(test)}"
+            f"probes of {table.backbone} need train, validation and test images; got {len(train)}, {len(val)} and "
+            f"{len(test)}"
         )
     return train, val, test
 
 
 def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
-    """Name the transformation, T ways; None for fewer than two transformations."""
+    """Task to predict the transformation (T classes); None for fewer than two transformations."""
     count = len(table.transformations)
     if count < 2:
         return None
@@ -107,10 +106,9 @@ def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
 
 
 def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = None) -> Task | None:
-    """Name the coarse class, learning from the transformations in ``seen`` (by default those of role train).
+    """Task to predict the coarse class, trained on the transformations ``seen`` (default: role train).
 
-    None where fewer than two coarse classes can be learned. A transformation whose coarse class is not among those
-    has no right answer and is not scored.
+    None for fewer than two coarse classes. Transformations of other coarse classes are not scored.
     """
     split = images_of(table, np.ones(len(table.keys), bool), seed)
     chosen = [t for t, role in enumerate(table.roles) if role == "train"] if seen is None else list(seen)
@@ -123,10 +121,10 @@ def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = N
 
 
 def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
-    """Name the image's class, learning from identity rows; None for fewer than two classes to learn from.
+    """Task to predict the image's class, trained on identity rows; None for fewer than two classes.
 
-    Labels are the classes with a training image. Test images of another class count as wrong; unlabelled ones are
-    left out. An indistinct variant obfuscates nothing, so it is not scored either.
+    Labels are the classes with training images. Test images of other classes count as wrong. Unlabelled images and
+    variants indistinct from identity are not scored.
     """
     labelled = table.label_N >= 0
     if len(np.unique(table.label_N[labelled & (table.split_N == TRAIN)])) < 2:
@@ -146,9 +144,9 @@ def semantic_task(table: EmbeddingTable, seed: int) -> Task | None:
 
 
 def identity(table: EmbeddingTable) -> int:
-    """Index of the transformation that changes nothing. Raises SubstyleError where there is none."""
+    """Index of the identity transformation. Raises SubstyleError if there is none."""
     if "identity" not in table.transformations:
-        raise SubstyleError(f"the embeddings of {table.backbone} have no identity variant, which probes need")
+        raise SubstyleError(f"embeddings of {table.backbone} have no identity variant, which probes require")
     return table.transformations.index("identity")
 
 
@@ -156,22 +154,16 @@ def _with_rows(table: EmbeddingTable, transformations: I64, images: I64) -> I64:
     return transformations[table.distinct_TN[np.ix_(transformations, images)].any(axis=1)]
 
 
-# The order in which rows are learned: endless streams of batches (t, n), each a pure function of its seed.
-
-
 class Stream(Protocol):
-    """An endless source of rows."""
+    """An infinite stream of training rows, determined by its seed."""
 
     def batch(self, count: int) -> tuple[I64, I64]:
-        """The next rows: transformation t and image n of each. Shapes: (count,), (count,)."""
+        """Return the next rows: transformation t and image n. Shapes: (count,), (count,)."""
         ...
 
 
 class VariantStream:
-    """Goes through the training images in random order; of each drawn image, a random one of its variants.
-
-    Every variant of the image that may be learned from is equally likely.
-    """
+    """Iterates over training images in random order, with a uniformly random valid variant of each."""
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
         may_TN = task.distinct_TN[np.ix_(task.train_T, task.train_N)]
@@ -182,18 +174,18 @@ class VariantStream:
         n = self.images.take(count)
         t = self.rng.integers(len(self.task.train_T), size=count)
         wrong = np.flatnonzero(~self.may_TN[t, n])
-        while len(wrong):  # each image has a variant, so every round gets some right
+        while len(wrong):  # terminates: each image has a valid variant
             t[wrong] = self.rng.integers(len(self.task.train_T), size=len(wrong))
             wrong = wrong[~self.may_TN[t[wrong], n[wrong]]]
         return self.task.train_T[t], self.task.train_N[n]
 
 
 class BalancedStream:
-    """Draws a class, then one of its transformations, then an image, each uniformly: every class is as frequent."""
+    """Draws a class, then one of its transformations, then an image, each uniformly."""
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
         if task.by_image:
-            raise ValueError("a balanced stream draws classes of transformations")
+            raise ValueError("balanced streams require a task on transformations")
         members = [task.train_T[task.answer[task.train_T] == c] for c in range(len(task.labels))]
         images = [task.train_N[task.distinct_TN[t, task.train_N]] for t in np.concatenate(members)]
         self.members, self.images, self.rng = _Ragged(members), _Ragged(images), rng
@@ -206,7 +198,7 @@ class BalancedStream:
 
 
 class _Ragged:
-    """Lists of different length, laid end to end."""
+    """Concatenated lists of different lengths."""
 
     def __init__(self, lists: Sequence[I64]) -> None:
         self.size = np.array([len(items) for items in lists])
@@ -214,13 +206,13 @@ class _Ragged:
         self.flat = np.concatenate(lists)
 
     def draw(self, which: I64, rng: np.random.Generator) -> tuple[I64, I64]:
-        """A uniform member of each of the lists named: its place in the concatenation, and itself."""
+        """Draw a uniform member of each given list. Returns its position in the concatenation and its value."""
         place = self.start[which] + rng.integers(self.size[which])
         return place, self.flat[place]
 
 
 class CrossStream:
-    """Goes through every row, image by variant, in random order: each exactly once before any comes again."""
+    """Iterates over all rows in random order, each exactly once per epoch."""
 
     def __init__(self, task: Task, rng: np.random.Generator) -> None:
         self.t, self.n = task.rows(task.train_T, task.train_N)
@@ -249,7 +241,7 @@ class _Shuffled:
 
 
 def stream_of(task: Task, sampling: str, seed: int) -> Stream:
-    """The stream of a task: balanced for coarse classes, by image otherwise, or the full cross product."""
+    """Create the stream of a task: balanced for coarse tasks, else by image; or the full cross product."""
     rng = np.random.Generator(np.random.PCG64([seed, *task.name.encode()]))
     if sampling == "cross":
         return CrossStream(task, rng)

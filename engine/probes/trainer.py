@@ -1,7 +1,7 @@
 """Training of a grid of MLPs on one stream of batches, and validation.
 
-Schedule: the learning rate rises linearly over the first twentieth of the steps and falls to zero as a cosine. The
-weights are those at its end.
+The learning rate rises linearly over the first twentieth of the steps and then decays to zero as a cosine. The final
+weights are used.
 """
 
 from __future__ import annotations
@@ -24,25 +24,23 @@ from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
 
-# Scores heads on validation rows.
-
 F64 = NDArray[np.float64]
-_PIECE = 4096  # rows that are judged at once, which bounds the logits in memory
-AGREEMENT = 0.005  # by which the accuracies of two trainings may differ
+_PIECE = 4096  # rows per block, to bound the memory of logits
+AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
 
 
 class Validation:
-    """A fixed sample of validation rows; answers count so that every label that occurs has the same weight."""
+    """A fixed sample of validation rows; in coarse tasks all classes are weighted equally."""
 
     def __init__(self, features: Features, task: Task, outputs: slice, config: ProbeConfig) -> None:
         t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
         answers = task.answers(t, n)
-        known = answers != UNKNOWN  # of a class without a training photograph
+        known = answers != UNKNOWN  # the class has training photographs
         t, n, answers = t[known], n[known], answers[known]
         if len(t) == 0:
             raise SubstyleError(
-                f"no validation row for the {task.name} task: every variant is indistinct from identity, or every "
-                "class is without training photographs"
+                f"no validation rows for the {task.name} task: all variants are indistinct from identity, or no class "
+                "of the validation photographs has training photographs"
             )
         weight = np.ones(len(t))
         if task.name == "coarse":
@@ -58,7 +56,7 @@ class Validation:
         return np.minimum(accuracy_K, 1.0), loss_K
 
     def totals(self, heads: Heads) -> torch.Tensor:
-        """Accuracy and cross-entropy of each head, summed over pieces of the rows where they are. Shape: (2, K)."""
+        """Accuracy and cross-entropy of each head, as a tensor on the device. Shape: (2, K)."""
         total = torch.zeros(2, len(heads), dtype=torch.float64, device=self.x_BD.device)
         for start in range(0, len(self.x_BD), _PIECE):
             own = slice(start, start + _PIECE)
@@ -66,7 +64,7 @@ class Validation:
         return total
 
     def right(self, heads: Heads) -> torch.Tensor:
-        """Which rows each head gets right. Shape: (K, B) bool."""
+        """Whether each head is right on each row. Shape: (K, B) bool."""
         pieces = torch.split(self.x_BD, _PIECE)
         picked_KB = torch.cat([forward(heads, x_BD)[:, self.outputs].argmax(1) for x_BD in pieces], 1)
         return picked_KB == self.answers
@@ -74,8 +72,8 @@ class Validation:
     def difference(self, a: Heads, b: Heads) -> tuple[float, bool]:
         """Accuracy of a minus that of b, and whether they agree.
 
-        They do where the difference is at most half a point; on few rows, which cannot tell half a point, one standard
-        error of the paired difference, but never more than a point.
+        They agree if the difference is at most half a point or, with few rows, one standard error of the paired
+        difference, but at most one point.
         """
         gain_KB = self.right(a).double() - self.right(b).double()
         gain_B = (gain_KB * self.weight).mean(0)
@@ -86,7 +84,7 @@ class Validation:
         """Accuracy and cross-entropy of each head of a bank, in its order.
 
         Args:
-            number: which of a training's validations this is, for a bank that replays them.
+            number: index of the validation within the training, for banks that replay it.
         """
         if isinstance(bank, DeviceHeadBank):
             accuracy_K, loss_K = bank.judged(number, self.totals)
@@ -96,31 +94,31 @@ class Validation:
 
 
 def asked(features: Features, task: Task, outputs: slice, config: ProbeConfig) -> list[Validation]:
-    """Validation rows on which two trainings must agree: of what is learned, and of what else is scored."""
+    """Validation rows on which two trainings must agree: of training transformations, and of other scored ones."""
     others = np.setdiff1d(task.score_T, task.train_T)
     kinds = [task.train_T, others] if task.distinct_TN[np.ix_(others, task.val_N)].any() else [task.train_T]
     return [Validation(features, replace(task, train_T=kind), outputs, config) for kind in kinds]
 
 
 def compare(asked: Sequence[Validation], a: Heads, b: Heads) -> tuple[float, bool]:
-    """The largest difference in accuracy of a and b on some validation rows, and whether they agree on all of them."""
+    """Largest difference in accuracy of a and b over validation sets, and whether they agree on all."""
     differences, agreed = zip(*(v.difference(a, b) for v in asked), strict=True)
     return max(differences, key=abs), all(agreed)
 
 
 _WARM_UP = 0.05
-_BLOCK = 64 << 20  # bytes of features and dropout masks that are prepared together
+_BLOCK = 64 << 20  # bytes of features and dropout masks per block
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A setting and what its training gave.
+    """A trained setting.
 
     Attributes:
         setting: the setting.
-        heads: the trained heads, one for each seed.
-        validation: deciding validation accuracy, mean over seeds.
-        loss: validation loss, mean over seeds, of the parts weighted as in training.
+        heads: trained heads, one per seed.
+        validation: validation accuracy, weighted by ``setting.score``, mean over seeds.
+        loss: validation loss, weighted as in training, mean over seeds.
         steps: optimiser steps.
     """
 
@@ -131,12 +129,12 @@ class Trained:
     steps: int
 
     def describe(self) -> dict[str, Any]:
-        """The training fields of results.json."""
+        """Training fields of results.json."""
         return {"setting": self.setting.describe(), "validation": self.validation, "steps": self.steps}
 
 
 def learning_rate(done: int, steps: int) -> float:
-    """Share of the peak learning rate in the step after ``done`` steps."""
+    """Learning rate after ``done`` steps, relative to its peak."""
     warm = max(1, round(_WARM_UP * steps))
     if done < warm:
         return (done + 1) / warm
@@ -157,12 +155,12 @@ def train(
 
     Args:
         features: gathers the rows.
-        parts: make up each batch and the loss.
+        parts: parts of each batch and of the loss.
         settings: the grid.
         config: dropout and validation rows.
         steps: optimiser steps.
-        seeds: of initial weights and dropout; the configuration's alone where none are given.
-        advance: takes the number of steps made.
+        seeds: seeds of initial weights and dropout; default: the configured seed.
+        advance: progress callback, receives the number of steps.
     """
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.outputs.stop for part in parts)
@@ -187,7 +185,7 @@ def train(
 
 
 def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank]) -> int:
-    """Steps that are prepared together: one, but for heads that train in turn as many as _BLOCK bytes hold."""
+    """Steps per block: one, or as many as fit into _BLOCK bytes for heads that train in turn."""
     if not any(bank.in_turn for bank in banks):
         return 1
     size = sum(part.count for part in parts)

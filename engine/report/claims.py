@@ -1,7 +1,7 @@
-"""What a study says of six claims of "Substance or Style: What Does Your Image Embedding Know?" (arXiv 2307.05610).
+"""Verdicts on six claims of "Substance or Style: What Does Your Image Embedding Know?" (arXiv 2307.05610).
 
-A verdict is a function of results.json alone. It compares kinds of training, as backbones state them, and is never more
-than these backbones, photographs and transformations allow.
+Verdicts are functions of results.json. They compare the training objectives stated by backbones, and apply only to the
+backbones, photographs and transformations of the study.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from substyle.engine.report.data import Results, dig, minus, real, show, show_in
 from substyle.engine.report.findings import MARGIN, listed, within_margin
 
 Claim = dict[str, Any]
-FEWEST_PHOTOGRAPHS = 100  # test photographs below which nothing is decided
-FEWEST_CORRELATED, FEWEST_DECIDED = 3, 6  # backbones for a rank correlation, and for one that may decide
-STRONG = 0.5  # a rank correlation that "implies" must reach
+FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
+FEWEST_CORRELATED, FEWEST_DECIDED = 3, 6  # minimum backbones for a rank correlation, and for a verdict on it
+STRONG = 0.5  # rank correlation that counts as "implies"
 STATISTICS = "control:statistics"
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "supported", "contradicted", "undecided", "not testable"
 _KIND = {"image_text": "image-text"}
@@ -26,37 +26,37 @@ _RESAMPLES = 2000
 
 
 def claims(results: Results) -> list[Claim]:
-    """The ``claims`` of results.json: C1 to C6, each with its verdict.
+    """Create ``claims`` of results.json: C1 to C6 with verdicts.
 
     Args:
-        results: a results.json with ``backbones``, ``comparisons`` and, where there are any, analyses and shifts.
+        results: results.json with ``backbones``, ``comparisons`` and optional analyses and shifts.
 
     Returns:
-        of each claim ``id``, ``statement``, ``status`` (supported, contradicted, undecided, not testable), ``groups``
-        (backbones by kind), ``estimate`` (mean of the pairs' differences, a share of 1; for C5 of sensitivities, for C6
-        a rank correlation, as ``unit`` says), ``ci`` (from the least lower to the greatest upper end of the pairs' 95 %
-        intervals), ``margin`` of equivalence or null, ``n_transformations`` that the intervals resample, and
-        ``reasons``.
+        for each claim ``id``, ``statement``, ``status`` (supported, contradicted, undecided, not testable), ``groups``
+        (backbones by kind), ``estimate`` (mean of the pairs' differences in accuracy, in [-1, 1]; for C5 in
+        sensitivity; for C6 a rank correlation; see ``unit``), ``ci`` (from the lowest lower to the highest upper end of
+        the pairs' 95 % intervals), ``margin`` of equivalence or null, ``n_transformations`` (resampled transformations)
+        and ``reasons``.
     """
     made = (_masked_lead, _image_text_lead, _supervised_last, _mlp_is_free, _contrastive_move, _moving_is_no_weakness)
     return [make(results) for make in made]
 
 
 def _masked_lead(results: Results) -> Claim:
-    """C1: masked minus others in naming the transformation, every pair above 0."""
-    claim = _claim("C1", "Masked models do best at naming the transformation.")
+    """C1: masked minus others in style accuracy, every pair above 0."""
+    claim = _claim("C1", "Masked models predict the transformation best.")
     left, right = _kinds(results, claim, "masked")
     return _pairs_decide(results, claim, left, right, ("fine", "accuracy"), +1)
 
 
 def _image_text_lead(results: Results) -> Claim:
-    """C2: image-text minus others in painting styles that were held out in turn, every pair above 0."""
+    """C2: image-text minus others on painting styles held out in turn, every pair above 0."""
     claim = _claim(
-        "C2", "Image-text models generalise better to held-out transformations, above all to held-out styles."
+        "C2", "Image-text models generalise better to held-out transformations, especially to held-out styles."
     )
     left, right = _kinds(results, claim, "image_text")
     claim = _pairs_decide(results, claim, left, right, ("rotation", "styles"), +1)
-    claim["reasons"].append("one generator makes all styles, and a probe may learn its fingerprint")
+    claim["reasons"].append("all styles come from one generator, whose fingerprint a probe may learn")
     every = _differences(results, "rotation", "accuracy", left, right)
     if every:
         claim["reasons"].append(f"over all transformations held out in turn: {_shown(every)}")
@@ -64,14 +64,14 @@ def _image_text_lead(results: Results) -> Claim:
 
 
 def _supervised_last(results: Results) -> Claim:
-    """C3: supervised minus every other trained backbone in naming the transformation, every pair below 0."""
-    claim = _claim("C3", "Foundation models keep more of the transformation than supervised ones.")
+    """C3: supervised minus all other trained backbones in style accuracy, every pair below 0."""
+    claim = _claim("C3", "Foundation models retain more of the transformation than supervised ones.")
     left, right = _kinds(results, claim, "supervised")
     return _pairs_decide(results, claim, left, right, ("fine", "accuracy"), -1)
 
 
 def _mlp_is_free(results: Results) -> Claim:
-    """C4: MLP minus linear above 0 everywhere, and the shared probe equivalent to its twins in both tasks."""
+    """C4: MLP minus linear above 0 for all backbones, and the shared probe equivalent to its twins in both tasks."""
     claim = _claim(
         "C4", "An MLP extracts more than a linear probe, and sharing it with the class task costs no accuracy."
     )
@@ -82,8 +82,8 @@ def _mlp_is_free(results: Results) -> Claim:
     shared = {name: dig(results, "backbones", name, "multitask", "difference") for name in names}
     costs = [(name, task, dig(shared[name], task, "ci90")) for name in names for task in ("fine", "semantic")]
     absent = [] if names else ["no trained backbone"]
-    absent += ["no MLP and linear probe of the transformation on every backbone"] * (len(found) < len(names))
-    absent += ["no probe for both tasks on every backbone"] * any(ends is None for _, _, ends in costs)
+    absent += ["MLP or linear style probes are missing for some backbones"] * (len(found) < len(names))
+    absent += ["multi-task probes are missing for some backbones"] * any(ends is None for _, _, ends in costs)
     if found:
         _estimate(claim, found)
         claim["reasons"].append(f"MLP minus linear: {_shown(found)}, on {len(found)} backbones")
@@ -122,9 +122,9 @@ def _contrastive_move(results: Results) -> Claim:
         return _not_testable(claim, absent)
     shared = [t for t in moved[left[0]] if all(each.get(t) is not None for each in moved.values())]
     if len(shared) < 2:
-        return _not_testable(claim, ["fewer than two transformations that all were analysed on"])
+        return _not_testable(claim, ["fewer than two transformations were analysed for all backbones"])
     values = {name: np.array([each[t] for t in shared], np.float64) for name, each in moved.items()}
-    # the same draws for every pair: transformations are resampled, and with them the photographs' noise in each
+    # the same draws of transformations for every pair
     drawn = np.random.Generator(np.random.PCG64([0, len(shared)])).integers(len(shared), size=(_RESAMPLES, len(shared)))
     found: list[Difference] = []
     for a in left:
@@ -142,7 +142,7 @@ def _contrastive_move(results: Results) -> Claim:
 
 
 def _moving_is_no_weakness(results: Results) -> Claim:
-    """C6: the rank correlation over backbones of sensitivity and of what the class probe loses on other photographs."""
+    """C6: rank correlation over backbones between sensitivity and loss of class accuracy on other photographs."""
     claim = _claim("C6", "Sensitivity to transformations does not imply poor robustness to domain shift.", "number")
     points: dict[str, tuple[float, float]] = {}
     for name in real(results):
@@ -154,18 +154,18 @@ def _moving_is_no_weakness(results: Results) -> Claim:
             points[name] = float(np.mean(moved)), clean - float(np.mean(reached))
     claim |= {"groups": {"shifted": list(points)}, "margin": STRONG}
     if len(points) < FEWEST_CORRELATED:
-        needed = f"{FEWEST_CORRELATED} trained backbones with [shift] photographs and an analysis are needed"
-        return _not_testable(claim, [f"{needed}; there are {len(points)}"])
+        needed = f"requires {FEWEST_CORRELATED} trained backbones with [shift] photographs and an analysis"
+        return _not_testable(claim, [f"{needed}; got {len(points)}"])
     correlation = rank_correlation(*zip(*points.values(), strict=True))
     if correlation is None:
-        claim["reasons"].append("all backbones are equally sensitive or lose equally much")
+        claim["reasons"].append("all backbones have the same sensitivity or the same loss")
         return _held_back(results, claim, list(points), [("semantic", "linear")])
     claim["estimate"] = correlation
     claim["reasons"].append(
         f"rank correlation of sensitivity and loss over {len(points)} backbones: {minus(f'{correlation:+.2f}')}"
     )
     if len(points) < FEWEST_DECIDED:
-        claim["reasons"].append(f"fewer than {FEWEST_DECIDED} backbones decide nothing")
+        claim["reasons"].append(f"a verdict requires {FEWEST_DECIDED} backbones")
     else:
         claim["ci"] = low, high = correlation_interval(correlation, len(points))
         claim["status"] = CONTRADICTED if low > 0 else SUPPORTED if high < STRONG else UNDECIDED
@@ -173,7 +173,7 @@ def _moving_is_no_weakness(results: Results) -> Claim:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's correlation, equal values with their mean rank; None where one of the two does not vary."""
+    """Spearman's rank correlation, with mean ranks for ties; None if ``x`` or ``y`` is constant."""
     ranks = [np.array([np.mean(np.flatnonzero(np.sort(v) == each)) for each in v]) for v in (np.array(x), np.array(y))]
     if any(np.ptp(rank) == 0 for rank in ranks):
         return None
@@ -181,7 +181,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def correlation_interval(correlation: float, count: int) -> list[float]:
-    """The 95 % interval of a rank correlation of ``count`` > 3 pairs.
+    """95 % interval of a rank correlation of ``count`` > 3 pairs.
 
     Source: Fieller, Hartley and Pearson, "Tests for rank correlation coefficients I", Biometrika 44, 1957: Fisher's z
     has the variance 1.06 / (count − 3).
@@ -197,7 +197,7 @@ def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
 
 
 def _by_objective(results: Results) -> dict[str, list[str]]:
-    """Trained backbones by what they were trained for, "" for those that do not state it."""
+    """Trained backbones by training objective; "" if unknown."""
     found: dict[str, list[str]] = {}
     for name in real(results):
         found.setdefault(dig(results, "backbones", name, "spec", "objective") or "", []).append(name)
@@ -205,13 +205,13 @@ def _by_objective(results: Results) -> dict[str, list[str]]:
 
 
 def _kinds(results: Results, claim: Claim, objective: str) -> tuple[list[str], list[str]]:
-    """Backbones of an objective and trained ones of others; those that state none are in neither."""
+    """Backbones with an objective, and trained ones with another; unknown objectives are in neither."""
     kinds = _by_objective(results)
     left = kinds.get(objective, [])
     right = [name for kind, names in kinds.items() for name in names if kind not in ("", "none", objective)]
     claim["groups"] = {objective: left, "others": right}
     if kinds.get(""):
-        claim["reasons"].append(f"left out, because their training is not stated: {listed(kinds[''])}")
+        claim["reasons"].append(f"excluded, objective unknown: {listed(kinds[''])}")
     return left, right
 
 
@@ -220,7 +220,7 @@ def _rows(results: Results, task: str, metric: str, head: str = "linear") -> lis
     return [r for r in results.get("comparisons") or [] if (r["task"], r.get("metric"), r.get("head")) == wanted]
 
 
-Difference = tuple[float, tuple[float, float] | None]  # value, and its interval where there is one
+Difference = tuple[float, tuple[float, float] | None]  # value and interval
 
 
 def _oriented(row: dict[str, Any], sign: int) -> Difference:
@@ -231,7 +231,7 @@ def _oriented(row: dict[str, Any], sign: int) -> Difference:
 def _differences(
     results: Results, task: str, metric: str, left: Sequence[str], right: Sequence[str]
 ) -> list[Difference]:
-    """Left minus right of every pair that was compared."""
+    """Left minus right for all compared pairs."""
     found = []
     for row in _rows(results, task, metric):
         for sign, a, b in ((1, row["a"], row["b"]), (-1, row["b"], row["a"])):
@@ -243,7 +243,7 @@ def _differences(
 def _pairs_decide(
     results: Results, claim: Claim, left: Sequence[str], right: Sequence[str], score: tuple[str, str], sign: int
 ) -> Claim:
-    """Verdict by the two-way intervals of every pair: all on the side of ``sign``, all on the other, or neither."""
+    """Verdict from the two-way intervals of all pairs: all on the side of ``sign``, all on the other, or neither."""
     task, metric = score
     objective = next(iter(claim["groups"]))
     kind = _KIND.get(objective, objective)
@@ -251,7 +251,7 @@ def _pairs_decide(
     absent += [] if right else ["no trained model of another kind"]
     found = _differences(results, task, metric, left, right)
     if not absent and not found:
-        absent = [f"no pair of them was compared in {_SCORES[score]}"]
+        absent = [f"no pairs were compared by {_SCORES[score]}"]
     if absent:
         return _not_testable(claim, absent)
     claim["n_transformations"] = _transformations(results, task, metric, left[0])
@@ -275,7 +275,7 @@ def _pairs_decide(
     return _held_back(results, claim, [*left, *right], [(part, "linear")])
 
 
-_SCORES = {("fine", "accuracy"): "naming the transformation", ("rotation", "styles"): "styles held out in turn"}
+_SCORES = {("fine", "accuracy"): "style accuracy", ("rotation", "styles"): "accuracy on styles held out in turn"}
 
 
 def _transformations(results: Results, task: str, metric: str, name: str) -> int:
@@ -290,13 +290,11 @@ def _beside(statistics: float | None, trained: Sequence[float]) -> str:
     if statistics is None:
         return f"{STATISTICS} was not probed"
     above = sum(statistics > value for value in trained)
-    return (
-        f"{STATISTICS} has {show(statistics)}% in the same, more than {above} of the {len(trained)} trained backbones"
-    )
+    return f"{STATISTICS} reaches {show(statistics)}%, more than {above} of the {len(trained)} trained backbones"
 
 
 def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> list[str]:
-    """How else two groups differ: architecture, data, parameters, width."""
+    """Describe differences between two groups in architecture, data, parameters and width."""
 
     def facts(names: Sequence[str], read: Callable[[str], Any]) -> list[Any]:
         return [value for name in names if (value := read(name)) not in (None, "")]
@@ -307,7 +305,7 @@ def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> li
     differ = []
     for key, word in (("architecture", "architecture"), ("data", "data")):
         a, b = facts(left, spec(key)), facts(right, spec(key))
-        if set(a) != set(b) or len(a) < len(left) or len(b) < len(right):  # unknown data is not the same data
+        if set(a) != set(b) or len(a) < len(left) or len(b) < len(right):  # unknown counts as different
             differ.append(word)
     said = (
         [f"{' and '.join(differ)} {'differ' if len(differ) > 1 or differ == ['data'] else 'differs'}"] if differ else []
@@ -320,7 +318,7 @@ def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> li
         a, b = facts(left, read), facts(right, read)
         if a and b and (set(a) != set(b)):
             said.append(f"{word} {_span(a, written)} against {_span(b, written)}")
-    data = [", ".join(dict.fromkeys(facts(names, spec("data")))) or "not known" for names in (left, right)]
+    data = [", ".join(dict.fromkeys(facts(names, spec("data")))) or "unknown data" for names in (left, right)]
     if data[0] != data[1]:
         said.append(f"trained on {data[0]} against {data[1]}")
     return said
@@ -332,7 +330,7 @@ def _span(values: Sequence[float], written: Callable[[Any], str]) -> str:
 
 
 def _estimate(claim: Claim, found: Sequence[Difference]) -> Sequence[Difference]:
-    """Note the mean of differences and the span of their intervals, where all have one."""
+    """Set the mean of the differences and, if all have intervals, their span."""
     claim["estimate"] = float(np.mean([value for value, _ in found]))
     ends = [interval for _, interval in found if interval is not None]
     if len(ends) == len(found):
@@ -343,7 +341,7 @@ def _estimate(claim: Claim, found: Sequence[Difference]) -> Sequence[Difference]
 
 
 def _side(found: Sequence[Difference], sign: int) -> str:
-    """Supported where every interval lies on the side of ``sign``, contradicted where every one lies on the other."""
+    """Supported if all intervals are on the side of ``sign``, contradicted if all are on the other."""
     ends = [interval for _, interval in found if interval is not None]
     if not ends or len(ends) < len(found):
         return UNDECIDED
@@ -354,7 +352,7 @@ def _side(found: Sequence[Difference], sign: int) -> str:
 
 
 def _shown(found: Sequence[Difference]) -> str:
-    """Such as ``+3.1 points (+1.0 to +5.2)``."""
+    """Format as ``+3.1 points (+1.0 to +5.2)``."""
     claim = _claim("", "")
     _estimate(claim, found)
     interval = f" ({show_interval(claim['ci'], 'points')})" if claim["ci"] else ""
@@ -366,14 +364,14 @@ def _not_testable(claim: Claim, reasons: Sequence[str]) -> Claim:
 
 
 def _held_back(results: Results, claim: Claim, names: Sequence[str], used: Sequence[tuple[str, str]]) -> Claim:
-    """The claim, undecided where a probe it uses has not converged or where there are few test photographs."""
+    """Set the claim to undecided if a probe has not converged or there are too few test photographs."""
     late = [
         f"{name} ({(task + ' ' + head).strip().replace('_', ' ')})"
         for name in names
         for task, head in used
         if dig(results, "backbones", name, task, *([head] if head else []), "converged") is not True
     ]
-    reasons = [f"not converged, or not known to have: {listed(late)}"] if late else []
+    reasons = [f"not converged, or unknown: {listed(late)}"] if late else []
     photographs = dig(results, "splits", "test")
     if photographs is None or photographs < FEWEST_PHOTOGRAPHS:
         count = "an unknown number of" if photographs is None else str(photographs)

@@ -1,4 +1,4 @@
-"""Runs side by side: the numbers of every run and backbone, what changed, and where runs are not comparable."""
+"""Comparison of runs: scores by backbone, and differences in setup."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A part of the setup in which the runs differ: its name, and each run's value in words."""
+    """A setting in which runs differ, and its value in each run as text."""
 
     what: str
     values: tuple[str, ...]
@@ -49,12 +49,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared and written.
+    """Result of a comparison.
 
     Attributes:
-        setup: parts of the setup in which the runs differ; empty when their numbers can be set beside each other.
-        table: one row for each backbone and score: every run's value, and its difference to the first run.
-        files: the page and the table's files.
+        setup: settings in which the runs differ; empty if they are comparable.
+        table: one row per backbone and score: value of each run, and difference to the first run.
+        files: page and table files.
     """
 
     setup: tuple[Difference, ...]
@@ -63,28 +63,28 @@ class Comparison:
 
 
 def compare_results(runs: Runs, out_dir: Path) -> Comparison:
-    """Set runs side by side; writes ``compare.html`` and ``tables/compare.*`` into a folder.
+    """Compare runs; writes ``compare.html`` and ``tables/compare.*``.
 
-    Differences are to the first run. They carry no interval, as runs do not share a bootstrap; where both intervals
-    are known, a difference counts as clear when they do not touch.
+    Differences are relative to the first run and have no intervals, since runs do not share a bootstrap. They count as
+    clear if both intervals are known and disjoint.
 
     Args:
-        runs: (name, results.json) of two runs or more, with different names.
-        out_dir: the folder, made when it is not there.
+        runs: (name, results.json) of at least two runs with distinct names.
+        out_dir: output folder, created if missing.
 
     Raises:
         ConfigError: fewer than two runs, or names that clash.
-        SubstyleError: results that do not fit the schema.
+        SubstyleError: invalid results.
     """
     names = [name for name, _ in runs]
     columns, _ = flat(Table("compare", "", _columns(names), ()))
     if len(runs) < 2 or len({name for name, _ in columns}) < len(columns):
-        raise ConfigError("compare.runs", names, "two runs or more, whose names make different columns")
+        raise ConfigError("compare.runs", names, "at least two runs with distinct names")
     for _, results in runs:
         validate_results(results)
     setup = tuple(_differences(runs))
     rows = _rows(runs)
-    table = Table("compare", "Runs side by side.", _columns(names), tuple(_flat(row) for row in rows))
+    table = Table("compare", "Comparison of runs.", _columns(names), tuple(_flat(row) for row in rows))
     context = {"names": names, "setup": setup, "groups": _grouped(rows), "runs": [results for _, results in runs]}
     page = write_page(out_dir / "compare.html", "compare.html.j2", context)
     return Comparison(setup, table, (page, *write_tables([table], out_dir / "tables")))
@@ -145,14 +145,14 @@ class _Row:
         return None if first is None or value is None else value - first
 
     def clear(self, run: int) -> bool:
-        """Whether the intervals of this run and the first do not touch."""
+        """Whether the intervals of this run and the first are disjoint."""
         first, other = self.intervals[0], self.intervals[run]
         return bool(first and other and (first[1] < other[0] or other[1] < first[0]))
 
 
 def _rows(runs: Runs) -> list[_Row]:
     found = [name for _, results in runs for name in ordered(results)]
-    backbones = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # those in most runs first
+    backbones = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # most common first
     tried = list(dict.fromkeys(head for _, results in runs for head in heads(results)))
     scores = [
         (f"{key}_{head}", f"{heading}, {head_name(head)}", (*path, head, score), (*path, head, interval))

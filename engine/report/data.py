@@ -1,4 +1,4 @@
-"""results.json as the report reads it, and the formatting of its numbers."""
+"""Validation of results.json, and formatting of numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "comparisons": list,
     "claims": list,
 }
-_DEPTH = 32  # of values inside values; results.json has 7
+_DEPTH = 32  # maximum nesting; results.json has 7
 
 
 def _number(value: object) -> str:
@@ -47,11 +47,11 @@ def _number(value: object) -> str:
 
 
 def _whole(value: object) -> str:
-    return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    return "" if isinstance(value, int) and not isinstance(value, bool) else "an integer"
 
 
 def _text(value: object) -> str:
-    return "" if isinstance(value, str) else "text"
+    return "" if isinstance(value, str) else "a string"
 
 
 def _flag(value: object) -> str:
@@ -64,7 +64,7 @@ def _interval(value: object) -> str:
 
 
 def _texts(value: object) -> str:
-    return "" if isinstance(value, list) and not any(map(_text, value)) else "a list of texts"
+    return "" if isinstance(value, list) and not any(map(_text, value)) else "a list of strings"
 
 
 def _status(value: object) -> str:
@@ -77,7 +77,7 @@ def _confusion(value: object) -> str:
     for row in [counts, *counts] if good else ():
         good = good and isinstance(row, list) and len(row) == len(labels)
     good = good and not any(_whole(count) or count < 0 for row in counts for count in row)
-    return "" if good else "labels, and a square of counts"
+    return "" if good else "labels and a square matrix of counts"
 
 
 def _parameters(value: object) -> str:
@@ -93,8 +93,8 @@ def _by_k(value: object) -> str:
     return "" if good and not any(_number(v) for v in numbers.values() if v is not None) else "numbers by k"
 
 
-# What the parts that the report reads are, where they are there: a check that says what it wants, or an object's parts,
-# of which "*" is any other. A null stands for a part that is not there.
+# Schema of the parts that the report reads; all are optional or null. A shape is a check that returns what it expects,
+# or the keys of an object, "*" being any other key.
 Shape = Callable[[object], str] | dict[str, "Shape"]
 _ANY: Shape = {}
 _NUMBERS: Shape = {"*": _number}
@@ -171,18 +171,18 @@ _SHARES = {
 
 
 def validate_results(results: object) -> None:
-    """Check that this is a results.json that the report can read.
+    """Validate results.json.
 
-    Checks the schema number, the sections that must be there, the kind of every section that may be, that shares lie
-    in [0, 1] and that every number is finite.
+    Checks the schema number, required sections, types of all sections, that fractions are in [0, 1] and that all
+    numbers are finite.
 
     Raises:
-        SubstyleError: naming the place and what is wrong with it.
+        SubstyleError: the results are invalid; the message names the path.
     """
     if not isinstance(results, dict):
         raise SubstyleError(f"results: expected an object, got {type(results).__name__}")
     if results.get("schema") != SCHEMA:
-        raise SubstyleError(f"results.schema: got {results.get('schema')!r}, this version reads {SCHEMA}")
+        raise SubstyleError(f"results.schema: expected {SCHEMA}, got {results.get('schema')!r}")
     for key, kind in _REQUIRED.items():
         if key not in results:
             raise SubstyleError(f"results.{key}: missing")
@@ -192,9 +192,9 @@ def validate_results(results: object) -> None:
             _check_kind(f"results.{key}", results[key], kind)
     for place, key, value in _numbers(results, "results"):
         if not math.isfinite(value):
-            raise SubstyleError(f"{place}: {value} is not a finite number")
+            raise SubstyleError(f"{place}: expected a finite number, got {value}")
         if key in _SHARES and not -1e-6 <= value <= 1 + 1e-6:
-            raise SubstyleError(f"{place}: {value} is not a share between 0 and 1")
+            raise SubstyleError(f"{place}: expected a number between 0 and 1, got {value}")
     for key in ("splits", "chance", "indistinct"):
         _check_shape(f"results.{key}", results.get(key), _NUMBERS)
     _check_rows(results)
@@ -259,7 +259,7 @@ def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, st
     while todo:
         value, place, key, depth = todo.pop()
         if depth > _DEPTH:
-            raise SubstyleError(f"{place[:200]}: values inside values, more than {_DEPTH} deep")
+            raise SubstyleError(f"{place[:200]}: nested more than {_DEPTH} levels deep")
         if isinstance(value, dict):
             todo += [(inner, f"{place}.{name}", str(name), depth + 1) for name, inner in reversed(value.items())]
         elif isinstance(value, list):
@@ -269,7 +269,7 @@ def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, st
 
 
 def read_results(path: Path) -> Results:
-    """Read and check a results.json. Raises SubstyleError that names the file."""
+    """Read and validate a results.json. Raises SubstyleError with the path."""
     results = read_json(path)
     try:
         validate_results(results)
@@ -280,7 +280,7 @@ def read_results(path: Path) -> Results:
 
 
 def dig(value: object, *path: str) -> Any:  # noqa: ANN401 (JSON)
-    """The value at a path of keys; None where any part of the way is missing or null."""
+    """Return the value at a path of keys; None if any part is missing or null."""
     for key in path:
         if not isinstance(value, dict):
             return None
@@ -289,17 +289,17 @@ def dig(value: object, *path: str) -> Any:  # noqa: ANN401 (JSON)
 
 
 def ordered(results: Results) -> list[str]:
-    """Names of the backbones, in the order given, controls last."""
+    """Names of the backbones in order, controls last."""
     return sorted(results["backbones"], key=lambda name: bool(dig(results, "backbones", name, "control")))
 
 
 def real(results: Results) -> list[str]:
-    """Names of the backbones that are no controls."""
+    """Names of the backbones that are not controls."""
     return [name for name in ordered(results) if not dig(results, "backbones", name, "control")]
 
 
 def heads(results: Results) -> list[str]:
-    """The heads that any probe of any backbone was trained with, linear first."""
+    """Heads of all probes, linear first."""
     found = {
         head
         for backbone in results["backbones"].values()
@@ -311,7 +311,7 @@ def heads(results: Results) -> list[str]:
 
 
 def head_name(head: str) -> str:
-    """A head's name in prose."""
+    """Display name of a head."""
     return "MLP" if head == "mlp" else head
 
 
@@ -320,17 +320,15 @@ def transformations(results: Results) -> list[str]:
     return [row["name"] for row in results["transformations"]]
 
 
-# What a table is, and how a value is shown to people.
-
 Kind = Literal["text", "share", "points", "number", "count"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its machine name, its heading and what its values are.
+    """A column of a table: name, heading and kind of its values.
 
-    ``share`` is a share of 1, ``points`` a difference of shares. With ``interval`` a value is (value, low, high) or
-    None, and files spread it over three columns.
+    ``share`` is a fraction, ``points`` a difference of fractions. With ``interval`` values are (value, low, high) or
+    None, and take three columns in files.
     """
 
     name: str
@@ -341,7 +339,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of plain values; None where there is no number."""
+    """A table of plain values; None if missing."""
 
     name: str
     caption: str
@@ -350,7 +348,7 @@ class Table:
 
 
 def show(value: object, kind: Kind = "share") -> str:
-    """A value as people read it: shares in per cent, an en dash where there is none."""
+    """Format a value: fractions in per cent, missing values as an en dash."""
     if value is None:
         return "–"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -366,7 +364,7 @@ def show(value: object, kind: Kind = "share") -> str:
 
 
 def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str:
-    """A 95 % interval as people read it; empty where there is none."""
+    """Format an interval; empty if there is none."""
     if low_high is None:
         return ""
     low, high = (show(end, kind) for end in low_high)
@@ -374,12 +372,12 @@ def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str
 
 
 def minus(text: str) -> str:
-    """A number's text with a true minus sign."""
+    """Replace hyphens by minus signs."""
     return text.replace("-", "−")
 
 
 def scored(scores: object, name: str, interval: str = "") -> tuple[float, float | None, float | None] | None:
-    """(value, low, high) of a score that has its interval under another key; None where there is no value."""
+    """(value, low, high) of a score and its interval, which has its own key; None without a value."""
     value = dig(scores, name)
     low_high = dig(scores, interval or f"{name}_ci95") or (None, None)
     return None if value is None else (value, low_high[0], low_high[1])

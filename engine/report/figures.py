@@ -1,8 +1,4 @@
-"""Pixels of figures: confusion matrices and heat maps.
-
-Everything else is drawn by the template as SVG. Heat is painted in one colour whose opacity is the value, so that the
-same picture serves light and dark pages.
-"""
+"""Confusion matrices and heat tables. Colours are transparent, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -22,14 +18,14 @@ HEAT = (31, 111, 181)
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix ready to draw.
+    """A confusion matrix to draw.
 
     Attributes:
-        labels: of rows (truth) and columns (prediction).
-        png: its pixels as a data URI.
-        worst: the largest confusions: (truth, prediction, share of the truth's row).
+        labels: labels of rows (truth) and columns (prediction).
+        png: pixels as a data URI.
+        worst: most frequent confusions: (truth, prediction, fraction of the truth's row).
         side: width and height in pixels.
-        margin: pixels that the labels need.
+        margin: width of the labels in pixels.
     """
 
     labels: tuple[str, ...]
@@ -40,7 +36,7 @@ class Matrix:
 
 
 def confusion(confusion: object, *, worst: int = 8) -> Matrix | None:
-    """Prepare ``{"labels", "counts"}`` (rows true, columns predicted); None when there is nothing to show."""
+    """Prepare ``{"labels", "counts"}`` (rows true, columns predicted); None if empty."""
     labels, counts = dig(confusion, "labels"), dig(confusion, "counts")
     if not labels or not counts:
         return None
@@ -63,24 +59,21 @@ def confusion(confusion: object, *, worst: int = 8) -> Matrix | None:
 
 
 def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]]) -> str:
-    """A data URI of one pixel for each value in [0, 1]: one colour, opacity rising with the square root."""
+    """Draw values in [0, 1] as pixels of one colour, opacity being the square root. Returns a data URI."""
     from PIL import Image
 
     pixels = np.empty((*share_RC.shape, 4), dtype=np.uint8)
     pixels[..., :3] = HEAT
-    # the square root keeps confusions of a few per cent visible beside a full diagonal
+    # the square root makes confusions of a few per cent visible
     pixels[..., 3] = np.rint(255 * np.sqrt(np.clip(share_RC, 0.0, 1.0)))
     file = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-# Heat tables: numbers of every transformation (down) and backbone (across), coloured by their size.
-
-
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a heat table: text, smaller text below it, and heat in [0, 1] (None: no colour)."""
+    """A cell of a heat table: text, small text below it, and heat in [0, 1] (None: no colour)."""
 
     text: str
     small: str
@@ -89,7 +82,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatTable:
-    """Transformations down, in groups by coarse class, backbones across.
+    """A table of transformations (rows, grouped by coarse class) and backbones (columns), coloured by value.
 
     Attributes:
         columns: (backbone, whether it is a control).
@@ -110,14 +103,14 @@ def heat_table(
     kind: Kind = "share",
     keep: Callable[[dict[str, Any]], bool] = lambda row: True,
 ) -> HeatTable | None:
-    """Numbers of every transformation (down) and backbone (across); None when there is none.
+    """Create a heat table; None if there are no numbers.
 
     Args:
         results: the results.
-        value: of (backbone's results, transformation).
-        small: likewise, the smaller text below the number, such as its interval.
-        kind: how numbers are shown.
-        keep: which transformations get a row.
+        value: number for (backbone's results, transformation).
+        small: small text below the number, such as its interval, with the same arguments.
+        kind: format of the numbers.
+        keep: selects transformations.
     """
     suite = [row["name"] for row in results["transformations"]]
     known = {n: [value(results["backbones"][n], t) is not None for t in suite] for n in ordered(results)}
@@ -141,7 +134,7 @@ def heat_table(
 def with_footer(
     results: Results, table: HeatTable | None, task: str, head: str, wanted: Sequence[tuple[str, str, Kind]]
 ) -> HeatTable | None:
-    """The table with rows of overall scores, given as (score, heading, kind), and of chance below it."""
+    """Add rows for overall scores, given as (score, heading, kind), and for chance."""
     if table is None:
         return None
     footer = []
@@ -159,13 +152,13 @@ def with_footer(
 
 
 def by_head(results: Results, make: Callable[[str], HeatTable | None]) -> list[tuple[str, HeatTable]]:
-    """(head, table) for every head that has one."""
+    """(head, table) for all heads with a table."""
     made = ((head, make(head)) for head in heads(results))
     return [(head, table) for head, table in made if table is not None]
 
 
 def style_tables(results: Results) -> list[tuple[str, HeatTable]]:
-    """Accuracy of naming each transformation."""
+    """Style accuracy by transformation."""
 
     def make(head: str) -> HeatTable | None:
         table = heat_table(results, lambda b, t: dig(b, "fine", head, "by_transformation", t))
@@ -175,7 +168,7 @@ def style_tables(results: Results) -> list[tuple[str, HeatTable]]:
 
 
 def new_style_tables(results: Results, role: str) -> list[tuple[str, HeatTable]]:
-    """Accuracy of the coarse class of the transformations of a role, ``held_out`` or ``train``."""
+    """Coarse accuracy by transformation with a role, ``held_out`` or ``train``."""
     wanted: dict[str, list[tuple[str, str, Kind]]] = {
         "held_out": [("seen", "All seen", "share"), ("held_out", "All held out", "share"), ("gap", "Gap", "points")],
         "train": [("seen", "All seen", "share")],
@@ -194,7 +187,7 @@ def new_style_tables(results: Results, role: str) -> list[tuple[str, HeatTable]]
 
 
 def rotation_tables(results: Results) -> list[tuple[str, HeatTable]]:
-    """Accuracy of the coarse class of each transformation when that one alone was held out."""
+    """Coarse accuracy by transformation, each held out in turn."""
 
     def make(head: str) -> HeatTable | None:
         table = heat_table(
@@ -214,7 +207,7 @@ def _known(results: Results, head: str, key: str) -> list[bool]:
 
 
 def substance_tables(results: Results) -> list[tuple[str, HeatTable]]:
-    """Accuracy of the class probe on each transformation."""
+    """Class accuracy by transformation."""
 
     def make(head: str) -> HeatTable | None:
         table = heat_table(results, lambda b, t: dig(b, "semantic", head, "by_transformation", t))
@@ -233,21 +226,21 @@ def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
         (
             "sensitivity",
             "Sensitivity",
-            "How far a transformation moves the embedding: 1 − cosine between a variant and its own unchanged "
-            "photograph, after the mean of the unchanged photographs was subtracted from both, averaged over "
-            "photographs. 0 means that it does not move, 1 that it is as unlike its photograph as any other is.",
+            "1 − cosine between a variant and its unchanged photograph, after subtracting the mean of the unchanged "
+            "photographs from both, averaged over photographs. 0: the embedding does not move; 1: the variant is as "
+            "dissimilar to its photograph as an unrelated one.",
         ),
         (
             "equivariance",
             "Equivariance",
-            "Whether a transformation moves every embedding the same way: mean cosine between one photograph's "
-            "displacement and the mean direction of all the others. 0 means anywhere, 1 means always the same way.",
+            "Mean cosine between the displacement of one photograph and the mean displacement of all others. 1: the "
+            "transformation moves all embeddings in the same direction; 0: in unrelated directions.",
         ),
         (
             "steerability",
             "Steerability",
-            "Whether a linear map can predict the variant's embedding from the unchanged one: R² of a ridge regression "
-            "on test photographs; 0 is no better than the mean. Small: the R² of leaving the embedding as it is.",
+            "R² on test photographs of a ridge regression from the unchanged embedding to the variant's; 0 is no "
+            "better than the mean. Small: R² of the unchanged embedding itself.",
         ),
     )
     tables = []

@@ -1,4 +1,4 @@
-"""Findings: sentences that claim no more than their intervals allow, and ranks."""
+"""Findings of a report: sentences and ranks supported by tests and intervals."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any
 
 from substyle.engine.report.data import Results, dig, head_name, heads, ordered, real, show, show_interval
 
-# How backbones stand to each other in one score: what is clearly above what, and ranks as intervals.
-
-LEVEL = 0.05  # of tests after Holm's correction
-MARGIN = 0.01  # differences within it are called equivalent
-# scores that speak for transformations that nobody tried have intervals over photographs and transformations
+LEVEL = 0.05  # significance level after Holm's correction
+MARGIN = 0.01  # margin of equivalence
+# scores that generalise to unseen transformations: their intervals are over photographs and transformations
 GENERAL = frozenset({("coarse", "held_out"), ("coarse_rotation", "accuracy"), ("coarse_rotation", "styles")})
-_COMPARED = {"coarse_rotation": "rotation"}  # tasks that comparisons name otherwise
+_COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
 
 
 def interval_key(scores: object, task: str, key: str) -> str:
-    """Where the interval that applies to a score stands: the two-way one where it is needed and there is one."""
+    """Key of a score's interval: the two-way one for `GENERAL` scores if available."""
     prefix = "" if key == "accuracy" else f"{key}_"
     two_way = f"{prefix}two_way_ci95"
     return two_way if (task, key) in GENERAL and dig(scores, two_way) else f"{prefix}ci95"
@@ -26,7 +24,7 @@ def interval_key(scores: object, task: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """A backbone's score and the interval that applies to it."""
+    """Score of a backbone and its interval."""
 
     name: str
     control: bool
@@ -34,24 +32,24 @@ class Score:
     low_high: Sequence[float] | None
 
     def text(self, chance: float | None) -> str:
-        """Such as ``93.1% (95% interval 92.4–93.8; chance 3.2%)``."""
+        """Format as ``93.1% (95% interval 92.4–93.8; chance 3.2%)``."""
         remarks = [f"95% interval {show_interval(self.low_high)}"] if self.low_high else []
         remarks += [] if chance is None else [f"chance {show(chance)}%"]
         return f"{show(self.value)}%" + (f" ({'; '.join(remarks)})" if remarks else "")
 
     def short(self) -> str:
-        """Such as ``93.1% (92.4–93.8)``."""
+        """Format as ``93.1% (92.4–93.8)``."""
         return f"{show(self.value)}%" + (f" ({show_interval(self.low_high)})" if self.low_high else "")
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Scores of one task, head and metric.
+    """Scores and comparisons of one task, head and metric.
 
     Attributes:
-        scores: of backbones and controls, best first.
-        unconverged: backbones whose probe has not converged; they have no score here.
-        rows: the comparisons of this task, head and metric, by (a, b).
+        scores: scores of backbones and controls, best first.
+        unconverged: backbones whose probe has not converged, excluded from the scores.
+        rows: comparisons by (a, b).
     """
 
     scores: tuple[Score, ...]
@@ -60,7 +58,7 @@ class Standing:
 
     @property
     def trained(self) -> list[Score]:
-        """Scores of backbones that are no controls, best first."""
+        """Scores of backbones that are not controls, best first."""
         return [score for score in self.scores if not score.control]
 
     @property
@@ -69,7 +67,7 @@ class Standing:
         return [score for score in self.scores if score.control]
 
     def difference(self, a: str, b: str, key: str = "ci95") -> tuple[float, Sequence[float] | None] | None:
-        """a minus b and one of its intervals; None where nobody compared the two."""
+        """a minus b and one of its intervals; None if they were not compared."""
         if (row := self.rows.get((a, b))) is not None:
             return row["difference"], row.get(key)
         if (row := self.rows.get((b, a))) is not None:
@@ -78,13 +76,13 @@ class Standing:
         return None
 
     def clearly_above(self, a: str, b: str) -> bool:
-        """Whether a is above b by the corrected test of their difference; False where they were not compared."""
+        """Whether a is significantly above b after correction; False if they were not compared."""
         found = self.difference(a, b, "")
         p = dig(self.rows.get((a, b)) or self.rows.get((b, a)), "p_holm")
         return found is not None and found[0] > 0 and p is not None and p < LEVEL
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether the 90 % interval of the difference lies within the margin.
+        """Whether the 90 % interval of the difference is within the margin.
 
         Source: Schuirmann, "A comparison of the two one-sided tests procedure and the power approach", Journal of
         Pharmacokinetics and Biopharmaceutics 15, 1987.
@@ -93,19 +91,19 @@ class Standing:
         return found is not None and found[1] is not None and within_margin(found[1])
 
     def rank(self, name: str) -> tuple[int, int]:
-        """The best and the worst rank that the tests leave open: 1 + those clearly above, n − those clearly below."""
+        """Best and worst possible rank: 1 + number clearly above, n − number clearly below."""
         others = [score.name for score in self.scores if score.name != name]
         above = sum(self.clearly_above(other, name) for other in others)
         return 1 + above, len(self.scores) - sum(self.clearly_above(name, other) for other in others)
 
 
 def within_margin(low_high: Sequence[float]) -> bool:
-    """Whether an interval of a difference lies within ± `MARGIN`."""
+    """Whether an interval is within ± `MARGIN`."""
     return low_high[0] > -MARGIN and low_high[1] < MARGIN
 
 
 def standing(results: Results, task: str, head: str, key: str, names: Iterable[str] | None = None) -> Standing:
-    """The standing in a score of ``results.backbones[…].<task>.<head>``, of all backbones or of some."""
+    """Standing by a score of ``results.backbones[…].<task>.<head>``, of all or the given backbones."""
     found, unconverged = [], []
     for name in ordered(results) if names is None else names:
         scores = dig(results, "backbones", name, task, head)
@@ -123,12 +121,12 @@ def standing(results: Results, task: str, head: str, key: str, names: Iterable[s
     return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows)
 
 
-_MOST_RANKS = 8  # backbones named with their ranks in one sentence
+_MOST_RANKS = 8  # maximum backbones listed with ranks in one sentence
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: what it is about, and what to say of it."""
+    """A finding: title and text."""
 
     title: str
     text: str
@@ -139,14 +137,14 @@ def _article(head: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names in a sentence; of more than ``most`` all but those that would make it longer, and how many more."""
+    """Join names for a sentence; more than ``most`` are abbreviated to "… and N more"."""
     if len(names) > most:
         return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _controls_first(found: Standing) -> str:
-    """Controls that lead, or that are not clearly less than the best backbone; empty where there are none."""
+    """Sentences on controls that lead or are not clearly below the best backbone."""
     best, text = found.trained[0], ""
     leading = [control for control in found.controls if control.value > best.value]
     if leading:
@@ -156,12 +154,12 @@ def _controls_first(found: Standing) -> str:
     level = [c for c in found.controls if c not in leading and not found.clearly_above(best.name, c.name)]
     if level:
         each = listed([f"{control.name} ({show(control.value)}%)" for control in level])
-        text += f"Not clearly less than the best backbone: the control{'s'[: len(level) > 1]} {each}. "
+        text += f"Not clearly below the best backbone: the control{'s'[: len(level) > 1]} {each}. "
     return text
 
 
 def _standing_of_best(found: Standing, general: bool = False) -> str:
-    """How the best backbone stands to the others, ranks, and who was left out, as the end of a paragraph."""
+    """Sentences on the best backbone compared with the others, ranks, and exclusions."""
     best, rest, text = found.trained[0], found.trained[1:], ""
     unclear = [score.name for score in rest if not found.clearly_above(best.name, score.name)]
     equal = [name for name in unclear if found.equivalent(best.name, name)]
@@ -188,11 +186,11 @@ def _rank(found: Standing, name: str) -> str:
 
 
 def _left_out(found: Standing) -> str:
-    return f" Not converged and left out: {listed(found.unconverged)}." if found.unconverged else ""
+    return f" Excluded, not converged: {listed(found.unconverged)}." if found.unconverged else ""
 
 
 def findings(results: Results) -> list[Finding]:
-    """The headline: at most seven findings over all backbones; controls stand in each that ranks."""
+    """Headline findings over all backbones and controls, at most seven."""
     tried = heads(results)
     made: list[Finding | None] = []
     if tried:
@@ -202,7 +200,7 @@ def findings(results: Results) -> list[Finding]:
 
 
 def _refused(title: str, found: Standing, results: Results) -> Finding | None:
-    """What stands in place of a finding without a score of any trained backbone."""
+    """Replacement for a finding if no probe of a trained backbone has converged."""
     names = [name for name in found.unconverged if name in real(results)]
     if not names:
         return None
@@ -216,8 +214,8 @@ def _style(results: Results, head: str) -> Finding | None:
     best, chance = found.trained[0], dig(results, "chance", "fine")
     count = len(results["transformations"])
     text = _controls_first(found)
-    text += f"{_article(head)} {head_name(head)} probe on {best.name} names which of {count} transformations a test "
-    text += f"photograph went through in {best.text(chance)} of cases."
+    text += f"{_article(head)} {head_name(head)} probe on {best.name} predicts which of {count} transformations was "
+    text += f"applied to a test photograph with an accuracy of {best.text(chance)}."
     return Finding("Style", text + _standing_of_best(found))
 
 
@@ -228,31 +226,31 @@ def _new_styles(results: Results, head: str) -> Finding | None:
     best, chance = found.trained[0], dig(results, "chance", "coarse")
     coarse = dig(results, "backbones", best.name, "coarse", head)
     text = _controls_first(found)
-    text += f"For transformations that no probe was trained on, {best.name} gives the right coarse class in "
-    text += f"{best.text(chance)} of cases"
+    text += f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of "
+    text += f"{best.text(chance)}"
     seen, gap = dig(coarse, "seen"), dig(coarse, "gap")
     gap_ci = dig(coarse, "gap_two_way_ci95") or dig(coarse, "gap_ci95")
     if seen is not None and gap is not None:
-        text += f", against {show(seen)}% for seen ones: a gap of {show(gap)} points"
+        text += f", against {show(seen)}% on seen ones: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
-        text += ", which may be none" if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else ""
+        text += ", not clearly different from 0" if gap_ci and gap_ci[0] <= 0 <= gap_ci[1] else ""
     text += "." + _standing_of_best(found, general=True)
     if chance is not None and best.low_high and best.low_high[0] <= chance:
-        text += " That is not clearly above chance."
+        text += " This is not clearly above chance."
     redrawn = dig(results, "backbones", best.name, "coarse_redrawn", head)
     if dig(redrawn, "mean") is not None:
-        text += f" Over {redrawn['sets']} other choices of what is held out, {best.name} has {show(redrawn['mean'])} ± "
+        text += f" Over {redrawn['sets']} random held-out sets, {best.name} reaches {show(redrawn['mean'])} ± "
         text += f"{show(redrawn['sd'])}% ({show(redrawn['low'])}–{show(redrawn['high'])})."
     low = floors(results, head)
     if low:
-        text += f" Floors of the grouping, at or below chance for every backbone: {listed(low)}."
+        text += f" At or below chance for every backbone, which points to the grouping: {listed(low)}."
     return Finding("New styles", text)
 
 
 def floors(results: Results, head: str) -> list[str]:
-    """Transformations whose coarse class every probe that did not see them gives at most as often as a guess.
+    """Held-out transformations at or below chance for every probe.
 
-    No backbone tells them from another class, so that the suite's grouping, and not an embedding, sets their score.
+    Their score reflects the grouping of the suite rather than the embeddings.
     """
     chance, reached = dig(results, "chance", "coarse"), dict[str, list[float]]()
     for name in ordered(results):
@@ -270,14 +268,12 @@ def _in_turn(results: Results, head: str) -> Finding | None:
     if not found.trained:
         return _refused("In turn", found, results)
     best, chance = found.trained[0], dig(results, "chance", "coarse")
-    text = (
-        _controls_first(found) + f"With one transformation held out at a time, {best.name} gives its coarse class in "
-    )
-    text += f"{best.text(chance)} of cases." + _standing_of_best(found, general=True)
+    text = _controls_first(found) + f"With each transformation held out in turn, {best.name} predicts its coarse class "
+    text += f"with an accuracy of {best.text(chance)}." + _standing_of_best(found, general=True)
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
         each = [f"{score.name} {score.short()}" for score in styles.scores]
-        text += f" Painting styles alone: {listed(each, _MOST_RANKS)}."
+        text += f" Painting styles only: {listed(each, _MOST_RANKS)}."
     return Finding("In turn", text)
 
 
@@ -287,17 +283,17 @@ def _substance(results: Results, head: str) -> Finding | None:
         return _refused("Substance", found, results)
     best, chance = found.trained[0], dig(results, "chance", "semantic")
     text = _controls_first(found)
-    text += f"The class of an unchanged photograph is read best from {best.name}, in {best.text(chance)} of cases."
+    text += f"{best.name} predicts the class of unchanged photographs best, with an accuracy of {best.text(chance)}."
     text += _standing_of_best(found)
     robust = standing(results, "semantic", head, "obfuscated").trained
     if robust:
-        text += f" On transformed photographs the same probes keep {show(robust[-1].value)}"
+        text += f" On transformed photographs the same probes reach {show(robust[-1].value)}"
         text += f"–{show(robust[0].value)}%" if len(robust) > 1 else "%"
         text += f" (best: {robust[0].name})." if len(robust) > 1 else "."
         by = dig(results, "backbones", robust[0].name, "semantic", head, "by_transformation") or {}
         worst = min(((v, t) for t, v in by.items() if v is not None and t != "identity"), default=None)
         if worst:
-            text += f" What hides the class most from {robust[0].name} is {worst[1]} ({show(worst[0])}%)."
+            text += f" The hardest transformation for {robust[0].name} is {worst[1]} ({show(worst[0])}%)."
     return Finding("Substance", text)
 
 
@@ -346,13 +342,13 @@ def _together(results: Results) -> Finding | None:
     left = [name for name in real(results) if dig(results, "backbones", name, "multitask", "converged") is False]
     if not clauses and not left:
         return None
-    text = "One probe trained for style and class together, beside twins trained for one of them on the same rows"
+    text = "A probe trained on style and class together, compared with single-task twins trained on the same rows"
     text += f": {'; '.join(clauses)}." if clauses else "."
-    return Finding("Both at once", text + (f" Not converged and left out: {listed(left)}." if left else ""))
+    return Finding("Multi-task", text + (f" Excluded, not converged: {listed(left)}." if left else ""))
 
 
 def unconverged(results: Results) -> list[tuple[str, str, str]]:
-    """(backbone, task, head) of every probe that has not converged."""
+    """(backbone, task, head) of all probes that have not converged."""
     found = [
         (name, task, head)
         for name in ordered(results)
@@ -370,11 +366,11 @@ def _not_converged(results: Results) -> Finding | None:
         return None
     each = listed([f"{name} ({task}, {head_name(head)})" for name, task, head in late])
     subject = "1 probe has" if len(late) == 1 else f"{len(late)} probes have"
-    return Finding("Not converged", f"{subject} not converged, and nothing is ranked by their scores: {each}.")
+    return Finding("Not converged", f"{subject} not converged, excluded from rankings: {each}.")
 
 
 def portrait(results: Results, name: str) -> list[str]:
-    """What one backbone knows, in at most five sentences; scores of probes that have not converged are left out."""
+    """Summary of one backbone in at most five sentences; probes that have not converged are left out."""
     tried = heads(results)
     head = tried[0] if tried else "linear"
     backbone = results["backbones"][name]
@@ -384,16 +380,15 @@ def portrait(results: Results, name: str) -> list[str]:
 
     lines = []
     if style := of("fine", "accuracy"):
-        lines.append(f"Names the transformation in {style[0].short()} of cases.")
+        lines.append(f"Transformation: {style[0].short()}.")
     coarse, held_out = dig(backbone, "coarse", head), of("coarse", "held_out")
     if held_out and dig(coarse, "seen") is not None:
         lines.append(
-            f"Gives the coarse class of held-out transformations in {held_out[0].short()}, of seen ones in "
-            f"{show(coarse['seen'])}%."
+            f"Coarse class: {held_out[0].short()} on held-out transformations, {show(coarse['seen'])}% on seen ones."
         )
     clean, hidden = (of("semantic", key) for key in ("clean", "obfuscated"))
     if clean:
-        tail = f", and {hidden[0].short()} once they are transformed" if hidden else ""
+        tail = f", {hidden[0].short()} on transformed ones" if hidden else ""
         lines.append(f"Class: {clean[0].short()} on unchanged photographs{tail}.")
     balance = dig(backbone, "balance")
     if dig(balance, "same_image") is not None:

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, tables in four formats, figures for papers."""
+"""The report: a self-contained HTML page, tables in four formats, and figures."""
 
 from __future__ import annotations
 
@@ -40,34 +40,32 @@ from substyle.engine.report.figures import (
 from substyle.engine.report.sections import save_figures
 from substyle.kernels.errors import SubstyleError
 
-# Pictures of the variants, small enough to travel inside the page.
-
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-_SIDE = 160  # pixels of a thumbnail
-_MOST = 4  # photographs
+_SIDE = 160  # thumbnail side in pixels
+_MOST = 4  # maximum photographs in the gallery
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as a data URI, and the transformation that it shows (empty for a contact sheet)."""
+    """A picture as a data URI, and its transformation (empty for a contact sheet)."""
 
     transformation: str
     uri: str
 
 
 def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list[Picture]]:
-    """Pictures of the variants of a few photographs, in suite order.
+    """Load pictures of variants, in suite order.
 
     Args:
-        path: one image file (a contact sheet); or a folder of ``<transformation>.png`` (jpg, webp) of one photograph;
-            or a folder of such folders, one for each photograph. None, or a path that does not exist: no gallery.
-        transformations: names in the order in which they are shown.
+        path: an image file (contact sheet); a folder of ``<transformation>.png`` (jpg, webp) of one photograph; or a
+            folder of such folders. None or a path that does not exist gives no gallery.
+        transformations: names in display order.
 
     Returns:
-        one list for each photograph, at most four.
+        one list per photograph, at most four.
 
     Raises:
-        SubstyleError: a file that is no picture.
+        SubstyleError: a file is not a picture.
     """
     if path is None or not path.exists():
         return []
@@ -97,8 +95,6 @@ def _encode(file: Path, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-# Tables as CSV, JSON, Parquet and LaTeX.
-
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -116,10 +112,10 @@ _LATEX = {
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write every table as CSV, JSON, Parquet and LaTeX; returns the files written.
+    """Write tables as CSV, JSON, Parquet and LaTeX; returns the files.
 
-    In data files an interval column ``x`` becomes ``x``, ``x_low`` and ``x_high``; shares stay shares of 1 there and
-    are in per cent in LaTeX. Confusion matrices are too long for LaTeX and have none.
+    In data files an interval column ``x`` becomes ``x``, ``x_low`` and ``x_high``. Fractions are in per cent in LaTeX
+    only. Confusion matrices are too long for LaTeX and are skipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = [write(table, folder) for table in tables for write in (_csv, _json, _parquet)]
@@ -127,7 +123,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
 
 
 def flat(table: Table) -> tuple[list[tuple[str, str]], list[list[Any]]]:
-    """The table with every interval column spread over three: (name, kind) of each column, and the rows."""
+    """Expand interval columns to three. Returns (name, kind) of each column, and the rows."""
     columns: list[tuple[str, str]] = []
     for column in table.columns:
         columns.append((column.name, column.kind))
@@ -143,7 +139,7 @@ def flat(table: Table) -> tuple[list[tuple[str, str]], list[list[Any]]]:
 
 
 def cell_text(value: Any, column: Column) -> str:  # noqa: ANN401 (a cell holds anything plain)
-    """A cell as people read it, with its interval in brackets."""
+    """Format a cell, with its interval in brackets."""
     if not column.interval or value is None:
         return show(value, column.kind)
     middle, low, high = value
@@ -152,7 +148,7 @@ def cell_text(value: Any, column: Column) -> str:  # noqa: ANN401 (a cell holds 
 
 
 def latex_escape(text: str) -> str:
-    """Text with LaTeX's special characters made harmless."""
+    """Escape LaTeX's special characters."""
     return "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
 
 
@@ -198,7 +194,7 @@ def _latex(table: Table, folder: Path) -> Path:
         for row in table.rows
     ]
     lines = [
-        "% needs \\usepackage{booktabs}; shares are in per cent",
+        "% requires \\usepackage{booktabs}; accuracies are in per cent",
         f"% {table.caption}",
         f"\\begin{{tabular}}{{{aligned}}}",
         "\\toprule",
@@ -212,13 +208,11 @@ def _latex(table: Table, folder: Path) -> Path:
     return path
 
 
-# How pages are made of templates: autoescaped, with a few filters for numbers and names.
-
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def environment() -> Environment:
-    """The Jinja environment of every page: all text is escaped, an unknown variable is an error."""
+    """Create the Jinja environment, with autoescape and strict variables."""
     made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -239,7 +233,7 @@ def environment() -> Environment:
 
 
 def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
-    """Render a template into a file, which appears whole or not at all."""
+    """Render a template to a file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = environment().get_template(template).render(context)
     part = path.with_name(f"{path.name}.part")
@@ -249,18 +243,18 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> Path:
 
 
 def soft(name: object) -> Markup:
-    """A name that may break after ``: _ - / .`` and within very long words, escaped."""
+    """Escape a name and allow line breaks after ``: _ - / .`` and within very long words."""
     pieces = re.findall(r"\S{0,19}?[:_\-/.]\s*|\S{1,20}\s*|\s+", str(name))
     return Markup("<wbr>").join(escape(piece) for piece in pieces)
 
 
 def percent(value: float) -> str:
-    """A share as a CSS or SVG length, kept inside the plane."""
+    """Format a fraction as a CSS or SVG length, clipped to [0 %, 100 %]."""
     return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
 
 
 def plain(value: object) -> str:
-    """A value of any kind as short text, for lists of settings."""
+    """Format any value as short text, for lists of settings."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
@@ -272,7 +266,7 @@ def plain(value: object) -> str:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written: the page, the tables, the figures."""
+    """Files of a report: page, tables and figures."""
 
     html: Path
     tables: tuple[Path, ...]
@@ -280,17 +274,17 @@ class ReportFiles:
 
 
 def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None) -> ReportFiles:
-    """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}`` into a folder.
+    """Write ``report.html``, ``tables/*.{csv,json,parquet,tex}`` and ``figures/*.{pdf,png}``.
 
-    The page needs no network and no script. Sections without numbers are left out.
+    The page is self-contained and has no scripts. Sections without numbers are omitted.
 
     Args:
-        results: a results.json; see :func:`substyle.engine.report.data.validate_results`.
-        out_dir: the folder, made when it is not there.
-        gallery: pictures of the variants; see :func:`substyle.engine.report.page.read_gallery`.
+        results: results.json; see :func:`substyle.engine.report.data.validate_results`.
+        out_dir: output folder, created if missing.
+        gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 
     Raises:
-        SubstyleError: results that do not fit the schema, or a gallery file that is no picture.
+        SubstyleError: invalid results, or a gallery file that is not a picture.
     """
     validate_results(results)
     made = tables.all_tables(results)

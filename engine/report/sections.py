@@ -1,4 +1,4 @@
-"""Sections of the report page and figures for papers."""
+"""Data for sections of the report page, and figures for papers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from substyle.engine.report.findings import interval_key
 
 @dataclass(frozen=True)
 class Dot:
-    """A value with its interval on a scale from 0 to 1; ``shape`` is ``full`` or ``open``."""
+    """A value in [0, 1] with its interval; ``shape`` is ``full`` or ``open``."""
 
     value: float
     low: float | None
@@ -25,7 +25,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotRow:
-    """One backbone's dots on a common scale."""
+    """Dots of one backbone."""
 
     name: str
     control: bool
@@ -34,7 +34,7 @@ class DotRow:
 
 @dataclass(frozen=True)
 class DotPlot:
-    """Dots of every backbone for one question, chance beside them, and what the shapes mean."""
+    """Dots of all backbones for one question, with chance and a legend of shapes."""
 
     title: str
     rows: tuple[DotRow, ...]
@@ -43,7 +43,7 @@ class DotPlot:
 
 
 def _plot(results: Results, title: str, task: str, wanted: Sequence[tuple[str, str, str, str]]) -> DotPlot | None:
-    """``wanted``: (head, score, shape, label) of each dot of a row."""
+    """Create a dot plot; ``wanted`` is (head, score, shape, label) of each dot in a row."""
     rows = []
     for name in ordered(results):
         dots = []
@@ -63,7 +63,7 @@ def _plot(results: Results, title: str, task: str, wanted: Sequence[tuple[str, s
 
 
 def dot_plots(results: Results) -> list[DotPlot]:
-    """The three questions: style, new styles, substance."""
+    """Dot plots of style, new styles and substance."""
     tried = heads(results)
     if not tried:
         return []
@@ -93,11 +93,11 @@ def dot_plots(results: Results) -> list[DotPlot]:
 
 @dataclass(frozen=True)
 class Bar:
-    """Shares of one backbone that add up to 1.
+    """Fractions of one backbone that sum to 1.
 
     Attributes:
-        parts: (name, share, its interval or None).
-        edges: intervals of the first part's end and the last part's start, in shares of the bar.
+        parts: (name, fraction, interval or None).
+        edges: intervals of the first part's end and the last part's start, as fractions of the bar.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Bar:
 
 
 def balance_bars(results: Results) -> list[Bar]:
-    """What the nearest other variant shares."""
+    """Fractions of variants by what the nearest other variant shares."""
     bars = []
     for name in ordered(results):
         backbone = results["backbones"][name]
@@ -123,7 +123,7 @@ def balance_bars(results: Results) -> list[Bar]:
 
 
 def matrices(results: Results, task: str) -> list[tuple[str, Matrix]]:
-    """("backbone, head", confusion matrix of its first head) of a task."""
+    """("backbone, head", confusion matrix of the first head) of a task."""
     found = []
     for name in ordered(results):
         for head in heads(results):
@@ -135,7 +135,7 @@ def matrices(results: Results, task: str) -> list[tuple[str, Matrix]]:
 
 
 def knn_beside_probes(results: Results) -> list[Table]:
-    """k-NN accuracy for style and for class, with the probes' scores of the same task beside it."""
+    """Tables of k-NN accuracy for style and class, next to the accuracy of probes."""
     ks = sorted(
         {int(k) for name in ordered(results) for k in dig(results, "backbones", name, "knn", "transformation") or {}}
     )
@@ -163,7 +163,7 @@ def knn_beside_probes(results: Results) -> list[Table]:
 
 
 def shift_table(results: Results) -> Table | None:
-    """Backbones down: class accuracy on their own test photographs and on every shift, and mean sensitivity."""
+    """Class accuracy of backbones on test photographs and on every shift, and mean sensitivity."""
     shifts = list(
         dict.fromkeys(key for name in ordered(results) for key in dig(results, "backbones", name, "shift") or {})
     )
@@ -188,21 +188,21 @@ def shift_table(results: Results) -> Table | None:
 
 
 def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
-    """The comparisons, by one head, of two different backbones that are both among ``names``."""
+    """Comparisons by one head between different backbones of ``names``."""
     place = [column.name for column in table.columns].index
     a, b, by = place("a"), place("b"), place("head")
     rows = tuple(r for r in table.rows if r[a] != r[b] and r[a] in names and r[b] in names and r[by] == head)
     return Table(table.name, table.caption, table.columns, rows)
 
 
-# Figures for papers and slides: PDF and PNG by matplotlib, drawn without a display.
-
 _INK, _MUTED, _FULL, _OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
 
 
 def save_figures(results: Results, folder: Path) -> list[Path]:
-    """Write ``overview`` (what probes know) and ``robustness`` (how far a transformation moves an embedding against
-    what it costs the class probe), each where its numbers exist; returns the files written."""
+    """Write figures as PDF and PNG: ``overview`` (probe accuracy) and ``robustness`` (class accuracy by sensitivity).
+
+    Figures without numbers are skipped. Returns the files.
+    """
     import matplotlib
 
     drawn: dict[str, Any] = {}
@@ -228,7 +228,7 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
         for name, figure in drawn.items():
             for ending in ("pdf", "png"):
                 path = folder / f"{name}.{ending}"
-                # no date inside: equal results give equal files
+                # no date, so that equal results give equal files
                 metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
                 figure.savefig(path, dpi=200, bbox_inches="tight", metadata=metadata)
                 paths.append(path)
@@ -236,7 +236,7 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
 
 
 def _verbatim(name: str) -> str:
-    """A name that matplotlib does not read as mathematics."""
+    """Escape matplotlib's math text."""
     return name.replace("$", r"\$")
 
 

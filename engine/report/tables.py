@@ -13,7 +13,7 @@ _HEAD = Column("head", "Head", "text")
 
 
 def overview(results: Results) -> Table:
-    """One row for each backbone and head: what probes make of it."""
+    """Probe accuracy, one row per backbone and head."""
     columns = (
         _BACKBONE,
         _HEAD,
@@ -37,13 +37,13 @@ def overview(results: Results) -> Table:
             )
             if any(values):
                 rows.append((name, head, backbone.get("dim"), *values))
-    return Table("overview", "What probes make of each backbone (95 % intervals).", columns, tuple(rows))
+    return Table("overview", "Probe accuracy of each backbone (95 % intervals).", columns, tuple(rows))
 
 
 def _each_transformation(
     results: Results, name: str, caption: str, columns: Sequence[Column], values: Callable[[Any, str], Iterable[Any]]
 ) -> Table:
-    """Rows (backbone, transformation, coarse class, role, *values) where any value is known."""
+    """Table of (backbone, transformation, coarse class, role, *values), without rows that have no values."""
     rows = []
     for backbone in ordered(results):
         for row in results["transformations"]:
@@ -56,24 +56,24 @@ def _each_transformation(
 
 
 def per_transformation(results: Results) -> Table:
-    """Accuracy of naming each transformation."""
+    """Style accuracy by transformation."""
     tried = heads(results)
     return _each_transformation(
         results,
         "per_transformation",
-        "Share of test photographs whose transformation is named.",
+        "Style accuracy on test photographs, by transformation.",
         [Column(f"style_{head}", f"Style ({head})") for head in tried],
         lambda backbone, t: (dig(backbone, "fine", head, "by_transformation", t) for head in tried),
     )
 
 
 def generalisation(results: Results) -> Table:
-    """Accuracy of naming the coarse class of each transformation, seen or held out."""
+    """Coarse accuracy by transformation, seen or held out."""
     tried = heads(results)
     return _each_transformation(
         results,
         "generalisation",
-        "Share of test photographs whose coarse class is named, by transformation.",
+        "Coarse accuracy on test photographs, by transformation.",
         [Column(f"coarse_{head}", f"Coarse class ({head})", interval=True) for head in tried],
         lambda backbone, t: (
             scored(dig(backbone, "coarse", head, "by_transformation", t), "accuracy", "ci95") for head in tried
@@ -82,12 +82,12 @@ def generalisation(results: Results) -> Table:
 
 
 def rotation(results: Results) -> Table:
-    """Accuracy of naming the coarse class of each transformation when that one alone was held out."""
+    """Coarse accuracy by transformation, each held out in turn."""
     tried = heads(results)
     return _each_transformation(
         results,
         "rotation",
-        "Share of test photographs whose coarse class is named when only that transformation was held out.",
+        "Coarse accuracy on test photographs, by transformation, each held out in turn.",
         [Column(f"coarse_{head}", f"Coarse class ({head})", interval=True) for head in tried],
         lambda backbone, t: (
             scored(dig(backbone, "coarse_rotation", head, "by_transformation", t), "accuracy", "ci95") for head in tried
@@ -96,19 +96,19 @@ def rotation(results: Results) -> Table:
 
 
 def semantic(results: Results) -> Table:
-    """Accuracy of the class probe on each transformation."""
+    """Class accuracy by transformation."""
     tried = heads(results)
     return _each_transformation(
         results,
         "semantic",
-        "Accuracy of the class probe, trained on unchanged photographs, on each transformation.",
+        "Accuracy of the class probe, trained on unchanged photographs, by transformation.",
         [Column(f"class_{head}", f"Class ({head})") for head in tried],
         lambda backbone, t: (dig(backbone, "semantic", head, "by_transformation", t) for head in tried),
     )
 
 
 def geometry(results: Results) -> Table:
-    """Sensitivity, equivariance and steerability of each transformation."""
+    """Sensitivity, equivariance and steerability by transformation."""
     return _each_transformation(
         results,
         "geometry",
@@ -128,13 +128,13 @@ def geometry(results: Results) -> Table:
 
 
 def _pair(scores: object, name: str, key: str) -> tuple[float, float | None, float | None] | None:
-    """(value, low, high) of scores that are held under ``name`` and their intervals under ``name_ci95``."""
+    """(value, low, high) of scores under ``name`` with intervals under ``name_ci95``."""
     value, low_high = dig(scores, name, key), dig(scores, f"{name}_ci95", key) or (None, None)
     return None if value is None else (value, low_high[0], low_high[1])
 
 
 def knn(results: Results) -> Table:
-    """k-NN accuracy for each k."""
+    """k-NN accuracy by k."""
     columns = (
         _BACKBONE,
         Column("k", "k", "count"),
@@ -177,7 +177,10 @@ def neighbours(results: Results) -> Table:
         if any(value is not None for value in values):
             rows.append((name, *values))
     return Table(
-        "neighbours", "What neighbours among test variants share (95 % intervals).", (_BACKBONE, *columns), tuple(rows)
+        "neighbours",
+        "Balance, retrieval and clusters of test variants (95 % intervals).",
+        (_BACKBONE, *columns),
+        tuple(rows),
     )
 
 
@@ -186,7 +189,7 @@ def _neighbour(backbone: object, part: str, key: str) -> tuple[float, float | No
 
 
 def multitask(results: Results) -> Table:
-    """One network for both tasks beside its single-task twins."""
+    """Multi-task probes and their single-task twins."""
     columns = [_BACKBONE, Column("task_weight", "Weight", "number")]
     for task, heading in (("fine", "Style"), ("semantic", "Class")):
         columns += [
@@ -203,11 +206,11 @@ def multitask(results: Results) -> Table:
                 difference = scored(dig(scores, "difference", task), "value", "ci95")
                 row += [scored(scores, task), scored(dig(scores, "single_task"), task), difference]
             rows.append(tuple(row))
-    return Table("multitask", "One probe for both tasks, and its single-task twins.", tuple(columns), tuple(rows))
+    return Table("multitask", "Multi-task probes and their single-task twins.", tuple(columns), tuple(rows))
 
 
 def shift(results: Results) -> Table:
-    """The class probe on other photographs of the same classes."""
+    """Class accuracy on other photographs of the same classes."""
     columns = (
         _BACKBONE,
         Column("shift", "Photographs", "text"),
@@ -219,7 +222,7 @@ def shift(results: Results) -> Table:
         for name in ordered(results)
         for key, scores in (dig(results, "backbones", name, "shift") or {}).items()
     ]
-    return Table("shift", "The class probe on other photographs of the same classes.", columns, tuple(rows))
+    return Table("shift", "Class accuracy on other photographs of the same classes.", columns, tuple(rows))
 
 
 def comparisons(results: Results) -> Table:
@@ -240,24 +243,24 @@ def comparisons(results: Results) -> Table:
         )
         for row in results.get("comparisons") or []
     ]
-    return Table(
-        "comparisons", "Paired differences (bootstrap over what the run resamples; two-way).", columns, tuple(rows)
-    )
+    return Table("comparisons", "Paired differences (one-way and two-way bootstrap intervals).", columns, tuple(rows))
 
 
 def redrawn(results: Results) -> Table:
-    """Accuracy on held-out transformations over other choices of which are held out."""
+    """Accuracy on held-out transformations over random held-out sets."""
     columns = (
-        *(_BACKBONE, Column("sets", "Choices", "count"), Column("mean", "Mean"), Column("sd", "Standard deviation")),
-        *(Column("low", "Least"), Column("high", "Greatest")),
+        *(_BACKBONE, Column("sets", "Sets", "count"), Column("mean", "Mean"), Column("sd", "Standard deviation")),
+        *(Column("low", "Lowest"), Column("high", "Highest")),
     )
     found = {name: dig(results, "backbones", name, "coarse_redrawn", "linear") for name in ordered(results)}
     rows = [(name, *(dig(each, column.name) for column in columns[1:])) for name, each in found.items() if each]
-    return Table("redrawn", "Held-out coarse class, over other choices of what is held out.", columns, tuple(rows))
+    return Table(
+        "redrawn", "Coarse accuracy on held-out transformations, over random held-out sets.", columns, tuple(rows)
+    )
 
 
 def equal_width(results: Results) -> Table:
-    """Linear probes on a random projection to the smallest width."""
+    """Linear probes on a random projection to a common width."""
     columns = (
         *(_BACKBONE, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
         Column("rotation", "Held out in turn", interval=True),
@@ -271,11 +274,11 @@ def equal_width(results: Results) -> Table:
             keys = ((key, interval_key(turned, "coarse_rotation", key)) for key in ("accuracy", "styles"))
             style = scored(dig(found, "fine"), "accuracy", "ci95")
             rows.append((name, dig(found, "dim"), style, *(scored(turned, *key) for key in keys)))
-    return Table("equal_width", "Linear probes on a random projection to the smallest width.", columns, tuple(rows))
+    return Table("equal_width", "Linear probes on a random projection to a common width.", columns, tuple(rows))
 
 
 def claims(results: Results) -> Table:
-    """What the study says of each claim of the paper."""
+    """Verdicts on the claims of the paper."""
     columns = (
         Column("id", "Claim", "text"),
         Column("statement", "Statement", "text"),
@@ -303,7 +306,7 @@ def claims(results: Results) -> Table:
 
 
 def training(results: Results) -> Table:
-    """Whether each probe has converged, and by what."""
+    """Convergence and certificates of all probes."""
     columns = (
         *(_BACKBONE, Column("task", "Task", "text"), _HEAD),
         *(Column(key, key.capitalize(), "text") for key in ("converged", "edge", "certificate")),
@@ -318,7 +321,7 @@ def training(results: Results) -> Table:
                     said = ", ".join(f"{key} {value:.3g}" for key, value in certificate.items() if _is_number(value))
                     flags = (_YES_NO.get(dig(scores, key), "–") for key in ("converged", "edge"))
                     rows.append((name, task, head, *flags, said))
-    return Table("training", "Convergence of every probe.", columns, tuple(rows))
+    return Table("training", "Convergence of all probes.", columns, tuple(rows))
 
 
 _YES_NO = {True: "yes", False: "no"}
@@ -329,7 +332,7 @@ def _is_number(value: object) -> bool:
 
 
 def confusions(results: Results, task: str) -> Table:
-    """Every cell of the confusion matrices of a task that is not zero."""
+    """Non-zero cells of the confusion matrices of a task."""
     columns = (
         _BACKBONE,
         _HEAD,
@@ -349,7 +352,7 @@ def confusions(results: Results, task: str) -> Table:
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Every table that has a row."""
+    """All tables with rows."""
     tables = [
         overview(results),
         per_transformation(results),
@@ -372,13 +375,10 @@ def all_tables(results: Results) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-# The overview as plain text, for the terminal.
-
-
 def headline_table(results: Results) -> str:
-    """One line for each backbone, shares in per cent, and chance below.
+    """Overview as text for the terminal: accuracies of each backbone in per cent, and chance.
 
-    Coarse and class scores are those of the first head (linear where there is one).
+    Coarse and class scores are those of the first head, linear if available.
     """
     tried = heads(results)
     first = tried[0] if tried else "linear"

@@ -1,4 +1,4 @@
-"""The functions of `import substyle`."""
+"""Public functions of the package."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def embed(
     limit: int = 0,
     quiet: bool = True,
 ) -> EmbeddingStore:
-    """Embed every variant of every photograph by every backbone. Embeddings that the store has are not computed again.
+    """Embed all variants of photographs with all backbones. Embeddings already in the store are kept.
 
     Args:
         images: a folder, list, tar shards, Parquet files or a Hugging Face dataset.
-        store: path or address (`s3://…`) of the store; it is created if it does not exist.
+        store: path or address (`s3://…`) of the store; created if it does not exist.
         backbones: names such as `timm:vit_base_patch16_224.mae`.
         transformations: name of a suite, or names of transformations.
-        seed: of variants and splits.
+        seed: seed of variants and splits.
         canvas: side of the canvas in pixels.
-        source: how to open `images`, where that is not plain.
+        source: kind and columns of `images`, if not detected.
         config: device, runtime, precision and batch size.
-        limit: take only so many photographs, 0 for all.
-        quiet: show no progress.
+        limit: maximum number of photographs, 0 for all.
+        quiet: hide progress.
 
     Returns:
         the store.
 
     Raises:
-        ConfigError: a bad argument.
-        StoreError: the store holds other photographs or was made with other settings.
+        ConfigError: an invalid argument.
+        StoreError: the store has other photographs or settings.
         WeightsError: weights of a backbone are missing.
-        GateError: a compiled backbone does not agree with its reference.
+        GateError: a compiled backbone deviates from its reference.
     """
     names = transformations if isinstance(transformations, str) else ",".join(transformations)
     where = place(str(store), "store")
@@ -67,7 +67,7 @@ def embed(
 
 
 def open_store(store: str | Path) -> EmbeddingStore:
-    """Open a store for reading. Raises StoreError where there is none."""
+    """Open a store for reading. Raises StoreError if it does not exist."""
     return EmbeddingStore.open(place(str(store), "store"))
 
 
@@ -75,12 +75,12 @@ def transformations(names: str = "substance31") -> list[dict[str, Any]]:
     """Definitions of transformations: name, coarse class, role, parameters.
 
     Args:
-        names: a suite, or names separated by commas.
+        names: a suite, or comma-separated names.
     """
     load_all()
     return [base.get(name).describe() for name in suite(names)]
 
 
 def backbones() -> list[str]:
-    """Names of backbones that need no further choice: presets, and weights that packages of the Python index ship."""
+    """Names of presets and of backbones with weights from Python packages."""
     return [*presets.PRESETS, *(f"package:{name}" for name in packages.SHIPPED)]

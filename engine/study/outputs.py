@@ -1,4 +1,4 @@
-"""The output folder of a study: ownership, contents, and what is stale."""
+"""Output folder of a study: ownership, contents and staleness checks."""
 
 from __future__ import annotations
 
@@ -24,32 +24,27 @@ from substyle.engine.store.table import EmbeddingTable, StoredRows, open_tables
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.storage import Place, place
 
-# What a result was made from, kept beside it: a result whose stamp does not fit is made again or refused, never shown.
-#
-# A stage writes its results into a folder and finishes it with ``complete.json``: the stamp, the time it took and a
-# checksum of each file.
-
-NOTE = "complete.json"
-# what computes results from embeddings: source files and libraries
+NOTE = "complete.json"  # written last into a stage's folder: stamp, wall time and checksum of each file
+# source code and libraries that compute results from embeddings
 _CODE = ("kernels", "engine/store", "engine/probes", "engine/analysis", "engine/study")
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
 class StaleError(SubstyleError):
-    """Kept results were made from other inputs than there are now."""
+    """Existing results are outdated: their inputs have changed."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """Everything that a result depends on.
+    """All inputs of a result. Results with an outdated stamp are recomputed or rejected.
 
     Attributes:
         store: UUID of the store.
         photographs: digest of keys, classes, splits and bytes of the photographs.
-        transformations: identity of the definition of each transformation, by name.
-        embeddings: digest of the embeddings' checksums; empty where the result needs none.
-        settings: of the stage, in plain JSON.
-        code: digest of the source code that made it, and of the versions of the libraries that it computes with.
+        transformations: identity of each transformation's definition, by name.
+        embeddings: digest of the embeddings' checksums; empty if the result does not use embeddings.
+        settings: settings of the stage, in JSON types.
+        code: digest of source code and library versions.
     """
 
     store: str
@@ -61,7 +56,7 @@ class Stamp:
 
     @staticmethod
     def of(store: EmbeddingStore, table: EmbeddingTable, settings: Mapping[str, Any]) -> Stamp:
-        """The stamp of what is made from a table now."""
+        """The current stamp of results computed from a table."""
         entry = store.backbone(table.backbone)
         known = store.catalog.transformations[entry.slug]
         return Stamp(
@@ -74,7 +69,7 @@ class Stamp:
         )
 
     def differences(self, now: Stamp) -> list[str]:
-        """In what another stamp differs, in words."""
+        """Describe the differences from the current stamp."""
         found = []
         for name, words in (
             ("store", "another store"),
@@ -107,7 +102,7 @@ def photographs_digest(table: EmbeddingTable) -> str:
 
 
 def shards_of(store: EmbeddingStore, table: EmbeddingTable) -> NDArray[np.int64] | None:
-    """The shards that the rows of a table are in; None where the table does not tell."""
+    """Shards that contain the rows of a table; None if unknown."""
     rows = table.x_TND.row_N if isinstance(table.x_TND, StoredRows) else None
     return None if rows is None else np.unique(rows // store.settings.shard_rows)
 
@@ -115,10 +110,10 @@ def shards_of(store: EmbeddingStore, table: EmbeddingTable) -> NDArray[np.int64]
 def embeddings_digest(
     store: EmbeddingStore, slug: str, names: Sequence[str], shards: NDArray[np.int64] | None = None
 ) -> str:
-    """Digest of the checksums of a backbone's finished embeddings in some transformations; 16 hex digits.
+    """Digest of the checksums of a backbone's finished embeddings in the given transformations; 16 hex digits.
 
     Args:
-        shards: only of these: a run may finish others meanwhile.
+        shards: restrict the digest to these shards, since a concurrent run may finish others.
     """
     finished = store.finished().of([slug])
     wanted = set(names)
@@ -132,12 +127,9 @@ def embeddings_digest(
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-# --- folders of results -----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Note:
-    """What a finished folder says of itself."""
+    """Contents of ``complete.json``."""
 
     stamp: Stamp
     seconds: float
@@ -145,7 +137,7 @@ class Note:
 
 
 def finish(folder: Path, stamp: Stamp, spent: float) -> None:
-    """Write the note of a folder whose results are all there."""
+    """Mark a folder of results as complete."""
     folder.mkdir(parents=True, exist_ok=True)
     written = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NOTE)
     files = {path.relative_to(folder).as_posix(): file_digest(path) for path in written}
@@ -154,10 +146,10 @@ def finish(folder: Path, stamp: Stamp, spent: float) -> None:
 
 
 def note_of(folder: Path) -> Note | None:
-    """The note of a folder, None where it is not finished.
+    """Read the note of a folder; None if the folder is not complete.
 
     Raises:
-        StaleError: the note is damaged, or a file of the folder has changed since.
+        StaleError: the note is damaged, or a file in the folder has changed.
     """
     path = folder / NOTE
     if not path.exists():
@@ -168,65 +160,66 @@ def note_of(folder: Path) -> Note | None:
         if not 0 <= note.seconds < math.inf or not isinstance(note.stamp.transformations, dict):
             raise ValueError(f"{note.seconds} seconds")
     except (KeyError, TypeError, ValueError) as error:
-        raise StaleError(f"{path}: is damaged ({error!r}); run the stage again") from error
+        raise StaleError(f"{path}: damaged ({error!r}); rerun the stage") from error
     for name, digest in note.files.items():
         if file_digest(folder / name) != digest:
-            raise StaleError(f"{folder / name}: has changed since it was written; run the stage again")
+            raise StaleError(f"{folder / name}: modified since it was written; rerun the stage")
     return note
 
 
 def fits(folder: Path, stamp: Stamp) -> bool:
-    """Whether a folder holds what this stamp stands for, every file as it was written; if not, it is made again."""
+    """Whether a folder is complete, unmodified and has this stamp."""
     try:
         note = note_of(folder)
     except SubstyleError as error:
-        print(f"{error}: it is made again", file=sys.stderr)
+        print(f"{error}; recomputing", file=sys.stderr)
         return False
     return note is not None and not note.stamp.differences(stamp)
 
 
 def require_fresh(folder: Path, note: Note, now: Stamp, again: str) -> None:
-    """Raise StaleError where a folder's results were made from other inputs than there are now.
+    """Raise StaleError if the inputs of a folder's results have changed.
 
     Args:
-        again: the command that makes them again.
+        again: command that recomputes them.
     """
     differing = note.stamp.differences(now)
     if differing:
-        raise StaleError(f"{folder}: made from {'; '.join(differing)}; run {again}")
+        raise StaleError(f"{folder}: outdated, computed from {'; '.join(differing)}; run {again}")
 
 
 def seconds(folders: Iterable[Path]) -> float:
-    """Wall time that finished folders took together."""
+    """Total wall time of complete folders."""
     notes = [note_of(folder) for folder in folders]
     return sum(note.seconds for note in notes if note is not None)
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; empty where there is none."""
+    """SHA-256 of a file; empty if it does not exist."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):  # ValueError: no file can have that name
+    except (OSError, ValueError):  # ValueError: invalid file name
         return ""
 
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
 STAGES = ("probes", "analysis", "shift")
 _REPORT = (RESULTS, PAGE, "tables", "figures")
-# the marker last: until it is gone, the folder is known
+# the marker is deleted last, so that an interrupted deletion can be resumed
 _ALL = (*_REPORT, *STAGES, "gallery", STORE, "trace.json", HEADER)
 _KIND = "results"
 
 
 def claim(out: Path, store: Place, uuid: str) -> None:
-    """Mark a folder as one of results, so that it is never taken for photographs.
+    """Mark a folder as an output folder, so that it is not mistaken for photographs.
 
     Args:
-        store: where the embeddings are; uuid: of the store.
+        store: store of the embeddings.
+        uuid: UUID of the store.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder contains other files.
     """
     require_ours(out)
     where = store.absolute() if isinstance(store, Path) else store
@@ -239,23 +232,23 @@ def claim(out: Path, store: Place, uuid: str) -> None:
 
 
 def require_ours(out: Path) -> None:
-    """Raise ConfigError for a folder that holds something, and no results: nothing there is written over or deleted."""
+    """Raise ConfigError if a folder is not empty and not an output folder, to protect other files."""
     if out.is_dir() and claimed(out) is None and any(path.name != STORE for path in out.iterdir()):
-        raise ConfigError("--out", str(out), "a new or empty folder, or one of results; this one holds other files")
+        raise ConfigError("--out", str(out), "a new, empty or output folder; this one contains other files")
 
 
 def claimed(out: Path) -> dict[str, Any] | None:
-    """What `claim` wrote; None where it has not."""
+    """The marker written by `claim`, or None."""
     content = read_json(out / HEADER) if (out / HEADER).is_file() else None
     return content if isinstance(content, dict) and content.get("kind") == _KIND else None
 
 
 def require_own(out: Path, store: Place, ways: Remedies) -> None:
-    """Check that results of a store may go into a folder.
+    """Check that results of a store may be written to a folder.
 
     Raises:
-        ConfigError: the folder holds something else than results.
-        PhotographsError: it holds results of another store that is still there.
+        ConfigError: the folder contains other files.
+        PhotographsError: the folder contains results of another existing store.
     """
     require_ours(out)
     before = claimed(out)
@@ -264,38 +257,38 @@ def require_own(out: Path, store: Place, ways: Remedies) -> None:
     other = place(str(before["store"]), "store")
     uuid = catalog.read_header(store).uuid if catalog.exists(store) else None
     if uuid != before["uuid"] and catalog.exists(other) and catalog.read_header(other).uuid == before["uuid"]:
-        raise PhotographsError(f"{out}: holds results of the store {other}, not {store}; {ways.other}", "out")
+        raise PhotographsError(f"{out}: contains results of the store {other}, not {store}; {ways.other}", "out")
 
 
 def start_fresh(out: Path) -> None:
-    """Delete the results and the store of a folder, and nothing else.
+    """Delete results and store of an output folder, and nothing else.
 
     Raises:
-        ConfigError: the folder holds something else than results.
+        ConfigError: the folder contains other files.
     """
     if not out.exists():
         return
     require_ours(out)
     with writing(out):
-        remove(out / STORE / HEADER)  # first: what is left of a store without its header is no store
+        remove(out / STORE / HEADER)  # first: a partly deleted store without its header is not opened
         for name in _ALL:
             remove(out / name)
 
 
 def discard_report(out: Path) -> None:
-    """Delete a report that no longer says what its study says; what stages have computed is kept."""
+    """Delete report, tables and figures; results of stages are kept."""
     with writing(out):
         for name in _REPORT:
             remove(out / name)
 
 
 def stamp_digest(stamp: Stamp) -> str:
-    """A stamp in 16 hex digits."""
+    """Digest of a stamp; 16 hex digits."""
     return hashlib.sha256(json.dumps(asdict(stamp), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
-    """Digests of the stamps of the finished results of some backbones, by their place in a folder."""
+    """Digests of the stamps of backbones' complete results, by relative path."""
     found = {}
     for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), "gallery"):
         note = note_of(out / name)
@@ -305,18 +298,18 @@ def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
 
 
 def require_current(out: Path, results: Mapping[str, Any]) -> None:
-    """Check that results.json reports what is beside it, and what its store holds, where these are there.
+    """Check that results.json matches the stages and the store it was computed from, if they exist.
 
     Raises:
-        StaleError: stages were run again since, or embeddings were made again.
+        StaleError: stages were rerun or embeddings recomputed since.
     """
     reported = results.get("stamps")
     if not isinstance(reported, dict) or claimed(out) is None:
-        return  # of a file that was moved away from its results
+        return  # results.json was copied elsewhere
     there = stamps(out, {name.partition("/")[2] for name in reported} - {""})
     differing = sorted(name for name in reported if reported[name] != there.get(name))
     if differing:
-        raise StaleError(f"{out / RESULTS}: {', '.join(differing)} were made again since; run substyle report again")
+        raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
     before = place(str((claimed(out) or {}).get("store", "")), "store")
     if not catalog.exists(before) or catalog.read_header(before).uuid != identity.get("store"):
@@ -326,10 +319,10 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     try:
         tables = open_tables(store, list(digests), [row["name"] for row in results["transformations"]])
     except StoreError as error:
-        raise StaleError(f"{out / RESULTS}: its store has changed since: {error}") from error
+        raise StaleError(f"{out / RESULTS}: outdated, the store has changed since: {error}") from error
     for table in tables:
         made = embeddings_digest(
             store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)
         )
         if (photographs_digest(table), made) != (identity.get("photographs"), digests[table.backbone]):
-            raise StaleError(f"{out / RESULTS}: {before} has changed since; run its stages and report again")
+            raise StaleError(f"{out / RESULTS}: outdated, {before} has changed since; rerun the stages and report")

@@ -1,4 +1,4 @@
-"""A saved probe applied to photographs: what transformation, class or coarse class does it see?"""
+"""Apply saved probes to photographs."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def predict(
     top: int = 3,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Predict labels of photographs as they are. The backbone runs in float32, as its own reference.
+    """Predict labels of untransformed photographs. The backbone runs in float32.
 
     Args:
-        probe_path: a probe that `probe` or `run` saved.
-        images: photographs wherever they are, or one image file.
-        source: how to open them.
-        store: the store it was trained on; backbones that are recalibrated on its photographs need it.
-        checkpoint: the backbone's weights where they were a local file.
-        top: labels given for each image, most likely first.
+        probe_path: a probe saved by `probe` or `run`.
+        images: any source of photographs, or one image file.
+        source: kind and columns of the source, if not detected.
+        store: store that the probe was trained on; required for backbones calibrated on its photographs.
+        checkpoint: local weights of the backbone.
+        top: labels per image, most likely first.
 
     Raises:
-        ConfigError: no such image or folder, or a top below 1.
-        SubstyleError: weights that are not those the probe was trained on.
+        ConfigError: the images do not exist, or ``top`` is below 1.
+        SubstyleError: the weights or code of the backbone differ from training.
     """
     if top < 1:
         raise ConfigError("--top", top, "1 or more")
@@ -66,7 +66,7 @@ def predict(
         trained = facts.get(what)
         if trained is not None and trained != now:
             raise SubstyleError(
-                f"{probe_path}: trained on {facts['backbone']} with {what.replace('_', ' ')} {trained}, not {now}"
+                f"{probe_path}: trained on {facts['backbone']} with {what.replace('_', ' ')} {trained}, now {now}"
             )
     embed: Embed
     if backbone.module is not None:
@@ -109,7 +109,7 @@ def predict(
 
 def _calibration(pipeline: PixelPipeline, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
     if store is None:
-        raise MissingError("--store", f"name the store of {facts['backbone']}, which was calibrated on its photographs")
+        raise MissingError("--store", f"pass the store on whose photographs {facts['backbone']} was calibrated")
     opened = EmbeddingStore.open(store)
     records = {record.key: record for record in open_own(opened).records}
     return Samples(pipeline, records, opened.calibration).canvas()

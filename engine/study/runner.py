@@ -1,4 +1,4 @@
-"""A whole study: embed, probe, analyze, shift, report. Complete stages are skipped."""
+"""Run a study: embed, probe, analyze, shift, report. Complete stages are skipped."""
 
 from __future__ import annotations
 
@@ -48,8 +48,6 @@ from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.storage import Place, place
 
-# Distribution shift: how well the class probe that was trained on a study's photographs reads other photographs.
-
 HEAD = "linear"
 SHIFT = "shift"
 BOOTSTRAP = 2000
@@ -67,21 +65,22 @@ def shift(
     source: SourceConfig | None = None,
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Score each backbone's linear class probe on other photographs of the same classes.
+    """Score each backbone's linear class probe on other photographs of the same classes (distribution shift).
 
     Args:
-        folders: by name, photographs with classes; classes that the probe does not know are left out.
-        compiled: the backbones, as the study compiled them.
-        out: the study's folder, with its trained probes; embeddings go to ``out/shift/<name>.zarr``. A store there
-            that was made from other photographs is made again.
-        study, tables: the study's store, and its tables by backbone: what the probes were trained on.
-        source: how the study's own photographs are opened; what of it fits holds for these too.
+        folders: photographs with classes, by name; classes unknown to the probe are ignored.
+        compiled: the compiled backbones of the study.
+        out: output folder with the trained probes; embeddings are written to ``out/shift/<name>.zarr``, replacing a
+            store of other photographs.
+        study: store of the study.
+        tables: tables that the probes were trained on, by backbone.
+        source: source configuration of the study; its applicable fields are used for these photographs.
 
     Returns:
-        by backbone and name ``{"accuracy", "ci95", "images"}``.
+        ``{"accuracy", "ci95", "images"}`` by backbone and name.
 
     Raises:
-        ConfigError: a folder that has none of the probe's classes.
+        ConfigError: a folder has none of the probe's classes.
     """
     began = time.perf_counter()
     stores = {
@@ -112,13 +111,13 @@ def kept_shift(
     tables: Mapping[str, EmbeddingTable],
     folders: Mapping[str, Path | str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What `shift` has left in a folder, by backbone.
+    """Load the results of `shift`, by backbone.
 
     Args:
-        folders: the `[shift]` table of the study; by default the folders that were scored.
+        folders: the `[shift]` table of the study; default: the folders that were scored.
 
     Raises:
-        StaleError: it was made from other inputs.
+        StaleError: the results are outdated.
     """
     found: dict[str, dict[str, Any]] = {}
     if folders is not None and not folders:
@@ -131,7 +130,7 @@ def kept_shift(
         there = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
         stores = {each: EmbeddingStore.open(path) for each, path in there.items() if catalog.exists(path)}
         now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
-        require_fresh(folder, note, now, "substyle run on the study again")
+        require_fresh(folder, note, now, "substyle run with the study")
         found[name] = read_object(folder / "shift.json")
     return found
 
@@ -147,22 +146,22 @@ def _embedded(
     source: SourceConfig | None,
     quiet: bool,
 ) -> EmbeddingStore:
-    """The store of one name, with the embeddings of its photographs as they are now."""
+    """Embed the photographs of one name; returns their store."""
     path = out / SHIFT / f"{slug(name)}.zarr"
     photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
     print(f"shift {name}: {describe(photographs)}", file=sys.stderr)
     plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
     if not catalog.exists(path):
         with writing(path):
-            remove(path)  # what is left of one that was being removed
+            remove(path)  # remainder of an interrupted deletion
     plan = EmbedPlan(photographs, path, PixelPipeline(plain, config), title=f"shift {name}", only=True)
     try:
         embed_compiled(plan, compiled, quiet=quiet)
     except DifferentError as error:
-        # embeddings of another folder, other bytes, or another making of a backbone: the study says what it is now
-        print(f"shift.{name}: {error}: it is embedded again", file=sys.stderr)
+        # the folder, its bytes or a backbone have changed
+        print(f"shift.{name}: {error}; re-embedding", file=sys.stderr)
         with writing(path):
-            remove(path / HEADER)  # first: what is left of a store without its header is no store
+            remove(path / HEADER)  # first: a partly deleted store without its header is not opened
             remove(path)
         embed_compiled(plan, compiled, quiet=quiet)
     return EmbeddingStore.open(path)
@@ -208,14 +207,15 @@ def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dic
 
 
 def store_of(study: Study, out: Path) -> Place:
-    """Where a study keeps its embeddings."""
+    """Store of a study's embeddings."""
     return place(study.store, "store") if study.store else out / STORE
 
 
 def plan_of(study: Study, images: Path | str | None, store_path: Place) -> EmbedPlan:
-    """What a study embeds: the photographs that it or the caller names, else those of its store.
+    """Embedding plan of a study: photographs given by the caller or the study, else those of its store.
 
-    Raises ConfigError when nobody names any.
+    Raises:
+        MissingError: no photographs are given and there is no store.
     """
     photographs = images or study.images
     there = EmbeddingStore.open(store_path) if catalog.exists(store_path) else None
@@ -251,22 +251,22 @@ def run_study(
     """Run a study; writes its store, ``out/results.json``, ``out/report.html`` and tables.
 
     Args:
-        images: photographs, instead of the study's.
-        store_path: where the store is or will be; None takes `store_of`.
-        fresh: delete the results and the store in ``out`` first.
+        images: overrides the study's photographs.
+        store_path: existing or new store; default `store_of`.
+        fresh: delete results and store in ``out`` first.
 
     Returns:
-        the content of results.json.
+        the contents of results.json.
 
     Raises:
-        PhotographsError: the store was made from other photographs, or with another seed or canvas.
+        PhotographsError: the store has other photographs, or another seed or canvas.
     """
-    devices.resolve(study.probes.device, prefix="probes.")  # refused here, and not after hours of embedding
+    devices.resolve(study.probes.device, prefix="probes.")  # fail early, before hours of embedding
     store_path = store_path or store_of(study, out)
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)
     if fresh:
-        # nothing is deleted before all that can be checked has been
+        # all checks precede the deletion
         check_study(study, plan.source, out, store_path, plan.records(), writes_store=False)
         _start_fresh(out, store_path)
         plan = plan_of(study, images or study.images or plan.source.root, store_path)
@@ -274,7 +274,7 @@ def run_study(
     plan = _checked(study, plan, out, quiet=quiet)
 
     def begin() -> None:
-        outputs.discard_report(out)  # it may not be what the study says now, and is written again from what is kept
+        outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
         uuid = EmbeddingStore.open(store_path).uuid if catalog.exists(store_path) else ""
         outputs.claim(out, store_path, uuid)
 
@@ -311,11 +311,11 @@ def run_study(
 
 
 def _start_fresh(out: Path, store_path: Place) -> None:
-    """Delete the results and the store of a folder. Raises LockedError where a run is filling the store."""
+    """Delete results and store of an output folder. Raises LockedError if a run is using the store."""
     if catalog.exists(store_path):
         inside = isinstance(store_path, Path) and store_path.resolve() == (out / STORE).resolve()
         if not inside:
-            allowed = f"a store in {out}; delete this one yourself, or name another"
+            allowed = f"a store in {out}; delete this one manually, or use another"
             raise ConfigError("--fresh", str(store_path), allowed)
         with lock.hold(store_path, lock.new_run_id()):
             pass
@@ -323,7 +323,7 @@ def _start_fresh(out: Path, store_path: Place) -> None:
 
 
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:
-    """The plan, once its photographs are known to be the store's and nothing speaks against the study."""
+    """Check a plan against its store and the study; print warnings. Returns the plan."""
     manifest, writes = None, True
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
@@ -341,7 +341,7 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
 
 
 def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:
-    """Pictures of the variants of a few photographs of the store, the same ones each time, for the report."""
+    """Draw variants of a few photographs of the store, chosen by the seed, for the report."""
     quarantined = store_facts(store).quarantined
     valid = set(store.manifest().keys) - set(quarantined)
     there = [record for record in source.records if record.key in valid]
@@ -352,7 +352,7 @@ def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path)
 
 
 def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
-    """Those that can still be read, with their bytes: a source may have changed since it was embedded."""
+    """Records that are still readable, with their bytes; the source may have changed since embedding."""
     for record in records:
         try:
             data = record.read()
@@ -362,7 +362,7 @@ def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
 
 
 def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:
-    """Write ``results.json`` and the report beside it."""
+    """Write ``results.json`` and the report."""
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
     return write_report(results, out, gallery=gallery)

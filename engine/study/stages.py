@@ -1,4 +1,4 @@
-"""Stages after embedding: probes, analysis, gallery and results. Complete ones are skipped."""
+"""Stages after embedding: probes, analysis, gallery and results. Complete stages are skipped."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ PROBES, ANALYSIS, GALLERY = "probes", "analysis", "gallery"
 def tables(
     store: EmbeddingStore, backbones: Sequence[str] = (), transformations: Sequence[str] = ()
 ) -> list[EmbeddingTable]:
-    """Tables of backbones, or of all of the store, over the same photographs and transformations.
+    """Open tables of backbones (default: all) over common photographs and transformations.
 
-    Photographs that are not finished in all of these are left out, and their number is said.
+    Photographs with missing embeddings are left out; their number is printed.
     """
     names = backbones or [entry.name for entry in store.backbones()]
     found = open_tables(store, names, transformations)
     left_out = len(store.manifest().keys) - len(store_facts(store).quarantined) - len(found[0].keys)
     if left_out:
         print(
-            f"{store.path}: {left_out} photographs are left out: they are not embedded yet in all "
+            f"{store.path}: ignoring {left_out} photographs that are not embedded in all "
             f"{len(found[0].transformations)} transformations by {', '.join(names)}; run substyle embed",
             file=sys.stderr,
         )
@@ -76,15 +76,15 @@ def tables(
 
 
 def _finish(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
-    """Finish a folder of results. Raises StaleError where their embeddings were made again meanwhile."""
+    """Mark a folder of results as complete. Raises StaleError if the embeddings changed meanwhile."""
     if stamp != Stamp.of(store, table, stamp.settings):
         remove(folder)
-        raise StaleError(f"{store.path}: embeddings of {table.backbone} have changed meanwhile; run the stage again")
+        raise StaleError(f"{store.path}: embeddings of {table.backbone} changed during the stage; rerun it")
     finish(folder, stamp, time.perf_counter() - began)
 
 
 def probe_settings(config: ProbeConfig) -> dict[str, Any]:
-    """What probes depend on: which of several GPUs trained them is no reason to train them again."""
+    """Settings in the stamp of probes, without the GPU index."""
     return asdict(config) | {"device": config.device.partition(":")[0]}
 
 
@@ -97,10 +97,11 @@ def probe(
     transformations: Sequence[str] = (),
     quiet: bool = False,
 ) -> dict[str, ProbeOutcome]:
-    """Train and score the probes of backbones; results and trained probes go to ``out/probes/<backbone>/``.
+    """Train and score the probes of backbones; writes ``out/probes/<backbone>/``.
 
     Args:
-        backbones, transformations: which; all of the store, and all that these backbones have, where none are named.
+        backbones: default: all of the store.
+        transformations: default: all that these backbones have.
     """
     outcomes = {}
     for table in tables(store, backbones, transformations):
@@ -133,7 +134,7 @@ def analysis(
     transformations: Sequence[str] = (),
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Neighbours, geometry and clusters of backbones; results go to ``out/analysis/<backbone>/analysis.json``."""
+    """Analyze neighbours, geometry and clusters of backbones; writes ``out/analysis/<backbone>/analysis.json``."""
     results = {}
     for table in tables(store, backbones, transformations):
         entry = store.backbone(table.backbone)
@@ -153,7 +154,7 @@ def analysis(
 
 @dataclass(frozen=True)
 class Kept:
-    """What stages have left in a folder, by backbone, and the tables that it was made from."""
+    """Results of stages by backbone, and the tables that they were computed from."""
 
     outcomes: dict[str, ProbeOutcome]
     analyses: dict[str, dict[str, Any]]
@@ -166,15 +167,14 @@ def kept(
     transformations: Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Kept:
-    """What probe and analyze have left in a folder.
+    """Load the results of probe and analyze from a folder.
 
     Args:
-        transformations: what they must be of; as the first of them says where none are named.
-        settings: what the stages' settings must be, by stage; None takes any, if all backbones have the same.
+        transformations: required transformations; default: those of the first result.
+        settings: required settings by stage; None accepts any that are the same for all backbones.
 
     Raises:
-        StaleError: some were made from other photographs, embeddings, definitions or code than there are now, or two
-            of them from different ones.
+        StaleError: results are outdated (photographs, embeddings, definitions or code) or inconsistent.
     """
     found = [
         (stage, entry.name, folder, note)
@@ -204,18 +204,18 @@ def kept(
 
 
 def _present(store: EmbeddingStore, backbones: Sequence[str], names: Sequence[str], folder: Path) -> Sequence[str]:
-    """The names. Raises StaleError where a backbone of the store has not all of these transformations."""
+    """Return ``names``. Raises StaleError if a backbone lacks any of these transformations."""
     for name in backbones:
         absent = set(names) - set(store.transformation_names(store.backbone(name)))
         if absent:
-            raise StaleError(f"{folder}: made from other transformations; {name} has no {', '.join(sorted(absent))}")
+            raise StaleError(f"{folder}: outdated transformations; {name} has no {', '.join(sorted(absent))}")
     return names
 
 
 def gallery(
     store: EmbeddingStore, records: Sequence[ImageRecord], out: Path, settings: Settings, *, threads: int
 ) -> Path:
-    """Variants of a few photographs as PNG files, ``out/gallery/<number>/<transformation>.png``."""
+    """Write variants of photographs to ``out/gallery/<number>/<transformation>.png``."""
     folder = out / GALLERY
     blobs = [record.read() for record in records]
     stamp = gallery_stamp(
@@ -248,7 +248,7 @@ def gallery(
 
 
 def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]], settings: Settings) -> Stamp:
-    """The stamp of a gallery of photographs, each given by key and content hash."""
+    """Stamp of a gallery; photographs are (key, content hash)."""
     chosen = {"photographs": [list(pair) for pair in sorted(photographs)]}
     return Stamp(
         store.uuid,
@@ -261,12 +261,12 @@ def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]],
 
 
 def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> Path | None:
-    """The gallery of a folder where its pictures are of photographs and transformations of a table; else None."""
+    """The gallery folder if its pictures match the photographs and transformations of a table, else None."""
     folder = out / GALLERY
     try:
         note = note_of(folder)
     except StaleError as error:
-        print(f"{error}: the gallery is left out", file=sys.stderr)
+        print(f"{error}; omitting the gallery", file=sys.stderr)
         return None
     if note is None:
         return None
@@ -278,8 +278,6 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
     current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
     return folder if current and all(there.get(key) == content for key, content in shown) else None
 
-
-# results.json: all that a study found, put together from its store and its stages.
 
 SCHEMA = 1
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
@@ -296,13 +294,13 @@ def assemble(
     tables: Sequence[EmbeddingTable],
     threads: int,
 ) -> dict[str, Any]:
-    """The whole of results.json.
+    """Assemble results.json.
 
     Args:
-        name: the study's name.
-        tables: of the backbones that are reported, over the same photographs and transformations.
-        outcomes, analyses, shifts: by backbone, what the stages gave; what a backbone lacks is left out.
-        threads: CPU threads that the run used.
+        name: name of the study.
+        outcomes, analyses, shifts: results of stages by backbone; missing ones are omitted.
+        tables: tables of the reported backbones over common photographs and transformations.
+        threads: CPU threads of the run.
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
@@ -328,7 +326,7 @@ def assemble(
         "duplicates_moved": len(facts.moved),
         "identity": {
             "store": store.uuid,
-            # names alone: a report may be shown to people whom paths do not concern
+            # names without paths, since reports may be shared
             "sources": ", ".join(PurePath(entry.root).name for entry in store.manifest().sources),
             "photographs": photographs_digest(table),
             "embeddings": {entry.name: embeddings_digest(store, entry.slug, names, shards) for entry in entries},
@@ -351,7 +349,7 @@ def assemble(
         document["resampled"] = {"by": by, "groups": len(groups)}
     try:
         validate_results(document)
-    except SubstyleError:  # no verdict on a stage's numbers that are none; the report refuses them by name
+    except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error
         return document
     return document | {"claims": claims(document)}
 
@@ -360,7 +358,7 @@ def _backbone(
     entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any], shift: Mapping[str, Any]
 ) -> dict[str, Any]:
     facts = entry.facts
-    objective, data = stated(entry.name)  # of stores that were made before specs stated it
+    objective, data = stated(entry.name)  # for stores created before specs contained them
     return {
         "dim": entry.dim,
         "control": facts["spec"]["control"],
@@ -374,7 +372,7 @@ def _backbone(
 
 
 def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) -> float:
-    """Wall time of a backbone's finished shards in some transformations; of a pass with others too, their share."""
+    """Wall time of a backbone's finished shards, prorated to the given transformations."""
     finished = store.finished().of([entry.slug])
     wanted = set(names)
     share = np.array([len(wanted & set(made)) / max(len(made), 1) for made in finished.made], np.float64)
@@ -384,10 +382,10 @@ def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) 
 def _cost(
     store: EmbeddingStore, entry: BackboneEntry, images: int, names: Sequence[str], seconds: float
 ) -> dict[str, float]:
-    """What a backbone's embeddings took: hours of its device, images in all variants a second of that, bytes stored.
+    """Cost of a backbone's embeddings: device hours, embeddings per second, stored bytes.
 
-    The time of a shard is that of its whole pass, decoding and variants included, in equal shares for all backbones of
-    the pass. Of imported embeddings only the bytes are known.
+    The time of a pass, including decoding and variants, is divided equally among its backbones. Imported embeddings
+    have only the bytes.
     """
     chunks = int(np.count_nonzero(store.finished().finished(entry.slug, names, store.shards())))
     cost: dict[str, float] = {"store_bytes": chunks * store.settings.chunk_bytes(entry.dim)}
@@ -404,7 +402,7 @@ def _chance(table: EmbeddingTable) -> dict[str, float]:
 
 def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, out: Path) -> dict[str, Any]:
     variants = len(table.keys) * len(table.transformations)
-    # imported embeddings have no rate of their own
+    # imported embeddings have no rate
     rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
     alone = sum(variants / rate for rate in rates.values())
     spent = {

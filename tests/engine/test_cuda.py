@@ -1,4 +1,4 @@
-"""In which order work is queued on streams, told by stand-ins of them: only a GPU can show that it is fast."""
+"""Order of work on streams, tested with fake streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUDA = torch.device("cuda", 0)
 
 
 class Streams:
-    """torch.cuda with streams that only note what they are given, in one list; the host sees what its copies hold."""
+    """A fake torch.cuda whose streams record calls in one list; copies are visible to the host at once."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -64,7 +64,7 @@ class Streams:
 
 
 class OnGPU:
-    """A tensor that says that it lies on a GPU and notes what is done with it."""
+    """A tensor that claims to be on a GPU and records calls."""
 
     is_cuda, device, dtype = True, CUDA, torch.uint8
 
@@ -91,7 +91,7 @@ class OnGPU:
 
 
 class Pinned(OnGPU):
-    """Memory of the host that copies may go to in the background."""
+    """Fake pinned memory."""
 
     is_cuda = False
 

@@ -9,7 +9,7 @@ from tests.scenarios.scene import Scene
 
 @pytest.fixture
 def pages() -> None:
-    """Reports are written as well as results.json."""
+    """Write reports in addition to results.json."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Photographs, a study and the command line, as a user has them, and what a fresh run on the same inputs finds."""
+"""Photographs, a study and the command line, compared with fresh runs on the same inputs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Scene:
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def command(self, *words: object) -> tuple[int, dict[str, Any]]:
-        """Run a command with --json. Returns its exit code and the one object that stdout is."""
+        """Run a command with --json. Returns its exit code and JSON object."""
         self.capsys.readouterr()
         try:
             code = main([*map(str, words), "--json", "--quiet"])
@@ -73,7 +73,7 @@ class Scene:
         return code, answer
 
     def ok(self, *words: object) -> dict[str, Any]:
-        """Run a command that must do what it is asked."""
+        """Run a command that must succeed."""
         code, answer = self.command(*words)
         assert code == 0, answer
         return answer
@@ -96,12 +96,12 @@ class Scene:
         return path
 
     def asked(self, out: Path | str = "out", images: Path | None = None, *more: object) -> list[object]:
-        """The words of `substyle run` on the study."""
+        """Arguments of `substyle run` on the study."""
         where = ["--images", images or self.photos, "--out", self.root / out]
         return ["run", self.study_file(), *where, *more]
 
     def run(self, out: Path | str = "out", images: Path | None = None, *more: object) -> dict[str, Any]:
-        """Run the study. Returns what it shows: results.json."""
+        """Run the study. Returns results.json."""
         answer = self.ok(*self.asked(out, images, *more))
         return read(answer["results"])
 
@@ -113,14 +113,14 @@ class Scene:
         images: Path | None = None,
         more: tuple[object, ...] = (),
     ) -> None:
-        """Run the study, which must be refused and leave results as they are, or none."""
+        """Run the study, which must fail and leave results unchanged."""
         results = self.root / out / "results.json"
         before = results.read_bytes() if results.is_file() else None
         self.refused(*self.asked(out, images, *more), kind=kind, field=field)
         assert not results.is_file() or results.read_bytes() == before
 
     def fresh(self, images: Path | None = None, *more: object) -> dict[str, Any]:
-        """What the study finds in these photographs in an empty folder."""
+        """Results of a fresh run on these photographs."""
         return self.run(f"fresh-{next(self._number)}", images, *more)
 
     def fresh_store(self, images: Path | None = None) -> Path:
@@ -130,13 +130,13 @@ class Scene:
         return self.root / out / "store.zarr"
 
     def embed(self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels") -> Any:  # noqa: ANN401
-        """`substyle embed`; a store that is made has the study's suite and canvas."""
+        """`substyle embed` with the study's suite and canvas."""
         return self.ok(*self.embedding(images, *more, store=store, backbone=backbone))
 
     def embedding(
         self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels"
     ) -> list[object]:
-        """The words of `substyle embed`."""
+        """Arguments of `substyle embed`."""
         path = self.root / store
         new = [] if (path / "substyle.json").exists() else ["--suite", SUITE, "--canvas", "64", "--shard-rows", "8"]
         new = new[2:] if "--suite" in more else new
@@ -146,12 +146,12 @@ class Scene:
     # --- photographs --------------------------------------------------------------------------------------------------
 
     def add(self, number: int, split: str = "train", folder: Path | None = None, seed: int | None = None) -> Path:
-        """A photograph; its class is that of its number."""
+        """A photograph whose class depends on its number."""
         path = (folder or self.photos) / split / CLASSES[number % 2] / f"{number:02d}.jpg"
         return write(path, jpeg(photograph(number if seed is None else seed)))
 
     def add_all(self, folder: Path | None = None, seed: int = 0) -> Path:
-        """18 photographs in split and class folders; the seed changes their bytes and not their keys."""
+        """18 photographs in split and class folders; the seed changes their bytes but not their keys."""
         numbers = itertools.count()
         for split, count in COUNTS.items():
             for number in itertools.islice(numbers, count):
@@ -159,11 +159,11 @@ class Scene:
         return folder or self.photos
 
     def one(self, pattern: str = "train/*/*.jpg", at: int = 0, folder: Path | None = None) -> Path:
-        """A photograph that is there."""
+        """An existing photograph."""
         return sorted((folder or self.photos).glob(pattern))[at]
 
     def new_process(self) -> None:
-        """Forget what plug-ins have registered, as a new process does."""
+        """Undo registrations of plug-ins, like a new process."""
         load_plugin.cache_clear()
         for name, made in list(base.REGISTRY.items()):
             if made.name.startswith("mine"):
@@ -172,14 +172,14 @@ class Scene:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write a file and the folders above it."""
+    """Write a file and its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
 
 
 def other_bytes(path: Path, seed: int = 900) -> bytes:
-    """Another photograph as a JPEG of exactly the size of a file: a comment fills it up."""
+    """Another photograph as a JPEG of exactly the same size, padded with a comment."""
     size = path.stat().st_size
     for quality in range(90, 0, -1):
         data = jpeg(photograph(seed), quality)
@@ -190,7 +190,7 @@ def other_bytes(path: Path, seed: int = 900) -> bytes:
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
-    """All of results.json but what differs between two runs on the same inputs: times, stamps, the store's UUID."""
+    """results.json without what differs between runs on the same inputs: times, stamps, UUID of the store."""
     kept = {k: v for k, v in results.items() if k not in ("created", "stamps", "throughput", "environment", "identity")}
     kept["photographs"] = results["identity"]["photographs"]
     kept["backbones"] = {}
@@ -200,13 +200,13 @@ def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A JSON file with an object."""
+    """Read a JSON object."""
     found: dict[str, Any] = json.loads(Path(path).read_text())
     return found
 
 
 def rows(store: Path, backbone: str = "control:pixels") -> dict[Row, tuple[object, ...]]:
-    """Class, split and embedding of every photograph in every transformation, wherever they stand."""
+    """Class, split and embedding of every photograph in every transformation, independent of order."""
     table = load_table(EmbeddingStore.open(store), backbone)
     x_TND = np.asarray(table.x_TND)
     found: dict[Row, tuple[object, ...]] = {}
@@ -219,12 +219,12 @@ def rows(store: Path, backbone: str = "control:pixels") -> dict[Row, tuple[objec
 
 
 def same_file(path: Path, target: Path) -> Path:
-    """A copy of a folder."""
+    """Copy a folder."""
     return Path(shutil.copytree(path, target))
 
 
 def toml(table: Mapping[str, Any]) -> str:
-    """A study as TOML; lists and inner tables of tables are written inline."""
+    """Write a study as TOML, with inline lists and inner tables."""
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
     text = "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
     for name, inner in table.items():

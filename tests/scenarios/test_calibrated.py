@@ -1,4 +1,4 @@
-"""Backbones that are recalibrated on photographs of their store, which may change."""
+"""Backbones calibrated on photographs of their store, which may change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RANDOM = "control:random:test_efficientnet"
 
 @pytest.mark.slow
 def test_a_photograph_that_calibrates_is_replaced(scene: Scene) -> None:
-    """Either the backbone is the one that a fresh store has, or it is refused and the store keeps what it has."""
+    """The backbone equals that of a fresh store, or is rejected without changes to the store."""
     scene.embed(scene.photos, "--precision", "fp32", backbone=RANDOM)
     before = rows(scene.root / "s.zarr", RANDOM)
     path = scene.one()
@@ -25,7 +25,7 @@ def test_a_photograph_that_calibrates_is_replaced(scene: Scene) -> None:
 
 
 def test_predict_on_changed_photographs(scene: Scene) -> None:
-    """The network of a probe is calibrated as it was, or refused."""
+    """The network of a probe is calibrated as before, or rejected."""
     scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]
     scene.run()
     (probe,) = (scene.root / "out" / "probes").glob("*/semantic-linear.safetensors")
@@ -37,7 +37,7 @@ def test_predict_on_changed_photographs(scene: Scene) -> None:
 
 
 def test_a_calibrated_backbone_grows(scene: Scene) -> None:
-    """Photographs that are added do not change what calibrates it."""
+    """Added photographs do not change the calibration."""
     scene.study["backbones"] = [{"name": RANDOM, "precision": "fp32"}]
     scene.run()
     before = rows(scene.root / "out" / "store.zarr", RANDOM)

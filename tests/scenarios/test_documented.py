@@ -1,4 +1,4 @@
-"""What identifies a result: every row of the table in docs/stores.md names tests, and they are here."""
+"""Every row of "What identifies a result" in docs/stores.md names tests that exist here."""
 
 from __future__ import annotations
 

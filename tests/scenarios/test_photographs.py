@@ -68,7 +68,7 @@ CHANGES = pytest.mark.parametrize(
 
 @CHANGES
 def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: Callable[[Scene], None]) -> None:
-    """`run` refuses, --fresh begins again; `embed` refuses, --replace redoes what changed."""
+    """`run` fails, --fresh starts over; `embed` fails, --replace re-embeds what changed."""
     scene.run()
     scene.embed(scene.photos)
     change(scene)
@@ -105,7 +105,7 @@ def test_photographs_are_added(scene: Scene) -> None:
 
 
 def test_photographs_of_another_folder_are_copied_in(scene: Scene) -> None:
-    """A merge: what was there stays as it is, what is new is embedded."""
+    """Existing embeddings are kept, new photographs are embedded."""
     scene.run()
     for number in range(60, 64):
         scene.add(number, "train", scene.root / "more")
@@ -167,7 +167,7 @@ def test_photographs_are_moved_or_copied(scene: Scene, move: Callable[[Path, Pat
 
 
 def test_photographs_that_are_gone(scene: Scene) -> None:
-    """Without photographs the store cannot be filled, and what it has can be read."""
+    """Without photographs a store can be read but not filled."""
     scene.embed(scene.photos)
     shutil.rmtree(scene.photos)
     scene.refused(*scene.embedding(None), kind="ConfigError", field="IMAGES")
@@ -197,7 +197,7 @@ def test_run_on_other_photographs(scene: Scene) -> None:
 
 
 def test_run_on_a_part_of_the_photographs(scene: Scene) -> None:
-    """A folder that holds fewer of the same photographs is not the same input."""
+    """A folder with fewer photographs is not the same input."""
     part = same_file(scene.photos, scene.root / "part")
     scene.run()
     scene.one(folder=part).unlink()
@@ -317,7 +317,7 @@ def _parquet(scene: Scene, path: Path, seed: int = 0) -> Path:
 
 
 def test_a_parquet_file_is_rewritten(scene: Scene) -> None:
-    """The same photographs are the same, however their file is written; others under the same keys are not."""
+    """The format of the list does not matter; other photographs under the same keys do."""
     path = _parquet(scene, scene.root / "p.parquet")
     before = numbers(scene.run(images=path))
     pq.write_table(pq.read_table(path), path, compression="zstd")
@@ -424,7 +424,7 @@ def test_a_folder_beside_train_asks(scene: Scene) -> None:
 
 
 def test_links(scene: Scene) -> None:
-    """A link inside the folder is a photograph; what it points to decides which."""
+    """A link inside the folder is a photograph, identified by its target."""
     target, other = scene.one(), scene.one(at=-1)
     link = scene.photos / "train" / "even" / "link.jpg"
     link.symlink_to(target)
@@ -451,7 +451,7 @@ def test_hard_links_are_copies(scene: Scene) -> None:
 
 
 def test_a_deleted_photograph_comes_back(scene: Scene) -> None:
-    """It was left out by --replace, and is embedded as soon as it can be read again."""
+    """Skipped by --replace, embedded once it is readable again."""
     path = scene.one()
     data = path.read_bytes()
     scene.embed(scene.photos)
@@ -479,7 +479,7 @@ def test_a_replaced_photograph_is_left_out_until_all_backbones_have_it(scene: Sc
 
 
 def test_class_names_from_a_file(scene: Scene) -> None:
-    """Readable names are classes: other names are other labels."""
+    """Readable names are class names: changing them changes labels."""
     for split in ("train", "val", "test"):
         for number, name in enumerate(("even", "odd")):
             (scene.photos / split / name).rename(scene.photos / split / str(number))

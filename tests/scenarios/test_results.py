@@ -1,4 +1,4 @@
-"""Results, stores and damage: what is shown belongs to what is there, wherever it lies."""
+"""Results always match their store, also after moves and damage."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _stages(scene: Scene, store: Path, *more: object) -> dict[str, Any]:
 
 
 def test_two_stores_beside_each_other(scene: Scene) -> None:
-    """Each has results of its own, in a folder of its name; those of one are not written over those of the other."""
+    """Each store has results in its own folder; they do not overwrite each other."""
     other = scene.add_all(scene.root / "other", seed=100)
     scene.embed(scene.photos, store="one.zarr")
     scene.embed(other, store="two.zarr")
@@ -77,7 +77,7 @@ def test_two_stores_of_one_name(scene: Scene) -> None:
 
 
 def test_a_store_is_made_anew_in_the_place_of_another(scene: Scene) -> None:
-    """Results of the earlier one are computed again, or refused by name."""
+    """Results of the earlier store are recomputed or rejected."""
     other = scene.add_all(scene.root / "other", seed=100)
     store = scene.root / "s.zarr"
     scene.embed(scene.photos)
@@ -260,7 +260,7 @@ def test_run_repairs_what_verify_found(scene: Scene) -> None:
 
 @pytest.mark.parametrize("edited", ["not yet embedded", "embedded"])
 def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
-    """A photograph is edited before it goes on: one that was embedded is refused, another is taken as it is now."""
+    """A photograph is edited before resuming: rejected if already embedded, otherwise used as it is now."""
     plugin, flag, store = scene.root / "slow.py", scene.root / "flag", scene.root / "s.zarr"
     plugin.write_text(SLOW.format(flag=str(flag)))
     flag.touch()
@@ -358,7 +358,7 @@ def test_other_imported_embeddings_in_the_same_place(scene: Scene) -> None:
 
 
 def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> None:
-    """`Scene.command` takes no other answer; here are those that no scenario needs."""
+    """`Scene.command` checks this too; these cases occur in no scenario."""
     scene.run()
     store, out = scene.root / "out" / "store.zarr", scene.root / "out"
     for words in (
@@ -384,7 +384,7 @@ def test_every_command_answers_with_one_object(scene: Scene, pages: None) -> Non
 
 
 def test_answers_in_a_pipe(scene: Scene) -> None:
-    """In a real process: exit codes, and nothing but the object on stdout."""
+    """In a real process: exit codes, and only the object on stdout."""
     scene.embed(scene.photos)
     store = scene.root / "s.zarr"
     for words, code, kind in (
@@ -404,7 +404,7 @@ def test_answers_in_a_pipe(scene: Scene) -> None:
 
 
 def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results that other code has made are made again by `run` and refused by `report`."""
+    """Results of other code are recomputed by `run` and rejected by `report`."""
     before = numbers(scene.run())
     store = scene.root / "out" / "store.zarr"
     monkeypatch.setattr("substyle.engine.study.outputs.cache.code_hash", lambda *patterns: "another")
@@ -413,7 +413,7 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_library_is_another_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store goes on, and says so; a run from the beginning would have the new version alone."""
+    """A store is resumed with a warning, unlike a fresh run."""
     scene.embed(scene.photos)
     before = rows(scene.root / "s.zarr")
     monkeypatch.setattr("substyle.engine.backbones.compile.version", lambda name: "99.0")
@@ -436,7 +436,7 @@ def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pyte
 
 
 def test_two_names_of_one_photograph(scene: Scene) -> None:
-    """A copy under another name: both stand in one split, here as anywhere."""
+    """A copy under another name is in the same split."""
     copied = write(scene.photos / "test" / "even" / "copy.jpg", scene.one("train/even/*.jpg").read_bytes())
     first = scene.run()
     assert first["duplicates_moved"] == 1
@@ -447,7 +447,7 @@ def test_two_names_of_one_photograph(scene: Scene) -> None:
 
 
 def test_a_damaged_marker_of_results(scene: Scene) -> None:
-    """Without its marker a folder is nobody's, and --fresh deletes nothing there."""
+    """--fresh deletes nothing in a folder without marker."""
     scene.run()
     (scene.root / "out" / "substyle.json").unlink()
     scene.refused(*scene.asked("out", None, "--fresh"), kind="ConfigError", field="--out")

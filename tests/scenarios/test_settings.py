@@ -1,4 +1,4 @@
-"""What a study says, and the code that it names, change between two commands."""
+"""Study settings and plug-in code change between two commands."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_suite_shrinks_grows_and_is_reordered(scene: Scene) -> None:
 
 
 def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
-    """Edited code, a value that it reads, and parameters are refused; a comment is not."""
+    """Edited code, values that it reads, and parameters are rejected; comments are not."""
     plugin = scene.root / "mine.py"
     plugin.write_text(TRANSFORMATION)
     scene.study |= {"suite": "identity,mine_negative", "plugins": [str(plugin)]}
@@ -127,7 +127,7 @@ def _weights(path: Path, seed: int) -> Path:
 
 
 def test_weights_change(scene: Scene) -> None:
-    """A checkpoint is written anew under its name: its embeddings are those of another backbone."""
+    """A rewritten checkpoint counts as another backbone."""
     name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
     scene.study |= {
         "backbones": [{"name": name, "checkpoint": str(path), "precision": "fp32"}],
@@ -241,7 +241,7 @@ def test_the_gallery_changes(scene: Scene, pages: None) -> None:
 
 
 def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> None:
-    """A photograph in the gallery is edited: `report` leaves the old picture out, `run` draws the new one."""
+    """A photograph in the gallery is edited: `report` omits the old picture, `run` draws the new one."""
     scene.study["gallery"] = 4
     scene.run()
     old = _pictures(scene.root / "out" / "gallery")
@@ -328,7 +328,7 @@ def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene],
 
 @pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])
 def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable[[Scene], None]) -> None:
-    """A report shows no shift that its study does not have."""
+    """A report shows only shifts of its study."""
     shifted.run()
     change(shifted)
     code, answer = shifted.command("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
@@ -339,7 +339,7 @@ def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable
 
 
 def test_shift_after_the_probes_changed(shifted: Scene) -> None:
-    """It is scored by a probe that is there no more."""
+    """The shift was scored by a probe that no longer exists."""
     shifted.run()
     shifted.study["probes"]["tolerance"] = 1e-2
     store, study = shifted.root / "out" / "store.zarr", shifted.study_file()

@@ -7,7 +7,7 @@ from substyle.engine.analysis.geometry import SampledRows, unit
 
 
 def labelings(seed: int, images: int, shared: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Six clusters and six classes of eight rows an image; rows of an image tend to share a cluster."""
+    """Six clusters and six classes, eight rows per image; rows of an image tend to share a cluster."""
     rng = np.random.default_rng(seed)
     truth = np.tile(np.arange(8) % 6, images)
     own = np.repeat(rng.integers(0, 6, images), 8)
@@ -17,7 +17,7 @@ def labelings(seed: int, images: int, shared: float) -> tuple[np.ndarray, np.nda
 
 
 def formula(a: np.ndarray, b: np.ndarray, draws: int = 400) -> float:
-    """Adjusted mutual information whose expectation is that of shuffled labels."""
+    """Adjusted mutual information with the expectation over shuffled labels."""
     rng = np.random.default_rng(0)
     entropy = (mutual_info_score(a, a) + mutual_info_score(b, b)) / 2
     expected = np.mean([mutual_info_score(a, rng.permutation(b)) for _ in range(draws)])

@@ -11,7 +11,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 
 def plain_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray, strength: float) -> np.ndarray:
-    """Ridge regression with an intercept, straight from the normal equations in float64."""
+    """Ridge regression with an intercept from the normal equations in float64."""
     x, y, new = (a.astype(np.float64) for a in (x, y, new))
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
     a = (x - mean_x).T @ (x - mean_x) + strength * np.eye(x.shape[1])

@@ -16,7 +16,7 @@ def brute_force(query: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
 
 
 def plain_vote(labels: np.ndarray) -> int:
-    """Count; of the labels with most votes take the one that comes first."""
+    """Majority vote by counting; ties go to the first label."""
     best = max(np.count_nonzero(labels == label) for label in labels)
     return next(label for label in labels if np.count_nonzero(labels == label) == best)
 

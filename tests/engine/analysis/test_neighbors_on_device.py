@@ -1,4 +1,4 @@
-"""FAISS on a GPU where it has one: which calls are made, on both sides of every branch."""
+"""Calls of FAISS with and without a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A FAISS that says it has a GPU; its search is the CPU's, and notes its arguments."""
+    """A fake FAISS with a GPU: searches on the CPU and records arguments."""
     calls: list[dict[str, Any]] = []
     on_cpu = faiss.knn
 
@@ -78,7 +78,7 @@ def test_without_a_gpu_the_cpu_searches(monkeypatch: pytest.MonkeyPatch, count: 
 
 
 class Distances:
-    """FAISS's search of addresses on a GPU, which reads and writes memory of the host."""
+    """A fake of FAISS's GPU search by address, on host memory."""
 
     def __init__(self) -> None:
         self.banks: list[int] = []
@@ -126,7 +126,7 @@ def distances(monkeypatch: pytest.MonkeyPatch) -> Distances:
 def test_tensors_are_searched_where_they_lie(
     distances: Distances, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype, bank: int, k: int, blocks: list[int]
 ) -> None:
-    """Block by block, of float16 as of float32: the best of all blocks, best first."""
+    """Block by block, for float16 and float32."""
     monkeypatch.setattr(neighbors, "BLOCK", 16)
     queries, there = (torch.from_numpy(rows(count)[::-1].copy()).to(kind) for count in (5, bank))
     found = neighbors.search_on_gpu(queries, there, k)
@@ -157,7 +157,7 @@ def test_tensors_that_cannot_be_searched(distances: Distances, monkeypatch: pyte
 
 
 def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answers of tensors are those of arrays."""
+    """Tensors give the same results as arrays."""
     label = np.array([0, 1, -1, 1, 0, -1, 1, 0])
 
     def made(count: int) -> SampledRows:

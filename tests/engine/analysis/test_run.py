@@ -81,7 +81,7 @@ def test_all_keys_plain_json_and_the_same_again() -> None:
 
 
 def test_intervals_over_folders_are_wider_where_photographs_of_one_are_alike() -> None:
-    """Ten copies of each photograph in a folder: points stay, intervals grow."""
+    """Ten copies of each photograph per folder: same estimates, wider intervals."""
     t = table()
     copies = replace(
         t,

@@ -1,4 +1,4 @@
-"""`substyle info` on stores that are finished, being filled, only begun, and imported."""
+"""`substyle info` on stores that are finished, in progress, empty and imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATISTICS = BackboneChoice("control:statistics")
 
 
 def info(store: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], list[str]]:
-    """What it says: its JSON, and its lines without --json."""
+    """JSON and text output."""
     capsys.readouterr()
     assert main(["info", str(store), "--json"]) == 0
     out, shown = capsys.readouterr()
@@ -34,7 +34,7 @@ def info(store: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Stop runs after so many shards."""
+    """Interrupt runs after the given number of shards."""
     write, left = EmbeddingStore.write_shard, [after]
 
     def stop(self: EmbeddingStore, *arguments: Any, **more: Any) -> int:  # noqa: ANN401
@@ -133,7 +133,7 @@ def test_quarantined_and_near_duplicates_are_counted(tmp_path: Path, capsys: pyt
     assert answer["moved"] > 0
     assert answer["classes"] == {"number": 0, "first": []}
     assert "images           25, 1 of them quarantined" in lines
-    assert any(f"({answer['moved']} go with a near-duplicate in another)" in line for line in lines)
+    assert any(f"({answer['moved']} moved to the split of a near-duplicate)" in line for line in lines)
 
 
 def test_many_classes_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`--json`: whatever happens, stdout is one JSON object and everything else goes to stderr."""
+"""`--json`: stdout is exactly one JSON object; everything else goes to stderr."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def substyle(*arguments: str | Path, **more: Any) -> subprocess.CompletedProcess
 
 
 def error(text: str) -> dict[str, Any]:
-    """The error that stdout reports, and nothing else."""
+    """The error on stdout."""
     assert text.endswith("\n")
     answer = json.loads(text)
     assert set(answer) == {"error"}
@@ -56,7 +56,7 @@ def error(text: str) -> dict[str, Any]:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, what: BaseException) -> None:
-    """Let `substyle doctor` raise it, after it has printed something."""
+    """Make `substyle doctor` print something, then raise."""
 
     def doctor(options: object) -> None:
         print("a table")
@@ -133,15 +133,11 @@ def test_bad_usage(arguments: list[str], field: str | None, capsys: pytest.Captu
         (ConfigError("seed", -1, "0 or more"), 2, ("ConfigError", "seed", "seed: got -1; allowed: 0 or more")),
         (SubstyleError("no"), 1, ("SubstyleError", None, "no")),
         (FileNotFoundError(2, "No such file", "x.json"), 1, ("FileNotFoundError", None, "x.json: No such file")),
-        (OSError(28, "No space left"), 1, ("OSError", None, "the system: No space left")),
-        (BrokenPipeError(32, "Broken pipe"), 1, ("BrokenPipeError", None, "the system: Broken pipe")),
+        (OSError(28, "No space left"), 1, ("OSError", None, "No space left")),
+        (BrokenPipeError(32, "Broken pipe"), 1, ("BrokenPipeError", None, "Broken pipe")),
         (ZeroDivisionError("by zero"), 1, ("ZeroDivisionError", None, "by zero")),
-        (
-            KeyboardInterrupt(),
-            130,
-            ("Interrupted", None, "interrupted; what is finished is kept, run the same command to go on"),
-        ),
-        (SystemExit(0), 1, ("SubstyleError", None, "doctor: ended early by sys.exit(0)")),
+        (KeyboardInterrupt(), 130, ("Interrupted", None, "interrupted")),
+        (SystemExit(0), 1, ("SubstyleError", None, "sys.exit(0)")),
     ],
 )
 def test_failures(
@@ -154,9 +150,12 @@ def test_failures(
     failing(monkeypatch, what)
     assert main(["doctor", "--json"]) == code
     out, err = capsys.readouterr()
-    assert error(out) == dict(zip(("type", "field", "message"), told, strict=True))
+    found = error(out)
+    assert set(found) == {"type", "field", "message"}
+    assert (found["type"], found["field"]) == told[:2]
+    assert told[2] in found["message"]
     assert err.startswith("a table\n")
-    assert told[2] in err
+    assert found["message"] in err
     assert ("Traceback" in err) == isinstance(what, ZeroDivisionError)
 
 
@@ -198,7 +197,7 @@ def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) 
     out, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert error(out)["type"] == kind
-    assert "what is finished is kept" in err
+    assert f"substyle: {kind.lower()}" in err
     assert "Traceback" not in err
 
 
@@ -206,7 +205,7 @@ def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) 
 def test_a_signal_while_a_library_loads(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Some swallow whatever is raised then; the command must end all the same, before it does anything."""
+    """Libraries may swallow the exception; the command must still stop before doing any work."""
 
     def load(name: str) -> object:
         try:
@@ -235,12 +234,13 @@ def test_stdout_that_cannot_be_written() -> None:
         command = [sys.executable, "-m", "substyle.engine.cli", "doctor", "--json"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.endswith("substyle: the system: No space left on device\n")
+    assert done.stderr.splitlines()[-1].startswith("substyle: ")
+    assert done.stderr.endswith("No space left on device\n")
 
 
 @pytest.mark.parametrize("closed", [[1], [2], [1, 2]])
 def test_closed_streams(closed: list[int], tmp_path: Path) -> None:
-    """An error beside it: what is meant for stderr must not take stdout's place."""
+    """Text for stderr must not appear on stdout."""
     redirect = " ".join(f"{number}>&-" for number in closed)
     command = f"{sys.executable} -m substyle.engine.cli verify {tmp_path}/nothing --json {redirect}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

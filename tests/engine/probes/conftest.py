@@ -1,4 +1,4 @@
-"""Embeddings made up of a class, a transformation's displacement and noise: what a probe should find is known."""
+"""Synthetic embeddings: class, displacement of the transformation, and noise."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_table() -> Callable[..., EmbeddingTable]:
 
 @pytest.fixture
 def quick() -> Callable[..., ProbeConfig]:
-    """A small configuration, with changes."""
+    """A small configuration with overrides."""
 
     def make(**changes: object) -> ProbeConfig:
         base: dict[str, object] = {

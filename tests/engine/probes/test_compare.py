@@ -37,7 +37,7 @@ def scores(share: float, seed: int) -> Scores:
 
 
 def step_down(p: list[float]) -> list[float]:
-    """Holm's procedure as his paper has it: the level at which each hypothesis is first rejected, by bisection."""
+    """Holm's procedure from his paper: the level at which each hypothesis is first rejected, by bisection."""
 
     def rejected(level: float) -> set[int]:
         out: set[int] = set()
@@ -101,7 +101,7 @@ def key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def test_numbers_of_a_row_are_those_of_the_two_scores() -> None:
-    """Difference, both intervals, error and p against the resamples of each side, put together by hand."""
+    """Difference, both intervals, error and p, compared with the resamples of each side."""
     a, b = scores(0.7, 1), scores(0.5, 2)
     a[3, :5] = np.nan
     left, right = np.where(np.isnan(a + b), np.nan, a), np.where(np.isnan(a + b), np.nan, b)
@@ -142,7 +142,7 @@ def test_the_error_of_training_is_that_of_paired_resamples() -> None:
 
 
 def test_groups_widen_the_interval() -> None:
-    """Each photograph stands ten times in the test set: grouped, its copies say no more than one."""
+    """Ten grouped copies of each photograph give the same interval as one."""
     made = {name: scores(share, seed)[:, :12] for name, share, seed in (("a", 0.7, 1), ("b", 0.5, 2))}
     copies = {name: outcome({"fine/linear": np.tile(score, 10)}) for name, score in made.items()}
     grouped = {
@@ -160,7 +160,7 @@ def test_equal_scores_differ_by_nothing() -> None:
 
 
 def test_false_alarms_are_as_rare_as_holm_says() -> None:
-    """200 studies of four backbones that are equally good over all transformations: few call any pair different."""
+    """Few of 200 studies of four equally good backbones find a difference."""
     rng = np.random.default_rng(6)
     alarms = 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Embeddings held as float16, as int8 and streamed: what a probe is given, and what it learns from it."""
+"""Embeddings held as float16, int8 and streamed: features and trained probes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_streamed_rows_are_those_of_float16(make_table: Make) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_int8_rows_are_near(make_table: Make, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every number within half a step of its row; a large feature takes nothing from the small ones."""
+    """All numbers are within half a step of their row; large features do not affect small ones."""
     monkeypatch.setattr(held_module, "SAMPLE", 500)
     table = make_table()
     x_TND = np.asarray(table.x_TND, dtype)
@@ -87,7 +87,7 @@ def test_int8_rows_are_near(make_table: Make, dtype: type, monkeypatch: pytest.M
 
 
 def test_int8_says_where_numbers_are_none(make_table: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the sample of rows that statistics are made of does not meet them."""
+    """Also if the sample for the statistics does not include them."""
     monkeypatch.setattr(held_module, "SAMPLE", 1)
     table = make_table()
     for value in (np.nan, np.inf):
@@ -104,7 +104,7 @@ def plain(table: EmbeddingTable, config: ProbeConfig) -> tuple[dict[str, Any], d
 
 @pytest.mark.parametrize("sampling", ["variant", "cross"])
 def test_streamed_probes_learn_what_probes_in_memory_learn(make_table: Make, quick: Quick, sampling: str) -> None:
-    """Every task, head and resample, the rotation and the projection, bit for bit, through windows of a few steps."""
+    """All tasks, heads and resamples, the rotation and the projection, bit-identical, with windows of a few steps."""
     table = make_table(style=1.0)
     config = quick(mlp_steps=10, multitask_steps=10, mlp_resamples=1, sampling=sampling, dropout=0.2)
     expected, expected_scores = plain(table, config)
@@ -137,7 +137,7 @@ def draws(table: EmbeddingTable, size: int) -> Callable[[], Drawn]:
 
 @pytest.mark.parametrize(("steps", "at_once"), [(7, 3), (6, 3), (3, 3), (2, 3), (1, 1), (5, 1)])
 def test_a_feed_gives_every_step_in_turn(make_table: Make, steps: int, at_once: int) -> None:
-    """Windows of so many steps, of which rows stay until the one after is asked for."""
+    """Windows of the given number of steps, whose rows stay valid until the next window."""
     table, size = make_table(), 10
     held = Streamed(table, CPU, 2 * at_once * size * BYTES)
     feed, draw = held.feed(draws(table, size), size, steps), draws(table, size)
@@ -190,8 +190,9 @@ def test_what_a_reader_dies_of_is_seen(make_table: Make) -> None:
 def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:
     table = make_table()
     assert Streamed(table, CPU, 800).feed(draws(table, 10), 10, 5)
-    with pytest.raises(ConfigError, match=r"probes.stream_buffer: got 799; allowed: at least 800: two steps of 10"):
+    with pytest.raises(ConfigError, match="at least 800, two steps of 10 rows") as caught:
         Streamed(table, CPU, 799).feed(draws(table, 10), 10, 5)
+    assert (caught.value.field, caught.value.given) == ("probes.stream_buffer", 799)
 
 
 IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
@@ -219,13 +220,15 @@ def test_bytes_of_imagenet() -> None:
 
 def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
     here = MemoryBudget(IMAGENET, 2, int(39e9), 1 << 30, "cuda:0")
-    with pytest.raises(ConfigError, match=r"probes.table: got 'float16'; allowed: what fits: int8, streamed \(.*61.00"):
+    with pytest.raises(ConfigError, match=r"allowed: int8, streamed \(.*61.00") as caught:
         here.choose("float16")
+    assert (caught.value.field, caught.value.given) == ("probes.table", "float16")
     for asked in ("auto", "streamed"):
         with pytest.raises(ConfigError, match=r"probes.stream_buffer: got 1073741824; .*through a buffer of 1.07 GB"):
             replace(here, free=10**9).choose(asked)
-    with pytest.raises(ConfigError, match=r"allowed: what fits: nothing"):
+    with pytest.raises(ConfigError, match="nothing fits") as caught:
         replace(here, free=10**9).choose("int8")
+    assert (caught.value.field, caught.value.given) == ("probes.table", "int8")
 
 
 def test_hold_says_the_arithmetic(make_table: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:  # noqa: ANN401
@@ -257,14 +260,14 @@ def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch keeps and nobody uses counts."""
+    """Memory cached by torch counts as free."""
     for name, answer in (("memory_reserved", 50), ("memory_allocated", 20), ("mem_get_info", (1000, 5000))):
         monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
     assert dataset.free_bytes(torch.device("cuda", 0)) == 1030
 
 
 def test_a_centre_is_undone() -> None:
-    """Features of rows that were centred are those of rows that were not, whatever the task's standard is."""
+    """Features of centred rows equal those of other rows, for any standardisation."""
     from substyle.engine.probes.batches import _over_centre
 
     rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ def test_values_are_plain_means() -> None:
 
 
 def test_replicates_equal_a_loop_over_resamples() -> None:
-    """The vectorised resampling against drawing images one resample at a time from the same generator."""
+    """Vectorised resampling compared with one resample at a time from the same generator."""
     rng = np.random.default_rng(3)
     score = rng.random((3, 20)).astype(np.float32)
     score[2, 5:9] = np.nan
@@ -28,7 +28,7 @@ def test_replicates_equal_a_loop_over_resamples() -> None:
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """400 made-up test sets whose images differ in difficulty: about 95 % of the intervals hold the true accuracy."""
+    """About 95 % of the intervals of 400 simulated test sets with varying difficulty contain the true accuracy."""
     rng = np.random.default_rng(5)
     covered = 0
     for i in range(400):
@@ -40,7 +40,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_variants_of_an_image_are_resampled_together() -> None:
-    """With variants that always agree, T variants say no more than one: the interval is as wide."""
+    """If variants always agree, T variants give the same interval as one."""
     rng = np.random.default_rng(6)
     one = (rng.random((1, 200)) < 0.5).astype(np.float32)
     single, repeated = resample(one, 1000, 0), resample(np.repeat(one, 10, axis=0), 1000, 0)
@@ -48,7 +48,7 @@ def test_variants_of_an_image_are_resampled_together() -> None:
 
 
 def test_differences_are_paired() -> None:
-    """A constant advantage over the same images has an interval far narrower than either accuracy's."""
+    """A constant advantage on the same images has a much narrower interval than the accuracies."""
     rng = np.random.default_rng(8)
     base = rng.random((3, 300)).astype(np.float32)
     a, b = resample(base, 500, 1).mean(np.ones(3)), resample(base * 0.9 + 0.1, 500, 1).mean(np.ones(3))
@@ -67,7 +67,7 @@ def test_standard_error_and_intervals_are_those_of_the_replicates() -> None:
 
 
 def test_groups_are_drawn_whole() -> None:
-    """Ten copies of every image, grouped, are resampled as one of each; images of their own group as without groups."""
+    """Ten grouped copies of every image are resampled like one; singleton groups like no groups."""
     score = (np.random.default_rng(9).random((3, 40)) < 0.4).astype(np.float32)
     score[1, :7] = np.nan
     alone = resample(score, 300, 5)
@@ -77,7 +77,7 @@ def test_groups_are_drawn_whole() -> None:
 
 
 def test_two_way_replicates_equal_a_loop() -> None:
-    """The vectorised pigeonhole against taking the drawn transformations one by one, each with its weight."""
+    """The vectorised pigeonhole bootstrap compared with a loop over drawn transformations."""
     rng = np.random.default_rng(11)
     score = (rng.random((6, 30)) < 0.6).astype(np.float32)
     score[5] = np.nan

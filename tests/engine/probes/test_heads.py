@@ -1,4 +1,4 @@
-"""What a training is made of: banks of heads, blocks of batches, features."""
+"""Banks of heads, blocks of batches, features."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> None:
-    """Rows, answers and rates of a block are those of as many batches one by one; two parts lie one after the other."""
+    """A block equals the same batches one by one; the two parts of a batch are concatenated."""
     table = make_table()
     fine, semantic = fine_task(table, 0), semantic_task(table, 0)
     assert fine is not None
@@ -55,7 +55,7 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
 
 @pytest.mark.parametrize("width", [0, 8])
 def test_weights_of_a_setting_are_copies(width: int) -> None:
-    """Of all its seeds, in their order, whether its heads train in turn or together."""
+    """Of all seeds in order, whether heads train in turn or together."""
     settings = [Setting(lr, 0.0, width) for lr in (1e-2, 1e-3, 1e-4)]
     own = HeadBank(settings, 20, 5, [0, 1], 0.0, CPU)
     assert len(own.pieces) == (6 if width else 1)

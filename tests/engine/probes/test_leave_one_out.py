@@ -1,4 +1,4 @@
-"""Probes that hold out transformations: what they learn from, which sets are tried, what is said of them."""
+"""Leave-one-out probes: training rows, held-out sets and reported numbers."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def turned(
 
 
 def spoilt(table: EmbeddingTable, t: int) -> EmbeddingTable:
-    """The same with other training rows of transformation t: those of another one."""
+    """The same table with training rows of transformation t replaced."""
     x_TND = table.x_TND.copy()
     x_TND[t, table.rows(0)] = x_TND[(t + 2) % len(x_TND), table.rows(0)]
     return replace(table, x_TND=x_TND)
 
 
 def test_a_head_depends_on_no_row_of_what_it_holds_out(make_table: Make, quick: Quick) -> None:
-    """Bit for bit, however it is weighted beside others: its rows have no weight, and it starts at zero."""
+    """Bit-identical: held-out rows have no weight, and fits start at zero."""
     table = make_table(style=1.0)
     task, config = whole(table), quick(tolerance=1e-5)
     standard = standard_of(table, task, 0)
@@ -73,7 +73,7 @@ def test_a_head_depends_on_no_row_of_what_it_holds_out(make_table: Make, quick: 
 
 @pytest.mark.parametrize("t", [2, 4])
 def test_scores_depend_on_no_training_row_of_what_is_held_out(make_table: Make, quick: Quick, t: int) -> None:
-    """With the standardisation fixed; scores of transformations that learn from these rows do depend on them."""
+    """With fixed standardisation; other scores do depend on these rows."""
     table, config = make_table(style=0.7), quick(tolerance=1e-5)
     standard = standard_of(table, whole(table), 0)
     before, after = turned(table, config, standard), turned(spoilt(table, t), config, standard)
@@ -83,7 +83,7 @@ def test_scores_depend_on_no_training_row_of_what_is_held_out(make_table: Make, 
 
 
 def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Quick) -> None:
-    """Against probes fitted one by one, whose rows are left out of the task altogether."""
+    """Compared with separate probes on tasks without these rows."""
     table, config = make_table(style=0.7), quick(tolerance=1e-5)
     task = whole(table)
     standard = standard_of(table, task, 0)
@@ -103,7 +103,7 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
 
 
 def test_what_can_be_held_out(make_table: Make) -> None:
-    """Roles do not matter; one that is alone in its class stays, and without any other there is no task."""
+    """Independent of roles; the only transformation of a class is never held out."""
     assert held_out_in_turn(whole(make_table())).tolist() == [1, 2, 3, 4, 5, 6, 7]
     suite = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("noise_a", "noise", "held_out"))
     assert whole_task(make_table(suite=suite), 0) is None
@@ -112,7 +112,7 @@ def test_what_can_be_held_out(make_table: Make) -> None:
 
 
 def test_redrawn_sets(make_table: Make) -> None:
-    """Of each coarse class as many as the suite holds out, whichever; the seed alone decides."""
+    """As many per coarse class as the suite holds out, determined by the seed."""
     table = make_table()
     sets = redrawn_sets(table, whole(table), 60, 0)
     assert len(sets) == 60
@@ -127,7 +127,7 @@ def test_redrawn_sets(make_table: Make) -> None:
 
 
 def test_one_of_each_class_at_least_stays(make_table: Make) -> None:
-    """Also where the suite holds out all of them; where it holds out none, one of each class is that can be."""
+    """Also if the suite holds out all of a class; one per class if it holds out none."""
     roles = ("train", "held_out", "held_out", "held_out", "train", "train", "train", "train")
     table = make_table(roles=roles)
     for held in redrawn_sets(table, whole(table), 30, 0):
@@ -146,7 +146,7 @@ STYLED = (
 
 @pytest.mark.parametrize("suite", [STYLED, None])
 def test_the_report_of_a_rotation(make_table: Make, quick: Quick, suite: tuple[tuple[str, str, str], ...]) -> None:
-    """Means over what was held out and over the styles; without styles these are null."""
+    """Means over held-out transformations and over styles; null without styles."""
     table = make_table(style=0.7, **({"suite": suite} if suite else {}))
     config = quick()
     found = turned(table, config)
@@ -175,7 +175,7 @@ def test_the_report_of_a_rotation(make_table: Make, quick: Quick, suite: tuple[t
 
 
 def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
-    """Each set's accuracy is the mean over the classes that it holds out of, by a probe that saw none of it."""
+    """The accuracy of a set is the mean over its classes, by a probe trained without it."""
     table, config = make_table(style=0.7), quick(tolerance=1e-5)
     task, images = whole(table), table.rows(2)
     found = turned(table, config, redraws=3)

@@ -1,4 +1,4 @@
-"""Linear probes: the grid of penalties, what is picked of it, resamples, and weights of rows."""
+"""Linear probes: grid, selection, resamples and row weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def features_of(table: EmbeddingTable, task: Task | None) -> tuple[Features, Tas
 
 @pytest.fixture
 def picked(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Linear]:
-    """(Cs, judged: C -> accuracy and loss) -> the probe picked; fits and validation are made up."""
+    """(Cs, judged: C -> accuracy and loss) -> selected probe, with fake fits and validation."""
     features, task = features_of(table := make_table(), fine_task(table, 0))
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
 
@@ -60,7 +60,7 @@ def picked(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.mark.parametrize("best", [1e-5, 1e-2, 1e3])
 def test_the_grid_grows_until_the_best_lies_inside(picked: Callable[..., Linear], best: float) -> None:
-    """Tenfold beyond the end where the best lies, and no further than one beyond the best."""
+    """The grid is extended tenfold at the end with the best C, by one value beyond the best."""
     found = picked((1e-2, 1e-1), lambda C: (1.0 - abs(np.log10(C / best)) / 20, 1.0))
     assert np.isclose(found.C, best)
     low, high = min(best / 10, 1e-2), max(best * 10, 1e-1)
@@ -89,7 +89,7 @@ def test_the_grid_ends_where_penalties_do(picked: Callable[..., Linear], sign: i
 def test_of_equals_the_strongest_penalty_is_picked(
     picked: Callable[..., Linear], losses: tuple[float, ...], best: float
 ) -> None:
-    """Of equally accurate ones that of the lower loss; the ends are less accurate and have the lowest loss of all."""
+    """Ties go to the lower loss; the ends have lower accuracy and the lowest loss."""
     Cs = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
     def judged(C: float) -> tuple[float, float]:
@@ -100,7 +100,7 @@ def test_of_equals_the_strongest_penalty_is_picked(
 
 
 def test_it_is_scikit_learn_s_at_the_same_penalty(make_table: Make, quick: Quick) -> None:
-    """The picked head on all photographs, and those on resamples of them, by their probabilities."""
+    """Heads on all photographs and on resamples, compared by probabilities."""
     features, task = features_of(table := make_table(style=1.0), fine_task(table, 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     found = fit_linear(features, task, quick(tolerance=1e-5), times_SN)
@@ -158,7 +158,7 @@ def test_each_part_must_have_converged(spoilt: str) -> None:
 
 
 def test_a_penalty_beyond_the_grid_is_fitted_as_one_of_it(make_table: Make, quick: Quick) -> None:
-    """Begun at the last penalty's best, a fit may be within the tolerance at once, however far from its own best."""
+    """Started at the previous solution, a fit may be within the tolerance at once, far from its optimum."""
     features, task = features_of(table := make_table(style=0.5), fine_task(table, 0))
     extended = fit_linear(features, task, quick(Cs=(1e-3,), tolerance=1e-3))
     assert len(extended.tried) > 2
@@ -183,7 +183,7 @@ def test_fits_that_never_agree_are_tightened_as_often_as_allowed(
 
 
 def test_resamples_draw_whole_groups(make_table: Make) -> None:
-    """As many as there are, also where one has several images; other images are never drawn."""
+    """As many groups as exist, including those with several images; other images are never drawn."""
     table = make_table()
     task = fine_task(table, 0)
     assert task is not None
@@ -219,7 +219,7 @@ def test_two_backbones_have_the_same_resamples(make_table: Make) -> None:
 
 
 def test_coarse_classes_weigh_the_same(make_table: Make) -> None:
-    """Summed row by row where rows are missing: each class alike, and in a class each transformation."""
+    """Sums with missing rows: equal weight per class, and per transformation within a class."""
     distinct = np.random.default_rng(3).random((8, 120)) < np.linspace(1.0, 0.3, 8)[:, None]
     table = make_table(distinct_TN=distinct)
     task = coarse_task(table, 0)

@@ -22,7 +22,7 @@ CUDA, ROWS, WIDTH = torch.device("cuda", 0), 4, 3
 
 
 class Stream:
-    """Work in order, done when it must be, or at once."""
+    """A fake stream: work runs in order, as late as allowed or immediately."""
 
     def __init__(self, eager: bool) -> None:
         self.eager, self.work, self.done = eager, list[Callable[[], object]](), 0
@@ -41,7 +41,7 @@ class Stream:
 
 
 class GPU:
-    """Streams and events, and tensors that are written by streams."""
+    """Fake streams, events and tensors."""
 
     def __init__(self, *, copies_at_once: bool) -> None:
         self.copies, self.compute = Stream(copies_at_once), Stream(False)
@@ -49,7 +49,7 @@ class GPU:
 
     @property
     def here(self) -> Stream:
-        """The stream of this thread."""
+        """Stream of the current thread."""
         return getattr(self.current, "stream", self.compute)
 
     @contextmanager
@@ -72,7 +72,7 @@ class GPU:
 
 
 class OnGPU:
-    """Memory that copies are queued to."""
+    """Fake memory with queued copies."""
 
     def __init__(self, gpu: GPU, rows: torch.Tensor) -> None:
         self.gpu, self.rows = gpu, rows

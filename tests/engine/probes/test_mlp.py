@@ -1,4 +1,4 @@
-"""MLPs are trained for longer until longer changes nothing; the multi-task MLP beside its twins."""
+"""Convergence of MLPs, and the multi-task MLP and its twins."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def setup(table: EmbeddingTable, task: Task | None) -> tuple[Features, Task]:
 
 @dataclass
 class Trainings:
-    """A stand-in for `train`: every head is its setting and number of steps.
+    """A fake `train`: heads encode their setting and number of steps.
 
     Attributes:
         accuracy, loss: of a setting after some steps.
@@ -149,7 +149,7 @@ def test_steps_that_do_not_help_are_not_doubled_again(agreed: Agreed) -> None:
 
 
 def test_the_rank_picks(agreed: Agreed) -> None:
-    """Accuracy, of equals the lower loss; or the loss alone."""
+    """Accuracy with ties by lower loss; or the loss only."""
 
     def picked(rank: module.Rank, accuracy: dict[float, float], loss: dict[float, float]) -> float:
         found, _ = agreed(SETTINGS, [Asked(10)], rank, lambda s, _: accuracy[s.lr], lambda s, _: loss[s.lr])
@@ -162,7 +162,7 @@ def test_the_rank_picks(agreed: Agreed) -> None:
 
 
 def test_groups_are_trained_on_together_until_all_agree(agreed: Agreed) -> None:
-    """One of each group; a group is asked for each part that it learns, and the largest difference is kept."""
+    """One setting per group, compared on each part that it learns; the largest difference is kept."""
     settings = [
         Setting(lr, 0.1, 4, group=group, loss=loss)
         for lr in (0.25, 0.75)
@@ -177,7 +177,7 @@ def test_groups_are_trained_on_together_until_all_agree(agreed: Agreed) -> None:
 
 
 def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quick) -> None:
-    """The one that is kept is that of its setting and its steps alone."""
+    """The result equals training this setting alone for as many steps."""
     features, task = setup(make_table(), fine_task(make_table(), 0))
     config = quick(mlp_steps=10)
     steps: list[int] = []
@@ -196,7 +196,7 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
 
 
 def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the setting picked and half of its steps, each with a seed of its own, from drawn photographs alone."""
+    """The selected setting with half the steps, individual seeds, and only drawn photographs."""
     features, task = setup(table := make_table(), fine_task(make_table(), 0))
     times_SN = resampled_images(task, np.arange(len(table.keys)), 2, 0)
     calls: list[tuple[Sequence[BatchPart], list[Setting], int, object]] = []
@@ -261,7 +261,7 @@ def test_the_grid_of_the_joint_probe_is_that_of_its_twins(make_table: Make, quic
 def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of trainings of the first grid, each group by the parts that it learns, weighted as they are learned."""
+    """In the first grid each group is ranked by its parts, weighted as in training."""
     ranks: list[object] = []
 
     def spy(*arguments: object) -> dict[str, Mlp]:
@@ -294,7 +294,7 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
 
 
 def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> None:
-    """The twin's outputs for classes never move, so that its hidden layer is shaped by transformations alone."""
+    """The twin's class outputs are not trained, so its hidden layer depends only on transformations."""
     table = make_table()
     fine, semantic = both(table)
     features, _ = setup(table, fine)
@@ -314,7 +314,7 @@ def test_a_twin_is_a_single_task_training(make_table: Make, quick: Quick) -> Non
 def test_two_trainings_of_a_class_probe_must_agree_on_transformed_photographs(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Classes are learned from unchanged photographs and scored on all; a coarse probe is asked what it learns."""
+    """Class probes are trained on identity and scored on all; coarse probes are scored on training transformations."""
     table, asked = make_table(), list[int]()
     real = module.until_agreed
 

@@ -1,4 +1,4 @@
-"""Training by replayed steps, with graphs that stand in for a GPU's: what is captured, what runs, what is learned."""
+"""Training with replayed steps, on fake CUDA graphs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @dataclass
 class Graphs:
-    """What was captured: for each graph how often its work was done before, and how often it was replayed."""
+    """Records for each graph the number of warm-up runs and replays."""
 
     replays: list[int] = field(default_factory=list)
 
     def capture(self, launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
-        """As the real one: the work is done a few times; while it is captured, nothing is."""
+        """Like the real one: runs the work as warm-up, but not during the capture."""
         for _ in range(cuda.WARM):
             result = launch(None)
         output, number = result.clone(), len(self.replays)
@@ -52,7 +52,7 @@ class Graphs:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
-    """A CPU that says that it replays."""
+    """A CPU for which `replays` is true."""
     made = Graphs()
     monkeypatch.setattr(cuda, "capture", made.capture)
     monkeypatch.setattr(trainer, "replays", lambda device: True)
@@ -62,7 +62,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A call from which on nothing is captured any more."""
+    """Disables captures."""
 
     def call() -> None:
         monkeypatch.setattr(cuda, "WARM", 1 << 40)
@@ -104,7 +104,7 @@ def assert_same(ours: dict[Setting, Trained], theirs: dict[Setting, Trained], *,
 def test_replayed_steps_learn_what_the_host_s_do(
     make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """With two seeds and rates of their own; without dropout, whose masks are others on a GPU."""
+    """With two seeds and individual rates, without dropout, whose masks differ on a GPU."""
     config = quick(dropout=0.0)
     settings = [Setting(lr, 0.1, width) for lr in (1e-2, 3e-3, 1e-3)]
     table = make_table()
@@ -120,7 +120,7 @@ def test_replayed_steps_learn_what_the_host_s_do(
 def test_what_is_captured_is_what_runs_by_itself(
     make_table: Make, quick: Quick, graphs: Graphs, eager: Callable[[], None], dtype: torch.dtype, steps: int
 ) -> None:
-    """Bit for bit, with dropout, two widths, scripts of four steps."""
+    """Bit-identical, with dropout, two widths and schedules of four steps."""
     table, config = make_table(), quick(dropout=0.2)
     settings = [Setting(1e-2, 0.1, 16), Setting(3e-3, 0.0, 16), Setting(1e-2, 0.1, 0)]
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +136,7 @@ def test_what_is_captured_is_what_runs_by_itself(
 def test_scripts_too_short_to_warm_up_run_eagerly(
     make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three steps at a time: none is left to be captured, and all of them are taken."""
+    """Three steps at a time: none is captured, all are performed."""
     monkeypatch.setattr(trainer, "AHEAD", 3)
     table, settings, config = make_table(), [Setting(1e-2, 0.1, 0)], quick(dropout=0.0)
     ours = learned(table, settings, config, 12)
@@ -147,7 +147,7 @@ def test_scripts_too_short_to_warm_up_run_eagerly(
 
 @pytest.mark.parametrize("how", ["streamed", "int8"])
 def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, how: str) -> None:
-    """Streamed windows of five steps: a script holds no more, and all its rows lie there until it has been learned."""
+    """Streamed windows of five steps: schedules are at most that long, and their rows stay valid."""
     table, settings = make_table(), [Setting(1e-2, 0.1, 0), Setting(1e-3, 0.1, 0)]
     config = quick(dropout=0.0, stream_buffer=1 << 16)
     expected = learned(table, settings, config, 20)
@@ -165,7 +165,7 @@ def test_tables_of_every_kind(make_table: Make, quick: Quick, graphs: Graphs, ho
 
 
 def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two losses over two halves of each batch, with factors of their own for each head; two validations."""
+    """Two losses over halves of each batch, with individual factors per head; two validations."""
     table = make_table()
     fine, semantic = the_task(table), semantic_task(table, 0)
     assert semantic is not None
@@ -186,7 +186,7 @@ def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, m
 
 
 def test_dropout_is_keyed_by_seed_and_step(make_table: Make, quick: Quick, graphs: Graphs) -> None:
-    """The same whatever is captured together; another seed draws other units."""
+    """Independent of what is captured together; other seeds draw other units."""
     table, setting = make_table(), Setting(1e-2, 0.1, 16)
     config = quick(dropout=0.5)
     found = []
@@ -232,7 +232,7 @@ def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
 
 
 def test_steps_are_drawn_ahead_in_their_order(make_table: Make) -> None:
-    """By a thread; what it dies of is seen, and it ends."""
+    """Exceptions of the thread are raised, and it stops."""
     import threading
 
     def numbers() -> Iterator[Drawn]:

@@ -26,7 +26,7 @@ Quick = Callable[..., ProbeConfig]
 
 
 def plain(outcome: ProbeOutcome) -> dict[str, Any]:
-    """The results after a round trip through strict JSON."""
+    """Results after a round trip through strict JSON."""
     results: dict[str, Any] = json.loads(json.dumps(outcome.results, allow_nan=False))
     return results
 
@@ -39,13 +39,13 @@ NUMBERS = ("ci95", "two_way_ci95", "se_training", "se")
 
 
 def numbers(name: str) -> set[str]:
-    """The keys of a number of a single-task probe."""
+    """Keys of a number of a single-task probe."""
     before = "" if name == "accuracy" else f"{name}_"
     return {name, *(before + each for each in NUMBERS)}
 
 
 def test_everything_of_a_backbone(make_table: Make, quick: Quick, tmp_path: Path) -> None:
-    """Easy embeddings are read well by every probe, and each entry is what results.json promises."""
+    """All probes are accurate on easy embeddings, and entries have the documented keys."""
     table = make_table(images=200, style=4.0)
     config = quick(mlp_resamples=2, mlp_steps=80, multitask_steps=2)
     outcome = run_probes(table, config, out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
@@ -113,7 +113,7 @@ def test_the_multi_task_probe_stands_beside_its_twins(make_table: Make, quick: Q
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, classes: int) -> None:
-    """With counts beside shares, nulls for what cannot be said, and a certificate of each probe in its table."""
+    """With counts, nulls for undefined numbers, and a certificate of each probe in the table."""
     table = make_table(classes=classes, style=0.5)
     outcome = run_probes(table, quick(mlp_steps=2, multitask_steps=2), out_dir=None, quiet=True)
     results = fake_results(skills={"alpha": (0.8, 0.7)}, analysis=False, shift=False)
@@ -150,7 +150,7 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
 
 
 def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
-    """Of every probe (T, N) over test images; of those that are trained on resamples (S, T)."""
+    """Scores are (T, N) over test images; accuracies of resampled probes are (S, T)."""
     table = make_table()
     outcome = run_probes(table, quick(resamples=3, mlp_resamples=2, mlp_steps=5), out_dir=None, quiet=True)
     twice = {f"{task}/{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")}
@@ -203,7 +203,7 @@ def test_what_is_not_asked_for_is_not_there(make_table: Make, quick: Quick) -> N
 def test_photographs_of_one_folder_are_resampled_together(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten copies of each photograph: by folder, intervals are wider, and all copies are learned from equally often."""
+    """With ten copies of each photograph, intervals by folder are wider, and all copies are drawn together."""
     drawn: list[np.ndarray] = []
 
     def spy(*arguments: Any) -> np.ndarray:  # noqa: ANN401
@@ -239,7 +239,7 @@ def test_photographs_of_one_folder_are_resampled_together(
 
 
 def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
-    """Embeddings without any trace of transformation or class: every interval holds chance, the rotation's too."""
+    """On pure noise all intervals contain chance, including the rotation's."""
     table = make_table(images=300)
     noise = np.random.default_rng(9).normal(size=table.x_TND.shape).astype(np.float32)
     results = plain(run_probes(replace(table, x_TND=noise), quick(heads=("linear",)), out_dir=None, quiet=True))
@@ -273,9 +273,9 @@ def test_outcomes_survive_the_disk(make_table: Make, quick: Quick, tmp_path: Pat
     for name, score in outcome.scores.items():
         np.testing.assert_array_equal(loaded.scores[name], score)
     (tmp_path / "outcome" / "scores.npz").write_bytes(b"PK")
-    with pytest.raises(SubstyleError, match="no readable probe results"):
+    with pytest.raises(SubstyleError, match="cannot read probe results"):
         ProbeOutcome.load(tmp_path / "outcome")
-    with pytest.raises(SubstyleError, match="no readable probe results"):
+    with pytest.raises(SubstyleError, match="cannot read probe results"):
         ProbeOutcome.load(tmp_path / "nowhere")
 
 
@@ -305,7 +305,7 @@ def test_a_suite_of_identity_alone(make_table: Make, quick: Quick) -> None:
 
 
 def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
-    """A transformation that never differs from identity has no score, and other scores have fewer rows."""
+    """A transformation indistinct from identity has no score."""
     distinct = np.ones((8, 120), bool)
     distinct[6] = False
     distinct[2, ::2] = False
@@ -354,7 +354,7 @@ def test_precisions_are_equally_accurate(make_table: Make, quick: Quick, samplin
 
 
 def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make, quick: Quick) -> None:
-    """A class whose three transformations look alike is named without having seen one; one that is alone is not."""
+    """A held-out transformation that resembles its class is predicted; one that does not is not."""
     suite = (
         ("identity", "identity", "train"), ("blur_a", "blur", "train"), ("blur_b", "blur", "held_out"),
         ("odd_a", "odd", "train"), ("odd_b", "odd", "train"),
@@ -374,7 +374,7 @@ def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make,
 
 
 def test_comparisons(make_table: Make, quick: Quick) -> None:
-    """A backbone that shows style against one that hides it, and one with fewer images and transformations."""
+    """A backbone with style signal, one without, and one with fewer images and transformations."""
     config = quick()
     outcomes = {
         "clear": run_probes(make_table(images=200, style=2.0), config, out_dir=None, quiet=True),

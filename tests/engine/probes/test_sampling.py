@@ -25,7 +25,7 @@ def need(task: Task | None) -> Task:
 
 @pytest.mark.parametrize("sampling", ["variant", "cross"])
 def test_held_out_never_comes(make_table: Make, sampling: str) -> None:
-    """Neither in training nor among validation rows does the coarse task touch a held-out transformation."""
+    """Held-out transformations are in neither training nor validation rows of the coarse task."""
     table = make_table()
     task = need(coarse_task(table, 0))
     t, n = many(stream_of(task, sampling, 0))
@@ -56,7 +56,7 @@ def test_only_rows_that_count_come(
 
 
 def test_coarse_classes_are_balanced(make_table: Make) -> None:
-    """Each class with probability 1/4, each of its transformations equally likely within."""
+    """Each class has probability 1/4, uniform over its transformations."""
     table = make_table()
     task = need(coarse_task(table, 0))
     t, _ = many(stream_of(task, "variant", 0), batches=100)
@@ -67,7 +67,7 @@ def test_coarse_classes_are_balanced(make_table: Make) -> None:
 
 
 def test_variants_of_an_image_are_equally_likely(make_table: Make) -> None:
-    """Also where some of them are indistinct, and every image is drawn as often as any other."""
+    """Also with indistinct variants; all images are drawn equally often."""
     distinct = np.ones((8, 120), bool)
     distinct[3:7, ::2] = False
     table = make_table(distinct_TN=distinct)

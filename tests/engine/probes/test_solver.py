@@ -1,4 +1,4 @@
-"""The solver: against scikit-learn, on both sides of its dispatch, with weights, starts, blocks and dtypes."""
+"""The solver compared with scikit-learn, with weights, starts, blocks and dtypes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PENALTY, AGREE = 1e-2, 1.5e-3
 
 
 def make(images: int = 60, width: int = 12, spread: float = 1.0, seed: int = 0) -> EmbeddingTable:
-    """Embeddings in which transformation and class show, in features of very different variance."""
+    """Embeddings with transformation and class signal, and features of very different variance."""
     rng = np.random.default_rng(seed)
     label_N = np.arange(images) % 3
     x_TND = rng.normal(size=(len(NAMES), images, width)) + 0.8 * rng.normal(size=(len(NAMES), 1, width))
@@ -62,7 +62,7 @@ def fine(table: EmbeddingTable) -> Task:
 def reference(
     features: Features, task: Task, C: float, weight_R: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights and intercepts by scikit-learn, which scales weights to a sum of the rows by C."""
+    """Weights and intercepts by scikit-learn, whose C is relative to the sum of weights."""
     t, n = task.rows(task.train_T, task.train_N)
     x = features(t, n).double().numpy()
     model = LogisticRegression(C=C, tol=1e-9, max_iter=100_000)
@@ -72,7 +72,7 @@ def reference(
 
 
 def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights and intercepts; adding a number to all intercepts changes nothing."""
+    """Weights and centred intercepts, since a common offset has no effect."""
     bias = fitted.heads.b1[k].numpy()
     return fitted.heads.w1[k].numpy(), bias - bias.mean()
 
@@ -180,7 +180,7 @@ def test_too_few_passes_are_said() -> None:
 
 
 def test_weights_stay_small_where_training_rows_do_not_differ() -> None:
-    """Fewer rows than features and hardly a penalty: directions of no variance must not fill with rounding."""
+    """With fewer rows than features and weak regularisation, null directions must not collect rounding errors."""
     table = make(images=30, width=200, spread=0.0)
     task = semantic_task(table, 0)
     assert task is not None

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Setup:
-    """Everything a training of the fine task needs."""
+    """Inputs for training the fine task."""
 
     def __init__(self, table: EmbeddingTable) -> None:
         task = fine_task(table, 0)
@@ -42,7 +42,7 @@ class Setup:
 
 
 def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quick) -> None:
-    """Two widths and two rates with two seeds at once give the weights of each of them on its own."""
+    """Two widths, rates and seeds trained together equal separate trainings."""
     setup, seeds = Setup(make_table()), [0, 1]
     settings = [Setting(1e-2, 0.1, 8), Setting(3e-3, 0.0, 8), Setting(1e-2, 0.1, 16), Setting(1e-2, 0.0, 0)]
     together = train(setup.features, [setup.part()], settings, quick(), 20, seeds=seeds)
@@ -71,7 +71,7 @@ def test_the_seed_alone_decides(make_table: Make, quick: Quick) -> None:
 
 
 def test_what_is_trained_is_judged_at_its_end(make_table: Make, quick: Quick) -> None:
-    """Accuracy and loss are the validation's of the weights given, means over seeds; progress is every step."""
+    """Accuracy and loss are means over seeds of the validation; progress counts all steps."""
     setup, setting, told = Setup(make_table()), Setting(1e-2, 0.1, 16), list[int]()
     config = quick(validation_rows=100)
     made = train(setup.features, [setup.part()], [setting], config, 25, seeds=[3, 4], advance=told.append)[setting]
@@ -92,7 +92,7 @@ def test_more_steps_learn_more(make_table: Make, quick: Quick) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the step; features and masks as they were then, for their memory is used again."""
+    """A recorded call of the step, with copies of features and masks."""
 
     heads: Heads
     x_BD: torch.Tensor
@@ -102,7 +102,7 @@ class Call:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What the step is called with, from here on."""
+    """Records calls of the step."""
     seen: list[Call] = []
     real = bank.step
 
@@ -127,7 +127,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 def test_twins_see_the_same_rows_in_the_same_order(
     make_table: Make, quick: Quick, calls: list[Call], monkeypatch: pytest.MonkeyPatch, in_turn: bool
 ) -> None:
-    """Of one batch, half are identity rows with their class: the joint probe learns all, a twin its half.
+    """Half of each batch are identity rows with their class: the joint probe learns all, each twin its half.
 
     Together they are one call of the step; in turn a call is one head's, of the rows that it learns. Heads of one seed
     have one dropout mask.
@@ -229,7 +229,7 @@ def test_dropout_masks() -> None:
 
 
 def test_random_bytes_of_both_kinds_of_device() -> None:
-    """Uniform, of the seed alone, and going on from call to call."""
+    """Uniform, determined by the seed, and continued across calls."""
 
     def of_host(dropout: Dropout) -> torch.Tensor:
         return torch.from_numpy(np.stack([host_bytes(bits, 80_001) for bits in dropout.bits]))
@@ -270,7 +270,7 @@ def test_grid(quick: Quick) -> None:
 
 
 def test_standardisation(make_table: Make) -> None:
-    """Against numpy on the training rows; a feature that never varies becomes 0."""
+    """Compared with numpy on the training rows; constant features become 0."""
     table = make_table()
     table.x_TND[:, :, 3] = 7.0
     task: Task | None = fine_task(table, 0)

@@ -1,4 +1,4 @@
-"""What validation rows say of heads, and whether two trainings agree."""
+"""Scores on validation rows, and agreement of two trainings."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def made(table: EmbeddingTable, task: Task | None, config: ProbeConfig) -> Valid
 
 
 def logits(heads: Heads, validation: Validation) -> np.ndarray:
-    """Shape: (K, B, C), by numpy."""
+    """Logits in numpy. Shape: (K, B, C)."""
     x_BD, w_KCD = validation.x_BD.numpy().astype(np.float64), heads.w1.numpy()
     return np.einsum("kcd,bd->kbc", w_KCD, x_BD) + heads.b1.numpy()[:, None]
 
 
 def test_judging_is_a_weighted_share_of_right_rows(make_table: Make, quick: Quick) -> None:
-    """Against counting by hand, with fewer rows than there are."""
+    """Compared with counting, on a subset of rows."""
     table = make_table()
     validation = made(table, fine_task(table, 0), quick(validation_rows=100))
     assert validation.x_BD.shape[0] == 100
@@ -96,7 +96,7 @@ def test_classes_without_training_photographs_are_left_out(make_table: Make, qui
 def test_difference_is_paired_by_row(
     make_table: Make, quick: Quick, kind: Callable[..., Task | None], heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weighted mean over rows of the mean over heads, and one standard error of it, row by row."""
+    """Weighted mean over rows of the mean over heads, and its standard error."""
     table = make_table()
     monkeypatch.setattr(module, "_PIECE", 33)
     validation = made(table, kind(table, 0), quick())
@@ -143,7 +143,7 @@ def test_half_a_point_or_one_standard_error(
 
 
 def test_what_is_asked_of_two_fits(make_table: Make, quick: Quick) -> None:
-    """Rows of what is learned, and where others are scored rows of these too; all of them must agree."""
+    """Validation sets of training and of other scored transformations; all must agree."""
     table = make_table()
     coarse, fine = coarse_task(table, 0), fine_task(table, 0)
     assert coarse is not None

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def fake() -> ModuleType:
-    """The maker of made-up results (tests are no package, so it is loaded by its path)."""
+    """The module of fake results, loaded by path, since tests are not a package."""
     spec = importlib.util.spec_from_file_location("substyle_fake_results", Path(__file__).with_name("fake.py"))
     assert spec is not None
     assert spec.loader is not None

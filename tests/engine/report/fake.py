@@ -1,4 +1,4 @@
-"""A made-up results.json that looks like a real one: for developing the page and for its tests.
+"""A realistic fake results.json, for developing and testing the page.
 
 The numbers come from a small model of what a backbone knows (its skill at style and at substance), so that they hang
 together: counts add up, intervals hold their values, seen styles score above held-out ones.
@@ -314,7 +314,7 @@ def fake_results(
     analysis: bool = True,
     name: str = "imagenette",
 ) -> dict[str, Any]:
-    """A results.json of the given shape; every optional part can be left out."""
+    """A results.json of the given shape, with optional parts."""
     maker = _Maker(seed, suite, max(len(classes), 2), images)
     with_classes = len(classes) >= 2
     backbones: dict[str, Any] = {}

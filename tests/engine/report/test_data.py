@@ -39,8 +39,8 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (put(2, "schema"), "results.schema: got 2"),
-        (drop("schema"), "results.schema: got None"),
+        (put(2, "schema"), "results.schema: expected 1, got 2"),
+        (drop("schema"), "results.schema: expected 1, got None"),
         (drop("name"), "results.name: missing"),
         (drop("transformations"), "results.transformations: missing"),
         (drop("backbones"), "results.backbones: missing"),
@@ -52,8 +52,8 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([{"task": "fine", "a": "x"}], "comparisons"), r"comparisons\[0\].b: expected str"),
         (put([{"id": "C1"}], "claims"), r"claims\[0\].statement: expected str"),
         (put([CLAIM | {"status": "true"}], "claims"), r"claims\[0\].status: expected supported, contradicted"),
-        (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons: expected a list of texts"),
-        (put([CLAIM | {"groups": {"masked": "mae"}}], "claims"), r"groups.masked: expected a list of texts"),
+        (put([CLAIM | {"reasons": [1]}], "claims"), r"claims\[0\].reasons: expected a list of strings"),
+        (put([CLAIM | {"groups": {"masked": "mae"}}], "claims"), r"groups.masked: expected a list of strings"),
         (put("yes", "backbones", "control:pixels", "fine", "linear", "converged"), "converged: expected true or false"),
         (
             put([1], "backbones", "control:pixels", "coarse", "linear", "held_out_two_way_ci95"),
@@ -65,10 +65,10 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
         (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got float"),
         (put(0.5, "backbones", "control:pixels", "fine", "linear"), "fine.linear: expected dict"),
-        (put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy"), "accuracy: 93.1 is not a share"),
-        (put(-0.1, "backbones", "control:pixels", "balance", "neither"), "neither: -0.1 is not a share"),
-        (put(float("nan"), "backbones", "control:pixels", "equivariance", "jpeg"), "jpeg: nan is not a finite number"),
-        (put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "ci95"), r"ci95\[1\]: inf"),
+        (put(93.1, "backbones", "control:pixels", "fine", "linear", "accuracy"), "accuracy: .* got 93.1"),
+        (put(-0.1, "backbones", "control:pixels", "balance", "neither"), "neither: .* got -0.1"),
+        (put(float("nan"), "backbones", "control:pixels", "equivariance", "jpeg"), "jpeg: .* got nan"),
+        (put([0.1, float("inf")], "backbones", "control:pixels", "fine", "linear", "ci95"), r"ci95\[1\]: .* got inf"),
     ],
 )
 def test_what_is_wrong_is_named(fake: ModuleType, change: Callable[[dict[str, Any]], None], complaint: str) -> None:

@@ -1,4 +1,4 @@
-"""`import substyle`: what it costs, and that its functions do what the commands do."""
+"""`import substyle`: cost, and agreement of functions with commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished stage is known by."""
+"""Stamps of finished stages."""
 
 from __future__ import annotations
 
