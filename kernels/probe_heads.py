@@ -18,26 +18,6 @@ Numbers = Sequence[float] | NDArray[np.float64]  # one for each head
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's: Kingma & Ba (2015), their defaults
 
 
-class Scratch:
-    """Work arrays by use; heads that train in turn share one, so that the arrays stay in the CPU's cache."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, torch.Tensor] = {}
-        self._views: dict[str, torch.Tensor] = {}
-
-    def array(self, use: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """The array for a use, whatever it holds; the next caller that names the use overwrites it."""
-        view = self._views.get(use)
-        if view is not None and view.shape == shape and view.dtype == dtype and view.device == device:
-            return view
-        count = torch.Size(shape).numel()
-        held = self._held.get(use)
-        if held is None or held.numel() < count or held.dtype != dtype or held.device != device:
-            held = self._held[use] = dispatch.empty((count,), dtype, device)
-        view = self._views[use] = held[:count].view(shape)
-        return view
-
-
 @dataclass
 class Heads:
     """K heads of one shape, with their Adam moments. All tensors are float32, contiguous and on one device.
@@ -49,7 +29,6 @@ class Heads:
         b2: (K, C), None for linear heads.
         steps: Adam steps taken so far.
         first, second: Adam's moments of each parameter; empty before the first step.
-        scratch: work arrays.
     """
 
     w1: torch.Tensor
@@ -59,7 +38,6 @@ class Heads:
     steps: int = field(default=0, kw_only=True)
     first: list[torch.Tensor] = field(default_factory=list, kw_only=True)
     second: list[torch.Tensor] = field(default_factory=list, kw_only=True)
-    scratch: Scratch = field(default_factory=Scratch, kw_only=True, repr=False)
     _copies: dict[int, tuple[int, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -116,7 +94,7 @@ class Heads:
         """A copy with only some of the heads, moments and step count included."""
         rows = torch.tensor(list(index), dtype=torch.int64, device=self.w1.device)
         parameters, first, second = ([p[rows] for p in ps] for ps in (self.parameters, self.first, self.second))
-        return Heads(*parameters, steps=self.steps, first=first, second=second, scratch=self.scratch)
+        return Heads(*parameters, steps=self.steps, first=first, second=second)
 
 
 def shares(weight_KB: torch.Tensor) -> torch.Tensor:

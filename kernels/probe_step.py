@@ -84,11 +84,11 @@ def linear_gradients(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torc
 
     Args:
         heads: the heads, without a hidden layer.
-        x_BD: standardised features, float32 or bfloat16: the dtype of the GEMMs.
+        x_BD: standardised features in the dtype of the GEMMs: float32, bfloat16, or that of the heads.
         term: the loss.
 
     Returns:
-        loss (K,), gradient by weights (K, C, D) and by intercepts (K, C), float32.
+        loss (K,), gradient by weights (K, C, D) and by intercepts (K, C), in the dtype of the heads.
     """
     (dw_KCD, db_KC), loss_K = _gradients(heads, x_BD, [term], None, 1.0)
     return loss_K, dw_KCD, db_KC
@@ -100,7 +100,7 @@ def cross_entropy(
     """Weighted mean cross-entropy of each head and its gradient.
 
     Args:
-        logits_KCB: float32 logits.
+        logits_KCB: float32 or float64 logits.
         target_B: int64 class of each row.
         weight_KB: weights of the rows, None for equal ones; a head whose weights are all 0 has loss and gradient 0.
 
@@ -109,10 +109,10 @@ def cross_entropy(
     """
     heads, _, batch = logits_KCB.shape
     if weight_KB is None:
-        share_KB = torch.full((heads, batch), 1.0 / max(batch, 1), device=logits_KCB.device)
+        share_KB = torch.full((heads, batch), 1.0 / max(batch, 1), device=logits_KCB.device, dtype=logits_KCB.dtype)
     else:
         share_KB = shares(weight_KB)
-    if on_triton(logits_KCB):
+    if on_triton(logits_KCB) and logits_KCB.dtype == torch.float32:
         from substyle.kernels import probe_step_triton
 
         return probe_step_triton.cross_entropy(logits_KCB, target_B, share_KB)
@@ -174,7 +174,7 @@ def _gradients(
     count, hidden, width = heads.w1.shape
     h_KHB = _first_layer(heads, x_BD)
     if heads.w2 is None or heads.b2 is None:
-        loss_K, dz_KHB = _loss(h_KHB.float(), terms)
+        loss_K, dz_KHB = _loss(h_KHB.to(heads.w1.dtype), terms)
         second: list[torch.Tensor] = []
         db1 = dz_KHB.sum(2)
         dz_KHB = dz_KHB.to(x_BD.dtype)
@@ -193,13 +193,13 @@ def _gradients(
         # a hidden unit passes gradient exactly where it is positive: neither cut by relu nor dropped
         dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), g_low), h_KHB, 0)
         db1 = dz_KHB.sum(2).float()
-    dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).float()
+    dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).to(heads.w1.dtype)
     return [dw1.view(count, hidden, width), db1, *second], loss_K
 
 
 def _loss(logits_KCB: torch.Tensor, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor]:
     gradient = torch.zeros_like(logits_KCB)
-    total_K = torch.zeros(logits_KCB.shape[0], device=logits_KCB.device)
+    total_K = logits_KCB.new_zeros(len(logits_KCB))
     for term in terms:
         part = logits_KCB[:, term.outputs, term.rows].contiguous()
         loss_K, part_gradient = cross_entropy(part, term.target_B, term.weight_KB)

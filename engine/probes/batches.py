@@ -50,10 +50,10 @@ class Features:
         """Number of transformations T."""
         return len(self.held.table.transformations)
 
-    def full(self) -> Features:
-        """The same features in float32."""
+    def full(self, dtype: torch.dtype = torch.float32) -> Features:
+        """The same features in float32 or float64."""
         other = copy(self)
-        other.dtype = torch.float32
+        other.dtype = dtype
         return other
 
     def projected(self, width: int, seed: int) -> Features:
@@ -71,11 +71,14 @@ class Features:
 
     def of(self, placed: Placed, out: torch.Tensor) -> torch.Tensor:
         """Standardise placed rows into ``out`` (B, D)."""
-        row_B, wide = upload(placed.row_B, self.device), out
-        if self.projection is not None:
-            wide = dispatch.empty((len(out), self.held.table.width), self.dtype, self.device)
+        row_B, wide, double = upload(placed.row_B, self.device), out, self.dtype == torch.float64
+        if self.projection is not None or double:
+            dtype = torch.float32 if double else self.dtype
+            wide = dispatch.empty((len(out), self.held.table.width), dtype, self.device)
         x_BD = gather(placed.x_RD, row_B, self.mean, self.scale, wide, placed.scale_R)
-        return x_BD if self.projection is None else torch.mm(x_BD, self.projection.to(self.dtype), out=out)
+        if self.projection is None:
+            return out.copy_(x_BD) if double else x_BD
+        return torch.mm(x_BD.to(self.dtype), self.projection.to(self.dtype), out=out)
 
 
 def _over_centre(

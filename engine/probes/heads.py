@@ -17,7 +17,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels import dispatch, probe_data
 from substyle.kernels.dispatch import installed, upload
 from substyle.kernels.probe_data import gather
-from substyle.kernels.probe_heads import Heads, Scratch, Term
+from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import step
 from substyle.kernels.probe_step_gpu import Dropped, Loss, Rates, shares, step_on_gpu
 
@@ -130,14 +130,11 @@ class HeadBank:
     ) -> None:
         self.settings, self.seeds, self.width = list(settings), len(seeds), settings[0].width
         self.dropout = Dropout(dropout, seeds)
-        self.scratch = Scratch()
         self.in_turn = takes_turns(self.width, device)
         if self.in_turn:
             every = initial(self.width, inputs, outputs, 1, seeds, device).parameters
             self.pieces = [
-                Heads(*(dispatch.copy(p[s : s + 1]) for p in every), scratch=self.scratch)
-                for _ in settings
-                for s in range(len(seeds))
+                Heads(*(dispatch.copy(p[s : s + 1]) for p in every)) for _ in settings for s in range(len(seeds))
             ]
         else:
             self.pieces = [initial(self.width, inputs, outputs, len(settings), seeds, device)]
@@ -165,11 +162,11 @@ class HeadBank:
             lesson.take(piece, block, masks, self.dropout.keep)
 
     def _masks(self, block: StepBlock) -> list[torch.Tensor | None]:
-        """Dropout masks of every step, (S, H, B), overwritten by those of the next block."""
+        """Dropout masks of every step, (S, H, B)."""
         if self.width == 0 or self.dropout.threshold == 0:
             return [None] * len(block)
         shape = len(block), self.seeds, self.width, block.x_nBD.shape[1]
-        kept = self.scratch.array("kept", shape, torch.bool, block.x_nBD.device)
+        kept = dispatch.empty(shape, torch.bool, block.x_nBD.device)
         for mask in kept:
             self.dropout.masks(mask)
         return list(kept)

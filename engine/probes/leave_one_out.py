@@ -52,7 +52,7 @@ class LeaveOneOut:
     def describe(self, tolerance: float) -> dict[str, Any]:
         """``converged`` and ``certificate`` of results.json, at the configured tolerance."""
         own = certified(self.fit, tolerance)
-        agreed = abs(self.difference) <= AGREEMENT
+        agreed = abs(self.difference) <= AGREEMENT and bool(self.fit.converged_K.all())
         return {
             "converged": own["converged"] and agreed,
             "certificate": own["certificate"] | {"difference": self.difference},

@@ -1,9 +1,9 @@
 """Linear probes, fitted to convergence over a grid of C that is extended until the best is inside.
 
 A small gradient bounds the loss, not the change in accuracy, especially on held-out rows. So the fit at the selected C
-is continued with a third of the tolerance until two consecutive fits agree, by the same criterion as MLPs. Probes on
-other rows (resamples, held-out transformations) start at zero: started from a fit to all rows they would retain, within
-the tolerance, information about rows that they must not see.
+is continued with a third of the tolerance until two consecutive fits agree within a fifth of a point; what later thirds
+would add is of that size. Probes on other rows (resamples, held-out transformations) start at zero: started from a fit
+to all rows they would retain, within the tolerance, information about rows that they must not see.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from substyle.kernels.probe_heads import Heads
 F64 = NDArray[np.float64]
 Advance = Callable[[int], None]
 TIGHTER = 3.0
+AGREEMENT = 0.002  # maximum difference in accuracy of two fits that agree
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,10 @@ def fit_linear(
     for _ in range(config.doublings):
         tighter *= TIGHTER
         before, picked = picked, solved([best], picked.heads, tighter=tighter)
-        difference, agreed = compare(rows, picked.heads, before.heads)
-        if agreed or not picked.converged_K.all():
+        difference, same = compare(rows, picked.heads, before.heads, AGREEMENT)
+        reached = bool(picked.converged_K.all())
+        agreed = same and reached  # a fit that stalls changes nothing either
+        if same or not reached:
             break
     resampled = None
     if times_SN is not None and len(times_SN):

@@ -25,7 +25,7 @@ from substyle.engine.probes.loader import Drawn
 from substyle.engine.probes.tasks import I64, Task
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import upload
-from substyle.kernels.probe_heads import Heads, Scratch, Term
+from substyle.kernels.probe_heads import Heads, Term
 from substyle.kernels.probe_step import linear_gradients
 
 F64 = NDArray[np.float64]
@@ -112,7 +112,7 @@ def fit(
     basis: CovarianceBasis | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Fit:
-    """Fit heads, first in the dtype of the features, then in float32.
+    """Fit heads, first in the dtype of the features, then in float32, and in float64 where rounding hides the descent.
 
     Args:
         rows: training rows.
@@ -130,16 +130,20 @@ def fit(
     bias = torch.zeros(shape[:2], device=features.device) if start is None else start.b1.clone()
     passes_K = np.zeros(count, np.int64)
     gradient_K = np.full(count, np.inf)
-    stages = [(features.full(), tolerance)]
+    stages = [(features.full(), tolerance), (features.full(torch.float64), tolerance)]
     if features.dtype != torch.float32:
         stages.insert(0, (features, _COARSE * tolerance))
     for own, goal in stages:
+        if own.dtype == torch.float64:
+            if (gradient_K <= tolerance).all() or passes_K.max() >= most:
+                break
+            metric, weight, bias = metric.double(), weight.double(), bias.double()
         objective = _Objective(rows, own, metric)
         search = _Search(objective, metric.into(weight, bias), goal, most - int(passes_K.max()), advance)
         weight, bias = metric.out(search.run())
         gradient_K = search.gradient_K
         passes_K += search.passes_K
-    return Fit(Heads(dispatch.copy(weight), dispatch.copy(bias)), gradient_K, passes_K, tolerance)
+    return Fit(Heads(*(dispatch.copy(p, torch.float32) for p in (weight, bias))), gradient_K, passes_K, tolerance)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,10 @@ class _Metric:
         of_bias_K1 = torch.full((len(strength_K), 1), 1.0 / classes, device=device)
         return cls(basis.vector_DD, torch.cat([curvature_KD, of_bias_K1], 1).rsqrt_(), penalty_K)
 
+    def double(self) -> _Metric:
+        """The same in float64."""
+        return _Metric(self.basis_DD.double(), self.scale_KD1.double(), self.strength_K.double())
+
     def out(self, u_KP: torch.Tensor, heads: torch.Tensor | slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
         """Convert coordinates to weights (K, C, D) and intercepts (K, C)."""
         scaled = u_KP.view(len(u_KP), -1, self.scale_KD1.shape[1]) * self.scale_KD1[heads, None]
@@ -214,11 +222,12 @@ class _Objective:
     """Loss and gradient of selected heads, in one pass over the rows."""
 
     def __init__(self, rows: TrainingRows, features: Features, metric: _Metric) -> None:
-        self.rows, self.features, self.metric, self.scratch = rows, features, metric, Scratch()
+        self.rows, self.features, self.metric = rows, features, metric
         variant_KT, image_KN = rows.shares()
         device = features.device
-        self.variant_KT = torch.from_numpy(variant_KT).float().to(device)
-        self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).float().to(device)
+        dtype = metric.basis_DD.dtype
+        self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype)
+        self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).to(device, dtype)
         outputs = len(variant_KT) * len(rows.task.labels)
         self.size = min(len(rows.t_R), max(256, min(_block_rows(features.width), _LOGITS // outputs)))
 
@@ -228,7 +237,7 @@ class _Objective:
         strength_K11 = self.metric.strength_K[heads, None, None]
         loss_K = 0.5 * (strength_K11 * weight_KCD.square()).sum((1, 2), dtype=torch.float64)
         dw_KCD, db_KC = strength_K11 * weight_KCD, torch.zeros_like(bias_KC)
-        heads_K = Heads(weight_KCD, bias_KC.contiguous(), scratch=self.scratch)
+        heads_K = Heads(weight_KCD, bias_KC.contiguous())
         for x_BD, target_B, t_B, n_B, real in self._blocks():
             share_KB = self.variant_KT[heads[:, None], t_B] * real
             if self.image_KN is not None:
@@ -275,9 +284,10 @@ class _Search:
         self.found_KP = u_KP.clone()
         self.gradient_K, self.passes_K = np.full(count, np.inf), np.zeros(count, np.int64)
         self.alive = torch.arange(count, device=device)
-        self.u, self.step = u_KP.clone(), torch.ones(count, device=device)
-        self.pairs = _Pairs(count, u_KP.shape[1], device)
-        self.least, self.stale = torch.full((count,), torch.inf, device=device), torch.zeros(count, device=device)
+        self.u, self.step = u_KP.clone(), u_KP.new_ones(count)
+        self.pairs = _Pairs(u_KP)
+        self.rounding = torch.finfo(u_KP.dtype).eps
+        self.least, self.stale = u_KP.new_full((count,), torch.inf), u_KP.new_zeros(count)
 
     def run(self) -> torch.Tensor:
         """Run the search. Returns coordinates (K, P)."""
@@ -293,7 +303,7 @@ class _Search:
             passes += 1
             self.advance(1)
             slope = (self.d * way).sum(1).double()
-            allowed = self.loss + _DECREASE * self.step * slope + 1e-7 * self.loss.abs()
+            allowed = self.loss + _DECREASE * self.step * slope + self.rounding * self.loss.abs()
             good = loss <= allowed
             self.pairs.add(good, trial - self.u, d - self.d)
             self.u[good], self.d[good], self.loss[good] = trial[good], d[good], loss[good]
@@ -328,11 +338,11 @@ class _Search:
 class _Pairs:
     """L-BFGS history of each head; missing pairs are zeros, which have no effect."""
 
-    def __init__(self, count: int, size: int, device: torch.device) -> None:
-        self.s = torch.zeros(MEMORY, count, size, device=device)
+    def __init__(self, u_KP: torch.Tensor) -> None:
+        self.s = u_KP.new_zeros(MEMORY, *u_KP.shape)
         self.y = torch.zeros_like(self.s)
-        self.rho = torch.zeros(MEMORY, count, device=device)
-        self.first = torch.ones(count, device=device)
+        self.rho = u_KP.new_zeros(MEMORY, len(u_KP))
+        self.first = u_KP.new_ones(len(u_KP))
         self.newest = 0
 
     def add(self, good_K: torch.Tensor, s_KP: torch.Tensor, y_KP: torch.Tensor) -> None:

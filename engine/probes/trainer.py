@@ -69,16 +69,16 @@ class Validation:
         picked_KB = torch.cat([forward(heads, x_BD)[:, self.outputs].argmax(1) for x_BD in pieces], 1)
         return picked_KB == self.answers
 
-    def difference(self, a: Heads, b: Heads) -> tuple[float, bool]:
+    def difference(self, a: Heads, b: Heads, within: float = AGREEMENT) -> tuple[float, bool]:
         """Accuracy of a minus that of b, and whether they agree.
 
-        They agree if the difference is at most half a point or, with few rows, one standard error of the paired
+        They agree if the difference is at most ``within`` or, with few rows, one standard error of the paired
         difference, but at most one point.
         """
         gain_KB = self.right(a).double() - self.right(b).double()
         gain_B = (gain_KB * self.weight).mean(0)
         difference = float(gain_B.sum())
-        return difference, abs(difference) <= min(max(AGREEMENT, float(gain_B.square().sum().sqrt())), 2 * AGREEMENT)
+        return difference, abs(difference) <= min(max(within, float(gain_B.square().sum().sqrt())), 2 * AGREEMENT)
 
     def judge_bank(self, bank: HeadBank, number: int = 0) -> tuple[F64, F64]:
         """Accuracy and cross-entropy of each head of a bank, in its order.
@@ -100,9 +100,9 @@ def asked(features: Features, task: Task, outputs: slice, config: ProbeConfig) -
     return [Validation(features, replace(task, train_T=kind), outputs, config) for kind in kinds]
 
 
-def compare(asked: Sequence[Validation], a: Heads, b: Heads) -> tuple[float, bool]:
+def compare(asked: Sequence[Validation], a: Heads, b: Heads, within: float = AGREEMENT) -> tuple[float, bool]:
     """Largest difference in accuracy of a and b over validation sets, and whether they agree on all."""
-    differences, agreed = zip(*(v.difference(a, b) for v in asked), strict=True)
+    differences, agreed = zip(*(v.difference(a, b, within) for v in asked), strict=True)
     return max(differences, key=abs), all(agreed)
 
 
