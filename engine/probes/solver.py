@@ -37,6 +37,7 @@ _SHRINK = 0.3  # step reduction factor
 _SMALLEST = 1e-5  # smallest step; rounding dominates below
 _STALE = 300  # passes without a smaller gradient before a head is stopped
 _LOGITS = 1 << 24  # maximum logits per block
+_KEPT = 1 << 30  # maximum bytes of standardised features kept between passes
 _FLAT = 1e-6  # lower bound of the covariance's eigenvalues, relative to the largest
 _COARSE = 30.0  # the 16-bit phase ends at this multiple of the tolerance
 
@@ -218,6 +219,9 @@ class _Metric:
         return (turned * self.scale_KD1[heads, None]).flatten(1)
 
 
+_Block = tuple[torch.Tensor, ...]  # features, targets, transformations, images, and 0 for padding
+
+
 class _Objective:
     """Loss and gradient of selected heads, in one pass over the rows."""
 
@@ -228,6 +232,7 @@ class _Objective:
         dtype = metric.basis_DD.dtype
         self.variant_KT = torch.from_numpy(variant_KT).to(device, dtype)
         self.image_KN = None if image_KN is None else torch.from_numpy(image_KN).to(device, dtype)
+        self._kept: list[_Block] = []
         outputs = len(variant_KT) * len(rows.task.labels)
         self.size = min(len(rows.t_R), max(256, min(_block_rows(features.width), _LOGITS // outputs)))
 
@@ -250,8 +255,22 @@ class _Objective:
         largest_K = torch.maximum(dw_KCD.abs().amax((1, 2)), db_KC.abs().amax(1))
         return loss_K, self.metric.gradient(dw_KCD, db_KC, heads), largest_K
 
-    def _blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield features, targets, transformations, images and a mask per block; the last block is padded."""
+    def _blocks(self) -> Iterator[_Block]:
+        """Yield all blocks. If they fit, they are gathered in the first pass and kept: a gather costs several times the
+        products of a single head."""
+        if self._kept:
+            yield from self._kept
+            return
+        wide = len(self.rows.t_R) * self.features.width * self.features.dtype.itemsize
+        kept: list[_Block] = []
+        for block in self._gathered():
+            if wide <= _KEPT:
+                kept.append(tuple(part.clone() for part in block))
+            yield block
+        self._kept = kept
+
+    def _gathered(self) -> Iterator[_Block]:
+        """Gather the blocks; they are overwritten by the next. The last block is padded."""
         rows, device, size = self.rows, self.features.device, self.size
         starts = iter(range(0, len(rows.t_R), size))
         steps = -(-len(rows.t_R) // size)
