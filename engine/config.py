@@ -77,6 +77,9 @@ class EmbedConfig:
     """Arithmetic of compiled backbones: bf16, fp16, fp32; int8 (OpenVINO, TensorRT) or fp8 (TensorRT), quantised on
     photographs of the source; or ``auto``: in OpenVINO bf16 with as many of the first layers in float32 as the gate
     requires, otherwise the first of bf16, fp16, fp32 that passes the gate."""
+    gate: Literal["auto", "full"] = "auto"
+    """Pictures on which a compiled backbone is compared with float32. ``auto``: each variant of 4 photographs on a CPU
+    and of 32 on a GPU; ``full``: of 32."""
     dtype: Dtype = "float16"
     """Data type of stored embeddings."""
     shard_rows: Annotated[StrictInt, Field(ge=0), PowerOfTwo] = 0

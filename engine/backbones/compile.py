@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -99,6 +99,7 @@ class CompileOptions:
             ``fp8`` (TensorRT): 8-bit products with as many first layers in 16 bits as the gate requires.
         dtype: dtype of the store's embeddings; the gate compares after the cast.
         target: device and runtime.
+        full_gate: whether the gate compares all variants of all its photographs on a CPU too.
     """
 
     batch: int
@@ -107,6 +108,7 @@ class CompileOptions:
     precision: str = AUTO
     dtype: str = "float16"
     target: Target = OPENVINO_ON_CPU
+    full_gate: bool = False
 
     def __post_init__(self) -> None:
         check_precision("precision", self.precision)
@@ -129,8 +131,16 @@ def compile_backbone(
     return compile_source(LazyBackbone.of(backbone), GivenSamples(samples_GSSC, images), options)
 
 
-def compile_source(source: LazyBackbone, samples: GateSamples, options: CompileOptions) -> CompiledBackbone:
+def compile_source(
+    source: LazyBackbone,
+    samples: GateSamples,
+    options: CompileOptions,
+    note: Callable[[str], None] = lambda text: None,
+) -> CompiledBackbone:
     """`compile_backbone` that reads weights and samples only if results are not cached.
+
+    Args:
+        note: progress callback, receives what is being tried.
 
     Raises:
         GateError: the compiled backbone disagrees with its float32 reference.
@@ -146,7 +156,8 @@ def compile_source(source: LazyBackbone, samples: GateSamples, options: CompileO
         rate = _rate(plain, samples, facts, options)
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
     artefact = artefact_of(source, samples, options)
-    found = PrecisionSearch(artefact, samples, options.precision, options.dtype).result()
+    search = PrecisionSearch(artefact, samples, options.precision, options.dtype, full=options.full_gate, note=note)
+    found = search.result()
     mixture = PrecisionPolicy.of(found)
     embed = artefact.runtime(mixture, keep=True)
     told = artefact.describe(embed)

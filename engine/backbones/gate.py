@@ -1,10 +1,16 @@
-"""The gate: compare compiled backbones with their float32 reference, and search for a precision that passes."""
+"""The gate: compare compiled backbones with their float32 reference, and search for a precision that passes.
+
+Pictures are compared in blocks, the variants that fail most often first, and the first block outside the limits rejects
+a policy. So a policy that fails costs little, and one that passes has been compared on all pictures.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +19,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones.runtimes.base import GateSamples, PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.tensorrt import EngineError
+from substyle.engine.backbones.spec import Embed
 from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
 from substyle.kernels.errors import SubstyleError
 
@@ -20,6 +27,9 @@ from substyle.kernels.errors import SubstyleError
 THRESHOLDS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99, "fp8": 0.99}
 MAX_NORM_ERROR = 0.1  # relative to a centred embedding's norm; cosines do not detect a wrong scale
 GATE_IMAGES = 32
+GATE_EACH = 4  # photographs per variant, unless the gate is full
+MIN_SPEEDUP = 1.2  # of a mixture over float32; a slower one is not worth its error
+_HARDEST = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise")  # fail first in 16 bits
 
 
 class GateError(SubstyleError):
@@ -33,7 +43,8 @@ class GateResult:
     Attributes:
         cosine_min, cosine_mean: over all rows, after subtraction of the reference mean.
         norm_error_max: largest relative difference of norms, after subtraction of the reference mean.
-        images: photographs; rows: photographs × variants.
+        images: number of photographs.
+        rows: number of pictures: variants of photographs.
         threshold: required minimum cosine.
         reference: description of the reference.
     """
@@ -59,11 +70,15 @@ def check(
     precision: str,
     images: int,
     reference: str,
+    mean_D: NDArray[np.float64] | None = None,
 ) -> GateResult:
     """Compare embeddings, cast to the store's dtype, with their float32 reference.
 
     The reference mean is subtracted first, because embeddings of most networks share a large component that would
     dominate the cosine.
+
+    Args:
+        mean_D: mean of the reference; default that of these rows.
 
     Raises:
         GateError: an embedding is not finite, or its cosine or norm is outside the limits of the precision.
@@ -71,7 +86,7 @@ def check(
     got = got_ND.astype(np.float64)
     if not np.isfinite(got).all():
         raise GateError(f"{name}: {int((~np.isfinite(got)).any(axis=1).sum())} of {len(got)} rows are not finite")
-    mean = reference_ND.mean(axis=0, dtype=np.float64)
+    mean = reference_ND.mean(axis=0, dtype=np.float64) if mean_D is None else mean_D
     a, b = got - mean, reference_ND.astype(np.float64) - mean
     length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(length_a * length_b, 1e-30)
@@ -88,7 +103,7 @@ def check(
     )
     if result.cosine_min < threshold or result.norm_error_max > MAX_NORM_ERROR:
         raise GateError(
-            f"{name}: {precision} disagrees with {reference} on {images} photographs: "
+            f"{name}: {precision} disagrees with {reference} on {len(got)} pictures: "
             f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (required: ≥ {threshold}), "
             f"largest norm error {result.norm_error_max:.4f} (required: ≤ {MAX_NORM_ERROR}). "
             f'To set the precision of one backbone: {{ name = "{name}", precision = "fp32" }}'
@@ -96,8 +111,27 @@ def check(
     return result
 
 
-_EVERY = 3  # the search for float32 layers uses every third variant, the final gate all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
+
+
+def pictures(samples: GateSamples, *, full: bool) -> NDArray[np.uint8]:
+    """Return the pictures that the gate compares, in order. Shape: (G, S, S, 3) uint8.
+
+    Each round has every variant once, the hardest first, of another photograph. ``full`` takes all pictures, otherwise
+    each variant is taken of `GATE_EACH` photographs, all photographs in turn.
+    """
+    batches, count, names = samples.variants(), samples.images(), list(samples.names())
+    size = len(batches[0])
+    variants = len(batches) // -(-count // size)
+    hardest = [names.index(name) for name in _HARDEST if name in names]
+    order = [*hardest, *(t for t in range(variants) if t not in hardest)]
+    rounds = count if full else min(GATE_EACH, count)
+    chosen = []
+    for i in range(rounds):
+        for t in order:
+            group, row = divmod((i * (count // rounds) + t) % count, size)
+            chosen.append(batches[group * variants + t][row])
+    return np.stack(chosen)
 
 
 class PrecisionSearch:
@@ -108,12 +142,23 @@ class PrecisionSearch:
         samples: photographs of the gate.
         precision: a precision, or auto.
         dtype: dtype of the store's embeddings.
+        full: whether to compare all pictures; always on a GPU.
+        note: progress callback, receives what is being tried.
     """
 
-    def __init__(self, artefact: RuntimeBuilder, samples: GateSamples, precision: str, dtype: str) -> None:
+    def __init__(
+        self,
+        artefact: RuntimeBuilder,
+        samples: GateSamples,
+        precision: str,
+        dtype: str,
+        *,
+        full: bool = False,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.artefact, self.samples, self.precision, self.dtype = artefact, samples, precision, dtype
+        self.full, self.note = full or artefact.target.on_gpu, note
         self.name = artefact.source.spec.name
-        self._reference: list[NDArray[np.float32]] = []
 
     def result(self) -> dict[str, Any]:
         """Return ``{"precision", "float32_layers", "gate"}`` of the policy that passed. Raises GateError if none."""
@@ -123,6 +168,7 @@ class PrecisionSearch:
             "dtype": self.dtype,
             "device": self.artefact.target.identity,
             "samples": self.samples.fingerprint(),
+            "full": self.full,
             "code": cache.code_hash(),
         }
         facts |= self.artefact.facts(self.precision)
@@ -133,42 +179,72 @@ class PrecisionSearch:
         if kind := as_eight_bits(self.precision):
             return self._search_eight_bits(kind)
         if self.precision != AUTO:
-            mixture = PrecisionPolicy(as_precision(self.precision))
-            return self._passed(mixture, self._check(mixture, 1))
+            return self._passed(PrecisionPolicy(as_precision(self.precision)))
         if self.artefact.ladder:
             return self._first_that_passes(self.artefact.ladder)
-        total = self.artefact.layers()
-        count, trouble = self._fewest_float32_layers(total)
-        while count < total:
-            mixture = PrecisionPolicy("bf16", count)
+        return self._fewest_float32_layers()
+
+    def _fewest_float32_layers(self) -> dict[str, Any]:
+        """bf16 with the fewest first layers in float32 that passes; float32 if none does, or if it is not much faster.
+
+        Doubles the number until it passes, then bisects.
+        """
+        total, trouble = self.artefact.layers(), None
+        passed: dict[int, dict[str, Any]] = {}
+
+        def passes(count: int) -> bool:
+            nonlocal trouble
             try:
-                result = self._check(mixture, 1)
+                passed[count] = self._passed(PrecisionPolicy("bf16", count))
             except GateError as error:
                 trouble = error
-                count += max(total // 16, 1)
-                continue
-            if count:
-                print(
-                    f"{self.name}: bf16 with the first {count} of {total} layers in float32 passes the gate "
-                    f"(cosine min {result.cosine_min:.5f}); with fewer: {trouble}",
-                    file=sys.stderr,
-                )
-            return self._passed(mixture, result)
-        print(f"{self.name}: using float32; bf16 failed: {trouble}", file=sys.stderr)
-        mixture = PrecisionPolicy("fp32")
-        return self._passed(mixture, self._check(mixture, 1))
+            return count in passed
+
+        low, high = -1, 0
+        while high < total and not passes(high):
+            low, high = high, max(1, 2 * high)
+        high = min(high, total)
+        while high - low > max(total // 24, 1):
+            middle = (low + high) // 2
+            low, high = (low, middle) if passes(middle) else (middle, high)
+        why = f"bf16 failed: {trouble}"
+        if high in passed:
+            mixture = PrecisionPolicy("bf16", high)
+            speedup = self._speedup(mixture)
+            if speedup >= MIN_SPEEDUP:
+                if high:
+                    print(
+                        f"{self.name}: bf16 with the first {high} of {total} layers in float32 passes the gate "
+                        f"(cosine min {passed[high]['gate']['cosine_min']:.5f}); with fewer: {trouble}",
+                        file=sys.stderr,
+                    )
+                return passed[high]
+            why = f"{_words(mixture, total)} is only {speedup:.2f} times as fast"
+        print(f"{self.name}: using float32; {why}", file=sys.stderr)
+        return self._passed(PrecisionPolicy("fp32"))
+
+    def _speedup(self, mixture: PrecisionPolicy) -> float:
+        """How many times as fast as float32 a policy is; the fastest of three alternating runs."""
+        self.note(f"gate: comparing the speed of {_words(mixture, self.artefact.layers())} and fp32")
+        seconds: dict[PrecisionPolicy, float] = {}
+        embeds = {policy: self.artefact.runtime(policy) for policy in (mixture, PrecisionPolicy("fp32"))}
+        block = self._pictures[: self._block]
+        for _ in range(3):
+            for policy, embed in embeds.items():
+                began = time.perf_counter()
+                embed(block)
+                seconds[policy] = min(seconds.get(policy, np.inf), time.perf_counter() - began)
+        return seconds[PrecisionPolicy("fp32")] / seconds[mixture]
 
     def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
         """The fastest precision that passes, with its result. Raises the last GateError if none does."""
         for precision in ladder[:-1]:
-            mixture = PrecisionPolicy(precision)
             try:
-                return self._passed(mixture, self._check(mixture, 1))
+                return self._passed(PrecisionPolicy(precision))
             except (GateError, EngineError) as error:  # a card may not support the precision
                 slower = ladder[ladder.index(precision) + 1]
                 print(f"{self.name}: trying {slower}; {error}", file=sys.stderr)
-        mixture = PrecisionPolicy(ladder[-1])
-        return self._passed(mixture, self._check(mixture, 1))
+        return self._passed(PrecisionPolicy(ladder[-1]))
 
     def _search_eight_bits(self, precision: EightBits) -> dict[str, Any]:
         """The 8-bit policy with the fewest unquantised first layers that passes, with its result.
@@ -182,53 +258,93 @@ class PrecisionSearch:
         for count in sorted({total * part // 16 for part in _UNQUANTISED}):
             mixture = PrecisionPolicy(precision, unquantised_layers=count, between=between)
             try:
-                result = self._check(mixture, 1)
+                found = self._passed(mixture)
             except GateError as error:
                 trouble = error
                 continue
             if count:
                 print(
                     f"{self.name}: {precision} with the first {count} of {total} layers in {between} passes the "
-                    f"gate (cosine min {result.cosine_min:.5f}); with fewer: {trouble}",
+                    f"gate (cosine min {found['gate']['cosine_min']:.5f}); with fewer: {trouble}",
                     file=sys.stderr,
                 )
-            return self._passed(mixture, result)
+            return found
         assert trouble is not None
         raise GateError(f"{trouble}. It also failed with up to half of the layers in {between}")
 
-    def _fewest_float32_layers(self, total: int) -> tuple[int, GateError | None]:
-        """Bisect the number of float32 layers on some of the variants; returns it and the error of a lower number."""
-        low, high = -1, total  # low fails, high is assumed to pass
-        trouble = None
-        middle = 0
-        while high - low > max(total // 24, 1):
-            try:
-                self._check(PrecisionPolicy("bf16", middle), _EVERY)
-                high = middle
-            except GateError as error:
-                low, trouble = middle, error
-            middle = (low + high) // 2
-        return high, trouble
-
-    def _check(self, mixture: PrecisionPolicy, every: int) -> GateResult:
+    def _passed(self, mixture: PrecisionPolicy) -> dict[str, Any]:
+        """Gate a policy and return it with the result. Raises GateError at the first block outside the limits."""
+        words = f"gate: {_words(mixture, self.artefact.layers())}"
+        self.note(words)
         embed = self.artefact.runtime(mixture)
-        samples_GSSC = self.samples.variants()[::every]
+        got: list[NDArray[np.floating]] = []
+        for start in range(0, len(self._pictures), self._block):
+            got.append(embed(self._pictures[start : start + self._block]).astype(self.dtype))
+            done = start + len(got[-1])
+            self.note(f"{words}, {done} of {len(self._pictures)} pictures")
+            try:
+                self._compare(mixture, got[-1], self._reference[start:done])
+            except GateError:
+                self.note(f"{words}, rejected at {done} pictures")
+                raise
+        result = self._compare(mixture, np.concatenate(got), self._reference)
+        return {**mixture.describe(), "gate": result.describe()}
+
+    def _compare(
+        self, mixture: PrecisionPolicy, got_ND: NDArray[np.floating], reference_ND: NDArray[np.float32]
+    ) -> GateResult:
         has_module = self.artefact.source.backbone.module is not None
         return check(
             self.name,
-            np.concatenate([embed(batch) for batch in samples_GSSC]).astype(self.dtype),
-            np.concatenate(self._references()[::every]),
+            got_ND,
+            reference_ND,
             precision=mixture.precision,
             images=self.samples.images(),
             reference="float32 torch" if has_module else "the same graph in float32",
+            mean_D=self._mean_D,
         )
 
-    def _references(self) -> list[NDArray[np.float32]]:
-        if not self._reference:
-            reference = self.artefact.reference()
-            self._reference = [reference(batch) for batch in self.samples.variants()]
-        return self._reference
+    @property
+    def _block(self) -> int:
+        """Pictures of a block: as many as the runtime computes at once."""
+        parallel = 1 if self.artefact.target.on_gpu else self.artefact.threads
+        return self.artefact.batch * max(parallel, 1)
 
-    @staticmethod
-    def _passed(mixture: PrecisionPolicy, result: GateResult) -> dict[str, Any]:
-        return {**mixture.describe(), "gate": result.describe()}
+    @cached_property
+    def _pictures(self) -> NDArray[np.uint8]:
+        return pictures(self.samples, full=self.full)
+
+    @cached_property
+    def _reference(self) -> NDArray[np.float32]:
+        """Float32 embeddings of the pictures, computed once per machine."""
+
+        def compute() -> bytes:
+            embed: Embed = self.artefact.reference()
+            parts = []
+            for start in range(0, len(self._pictures), self._block):
+                self.note(f"gate: float32 reference, {start} of {len(self._pictures)} pictures")
+                parts.append(embed(self._pictures[start : start + self._block]).astype(np.float32))
+            return np.concatenate(parts).tobytes()
+
+        facts = {
+            "graph": self.artefact.key,
+            "samples": self.samples.fingerprint(),
+            "full": self.full,
+            "device": self.artefact.target.identity,
+        }
+        data = cache.fetch(f"references/{cache.key(facts)}.f32", compute)
+        return np.frombuffer(data, np.float32).reshape(len(self._pictures), -1)
+
+    @cached_property
+    def _mean_D(self) -> NDArray[np.float64]:
+        return np.asarray(self._reference.mean(axis=0, dtype=np.float64))
+
+
+def _words(mixture: PrecisionPolicy, layers: int) -> str:
+    """A policy for people."""
+    if mixture.float32_layers:
+        return f"{mixture.precision} with the first {mixture.float32_layers} of {layers} layers in float32"
+    if mixture.unquantised_layers:
+        first = f"the first {mixture.unquantised_layers} of {layers} layers in {mixture.between}"
+        return f"{mixture.precision} with {first}"
+    return str(mixture.precision)

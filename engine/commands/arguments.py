@@ -197,6 +197,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument(
         "--precision", default="auto", help="arithmetic of backbones: auto, bf16, fp16, fp32, int8 or fp8 (auto)"
     )
+    embed.add_argument("--gate", default="auto", help="pictures that the gate compares: auto or full (auto)")
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows per shard, a power of two (auto)")
     embed.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")

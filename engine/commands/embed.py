@@ -37,6 +37,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         device=options.device,
         runtime=options.runtime,
         precision=options.precision,
+        gate=options.gate,
         dtype=options.dtype or (there.settings.dtype if there else "float16"),
         shard_rows=options.shard_rows,
     )

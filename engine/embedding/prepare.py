@@ -108,6 +108,10 @@ class Samples:
         """Return G, the number of photographs."""
         return len(self.canvas())
 
+    def names(self) -> Sequence[str]:
+        """Return the transformations."""
+        return self.pipeline.settings.transformations
+
     def first(self) -> NDArray[np.uint8]:
         """Return the first batch of canvases. Shape: (b, S, S, 3) uint8."""
         return self.canvas()[: self.pipeline.config.images]
@@ -260,8 +264,13 @@ def prepare_backbones(
                 precision=choice.precision or config.precision,
                 dtype=config.dtype,
                 target=target,
+                full_gate=config.gate == "full",
             )
-            compiled.append(compile_source(_source(choice, samples), samples, options))
+
+            def note(text: str, name: str = choice.name) -> None:
+                bar.note(f"{name}: {text}")
+
+            compiled.append(compile_source(_source(choice, samples), samples, options, note))
             bar.advance()
     return share(compiled, samples)
 

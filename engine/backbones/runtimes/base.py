@@ -121,6 +121,10 @@ class GateSamples(Protocol):
         """Return the number of photographs."""
         ...
 
+    def names(self) -> Sequence[str]:
+        """Return the names of the variants in order; empty if unknown."""
+        ...
+
     def first(self) -> NDArray[np.uint8]:
         """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""
         ...
@@ -171,6 +175,10 @@ class GivenSamples:
     def images(self) -> int:
         """Return the number of photographs."""
         return self.count
+
+    def names(self) -> Sequence[str]:
+        """Return no names."""
+        return ()
 
     def first(self) -> NDArray[np.uint8]:
         """Return a batch of untransformed photographs. Shape: (b, S, S, 3) uint8."""

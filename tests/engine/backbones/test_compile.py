@@ -15,7 +15,7 @@ from torch import nn
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompileOptions, compile_backbone
 from substyle.engine.backbones.export import Preprocessed, export
-from substyle.engine.backbones.gate import GateError
+from substyle.engine.backbones.gate import GateError, PrecisionSearch
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph, layers, with_float32_layers
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -63,7 +63,7 @@ def test_second_compilation_uses_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     backbone = load("control:random:test_resnet")
     first = compile_backbone(backbone, samples(), options(), images=BATCH)
     kinds = sorted(p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file())
-    assert kinds == ["gates", "graphs", "openvino", "rates"]
+    assert kinds == ["gates", "graphs", "openvino", "rates", "references"]
 
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("exported again")
@@ -103,6 +103,7 @@ def test_auto_keeps_layers_in_float32_until_the_gate_passes(
     monkeypatch.setattr("substyle.engine.backbones.runtimes.openvino_builder.OpenVINOGraph", graph)
     monkeypatch.setattr(FixedBatch, "__init__", remember)
     monkeypatch.setattr(FixedBatch, "__call__", spoil)
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 2.0)
     compiled = compile_backbone(load("control:random:test_efficientnet"), samples(), options("auto"), images=BATCH)
     assert compiled.runtime["precision"] == "bf16"
     assert compiled.runtime["float32_layers"] == 5

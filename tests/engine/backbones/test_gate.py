@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 
-from substyle.engine.backbones.gate import GateError, check
+from substyle.engine.backbones import gate
+from substyle.engine.backbones.gate import GateError, PrecisionSearch, check, pictures
+from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 
 RNG = np.random.default_rng(0)
 REFERENCE = (RNG.normal(size=(40, 16)) + 5).astype(np.float32)
@@ -48,5 +56,160 @@ def test_one_bad_row_is_enough_and_precisions_differ() -> None:
     across -= row * (across @ row) / (row @ row)
     got[7] += (0.08 * np.linalg.norm(row) / np.linalg.norm(across) * across).astype(np.float32)  # cosine about 0.9968
     assert run(got, "int8") == pytest.approx(0.9968, abs=2e-4)
-    with pytest.raises(GateError, match=r"^x: bf16 .* float32 on 32 photographs: .*≥ 0\.999\)"):
+    with pytest.raises(GateError, match=r"^x: bf16 .* float32 on 40 pictures: .*≥ 0\.999\)"):
         run(got, "bf16")
+
+
+NAMES = ("identity", "gaussian_blur", "grayscale", "jpeg", "gaussian_noise")
+
+
+@dataclass(frozen=True)
+class Named(GivenSamples):
+    """Pictures that hold their transformation, photograph and position."""
+
+    def names(self) -> tuple[str, ...]:
+        return NAMES
+
+
+def samples(count: int, size: int = 3) -> Named:
+    batches = []
+    for start in range(0, count, size):
+        for t in range(len(NAMES)):
+            batch = np.zeros((min(size, count - start), 8, 8, 3), np.uint8)
+            batch[..., 0] = t
+            batch[..., 1] = np.arange(start, start + len(batch))[:, None, None]
+            batches.append(batch)
+    return Named(batches, count)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 10, 32])
+def test_each_round_has_every_variant_and_all_photographs_take_their_turn(count: int) -> None:
+    found = pictures(samples(count), full=False)[:, 0, 0]
+    each = min(count, gate.GATE_EACH)
+    assert len(found) == each * len(NAMES)
+    for i in range(each):
+        own = found[i * len(NAMES) : (i + 1) * len(NAMES), 0].tolist()
+        assert [NAMES[t] for t in own[:2]] == ["grayscale", "gaussian_noise"]
+        assert sorted(own) == list(range(len(NAMES)))
+    pairs = Counter(map(tuple, found.tolist()))
+    assert max(pairs.values()) == 1
+    assert len({n for _, n, _ in pairs}) >= min(count, each * len(NAMES) - 1)
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+def test_the_full_gate_has_every_picture(count: int) -> None:
+    found = pictures(samples(count), full=True)[:, 0, 0]
+    assert sorted(map(tuple, found[:, :2].tolist())) == [(t, n) for t in range(len(NAMES)) for n in range(count)]
+
+
+class Facts(NamedTuple):
+    """Facts by name."""
+
+    on_gpu: bool = False
+    identity: str = "cpu"
+    spec: Any = None
+    backbone: Any = None
+    name: str = "x"
+    module: object = ""
+
+
+TARGET, SOURCE = Facts(), Facts(spec=Facts(), backbone=Facts())
+
+
+@dataclass
+class Artefact:
+    """A backbone whose arithmetic is as bad as ``error`` says of a policy and a picture's number."""
+
+    error: Callable[[PrecisionPolicy, int], float]
+    total: int = 48
+    batch: int = 4
+    threads: int = 1
+    ladder: tuple[str, ...] = ()
+    key: str = "k"
+    target: Any = TARGET
+    source: Any = SOURCE
+    seen: dict[PrecisionPolicy, int] = field(default_factory=dict)
+    references: int = 0
+
+    def facts(self, precision: str) -> dict[str, Any]:
+        return {}
+
+    def layers(self) -> int:
+        return self.total
+
+    def runtime(self, policy: PrecisionPolicy) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+        def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            first = self.seen.get(policy, 0)
+            self.seen[policy] = first + len(block)
+            return true(block) + np.array([[self.error(policy, first + i)] for i in range(len(block))]) * np.eye(9)[:1]
+
+        return embed
+
+    def reference(self) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
+        def embed(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            self.references += len(block)
+            return true(block)
+
+        return embed
+
+
+def true(block: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    return np.stack([np.random.default_rng(picture[0, 0].astype(int)).normal(size=9) for picture in block])
+
+
+def search(artefact: Artefact, notes: list[str], *, full: bool = False) -> dict[str, Any]:
+    made = PrecisionSearch(artefact, samples(8), "auto", "float32", full=full, note=notes.append)  # type: ignore[arg-type]
+    return made.result()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 2.0)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("needed", [0, 1, 2, 3, 7, 30, 47, 48])
+def test_few_layers_are_found_and_bad_policies_cost_one_block(needed: int) -> None:
+    """The first block holds the hardest variants; a policy outside the limits there is seen no further."""
+    artefact = Artefact(lambda policy, i: 0.0 if policy.precision == "fp32" or policy.float32_layers >= needed else 5.0)
+    notes: list[str] = []
+    found = search(artefact, notes)
+    if needed < 47:
+        assert found["precision"] == "bf16"
+        assert needed <= found["float32_layers"] < needed + 2
+    else:
+        assert found["precision"] == "fp32"
+    assert found["gate"]["rows"] == gate.GATE_EACH * len(NAMES) == artefact.references
+    for policy, seen in artefact.seen.items():
+        rejected = policy.precision == "bf16" and policy.float32_layers < needed
+        assert seen == (artefact.batch if rejected else gate.GATE_EACH * len(NAMES))
+    assert sum("rejected at 4 pictures" in note for note in notes) == sum(s == 4 for s in artefact.seen.values())
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_one_bad_picture_at_the_end_is_enough() -> None:
+    last = gate.GATE_EACH * len(NAMES) - 1
+    artefact = Artefact(lambda policy, i: 5.0 if i == last and policy.precision == "bf16" else 0.0, total=1)
+    assert search(artefact, [])["precision"] == "fp32"
+    assert artefact.seen[PrecisionPolicy("bf16")] == last + 1
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_full_gate_sees_all_and_references_are_kept() -> None:
+    artefact = Artefact(lambda policy, i: 0.0)
+    assert search(artefact, [], full=True)["gate"]["rows"] == 8 * len(NAMES)
+    assert artefact.references == 8 * len(NAMES)
+    other = Artefact(lambda policy, i: 0.0)
+    made = PrecisionSearch(other, samples(8), "fp32", "float32", full=True)  # type: ignore[arg-type]
+    assert made.result()["gate"]["rows"] == 8 * len(NAMES)
+    assert other.references == 0
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_mixture_that_is_hardly_faster_gives_way_to_float32(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda self, mixture: 1.19)
+    assert search(Artefact(lambda policy, i: 0.0), [])["precision"] == "fp32"
+    assert "1.19" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,9 +33,19 @@ def batch(number: int, count: int = BATCH) -> NDArray[np.uint8]:
 SAMPLES = GivenSamples([batch(0), 255 - batch(0), batch(1)], BATCH)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the graphs of all depths: exporting them takes most of a test's time."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUBSTYLE_CACHE", str(folder))
+        depths()
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exported: Path) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(shutil.copytree(exported, tmp_path / "cache")))
 
 
 def backbone(readout: Readout, seed: int = 0) -> Backbone:

@@ -76,9 +76,8 @@ def test_int8_that_fails_keeps_first_layers_and_then_says_so(
         return real(self, mixture, keep=keep)  # type: ignore[arg-type]
 
     monkeypatch.setattr(OpenVINOBuilder, "runtime", note)
-    monkeypatch.setattr(
-        PrecisionSearch, "_references", lambda self: [np.random.default_rng(0).normal(size=(4, 96))] * 2
-    )
+    other = np.random.default_rng(0).normal(size=(8, 96)).astype(np.float32)
+    monkeypatch.setattr(PrecisionSearch, "_reference", property(lambda self: other))
     with pytest.raises(gate.GateError, match=r"^x:tiny: int8 .* bf16$"):
         compile_source(source, SAMPLES, OPTIONS)
     assert asked == [0, 1]  # of 3 layers

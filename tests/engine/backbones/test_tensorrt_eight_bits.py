@@ -94,14 +94,14 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
 def test_what_stays_between_products_passes_the_gate_alone(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = PrecisionSearch._check
+    real = PrecisionSearch._passed
 
-    def check(self: PrecisionSearch, mixture: PrecisionPolicy, every: int) -> gate.GateResult:
+    def check(self: PrecisionSearch, mixture: PrecisionPolicy) -> dict[str, Any]:
         if mixture.precision == "bf16":
             raise gate.GateError("not in bf16")
-        return real(self, mixture, every)
+        return real(self, mixture)
 
-    monkeypatch.setattr(PrecisionSearch, "_check", check)
+    monkeypatch.setattr(PrecisionSearch, "_passed", check)
     runtime = compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8")).runtime
     assert runtime["between"] == "fp16"
     kinds = {tensor.data_type for tensor in onnx.load_from_string(engines.built[-1]).graph.initializer}
@@ -114,15 +114,15 @@ def test_what_stays_between_products_passes_the_gate_alone(
 
 def test_what_fails_keeps_first_layers_and_then_says_so(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    real = PrecisionSearch._check
+    real = PrecisionSearch._passed
 
-    def check(self: PrecisionSearch, mixture: PrecisionPolicy, every: int) -> gate.GateResult:
+    def check(self: PrecisionSearch, mixture: PrecisionPolicy) -> dict[str, Any]:
         if mixture.precision != "fp8":
-            return real(self, mixture, every)
+            return real(self, mixture)
         asked.append(mixture.unquantised_layers)
         raise gate.GateError("fp8 does not agree")
 
-    monkeypatch.setattr(PrecisionSearch, "_check", check)
+    monkeypatch.setattr(PrecisionSearch, "_passed", check)
     with pytest.raises(gate.GateError, match=r"^fp8 does not agree\. .* bf16$"):
         compile_source(LazyBackbone.of(backbone()), SAMPLES, options("fp8"))
     assert asked == [0, 1]  # of 3 layers
