@@ -242,8 +242,9 @@ def line(row: Row) -> str:
     return f"{row.backbone:32} {row.quantity:42} {numbers}  ±{row.tolerance:.4f}{'' if row.holds else '  DIFFERS'}"
 
 
-def document(rows: list[Row]) -> dict[str, Any]:
-    """The result as JSON."""
+def document(rows: list[Row], run: Path) -> dict[str, Any]:
+    """The result as JSON, with name and date of the run."""
+    results = json.loads((run / "results.json").read_text())
     packages = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "pyarrow")
     return {
         "schema": SCHEMA,
@@ -256,6 +257,7 @@ def document(rows: list[Row]) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "packages": {name: version(name) for name in packages},
         },
+        "run": {key: results.get(key) for key in ("name", "created", "images")},
         "tolerances": TOLERANCES,
         "rows": [{**asdict(row), "difference": row.difference, "holds": row.holds} for row in rows],
     }
@@ -271,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = compare(options.run, options.backbone)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document(rows), indent=1, allow_nan=False) + "\n")
+        options.out.write_text(json.dumps(document(rows, options.run), indent=1, allow_nan=False) + "\n")
     wrong = sum(not row.holds for row in rows)
     print(f"{len(rows)} quantities, {wrong} beyond their tolerance")
     return 1 if wrong else 0

@@ -79,7 +79,7 @@ def test_the_store_is_read_as_our_own_reader_reads_it(finished: Path) -> None:
     assert moved > 0
 
 
-def test_every_quantity_is_there(rows: dict[str, reference_probes.Row]) -> None:
+def test_every_quantity_is_there(finished: Path, rows: dict[str, reference_probes.Row]) -> None:
     assert {
         *("fine", "fine, interval, low", "fine, interval, high", "coarse, seen", "coarse, held_out"),
         *(f"{what}, at our C" for what in ("fine", "coarse, seen", "coarse, held_out")),
@@ -94,7 +94,8 @@ def test_every_quantity_is_there(rows: dict[str, reference_probes.Row]) -> None:
           for of in ("mean", "where it differs most")),
     } == set(rows)  # fmt: skip
     assert all(row.theirs is not None for row in rows.values())
-    written = json.loads(json.dumps(reference_probes.document(list(rows.values())), allow_nan=False))
+    written = json.loads(json.dumps(reference_probes.document(list(rows.values()), finished), allow_nan=False))
+    assert written["run"]["name"] == "reference"
     assert [row["quantity"] for row in written["rows"]] == list(rows)
 
 
