@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -230,18 +231,11 @@ class Replay:
 class DeviceHeadBank(HeadBank):
     """The heads of one width on a GPU, with captured steps and validations."""
 
-    def __init__(
-        self,
-        settings: Sequence[Setting],
-        inputs: int,
-        outputs: int,
-        seeds: Sequence[int],
-        dropout: float,
-        device: torch.device,
-    ) -> None:
-        super().__init__(settings, inputs, outputs, seeds, dropout, device)
-        self._steps: Steps | None = None
-        self._judged: dict[int, Replay] = {}
+    _steps: Steps | None = None
+
+    @cached_property
+    def _judged(self) -> dict[int, Replay]:
+        return {}
 
     def learn(self, block: StepBlock | Queue, parts: Sequence[BatchPart]) -> None:
         """Train every head on every scheduled step."""
