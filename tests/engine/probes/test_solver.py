@@ -77,7 +77,9 @@ def centred(fitted: Fit, k: int = 0) -> tuple[NDArray[np.float32], NDArray[np.fl
     return fitted.heads.w1[k].numpy(), bias - bias.mean()
 
 
-def test_as_scikit_learn() -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 30], ids=["gathered", "kept"])
+def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver, "_KEPT", kept)
     table = make()
     task = fine(table)
     features = features_of(table, task)
@@ -91,6 +93,22 @@ def test_as_scikit_learn() -> None:
         found = centred(made, k)
         assert np.abs(found[0] - weight).max() < 2e-3 * max(np.abs(weight).max(), 0.1)
         assert np.abs(found[1] - bias).max() < 2e-3 * max(np.abs(bias).max(), 0.1)
+
+
+def test_float64_goes_on_where_float32_stalls() -> None:
+    table = make()
+    task = fine(table)
+    features = features_of(table, task)
+    rows = TrainingRows(features, task, np.ones((1, 4)))
+    strength = [1 / (10.0 * len(task.train_T) * len(task.train_N))]
+    exact = fit(rows, strength, tolerance=1e-9, most=5000)
+    assert exact.converged_K.all()
+    assert exact.heads.w1.dtype == torch.float32
+    coarse = fit(rows, strength, tolerance=1e-4, most=5000)
+    assert 1e-9 < coarse.gradient_K[0] <= 1e-4
+    weight, _ = reference(features, task, 10.0)
+    far, near = (np.abs(centred(made)[0] - weight).max() for made in (coarse, exact))
+    assert near < 0.1 * far
 
 
 def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
