@@ -189,7 +189,7 @@ class PrecisionSearch:
 
         Doubles the number until it passes, then bisects.
         """
-        total, trouble = self.artefact.layers(), None
+        total, trouble = self._layers, None
         passed: dict[int, dict[str, Any]] = {}
 
         def passes(count: int) -> bool:
@@ -219,13 +219,13 @@ class PrecisionSearch:
                         file=sys.stderr,
                     )
                 return passed[high]
-            why = f"{_words(mixture, total)} is only {speedup:.2f} times as fast"
+            why = f"{self._words(mixture)} is only {speedup:.2f} times as fast"
         print(f"{self.name}: using float32; {why}", file=sys.stderr)
         return self._passed(PrecisionPolicy("fp32"))
 
     def _speedup(self, mixture: PrecisionPolicy) -> float:
         """How many times as fast as float32 a policy is; the fastest of three alternating runs."""
-        self.note(f"gate: comparing the speed of {_words(mixture, self.artefact.layers())} and fp32")
+        self.note(f"gate: comparing the speed of {self._words(mixture)} and fp32")
         seconds: dict[PrecisionPolicy, float] = {}
         embeds = {policy: self.artefact.runtime(policy) for policy in (mixture, PrecisionPolicy("fp32"))}
         block = self._pictures[: self._block]
@@ -253,7 +253,7 @@ class PrecisionSearch:
         """
         narrow = [kind for kind in self.artefact.ladder if kind != "fp32"]
         between = as_precision(self._first_that_passes(narrow)["precision"]) if narrow else "bf16"
-        total = self.artefact.layers()
+        total = self._layers
         trouble: GateError | None = None
         for count in sorted({total * part // 16 for part in _UNQUANTISED}):
             mixture = PrecisionPolicy(precision, unquantised_layers=count, between=between)
@@ -274,7 +274,7 @@ class PrecisionSearch:
 
     def _passed(self, mixture: PrecisionPolicy) -> dict[str, Any]:
         """Gate a policy and return it with the result. Raises GateError at the first block outside the limits."""
-        words = f"gate: {_words(mixture, self.artefact.layers())}"
+        words = f"gate: {self._words(mixture)}"
         self.note(words)
         embed = self.artefact.runtime(mixture)
         got: list[NDArray[np.floating]] = []
@@ -339,12 +339,15 @@ class PrecisionSearch:
     def _mean_D(self) -> NDArray[np.float64]:
         return np.asarray(self._reference.mean(axis=0, dtype=np.float64))
 
+    @cached_property
+    def _layers(self) -> int:
+        return self.artefact.layers()
 
-def _words(mixture: PrecisionPolicy, layers: int) -> str:
-    """A policy for people."""
-    if mixture.float32_layers:
-        return f"{mixture.precision} with the first {mixture.float32_layers} of {layers} layers in float32"
-    if mixture.unquantised_layers:
-        first = f"the first {mixture.unquantised_layers} of {layers} layers in {mixture.between}"
-        return f"{mixture.precision} with {first}"
-    return str(mixture.precision)
+    def _words(self, mixture: PrecisionPolicy) -> str:
+        """A policy, for messages."""
+        if mixture.float32_layers:
+            return f"{mixture.precision} with the first {mixture.float32_layers} of {self._layers} layers in float32"
+        if mixture.unquantised_layers:
+            first = f"the first {mixture.unquantised_layers} of {self._layers} layers in {mixture.between}"
+            return f"{mixture.precision} with {first}"
+        return str(mixture.precision)
