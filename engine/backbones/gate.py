@@ -168,6 +168,7 @@ class PrecisionSearch:
             "dtype": self.dtype,
             "device": self.artefact.target.identity,
             "samples": self.samples.fingerprint(),
+            "names": list(self.samples.names()),  # they order the pictures
             "full": self.full,
             "code": cache.code_hash(),
         }
@@ -329,6 +330,7 @@ class PrecisionSearch:
         facts = {
             "graph": self.artefact.key,
             "samples": self.samples.fingerprint(),
+            "names": list(self.samples.names()),  # they order the pictures
             "full": self.full,
             "device": self.artefact.target.identity,
         }

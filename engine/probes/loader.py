@@ -17,11 +17,11 @@ from substyle.engine.probes.tasks import I64
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch
 
-Told = TypeVar("Told")
-Job = Callable[[NDArray[Any]], tuple[int, Told]]  # fills the first rows of a half; returns their number and a payload
+Payload = TypeVar("Payload")
+Job = Callable[[NDArray[Any]], tuple[int, Payload]]  # fills the first rows of a half; returns their number and payload
 
 
-class DoubleBuffer(Generic[Told]):
+class DoubleBuffer(Generic[Payload]):
     """Double buffer between a store and the training device.
 
     A thread fills one half while the other is in use. For a GPU the halves are pinned host memory, mirrored on the
@@ -47,7 +47,7 @@ class DoubleBuffer(Generic[Told]):
         self._copied: list[torch.cuda.Event | None] = [None, None]
         self._used: list[torch.cuda.Event | None] = [None, None]
 
-    def through(self, jobs: Iterator[Job[Told]]) -> Iterator[tuple[int, int, Told]]:
+    def through(self, jobs: Iterator[Job[Payload]]) -> Iterator[tuple[int, int, Payload]]:
         """Run jobs alternately on the two halves, one ahead of the consumer.
 
         Yields (first row in ``x_RD``, number of rows, payload) per job. The rows are valid until the next iteration;
@@ -62,7 +62,7 @@ class DoubleBuffer(Generic[Told]):
                 self._used[half] = made(self.x_RD)
                 half = 1 - half
 
-    def _fill(self, jobs: Iterator[Job[Told]], half: int) -> tuple[int, Told] | None:
+    def _fill(self, jobs: Iterator[Job[Payload]], half: int) -> tuple[int, Payload] | None:
         """Run the next job on a half and, on a GPU, queue its copy; None if there is none."""
         job = next(jobs, None)
         if job is None:

@@ -67,3 +67,17 @@ def test_the_step_takes_them_where_triton_is_used(interpreted: ModuleType, monke
         assert [spy.called for spy in spies.values()] == [used, used]
     torch.testing.assert_close(trained[0].w1, trained[1].w1, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(trained[0].b1, trained[1].b1, atol=1e-5, rtol=1e-4)
+
+
+def test_float64_takes_torch_where_triton_is_used(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Mock(wraps=interpreted.cross_entropy)
+    monkeypatch.setattr(interpreted, "cross_entropy", spy)
+    x, y = torch.randn(6, 4, dtype=torch.float64), torch.randint(3, (6,))
+    heads = Heads(torch.randn(2, 3, 4, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64))
+    expected = probe_step.linear_gradients(heads, x, Term(y))
+    monkeypatch.setattr(probe_step, "on_triton", lambda tensor: True)
+    found = probe_step.linear_gradients(heads, x, Term(y))
+    assert not spy.called
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float64
+        assert torch.equal(ours, theirs)

@@ -116,9 +116,9 @@ def test_bad_usage(arguments: list[str], field: str | None, capsys: pytest.Captu
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--json"])
     out, err = capsys.readouterr()
-    told = error(out)
-    assert (told["type"], told["field"]) == ("UsageError", field)
-    assert f"error: {told['message']}\n" in err
+    reported = error(out)
+    assert (reported["type"], reported["field"]) == ("UsageError", field)
+    assert f"error: {reported['message']}\n" in err
     assert err.startswith("usage: substyle")
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
@@ -128,7 +128,7 @@ def test_bad_usage(arguments: list[str], field: str | None, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "told"),
+    ("what", "code", "reported"),
     [
         (ConfigError("seed", -1, "0 or more"), 2, ("ConfigError", "seed", "seed: got -1; allowed: 0 or more")),
         (SubstyleError("no"), 1, ("SubstyleError", None, "no")),
@@ -143,7 +143,7 @@ def test_bad_usage(arguments: list[str], field: str | None, capsys: pytest.Captu
 def test_failures(
     what: BaseException,
     code: int,
-    told: tuple[str, str | None, str],
+    reported: tuple[str, str | None, str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -152,8 +152,8 @@ def test_failures(
     out, err = capsys.readouterr()
     found = error(out)
     assert set(found) == {"type", "field", "message"}
-    assert (found["type"], found["field"]) == told[:2]
-    assert told[2] in found["message"]
+    assert (found["type"], found["field"]) == reported[:2]
+    assert reported[2] in found["message"]
     assert err.startswith("a table\n")
     assert found["message"] in err
     assert ("Traceback" in err) == isinstance(what, ZeroDivisionError)

@@ -72,7 +72,7 @@ def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "field", "told"),
+    ("counts", "field", "named"),
     [
         ({"a": {"test": 5}}, "images", "0 training, 0 validation and 5 test"),
         ({"a": {"train": 1, "test": 5}}, "images", "1 training, 0 validation and 5 test"),
@@ -82,8 +82,8 @@ def test_a_store_that_exists_keeps_its_splits_and_classes() -> None:
         ({"a": {"train": 5, "test": 5}, "new": {"test": 1}, "b": {"train": 5}}, "images", "1 of 3 classes .*: new'"),
     ],
 )
-def test_splits_that_probes_cannot_use(counts: Mapping[str, Mapping[str | None, int]], field: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_splits_that_probes_cannot_use(counts: Mapping[str, Mapping[str | None, int]], field: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
         preflight.check_splits(count(counts))
     assert caught.value.field == field
 
@@ -127,15 +127,15 @@ def test_a_suite_with_nothing_held_out_is_a_warning() -> None:
 def test_probes_that_cannot_be_posed_are_named() -> None:
     config = ProbeConfig()
     assert preflight.check_tasks(config, ["identity", "jpeg"], count(GOOD)) == []
-    told = preflight.check_tasks(config, ["identity", "jpeg"], count({"a": {None: 20}}))
-    assert [line.split()[1] for line in told] == ["semantic", "multitask"]
-    assert told[0].endswith("at least 2 classes, found 1")
-    told = preflight.check_tasks(config, ["identity"], count(GOOD))
-    assert [line.split()[1] for line in told] == ["fine", "coarse", "multitask"]
+    named = preflight.check_tasks(config, ["identity", "jpeg"], count({"a": {None: 20}}))
+    assert [line.split()[1] for line in named] == ["semantic", "multitask"]
+    assert named[0].endswith("at least 2 classes, found 1")
+    named = preflight.check_tasks(config, ["identity"], count(GOOD))
+    assert [line.split()[1] for line in named] == ["fine", "coarse", "multitask"]
     untested = {"a": {"train": 5}, "b": {"train": 5}, "": {"test": 5}}
-    told = preflight.check_tasks(config, ["identity", "jpeg"], count(untested))
-    assert [line.split()[1] for line in told] == ["semantic", "multitask"]
-    assert "labelled" in told[0]
+    named = preflight.check_tasks(config, ["identity", "jpeg"], count(untested))
+    assert [line.split()[1] for line in named] == ["semantic", "multitask"]
+    assert "labelled" in named[0]
 
 
 def test_nothing_to_pose_is_an_error() -> None:
@@ -179,8 +179,8 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
         (other, good, dataclasses.replace(config, heads=("mlp",)), "shift", "linear in probes.heads"),
         (other, good, dataclasses.replace(config, save=False), "shift", "probes.save = true"),
     ]
-    for folder, counts, probes, name, told in cases:
-        with pytest.raises(ConfigError, match=told) as caught:
+    for folder, counts, probes, name, named in cases:
+        with pytest.raises(ConfigError, match=named) as caught:
             preflight.check_shift({"s": folder}, counts, probes)
         assert caught.value.field == name
     with pytest.raises(ConfigError):
@@ -289,8 +289,8 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: P
             r"^probes\.tasks: ",
         ),
     ]
-    for changed, counts, told in broken:
-        with pytest.raises(ConfigError, match=told):
+    for changed, counts, named in broken:
+        with pytest.raises(ConfigError, match=named):
             check(changed, listed(counts), tmp_path)
     with pytest.raises(ConfigError, match=r"^--store: "):
         check(study, listed(GOOD), tmp_path, blocked)

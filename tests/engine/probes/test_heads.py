@@ -112,3 +112,16 @@ def test_features_on_every_path(make_table: Make, kind: type, contiguous: bool) 
     rows = torch.from_numpy(x_TND[t, n].astype(np.float32))
     assert torch.equal(full, (rows - features.mean) * features.scale)
     assert torch.equal(found, full.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("width", [0, 4], ids=["whole", "projected"])
+def test_float64_features_are_those_of_float32(make_table: Make, width: int) -> None:
+    table = make_table()
+    task = fine_task(table, 0)
+    assert task is not None
+    t, n = task.rows(task.train_T, task.train_N)
+    features = Features(table, standard_of(table, task, 0), CPU, torch.bfloat16)
+    own = features.projected(width, 0) if width else features
+    double = own.full(torch.float64)(t, n)
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), own.full()(t, n), atol=1e-5, rtol=1e-5)
