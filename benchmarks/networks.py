@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks import photographs
 from substyle.engine import cache as artefacts
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -24,7 +23,7 @@ from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGrap
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Precision, graph_batch
-from substyle.engine.embedding.prepare import PixelPipeline, Samples
+from substyle.engine.embedding.prepare import PackagedSamples, PixelPipeline
 from substyle.pipelines.transforms.registry import suite
 
 LITE0 = "package:efficientnet_lite0"
@@ -50,17 +49,15 @@ def pipeline() -> PixelPipeline:
 
 
 @cache
-def samples() -> Samples:
-    """32 photographs, in all variants where a gate asks for them."""
-    records = {record.key: record for record in photographs.records(BATCH)}
-    return Samples(pipeline(), records, list(records))
+def samples() -> PackagedSamples:
+    """Photographs of the gate, and their variants."""
+    return PackagedSamples(pipeline())
 
 
 @cache
 def load(name: str) -> Backbone:
     """A backbone's weights."""
-    context = registry.LoadContext(CANVAS, graph_batch(BATCH), 0, None, lambda: samples().canvas())
-    return registry.load(name, context)
+    return registry.load(name, registry.LoadContext(CANVAS, graph_batch(BATCH), 0))
 
 
 def module(name: str) -> nn.Module:
@@ -94,7 +91,7 @@ def ungated(name: str, precision: Precision) -> CompiledBackbone:
 
 def canvases(count: int) -> NDArray[np.uint8]:
     """Ready canvases of photographs. Shape: (count, S, S, 3) uint8."""
-    there = samples().canvas()
+    there = samples().decoded[0]
     return there[np.arange(count) % len(there)]
 
 

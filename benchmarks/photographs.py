@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from substyle.pipelines import demo_photographs
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import FolderSource, ImageRecord
 
 
@@ -18,7 +18,7 @@ def folder() -> Path:
     if named:
         return Path(named)
     made = Path(tempfile.mkdtemp(prefix="substyle-photographs-"))
-    demo_photographs.write(made)
+    packaged_photographs.write(made)
     return made
 
 

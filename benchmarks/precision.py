@@ -1,6 +1,6 @@
 """What does a backbone in 8 bits gain in speed, and what do probes on its embeddings lose?
 
-Ours is ``precision = "int8"`` as a study runs it: quantised on photographs that the gate does not look at. Where it
+Ours is ``precision = "int8"`` as a study runs it: quantised on packaged photographs outside the gate. Where it
 does not pass the gate, which stops a study, the first eighth of its layers is left in bf16 and the row says so: it
 tells what a study would lose that went past the gate. Beside it ``auto``, which is bf16 with as many first layers in
 float32 as the gate asks for, and plain float32. The same photographs are embedded with each of the first two, and the
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from benchmarks import networks, photographs
 from benchmarks.harness import OURS, Row, Timing, interleave, main
 from benchmarks.networks import BATCH, CANVAS, LITE0, VIT_B16, VIT_S14
-from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.registry import LazyBackbone
@@ -34,7 +33,7 @@ from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.devices import AUTO, INT8, graph_batch
 from substyle.engine.embedding.plan import EmbedPlan
-from substyle.engine.embedding.prepare import PixelPipeline, Samples, prepare_backbones
+from substyle.engine.embedding.prepare import OwnSamples, PackagedSamples, PixelPipeline, prepare_backbones
 from substyle.engine.embedding.run import embed_compiled
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
@@ -84,9 +83,7 @@ def _row(name: str, pipeline: PixelPipeline, images: int) -> Row:
 
 def _speed(name: str, pipeline: PixelPipeline) -> Row:
     """An untrained network quantised whole: what it embeds means nothing, and no gate is asked."""
-    with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
-        plan = EmbedPlan(FolderSource(photographs.folder()), Path(place) / "none.zarr", pipeline, limit=96)
-        int8 = _past_the_gate(name, plan.samples(), unquantised=0)
+    int8 = _past_the_gate(name, pipeline, unquantised=0)
     timings = _timed(name, int8, {"OpenVINO, bf16": networks.openvino(name, "bf16")})
     return Row(f"{networks.SHOWN[name]} in int8, speed alone", "images", BATCH, timings, facts={"gate": "bypassed"})
 
@@ -103,19 +100,19 @@ def _timed(
     return interleave({key: partial(embed, canvas_BSSC) for key, embed in contenders.items()}, repeats=9)
 
 
-def _compiled(name: str, precision: Any, samples: Samples) -> CompiledBackbone:  # noqa: ANN401 - one of a Literal
+def _compiled(name: str, precision: Any, own: OwnSamples) -> CompiledBackbone:  # noqa: ANN401 - one of a Literal
     try:
-        (compiled,) = prepare_backbones([BackboneChoice(name, precision=precision)], samples, quiet=True)
+        (compiled,) = prepare_backbones([BackboneChoice(name, precision=precision)], own, quiet=True)
     except GateError as error:
         print(f"past the gate: {error}", file=sys.stderr)
-        return _past_the_gate(name, samples, unquantised=1 / 8)
+        return _past_the_gate(name, own.pipeline, unquantised=1 / 8)
     return compiled
 
 
-def _past_the_gate(name: str, samples: Samples, *, unquantised: float) -> CompiledBackbone:
+def _past_the_gate(name: str, pipeline: PixelPipeline, *, unquantised: float) -> CompiledBackbone:
     """A backbone in int8 that nothing has compared with its reference, with that share of its layers left in bf16."""
-    context = registry.LoadContext(CANVAS, graph_batch(BATCH), 0, None, samples.canvas)
-    source = LazyBackbone.of(registry.load(name, context))
+    source = LazyBackbone.of(networks.load(name))
+    samples = PackagedSamples(pipeline)
     artefact = OpenVINOBuilder(source, samples, batch=graph_batch(BATCH), canvas=CANVAS, threads=networks.CORES)
     mixture = PrecisionPolicy(INT8, unquantised_layers=int(artefact.layers() * unquantised))
     runtime = {"name": "openvino", **mixture.describe(), "version": version("openvino")}

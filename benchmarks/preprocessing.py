@@ -31,7 +31,7 @@ from benchmarks.harness import RESULTS, environment
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
-from substyle.pipelines import demo_photographs
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.sources import FolderSource
 
@@ -47,7 +47,7 @@ PAIRS = {"canvas": ("library", "pillow"), "interpolation": ("pillow", "ours"), "
 def photographs(folder: Path | None, limit: int) -> list[bytes]:
     """Files that can be decoded, spread over the folder's list."""
     if folder is None:
-        blobs = [path.read_bytes() for path in demo_photographs.paths()]
+        blobs = [path.read_bytes() for path in packaged_photographs.paths()]
     else:
         records = FolderSource(folder).records
         step = max(len(records) // limit, 1)
@@ -128,7 +128,7 @@ def document(blobs: list[bytes], where: str) -> dict[str, Any]:
     """The result of all backbones."""
     rows = []
     for name in BACKBONES:
-        backbone = registry.load(name, LoadContext(CANVAS, BATCH, 0, None, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+        backbone = registry.load(name, LoadContext(CANVAS, BATCH, 0, None))
         assert isinstance(backbone.module, nn.Module)
         found = embeddings(backbone, blobs)
         row: dict[str, Any] = {"name": name, "side": backbone.spec.input_side, "crop": crop_of(backbone)}

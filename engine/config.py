@@ -75,11 +75,12 @@ class EmbedConfig:
     of these that is installed."""
     precision: BackbonePrecision = "auto"
     """Arithmetic of compiled backbones: bf16, fp16, fp32; int8 (OpenVINO, TensorRT) or fp8 (TensorRT), quantised on
-    photographs of the source; or ``auto``: in OpenVINO bf16 with as many of the first layers in float32 as the gate
+    packaged photographs; or ``auto``: in OpenVINO bf16 with as many of the first layers in float32 as the gate
     requires, otherwise the first of bf16, fp16, fp32 that passes the gate."""
     gate: Literal["auto", "full"] = "auto"
-    """Pictures on which a compiled backbone is compared with float32. ``auto``: each variant of 4 photographs on a CPU
-    and of 32 on a GPU; ``full``: of 32."""
+    """Pictures on which a compiled backbone is compared with float32. ``auto``: variants of packaged photographs (each
+    of four on a CPU, of 32 on a GPU), and one variant of each of 16 photographs of the store; ``full``: all variants of
+    32 photographs of the store."""
     dtype: Dtype = "float16"
     """Data type of stored embeddings."""
     shard_rows: Annotated[StrictInt, Field(ge=0), PowerOfTwo] = 0

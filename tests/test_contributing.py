@@ -108,7 +108,7 @@ def test_a_transformation_and_an_analysis(
 
 def test_a_family_of_backbones(example: Callable[[str], Path]) -> None:
     load_plugin(example("mine.py"))
-    context = registry.LoadContext(224, 4, 0, None, lambda: np.zeros((1, 224, 224, 3), np.uint8))
+    context = registry.LoadContext(224, 4, 0, None)
     backbone = registry.load("mine:first", context)
     assert backbone.module is not None
     canvas_BSSC = torch.zeros((2, 224, 224, 3), dtype=torch.uint8)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch, fastest
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import (
+    CalibrationSamples,
     GateSamples,
     GivenSamples,
     PrecisionPolicy,
@@ -23,6 +25,7 @@ from substyle.engine.backbones.runtimes.base import (
     TorchOnDevice,
     TorchThreads,
 )
+from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
 from substyle.engine.backbones.spec import AsyncResult, Backbone, BackboneSpec, CompletedResult, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
@@ -99,7 +102,8 @@ class CompileOptions:
             ``fp8`` (TensorRT): 8-bit products with as many first layers in 16 bits as the gate requires.
         dtype: dtype of the store's embeddings; the gate compares after the cast.
         target: device and runtime.
-        full_gate: whether the gate compares all variants of all its photographs on a CPU too.
+        full_gate: whether the gate compares all variants of the store's own photographs, instead of some variants of
+            packaged ones.
     """
 
     batch: int
@@ -133,14 +137,18 @@ def compile_backbone(
 
 def compile_source(
     source: LazyBackbone,
-    samples: GateSamples,
+    samples: CalibrationSamples,
     options: CompileOptions,
     note: Callable[[str], None] = lambda text: None,
+    *,
+    own: GateSamples | None = None,
 ) -> CompiledBackbone:
     """`compile_backbone` that reads weights and samples only if results are not cached.
 
     Args:
+        samples: photographs that calibrate quantisation, and those of the gate.
         note: progress callback, receives what is being tried.
+        own: the store's own photographs, for a spot check of what passed the gate.
 
     Raises:
         GateError: the compiled backbone disagrees with its float32 reference.
@@ -156,10 +164,8 @@ def compile_source(
         rate = _rate(plain, samples, facts, options)
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
     artefact = artefact_of(source, samples, options)
-    search = PrecisionSearch(artefact, samples, options.precision, options.dtype, full=options.full_gate, note=note)
-    found = search.result()
+    found, embed = _gated(artefact, samples, own, options, note)
     mixture = PrecisionPolicy.of(found)
-    embed = artefact.runtime(mixture, keep=True)
     told = artefact.describe(embed)
     runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
     rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured}, options)
@@ -168,7 +174,39 @@ def compile_source(
     return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, recipe)
 
 
-def artefact_of(source: LazyBackbone, samples: GateSamples, options: CompileOptions) -> RuntimeBuilder:
+def _gated(
+    artefact: RuntimeBuilder,
+    samples: GateSamples,
+    own: GateSamples | None,
+    options: CompileOptions,
+    note: Callable[[str], None],
+) -> tuple[dict[str, Any], FixedBatch | ChunkedBatch]:
+    """The policy that passes the gate and the spot check, with its result, see `PrecisionSearch.result`, and compiled.
+
+    Where the spot check fails, the precision is searched for on the store's own photographs.
+    """
+
+    def search(photographs: GateSamples, extent: Extent) -> PrecisionSearch:
+        return PrecisionSearch(artefact, photographs, options.precision, options.dtype, extent=extent, note=note)
+
+    def compiled(found: dict[str, Any]) -> FixedBatch | ChunkedBatch:
+        return artefact.runtime(PrecisionPolicy.of(found), keep=True)
+
+    if own is None or options.full_gate:
+        found = search(samples if own is None else own, "full" if options.full_gate else "each").result()
+        return found, compiled(found)
+    found = search(samples, "each").result()
+    embed = compiled(found)
+    try:
+        spot = search(own, "spot").check(PrecisionPolicy.of(found), embed)
+    except GateError as error:
+        print(f"{error}; searching for a precision on these photographs", file=sys.stderr)
+        found = search(own, "each").result()
+        return found, compiled(found)
+    return found if spot is None else {**found, "gate": {**found["gate"], "spot": spot}}, embed
+
+
+def artefact_of(source: LazyBackbone, samples: CalibrationSamples, options: CompileOptions) -> RuntimeBuilder:
     """Create the builder for a backbone and runtime. Raises ConfigError if they are incompatible."""
     kind: type[RuntimeBuilder]
     if options.target.runtime == "openvino":
@@ -183,9 +221,7 @@ def artefact_of(source: LazyBackbone, samples: GateSamples, options: CompileOpti
     return made
 
 
-def _rate(
-    embed: Embed, samples: GateSamples, facts: dict[str, Any], options: CompileOptions, repeats: int = 3
-) -> float:
+def _rate(embed: Embed, samples: GateSamples, facts: dict[str, Any], options: CompileOptions) -> float:
     """Images per second of the backbone alone: the fastest of a few full batches, cached."""
 
     def measure() -> float:
@@ -193,12 +229,7 @@ def _rate(
         if options.target.on_gpu:  # on a GPU, a batch takes as long if most of it is padding
             whole_BSSC = samples.first()[np.arange(options.batch) % len(canvas_BSSC)]
             canvas_BSSC = torch.from_numpy(whole_BSSC).to(options.target.torch_device)
-        embed(canvas_BSSC)
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            embed(canvas_BSSC)
-            seconds.append(time.perf_counter() - start)
-        return len(canvas_BSSC) / min(seconds)
+        (seconds,) = fastest([partial(embed, canvas_BSSC)])
+        return len(canvas_BSSC) / seconds
 
     return float(cache.remember("rates", facts, measure))

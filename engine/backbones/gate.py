@@ -1,5 +1,11 @@
 """The gate: compare compiled backbones with their float32 reference, and search for a precision that passes.
 
+It runs on photographs that packages ship, so its result holds for every store; a spot check compares what passed on a
+few photographs of each new store.
+
+The reference is float32 in eager torch. In OpenVINO, compiled float32 is several times as fast: it is compared with
+eager torch on every variant, and is then the reference of other precisions.
+
 Pictures are compared in blocks, the variants that fail most often first, and the first block outside the limits rejects
 a policy. So a policy that fails costs little, and one that passes has been compared on all pictures.
 """
@@ -10,8 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +34,7 @@ THRESHOLDS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99, "fp8":
 MAX_NORM_ERROR = 0.1  # relative to a centred embedding's norm; cosines do not detect a wrong scale
 GATE_IMAGES = 32
 GATE_EACH = 4  # photographs per variant, unless the gate is full
+SPOT_IMAGES = 16  # photographs of a spot check, one picture of each
 MIN_SPEEDUP = 1.2  # of a mixture over float32; a slower one is not worth its error
 _HARDEST = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise")  # fail first in 16 bits
 
@@ -112,26 +119,50 @@ def check(
 
 
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
+_FLOAT32 = PrecisionPolicy("fp32")
 
 
-def pictures(samples: GateSamples, *, full: bool) -> NDArray[np.uint8]:
+Extent = Literal["full", "each", "once", "spot"]  # pictures that are compared, see `pictures`
+
+
+def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
     """Return the pictures that the gate compares, in order. Shape: (G, S, S, 3) uint8.
 
-    Each round has every variant once, the hardest first, of another photograph. ``full`` takes all pictures, otherwise
-    each variant is taken of `GATE_EACH` photographs, all photographs in turn.
+    Each round has every variant once, the hardest first, of another photograph.
+
+    Args:
+        samples: photographs in all variants.
+        extent: ``full``: all pictures. ``each``: each variant of `GATE_EACH` photographs, all photographs in turn.
+            ``once``: each variant of one photograph. ``spot``: one picture of each photograph: of the hardest
+            variants, then of every second of the others.
     """
     batches, count, names = samples.variants(), samples.images(), list(samples.names())
     size = len(batches[0])
     variants = len(batches) // -(-count // size)
     hardest = [names.index(name) for name in _HARDEST if name in names]
-    order = [*hardest, *(t for t in range(variants) if t not in hardest)]
-    rounds = count if full else min(GATE_EACH, count)
-    chosen = []
-    for i in range(rounds):
-        for t in order:
-            group, row = divmod((i * (count // rounds) + t) % count, size)
-            chosen.append(batches[group * variants + t][row])
-    return np.stack(chosen)
+    others = [t for t in range(variants) if t not in hardest]
+    if extent == "spot":
+        order = [*hardest, *others[::2], *others[1::2]]
+        chosen = [(order[i % variants], i) for i in range(count)]
+    else:
+        order = [*hardest, *others]
+        rounds = {"full": count, "each": min(GATE_EACH, count), "once": 1}[extent]
+        chosen = [(t, (i * (count // rounds) + t) % count) for i in range(rounds) for t in order]
+    return np.stack([batches[n // size * variants + t][n % size] for t, n in chosen])
+
+
+def fastest(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Return the seconds of the fastest of four alternating runs of each call; fewer runs if they take long."""
+    best = [np.inf] * len(calls)
+    until = time.perf_counter() + 2
+    for _ in range(4):
+        for i, call in enumerate(calls):
+            began = time.perf_counter()
+            call()
+            best[i] = min(best[i], time.perf_counter() - began)
+        if time.perf_counter() > until:
+            break
+    return best
 
 
 class PrecisionSearch:
@@ -142,7 +173,8 @@ class PrecisionSearch:
         samples: photographs of the gate.
         precision: a precision, or auto.
         dtype: dtype of the store's embeddings.
-        full: whether to compare all pictures; always on a GPU.
+        extent: pictures to compare. Instead of ``each``, a GPU compares all, and a float32 that becomes the reference
+            of others every variant once.
         note: progress callback, receives what is being tried.
     """
 
@@ -153,28 +185,45 @@ class PrecisionSearch:
         precision: str,
         dtype: str,
         *,
-        full: bool = False,
+        extent: Extent = "each",
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.artefact, self.samples, self.precision, self.dtype = artefact, samples, precision, dtype
-        self.full, self.note = full or artefact.target.on_gpu, note
+        self.extent: Extent = extent
+        if extent == "each" and artefact.target.on_gpu:
+            self.extent = "full"
+        elif extent == "each" and precision == "fp32" and artefact.float32_reference:
+            self.extent = "once"
+        self.note = note
         self.name = artefact.source.spec.name
+        self._runtimes: dict[PrecisionPolicy, Embed] = {}
 
     def result(self) -> dict[str, Any]:
         """Return ``{"precision", "float32_layers", "gate"}`` of the policy that passed. Raises GateError if none."""
-        facts = {
-            "graph": self.artefact.key,
-            "precision": self.precision,
-            "dtype": self.dtype,
-            "device": self.artefact.target.identity,
-            "samples": self.samples.fingerprint(),
-            "names": list(self.samples.names()),  # they order the pictures
-            "full": self.full,
-            "code": cache.code_hash(),
-        }
-        facts |= self.artefact.facts(self.precision)
+        facts = {"precision": self.precision, **self._facts(), **self.artefact.facts(self.precision)}
         found: dict[str, Any] = cache.remember("gates", facts, self._search)
         return found
+
+    def check(self, mixture: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
+        """Return the result of a compiled policy; None for the reference itself. Raises GateError if it fails."""
+        if mixture.precision == "fp32" and self._compiled:
+            return None
+        facts = {"policy": mixture.describe(), **self._facts(), **self.artefact.facts(mixture.precision)}
+        found: dict[str, Any] = cache.remember("spots", facts, lambda: self._passed(mixture, embed)["gate"])
+        return found
+
+    def _facts(self) -> dict[str, Any]:
+        return {**self._compared(), "dtype": self.dtype, "code": cache.code_hash()}
+
+    def _compared(self) -> dict[str, Any]:
+        """What the reference depends on."""
+        return {
+            "graph": self.artefact.key,
+            "samples": self.samples.fingerprint(),
+            "names": list(self.samples.names()),  # they order the pictures
+            "extent": self.extent,
+            "device": self.artefact.target.identity,
+        }
 
     def _search(self) -> dict[str, Any]:
         if kind := as_eight_bits(self.precision):
@@ -188,7 +237,7 @@ class PrecisionSearch:
     def _fewest_float32_layers(self) -> dict[str, Any]:
         """bf16 with the fewest first layers in float32 that passes; float32 if none does, or if it is not much faster.
 
-        Doubles the number until it passes, then bisects.
+        Multiplies the number by four until it passes, then bisects.
         """
         total, trouble = self._layers, None
         passed: dict[int, dict[str, Any]] = {}
@@ -203,12 +252,12 @@ class PrecisionSearch:
 
         low, high = -1, 0
         while high < total and not passes(high):
-            low, high = high, max(1, 2 * high)
+            low, high = high, max(1, 4 * high)
         high = min(high, total)
-        while high - low > max(total // 24, 1):
+        while high - low > max(total // 12, 1):
             middle = (low + high) // 2
             low, high = (low, middle) if passes(middle) else (middle, high)
-        why = f"bf16 failed: {trouble}"
+        why = f"bf16 failed: {trouble}" if total else "it has no convolution or matrix product"
         if high in passed:
             mixture = PrecisionPolicy("bf16", high)
             speedup = self._speedup(mixture)
@@ -222,20 +271,26 @@ class PrecisionSearch:
                 return passed[high]
             why = f"{self._words(mixture)} is only {speedup:.2f} times as fast"
         print(f"{self.name}: using float32; {why}", file=sys.stderr)
-        return self._passed(PrecisionPolicy("fp32"))
+        return self._float32()
+
+    def _float32(self) -> dict[str, Any]:
+        """Float32 and its result. Raises GateError if it disagrees with the reference."""
+        return self._once.result() if self._compiled else self._passed(_FLOAT32)
+
+    @cached_property
+    def _once(self) -> PrecisionSearch:
+        """Compares compiled float32 with the reference on every variant."""
+        once = PrecisionSearch(self.artefact, self.samples, "fp32", self.dtype, extent="once", note=self.note)
+        once._runtimes = self._runtimes
+        return once
 
     def _speedup(self, mixture: PrecisionPolicy) -> float:
-        """How many times as fast as float32 a policy is; the fastest of three alternating runs."""
+        """How many times as fast as float32 a policy is."""
         self.note(f"gate: comparing the speed of {self._words(mixture)} and fp32")
-        seconds: dict[PrecisionPolicy, float] = {}
-        embeds = {policy: self.artefact.runtime(policy) for policy in (mixture, PrecisionPolicy("fp32"))}
+        embeds = (self._runtime(mixture), self._runtime(_FLOAT32))
         block = self._pictures[: self._block]
-        for _ in range(3):
-            for policy, embed in embeds.items():
-                began = time.perf_counter()
-                embed(block)
-                seconds[policy] = min(seconds.get(policy, np.inf), time.perf_counter() - began)
-        return seconds[PrecisionPolicy("fp32")] / seconds[mixture]
+        mixed, plain = fastest([partial(embed, block) for embed in embeds])
+        return plain / mixed
 
     def _first_that_passes(self, ladder: Sequence[Precision]) -> dict[str, Any]:
         """The fastest precision that passes, with its result. Raises the last GateError if none does."""
@@ -273,11 +328,11 @@ class PrecisionSearch:
         assert trouble is not None
         raise GateError(f"{trouble}. It also failed with up to half of the layers in {between}")
 
-    def _passed(self, mixture: PrecisionPolicy) -> dict[str, Any]:
+    def _passed(self, mixture: PrecisionPolicy, embed: Embed | None = None) -> dict[str, Any]:
         """Gate a policy and return it with the result. Raises GateError at the first block outside the limits."""
-        words = f"gate: {self._words(mixture)}"
+        words = "spot check" if self.extent == "spot" else f"gate: {self._words(mixture)}"
         self.note(words)
-        embed = self.artefact.runtime(mixture)
+        embed = embed or self._runtime(mixture)
         got: list[NDArray[np.floating]] = []
         for start in range(0, len(self._pictures), self._block):
             got.append(embed(self._pictures[start : start + self._block]).astype(self.dtype))
@@ -294,14 +349,13 @@ class PrecisionSearch:
     def _compare(
         self, mixture: PrecisionPolicy, got_ND: NDArray[np.floating], reference_ND: NDArray[np.float32]
     ) -> GateResult:
-        has_module = self.artefact.source.backbone.module is not None
         return check(
             self.name,
             got_ND,
             reference_ND,
             precision=mixture.precision,
-            images=self.samples.images(),
-            reference="float32 torch" if has_module else "the same graph in float32",
+            images=min(self.samples.images(), len(self._pictures)),
+            reference=self._reference_name,
             mean_D=self._mean_D,
         )
 
@@ -313,29 +367,45 @@ class PrecisionSearch:
 
     @cached_property
     def _pictures(self) -> NDArray[np.uint8]:
-        return pictures(self.samples, full=self.full)
+        return pictures(self.samples, self.extent)
 
     @cached_property
     def _reference(self) -> NDArray[np.float32]:
         """Float32 embeddings of the pictures, computed once per machine."""
 
         def compute() -> bytes:
-            embed: Embed = self.artefact.reference()
-            parts = []
-            for start in range(0, len(self._pictures), self._block):
+            parts: list[NDArray[np.float32]] = []
+            if self._compiled and self.extent == "each":  # its first pictures are those of `_once`
+                self._once.result()
+                parts.append(self._once._reference)
+            embed = self._runtime(_FLOAT32) if self._compiled else self.artefact.reference()
+            for start in range(sum(map(len, parts)), len(self._pictures), self._block):
                 self.note(f"gate: float32 reference, {start} of {len(self._pictures)} pictures")
                 parts.append(embed(self._pictures[start : start + self._block]).astype(np.float32))
             return np.concatenate(parts).tobytes()
 
-        facts = {
-            "graph": self.artefact.key,
-            "samples": self.samples.fingerprint(),
-            "names": list(self.samples.names()),  # they order the pictures
-            "full": self.full,
-            "device": self.artefact.target.identity,
-        }
-        data = cache.fetch(f"references/{cache.key(facts)}.f32", compute)
+        data = cache.fetch(f"references/{cache.key(self._compared())}.f32", compute)
         return np.frombuffer(data, np.float32).reshape(len(self._pictures), -1)
+
+    @property
+    def _compiled(self) -> bool:
+        """Whether compiled float32 is the reference."""
+        return self.artefact.float32_reference and self.extent not in ("full", "once")
+
+    def _runtime(self, mixture: PrecisionPolicy) -> Embed:
+        """The compiled policy; the last one and the reference stay in memory."""
+        if mixture not in self._runtimes:
+            for other in set(self._runtimes) - {_FLOAT32}:
+                del self._runtimes[other]
+            reference = self.artefact.float32_reference and mixture == _FLOAT32
+            self._runtimes[mixture] = self.artefact.runtime(mixture, keep=reference)
+        return self._runtimes[mixture]
+
+    @property
+    def _reference_name(self) -> str:
+        if self._compiled:
+            return "float32"
+        return "float32 torch" if self.artefact.source.backbone.module is not None else "the same graph in float32"
 
     @cached_property
     def _mean_D(self) -> NDArray[np.float64]:

@@ -10,15 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.presets import ABOUT, PRESETS, preset, sizes
 from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, of_tag, split
 from substyle.kernels.errors import ConfigError
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
 
 # Identities of weights, computed without loading them: file hashes, versions, seeds. None: only loading tells.
@@ -66,13 +64,12 @@ def package_identity(model: str) -> Facts | None:
     return {"weights": hashes, "package": cache.versions(row.distribution)} if files else None
 
 
-def control(kind: str, seed: int, calibration: Callable[[], Facts] | None) -> Facts | None:
+def control(kind: str, seed: int) -> Facts:
     """Return the seed, calibration photographs and device of an untrained network."""
     if not kind.startswith("random:"):
         return {"arithmetic": kind}
-    if calibration is None:
-        return None
-    return {"seed": seed, "calibration": calibration(), "device": cache.device()}
+    photographs = cache.versions(*packaged_photographs.SOURCES)
+    return {"seed": seed, "photographs": photographs, "device": cache.device()}
 
 
 @dataclass(frozen=True)
@@ -84,16 +81,12 @@ class LoadContext:
         batch: batch that graphs are compiled for.
         seed: the study's seed.
         checkpoint: a local file with the weights, or None.
-        calibration: returns canvases (B, S, S, 3) of photographs, fixed for a store.
-        calibration_facts: returns plain facts that determine these canvases; None if unknown.
     """
 
     canvas: int
     batch: int
     seed: int
-    checkpoint: Path | None
-    calibration: Callable[[], NDArray[np.uint8]]
-    calibration_facts: Callable[[], dict[str, Any]] | None = None
+    checkpoint: Path | None = None
 
 
 Loader = Callable[[str, str, LoadContext], Backbone]
@@ -168,6 +161,7 @@ def _package(name: str, rest: str, context: LoadContext) -> Backbone:
 
 
 _RANDOM = "random:"
+CALIBRATION_IMAGES = 32  # photographs that normalise an untrained network
 
 
 def _control(name: str, rest: str, context: LoadContext) -> Backbone:
@@ -181,7 +175,7 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
     return timm.load_random(
         *(name, model),
         canvas=context.canvas,
-        calibration_BSSC=context.calibration(),
+        calibration_BSSC=packaged_photographs.canvases(CALIBRATION_IMAGES, context.canvas)[0],
         seed=context.seed,
         readout=readout,
     )
@@ -207,7 +201,7 @@ def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, A
 
 
 def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return control(rest, context.seed, context.calibration_facts)
+    return control(rest, context.seed)
 
 
 def _check_package(name: str, rest: str) -> None:

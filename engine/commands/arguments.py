@@ -305,7 +305,6 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
-    predict.add_argument("--store", type=_place, help="store that it was trained on (required for control:random)")
     predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
     _source(predict)

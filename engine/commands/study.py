@@ -213,8 +213,8 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     for plugin in options.plugin:
         load_plugin(plugin)
     answer = predict_all(
-        options.probe, options.images, source=source_config(options), store=options.store,
-        checkpoint=options.checkpoint, top=options.top, quiet=options.quiet,
+        options.probe, options.images, source=source_config(options), checkpoint=options.checkpoint,
+        top=options.top, quiet=options.quiet,
     )  # fmt: skip
     for row in answer["predictions"]:
         for output, labels in row["outputs"].items():

@@ -12,9 +12,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.backbones.gate import GATE_IMAGES, SPOT_IMAGES
 from substyle.engine.config import HERE, ExecutorConfig
 from substyle.engine.devices import AUTO
-from substyle.engine.embedding.prepare import PixelPipeline, Samples, calibration_keys
+from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_keys
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.identity import EMBED, Match, Remedies
@@ -125,13 +126,17 @@ class EmbedPlan:
         """Return the shares of train, val and test for added photographs."""
         return self.fractions or DEFAULT_FRACTIONS
 
-    def samples(self) -> Samples:
-        """Return the photographs used by gates and recalibrations, from the store or, for a new store, the source."""
+    def samples(self) -> OwnSamples:
+        """Return the photographs that gates use, from the store or, for a new store, the source.
+
+        They stay the same when photographs are added, and are the same for all processes that fill a store.
+        """
         if self.exists:
             keys: Sequence[str] = EmbeddingStore.open(self.store_path).calibration
         else:
-            keys = calibration_keys(self.records(), self.pipeline.settings.seed)
-        return Samples(self.pipeline, self.readable(), keys)
+            keys = gate_keys(self.records(), self.pipeline.settings.seed)
+        count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_IMAGES
+        return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count)
 
 
 def _limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:

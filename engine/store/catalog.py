@@ -159,7 +159,7 @@ class StoreHeader:
     Attributes:
         uuid: identifies the store when it is moved or copied.
         settings: see `StoreSettings`.
-        calibration: keys of the images used by gates and recalibrations.
+        calibration: keys of the images that gates use.
     """
 
     uuid: str

@@ -40,7 +40,7 @@ def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] =
     On a disk it is written under a temporary name beside the path and renamed.
 
     Args:
-        calibration: keys of the images used by all gates and recalibrations of this store.
+        calibration: keys of the images that gates use.
 
     Raises:
         ConfigError: the path has no name.
@@ -109,7 +109,7 @@ class EmbeddingStore:
     def __init__(self, path: Place, head: StoreHeader) -> None:
         self.path = path
         self.uuid, self.settings = head.uuid, head.settings
-        self.calibration = head.calibration  # keys of the images used by gates and recalibrations
+        self.calibration = head.calibration  # keys of the images that gates use
         self._group: zarr.Group | None = None
         # each with the files it was read from
         self._manifest: tuple[list[Place], Manifest] | None = None

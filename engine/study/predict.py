@@ -15,14 +15,11 @@ from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.spec import Embed
 from substyle.engine.config import EmbedConfig, Settings
-from substyle.engine.embedding.prepare import PixelPipeline, Samples
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.store.identity import open_own
-from substyle.engine.store.store import EmbeddingStore
-from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
-from substyle.pipelines.storage import Place
 
 
 def predict(
@@ -30,7 +27,6 @@ def predict(
     images: Path | str,
     *,
     source: SourceConfig | None = None,
-    store: Place | None = None,
     checkpoint: Path | None = None,
     top: int = 3,
     quiet: bool = False,
@@ -41,7 +37,6 @@ def predict(
         probe_path: a probe saved by `probe` or `run`.
         images: any source of photographs, or one image file.
         source: kind and columns of the source, if not detected.
-        store: store that the probe was trained on; required for backbones calibrated on its photographs.
         checkpoint: local weights of the backbone.
         top: labels per image, most likely first.
 
@@ -58,9 +53,7 @@ def predict(
     pipeline = PixelPipeline(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
     backbone = registry.load(
         str(facts["backbone"]),
-        registry.LoadContext(
-            canvas, config.graph_images, seed, checkpoint, lambda: _calibration(pipeline, facts, store)
-        ),
+        registry.LoadContext(canvas, config.graph_images, seed, checkpoint),
     )
     for what, now in (("weights_hash", backbone.spec.weights_hash), ("code", backbone.spec.code)):
         trained = facts.get(what)
@@ -105,14 +98,6 @@ def predict(
         "predictions": predictions,
         "quarantined": quarantined,
     }
-
-
-def _calibration(pipeline: PixelPipeline, facts: Any, store: Place | None) -> NDArray[np.uint8]:  # noqa: ANN401
-    if store is None:
-        raise MissingError("--store", f"pass the store on whose photographs {facts['backbone']} was calibrated")
-    opened = EmbeddingStore.open(store)
-    records = {record.key: record for record in open_own(opened).records}
-    return Samples(pipeline, records, opened.calibration).canvas()
 
 
 def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:

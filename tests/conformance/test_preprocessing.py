@@ -214,7 +214,7 @@ def embedded(backbone: Backbone, how: str, canvas: int = 224) -> NDArray[np.floa
 
 
 def load(name: str, checkpoint: Path | None, canvas: int = 224) -> Backbone:
-    return registry.load(name, LoadContext(canvas, BATCH, 0, checkpoint, canvases))
+    return registry.load(name, LoadContext(canvas, BATCH, 0, checkpoint))
 
 
 HOW = pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])

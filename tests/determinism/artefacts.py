@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tests.determinism.canvases import KINDS, Picture, stack
+from tests.determinism.canvases import KINDS, Picture
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
@@ -32,8 +32,7 @@ class Artefact:
 
 @lru_cache(maxsize=2)
 def loaded(name: str) -> Backbone:
-    calibration = stack(SOME, SIDE)
-    return registry.load(name, registry.LoadContext(SIDE, 8, 0, None, lambda: calibration))
+    return registry.load(name, registry.LoadContext(SIDE, 8, 0, None))
 
 
 @lru_cache(maxsize=6)

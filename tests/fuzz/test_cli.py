@@ -58,7 +58,7 @@ COMMANDS = {
     "probe": ["--out", "--study", "--backbone"],
     "analyze": ["--out", "--study", "--backbone"],
     "report": ["--out", "--study"],
-    "predict": ["--store", "--checkpoint", "--top", "--plugin"],
+    "predict": ["--checkpoint", "--top", "--plugin"],
     "compare": ["--out"],
     "import": ["--rows", "--store", "--backbone", "--seed"],
 }

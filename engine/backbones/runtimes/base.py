@@ -111,7 +111,7 @@ def _single_threads(count: int) -> ThreadPoolExecutor:
 
 
 class GateSamples(Protocol):
-    """Photographs of a source in all variants, for the gate."""
+    """Photographs in all variants, for the gate."""
 
     def fingerprint(self) -> str:
         """Return a digest that changes with any pixel of the variants."""
@@ -133,8 +133,12 @@ class GateSamples(Protocol):
         """Return all variants in batches (b, S, S, 3) uint8 of at most B, identity first."""
         ...
 
+
+class CalibrationSamples(GateSamples, Protocol):
+    """Photographs for the gate, and others to calibrate quantisation."""
+
     def further(self) -> Sequence[NDArray[np.uint8]]:
-        """Return full batches of variants of other photographs, with all transformations, to calibrate quantisation.
+        """Return full batches of variants of other photographs, with all transformations.
 
         Raises ConfigError if there are no others.
         """
@@ -156,7 +160,7 @@ def fingerprint(batches_GSSC: Sequence[NDArray[np.uint8]]) -> str:
 
 @dataclass(frozen=True)
 class GivenSamples:
-    """`GateSamples` in memory.
+    """`CalibrationSamples` in memory.
 
     Attributes:
         batches_GSSC: batches of photographs in every variant, identity first.
@@ -236,7 +240,7 @@ class RuntimeBuilder(ABC):
 
     Args:
         source: the backbone.
-        samples: photographs for the gate and for calibrating quantisation.
+        samples: photographs to calibrate quantisation.
         batch: batch of the graph.
         canvas: canvas side S in pixels.
         threads: CPU threads of a runtime.
@@ -244,11 +248,12 @@ class RuntimeBuilder(ABC):
     """
 
     libraries: ClassVar[tuple[str, ...]]  # libraries whose versions affect the compiled graph
+    float32_reference: ClassVar[bool] = False  # whether compiled float32, once it agrees with torch, is the reference
 
     def __init__(
         self,
         source: LazyBackbone,
-        samples: GateSamples,
+        samples: CalibrationSamples,
         *,
         batch: int,
         canvas: int,
@@ -305,7 +310,9 @@ class RuntimeBuilder(ABC):
         module = self.source.backbone.module
         if module is None:
             return self.graph_reference()
-        return TorchOnDevice(module, self.target.torch_device) if self.target.on_gpu else TorchModule(module)
+        if self.target.on_gpu:
+            return TorchOnDevice(module, self.target.torch_device)
+        return TorchThreads(module, self.threads)
 
     @abstractmethod
     def graph_reference(self) -> Embed:

@@ -96,6 +96,7 @@ class OpenVINOBuilder(RuntimeBuilder):
     """Compiles a backbone with OpenVINO."""
 
     libraries = ("torch", "timm", "open_clip_torch", "onnx", "openvino", "transformers")
+    float32_reference = True
 
     @property
     def ladder(self) -> tuple[Precision, ...]:

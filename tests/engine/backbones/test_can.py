@@ -31,7 +31,7 @@ def network() -> torch.nn.Module:
 
 
 def load(checkpoint: Path, name: str = "can:small") -> Backbone:
-    return registry.load(name, LoadContext(224, 2, 0, checkpoint, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+    return registry.load(name, LoadContext(224, 2, 0, checkpoint))
 
 
 def flax(network: torch.nn.Module, style: str) -> dict[str, np.ndarray]:

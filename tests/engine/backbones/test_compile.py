@@ -30,7 +30,7 @@ def samples() -> list[NDArray[np.uint8]]:
 
 
 def load(name: str) -> Backbone:
-    return registry.load(name, registry.LoadContext(224, BATCH, 0, None, lambda: samples()[0]))
+    return registry.load(name, registry.LoadContext(224, BATCH, 0, None))
 
 
 def options(precision: str = "fp32", dtype: str = "float16") -> CompileOptions:
@@ -44,7 +44,7 @@ def test_compiled_agrees_with_eager(model: str) -> None:
     assert compiled.runtime["name"] == "openvino"
     assert compiled.gate is not None
     assert compiled.gate["cosine_min"] >= 0.9999
-    assert compiled.gate["rows"] == 3 * BATCH
+    assert compiled.gate["rows"] == 3  # each batch is a variant, of which one picture is compared
     assert compiled.rate > 0
     assert backbone.module is not None
     expected = TorchModule(backbone.module)(samples()[1])

@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper, save
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.registry import LoadContext
+from substyle.pipelines import packaged_photographs
 
 
-def context(checkpoint: Path | None = None, seed: int = 0, files: str = "a", canvas: int = 224) -> LoadContext:
-    return LoadContext(canvas, 8, seed, checkpoint, lambda: np.zeros((1, 8, 8, 3), np.uint8), lambda: {"files": files})
+def context(checkpoint: Path | None = None, seed: int = 0, canvas: int = 224) -> LoadContext:
+    return LoadContext(canvas, 8, seed, checkpoint)
 
 
 def test_a_checkpoint_is_known_by_its_bytes(tmp_path: Path) -> None:
@@ -35,16 +36,16 @@ def test_hubs_are_asked_each_time() -> None:
     assert registry.identity("open_clip:ViT-B-32/openai", context()) is None
 
 
-def test_controls_depend_on_seed_and_photographs() -> None:
+def test_controls_depend_on_seed_and_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "control:random:test_vit"
     first = registry.identity(name, context())
     assert first is not None
     assert first == registry.identity(name, context())
     assert first != registry.identity(name, context(seed=1))
-    assert first != registry.identity(name, context(files="b"))
-    unknown = LoadContext(224, 8, 0, None, lambda: np.zeros((1, 8, 8, 3), np.uint8))
-    assert registry.identity(name, unknown) is None
-    assert registry.identity("control:pixels", unknown) is not None
+    assert first != registry.identity(name, context(canvas=96))
+    monkeypatch.setattr(packaged_photographs, "SOURCES", ("numpy",))
+    assert first != registry.identity(name, context())
+    assert registry.identity("control:pixels", context()) is not None
 
 
 def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

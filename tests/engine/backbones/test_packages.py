@@ -14,7 +14,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from tests.conftest import photograph
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 
 from substyle.engine.backbones import registry, weights
@@ -32,8 +31,7 @@ WIDTH, HIDDEN, OUT = 6, 10, 3
 
 
 def load(name: str) -> Backbone:
-    canvas = np.stack([np.array(photograph(i, 224, 224)) for i in range(2)])
-    return registry.load(name, registry.LoadContext(224, 2, 0, None, lambda: canvas))
+    return registry.load(name, registry.LoadContext(224, 2, 0, None))
 
 
 def read(backbone: Backbone, x: NDArray[np.float32]) -> NDArray[np.float32]:

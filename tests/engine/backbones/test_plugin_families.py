@@ -65,7 +65,7 @@ def families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     registry.FAMILIES.pop("mine", None)
 
 
-CONTEXT = LoadContext(SIDE, 4, 0, None, SAMPLES.first)
+CONTEXT = LoadContext(SIDE, 4, 0, None)
 
 
 def found(folder: Path, text: str) -> tuple[dict[str, object] | None, CompiledBackbone, str]:

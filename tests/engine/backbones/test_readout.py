@@ -4,10 +4,8 @@ import itertools
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from tests.conftest import photograph
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families import open_clip
@@ -20,8 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def load(name: str, checkpoint: Path | None = None) -> Backbone:
-    canvas = np.stack([np.array(photograph(i, 224, 224)) for i in range(2)])
-    return registry.load(name, registry.LoadContext(224, 2, 0, checkpoint, lambda: canvas))
+    return registry.load(name, registry.LoadContext(224, 2, 0, checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -224,18 +221,15 @@ def test_normalisation_is_given_in_a_name(weights: dict[str, Path]) -> None:
     side = given.spec.input_side
     canvas = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
     x = (canvas.permute(0, 3, 1, 2) / 255 - torch.tensor((0.1, 0.2, 0.3)).view(3, 1, 1)) / 0.25
-    layer = registry.load(
-        "timm:test_vit@layer=2,mean=0.1:0.2:0.3,std=0.25", registry.LoadContext(side, 2, 0, path, canvas.numpy)
-    )
-    for backbone in (registry.load(given.spec.name, registry.LoadContext(side, 2, 0, path, canvas.numpy)), layer):
+    layer = registry.load("timm:test_vit@layer=2,mean=0.1:0.2:0.3,std=0.25", registry.LoadContext(side, 2, 0, path))
+    for backbone in (registry.load(given.spec.name, registry.LoadContext(side, 2, 0, path)), layer):
         assert backbone.module is not None
         with torch.inference_mode():
             torch.testing.assert_close(backbone.module(canvas), backbone.module.get_submodule("network")(x))
 
 
 def test_an_untrained_network_is_recalibrated_at_the_levels_that_it_is_given() -> None:
-    canvas = torch.randint(0, 256, (4, 160, 160, 3), dtype=torch.uint8)
-    context = registry.LoadContext(160, 4, 0, None, canvas.numpy)
+    context = registry.LoadContext(160, 4, 0, None)
     own, given = (registry.load(f"control:random:test_resnet{end}", context) for end in ("", "@mean=0,std=1"))
     assert own.spec.weights_hash != given.spec.weights_hash
 
@@ -248,7 +242,7 @@ def test_names_with_options_have_slugs_of_their_own() -> None:
 
 
 def test_each_readout_has_an_identity_of_its_own(weights: dict[str, Path]) -> None:
-    context = registry.LoadContext(224, 2, 0, weights["test_vit"], lambda: np.zeros((1, 8, 8, 3), np.uint8))
+    context = registry.LoadContext(224, 2, 0, weights["test_vit"])
     options = ("layer=0", "layer=1", "mean=0.5", "mean=0.5,std=0.25")
     found = [registry.identity(f"timm:test_vit@{each}", context) for each in options]
     assert None not in found

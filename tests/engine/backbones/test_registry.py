@@ -21,7 +21,7 @@ def canvases(count: int = 4) -> NDArray[np.uint8]:
 
 
 def load(name: str, checkpoint: Path | None = None, seed: int = 0) -> Backbone:
-    return registry.load(name, registry.LoadContext(224, 4, seed, checkpoint, canvases))
+    return registry.load(name, registry.LoadContext(224, 4, seed, checkpoint))
 
 
 def embed(backbone: Backbone) -> torch.Tensor:
@@ -210,7 +210,7 @@ def test_a_file_in_the_place_of_a_tag(tiny_coca: torch.nn.Module, file: str) -> 
     name = f"open_clip:coca_tiny/{file}"
     backbone = load(name)
     assert backbone.spec.weights == f"checkpoint {file}"
-    assert registry.identity(name, registry.LoadContext(224, 2, 0, None, canvases)) is not None
+    assert registry.identity(name, registry.LoadContext(224, 2, 0, None)) is not None
     assert backbone.module is not None
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():

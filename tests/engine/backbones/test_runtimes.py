@@ -176,7 +176,7 @@ def test_int8_is_refused_before_anything_is_loaded() -> None:
 
 
 def test_arithmetic_on_a_device() -> None:
-    statistics = registry.load("control:statistics", registry.LoadContext(SIDE, BATCH, 0, None, lambda: canvas))
+    statistics = registry.load("control:statistics", registry.LoadContext(SIDE, BATCH, 0, None))
     canvas = samples().first()
     assert statistics.module is not None
     runtime = TorchOnDevice(statistics.module, torch.device("cpu"))

@@ -269,10 +269,10 @@ def test_make_demo_fresh(fresh: str, passed: bool) -> None:
 
 @pytest.mark.parametrize(("age", "made"), [(-60, False), (60, True)])
 def test_make_cuts_photographs_again_when_their_recipe_is_newer(tmp_path: Path, age: int, made: bool) -> None:
-    recipe = (ROOT / "pipelines" / "demo_photographs.py").stat().st_mtime
+    recipe = (ROOT / "pipelines" / "packaged_photographs.py").stat().st_mtime
     os.utime(tmp_path, (recipe - age, recipe - age))
     lines = _make(f"PHOTOGRAPHS={tmp_path}", target="demo").stdout.splitlines()
-    assert any("substyle.pipelines.demo_photographs" in line for line in lines) == made
+    assert any("substyle.pipelines.packaged_photographs" in line for line in lines) == made
 
 
 def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.gate import GATE_EACH
+from substyle.engine.backbones.gate import GATE_EACH, SPOT_IMAGES
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
@@ -122,12 +122,16 @@ def test_new_backbone_and_new_transformation_touch_nothing(tmp_path: Path, two_c
 @pytest.mark.parametrize("gate", ["auto", "full"])
 def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, gate: str) -> None:
     request = plan(two_classes, tmp_path / "s.zarr", gate=gate)
-    embed(request, [BackboneChoice("control:random:test_efficientnet", precision="fp32")], quiet=True)
+    embed(request, [BackboneChoice("control:random:test_vit", precision="bf16")], quiet=True)
     (entry,) = EmbeddingStore.open(tmp_path / "s.zarr").backbones()
     found = entry.facts["gate"]
-    each = found["images"] if gate == "full" else GATE_EACH
-    assert found["images"] > GATE_EACH
-    assert found["rows"] == each * len(request.pipeline.settings.transformations)
+    variants = len(request.pipeline.settings.transformations)
+    if gate == "full":
+        assert found["rows"] == 32 * variants
+        assert "spot" not in found
+    else:
+        assert found["rows"] == GATE_EACH * variants
+        assert found["spot"]["rows"] == SPOT_IMAGES
 
 
 def test_depths_in_one_run_are_those_of_a_run_each(tmp_path: Path, two_classes: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,19 @@ from tests.conftest import jpeg, photograph
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.gate import PrecisionSearch
+from substyle.engine.backbones.gate import GateError, GateResult, PrecisionSearch
 from substyle.engine.backbones.registry import Family, LoadContext
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy
+from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import Backbone, BackboneSpec
-from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding.prepare import PixelPipeline, Samples, prepare_backbones
-from substyle.kernels.errors import ConfigError
+from substyle.engine.config import BackboneChoice, BackbonePrecision, EmbedConfig, Settings
+from substyle.engine.embedding.prepare import OwnSamples, PackagedSamples, PixelPipeline, Samples, prepare_backbones
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.transforms import base
 
-CONFIG = EmbedConfig(batch=4, threads=1, precision="fp32")
+CONFIG = EmbedConfig(batch=4, threads=1, precision="bf16")
 SETTINGS = Settings(0, 64, ("identity", "grayscale", "gaussian_noise"))
 
 
@@ -47,7 +51,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was done and not found in the cache: ``load``, ``variants``, ``gate``."""
+    """What was done and not found in the cache: ``load``, ``variants``, ``gate``, ``spot``."""
     done: list[str] = []
     load, search, variants = registry.load, PrecisionSearch._search, Samples.variants
 
@@ -62,6 +66,12 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(registry, "load", note("load", load))
     monkeypatch.setattr(PrecisionSearch, "_search", note("gate", search))
     monkeypatch.setattr(Samples, "variants", note("variants", variants))
+
+    def passed(search: PrecisionSearch, *arguments: object) -> object:
+        return note("spot" if search.extent == "spot" else "policy", compared)(search, *arguments)
+
+    compared = PrecisionSearch._passed
+    monkeypatch.setattr(PrecisionSearch, "_passed", passed)
     return done
 
 
@@ -71,13 +81,13 @@ def graph(weight: float, side: int) -> bytes:
         helper.make_node("Cast", ["canvas"], ["x"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
         helper.make_node("Flatten", ["mean"], ["flat"]),
-        helper.make_node("Mul", ["flat", "weight"], ["embedding"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["embedding"]),
     ]
     inputs = [helper.make_tensor_value_info("canvas", TensorProto.UINT8, [4, side, side, 3])]
     outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [4, 3 * side])]
     constants = [
         numpy_helper.from_array(np.array([2], np.int64), "axes"),
-        numpy_helper.from_array(np.array(weight, np.float32), "weight"),
+        numpy_helper.from_array(weight * np.eye(3 * side, dtype=np.float32), "weight"),
     ]
     made = helper.make_graph(nodes, "g", inputs, outputs, constants)
     return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString())
@@ -105,14 +115,14 @@ def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = CONFIG) -> CompiledBackbone:
     records = {record.key: record for record in FolderSource(images).records}
-    samples = Samples(PixelPipeline(settings, config), records, list(records))
+    samples = OwnSamples(PixelPipeline(settings, config), records, list(records), 4)
     (compiled,) = prepare_backbones([BackboneChoice("timm:rows", images.parent / "weight")], samples, quiet=True)
     return compiled
 
 
 def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
     first = prepare(images)
-    assert sorted(work) == ["gate", "load", "variants"]
+    assert sorted(work) == ["gate", "load", "policy", "spot", "variants"]
     work.clear()
     second = prepare(images)
     assert work == []
@@ -137,8 +147,9 @@ def test_changed_settings_are_looked_at_anew(images: Path, work: list[str], chan
     work.clear()
     prepare(images, settings=dataclasses.replace(SETTINGS, **change))  # type: ignore[arg-type]
     assert "variants" in work
-    if change.get("orientation") != "apply":  # there these photographs give the same pixels, and so the same gate
-        assert "gate" in work
+    assert "spot" in work
+    # packaged photographs have their own seed, and are upright
+    assert ("gate" in work) == (set(change) <= {"canvas", "transformations"})
 
 
 def test_style_precision_is_looked_at_anew(images: Path, work: list[str]) -> None:
@@ -164,7 +175,7 @@ def test_one_changed_photograph_is_enough(images: Path, work: list[str]) -> None
     work.clear()
     (images / "3.jpg").write_bytes(jpeg(photograph(77)))
     prepare(images)
-    assert {"gate", "variants"} <= set(work)
+    assert sorted(work) == ["spot", "variants"]
 
 
 def test_a_photograph_that_is_gone_is_enough(images: Path, work: list[str]) -> None:
@@ -172,7 +183,7 @@ def test_a_photograph_that_is_gone_is_enough(images: Path, work: list[str]) -> N
     work.clear()
     (images / "3.jpg").unlink()
     prepare(images)
-    assert "gate" in work
+    assert sorted(work) == ["spot", "variants"]
 
 
 @pytest.mark.parametrize("what", ["definition", "code", "versions", "device"])
@@ -191,8 +202,7 @@ def test_what_computes_is_part_of_the_keys(
     else:
         monkeypatch.setattr(cache, "device", lambda: "another")
     prepare(images)
-    assert "variants" in work
-    assert ("gate" in work) == (what != "definition")  # the same pixels need no second gate
+    assert {"gate", "spot", "variants"} <= set(work)
 
 
 def test_a_changed_checkpoint_of_the_same_size_is_loaded(images: Path, work: list[str]) -> None:
@@ -228,7 +238,7 @@ def test_a_family_without_identity_is_loaded_each_time(
 def test_transformations_of_plugins_are_made_each_time(
     images: Path, work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels = iter((10, 10, 10, 10, 60, 60))  # for the batches of 4 and 1 of three starts
+    levels = iter([10] * 18 + [60] * 9)  # three starts: eight batches of packaged photographs, one of these
 
     def darker(canvas_BSSC: torch.Tensor, args: object, keys_B: object) -> torch.Tensor:
         return canvas_BSSC.clamp_max(255 - next(levels))
@@ -245,16 +255,16 @@ def test_transformations_of_plugins_are_made_each_time(
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
-@pytest.mark.parametrize("kind", ["samples", "sources", "gates", "rates", "openvino"])
+@pytest.mark.parametrize("kind", ["sources", "gates", "spots", "rates", "openvino"])
 def test_damaged_entries_are_made_anew(
     images: Path, own: Path, kind: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = prepare(images)
-    (path,) = (own / kind).iterdir()
-    data = path.read_bytes()
-    if how == "gone":
-        path.unlink()
-    else:
+    for path in (own / kind).iterdir():
+        data = path.read_bytes()
+        if how == "gone":
+            path.unlink()
+            continue
         middle = len(data) // 2
         flipped = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
         path.write_bytes({"cut": data[:-1], "flipped": flipped, "empty": b""}[how])
@@ -274,25 +284,62 @@ def test_style_networks_are_not_made_before_they_are_needed(images: Path, monkey
     prepare(images, settings=styled)
 
 
-def test_quantisation_sees_other_photographs_in_all_transformations(images: Path) -> None:
-    for i in range(5, 40):
-        (images / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
-    (images / "35.jpg").write_bytes(b"no image")
-    records = {record.key: record for record in FolderSource(images).records}
-    keys = [f"{i}.jpg" for i in range(40)]
-    samples = Samples(PixelPipeline(SETTINGS, CONFIG), records, keys)
+def test_quantisation_sees_other_photographs_in_all_transformations() -> None:
+    samples = PackagedSamples(PixelPipeline(SETTINGS, CONFIG))
     further = samples.further()
     assert [batch.shape for batch in further] == [(4, 64, 64, 3)] * 3
-    # 32 to 39 but for 35: two groups of four; the transformations take them in turns
-    canvases = Samples(PixelPipeline(SETTINGS, CONFIG), records, keys[32:]).canvas()
-    gate = {canvas.tobytes() for canvas in samples.canvas()}
-    assert len(canvases) == 7
-    assert not gate & {canvas.tobytes() for canvas in canvases}
-    identity, noise, grey = further  # of the first group identity and noise, of the second grayscale
-    np.testing.assert_array_equal(identity, canvases[:4])
-    assert 0 < np.abs(noise.astype(int) - identity).mean() < 120
+    canvases, _ = packaged_photographs.canvases(64, 64)
+    np.testing.assert_array_equal(samples.decoded[0], canvases[:32])
+    identity, grey, noise = further  # of the first, second and third group of four after the gate's
+    np.testing.assert_array_equal(identity, canvases[32:36])
     assert (grey[..., 0] == grey[..., 1]).all()
-    assert abs(grey[3].mean() - canvases[0].mean()) < 30  # the second group is filled up from the front
-    with pytest.raises(ConfigError, match="32") as caught:
-        Samples(PixelPipeline(SETTINGS, CONFIG), records, keys[:32]).further()
-    assert caught.value.field == "precision"
+    assert 0 < np.abs(noise.astype(int) - canvases[40:44]).mean() < 120
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
+    images: Path, full: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """bf16 passes on packaged photographs, and not on these."""
+    real = PrecisionSearch._compare
+
+    def compare(search: PrecisionSearch, policy: PrecisionPolicy, *arguments: Any) -> GateResult:  # noqa: ANN401 - passed on
+        if policy.precision == "bf16" and isinstance(search.samples, OwnSamples):
+            raise GateError("bf16 disagrees")
+        return real(search, policy, *arguments)
+
+    monkeypatch.setattr(PrecisionSearch, "_compare", compare)
+    monkeypatch.setattr(PrecisionSearch, "_speedup", lambda search, policy: 2.0)
+    config = dataclasses.replace(CONFIG, precision="auto", gate="full" if full else "auto")
+    for _ in range(2):
+        compiled = prepare(images, config=config)
+        assert compiled.runtime["precision"] == "fp32"
+        assert compiled.gate is not None
+        assert "spot" not in compiled.gate
+        assert compiled.gate["images"] == (4 if full else 3)
+        assert ("searching" in capsys.readouterr().err) == (not full)
+    with pytest.raises(GateError):
+        prepare(images, config=dataclasses.replace(config, precision="bf16"))
+
+
+def test_the_result_tells_the_spot_check(images: Path) -> None:
+    compiled = prepare(images)
+    assert compiled.gate is not None
+    assert (compiled.gate["images"], compiled.gate["rows"]) == (12, 12)
+    assert compiled.gate["reference"] == "float32"
+    assert (compiled.gate["spot"]["images"], compiled.gate["spot"]["rows"]) == (4, 4)
+    exact = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32"))
+    assert exact.gate is not None
+    assert (exact.gate["images"], exact.gate["rows"], exact.gate["reference"]) == (3, 3, "the same graph in float32")
+    assert "spot" not in exact.gate
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_a_wrong_float32_is_no_reference(
+    images: Path, precision: BackbonePrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled float32 that disagrees with torch is refused, also where another precision agrees with it."""
+    wrong = FixedBatch(OpenVINOGraph(graph(1.5, 64), precision="fp32", threads=1), 4)
+    monkeypatch.setattr(OpenVINOBuilder, "reference", lambda builder: lambda canvas: wrong(canvas)[:, ::-1])
+    with pytest.raises(GateError):
+        prepare(images, config=dataclasses.replace(CONFIG, precision=precision))

@@ -1,7 +1,7 @@
-"""Demo photographs without a download: crops of images shipped with Python packages.
+"""Photographs without a download: crops of images shipped with Python packages, for the demo and for gates.
 
-``python -m substyle.pipelines.demo_photographs FOLDER`` writes ``FOLDER/<split>/<photograph>/<number>.jpg``. The class
-of a crop is its photograph.
+``python -m substyle.pipelines.packaged_photographs FOLDER`` writes ``FOLDER/<split>/<photograph>/<number>.jpg``. The
+class of a crop is its photograph.
 
 Splits share no pixels: the right part of a photograph is for testing; the left part is halved into training above and
 validation below. Crops of one split may overlap, and all crops of a photograph show one scene, so they are not
@@ -14,11 +14,12 @@ is in the public domain. China (Daniel Büchele) and flower (vultilion) are CC B
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from substyle.kernels.errors import ConfigError
@@ -66,7 +67,14 @@ class Rectangle(NamedTuple):
 
 def paths() -> list[Path]:
     """Paths of the photographs. Raises ModuleNotFoundError if a package is not installed."""
-    return [Path(str(files(package) / name)) for package, names in PHOTOGRAPHS.items() for name in names]
+    return [_folder(package) / name for package, names in PHOTOGRAPHS.items() for name in names]
+
+
+def _folder(package: str) -> Path:
+    spec = find_spec(package)  # does not import the package
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"no package {package}", name=package)
+    return Path(spec.submodule_search_locations[0])
 
 
 def regions(width: int, height: int) -> dict[str, Rectangle]:
@@ -117,10 +125,41 @@ def write(folder: Path, *, seed: int = 0) -> int:
     return count
 
 
+# distributions whose versions determine `canvases`
+SOURCES = ("scikit-image", "scikit-learn", "matplotlib", "pillow", "numpy")
+NARROWEST = 0.5  # minimum side of a canvas's crop, as a share of the shorter side
+
+
+def canvases(count: int, side: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """Square crops of the photographs in turn, the same on every machine. A larger count begins with a smaller one.
+
+    Args:
+        count: N, the number of crops.
+        side: S in px.
+
+    Returns:
+        canvases (N, S, S, 3) uint8, and a unique name for each.
+    """
+    draw_N3 = np.random.default_rng(0).random((count, 3))
+    canvas_NSSC = np.empty((count, side, side, 3), np.uint8)
+    names = [""] * count
+    sources = paths()
+    for i, path in enumerate(sources):
+        with Image.open(path) as opened:
+            photograph = opened.convert("RGB")
+        for n in range(i, count, len(sources)):
+            crop = round(min(photograph.size) * (NARROWEST + (1 - NARROWEST) * draw_N3[n, 0]))
+            left, top = ((length - crop) * at for length, at in zip(photograph.size, draw_N3[n, 1:], strict=True))
+            box = (left, top, left + crop, top + crop)
+            canvas_NSSC[n] = np.asarray(photograph.resize((side, side), Image.Resampling.BICUBIC, box))
+            names[n] = f"{path.stem}/{n // len(sources)}"
+    return canvas_NSSC, names
+
+
 def main() -> int:
     """Entry point of the command."""
     if len(sys.argv) != 2:
-        print("usage: python -m substyle.pipelines.demo_photographs FOLDER", file=sys.stderr)
+        print("usage: python -m substyle.pipelines.packaged_photographs FOLDER", file=sys.stderr)
         return 2
     try:
         count = write(Path(sys.argv[1]))

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines import demo_photographs
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import FolderSource
 
-Drawn = list[tuple[Path, list[tuple[str, demo_photographs.Rectangle]]]]
+Drawn = list[tuple[Path, list[tuple[str, packaged_photographs.Rectangle]]]]
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def drawn() -> Drawn:
     """Each photograph with its crops, as drawn by `write`."""
     pytest.importorskip("skimage")
     rng = np.random.default_rng(0)
-    sizes = [(path, Image.open(path).size) for path in demo_photographs.paths()]
-    return [(path, demo_photographs.rectangles(*size, rng)) for path, size in sizes]
+    sizes = [(path, Image.open(path).size) for path in packaged_photographs.paths()]
+    return [(path, packaged_photographs.rectangles(*size, rng)) for path, size in sizes]
 
 
 def test_splits_share_no_pixel(drawn: Drawn) -> None:
@@ -57,7 +57,7 @@ def test_crops_of_all_splits_are_enlarged_alike(drawn: Drawn) -> None:
 
 def test_the_folder_is_a_source_with_splits(tmp_path: Path, drawn: Drawn) -> None:
     folder = tmp_path / "photographs"
-    count = demo_photographs.write(folder)
+    count = packaged_photographs.write(folder)
     source = FolderSource(folder)
     assert len(source.records) == count == 272
     assert set(source.class_names) == {path.stem for path, _ in drawn}
@@ -74,8 +74,23 @@ def test_the_folder_is_a_source_with_splits(tmp_path: Path, drawn: Drawn) -> Non
             assert np.abs(off).max() < 2  # grey levels, due to JPEG
 
 
+@pytest.mark.parametrize("side", [64, 224])
+def test_canvases_are_different_crops_and_do_not_depend_on_their_number(side: int) -> None:
+    canvas_NSSC, names = packaged_photographs.canvases(64, side)
+    assert (canvas_NSSC.shape, canvas_NSSC.dtype) == ((64, side, side, 3), np.uint8)
+    assert len({canvas.tobytes() for canvas in canvas_NSSC}) == len(set(names)) == 64
+    few, some = packaged_photographs.canvases(20, side)
+    np.testing.assert_array_equal(few, canvas_NSSC[:20])
+    assert some == names[:20]
+    for name, canvas in zip(names, canvas_NSSC, strict=True):
+        (path,) = (path for path in packaged_photographs.paths() if path.stem == name.split("/")[0])
+        whole = np.asarray(Image.open(path).convert("RGB"), dtype=float)
+        assert whole.min() <= canvas.min() + 25  # cubic interpolation overshoots
+        assert canvas.max() <= whole.max() + 25
+
+
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.jpg").touch()
     with pytest.raises(ConfigError) as caught:
-        demo_photographs.write(tmp_path)
+        packaged_photographs.write(tmp_path)
     assert caught.value.field == "FOLDER"
