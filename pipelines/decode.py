@@ -1,7 +1,7 @@
 """Decode images to canvases: resize the shorter side to 8/7 S, crop the centre S x S.
 
-The result depends only on the image's bytes. Intact 8-bit JPEG and PNG files are decoded by DALI in groups. If DALI
-rejects a group, its images are retried one at a time, then by Pillow, which decodes all other formats. Damaged images
+The result depends only on the image's bytes. Intact 8-bit JPEG and PNG files are decoded by DALI in groups. An image
+that DALI rejects goes to Pillow, which decodes all other formats, and its group is retried in halves. Damaged images
 are quarantined; :mod:`.image_header` and :mod:`.image_formats` document which damage is detected. On a GPU, canvases
 stay on the device; images decoded by Pillow are uploaded.
 """
@@ -219,11 +219,14 @@ class Decoder:
             )
         except RefusedError as error:
             log.debug("DALI rejected a group of %d images: %s", len(items), error)
-            for item in items:
-                if len(items) > 1:
-                    self._with_dali([item], result)
-                else:
-                    self._with_pillow(item, result)
+            at = 0 if len(items) == 1 else error.index
+            if at is not None:
+                self._with_pillow(items[at], result)
+                items = [*items[:at], *items[at + 1 :]]
+            half = len(items) // 2  # further images may be rejected: half a group is less to repeat
+            for part in (items[:half], items[half:]):
+                if part:
+                    self._with_dali(part, result)
             return
         accepted: list[tuple[int, _Item]] = []
         for i, item in enumerate(items):

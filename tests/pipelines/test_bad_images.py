@@ -17,6 +17,7 @@ from tests.pipelines.mutations import seeds
 from tests.pipelines.test_decode import assert_close, reference
 
 from substyle.pipelines import image_formats, image_header
+from substyle.pipelines.dali import RefusedError
 from substyle.pipelines.decode import Decoded, Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the product's warning filters
@@ -234,7 +235,35 @@ def test_an_image_that_dali_refuses_goes_to_pillow_alone(alone: Decoder, monkeyp
     decoded = Decoder(SIDE, 4, 2)([JPEG, broken, PNG])
     assert decoded.reasons[0] is decoded.reasons[2] is None
     assert decoded.reasons[1] == "decoding failed (broken data stream when reading image file)"
-    assert calls == [3, 1, 1, 1]
+    assert calls == [3, 1, 1]
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("bad", [set(), {0}, {5}, {6}, {2, 3}, {0, 4, 6}, set(range(7))])
+def test_a_group_is_retried_without_the_images_that_dali_refuses(
+    alone: Decoder, monkeypatch: pytest.MonkeyPatch, bad: set[int], named: bool
+) -> None:
+    """Also if the message does not say which image was refused."""
+    calls: list[int] = []
+    intact, run = alone([JPEG]), type(alone.dali).__call__
+
+    def refuse(self: object, blobs: list[bytes], *more: object) -> object:
+        calls.append(len(blobs))
+        try:
+            return run(self, blobs, *more)  # type: ignore[arg-type]
+        except RefusedError as error:
+            raise RefusedError(str(error), error.index if named else None) from error
+
+    monkeypatch.setattr(type(alone.dali), "__call__", refuse)
+    broken = PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xfe")
+    decoded = Decoder(SIDE, 7, 2)([broken if i in bad else JPEG for i in range(7)])
+    for i in range(7):
+        assert decoded.ok_B[i] == (i not in bad)
+        if i not in bad:
+            assert_same(decoded, i, intact)
+    if len(bad) == 1 and named:
+        assert calls[:3] == [7, 3, 3]
+    assert len(calls) <= 1 + (4 if named else 8) * len(bad)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg restarts", "jpeg cmyk", "jpeg grey exif"])

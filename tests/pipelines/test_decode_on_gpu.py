@@ -41,6 +41,18 @@ def test_files_are_given_by_the_host_and_decoded_there_and_on_the_device() -> No
         assert [node.device for node in resize.inputs[1:]] == ["cpu", "cpu"]  # start and end of the part
 
 
+def test_the_hardware_engine_gets_images_by_their_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default it gets the first 65 % of a batch."""
+    from nvidia.dali import fn
+
+    given: list[dict[str, Any]] = []
+    real = fn.decoders.image
+    monkeypatch.setattr(fn.decoders, "image", lambda blob, **how: given.append(how) or real(blob, **how))
+    defined(GPU)
+    defined(CPU)
+    assert [how.get("hw_decoder_load") for how in given] == [1.0, None]
+
+
 class Pipeline:
     def __init__(self, refuses: bool = False) -> None:
         self.refuses, self.given = refuses, {}
