@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 
-from substyle.engine import cache
+from substyle.engine import cache, hardware
 from substyle.kernels.dispatch import as_device, there
 from substyle.kernels.errors import ConfigError
 
@@ -146,6 +147,8 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
     check(device, runtime, prefix)
     if device == AUTO:
         gpu = torch.cuda.is_available() and runtime != "openvino"
+        if not gpu and runtime != "openvino":
+            _require_no_gpu(f"{prefix}device")
         device = "cuda:0" if gpu else "cpu"
     if device != "cpu":
         device = str(as_device(device, f"{prefix}device"))
@@ -159,6 +162,21 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
         others = ", ".join((AUTO, *(name for name in known if name != runtime)))
         raise ConfigError(f"{prefix}runtime", runtime, f"{others} ({why})")
     return Target(device, runtime)
+
+
+def _require_no_gpu(field: str) -> None:
+    """Raise ConfigError if a CUDA build of torch cannot use a GPU of this machine; warn if torch is a CPU build."""
+    driver, cuda = hardware.driver(), torch.version.cuda
+    if not driver.gpus:
+        return
+    if cuda is None:
+        print(
+            f"{driver.gpus[0]} is not used: torch is built without CUDA; install a CUDA build and the extra gpu",
+            file=sys.stderr,
+        )
+        return
+    why = driver.too_old(cuda) or "torch cannot initialise CUDA"
+    raise ConfigError(field, AUTO, f"cpu; {driver.gpus[0]} cannot be used: {why}")
 
 
 def missing(runtime: str, *, chosen: bool) -> str | None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
-import importlib.util
 import os
 import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from substyle import __version__
 from substyle.engine import cache as artefacts
+from substyle.engine import hardware
 from substyle.kernels.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -226,8 +224,6 @@ def _search(text: str) -> dict[str, Any]:
 
 # Detection of hardware and libraries in milliseconds, without importing the libraries.
 
-_DRIVER = Path("/proc/driver/nvidia/version")
-_NAME_BYTES = 128
 _FAISS = ("faiss-gpu", "faiss-cpu")
 # distributions of each runtime
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
@@ -242,7 +238,7 @@ class Machine:
 
     Attributes:
         gpus: names of NVIDIA GPUs visible to this process.
-        no_gpu: reason if there are none, else "".
+        no_gpu: reason if there are none that torch can use, else "".
         torch_cuda: CUDA version of torch; None for a CPU build or if torch is not installed.
         versions: versions of distributions, "" if not installed.
     """
@@ -276,9 +272,10 @@ class StageReport:
 
 def this_machine() -> Machine:
     """Detect GPUs and libraries of this machine."""
-    gpus, no_gpu = _gpus()
+    found, cuda = hardware.driver(), hardware.torch_cuda()
     names = ("torch", "openvino", "nncf", "triton", *_DALI, _STYLES, *_TENSORRT, *_RTX, *_FAISS)
-    return Machine(gpus, no_gpu, _torch_cuda(), artefacts.versions(*names))
+    no_gpu = found.no_gpu or (found.too_old(cuda) if cuda else "")
+    return Machine(found.gpus, no_gpu, cuda, artefacts.versions(*names))
 
 
 def stages(machine: Machine) -> list[StageReport]:
@@ -362,34 +359,3 @@ def _neighbours(machine: Machine) -> StageReport:
     if on_cpu:
         return StageReport("neighbours", "cpu", on_cpu, machine.no_gpu or "faiss-cpu is installed instead of faiss-gpu")
     return StageReport("neighbours", "", "", "faiss is not installed, analyze needs it: install the extra cpu or gpu")
-
-
-@cache
-def _gpus() -> tuple[tuple[str, ...], str]:
-    """Names of the GPUs reported by the driver, and the reason if there are none."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        there = "the driver is loaded, but libcuda.so.1 was not found" if _DRIVER.is_file() else "no NVIDIA driver"
-        return (), f"no GPU: {there}"
-    if code := driver.cuInit(0):
-        return (), f"no GPU: the NVIDIA driver failed to initialise (cuInit {code})"
-    count = ctypes.c_int()
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    names = []
-    for i in range(count.value):
-        device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
-        driver.cuDeviceGet(ctypes.byref(device), i)
-        driver.cuDeviceGetName(name, _NAME_BYTES, device)
-        names.append(name.value.decode(errors="replace"))
-    return tuple(names), "" if names else "no GPU: the NVIDIA driver reports none"
-
-
-def _torch_cuda() -> str | None:
-    """CUDA version of torch, read from its version file."""
-    found = importlib.util.find_spec("torch")
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(next(iter(found.submodule_search_locations)), "version.py")
-    told = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)", path.read_text(), re.M) if path.is_file() else None
-    return told[1] if told else None

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from substyle.engine import devices
+from substyle.engine import devices, hardware
 from substyle.engine.config import EmbedConfig
 from substyle.engine.devices import Target, missing, resolve
 from substyle.kernels.errors import ConfigError
@@ -167,3 +167,31 @@ def test_what_artefacts_are_tied_to(gpus: Callable[[int], None]) -> None:
     assert Target("cuda:0", "torch").describe() == {"device": "cuda", "gpu": "card"}
     assert Target().identity == devices.cache.device()
     assert Target().describe() == {"device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "built_with", "reason"), [((12, 8), "13.0", "CUDA 12.8"), ((13, 0), "13.0", "cannot initialise")]
+)
+def test_auto_refuses_a_gpu_that_cannot_be_used(
+    gpus: Callable[[int], None], install: Install, monkeypatch: pytest.MonkeyPatch, cuda: tuple[int, int],
+    built_with: str, reason: str,
+) -> None:  # fmt: skip
+    gpus(0)
+    install("openvino")
+    monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", cuda))
+    monkeypatch.setattr(torch.version, "cuda", built_with)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        resolve(prefix="embed.")
+    assert (caught.value.field, caught.value.given) == ("embed.device", "auto")
+    assert resolve("cpu") == resolve(runtime="openvino") == Target("cpu", "openvino")
+
+
+def test_a_cpu_build_of_torch_beside_a_gpu_is_said(
+    gpus: Callable[[int], None], install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpus(0)
+    install("openvino")
+    monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", (13, 0)))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert resolve() == Target("cpu", "openvino")
+    assert "card" in capsys.readouterr().err

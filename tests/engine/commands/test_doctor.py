@@ -9,11 +9,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from substyle.engine import hardware
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
 from substyle.engine.commands.describe import Machine, eight_bits, stages, this_machine
@@ -115,57 +114,13 @@ def test_8_bits_are_told_with_what_they_take(made: Machine, said: str) -> None:
     assert said in eight_bits(made)
 
 
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Driver:
-        def __init__(self, names: list[bytes], code: int = 0) -> None:
-            self.names, self.code = names, code
-
-        def cuInit(self, flags: int) -> int:
-            return self.code
-
-        def cuDeviceGetCount(self, count: Any) -> None:  # noqa: ANN401
-            count._obj.value = len(self.names)
-
-        def cuDeviceGet(self, device: Any, i: int) -> None:  # noqa: ANN401
-            device._obj.value = i
-
-        def cuDeviceGetName(self, name: Any, size: int, device: Any) -> None:  # noqa: ANN401
-            name.value = self.names[device.value]
-
-    def gpus(driver: Driver | None) -> tuple[tuple[str, ...], str]:
-        def load(name: str) -> Driver:
-            if driver is None:
-                raise OSError
-            return driver
-
-        monkeypatch.setattr(describe.ctypes, "CDLL", load)
-        return describe._gpus.__wrapped__()
-
-    assert gpus(Driver([b"A", b"B"])) == (("A", "B"), "")
-    names, why = gpus(Driver([], code=100))
-    assert names == ()
-    assert why.startswith("no GPU: ")
-    assert why.endswith("(cuInit 100)")
-    assert gpus(Driver([]))[1].startswith("no GPU: the NVIDIA driver")
-    assert gpus(None)[1] == "no GPU: no NVIDIA driver"
-    monkeypatch.setattr(describe, "_DRIVER", Path(__file__))
-    assert "libcuda.so.1" in gpus(None)[1]
-
-
-def test_torch_s_cuda_is_that_of_torch() -> None:
-    import torch
-
-    assert this_machine().torch_cuda == torch.version.cuda
-
-
-@pytest.mark.parametrize(("text", "found"), [("cuda: Optional[str] = '13.0'\n", "13.0"), ("cuda = None\n", None)])
-def test_torch_s_file_of_versions(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, found: str | None
-) -> None:
-    (tmp_path / "version.py").write_text(f"debug = False\n{text}hip: Optional[str] = '6'\n")
-    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(describe.importlib.util, "find_spec", lambda name: spec)
-    assert describe._torch_cuda() == found
+def test_a_driver_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", (12, 8)))
+    monkeypatch.setattr(hardware, "torch_cuda", lambda: "13.0")
+    made = this_machine()
+    assert made.gpus == ("card",)
+    assert "CUDA 12.8" in made.no_gpu
+    assert {stage.device for stage in stages(made)} <= {"cpu", ""}
 
 
 @pytest.mark.parametrize("made", [GPU, CPU])
