@@ -123,12 +123,7 @@ class Loop:
         images = self._images(number)
         first = number * self.store.settings.shard_rows
         size = int(self.manifest.row_N[images[-1]]) + 1 - first
-        buffers = [
-            {name: np.full((size, entry.dim), np.nan, np.float32) for name in names}
-            for entry, names in zip(self.entries, lacking, strict=True)
-        ]
-        wanted = [name for name in self.pipeline.settings.transformations if any(name in names for names in lacking)]
-        return ShardInProgress(number, first, images, wanted, buffers)
+        return ShardInProgress(number, first, images, size, lacking, [{} for _ in lacking])
 
     def _batches(
         self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Scheduler
@@ -173,14 +168,16 @@ class Loop:
         test_B = self.manifest.split_N[part.start : part.stop] == TEST
         names: list[str] = []
         distinct: list[torch.Tensor] = []
-        for variant in self.pipeline.maker(shard.wanted)(decoded.canvas_BSSC, keys, test_B):
+        chosen = self.pipeline.settings.transformations
+        wanted = [name for name in chosen if any(name in names for names in shard.lacking)]
+        for variant in self.pipeline.maker(wanted)(decoded.canvas_BSSC, keys, test_B):
             names.append(variant.name)
             distinct.append(variant.distinct_B)
             made = cuda.made(variant.pixels_BSSC)
             clock = self._spend("variants", clock, len(part))
             batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, decoded.ok_B, made)
-            for i, buffers in enumerate(shard.buffers):
-                if variant.name in buffers:
+            for i, lacking in enumerate(shard.lacking):
+                if variant.name in lacking:
                     backlog.add(i, batch)
             clock = self._spend("backbones", clock)
         seen_TB = AsyncCopy.of(torch.stack(distinct))
@@ -204,7 +201,8 @@ class Loop:
         """Commit a shard to the store, on the writing thread."""
         with observability.span("embed", "write", len(shard.images)):
             notes = [note for some in shard.notes for note in some()]
-            involved = [(entry, found) for entry, found in zip(self.entries, shard.buffers, strict=True) if found]
+            filled = zip(self.entries, shard.lacking, shard.buffers, strict=True)
+            involved = [(entry, {name: found[name] for name in names}) for entry, names, found in filled if names]
             size = 0
             for entry, embeddings in involved:
                 share = seconds / len(involved)

@@ -23,6 +23,7 @@ from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import AsyncResult
 from substyle.engine.cuda import Canvas
+from substyle.engine.embedding.plan import Lacking
 from substyle.engine.store.records import ImageNote
 
 _UNWRITTEN = 2  # shards that may be queued for the disk
@@ -38,8 +39,9 @@ class ShardInProgress:
         number: number of the shard.
         first: its first row.
         images: its images, as positions in the manifest.
-        wanted: transformations that any backbone is missing.
-        buffers: for each backbone, embeddings (r, D) float32 by missing transformation, initially NaN.
+        rows: r, its number of rows.
+        lacking: missing transformations of each backbone.
+        buffers: for each backbone, embeddings (r, D) float32 by transformation, NaN where none have been computed.
         notes: functions that return the notes of each batch's images, called when the shard is written.
         missing: number of batches not embedded yet, plus one until the shard is closed.
     """
@@ -47,10 +49,22 @@ class ShardInProgress:
     number: int
     first: int
     images: range
-    wanted: list[str]
+    rows: int
+    lacking: Lacking
     buffers: list[dict[str, NDArray[np.float32]]]
     notes: list[Callable[[], list[ImageNote]]] = field(default_factory=list)
     missing: int = 1
+
+    def put(self, backbone: int, name: str, row_B: NDArray[np.int64], embedded_BD: NDArray[np.floating]) -> None:
+        """Store embeddings of a backbone and transformation.
+
+        Buffers are allocated on the embedding thread, one at a time: those of a shard take 0.1 s, in which the calling
+        thread would render no variants.
+        """
+        buffers = self.buffers[backbone]
+        if name not in buffers:
+            buffers[name] = np.full((self.rows, embedded_BD.shape[1]), np.nan, np.float32)
+        buffers[name][row_B] = embedded_BD
 
 
 @dataclass(frozen=True)
@@ -210,7 +224,7 @@ class Scheduler:
                         continue
                 ended, batch, started, since = begun.popleft()
                 embedded_BD = started.result()
-                batch.shard.buffers[ended][batch.name][batch.rows_B[batch.ok_B]] = embedded_BD[batch.ok_B]
+                batch.shard.put(ended, batch.name, batch.rows_B[batch.ok_B], embedded_BD[batch.ok_B])
                 since = max(since, clock, key=lambda mark: mark.wall)
                 observability.add("embed", self.backbones[ended].spec.name, since, len(batch.ok_B))
                 clock = observability.Mark.now()

@@ -33,8 +33,10 @@ def backbone(embed: Embed, name: str = "control:x") -> CompiledBackbone:
 
 
 def shard(number: int, names: list[str], backbones: int = 1, batches: int = 1) -> ShardInProgress:
-    buffers = [{name: np.full((batches * B, D), np.nan, np.float32) for name in names} for _ in range(backbones)]
-    return ShardInProgress(number, number * batches * B, range(batches * B), names, buffers)
+    rows = batches * B
+    return ShardInProgress(
+        number, number * rows, range(rows), rows, [names] * backbones, [{} for _ in range(backbones)]
+    )
 
 
 def batch(of: ShardInProgress, name: str, value: int, part: int = 0) -> Batch:
@@ -97,8 +99,7 @@ def test_a_backbone_goes_on_while_something_waits_for_it() -> None:
 
         return embed
 
-    one = shard(0, ["identity"])
-    one.buffers = [one.buffers[0], {"identity": one.buffers[0]["identity"].copy()}]
+    one = shard(0, ["identity"], backbones=2)
     backlog = Scheduler([backbone(record(0)), backbone(record(1))], Book().write, Book().count, waiting=8, begun=1)
     with backlog.working():
         for _ in range(8):
