@@ -261,7 +261,7 @@ def kmeans(x_RD: F32, k: int, seed: int) -> I64:
         seed=seed % 2**31,
         min_points_per_centroid=1,
         verbose=False,
-        gpu=gpu_resources() is not None,
+        gpu=0 if gpu_resources() is None else 1,  # the number of GPUs; True takes all, also those of other processes
     )
     trainer.train(x_RD)
     _, index_R1 = trainer.index.search(x_RD, 1)
