@@ -7,16 +7,19 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from benchmarks import networks
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
-from substyle.engine.store import compaction
+from substyle.engine.store import codecs, compaction
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import BackboneEntry, StoreSettings
+from substyle.engine.store.layout import BackboneEntry, Codec, StoreSettings
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -25,7 +28,7 @@ NAME = "store"
 QUESTION = "how fast are embeddings written to a store and read from it?"
 DIM, VARIANTS, SHARD = 768, 31, 1024
 _FACTS = {"name": "bench:x", "dim": DIM, "spec": {"weights_hash": "x", "control": False},
-          "runtime": {"name": "none", "precision": "fp32"}, "gate": None}  # fmt: skip
+          "runtime": {"name": "none", "precision": "fp32"}}  # fmt: skip
 
 
 def run(quick: bool) -> list[Row]:
@@ -42,22 +45,22 @@ def run(quick: bool) -> list[Row]:
         rows.append(_read_all(store, x_TND, repeats))
         rows.append(_one_variant(store, entry, x_TND, repeats))
         rows.append(_epoch(store, x_TND, repeats))
-    return rows
+    return rows + [row for codec in get_args(Codec) for row in _codec(codec, repeats)]
 
 
 def _names() -> list[str]:
     return ["identity", *(f"t{i:02d}" for i in range(1, VARIANTS))]
 
 
-def _empty(path: Path, images: int) -> tuple[EmbeddingStore, BackboneEntry]:
-    store = EmbeddingStore.create(path, StoreSettings(0, 224, SHARD, "float16"))
+def _empty(path: Path, images: int, codec: Codec = "none", dim: int = DIM) -> tuple[EmbeddingStore, BackboneEntry]:
+    store = EmbeddingStore.create(path, StoreSettings(0, 224, SHARD, "float16", codec=codec))
     keys = [f"{i}.jpg" for i in range(images)]
     store.add_images(keys, np.zeros(images, np.int64), ["x"], np.zeros(images, np.int8))
     found = [
         Definition({"name": name, "coarse": "identity" if name == "identity" else "blur", "role": "train"}, "hash")
         for name in _names()
     ]
-    return store, store.ensure_backbone(_FACTS, found)
+    return store, store.ensure_backbone({**_FACTS, "dim": dim, "gate": {"cosine_min": 1.0}}, found)
 
 
 def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:
@@ -144,6 +147,55 @@ def _epoch(store: EmbeddingStore, x_TND: NDArray[np.float16], repeats: int) -> R
 
     timings = interleave({OURS: ours, CEILING: ceiling}, repeats=3 * repeats)
     return Row("gather of a probe's epoch; ceiling: the same rows in order", "bytes", images * DIM * 2, timings)
+
+
+@cache
+def _real() -> NDArray[np.float32]:
+    """EfficientNet-Lite0's embeddings of all variants of the gate's photographs. Shape: (992, 1280)."""
+    embed = networks.openvino(networks.LITE0, "fp32")
+    return np.concatenate([embed(batch) for batch in networks.samples().variants()]).astype(np.float32)
+
+
+def _codec(codec: Codec, repeats: int) -> list[Row]:
+    """Write and read a shard of real embeddings, against the zarr library with the same codec."""
+    x_ND = _real()
+    kept_ND = codecs.rounded(x_ND.astype(np.float16), codec)
+    mean_D = x_ND.mean(axis=0)
+    a, b = kept_ND - mean_D, x_ND - mean_D
+    cosine_N = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
+        path = Path(place) / "s.zarr"
+        store, entry = _empty(path, len(x_ND), codec, x_ND.shape[1])
+        notes = [ImageNote(i, 1, 1, "", "", ()) for i in range(len(x_ND))]
+        part = {name: x_ND for name in _names()}
+        peer = zarr.create_array(
+            f"{place}/zarr", shape=(VARIANTS, *kept_ND.shape), chunks=(1, SHARD, x_ND.shape[1]), dtype="float16",
+            compressors=store.array_of(entry, "identity").compressors,
+        )  # fmt: skip
+
+        def theirs() -> None:
+            for t in range(VARIANTS):
+                peer[t] = x_ND
+
+        written = interleave(
+            {OURS: lambda: store.write_shard(entry, 0, part, notes, seconds=0.0, run="r"), "zarr alone": theirs},
+            repeats=repeats,
+        )
+        compaction.compact(path, at=1)
+        np.testing.assert_array_equal(load_table(store, "bench:x").x_TND[7], kept_ND)
+        contenders = {OURS: lambda: load_table(store, "bench:x"), "zarr alone": lambda: peer[:]}
+        read = interleave(contenders, repeats=repeats)
+        plain = VARIANTS * store.settings.chunk_bytes(x_ND.shape[1])
+        facts = {
+            "size": store.stored_bytes(entry, _names()) / plain,
+            "cosine_min": float(cosine_N.min()),
+        }
+    size = VARIANTS * kept_ND.nbytes
+    title = f"EfficientNet-Lite0's embeddings, codec {codec}"
+    return [
+        Row(f"write {title} (cast, checksum, fsync)", "bytes", size, written, facts=facts, headline=False),
+        Row(f"read {title}", "bytes", size, read, facts=facts, headline=False),
+    ]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, Strict
 from substyle.engine import devices
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import Dtype, ResampleBy
+from substyle.engine.store.layout import Codec, Dtype, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.image_header import Orientation
@@ -83,6 +83,9 @@ class EmbedConfig:
     32 photographs of the store."""
     dtype: Dtype = "float16"
     """Data type of stored embeddings."""
+    codec: Codec = "none"
+    """Compression of stored embeddings: none; zstd or blosc, lossless; or bitround+zstd, which rounds embeddings of
+    networks to the mantissa bits of bfloat16."""
     shard_rows: Annotated[StrictInt, Field(ge=0), PowerOfTwo] = 0
     """Images per shard (unit of work), a power of two; 0 selects a size that takes under two minutes."""
 

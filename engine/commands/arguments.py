@@ -199,6 +199,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     )
     embed.add_argument("--gate", default="auto", help="pictures that the gate compares: auto or full (auto)")
     embed.add_argument("--dtype", help="float16 or float32 (float16)")
+    embed.add_argument("--codec", help="compression: none, zstd, blosc or bitround+zstd (none)")
     embed.add_argument("--shard-rows", type=_whole(0, 1 << 20), default=0, help="rows per shard, a power of two (auto)")
     embed.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     embed.add_argument("--take-over", action="store_true", help="take over locks of ended runs on other hosts")

@@ -39,6 +39,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         precision=options.precision,
         gate=options.gate,
         dtype=options.dtype or (there.settings.dtype if there else "float16"),
+        codec=options.codec or (there.settings.codec if there else "none"),
         shard_rows=options.shard_rows,
     )
     executor = executor_config(options, ExecutorConfig())

@@ -48,6 +48,7 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
         "seed": settings.seed,
         "canvas": settings.canvas,
         "dtype": settings.dtype,
+        "codec": settings.codec,
         "orientation": settings.orientation,
         "style_precision": settings.style_precision,
         "shard_rows": settings.shard_rows,
@@ -113,7 +114,6 @@ def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> d
     names = [str(definition["name"]) for definition in definitions(store, entry)]
     rows, shard_rows = _rows(store), store.settings.shard_rows
     lacks = lacking(rows, shard_rows, finished, [entry.slug], names, Part())
-    chunks = int(np.count_nonzero(finished.finished(entry.slug, names, lacks.shards)))
     shards = lacks.shards - len(lacks.shard_W) if names else 0
     spec, runtime = entry.facts["spec"], entry.facts["runtime"]
     return {
@@ -124,7 +124,7 @@ def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> d
         "device": runtime.get("device"),
         "weights": spec.get("weights"),
         "transformations": names,
-        "bytes": chunks * store.settings.chunk_bytes(entry.dim),
+        "bytes": store.stored_bytes(entry, names),
         "embeddings": {"done": lacks.done, "total": lacks.total},
         "shards": {"finished": shards, "total": lacks.shards},
         "complete": 0 < lacks.total == lacks.done,
@@ -153,7 +153,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
             for source in answer["sources"]
         ),
         f"settings         seed {answer['seed']}, canvas {answer['canvas']}, {answer['dtype']}, "
-        f"orientation {answer['orientation']}, shards of {answer['shard_rows']} rows",
+        f"codec {answer['codec']}, orientation {answer['orientation']}, shards of {answer['shard_rows']} rows",
         f"images           {answer['images']:,}, {answer['quarantined']:,} of them quarantined",
         f"classes          {classes['number']:,}" + (f": {shown}" if shown else ""),
         f"splits           {', '.join(f'{name} {count:,}' for name, count in splits.items())}{moved}",

@@ -169,6 +169,7 @@ def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
         config.dtype,
         orientation=settings.orientation,
         style_precision=settings.style_precision,
+        codec=config.codec,
     )
     keys = gate_keys(prepared.records, settings.seed)
     try:
@@ -272,6 +273,7 @@ def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
         "seed": (there.seed, settings.seed),
         "canvas": (there.canvas, settings.canvas),
         "dtype": (there.dtype, plan.pipeline.config.dtype),
+        "codec": (there.codec, plan.pipeline.config.codec),
         "orientation": (there.orientation, settings.orientation),
         "style_precision": (there.style_precision, settings.style_precision),
     }

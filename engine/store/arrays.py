@@ -20,13 +20,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from substyle.engine.store import codecs
 from substyle.engine.store.files import flush, make_folder, naming, write_durably, writing
-from substyle.engine.store.layout import METADATA, OverflowError16, StoreError, StoreSettings
+from substyle.engine.store.layout import METADATA, Codec, OverflowError16, StoreError, StoreSettings
 from substyle.pipelines.storage import ObjectPlace, Place, each
 
-# of every array: uncompressed little-endian numbers; chunk (i, j) is the file c/i/j
-CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+# chunk (i, j) is the file c/i/j
 CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
+DIMENSIONS = ["image", "feature"]
 
 
 def group(attributes: Mapping[str, Any]) -> bytes:
@@ -34,17 +35,18 @@ def group(attributes: Mapping[str, Any]) -> bytes:
     return _text({"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"})
 
 
-def array_metadata(rows: int, width: int, *, shard_rows: int, dtype: str, attributes: Mapping[str, Any]) -> bytes:
+def array_metadata(rows: int, width: int, settings: StoreSettings, attributes: Mapping[str, Any]) -> bytes:
     """Encode the metadata of an array (rows, width) in chunks of whole rows, with fill value NaN."""
     return _text(
         {
             "shape": [rows, width],
-            "data_type": dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, width]}},
+            "data_type": settings.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [settings.shard_rows, width]}},
             "chunk_key_encoding": CHUNK_NAMES,
             "fill_value": "NaN",
-            "codecs": CODECS,
+            "codecs": codecs.metadata(settings.codec, settings.dtype),
             "attributes": dict(attributes),
+            "dimension_names": DIMENSIONS,
             "zarr_format": 3,
             "node_type": "array",
             "storage_transformers": [],
@@ -73,13 +75,13 @@ def grow(node: Place, rows: int) -> None:
 
 
 def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
-    """Raise StoreError unless an array has this engine's layout: (N, D) numbers in uncompressed chunks (R, D)."""
+    """Raise StoreError unless an array has this engine's layout: (N, D) numbers in chunks (R, D), encoded."""
     there = json.loads(json.dumps(found.metadata.to_dict()))
     pairs = {
         "width": (found.shape[1:], (dim,)),
         "chunks": (found.chunks, (settings.shard_rows, dim)),
         "type": (str(found.dtype), settings.dtype),
-        "codecs": (there["codecs"], CODECS),
+        "codecs": (there["codecs"], codecs.metadata(settings.codec, settings.dtype)),
         "names of chunks": (there["chunk_key_encoding"], CHUNK_NAMES),
         "fill value": (str(found.fill_value), "nan"),
     }
@@ -129,16 +131,19 @@ def _named(path: Place) -> Iterator[None]:
         raise StoreError(f"{path / METADATA}: cannot read: {error!r}; run substyle verify") from error
 
 
-def cast(rows_RD: NDArray[np.floating], dtype: str, what: str) -> NDArray[Any]:
-    """Cast embeddings to the store's dtype. Raises OverflowError16 if a finite value overflows."""
+def cast(rows_RD: NDArray[np.floating], settings: StoreSettings, what: str, *, exact: bool) -> NDArray[Any]:
+    """Convert embeddings to the stored values, without rounding if ``exact``.
+
+    Raises OverflowError16 if a finite value overflows.
+    """
     with np.errstate(over="ignore"):
-        cast_RD = rows_RD.astype(dtype)
+        cast_RD = codecs.rounded(rows_RD.astype(settings.dtype), "none" if exact else settings.codec)
     if (np.isinf(cast_RD) & np.isfinite(rows_RD)).any():
-        raise OverflowError16(f'{what}: embeddings overflow {dtype}; set dtype = "float32"')
+        raise OverflowError16(f'{what}: embeddings overflow {settings.dtype}; set dtype = "float32"')
     return cast_RD
 
 
-def write_chunk(chunk: Place, rows_RD: NDArray[Any], shard_rows: int) -> str:
+def write_chunk(chunk: Place, rows_RD: NDArray[Any], settings: StoreSettings) -> str:
     """Write r ≤ R rows of a shard as one chunk, padded with NaN.
 
     Returns:
@@ -148,11 +153,10 @@ def write_chunk(chunk: Place, rows_RD: NDArray[Any], shard_rows: int) -> str:
         StoreError: the disk or bucket is full, not writable, or failed.
     """
     whole_RD = rows_RD
-    if len(rows_RD) < shard_rows:
-        whole_RD = np.full((shard_rows, rows_RD.shape[1]), np.nan, rows_RD.dtype)
+    if len(rows_RD) < settings.shard_rows:
+        whole_RD = np.full((settings.shard_rows, rows_RD.shape[1]), np.nan, rows_RD.dtype)
         whole_RD[: len(rows_RD)] = rows_RD
-    # little-endian and C order, as `require_layout` requires
-    data = np.ascontiguousarray(whole_RD, whole_RD.dtype.newbyteorder("<")).view(np.uint8).reshape(-1).data
+    data = codecs.encode(whole_RD, settings.codec)
     with writing(chunk):
         if isinstance(chunk, ObjectPlace):
             chunk.put(data)
@@ -201,8 +205,8 @@ class Sizes:
         return None
 
 
-# Chunks are uncompressed whole rows (`require_layout`), so rows are read from a part of the file straight into the
-# output; zarr's codec pipeline would read whole chunks and copy them once more.
+# Chunks have whole rows (`require_layout`). Without a codec, rows are read from a part of the file straight into the
+# output; zarr's codec pipeline would read whole chunks and copy them once more. Compressed chunks are decoded whole.
 
 _NEAR = 16 << 10  # gap in bytes up to which two rows are read together: another call would take as long
 _NEAR_IN_A_BUCKET = 1 << 20  # the same in a bucket, where another request takes tens of milliseconds
@@ -210,7 +214,9 @@ _NEAR_IN_A_BUCKET = 1 << 20  # the same in a bucket, where another request takes
 Into: TypeAlias = Callable[[memoryview, int], int]
 
 
-def read_plain(array: zarr.Array[Any], chunk: Callable[[int], Place], start: int, out_RD: NDArray[Any]) -> None:
+def read_rows(
+    array: zarr.Array[Any], chunk: Callable[[int], Place], start: int, out_RD: NDArray[Any], codec: Codec
+) -> None:
     """Fill ``out_RD`` with the rows from ``start`` on; missing chunks have the fill value.
 
     Args:
@@ -230,14 +236,17 @@ def read_plain(array: zarr.Array[Any], chunk: Callable[[int], Place], start: int
         if isinstance(place, ObjectPlace):
             objects.append((place, first, part_RD))
         else:
-            _read_part(place, first, part_RD, array.fill_value)
+            _read_part(place, first, part_RD, array.fill_value, codec)
         at += count
-    each(lambda part: _read_part(*part, array.fill_value), objects)
+    each(lambda part: _read_part(*part, array.fill_value, codec), objects)
 
 
-def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object) -> None:
+def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object, codec: Codec) -> None:
     place = out_RD.view(np.uint8).reshape(-1).data
     try:
+        if codec != "none":
+            out_RD[:] = _decoded(path, codec, out_RD)[first : first + len(out_RD)]
+            return
         with _opened(path) as into:
             done = into(place, first * out_RD.shape[1] * out_RD.itemsize)
     except FileNotFoundError:
@@ -249,7 +258,16 @@ def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object) -> N
         raise StoreError(f"{path}: truncated; run substyle verify")
 
 
-def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64]) -> None:
+def _decoded(path: Place, codec: Codec, like_RD: NDArray[Any]) -> NDArray[Any]:
+    """A whole compressed chunk, with the dtype and width of an array."""
+    data = path.read_bytes()
+    try:
+        return codecs.decode(data, codec, like_RD.dtype, like_RD.shape[1])
+    except (ValueError, RuntimeError) as error:
+        raise StoreError(f"{path}: cannot be decoded ({error}); run substyle verify") from error
+
+
+def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64], codec: Codec) -> None:
     """Read rows of a chunk into rows ``place_M`` of an array; neighbouring rows are read together.
 
     Args:
@@ -259,6 +277,12 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
     Raises:
         StoreError: the chunk is missing, truncated or cannot be read.
     """
+    if codec != "none":
+        try:
+            out_RD[place_M] = _decoded(path, codec, out_RD)[row_M]
+        except OSError as error:
+            raise StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify") from error
+        return
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
     ends = np.flatnonzero(np.append(np.diff(row_M) * row_bytes > row_bytes + near, True)) + 1 if len(row_M) else row_M

@@ -20,6 +20,7 @@ from substyle.pipelines.validation import PowerOfTwo, validated
 
 SCHEMA = 3
 Dtype = Literal["float16", "float32"]
+Codec = Literal["none", "zstd", "blosc", "bitround+zstd"]
 ResampleBy = Literal["photograph", "folder"]
 ARRAYS = "embeddings"
 METADATA = "zarr.json"  # Zarr's; users of the store may change its attributes
@@ -52,9 +53,11 @@ class StoreSettings:
     """How EXIF orientations are handled."""
     style_precision: Precision = "bf16"
     """Arithmetic inside style networks."""
+    codec: Codec = "none"
+    """Codec of chunks."""
 
     def chunk_bytes(self, dim: int) -> int:
-        """Return the size in bytes of each chunk of a backbone of width D, including the last."""
+        """Return the size in bytes of each decoded chunk of a backbone of width D, including the last."""
         return self.shard_rows * dim * np.dtype(self.dtype).itemsize
 
 

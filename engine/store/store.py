@@ -284,10 +284,7 @@ class EmbeddingStore:
 
     def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
         return arrays.array_metadata(
-            *(self.manifest().rows, entry.dim),
-            shard_rows=self.settings.shard_rows,
-            dtype=self.settings.dtype,
-            attributes={"substyle": definition.definition},
+            self.manifest().rows, entry.dim, self.settings, {"substyle": definition.definition}
         )
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
@@ -361,13 +358,15 @@ class EmbeddingStore:
             StoreError: the disk is full, not writable, or failed; nothing is committed.
         """
         lock.require(self.path)
+        # plain arithmetic and imported embeddings have no gate; image statistics lose accuracy by rounding
+        exact = entry.facts.get("gate") is None
         start = shard * self.settings.shard_rows
         stop = start + max(map(len, embeddings.values()), default=0)
 
         def write(name: str) -> str:
-            cast_RD = arrays.cast(embeddings[name], self.settings.dtype, f"{entry.name}, {name}")
+            cast_RD = arrays.cast(embeddings[name], self.settings, f"{entry.name}, {name}", exact=exact)
             self.array_of(entry, name)  # checks that the array exists with the expected layout
-            return arrays.write_chunk(self.chunk_path(entry.slug, name, shard), cast_RD, self.settings.shard_rows)
+            return arrays.write_chunk(self.chunk_path(entry.slug, name, shard), cast_RD, self.settings)
 
         written = each(write, embeddings) if isinstance(self.path, ObjectPlace) else map(write, embeddings)
         checksums = dict(zip(embeddings, written, strict=True))
@@ -380,14 +379,28 @@ class EmbeddingStore:
         return chunk_path(self.path, backbone_slug, transformation, shard)
 
     def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
-        """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size."""
-        size = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
+        """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size.
+
+        Compressed chunks may have any size but 0.
+        """
+        wanted = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
         sizes = arrays.Sizes()
         found: dict[tuple[int, str], set[str]] = {}
         for shard, backbone, name in finished.chunks():
-            if sizes.of(self.chunk_path(backbone, name, shard)) != size.get(backbone):
+            size = sizes.of(self.chunk_path(backbone, name, shard))
+            if size != wanted.get(backbone) if self.settings.codec == "none" else not size:
                 found.setdefault((shard, backbone), set()).add(name)
         return found
+
+    def stored_bytes(self, entry: BackboneEntry, names: Sequence[str]) -> int:
+        """Return the size in bytes of a backbone's finished chunks of these transformations."""
+        finished = self.finished().of([entry.slug])
+        if self.settings.codec == "none":
+            count = int(np.count_nonzero(finished.finished(entry.slug, names, self.shards())))
+            return count * self.settings.chunk_bytes(entry.dim)
+        sizes = arrays.Sizes()
+        chunks = ((shard, name) for shard, _, name in finished.chunks() if name in set(names))
+        return sum(sizes.of(self.chunk_path(entry.slug, name, shard)) or 0 for shard, name in chunks)
 
     def read(
         self,
@@ -413,7 +426,9 @@ class EmbeddingStore:
         if out_RD is None:
             first, last, _ = slice(start, stop).indices(array.shape[0])
             out_RD = np.empty((max(last - first, 0), array.shape[1]), array.dtype)
-        arrays.read_plain(array, lambda shard: self.chunk_path(entry.slug, transformation, shard), start, out_RD)
+        arrays.read_rows(
+            array, lambda shard: self.chunk_path(entry.slug, transformation, shard), start, out_RD, self.settings.codec
+        )
         return out_RD
 
     # --- zarr -------------------------------------------------------------------------------------------------------

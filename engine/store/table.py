@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from substyle.engine.store import arrays, compaction
 from substyle.engine.store.journal import Notes
-from substyle.engine.store.layout import TEST, BackboneEntry, ResampleBy, StoreError
+from substyle.engine.store.layout import SPLITS, TEST, BackboneEntry, ResampleBy, StoreError
 from substyle.engine.store.manifest import Manifest, groups
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels import dispatch
+from substyle.kernels.errors import MissingError
 from substyle.pipelines.storage import REQUESTS, ObjectPlace
 from substyle.pipelines.transforms.registry import SUITES
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class LazyArray(Protocol):
@@ -117,6 +121,30 @@ class EmbeddingTable:
             return np.arange(len(self.keys))
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
+    def to_xarray(self) -> xarray.DataArray:
+        """Return all embeddings as a labelled array with the dimensions transformation, image and feature.
+
+        Coordinates: transformation, coarse and role by transformation; image (the keys), split, and class if there are
+        any ("" for none) by image; distinct by both. Raises MissingError if xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise MissingError("xarray", "install it with pip install 'substyle[xarray]'") from None
+        coordinates: dict[str, Any] = {
+            "transformation": list(self.transformations),
+            "coarse": ("transformation", list(self.coarse)),
+            "role": ("transformation", list(self.roles)),
+            "image": list(self.keys),
+            "split": ("image", np.array(SPLITS)[self.split_N]),
+            "distinct": (("transformation", "image"), self.distinct_TN),
+        }
+        if self.class_names:
+            coordinates["class"] = ("image", np.array([*self.class_names, ""])[self.label_N])
+        x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
+        dimensions = ("transformation", "image", "feature")
+        return xarray.DataArray(x_TND, coords=coordinates, dims=dimensions, name=self.backbone)
+
     @property
     def has_classes(self) -> bool:
         """Whether labelled images have at least two classes, so that a semantic task exists."""
@@ -164,9 +192,11 @@ class StoredRows:
         changes = (np.diff(t_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
         files = [own for own in np.split(order, np.flatnonzero(changes) + 1) if len(own)]
 
+        codec = self.store.settings.codec
+
         def one(own: I64) -> None:
             t, shard = int(t_B[own[0]]), int(shard_B[own[0]])
-            arrays.take(self.store.chunk_path(self.entry.slug, self.names[t], shard), at_B[own], out, own)
+            arrays.take(self.store.chunk_path(self.entry.slug, self.names[t], shard), at_B[own], out, own, codec)
 
         with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
             list(readers.map(one, files))

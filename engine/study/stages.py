@@ -387,8 +387,7 @@ def _cost(
     The time of a pass, including decoding and variants, is divided equally among its backbones. Imported embeddings
     have only the bytes.
     """
-    chunks = int(np.count_nonzero(store.finished().finished(entry.slug, names, store.shards())))
-    cost: dict[str, float] = {"store_bytes": chunks * store.settings.chunk_bytes(entry.dim)}
+    cost: dict[str, float] = {"store_bytes": store.stored_bytes(entry, names)}
     if seconds:
         cost |= {"device_hours": seconds / 3600, "embeddings_per_s": images * len(names) / seconds}
     return cost
@@ -404,7 +403,6 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
     variants = len(table.keys) * len(table.transformations)
     # imported embeddings have no rate
     rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
-    alone = sum(variants / rate for rate in rates.values())
     spent = {
         f"{what}_seconds": round(seconds(out / folder / entry.slug for entry in entries), 2)
         for what, folder in _STAGES.items()
@@ -416,7 +414,6 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
         "embeddings_per_s": variants * len(rates) / embed_seconds,
         "photographs_per_s": len(table.keys) / embed_seconds,
         "backbone_only_per_s": rates,
-        "share_of_backbone_only": alone / embed_seconds,
         "embed_seconds": round(embed_seconds, 2),
         **spent,
         "total_seconds": round(embed_seconds + sum(spent.values()), 2),

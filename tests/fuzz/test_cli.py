@@ -46,6 +46,7 @@ COMMANDS = {
             "--threads",
             "--precision",
             "--dtype",
+            "--codec",
             "--shard-rows",
             "--part",
             "--plugin",

@@ -185,12 +185,19 @@ def test_a_plug_in_probe_is_refused_by_predict(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", 1), ("canvas", 96), ("orientation", "apply"), ("style_precision", "fp32"), ("dtype", "float32")],
+    [
+        ("seed", 1),
+        ("canvas", 96),
+        ("orientation", "apply"),
+        ("style_precision", "fp32"),
+        ("dtype", "float32"),
+        ("codec", "zstd"),
+    ],
 )
 def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None:  # noqa: ANN401
     scene.run()
     scene.embed(scene.photos)
-    table = scene.study["embed"] if field == "dtype" else scene.study
+    table = scene.study["embed"] if field in ("dtype", "codec") else scene.study
     table[field] = value
     scene.run_refused(field)
     option = f"--{field.replace('_', '-')}"

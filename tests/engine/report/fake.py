@@ -415,7 +415,6 @@ def fake_results(
             "variants_per_s": 148.2,
             "photographs_per_s": 4.78,
             "backbone_only_per_s": {n: 160.0 for n in names if not n.startswith("control:")},
-            "share_of_backbone_only": 0.926,
             "embed_seconds": 335.1,
             "probe_seconds": 81.0,
             "analysis_seconds": 64.2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from substyle.engine.store import arrays
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
+from substyle.kernels.errors import MissingError
 from substyle.pipelines.storage import Place
 
 
@@ -115,3 +117,43 @@ def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
         with pytest.raises(StoreError, match=r"jpeg/c/0/0: .*run substyle verify"):
             table.take(np.array([1]), np.array([1]))
         chunk.unlink(missing_ok=True)
+
+
+def test_a_labelled_array(both: tuple[EmbeddingTable, EmbeddingTable]) -> None:
+    pytest.importorskip("xarray")
+    loaded, _ = both
+    for table in both:
+        array = table.to_xarray()
+        assert array.dims == ("transformation", "image", "feature")
+        assert array.name == "timm:x"
+        jpeg = array.sel(transformation="jpeg", image="4.jpg")
+        np.testing.assert_array_equal(jpeg, loaded.take(1, np.array([loaded.keys.index("4.jpg")]))[0])
+        assert (str(jpeg["class"].item()), str(jpeg.split.item()), str(jpeg.coarse.item())) == (
+            "cat",
+            "train",
+            "quality",
+        )
+        assert array.where(array["class"] == "dog", drop=True).sizes["image"] == 4
+        assert bool(array.distinct.sel(transformation="identity").all())
+    unlabelled = replace(loaded, label_N=np.full(8, -1), class_names=("cat", "dog"))
+    assert set(unlabelled.to_xarray()["class"].values) == {""}
+    assert "class" not in replace(loaded, class_names=()).to_xarray().coords
+
+
+def test_xarray_opens_the_arrays_of_a_store(tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    store = EmbeddingStore.open(filled(tmp_path / "s.zarr"))
+    (entry,) = store.backbones()
+    tree = xarray.open_datatree(tmp_path / "s.zarr", engine="zarr", consolidated=False)
+    found = tree[f"embeddings/{entry.slug}/jpeg"]
+    assert found.dims == ("image", "feature")
+    np.testing.assert_array_equal(found, store.read(entry, "jpeg"))
+
+
+def test_a_missing_xarray_is_named(
+    both: tuple[EmbeddingTable, EmbeddingTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(MissingError) as caught:
+        both[0].to_xarray()
+    assert caught.value.field == "xarray"
