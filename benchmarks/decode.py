@@ -2,11 +2,13 @@
 
 Decode, resize so that the shorter side is 8/7 of 224, crop the centre: from encoded bytes in memory to uint8 canvases.
 Ours checks each file and quarantines what is broken. Peers take the same bytes on as many threads as we have. The
-ceiling is DALI's decoder alone. Photographs come from SUBSTYLE_PHOTOGRAPHS; the row says how large they are.
+ceiling is DALI's decoder alone. Photographs come from SUBSTYLE_PHOTOGRAPHS; the row says how large they are. Those of a
+given size are packaged photographs, enlarged, with the noise of a sensor, as JPEG files of quality 90.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks import photographs
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
 from benchmarks.networks import CORES
 from benchmarks.peers import decode_plain
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
 
 NAME = "decode"
@@ -28,11 +32,28 @@ BATCH, SIDE = 32, 224
 
 
 def run(quick: bool) -> list[Row]:
-    """One row for batches as the engine runs them, one for a photograph at a time."""
+    """Rows for batches as the engine runs them, for a photograph at a time, and for photographs of three sizes."""
     torch.set_num_threads(CORES)
     batches = 2 if quick else 8
     blobs = [record.read() for record in photographs.records(batches * BATCH)]
-    return [_row("batches of 32", blobs, BATCH, quick), _row("one at a time", blobs[:BATCH], 1, quick)]
+    rows = [_row("batches of 32", blobs, BATCH, quick), _row("one at a time", blobs[:BATCH], 1, quick)]
+    for width, height, count in ((500, 375, 64), (4000, 3000, 8), (6000, 4000, 8)):
+        title = f"photographs of {width * height / 1e6:.1f} megapixels"
+        rows.append(_row(title, _enlarged(width, height, 2 if quick else count), BATCH, quick))
+    return rows
+
+
+def _enlarged(width: int, height: int, count: int) -> list[bytes]:
+    canvas_NSSC, _ = packaged_photographs.canvases(count, SIDE)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-6, 7, (height, width, 3), dtype=np.int16)
+    blobs = []
+    for canvas in canvas_NSSC:
+        large = Image.fromarray(canvas).resize((width, height), Image.Resampling.BICUBIC)
+        noisy = np.clip(np.asarray(large, np.int16) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(file := io.BytesIO(), "JPEG", quality=90)
+        blobs.append(file.getvalue())
+    return blobs
 
 
 def _row(title: str, blobs: Sequence[bytes], batch: int, quick: bool) -> Row:
@@ -58,7 +79,7 @@ def _row(title: str, blobs: Sequence[bytes], batch: int, quick: bool) -> Row:
     }
     timings = interleave(contenders, repeats=3 if quick else 11)
     name = f"decode, resize, crop to {SIDE}, {title}; ceiling: DALI's decoder alone"
-    return Row(name, "images", len(blobs), timings, facts=facts, headline=batch > 1)
+    return Row(name, "images", len(blobs), timings, facts=facts, headline=title == "batches of 32")
 
 
 def _threaded(pool: ThreadPoolExecutor, work: Callable[[bytes, int], NDArray[Any]], blobs: Sequence[bytes]) -> None:

@@ -1,9 +1,9 @@
-"""How fast do photographs become embeddings of all 31 variants in a store, decode included?
+"""Throughput from photographs to stored embeddings of all 31 variants, decoding included.
 
-The ceiling of a row is the backbone alone: the compiled graphs fed with ready batches on the same streams. Backbones
-here run in plain bf16 past the gate, for their speed alone; a study cannot do that. Making a store and writing its
-last shard are in every run, so that short ones look slower than long ones are. ``parts_ms`` are the
-milliseconds that each part takes for a photograph when it runs by itself; in a run they go on side by side.
+The ceiling of a row is the backbone alone: the compiled graphs on ready batches and the same streams. Backbones run in
+plain bf16 without the gate, for speed only; a study cannot do this. Every run creates a store and writes its last
+shard, so short runs look slower than long ones. ``parts_ms`` is the time of each part per photograph, in ms, measured
+alone; in a run the parts overlap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import networks, new_backbone, photographs
+from benchmarks import networks, photographs
 from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave, main
 from benchmarks.networks import BATCH, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone
@@ -31,11 +31,11 @@ from substyle.pipelines.transforms import base
 
 NAME = "end_to_end"
 QUESTION = "how fast do photographs become embeddings of all variants in a store, decode included?"
-_numbers = count()  # of stores
+_numbers = count()  # for the names of stores
 
 
 def run(quick: bool) -> list[Row]:
-    """One backbone, two in one pass, and a plain script on the same photographs."""
+    """Measure one backbone, two in one pass, and a plain script on the same photographs."""
     lite0 = networks.ungated(LITE0, "bf16")
     networks.pipeline().maker(networks.pipeline().settings.transformations)  # compiles the style network
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
@@ -44,7 +44,6 @@ def run(quick: bool) -> list[Row]:
         if not quick:
             rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 128, 3))
             rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 384, 3))
-            rows.append(new_backbone.row(folder, _linked(folder, 64), repeats=3))
         rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 32, layouts=(False, True)))
         if not quick:
             rows.append(_against_script(folder, networks.ungated(VIT_B16, "bf16"), VIT_B16, 16, layouts=(False,)))
@@ -52,7 +51,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) -> Callable[[], float]:
-    """Fills a new store at every call and says how many seconds that took."""
+    """Return a function that fills a new store and returns the seconds taken."""
     source = FolderSource(_linked(folder, images))
 
     def fill() -> float:
@@ -65,7 +64,7 @@ def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) ->
 
 
 def _linked(folder: Path, images: int) -> Path:
-    """A folder with that many photographs."""
+    """Create a folder of ``images`` photographs."""
     linked = folder / f"photographs-{images}"
     if not linked.exists():
         linked.mkdir()
@@ -75,7 +74,7 @@ def _linked(folder: Path, images: int) -> Path:
 
 
 def _stream(backbones: Sequence[CompiledBackbone], variants: int) -> Callable[[], float]:
-    """Seconds of the backbones alone for that many variants, from a quarter of them."""
+    """Return a function that times the backbones alone, in seconds, extrapolated from a quarter of ``variants``."""
     graphs = [backbone.embed for backbone in backbones if isinstance(backbone.embed, FixedBatch)]
     canvas_BSSC = networks.canvases(BATCH)
     some = max(variants // 4 // BATCH, 1) * BATCH
@@ -100,7 +99,7 @@ def _alone(folder: Path, backbone: CompiledBackbone, images: int, repeats: int) 
 
 
 def _parts() -> dict[str, float]:
-    """Milliseconds a photograph of decoding and of each coarse class of variants, each by itself."""
+    """Time decoding and each coarse class of variants separately, in ms per photograph."""
     pipeline = networks.pipeline()
     records = photographs.records(BATCH)
     blobs, keys = [record.read() for record in records], [record.key for record in records]
@@ -119,7 +118,7 @@ def _milliseconds(work: Callable[[], object]) -> float:
 
 
 def _two(folder: Path, backbones: Sequence[CompiledBackbone], images: int, repeats: int) -> Row:
-    """The ceiling is the backbones one after the other and one share of decode and variants."""
+    """Compare two backbones in one pass with a ceiling: the backbones in turn, plus decoding and variants once."""
     pipeline, source = networks.pipeline(), FolderSource(_linked(folder, images))
     variants = images * len(pipeline.settings.transformations)
     stream, make = _stream(backbones, variants), pipeline.maker(pipeline.settings.transformations)
@@ -145,7 +144,7 @@ def _two(folder: Path, backbones: Sequence[CompiledBackbone], images: int, repea
 def _against_script(
     folder: Path, backbone: CompiledBackbone, name: str, images: int, *, layouts: Sequence[bool]
 ) -> Row:
-    """The plain script runs as a process of its own and says itself how long it took, without its start."""
+    """Compare with the plain script, which runs in its own process and reports its time without startup."""
     listed = folder / f"{images}.txt"
     listed.write_text("\n".join(str(path) for path in sorted(_linked(folder, images).iterdir())))
     model = name.rpartition(":")[2]
@@ -162,7 +161,7 @@ def _against_script(
 
         return call
 
-    backbone.embed(networks.canvases(BATCH))  # the script's network has been made and run when its clock starts
+    backbone.embed(networks.canvases(BATCH))  # warm up: the script's time does not include loading its network
     contenders = {OURS: _filler(folder, [backbone], images)}
     for channels_last in layouts:
         contenders["a plain script" + (", channels_last" if channels_last else "")] = script(channels_last)
