@@ -394,6 +394,8 @@ class EmbeddingStore:
 
     def stored_bytes(self, entry: BackboneEntry, names: Sequence[str]) -> int:
         """Return the size in bytes of a backbone's finished chunks of these transformations."""
+        if not self.has_manifest():  # created, but no run has begun
+            return 0
         finished = self.finished().of([entry.slug])
         if self.settings.codec == "none":
             count = int(np.count_nonzero(finished.finished(entry.slug, names, self.shards())))

@@ -65,6 +65,7 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
         "seed": 0,
         "canvas": 64,
         "dtype": "float16",
+        "codec": "none",
         "orientation": "ignore",
         "style_precision": "bf16",
         "shard_rows": 8,
