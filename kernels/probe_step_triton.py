@@ -1,8 +1,7 @@
-"""The element-wise halves of a probe step on a GPU, in Triton: cross-entropy with its gradient, AdamW over K heads.
+"""Triton kernels of the probe step: cross-entropy with its gradient, and AdamW over K heads.
 
-The same arithmetic in torch stands in ``probe_step`` and ``probe_step_gpu``, which import this module only where Triton
-is used: it is no dependency elsewhere, so it is looked up by name. Every number that changes from step to step is read
-from the device, so that a launch may be captured and repeated.
+The torch implementations are in ``probe_step`` and ``probe_step_gpu``, which import this module only if Triton is used.
+All numbers that change between steps are read from device memory, so launches can be captured in CUDA graphs.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ from substyle.kernels.probe_heads import BETA1, BETA2, EPS
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-BLOCK_ROWS = 256  # rows of the batch of one cross-entropy program: two a thread, so that bfloat16 is stored by the word
-BLOCK = 1024  # parameters of one AdamW program
+BLOCK_ROWS = 256  # rows per cross-entropy program: two per thread, so that bfloat16 is stored in 32-bit words
+BLOCK = 1024  # parameters per AdamW program
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, apart, between, outputs, shared, each, BIASED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Program (k, j): BLOCK rows of head k. Heads lie `apart`, classes `between`, so that neighbours read neighbours.
+    """Program (k, j): BLOCK rows of head k.
 
-    Shares of heads lie `shared` apart, those of rows `each`: 0 where all rows have the same. The gradient may lie where
-    the logits do: a value is read before it is overwritten.
+    Strides of logits: ``apart`` of heads, ``between`` of classes, 1 of rows, so loads are coalesced. Strides of shares:
+    ``shared`` of heads, ``each`` of rows, 0 if all rows have the same share. ``gradient`` may alias ``logits``: each
+    value is read before it is overwritten.
     """
     head = tl.program_id(0).to(tl.int64)
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -36,7 +36,8 @@ def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, 
     own = bias + head * outputs
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     total = tl.full((BLOCK,), 0.0, tl.float32)
-    for c in range(classes):  # running maximum and sum, rescaled when the maximum grows
+    # running maximum and sum, rescaled when the maximum grows; unrolled, so that several loads are in flight
+    for c in tl.range(0, classes, loop_unroll_factor=4):
         x = tl.load(logits + start + c * between, mask=inside, other=0.0).to(tl.float32)
         if BIASED:
             x += tl.load(own + c)
@@ -49,7 +50,7 @@ def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, 
     if BIASED:
         hit += tl.load(own + wanted, mask=inside, other=0.0)
     tl.store(loss + head * batch + rows, (top + tl.log(total) - hit) * weight, mask=inside)
-    for c in range(classes):
+    for c in tl.range(0, classes, loop_unroll_factor=4):
         x = tl.load(logits + start + c * between, mask=inside, other=0.0).to(tl.float32)
         if BIASED:
             x += tl.load(own + c)
@@ -59,7 +60,7 @@ def _cross_entropy(logits, bias, target, share, gradient, loss, classes, batch, 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _adamw(w, g, m, v, low, lr, decay, now, size, BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, LOWERED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Program (k, j): BLOCK parameters of head k, and their copy in the type of the products."""
+    """Program (k, j): BLOCK parameters of head k and their low-precision copy."""
     head = tl.program_id(0).to(tl.int64)
     offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offset < size
@@ -84,7 +85,7 @@ def _adamw(w, g, m, v, low, lr, decay, now, size, BETA1: tl.constexpr, BETA2: tl
 def cross_entropy(
     logits_KCB: torch.Tensor, target_B: torch.Tensor, share_KB: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss (K,) and gradient (K, C, B) for row weights that sum to 1 in each head; reads the logits twice."""
+    """Loss (K,) and gradient (K, C, B) for weights with sum 1 per head. Reads the logits twice."""
     gradient = torch.empty_like(logits_KCB)
     return cross_entropy_(logits_KCB, None, target_B, share_KB, gradient), gradient
 
@@ -96,13 +97,14 @@ def cross_entropy_(
     share_KB: torch.Tensor,
     gradient_KCB: torch.Tensor,
 ) -> torch.Tensor:
-    """The gradient into memory that is there, the logits' own or memory laid out alike; the loss (K,) is returned.
+    """Cross-entropy of each head, (K,). Writes its gradient to ``gradient_KCB``.
 
     Args:
-        logits_KCB: rows lie next to each other; heads and classes may be those of a larger array.
-        bias_KC: float32, added to the logits, laid out like its larger array's; None for none.
-        target_B: int64, each one of the classes.
-        share_KB: float32 factor of the loss of each row, or (K, 1) where all rows of a head have the same.
+        logits_KCB: logits, rows contiguous; may be a slice of heads and classes of a larger tensor.
+        bias_KC: float32 bias to add, classes contiguous, None for no bias.
+        target_B: int64 class of each row, in [0, C).
+        share_KB: float32 factors of the rows' losses, or (K, 1) if equal for all rows of a head.
+        gradient_KCB: output with the strides of the logits; may be the logits themselves.
     """
     heads, classes, batch = logits_KCB.shape
     loss_KB = torch.empty(heads, batch, device=logits_KCB.device)
@@ -129,9 +131,10 @@ def adamw_(
     now_3: torch.Tensor,
     low: torch.Tensor | None = None,
 ) -> None:
-    """AdamW's step of a (K, ...) parameter in place, and of its copy ``low`` if there is one: one pass over memory.
+    """AdamW step of a (K, ...) parameter and its copy ``low`` in place, in one pass over memory.
 
-    ``now_3`` is what ``probe_step_gpu.Rates`` says; the gradient is float32 or in the type of the products.
+    ``lr_K``, ``decay_K`` and ``now_3`` as in ``probe_step_gpu.Rates``; the gradient may be float32 or in the dtype of
+    the GEMMs.
     """
     size = parameter[0].numel()
     grid = (len(parameter), -(-size // BLOCK))

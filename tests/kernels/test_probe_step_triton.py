@@ -1,4 +1,4 @@
-"""The Triton kernels of the probe step against the torch path, interpreted on CPU tensors."""
+"""Triton kernels of the probe step, interpreted on CPU tensors, compared with torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.reload(importlib.import_module("substyle.kernels.probe_step_triton"))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 31, 130), (3, 2, 128)])
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 31, 130), (3, 2, 128), (2, 8, 300), (1, 1, 4), (1, 1003, 7)])
 def test_cross_entropy(interpreted: ModuleType, shape: tuple[int, int, int]) -> None:
     logits = torch.randn(shape) * 10
     target = torch.randint(shape[1], (shape[2],))
@@ -51,7 +51,7 @@ def test_adamw(interpreted: ModuleType, shape: tuple[int, ...]) -> None:
 
 
 def test_the_step_takes_them_where_triton_is_used(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both branches of the dispatch train alike, and the branch that ran is the one that was asked for."""
+    """Both branches of the dispatch give the same weights, and the expected branch runs."""
     spies = {name: Mock(wraps=getattr(interpreted, name)) for name in ("cross_entropy", "adamw_")}
     for name, spy in spies.items():
         monkeypatch.setattr(interpreted, name, spy)
