@@ -1,8 +1,8 @@
-"""How many images a second does a backbone alone embed, in which runtime?
+"""Throughput of a backbone alone, by runtime.
 
-Ours is what an embedding run with ``precision = "auto"`` compiles: bf16 with as many of the first layers in float32 as
-the gate asks for. The ceiling of ViT-B/16 is the rate of a bf16 matrix product of the size of its largest, at its
-number of operations. Convolutions have none here: they reuse more, or, depthwise, much less.
+``ours`` is what an embedding run with ``precision = "auto"`` compiles: bf16, with as many leading layers in float32 as
+the gate requires. The ceiling of ViT-B/16 is the rate of a bf16 matrix product the size of its largest, at its number
+of operations. Convolutional networks have no ceiling: they reuse data more or, if depthwise, much less.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from substyle.engine.devices import graph_batch
 
 NAME = "embed"
 QUESTION = "how many images a second does a backbone alone embed, in which runtime?"
-TOKENS, WIDTH, HIDDEN = 197 * 8, 768, 3072  # of ViT-B/16 at the batch of a graph
+TOKENS, WIDTH, HIDDEN = 197 * 8, 768, 3072  # ViT-B/16 at the batch size of a graph
 
 
 def run(quick: bool) -> list[Row]:
-    """A row for each backbone; the short form has the smallest alone: gates and eager peers take minutes."""
+    """Measure each backbone; if ``quick``, only the smallest, since gates and eager peers take minutes."""
     torch.set_num_threads(CORES)
     flops = matrix_product_flops()
     return [_row(name, flops, quick=quick) for name in ((LITE0,) if quick else (LITE0, RESNET50, VIT_B16))]
@@ -61,7 +61,7 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
 
 
 def _auto(name: str, *, quick: bool) -> CompiledBackbone:
-    """The gated backbone. The whole gate is for real weights; it takes minutes of the reference for the others."""
+    """Compile with the gate, on all batches only for real weights: the reference of the others takes minutes."""
     batches = networks.samples().variants()
     some = batches if name == LITE0 and not quick else batches[:: 10 if name != VIT_B16 else 16]
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
@@ -74,7 +74,7 @@ def _torch(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _onnxruntime(name: str) -> Any:  # noqa: ANN401 - ships no types
-    """A session of the engine's own graph, None where onnxruntime is not installed."""
+    """Return a session of the engine's own graph, or None if onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -85,10 +85,10 @@ def _onnxruntime(name: str) -> Any:  # noqa: ANN401 - ships no types
 
 
 def matrix_product_flops(seconds: float = 1.0) -> float:
-    """Operations a second of bf16 matrix products on all streams."""
+    """Measure the rate of bf16 matrix products on all streams, in operations per second."""
     weights = np.random.default_rng(0).normal(0, 0.02, (WIDTH, HIDDEN)).astype(np.float32)
     nodes, x = [], "x"
-    for i in range(8):  # there and back, so that nothing but products is left to do
+    for i in range(8):  # alternate up and down, so that the graph holds only products
         weight, out = ("up", f"h{i}") if i % 2 == 0 else ("down", f"x{i}")
         nodes.append(helper.make_node("MatMul", [x, weight], [out]))
         x = out

@@ -1,7 +1,7 @@
-"""Many workers that fill one store, in simulated time; the plan, the lock and the journal are the product's own.
+"""Simulation of many workers that fill one store; the plan, the lock and the journal are the product's own.
 
-A discrete-event simulation: shards take as long as a model says, workers die in the middle of a shard, are slow, join
-late; the driver is started anew. Nothing is decoded or embedded, but every finished shard is a record of the journal.
+Discrete events in simulated time: shard times follow a model, workers are slow, join late or die within a shard, and
+the driver restarts. Nothing is decoded or embedded, but every finished shard writes a journal record.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from substyle.engine.store import compaction, journal, lock
 from substyle.engine.store.manifest import Rows
 from substyle.engine.store.records import Record
 
-_DONE, _DIED, _BACK = range(3)  # a shard is finished; its worker is gone; a worker comes, or comes again
+_DONE, _DIED, _BACK = range(3)  # shard finished; worker died; worker or shard available
 
 
 @dataclass(frozen=True)
 class Model:
-    """How workers behave.
+    """Behaviour of the workers.
 
     Attributes:
-        workers: how many.
-        shard_seconds: of a shard on a usual worker; spread: standard deviation of its logarithm.
-        slow: share of workers that are slow, by 1 + Pareto(2.5) times.
-        life: mean seconds until a worker dies; noticed: until its shard is given to another; rest: until it is back.
-        late: share of workers that join within the first ``late_seconds``.
-        restarts: share of all shards at which the driver ends without a word and is started anew ``rest`` later.
+        workers: number of workers.
+        shard_seconds: median time of a shard on a normal worker; spread: standard deviation of its logarithm.
+        slow: fraction of slow workers, each slower by a factor of 1 + Pareto(2.5).
+        life: mean seconds until a worker dies; noticed: until its shard is reassigned; rest: until it returns.
+        late: fraction of workers that join within the first ``late_seconds``.
+        restarts: fractions of shards committed when the driver stops without notice; it restarts ``rest`` later.
     """
 
     workers: int
@@ -53,13 +53,13 @@ class Model:
 
 @dataclass
 class Outcome:
-    """What a simulated run was like.
+    """Result of a simulated run.
 
     Attributes:
-        seconds: simulated, first to last; busy: until the first worker of the last driver had nothing left to do.
-        useful, wasted: worker seconds of shards that were committed, and of shards that were lost.
-        deaths: of workers.
-        plans: real seconds of each driver's reading of the journal and planning.
+        seconds: simulated duration; busy: until the first worker of the last driver runs out of work.
+        useful, wasted: worker seconds spent on committed and on lost shards.
+        deaths: number of workers that died.
+        plans: real seconds that each driver takes to read the journal and plan.
         journal: real seconds of writing and compacting records.
         calls: file-system calls by kind.
     """
@@ -75,7 +75,7 @@ class Outcome:
 
 
 class Fleet:
-    """One backbone over a store of N images in shards of R rows."""
+    """Workers that embed ``images`` images with one backbone, in shards of ``rows`` rows."""
 
     def __init__(self, store: Path, model: Model, images: int, rows: int, names: Sequence[str]) -> None:
         self.store, self.model, self.images, self.rows, self.names = store, model, images, rows, tuple(names)
@@ -90,11 +90,11 @@ class Fleet:
 
     @property
     def shards(self) -> int:
-        """How many."""
+        """Number of shards."""
         return -(-self.images // self.rows)
 
     def plan(self) -> PendingShards:
-        """What a driver does first: read what is finished and see what lacks."""
+        """Read the journal and find the pending shards, as a driver does on start."""
         began = time.perf_counter()
         rows = Rows(np.array([0]), np.array([self.images]))
         made = lacking(rows, self.rows, journal.read_index(self.store), [self.backbone], self.names, lock.WHOLE)
@@ -102,14 +102,14 @@ class Fleet:
         return made
 
     def run(self) -> Outcome:
-        """Drivers one after the other until nothing lacks."""
+        """Run drivers in turn until no shard is pending."""
         committed = 0
         with counted(self.outcome.calls):
             for share in (*self.model.restarts, 1.0):
                 with lock.hold(self.store, lock.new_run_id()):
                     todo = self.plan()
                     if len(todo.shard_W) != self.shards - committed:
-                        raise SystemExit(f"{len(todo.shard_W)} shards lack, not {self.shards - committed}")
+                        raise SystemExit(f"{len(todo.shard_W)} shards are pending; expected {self.shards - committed}")
                     committed += self._drive(todo, int(share * self.shards) - committed)
                     if share == 1.0:
                         with lock.mutex(self.store):
@@ -117,15 +117,15 @@ class Fleet:
                 self.now += self.model.rest
         self.outcome.seconds = self.now - self.model.rest
         if len(self.plan().shard_W):
-            raise SystemExit("something lacks at the end")
+            raise SystemExit("shards are still pending after the last driver")
         return self.outcome
 
     def _drive(self, todo: PendingShards, count: int) -> int:
-        """One driver's time: until so many shards are committed, then it is gone, and all that was under way."""
+        """Run one driver until ``count`` shards are committed; shards in progress are then lost."""
         model = self.model
         upkeep = [compaction.Upkeep(self.store, number) for number in range(model.workers)]
         coming, back = iter(todo.shard_W.tolist()), deque[int]()
-        begun: dict[int, float] = {}  # by worker, when its shard began
+        begun: dict[int, float] = {}  # start time of each worker's shard
         idle: set[int] = set()
         self.events.clear()
         join_W = np.where(self.rng.random(model.workers) < model.late, self.rng.random(model.workers), 0)
@@ -190,7 +190,7 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
 
 @contextmanager
 def counted(calls: Counter[str]) -> Iterator[None]:
-    """Count calls of the file system; to flush is counted and not done: simulated time has no disk to wait for."""
+    """Count file-system calls; fsync is counted but skipped, since simulated time does not wait for a disk."""
     if not getattr(counted, "installed", False):
         sys.addaudithook(_hook)
         counted.installed = True  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""Measuring ours, the peers and the ceiling side by side in one run, and keeping the numbers.
+"""Time ``ours``, its peers and the ceiling side by side in one run, and save the results.
 
-A benchmark file answers one question. It has ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``; it can be
-run alone (``python -m benchmarks.store [--quick] [--out DIR]``) and by ``substyle bench``. Its result is one JSON file
-in benchmarks/results/, whose schema `check` holds.
+A benchmark module defines ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``. It runs alone
+(``python -m benchmarks.store [--quick] [--out DIR]``) or through ``substyle bench``, and writes one JSON file to
+benchmarks/results/, whose schema `check` validates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, CEILING = "ours", "ceiling"
-_REST = 0.05  # seconds before each contender: threads of the one before it may still spin in wait for work
+_REST = 0.05  # seconds before each contender: threads of the previous one may still spin
 BENCHMARKS = (
     *("decode", "transforms", "embed", "precision", "end_to_end", "store", "probes", "neighbours", "startup"),
     "scale",
@@ -38,7 +38,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender over all repeats: median, 20th and 80th percentile."""
+    """Seconds per repeat of one contender: median, 20th and 80th percentile."""
 
     median: float
     p20: float
@@ -47,7 +47,7 @@ class Timing:
 
     @staticmethod
     def of(seconds: list[float]) -> Timing:
-        """From the times of the repeats, at least one."""
+        """Summarise the seconds of at least one repeat."""
         ordered = sorted(seconds)
         last = len(ordered) - 1
         return Timing(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], len(ordered))
@@ -58,13 +58,13 @@ class Row:
     """One comparison.
 
     Attributes:
-        name: what is done, such as "one variant of all images".
+        name: what is measured, such as "one variant of all images".
         unit: what is counted, such as "images" or "bytes".
-        count: how many of it one repeat does.
-        timings: by contender; ``ours`` is there, ``ceiling`` where one was measured; the others are peers.
-        ceiling_per_s: the most units a second that could be done, where it was computed and not timed.
-        facts: further plain numbers and words, such as accuracies.
-        headline: whether it stands in the table of docs/performance.md.
+        count: units per repeat.
+        timings: by contender: ``ours``, ``ceiling`` if timed, and peers.
+        ceiling_per_s: ceiling in units per second, if computed instead of timed.
+        facts: further numbers and text, such as accuracies.
+        headline: whether the row appears in the table of docs/performance.md.
     """
 
     name: str
@@ -76,25 +76,25 @@ class Row:
     headline: bool = True
 
     def rate(self, contender: str = OURS) -> float:
-        """Units a second at the median."""
+        """Units per second at the median."""
         return self.count / self.timings[contender].median
 
     def of_ceiling(self) -> float | None:
-        """Our share of the ceiling, None where there is none."""
+        """Rate of ``ours`` as a fraction of the ceiling; None without a ceiling."""
         if CEILING in self.timings:
             return self.timings[CEILING].median / self.timings[OURS].median
         return self.rate() / self.ceiling_per_s if self.ceiling_per_s else None
 
     def times_faster(self) -> dict[str, float]:
-        """How many times as fast as each peer we are."""
+        """Speed-up of ``ours`` over each peer."""
         ours = self.timings[OURS].median
         return {name: t.median / ours for name, t in self.timings.items() if name not in (OURS, CEILING)}
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1) -> dict[str, Timing]:
-    """Time contenders in turns, so that what the machine does beside it strikes all of them alike.
+    """Time contenders alternately, so that other load on the machine affects all of them alike.
 
-    A contender that returns a float says itself how many seconds counted; else its whole call does.
+    A contender that returns a float reports its own seconds; otherwise the whole call is timed.
     """
     for contender in contenders.values():
         for _ in range(warmup):
@@ -111,7 +111,7 @@ def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, 
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions of what is measured on it."""
+    """Describe the machine and the versions of the measured packages."""
     from substyle.engine import cache
 
     return {
@@ -125,7 +125,7 @@ def environment() -> dict[str, Any]:
 
 
 def document(name: str, question: str, rows: list[Row], *, quick: bool) -> dict[str, Any]:
-    """The JSON document of a benchmark; rates and ratios are written beside the times they come from."""
+    """Build the JSON document of a benchmark, with rates and ratios beside the times."""
     return {
         "schema": SCHEMA,
         "benchmark": name,
@@ -152,15 +152,15 @@ def document(name: str, question: str, rows: list[Row], *, quick: bool) -> dict[
 
 
 def check(data: object) -> None:
-    """Hold a result document to its schema. Raises ValueError that names the field."""
+    """Validate a result document. Raises ValueError naming the invalid field."""
     top = {"schema": int, "benchmark": str, "question": str, "created": str, "quick": bool, "environment": dict,
            "rows": list}  # fmt: skip
     mapping = _fields("document", data, top)
     if mapping["schema"] != SCHEMA:
-        raise ValueError(f"schema {mapping['schema']}, not {SCHEMA}")
+        raise ValueError(f"schema: got {mapping['schema']}; allowed: {SCHEMA}")
     _fields("environment", mapping["environment"], {"cpu": str, "cores": int, "python": str, "packages": dict})
     if not mapping["rows"]:
-        raise ValueError("rows: none")
+        raise ValueError("rows: empty")
     for i, row in enumerate(mapping["rows"]):
         number = (int, float)
         maybe = (int, float, type(None))
@@ -168,25 +168,25 @@ def check(data: object) -> None:
                  "facts": dict, "ceiling_per_s": maybe, "of_ceiling": maybe, "headline": bool}  # fmt: skip
         known = _fields(f"rows[{i}]", row, kinds)
         if OURS not in known["timings"]:
-            raise ValueError(f"rows[{i}].timings: ours is missing")
+            raise ValueError(f"rows[{i}].timings: missing 'ours'")
         for contender, timing in known["timings"].items():
             where = f"rows[{i}].timings.{contender}"
             t = _fields(where, timing, {"median": float, "p20": float, "p80": float, "repeats": int})
             if not 0 < t["p20"] <= t["median"] <= t["p80"]:
-                raise ValueError(f"{where}: {t} is not in order")
+                raise ValueError(f"{where}: got {t}; expected 0 < p20 <= median <= p80")
 
 
 def _fields(where: str, data: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise ValueError(f"{where}: not an object")
+        raise ValueError(f"{where}: expected an object")
     for key, kind in kinds.items():
         if key not in data or not isinstance(data[key], kind):
-            raise ValueError(f"{where}.{key}: {data.get(key)!r} is not {kind}")
+            raise ValueError(f"{where}.{key}: got {data.get(key)!r}; expected {kind}")
     return data
 
 
 def shown(data: Mapping[str, Any]) -> str:
-    """A result document as text: a line for each row with rates, share of the ceiling and ratios to peers."""
+    """Format a result document, one line per row: rate, fraction of the ceiling, ratios to peers and facts."""
     lines = [f"{data['benchmark']}: {data['question']}"]
     for row in data["rows"]:
         parts = [f"{row['per_s']['ours']:,.4g} {row['unit']}/s"]
@@ -199,7 +199,7 @@ def shown(data: Mapping[str, Any]) -> str:
 
 
 def save(module: ModuleType, *, quick: bool, out: Path = RESULTS) -> dict[str, Any]:
-    """Run a benchmark, check and keep its document as ``out/<name>.json``, print it."""
+    """Run a benchmark, validate its document, write it to ``out/<name>.json`` and print it."""
     data = document(module.NAME, module.QUESTION, module.run(quick), quick=quick)
     check(data)
     out.mkdir(parents=True, exist_ok=True)
@@ -209,10 +209,10 @@ def save(module: ModuleType, *, quick: bool, out: Path = RESULTS) -> dict[str, A
 
 
 def main(module: ModuleType) -> None:
-    """The command line of one benchmark file."""
+    """Run the command line of a benchmark module."""
     parser = argparse.ArgumentParser(description=module.QUESTION)
-    parser.add_argument("--quick", action="store_true", help="a short form whose numbers are rough")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="where the JSON goes")
+    parser.add_argument("--quick", action="store_true", help="short run with rough numbers")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the JSON result")
     options = parser.parse_args()
     save(module, quick=options.quick, out=options.out)
     sys.stdout.flush()

@@ -1,11 +1,10 @@
-"""How much memory does an embedding run take, and does it grow with the number of photographs?
+"""Peak memory of an embedding run, and whether it grows with the number of photographs.
 
     python -m benchmarks.memory [--count 5000] [--out benchmarks/results/memory.json]
 
-Photographs of 0.2 to 24 megapixels, among them files that only Pillow decodes and files that are damaged, are embedded
-by the cheapest backbone while the memory of the process is sampled. After the first shard everything has been
-allocated once: what comes after must stay within half as much again. A few distinct files under many names stand for
-many files: what a run keeps of a photograph does not depend on what it shows.
+Embeds photographs of 0.2 to 24 megapixels with the cheapest backbone while sampling the memory of the process. Some
+files only Pillow can decode, and some are damaged. After the first shard everything is allocated: memory must then stay
+within 1.5 times its level. A few distinct files are linked under many names, since memory does not depend on content.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from benchmarks.harness import RESULTS, environment
 
 NAME = "memory"
 QUESTION = "how much memory does an embedding run take, and does it grow with the number of photographs?"
-TARGET = 1.5  # largest memory after the first shard to the level at its end
+TARGET = 1.5  # peak memory after the first shard over the level at its end
 
-# height, width in px, kind, and how many of a hundred files; "damaged" ends early, "broken" has lost its tables
+# height, width in px, kind, files per hundred; "damaged" is truncated, "broken" has no Huffman tables
 SIZES = (
     *((375, 500, "JPEG", 50), (500, 333, "progressive", 6), (1000, 1000, "JPEG", 16), (1600, 2400, "JPEG", 12)),
     *((3000, 4000, "JPEG", 6), (4000, 6000, "JPEG", 2), (800, 1200, "CMYK", 2), (1000, 1400, "RGBA", 3)),
@@ -43,7 +42,7 @@ MB = 1_000_000
 
 
 def write(folder: Path, count: int, seed: int = 0) -> float:
-    """Write ``count`` files into a folder, in random order; returns their mean size in megapixels."""
+    """Write ``count`` files to a folder in random order and return their mean size in megapixels."""
     originals = folder.with_name("originals")
     originals.mkdir()
     for i, (height, width, kind, _) in enumerate(SIZES):
@@ -57,7 +56,7 @@ def write(folder: Path, count: int, seed: int = 0) -> float:
 
 
 def _file(height: int, width: int, kind: str) -> bytes:
-    """Colours that change smoothly under grain, which compresses like a photograph."""
+    """Encode smooth colours with grain, which compress like a photograph."""
     rng = np.random.default_rng(height * width)
     smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -78,14 +77,14 @@ def _file(height: int, width: int, kind: str) -> bytes:
 
 
 def resident() -> float:
-    """Memory of this process that is in use, in MB."""
+    """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MB
 
 
 @contextmanager
 def sampled(journal: Path) -> Iterator[list[tuple[float, bool]]]:
-    """Memory in MB every 20 ms while the block runs, and whether a shard was finished by then."""
+    """Sample every 20 ms while the block runs: memory in MB, and whether a shard is finished."""
     samples: list[tuple[float, bool]] = []
     stop = threading.Event()
 
@@ -105,7 +104,7 @@ def sampled(journal: Path) -> Iterator[list[tuple[float, bool]]]:
 
 
 def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
-    """Embed ``count`` photographs and say what memory that took."""
+    """Embed ``count`` photographs and report the memory used."""
     from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
     from substyle.engine.embedding.plan import EmbedPlan
     from substyle.engine.embedding.prepare import PixelPipeline
@@ -124,7 +123,7 @@ def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
     first = [mb for mb, done in samples if not done]
     later = [mb for mb, done in samples if done]
     if not first or len(later) < 2:
-        raise SystemExit(f"{count} photographs in shards of {shard_rows} are too few to tell")
+        raise SystemExit(f"too few samples from {count} photographs in shards of {shard_rows}: increase --count")
     return {
         "photographs": count,
         "mean_megapixels": megapixels,
@@ -144,11 +143,11 @@ def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """The command; exits with 1 where the ratio misses its target."""
+    """Run the command line; return 1 if the ratio exceeds its target."""
     parser = argparse.ArgumentParser(description=QUESTION)
-    parser.add_argument("--count", type=int, default=5000, help="photographs (5000)")
-    parser.add_argument("--shard-rows", type=int, default=512, help="photographs in a shard, a power of two (512)")
-    parser.add_argument("--batch", type=int, default=32, help="photographs in a batch (32)")
+    parser.add_argument("--count", type=int, default=5000, help="number of photographs (5000)")
+    parser.add_argument("--shard-rows", type=int, default=512, help="photographs per shard, a power of two (512)")
+    parser.add_argument("--batch", type=int, default=32, help="photographs per batch (32)")
     parser.add_argument("--out", type=Path, default=RESULTS / "memory.json", metavar="FILE")
     options = parser.parse_args()
     measured = measure(options.count, options.shard_rows, options.batch)

@@ -1,9 +1,8 @@
-"""How fast are nearest neighbours found, against the products they need and against the ways others find them?
+"""Speed of nearest-neighbour search, compared with its matrix products and with other libraries.
 
-Embeddings of 31 variants of each photograph, scaled to length 1 as the analysis does it; queries are variants of test
-photographs, the bank is variants of training photographs. All contenders search exactly, in float32, and give the
-indices of the 50 most similar rows, best first. The ceiling is the GEMM of all products of a query and a row of the
-bank, into memory that is there.
+Queries are embeddings of 31 variants of test photographs, the bank those of training photographs, scaled to unit length
+as in the analysis. All contenders search exactly in float32 and return the indices of the 50 most similar rows, best
+first. The ceiling is the GEMM of all products of queries and bank, into preallocated memory.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from substyle.engine.analysis import geometry, neighbors
 
 NAME = "neighbours"
 QUESTION = "how fast are nearest neighbours found?"
-K = 50  # the most that a default analysis asks for
+K = 50  # largest k of the default analysis
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 SKLEARN, TORCH, FLAT = "scikit-learn, brute force", "torch, matmul and topk", "faiss.IndexFlatIP"
 
 
 def run(quick: bool) -> list[Row]:
-    """The k-NN classifier's search, and the search among the queries themselves."""
+    """Measure the k-NN classifier's search and the search among the queries themselves."""
     table = probes_data.table()
     queries = geometry.query_rows(table, 31 * (50 if quick else 160), 0).x_RD
     bank = geometry.bank_rows(table, 31 * (130 if quick else 500), 0).x_RD
@@ -39,25 +38,25 @@ def run(quick: bool) -> list[Row]:
 
 
 def by_sklearn(query_QD: F32, bank_BD: F32, k: int) -> I64:
-    """By distance, which orders vectors of one length as their products do, and which scikit-learn is fastest in."""
+    """Search by Euclidean distance: the same order for unit vectors, and scikit-learn's fastest metric."""
     model = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="euclidean").fit(bank_BD)
     return np.asarray(model.kneighbors(query_QD, return_distance=False), np.int64)
 
 
 def by_torch(query_QD: F32, bank_BD: F32, k: int) -> I64:
-    """The whole matrix of products at once, and its largest."""
+    """Compute the whole matrix of products, then its largest."""
     return (torch.from_numpy(query_QD) @ torch.from_numpy(bank_BD).T).topk(k, dim=1).indices.numpy()
 
 
 def by_index(query_QD: F32, bank_BD: F32, k: int) -> I64:
-    """An index as FAISS's own examples make it."""
+    """Build and search an index as in FAISS's own examples."""
     index = faiss.IndexFlatIP(bank_BD.shape[1])
     index.add(bank_BD)
     return np.asarray(index.search(query_QD, k)[1], np.int64)
 
 
 def products(query_QD: F32, bank_BD: F32) -> Callable[[], float]:
-    """All products of queries and bank."""
+    """Return a function that times all products of queries and bank, in seconds."""
     query, bank = torch.from_numpy(query_QD), torch.from_numpy(bank_BD)
     out = torch.ones(len(query), len(bank))
 
@@ -75,7 +74,7 @@ def _search(query_QD: F32, bank_BD: F32, repeats: int) -> Row:
 
 
 def _others(x_RD: F32, repeats: int) -> Row:
-    """Peers look for one more, which is the row itself."""
+    """Peers search for one more neighbour, the row itself."""
     k = max(neighbors.RECALL_AT)
 
     def without_self(found_Rk: I64) -> I64:

@@ -1,4 +1,4 @@
-"""The backbones that benchmarks run: two with real weights, two with the untrained weights of `control:random`.
+"""Backbones of the benchmarks: two with real weights, two with the untrained weights of `control:random`.
 
 An untrained network takes as long as a trained one.
 """
@@ -36,7 +36,7 @@ SHOWN = {
     VIT_B16: "ViT-B/16",
     VIT_S14: "ViT-S/14 (DINOv2, fine-tuned)",
 }
-# multiply-adds × 2 for one image of 224 × 224, in 10⁹; sources: the timm result files (GMACs)
+# multiply-adds × 2 per image of 224 × 224, in 10⁹; source: timm's result files (GMACs)
 GFLOP = {LITE0: 0.8, RESNET50: 8.2, VIT_B16: 35.2}
 CANVAS, BATCH = 224, 32
 CORES = len(os.sched_getaffinity(0))
@@ -44,24 +44,24 @@ CORES = len(os.sched_getaffinity(0))
 
 @cache
 def pipeline() -> PixelPipeline:
-    """Decoder, variants and style networks at the default settings."""
+    """Return decoder, variants and style networks at the default settings."""
     return PixelPipeline(Settings(0, CANVAS, suite("substance31")), EmbedConfig(device="cpu"))
 
 
 @cache
 def samples() -> PackagedSamples:
-    """Photographs of the gate, and their variants."""
+    """Return the photographs of the gate and their variants."""
     return PackagedSamples(pipeline())
 
 
 @cache
 def load(name: str) -> Backbone:
-    """A backbone's weights."""
+    """Load a backbone's weights."""
     return registry.load(name, registry.LoadContext(CANVAS, graph_batch(BATCH), 0))
 
 
 def module(name: str) -> nn.Module:
-    """A backbone in float32 torch, preprocessing included: (B, S, S, 3) uint8 to (B, D)."""
+    """Return a float32 torch module with preprocessing: (B, S, S, 3) uint8 to (B, D)."""
     found = load(name).module
     assert found is not None
     return found
@@ -69,7 +69,7 @@ def module(name: str) -> nn.Module:
 
 @cache
 def graph(name: str) -> bytes:
-    """A backbone as a serialised ONNX graph of the engine's batch."""
+    """Return a serialised ONNX graph of the engine's batch size."""
     facts = {"benchmark": load(name).spec.describe(), "torch": version("torch"), "batch": graph_batch(BATCH)}
 
     def make() -> bytes:
@@ -79,24 +79,24 @@ def graph(name: str) -> bytes:
 
 
 def openvino(name: str, precision: Precision) -> FixedBatch:
-    """A backbone as the engine compiles it, without the gate and with all layers in that precision."""
+    """Compile a backbone as the engine does, without the gate and with all layers in ``precision``."""
     return FixedBatch(OpenVINOGraph(graph(name), precision=precision, threads=CORES, streams=CORES), graph_batch(BATCH))
 
 
 def ungated(name: str, precision: Precision) -> CompiledBackbone:
-    """A backbone that fills stores for its speed alone: nothing has compared it with its reference."""
+    """Compile a backbone for speed measurements only, without comparing it with its reference."""
     runtime = {"name": "openvino", "precision": precision, "float32_layers": 0, "version": version("openvino")}
     return CompiledBackbone(load(name).spec, openvino(name, precision), runtime, None, 100.0)
 
 
 def canvases(count: int) -> NDArray[np.uint8]:
-    """Ready canvases of photographs. Shape: (count, S, S, 3) uint8."""
+    """Return canvases of photographs. Shape: (count, S, S, 3) uint8."""
     there = samples().decoded[0]
     return there[np.arange(count) % len(there)]
 
 
 def plain_input(name: str, count: int) -> torch.Tensor:
-    """The same canvases as a network without preprocessing takes them. Shape: (count, 3, S, S) float32."""
+    """Return the canvases normalised for a network without preprocessing. Shape: (count, 3, S, S) float32."""
     spec = load(name).spec
     x = torch.from_numpy(canvases(count)).permute(0, 3, 1, 2).contiguous().float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
@@ -104,7 +104,7 @@ def plain_input(name: str, count: int) -> torch.Tensor:
 
 
 def stream(backbones: Sequence[FixedBatch], canvas_BSSC: NDArray[np.uint8], images: int) -> None:
-    """Run ready batches through compiled graphs, one graph after the other, every stream always busy."""
+    """Run ready batches through each compiled graph in turn, keeping every stream busy."""
     for backbone in backbones:
         begun = []
         for _ in range(-(-images // len(canvas_BSSC))):

@@ -1,6 +1,6 @@
-"""The performance tables of docs/performance.md and README.md, generated from the JSON files of benchmarks/results/.
+"""Generate the performance tables of docs/performance.md and README.md from benchmarks/results/.
 
-``python -m benchmarks.performance_table`` prints the full one, ``--write`` puts both into their pages.
+``python -m benchmarks.performance_table`` prints the full table; ``--write`` updates both pages.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, check
 
-_SECONDS = ("calls", "starts")  # few enough that seconds for one say more than how many a second
+_SECONDS = ("calls", "starts")  # units reported as seconds each
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
-SHORT = (  # what the rows of README.md begin with
+SHORT = (  # prefixes of the rows in README.md
     "transforms: all 31",
     "embed: EfficientNet-Lite0",
     "embed: ViT-B/16",
@@ -28,7 +28,7 @@ START, END = "<!-- performance table: benchmarks/performance_table.py -->", "<!-
 
 
 def documents(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """The kept results in the order of the benchmarks. Raises ValueError for one that is not as the schema says."""
+    """Load the saved results in the order of the benchmarks. Raises ValueError if one does not match the schema."""
     found = []
     for name in BENCHMARKS:
         path = folder / f"{name}.json"
@@ -40,7 +40,7 @@ def documents(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def table(kept: Sequence[dict[str, Any]], beginnings: tuple[str, ...] = ("",)) -> str:
-    """Markdown: a line for each headline row with such a beginning; below it the machines and days of the runs."""
+    """Format the headline rows with one of these prefixes as Markdown, followed by machines and dates."""
     lines = ["| what | rate | of the ceiling | against |", "|---|---|---|---|"]
     for data in kept:
         for row in data["rows"]:
@@ -67,21 +67,21 @@ def _rate(row: dict[str, Any]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """The pages as they are to be, from the kept results."""
+    """Return both pages with their tables updated from the saved results."""
     kept = documents()
     return {PAGE: _put(PAGE.read_text(), table(kept)), README: _put(README.read_text(), table(kept, SHORT))}
 
 
 def _put(page: str, text: str) -> str:
-    """The page with the table between its two marks."""
+    """Replace the table between the two markers."""
     before, rest = page.split(START)
     return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md and README.md")
+    parser.add_argument("--write", action="store_true", help="update the tables in docs/performance.md and README.md")
     options = parser.parse_args()
     print(table(documents()))
     if options.write:

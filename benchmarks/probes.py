@@ -1,14 +1,14 @@
-"""How fast are linear probes fitted to a certificate, and a grid of MLPs trained?
+"""Speed of fitting linear probes to a certificate, and of training a grid of MLPs.
 
-Linear probes: all contenders minimise the same penalised loss over the same rows until the largest gradient is within
-the same tolerance. What each reached is computed by our objective, in float32. Seconds are the wall's and, in the
-facts, of the processor. The ceiling is the products of our own passes, in their shapes and dtypes.
+Linear probes: all contenders minimise the same penalised loss on the same rows until the largest gradient is within the
+same tolerance. The gradient reached is computed by our objective in float32. Times are wall-clock seconds; the facts
+add CPU seconds. The ceiling is the matrix products of our own passes, in the same shapes and dtypes.
 
-MLPs: all contenders see the same batches and learning rates, take the same AdamW steps and validate once, on the same
-rows. The ceiling is the products of the steps alone, in bfloat16 where the CPU has it, in the shapes in which we run
-them: of each head the hidden layer, the logits, and the gradients of the second layer, the hidden layer and the first.
+MLPs: all contenders use the same batches, learning rates and AdamW steps, and validate once on the same rows. The
+ceiling is the matrix products of the steps alone, in bfloat16 if the CPU has it, in our shapes: for each head the
+hidden layer, the logits, and the gradients of the second layer, the hidden layer and the first layer.
 
-Peers get their features standardised, in float32 and in memory for nothing; ours are gathered from the float16 table.
+Peers receive standardised float32 features in memory at no cost; ours are gathered from the float16 table.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ QUESTION = "how fast are linear probes fitted to a certificate, and a grid of ML
 CS = tuple(10.0**e for e in range(-4, 3))
 ONE_C = 0.1
 RESAMPLES = 5
-TOLERANCE = 1e-4  # of the gradient: scikit-learn's default
-MOST = 10_000  # passes and iterations: more than any fit takes
+TOLERANCE = 1e-4  # of the gradient; scikit-learn's default
+MOST = 10_000  # passes and iterations; no fit needs as many
 MLP_HEADS, HIDDEN = 16, 2048
 CPU, ALL = torch.device("cpu"), slice(0, VARIANTS)
 SKLEARN, CUML = "scikit-learn, one fit after the other", "cuML, one fit after the other"
 SEPARATE, MODULEDICT, AUTOCAST = "separate trainings", "ModuleDict, summed losses", "ModuleDict in bf16 autocast"
-Gemms = Counter[tuple[int, int, torch.dtype]]  # heads, rows and dtype of the blocks of all passes
+Gemms = Counter[tuple[int, int, torch.dtype]]  # number of blocks by heads, rows and dtype, over all passes
 
 
 def run(quick: bool) -> list[Row]:
-    """A grid of linear probes, a single one, resampled ones, and a grid of MLPs."""
+    """Measure a grid of linear probes, a single one, resampled ones, and a grid of MLPs."""
     problem = probes_data.problem(2 if quick else 60)
     linear = problem.fewer(100) if quick else problem
     repeats = 1 if quick else 2
@@ -85,7 +85,7 @@ def fitted(
     *,
     repeats: int,
 ) -> Row:
-    """Probes of one C each, ours at once and scikit-learn's in turn, each with its own weights of the images."""
+    """Fit one probe per C, ours jointly and scikit-learn's in turn, each with its own weights of the images."""
     t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
     own = torch.from_numpy(t * IMAGES + n)
     x_RD, y_R = problem.x_RD[own].numpy(), problem.y_R[own].numpy()
@@ -141,7 +141,7 @@ def fit(
     *,
     most: int = MOST,
 ) -> solver.Fit:
-    """Our fit."""
+    """Fit our probes, one per C."""
     task = problem.task
     weight_KT = np.tile(variant_weights(task, task.train_T), (len(Cs), 1))
     config = ProbeConfig(tolerance=TOLERANCE, passes=most)
@@ -151,9 +151,9 @@ def fit(
 def judged(
     problem: Problem, heads: Heads, Cs: Sequence[float], times_SN: NDArray[np.float64] | None
 ) -> dict[str, list[float]]:
-    """Test accuracy of heads, whoever fitted them, and the largest gradient by our objective in float32."""
+    """Return test accuracy of any contender's heads and their largest gradient by our objective in float32."""
     features = Features(problem.table, problem.standard, CPU, torch.float32)
-    gradient_K = fit(problem, features, Cs, times_SN, heads, most=1).gradient_K  # one pass moves nothing
+    gradient_K = fit(problem, features, Cs, times_SN, heads, most=1).gradient_K  # one pass does not update the heads
     accuracy_KT = score(features, problem.task, ALL, heads, problem.task.test_N).accuracy_ST
     return {
         "accuracy": accuracy_KT.astype(np.float64).mean(axis=1).round(4).tolist(),
@@ -162,12 +162,12 @@ def judged(
 
 
 def as_heads(weight_KCD: NDArray[np.float64], bias_KC: NDArray[np.float64]) -> Heads:
-    """A peer's heads as ours."""
+    """Convert a peer's weights and biases to `Heads`."""
     return Heads(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight_KCD, bias_KC)))
 
 
 def recorded(work: Callable[[], object]) -> Gemms:
-    """The blocks that a fit multiplies."""
+    """Run a fit and record the blocks it multiplies."""
     blocks: Gemms = Counter()
 
     def noting(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -180,7 +180,10 @@ def recorded(work: Callable[[], object]) -> Gemms:
 
 
 def products(blocks: Gemms) -> Callable[[], float]:
-    """Logits (K*C, D) x (D, B) and gradients (K*C, B) x (B, D) of blocks, into memory that is there."""
+    """Return a function that times the products of blocks, in seconds, into preallocated memory.
+
+    Logits are (K*C, D) x (D, B), gradients (K*C, B) x (B, D).
+    """
 
     def repeat() -> float:
         spent = 0.0
@@ -198,7 +201,7 @@ def products(blocks: Gemms) -> Callable[[], float]:
 
 
 def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row:
-    """The grid on the first GPU, ours at once and cuML's in turn."""
+    """Fit the grid on the first GPU, ours jointly and cuML's in turn."""
     device = torch.device("cuda", 0)
     features = Features(problem.table, problem.standard, device, torch.bfloat16)
     t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
@@ -226,7 +229,7 @@ def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row
 def ours(
     problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype, seed: int
 ) -> Outcome:
-    """Our training."""
+    """Train our heads, one per setting."""
     began = time.perf_counter()
     config = ProbeConfig(validation_rows=len(problem.val_R), seed=seed)
     features = Features(problem.table, problem.standard, CPU, dtype)
@@ -242,7 +245,7 @@ def ours(
 
 
 def gemms_of_mlps(steps: int, hidden: int, heads: int, dtype: torch.dtype) -> Callable[[], float]:
-    """The products of so many steps, into memory that is there."""
+    """Return a function that times the products of ``steps`` steps, in seconds, into preallocated memory."""
     x = torch.randn(BATCH, WIDTH).to(dtype)
     w1, w2 = torch.randn(heads, hidden, WIDTH).to(dtype), torch.randn(heads, VARIANTS, hidden).to(dtype)
     z, dh = torch.randn(hidden, BATCH).to(dtype), torch.randn(hidden, BATCH).to(dtype)
@@ -299,7 +302,7 @@ def _accuracies(
     few: Sequence[tuple[float, float]],
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Test accuracies; and of the picked setting those of two seeds, in our dtype and in float32."""
+    """Return test accuracies, and for the picked setting those of two seeds in our dtype and in float32."""
     mine = outcomes[OURS]
     same = [settings.index(s) for s in few]
     pairs = [(mine.score(i), outcomes[SEPARATE].score(j)) for j, i in enumerate(same)]

@@ -1,4 +1,4 @@
-"""The linear probes of a run again, by scikit-learn, with no code of ours; what `reference_probes` compares.
+"""Linear probes of a run recomputed by scikit-learn, without the engine's code, for `reference_probes`.
 
 Shapes: R rows, T variants, N images, D embedding width, C classes.
 """
@@ -18,10 +18,10 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.reference_store import TEST, TRAIN, VAL, Table
 
-# Largest differences, in shares of 1. A linear probe of one penalty has one optimum, which ours is near to within half
-# a point; held-out transformations ask more of it, one alone most. The penalty is picked on a sample of the validation
-# rows. MLPs of one budget differ by their batches and clusters by their start, so two standard deviations over seeds
-# and three over starts are added. Ends of intervals differ by their resamples. The rest is arithmetic, here in float64.
+# Largest differences, as fractions of 1. A linear probe has one optimum per penalty, and ours is within half a point of
+# it; held-out transformations differ more, a single one most. The penalty is picked on a sample of the validation rows.
+# MLPs differ by their batches and clusterings by their start, so two standard deviations over seeds and three over
+# starts are added. Interval ends differ by their resamples. The rest is arithmetic, here in float64.
 TOLERANCES = {
     "linear": 0.005,
     "linear, held out": 0.01,
@@ -34,14 +34,14 @@ TOLERANCES = {
 }
 CS = tuple(10.0**e for e in range(-4, 3))
 RESAMPLES = 2000
-TURNED = 3  # transformations that are held out alone
+TURNED = 3  # number of transformations held out alone
 I64 = NDArray[np.int64]
 Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
-Quantity = tuple[str, Any, float | None, float]  # its name, ours, theirs, tolerance
+Quantity = tuple[str, Any, float | None, float]  # name, ours, theirs, tolerance
 
 
 def dig(value: object, *path: str | int) -> Any:  # noqa: ANN401 (JSON)
-    """The value at a path of keys; None where there is none."""
+    """Return the value at a path of keys, or None if it is missing."""
     for key in path:
         try:
             value = value[key]
@@ -52,7 +52,7 @@ def dig(value: object, *path: str | int) -> Any:  # noqa: ANN401 (JSON)
 
 @dataclass(frozen=True)
 class Rows:
-    """What a probe learns from or is picked by: features, answers, weights (equal where there are none)."""
+    """Training or validation rows: features, answers and weights (None: equal)."""
 
     x_RD: NDArray[np.float32]
     y_R: NDArray[Any]
@@ -62,18 +62,18 @@ class Rows:
 def linear(
     train: Rows, val: Rows | None = None, at: float | None = None, scaled_as: NDArray[np.float32] | None = None
 ) -> tuple[Predict, Predict]:
-    """Logistic regressions of all training rows.
+    """Fit logistic regressions to all training rows.
 
     Args:
-        train: their weights sum to the number of rows, so that C is the inverse penalty of our results.
-        val: picks one of CS by accuracy, then by loss; None tries only ``at``.
-        at: a further C.
-        scaled_as: rows whose mean and deviation standardise all; the training rows where none are given.
+        train: training rows; weights sum to the number of rows, so that C is the inverse penalty of our results.
+        val: rows to pick one of CS, by accuracy, then by loss; if None, only ``at`` is fitted.
+        at: an additional C.
+        scaled_as: rows whose mean and deviation standardise the features; by default the training rows.
 
     Returns:
-        the predictions of the picked one and of the one at C; with one of them not asked for, the other's for both.
+        predictors of the picked C and of ``at``; if only one is requested, it is returned twice.
     """
-    # in float32 L-BFGS stops at weak penalties, where rounding hides the descent
+    # in float32, rounding hides the descent at weak penalties, and L-BFGS stops early
     scaler = StandardScaler().fit((train.x_RD if scaled_as is None else scaled_as).astype(np.float64))
     x_RD = scaler.transform(train.x_RD.astype(np.float64))
     model = LogisticRegression(max_iter=20_000, tol=1e-7, warm_start=True)
@@ -101,14 +101,14 @@ def _predicts(
 ) -> Predict:
     def predict(x_RD: NDArray[np.float32]) -> NDArray[Any]:
         score_RC = scaler.transform(x_RD.astype(np.float64)) @ weight_CD.T + intercept_C
-        # of two classes scikit-learn keeps the second one's score
+        # for two classes scikit-learn has only the second one's score
         return classes[(score_RC[:, 0] > 0).astype(int) if len(classes) == 2 else score_RC.argmax(axis=1)]
 
     return predict
 
 
 def scored(table: Table, predict: Predict, answer_TN: NDArray[Any]) -> NDArray[np.float64]:
-    """Right or wrong on the test images, NaN on indistinct rows. Shape: (T, N)."""
+    """Return 1.0 if right and 0.0 if wrong on the test images, NaN on indistinct rows. Shape: (T, N)."""
     test = table.images(TEST)
     right_TN = np.stack([predict(x_ND[test]) == answer_TN[t, test] for t, x_ND in enumerate(table.x_TND)]).astype(float)
     right_TN[~table.distinct_TN[:, test]] = np.nan
@@ -116,13 +116,13 @@ def scored(table: Table, predict: Predict, answer_TN: NDArray[Any]) -> NDArray[n
 
 
 def weighted(right_TN: NDArray[np.float64], weight_T: NDArray[np.float64]) -> float:
-    """Weighted mean of the accuracies of transformations."""
+    """Return the weighted mean of the accuracies of transformations."""
     use = (weight_T > 0) & np.isfinite(right_TN).any(axis=1)
     return float(np.average(np.nanmean(right_TN[use], axis=1), weights=weight_T[use]))
 
 
 def balanced(table: Table, role: str) -> NDArray[np.float64]:
-    """Weights (T,) of a mean over the coarse classes that have seen and held-out transformations."""
+    """Return weights (T,) of a mean over the coarse classes with both seen and held-out transformations."""
     in_role = (table.roles == role) & (np.array(table.names) != "identity")
     other = (table.roles == ("train" if role == "held_out" else "held_out")) & (np.array(table.names) != "identity")
     weight_T = np.zeros(len(table.names))
@@ -132,7 +132,7 @@ def balanced(table: Table, role: str) -> NDArray[np.float64]:
 
 
 def groups(table: Table, *, by_folder: bool) -> I64:
-    """Which test images are resampled together: each by itself, or those of one folder."""
+    """Return the resampling group of each test image: itself or its folder."""
     keys = table.key_N[table.images(TEST)].tolist()
     return np.unique([key.rpartition("/")[0] if by_folder else key for key in keys], return_inverse=True)[1]
 
@@ -140,7 +140,7 @@ def groups(table: Table, *, by_folder: bool) -> I64:
 def interval(
     right_TN: NDArray[np.float64], weight_T: NDArray[np.float64], group_N: I64, *, two_way: bool
 ) -> list[float]:
-    """95 % percentile interval from resampled groups of images and, two-way, transformations: one after the other."""
+    """Return the 95 % percentile interval of resampled groups of images and, if ``two_way``, transformations."""
     rng = np.random.default_rng(1)
     members = [np.flatnonzero(group_N == group) for group in np.unique(group_N)]
     used = np.flatnonzero((weight_T > 0) & np.isfinite(right_TN).any(axis=1))
@@ -155,7 +155,7 @@ def interval(
 
 
 def even(table: Table, transformations: I64, images: I64) -> NDArray[np.float64]:
-    """Weights of rows such that coarse classes weigh the same, and in a class its transformations; mean 1."""
+    """Return row weights of mean 1, equal over coarse classes and over the transformations of each class."""
     t, _ = table.rows(transformations, images)
     rows_T = np.bincount(t, minlength=len(table.names))
     members = {name: (table.coarse[transformations] == name).sum() for name in set(table.coarse)}
@@ -164,7 +164,7 @@ def even(table: Table, transformations: I64, images: I64) -> NDArray[np.float64]
 
 
 def rows(table: Table, transformations: I64, images: I64, answer_TN: NDArray[Any], *, by_class: bool = False) -> Rows:
-    """Rows of equal weight, or of such that answers weigh the same."""
+    """Return rows of equal weight or, if ``by_class``, of equal total weight per answer."""
     t, n = table.rows(transformations, images)
     y_R, weight_R = answer_TN[t, n], None
     if by_class:
@@ -174,10 +174,10 @@ def rows(table: Table, transformations: I64, images: I64, answer_TN: NDArray[Any
 
 
 def probes(table: Table, ours: dict[str, Any], *, by_folder: bool) -> Iterator[Quantity]:
-    """The linear probes and two of their intervals, from resampled photographs or folders.
+    """Compare the linear probes and two of their intervals, resampled by photograph or folder.
 
-    Each probe is compared at the C that scikit-learn's validation picks and at the C of ours, where the solver alone is
-    compared; intervals are those at ours. Tasks that a run has not posed are left out.
+    Each probe is compared at the C picked by scikit-learn's validation and at ours, which tests the solver alone;
+    intervals are at our C. Tasks missing from the run are skipped.
     """
     for task, part in (
         ("fine", partial(fine, by_folder=by_folder)),
@@ -190,7 +190,7 @@ def probes(table: Table, ours: dict[str, Any], *, by_folder: bool) -> Iterator[Q
 
 
 def fine(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
-    """Name the transformation."""
+    """Compare the fine task: name the transformation."""
     every = np.arange(len(table.names))
     answer_TN, one_T = np.broadcast_to(every[:, None], (len(every), len(table.label_N))), np.ones(len(every))
     train, val = (rows(table, every, table.images(split), answer_TN) for split in (TRAIN, VAL))
@@ -205,7 +205,7 @@ def fine(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> I
 
 
 def coarse(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) -> Iterator[Quantity]:
-    """Name the coarse class of seen and of held-out transformations."""
+    """Compare the coarse task: name the coarse class of seen and of held-out transformations."""
     train, val = (table.images(split) for split in (TRAIN, VAL))
     answer_TN = np.broadcast_to(table.coarse[:, None], (len(table.names), len(table.label_N)))
     seen = np.flatnonzero(table.roles == "train")
@@ -221,12 +221,12 @@ def coarse(table: Table, ours: dict[str, Any], at: float, *, by_folder: bool) ->
         ends = interval(right_TN, weight_T, groups(table, by_folder=by_folder), two_way=True)
         for i, end in enumerate(("low", "high")):
             kept = dig(ours, "coarse", "linear", "held_out_two_way_ci95", i)
-            # few transformations make its ends coarse: each resample of them moves by several points
+            # with few transformations, each resample moves by several points
             yield f"coarse, held out, two-way interval, {end}", kept, ends[i], 2 * TOLERANCES["interval"]
 
 
 def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
-    """Some of the transformations that were held out in turn."""
+    """Compare some of the transformations held out in turn."""
     every, names, train = np.arange(len(table.names)), np.array(table.names), table.images(TRAIN)
     answer_TN = np.broadcast_to(table.coarse[:, None], (len(every), len(table.label_N)))
     turned = list((dig(ours, "coarse_rotation", "linear", "by_transformation") or {}).items())
@@ -240,7 +240,7 @@ def rotation(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
 
 
 def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity]:
-    """Name the class of unchanged photographs, and of transformed ones."""
+    """Compare the semantic task: name the class of unchanged and of transformed photographs."""
     one, labelled = np.array([0]), [images[table.label_N[images] >= 0] for images in map(table.images, (TRAIN, VAL))]
     test, clean_T = table.images(TEST), (np.arange(len(table.names)) == 0).astype(float)
     answer_TN = np.broadcast_to(table.label_N[None], (len(table.names), len(table.label_N)))
@@ -250,6 +250,6 @@ def semantic(table: Table, ours: dict[str, Any], at: float) -> Iterator[Quantity
         right_TN = scored(table, predict, answer_TN)
         right_TN[:, table.label_N[test] < 0] = np.nan
         for key, weight_T in (("clean", clean_T), ("obfuscated", 1 - clean_T)):
-            # of unchanged photographs each is worth more than the tolerance where there are few
+            # with few unchanged photographs, one of them exceeds the tolerance
             wide = max(2 * near, 1.001 / len(test))
             yield f"class, {key}{what}", dig(ours, "semantic", "linear", key), weighted(right_TN, weight_T), wide

@@ -1,7 +1,7 @@
-"""Do the numbers of a finished run hold? Computed again from its store by scikit-learn and torch, with no code of ours.
+"""Recompute the numbers of a finished run from its store by scikit-learn and torch, without the engine's code.
 
 ``python -m benchmarks.reference_probes RUN [--backbone NAME] [--out FILE]`` prints every quantity, ours and theirs, and
-exits with 1 where a difference is beyond the tolerance that TOLERANCES states for it.
+exits with 1 if a difference exceeds its tolerance in TOLERANCES.
 
 Shapes: R rows, T variants, N images, D embedding width, C classes.
 """
@@ -46,7 +46,7 @@ _SEEDS, _STARTS = 3, 5
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity. ``ours`` or ``theirs`` is None where it has none; then nothing is compared."""
+    """One quantity; not compared if ``ours`` or ``theirs`` is None."""
 
     backbone: str
     quantity: str
@@ -56,12 +56,12 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """Ours less theirs."""
+        """``ours`` minus ``theirs``, or None."""
         return None if self.ours is None or self.theirs is None else self.ours - self.theirs
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is within the tolerance, or there is none."""
+        """Whether the difference is within the tolerance or None."""
         return self.difference is None or abs(self.difference) <= self.tolerance
 
 
@@ -69,7 +69,7 @@ class Row:
 
 
 def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
-    """The joint probe at the setting, loss and number of steps that the run states, by torch, with three seeds."""
+    """Train the joint probe in torch with three seeds, at the run's setting, loss and number of steps."""
     joint = dig(ours, "multitask")
     if not joint:
         return
@@ -118,7 +118,7 @@ def multitask(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, fl
 
 
 def _rate(step: int, steps: int) -> float:
-    """Linear over the first twentieth, then a cosine to zero."""
+    """Learning-rate factor: linear over the first 5 %, then a cosine to zero."""
     warm = max(1, round(WARM_UP * steps))
     return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
@@ -127,13 +127,13 @@ def _rate(step: int, steps: int) -> float:
 
 
 def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
-    """k-NN, balance and clusters of all variants of test images, where the run looked at all of them."""
+    """Recompute k-NN, balance and clusters of all variants of test images, unless the run sampled them."""
     every = np.arange(len(table.names))
     (t, n), (bank_t, bank_n) = (table.rows(every, table.images(split)) for split in (TEST, TRAIN))
     if (dig(ours, "sampled", "queries"), dig(ours, "sampled", "bank")) != (len(t), len(bank_t)):
-        print(f"the run drew {ours['sampled']['queries']} of {len(t)} queries: no neighbours compared", file=sys.stderr)
+        print(f"skipping neighbours: the run sampled {ours['sampled']['queries']} of {len(t)} queries", file=sys.stderr)
         return
-    exact = max(TOLERANCES["exact"], 2 / len(t))  # float32 puts two near-equal neighbours in another order now and then
+    exact = max(TOLERANCES["exact"], 2 / len(t))  # float32 may swap two near-equal neighbours
     x_RD = normalize(table.x_TND[t, n].astype(np.float64))
     bank = NearestNeighbors(metric="cosine", algorithm="brute").fit(
         normalize(table.x_TND[bank_t, bank_n].astype(np.float64))
@@ -170,10 +170,10 @@ def neighbours(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, f
 
 
 def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, float | None, float]]:
-    """Means over transformations of sensitivity, equivariance and steerability, and the largest difference of each."""
+    """Recompute mean sensitivity, equivariance and steerability over transformations, and their largest difference."""
     train, val, test = (table.images(split) for split in (TRAIN, VAL, TEST))
     if dig(ours, "sampled", "test_images") != len(test) or dig(ours, "sampled", "ridge_train") != len(train):
-        print("the run drew some of the images: no geometry compared", file=sys.stderr)
+        print("skipping geometry: the run sampled the images", file=sys.stderr)
         return
     x_TND = table.x_TND.astype(np.float64)
     mean_D = x_TND[0, test].mean(axis=0)
@@ -194,7 +194,7 @@ def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, flo
             errors[factor] = np.square(model.predict(x_TND[0, choose]) - x_TND[t, choose]).sum(), model
         predicted_MD = min(errors.values(), key=lambda pair: pair[0])[1].predict(base_MD)
         centre_D = x_TND[t, fit].mean(axis=0)
-        # R2 against the training mean, so that the outputs' own means do not count
+        # R2 against the training mean, so that the mean of the outputs does not count
         found["steerability"][name] = (
             1 - np.square(predicted_MD - moved_MD).sum() / np.square(moved_MD - centre_D).sum()
         )
@@ -214,36 +214,36 @@ def geometry(table: Table, ours: dict[str, Any]) -> Iterator[tuple[str, Any, flo
 
 
 def compare(run: Path, backbones: list[str] | None = None) -> list[Row]:
-    """All quantities of a run folder, which has one ``*.zarr`` in it and ``results.json``.
+    """Compare all quantities of a run folder, which contains one ``*.zarr`` store and ``results.json``.
 
     Raises:
-        ValueError: no such store, or no validation image, without which probes choose differently.
+        ValueError: not exactly one store, or no validation images, without which probes are picked differently.
     """
     results = json.loads((run / "results.json").read_text())
     stores = sorted(run.glob("*.zarr"))
     if len(stores) != 1:
-        raise ValueError(f"{run}: {len(stores)} stores in it, not one")
+        raise ValueError(f"{run}: got {len(stores)} *.zarr stores; expected one")
     by_folder, rows = dig(results, "resampled", "by") == "folder", []
     for name in backbones or list(results["backbones"]):
         ours, table = results["backbones"][name], read_table(stores[0], name, results["transformations"])
         if not len(table.images(VAL)):
-            raise ValueError(f"{run}: no validation image")
+            raise ValueError(f"{run}: no validation images")
         for part in (partial(probes, by_folder=by_folder), multitask, neighbours, geometry):
             for quantity, value, theirs, tolerance in part(table, ours):
-                own, other = (None if v is None else float(v) for v in (value, theirs))  # JSON takes no numpy
+                own, other = (None if v is None else float(v) for v in (value, theirs))  # JSON takes no NumPy scalars
                 rows.append(Row(name, quantity, own, other, float(tolerance)))
                 print(line(rows[-1]), flush=True)
     return rows
 
 
 def line(row: Row) -> str:
-    """A row as text."""
+    """Format a row as text."""
     numbers = " ".join("       –" if v is None else f"{v:8.4f}" for v in (row.ours, row.theirs, row.difference))
     return f"{row.backbone:32} {row.quantity:42} {numbers}  ±{row.tolerance:.4f}{'' if row.holds else '  DIFFERS'}"
 
 
 def document(rows: list[Row], run: Path) -> dict[str, Any]:
-    """The result as JSON, with name and date of the run."""
+    """Build the JSON document, with name and date of the run."""
     results = json.loads((run / "results.json").read_text())
     packages = ("numpy", "scipy", "scikit-learn", "torch", "zarr", "pyarrow")
     return {
@@ -264,10 +264,10 @@ def document(rows: list[Row], run: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where a quantity is beyond its tolerance."""
+    """Run the command line; return 1 if a difference exceeds its tolerance."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--backbone", action="append", help="only this (repeatable)")
+    parser.add_argument("--backbone", action="append", help="compare only this backbone (repeatable)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as JSON")
     options = parser.parse_args(arguments)
     rows = compare(options.run, options.backbone)

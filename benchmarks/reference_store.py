@@ -1,4 +1,4 @@
-"""Reads a finished store with zarr, pyarrow and numpy alone, by the layout that is documented and by no code of ours.
+"""Read a finished store with zarr, pyarrow and NumPy alone, by its documented layout, without the engine's code.
 
 Shapes: T variants, N images, D embedding width.
 """
@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 TRAIN, VAL, TEST = "train", "val", "test"
-HASH_BITS, GREY_LEVELS = 3, 4.0  # near-duplicates: differing bits of difference hashes, mean difference of thumbnails
+HASH_BITS, GREY_LEVELS = 3, 4.0  # near-duplicates: largest hash distance and mean difference of thumbnails
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Table:
     """Embeddings of one backbone.
 
     Attributes:
-        names, coarse, roles: of the T transformations; the first is identity.
+        names, coarse, roles: per transformation; the first is identity.
         x_TND: float32 embeddings.
         label_N: classes, -1 for none.
-        split_N: ``train``, ``val`` or ``test``, near-duplicates where the first of them is.
-        distinct_TN: False where a transformation hardly changed the image.
-        key_N: keys.
+        split_N: ``train``, ``val`` or ``test``; near-duplicates share the split of the first of them.
+        distinct_TN: False if a transformation hardly changed the image.
+        key_N: keys of the images.
     """
 
     names: tuple[str, ...]
@@ -45,22 +45,22 @@ class Table:
     key_N: NDArray[np.str_]
 
     def images(self, split: str) -> NDArray[np.int64]:
-        """Indices of the images of a split."""
+        """Return the indices of the images of a split."""
         return np.flatnonzero(self.split_N == split)
 
     def rows(
         self, transformations: NDArray[np.int64], images: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Transformation and image of every distinct row of some, transformation by transformation."""
+        """Return transformation and image of each distinct row, ordered by transformation."""
         t, n = np.nonzero(self.distinct_TN[np.ix_(transformations, images)])
         return transformations[t], images[n]
 
 
 def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table:
-    """Images that were decoded and embedded in all transformations of a suite, as ``results.json`` lists it.
+    """Read the images decoded and embedded in all transformations of a suite, as listed in ``results.json``.
 
     Raises:
-        ValueError: no such backbone, or no identity.
+        ValueError: unknown backbone, or the suite does not start with identity.
     """
     manifest = pa.concat_tables(
         [pq.read_table(p) for p in sorted((store / "images.parquet").glob("segment-*.parquet"))]
@@ -71,13 +71,13 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     reason, thumbnail, same = _notes(store)
     names = tuple(str(entry["name"]) for entry in suite)
     if names[:1] != ("identity",):
-        raise ValueError(f"the suite begins with {names[:1]}, not with identity")
+        raise ValueError(f"suite: starts with {names[:1]}; expected ('identity',)")
     groups = {
         group.attrs["substyle"]["name"]: group for _, group in zarr.open_group(store, mode="r")["embeddings"].groups()
     }
     if backbone not in groups:
-        raise ValueError(f"{store}: no {backbone}, but {', '.join(map(str, groups))}")
-    # NaN is what was not embedded
+        raise ValueError(f"{store}: no backbone {backbone}; available: {', '.join(map(str, groups))}")
+    # NaN marks missing embeddings
     x_TND = np.stack([groups[backbone][name][:][row_N] for name in names]).astype(np.float32)
     keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
     row_N, split_N, label_N, key_N = row_N[keep_N], split_N[keep_N], label_N[keep_N], key_N[keep_N]
@@ -94,7 +94,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
 
 
 def _notes(store: Path) -> tuple[dict[int, str], dict[int, bytes], dict[int, set[str]]]:
-    """By row: why it is quarantined (empty: it is not), its thumbnail, and transformations that hardly changed it."""
+    """Return by row: quarantine reason (empty if none), thumbnail, and transformations that hardly changed it."""
     records = [json.loads(path.read_text()) for path in (store / "journal").glob("*.json")]
     for path in (store / "journal" / "details").glob("*.parquet"):
         records += pq.read_table(path, columns=["images"]).to_pylist()
@@ -111,7 +111,7 @@ def _notes(store: Path) -> tuple[dict[int, str], dict[int, bytes], dict[int, set
 
 
 def _together(split_N: NDArray[np.str_], thumbnails: list[bytes | None]) -> NDArray[np.str_]:
-    """Splits in which near-duplicates, and theirs in turn, stand where the first of them does."""
+    """Assign near-duplicates, transitively, to the split of the first of them."""
     seen = np.array([i for i, small in enumerate(thumbnails) if small], dtype=np.int64)
     small_NRC = np.array([np.frombuffer(thumbnails[i], np.uint8) for i in seen], np.int16).reshape(-1, 8, 9)
     bit_NB = (small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(len(seen), 64)

@@ -1,62 +1,62 @@
-"""The least a kernel must do for given shapes: bytes of device memory moved, each once, and operations.
+"""Minimum work of a kernel for given shapes: bytes of device memory moved, and operations.
 
-For a roofline beside a measured time. Bytes count what is read from and written to device memory when every input is
-read once and every output written once; tables and parameters that all images share are left out. Operations are
-additions, multiplications, comparisons and shifts of 32-bit numbers in the kernel as it is written; a fused
-multiply-add is two, a transcendental function one, an address none.
+For a roofline next to a measured time. Bytes count every input read once and every output written once; tables and
+parameters shared by all images are left out. Operations are additions, multiplications, comparisons and shifts of
+32-bit numbers in the kernel as written; a fused multiply-add counts as two, a transcendental function as one, an
+address as none.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-PHILOX = 10 * 10 + 8  # of one block, 128 bits: ten rounds of 4 products, 4 xors, 2 sums; then halves
+PHILOX = 10 * 10 + 8  # per 128-bit block: ten rounds of 4 products, 4 xors, 2 sums; then halves
 _LERP = 3 * 2 + 2  # three interpolations of a value from its four neighbours, and rounding
-_PLACE = 2 * 9 + 4  # mirroring of both coordinates, and their shares
+_PLACE = 2 * 9 + 4  # mirroring of both coordinates, and their interpolation weights
 
 
 class Least(NamedTuple):
-    """Bytes moved and operations done; add two for kernels that run one after the other."""
+    """Bytes moved and operations done; both add up over kernels that run in sequence."""
 
     bytes: int
     operations: int
 
     def seconds(self, bytes_per_second: float, operations_per_second: float) -> float:
-        """The shortest time on a device of these rates: whichever of the two it waits for."""
+        """Return the shortest time on a device of these rates: the larger of memory and compute time."""
         return max(self.bytes / bytes_per_second, self.operations / operations_per_second)
 
 
 def bits16(batch: int, count: int, itemsize: int = 4) -> Least:
-    """16-bit random numbers written as numbers of that many bytes."""
+    """16-bit random numbers, written in ``itemsize`` bytes each."""
     return Least(batch * count * itemsize, batch * -(-count // 8) * PHILOX)
 
 
 def noise(batch: int, height: int, width: int, channels: int, each: int) -> Least:
-    """Keyed noise; ``each`` is 6 for Gaussian, 4 for impulse, 3 per halving of the table for shot noise."""
+    """Keyed noise; ``each`` is 6 for Gaussian, 4 for impulse and 3 per halving of the table for shot noise."""
     values = batch * height * width * channels
     return Least(2 * values, -(-values // 8) * PHILOX + values * each)
 
 
 def remap(batch: int, height: int, width: int, channels: int) -> Least:
-    """Sampling by a float32 field that is read from memory."""
+    """Sampling by a float32 field read from memory."""
     pixels = batch * height * width
     return Least(pixels * (2 * channels + 8), pixels * (_PLACE + 2 + channels * _LERP))
 
 
 def swirl(batch: int, height: int, width: int, channels: int) -> Least:
-    """Sampling at places that are computed: distance, exponential, sine, cosine and a rotation."""
+    """Sampling at computed coordinates: distance, exponential, sine, cosine and a rotation."""
     pixels = batch * height * width
     return Least(pixels * 2 * channels, pixels * (_PLACE + 22 + channels * _LERP))
 
 
 def grid(batch: int, height: int, width: int, channels: int) -> Least:
-    """Sampling at places that are interpolated between the nodes of a small grid."""
+    """Sampling at coordinates interpolated between the nodes of a small grid."""
     pixels = batch * height * width
     return Least(pixels * 2 * channels, pixels * (_PLACE + 26 + channels * _LERP))
 
 
 def elastic(batch: int, height: int, width: int, channels: int, taps: int) -> Least:
-    """Random bits (uint16) to memory, a blur along rows (float32) to memory, a blur along columns and the sampling."""
+    """Random bits (uint16) to memory, row blur (float32) to memory, column blur and sampling."""
     pixels = batch * height * width
     made = bits16(batch, 2 * height * width, 2)
     blurred = Least(pixels * 2 * (2 + 4), pixels * 2 * taps * 2)
@@ -65,25 +65,25 @@ def elastic(batch: int, height: int, width: int, channels: int, taps: int) -> Le
 
 
 def zoom_blur(batch: int, height: int, width: int, channels: int, stages: int) -> Least:
-    """One pass for each stage; the sums between stages are float32 in memory."""
+    """One pass per stage; the sums between stages are float32 in memory."""
     values = batch * height * width * channels
     return Least(values * (2 + 8 * (stages - 1)), stages * (values * (_LERP + 1) + values // channels * 16))
 
 
 def dots(batch: int, height: int, width: int, channels: int) -> Least:
-    """A lattice of its own for every value: two coordinates, a distance, a radius and three cuts."""
+    """A lattice per channel: two coordinates, a distance, a radius and three clips for each value."""
     values = batch * height * width * channels
     return Least(2 * values, values * 30)
 
 
 def lines(batch: int, height: int, width: int, channels: int) -> Least:
-    """One distance and three cuts for every value."""
+    """One distance and three clips for each value."""
     values = batch * height * width * channels
     return Least(2 * values, values * 22)
 
 
 def mean(batch: int, height: int, width: int, channels: int) -> Least:
-    """Sum of every image."""
+    """Sum of each image."""
     return Least(batch * height * width * channels, batch * height * width * channels)
 
 
@@ -94,45 +94,45 @@ def difference(batch: int, height: int, width: int, channels: int) -> Least:
 
 
 def colours(batch: int, height: int, width: int, variants: int, bands: bool) -> Least:
-    """``variants`` linear colour maps of three channels, and banded negatives or not, from one read."""
+    """``variants`` linear colour maps of three channels and, if ``bands``, banded negatives, from one read."""
     pixels = batch * height * width
     return Least(pixels * 3 * (1 + variants + bands), pixels * 3 * (variants * 9 + bands * 2))
 
 
 def overlay(batch: int, height: int, width: int) -> Least:
-    """A page sampled at places by a matrix and mixed in; pages, of which there are few, are read from the cache."""
+    """A page sampled through a matrix and blended in; the few pages are read from the cache."""
     pixels = batch * height * width
     return Least(pixels * 6, pixels * (20 + _LERP + 3 * 5))
 
 
 def gather(rows: int, width: int, itemsize: int, outsize: int) -> Least:
-    """Rows of a table, each number read and written once, with the row's place; int8 rows have a factor."""
+    """Rows of a table, each number read and written once, with the row's index; int8 rows have a scale factor."""
     factor = itemsize == 1
     return Least(rows * (width * (itemsize + outsize) + 8 + 4 * factor), rows * width * (2 + factor))
 
 
 def relu_drop(heads: int, seeds: int, hidden: int, batch: int, itemsize: int) -> Least:
-    """Rectify and drop a hidden layer in place; heads of one seed share the random bytes, 16 of a block."""
+    """In-place ReLU and dropout of a hidden layer; heads of one seed share the random bytes, 16 per block."""
     values = hidden * batch
     return Least(2 * heads * values * itemsize, seeds * -(-values // 16) * PHILOX + heads * values * 3)
 
 
 def cross_entropy(heads: int, classes: int, batch: int, itemsize: int = 4) -> Least:
-    """Logits read and their gradient written, in numbers of that many bytes; int64 classes, a weight for each row.
+    """Logits read and gradients written in ``itemsize`` bytes each; int64 classes and a weight per row.
 
-    For each value its part of the maximum and of the sum (7), then of the gradient (6); for each row its loss.
+    Operations per value: maximum and sum (7) and gradient (6); per row: the loss (5).
     """
     values, rows = heads * classes * batch, heads * batch
     return Least(2 * values * itemsize + 8 * batch + 4 * rows + 4 * heads, 13 * values + 5 * rows)
 
 
 def adamw(heads: int, parameters: int, itemsize: int = 4, lowered: int = 0) -> Least:
-    """A step of so many parameters in all: weight and both moments, float32, read and written, and the gradient read.
+    """One step: float32 weights and both moments read and written, gradients read.
 
     Args:
-        heads: K; each has a learning rate and a decay of its own.
-        parameters: of all heads together.
-        itemsize: bytes of a gradient.
-        lowered: bytes of a weight's copy in the type of the products, 0 where there is none.
+        heads: K; each has its own learning rate and decay.
+        parameters: total over all heads.
+        itemsize: bytes per gradient.
+        lowered: bytes per weight of a copy in the dtype of the products, 0 without a copy.
     """
     return Least(parameters * (24 + itemsize + lowered) + 8 * heads, parameters * 16)

@@ -1,8 +1,8 @@
-"""Do planner, lock and journal carry 10^9 photographs × 31 variants on 512 workers?
+"""Scaling of planner, lock and journal to 10^9 photographs × 31 variants on 512 workers.
 
-The simulation is in `fleet`: no pixels, and time that is computed. What is real and timed are the plan of a run, the
-lock, the writing and compaction of records, and the reading of a journal. Records are written without what they note
-of each image; what that adds is measured apart, for one full record.
+`fleet` simulates the run without pixels, in computed time. Real and timed are the planning, the lock, the writing and
+compaction of records, and the reading of a journal. Records omit their per-image notes, whose cost is measured
+separately on one full record.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIZES = {"quick": (10**6, 10**7), "full": (10**7, 10**8, 10**9)}
 
 
 def run(quick: bool) -> list[Row]:
-    """Simulated runs of growing size: what grows faster than the photographs shows."""
+    """Simulate runs of growing size, to find what grows faster than the number of photographs."""
     names = suite("substance31")
     made = plan([BACKBONE], names, 10**9, DEVICES["h100"])
     photograph = made.seconds / made.photographs
@@ -46,10 +46,10 @@ def run(quick: bool) -> list[Row]:
 
 
 def _spread() -> float:
-    """Standard deviation of the logarithm of a batch's time, from the kept measurement of ViT-B/16 on two cores."""
+    """Standard deviation of the logarithm of a batch's time, from the saved result of ViT-B/16 on two cores."""
     kept = json.loads((RESULTS / "embed.json").read_text())
     timing = next(row["timings"][OURS] for row in kept["rows"] if row["name"] == "ViT-B/16")
-    return max(math.log(timing["p80"] / timing["p20"]) / 1.683, 0.01)  # between these quantiles of a normal variable
+    return max(math.log(timing["p80"] / timing["p20"]) / 1.683, 0.01)  # p80 - p20 of a standard normal
 
 
 def _rows(model: Model, images: int, names: tuple[str, ...], *, headline: bool) -> list[Row]:
@@ -72,14 +72,14 @@ def _rows(model: Model, images: int, names: tuple[str, ...], *, headline: bool) 
 
 
 def _reading(fleet: Fleet) -> tuple[Timing, Timing]:
-    """Seconds of loading a journal, and of asking it what is finished."""
+    """Time loading a journal and querying it for finished shards, in seconds."""
     loading, asking = [], []
     for _ in range(3):
         began = time.perf_counter()
         index = journal.read_index(fleet.store)
         loaded = time.perf_counter()
         if not index.finished(fleet.backbone, fleet.names, fleet.shards).all():
-            raise SystemExit("something lacks at the end")
+            raise SystemExit("shards are still pending after the last driver")
         loading.append(loaded - began)
         asking.append(time.perf_counter() - loaded)
     return Timing.of(loading), Timing.of(asking)
@@ -108,7 +108,7 @@ def _facts(fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
 
 
 def _notes(names: tuple[str, ...]) -> Row:
-    """What records say of images, by a full record: bytes of an image, loose and compacted, and time to compact."""
+    """Measure the notes of a full record: bytes per image, loose and compacted, and time to write and compact."""
     rng = np.random.default_rng(0)
     count = MAX_SHARD_ROWS
     images = tuple(

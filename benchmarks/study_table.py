@@ -1,7 +1,7 @@
-"""The README's result tables, generated from the summaries in benchmarks/results/.
+"""Generate the README's result tables from the summaries in benchmarks/results/.
 
-``python benchmarks/study_table.py`` prints them and ``--write`` puts them into README.md;
-``--keep NAME RESULTS.json`` first keeps the summary of a run as ``benchmarks/results/study-NAME.json``.
+``python benchmarks/study_table.py`` prints them and ``--write`` updates README.md;
+``--keep NAME RESULTS.json`` first saves the summary of a run as ``benchmarks/results/study-NAME.json``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WANTED = {
     "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95"),
     "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
 }  # fmt: skip
-_COLUMNS = (  # heading, task, head, score, its interval
+_COLUMNS = (  # heading, task, head, score, interval
     ("style, linear", "fine", "linear", "accuracy", "ci95"),
     ("style, MLP", "fine", "mlp", "accuracy", "ci95"),
     ("coarse, seen", "coarse", "linear", "seen", "seen_ci95"),
@@ -36,11 +36,11 @@ _COLUMNS = (  # heading, task, head, score, its interval
     ("class, transformed", "semantic", "linear", "obfuscated", "obfuscated_ci95"),
 )
 _MARK = "†"
-STUDIES = ("families", "imagenette")  # in the README, in order
+STUDIES = ("families", "imagenette")  # in the order of the README
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a results.json: every score with its interval, no key of an image."""
+    """Reduce a results.json to every score with its interval, without keys of images."""
     kept = {key: results[key] for key in _KEPT}
     kept["backbones"] = {}
     for name, backbone in results["backbones"].items():
@@ -59,9 +59,9 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(kept: dict[str, Any]) -> str:
-    """Markdown: one line for each backbone, per cent, 95 % intervals in brackets, a mark where a probe could go on.
+    """Format one Markdown row per backbone: per cent, 95 % intervals in brackets, unconverged probes marked.
 
-    What a summary does not have is a dash.
+    Values missing from the summary are dashes.
     """
     headings = ["backbone", *(column[0] for column in _COLUMNS), "10-NN style"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
@@ -86,7 +86,7 @@ def table(kept: dict[str, Any]) -> str:
 
 
 def _verdicts(claims: list[dict[str, Any]]) -> str:
-    """The claims that the study's backbones can test, with the difference in points and its interval."""
+    """Format the testable claims, with the difference in points and its interval."""
     said = []
     for claim in claims:
         if claim["status"] != "not testable":
@@ -108,18 +108,18 @@ def _per_cent(share: float | None) -> str:
 
 
 def tables() -> str:
-    """Those of all studies that the README shows."""
+    """Format the tables of all studies in the README."""
     return "\n\n".join(table(json.loads((RESULTS / f"study-{name}.json").read_text())) for name in STUDIES)
 
 
 def written(readme: str, text: str) -> str:
-    """The README with the table between its two marks."""
+    """Replace the text between the README's two markers."""
     before, rest = readme.split(START)
     return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> int:
-    """The command."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", nargs=2, metavar=("NAME", "RESULTS.json"))
     parser.add_argument("--write", action="store_true")

@@ -1,10 +1,10 @@
-"""How long does each of the 31 transformations take, and all of them together?
+"""Time of each of the 31 transformations, and of all together.
 
-Ours is what an embedding run does with a batch of 32 canvases of 224: draw parameters, run, check that each variant is
-distinct. A row's ``us_per_image`` is that time for one image, ``of_all`` its share of the sum over all rows. Peers work
-picture by picture, on as many threads as we have, with parameters in the same ranges; the plain script is NumPy, Pillow
-and SciPy (OpenCV where it is installed). The ceiling is a memory copy of the batch where a transformation looks at one
-pixel at a time, and the compiled network alone for styles.
+``ours`` is what an embedding run does with a batch of 32 canvases of 224 pixels: draw parameters, transform, and check
+that each variant is distinct. ``us_per_image`` is that time per image, ``of_all`` its share of the sum over all rows.
+Peers process single pictures, on as many threads, with parameters in the same ranges; the plain script uses NumPy,
+Pillow and SciPy (OpenCV if installed). The ceiling is a memory copy of the batch for pointwise transformations, and the
+compiled network alone for styles.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SPECIAL = (transforms_torchvision, transforms_skimage, transforms_albumentation
 
 
 def run(quick: bool) -> list[Row]:
-    """A row for each transformation, for all without styles, for the styles, and for all; then what comes beside."""
+    """Measure each transformation, all without styles, the styles, and all; then distinctness and thumbnails."""
     torch.set_num_threads(CORES)
     load_all()
     names = suite("substance31")
@@ -70,12 +70,12 @@ def run(quick: bool) -> list[Row]:
 
 
 class _Bench:
-    """The batch that is transformed and what measures on it."""
+    """The batch to transform, and the measurements on it."""
 
     def __init__(self, quick: bool) -> None:
         self.quick = quick
         self.repeats = 3 if quick else 15
-        self.some = 4 if quick else BATCH  # pictures that peers are given; their time is scaled to a batch
+        self.some = 4 if quick else BATCH  # pictures per peer; the time is scaled to a batch
         records = photographs.records(BATCH)
         decoded = Decoder(SIDE, BATCH, CORES)([record.read() for record in records])
         self.keys = [f"{i}/{record.key}" for i, record in enumerate(records)]
@@ -83,7 +83,7 @@ class _Bench:
         self.pool = ThreadPoolExecutor(CORES)
 
     def row(self, title: str, names: Sequence[str]) -> Row:
-        """One or several transformations, made by one maker."""
+        """Measure one or several transformations of one maker."""
         styles = [name for name in names if base.get(name).made_by == "network"]
         networks: dict[str, base.Network] = {}
         if styles:
@@ -118,14 +118,14 @@ class _Bench:
                     peers[module.NAME] = lambda work=module.ALL[names[0]], planar=module is transforms_torchvision: (
                         self._timed([work], planar=planar)
                     )
-        elif len(made) == len(names):  # each where it is fastest could be taken, but not by one library
+        elif len(made) == len(names):  # one library, not the fastest for each transformation
             several = {**plain_transforms.ALL, **transforms_albumentations.ALL}
             if transforms_albumentations.ALL:
                 peers["Albumentations, else plain script"] = lambda: self._timed([several[name] for name in made])
         return peers
 
     def _timed(self, works: Sequence[Callable[[Any, np.random.Generator], Any]], *, planar: bool = False) -> float:
-        """Seconds for a batch, picture by picture on all cores."""
+        """Return seconds for a batch, one picture per task on all cores."""
         pictures: list[Any] = list(self.canvas_BSSC[: self.some].numpy())
         if planar:
             pictures = [torch.from_numpy(picture).permute(2, 0, 1).contiguous() for picture in pictures]
@@ -135,7 +135,7 @@ class _Bench:
             for work in works:
                 work(pictures[i], rng)
 
-        torch.set_num_threads(1)  # the pictures are what is done side by side
+        torch.set_num_threads(1)  # the parallelism is over pictures
         began = time.perf_counter()
         list(self.pool.map(one, range(len(pictures))))
         spent = time.perf_counter() - began
@@ -143,7 +143,7 @@ class _Bench:
         return spent * BATCH / len(pictures)
 
     def beside(self) -> list[Row]:
-        """What is done to every variant and to every canvas besides."""
+        """Measure the distinctness check of a variant and the thumbnails of canvases."""
         other = self.canvas_BSSC.flip(2).contiguous()
         small: Mapping[str, Callable[[], object]] = {
             OURS: lambda: manifest.as_hex(manifest.shrunk(self.canvas_BSSC).numpy()),

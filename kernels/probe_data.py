@@ -1,4 +1,4 @@
-"""Rows of probe training: gathered and standardised, and dropout masks."""
+"""Input rows of probe training (gathering, standardisation, int8 quantisation) and dropout."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def gather(
     out_BD: torch.Tensor,
     scale_R: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``out = (x[row] * scale_R[row] - mean) * scale``, in float32, then rounded to the type of ``out``, returned.
+    """Compute ``(x[row] * scale_R[row] - mean) * scale`` in float32, write it to ``out_BD`` and return that.
 
     Args:
-        x_RD: the table, contiguous: float16, float32 or int8.
-        row_B: int64 rows of it, each at least 0 and below R.
+        x_RD: contiguous table, float16, float32 or int8.
+        row_B: int64 row indices in [0, R).
         mean_D, scale_D: float32.
-        out_BD: contiguous, bfloat16 or float32.
+        out_BD: contiguous output, bfloat16 or float32; results are rounded to its dtype.
         scale_R: float32 factor of each row, None for 1.
 
     Raises:
-        ConfigError: arguments of other types or shapes.
-        IndexError: a row that is not there; on a GPU that is not looked for.
+        ConfigError: invalid dtype, shape or device (GPU only).
+        IndexError: a row index is out of range (CPU only).
     """
     if on_triton(x_RD):
         from substyle.kernels import probe_data_triton
@@ -53,7 +53,7 @@ def reference(
     scale_D: torch.Tensor,
     scale_R: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The same in torch. Shape: (B, D) float32."""
+    """:func:`gather` in torch, without rounding. Shape: (B, D) float32."""
     x_BD = x_RD.index_select(0, row_B).float()
     if scale_R is not None:
         x_BD.mul_(scale_R.index_select(0, row_B)[:, None])
@@ -61,10 +61,10 @@ def reference(
 
 
 def quantise(x_BD: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as int8: ``(x - mean) * scale``, divided by its largest value / 127 and rounded.
+    """Quantise rows to int8: ``z = (x - mean) * scale``, ``factor = max |z| / 127``, ``round(z / factor)``.
 
     Returns:
-        int8 rows (B, D) and the factor of each, (B,) float32; it is not finite where one of the row's numbers is not.
+        int8 rows (B, D) and their factors, (B,) float32; the factor of a row with non-finite values is not finite.
     """
     z_BD = (x_BD.float() - mean_D) * scale_D
     factor_B = z_BD.abs().amax(1) / 127.0
@@ -73,28 +73,28 @@ def quantise(x_BD: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.Tensor) ->
 
 
 def check(x_RD: torch.Tensor) -> None:
-    """Raise ConfigError for a table of another type."""
+    """Raise ConfigError if the dtype of the table is not supported."""
     if x_RD.dtype not in KINDS:
         raise ConfigError("table.dtype", x_RD.dtype, ", ".join(map(str, KINDS)))
 
 
-# Dropout whose masks are a pure function of (seed, step, unit), alike on every device.
+# Dropout masks are a pure function of (seed, step, unit) on every device, so a resumed run draws the same masks.
 #
-# A unit is dropped when its random byte is below a threshold, so that the probability is rounded to 1/256. Byte j of a
-# seed and step is byte j % 16 (of four words, low bytes first) of Philox at counter (j // 16, step, name low, name
-# high) and key ``seed``, with the name "dropout"; units are counted through the (H, B) values of one mask. Nothing is
-# kept between steps: a run that is resumed at step n goes on with the masks it would have had.
+# A unit is dropped if its random byte is below a threshold, so probabilities are multiples of 1/256. Byte j of a seed
+# and step is byte j % 16 (of four words, low bytes first) of Philox at counter (j // 16, step, name low, name high) and
+# key ``seed``, with the name "dropout"; j is the flat index of the unit in the (H, B) mask.
 
-LEVELS = 256  # of the random bytes
+LEVELS = 256  # values of a random byte
 
 
 def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """Draw the masks of a step, True where a unit is kept. Shape: (S, H, B) bool, returned.
+    """Draw the dropout masks of a training step into ``out_SHB`` (True keeps a unit) and return it.
 
     Args:
-        out_SHB: contiguous, one mask for each of the S seeds.
-        step: of training; below 2**32.
-        threshold: 256 times the probability of being dropped.
+        out_SHB: contiguous bool output, one mask per seed.
+        seeds: the S seeds.
+        step: training step, below 2**32.
+        threshold: 256 times the dropout probability.
     """
     _check(step, threshold)
     if on_triton(out_SHB):
@@ -106,18 +106,21 @@ def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: in
 
 
 def relu_drop_(hidden_KHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """Rectify a hidden layer and drop units, in place. Shape: (K, H, B) float32, bfloat16 or float16, returned.
+    """Apply ReLU and dropout to a hidden layer in place, without scaling kept units, and return it.
 
-    What is kept is not scaled. A unit passes gradient where it is above 0, so that the masks need not be kept.
+    A unit passes gradient exactly where it is positive, so the backward pass does not need the masks.
 
     Args:
-        hidden_KHB: contiguous; head k has the mask of seed k % S.
+        hidden_KHB: contiguous, float32, bfloat16 or float16; head k uses the mask of seed k % S.
         seeds, step, threshold: as in :func:`masks_`.
+
+    Raises:
+        ConfigError: K is not a multiple of S, or an invalid step or threshold.
     """
     _check(step, threshold)
     heads, hidden, batch = hidden_KHB.shape
     if not seeds or heads % len(seeds):
-        raise ConfigError("seeds", len(seeds), f"a divisor of the {heads} heads")
+        raise ConfigError("seeds", len(seeds), f"a number of seeds that divides the {heads} heads")
     if on_triton(hidden_KHB):
         where = hidden_KHB.device
         return keyed_relu_drop_(hidden_KHB, device_keys(seeds, where), device_steps([step], where), threshold)
@@ -134,14 +137,13 @@ def keyed_relu_drop_(
     threshold: int,
     bias_KH: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """:func:`relu_drop_` after a bias is added, with seeds and step where the layer is: a GPU may repeat it by itself.
+    """Add a bias, then apply :func:`relu_drop_`. Seeds and step are tensors, so CUDA graphs can replay it.
 
     Args:
-        hidden_KHB: contiguous; head k has the mask of seed k % S.
-        key_S: of :func:`device_keys`.
-        step_1: one of :func:`device_steps`.
-        threshold: as in :func:`masks_`.
-        bias_KH: float32, None for none.
+        hidden_KHB, threshold: as in :func:`relu_drop_`.
+        key_S: seeds, from :func:`device_keys`.
+        step_1: step, from :func:`device_steps`.
+        bias_KH: float32, None for no bias.
     """
     if on_triton(hidden_KHB):
         from substyle.kernels import probe_data_triton
@@ -153,17 +155,17 @@ def keyed_relu_drop_(
 
 
 def device_keys(seeds: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Philox keys of seeds on a device, with the same bits. Shape: (S,) int64."""
+    """Copy the Philox keys of seeds to a device, uint64 bits as int64. Shape: (S,)."""
     return upload(keys_of_seeds(seeds).view(np.int64), device)
 
 
 def device_steps(steps: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Numbers of steps below 2**32 on a device, with the same bits. Shape: (n,) int32."""
+    """Copy step numbers below 2**32 to a device, uint32 bits as int32. Shape: (n,)."""
     return upload(np.asarray(steps, np.uint32).view(np.int32), device)
 
 
 def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint8]:
-    """The first random bytes of each seed at a step. Shape: (S, count)."""
+    """First ``count`` random bytes of each seed at a step. Shape: (S, count)."""
     name = philox.name_word(DROPOUT)
     blocks = np.arange(-(-count // 16), dtype=np.uint64)[None]
     words = [np.full((1, 1), word, np.uint64) for word in (step, name & 0xFFFFFFFF, name >> 32)]
@@ -175,6 +177,6 @@ def random_bytes(seeds: Sequence[int], step: int, count: int) -> NDArray[np.uint
 
 def _check(step: int, threshold: int) -> None:
     if not 0 <= step < 2**32:
-        raise ConfigError("step", step, "a whole number in [0, 2**32)")
+        raise ConfigError("step", step, "an integer in [0, 2**32)")
     if not 0 <= threshold <= LEVELS:
-        raise ConfigError("threshold", threshold, f"a whole number from 0 to {LEVELS}")
+        raise ConfigError("threshold", threshold, f"an integer in [0, {LEVELS}]")

@@ -1,4 +1,4 @@
-"""Gathering, standardising and dropout on a GPU, in Triton."""
+"""Triton kernels of :mod:`substyle.kernels.probe_data`; dropout masks are identical to the reference, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from substyle.kernels.philox_triton import device_keys, halves, name_words, weav
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-WIDTH = 512  # features of one program
+WIDTH = 512  # features per program
 OUTPUTS = (torch.bfloat16, torch.float32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gather(x, row, mean, scale, out, factor, width, SCALED: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (b, j): WIDTH features of row b."""
+    """Program (b, j): WIDTH features of row b of the output."""
     place = tl.program_id(0).to(tl.int64)
     feature = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = feature < width
@@ -43,7 +43,7 @@ def gather(
     out_BD: torch.Tensor,
     scale_R: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``gather.gather``; rows are not looked at before they are read. Shape: (B, D), returned."""
+    """``probe_data.gather`` without a check of row indices. Returns ``out_BD``."""
     if out_BD.dtype not in OUTPUTS:
         raise ConfigError("out.dtype", out_BD.dtype, ", ".join(map(str, OUTPUTS)))
     rows, width = x_RD.shape
@@ -57,25 +57,21 @@ def gather(
         dispatch.expect("scale_R", scale_R, torch.float32, (rows,), where)
     if out_BD.numel():
         grid = (len(row_B), -(-width // WIDTH))
-        factor = mean_D if scale_R is None else scale_R  # never read where rows have no factor
+        factor = mean_D if scale_R is None else scale_R  # not read without row factors
         dispatch.launch(
             _gather, grid, x_RD, row_B, mean_D, scale_D, out_BD, factor, width, SCALED=scale_R is not None, WIDTH=WIDTH
         )
     return out_BD
 
 
-# Keyed dropout on a GPU, in Triton: masks are made in registers and need not go through memory.
-#
-# The masks are those of :mod:`substyle.kernels.probe_data`, bit for bit.
-
-BLOCKS = 64  # blocks of Philox, 16 units each, of one program
+BLOCKS = 64  # Philox blocks of 16 units per program
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 WORDS = ("low", "high", "step", "threshold")
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def kept(seeds, seed, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Whether units are kept, for N blocks of this program. Shape: (16 N,) bool."""
+    """Masks of the N blocks of this program, drawn in registers. Shape: (16 N,) bool."""
     block = tl.program_id(0) * N + tl.arange(0, N)
     pair = halves(tl.load(seeds + seed), low, high, step, block, N)
     return weave(pair & 0xFF, pair >> 8, 8 * N) >= threshold
@@ -83,7 +79,7 @@ def kept(seeds, seed, low, high, step, threshold, N: tl.constexpr):  # type: ign
 
 @triton.jit(do_not_specialize=WORDS)  # type: ignore[untyped-decorator]
 def _masks(seeds, out, count, low, high, step, threshold, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Program (j, s): 16 N units of the mask of seed s, one byte each."""
+    """Program (j, s): 16 N units of the mask of seed s, one byte per unit."""
     seed = tl.program_id(1).to(tl.int64)
     unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
     passed = kept(seeds, seed, low, high, step, threshold, N)
@@ -92,10 +88,7 @@ def _masks(seeds, out, count, low, high, step, threshold, N: tl.constexpr):  # t
 
 @triton.jit(do_not_specialize=("low", "high", "threshold"))  # type: ignore[untyped-decorator]
 def _relu_drop(hidden, bias, seeds, step, count, batch, each, low, high, threshold, BIASED: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Program (j, s): 16 N units of all heads of seed s; ``each`` heads share it, and lie as many seeds apart.
-
-    The step is read from the device. A unit is one of ``batch`` values that a hidden unit has, and takes its bias.
-    """
+    """Program (j, s): 16 N of the (H, B) values of all heads of seed s: ``each`` heads, S apart, share one mask."""
     seed = tl.program_id(1).to(tl.int64)
     unit = tl.program_id(0) * 16 * N + tl.arange(0, 16 * N)
     inside = unit < count
@@ -107,14 +100,14 @@ def _relu_drop(hidden, bias, seeds, step, count, batch, each, low, high, thresho
         value = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         if BIASED:
             value += tl.load(own + unit // batch, mask=inside, other=0.0)
-        cut = (value <= 0.0) | (passed == 0)  # what is no number stays to be seen
+        cut = (value <= 0.0) | (passed == 0)  # false for a kept NaN, which propagates
         tl.store(at, tl.where(cut, 0.0, value).to(hidden.dtype.element_ty), mask=inside)
         at += seeded * count
         own += seeded * (count // batch)
 
 
 def masks_(out_SHB: torch.Tensor, seeds: Sequence[int], step: int, threshold: int) -> torch.Tensor:
-    """``dropout.masks_``. Shape: (S, H, B) bool, contiguous, returned."""
+    """``probe_data.masks_``. Returns ``out_SHB``."""
     dispatch.expect("masks", out_SHB, torch.bool, (len(seeds), None, None))
     count = out_SHB.shape[1:].numel()
     grid = dispatch.grid("masks", len(seeds), count, 16 * BLOCKS)
@@ -141,7 +134,7 @@ def relu_drop_(
     threshold: int,
     bias_KH: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``dropout.keyed_relu_drop_``. Shape: (K, H, B) float32, bfloat16 or float16, contiguous, returned."""
+    """``probe_data.keyed_relu_drop_``. Returns ``hidden_KHB``."""
     if hidden_KHB.dtype not in FLOATS:
         raise ConfigError("hidden.dtype", hidden_KHB.dtype, ", ".join(map(str, FLOATS)))
     dispatch.expect("hidden", hidden_KHB, hidden_KHB.dtype, (None, None, None))
@@ -160,5 +153,5 @@ def relu_drop_(
 
 
 def _signed(word: int) -> int:
-    """A 32-bit word with the same bits in a signed number, so that Triton compiles for one type."""
+    """Reinterpret a 32-bit word as signed, so that Triton compiles for one type."""
     return int(np.array([word], np.uint32).view(np.int32)[0])

@@ -1,4 +1,4 @@
-"""The state of K probe heads that train at once, and one term of their loss.
+"""State of K probe heads trained together, and the terms of their loss.
 
 Shapes: B batch, D embedding width, K heads, H hidden width (H = C for a linear head), C outputs.
 """
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from substyle.kernels import dispatch
 
-Numbers = Sequence[float] | NDArray[np.float64]  # one for each head
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # Adam's: Kingma & Ba (2015), their defaults
+Numbers = Sequence[float] | NDArray[np.float64]  # one per head
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # defaults of Adam (Kingma & Ba, 2015)
 
 
 @dataclass
 class Heads:
-    """K heads of one shape, with their Adam moments. All tensors are float32, contiguous and on one device.
+    """K heads of one shape and their Adam state. All tensors are contiguous, on one device and float32.
 
     Attributes:
-        w1: (K, H, D) first layer; H is the number of outputs of a linear head.
-        b1: (K, H).
-        w2: (K, C, H) second layer, None for linear heads.
-        b2: (K, C), None for linear heads.
-        steps: Adam steps taken so far.
-        first, second: Adam's moments of each parameter; empty before the first step.
+        w1: (K, H, D) weights of the first layer.
+        b1: (K, H) biases of the first layer.
+        w2: (K, C, H) weights of the second layer, None for linear heads.
+        b2: (K, C) biases of the second layer, None for linear heads.
+        steps: number of Adam steps taken.
+        first, second: Adam moments of each parameter, empty before the first step.
     """
 
     w1: torch.Tensor
@@ -42,28 +42,28 @@ class Heads:
 
     @property
     def parameters(self) -> list[torch.Tensor]:
-        """The two or four parameter tensors, first axis K."""
+        """The two or four parameter tensors; the first axis is K."""
         return [p for p in (self.w1, self.b1, self.w2, self.b2) if p is not None]
 
     @property
     def outputs(self) -> int:
-        """C."""
+        """Number of outputs C."""
         return self.b1.shape[1] if self.b2 is None else self.b2.shape[1]
 
     def __len__(self) -> int:
         return self.w1.shape[0]
 
     def start(self) -> None:
-        """Make Adam's moments before the first step."""
+        """Allocate the Adam moments, if not yet allocated."""
         if not self.first:
             self.first = [dispatch.zeros_like(p) for p in self.parameters]
             self.second = [dispatch.zeros_like(p) for p in self.parameters]
 
     def lowered(self, place: int, dtype: torch.dtype) -> torch.Tensor:
-        """``parameters[place]`` in another dtype; the copy is kept and made anew only after the parameter changed.
+        """``parameters[place]`` in another dtype, from a cached copy that is refreshed after the parameter changed.
 
-        torch counts the changes that it makes to a tensor, but not those of its fused Adam: whatever changes
-        parameters uncounted must call :meth:`changed`, or change the copy (:meth:`low_copy`) too.
+        Changes are detected by torch's version counter, which fused Adam and Triton kernels do not increment: such
+        updates must call :meth:`changed` or update the copy (:meth:`low_copy`) too.
         """
         parameter = self.parameters[place]
         if parameter.dtype == dtype:
@@ -77,7 +77,7 @@ class Heads:
         return copy
 
     def low_copy(self, place: int) -> torch.Tensor | None:
-        """The copy of ``parameters[place]`` in bfloat16 if it is up to date; any other becomes stale."""
+        """The bfloat16 copy of ``parameters[place]`` if up to date, else None; any other copy is marked stale."""
         version, copy = self._copies.get(place, (-1, None))
         if copy is None:
             return None
@@ -87,31 +87,32 @@ class Heads:
         return None
 
     def changed(self) -> None:
-        """Mark every copy as stale: the parameters have changed."""
+        """Mark all copies of parameters as stale."""
         self._copies = {place: (-1, copy) for place, (_, copy) in self._copies.items()}
 
     def select(self, index: Sequence[int]) -> Heads:
-        """A copy with only some of the heads, moments and step count included."""
+        """Copy the heads at the given indices, with their moments and step count."""
         rows = torch.tensor(list(index), dtype=torch.int64, device=self.w1.device)
         parameters, first, second = ([p[rows] for p in ps] for ps in (self.parameters, self.first, self.second))
         return Heads(*parameters, steps=self.steps, first=first, second=second)
 
 
 def shares(weight_KB: torch.Tensor) -> torch.Tensor:
-    """Weights of each head scaled to a sum of 1; all 0 stay 0."""
+    """Normalise the weights of each head to a sum of 1; a head whose weights are all 0 keeps them."""
     return weight_KB / weight_KB.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Term:
-    """One cross-entropy of the loss: over some rows of the batch and some of the outputs.
+    """A cross-entropy term of the loss, over a slice of the batch and a slice of the outputs.
 
     Attributes:
-        target_B: int64 target of each of its rows, counted from the first of its outputs.
-        rows: its rows of the batch.
-        outputs: its outputs.
-        scale_K: float32 factor of its loss for each head, None for 1.
-        weight_KB: float32 weight of each row for each head, None for equal ones; the loss is the weighted mean.
+        target_B: int64 class of each row of the slice, relative to the first output of the slice.
+        rows: slice of the batch.
+        outputs: slice of the outputs.
+        scale_K: float32 factor of the term for each head, None for 1.
+        weight_KB: weights of the rows for each head, in the dtype of the heads, None for equal weights; the term is the
+            weighted mean.
     """
 
     target_B: torch.Tensor

@@ -1,9 +1,9 @@
-"""One training step of K probes at once: shared first-layer GEMM, cross-entropy with its gradient, Adam over K.
+"""A training step of K probes at once: one first-layer GEMM, cross-entropy with its gradient, batched AdamW.
 
 A head is linear (``outputs = W1 x + b1``) or has one hidden layer (``outputs = W2 drop(relu(W1 x + b1)) + b2``). The K
-heads of one shape see the same batch, so their first layers are one (B, D) x (D, K*H) GEMM; nothing flows back into
-x, so a step costs two such GEMMs. Activations are feature-major, (K, H, B): every product then reads and writes
-contiguous memory. Weights, moments and losses are float32; the GEMMs may run in bfloat16.
+heads have one shape and see the same batch, so their first layers are one (B, D) x (D, K*H) GEMM; x needs no gradient,
+so a step costs two such GEMMs. Activations are feature-major, (K, H, B), so every product reads and writes contiguous
+memory. Weights, moments and losses are float32; the GEMMs may run in bfloat16.
 Shapes: B batch, D embedding width, K heads, H hidden width (H = C for a linear head), C outputs, S dropout seeds.
 """
 
@@ -21,7 +21,7 @@ from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term
 
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
-    """Logits without dropout. Shape: (K, C, B) float32. The dtype of x is that of the GEMMs."""
+    """Logits without dropout, (K, C, B) float32. GEMMs run in the dtype of ``x_BD``."""
     z_KHB = _first_layer(heads, x_BD)
     if heads.w2 is None or heads.b2 is None:
         return z_KHB.float()
@@ -31,18 +31,18 @@ def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
 def judge(
     heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, weight_B: torch.Tensor, outputs: slice
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Validate heads without dropout.
+    """Validate heads, without dropout.
 
     Args:
         heads: the K heads.
-        x_BD: features, in the dtype of the GEMMs.
-        target_B: int64 class of each row, counted from the first of the outputs.
-        weight_B: weights of the rows, which sum to 1.
-        outputs: the outputs that answer.
+        x_BD: standardised features, in the dtype of the GEMMs.
+        target_B: int64 class of each row, relative to the first output of the slice.
+        weight_B: weights of the rows, with sum 1.
+        outputs: slice of the outputs to evaluate.
 
     Returns:
-        weighted share of right rows (K,) and weighted cross-entropy (K,), float64; of equal logits the first answers.
-        A row with a NaN among its logits is not right.
+        weighted accuracy (K,) and weighted cross-entropy (K,), float64. Among equal logits the first is the prediction;
+        a row with a NaN logit counts as wrong.
     """
     logits_KCB = forward(heads, x_BD)[:, outputs]
     loss_KB = -logits_KCB.log_softmax(1).gather(1, target_B.expand(len(heads), 1, -1))[:, 0].double()
@@ -60,19 +60,20 @@ def step(
     kept_SHB: torch.Tensor | None = None,
     keep: float = 1.0,
 ) -> torch.Tensor:
-    """One step of all heads, in place.
+    """Train all heads for one step, in place.
 
     Args:
-        heads: the K heads; those with one dropout mask lie S apart (head k uses mask k % S).
-        x_BD: standardised features, float32 or bfloat16: the dtype of the GEMMs.
-        terms: the loss is their sum.
+        heads: the K heads.
+        x_BD: standardised features, in the dtype of the GEMMs, float32 or bfloat16.
+        terms: terms of the loss, which is their sum.
         lr_K: learning rate of each head.
         decay_K: decoupled weight decay of each head.
-        kept_SHB: dropout masks of the hidden layer, not 0 where a unit is kept; None for no dropout.
-        keep: probability of being kept; kept units are divided by it.
+        kept_SHB: dropout masks of the hidden layer, 0 where a unit is dropped and 1 elsewhere, None for no dropout;
+            head k uses mask k % S.
+        keep: probability of keeping a unit; kept units are divided by it.
 
     Returns:
-        (K,) float32 loss of each head before the step.
+        loss of each head before the step, (K,) float32.
     """
     gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
     adamw_(heads, gradients, lr_K, decay_K)
@@ -80,15 +81,15 @@ def step(
 
 
 def linear_gradients(heads: Heads, x_BD: torch.Tensor, term: Term) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss of K linear heads and its gradients.
+    """Loss and gradients of K linear heads.
 
     Args:
-        heads: the heads, without a hidden layer.
-        x_BD: standardised features in the dtype of the GEMMs: float32, bfloat16, or that of the heads.
+        heads: heads without a hidden layer.
+        x_BD: standardised features in the dtype of the GEMMs: float32, bfloat16, or the dtype of the heads.
         term: the loss.
 
     Returns:
-        loss (K,), gradient by weights (K, C, D) and by intercepts (K, C), in the dtype of the heads.
+        loss (K,) and its gradients with respect to weights (K, C, D) and biases (K, C), in the dtype of the heads.
     """
     (dw_KCD, db_KC), loss_K = _gradients(heads, x_BD, [term], None, 1.0)
     return loss_K, dw_KCD, db_KC
@@ -102,10 +103,10 @@ def cross_entropy(
     Args:
         logits_KCB: float32 or float64 logits.
         target_B: int64 class of each row.
-        weight_KB: weights of the rows, None for equal ones; a head whose weights are all 0 has loss and gradient 0.
+        weight_KB: weights of the rows, None for equal weights; a head whose weights are all 0 has loss and gradient 0.
 
     Returns:
-        loss (K,) and its gradient with respect to the logits, (K, C, B), float32.
+        loss (K,) and its gradient with respect to the logits (K, C, B), in the dtype of the logits.
     """
     heads, _, batch = logits_KCB.shape
     if weight_KB is None:
@@ -125,9 +126,9 @@ def cross_entropy(
 
 
 def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Numbers, decay_K: Numbers) -> None:
-    """AdamW in place: ``w -= lr * decay * w``, then Adam's step, with its own learning rate and decay for each head.
+    """AdamW step in place, with a learning rate and weight decay per head: ``w -= lr * decay * w``, then Adam.
 
-    Decoupled weight decay: Loshchilov & Hutter (2019). Biases decay as weights do, as in torch's AdamW.
+    Decoupled weight decay: Loshchilov & Hutter (2019). It applies to biases too, as in torch's AdamW.
     """
     heads.start()
     heads.steps += 1
@@ -142,7 +143,7 @@ def adamw_(heads: Heads, gradients: Sequence[torch.Tensor], lr_K: Numbers, decay
         return
     start = 0
     for (lr_k, decay_k), run in groupby(zip(map(float, lr_K), map(float, decay_K), strict=True)):
-        own = slice(start, start + len(list(run)))  # torch's fused update is one pass over memory, with one rate
+        own = slice(start, start + len(list(run)))  # torch's fused update, one pass over memory, has one rate
         start = own.stop
         adamw(
             [p[own] for p in heads.parameters],
@@ -182,15 +183,15 @@ def _gradients(
         h_KHB.relu_()
         w2 = heads.w2
         if kept_SHB is not None:
-            h_KHB.view(-1, *kept_SHB.shape).mul_(kept_SHB)  # heads of one seed share its mask
-            w2 = w2 / keep  # instead of dividing the larger hidden layer
+            h_KHB.view(-1, *kept_SHB.shape).mul_(kept_SHB)  # heads k, k + S, … share a mask
+            w2 = w2 / keep  # cheaper than dividing the larger hidden layer
         w2 = w2.to(x_BD.dtype)
         logits_KCB = torch.bmm(w2, h_KHB).float().add_(heads.b2[:, :, None])
         loss_K, g_KCB = _loss(logits_KCB, terms)
         g_low = g_KCB.to(x_BD.dtype)
         dw2 = torch.bmm(g_low, h_KHB.transpose(1, 2)).float()
         second = [dw2 / keep if kept_SHB is not None else dw2, g_KCB.sum(2)]
-        # a hidden unit passes gradient exactly where it is positive: neither cut by relu nor dropped
+        # positive hidden units are those that neither ReLU nor dropout set to 0
         dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), g_low), h_KHB, 0)
         db1 = dz_KHB.sum(2).float()
     dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).to(heads.w1.dtype)

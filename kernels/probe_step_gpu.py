@@ -1,9 +1,8 @@
-"""A probe step that a GPU can take again and again by itself: every number that changes from step to step lies there.
+"""Training step of K probes for CUDA graphs: all numbers that change between steps are read from device memory.
 
-The arithmetic is that of ``probe_step``; learning rates, Adam's corrections and the step that keys dropout are tensors,
-so that the launches of a step can be captured once and replayed. In bfloat16 the gradient of the logits takes their
-place, and the weights' copies for the products are written with the weights.
-Shapes as in ``probe_step``.
+The arithmetic is that of ``probe_step``. Learning rates, Adam's bias corrections and the dropout step are tensors, so a
+step can be captured once and replayed. The gradient can overwrite the logits, and AdamW updates the bfloat16 copies of
+the weights together with the weights. Shapes as in ``probe_step``.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Term
 
 @dataclass(frozen=True)
 class Rates:
-    """What an AdamW step multiplies with, on the device.
+    """Learning rates, weight decay and bias corrections of an AdamW step, float32 tensors on the device.
 
     Attributes:
         lr_K: peak learning rate of each head.
         decay_K: decoupled weight decay of each head.
-        now_3: share of the peak rates, ``1 - BETA1**t`` and ``1 - BETA2**t`` of the step number t, counted from 1.
+        now_3: fraction of the peak rates, ``1 - BETA1**t`` and ``1 - BETA2**t``; t is the step number, from 1.
     """
 
     lr_K: torch.Tensor
@@ -37,11 +36,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Dropout of the hidden layer: ``probe_data.keyed_relu_drop_`` takes the first three.
+    """Dropout of the hidden layer: arguments of ``probe_data.keyed_relu_drop_``.
 
     Attributes:
-        key_S, step_1: seeds and step on the device; head k has the mask of seed k % S.
-        threshold: 256 times the probability of being dropped.
+        key_S, step_1: seeds and step on the device; head k uses the mask of seed k % S.
+        threshold: 256 times the dropout probability.
     """
 
     key_S: torch.Tensor
@@ -50,18 +49,18 @@ class Dropped:
 
     @property
     def keep(self) -> float:
-        """Probability of being kept."""
+        """Probability of keeping a unit."""
         return 1.0 - self.threshold / probe_data.LEVELS
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One cross-entropy of the loss, as `Term` says it, with the shares that its rows have in the loss of each head.
+    """A `Term` of the loss with normalised weights.
 
     Attributes:
-        target_B: int64 target of each of its rows, counted from the first of its outputs.
+        target_B: int64 class of each row of the slice, relative to the first output of the slice.
         rows, outputs: slices of the batch and of the outputs.
-        share_KB: float32, (K, B), or (K, 1) where all rows of a head have the same.
+        share_KB: float32 factors of the rows' losses, (K, B), or (K, 1) if equal for all rows of a head.
     """
 
     target_B: torch.Tensor
@@ -71,13 +70,13 @@ class Loss:
 
 
 def schedule(shares: Sequence[float], taken: int) -> NDArray[np.float32]:
-    """``Rates.now_3`` of successive steps, of which ``taken`` were taken before. Shape: (n, 3)."""
+    """``Rates.now_3`` of n steps after the first ``taken``, from their fractions of the peak rates. Shape: (n, 3)."""
     t = taken + 1.0 + np.arange(len(shares))
     return np.stack([np.asarray(shares, np.float64), 1.0 - BETA1**t, 1.0 - BETA2**t], axis=1).astype(np.float32)
 
 
 def shares(term: Term, heads: int, rows: int, device: torch.device) -> torch.Tensor:
-    """``Loss.share_KB`` of a term that has so many rows."""
+    """``Loss.share_KB`` of a term with the given number of rows."""
     if term.weight_KB is None:
         share = torch.full((heads, 1), 1.0 / max(rows, 1), device=device)
     else:
@@ -88,17 +87,17 @@ def shares(term: Term, heads: int, rows: int, device: torch.device) -> torch.Ten
 def step_on_gpu(
     heads: Heads, x_BD: torch.Tensor, losses: Sequence[Loss], rates: Rates, dropped: Dropped | None = None
 ) -> torch.Tensor:
-    """One step of all heads, in place. The caller counts ``heads.steps``.
+    """Train all heads for one step, in place. The caller increments ``heads.steps``.
 
     Args:
         heads: the K heads.
-        x_BD: standardised features in the dtype of the GEMMs, float32 or bfloat16.
-        losses: the loss is their sum; no row is in two of them.
-        rates: of the step.
-        dropped: of the hidden layer; None for no dropout.
+        x_BD: standardised features, in the dtype of the GEMMs, float32 or bfloat16.
+        losses: terms of the loss, which is their sum; no row may be in two of them.
+        rates: rates of the step.
+        dropped: dropout of the hidden layer, None for no dropout.
 
     Returns:
-        (K,) float32 loss of each head before the step.
+        loss of each head before the step, (K,) float32.
     """
     heads.start()
     count, hidden, width = heads.w1.shape
@@ -109,10 +108,10 @@ def step_on_gpu(
     else:
         keep = 1.0 if dropped is None else dropped.keep
         h_KHB = _hidden(z_KHB, heads.b1, dropped)
-        w2 = (heads.w2 / keep).to(x_BD.dtype)  # instead of dividing the larger hidden layer
+        w2 = (heads.w2 / keep).to(x_BD.dtype)  # cheaper than dividing the larger hidden layer
         loss_K, dy_KCB = _loss(torch.bmm(w2, h_KHB), heads.b2, losses)
         second = [torch.bmm(dy_KCB, h_KHB.transpose(1, 2)) / keep, dy_KCB.sum(2, dtype=torch.float32)]
-        # a hidden unit passes gradient exactly where it is positive: neither cut by relu nor dropped
+        # positive hidden units are those that neither ReLU nor dropout set to 0
         dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), dy_KCB), h_KHB, 0)
     dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).view(count, hidden, width)
     for place, gradient in enumerate([dw1, dz_KHB.sum(2, dtype=torch.float32), *second]):
@@ -127,7 +126,7 @@ def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None)
 
 
 def _loss(logits_KCB: torch.Tensor, bias_KC: torch.Tensor, losses: Sequence[Loss]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and gradient of logits that lack their bias; the gradient takes their place where one loss has them all."""
+    """Loss and gradient of logits without bias, which the gradient overwrites if one term covers the whole array."""
     _, outputs, batch = logits_KCB.shape
     whole = [(loss.rows.indices(batch), loss.outputs.indices(outputs)) for loss in losses]
     gradient_KCB = logits_KCB if whole == [((0, batch, 1), (0, outputs, 1))] else torch.zeros_like(logits_KCB)
@@ -142,15 +141,13 @@ def _loss(logits_KCB: torch.Tensor, bias_KC: torch.Tensor, losses: Sequence[Loss
 def cross_entropy_(
     logits_KCB: torch.Tensor, bias_KC: torch.Tensor, loss: Loss, gradient_KCB: torch.Tensor
 ) -> torch.Tensor:
-    """Weighted cross-entropy of each head; its gradient is written into memory that may be the logits' own.
+    """Weighted cross-entropy of each head, (K,) float32. Writes its gradient to ``gradient_KCB``.
 
     Args:
-        logits_KCB: without bias, float32 or bfloat16; bias_KC: float32.
+        logits_KCB: logits without bias, float32 or bfloat16.
+        bias_KC: float32 bias.
         loss: targets and shares of these rows and outputs.
-        gradient_KCB: laid out as the logits.
-
-    Returns:
-        (K,) float32.
+        gradient_KCB: output with the strides of the logits; may be the logits themselves.
     """
     if on_triton(logits_KCB):
         from substyle.kernels import probe_step_triton
@@ -165,7 +162,7 @@ def cross_entropy_(
 
 
 def _adamw(heads: Heads, place: int, gradient: torch.Tensor, rates: Rates) -> None:
-    """AdamW's step of ``parameters[place]`` and of its copy for the products."""
+    """Update ``parameters[place]`` and its bfloat16 copy by AdamW."""
     p, m, v = heads.parameters[place], heads.first[place], heads.second[place]
     if on_triton(p):
         from substyle.kernels import probe_step_triton

@@ -1,4 +1,4 @@
-"""A photograph's bytes to an (S, S, 3) uint8 canvas by other libraries: shorter side to 8/7 S, centre crop."""
+"""Decode a photograph to an (S, S, 3) uint8 canvas with other libraries: shorter side to 8/7 S, centre crop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def torchvision(blob: bytes, side: int) -> NDArray[np.uint8]:
 
 
 def opencv(blob: bytes, side: int) -> NDArray[np.uint8]:
-    """OpenCV, which averages areas and does not antialias otherwise."""
+    """OpenCV, which antialiases only by area averaging."""
     picture = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     width, height = _resized(picture.shape[1], picture.shape[0], side)
     how = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_CUBIC
@@ -53,5 +53,5 @@ def _resized(width: int, height: int, side: int) -> tuple[int, int]:
 
 ALL: dict[str, Callable[[bytes, int], NDArray[Any]]] = {"Pillow": pillow, "torchvision": torchvision}
 if cv2 is not None:
-    cv2.setNumThreads(1)  # the workers are the parallelism
+    cv2.setNumThreads(1)  # the parallelism is over workers
     ALL["OpenCV"] = opencv

@@ -1,4 +1,4 @@
-"""The three costly image operations of the plain script: by OpenCV where it is installed, else by SciPy.
+"""The costly image operations of the plain script, by OpenCV if installed, else by SciPy.
 
 Pictures are (S, S, 3) uint8; borders are mirrored.
 """
@@ -21,11 +21,11 @@ except ImportError:
 
 LIBRARY = "SciPy" if cv2 is None else "OpenCV"
 if cv2 is not None:
-    cv2.setNumThreads(1)  # the workers are the parallelism
+    cv2.setNumThreads(1)  # the parallelism is over workers
 
 
 def gaussian_blur(picture: NDArray[Any], sigma: float) -> NDArray[Any]:
-    """Gaussian blur of each channel, cut at three sigma."""
+    """Blur each channel with a Gaussian, truncated at three sigma."""
     if cv2 is not None:
         return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
     axes = (sigma, sigma, 0) if picture.ndim == 3 else sigma
@@ -43,7 +43,7 @@ def filter2d(picture: U8, kernel: F32) -> U8:
 
 
 def remap(picture: U8, x: F32, y: F32) -> U8:
-    """The picture pulled from places x, y in px, bilinear. Shape of x and y: (S, S)."""
+    """Sample a picture at x, y in px, bilinear. Shape of x and y: (S, S)."""
     if cv2 is not None:
         return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101))
     channels = [ndimage.map_coordinates(picture[..., c], [y, x], order=1, mode="mirror") for c in range(3)]
@@ -51,7 +51,7 @@ def remap(picture: U8, x: F32, y: F32) -> U8:
 
 
 def enlarge(field: F32, side: int) -> F32:
-    """A small grid of node values as a picture, linear between nodes. Shape: (K, K) to (S, S)."""
+    """Enlarge a grid of node values, linear between nodes. Shape: (K, K) to (S, S)."""
     at = np.linspace(0, len(field) - 1, side, dtype=np.float32)
     x, y = np.meshgrid(at, at)
     if cv2 is not None:

@@ -1,10 +1,10 @@
-"""The same study as a script has it: Pillow, NumPy, onnxruntime and timm, one picture after the other in workers.
+"""The same study as a plain script: Pillow, NumPy, onnxruntime and timm, one picture at a time in worker processes.
 
     python -m benchmarks.peers.plain_script PHOTOGRAPHS OUT.npy --model efficientnet_lite0 [--channels-last]
 
-PHOTOGRAPHS is a text file with a path on each line. Photographs are decoded, resized and made into 31 variants in the
-workers of a DataLoader; the network runs in eager float32, one photograph's variants as a batch. The last line says in
-JSON how many seconds it took, without imports and without loading the network.
+PHOTOGRAPHS is a text file with one path per line. The workers of a DataLoader decode, resize and create 31 variants;
+the network runs in eager float32 on batches of one photograph's variants. The last line of output is JSON with the
+seconds taken, without imports and loading the network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODELS = ("efficientnet_lite0", "vit_base_patch16_224", "resnet50")
 
 @cache
 def style_session() -> Any:  # noqa: ANN401 - onnxruntime ships no types
-    """The style network, one for each worker."""
+    """Return the style network, one per worker."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -43,7 +43,7 @@ def style_session() -> Any:  # noqa: ANN401 - onnxruntime ships no types
 
 
 def stylise(picture: U8, style: int) -> U8:
-    """One style of one picture."""
+    """Apply one style to one picture."""
     weights = np.zeros(26, np.float32)
     weights[style] = 1
     image = picture.astype(np.float32).transpose(2, 0, 1)[None] / 255
@@ -53,7 +53,7 @@ def stylise(picture: U8, style: int) -> U8:
 
 
 def decode(path: str) -> U8:
-    """The shorter side resized to 256, the centre cropped to 224. Shape: (224, 224, 3) uint8."""
+    """Resize the shorter side to 256 and crop the centre to 224. Shape: (224, 224, 3) uint8."""
     picture = Image.open(path).convert("RGB")
     scale = 256 / min(picture.size)
     size = round(picture.width * scale), round(picture.height * scale)
@@ -63,14 +63,14 @@ def decode(path: str) -> U8:
 
 
 def variants(picture: U8, seed: int) -> dict[str, U8]:
-    """All 31 by name."""
+    """Return all 31 variants by name."""
     rng = np.random.default_rng(seed)
     made = {name: transform(picture, rng) for name, transform in ALL.items()}
     return made | {name: stylise(picture, style) for name, style in STYLES.items()}
 
 
 class Photographs(Dataset[torch.Tensor]):
-    """Photographs as normalised variants (31, 3, 224, 224) float32."""
+    """Normalised variants of each photograph. Shape: (31, 3, 224, 224) float32."""
 
     def __init__(self, paths: list[str], mean: Any, std: Any) -> None:  # noqa: ANN401
         self.paths = paths
@@ -86,7 +86,7 @@ class Photographs(Dataset[torch.Tensor]):
 
 
 def network(name: str) -> tuple[torch.nn.Module, Any, Any]:
-    """The network, and mean and deviation of its input. EfficientNet-Lite0 has real weights, the others have none."""
+    """Return the network and its input's mean and deviation. Only EfficientNet-Lite0 has trained weights."""
     if name != "efficientnet_lite0":
         torch.manual_seed(0)
         model = timm.create_model(name, pretrained=False, num_classes=0)
@@ -100,7 +100,7 @@ def network(name: str) -> tuple[torch.nn.Module, Any, Any]:
 
 
 def embed(paths: list[str], name: str, *, channels_last: bool, workers: int) -> tuple[NDArray[np.float16], float]:
-    """Embeddings (N, 31, D) float16, and the seconds they took."""
+    """Return embeddings (N, 31, D) float16 and the seconds taken."""
     model, mean, std = network(name)
     model.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -115,7 +115,7 @@ def embed(paths: list[str], name: str, *, channels_last: bool, workers: int) -> 
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("out", type=Path)

@@ -1,6 +1,6 @@
-"""The transformations of substance31 as a script has them: one picture at a time, parameters from NumPy's generator.
+"""The substance31 transformations as a plain script: one picture at a time, parameters from NumPy's generator.
 
-Ranges are those of the suite. A picture is (S, S, 3) uint8 with S = 224.
+Parameters have the ranges of the suite. Pictures are (S, S, 3) uint8 with S = 224.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _clip(values: NDArray[np.floating]) -> U8:
 
 
 def identity(p: U8, rng: Rng) -> U8:
-    """The picture."""
+    """The unchanged picture."""
     del rng
     return p
 
@@ -92,7 +92,7 @@ def shot_noise(p: U8, rng: Rng) -> U8:
 
 
 def hue_shift(p: U8, rng: Rng) -> U8:
-    """Hue turned by 36 to 180 degrees."""
+    """Hue rotated by 36 to 180 degrees."""
     hsv = np.array(Image.fromarray(p).convert("HSV"))
     turn = rng.uniform(36, 180) * rng.choice((-1, 1))
     hsv[..., 0] += np.uint8(round(turn * 256 / 360) % 256)
@@ -106,29 +106,29 @@ def grayscale(p: U8, rng: Rng) -> U8:
 
 
 def channel_permute(p: U8, rng: Rng) -> U8:
-    """Channels in another order."""
+    """Permuted channels."""
     order = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[rng.integers(5)]
     return np.ascontiguousarray(p[..., order])
 
 
 def brightness(p: U8, rng: Rng) -> U8:
-    """Lighter by a constant."""
+    """A constant added to all pixels."""
     return _clip(p + np.float32(255 * rng.choice((0.2, 0.3, 0.4, 0.5))))
 
 
 def low_contrast(p: U8, rng: Rng) -> U8:
-    """Nearer to the mean."""
+    """Contrast reduced around the mean."""
     mean = p.mean(dtype=np.float32)
     return _clip((p - mean) * np.float32(rng.choice((0.3, 0.2, 0.1, 0.05))) + mean)
 
 
 def saturate(p: U8, rng: Rng) -> U8:
-    """Colours further from grey."""
+    """Increased saturation."""
     return np.asarray(ImageEnhance.Color(Image.fromarray(p)).enhance(float(rng.choice((3, 5)))))
 
 
 def jpeg(p: U8, rng: Rng) -> U8:
-    """JPEG and back."""
+    """JPEG compression at low quality."""
     buffer = io.BytesIO()
     Image.fromarray(p).save(buffer, "JPEG", quality=int(rng.choice((18, 15, 10, 7))))
     return np.asarray(Image.open(buffer))
@@ -142,28 +142,28 @@ def pixelate(p: U8, rng: Rng) -> U8:
 
 
 def low_resolution(p: U8, rng: Rng) -> U8:
-    """A small picture enlarged."""
+    """Downscaling, then upscaling."""
     small = round(SIDE * rng.uniform(0.15, 0.35))
     reduced = Image.fromarray(p).resize((small, small), Image.Resampling.BICUBIC)
     return np.asarray(reduced.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def elastic(p: U8, rng: Rng) -> U8:
-    """Every pixel moves by a smooth random displacement."""
+    """Smooth random displacement of every pixel."""
     amplitude = np.float32(rng.choice((16, 21, 25, 30)))
     dx, dy = (gaussian_blur(rng.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32), 0.01 * SIDE) for _ in range(2))
     return remap(p, X + amplitude * dx, Y + amplitude * dy)
 
 
 def grid_distortion(p: U8, rng: Rng) -> U8:
-    """The nodes of a grid of 5 by 5 cells move."""
+    """Random displacement of the nodes of a grid of 5 by 5 cells."""
     nodes = rng.uniform(-0.3, 0.3, (2, 6, 6)).astype(np.float32) * np.float32(SIDE / 5)
     dx, dy = (enlarge(field, SIDE) for field in nodes)
     return remap(p, X + dx, Y + dy)
 
 
 def swirl(p: U8, rng: Rng) -> U8:
-    """The picture is twisted about a point."""
+    """Twist about a point."""
     x, y, radius = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7), rng.uniform(0.5, 0.75)
     turned = skimage_swirl(
         p, (x * SIDE, y * SIDE), rng.uniform(3, 6), radius * SIDE, mode="reflect", preserve_range=True
@@ -172,7 +172,7 @@ def swirl(p: U8, rng: Rng) -> U8:
 
 
 def _overlay(p: U8, page: Image.Image, rng: Rng, alpha: float, angle: float) -> U8:
-    """A tiled page of coverage, turned and laid over the middle of the picture in a vivid colour."""
+    """Rotate a tiled page of coverage and blend its centre over the picture in a vivid colour."""
     shift = tuple(rng.integers(-16, 17, 2).tolist())
     turned = page.rotate(angle, Image.Resampling.BILINEAR, translate=shift)
     left = (page.width - SIDE) // 2
@@ -192,7 +192,7 @@ def _tiled(cell: Image.Image, turn_by: int = 0) -> Image.Image:
 
 @lru_cache(maxsize=512)
 def _icon(kind: int, pitch: int) -> Image.Image:
-    """One of 32 icons: polygons, stars and rings of 3 to 10 corners."""
+    """Draw one of 32 icons: polygons, stars and rings with 3 to 10 corners."""
     cell = Image.new("L", (4 * pitch, 4 * pitch))
     corners, inner = 3 + kind % 8, (1.0, 0.4, 0.6, 1.0)[kind // 8]
     points = []
@@ -240,7 +240,7 @@ def color_pattern(p: U8, rng: Rng) -> U8:
 
 
 def dot_halftone(p: U8, rng: Rng) -> U8:
-    """Each channel's ink in dots on a lattice of its own."""
+    """Dots of ink, on a separate lattice per channel."""
     out = np.empty_like(p)
     for c in range(3):
         cell, angle = rng.uniform(4, 8), math.radians(rng.uniform(0, 90))
@@ -262,7 +262,7 @@ def line_halftone(p: U8, rng: Rng) -> U8:
 
 
 def inverted_lines(p: U8, rng: Rng) -> U8:
-    """Alternate bands are the negative."""
+    """Negatives of alternate bands."""
     out = p.copy()
     bands = np.floor(np.arange(SIDE) / rng.uniform(8, 20) + 2 * rng.random()) % 2 == 1
     lines = out if rng.random() < 0.5 else out.transpose(1, 0, 2)

@@ -1,4 +1,4 @@
-"""Linear probes by cuML's LogisticRegression, one after the other on a GPU (L-BFGS over all training rows)."""
+"""Linear probes by cuML's LogisticRegression, fitted in turn on a GPU (L-BFGS over all training rows)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def missing() -> str:
-    """Why it cannot run here, "" where it can."""
+    """Return why cuML cannot run, or "" if it can."""
     if not torch.cuda.is_available():
         return "no GPU"
     return "" if find_spec("cuml") else "cuml is not installed"
@@ -21,7 +21,7 @@ def missing() -> str:
 def fit(
     x_RD: torch.Tensor, y_R: torch.Tensor, Cs: Sequence[float], *, tolerance: float, iterations: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (K, C, D) and intercepts (K, C); the rows lie on the GPU."""
+    """Return weights (K, C, D) and intercepts (K, C) fitted to rows on the GPU."""
     cuml = import_module("cuml")
     found = []
     with cuml.using_output_type("numpy"):

@@ -1,4 +1,4 @@
-"""What all contenders of the probe benchmark learn: made-up embeddings with the structure of real ones."""
+"""Data for all contenders of the probe benchmark: synthetic embeddings with the structure of real ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALIDATION = 2048  # rows, as our trainer samples them
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows and batches that every contender shares; peers get standardised float32 rows for nothing.
+    """Rows and batches shared by all contenders; peers receive standardised float32 rows at no cost.
 
     Attributes:
         table: the embeddings.
@@ -30,8 +30,8 @@ class Problem:
         standard: statistics of the training rows.
         x_RD: all rows, standardised, float32.
         y_R: class of each row.
-        batches: rows of each step's batch.
-        val_R, test_R: rows to validate and to test on.
+        batches: row indices of each step's batch.
+        val_R, test_R: row indices for validation and test.
     """
 
     table: EmbeddingTable
@@ -44,21 +44,21 @@ class Problem:
     test_R: torch.Tensor
 
     def fewer(self, images: int) -> Problem:
-        """The same with only the first of the training images, in the standardisation of all."""
+        """Return the problem with only the first ``images`` training images, and unchanged standardisation."""
         return replace(self, task=replace(self.task, train_N=self.task.train_N[:images]))
 
     def rate(self, done: int) -> float:
-        """Share of the peak learning rate."""
+        """Return the learning rate of step ``done`` as a fraction of the peak."""
         return learning_rate(done, len(self.batches))
 
 
 @cache
 def table() -> EmbeddingTable:
-    """49,600 embeddings of width 1,280: 1,600 photographs of ten classes, each in 31 variants.
+    """Return 49,600 embeddings of width 1,280: 1,600 photographs of ten classes, each in 31 variants.
 
-    A photograph is its class and 40 directions of its own; a variant moves it along a direction of its own, further
-    for some photographs than for others, and adds noise. A linear head names the variant right about four times in
-    five, as with real embeddings.
+    A photograph is its class vector plus a random mix of 40 directions. A variant shifts it along the variant's own
+    direction, by a random strength, and adds noise. A linear head names about four variants in five correctly, as with
+    real embeddings.
     """
     rng = np.random.default_rng(0)
     label = np.arange(IMAGES) % 10
@@ -77,7 +77,7 @@ def table() -> EmbeddingTable:
 
 
 def problem(steps: int, seed: int = 0) -> Problem:
-    """The fine task on the table, with the batches that our trainer draws for a seed."""
+    """Return the fine task on the table, with the batches our trainer draws for ``seed``."""
     made = table()
     task = fine_task(made, seed)
     assert task is not None
@@ -96,19 +96,19 @@ def problem(steps: int, seed: int = 0) -> Problem:
 
 
 def settings(count: int) -> list[tuple[float, float]]:
-    """(peak learning rate, weight decay) of a grid of a size that 4 divides."""
+    """Return a grid of (peak learning rate, weight decay); ``count`` is a multiple of 4."""
     rates = np.geomspace(3e-4, 1e-2, count // 4)
     return [(float(lr), decay) for lr in rates for decay in (0.0, 1e-2, 1e-1, 1.0)]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender trained.
+    """Result of a contender.
 
     Attributes:
-        validation: accuracy of each head.
-        seconds: time of the heads it trained, validation included, test excluded.
-        score: the accuracy of a head on the test rows, reckoned when it is asked for.
+        validation: validation accuracy of each head.
+        seconds: training time of all heads, validation included, test excluded.
+        score: computes the test accuracy of a head.
     """
 
     validation: list[float]
@@ -117,18 +117,18 @@ class Outcome:
 
     @property
     def picked(self) -> float:
-        """Test accuracy of the head that validates best."""
+        """Test accuracy of the head with the best validation accuracy."""
         return self.score(int(np.argmax(self.validation)))
 
 
 def head(hidden: int) -> torch.nn.Module:
-    """A head with a hidden layer and dropout, as a user of torch writes it."""
+    """Build a head with a hidden layer and dropout in plain torch."""
     layers = torch.nn.Linear(WIDTH, hidden), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(hidden, VARIANTS)
     return torch.nn.Sequential(*layers)
 
 
 def accuracy(module: torch.nn.Module, problem: Problem, rows: torch.Tensor) -> float:
-    """A head's accuracy on some rows."""
+    """Return a head's accuracy on ``rows``."""
     module.eval()
     with torch.no_grad():
         return float((module(problem.x_RD[rows]).argmax(1) == problem.y_R[rows]).double().mean())

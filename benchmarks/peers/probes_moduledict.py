@@ -1,4 +1,4 @@
-"""Probes side by side in a ModuleDict, losses summed, one AdamW: how DINOv2 trains its grid of linear heads."""
+"""Probes trained jointly in a ModuleDict, losses summed, one AdamW, as DINOv2 trains its grid of linear heads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peers.probes_data import Outcome, Problem, accuracy, head
 
 
 def train(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], *, bf16: bool = False) -> Outcome:
-    """Train a head for each setting; with ``bf16`` the GEMMs of the forward and backward pass run in bfloat16."""
+    """Train one head per setting; with ``bf16``, the GEMMs of the forward and backward pass run in bfloat16."""
     began = time.perf_counter()
     torch.manual_seed(0)
     heads = torch.nn.ModuleDict({f"head{i}": head(hidden) for i in range(len(settings))})

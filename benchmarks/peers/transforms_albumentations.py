@@ -1,4 +1,4 @@
-"""Transformations that Albumentations has, where it is installed, with parameters in the suite's ranges."""
+"""Albumentations' transformations, if installed, with parameters in the suite's ranges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError:
 
 
 def _all() -> dict[str, Any]:
-    """Its transforms by our names; each draws parameters of its own."""
+    """Return its transforms by our names; each draws its own parameters."""
     mirrored = {"border_mode": cv2.BORDER_REFLECT_101, "p": 1}
     nearest = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_NEAREST}
     cubic = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_CUBIC}
@@ -46,7 +46,7 @@ def _all() -> dict[str, Any]:
     }
 
 
-def _call(transform: Any) -> Callable[[U8, Rng], U8]:  # noqa: ANN401 - it may not be installed
+def _call(transform: Any) -> Callable[[U8, Rng], U8]:  # noqa: ANN401 - may not be installed
     def work(x: U8, rng: Rng) -> U8:
         del rng
         made: U8 = transform(image=x)["image"]

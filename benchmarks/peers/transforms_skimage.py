@@ -1,4 +1,4 @@
-"""Transformations that scikit-image has, on one (S, S, 3) uint8 picture with parameters in the suite's ranges."""
+"""scikit-image's transformations of one (S, S, 3) uint8 picture, with parameters in the suite's ranges."""
 
 from __future__ import annotations
 

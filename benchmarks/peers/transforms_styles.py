@@ -1,4 +1,4 @@
-"""The published 26-style network as its package has it, run by OpenVINO: one style after the other."""
+"""The published 26-style network from its package, run by OpenVINO one style at a time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from substyle.engine.backbones.runtimes.openvino import core
 from substyle.engine.style_transfer.networks import MULTISTYLE, model_bytes
 
 NAME = "the published network in OpenVINO, bf16"
-_PIECE = 8  # pictures at once
+_PIECE = 8  # pictures per inference
 
 
 def published(styles: Sequence[str], side: int, threads: int) -> Callable[[torch.Tensor], list[NDArray[np.uint8]]]:
-    """Makes the pictures of each style, (B, S, S, 3) uint8, of a canvas batch."""
+    """Return a function that applies each style to a batch of canvases. Shape of each style: (B, S, S, 3) uint8."""
     model = core().read_model(model_bytes("multistyle26"))
     model.reshape({"image": [_PIECE, 3, side, side], "style_weights": [26]})
     options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads}

@@ -1,4 +1,4 @@
-"""Transformations that torchvision has, on one (3, S, S) uint8 picture with parameters in the suite's ranges."""
+"""torchvision's transformations of one (3, S, S) uint8 picture, with parameters in the suite's ranges."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Backbones that begin as one network: what their graphs have in common is computed once for all of them.
+"""Joint execution of backbones that share layers, such as several depths of one network.
 
-Several depths of a network are backbones of their own, each compiled and gated by itself. Where a run has several of
-them, their graphs are merged into one with an output for each. It takes their place only if it gives each of them the
-same bits as its own graph, so that no store can tell which of the two made an embedding, and any of them may be
-resumed alone.
+Each depth is a separate backbone, compiled and gated on its own. In a run with several of them, their graphs are merged
+into one with an output per backbone. The merged graph is used only if its outputs are bitwise equal to those of the
+separate graphs, so that stores do not depend on it and each backbone can be resumed alone.
 """
 
 from __future__ import annotations
@@ -33,17 +32,14 @@ if TYPE_CHECKING:
     import onnx
 
 
-# Several ONNX graphs of one input as one, in which what they have in common is computed once.
-#
-# Two nodes are the same where operator, attributes and inputs are, two weights where type, shape and bytes are: graphs
-# of one network read at several blocks share all that comes before the first of these.
-
-
 def merge(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """One model with the input of the first and the outputs of all, in their order, named ``<output>_<number>``.
+    """Merge ONNX graphs with the same input into one that computes common nodes once.
+
+    Nodes are equal if operator, attributes and inputs are; weights if type, shape and bytes are. Outputs keep the order
+    of the graphs and are named ``<output>_<number>``.
 
     Raises:
-        ValueError: graphs of different inputs or operator sets, or with functions or subgraphs.
+        ValueError: the graphs differ in inputs or operator sets, or have functions, subgraphs or sparse weights.
     """
     import onnx
 
@@ -52,7 +48,7 @@ def merge(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     merged.CopyFrom(first)
     for field in ("node", "initializer", "output", "value_info"):
         merged.graph.ClearField(field)
-    known: dict[str, str] = {}  # what a tensor is → its name in the merged graph
+    known: dict[str, str] = {}  # content of a tensor → its name in the merged graph
     for number, model in enumerate(models):
         _require_alike(first, model)
         names = {value.name: value.name for value in model.graph.input}
@@ -64,7 +60,7 @@ def merge(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
             added = merged.graph.output.add()
             added.CopyFrom(output)
             added.name = f"{output.name}_{number}"
-            # an output of its own, even where two graphs end in the same tensor
+            # keeps outputs separate if two graphs end in the same tensor
             merged.graph.node.add(op_type="Identity", input=[names[output.name]], output=[added.name])
     onnx.checker.check_model(merged)
     return merged
@@ -76,14 +72,14 @@ def _require_alike(first: onnx.ModelProto, model: onnx.ModelProto) -> None:
         return inputs, sorted((known.domain, known.version) for known in one.opset_import)
 
     if interface(model) != interface(first):
-        raise ValueError("graphs of different inputs or operator sets")
+        raise ValueError("graphs have different inputs or operator sets")
     subgraphs = any(attribute.HasField("g") or attribute.graphs for n in model.graph.node for attribute in n.attribute)
     if model.functions or subgraphs or model.graph.sparse_initializer:
-        raise ValueError("a graph with functions, subgraphs or sparse weights")
+        raise ValueError("graph has functions, subgraphs or sparse weights")
 
 
 def _weight(tensor: onnx.TensorProto, known: dict[str, str], merged: onnx.ModelProto) -> str:
-    """The name of a weight in the merged graph."""
+    """Add a weight to the merged graph if it is new; return its name there."""
     bare = type(tensor)()
     bare.CopyFrom(tensor)
     bare.ClearField("name")
@@ -99,7 +95,7 @@ def _weight(tensor: onnx.TensorProto, known: dict[str, str], merged: onnx.ModelP
 def _node(
     node: onnx.NodeProto, number: int, names: dict[str, str], known: dict[str, str], merged: onnx.ModelProto
 ) -> None:
-    """Add a node of a graph unless the merged graph has it; ``names`` learns what its outputs are called there."""
+    """Add a node to the merged graph if it is new; record the names of its outputs in ``names``."""
     inputs = [names[name] if name else "" for name in node.input]
     attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
     used = [bool(name) for name in node.output]
@@ -120,15 +116,18 @@ def _node(
             names[name] = f"{known[key]}_{i}"
 
 
-_LOOKED_AT = 8  # batches of the gate's variants on which bits are compared
+_LOOKED_AT = 8  # number of batches of the gate's variants on which outputs are compared
 
 
 def share(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> list[CompiledBackbone]:
-    """The same backbones in the same order; those that can share work do.
+    """Merge the graphs of backbones that can share work.
 
     Args:
-        backbones: compiled and gated.
-        samples: on which a joint graph is held against theirs, once on a machine.
+        backbones: compiled and gated backbones.
+        samples: inputs on which merged and separate graphs are compared, once per machine.
+
+    Returns:
+        the same backbones in the same order.
     """
     shared = list(backbones)
     groups: dict[object, list[int]] = {}
@@ -145,18 +144,17 @@ def share(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> list[C
 
 
 class MultiOutput:
-    """A graph with an output for each of several backbones.
+    """A graph with one output per backbone.
 
-    It remembers what it has begun for as long as the canvas lives, so that a canvas that is given to one of them after
-    the other is computed once.
+    Pending results are kept as long as their canvas, so that a canvas passed to each backbone in turn is computed once.
     """
 
     def __init__(self, graph: OpenVINOGraph, batch: int) -> None:
         self.network = FixedBatch(graph, batch)
-        self._begun: Any = WeakIdKeyDictionary()  # of _Begun by canvas; torch types none of it
+        self._begun: Any = WeakIdKeyDictionary()  # _Begun by canvas; untyped in torch
 
     def start(self, canvas_BSSC: Canvas, number: int) -> AsyncResult:
-        """Embeddings of one of the backbones; nobody may write to the canvas before all of them have been given it."""
+        """Start computing one backbone's embeddings. Do not modify the canvas until all backbones have received it."""
         begun: _Begun | None = self._begun.get(canvas_BSSC)
         if begun is None or number in begun.taken:
             begun = self._begun[canvas_BSSC] = self.begin(canvas_BSSC)
@@ -166,27 +164,27 @@ class MultiOutput:
         return _Output(begun, number)
 
     def begin(self, canvas_BSSC: Canvas) -> _Begun:
-        """All of them, whatever was begun before."""
+        """Start computing all outputs, without reusing pending results."""
         return _Begun(self.network.begin(canvas_BSSC), len(canvas_BSSC))
 
 
 class OutputMember:
-    """One backbone of a joint graph."""
+    """One backbone of a `MultiOutput`."""
 
     def __init__(self, joint: MultiOutput, number: int) -> None:
         self.joint, self.number = joint, number
 
     def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """(B, S, S, 3) uint8 to (B, D) float32. The canvas may be written to afterwards."""
+        """Embed a canvas: (B, S, S, 3) uint8 to (B, D) float32. The canvas may be modified afterwards."""
         return self.joint.begin(canvas_BSSC).output(self.number)
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """The same in the background, and what the others will ask for."""
+        """Start embedding in the background, for this and the other backbones."""
         return self.joint.start(canvas_BSSC, self.number)
 
 
 class _Begun:
-    """A batch on its way through a joint graph."""
+    """A batch in flight through a joint graph."""
 
     def __init__(self, running: Sequence[Running], count: int) -> None:
         self._running, self._count = running, count
@@ -212,11 +210,11 @@ class _Output:
 
 
 def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> MultiOutput | None:
-    """The joint graph of backbones; None where it gives one of them other bits, or cannot be made."""
+    """Build the joint graph of backbones; None if outputs are not bitwise equal or a graph is not in the cache."""
     recipes = [backbone.recipe for backbone in backbones if backbone.recipe is not None]
     names = [recipe.graph for recipe in recipes]
     if not all((cache.root() / name).is_file() for name in names):
-        return None  # somebody has cleared a part of the cache; each has its own blob
+        return None  # the cache was partly cleared; compiled backbones do not need their graphs
     first, network = recipes[0], backbones[0].embed
     assert isinstance(network, FixedBatch)
     facts = {
@@ -242,9 +240,9 @@ def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Multi
 
     def check() -> bool:
         joint = make()
-        outputs = set(joint.network.graph.outputs)  # two of them may end in one tensor
+        outputs = set(joint.network.graph.outputs)  # two backbones may end in one tensor
         same = len(outputs) == len(backbones) and _same_bits(joint, backbones, samples)
-        said = "are computed in one go" if same else "are computed one after the other: in one go, bits would differ"
+        said = "share one graph" if same else "run separately: a shared graph is not bitwise equal"
         print(f"{', '.join(backbone.spec.name for backbone in backbones)} {said}", file=sys.stderr)
         return same
 
@@ -252,7 +250,7 @@ def _joint(backbones: Sequence[CompiledBackbone], samples: GateSamples) -> Multi
 
 
 def _merged(names: Sequence[str]) -> bytes:
-    """The joint graph of graphs in the cache; they are read only where no blob of it is kept."""
+    """Merge graphs from the cache. Called only if no compiled blob of the result is cached."""
     import onnx
 
     graphs = (cache.read(name) for name in names)

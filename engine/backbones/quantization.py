@@ -1,9 +1,9 @@
-"""Typed ONNX graphs with their products in 8 bits, as explicit pairs of QuantizeLinear and DequantizeLinear.
+"""Quantisation of typed ONNX graphs to 8 bits, with explicit pairs of QuantizeLinear and DequantizeLinear.
 
-A strongly typed runtime takes precision from the graph. What is quantised are the convolutions and matrix products of
-the network with constant weights, both of their inputs: a weight by its output channels, an activation as a whole, both
-symmetric, as TensorRT fuses them. Preprocessing, products of two activations (attention, whose fused kernels want 16
-bits), normalisations, activations and sums stay in the types they have.
+A strongly typed runtime takes precision from the graph. Both inputs of convolutions and matrix products with constant
+weights are quantised symmetrically, as TensorRT fuses them: weights per output channel, activations per tensor.
+Preprocessing, products of two activations (attention, whose fused kernels need 16 bits), normalisations, activation
+functions and sums keep their types.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import onnx
 
 
-LARGEST = {"int8": 127.0, "fp8": 448.0}  # of a type's numbers; int8 is used symmetrically
+LARGEST = {"int8": 127.0, "fp8": 448.0}  # largest value; int8 is used symmetrically
 _KIND = {"int8": INT8, "fp8": FLOAT8}
-_SMALLEST = 2.0**-24  # scale of what is nothing but zeros: float16 has no smaller number
+_SMALLEST = 2.0**-24  # scale of all-zero tensors: the smallest float16
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Product:
     """A convolution or matrix product with a constant weight.
 
     Attributes:
-        node: its name.
+        node: name of the node.
         data, weight: names of its inputs.
-        out_axis: of the weight: its output channels; in_axis: its input channels, of a matrix product alone.
+        out_axis: axis of the weight's output channels.
+        in_axis: axis of the weight's input channels; None for a convolution.
     """
 
     node: str
@@ -48,31 +49,31 @@ class Product:
 
 @dataclass(frozen=True)
 class Range:
-    """What a calibration found out about an activation.
+    """Calibrated range of an activation.
 
     Attributes:
-        largest: the magnitude that the largest number of 8 bits stands for, after `shift`.
-        shift: the activation's channels are multiplied by two to the power of these first, and the rows of the weights
-            that it meets divided; empty where they are not.
+        largest: magnitude represented by the largest 8-bit number, after `shift`.
+        shift: exponents of two, one per channel, by which the activation is multiplied and the matching weight rows are
+            divided; empty for no scaling.
     """
 
     largest: float
     shift: tuple[int, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """This range in plain JSON."""
+        """Return the range as plain JSON."""
         return {"largest": self.largest, "shift": list(self.shift)}
 
     @staticmethod
     def of(found: Mapping[str, Any]) -> Range:
-        """From plain JSON."""
+        """Parse a range from plain JSON."""
         return Range(float(found["largest"]), tuple(int(n) for n in found["shift"]))
 
 
 def products(model: onnx.ModelProto) -> list[Product]:
-    """The products of a typed graph's network with constant weights of 16 bits, in the graph's order.
+    """List the products of a typed graph with constant 16-bit weights, in graph order.
 
-    Preprocessing is float32, and so is what a network computes in float32 of its own accord.
+    This leaves out preprocessing and layers that the network itself computes in float32.
     """
     narrow = {t.name: len(t.dims) for t in model.graph.initializer if t.data_type in NARROW}
     found = []
@@ -94,20 +95,23 @@ def products(model: onnx.ModelProto) -> list[Product]:
 def quantise(
     model: onnx.ModelProto, ranges: Mapping[str, Range], precision: EightBits, *, unquantised: int = 0
 ) -> onnx.ModelProto:
-    """The graph with its products in 8 bits; the graph that is given is changed.
+    """Quantise the products of a graph to 8 bits, in place.
 
     Args:
-        model: a typed graph whose network has 16 bits.
-        ranges: of every activation that `products` names.
-        precision: of the products.
-        unquantised: how many of the first products keep their 16 bits.
+        model: typed graph of a 16-bit network.
+        ranges: range of every activation in `products`.
+        precision: type of the products.
+        unquantised: number of leading products that stay in 16 bits.
+
+    Returns:
+        `model`.
 
     Raises:
-        SubstyleError: an activation without a range.
+        SubstyleError: an activation has no range.
     """
     chosen = {product.node: product for product in products(model)[unquantised:]}
     if lost := sorted({p.data for p in chosen.values()} - ranges.keys()):
-        raise SubstyleError(f"no calibration for the activations {', '.join(lost)}")
+        raise SubstyleError(f"no calibrated range for activations: {', '.join(lost)}")
     rewrite = _Rewrite(model, ranges, precision)
     nodes = []
     for node in model.graph.node:
@@ -117,19 +121,19 @@ def quantise(
         nodes += [*rewrite.taken(), node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    del model.graph.value_info[:]  # shapes of tensors that are others now; parsers infer them
+    del model.graph.value_info[:]  # outdated shapes; parsers infer them
     drop_unused(model)
     return model
 
 
 def weight_scale(weight: NDArray[np.float32], out_axis: int, precision: EightBits, kind: int) -> NDArray[np.float32]:
-    """Scale of each output channel as the graph's type holds it. Shape: (channels,) float32."""
+    """Return the scale of each output channel, rounded to the graph's type. Shape: (channels,) float32."""
     axes = tuple(axis for axis in range(weight.ndim) if axis != out_axis)
     return rounded(np.maximum(np.abs(weight).max(axis=axes) / LARGEST[precision], _SMALLEST), kind)
 
 
 class _Rewrite:
-    """Pairs of Q and DQ: of an activation one for all that take it, of a weight its 8-bit form and DQ."""
+    """Inserts QDQ pairs: one per activation, shared by its consumers, and an 8-bit weight with DQ per product."""
 
     def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, Range], precision: EightBits) -> None:
         self.graph, self.ranges, self.precision = model.graph, ranges, precision
@@ -138,7 +142,7 @@ class _Rewrite:
         self.pending: list[Any] = []
 
     def taken(self) -> list[Any]:
-        """Nodes that have been made since the last call."""
+        """Return the nodes created since the last call."""
         made, self.pending = self.pending, []
         return made
 
@@ -157,7 +161,7 @@ class _Rewrite:
         return self._constant(f"{name}_zero", np.zeros(shape, np.float32), _KIND[self.precision])
 
     def activation(self, product: Product) -> str:
-        """The dequantised form of what a product is given."""
+        """Return the name of the dequantised input of a product."""
         name = product.data
         if name not in self.done:
             kind = self.tensors[product.weight].data_type
@@ -174,7 +178,7 @@ class _Rewrite:
         return self.done[name]
 
     def weight(self, product: Product) -> str:
-        """The dequantised form of a product's weight, of its own where several products share one."""
+        """Return the name of the dequantised weight of a product. Products that share a weight get their own."""
         kind, largest = self.tensors[product.weight].data_type, LARGEST[self.precision]
         values = array(self.tensors[product.weight])
         shift = self.ranges[product.data].shift
@@ -190,30 +194,31 @@ class _Rewrite:
         return self._node("DequantizeLinear", [stored, scales, zero], axis=product.out_axis)
 
 
-# Which numbers the activations of a typed graph take on photographs, and how 8 bits are best laid over them.
-#
-# Activations are measured on the CPU, by OpenVINO in float32. In int8, an activation whose products are all matrix
-# products is smoothed first (SmoothQuant, arXiv 2211.10438, with powers of two, which cost no bits): channels with few
-# large numbers hand some of their size to the weights. Then the magnitude is chosen at which rounding and clipping
-# together cost least. fp8 has range enough for neither.
+# Calibration: activations are measured with OpenVINO in float32 on the CPU. For int8, those that enter only matrix
+# products are smoothed (SmoothQuant, arXiv 2211.10438, with lossless powers of two), which moves the scale of outlier
+# channels into the weights. Clipping then minimises the total error of rounding and clipping. fp8 has enough range to
+# need neither.
 
 Model = Any  # onnx ships no types
 _BINS = 2048
-_LOOKED_AT = 1 << 16  # numbers of an activation in one batch, drawn at random, that enter its histogram
-_CLIPS = np.linspace(0.2, 1.0, 81)  # shares of the largest magnitude that are tried
+_LOOKED_AT = 1 << 16  # random values per activation and batch in the histogram
+_CLIPS = np.linspace(0.2, 1.0, 81)  # candidate fractions of the largest magnitude
 _TINY = 1e-9
 
 
 def calibrate(
     model: Model, batches_GSSC: Sequence[NDArray[np.uint8]], precision: EightBits, *, threads: int
 ) -> dict[str, Range]:
-    """Ranges of the activations that a typed graph's products take.
+    """Calibrate the ranges of the activations that enter a typed graph's products.
 
     Args:
-        model: the graph, of fixed batch b.
-        batches_GSSC: photographs, (b, S, S, 3) uint8 each.
-        precision: what they are to be quantised to.
-        threads: of the CPU.
+        model: graph with fixed batch b.
+        batches_GSSC: batches of photographs, (b, S, S, 3) uint8 each.
+        precision: target of the quantisation.
+        threads: number of CPU threads.
+
+    Returns:
+        ranges by name of activation.
     """
     by_data: dict[str, list[Product]] = {}
     for product in products(model):
@@ -254,26 +259,26 @@ def calibrate(
 
 
 def in_batches(batches_GSSC: Sequence[NDArray[np.uint8]], size: int) -> list[NDArray[np.uint8]]:
-    """Photographs in whole batches of another size; the last is filled up with the first of them."""
+    """Regroup photographs into batches of another size; the last is padded with the first photographs."""
     images = np.concatenate(list(batches_GSSC))
     count = -(-len(images) // size)
     return np.split(images[np.arange(count * size) % len(images)], count)
 
 
 def _shift(data_C: NDArray[np.float32], group: Sequence[tuple[NDArray[np.float32], int | None]]) -> NDArray[np.int64]:
-    """Powers of two by which channels are multiplied: the root of weight over activation. Empty with convolutions."""
+    """Exponents of two for channel scaling, near sqrt(weight / activation). Empty if a product is a convolution."""
     if any(axis is None for _, axis in group):
         return np.zeros(0, np.int64)
     weight_C = np.max([np.abs(weight).max(axis=1 - (axis or 0)) for weight, axis in group], axis=0)
     idle = (data_C < _TINY) | (weight_C < _TINY)
     ratio = np.where(idle, 1, np.maximum(weight_C, _TINY) / np.maximum(data_C, _TINY))
     exact = 0.5 * np.log2(ratio)
-    exact -= np.median(exact)  # what all channels have in common is the scale's to say
+    exact -= np.median(exact)  # a factor common to all channels belongs to the scale
     return np.where(idle, 0, np.rint(exact)).astype(np.int64)
 
 
 def _clip(counts: NDArray[np.float64], top: float) -> float:
-    """The magnitude for the largest step at which the mean squared error of int8 is least."""
+    """Clipping magnitude that minimises the mean squared error of int8."""
     values = (np.arange(_BINS) + 0.5) / _BINS * top
     scales = np.maximum(_CLIPS * top, _TINY)[:, None] / LARGEST["int8"]
     errors = ((np.minimum(np.rint(values / scales), LARGEST["int8"]) * scales - values) ** 2 * counts).sum(axis=1)
@@ -281,7 +286,7 @@ def _clip(counts: NDArray[np.float64], top: float) -> float:
 
 
 class _Activations:
-    """A graph that gives the named activations in float32 too."""
+    """A graph with the named activations as additional float32 outputs."""
 
     def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
         import onnx
@@ -292,13 +297,13 @@ class _Activations:
             told.graph.node.append(onnx.helper.make_node("Cast", [name], [f"measured_{i}"], to=FLOAT))
             told.graph.output.append(onnx.helper.make_tensor_value_info(f"measured_{i}", FLOAT, None))
         self.graph = OpenVINOGraph(told.SerializeToString(), precision="fp32", threads=threads)
-        # in the order in which they were added: a tensor that is what another was may go by that one's name
+        # matched by position, because OpenVINO may name a tensor after an equal one
         self.names = dict(zip(names, self.graph.outputs[-len(names) :], strict=True)) if names else {}
 
     def visit(
         self, batches_GSSC: Sequence[NDArray[np.uint8]], look: Callable[[str, NDArray[np.float32]], None]
     ) -> None:
-        """Show every activation of every batch, by name."""
+        """Call `look` with the name and value of every activation, for each batch."""
         for batch in batches_GSSC:
             outputs = self.graph(batch)
             for name, output in self.names.items():

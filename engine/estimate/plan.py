@@ -1,4 +1,4 @@
-"""Time, memory and disk of a study on given GPUs."""
+"""Estimate the time, memory and disk space of a study on given GPUs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.transforms.registry import suite
 
-BATCH = 256  # of a GPU's engines
-HOURS_OF = "embedding alone: decode, variants, styles, backbones; no start-up, probes, analysis or report"
+BATCH = 256  # images per batch of a GPU engine
+HOURS_OF = "decode, variants, styles and backbones, but not startup, probes, analysis or report"
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage for one photograph.
+    """Cost of one stage per photograph.
 
     Attributes:
-        name: decode, variants, styles, or a backbone's.
-        flop: operations; traffic: bytes to and from the GPU's memory; of decoding neither was counted.
-        seconds: on one GPU.
+        name: ``decode``, ``variants``, ``styles``, or the name of a backbone.
+        flop: operations; traffic: bytes to and from GPU memory. Not counted, and 0, for decode.
+        seconds: time on one GPU.
     """
 
     name: str
@@ -41,25 +41,25 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class DatasetEstimate:
-    """All embeddings of a backbone: their size in the store, and how they are held on a GPU while probes train."""
+    """Embeddings of one backbone: size in the store, and storage on a GPU during probe training."""
 
     backbone: str
     dim: int
     store_bytes: float
-    held: str  # as `[probes] table = "auto"` chooses on an otherwise empty GPU
+    held: str  # choice of `[probes] table = "auto"` on an otherwise empty GPU
     held_bytes: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study takes.
+    """Estimated cost of a study.
 
     Attributes:
-        device, count: the GPU and how many of them.
+        device, count: GPU model and number of GPUs.
         photographs, variants: N and T.
-        stages: for one photograph; they share the GPU, so their times add up.
-        tables: of each backbone.
-        memory: bytes on a GPU while embeddings are made.
+        stages: costs per photograph. Stages share the GPU, so their times add up.
+        tables: embeddings of each backbone.
+        memory: bytes per GPU during embedding.
     """
 
     device: Device
@@ -72,30 +72,27 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Wall time of embedding everything: no start-up, probes, analysis or report."""
+        """Wall time of embedding, without startup, probes, analysis and report."""
         return self.photographs * sum(stage.seconds for stage in self.stages) / self.count
 
     @property
     def limiting(self) -> StageEstimate:
-        """The stage that takes longest."""
+        """The slowest stage."""
         return max(self.stages, key=lambda stage: stage.seconds)
 
     @property
     def backbone_share(self) -> float:
-        """Time of the backbones alone to that of everything."""
+        """Fraction of the time spent in backbones."""
         names = {table.backbone for table in self.tables}
         total = sum(stage.seconds for stage in self.stages)
         return sum(stage.seconds for stage in self.stages if stage.name in names) / total
 
     def hours(self, stage: StageEstimate) -> float:
-        """GPU hours of a stage for all photographs."""
+        """Return the GPU hours of a stage for all photographs."""
         return self.photographs * stage.seconds / 3600
 
     def costs(self) -> list[dict[str, Any]]:
-        """What each backbone takes, alone: embeddings a second on one GPU, GPU hours, and its part of the store.
-
-        A control takes no time that is planned for, and has no rate: None.
-        """
+        """Return each backbone's own cost: embeddings/s on one GPU (None for a control), GPU hours, storage."""
         by_name = {stage.name: stage for stage in self.stages}
         costs = []
         for table in self.tables:
@@ -105,7 +102,7 @@ class Plan:
         return costs
 
     def describe(self) -> dict[str, Any]:
-        """In plain JSON."""
+        """Return the plan as plain JSON."""
         hours = self.seconds / 3600
         each = self.photographs * self.variants
         free = sum(cost["embeddings_per_s"] is None for cost in self.costs())
@@ -120,7 +117,7 @@ class Plan:
             "hours": hours,
             "hours_of": HOURS_OF,
             "gpu_hours": hours * self.count,
-            "embeddings_per_s": computed / self.seconds if computed else None,  # of backbones that take time
+            "embeddings_per_s": computed / self.seconds if computed else None,  # without controls
             "of_backbone_rate": self.backbone_share,
             "limiting": self.limiting.name,
             "store_bytes": store,
@@ -143,15 +140,17 @@ def plan(
     dtype: str = "float16",
     efficiency: Efficiency | None = None,
 ) -> Plan:
-    """Plan a study.
+    """Estimate the cost of a study.
 
     Args:
-        backbones: names; transformations: of the suite; photographs: N; count: GPUs.
-        canvas: side S in pixels; dtype: of the store.
-        efficiency: how much of the GPU's peaks is reached.
+        backbones: names of backbones.
+        transformations: names of the suite's transformations.
+        photographs: N; count: number of GPUs.
+        canvas: side S in pixels; dtype: type of the stored embeddings.
+        efficiency: achieved fractions of the GPU's peak rates.
 
     Raises:
-        ConfigError: a backbone that cannot be planned for.
+        ConfigError: a backbone cannot be estimated.
     """
     efficiency = efficiency or Efficiency()
     pixels = canvas * canvas * 3
@@ -172,7 +171,7 @@ def plan(
         weights += 2.0 * facts.parameters
         activations = max(activations, max((moved for _, moved in facts.work.products), default=0.0))
         tables.append(_table(name, (len(transformations), photographs, facts.dim), np.dtype(dtype).itemsize, device))
-    # two batches of canvases and of every variant under way, in the largest case
+    # at most two batches in flight, each with canvases and all variants
     buffers = 2.0 * BATCH * pixels * (1 + len(transformations))
     return Plan(
         device, count, photographs, len(transformations), tuple(stages), tuple(tables), weights + activations + buffers
@@ -186,25 +185,23 @@ def _table(name: str, shape: tuple[int, int, int], itemsize: int, device: Device
     return DatasetEstimate(name, shape[2], float(math.prod(shape) * itemsize), held, float(room.needs(held)))
 
 
-# How much of a card's peaks work reaches, as gpu-check has measured it there.
-
-FIELDS = ("backbones", "styles", "variants", "decode_bytes")  # of `Efficiency`, that gpu-check measures
+FIELDS = ("backbones", "styles", "variants", "decode_bytes")  # fields of `Efficiency` measured by gpu-check
 GIVEN, MEASURED, ASSUMED = "given", "measured", "assumed"
 
 
 def fact(field: str) -> str:
-    """The name under which a row of gpu-check says a field of `Efficiency`."""
+    """Return the key of an `Efficiency` field in the rows of gpu-check."""
     return f"plan: {field}"
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What a plan stands on.
+    """Efficiencies used by a plan, and their origin.
 
     Attributes:
-        efficiency: the numbers.
-        sources: whether each was given, measured or assumed, of those that the plan uses.
-        measurement: card, time and file of what was measured; "" where nothing was.
+        efficiency: the values.
+        sources: ``given``, ``measured`` or ``assumed`` for each field that the plan uses.
+        measurement: card, time and file of the measurement; "" if nothing was measured.
     """
 
     efficiency: Efficiency
@@ -212,21 +209,21 @@ class Basis:
     measurement: str
 
     def describe(self) -> dict[str, Any]:
-        """In plain JSON."""
+        """Return the basis as plain JSON."""
         values = {name: {"value": getattr(self.efficiency, name), "from": s} for name, s in self.sources.items()}
         return {"efficiency": values, "measurement": self.measurement or None}
 
 
 def basis(card: str, folder: Path, given: Mapping[str, float]) -> Basis:
-    """The efficiencies of a card: those that are given, else those measured on it, else those assumed.
+    """Return the efficiencies of a card: given, else measured, else assumed.
 
     Args:
-        card: its short name.
-        folder: where gpu-check keeps its results; it need not be there.
-        given: ``compute`` and ``bandwidth``, or none; they stand in the place of what was measured of the same work.
+        card: short name, a key of `DEVICES`.
+        folder: results of gpu-check; may not exist.
+        given: ``compute`` and ``bandwidth``, or empty. They override measurements of the same work.
     """
     found, measurement = newest(card, folder)
-    if given:  # of products and of traffic: all that networks and variants do
+    if given:  # these cover networks and variants; only decoding is left
         found = {name: value for name, value in found.items() if name == "decode_bytes"}
     efficiency = replace(Efficiency(**found), **given)
     networks = efficiency.backbones is None or efficiency.styles is None
@@ -239,10 +236,10 @@ def basis(card: str, folder: Path, given: Mapping[str, float]) -> Basis:
 
 
 def newest(card: str, folder: Path) -> tuple[dict[str, float], str]:
-    """Fields of `Efficiency` from the newest results of a card, and which these are; nothing where there are none.
+    """Return `Efficiency` fields from a card's newest results, and their origin; both empty without results.
 
     Raises:
-        SubstyleError: a file of results that is none.
+        SubstyleError: a results file is invalid.
     """
     kept = [(path, _document(path)) for path in sorted(folder.glob("gpu-*.json"))]
     of_card = [(data["environment"], data["rows"], path) for path, data in kept if data["environment"]["card"] == card]
@@ -253,10 +250,10 @@ def newest(card: str, folder: Path) -> tuple[dict[str, float], str]:
 
 
 def fields(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """What the rows of a gpu-check say of them.
+    """Extract fields of `Efficiency` from the rows of gpu-check.
 
-    Of a network in several runtimes the one counts that ``runtime = "auto"`` takes, TensorRT; of several networks the
-    median.
+    For a network measured in several runtimes, TensorRT counts, as ``runtime = "auto"`` would choose it. ``backbones``
+    is the median over networks.
     """
     networks: dict[str, tuple[bool, float]] = {}
     found: dict[str, float] = {}
@@ -281,14 +278,13 @@ def _document(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
         good = data["benchmark"] == "gpu_check" and "card" in data["environment"] and isinstance(data["rows"], list)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SubstyleError(f"{path}: no results of gpu-check ({type(error).__name__}: {error})") from error
+        raise SubstyleError(f"{path}: not a results file of gpu-check ({type(error).__name__}: {error})") from error
     if not good:
-        raise SubstyleError(f"{path}: no results of gpu-check")
+        raise SubstyleError(f"{path}: not a results file of gpu-check")
     return dict(data)
 
 
-# What the engine means to reach, beside what a plan says of it.
-
+# The performance goal of the engine.
 CARD, HOURS = "h100", 1.0
 PHOTOGRAPHS = 1_331_167  # of ImageNet: training and validation images
 BACKBONE = "timm:vit_base_patch16_224"
@@ -296,6 +292,6 @@ WHAT = "ImageNet × 31 embedded with ViT-B/16 on one H100"
 
 
 def goal(efficiency: Efficiency) -> dict[str, Any]:
-    """The goal in hours and the plan's number for it."""
+    """Return the goal and the estimate for it, in hours."""
     made = plan([BACKBONE], suite("substance31"), PHOTOGRAPHS, DEVICES[CARD], efficiency=efficiency)
     return {"what": WHAT, "hours": HOURS, "planned_hours": made.seconds / 3600}

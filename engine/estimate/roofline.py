@@ -1,9 +1,8 @@
 """Roofline estimates: operations and bytes of networks and variants, counted on meta tensors.
 
-The model: matrix products and convolutions read their inputs and write their outputs in bf16; everything between them
-(normalisation, activation, residual sums) is fused into them and moves nothing of its own; the scores of attention
-never leave the chip. Each product takes the longer of its arithmetic and its traffic (Williams, Waterman, Patterson:
-Roofline, 2009).
+Assumptions: matrix products and convolutions read inputs and write outputs in bf16; everything between them
+(normalisation, activation, residual sums) is fused and moves no data; attention scores stay on chip. Each product takes
+the longer of its compute time and its memory time (Williams, Waterman, Patterson: Roofline, 2009).
 """
 
 from __future__ import annotations
@@ -33,18 +32,16 @@ from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 from substyle.pipelines.transforms.style import MULTISTYLE as MULTISTYLE_NETWORK
 
-# GPUs that a plan can be made for: peaks from their makers' data sheets, and how much of them work reaches.
-
 
 @dataclass(frozen=True)
 class Device:
     """A GPU.
 
     Attributes:
-        name: as the maker calls it.
-        flops: dense bf16 operations a second.
-        bandwidth: bytes a second to its memory.
-        memory: bytes of its memory.
+        name: product name.
+        flops: peak dense bf16 operations per second.
+        bandwidth: peak memory bandwidth in bytes per second.
+        memory: memory size in bytes.
     """
 
     name: str
@@ -53,7 +50,7 @@ class Device:
     memory: float
 
 
-# Source: NVIDIA's data sheets; dense numbers, half of those "with sparsity"
+# Source: NVIDIA's data sheets; dense rates, half of those "with sparsity"
 DEVICES = {
     "h100": Device("H100 SXM", 989e12, 3.35e12, 80e9),
     "h200": Device("H200 SXM", 989e12, 4.8e12, 141e9),
@@ -63,26 +60,25 @@ DEVICES = {
 DEFAULT = "h100"
 
 
-DALI_RATE = 21_567  # photographs a second, see `Efficiency.decode_bytes`
+DALI_RATE = 21_567  # photographs per second, see `Efficiency.decode_bytes`
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """How much of a GPU's peaks work reaches. Those that may be None are known where they were measured.
+    """Achieved fractions of a GPU's peak rates. Fields that may be None are set only if measured.
 
     Attributes:
-        compute: of the operations a second in matrix products and convolutions. 0.6 is what AITemplate reaches with
-            ViT-B/16 in fp16 on an A100 (5,273 images/s, 59.5 %).
-        bandwidth: of the bytes a second to memory. Copies reach 0.9; kernels with more to do somewhat less.
-        decode_bytes: a photograph's decoding, resize and crop, in bytes of the GPU's full bandwidth. No traffic was
-            counted: it is a rate turned into bytes, so that other cards scale with their bandwidth, which is a guess.
-            The rate is from NVIDIA DALI's continuous integration on an H100, nvJPEG and ResNet's preprocessing fed by
-            70 CPU threads: 21,567 photographs a second, of 3.35 TB/s 155 MB each. Fewer threads, or larger
-            photographs than ImageNet's, decode more slowly.
-        backbones: of the roofline of whole networks, in place of the first two; a share of both peaks alike.
-        styles: likewise of the style networks.
-        variants: of the bytes a second, for the traffic that a plan counts for other variants; above 1 where several
-            are made from one reading.
+        compute: fraction of `Device.flops` in matrix products and convolutions. AITemplate reaches 0.6 with ViT-B/16 in
+            fp16 on an A100 (5,273 images/s, 59.5 %).
+        bandwidth: fraction of `Device.bandwidth`. Copies reach 0.9, other kernels somewhat less.
+        decode_bytes: cost of decoding, resizing and cropping a photograph, in bytes at full bandwidth. It is a rate
+            converted to bytes, assuming that other cards scale with their bandwidth; no traffic was counted. NVIDIA
+            DALI's continuous integration reaches 21,567 photographs/s on an H100 (nvJPEG and ResNet preprocessing, 70
+            CPU threads), 155 MB each at 3.35 TB/s. Fewer threads and photographs larger than ImageNet's are slower.
+        backbones: fraction of both peaks reached by whole networks; replaces `compute` and `bandwidth`.
+        styles: same for style networks.
+        variants: fraction of `Device.bandwidth` for the counted traffic of other variants; above 1 if several are
+            computed from one read.
     """
 
     compute: float = 0.6
@@ -100,10 +96,10 @@ class Efficiency:
                 if not 0.0 < value < math.inf:
                     raise ConfigError(f"efficiency.{name}", value, "a number above 0")
             elif not 0.0 < value <= 1.0:
-                raise ConfigError(f"efficiency.{name}", value, "a share above 0, at most 1")
+                raise ConfigError(f"efficiency.{name}", value, "a number above 0, at most 1")
 
     def of(self, measured: float | None) -> Efficiency:
-        """For networks whose share of the roofline was measured, that share; else what is assumed."""
+        """Return `measured` as the fraction of both compute and bandwidth, or self if it is None."""
         return self if measured is None else Efficiency(compute=measured, bandwidth=measured)
 
 
@@ -111,16 +107,16 @@ FULL = Efficiency(compute=1.0, bandwidth=1.0)  # the roofline itself
 
 
 def device(name: str) -> Device:
-    """A GPU by its short name. Raises ConfigError naming those there are."""
+    """Return a GPU by its short name. Raises ConfigError for an unknown name."""
     if name not in DEVICES:
         raise ConfigError("--gpu", name, ", ".join(DEVICES))
     return DEVICES[name]
 
 
 def card_of(name: str) -> str | None:
-    """The short name of a card by the name that its driver gives it; None where the data sheet is another's.
+    """Convert a driver's device name to a short name, None if no entry of `DEVICES` matches.
 
-    PCIe and NVL cards have lower peaks than the SXM modules that the data sheets of `DEVICES` are of.
+    PCIe and NVL cards have lower peaks than the SXM modules in `DEVICES`.
     """
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
     if words & {"pcie", "nvl", "40gb", "mig"}:
@@ -128,17 +124,16 @@ def card_of(name: str) -> str | None:
     return next((short for short in DEVICES if short in words), None)
 
 
-BYTES = 2  # of a bf16 number
+BYTES = 2  # per bf16 number
 
 
 @dataclass
 class Work:
-    """What is to be done for a number of images.
+    """Operations and memory traffic for a number of images.
 
     Attributes:
-        products: (operations, bytes) of each matrix product or convolution; an operation is a multiplication or an
-            addition.
-        images: for how many images.
+        products: (operations, bytes) of each matrix product or convolution; a multiply-add is two operations.
+        images: number of images.
     """
 
     products: list[tuple[float, float]] = field(default_factory=list)
@@ -146,22 +141,22 @@ class Work:
 
     @property
     def flop(self) -> float:
-        """Operations for one image."""
+        """Operations per image."""
         return sum(flop for flop, _ in self.products) / self.images
 
     @property
     def traffic(self) -> float:
-        """Bytes to and from memory for one image."""
+        """Bytes to and from memory per image."""
         return sum(moved for _, moved in self.products) / self.images
 
     def seconds(self, device: Device, efficiency: Efficiency) -> float:
-        """Time for one image on one GPU."""
+        """Return the time per image on one GPU."""
         compute, bandwidth = device.flops * efficiency.compute, device.bandwidth * efficiency.bandwidth
         return sum(max(flop / compute, moved / bandwidth) for flop, moved in self.products) / self.images
 
 
 def of_network(network: nn.Module, x: torch.Tensor) -> Work:
-    """The work of a network for a batch (B, C, H, W). Both may be on torch's meta device: nothing is computed then."""
+    """Count the work of a network for a batch (B, C, H, W). On the meta device nothing is computed."""
     with torch.no_grad(), _Counter() as counter:
         network(x)
     return Work(counter.products, len(x))
@@ -174,7 +169,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401 - torch's own kind of function
+        func: Any,  # noqa: ANN401 (OpOverload)
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -186,20 +181,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             flop = float(flop_registry[packet](*args, **kwargs, out_val=out))
             outputs = out if isinstance(out, tuple) else (out,)
             sizes = [math.prod(t.shape) for t in (*args, *outputs) if isinstance(t, torch.Tensor)]
-            # products of batches are attention's, and the largest of their matrices are its scores
+            # batched products are those of attention; their largest matrix is its scores
             on_chip = max(sizes) if packet in (torch.ops.aten.bmm, torch.ops.aten.baddbmm) else 0
             self.products.append((flop, BYTES * float(sum(sizes) - on_chip)))
         return out
 
 
-# The work of a study's networks: backbones by name, without their weights, and style generators.
-
-_STYLE_VECTOR = 100  # numbers that describe a style; which ones changes no size
+_STYLE_VECTOR = 100  # length of a style vector; its values do not affect the work
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """A backbone as a plan sees it: embedding width D, parameters, work."""
+    """Embedding width D, number of parameters and work of a backbone."""
 
     dim: int
     parameters: int
@@ -207,10 +200,10 @@ class NetworkFacts:
 
 
 def backbone(name: str, batch: int) -> NetworkFacts:
-    """A backbone at its own input side.
+    """Count the work of a backbone at its own input side, without loading weights.
 
     Raises:
-        ConfigError: a bad name, or one of a family whose networks cannot be made without their weights.
+        ConfigError: an invalid name, or a network that cannot be built or run without weights.
     """
     family, rest = check_name(name).prefix, name.partition(":")[2]
     if rest in ("pixels", "statistics") and family == "control":
@@ -225,8 +218,8 @@ def backbone(name: str, batch: int) -> NetworkFacts:
         network = network.eval()
         with torch.no_grad():
             dim = timm.require_vector(name, network(x[:1]))
-    except RuntimeError as error:  # a network that looks at its numbers, of which there are none here
-        allowed = f"one whose work can be counted without its weights ({error})"
+    except RuntimeError as error:  # the network reads values, which meta tensors do not have
+        allowed = f"a backbone whose cost can be estimated without its weights ({error})"
         raise ConfigError(f"backbone {name}", rest, allowed) from error
     return NetworkFacts(dim, sum(p.numel() for p in network.parameters()), of_network(network, x))
 
@@ -248,7 +241,7 @@ def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:
     elif family in ("control", "timm"):
         network, side = _timm(name, model.partition(":")[2] if family == "control" else model)
     else:
-        allowed = "timm, open_clip, package, control or a preset, whose work can be counted"
+        allowed = "timm, open_clip, package, control or a preset"
         raise ConfigError(f"backbone {name}", family, allowed)
     return timm_family.read_at(name, network.eval(), readout, side)[0], side
 
@@ -260,9 +253,9 @@ def _timm(name: str, model: str) -> tuple[nn.Module, int]:
 
 
 def styles(names: tuple[str, ...], canvas: int) -> Work:
-    """The work of the style networks that these transformations need, for one photograph.
+    """Count the work of the style networks of these transformations for one photograph.
 
-    Layers before the first normalisation are the same in all styles of a network and are counted once.
+    Layers before the first normalisation are shared by all styles of a network and counted once.
     """
     load_all()
     work = Work()
@@ -276,7 +269,7 @@ def styles(names: tuple[str, ...], canvas: int) -> Work:
 
 
 def _add_generator(work: Work, generator: Generator, styles: int, side: int) -> None:
-    """Convolutions of a generator: stride 1, 2, 2, the residual blocks at a quarter of the side, then twice doubled."""
+    """Add a generator's convolutions: strides 1, 2, 2, residual blocks at a quarter of the side, two upsamplings."""
     seen_styled = False
 
     def convolution(layer: Layer, into: int, out: int) -> None:
@@ -298,16 +291,13 @@ def _add_generator(work: Work, generator: Generator, styles: int, side: int) -> 
         convolution(layer, into, out)
 
 
-# The traffic of variants that no network makes.
-
-
 def variant_bytes(transformations: Sequence[str], canvas: int) -> float:
-    """Bytes that the variants of one photograph move, styles left out: a canvas is read and a variant written.
+    """Return the bytes moved by the variants of one photograph, without styles.
 
-    Both are read once more to see whether they differ.
+    A canvas is read and a variant written; both are read again to compare them.
 
     Args:
-        transformations: names.
+        transformations: names of transformations.
         canvas: side S in pixels.
     """
     load_all()

@@ -1,8 +1,8 @@
 """Compaction of the journal, removal of leftovers, and notes of damage.
 
-A file of details is written once. The index is merged as binary numbers are counted: a new segment takes in all that
-are no longer than itself. So each is longer than all newer ones together, n records have about log2(n / 256) segments,
-and a row is written again about as often in the life of a store.
+Detail files are written once. Index segments are merged like binary counters: a new segment absorbs all that are not
+longer than itself. Each is then longer than all newer ones together, n records have about log2(n / 256) segments, and a
+row is rewritten about as many times.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from substyle.engine.store.records import (
 )
 from substyle.pipelines.storage import ObjectPlace, Place, at_once
 
-RECORDS = 256  # loose ones that are gathered
-BYTES = 64 << 20  # of loose ones that are gathered, and that go into one file of details: they are in memory at once
-_LOOK_RECORDS, _LOOK_BYTES = 16, BYTES // 4  # written by one process before it looks whether all have written enough
+RECORDS = 256  # number of loose records that triggers compaction
+BYTES = 64 << 20  # size of loose records that triggers compaction, and limit of a detail file, which is held in memory
+_LOOK_RECORDS, _LOOK_BYTES = 16, BYTES // 4  # written by one process between two checks for compaction
 SEGMENT = re.compile(r"segment-(\d{5,})-(\d+)-[0-9a-f]{16}\.parquet")
 
 
 class Upkeep:
-    """Compacts now and then as a run writes records.
+    """Compacts the journal periodically while a run writes records.
 
-    To look is to list a folder under the store's mutex. If each of the run's processes looks after every 16th of its
-    records, then one of them looks after every 16th record of all, however many they are.
+    A check lists a folder under the store's mutex. Each process checks after 16 of its own records, so a run
+    checks once per 16 records for any number of processes.
     """
 
     def __init__(self, store: Place, number: int) -> None:
-        """For a process of any number that others have not: they begin together, and should not look together."""
+        """Create with a number that differs between processes, to stagger their checks."""
         self._store = store
         self._records, self._bytes = number % _LOOK_RECORDS, 0
 
     def written(self, records: int, size: int) -> None:
-        """So many records of so many bytes have been written."""
+        """Count records and bytes written, and compact if due."""
         self._records += records
         self._bytes += size
         if self._records >= _LOOK_RECORDS or self._bytes >= _LOOK_BYTES:
@@ -70,9 +70,9 @@ class Upkeep:
 
 
 def compact(store: Place, *, at: int = RECORDS) -> None:
-    """Take loose records into details and index when there are at least ``at`` of them, or 64 MB.
+    """Move loose records into detail files and the index if there are at least ``at`` of them, or 64 MB.
 
-    The caller has the mutex. Raises StoreError when a file of the journal is damaged, or the disk fails.
+    The caller must hold the mutex. Raises StoreError if a file of the journal is damaged, or the disk fails.
     """
     paths = listed(store / journal.FOLDER, ".json")
     if not paths or (len(paths) < at and sum(sizes(paths)) < BYTES):
@@ -90,11 +90,11 @@ def compact(store: Place, *, at: int = RECORDS) -> None:
 
 
 def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: Iterable[Place] = ()) -> None:
-    """Take back what records say of some transformations, so that they are embedded again; the caller owns the store.
+    """Remove transformations from the journal, so that they are embedded again. The caller must own the store.
 
     Args:
-        broken: transformations by (shard, backbone).
-        damaged: files of the journal that cannot be read; they are removed, and with them all that they said.
+        broken: transformations to remove, by (shard, backbone).
+        damaged: unreadable files of the journal, which are removed with all their records.
     """
     unreadable = set(damaged)
     there = journal.files(store)
@@ -114,13 +114,13 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
 
 
 def clear_unnamed(store: Place) -> None:
-    """Remove details that no segment names: a process was killed before it wrote one. The caller has the mutex."""
+    """Remove detail files without a segment, left by killed processes. The caller must hold the mutex."""
     for path in unnamed(store):
         remove(path)
 
 
 def unnamed(store: Place) -> list[Place]:
-    """Files of details that no segment names. Raises StoreError when a segment is damaged."""
+    """List detail files that no segment refers to. Raises StoreError if a segment is damaged."""
     paths = listed(store / journal.FOLDER / journal.DETAILS, ".parquet")
     if not paths:
         return []
@@ -130,18 +130,18 @@ def unnamed(store: Place) -> list[Place]:
 
 
 def listed_segments(store: Place) -> list[Place]:
-    """Segments of the index that a run wrote, while the caller has the mutex."""
+    """List segments with valid names. The caller must hold the mutex."""
     return [path for path in listed(store / journal.FOLDER, ".parquet") if SEGMENT.fullmatch(path.name)]
 
 
 def _length(path: Place) -> int:
-    """Rows of a segment, as its name says."""
+    """Number of rows of a segment, from its name."""
     match = SEGMENT.fullmatch(path.name)
     return int(match[2]) if match else 0
 
 
 def _groups(paths: Sequence[Place]) -> Iterator[list[tuple[int, Record]]]:
-    """Loose records in groups that one file of details can take."""
+    """Loose records in groups of at most `BYTES`."""
     group: list[Place] = []
     total = 0
     for path, size in zip(paths, sizes(paths), strict=True):
@@ -155,7 +155,7 @@ def _groups(paths: Sequence[Place]) -> Iterator[list[tuple[int, Record]]]:
 
 
 def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set[str]]) -> dict[int, Record]:
-    """Records that say nothing of broken transformations; those that are left with none are gone."""
+    """Remove broken transformations from records, and records left without any."""
     found = {}
     for number, record in records.items():
         gone = broken.get((record.shard, record.backbone), set())
@@ -169,7 +169,7 @@ def _without(records: Mapping[int, Record], broken: Mapping[tuple[int, str], Set
 
 
 def _write_details(store: Place, records: Mapping[int, Record]) -> pa.Table:
-    """Write records as one file of details; returns their rows of the index."""
+    """Write records to a detail file; return their index rows."""
     if not records:
         return INDEX_SCHEMA.empty_table()
     data = encode_details(records.items())
@@ -181,7 +181,7 @@ def _write_details(store: Place, records: Mapping[int, Record]) -> pa.Table:
 
 
 def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -> None:
-    """Write rows of the index as one new segment, then remove the files that it stands for."""
+    """Write index rows to a new segment, then remove the files it replaces."""
     folder = store / journal.FOLDER
     table = together(tables)
     if len(table):
@@ -193,24 +193,21 @@ def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -
         flush(folder)
 
 
-# What killed processes left of a store.
-
-
 def clear_leftovers(store: Place) -> None:
-    """Remove what is half written, and what nothing speaks of yet; the caller has the mutex."""
-    if isinstance(store, Path):  # objects are written whole or not at all
+    """Remove temporary files and unreferenced detail files of killed processes. The caller must hold the mutex."""
+    if isinstance(store, Path):  # objects are written atomically
         with writing(store):
             for folder in (manifest.FOLDER, journal.FOLDER, f"{journal.FOLDER}/{journal.DETAILS}", ""):
                 clear_temporary(store / folder)
             for half in _metadata(store):
                 half.unlink(missing_ok=True)
-            clear_temporary(store.parent, store.name)  # a part that was killed while another made the store
+            clear_temporary(store.parent, store.name)  # a process killed while another created the store
     with writing(store):
         clear_unnamed(store)
 
 
 def none(store: Place) -> bool:
-    """Whether no killed process left a lock, something half written, or records that nobody has compacted."""
+    """Return whether a store has no lock, temporary file, unreferenced detail file or uncompacted record."""
     left: list[Iterator[Place]] = [store.glob(lock.LOCKS)]
     if isinstance(store, Path):
         beside = store.parent.glob(f".{glob.escape(store.name)}.*.tmp")
@@ -220,15 +217,13 @@ def none(store: Place) -> bool:
 
 
 def _metadata(store: Path) -> Iterator[Path]:
-    """Metadata of backbones and transformations under temporary names; such chunks go with their shards' folders."""
+    """Temporary metadata files of backbones and transformations. Temporary chunks are removed with their folders."""
     for depth in (ARRAYS, f"{ARRAYS}/*", f"{ARRAYS}/*/*"):
         yield from store.glob(f"{depth}/.*.tmp")
 
 
-# What `verify` found damaged, kept in ``damage.json`` until `embed` has repaired it.
-#
-# `verify` changes nothing else in a store: run twice, it finds the same. Readers refuse backbones that it names.
-
+# Damage found by `verify`, stored until `embed` repairs it. `verify` changes nothing else in a store, so a second run
+# finds the same. Readers refuse damaged backbones.
 NAME = "damage.json"
 
 
@@ -237,9 +232,9 @@ class Damage:
     """Damaged parts of a store.
 
     Attributes:
-        chunks: transformations by (shard, slug of the backbone) that must be embedded again.
-        files: damaged files of journal and catalog, relative to the store; what they say is lost.
-        metadata: ``zarr.json`` files to be written again.
+        chunks: transformations to embed again, by (shard, slug of the backbone).
+        files: damaged files of journal and catalog, relative to the store. Their content is lost.
+        metadata: ``zarr.json`` files to rewrite.
     """
 
     chunks: Mapping[tuple[int, str], set[str]] = field(default_factory=dict)
@@ -251,7 +246,7 @@ class Damage:
 
 
 def read(store: Place) -> Damage | None:
-    """What is noted of a store; None where nothing is. Raises StoreError when the note itself is damaged."""
+    """Read the noted damage of a store, None if there is none. Raises StoreError if the note itself is damaged."""
     path = store / NAME
     if not path.is_file():
         return None
@@ -262,11 +257,11 @@ def read(store: Place) -> Damage | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{path}: cannot be read: {error!r}; run substyle verify, which writes it again") from error
+        raise StoreError(f"{path}: invalid file: {error!r}; run substyle verify to rewrite it") from error
 
 
 def write(store: Place, found: Damage) -> None:
-    """Note what is damaged, in place of what was noted before. Raises StoreError where it cannot be written."""
+    """Write a note of damage, replacing any previous one. Raises StoreError if the write fails."""
     content = {
         "chunks": [[shard, slug, sorted(names)] for (shard, slug), names in sorted(found.chunks.items())],
         "files": list(found.files),
@@ -282,20 +277,20 @@ def write(store: Place, found: Damage) -> None:
 
 
 def clear_damage(store: Place) -> None:
-    """Forget what was noted."""
+    """Delete the note of damage."""
     with writing(store / NAME):
         remove(store / NAME)
 
 
 def require_none(store: Place, slug: str) -> None:
-    """Raise StoreError where `verify` found chunks of a backbone, or files of the store, damaged."""
+    """Raise StoreError if `verify` found damage in chunks of a backbone or in files of the store."""
     found = read(store)
     if found is not None and (found.files or found.metadata or any(there == slug for _, there in found.chunks)):
-        raise StoreError(f"{store}: verify found damage that is not repaired yet ({NAME}); run embed, which repairs it")
+        raise StoreError(f"{store}: unrepaired damage found by verify ({NAME}); run embed to repair it")
 
 
 def repair(store: Place, found: Damage) -> None:
-    """Take damaged chunks and records out of the journal and remove damaged files; the caller owns the store."""
+    """Remove damaged chunks from the journal, and damaged files from the store. The caller must own the store."""
     inside = [store / name for name in found.files]
     for path in inside:
         if path.parent.name == "catalog":

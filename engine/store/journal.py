@@ -1,9 +1,9 @@
-"""The journal: one record for every finished (shard, backbone, transformations), and notes on images.
+"""The journal: one record per finished (shard, backbone, transformations), and notes on images.
 
-A record is a small JSON file, written durably after the chunks it speaks of. As a run goes on, `compaction` moves
-records into Parquet: into files of details, which are written once, and an index of them in few segments. A crash
-between writing a segment and removing what it stands for leaves both: they say the same. Names of all these files end
-in a digest of their content, which every reader checks.
+A record is a small JSON file, written durably after its chunks. During a run, `compaction` moves records into Parquet:
+detail files, written once, and index segments, merged to stay few. A crash between writing a segment and removing the
+files it replaces leaves both, with the same content. The name of each file ends in a digest of its content, which every
+reader checks.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from substyle.engine.store.records import (
 from substyle.pipelines.storage import Place, at_once
 
 FOLDER = "journal"
-DETAILS = "details"  # in the journal's folder
+DETAILS = "details"  # subfolder of the journal
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Files:
-    """The journal's files: loose records, and segments of the index."""
+    """Files of a journal: loose records and index segments."""
 
     loose: tuple[Place, ...]
     segments: tuple[Place, ...]
 
 
 def files(store: Place) -> Files:
-    """All that was there at one moment, or has come since; of what was replaced meanwhile some may be gone.
+    """List the files of a journal. Includes all records finished before the call; listed files may be gone after it.
 
-    What is compacted goes from loose records to segments, and from segments to a segment, the new file being there
-    before the old ones go. So loose records are listed first. A list of segments may lack an old one that went while
-    it was made, and the new one that came; the next list then has the new one, and differs.
+    Compaction turns loose records into segments and merges segments, and writes the new file before it removes the old
+    ones. Loose records are therefore listed first. A listing of segments may miss both a removed file and its
+    replacement, so segments are listed until two listings agree.
     """
     folder = store / FOLDER
     loose = listed(folder, ".json")
@@ -70,25 +70,22 @@ def _segments(folder: Place) -> tuple[Place, ...]:
 
 
 def details_path(store: Place, name: str) -> Place:
-    """The file of details of that name."""
+    """Return the path of a detail file."""
     return store / FOLDER / DETAILS / name
 
 
-# --- one file ---------------------------------------------------------------------------------------------------------
-
-
 def read_loose(path: Place) -> tuple[int, Record]:
-    """A record that stands alone, and its identity. Raises FileNotFoundError, or StoreError when it is damaged."""
+    """Read a loose record and its identity. Raises FileNotFoundError, or StoreError if the file is damaged."""
     return _decoded(path, lambda data: (identity(data), Record.from_json(data.decode())))
 
 
 def read_segment(path: Place) -> pa.Table:
-    """Rows of `INDEX_SCHEMA`. Raises FileNotFoundError, or StoreError when the file is damaged."""
+    """Read rows of `INDEX_SCHEMA`. Raises FileNotFoundError, or StoreError if the file is damaged."""
     return _decoded(path, decode_index)
 
 
 def read_details(path: Place) -> dict[int, Record]:
-    """Records by identity. Raises FileNotFoundError, or StoreError when the file is damaged."""
+    """Read records by identity. Raises FileNotFoundError, or StoreError if the file is damaged."""
     return _decoded(path, decode_details)
 
 
@@ -98,19 +95,16 @@ def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: this file of the journal cannot be read: {error} (run substyle verify)") from error
-
-
-# --- all of it --------------------------------------------------------------------------------------------------------
+        raise StoreError(f"{path}: invalid journal file: {error}; run substyle verify") from error
 
 
 def read_index(store: Place) -> Index:
-    """What is finished. Raises StoreError when a loose record or a segment is damaged."""
+    """Read the index of finished records. Raises StoreError if a loose record or a segment is damaged."""
     return _settled(store, lambda there: Index.of_tables(_tables(there)))
 
 
 def read_records(store: Place) -> list[pa.Table]:
-    """All records as tables of `DETAIL_SCHEMA`, some perhaps twice. Raises StoreError when a file is damaged."""
+    """Read all records as tables of `DETAIL_SCHEMA`; some may repeat. Raises StoreError if a file is damaged."""
 
     def tables(there: Files) -> list[pa.Table]:
         loose = details_table(at_once(read_loose, there.loose))
@@ -122,16 +116,16 @@ def read_records(store: Place) -> list[pa.Table]:
 
 
 def read(store: Place) -> list[Record]:
-    """All records, in the order of (shard, backbone, identity). Raises StoreError when a file of them is damaged."""
+    """Read all records, sorted by (shard, backbone, identity). Raises StoreError if a file is damaged."""
     return examine(store, _raise, lambda record: record)
 
 
 def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Callable[[Record], T]) -> list[T]:
-    """Something of all records that can be read, in that order. Whole records are in memory for one file at a time.
+    """Map `of` over all readable records, sorted by (shard, backbone, identity), holding one file in memory at a time.
 
     Args:
-        damaged: told of every file that cannot be, or that does not say what its segment says.
-        of: what is kept of a record.
+        damaged: called for each file that is unreadable or inconsistent with its segment.
+        of: maps a record to the value to return.
     """
 
     def records(there: Files) -> list[T]:
@@ -149,7 +143,7 @@ def _raise(_: Place, error: StoreError) -> None:
 
 
 def _settled(store: Place, of: Callable[[Files], T]) -> T:
-    """The answer from files that were all there: where one is gone, it was compacted meanwhile; all is read anew."""
+    """Call `of` until no listed file is missing: a missing one was compacted in the meantime."""
     while True:
         there = files(store)
         try:
@@ -188,7 +182,7 @@ def _records(
             records = _held(store, path, decode_details, there)
             rows = index_rows(records.items(), name)
             if any(not table.equals(rows) for table in tables):
-                raise StoreError(f"{path}: does not hold what a segment says of it (run substyle verify)")
+                raise StoreError(f"{path}: content does not match the journal index; run substyle verify")
         except StoreError as error:
             problems[path] = error
             continue
@@ -197,28 +191,25 @@ def _records(
 
 
 def _held(store: Place, path: Place, decode: Callable[[bytes], T], there: Files) -> T:
-    """What a file of details holds. Raises FileNotFoundError where it went with its segment, else StoreError."""
+    """Decode a detail file. Raises FileNotFoundError if it was removed along with its segment, else StoreError."""
     try:
         return _decoded(path, decode)
     except FileNotFoundError as error:
         if files(store).segments != there.segments:
             raise
-        raise StoreError(f"{path}: this file of the journal is missing (run substyle verify)") from error
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
+        raise StoreError(f"{path}: journal file is missing; run substyle verify") from error
 
 
 def has_loose(store: Place) -> bool:
-    """Whether some records stand in files of their own."""
+    """Return whether the journal has loose records."""
     return bool(listed(store / FOLDER, ".json"))
 
 
 def write(store: Place, record: Record) -> int:
-    """Write one record durably. Several records of one (shard, backbone) speak of different transformations.
+    """Write a record durably. Records of the same (shard, backbone) have different transformations.
 
     Returns:
-        bytes written.
+        number of bytes written.
     """
     folder = store / FOLDER
     make_folder(folder)
@@ -227,23 +218,19 @@ def write(store: Place, record: Record) -> int:
     return len(data)
 
 
-# What decoding learned of a store's images, as columns: of millions of images there are no objects each.
-
-
 @dataclass(frozen=True)
 class Notes:
-    """Notes of N images in the order of their rows; see `record.ImageNote`.
+    """Notes on N images as columns, sorted by row; see `records.ImageNote`.
 
-    A row that was decoded in several passes is fine where it was in each of them, and has the indistinct
-    transformations of all of them.
+    An image decoded in several passes is valid if it was valid in all, and has the indistinct transformations of all.
 
     Attributes:
-        row_N: their rows.
-        ok_N: whether they are fine; reasons: why they are not, by row.
-        small_NRC: thumbnails (N, 8, 9) uint8; seen_N: whether there is one.
-        indistinct: for each transformation that hardly changed some image: bool (N,).
-        content_N2: content hashes, as two numbers each; zeros where nothing could be read.
-        mark_N: marks of the files when they were read; 0 where unknown.
+        row_N: rows of the images.
+        ok_N: whether an image is valid; reasons: why not, by row.
+        small_NRC: thumbnails (N, 8, 9) uint8; seen_N: whether an image has one.
+        indistinct: bool (N,) for each transformation that barely changed at least one image.
+        content_N2: content hashes, as two numbers each; zeros for unreadable files.
+        mark_N: marks of the files when they were read; 0 if unknown.
     """
 
     row_N: NDArray[np.int64]
@@ -256,7 +243,7 @@ class Notes:
     mark_N: NDArray[np.int64]
 
     def at(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of rows, -1 where nothing is noted. Shape: (M,) to (M,)."""
+        """Return the positions of rows, -1 for rows without a note. Shape: (M,) to (M,)."""
         at_M = np.searchsorted(self.row_N, row_M)
         there_M = at_M < len(self.row_N)
         there_M[there_M] = self.row_N[at_M[there_M]] == row_M[there_M]
@@ -264,18 +251,18 @@ class Notes:
 
 
 def read_notes(store: Place) -> Notes:
-    """All notes of a store. Raises StoreError when a file of the journal is damaged."""
+    """Read all notes of a store. Raises StoreError if a file of the journal is damaged."""
     return _of_tables(read_records(store))
 
 
 def _of_tables(tables: Sequence[pa.Table]) -> Notes:
-    """Notes from tables of whole records, `records.DETAIL_SCHEMA`."""
+    """Convert tables of `records.DETAIL_SCHEMA` to notes."""
     table = pa.concat_tables([records.DETAIL_SCHEMA.empty_table(), *tables]).select(["id", "backbone", "images"])
-    # records in the order of their backbones, so that the last one is the same however they are filed
+    # sorted, so that the last record of a row does not depend on how records are stored
     table = table.sort_by([("backbone", "ascending"), ("id", "ascending")]).combine_chunks()
     images = pc.list_flatten(table["images"]).combine_chunks()
     row_I = images.field("row").to_numpy(zero_copy_only=False)
-    # np.unique tells of a value's first place: of the last one, when all are turned round
+    # np.unique returns first positions; reversed, these are the last
     row_N, back_N, back_I = np.unique(row_I[::-1], return_index=True, return_inverse=True)
     last_N, row_of_I = len(row_I) - 1 - back_N, back_I.reshape(-1)[::-1]
     fine_I = pc.equal(images.field("reason"), "").to_numpy(zero_copy_only=False)
@@ -285,7 +272,7 @@ def _of_tables(tables: Sequence[pa.Table]) -> Notes:
     reasons_B = images.field("reason").take(pa.array(bad_I)).to_pylist()
     content_I2 = _pairs(images.field("content"))
     content_N2 = np.zeros((len(row_N), 2), np.uint64)
-    np.maximum.at(content_N2, row_of_I, content_I2)  # where several passes read it, they read the same
+    np.maximum.at(content_N2, row_of_I, content_I2)  # equal in all passes that read the file
     mark_N = np.zeros(len(row_N), np.int64)
     np.maximum.at(mark_N, row_of_I, images.field("mark").to_numpy(zero_copy_only=False))
     thumbnail_N = images.field("thumbnail").take(pa.array(last_N))
@@ -307,7 +294,7 @@ def _of_tables(tables: Sequence[pa.Table]) -> Notes:
 
 
 def _pairs(contents: pa.LargeBinaryArray) -> NDArray[np.uint64]:
-    """Content hashes as two big-endian numbers each, zeros for empty ones. Shape: (I, 2)."""
+    """Convert content hashes to two big-endian numbers each, zeros if empty. Shape: (I, 2)."""
     pair_I2 = np.zeros((len(contents), 2), np.uint64)
     known_I = pc.greater(pc.binary_length(contents), 0).to_numpy(zero_copy_only=False)
     fixed = contents.filter(pa.array(known_I)).cast(pa.binary(CONTENT_BYTES))
@@ -316,7 +303,7 @@ def _pairs(contents: pa.LargeBinaryArray) -> NDArray[np.uint64]:
 
 
 def hex_of(content_N2: NDArray[np.uint64]) -> list[str]:
-    """Content hashes as texts, empty for zeros."""
+    """Format content hashes in hex, empty for zeros."""
     return [f"{high:016x}{low:016x}" if high or low else "" for high, low in content_N2.tolist()]
 
 

@@ -1,8 +1,7 @@
-"""Locks in a bucket: an object that names its holder, put only where none is, and renewed while it is held.
+"""Locks in a bucket: an object that names its holder, created only if absent, and renewed while it is held.
 
-No system releases it when its holder dies. A holder on this host is looked for among the processes; one on another host
-counts as gone when its object was not renewed for three minutes. Whoever takes a lease over replaces the very version
-that was met, and a holder that finds its own replaced has lost it.
+A holder on this host is dead if its process is; one on another host if its object was not renewed for three minutes. A
+takeover replaces exactly the version that was read. A holder that finds its object replaced has lost the lock.
 """
 
 from __future__ import annotations
@@ -26,19 +25,16 @@ from substyle.engine.store.files import is_running, started
 from substyle.engine.store.layout import LockedError, StoreError
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Version
 
-# Who holds a lock: the run, its host and process, and which part of the shards it does.
-
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a store, or a part of its shards.
+    """Holder of a store, or of a part of its shards.
 
     Attributes:
-        run: id of the run; host, pid, start: its process (see `processes.started`); since: when it took the lock.
+        run: id of the run; host, pid, start: its process (see `files.started`); since: when it acquired the lock.
         part: (index, count).
-        system: of a lock in a bucket, which several hosts of one name may reach: the system's start and the space in
-            which it numbers processes.
-        beat: of a lock in a bucket: how often it was renewed.
+        system: boot id and PID namespace, for locks in a bucket, which hosts with the same name may share.
+        beat: number of renewals, for locks in a bucket.
     """
 
     run: str
@@ -52,13 +48,13 @@ class Holder:
 
     @staticmethod
     def here(run: str, part: tuple[int, int] = (1, 1), system: str | None = None) -> Holder:
-        """This process."""
+        """Describe this process."""
         me = os.getpid()
         return Holder(run, socket.gethostname(), me, datetime.now(UTC).isoformat(), started(me), part, system)
 
     @staticmethod
     def read(text: bytes) -> Holder:
-        """The holder that a lock names; for another text one that never ran, because locks are written whole."""
+        """Parse a lock. Invalid content gives a holder that is not running, because locks are written atomically."""
         try:
             return Holder._of(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -71,11 +67,11 @@ class Holder:
         texts = (holder.run, holder.host, holder.since, holder.start or "", holder.system or "")
         numbers = (holder.pid, index, count, holder.beat)
         if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-            raise TypeError("not a holder")
+            raise TypeError("invalid holder")
         return holder
 
     def to_json(self) -> bytes:
-        """What `read` reads."""
+        """Encode as JSON, the inverse of `read`."""
         return json.dumps(asdict(self)).encode()
 
     def __str__(self) -> str:
@@ -84,20 +80,20 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this host, of which it is known whether it runs."""
+        """Whether the holder is a process of this system, so that it can be checked."""
         return self.host == socket.gethostname() and self.system in (None, system())
 
     def alive(self) -> bool:
-        """Whether it may still run: of a process on another host nothing is known, and it counts as running."""
+        """Return whether the holder may be running. Processes on other hosts count as running."""
         return not self.is_here or is_running(self.pid, self.start)
 
     def beside(self, part: tuple[int, int]) -> bool:
-        """Whether it does another part of the same number of parts."""
+        """Return whether the holder has a different part with the same count."""
         return self.part[1] == part[1] > 1 and self.part[0] != part[0]
 
 
 def system() -> str | None:
-    """What tells this system's processes from those of another host or container of the same name."""
+    """Return boot id and PID namespace, which distinguish hosts and containers with the same name; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -105,14 +101,14 @@ def system() -> str | None:
         return None
 
 
-BEAT = 20.0  # seconds between two renewals
-STALE = 180.0  # seconds without one, after which a holder on another host counts as gone
-_FREE = b""  # as the file of a local store has it
-_POLL = 0.05, 1.0  # seconds between two looks at a mutex that somebody has, at first and at most
+BEAT = 20.0  # seconds between renewals
+STALE = 180.0  # seconds without renewal after which a lock of another host expires
+_FREE = b""  # like the mutex file of a local store
+_POLL = 0.05, 1.0  # initial and maximum seconds between attempts to acquire a mutex
 
 
 class Lease:
-    """An object that this process has put and renews on a thread of its own until it is given back."""
+    """A lock object created by this process and renewed on a background thread until it is released."""
 
     def __init__(self, place: ObjectPlace, holder: Holder, version: Version) -> None:
         self.place, self.holder, self._version = place, holder, version
@@ -124,25 +120,25 @@ class Lease:
 
     @staticmethod
     def create(place: ObjectPlace, holder: Holder) -> Lease:
-        """Take a lease that nobody has. Raises FileExistsError where somebody has it."""
+        """Acquire a free lease. Raises FileExistsError if it is held."""
         content = holder.to_json()
         try:
             return Lease(place, holder, place.create(content))
         except FileExistsError:
             found, version = place.read_version()
-            if found != content:  # else the answer was lost and the request was made again
+            if found != content:  # equal content: the response was lost and the request retried
                 raise
             return Lease(place, holder, version)
 
     def require(self) -> None:
-        """Raise LockedError when another process has taken it over, or may have done so by now."""
+        """Raise LockedError if another process has taken the lease over, or may have."""
         if not self._lost and time.monotonic() - self._renewed > STALE:
             self._lost = f"could not be renewed for {STALE:.0f} s"
         if self._lost:
-            raise LockedError(f"{self.place}: this lock {self._lost}. What was finished before is kept.")
+            raise LockedError(f"{self.place}: lock {self._lost}; finished shards are kept")
 
     def end(self) -> bool:
-        """Renew it no longer; mark its object as free. Returns whether it was held until now."""
+        """Stop renewing and mark the object as free. Returns whether the lease was held until now."""
         self._ended.set()
         self._thread.join()
         if not self._lost:
@@ -153,13 +149,13 @@ class Lease:
         while not self._ended.wait(BEAT) and not self._lost:
             began = time.monotonic()
             self.holder = replace(self.holder, beat=self.holder.beat + 1)
-            # no connection now: it is tried again later, and `require` knows when that is too late
+            # retried at the next beat; `require` detects when it is too late
             with suppress(ObjectError):
                 self._put(self.holder.to_json())
                 self._renewed = began
 
     def _put(self, content: bytes) -> None:
-        """Replace what this process has put before; where it is not there any more, the lease is lost."""
+        """Replace the version last written by this process; if it has changed, the lease is lost."""
         try:
             self._version = self.place.exchange(content, self._version)
         except FileExistsError:
@@ -167,20 +163,20 @@ class Lease:
                 found, version = self.place.read_version()
             except FileNotFoundError:
                 found, version = None, self._version
-            # where the answer to a request was lost, what is there is what this process has put
+            # if a response was lost, the object is the one that this process wrote
             if found == content or (found and Holder.read(found).run == self.holder.run):
                 self._version = version
             else:
-                self._lost = "was taken over"
+                self._lost = "was taken over or removed"
 
 
 @contextmanager
 def mutex(place: ObjectPlace) -> Iterator[None]:
-    """Be the one process that has this object for the block; others wait. It stays, and says that it is free.
+    """Hold an object exclusively inside the ``with`` block, waiting for other processes. It is then marked as free.
 
     Raises:
-        StoreError: the server does not know conditional writes, or cannot be reached.
-        LockedError: the mutex was lost meanwhile.
+        StoreError: the server does not support conditional writes, or cannot be reached.
+        LockedError: the mutex was lost inside the block.
     """
     lease = _take(place)
     try:
@@ -205,7 +201,7 @@ def _take(place: ObjectPlace) -> Lease:
             if seen is None or (seen.e_tag, seen.version) != (version.e_tag, version.version):
                 seen, since = version, time.monotonic()
             other = Holder.read(found)
-            if found == content:  # the answer to our own request was lost
+            if found == content:  # the response to our own request was lost
                 return Lease(place, holder, version)
             if found == _FREE or not other.alive() or time.monotonic() - since > STALE:
                 if found != _FREE:
@@ -213,16 +209,16 @@ def _take(place: ObjectPlace) -> Lease:
                 taken = place.exchange(content, version)
                 return Lease(place, holder, taken)
         except (FileNotFoundError, FileExistsError):
-            continue  # somebody was quicker
+            continue  # another process was faster
         time.sleep(wait)
         wait = min(wait * 1.5, _POLL[1])
 
 
 def _first(place: ObjectPlace, content: bytes) -> Version:
-    """Put a mutex where none is, on a server that is shown to keep its conditions. Raises FileExistsError."""
+    """Create a mutex and verify that the server supports conditional writes. Raises FileExistsError if it exists."""
     refused = StoreError(
-        f"{place.root}: this server does not keep the conditions of a write (If-None-Match, If-Match), without which "
-        "processes cannot share a store. Use a server that does, or a local store"
+        f"{place.root}: the server does not support conditional writes (If-None-Match, If-Match), which locks need; "
+        "use another server or a local store"
     )
     try:
         made = place.create(content)

@@ -1,7 +1,7 @@
-"""One run owns a store: a lock file with the holder's run id, host, pid and start. Parts of one run hold it together.
+"""Store locks: a lock file with the holder's run id, host, pid and start time. Parts of a run hold a store together.
 
-All changes of lock files, and the short steps that make or reshape a store, happen under a mutex. On a disk the
-operating system releases it when its holder dies; in a bucket both are objects that are renewed (`lease`).
+Lock files change, and stores are created or restructured, under a mutex. On a disk, the operating system releases the
+mutex when its holder dies; in a bucket, lock and mutex are renewed objects (see `lease`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MUTEX = ".mutex"
 
 @dataclass(frozen=True)
 class Part:
-    """Part ``index`` of ``count`` processes that fill one store side by side; part s mod count + 1 does shard s."""
+    """Part ``index`` of ``count`` concurrent processes on one store. Shard s belongs to part s mod count + 1."""
 
     index: int = 1
     count: int = 1
@@ -42,14 +42,14 @@ class Part:
 
     @staticmethod
     def parse(text: str) -> Part:
-        """Part i of n from ``i/n``. Raises ConfigError on anything else."""
+        """Parse ``i/n``. Raises ConfigError if it is invalid."""
         numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if numbers is None:
             raise ConfigError("part", text, "i/n with 1 ≤ i ≤ n, such as 2/4")
         return Part(int(numbers[1]), int(numbers[2]))
 
     def shards(self, count: int) -> range:
-        """The shards that this part does, of so many."""
+        """Return the shards of this part, out of ``count``."""
         return range(self.index - 1, count, self.count)
 
     @property
@@ -59,23 +59,23 @@ class Part:
 
     @property
     def lock_name(self) -> str:
-        """Name of its lock file."""
+        """Name of the part's lock file."""
         return NAME if self.count == 1 else f"lock-{self.index}-of-{self.count}.json"
 
 
 WHOLE = Part()
 
 
-_leases: dict[ObjectPlace, Lease] = {}  # the locks in buckets that this process has
+_leases: dict[ObjectPlace, Lease] = {}  # locks in buckets held by this process
 
 
 @contextmanager
 def mutex(store: Place) -> Iterator[None]:
-    """The one process that may change locks, manifest, metadata and journal segments now; others wait.
+    """Acquire the mutex for changes of locks, manifest, metadata and journal segments, waiting for other processes.
 
     Raises:
-        StoreError: the store cannot be written, or its file system or server has no locks.
-        LockedError: it is a store in a bucket that this process has held, and another has taken over.
+        StoreError: the store cannot be written, or its file system or server does not support locks.
+        LockedError: this process held a store in a bucket, and another process has taken it over.
     """
     if isinstance(store, ObjectPlace):
         require(store)
@@ -94,16 +94,17 @@ def mutex(store: Place) -> Iterator[None]:
 
 @contextmanager
 def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False) -> Iterator[None]:
-    """Own the store, or a part of its shards, for the block.
+    """Own the store, or a part of its shards, inside the ``with`` block.
 
-    A lock whose process is dead (same host, no such process) is taken over with a message; in a bucket also one of
-    another host that was not renewed for three minutes.
+    The lock of a dead process on this host is taken over, with a message; in a bucket also that of another host that
+    was not renewed for three minutes.
 
     Args:
-        take_over: take over the locks of other hosts, whatever they say; the user knows that their runs have ended.
+        take_over: take over all locks of other hosts, whose runs the user knows to have ended.
 
     Raises:
-        LockedError: a live run, or one on another host, holds it; parts of one number n may run side by side.
+        LockedError: another run holds the store and is alive or on another host. Different parts with the same count do
+            not conflict.
     """
     if isinstance(store, ObjectPlace):
         with _hold_object(store, run, part, take_over):
@@ -111,7 +112,7 @@ def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False)
         return
     path = store / part.lock_name
     content = Holder.here(run, part.numbers).to_json()
-    try:  # from before the lock is there: an interrupt may come between any two steps
+    try:  # starts before the lock is written, because an interrupt may come at any step
         with mutex(store):
             for other in sorted(store.glob(LOCKS)):
                 _clear_or_refuse(other, part, take_over)
@@ -126,34 +127,34 @@ def hold(store: Place, run: str, part: Part = WHOLE, *, take_over: bool = False)
 
 
 def require(store: Place) -> None:
-    """Raise LockedError when this process has held a store in a bucket, and another has taken it over."""
+    """Raise LockedError if this process held a store in a bucket and has lost its lock."""
     for path, held in list(_leases.items()):
         if path.parent == store:
             held.require()
 
 
 def require_run(store: Place, run: str, part: Part = WHOLE) -> None:
-    """Hold a run's worker to what the run owns: raise LockedError where another run, or none, holds the lock by now."""
+    """Raise LockedError if a run no longer holds its lock. For workers of the run."""
     path = store / part.lock_name
     try:
         mine = Holder.read(path.read_bytes()).run == run
     except FileNotFoundError:
         mine = False
     if not mine:
-        raise LockedError(f"{path}: is no longer that of run {run}; its workers write no more")
+        raise LockedError(f"{path}: run {run} has lost this lock; its workers stop writing")
 
 
 def new_run_id() -> str:
-    """An id for one run: its start in UTC and a few random digits."""
+    """Create a run id from the UTC time and random digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _release(path: Path, content: bytes) -> None:
-    """Remove a lock if it is still the one that was written."""
+    """Remove a lock if its content is unchanged."""
     try:
         mine = path.read_bytes() == content
     except OSError:
-        return  # never written, removed by hand, or something else that stands there
+        return  # never written, removed by hand, or not a file
     if mine:
         path.unlink(missing_ok=True)
 
@@ -162,31 +163,27 @@ def _clear_or_refuse(path: Path, part: Part, take_over: bool) -> None:
     try:
         holder = Holder.read(path.read_bytes())
     except FileNotFoundError:
-        return  # released meanwhile
+        return  # released in the meantime
     except OSError as error:
-        raise LockedError(f"{path}: this lock cannot be read: {error.strerror}; remove it") from error
+        raise LockedError(f"{path}: cannot read lock: {error.strerror}; remove it") from error
     if not holder.alive() or (take_over and not holder.is_here):
         _say_taken(holder)
         path.unlink(missing_ok=True)
     elif not holder.beside(part.numbers):
         raise LockedError(
-            f"{path.parent}: {holder} holds this store. Wait for it to end; if it cannot be running any more, "
-            f"remove {path}."
+            f"{path.parent}: locked by {holder}; wait for it to end, or remove {path} if it is no longer running"
         )
 
 
 def _say_taken(holder: Holder) -> None:
-    print(f"taking over the lock of {holder}, which is no longer running", file=sys.stderr)
-
-
-# --- in a bucket ------------------------------------------------------------------------------------------------------
+    print(f"taking over the lock of {holder}", file=sys.stderr)
 
 
 @contextmanager
 def _hold_object(store: ObjectPlace, run: str, part: Part, take_over: bool) -> Iterator[None]:
     holder = Holder.here(run, part.numbers, system())
     with mutex(store):
-        now = (store / MUTEX).head().changed  # just written: by the server's clock, as all times of objects are
+        now = (store / MUTEX).head().changed  # just written, so this is the server's time, as are all times of objects
         for other in sorted(store.glob(LOCKS)):
             _clear_or_refuse_object(other, part, now, take_over)
         with writing(store):
@@ -205,7 +202,7 @@ def _give_back(store: ObjectPlace, held: Lease) -> None:
             if held.end():
                 held.place.unlink(missing_ok=True)
     except (StoreError, ObjectError) as error:
-        print(f"{error} The lock {held.place} stays until it is {STALE:.0f} s old.", file=sys.stderr)
+        print(f"cannot release lock {held.place}, which expires after {STALE:.0f} s: {error}", file=sys.stderr)
 
 
 def _clear_or_refuse_object(path: ObjectPlace, part: Part, now: datetime | None, take_over: bool) -> None:
@@ -221,6 +218,6 @@ def _clear_or_refuse_object(path: ObjectPlace, part: Part, now: datetime | None,
         path.unlink(missing_ok=True)
     elif not holder.beside(part.numbers):
         raise LockedError(
-            f"{path.parent}: {holder} holds this store and renewed its lock {max(age, 0):.0f} s ago. Wait for it to "
-            f"end; on another host it counts as gone {STALE:.0f} s after that, or at once for embed --take-over."
+            f"{path.parent}: locked by {holder}, last renewed {max(age, 0):.0f} s ago; wait for it to end. The lock of "
+            f"another host expires {STALE:.0f} s after its last renewal, or at once with embed --take-over"
         )

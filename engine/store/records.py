@@ -24,21 +24,21 @@ from substyle.engine.store.manifest import COLUMNS, ROWS
 
 THUMBNAIL_BYTES = ROWS * COLUMNS
 CONTENT_BYTES = 16
-_LARGEST = 2**63 - 1  # what a column of whole numbers holds
+_LARGEST = 2**63 - 1  # largest value of an int64 column
 
 
 @dataclass(frozen=True)
 class ImageNote:
-    """What decoding learned of one image.
+    """Results of decoding one image.
 
     Attributes:
-        row: its row.
-        height, width: pixels of the file's image; 0 when unknown.
-        reason: why it is quarantined; empty when it is fine.
-        thumbnail: 8 × 9 luma bytes of the canvas in hex, from which near-duplicates are told; empty when quarantined.
-        indistinct: transformations that hardly changed it.
-        content: `content_hash` of the file's bytes; empty when they could not be read.
-        mark: the file's `ImageRecord.mark` when they were read; 0 when unknown.
+        row: row of the image.
+        height, width: size of the encoded image in pixels; 0 if unknown.
+        reason: why the image is quarantined; empty if it is valid.
+        thumbnail: 8 × 9 luma bytes of the canvas in hex, for near-duplicate detection; empty if quarantined.
+        indistinct: transformations that barely changed the image.
+        content: `content_hash` of the file's bytes; empty if they could not be read.
+        mark: `ImageRecord.mark` of the file when it was read; 0 if unknown.
     """
 
     row: int
@@ -55,13 +55,13 @@ class ImageNote:
         texts = (self.reason, self.thumbnail, self.content, *self.indistinct)
         whole = all(type(number) is int and number >= 0 for number in numbers)
         if not whole or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"not the note of an image: {self}"[:200])
+            raise ValueError(f"invalid image note: {self}"[:200])
         if max(numbers) > _LARGEST:
-            raise ValueError(f"row {self.row}, {self.height} × {self.width} pixels: numbers above {_LARGEST}")
+            raise ValueError(f"row {self.row}, {self.height} × {self.width} pixels: numbers must be at most {_LARGEST}")
         for text, size in ((self.thumbnail, THUMBNAIL_BYTES), (self.content, CONTENT_BYTES)):
             value = bytes.fromhex(text)
             if value and (len(value) != size or value.hex() != text):
-                raise ValueError(f"row {self.row}: not {size} bytes in hex: {text[:200]}")
+                raise ValueError(f"row {self.row}: expected {size} bytes in hex, got {text[:200]}")
         _require_texts(texts)
 
 
@@ -70,12 +70,12 @@ class Record:
     """One finished shard of one backbone.
 
     Attributes:
-        shard: its number; start, stop: its rows.
+        shard: number of the shard; start, stop: range of its rows.
         backbone: slug of the backbone.
-        checksums: SHA-256 of the chunk file of every transformation written.
-        images: what decoding learned.
-        seconds: wall time of the shard, shared among the backbones of its pass.
-        run: id of the run that wrote it.
+        checksums: SHA-256 of the chunk file of each transformation written.
+        images: notes on the shard's images.
+        seconds: wall time of the shard, split among the backbones of its pass.
+        run: id of the run that wrote the record.
     """
 
     shard: int
@@ -91,62 +91,63 @@ class Record:
         whole = type(self.shard) is type(self.start) is type(self.stop) is int
         texts = isinstance(self.backbone, str) and isinstance(self.run, str) and isinstance(self.checksums, dict)
         if not (whole and texts and all(isinstance(value, str) for value in self.checksums.values())):
-            raise ValueError(f"not a record: {self}"[:200])
+            raise ValueError(f"invalid record: {self}"[:200])
         if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
-            raise ValueError(f"shard {self.shard}: {self.seconds} seconds")
+            raise ValueError(f"shard {self.shard}: invalid time of {self.seconds} seconds")
         rows = [note.row for note in self.images]
         if max(self.shard, self.start, self.stop) > _LARGEST or min(self.shard, self.start, self.stop) < 0:
-            raise ValueError(f"shard {self.shard}, rows {self.start} to {self.stop}: numbers out of 0 to {_LARGEST}")
+            raise ValueError(
+                f"shard {self.shard}, rows {self.start} to {self.stop}: numbers must be in 0 to {_LARGEST}"
+            )
         if len(set(rows)) < len(rows) or not all(self.start <= row < self.stop for row in rows):
-            raise ValueError(f"shard {self.shard}: images in other rows than {self.start} to {self.stop}, or twice")
+            raise ValueError(f"shard {self.shard}: images outside rows {self.start} to {self.stop}, or duplicated")
         _require_texts((self.backbone, self.run, *self.checksums, *self.checksums.values()))
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        # asdict would copy every one of these, which takes longer than all else
+        """Return the record as one line of JSON."""
+        # vars, because asdict copies every value, which would dominate the time
         return json.dumps({**vars(self), "images": [vars(note) for note in self.images]})
 
     @staticmethod
     def from_json(text: str) -> Record:
-        """The record of a line. Raises ValueError, KeyError, TypeError or RecursionError on another text."""
+        """Parse a line of JSON. Raises ValueError, KeyError, TypeError or RecursionError if it is invalid."""
         data = json.loads(text)
         if not isinstance(data, dict):
-            raise TypeError(f"not an object: {text[:40]}")
+            raise TypeError(f"not a JSON object: {text[:40]}")
         notes = tuple(ImageNote(**{**n, "indistinct": tuple(n["indistinct"])}) for n in data.pop("images"))
         return Record(images=notes, **data)
 
 
 def content_hash(data: bytes) -> str:
-    """What identifies a photograph: the XXH3 hash of its encoded bytes, 128 bits in hex."""
+    """Hash the encoded bytes of a photograph, which identifies it: XXH3, 128 bits in hex."""
     return xxhash.xxh3_128_hexdigest(data)
 
 
 def identity(data: bytes) -> int:
-    """A number of 64 bits by which a record is told from others: of the line it was first written as."""
+    """Return the 64-bit identity of a record: a digest of its line of JSON as first written."""
     return int(digest(data), 16)
 
 
 def summed(checksums: dict[str, str]) -> int:
-    """A number of 64 bits that changes with what was written: of the names and checksums of a record's chunks."""
+    """Hash the names and checksums of a record's chunks to 64 bits."""
     text = json.dumps(checksums, sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _require_texts(texts: tuple[str, ...]) -> None:
-    """Raise UnicodeEncodeError, a ValueError, for a text that is no Unicode: columns hold UTF-8."""
+    """Raise UnicodeEncodeError, a ValueError, for strings that cannot be encoded as UTF-8."""
     for text in texts:
         text.encode()
 
 
-# Files that hold whole records, checksums and images included: written once, never rewritten as the journal grows.
-
+# Detail files hold complete records, with checksums and images. They are not rewritten as the journal grows.
 _IMAGE = pa.struct(
     [
         ("row", pa.int64()),
         ("height", pa.int64()),
         ("width", pa.int64()),
         ("reason", pa.string()),
-        ("thumbnail", pa.large_binary()),  # all of a store may be more than 2 GB
+        ("thumbnail", pa.large_binary()),  # large: a store may have more than 2 GB of them
         ("indistinct", pa.list_(pa.string())),
         ("content", pa.large_binary()),
         ("mark", pa.int64()),
@@ -168,14 +169,14 @@ DETAIL_SCHEMA = pa.schema(
 
 
 def details_table(records: Iterable[tuple[int, Record]]) -> pa.Table:
-    """Records by identity as a table."""
+    """Convert records by identity to a table of `DETAIL_SCHEMA`."""
     return pa.Table.from_pylist(
         [{**vars(record), **_columns(number, record)} for number, record in records], DETAIL_SCHEMA
     )
 
 
 def encode_details(records: Iterable[tuple[int, Record]]) -> bytes:
-    """Records by identity as a Parquet file."""
+    """Encode records by identity as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(details_table(records), buffer, compression="zstd")
     return buffer.getvalue()
@@ -190,21 +191,21 @@ def _columns(number: int, record: Record) -> dict[str, Any]:
 
 
 def decode_table(data: bytes) -> pa.Table:
-    """The table of a Parquet file. Raises ValueError or ArrowException when it is none of these."""
+    """Decode a detail file to a table. Raises ValueError or ArrowException if it is invalid."""
     read = pq.read_table(io.BytesIO(data), schema=DETAIL_SCHEMA)
     images = pc.list_flatten(read["images"])
     names = pc.list_flatten(pc.struct_field(images, "indistinct"))
     fields = [pc.struct_field(images, field.name) for field in _IMAGE]
     if any(column.null_count for column in (*read.columns, images, *fields, names)):
-        raise ValueError("a column lacks values")
+        raise ValueError("null values in a column")
     for field, size in (("thumbnail", THUMBNAIL_BYTES), ("content", CONTENT_BYTES)):
         if not set(pc.unique(pc.binary_length(pc.struct_field(images, field))).to_pylist()) <= {0, size}:
-            raise ValueError(f"{field}: not of {size} bytes")
+            raise ValueError(f"{field}: expected values of {size} bytes")
     return read
 
 
 def decode_details(data: bytes) -> dict[int, Record]:
-    """Records of a Parquet file. Raises ValueError, KeyError, TypeError or ArrowException when it is none of these."""
+    """Decode a detail file to records. Raises ValueError, KeyError, TypeError or ArrowException if it is invalid."""
     found = {}
     for row in decode_table(data).to_pylist():
         number = row.pop("id")
@@ -218,18 +219,16 @@ def _note(row: dict[str, Any]) -> ImageNote:
     return ImageNote(**{**row, **texts, "indistinct": tuple(row["indistinct"])})
 
 
-# The journal's index: a row for every record, without checksums and images, as columns.
-#
-# It answers what is finished, for a million records in about a second, and never reads what was noted of images.
-
+# The index has one row per record, without checksums and images, so that finding what is finished does not read these.
+# Loading a million records takes about a second.
 DETAILS = re.compile(r"records-[0-9a-f]{16}\.parquet")
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.uint64()),
-        ("details", pa.string()),  # the file that holds the record itself; empty where it stands alone
+        ("details", pa.string()),  # name of the detail file; empty for a loose record
         ("shard", pa.int64()),
         ("backbone", pa.string()),
-        ("transformations", pa.string()),  # a list in JSON: few different ones, so that a column holds their numbers
+        ("transformations", pa.string()),  # JSON list; few distinct values, so they compress to dictionary codes
         ("sums", pa.uint64()),
         ("seconds", pa.float64()),
     ]
@@ -237,7 +236,7 @@ INDEX_SCHEMA = pa.schema(
 
 
 def index_rows(records: Iterable[tuple[int, Record]], details: str) -> pa.Table:
-    """Rows of records by identity, all of which one file holds."""
+    """Return the index rows of records by identity that are stored in one detail file."""
     some = list(records)
     columns = {
         "id": pa.array([number for number, _ in some], pa.uint64()),
@@ -252,29 +251,29 @@ def index_rows(records: Iterable[tuple[int, Record]], details: str) -> pa.Table:
 
 
 def encode_index(table: pa.Table) -> bytes:
-    """Rows as a Parquet file."""
+    """Encode index rows as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
 def decode_index(data: bytes) -> pa.Table:
-    """Rows of a Parquet file. Raises ValueError or ArrowException when it is none of these."""
+    """Decode a segment to index rows. Raises ValueError or ArrowException if it is invalid."""
     table = pq.read_table(io.BytesIO(data), schema=INDEX_SCHEMA)
     if any(column.null_count for column in table.columns):
-        raise ValueError("a column lacks values")
+        raise ValueError("null values in a column")
     if len(table) and pc.min(table["shard"]).as_py() < 0:
-        raise ValueError("a shard below 0")
+        raise ValueError("negative shard number")
     for text in table["transformations"].unique().to_pylist():
         _names(text)
     for name in table["details"].unique().to_pylist():
         if not DETAILS.fullmatch(name):
-            raise ValueError(f"not a file of details: {name[:100]}")
+            raise ValueError(f"not a detail file: {name[:100]}")
     return table
 
 
 def together(tables: Sequence[pa.Table]) -> pa.Table:
-    """Rows of several tables. Of a file of details, whose rows every table has whole or not at all, the first ones."""
+    """Concatenate index tables, without repeated detail files. Each table has all rows of a detail file or none."""
     seen, fresh = pa.array([], pa.string()), [INDEX_SCHEMA.empty_table()]
     for table in tables:
         fresh.append(table.filter(pc.invert(pc.is_in(table["details"], seen))))
@@ -283,7 +282,7 @@ def together(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def by_details(table: pa.Table) -> dict[str, pa.Table]:
-    """Rows of a segment by the file of details that holds them, in their order."""
+    """Group the rows of a segment by detail file, keeping their order."""
     names = table["details"].unique().to_pylist()
     code_R = pc.index_in(table["details"], pa.array(names, pa.string())).to_numpy()
     order_R = np.argsort(code_R, kind="stable")
@@ -301,13 +300,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Index:
-    """Records R of a journal, each once, in the order of (shard, backbone, identity).
+    """Index of the R distinct records of a journal, sorted by (shard, backbone, identity).
 
     Attributes:
         shard_R: shards; seconds_R: their wall times.
         backbone_R: positions in ``backbones``, slugs of backbones.
         made_R: positions in ``made``, the transformations of a record.
-        sums_R: one number for all checksums of a record, which changes with any of them.
+        sums_R: hash of the names and checksums of a record's chunks.
     """
 
     shard_R: NDArray[np.int64]
@@ -320,7 +319,7 @@ class Index:
 
     @classmethod
     def of_tables(cls, tables: Sequence[pa.Table]) -> Index:
-        """The index of some rows. A record that stands in several of them is one record."""
+        """Build an index from tables of rows, dropping duplicates."""
         table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables]).combine_chunks()
         backbone_R, backbones = _coded(table["backbone"])
         made_R, made = _coded(table["transformations"])
@@ -344,7 +343,7 @@ class Index:
         return len(self.shard_R)
 
     def of(self, slugs: Iterable[str]) -> Index:
-        """The records of some backbones alone."""
+        """Select the records of some backbones."""
         wanted = set(slugs)
         kept_R = np.array([slug in wanted for slug in self.backbones], np.bool_)[self.backbone_R]
         return Index(
@@ -358,7 +357,7 @@ class Index:
         )
 
     def finished(self, slug: str, names: Sequence[str], shards: int) -> NDArray[np.bool_]:
-        """Which transformations of a backbone are finished in which shards. Shape: (shards, T) for T names."""
+        """Return which transformations of a backbone are finished in each shard. Shape: (shards, T) for T names."""
         done_ST = np.zeros((shards, len(names)), np.bool_)
         if slug not in self.backbones:
             return done_ST
@@ -374,7 +373,7 @@ class Index:
         return [(number, frozenset(self.made[number])) for number in np.unique(self.made_R).tolist()]
 
     def chunks(self) -> Iterator[tuple[int, str, str]]:
-        """(shard, slug of the backbone, transformation) of every chunk that is finished, one after the other."""
+        """Iterate over finished chunks as (shard, slug of the backbone, transformation)."""
         columns = (self.shard_R.tolist(), self.backbone_R.tolist(), self.made_R.tolist())
         for shard, backbone, made in zip(*columns, strict=True):
             for name in self.made[made]:
@@ -382,7 +381,7 @@ class Index:
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """A column of texts as positions in its sorted different texts."""
+    """Encode a column of strings as positions in its sorted distinct values."""
     coded = pa.chunked_array([column.combine_chunks()]).dictionary_encode().combine_chunks()
     if isinstance(coded, pa.ChunkedArray):
         coded = coded.chunk(0)

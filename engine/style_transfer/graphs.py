@@ -1,9 +1,8 @@
-"""The style generator as an ONNX graph: one uint8 canvas batch in, the phases of a uint8 picture out for each style.
+"""The style generator as an ONNX graph and as a torch module.
 
 Architecture: Johnson, Alahi, Fei-Fei (2016) with conditional instance normalisation of Dumoulin, Shlens, Kudlur (2017):
-three contracting convolutions, residual blocks, three expanding ones, every border mirrored. A style is nothing but the
-scales and shifts of the normalisations, so all that precedes the first of them is computed once for all styles. The
-expanding convolutions work on phases (see :mod:`.style_phases`), at a quarter of the canvas's side.
+three contracting convolutions, residual blocks, three expanding convolutions, all with reflection padding. Styles
+differ only in the scales and shifts of the normalisations, so layers before the first of these are computed once.
 """
 
 from __future__ import annotations
@@ -22,47 +21,45 @@ from torch.nn import functional
 
 from substyle.kernels.errors import ConfigError
 
-# Phases: a picture of q S pixels a side as S cells a side of q x q phases, and convolutions between such pictures.
-#
-# What a style generator does at two and four times the side of its residual blocks is done at their side instead, on
-# more channels: phase (a, b) of channel c, the pixels (q y + a, q x + b), is channel (q a + b) C + c of cell (y, x).
-# Nothing has to be rearranged, and vector and matrix units are filled.
+# Phases: an image (q S, q S, C) is stored as (S, S) cells of q^2 C channels. Pixel (q y + a, q x + b) of channel c is
+# channel (q a + b) C + c of cell (y, x). The ONNX graph runs the expanding convolutions on phases, at a quarter of the
+# canvas side: nothing is rearranged between them, and more channels fill the CPU's vector and matrix units.
 
 F32 = NDArray[np.float32]
 
 
 def phased_kernel(weight: F32, q_in: int, q_out: int) -> F32:
-    """A kernel over a picture enlarged by nearest neighbour from q_in to q_out pixels a cell, as one over its cells.
+    """Convert the kernel of a convolution after nearest-neighbour upsampling by q_out / q_in to one over phases.
 
-    Shape: (Co, Ci, k, k) to (q_out^2 Co, q_in^2 Ci, 3, 3); k // 2 is q_out at most.
+    Shape: (Co, Ci, k, k) to (q_out^2 Co, q_in^2 Ci, 3, 3), with k // 2 at most q_out.
     """
     out, into, size = weight.shape[:3]
     times = q_out // q_in
     kernel = np.zeros((q_out, q_out, out, q_in, q_in, into, 3, 3), np.float32)
     for a, b, i, j in np.ndindex(q_out, q_out, size, size):
-        y, x = a + i - size // 2, b + j - size // 2  # pixels of the enlarged picture, from the cell's first
+        y, x = a + i - size // 2, b + j - size // 2  # in the upsampled image, relative to the first pixel of the cell
         phase = (y % q_out // times, x % q_out // times)
         kernel[a, b, :, *phase, :, y // q_out + 1, x // q_out + 1] += weight[:, :, i, j]
     return kernel.reshape(q_out * q_out * out, q_in * q_in * into, 3, 3)
 
 
 def mirrored_phases(q: int, *, repeat: bool, last: bool) -> list[tuple[int, int]]:
-    """What the q phases of the cell beyond an edge mirror: each a cell, counted from the edge, and its phase there.
+    """Source (cell, phase) of each of the q phases of a padding cell under reflection, cells counted from the edge.
 
     Args:
-        repeat: the edge pixel comes twice (so a picture that is enlarged afterwards is mirrored about a pixel).
-        last: the edge is the last of its axis, not the first.
+        repeat: repeat the edge pixel, so that an image upsampled afterwards is reflected about a pixel.
+        last: pad the end of the axis instead of its start.
     """
-    distances = [d if repeat else d + 1 for d in range(q)]  # of the mirrored pixels from the edge, nearest first
+    distances = [d if repeat else d + 1 for d in range(q)]  # of source pixels from the edge, nearest first
     if last:
         return [(d // q, q - 1 - d % q) for d in distances]
     return [(d // q, d % q) for d in reversed(distances)]
 
 
 def edge_kernel(channels: int, q: int, *, repeat: bool, last: bool) -> F32:
-    """The kernel that makes a row of cells beyond an edge out of the one or two at it, see :func:`mirrored_phases`.
+    """Kernel that computes a row of padding cells from the one or two rows of cells at the edge.
 
-    Shape: (q^2 C, q^2 C, 1 or 2, 1).
+    Arguments as in :func:`mirrored_phases`. Shape: (q^2 C, q^2 C, 1 or 2, 1).
     """
     sources = mirrored_phases(q, repeat=repeat, last=last)
     cells = 1 + max(cell for cell, _ in sources)
@@ -73,32 +70,31 @@ def edge_kernel(channels: int, q: int, *, repeat: bool, last: bool) -> F32:
 
 
 def turned(kernel: F32, channels: int, q: int) -> F32:
-    """A kernel with rows and columns exchanged, of cells and of phases."""
+    """Transpose rows and columns of a kernel, of cells and of phases."""
     parts = kernel.reshape(q, q, channels, q, q, channels, *kernel.shape[2:])
     return parts.transpose(1, 0, 2, 4, 3, 5, 7, 6).reshape(*kernel.shape[:2], *kernel.shape[:1:-1])
 
 
 def put_together(cells_BYXP: NDArray[np.uint8], q: int, out_BSSC: NDArray[np.uint8]) -> None:
-    """Write the picture whose q^2 phases of three channels these are. Shape: (B, S, S, 3 q^2) to (B, q S, q S, 3)."""
+    """Write the images stored as phases to ``out_BSSC``. Shape: (B, S, S, 3 q^2) to (B, q S, q S, 3)."""
     batch, rows, columns = cells_BYXP.shape[:3]
-    whole = f"V{3 * q}"  # a line of a cell is moved as a whole, not byte by byte
+    whole = f"V{3 * q}"  # copy whole lines of cells instead of bytes
     lines = cells_BYXP.reshape(batch, rows, columns, q, 3 * q).view(whole)[..., 0]
     out_BSSC.reshape(batch, rows, q, columns, 3 * q).view(whole)[..., 0] = lines.transpose(0, 1, 3, 2)
 
 
-PHASES = 4  # along each axis, of the pictures that come out
-_SMALLEST = 32  # canvas side below which a mirrored border would be wider than a feature map
+PHASES = 4  # per axis, of the output images
+_SMALLEST = 32  # canvas side below which reflection padding would exceed a feature map
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution and what follows it; G styles, Co and Ci channels.
+    """Weights of a convolution and its instance normalisation, for G styles.
 
     Attributes:
         weight: (Co, Ci, k, k).
         bias: (Co,), or None.
-        scale: (G, Co) scales of the instance normalisation, or None where the layer has none.
-        shift: (G, Co) shifts of the instance normalisation, likewise.
+        scale, shift: (G, Co) scales and shifts of the normalisation, or None if the layer has none.
     """
 
     weight: F32
@@ -109,13 +105,13 @@ class Layer:
     def of_style(self, style: int) -> tuple[F32, F32]:
         """Scale and shift of one style. Shape: (Co,) each."""
         if self.scale is None or self.shift is None:
-            raise ValueError("a layer without normalisation has no style")
+            raise ValueError("the layer has no instance normalisation, so no styles")
         return self.scale[style], self.shift[style]
 
 
 @dataclass(frozen=True)
 class Generator:
-    """Weights of the network, for the styles that are wanted."""
+    """Weights of the network for the requested styles, and the epsilon of its normalisations."""
 
     contract: tuple[Layer, Layer, Layer]
     residual: tuple[tuple[Layer, Layer], ...]
@@ -124,31 +120,32 @@ class Generator:
 
 
 def require_side(side: int) -> None:
-    """Raise ConfigError unless a canvas of that side can be styled."""
+    """Raise ConfigError if the style networks do not support the canvas side."""
     if side % 4 or side < _SMALLEST:
-        raise ConfigError("canvas", side, f"a multiple of 4 of at least {_SMALLEST}, for style transformations")
+        raise ConfigError("canvas", side, f"a multiple of 4, at least {_SMALLEST} (required by style transformations)")
 
 
 def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side: int) -> bytes:
-    """The serialised ONNX graph: input ``canvas`` (B, S, S, 3) uint8, an output (B, S / 4, S / 4, 48) for each name.
+    """Build the serialised ONNX graph: uint8 input ``canvas`` (B, S, S, 3), uint8 outputs (B, S / 4, S / 4, 48).
 
-    An output's 48 channels are the 4 x 4 phases of a picture (B, S, S, 3): :func:`.style_phases.put_together` joins.
+    The 48 channels of an output are the 4 x 4 phases of an image (B, S, S, 3); :func:`put_together` restores it.
 
     Args:
-        names: one output name for each of the generator's styles.
-        batch: B.
-        side: S; a multiple of 4, at least 32.
+        generator: weights.
+        names: name of the output of each style of the generator.
+        batch: batch size B.
+        side: canvas side S, a multiple of 4, at least 32.
     """
     require_side(side)
     graph = _Graph(batch, side)
     x = graph.op("Transpose", graph.op("Cast", "canvas", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
     x = graph.op("Mul", x, graph.constant(np.float32(1.0 / 255.0)))
     contract = list(zip(generator.contract, (1, 2, 2), strict=True))
-    while contract and contract[0][0].scale is None:  # layers before the first normalisation are the same in all styles
+    while contract and contract[0][0].scale is None:  # shared by all styles
         layer, stride = contract.pop(0)
         x = graph.op("Relu", graph.convolve(x, layer, stride))
     shared: Layer | None = None
-    if contract:  # and so is the first with one, but for its scale and shift; it is given the border of the next
+    if contract:  # shared but for scale and shift, as is the padding of the next layer
         shared, stride = contract.pop(0)
         x = graph.convolve(x, shared, stride)
         one, zero = (graph.constant(np.full(len(shared.weight), value, np.float32)) for value in (1, 0))
@@ -164,7 +161,7 @@ def style_graph(generator: Generator, names: Sequence[str], *, batch: int, side:
 
 
 class _Graph:
-    """Nodes and constants under construction."""
+    """Nodes and constants of the graph being built."""
 
     def __init__(self, batch: int, side: int) -> None:
         self.batch, self.side = batch, side
@@ -194,10 +191,7 @@ class _Graph:
         return self.op("Conv", x, self.constant(layer.weight), *bias, strides=[stride, stride])
 
     def normalise(self, x: str, layer: Layer, style: int, epsilon: float, phases: int = 1, *, channels: int = 1) -> str:
-        """Instance normalisation; with q phases, a channel's statistics span its q x q planes.
-
-        ``channels`` is their axis: 1, or 3 (in which case there are phases).
-        """
+        """Instance normalisation; statistics of a channel include all its phases. ``channels``: their axis, 1 or 3."""
         scale, shift = layer.of_style(style)
         if phases == 1:
             return self.op("InstanceNormalization", x, self.constant(scale), self.constant(shift), epsilon=epsilon)
@@ -218,7 +212,7 @@ class _Graph:
         return self.op("Add", self.op("Mul", centred, self.op("Div", scale_, deviation)), shift_)
 
     def pad_phases(self, x: str, channels: int, phases: int, *, repeat: bool) -> str:
-        """One cell of mirrored border on every side, see :func:`mirrored_phases`."""
+        """Reflection padding of one cell on every side, see :func:`mirrored_phases`."""
         for axis in (2, 3):
             edges = [self._edge(x, axis, channels, phases, repeat=repeat, last=last) for last in (False, True)]
             x = self.op("Concat", edges[0], x, edges[1], axis=axis)
@@ -233,17 +227,13 @@ class _Graph:
             return line
         if axis == 3:
             kernel = turned(kernel, channels, phases)
-        # a convolution, though it only picks: one that gathers would have all maps laid out anew
+        # a convolution instead of Gather, which would change the memory layout of all maps
         return self.op("Conv", line, self.constant(kernel))
 
     def branch(
         self, y: str, contract: Sequence[tuple[Layer, int]], generator: Generator, style: int, name: str
     ) -> None:
-        """What one style computes for itself, from its first activation to the output.
-
-        Args:
-            y: the activation; padded, if there are contracting convolutions left.
-        """
+        """Add the layers of one style; ``y`` is its first activation, padded if contracting convolutions remain."""
         epsilon = generator.epsilon
         for i, (layer, stride) in enumerate(contract):
             y = self.convolve(y, layer, stride, padded=i == 0)
@@ -253,7 +243,7 @@ class _Graph:
             y = self.op("Add", y, self.normalise(self.convolve(z, second), second, style, epsilon))
         phases = 1
         for layer, after in zip(generator.expand, (2, 4, PHASES), strict=True):
-            # mirrored about a pixel of the enlarged picture, the same small pixel comes again: its edge repeats
+            # reflecting the upsampled image about its edge pixel repeats the edge pixel of the small one
             y = self.pad_phases(y, layer.weight.shape[1], phases, repeat=after > phases)
             bias = () if layer.bias is None else (self.constant(np.tile(layer.bias, after**2)),)
             y = self.op("Conv", y, self.constant(phased_kernel(layer.weight, phases, after)), *bias)
@@ -279,23 +269,18 @@ class _Graph:
         return serialised
 
 
-# The style generator as a torch module, for a GPU: one uint8 canvas batch in, a uint8 picture out for each style.
-#
-# The same network as :mod:`.style_graphs` makes an ONNX graph of, from the same weights, and written as it was
-# published: there, enlarged pictures are taken apart into phases for the sake of a CPU's matrix units. All that
-# precedes the first scaling by a style is computed once. Instance normalisation is in float32 whatever the convolutions
-# are in: of a plain picture it divides what rounding leaves by next to nothing.
-
-_ENLARGED = (2, 2, 1)  # by what the picture is enlarged before each expanding convolution
-_STRIDES = (1, 2, 2)  # of the contracting ones
+_ENLARGED = (2, 2, 1)  # upsampling factor before each expanding convolution
+_STRIDES = (1, 2, 2)  # of the contracting convolutions
 
 
 class StyleModule(nn.Module):
-    """A generator for G styles.
+    """The style generator for a GPU, as published, without phases.
+
+    Instance normalisation always runs in float32: on a uniform image it divides rounding errors by almost 0.
 
     Args:
-        generator: its weights.
-        dtype: of the convolutions.
+        generator: weights for G styles.
+        dtype: dtype of the convolutions.
     """
 
     def __init__(self, generator: Generator, dtype: torch.dtype) -> None:
@@ -315,14 +300,14 @@ class StyleModule(nn.Module):
                 convolution.register_buffer("shift_GC", torch.from_numpy(layer.shift.copy()).float())
 
     def forward(self, canvas_BSSC: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, S, S, 3) uint8 to G tensors (B, S, S, 3) uint8."""
+        """Stylise a canvas (B, S, S, 3) uint8. Returns one tensor of the same shape and dtype per style."""
         require_side(canvas_BSSC.shape[1])
         x = canvas_BSSC.permute(0, 3, 1, 2).float() * (1.0 / 255.0)
         contract = list(self.contract)
-        while contract and not contract[0].normalised:  # the same in all styles
+        while contract and not contract[0].normalised:  # shared by all styles
             x = functional.relu(contract.pop(0)(x, self.dtype))
         first = contract.pop(0) if contract else None
-        if first is not None:  # and so is this one, but for its scale and shift
+        if first is not None:  # shared but for its scale and shift
             x = self._centred(first(x, self.dtype))
         return tuple(self._styled(x, first, contract, style) for style in range(self.styles))
 
@@ -348,14 +333,14 @@ class StyleModule(nn.Module):
         return _scaled(self._centred(convolution(x, self.dtype)), convolution, style)
 
     def _centred(self, x: torch.Tensor) -> torch.Tensor:
-        """Each channel of each picture with mean 0 and variance 1, float32."""
+        """Normalise each channel of each image to mean 0 and variance 1, in float32."""
         x = x.float()
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
         return (x - mean) * torch.rsqrt(variance + self.epsilon)
 
 
 class _Convolution(nn.Module):
-    """A convolution whose borders are mirrored about the edge pixels."""
+    """A convolution with reflection padding."""
 
     normalised: bool
 

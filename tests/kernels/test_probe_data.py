@@ -1,4 +1,4 @@
-"""Rows of a table, standardised: every path against arithmetic in float64, and which path is taken."""
+"""Gathered and standardised rows compared with float64 arithmetic on every path; dispatch; int8 quantisation."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_in_triton(place: Place, stored: torch.dtype, dtype: torch.dtype, rows: 
     assert (out[-1] == 7.0).all()
     expected = reference(*given, scale_R).to(dtype)
     if scale_R is None and (dtype == FLOAT or place.device.type == "cuda"):
-        assert torch.equal(made.cpu(), expected), "what is not scaled is rounded nowhere but at its end"
-    else:  # the product with the row's factor and the difference are one operation; the interpreter cuts bf16 off
+        assert torch.equal(made.cpu(), expected), "without row factors only the result is rounded"
+    else:  # the factor and the difference are one FMA; the interpreter truncates bf16
         torch.testing.assert_close(made.cpu(), expected, atol=1e-5, rtol=1e-5 if dtype == FLOAT else 2**-7)
 
 

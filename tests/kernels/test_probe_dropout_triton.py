@@ -1,4 +1,4 @@
-"""Keyed dropout in Triton: bit for bit the reference."""
+"""Keyed dropout in Triton is bit-identical to the reference."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_relu_drop(place: Place, dtype: torch.dtype, heads: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("step", [0, 2**32 - 1])
 def test_relu_drop_after_a_bias(place: Place, dtype: torch.dtype, step: int) -> None:
-    """Seeds and step are read from the device; the layer's numbers need no rounding, so that none differs."""
+    """Seeds and step are read from the device. Values are small integers, so results are exact."""
     generator = torch.Generator().manual_seed(0)
     expected = torch.randint(-8, 9, (6, 5, 67), generator=generator).to(dtype)
     bias = torch.randint(-8, 9, (6, 5), generator=generator).float()

@@ -1,4 +1,4 @@
-"""The fused step against K separate torch modules and optimisers, and against autograd."""
+"""The fused step compared with K separate torch modules and optimisers, and with autograd."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_heads(count: int, inputs: int, outputs: int, hidden: int, seed: int = 0
 
 
 class Masked(nn.Module):
-    """Multiplies by a given dropout mask, features first."""
+    """Multiply by a given dropout mask (B, H)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def assert_same(heads: Heads, modules: Sequence[nn.Sequential]) -> None:
 @pytest.mark.parametrize("hidden", [0, 24], ids=["linear", "mlp"])
 @pytest.mark.parametrize(("inputs", "outputs", "batch"), [(16, 5, 64), (13, 2, 7), (1, 3, 1)])
 def test_equals_separate_trainings(hidden: int, inputs: int, outputs: int, batch: int) -> None:
-    """Same start, same batches, own learning rate and decay each (two of them equal, side by side)."""
+    """Same initial weights and batches; learning rate and decay per head, those of two adjacent heads equal."""
     rates, decays = [1e-2, 1e-2, 3e-3, 1e-1], [0.1, 0.1, 0.0, 1.0]
     heads = make_heads(4, inputs, outputs, hidden)
     modules = [as_module(heads, k) for k in range(4)]
@@ -89,7 +89,7 @@ def test_equals_separate_trainings(hidden: int, inputs: int, outputs: int, batch
 
 
 def test_dropout_masks_are_shared_by_heads_of_a_seed() -> None:
-    """Heads k and k + S use mask k % S, and kept units are divided by the keep probability."""
+    """Head k uses mask k % S; kept units are divided by the keep probability."""
     seeds, settings, keep = 2, 2, 0.75
     rates, decays = [1e-2, 1e-2, 5e-3, 5e-3], [0.0] * 4
     heads = make_heads(seeds * settings, 10, 3, 32)
@@ -114,7 +114,7 @@ def test_dropout_masks_are_shared_by_heads_of_a_seed() -> None:
 
 
 def test_two_terms_are_a_multi_task_loss() -> None:
-    """Each term has its rows, outputs and scale; autograd on the same sum agrees."""
+    """Terms with rows, outputs and scales of their own, compared with autograd on the same sum."""
     heads = make_heads(3, 9, 7, 16)
     modules = [as_module(heads, k) for k in range(3)]
     optimisers = [torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.1) for m in modules]
@@ -155,7 +155,7 @@ def test_cross_entropy_against_autograd(shape: tuple[int, int, int], weighted: b
 
 
 def test_rows_of_weight_zero_do_not_count() -> None:
-    """A head that ignores rows learns as if the batch lacked them; a head without a row does not move."""
+    """Rows of weight 0 have no effect; a head with only such rows does not change."""
     x, y = torch.randn(40, 6), torch.randint(4, (40,))
     weight = torch.zeros(3, 40)
     weight[0] = 1.0
@@ -179,7 +179,7 @@ def test_extreme_logits_stay_finite() -> None:
 
 @pytest.mark.parametrize("hidden", [0, 64], ids=["linear", "mlp"])
 def test_bfloat16_gemms_learn_as_well(hidden: int) -> None:
-    """Master weights stay float32; accuracy after the same training is the same within two percent."""
+    """Master weights stay float32; accuracy after the same training agrees within 0.02."""
     generator = torch.Generator().manual_seed(11)
     centres = torch.randn(5, 32, generator=generator)
     y = torch.randint(5, (3000,), generator=generator)
@@ -198,7 +198,7 @@ def test_bfloat16_gemms_learn_as_well(hidden: int) -> None:
 
 
 def test_selected_heads_go_on_as_before() -> None:
-    """Dropping heads in the middle of a training leaves the others' course unchanged."""
+    """Removing heads during training does not change the others."""
     x, y = torch.randn(32, 8), torch.randint(3, (32,))
     every, some = make_heads(4, 8, 3, 12), make_heads(4, 8, 3, 12)
     rates = [1e-2, 2e-2, 3e-2, 4e-2]
@@ -236,7 +236,7 @@ def test_a_cpu_tensor_takes_the_torch_path() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int) -> None:
-    """Weights of rows are scaled to a sum of 1 for each head; heads without any get zeros, and none moves."""
+    """Row weights are normalised per head; if all are 0, so are the gradients. Heads are not changed."""
     heads = make_heads(count, 17, 5, 0)
     before = [p.clone() for p in heads.parameters]
     generator = torch.Generator().manual_seed(2)
@@ -268,7 +268,7 @@ def test_linear_gradients_are_autograd_s(dtype: torch.dtype, count: int) -> None
 @pytest.mark.parametrize("hidden", [0, 12])
 @pytest.mark.parametrize(("batch", "outputs"), [(1, slice(0, 6)), (33, slice(2, 5)), (100, slice(5, 6))])
 def test_judge(dtype: torch.dtype, hidden: int, batch: int, outputs: slice) -> None:
-    """Integers make every product and sum exact: right rows are counted exactly, of equal logits the first answers."""
+    """Integers make products and sums exact: accuracies are exact, and the first of equal logits is the prediction."""
     heads, x_BD = whole_heads(3, 8, 6, hidden), classes(1, batch * 8, 5).view(batch, 8).to(dtype) - 2
     target, weight = classes(2, batch, outputs.stop - outputs.start), drawn(3, batch).abs()
     z = torch.einsum("khd,bd->khb", heads.w1, x_BD.float()) + heads.b1[:, :, None]
@@ -283,7 +283,7 @@ def test_judge(dtype: torch.dtype, hidden: int, batch: int, outputs: slice) -> N
 
 
 def whole_heads(count: int, inputs: int, outputs: int, hidden: int) -> Heads:
-    """Heads of small whole numbers."""
+    """Heads with small integer weights."""
     sizes = [(outputs, inputs)] if hidden == 0 else [(hidden, inputs), (outputs, hidden)]
     shapes = [shape for size in sizes for shape in ((count, *size), (count, size[0]))]
     return Heads(*((classes(i, int(np.prod(s)), 3) - 1.0).view(s) for i, s in enumerate(shapes)))
@@ -298,7 +298,7 @@ def test_a_row_without_an_answer_is_not_right(output: int) -> None:
     assert loss.isnan().tolist() == [True, False]
 
 
-def test_a_copy_in_another_dtype_is_made_anew() -> None:
+def test_a_copy_in_another_dtype_is_refreshed() -> None:
     heads = probe_arrays.make_heads(0)
     assert heads.lowered(0, torch.float16).dtype == torch.float16
     x, y = probe_arrays.draw(0)
@@ -313,7 +313,7 @@ def test_a_copy_in_another_dtype_is_made_anew() -> None:
 
 @pytest.mark.parametrize("hidden", [0, 16])
 def test_a_bad_weight_shows_in_the_loss(hidden: int) -> None:
-    """NaN is nowhere taken for a number, a hidden unit's zero or an output that nobody chose."""
+    """NaN propagates through ReLU and cross-entropy to the loss and parameters of its head only."""
     heads = probe_arrays.make_heads(hidden)
     heads.w1[1, 2, 3] = float("nan")
     x, y = probe_arrays.draw(0)

@@ -1,4 +1,4 @@
-"""A step whose numbers lie on the device learns what ``probe_step`` learns, in torch and in Triton's interpreter."""
+"""``probe_step_gpu`` compared with ``probe_step``, in torch and in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def by_host(heads: Heads, kind: str, dtype: torch.dtype, dropped: bool) -> list[
 
 
 def by_device(heads: Heads, kind: str, dtype: torch.dtype, dropped: bool, device: torch.device) -> list[torch.Tensor]:
-    """The tensors that change are overwritten between the steps and nothing else is said."""
+    """Between steps only the contents of tensors change, as in a CUDA graph."""
     losses, numbers = [], torch.from_numpy(schedule(SHARES, 0)).to(device)
     rates = Rates(torch.tensor(LR, device=device), torch.tensor(DECAY, device=device), torch.empty(3, device=device))
     step_1 = torch.zeros(1, dtype=torch.int32, device=device)
@@ -99,14 +99,14 @@ def test_in_triton(
     back = Heads(*(p.cpu() for p in there.parameters))
     assert_same_course(back, theirs, make_heads(hidden), dtype)
     if dtype == BF16:
-        # the interpreter cuts numbers off where a device rounds them
+        # the interpreter truncates to bfloat16, a GPU rounds
         copy = there.lowered(0, BF16).float()
         torch.testing.assert_close(copy, there.w1, atol=1e-30, rtol=2**-7)
         assert spies[1].call_args_list[0].args[7] is there.lowered(0, BF16)
 
 
 def test_gradients_lie_where_the_logits_were() -> None:
-    """Where one loss has all rows and outputs; else the others' gradient is 0."""
+    """If one loss covers all rows and outputs; otherwise the gradient of the rest is 0."""
     logits, bias = torch.randn(2, 5, 7), torch.randn(2, 5)
     share, y = torch.full((2, 1), 1 / 7), torch.randint(5, (7,))
     expected_loss, expected = probe_step.cross_entropy(logits + bias[:, :, None], y)

@@ -132,7 +132,7 @@ def test_an_activation_without_a_range_is_named(typed: Typed) -> None:
     model = onnx.load_from_string(typed("convolutions", "bf16"))
     lost = products(model)[0].data
     ranges = {product.data: Range(1.0) for product in products(model) if product.data != lost}
-    with pytest.raises(SubstyleError, match=f"no calibration for the activations {lost}"):
+    with pytest.raises(SubstyleError, match=f": {lost}$"):
         quantise(model, ranges, "int8")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -81,8 +83,10 @@ def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.Monk
             return x * float(x.max())
 
     monkeypatch.setattr(roofline.timm_family, "create", lambda model: Looks(1, 1))
-    with pytest.raises(ConfigError, match="counted without its weights"):
+    with pytest.raises(ConfigError) as caught:
         roofline.backbone("timm:test_vit", 1)
+    assert (caught.value.field, caught.value.given) == ("backbone timm:test_vit", "test_vit")
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 @pytest.mark.parametrize("pool", ["avg", "max"])
@@ -97,20 +101,21 @@ def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
     ("name", "allowed"),
     [
         ("timm:vit_base_patch16_224.nonsense", r"vit_base_patch16_224\.mae"),
-        ("timm:vit_bas_patch16_224", "such as .*vit_base_patch16_224"),
+        ("timm:vit_bas_patch16_224", "vit_base_patch16_224"),
         ("timm:test_vit.", r"test_vit, test_vit\.r160_in1k"),
         ("control:random:test_vit.nonsense", r"test_vit\.r160_in1k"),
         ("control:noise", "pixels, statistics, random"),
-        ("open_clip:ViT-B-32/nonsense", "openai.*or a path"),
-        ("open_clip:ViT-B-3/openai", "such as ViT-B-32"),
+        ("open_clip:ViT-B-32/nonsense", "openai"),
+        ("open_clip:ViT-B-3/openai", "ViT-B-32"),
         ("package:resnet", "efficientnet_lite0"),
     ],
 )
 def test_a_plan_refuses_the_names_that_embed_refuses(name: str, allowed: str) -> None:
     context = LoadContext(64, 2, 0, None)
     for take in (lambda: roofline.backbone(name, 1), lambda: registry.load(name, context)):
-        with pytest.raises(ConfigError, match=allowed):
+        with pytest.raises(ConfigError) as caught:
             take()
+        assert re.search(allowed, caught.value.allowed)
 
 
 def test_styles_share_what_precedes_the_first_normalisation() -> None:
@@ -202,23 +207,26 @@ def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("timm:no_such", "a model of timm"), ("onnx:x.onnx", "can be counted"), ("package:x", "efficientnet_lite0")],
+    ("name", "given"),
+    [("timm:no_such", "no_such"), ("onnx:x.onnx", "onnx"), ("package:x", "x")],
 )
-def test_backbones_that_cannot_be_planned_for(name: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_backbones_that_cannot_be_planned_for(name: str, given: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         roofline.backbone(name, 2)
+    assert (caught.value.field, caught.value.given) == (f"backbone {name}", given)
 
 
 def test_unknown_gpus_and_shares_are_refused() -> None:
     with pytest.raises(ConfigError, match="h100, h200, a100, l4"):
         device("h900")
     for name in ("compute", "bandwidth", "backbones", "styles"):
-        with pytest.raises(ConfigError, match=rf"efficiency\.{name}: .*at most 1"):
+        with pytest.raises(ConfigError) as caught:
             Efficiency(**{name: 1.5})
+        assert (caught.value.field, caught.value.given) == (f"efficiency.{name}", 1.5)
     for name in ("decode_bytes", "variants"):
-        with pytest.raises(ConfigError, match=rf"efficiency\.{name}"):
+        with pytest.raises(ConfigError) as caught:
             Efficiency(**{name: 0.0})
+        assert (caught.value.field, caught.value.given) == (f"efficiency.{name}", 0.0)
 
 
 @pytest.mark.parametrize(
