@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
 _LINE_EVERY_S = 15.0
+_REFRESH_S = 0.1  # of a bar whose stage notes what it does between items
 
 
 class ProgressBar(Protocol):
@@ -41,13 +42,15 @@ class _Lines:
 
     def note(self, text: str) -> None:
         self.remark = text
+        self.advance(0)
 
     def write(self) -> None:
         self.last = time.monotonic()
         rate = (self.done - self.first) / max(self.last - self.start, 1e-9)
         eta = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
         tail = f" ({self.remark})" if self.remark else ""
-        print(f"{self.name}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{eta}{tail}", file=self.out, flush=True)
+        of = f"/{self.total}" if self.done <= self.total else ""  # an estimate may be exceeded
+        print(f"{self.name}: {self.done}{of} {self.unit}, {rate:.1f}/s{eta}{tail}", file=self.out, flush=True)
 
 
 class _Tqdm:
@@ -55,12 +58,16 @@ class _Tqdm:
         from tqdm import tqdm
 
         self.bar = tqdm(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
+        self.shown = 0.0
 
     def advance(self, count: int = 1) -> None:
         self.bar.update(count)
 
     def note(self, text: str) -> None:
-        self.bar.set_postfix_str(text, refresh=False)
+        now = time.monotonic()
+        due = now - self.shown > _REFRESH_S
+        self.bar.set_postfix_str(text, refresh=due)
+        self.shown = now if due else self.shown
 
 
 @contextmanager

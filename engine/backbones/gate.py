@@ -330,7 +330,7 @@ class PrecisionSearch:
 
     def _passed(self, mixture: PrecisionPolicy, embed: Embed | None = None) -> dict[str, Any]:
         """Gate a policy and return it with the result. Raises GateError at the first block outside the limits."""
-        words = "spot check" if self.extent == "spot" else f"gate: {self._words(mixture)}"
+        words = self._title if self.extent == "spot" else f"{self._title}: {self._words(mixture)}"
         self.note(words)
         embed = embed or self._runtime(mixture)
         got: list[NDArray[np.floating]] = []
@@ -360,6 +360,10 @@ class PrecisionSearch:
         )
 
     @property
+    def _title(self) -> str:
+        return "spot check" if self.extent == "spot" else "gate"
+
+    @property
     def _block(self) -> int:
         """Pictures of a block: as many as the runtime computes at once."""
         parallel = 1 if self.artefact.target.on_gpu else self.artefact.threads
@@ -380,7 +384,7 @@ class PrecisionSearch:
                 parts.append(self._once._reference)
             embed = self._runtime(_FLOAT32) if self._compiled else self.artefact.reference()
             for start in range(sum(map(len, parts)), len(self._pictures), self._block):
-                self.note(f"gate: float32 reference, {start} of {len(self._pictures)} pictures")
+                self.note(f"{self._title}: float32 reference, {start} of {len(self._pictures)} pictures")
                 parts.append(embed(self._pictures[start : start + self._block]).astype(np.float32))
             return np.concatenate(parts).tobytes()
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
+import sys
+
+import pytest
 
 from substyle.engine import observability
 
@@ -32,3 +36,27 @@ def test_the_trace_is_one_that_viewers_open() -> None:
     assert (event["ph"], event["name"], event["cat"], event["args"]["items"]) == ("X", "decode", "embed", 2)
     assert event["ts"] >= 0
     assert event["dur"] >= 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stage_shows_what_it_does_between_items(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A backbone may be prepared for minutes before the first item is finished."""
+    out = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr(observability, "_LINE_EVERY_S", 0.0)
+    with observability.stage("prepare", 2, "backbones") as bar:
+        bar.note("gate: bf16, 16 of 124 pictures")
+        assert "16 of 124 pictures" in out.getvalue()
+
+
+def test_an_estimate_that_is_exceeded_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    with observability.stage("probes", 3, "steps") as bar:
+        bar.advance(7)
+    assert "probes: 7 steps" in out.getvalue()
