@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -93,7 +94,7 @@ def gate_keys(records: Sequence[ImageRecord], seed: int) -> list[str]:
     return [records[i].key for i in order[: 2 * GATE_IMAGES]]
 
 
-class Samples:
+class Samples(ABC):
     """Photographs in all variants, computed on first use.
 
     Args:
@@ -105,14 +106,14 @@ class Samples:
         self.pipeline, self.seed = pipeline, seed
         self._variants: list[NDArray[np.uint8]] | None = None
 
-    @cached_property
+    @property
+    @abstractmethod
     def decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
         """Canvases of G photographs, (G, S, S, 3) uint8, and their keys."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Return everything that determines the canvases, as plain JSON."""
-        raise NotImplementedError
 
     def images(self) -> int:
         """Return G, the number of photographs."""

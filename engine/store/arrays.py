@@ -277,18 +277,15 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
     Raises:
         StoreError: the chunk is missing, truncated or cannot be read.
     """
-    if codec != "none":
-        try:
-            out_RD[place_M] = _decoded(path, codec, out_RD)[row_M]
-        except OSError as error:
-            raise StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify") from error
-        return
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
     ends = np.flatnonzero(np.append(np.diff(row_M) * row_bytes > row_bytes + near, True)) + 1 if len(row_M) else row_M
     whole = out_RD.view(np.uint8).reshape(-1).data
     rows, places, start = row_M.tolist(), place_M.tolist(), 0
     try:
+        if codec != "none":
+            out_RD[place_M] = _decoded(path, codec, out_RD)[row_M]
+            return
         with _opened(path) as into:
             for end in ends.tolist():
                 own, first, alone = slice(start, end), rows[start], end - start == 1
