@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, TypeAdapter
 
 from substyle.engine import devices
+from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import Codec, Dtype, ResampleBy
@@ -157,11 +159,22 @@ class BackboneChoice:
     """A backbone by name, with optional weights and precision."""
 
     name: str
-    """Name, such as ``mae:base`` or ``timm:vit_base_patch16_224.mae``; ``substyle backbones`` lists them."""
+    """Name, such as ``mae:base`` or ``timm:vit_base_patch16_224.mae``; ``substyle backbones`` lists them. The name of
+    several layers, such as ``mae:base@layer=0..11``, is a backbone for each, computed in one pass."""
     checkpoint: LocalPath | None = None
     """Local file with the weights."""
     precision: BackbonePrecision | None = None
     """Overrides ``embed.precision``."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its backbones: one for each layer."""
+        return expand(self.name)
+
+
+def names_of(choices: Sequence[BackboneChoice]) -> list[str]:
+    """Return the names of all backbones of choices."""
+    return [name for choice in choices for name in choice.names]
 
 
 LOCAL, RAY = "local", "ray"

@@ -32,21 +32,6 @@ from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precisi
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a graph was compiled, to share its computation with other backbones (`multi_output.share`).
-
-    Attributes:
-        graph: name of its ONNX graph in the cache.
-        mixture: its precision policy.
-        threads: number of CPU threads.
-    """
-
-    graph: str
-    mixture: PrecisionPolicy
-    threads: int
-
-
-@dataclass(frozen=True)
 class CompiledBackbone:
     """A compiled and gated backbone.
 
@@ -56,7 +41,7 @@ class CompiledBackbone:
         runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
         gate: result of the gate; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone at its compiled batch, measured once per device.
-        recipe: how it was compiled; None if it cannot share computation.
+        members: facts of the backbones whose embeddings it concatenates; empty or its own for a single one.
     """
 
     spec: BackboneSpec
@@ -64,7 +49,7 @@ class CompiledBackbone:
     runtime: dict[str, Any]
     gate: dict[str, Any] | None
     rate: float
-    recipe: Recipe | None = None
+    members: tuple[BackboneSpec, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the facts kept in a store."""
@@ -162,16 +147,14 @@ def compile_source(
         runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": version("torch")}
         facts = {"spec": source.spec.describe(), "runtime": runtime, "canvas": options.canvas, **measured}
         rate = _rate(plain, samples, facts, options)
-        return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
+        return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate, source.members)
     artefact = artefact_of(source, samples, options)
     found, embed = _gated(artefact, samples, own, options, note)
     mixture = PrecisionPolicy.of(found)
     told = artefact.describe(embed)
     runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
     rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured}, options)
-    graph = artefact.graph_name(mixture)
-    recipe = None if graph is None else Recipe(graph, mixture, options.threads)
-    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, recipe)
+    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, source.members)
 
 
 def _gated(

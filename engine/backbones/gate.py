@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -116,6 +116,16 @@ def check(
             f'To set the precision of one backbone: {{ name = "{name}", precision = "fp32" }}'
         )
     return result
+
+
+def worst(results: Sequence[GateResult]) -> GateResult:
+    """Return the smallest cosines and the largest norm error of several results on the same pictures."""
+    return replace(
+        results[0],
+        cosine_min=min(result.cosine_min for result in results),
+        cosine_mean=min(result.cosine_mean for result in results),
+        norm_error_max=max(result.norm_error_max for result in results),
+    )
 
 
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
@@ -349,15 +359,22 @@ class PrecisionSearch:
     def _compare(
         self, mixture: PrecisionPolicy, got_ND: NDArray[np.floating], reference_ND: NDArray[np.float32]
     ) -> GateResult:
-        return check(
-            self.name,
-            got_ND,
-            reference_ND,
-            precision=mixture.precision,
-            images=min(self.samples.images(), len(self._pictures)),
-            reference=self._reference_name,
-            mean_D=self._mean_D,
-        )
+        """The worst result of all members."""
+        results, first = [], 0
+        for member in self.artefact.source.members:
+            columns = slice(first, first := first + member.dim)
+            results.append(
+                check(
+                    member.name,
+                    got_ND[:, columns],
+                    reference_ND[:, columns],
+                    precision=mixture.precision,
+                    images=min(self.samples.images(), len(self._pictures)),
+                    reference=self._reference_name,
+                    mean_D=self._mean_D[columns],
+                )
+            )
+        return worst(results)
 
     @property
     def _title(self) -> str:

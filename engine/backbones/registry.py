@@ -14,7 +14,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.presets import ABOUT, PRESETS, preset, sizes
-from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, of_tag, split
+from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, expand, of_tag, split
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
@@ -298,6 +298,20 @@ def load(name: str, context: LoadContext) -> Backbone:
     return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code))
 
 
+def load_all(name: str, context: LoadContext) -> Backbone:
+    """`load`, also for the name of several layers, whose embeddings are concatenated.
+
+    Raises ConfigError for an invalid name, WeightsError for unavailable weights.
+    """
+    names = expand(name)
+    if names == [name]:
+        return load(name, context)
+    from substyle.engine.backbones.families import timm
+
+    readouts = {each: split(each, each.partition(":")[2])[1] for each in names}
+    return timm.several(name, load(names[0], context), readouts)
+
+
 def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:
     """The spec with parameter count, objective and data, unless stated by the loader."""
     spec, module = backbone.spec, backbone.module
@@ -314,12 +328,13 @@ def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:
 
 
 def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
-    """Return plain facts that determine the result of `load`, without loading; None if unknown.
+    """Return plain facts that determine the result of `load_all`, without loading; None if unknown.
 
     Raises ConfigError for an invalid name.
     """
-    family = check_checkpoint(name, context.checkpoint)
-    found = family.identify(name, name.partition(":")[2], context) if family.identify else None
+    first = expand(name)[0]
+    family = check_checkpoint(first, context.checkpoint)
+    found = family.identify(first, first.partition(":")[2], context) if family.identify else None
     if found is None:
         return None
     return {
@@ -398,16 +413,18 @@ class LazyBackbone:
             "spec": self.backbone.spec.describe(),
             "graph": None if graph is None else hashlib.sha256(graph).hexdigest(),
             "compiled": self.backbone.compiled or self.backbone.module is None,
+            "members": [member.describe() for member in self.backbone.members],
         }
 
     @cached_property
     def spec(self) -> BackboneSpec:
         """Facts of the backbone, from the cache if available."""
-        spec = dict(self._facts["spec"])
-        for name in ("mean", "std"):
-            red, green, blue = spec[name]
-            spec[name] = (red, green, blue)
-        return BackboneSpec(**spec)
+        return _spec(self._facts["spec"])
+
+    @cached_property
+    def members(self) -> tuple[BackboneSpec, ...]:
+        """Facts of the backbones whose embeddings it concatenates; itself if it is a single one."""
+        return tuple(map(_spec, self._facts["members"])) or (self.spec,)
 
     @property
     def graph_hash(self) -> str | None:
@@ -419,3 +436,9 @@ class LazyBackbone:
     def compiled(self) -> bool:
         """Whether it is compiled, unlike plain arithmetic, which runs in torch."""
         return bool(self._facts["compiled"])
+
+
+def _spec(described: dict[str, Any]) -> BackboneSpec:
+    """The inverse of `BackboneSpec.describe`, through JSON."""
+    levels = {name: tuple(described[name]) for name in ("mean", "std")}
+    return BackboneSpec(**{**described, **levels})

@@ -144,12 +144,14 @@ class Backbone:
         module: float32 network with preprocessing, from a uint8 canvas (B, S, S, 3) to (B, D); None for graphs.
         graph: serialised ONNX model with the same interface and a fixed batch; None for modules.
         compiled: False for controls that are plain arithmetic and run eagerly in torch.
+        members: facts of the backbones whose embeddings this one concatenates, in order; empty for a single backbone.
     """
 
     spec: BackboneSpec
     module: nn.Module | None = None
     graph: bytes | None = None
     compiled: bool = True
+    members: tuple[BackboneSpec, ...] = ()
 
 
 def tensors_hash(state: dict[str, torch.Tensor]) -> str:
@@ -168,11 +170,11 @@ def tensors_hash(state: dict[str, torch.Tensor]) -> str:
 POOLS = ("cls", "avg", "max", "map", "none")
 HEADS = ("projection", "none")
 ALLOWED = (
-    f"@layer=<index of a block, negative from the end>, pool={'|'.join(POOLS)}, head={'|'.join(HEADS)}, "
-    "mean=<number>, std=<number> (of pixels in [0, 1]; or three, <red>:<green>:<blue>)"
+    f"@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8), pool={'|'.join(POOLS)}, "
+    f"head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, <red>:<green>:<blue>)"
 )
 # paths may contain an @, so options must be plain words and numbers up to the end
-_OPTION = "[a-z]+=(?:[a-z0-9-]*|[0-9.:]+)"
+_OPTION = "[a-z]+=(?:[a-z0-9-]*|[0-9.:-]+)"
 _OPTIONS = re.compile(f"(?P<model>.+)@(?P<options>{_OPTION}(?:,{_OPTION})*)")
 _LEVEL = re.compile(r"[01]|[01]?\.[0-9]+")
 
@@ -213,6 +215,22 @@ class Readout:
 
 
 WHOLE = Readout()
+_LAYERS = re.compile(r"([@,]layer=)(-?[0-9]{1,4})(?:\.\.(-?[0-9]{1,4})|((?::-?[0-9]{1,4})+))(?=,|$)")
+
+
+def expand(name: str) -> list[str]:
+    """Return the names of single layers in the name of several, such as ``mae:base@layer=0..11`` or ``…@layer=2:5:8``.
+
+    A name without several layers is returned alone. Raises ConfigError for an empty range or a repeated layer.
+    """
+    found = _LAYERS.search(name)
+    if found is None or _OPTIONS.fullmatch(name) is None:
+        return [name]
+    first, last, more = found[2], found[3], found[4]
+    layers = list(range(int(first), int(last) + 1)) if last else [int(each) for each in (first + more).split(":")]
+    if not layers or len(set(layers)) < len(layers):
+        raise ConfigError(f"backbone {name}", found[0].strip("@,"), "layer=<first>..<last>, or different layers")
+    return [f"{name[: found.start()]}{found[1]}{layer}{name[found.end() :]}" for layer in layers]
 
 
 def split(name: str, rest: str) -> tuple[str, Readout]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import substyle.engine
 from substyle.engine import observability
-from substyle.engine.config import Study, load_study
+from substyle.engine.config import Study, load_study, names_of
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.estimate.plan import ASSUMED, CARD, GIVEN, MEASURED, Basis, Plan, basis, goal
 from substyle.engine.estimate.plan import plan as plan_study
@@ -39,7 +39,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     shares = {name: value for name in ("compute", "bandwidth") if (value := getattr(options, name)) is not None}
     stands_on = basis(card, options.measured or RESULTS, shares)
     made = plan_study(
-        [choice.name for choice in study.backbones],
+        names_of(study.backbones),
         settings.transformations,
         _photographs(options, study),
         gpu,

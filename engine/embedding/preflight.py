@@ -100,11 +100,13 @@ def check_study(
 
 def check_backbones(choices: Sequence[BackboneChoice]) -> None:
     """Raise ConfigError unless names are valid and unique, and checkpoints exist."""
-    names = [choice.name for choice in choices]
-    for i, choice in enumerate(choices):
-        registry.check_checkpoint(choice.name, choice.checkpoint)
-        if choice.name in names[:i]:
-            raise ConfigError("backbone", choice.name, "each backbone once")
+    seen: set[str] = set()
+    for choice in choices:
+        for name in choice.names:
+            registry.check_checkpoint(name, choice.checkpoint)
+            if name in seen:
+                raise ConfigError("backbone", name, "each backbone once")
+            seen.add(name)
         path = choice.checkpoint
         if path is not None and not path.exists() and prefix_of(path) is None:
             raise ConfigError(f"{choice.name}: checkpoint", str(path), "an existing file or folder")

@@ -18,10 +18,10 @@ from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GATE_IMAGES
-from substyle.engine.backbones.multi_output import share
+from substyle.engine.backbones.multi_output import members
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import fingerprint
-from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_of
 from substyle.engine.devices import AUTO, Target, graph_batch
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
@@ -286,7 +286,7 @@ def prepare_backbones(
         WeightsError: weights are not available.
         GateError: a compiled backbone disagrees with its reference.
     """
-    names = [choice.name for choice in choices]
+    names = names_of(choices)
     for i, name in enumerate(names):
         registry.check_name(name)
         if name in names[:i]:
@@ -296,7 +296,7 @@ def prepare_backbones(
     samples = PackagedSamples(pipeline)
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
-    compiled = []
+    compiled: list[CompiledBackbone] = []
     with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
         for choice in choices:
             bar.note(choice.name)
@@ -313,9 +313,9 @@ def prepare_backbones(
             def note(text: str, name: str = choice.name) -> None:
                 bar.note(f"{name}: {text}")
 
-            compiled.append(compile_source(_source(choice, pipeline), samples, options, note, own=own))
+            compiled += members(compile_source(_source(choice, pipeline), samples, options, note, own=own))
             bar.advance()
-    return share(compiled, samples)
+    return compiled
 
 
 def _source(choice: BackboneChoice, pipeline: PixelPipeline) -> LazyBackbone:
@@ -323,7 +323,7 @@ def _source(choice: BackboneChoice, pipeline: PixelPipeline) -> LazyBackbone:
     context = registry.LoadContext(
         canvas=settings.canvas, batch=pipeline.config.graph_images, seed=settings.seed, checkpoint=choice.checkpoint
     )
-    return LazyBackbone(partial(registry.load, choice.name, context), registry.identity(choice.name, context))
+    return LazyBackbone(partial(registry.load_all, choice.name, context), registry.identity(choice.name, context))
 
 
 def require_asked(
@@ -342,27 +342,40 @@ def require_asked(
     """
     there = {entry.name: entry.facts for entry in store.backbones()}
     for choice in choices:
-        facts = there.get(choice.name)
-        if facts is None or facts["runtime"]["name"] == "imported":
-            continue
-        spec, made = facts["spec"], facts["runtime"]
-        pairs = {"code": (spec.get("code", ""), registry.check_name(choice.name).code)}
         source = _source(choice, pipeline)
-        if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
-            pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
-        if device != AUTO:
-            pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
-        if facts.get("gate") is not None:  # others are plain arithmetic in float32
-            if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
-                pairs["runtime"] = (made["name"], runtime)
-            if (precision := choice.precision or pipeline.config.precision) != AUTO:
-                pairs["precision"] = (made["precision"], precision)
-        said = [f"{name} {old} in the store, {new} now" for name, (old, new) in pairs.items() if old != new]
-        if said:
-            how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
-            raise DifferentError(
-                f"{store.path}: {choice.name} was embedded with different settings: {'; '.join(said)}{how}"
-            )
+        for name in choice.names:
+            if (facts := there.get(name)) is not None and facts["runtime"]["name"] != "imported":
+                _require_same(store, name, choice, source, facts, pipeline, device, runtime)
+
+
+def _require_same(
+    store: EmbeddingStore,
+    name: str,
+    choice: BackboneChoice,
+    source: LazyBackbone,
+    facts: Mapping[str, Any],
+    pipeline: PixelPipeline,
+    device: str,
+    runtime: str,
+) -> None:
+    spec, made = facts["spec"], facts["runtime"]
+    pairs = {
+        "code": (spec.get("code", ""), registry.check_name(name).code),
+        "computed_with": (made.get("computed_with", name), choice.name),
+    }
+    if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
+        pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
+    if device != AUTO:
+        pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
+    if facts.get("gate") is not None:  # others are plain arithmetic in float32
+        if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
+            pairs["runtime"] = (made["name"], runtime)
+        if (precision := choice.precision or pipeline.config.precision) != AUTO:
+            pairs["precision"] = (made["precision"], precision)
+    said = [f"{field} {old} in the store, {new} now" for field, (old, new) in pairs.items() if old != new]
+    if said:
+        how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
+        raise DifferentError(f"{store.path}: {name} was embedded with different settings: {'; '.join(said)}{how}")
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.config import LOCAL, BackboneChoice
+from substyle.engine.config import LOCAL, BackboneChoice, names_of
 from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, LocalExecutor
 from substyle.engine.embedding.plan import EmbedPlan, PendingShards, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
@@ -56,7 +56,7 @@ def embed(
             plan = plan.matched(store, quiet=quiet)
         require_asked(store, backbones, plan.pipeline, *plan.asked)
         begin()
-        done = complete(plan, store, [choice.name for choice in backbones])
+        done = complete(plan, store, names_of(backbones))
         if done is not None:
             _tidy(plan, store)
             return done

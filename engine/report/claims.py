@@ -1,7 +1,7 @@
 """Verdicts on six claims of "Substance or Style: What Does Your Image Embedding Know?" (arXiv 2307.05610).
 
 Verdicts are functions of results.json. They compare the training objectives stated by backbones, and apply only to the
-backbones, photographs and transformations of the study.
+backbones, photographs and transformations of the study. Layers of a network are not compared, only its own output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import Results, dig, minus, real, show, show_interval
+from substyle.engine.report.data import Results, dig, minus, networks, show, show_interval
 from substyle.engine.report.findings import MARGIN, listed, within_margin
 
 Claim = dict[str, Any]
@@ -75,7 +75,7 @@ def _mlp_is_free(results: Results) -> Claim:
     claim = _claim(
         "C4", "An MLP extracts more than a linear probe, and sharing it with the class task costs no accuracy."
     )
-    names = real(results)
+    names = networks(results)
     claim |= {"groups": {"trained": names}, "margin": MARGIN, "n_transformations": len(results["transformations"])}
     rows = {row["a"]: row for row in _rows(results, "fine", "accuracy", "mlp-linear")}
     found = [_oriented(rows[name], +1) for name in names if name in rows]
@@ -145,7 +145,7 @@ def _moving_is_no_weakness(results: Results) -> Claim:
     """C6: rank correlation over backbones between sensitivity and loss of class accuracy on other photographs."""
     claim = _claim("C6", "Sensitivity to transformations does not imply poor robustness to domain shift.", "number")
     points: dict[str, tuple[float, float]] = {}
-    for name in real(results):
+    for name in networks(results):
         moved = [v for v in (dig(results, "backbones", name, "sensitivity") or {}).values() if v is not None]
         scores = (dig(results, "backbones", name, "shift") or {}).values()
         reached = [value for each in scores if (value := dig(each, "accuracy")) is not None]
@@ -197,9 +197,9 @@ def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
 
 
 def _by_objective(results: Results) -> dict[str, list[str]]:
-    """Trained backbones by training objective; "" if unknown."""
+    """Trained networks by training objective; "" if unknown."""
     found: dict[str, list[str]] = {}
-    for name in real(results):
+    for name in networks(results):
         found.setdefault(dig(results, "backbones", name, "spec", "objective") or "", []).append(name)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,6 +297,23 @@ def ordered(results: Results) -> list[str]:
 def real(results: Results) -> list[str]:
     """Names of the backbones that are not controls."""
     return [name for name in ordered(results) if not dig(results, "backbones", name, "control")]
+
+
+_LAYER = re.compile(r"([@,])layer=-?\d+,?")
+_BLOCK = re.compile(r"block (\d+) of 0 to (\d+)")
+
+
+def layer_of(results: Results, name: str) -> tuple[str, int, int] | None:
+    """(network, layer, last layer) of a backbone that is a layer of a network; None for a network's own output."""
+    placed = _BLOCK.search(str(dig(results, "backbones", name, "spec", "pooling")))
+    if placed is None or _LAYER.search(name) is None:
+        return None
+    return _LAYER.sub(r"\1", name).rstrip("@,"), int(placed[1]), int(placed[2])
+
+
+def networks(results: Results) -> list[str]:
+    """Names of the backbones that are neither controls nor layers of a network."""
+    return [name for name in real(results) if layer_of(results, name) is None]
 
 
 def heads(results: Results) -> list[str]:

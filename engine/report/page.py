@@ -314,6 +314,7 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "portraits": [(name, findings.portrait(results, name)) for name in real(results)],
         "gallery": read_gallery(gallery, transformations(results)),
         "dot_plots": sections.dot_plots(results),
+        "depth_plots": sections.depth_plots(results),
         "overview": tables.overview(results),
         "style_tables": style_tables(results),
         "fine_matrices": sections.matrices(results, "fine"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, head_name, heads, ordered, real, scored
+from substyle.engine.report.data import Column, Results, Table, dig, head_name, heads, layer_of, ordered, real, scored
 from substyle.engine.report.figures import Matrix, confusion
 from substyle.engine.report.findings import interval_key
 
@@ -195,11 +195,85 @@ def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
     return Table(table.name, table.caption, table.columns, rows)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A score by depth.
+
+    Attributes:
+        label: name of the score.
+        colour: ``full`` or ``open``; dashed: whether the line is.
+        points: (layer, value, low, high), ascending.
+    """
+
+    label: str
+    colour: str
+    dashed: bool
+    points: tuple[tuple[int, float, float | None, float | None], ...]
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """Layer and value of the maximum."""
+        layer, value, _, _ = max(self.points, key=lambda point: point[1])
+        return layer, value
+
+
+@dataclass(frozen=True)
+class DepthPlot:
+    """Scores of the layers of one network. ``last`` is the index of its last layer."""
+
+    name: str
+    last: int
+    curves: tuple[Curve, ...]
+
+    @property
+    def summary(self) -> str:
+        """One sentence on where each score is highest."""
+        best = [f"{curve.label} at layer {curve.best[0]} ({100 * curve.best[1]:.1f} %)" for curve in self.curves]
+        return f"Highest: {', '.join(best)}."
+
+
+_FEWEST_LAYERS = 3  # in a plot
+
+
+def depth_plots(results: Results) -> list[DepthPlot]:
+    """Scores of the first head by depth, for networks read at several layers."""
+    if not heads(results):
+        return []
+    head = heads(results)[0]
+    read: dict[tuple[str, int], dict[int, str]] = {}
+    for name in ordered(results):
+        if (placed := layer_of(results, name)) is not None:
+            network, layer, last = placed
+            read.setdefault((network, last), {})[layer] = name
+    wanted = (
+        ("style", "full", False, "fine", "accuracy"),
+        ("new styles", "full", True, "coarse", "held_out"),
+        ("class", "open", False, "semantic", "clean"),
+        ("class, transformed", "open", True, "semantic", "obfuscated"),
+    )
+    plots = []
+    for (network, last), names in read.items():
+        curves = []
+        for label, colour, dashed, task, key in wanted:
+            points = []
+            for layer, name in sorted(names.items()):
+                scores = dig(results, "backbones", name, task, head)
+                if (found := scored(scores, key, interval_key(scores, task, key))) is not None:
+                    points.append((layer, *found))
+            if points:
+                curves.append(Curve(label, colour, dashed, tuple(points)))
+        if len(names) >= _FEWEST_LAYERS and curves:
+            plots.append(DepthPlot(network, last, tuple(curves)))
+    return plots
+
+
 _INK, _MUTED, _FULL, _OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
 
 
 def save_figures(results: Results, folder: Path) -> list[Path]:
-    """Write figures as PDF and PNG: ``overview`` (probe accuracy) and ``robustness`` (class accuracy by sensitivity).
+    """Write figures as PDF and PNG.
+
+    ``overview``: accuracy of probes; ``depth``: by layer; ``robustness``: class accuracy by sensitivity.
 
     Figures without numbers are skipped. Returns the files.
     """
@@ -220,6 +294,8 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
         plots = dot_plots(results)
         if plots:
             drawn["overview"] = _overview(plots)
+        if depths := depth_plots(results):
+            drawn["depth"] = _depth(depths)
         robustness = _robustness(results)
         if robustness is not None:
             drawn["robustness"] = robustness
@@ -286,6 +362,32 @@ def _mark(shape: str, label: str) -> Any:  # noqa: ANN401 (matplotlib ships no t
     colour = _FULL if shape == "full" else _OPEN
     face = colour if shape == "full" else "white"
     return Line2D([], [], ls="", marker="o", ms=4.5, mec=colour, mfc=face, mew=1.1, label=label)
+
+
+def _depth(plots: list[DepthPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+    from matplotlib.figure import Figure
+
+    across = min(len(plots), 3)
+    down = -(-len(plots) // across)
+    figure = Figure(figsize=(2.6 * across, 2.3 * down + 0.3), layout="constrained")
+    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    colours = {"full": _FULL, "open": _OPEN}
+    for axis, plot in zip(axes, plots, strict=False):
+        for curve in plot.curves:
+            layers, values, lows, highs = zip(*curve.points, strict=True)
+            line = {"color": colours[curve.colour], "ls": "--" if curve.dashed else "-", "lw": 1.2}
+            axis.plot(layers, [100 * value for value in values], marker="o", ms=2.5, label=curve.label, **line)
+            for layer, low, high in zip(layers, lows, highs, strict=True):
+                if low is not None:
+                    axis.plot([layer, layer], [100 * low, 100 * high], color=line["color"], lw=0.6)
+        axis.set(title=_verbatim(plot.name), ylim=(0, 100), xlim=(-0.3, plot.last + 0.3))
+        axis.title.set_size(7)
+    for axis in axes[len(plots) :]:
+        axis.set_visible(False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+    figure.supxlabel("layer", fontsize=8)
+    figure.supylabel("accuracy, %", fontsize=8)
+    return figure
 
 
 def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no types)

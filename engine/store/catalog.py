@@ -133,6 +133,7 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             "float32_layers": runtime.get("float32_layers", 0),
             "unquantised_layers": runtime.get("unquantised_layers", 0),
             "between": runtime.get("between", "bf16"),  # of products in 8 bits
+            "computed_with": runtime.get("computed_with", facts["name"]),  # other layers, in one pass
         }
 
     old, new = identity(there), identity(now)

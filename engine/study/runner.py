@@ -16,7 +16,7 @@ import numpy as np
 
 from substyle.engine import devices, observability
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.config import EmbedConfig, Settings, Study
+from substyle.engine.config import EmbedConfig, Settings, Study, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import check_study
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
@@ -282,7 +282,7 @@ def run_study(
         embed(plan, study.backbones, begin=begin, quiet=quiet)
     store = EmbeddingStore.open(store_path)
     outputs.claim(out, store_path, store.uuid)
-    names = [choice.name for choice in study.backbones]
+    names = names_of(study.backbones)
     chosen = study.settings().transformations
     with observability.span("run", "probe", len(names)):
         outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
@@ -331,7 +331,7 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
         repair(plan, store)
         plan = plan.matched(store, quiet=quiet)
         manifest = store.manifest() if store.has_manifest() else None
-        writes = not complete(plan, store, [choice.name for choice in study.backbones])
+        writes = not complete(plan, store, names_of(study.backbones))
     warnings = check_study(
         *(study, plan.source, out, plan.store_path, plan.records()), manifest=manifest, writes_store=writes
     )

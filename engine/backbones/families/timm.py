@@ -6,6 +6,8 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -41,26 +43,31 @@ _REFUSED = (
 )  # raised by timm networks without this pooling
 
 
-class PooledBlock(nn.Module):
-    """The output of one block, pooled.
+class PooledBlocks(nn.Module):
+    """The outputs of blocks, pooled and concatenated.
 
     Args:
         network: a network with `forward_intermediates`, as in timm and OpenCLIP.
-        index: index of the block.
-        pool: ``cls``, ``avg`` or ``max``.
+        places: index and pooling of each block: ``cls``, ``avg`` or ``max``.
     """
 
-    def __init__(self, network: nn.Module, index: int, pool: str) -> None:
+    def __init__(self, network: nn.Module, places: Sequence[tuple[int, str]]) -> None:
         super().__init__()
-        self.network, self.index, self.pool = network, index, pool
+        self.network, self.places = network, tuple(places)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, side, side) float32 to (B, D)."""
-        map_BDHW, prefix_BPD = intermediates(self.network, x, [self.index])[0]
-        if self.pool == "cls":
-            assert prefix_BPD is not None
-            return prefix_BPD[:, 0]
-        return map_BDHW.mean((2, 3)) if self.pool == "avg" else map_BDHW.amax((2, 3))
+        """(B, 3, side, side) float32 to (B, D), D being the sum over blocks."""
+        indices = sorted({index for index, _ in self.places})
+        found = dict(zip(indices, intermediates(self.network, x, indices), strict=True))
+        pooled = [_pool(*found[index], pool) for index, pool in self.places]
+        return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+
+
+def _pool(map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None, pool: str) -> torch.Tensor:
+    if pool == "cls":
+        assert prefix_BPD is not None
+        return prefix_BPD[:, 0]
+    return map_BDHW.mean((2, 3)) if pool == "avg" else map_BDHW.amax((2, 3))
 
 
 def intermediates(
@@ -97,13 +104,34 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     Raises:
         ConfigError: the network has no such block, or the block no such pooling.
     """
-    assert readout.layer is not None
     if readout.head == "projection":
         raise ConfigError(f"backbone {name}", f"head=projection of block {readout.layer}", "projection without layer")
     if not hasattr(network, "forward_intermediates"):
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "no layer; this network does not expose blocks")
+    found = _all_blocks(network, side)
+    index, pool = _place(name, network, found, readout, own)
+    return PooledBlocks(network, [(index, pool)]), _placed(index, pool, len(found))
+
+
+Blocks = list[tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def _all_blocks(network: nn.Module, side: int) -> Blocks:
     with torch.no_grad():
-        found = intermediates(network, _blank(network, side), None)
+        return intermediates(network, _blank(network, side), None)
+
+
+def _placed(index: int, pool: str, count: int) -> str:
+    return f"{pool}, block {index} of 0 to {count - 1}"
+
+
+def _place(name: str, network: nn.Module, found: Blocks, readout: Readout, own: str | None) -> tuple[int, str]:
+    """Index and pooling of a block. Raises ConfigError if the network has no such block, or the block no such pooling.
+
+    Args:
+        found: outputs of all blocks.
+    """
+    assert readout.layer is not None
     count = len(found)
     index = readout.layer + count if readout.layer < 0 else readout.layer
     if not 0 <= index < count:
@@ -115,7 +143,35 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
     if pool not in allowed:
         raise ConfigError(f"backbone {name}", f"pool={pool} of block {index}", ", ".join(allowed))
-    return PooledBlock(network, index, pool), f"{pool}, block {index} of 0 to {count - 1}"
+    return index, pool
+
+
+def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Backbone:
+    """Return a backbone that concatenates blocks of one network, computed in one pass.
+
+    Args:
+        name: name of all of them.
+        first: the backbone of the first block.
+        readouts: readout of each block, by the name of its backbone, the first included. Only their layers differ.
+
+    Raises:
+        ConfigError: the network has no such block, or the backbone is not a block.
+    """
+    module = first.module
+    read = module.network if isinstance(module, Preprocessed) else None
+    if not isinstance(module, Preprocessed) or not isinstance(read, PooledBlocks):
+        raise ConfigError(f"backbone {name}", next(iter(readouts)), "blocks of a network")
+    found = _all_blocks(read.network, first.spec.input_side)
+    ((_, pool),) = read.places
+    places = [_place(one, read.network, found, replace(at, pool=pool), None) for one, at in readouts.items()]
+    members = tuple(
+        replace(first.spec, name=one, dim=int(found[index][0].shape[1]), pooling=_placed(index, pool, len(found)))
+        for one, (index, pool) in zip(readouts, places, strict=True)
+    )
+    whole = copy(module)
+    whole._modules = {"network": PooledBlocks(read.network, places)}
+    spec = replace(first.spec, name=name, dim=sum(member.dim for member in members), pooling=f"{len(members)} blocks")
+    return Backbone(spec, whole.eval(), members=members)
 
 
 def pooled(name: str, network: nn.Module, pool: str) -> None:

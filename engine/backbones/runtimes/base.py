@@ -264,6 +264,7 @@ class RuntimeBuilder(ABC):
         self.batch, self.canvas, self.threads = batch, canvas, threads
         facts = {
             "spec": source.spec.describe(),
+            "members": [member.describe() for member in source.members],
             "graph": source.graph_hash,
             "canvas": canvas,
             "batch": batch,
@@ -296,10 +297,6 @@ class RuntimeBuilder(ABC):
     @abstractmethod
     def runtime(self, mixture: PrecisionPolicy, *, keep: bool = False) -> FixedBatch | ChunkedBatch:
         """Compile the backbone; with ``keep``, cache the result."""
-
-    def graph_name(self, mixture: PrecisionPolicy) -> str | None:
-        """Return the cache name of the ONNX graph if it can be shared with other backbones, else None."""
-        return None
 
     @abstractmethod
     def describe(self, runtime: FixedBatch | ChunkedBatch) -> dict[str, str]:

@@ -119,15 +119,7 @@ class OpenVINOBuilder(RuntimeBuilder):
         """The serialised ONNX graph."""
         if self.source.graph_hash is not None:
             return self.source.backbone.graph or b""
-        return cache.fetch(self._graph, self._export)
-
-    @property
-    def _graph(self) -> str:
-        return f"graphs/{self.key}.onnx"
-
-    def graph_name(self, mixture: PrecisionPolicy) -> str | None:
-        """Return the cache name of an exported graph; None if quantised or a graph backbone."""
-        return None if mixture.precision == INT8 or self.source.graph_hash is not None else self._graph
+        return cache.fetch(f"graphs/{self.key}.onnx", self._export)
 
     def _export(self) -> bytes:
         backbone = self.source.backbone

@@ -126,9 +126,11 @@ class Facts(NamedTuple):
     backbone: Any = None
     name: str = "x"
     module: object = ""
+    dim: int = 9
+    members: tuple[Any, ...] = ()
 
 
-TARGET, SOURCE = Facts(), Facts(spec=Facts(), backbone=Facts())
+TARGET, SOURCE = Facts(), Facts(spec=Facts(), backbone=Facts(), members=(Facts(),))
 
 
 @dataclass

@@ -1,29 +1,30 @@
-"""Several depths of one network in one go: the same bits, each canvas computed once, or no sharing at all."""
+"""Several layers of one network in one pass: the embeddings of each layer alone, each canvas computed once."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from numpy.typing import NDArray
 from tests.conftest import photograph
 
-from substyle.engine.backbones import multi_output
+from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.families import timm as timm_family
-from substyle.engine.backbones.multi_output import OutputMember, share
+from substyle.engine.backbones.gate import GateError, PrecisionSearch
+from substyle.engine.backbones.multi_output import OutputMember, members
 from substyle.engine.backbones.registry import LazyBackbone
-from substyle.engine.backbones.runtimes.base import GivenSamples
+from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
+from substyle.engine.backbones.spec import expand
+from substyle.kernels.errors import ConfigError
 
 BATCH, CANVAS = 4, 96
-DEPTHS = [Readout(layer=0), Readout(layer=-1, pool="avg"), WHOLE]
+CONTEXT = registry.LoadContext(CANVAS, BATCH, 0, None)
+VIT, RESNET = "control:random:test_vit", "control:random:test_resnet"
 
 
 def batch(number: int, count: int = BATCH) -> NDArray[np.uint8]:
@@ -33,34 +34,65 @@ def batch(number: int, count: int = BATCH) -> NDArray[np.uint8]:
 SAMPLES = GivenSamples([batch(0), 255 - batch(0), batch(1)], BATCH)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the graphs of all depths: exporting them takes most of a test's time."""
-    folder = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SUBSTYLE_CACHE", str(folder))
-        depths()
-    return folder
+def source(name: str) -> LazyBackbone:
+    backbone = registry.load_all(name, CONTEXT)
+    return LazyBackbone(lambda: backbone, None)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exported: Path) -> None:
-    monkeypatch.setenv("SUBSTYLE_CACHE", str(shutil.copytree(exported, tmp_path / "cache")))
+def compiled(name: str) -> CompiledBackbone:
+    options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=1, precision="fp32")
+    return compile_source(source(name), SAMPLES, options)
 
 
-def backbone(readout: Readout, seed: int = 0) -> Backbone:
-    torch.manual_seed(seed)
-    network = timm.create_model("test_vit", num_classes=0)
-    return timm_family.wrap("x", "test_vit", network, canvas=CANVAS, weights="random", readout=readout)
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("timm:m", ["timm:m"]),
+        ("timm:m@layer=3", ["timm:m@layer=3"]),
+        ("timm:m.tag@layer=0..2,pool=avg", [f"timm:m.tag@layer={i},pool=avg" for i in range(3)]),
+        ("timm:m@pool=max,layer=-2..-1", ["timm:m@pool=max,layer=-2", "timm:m@pool=max,layer=-1"]),
+        ("mae:base@layer=2:5:-1", ["mae:base@layer=2", "mae:base@layer=5", "mae:base@layer=-1"]),
+        ("onnx:folder@layer=0..2/model.onnx", ["onnx:folder@layer=0..2/model.onnx"]),
+    ],
+)
+def test_names_of_several_layers(name: str, names: list[str]) -> None:
+    assert expand(name) == names
 
 
-def compiled(backbones: Sequence[Backbone], precision: str = "fp32") -> list[CompiledBackbone]:
-    options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=1, precision=precision)
-    return [compile_source(LazyBackbone.of(each), SAMPLES, options) for each in backbones]
+@pytest.mark.parametrize("layers", ["2..1", "3:3"])
+def test_no_or_repeated_layers_are_refused(layers: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand(f"timm:m@layer={layers}")
+    assert f"layer={layers}" in str(caught.value)
 
 
-def depths(precision: str = "fp32") -> list[CompiledBackbone]:
-    return compiled([backbone(readout) for readout in DEPTHS], precision)
+@pytest.mark.parametrize("layers", ["1..", "..2", "1..x", "1:", "1;2"])
+def test_other_layers_are_options_that_no_family_has(layers: str) -> None:
+    name = f"timm:test_vit@layer={layers}"
+    assert expand(name) == [name]
+    with pytest.raises(ConfigError):
+        registry.load(name, CONTEXT)
+
+
+@pytest.mark.parametrize("name", [f"{VIT}@layer=0:2:-1,pool=avg", f"{VIT}@layer=0..3", f"{RESNET}@layer=0..4"])
+def test_a_pass_gives_what_each_layer_gives_alone(name: str) -> None:
+    whole = registry.load_all(name, CONTEXT)
+    apart = [registry.load(each, CONTEXT) for each in expand(name)]
+    assert whole.members == tuple(each.spec for each in apart)
+    assert (whole.spec.name, whole.spec.dim) == (name, sum(each.spec.dim for each in apart))
+    canvas = torch.from_numpy(batch(2))
+    assert whole.module is not None
+    with torch.inference_mode():
+        alone = [each.module(canvas) for each in apart if each.module is not None]
+        torch.testing.assert_close(whole.module(canvas), torch.cat(alone, dim=1), rtol=0, atol=0)
+
+
+def test_layers_that_do_not_exist_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.load_all(f"{VIT}@layer=0:99", CONTEXT)
+    assert f"{VIT}@layer=99" in str(caught.value)
+    with pytest.raises(ConfigError):
+        registry.load_all("control:pixels@layer=0..1", CONTEXT)
 
 
 class Counted:
@@ -77,79 +109,68 @@ class Counted:
         monkeypatch.setattr(OpenVINOGraph, "start", counting)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
-def test_depths_share_and_keep_their_bits(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    apart = depths(precision)
-    joint = share(apart, SAMPLES)
-    if precision == "fp32":  # elsewhere depths may need other mixtures, and processors may round otherwise
-        assert all(isinstance(one.embed, OutputMember) for one in joint)
-    assert [one.describe() for one in joint] == [one.describe() for one in apart]
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> list[CompiledBackbone]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUBSTYLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return members(compiled(f"{VIT}@layer=0..2"))
+
+
+def test_members_share_a_pass(layers: list[CompiledBackbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [one.spec.name for one in layers] == expand(f"{VIT}@layer=0..2")
+    assert {one.runtime["computed_with"] for one in layers} == {f"{VIT}@layer=0..2"}
+    first = layers[0].embed
+    assert isinstance(first, OutputMember)
     counted = Counted(monkeypatch)
     for count in (1, BATCH, 2 * BATCH + 1):
         canvas = torch.from_numpy(batch(2, count))
-        expected = [one.embed(canvas.numpy()) for one in apart]
+        expected = np.split(first.shared.compiled.embed(canvas.numpy()), 3, axis=1)
         before = counted.pieces
-        started = [one.start(canvas) for one in joint]
-        if all(isinstance(one.embed, OutputMember) for one in joint):
-            assert counted.pieces - before == -(-count // BATCH), "computed once for all"
-        for one, there in zip(reversed(started), reversed(expected), strict=True):
-            np.testing.assert_array_equal(one.result(), there)
-        for one, there in zip(joint, expected, strict=True):
-            np.testing.assert_array_equal(one.embed(canvas.numpy()), there)
+        started = [one.start(canvas) for one in layers]
+        assert counted.pieces - before == -(-count // BATCH), "computed once for all"
+        for one, alone in zip(reversed(started), reversed(expected), strict=True):
+            np.testing.assert_array_equal(one.result(), alone)
+        for member, alone in zip(layers, expected, strict=True):
+            np.testing.assert_array_equal(member.embed(canvas.numpy()), alone)
 
 
-def test_a_canvas_that_is_given_again_is_computed_again() -> None:
-    apart = depths()
-    first, _, last = share(apart, SAMPLES)
+def test_a_canvas_that_is_given_again_is_computed_again(layers: list[CompiledBackbone]) -> None:
+    first, _, last = layers
     canvas = torch.from_numpy(batch(2))
-    np.testing.assert_array_equal(first.start(canvas).result(), apart[0].embed(batch(2)))
+    np.testing.assert_array_equal(first.start(canvas).result(), first.embed(batch(2)))
     canvas.copy_(torch.from_numpy(batch(3)))
-    np.testing.assert_array_equal(first.start(canvas).result(), apart[0].embed(batch(3)))
-    np.testing.assert_array_equal(last.start(canvas).result(), apart[2].embed(batch(3)))
+    np.testing.assert_array_equal(first.start(canvas).result(), first.embed(batch(3)))
+    np.testing.assert_array_equal(last.start(canvas).result(), last.embed(batch(3)))
 
 
-def test_what_only_one_asked_for_is_forgotten_with_its_canvas() -> None:
-    first, *_ = share(depths(), SAMPLES)
+def test_pending_results_end_with_their_canvas(layers: list[CompiledBackbone]) -> None:
+    first = layers[0]
     assert isinstance(first.embed, OutputMember)
     for number in range(3):
         first.start(torch.from_numpy(batch(number))).result()
-    assert len(first.embed.joint._begun) == 0
+    assert len(first.embed.shared._begun) == 0
 
 
-def test_networks_of_other_weights_stay_apart() -> None:
-    apart = compiled([backbone(DEPTHS[0]), backbone(DEPTHS[1], seed=1)])
-    assert [one.embed for one in share(apart, SAMPLES)] == [one.embed for one in apart]
-    assert share([], SAMPLES) == []
-    assert [one.embed for one in share(apart[:1], SAMPLES)] == [apart[0].embed]
+def test_a_single_backbone_is_its_own_member() -> None:
+    one = compiled(f"{VIT}@layer=1")
+    assert members(one) == [one]
 
 
-def test_other_bits_are_not_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    apart = depths()
-    merge = multi_output.merge
-    monkeypatch.setattr(multi_output, "merge", lambda models: merge([models[1], models[0], models[2]]))
-    assert [one.embed for one in share(apart, SAMPLES)] == [one.embed for one in apart]
-    assert ", ".join(one.spec.name for one in apart) in capsys.readouterr().err
+def test_every_member_must_pass_the_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    built = OpenVINOBuilder(source(f"{VIT}@layer=0..2"), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1)
+    search = PrecisionSearch(built, SAMPLES, "bf16", "float16")
+    reference = search._reference
+    assert search._compare(PrecisionPolicy("bf16"), reference, reference).cosine_min > 0.99999
+    wrong, width = reference.copy(), reference.shape[1] // 3
+    wrong[0, width : 2 * width] = wrong[1, width : 2 * width]
+    with pytest.raises(GateError) as caught:
+        search._compare(PrecisionPolicy("bf16"), wrong, reference)
+    assert f"{VIT}@layer=1:" in str(caught.value)
 
 
-def test_two_names_of_one_depth_stay_apart() -> None:
-    apart = compiled([backbone(Readout(layer=1, pool="avg")), backbone(Readout(layer=1, pool="avg"))])
-    canvas = torch.from_numpy(batch(2))
-    for one, other in zip(share(apart, SAMPLES), apart, strict=True):
-        np.testing.assert_array_equal(one.start(canvas).result(), other.embed(batch(2)))
+def test_graphs_of_other_layers_have_other_keys() -> None:
+    def key(name: str) -> str:
+        return OpenVINOBuilder(source(name), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).key
 
-
-def test_bits_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    apart = depths()
-    share(apart, SAMPLES)
-    monkeypatch.setattr(multi_output, "_same_bits", lambda *arguments: pytest.fail("compared again"))
-    monkeypatch.setattr(multi_output, "merge", lambda *arguments: pytest.fail("merged again"))
-    assert all(isinstance(one.embed, OutputMember) for one in share(apart, SAMPLES))
-
-
-def test_what_is_not_in_the_cache_stays_apart_until_it_is(tmp_path: Path) -> None:
-    apart = depths()
-    graphs, away = tmp_path / "cache" / "graphs", tmp_path / "away"
-    graphs.rename(away)
-    assert [one.embed for one in share(apart, SAMPLES)] == [one.embed for one in apart]
-    away.rename(graphs)
-    assert all(isinstance(one.embed, OutputMember) for one in share(apart, SAMPLES))
+    assert len({key(f"{VIT}@layer={layers}") for layers in ("0..1", "0..2", "0:2", "2:0")}) == 4

@@ -15,7 +15,7 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline, shard_rows
 from substyle.engine.embedding.run import embed
 from substyle.engine.store import lock
-from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.layout import DifferentError, LockedError, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, store_facts
 from substyle.kernels.errors import ConfigError, MissingError
@@ -134,24 +134,28 @@ def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, g
         assert found["spot"]["rows"] == SPOT_IMAGES
 
 
-def test_depths_in_one_run_are_those_of_a_run_each(tmp_path: Path, two_classes: Path) -> None:
-    network = "control:random:test_vit"
-    depths = [
-        BackboneChoice(f"{network}@layer=0"),
-        BackboneChoice(f"{network}@layer=1,pool=avg"),
-        BackboneChoice(network),
-    ]
-    embed(plan(two_classes, tmp_path / "together.zarr"), depths, quiet=True)
-    for depth in depths:
-        embed(plan(two_classes, tmp_path / "apart.zarr"), [depth], quiet=True)
-    together = chunks(tmp_path / "together.zarr")
-    assert together == chunks(tmp_path / "apart.zarr")
-    assert len(together) == 3 * 5 * 5
-    # a run that has the last of them left to do, as one that was interrupted
-    for path in (tmp_path / "together.zarr" / "embeddings").glob("*layer_0*/*/c/1/0"):
+def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes: Path) -> None:
+    network, store = "control:random:test_vit", tmp_path / "s.zarr"
+    layers = [BackboneChoice(f"{network}@layer=0..1")]
+    embed(plan(two_classes, store), layers, quiet=True)
+    assert [entry.name for entry in EmbeddingStore.open(store).backbones()] == layers[0].names
+    before = chunks(store)
+    assert len(before) == 2 * 5 * 5
+    assert embed(plan(two_classes, store), layers, quiet=True).new_shards == 0
+    # a run that has one of them left to do, as one that was interrupted
+    for path in (store / "embeddings").glob("*layer_0*/*/c/1/0"):
         path.unlink()
-    assert embed(plan(two_classes, tmp_path / "together.zarr"), depths, quiet=True).new_shards == 1
-    assert chunks(tmp_path / "together.zarr") == together
+    assert embed(plan(two_classes, store), layers, quiet=True).new_shards == 1
+    assert chunks(store) == before
+
+
+def test_a_layer_of_a_pass_is_not_continued_alone(tmp_path: Path, two_classes: Path) -> None:
+    network, store = "control:random:test_vit", tmp_path / "s.zarr"
+    embed(plan(two_classes, store), [BackboneChoice(f"{network}@layer=0..1")], quiet=True)
+    for other in (f"{network}@layer=1", f"{network}@layer=1:2"):
+        with pytest.raises(DifferentError) as caught:
+            embed(plan(two_classes, store), [BackboneChoice(other)], quiet=True)
+        assert f"computed_with {network}@layer=0..1 in the store, {other} now" in str(caught.value)
 
 
 def test_new_images_take_new_shards(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 import base64
 import io
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report import figures, sections, tables
+from substyle.engine.report import claims, figures, page, sections, tables
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -87,3 +89,48 @@ def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
         ("All", "41.0", "30.0–50.0"),
         ("Chance", "10.0", ""),
     ]
+
+
+def layered(fake: ModuleType) -> dict[str, Any]:
+    """Results of a network's own output, of four of its layers, and of two layers of another."""
+    names = {"m": 0.9, **{f"m@layer={i},pool=avg": 0.5 + 0.1 * i for i in (3, 0, 2, 1)}}
+    names |= {f"other@pool=max,layer={i}": 0.6 for i in (0, 1)}
+    results: dict[str, Any] = fake.fake_results({name: (skill, 1 - skill / 2) for name, skill in names.items()})
+    for name, backbone in results["backbones"].items():
+        if "layer" in name:
+            layer = name.partition("layer=")[2][0]
+            backbone["spec"]["pooling"] = f"avg, block {layer} of 0 to 5"
+    return results
+
+
+def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
+    results = layered(fake)
+    (plot,) = sections.depth_plots(results)  # two layers are no curve
+    assert (plot.name, plot.last) == ("m@pool=avg", 5)
+    assert [curve.label for curve in plot.curves] == ["style", "new styles", "class", "class, transformed"]
+    for curve, (task, key) in zip(
+        plot.curves,
+        [("fine", "accuracy"), ("coarse", "held_out"), ("semantic", "clean"), ("semantic", "obfuscated")],
+        strict=True,
+    ):
+        assert [layer for layer, *_ in curve.points] == [0, 1, 2, 3]
+        expected = [results["backbones"][f"m@layer={i},pool=avg"][task]["linear"][key] for i in range(4)]
+        assert [value for _, value, _, _ in curve.points] == expected
+        assert curve.best[1] == max(expected)
+        assert all(low is not None and low <= value <= high for _, value, low, high in curve.points)
+    assert f"style at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %)" in plot.summary
+
+
+def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None:
+    results = layered(fake)
+    for name in results["backbones"]:
+        results["backbones"][name]["spec"]["objective"] = "masked"
+    assert claims.claims(results)[0]["groups"] == {"masked": ["m"], "others": []}
+
+
+def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: Path) -> None:
+    results = layered(fake)
+    files = page.write_report(results, tmp_path)
+    assert {path.name for path in files.figures} >= {"depth.pdf", "depth.png"}
+    assert files.html.read_text().count("<polyline") == 4 + 4  # curves, and their marks in the key
+    assert '<section id="depth">' not in page.write_report(fake.fake_results(), tmp_path / "b").html.read_text()
