@@ -380,12 +380,11 @@ def _depth(plots: list[DepthPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no 
             for layer, low, high in zip(layers, lows, highs, strict=True):
                 if low is not None:
                     axis.plot([layer, layer], [100 * low, 100 * high], color=line["color"], lw=0.6)
-        axis.set(title=_verbatim(plot.name), ylim=(0, 100), xlim=(-0.3, plot.last + 0.3))
+        axis.set(title=_verbatim(plot.name), xlabel="layer", ylim=(0, 100), xlim=(-0.3, plot.last + 0.3))
         axis.title.set_size(7)
     for axis in axes[len(plots) :]:
         axis.set_visible(False)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
-    figure.supxlabel("layer", fontsize=8)
     figure.supylabel("accuracy, %", fontsize=8)
     return figure
 
