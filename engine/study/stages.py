@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -99,6 +99,8 @@ def probe(
 ) -> dict[str, ProbeOutcome]:
     """Train and score the probes of backbones; writes ``out/probes/<backbone>/``.
 
+    Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding.
+
     Args:
         backbones: default: all of the store.
         transformations: default: all that these backbones have.
@@ -119,7 +121,9 @@ def probe(
                 "code": entry.facts["spec"].get("code", ""),
                 "checkpoint": entry.facts.get("checkpoint"),
             }
-            run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
+            tasks = tuple(t for t in config.tasks if t != "multitask" or not entry.facts["spec"]["control"])
+            chosen = replace(config, tasks=tasks)
+            run_probes(table, chosen, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
             _finish(store, table, folder, stamp, began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.study import stages
+from substyle.engine.study.api import embed
 
 
 def test_another_gpu_trains_no_probes_again_and_another_kind_of_device_does() -> None:
@@ -11,3 +15,19 @@ def test_another_gpu_trains_no_probes_again_and_another_kind_of_device_does() ->
     first, second, cpu, auto = known
     assert first == second
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
+
+
+def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> None:
+    config = ProbeConfig(
+        tasks=("semantic", "multitask"), heads=("linear",), multitask_steps=2, doublings=1, widths=(8,), resamples=0
+    )
+    backbones = ["control:pixels", "control:random:test_vit"]
+    settings = EmbedConfig(precision="fp32")
+    store = embed(two_classes, tmp_path / "s.zarr", backbones, transformations="identity,jpeg", config=settings)
+    outcomes = stages.probe(store, tmp_path, config, quiet=True)
+    assert [set(outcomes[name].results) for name in backbones] == [{"semantic"}, {"semantic"}]
+    entry = store.backbone(backbones[1])
+    entry.facts["spec"]["control"] = False
+    outcomes = stages.probe(store, tmp_path / "trained", config, backbones=backbones[1:], quiet=True)
+    assert set(outcomes[backbones[1]].results) == {"semantic", "multitask"}
+    assert outcomes[backbones[1]].results["multitask"] is not None
