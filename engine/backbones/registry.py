@@ -306,10 +306,10 @@ def load_all(name: str, context: LoadContext) -> Backbone:
     names = expand(name)
     if names == [name]:
         return load(name, context)
-    from substyle.engine.backbones.families import timm
+    from substyle.engine.backbones.families import blocks
 
     readouts = {each: split(each, each.partition(":")[2])[1] for each in names}
-    return timm.several(name, load(names[0], context), readouts)
+    return blocks.several(name, load(names[0], context), readouts)
 
 
 def _trained(backbone: Backbone, checkpoint: Path | None) -> BackboneSpec:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source, members
 from substyle.engine.backbones.gate import GATE_IMAGES
-from substyle.engine.backbones.multi_output import members
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_of

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.families import timm
+from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.timm import such_as
 from substyle.engine.backbones.spec import WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
@@ -155,7 +155,7 @@ def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[n
     trunk = getattr(tower, "trunk", None)  # of towers that are timm networks
     own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
     if readout.layer is not None:
-        return timm.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
+        return blocks.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
     if readout.pool is not None:
         own = readout.pool
         if trunk is not None:

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from tests.conftest import photograph
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
+from substyle.engine.backbones.compile import (
+    CompiledBackbone,
+    CompileOptions,
+    OutputMember,
+    compile_source,
+    members,
+)
 from substyle.engine.backbones.gate import GateError, PrecisionSearch
-from substyle.engine.backbones.multi_output import OutputMember, members
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph

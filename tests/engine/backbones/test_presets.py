@@ -15,7 +15,7 @@ from substyle.engine.backbones.presets import PRESETS, Preset
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.config import load_study
-from substyle.engine.estimate import roofline
+from substyle.engine.estimate import stages
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +35,7 @@ def there(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_has_the_width_of_its_network(name: str) -> None:
     there(name)
-    facts = roofline.backbone(name, 1)
+    facts = stages.backbone(name, 1)
     assert facts.dim == PRESETS[name].dim
     assert facts.parameters > 10_000_000
 
@@ -198,4 +198,4 @@ def test_ten_backbones_in_one_study() -> None:
                 require_transformers(choice.name)
             except ConfigError:
                 continue
-        assert roofline.backbone(choice.name, 1).dim >= 384
+        assert stages.backbone(choice.name, 1).dim >= 384

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.families import open_clip
-from substyle.engine.backbones.families import timm as taps
+from substyle.engine.backbones.families import blocks, open_clip
 from substyle.engine.backbones.spec import Backbone, Readout, split
 from substyle.engine.store.layout import slug
 from substyle.kernels.errors import ConfigError
@@ -115,7 +114,7 @@ def test_later_blocks_are_not_computed(weights: dict[str, Path]) -> None:
             raise AssertionError("computed")
 
     network.blocks[3] = Broken()
-    assert len(taps.intermediates(network, torch.zeros(1, 3, 160, 160), [2])) == 1
+    assert len(blocks.intermediates(network, torch.zeros(1, 3, 160, 160), [2])) == 1
 
 
 @pytest.mark.parametrize("pool", ["cls", "avg", "max"])
@@ -158,7 +157,7 @@ def test_a_register_is_no_class_token() -> None:
     network = timm.create_model("test_vit3", pretrained=False, num_classes=0, class_token=False, reg_tokens=1)
     assert network.cls_token is None
     with pytest.raises(ConfigError, match=r"pool=cls of block 0'; allowed: avg, max$"):
-        taps.block("timm:registers", network, Readout(layer=0, pool="cls"), side=160, own="avg")
+        blocks.block("timm:registers", network, Readout(layer=0, pool="cls"), side=160, own="avg")
 
 
 def test_controls_and_packages_have_layers_too() -> None:
