@@ -34,6 +34,7 @@ THRESHOLDS = {"fp32": 0.9999, "bf16": 0.999, "fp16": 0.999, "int8": 0.99, "fp8":
 MAX_NORM_ERROR = 0.1  # relative to a centred embedding's norm; cosines do not detect a wrong scale
 GATE_IMAGES = 32
 GATE_EACH = 4  # photographs per variant, unless the gate is full
+GATE_FEWEST = 16  # pictures, if there are as many
 SPOT_IMAGES = 16  # photographs of a spot check, one picture of each
 MIN_SPEEDUP = 1.2  # of a mixture over float32; a slower one is not worth its error
 _HARDEST = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise")  # fail first in 16 bits
@@ -143,7 +144,8 @@ def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
     Args:
         samples: photographs in all variants.
         extent: ``full``: all pictures. ``each``: each variant of `GATE_EACH` photographs, all photographs in turn.
-            ``once``: each variant of one photograph. ``spot``: one picture of each photograph: of the hardest
+            ``once``: each variant of one photograph. Of short suites both have more photographs, for at least
+            `GATE_FEWEST` pictures: cosines are relative to their mean. ``spot``: one picture of each photograph: of the hardest
             variants, then of every second of the others.
     """
     batches, count, names = samples.variants(), samples.images(), list(samples.names())
@@ -156,8 +158,10 @@ def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
         chosen = [(order[i % variants], i) for i in range(count)]
     else:
         order = [*hardest, *others]
-        rounds = {"full": count, "each": min(GATE_EACH, count), "once": 1}[extent]
-        chosen = [(t, (i * (count // rounds) + t) % count) for i in range(rounds) for t in order]
+        fewest = min(-(-GATE_FEWEST // variants), count)
+        each = min(max(GATE_EACH, fewest), count)
+        rounds, step = {"full": (count, 1), "each": (each, count // each), "once": (fewest, count // each)}[extent]
+        chosen = [(t, (i * step + t) % count) for i in range(rounds) for t in order]
     return np.stack([batches[n // size * variants + t][n % size] for t, n in chosen])
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import jpeg, photograph
 
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.backbones.gate import GATE_EACH, SPOT_IMAGES
+from substyle.engine.backbones.gate import GATE_EACH, GATE_FEWEST, SPOT_IMAGES
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
@@ -132,6 +132,14 @@ def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, g
     else:
         assert found["rows"] == GATE_EACH * variants
         assert found["spot"]["rows"] == SPOT_IMAGES
+
+
+def test_unchanged_photographs_alone_pass_the_gate(tmp_path: Path, two_classes: Path) -> None:
+    """Cosines are relative to the mean of the pictures, and a suite of one variant has few."""
+    request = plan(two_classes, tmp_path / "s.zarr", "identity")
+    embed(request, [BackboneChoice("control:random:test_vit", precision="fp32")], quiet=True)
+    (entry,) = EmbeddingStore.open(tmp_path / "s.zarr").backbones()
+    assert entry.facts["gate"]["rows"] == GATE_FEWEST
 
 
 def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes: Path) -> None:
