@@ -105,6 +105,22 @@ def overlay(batch: int, height: int, width: int) -> Least:
     return Least(pixels * 6, pixels * (20 + _LERP + 3 * 5))
 
 
+def jpeg(batch: int, height: int, width: int) -> Least:
+    """Decoded planes (luma, and chroma at a quarter of the pixels) in memory between two kernels.
+
+    Operations per value of a plane: 66 and 60 per line of 8 in each pass of a transform, 12 to quantise and clip. Per
+    pixel: 25 to planes, 35 to upsample and to colours.
+    """
+    pixels = batch * height * width
+    return Least(pixels * (3 + 3 + 3), pixels * 3 * (2 * (66 + 60) // 8 + 12) // 2 + pixels * 60)
+
+
+def filtered(batch: int, height: int, width: int, channels: int, rows: int, columns: int, taps: int) -> Least:
+    """A multiply-add per value and nonzero weight (``taps``); padded float16 planes in memory between two kernels."""
+    values, padded = batch * height * width * channels, batch * channels * (height + rows - 1) * (width + columns - 1)
+    return Least(2 * values + 4 * padded, values * (2 * taps + 3))
+
+
 def gather(rows: int, width: int, itemsize: int, outsize: int) -> Least:
     """Rows of a table, each number read and written once, with the row's index; int8 rows have a scale factor."""
     factor = itemsize == 1

@@ -1,4 +1,4 @@
-"""JPEG compression artefacts (baseline, 4:2:0 chroma) in torch, bit-exact with libjpeg.
+"""JPEG compression artefacts (baseline, 4:2:0 chroma), bit-exact with libjpeg.
 
 Computes the lossy steps and their inverses: YCbCr conversion, 2 x 2 chroma averages, 8 x 8 DCT and quantisation;
 lossless Huffman coding is omitted. Every step is libjpeg 6b's in integers (``jccolor``, ``jcsample``, ``jfdctint``,
@@ -11,15 +11,12 @@ On a CPU, DALI's operator gives the pixels of libjpeg.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from substyle.kernels.dispatch import upload
+from substyle.kernels.dispatch import on_triton, upload
 
 BLOCK, UNIT = 8, 16  # px, side of a block and of an MCU: 2 x 2 blocks of luma, one of each chroma
 _FIXED = 13  # fractional bits of the DCT constants
@@ -34,67 +31,21 @@ LUMA_TABLE = np.array([
 CHROMA_TABLE = np.full((8, 8), 99)
 CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
+# ``jfdctint`` along a line, in units of 2 ** -13, for the first four samples; the others mirror them.
+# The matrix of ``jidctint`` is its transpose.
+_HALF = np.array([
+    [8192, 8192, 8192, 8192], [11363, 9633, 6437, 2260], [10703, 4433, -4433, -10703], [9633, -2259, -11362, -6436],
+    [8192, -8192, -8192, 8192], [6437, -11362, 2261, 9633], [4433, -10704, 10704, -4433], [2260, -6436, 9633, -11363],
+])  # fmt: skip
+DCT = np.hstack([_HALF, _HALF[:, ::-1] * np.resize([[1], [-1]], (8, 1))])  # coefficients by samples
 
-def tables(quality: NDArray[np.int32]) -> NDArray[np.float64]:
+
+def tables(quality: NDArray[np.int32]) -> NDArray[np.int32]:
     """Quantisation tables of luma and chroma, as ``jpeg_quality_scaling``. Shape: (B,) in 1 to 100 to (B, 2, 8, 8)."""
     wanted_B = np.clip(quality.astype(np.int64), 1, 100)
     percent_B = np.where(wanted_B < 50, 5000 // wanted_B, 200 - 2 * wanted_B)
     both = np.stack([LUMA_TABLE, CHROMA_TABLE])
-    return np.asarray(np.clip((both * percent_B[:, None, None, None] + 50) // 100, 1, 255), np.float64)
-
-
-@lru_cache(maxsize=1)
-def forward_matrix() -> NDArray[np.float64]:
-    """Matrix of ``jfdctint`` along a line, in units of 2 ** -13: coefficients by samples. Shape: (8, 8)."""
-    return _through(_forward)
-
-
-@lru_cache(maxsize=1)
-def inverse_matrix() -> NDArray[np.float64]:
-    """Matrix of ``jidctint`` along a line, in units of 2 ** -13: samples by coefficients. Shape: (8, 8)."""
-    return _through(_inverse)
-
-
-def _through(lines: Callable[[list[int]], list[int]]) -> NDArray[np.float64]:
-    return np.array([lines([int(i == j) for i in range(8)]) for j in range(8)], np.float64).T
-
-
-_C = {n: round(float(n) * (1 << _FIXED)) for n in (
-    "0.298631336", "0.390180644", "0.541196100", "0.765366865", "0.899976223", "1.175875602", "1.501321110",
-    "1.847759065", "1.961570560", "2.053119869", "2.562915447", "3.072711026",
-)}  # fmt: skip
-
-
-def _odd(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
-    """Odd part of both transforms (Loeffler, Ligtenberg and Moschytz, 1989)."""
-    z1, z2, z3, z4 = a + d, b + c, a + c, b + d
-    z5 = (z3 + z4) * _C["1.175875602"]
-    a, b = a * _C["0.298631336"], b * _C["2.053119869"]
-    c, d = c * _C["3.072711026"], d * _C["1.501321110"]
-    z1, z2 = -z1 * _C["0.899976223"], -z2 * _C["2.562915447"]
-    z3, z4 = -z3 * _C["1.961570560"] + z5, -z4 * _C["0.390180644"] + z5
-    return a + z1 + z3, b + z2 + z4, c + z2 + z3, d + z1 + z4
-
-
-def _forward(x: list[int]) -> list[int]:
-    s = [x[i] + x[7 - i] for i in range(4)]
-    d = [x[i] - x[7 - i] for i in range(4)]
-    t10, t13, t11, t12 = s[0] + s[3], s[0] - s[3], s[1] + s[2], s[1] - s[2]
-    z1 = (t12 + t13) * _C["0.541196100"]
-    o7, o5, o3, o1 = _odd(d[3], d[2], d[1], d[0])
-    one = 1 << _FIXED
-    even = [(t10 + t11) * one, z1 + t13 * _C["0.765366865"], (t10 - t11) * one, z1 - t12 * _C["1.847759065"]]
-    return [even[0], o1, even[1], o3, even[2], o5, even[3], o7]
-
-
-def _inverse(x: list[int]) -> list[int]:
-    z1 = (x[2] + x[6]) * _C["0.541196100"]
-    t2, t3 = z1 - x[6] * _C["1.847759065"], z1 + x[2] * _C["0.765366865"]
-    t0, t1 = (x[0] + x[4]) << _FIXED, (x[0] - x[4]) << _FIXED
-    even = [t0 + t3, t1 + t2, t1 - t2, t0 - t3]
-    o0, o1, o2, o3 = _odd(x[7], x[5], x[3], x[1])
-    odd = [o3, o2, o1, o0]
-    return [even[i] + odd[i] for i in range(4)] + [even[i] - odd[i] for i in reversed(range(4))]
+    return np.asarray(np.clip((both * percent_B[:, None, None, None] + 50) // 100, 1, 255), np.int32)
 
 
 def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch.Tensor:
@@ -103,10 +54,19 @@ def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch
     Args:
         quality_B: libjpeg quality of each image, 1 (lowest) to 100.
     """
+    if on_triton(canvas_BSS3):
+        from substyle.kernels import jpeg_codec_triton
+
+        return jpeg_codec_triton.compressed(canvas_BSS3.contiguous(), tables(quality_B))
+    return compressed_reference(canvas_BSS3, quality_B)
+
+
+def compressed_reference(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch.Tensor:
+    """:func:`compressed` in plain torch, on any device."""
     height, width = canvas_BSS3.shape[1:3]
     if not canvas_BSS3.numel():
         return canvas_BSS3.clone()
-    table_B2 = upload(tables(quality_B), canvas_BSS3.device)
+    table_B2 = upload(tables(quality_B).astype(np.float64), canvas_BSS3.device)
     red, green, blue = (canvas_BSS3[..., i].int() for i in range(3))
     luma = _descaled(_fixed(0.29900) * red + _fixed(0.58700) * green + _fixed(0.11400) * blue, _SCALE)
     # a half is rounded down, so that the maximum chroma is 255
@@ -157,15 +117,14 @@ def _coded(plane_BHW: torch.Tensor, table_B88: torch.Tensor) -> torch.Tensor:
     """
     batch, height, width = plane_BHW.shape
     cut = plane_BHW.view(batch, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(2, 3).double() - 128.0
-    forward, inverse = (upload(m, plane_BHW.device) for m in (forward_matrix(), inverse_matrix()))
+    dct = upload(DCT.astype(np.float64), plane_BHW.device)
     table = table_B88[:, None, None]
     # multiplying from the right is one product for all blocks, from the left a small product per block
-    rows = _shifted(cut @ forward.T, _FIXED - _PASS)
-    coefficients = _shifted((rows.mT @ forward.T).mT, _FIXED + _PASS)  # eight times too large, as the divisors are
-    divisor = table * 8.0
-    whole = torch.floor((coefficients.abs() + (divisor / 2).floor()) / divisor) * coefficients.sign() * table
-    columns = _shifted((whole.mT @ inverse.T).mT, _FIXED - _PASS)
-    back = _shifted(columns @ inverse.T, _FIXED + _PASS + 3)
+    rows = _shifted(cut @ dct.T, _FIXED - _PASS)
+    coefficients = _shifted((rows.mT @ dct.T).mT, _FIXED + _PASS)  # eight times too large, as the divisors are
+    whole = torch.floor((coefficients.abs() + 4.0 * table) / (8.0 * table)) * coefficients.sign() * table
+    columns = _shifted((whole.mT @ dct).mT, _FIXED - _PASS)
+    back = _shifted(columns @ dct, _FIXED + _PASS + 3)
     return (back + 128.0).clamp_(0, 255).int().transpose(2, 3).reshape(batch, height, width)
 
 

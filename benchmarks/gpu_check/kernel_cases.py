@@ -11,8 +11,21 @@ import torch
 from benchmarks import roofline
 from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
 from benchmarks.roofline import Least
-from substyle.kernels import color, displacement, halftone, noise, overlay, philox, probe_data, tables, warp
+from substyle.kernels import (
+    color,
+    displacement,
+    filters,
+    halftone,
+    jpeg_codec,
+    noise,
+    overlay,
+    philox,
+    probe_data,
+    tables,
+    warp,
+)
 from substyle.kernels.dispatch import on_triton
+from substyle.pipelines.transforms import base, blur
 
 ELASTIC_SIGMA = 2.24  # pixels at 224; the kernel's taps follow from it
 STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 0.27), (60.0, 25.0, 12.0, 5.0, 3.0)
@@ -21,8 +34,8 @@ STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, masks,
-                 relu_drop, float16_rows, int8_rows)  # fmt: skip
+    any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, jpeg,
+                 motion_blur, defocus_blur, masks, relu_drop, float16_rows, int8_rows)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
@@ -169,6 +182,39 @@ def overlaid(m: Made) -> Case:
         lambda: overlay.overlay_reference(m.canvas[p], pages, page[p], matrix[p], colour[p], opacity[p]),
         p, BLENDED, roofline.overlay(batch, height, width), batch,
     )  # fmt: skip
+
+
+def jpeg(m: Made) -> Case:
+    """JPEG compression: two kernels."""
+    there, p, quality = m.canvas.to(m.device), m.picked, m.cycled((18, 15, 10, 7, 1, 50, 90, 100)).astype(np.int32)
+    return Case(
+        "jpeg", lambda: jpeg_codec.compressed(there, quality),
+        lambda: jpeg_codec.compressed_reference(m.canvas[p], quality[p]),
+        p, EXACT, roofline.jpeg(*m.shape[:3]), len(there),
+    )  # fmt: skip
+
+
+def _filtered(m: Made, name: str, kernel: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Case:
+    there, p, taps = m.canvas.to(m.device), m.picked, np.count_nonzero(kernel > 1e-7) / len(kernel)
+    return Case(
+        name, lambda: filters.filtered(there, kernel), lambda: filters.filtered_reference(m.canvas[p], kernel[p]),
+        p, WARPED, roofline.filtered(*m.shape, *kernel.shape[1:], taps=round(taps)), len(there),
+    )  # fmt: skip
+
+
+def motion_blur(m: Made) -> Case:
+    """Correlation with lines."""
+    side = m.canvas.shape[1]
+    line = np.resize(np.array(blur.MOTION, np.float32), (len(m.canvas), 2)) * (side / base.CANVAS)
+    made = blur.motion_kernels({"line": line, "angle": m.drawn(-45.0, 45.0)}, side)
+    return _filtered(m, "motion blur", made["kernel"])
+
+
+def defocus_blur(m: Made) -> Case:
+    """Correlation with disks."""
+    side = m.canvas.shape[1]
+    radius = m.cycled(blur.DISK_RADII) * np.float32(side / base.CANVAS)
+    return _filtered(m, "defocus blur", blur.disk_kernels({"radius": radius}, side)["kernel"])
 
 
 def swirl(m: Made) -> Case:

@@ -35,6 +35,7 @@ WEIGHT, RATES = torch.zeros(4, 2048, 768), torch.zeros(4)
 LOW = LOGITS.bfloat16(), torch.zeros(4, 31)  # logits and bias
 HIDDEN, BIAS = torch.zeros(4, 2048, 1024, dtype=torch.bfloat16), torch.zeros(4, 2048)
 STEP = torch.zeros(1, dtype=torch.int32)
+TABLES = np.ones((2, 2, 8, 8), np.int32)
 BANDS = (CANVAS[:, :, 0, 0].contiguous(), CANVAS[:, 0, :, 0].contiguous())
 
 
@@ -77,6 +78,10 @@ BUDGETS = {
     "warp_triton._stage": Budget(lambda f: f.zoom_blur(CANVAS, HALF + 1), 40, 0, 32),
     "halftone_triton._dots": Budget(lambda f: f.dots(CANVAS, TRIPLE, TRIPLE), 48, 0, 64),
     "halftone_triton._lines": Budget(lambda f: f.lines(CANVAS, HALF, HALF), 40, 0, 64),
+    "jpeg_codec_triton._code": Budget(lambda f: f.compressed(CANVAS, TABLES), 32, 4096, 64),
+    "jpeg_codec_triton._upsample": Budget(lambda f: f.compressed(CANVAS, TABLES), 40, 0, 8),
+    "filters_triton._pad": Budget(lambda f: f.filtered(CANVAS, np.ones((2, 33, 51), np.float32)), 40, 0, 128),
+    "filters_triton._filter": Budget(lambda f: f.filtered(CANVAS, np.ones((2, 33, 51), np.float32)), 168, 28672, 8),
     "color_triton._colours": Budget(lambda f: f.colours(CANVAS, torch.zeros(6, 2, 3, 4), BANDS), 40, 0, 32),
     "color_triton._total": Budget(lambda f: f.total(CANVAS), 32, 16, 0),
     "color_triton._difference_total": Budget(lambda f: f.difference_total(CANVAS, CANVAS), 40, 16, 0),

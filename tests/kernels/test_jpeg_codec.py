@@ -1,4 +1,4 @@
-"""JPEG compression in torch, bit for bit against libjpeg through Pillow."""
+"""JPEG compression: torch bit for bit against libjpeg through Pillow, Triton bit for bit against torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.kernels.conftest import Place
 
 from substyle.kernels import jpeg_codec
+from substyle.kernels.errors import ConfigError
 
 QUALITIES = np.array([1, 7, 10, 15, 18, 49, 50, 75, 95, 100], np.int32)
 
@@ -38,7 +40,7 @@ def test_the_pixels_of_libjpeg(size: tuple[int, int]) -> None:
     canvas = pictures(*size)
     for turn in range(3):  # each image at several qualities
         quality = np.roll(QUALITIES, turn)
-        made = jpeg_codec.compressed(canvas, quality)
+        made = jpeg_codec.compressed_reference(canvas, quality)
         assert made.dtype == torch.uint8
         for i, q in enumerate(quality.tolist()):
             np.testing.assert_array_equal(made[i].numpy(), through_a_file(canvas[i].numpy(), q), err_msg=f"{i}, {q}")
@@ -66,7 +68,31 @@ def test_the_canvas_is_left_alone() -> None:
     assert torch.equal(canvas, before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_a_gpu_as_on_the_cpu() -> None:
-    canvas = pictures(97, 97)
-    assert torch.equal(jpeg_codec.compressed(canvas.cuda(), QUALITIES).cpu(), jpeg_codec.compressed(canvas, QUALITIES))
+@pytest.mark.parametrize("size", [(0, 0), (33, 50), (17, 8), (1, 1), (2, 3), (5, 4), (4, 5), (6, 6), (40, 1), (1, 40)])
+def test_triton(place: Place, size: tuple[int, int]) -> None:
+    """Whole and partial units, programs that end within an image, and chroma of one, two and three columns."""
+    height, width = size if any(size) else (place.large, place.large + 27)
+    canvas, quality = pictures(height, width)[[2, 4, 7, 9]], QUALITIES[[2, 9, 9, 0]]  # of quality 100: noise
+    made = place.load("jpeg_codec_triton").compressed(canvas.to(place.device), jpeg_codec.tables(quality))
+    assert torch.equal(made.cpu(), jpeg_codec.compressed_reference(canvas, quality))
+
+
+def test_triton_without_pictures_and_with_bad_input(place: Place) -> None:
+    made, x = place.load("jpeg_codec_triton"), torch.zeros(2, 0, 8, 3, dtype=torch.uint8, device=place.device)
+    tables = jpeg_codec.tables(np.array([10, 20], np.int32))
+    assert made.compressed(x, tables).shape == x.shape
+    assert made.compressed(x[:0], tables[:0]).shape == x[:0].shape
+    with pytest.raises(ConfigError) as caught:
+        made.compressed(x[..., :1].contiguous(), tables)
+    assert caught.value.field == "canvas.shape"
+
+
+def test_sums_fit_32_bits() -> None:
+    """Bounds of both passes of both transforms, as the Triton kernel computes them: a value is at most 128 at first."""
+    reach = np.abs(jpeg_codec.DCT).sum(1).max()
+    lines = 128 * reach / 2**11 + 1
+    assert lines * reach + 2**14 < 2**31
+    coefficient = 128 * (reach / 2**13) ** 2 / 8 + 128  # a quantiser is at most 255, its error half of that
+    reach = np.abs(jpeg_codec.DCT).sum(0).max()
+    columns = coefficient * reach / 2**11 + 1
+    assert columns * reach + 2**17 < 2**31

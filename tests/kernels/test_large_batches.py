@@ -25,6 +25,8 @@ MAKE: dict[str, tuple[str, Make]] = {
     ),
     "dots": ("halftone_triton", lambda f, x: f.dots(x, full(len(x), 4, 5, 6), full(len(x), 0, 1, 2))),
     "lines": ("halftone_triton", lambda f, x: f.lines(x, full(len(x), 5)[:, 0], full(len(x), 1)[:, 0])),
+    "jpeg": ("jpeg_codec_triton", lambda f, x: f.compressed(x, np.ones((len(x), 2, 8, 8), np.int32))),
+    "filter": ("filters_triton", lambda f, x: f.filtered(x, np.full((len(x), 3, 3), 1 / 9, np.float32))),
     "swirl": ("warp_triton", lambda f, x: f.swirl(x, full(len(x), 3, 4), full(len(x), 9)[:, 0], full(len(x), 3)[:, 0])),
     "grid": ("warp_triton", lambda f, x: f.grid(x, torch.ones(len(x), 2, 6, 6, device=x.device))),
     "remap": ("warp_triton", lambda f, x: f.remap(x, torch.ones(len(x), 2, *x.shape[1:3], device=x.device))),

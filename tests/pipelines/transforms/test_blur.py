@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from substyle.pipelines.transforms import blur
+from substyle.kernels import filters
+from substyle.pipelines.transforms import base, blur
 
 Make = Callable[..., tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]
 
@@ -67,6 +69,20 @@ def test_defocus_blur(canvas: NDArray[np.uint8], make: Make) -> None:
     kernels = blur.disk_kernels(drawn, canvas.shape[1])["kernel"]
     expected = np.stack([correlate(x, k) for x, k in zip(canvas, kernels, strict=True)])
     assert np.abs(made - expected).max() <= 1.0
+
+
+@pytest.mark.parametrize("name", ["motion_blur", "defocus_blur"])
+def test_a_gpu_filters_by_the_same_kernels(canvas: NDArray[np.uint8], make: Make, name: str) -> None:
+    made, drawn = make(name, canvas)
+    transformation = base.get(name)
+    assert transformation.on_gpu is not None
+    assert transformation.on_gpu.function is not None
+    assert transformation.prepare is not None
+    args = transformation.prepare(drawn, canvas.shape[1])
+    got = transformation.on_gpu.function(torch.from_numpy(canvas), args, np.zeros(len(canvas), np.uint64)).numpy()
+    assert (got == filters.filtered_reference(torch.from_numpy(canvas), args["kernel"]).numpy()).all()
+    assert np.abs(got.astype(int) - made).max() <= 1
+    assert (got != made).mean() < 1e-3
 
 
 def test_disk_kernel_is_a_disk() -> None:
