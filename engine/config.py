@@ -357,7 +357,7 @@ def load_study(path: Path, *, device: str | None = None, runtime: str | None = N
             names=folder / source.names if source.names else None,
         ),
         plugins=tuple(folder / plugin for plugin in study.plugins),
-        shift={name: below(folder, there, f"shift.{name}") for name, there in study.shift.items()},
+        shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
     )
 
 

@@ -44,7 +44,7 @@ class ObjectError(SubstyleError):
 
 
 @contextmanager
-def told(place: object) -> Iterator[None]:
+def translated_errors(place: object) -> Iterator[None]:
     """Convert errors of obstore to errors that name the location and the reason.
 
     Raises:
@@ -200,7 +200,7 @@ class ObjectPlace:
         """The whole object and its version."""
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             found = obstore.get(self._bucket, self.key)
             return bytes(found.bytes()), _version(found.meta)
 
@@ -212,7 +212,7 @@ class ObjectPlace:
         """
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             options: Any = {"range": (start, start + size)} | ({"if_match": e_tag} if e_tag else {})
             return memoryview(obstore.get(self._bucket, self.key, options=options).bytes())
 
@@ -220,7 +220,7 @@ class ObjectPlace:
         """The object's version."""
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             return _version(obstore.head(self._bucket, self.key))
 
     def is_file(self) -> bool:
@@ -239,7 +239,7 @@ class ObjectPlace:
         """All objects below this prefix, with their sizes in bytes."""
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             for some in obstore.list(self._bucket, self.key or None):
                 for found in some:
                     yield ObjectPlace(self.root, found["path"], self._bucket), int(found["size"])
@@ -261,7 +261,7 @@ class ObjectPlace:
     def _names(self, kind: str) -> list[str]:
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             listed = obstore.list_with_delimiter(self._bucket, self.key or None)
         paths = listed["common_prefixes"] if kind == "folders" else [found["path"] for found in listed["objects"]]
         return sorted(path.rpartition("/")[2] for path in paths)
@@ -272,14 +272,14 @@ class ObjectPlace:
         """Write the object, replacing any existing one."""
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             obstore.put(self._bucket, self.key, data, mode="overwrite", use_multipart=False)
 
     def create(self, data: bytes) -> Version:
         """Create the object. Raises FileExistsError if it exists, even with the same content."""
         import obstore
 
-        with told(self):
+        with translated_errors(self):
             made = obstore.put(self._bucket, self.key, data, mode="create", use_multipart=False)
         return Version(made["e_tag"], made["version"], len(data))
 
@@ -289,7 +289,7 @@ class ObjectPlace:
 
         mode: Any = {k: v for k in ("e_tag", "version") if (v := getattr(before, k)) is not None}
         try:
-            with told(self):
+            with translated_errors(self):
                 made = obstore.put(self._bucket, self.key, data, mode=mode, use_multipart=False)
         except OSError as error:
             if error.errno not in (errno.ESTALE, errno.ENOENT):
@@ -302,7 +302,7 @@ class ObjectPlace:
         import obstore
 
         try:
-            with told(self):
+            with translated_errors(self):
                 obstore.delete(self._bucket, self.key)
         except FileNotFoundError:
             if not missing_ok:
@@ -335,7 +335,7 @@ def _open(scheme: str, bucket: str, prefix: str | None = None) -> Bucket:
     # an explicit http:// endpoint, such as a test server or a cluster's own, is intended
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     options: Any = {"allow_http": plain, "timeout": TIMEOUT}
-    with told(f"{scheme}://{bucket}"):
+    with translated_errors(f"{scheme}://{bucket}"):
         opened: Bucket = kinds[scheme](bucket, prefix=prefix or None, client_options=options, retry_config=RETRIES)
         return opened
 
@@ -402,17 +402,17 @@ def photographs(text: str | Path, field: str = "images") -> str | Path:
         ConfigError: see `place`.
     """
     if not is_remote(text):
-        there = place(str(text), field)
-        assert isinstance(there, Path)
-        return there
+        local = place(str(text), field)
+        assert isinstance(local, Path)
+        return local
     place(str(text), field)
     return str(text)
 
 
 def below(folder: Path, text: str | Path, field: str) -> str | Path:
     """Like `photographs`, with local paths relative to ``folder``."""
-    there = photographs(text, field)
-    return folder / there if isinstance(there, Path) else there
+    location = photographs(text, field)
+    return folder / location if isinstance(location, Path) else location
 
 
 def matching(folder: Place, pattern: str) -> list[Place]:
@@ -424,9 +424,9 @@ def matching(folder: Place, pattern: str) -> list[Place]:
 def at_once(work: Callable[[Place], T], places: Iterable[Place]) -> list[T]:
     """Map a function over locations: concurrently if any is in a bucket, else sequentially."""
     all_places = list(places)
-    if any(isinstance(there, ObjectPlace) for there in all_places):
+    if any(isinstance(one, ObjectPlace) for one in all_places):
         return list(each(work, all_places))
-    return [work(there) for there in all_places]
+    return [work(one) for one in all_places]
 
 
 def relative(inner: Place, outer: Place) -> PurePath:

@@ -149,17 +149,17 @@ def compile_source(
         facts = {"spec": source.spec.describe(), "runtime": runtime, "canvas": options.canvas, **measured}
         rate = _rate(plain, samples, facts, options)
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate, source.members)
-    artefact = artefact_of(source, samples, options)
-    found, embed = _gated(artefact, samples, own, options, note)
+    builder = artefact_of(source, samples, options)
+    found, embed = _gated(builder, samples, own, options, note)
     mixture = PrecisionPolicy.of(found)
-    told = artefact.describe(embed)
-    runtime = {"name": told["name"], **mixture.describe(), "version": told["version"]}
-    rate = _rate(embed, samples, {"graph": artefact.key, "runtime": runtime, **measured}, options)
+    described = builder.describe(embed)
+    runtime = {"name": described["name"], **mixture.describe(), "version": described["version"]}
+    rate = _rate(embed, samples, {"graph": builder.key, "runtime": runtime, **measured}, options)
     return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, source.members)
 
 
 def _gated(
-    artefact: RuntimeBuilder,
+    builder: RuntimeBuilder,
     samples: GateSamples,
     own: GateSamples | None,
     options: CompileOptions,
@@ -171,10 +171,10 @@ def _gated(
     """
 
     def search(photographs: GateSamples, extent: Extent) -> PrecisionSearch:
-        return PrecisionSearch(artefact, photographs, options.precision, options.dtype, extent=extent, note=note)
+        return PrecisionSearch(builder, photographs, options.precision, options.dtype, extent=extent, note=note)
 
     def compiled(found: dict[str, Any]) -> FixedBatch | ChunkedBatch:
-        return artefact.runtime(PrecisionPolicy.of(found), keep=True)
+        return builder.runtime(PrecisionPolicy.of(found), keep=True)
 
     if own is None or options.full_gate:
         found = search(samples if own is None else own, "full" if options.full_gate else "each").result()

@@ -145,8 +145,8 @@ def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
         samples: photographs in all variants.
         extent: ``full``: all pictures. ``each``: each variant of `GATE_EACH` photographs, all photographs in turn.
             ``once``: each variant of one photograph. Of short suites both have more photographs, for at least
-            `GATE_FEWEST` pictures: cosines are relative to their mean. ``spot``: one picture of each photograph: of the hardest
-            variants, then of every second of the others.
+            `GATE_FEWEST` pictures: cosines are relative to their mean. ``spot``: one picture of each photograph: of the
+            hardest variants, then of every second of the others.
     """
     batches, count, names = samples.variants(), samples.images(), list(samples.names())
     size = len(batches[0])
@@ -194,7 +194,7 @@ class PrecisionSearch:
 
     def __init__(
         self,
-        artefact: RuntimeBuilder,
+        builder: RuntimeBuilder,
         samples: GateSamples,
         precision: str,
         dtype: str,
@@ -202,19 +202,19 @@ class PrecisionSearch:
         extent: Extent = "each",
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.artefact, self.samples, self.precision, self.dtype = artefact, samples, precision, dtype
+        self.builder, self.samples, self.precision, self.dtype = builder, samples, precision, dtype
         self.extent: Extent = extent
-        if extent == "each" and artefact.target.on_gpu:
+        if extent == "each" and builder.target.on_gpu:
             self.extent = "full"
-        elif extent == "each" and precision == "fp32" and artefact.float32_reference:
+        elif extent == "each" and precision == "fp32" and builder.float32_reference:
             self.extent = "once"
         self.note = note
-        self.name = artefact.source.spec.name
+        self.name = builder.source.spec.name
         self._runtimes: dict[PrecisionPolicy, Embed] = {}
 
     def result(self) -> dict[str, Any]:
         """Return ``{"precision", "float32_layers", "gate"}`` of the policy that passed. Raises GateError if none."""
-        facts = {"precision": self.precision, **self._facts(), **self.artefact.facts(self.precision)}
+        facts = {"precision": self.precision, **self._facts(), **self.builder.facts(self.precision)}
         found: dict[str, Any] = cache.remember("gates", facts, self._search)
         return found
 
@@ -222,7 +222,7 @@ class PrecisionSearch:
         """Return the result of a compiled policy; None for the reference itself. Raises GateError if it fails."""
         if mixture.precision == "fp32" and self._compiled:
             return None
-        facts = {"policy": mixture.describe(), **self._facts(), **self.artefact.facts(mixture.precision)}
+        facts = {"policy": mixture.describe(), **self._facts(), **self.builder.facts(mixture.precision)}
         found: dict[str, Any] = cache.remember("spots", facts, lambda: self._passed(mixture, embed)["gate"])
         return found
 
@@ -232,11 +232,11 @@ class PrecisionSearch:
     def _compared(self) -> dict[str, Any]:
         """What the reference depends on."""
         return {
-            "graph": self.artefact.key,
+            "graph": self.builder.key,
             "samples": self.samples.fingerprint(),
             "names": list(self.samples.names()),  # they order the pictures
             "extent": self.extent,
-            "device": self.artefact.target.identity,
+            "device": self.builder.target.identity,
         }
 
     def _search(self) -> dict[str, Any]:
@@ -244,8 +244,8 @@ class PrecisionSearch:
             return self._search_eight_bits(kind)
         if self.precision != AUTO:
             return self._passed(PrecisionPolicy(as_precision(self.precision)))
-        if self.artefact.ladder:
-            return self._first_that_passes(self.artefact.ladder)
+        if self.builder.ladder:
+            return self._first_that_passes(self.builder.ladder)
         return self._fewest_float32_layers()
 
     def _fewest_float32_layers(self) -> dict[str, Any]:
@@ -253,15 +253,15 @@ class PrecisionSearch:
 
         Multiplies the number by four until it passes, then bisects.
         """
-        total, trouble = self._layers, None
+        total, failure = self._layers, None
         passed: dict[int, dict[str, Any]] = {}
 
         def passes(count: int) -> bool:
-            nonlocal trouble
+            nonlocal failure
             try:
                 passed[count] = self._passed(PrecisionPolicy("bf16", count))
             except GateError as error:
-                trouble = error
+                failure = error
             return count in passed
 
         low, high = -1, 0
@@ -271,7 +271,7 @@ class PrecisionSearch:
         while high - low > max(total // 12, 1):
             middle = (low + high) // 2
             low, high = (low, middle) if passes(middle) else (middle, high)
-        why = f"bf16 failed: {trouble}" if total else "it has no convolution or matrix product"
+        why = f"bf16 failed: {failure}" if total else "it has no convolution or matrix product"
         if high in passed:
             mixture = PrecisionPolicy("bf16", high)
             speedup = self._speedup(mixture)
@@ -279,7 +279,7 @@ class PrecisionSearch:
                 if high:
                     print(
                         f"{self.name}: bf16 with the first {high} of {total} layers in float32 passes the gate "
-                        f"(cosine min {passed[high]['gate']['cosine_min']:.5f}); with fewer: {trouble}",
+                        f"(cosine min {passed[high]['gate']['cosine_min']:.5f}); with fewer: {failure}",
                         file=sys.stderr,
                     )
                 return passed[high]
@@ -294,7 +294,7 @@ class PrecisionSearch:
     @cached_property
     def _once(self) -> PrecisionSearch:
         """Compares compiled float32 with the reference on every variant."""
-        once = PrecisionSearch(self.artefact, self.samples, "fp32", self.dtype, extent="once", note=self.note)
+        once = PrecisionSearch(self.builder, self.samples, "fp32", self.dtype, extent="once", note=self.note)
         once._runtimes = self._runtimes
         return once
 
@@ -321,26 +321,26 @@ class PrecisionSearch:
 
         Unquantised layers use the fastest 16-bit precision that passes alone. Raises GateError if none passes.
         """
-        narrow = [kind for kind in self.artefact.ladder if kind != "fp32"]
+        narrow = [kind for kind in self.builder.ladder if kind != "fp32"]
         between = as_precision(self._first_that_passes(narrow)["precision"]) if narrow else "bf16"
         total = self._layers
-        trouble: GateError | None = None
+        failure: GateError | None = None
         for count in sorted({total * part // 16 for part in _UNQUANTISED}):
             mixture = PrecisionPolicy(precision, unquantised_layers=count, between=between)
             try:
                 found = self._passed(mixture)
             except GateError as error:
-                trouble = error
+                failure = error
                 continue
             if count:
                 print(
                     f"{self.name}: {precision} with the first {count} of {total} layers in {between} passes the "
-                    f"gate (cosine min {found['gate']['cosine_min']:.5f}); with fewer: {trouble}",
+                    f"gate (cosine min {found['gate']['cosine_min']:.5f}); with fewer: {failure}",
                     file=sys.stderr,
                 )
             return found
-        assert trouble is not None
-        raise GateError(f"{trouble}. It also failed with up to half of the layers in {between}")
+        assert failure is not None
+        raise GateError(f"{failure}. It also failed with up to half of the layers in {between}")
 
     def _passed(self, mixture: PrecisionPolicy, embed: Embed | None = None) -> dict[str, Any]:
         """Gate a policy and return it with the result. Raises GateError at the first block outside the limits."""
@@ -365,7 +365,7 @@ class PrecisionSearch:
     ) -> GateResult:
         """The worst result of all members."""
         results, first = [], 0
-        for member in self.artefact.source.members:
+        for member in self.builder.source.members:
             columns = slice(first, first := first + member.dim)
             results.append(
                 check(
@@ -387,8 +387,8 @@ class PrecisionSearch:
     @property
     def _block(self) -> int:
         """Pictures of a block: as many as the runtime computes at once."""
-        parallel = 1 if self.artefact.target.on_gpu else self.artefact.threads
-        return self.artefact.batch * max(parallel, 1)
+        parallel = 1 if self.builder.target.on_gpu else self.builder.threads
+        return self.builder.batch * max(parallel, 1)
 
     @cached_property
     def _pictures(self) -> NDArray[np.uint8]:
@@ -403,7 +403,7 @@ class PrecisionSearch:
             if self._compiled and self.extent == "each":  # its first pictures are those of `_once`
                 self._once.result()
                 parts.append(self._once._reference)
-            embed = self._runtime(_FLOAT32) if self._compiled else self.artefact.reference()
+            embed = self._runtime(_FLOAT32) if self._compiled else self.builder.reference()
             for start in range(sum(map(len, parts)), len(self._pictures), self._block):
                 self.note(f"{self._title}: float32 reference, {start} of {len(self._pictures)} pictures")
                 parts.append(embed(self._pictures[start : start + self._block]).astype(np.float32))
@@ -415,22 +415,22 @@ class PrecisionSearch:
     @property
     def _compiled(self) -> bool:
         """Whether compiled float32 is the reference."""
-        return self.artefact.float32_reference and self.extent not in ("full", "once")
+        return self.builder.float32_reference and self.extent not in ("full", "once")
 
     def _runtime(self, mixture: PrecisionPolicy) -> Embed:
         """The compiled policy; the last one and the reference stay in memory."""
         if mixture not in self._runtimes:
             for other in set(self._runtimes) - {_FLOAT32}:
                 del self._runtimes[other]
-            reference = self.artefact.float32_reference and mixture == _FLOAT32
-            self._runtimes[mixture] = self.artefact.runtime(mixture, keep=reference)
+            reference = self.builder.float32_reference and mixture == _FLOAT32
+            self._runtimes[mixture] = self.builder.runtime(mixture, keep=reference)
         return self._runtimes[mixture]
 
     @property
     def _reference_name(self) -> str:
         if self._compiled:
             return "float32"
-        return "float32 torch" if self.artefact.source.backbone.module is not None else "the same graph in float32"
+        return "float32 torch" if self.builder.source.backbone.module is not None else "the same graph in float32"
 
     @cached_property
     def _mean_D(self) -> NDArray[np.float64]:
@@ -438,7 +438,7 @@ class PrecisionSearch:
 
     @cached_property
     def _layers(self) -> int:
-        return self.artefact.layers()
+        return self.builder.layers()
 
     def _words(self, mixture: PrecisionPolicy) -> str:
         """A policy, for messages."""

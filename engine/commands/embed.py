@@ -30,7 +30,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     for plugin in options.plugin:
         load_plugin(plugin)
     path: Place = options.store
-    there = EmbeddingStore.open(path) if catalog.exists(path) else None
+    existing = EmbeddingStore.open(path) if catalog.exists(path) else None
     config = EmbedConfig(
         batch=options.batch,
         threads=options.threads,
@@ -38,21 +38,21 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         runtime=options.runtime,
         precision=options.precision,
         gate=options.gate,
-        dtype=options.dtype or (there.settings.dtype if there else "float16"),
-        codec=options.codec or (there.settings.codec if there else "none"),
+        dtype=options.dtype or (existing.settings.dtype if existing else "float16"),
+        codec=options.codec or (existing.settings.codec if existing else "none"),
         shard_rows=options.shard_rows,
     )
     executor = executor_config(options, ExecutorConfig())
-    config = executor.here(config, there.settings.shard_rows if there else 0)
-    source = _source(options, there)
+    config = executor.here(config, existing.settings.shard_rows if existing else 0)
+    source = _source(options, existing)
     print(describe(source), file=sys.stderr)
     settings = Settings(
-        seed=_first(options.seed, there.settings.seed if there else 0),
-        canvas=_first(options.canvas, there.settings.canvas if there else 224),
-        transformations=suite(options.suite or _suite_of(there)),
-        orientation=options.orientation or (there.settings.orientation if there else "ignore"),
+        seed=_first(options.seed, existing.settings.seed if existing else 0),
+        canvas=_first(options.canvas, existing.settings.canvas if existing else 224),
+        transformations=suite(options.suite or _suite_of(existing)),
+        orientation=options.orientation or (existing.settings.orientation if existing else "ignore"),
         style_precision=as_precision(
-            options.style_precision or (there.settings.style_precision if there else "bf16"), "--style-precision"
+            options.style_precision or (existing.settings.style_precision if existing else "bf16"), "--style-precision"
         ),
     )
     plan = EmbedPlan(

@@ -167,10 +167,10 @@ def _lines(answer: dict[str, Any]) -> list[str]:
 
 def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]:
     done, total = backbone["embeddings"]["done"], backbone["embeddings"]["total"]
-    shards, there = backbone["shards"], len(backbone["transformations"])
+    shards, present = backbone["shards"], len(backbone["transformations"])
     # rounded down: 100 % must mean complete
     share = f" ({int(1000 * done / total) / 10:.1f} %)" if total else ""
-    fewer = f"; {there} of the {transformations} transformations" if there < transformations else ""
+    fewer = f"; {present} of the {transformations} transformations" if present < transformations else ""
     runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
     return [
         f"  {backbone['name']}: {backbone['dim']} wide, {runtime}, {backbone['weights']}",

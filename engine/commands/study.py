@@ -192,9 +192,9 @@ def _require_settings(store: EmbeddingStore, study: Study) -> None:
     """Raise PhotographsError if settings of the study differ from those of the store."""
     if store.has_manifest() and all(entry.kind == "imported" for entry in store.manifest().sources):
         return  # imported embeddings have no such settings
-    there = store.settings
+    stored = store.settings
     for name in ("seed", "canvas", "orientation", "style_precision"):
-        old, new = getattr(there, name), getattr(study, name)
+        old, new = getattr(stored, name), getattr(study, name)
         if old != new:
             raise PhotographsError(
                 f"{store.path}: {name} is {old} in the store and {new} in the study; use the study's own store", name

@@ -120,17 +120,17 @@ def check_writable(path: Path, field: str, remedy: str) -> None:
         field: field of the error.
         remedy: advice for the error message.
     """
-    there = path.absolute()
-    while not os.path.lexists(there):
-        there = there.parent
-    if not there.is_dir():
-        raise ConfigError(field, str(path), f"a folder, but {there} is not one; {remedy}")
+    existing = path.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(field, str(path), f"a folder, but {existing} is not one; {remedy}")
     try:
-        with tempfile.TemporaryFile(dir=there) as file:  # has no name, so a killed process leaves nothing
+        with tempfile.TemporaryFile(dir=existing) as file:  # has no name, so a killed process leaves nothing
             file.write(b"substyle")
             file.flush()
     except OSError as error:
-        raise ConfigError(field, str(path), f"a writable folder ({there}: {error.strerror}); {remedy}") from error
+        raise ConfigError(field, str(path), f"a writable folder ({existing}: {error.strerror}); {remedy}") from error
 
 
 def check_store(path: Place) -> None:
@@ -162,9 +162,9 @@ def count_splits(
         source: their source.
         manifest: manifest of an existing store, whose photographs are counted with their splits.
     """
-    there = set(manifest.keys) if manifest else set()
+    known_keys = set(manifest.keys) if manifest else set()
     names = list(manifest.class_names) if manifest else []
-    new = [record for record in records if record.key not in there]
+    new = [record for record in records if record.key not in known_keys]
     taken = {record.label for record in new if record.label is not None}
     known = set(names)
     names += [name for label, name in enumerate(source.class_names) if label in taken and name not in known]

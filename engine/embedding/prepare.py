@@ -339,11 +339,11 @@ def require_asked(
     Raises:
         DifferentError: a backbone was embedded with other weights, code or settings.
     """
-    there = {entry.name: entry.facts for entry in store.backbones()}
+    stored = {entry.name: entry.facts for entry in store.backbones()}
     for choice in choices:
         source = _source(choice, pipeline)
         for name in choice.names:
-            if (facts := there.get(name)) is not None and facts["runtime"]["name"] != "imported":
+            if (facts := stored.get(name)) is not None and facts["runtime"]["name"] != "imported":
                 _require_same(store, name, choice, source, facts, pipeline, device, runtime)
 
 
@@ -371,10 +371,10 @@ def _require_same(
             pairs["runtime"] = (made["name"], runtime)
         if (precision := choice.precision or pipeline.config.precision) != AUTO:
             pairs["precision"] = (made["precision"], precision)
-    said = [f"{field} {old} in the store, {new} now" for field, (old, new) in pairs.items() if old != new]
-    if said:
+    changes = [f"{field} {old} in the store, {new} now" for field, (old, new) in pairs.items() if old != new]
+    if changes:
         how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
-        raise DifferentError(f"{store.path}: {name} was embedded with different settings: {'; '.join(said)}{how}")
+        raise DifferentError(f"{store.path}: {name} was embedded with different settings: {'; '.join(changes)}{how}")
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

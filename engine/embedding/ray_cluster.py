@@ -47,7 +47,7 @@ class Cluster:
         import ray
 
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return sum(min(int(there.get(what, 0) // much) for what, much in self.need.items()) for there in machines)
+        return sum(min(int(free.get(what, 0) // much) for what, much in self.need.items()) for free in machines)
 
     def gpus(self) -> int:
         """GPUs of all its machines."""

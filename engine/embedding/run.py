@@ -249,7 +249,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
     settings = plan.pipeline.settings
     if not store.has_manifest() or len(plan.redo):
         return None
-    there = {entry.name: entry.slug for entry in store.backbones()}
+    slugs = {entry.name: entry.slug for entry in store.backbones()}
     finished = store.finished()
     keys = set(store.manifest().keys)
     names = settings.transformations
@@ -257,7 +257,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
     if not all(record.key in keys for record in plan.records()):
         return None
     for name in backbones:
-        if name not in there or not finished.finished(there[name], names, shards).all():
+        if name not in slugs or not finished.finished(slugs[name], names, shards).all():
             return None
         entry = store.backbone(name)
         if store.cut_short(finished.of([entry.slug])):
@@ -268,25 +268,27 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
 
 def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """Raise PhotographsError if the settings of a store differ from those of a plan."""
-    there, settings = store.settings, plan.pipeline.settings
+    stored, settings = store.settings, plan.pipeline.settings
     pairs = {
-        "seed": (there.seed, settings.seed),
-        "canvas": (there.canvas, settings.canvas),
-        "dtype": (there.dtype, plan.pipeline.config.dtype),
-        "codec": (there.codec, plan.pipeline.config.codec),
-        "orientation": (there.orientation, settings.orientation),
-        "style_precision": (there.style_precision, settings.style_precision),
+        "seed": (stored.seed, settings.seed),
+        "canvas": (stored.canvas, settings.canvas),
+        "dtype": (stored.dtype, plan.pipeline.config.dtype),
+        "codec": (stored.codec, plan.pipeline.config.codec),
+        "orientation": (stored.orientation, settings.orientation),
+        "style_precision": (stored.style_precision, settings.style_precision),
     }
     changed = {name: (old, new) for name, (old, new) in pairs.items() if old != new}
     if changed:
-        said = "; ".join(f"{name} {old} in the store, {new} now" for name, (old, new) in changed.items())
-        raise PhotographsError(f"{store.path}: different settings: {said}; {plan.ways.described}", next(iter(changed)))
+        changes = "; ".join(f"{name} {old} in the store, {new} now" for name, (old, new) in changed.items())
+        raise PhotographsError(
+            f"{store.path}: different settings: {changes}; {plan.ways.described}", next(iter(changed))
+        )
 
 
 def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[ImageRecord]) -> None:
     known: Manifest | None = store.manifest() if store.has_manifest() else None
-    there = set(known.keys) if known else set()
-    new = [record for record in records if record.key not in there]
+    known_keys = set(known.keys) if known else set()
+    new = [record for record in records if record.key not in known_keys]
     if not new:
         return
     first = -(-(known.rows if known else 0) // store.settings.shard_rows)

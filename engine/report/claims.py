@@ -307,7 +307,7 @@ def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> li
         a, b = facts(left, spec(key)), facts(right, spec(key))
         if set(a) != set(b) or len(a) < len(left) or len(b) < len(right):  # unknown counts as different
             differ.append(word)
-    said = (
+    parts = (
         [f"{' and '.join(differ)} {'differ' if len(differ) > 1 or differ == ['data'] else 'differs'}"] if differ else []
     )
     wanted: tuple[tuple[str, Callable[[str], Any], Callable[[Any], str]], ...] = (
@@ -317,11 +317,11 @@ def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> li
     for word, read, written in wanted:
         a, b = facts(left, read), facts(right, read)
         if a and b and (set(a) != set(b)):
-            said.append(f"{word} {_span(a, written)} against {_span(b, written)}")
+            parts.append(f"{word} {_span(a, written)} against {_span(b, written)}")
     data = [", ".join(dict.fromkeys(facts(names, spec("data")))) or "unknown data" for names in (left, right)]
     if data[0] != data[1]:
-        said.append(f"trained on {data[0]} against {data[1]}")
-    return said
+        parts.append(f"trained on {data[0]} against {data[1]}")
+    return parts
 
 
 def _span(values: Sequence[float], written: Callable[[Any], str]) -> str:

@@ -334,11 +334,11 @@ def _together(results: Results) -> Finding | None:
                 group = "clearly better" if value > 0 else "clearly worse"
                 groups[group].append(f"{name} ({show_interval(interval, 'points')} points)")
         clauses += [f"{word} is {how} on {listed(groups[how])}" for how in list(groups)[:2] if groups[how]]
-        for how, said in (("equivalent", "is equivalent within 1 point"), ("unclear", "shows no clear difference")):
+        for how, phrase in (("equivalent", "is equivalent within 1 point"), ("unclear", "shows no clear difference")):
             count = len(groups[how])
             if count:
                 others = " other" if count < sum(map(len, groups.values())) else ""
-                clauses.append(f"{word} {said} on {count}{others} backbone{'s'[: count > 1]}")
+                clauses.append(f"{word} {phrase} on {count}{others} backbone{'s'[: count > 1]}")
     left = [name for name in real(results) if dig(results, "backbones", name, "multitask", "converged") is False]
     if not clauses and not left:
         return None

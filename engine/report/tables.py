@@ -318,9 +318,9 @@ def training(results: Results) -> Table:
             for head, scores in {"mlp": found}.items() if task == "multitask" else (found or {}).items():
                 if dig(scores, "converged") is not None:
                     certificate = dig(scores, "certificate") or {}
-                    said = ", ".join(f"{key} {value:.3g}" for key, value in certificate.items() if _is_number(value))
+                    details = ", ".join(f"{key} {value:.3g}" for key, value in certificate.items() if _is_number(value))
                     flags = (_YES_NO.get(dig(scores, key), "–") for key in ("converged", "edge"))
-                    rows.append((name, task, head, *flags, said))
+                    rows.append((name, task, head, *flags, details))
     return Table("training", "Convergence of all probes.", columns, tuple(rows))
 
 

@@ -76,13 +76,13 @@ def grow(node: Place, rows: int) -> None:
 
 def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
     """Raise StoreError unless an array has this engine's layout: (N, D) numbers in chunks (R, D), encoded."""
-    there = json.loads(json.dumps(found.metadata.to_dict()))
+    stored = json.loads(json.dumps(found.metadata.to_dict()))
     pairs = {
         "width": (found.shape[1:], (dim,)),
         "chunks": (found.chunks, (settings.shard_rows, dim)),
         "type": (str(found.dtype), settings.dtype),
-        "codecs": (there["codecs"], codecs.metadata(settings.codec, settings.dtype)),
-        "names of chunks": (there["chunk_key_encoding"], CHUNK_NAMES),
+        "codecs": (stored["codecs"], codecs.metadata(settings.codec, settings.dtype)),
+        "names of chunks": (stored["chunk_key_encoding"], CHUNK_NAMES),
         "fill value": (str(found.fill_value), "nan"),
     }
     for what, (value, wanted) in pairs.items():

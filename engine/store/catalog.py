@@ -74,12 +74,12 @@ def read(store: Place, paths: list[Place] | None = None) -> Catalog:
     paths = files(store) if paths is None else paths
     for path, (entry, found) in zip(paths, at_once(read_file, paths), strict=True):
         known = backbones.setdefault(entry.slug, entry)
-        there = transformations.setdefault(entry.slug, {})
+        merged = transformations.setdefault(entry.slug, {})
         if differences(known.facts, entry.facts) or any(
-            there.get(name, definition).identity != definition.identity for name, definition in found.items()
+            merged.get(name, definition).identity != definition.identity for name, definition in found.items()
         ):
             raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")
-        there |= found
+        merged |= found
     ordered = dict(sorted(backbones.items(), key=lambda pair: pair[1].name))
     return Catalog(ordered, transformations)
 
@@ -118,7 +118,7 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         raise StoreError(f"{path}: damaged catalog file: {error!r}; run substyle verify") from error
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the differences that prevent embeddings with both facts of a backbone from sharing an array."""
 
     def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,13 +136,13 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             "computed_with": runtime.get("computed_with", facts["name"]),  # other layers, in one pass
         }
 
-    old, new = identity(there), identity(now)
+    old, new = identity(stored), identity(now)
     return [f"{key} {old[key]} in the store, {new[key]} now" for key in old if old[key] != new[key]]
 
 
-def remedy(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Advise how to select the backbone's original device and runtime; "" if they are the same."""
-    old, new = there["runtime"], now["runtime"]
+    old, new = stored["runtime"], now["runtime"]
     device = old.get("device", "cpu")
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
         return ""

@@ -97,9 +97,9 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
         damaged: unreadable files of the journal, which are removed with all their records.
     """
     unreadable = set(damaged)
-    there = journal.files(store)
-    loose = [path for path in there.loose if path not in unreadable]
-    segments = [path for path in there.segments if path not in unreadable]
+    listed = journal.files(store)
+    loose = [path for path in listed.loose if path not in unreadable]
+    segments = [path for path in listed.segments if path not in unreadable]
     rows = [_write_details(store, _without(dict(some), broken)) for some in _groups(loose)]
     for name, some in by_details(together(list(map(journal.read_segment, segments)))).items():
         path = journal.details_path(store, name)
@@ -109,7 +109,7 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
         if any(pair in broken for pair in pairs):
             some = _write_details(store, _without(journal.read_details(path), broken))  # noqa: PLW2901
         rows.append(some)
-    _replace(store, rows, [*there.loose, *there.segments, *unreadable])
+    _replace(store, rows, [*listed.loose, *listed.segments, *unreadable])
     clear_unnamed(store)
 
 
@@ -285,7 +285,7 @@ def clear_damage(store: Place) -> None:
 def require_none(store: Place, slug: str) -> None:
     """Raise StoreError if `verify` found damage in chunks of a backbone or in files of the store."""
     found = read(store)
-    if found is not None and (found.files or found.metadata or any(there == slug for _, there in found.chunks)):
+    if found is not None and (found.files or found.metadata or any(name == slug for _, name in found.chunks)):
         raise StoreError(f"{store}: unrepaired damage found by verify ({NAME}); run embed to repair it")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from substyle.engine.store.layout import StoreError
 from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, told
+from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, translated_errors
 
 
 def started(pid: int) -> str | None:
@@ -71,7 +71,7 @@ _TEMPORARY = ".tmp"
 def naming(path: Place) -> Iterator[None]:
     """Convert bucket failures raised through other libraries, such as zarr, to errors that name the place."""
     if isinstance(path, ObjectPlace):
-        with told(path):
+        with translated_errors(path):
             yield
     else:
         yield

@@ -173,21 +173,21 @@ class _Matching:
         entries = self.manifest.sources
         name = self._new_name(source) if number is None else entries[number].name
         source = Named(source, name) if name else source
-        there: dict[int | None, Source] = {number: source}
+        opened: dict[int | None, Source] = {number: source}
         absent = []
         for other, entry in enumerate(entries):
             if other != number and _known(entry):
                 try:
-                    there[other] = open_entry(entry)
+                    opened[other] = open_entry(entry)
                 except ConfigError:
                     absent.append(entry)
         redo: set[int] = set()
-        for i, each in there.items():
+        for i, each in opened.items():
             if i is not None:
                 redo |= self._compare(i, each, fractions if i == number else None, replace_changed)
         if len(entries) > 1 or number is None:
-            self._require_apart(there)
-        others = tuple(each for i, each in there.items() if i != number)
+            self._require_apart(opened)
+        others = tuple(each for i, each in opened.items() if i != number)
         return Match(source, others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
 
     def _compare(self, number: int, source: Source, fractions: Fractions | None, replace_changed: bool) -> set[int]:
@@ -208,10 +208,10 @@ class _Matching:
         back = [n for n, record in known.items() if _content(record)]
         return {*missing, *changed, *back}
 
-    def _require_apart(self, there: Mapping[int | None, Source]) -> None:
+    def _require_apart(self, opened: Mapping[int | None, Source]) -> None:
         """Raise PhotographsError if two sources have an image with the same key."""
         owner = dict(zip(self.manifest.keys, self.manifest.source_N.tolist(), strict=True))
-        for i, source in there.items():
+        for i, source in opened.items():
             for record in source.records:
                 if owner.get(record.key, i) != i:
                     raise PhotographsError(
@@ -227,7 +227,7 @@ class _Matching:
     def _by_photographs(self, source: Source, add: bool) -> int | None:
         """The source of the store that has moved here; None for a new one."""
         roots = ", ".join(entry.root for entry in self.manifest.sources)
-        said = f"{source.root}: not the photographs of {self.store.path}, embedded from {roots}: "
+        message = f"{source.root}: not the photographs of {self.store.path}, embedded from {roots}: "
         records = {record.key: record for record in source.records}
         why = "no image names in common"
         for number, entry in enumerate(self.manifest.sources):
@@ -253,7 +253,7 @@ class _Matching:
                     )
                 return number
         if not add:
-            raise PhotographsError(f"{said}{why}; {self.ways.other}")
+            raise PhotographsError(f"{message}{why}; {self.ways.other}")
         return None
 
     def _new_name(self, source: Source) -> str:
@@ -343,15 +343,15 @@ class _Matching:
         return changed
 
     def _refuse(self, source: Source, missing: Sequence[int], changed: Sequence[int]) -> None:
-        said = []
+        problems = []
         if changed:
             keys = [self.manifest.keys[n] for n in changed]
             least = "at least " if len(changed) >= _ENOUGH else ""
-            said.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was created")
+            problems.append(f"{least}{_some(len(changed), keys)} changed since {self.store.path} was created")
         if missing:
             keys = [self.manifest.keys[n] for n in missing]
-            said.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
-        raise PhotographsError(f"{source.root}: {'; '.join(said)}; {self.ways.changed}")
+            problems.append(f"{_some(len(missing), keys)} of {self.store.path} missing")
+        raise PhotographsError(f"{source.root}: {'; '.join(problems)}; {self.ways.changed}")
 
 
 def _some(count: int, keys: Sequence[str]) -> str:

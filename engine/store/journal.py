@@ -100,17 +100,17 @@ def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
 
 def read_index(store: Place) -> Index:
     """Read the index of finished records. Raises StoreError if a loose record or a segment is damaged."""
-    return _settled(store, lambda there: Index.of_tables(_tables(there)))
+    return _settled(store, lambda current: Index.of_tables(_tables(current)))
 
 
 def read_records(store: Place) -> list[pa.Table]:
     """Read all records as tables of `DETAIL_SCHEMA`; some may repeat. Raises StoreError if a file is damaged."""
 
-    def tables(there: Files) -> list[pa.Table]:
-        loose = details_table(at_once(read_loose, there.loose))
-        named = together(at_once(read_segment, there.segments))["details"].unique().to_pylist()
+    def tables(current: Files) -> list[pa.Table]:
+        loose = details_table(at_once(read_loose, current.loose))
+        named = together(at_once(read_segment, current.segments))["details"].unique().to_pylist()
         paths = (details_path(store, name) for name in named)
-        return [loose, *at_once(lambda path: _held(store, path, decode_table, there), paths)]
+        return [loose, *at_once(lambda path: _held(store, path, decode_table, current), paths)]
 
     return _settled(store, tables)
 
@@ -128,9 +128,9 @@ def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Call
         of: maps a record to the value to return.
     """
 
-    def records(there: Files) -> list[T]:
+    def records(current: Files) -> list[T]:
         problems: dict[Place, StoreError] = {}
-        found = _records(store, there, problems, of)
+        found = _records(store, current, problems, of)
         for path, error in problems.items():
             damaged(path, error)
         return [found[key] for key in sorted(found)]
@@ -145,41 +145,41 @@ def _raise(_: Place, error: StoreError) -> None:
 def _settled(store: Place, of: Callable[[Files], T]) -> T:
     """Call `of` until no listed file is missing: a missing one was compacted in the meantime."""
     while True:
-        there = files(store)
+        current = files(store)
         try:
-            return of(there)
+            return of(current)
         except FileNotFoundError:
             continue
 
 
-def _tables(there: Files) -> list[pa.Table]:
-    loose = index_rows(at_once(read_loose, there.loose), "")
-    return [loose, *at_once(read_segment, there.segments)]
+def _tables(current: Files) -> list[pa.Table]:
+    loose = index_rows(at_once(read_loose, current.loose), "")
+    return [loose, *at_once(read_segment, current.segments)]
 
 
 def _records(
-    store: Place, there: Files, problems: dict[Place, StoreError], of: Callable[[Record], T]
+    store: Place, current: Files, problems: dict[Place, StoreError], of: Callable[[Record], T]
 ) -> dict[tuple[int, str, int], T]:
     found: dict[tuple[int, str, int], T] = {}
-    said: dict[str, list[pa.Table]] = {}
-    for path in there.loose:
+    by_name: dict[str, list[pa.Table]] = {}
+    for path in current.loose:
         try:
             number, record = read_loose(path)
             found[record.shard, record.backbone, number] = of(record)
         except StoreError as error:
             problems[path] = error
-    for path in there.segments:
+    for path in current.segments:
         try:
             table = read_segment(path)
         except StoreError as error:
             problems[path] = error
             continue
         for name, rows in by_details(table).items():
-            said.setdefault(name, []).append(rows)
-    for name, tables in said.items():
+            by_name.setdefault(name, []).append(rows)
+    for name, tables in by_name.items():
         path = details_path(store, name)
         try:
-            records = _held(store, path, decode_details, there)
+            records = _held(store, path, decode_details, current)
             rows = index_rows(records.items(), name)
             if any(not table.equals(rows) for table in tables):
                 raise StoreError(f"{path}: content does not match the journal index; run substyle verify")
@@ -190,12 +190,12 @@ def _records(
     return found
 
 
-def _held(store: Place, path: Place, decode: Callable[[bytes], T], there: Files) -> T:
+def _held(store: Place, path: Place, decode: Callable[[bytes], T], current: Files) -> T:
     """Decode a detail file. Raises FileNotFoundError if it was removed along with its segment, else StoreError."""
     try:
         return _decoded(path, decode)
     except FileNotFoundError as error:
-        if files(store).segments != there.segments:
+        if files(store).segments != current.segments:
             raise
         raise StoreError(f"{path}: journal file is missing; run substyle verify") from error
 

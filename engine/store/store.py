@@ -154,9 +154,9 @@ class EmbeddingStore:
     def manifest(self) -> Manifest:
         """Return the image in each row."""
         # segments are immutable, and reading a million images takes a second
-        there = manifests.segments(self.path)
-        if self._manifest is None or self._manifest[0] != there:
-            self._manifest = there, manifests.read(self.path, self.settings.shard_rows)
+        files = manifests.segments(self.path)
+        if self._manifest is None or self._manifest[0] != files:
+            self._manifest = files, manifests.read(self.path, self.settings.shard_rows)
         return self._manifest[1]
 
     def add_images(
@@ -208,9 +208,9 @@ class EmbeddingStore:
     @property
     def catalog(self) -> Catalog:
         """The backbones and transformations of the store. Raises StoreError if a catalog file is damaged."""
-        there = catalog.files(self.path)
-        if self._catalog is None or self._catalog[0] != there:  # files never change
-            self._catalog = there, catalog.read(self.path, there)
+        files = catalog.files(self.path)
+        if self._catalog is None or self._catalog[0] != files:  # files never change
+            self._catalog = files, catalog.read(self.path, files)
         return self._catalog[1]
 
     def backbones(self) -> list[BackboneEntry]:
@@ -222,8 +222,8 @@ class EmbeddingStore:
         for entry in self.backbones():
             if entry.name == name:
                 return entry
-        there = ", ".join(entry.name for entry in self.backbones()) or "none"
-        raise StoreError(f"{self.path}: no backbone {name}; available: {there}")
+        names = ", ".join(entry.name for entry in self.backbones()) or "none"
+        raise StoreError(f"{self.path}: no backbone {name}; available: {names}")
 
     def ensure_backbone(self, facts: Mapping[str, Any], found: Sequence[Definition] = ()) -> BackboneEntry:
         """Create a backbone's group and arrays of transformations, or check that existing ones are the same.
@@ -267,8 +267,8 @@ class EmbeddingStore:
                 f"{self.path}: {entry.name} was embedded with different settings: {'; '.join(changed)}{how}"
             )
         self.require_definitions(found)
-        there = self.catalog.transformations.get(entry.slug, {})
-        return entry, [definition for definition in found if definition.name not in there]
+        existing = self.catalog.transformations.get(entry.slug, {})
+        return entry, [definition for definition in found if definition.name not in existing]
 
     def require_definitions(self, found: Sequence[Definition]) -> None:
         """Raise DifferentError if any backbone of the store has one of these with another definition."""
@@ -330,9 +330,9 @@ class EmbeddingStore:
 
     def notes(self) -> Notes:
         """Return the notes taken while decoding images. Raises StoreError if the journal is damaged."""
-        there = journal.files(self.path)
-        if self._notes is None or self._notes[0] != there:  # files are immutable; a million notes take seconds to read
-            self._notes = there, journal.read_notes(self.path)
+        files = journal.files(self.path)
+        if self._notes is None or self._notes[0] != files:  # files are immutable; a million notes take seconds to read
+            self._notes = files, journal.read_notes(self.path)
         return self._notes[1]
 
     def write_shard(

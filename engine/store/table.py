@@ -238,12 +238,12 @@ class StoreFacts:
 
 def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, object]]:
     """Return the definitions of a backbone's transformations, in the order of a suite with all of them or by name."""
-    there = {str(d["name"]): d for d in store.transformations(entry)}
+    by_name = {str(d["name"]): d for d in store.transformations(entry)}
     for names in SUITES.values():
-        if set(there) <= set(names):
-            return [there[name] for name in names if name in there]
-    known = [name for name in SUITES["substance31"] if name in there]
-    return [there[name] for name in (*known, *sorted(set(there) - set(known)))]
+        if set(by_name) <= set(names):
+            return [by_name[name] for name in names if name in by_name]
+    known = [name for name in SUITES["substance31"] if name in by_name]
+    return [by_name[name] for name in (*known, *sorted(set(by_name) - set(known)))]
 
 
 def load_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
@@ -279,11 +279,11 @@ def open_tables(
     chosen, finished = _snapshot(store, entries)
     names = list(transformations) or common_transformations(store, entries)
     shown = []
-    for entry, there in zip(entries, chosen, strict=True):
-        absent = [name for name in names if name not in there]
+    for entry, by_name in zip(entries, chosen, strict=True):
+        absent = [name for name in names if name not in by_name]
         if absent:
             raise StoreError(f"{store.path}: {entry.name} has no embeddings of {', '.join(absent)}; run substyle embed")
-        shown.append([there[name] for name in names])
+        shown.append([by_name[name] for name in names])
     manifest = store.manifest()
     _require_chunks(store, finished, names)
     noted = store.notes()

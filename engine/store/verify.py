@@ -208,10 +208,10 @@ def _record(
     """Whether the rows and arrays of a record exist; otherwise its transformations are added to ``broken``."""
     end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
     for name in record.checksums:
-        there = rows.get((record.backbone, name), end)
-        if there < end:
+        stored_rows = rows.get((record.backbone, name), end)
+        if stored_rows < end:
             file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
-            problem = f"has {there} rows, but row {end - 1} is finished"
+            problem = f"has {stored_rows} rows, but row {end - 1} is finished"
             verdict.add("metadata", file, problem, "run embed to extend it")
     lost = [name for name in record.checksums if name not in known.transformations.get(record.backbone, {})]
     if lost:
@@ -299,8 +299,8 @@ def _is_chunk(parts: tuple[str, ...], known: Catalog, shards: int | None) -> boo
     """embeddings/<backbone>/<transformation>/c/<shard>/0"""
     match parts:
         case (folder, slug, name, "c", shard, "0") if folder == ARRAYS:
-            there = name in known.transformations.get(slug, {})
-            return there and shard.isascii() and shard.isdigit() and (shards is None or int(shard) < shards)
+            is_known = name in known.transformations.get(slug, {})
+            return is_known and shard.isascii() and shard.isdigit() and (shards is None or int(shard) < shards)
         case _:
             return False
 
@@ -352,8 +352,8 @@ def _note(store: Place, verdict: Verdict, before: bytes | None) -> None:
         before: the list when the check began; if it has changed, another check has found damage in the meantime.
     """
     broken = {key: names for key, names in verdict.broken.items() if names}
-    there = {finding.path for finding in verdict.damage}
-    files = tuple(name for name in verdict.files("catalog", "journal") if name in there and (store / name).is_file())
+    damaged = {finding.path for finding in verdict.damage}
+    files = tuple(name for name in verdict.files("catalog", "journal") if name in damaged and (store / name).is_file())
     found = Damage(broken, files, verdict.files("metadata"))
     if not found and before is None:
         return

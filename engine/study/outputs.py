@@ -306,8 +306,8 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     reported = results.get("stamps")
     if not isinstance(reported, dict) or claimed(out) is None:
         return  # results.json was copied elsewhere
-    there = stamps(out, {name.partition("/")[2] for name in reported} - {""})
-    differing = sorted(name for name in reported if reported[name] != there.get(name))
+    current = stamps(out, {name.partition("/")[2] for name in reported} - {""})
+    differing = sorted(name for name in reported if reported[name] != current.get(name))
     if differing:
         raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})

@@ -127,8 +127,8 @@ def kept_shift(
         note: Note | None = note_of(folder)
         if note is None:
             continue
-        there = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
-        stores = {each: EmbeddingStore.open(path) for each, path in there.items() if catalog.exists(path)}
+        paths = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
+        stores = {each: EmbeddingStore.open(path) for each, path in paths.items() if catalog.exists(path)}
         now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
         require_fresh(folder, note, now, "substyle run with the study")
         found[name] = read_object(folder / "shift.json")
@@ -218,14 +218,14 @@ def plan_of(study: Study, images: Path | str | None, store_path: Place) -> Embed
         MissingError: no photographs are given and there is no store.
     """
     photographs = images or study.images
-    there = EmbeddingStore.open(store_path) if catalog.exists(store_path) else None
+    existing = EmbeddingStore.open(store_path) if catalog.exists(store_path) else None
     if photographs is not None:
         source = open_source(photographs, study.source)
-    elif there is not None and there.has_manifest():
-        source = identity.open_own(there)
+    elif existing is not None and existing.has_manifest():
+        source = identity.open_own(existing)
     else:
         raise MissingError("images", "set it in the study file or pass --images PATH")
-    config = study.executor.here(study.embed, there.settings.shard_rows if there else 0)
+    config = study.executor.here(study.embed, existing.settings.shard_rows if existing else 0)
     return EmbedPlan(
         source,
         store_path,
@@ -344,9 +344,9 @@ def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path)
     """Draw variants of a few photographs of the store, chosen by the seed, for the report."""
     quarantined = store_facts(store).quarantined
     valid = set(store.manifest().keys) - set(quarantined)
-    there = [record for record in source.records if record.key in valid]
-    order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in there]))
-    chosen = list(islice(_readable(there[i] for i in order.tolist()), study.gallery))
+    valid_records = [record for record in source.records if record.key in valid]
+    order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in valid_records]))
+    chosen = list(islice(_readable(valid_records[i] for i in order.tolist()), study.gallery))
     if chosen:
         stages.gallery(store, chosen, out, study.settings(), threads=study.embed.cores)
 

@@ -276,11 +276,11 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
         return None
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     contents = [] if table.content_N2 is None else hex_of(table.content_N2)
-    there = dict(zip(table.keys, contents, strict=False))
+    content_of = dict(zip(table.keys, contents, strict=False))
     wanted = {name: known[name].hash for name in table.transformations}
     shown = note.stamp.settings.get("photographs", [])
     current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
-    return folder if current and all(there.get(key) == content for key, content in shown) else None
+    return folder if current and all(content_of.get(key) == content for key, content in shown) else None
 
 
 SCHEMA = 1

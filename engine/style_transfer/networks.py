@@ -193,7 +193,7 @@ def networks_for(
         ConfigError: unknown network, unavailable device or unsupported side.
     """
     load_all()
-    there = as_device(device)
+    torch_device = as_device(device)
     wanted: dict[str, list[str]] = {}
     for name in names:
         transformation = get(name)
@@ -202,14 +202,14 @@ def networks_for(
     known = (transformations.MULTISTYLE, transformations.ARBITRARY)
     if unknown := set(wanted) - set(known):
         raise ConfigError("network", ", ".join(sorted(unknown)), ", ".join(known))
-    if there.type == "cpu":
+    if torch_device.type == "cpu":
         options: dict[str, Any] = {"batch": batch, "threads": threads, "cache_dir": cache_dir}
         return {
             network: StyleNetwork(styles, side=side, precision=precision, **options)
             for network, styles in wanted.items()
         }
     return {
-        network: DeviceStyles(generator_for(styles), styles, side=side, precision=precision, device=there)
+        network: DeviceStyles(generator_for(styles), styles, side=side, precision=precision, device=torch_device)
         for network, styles in wanted.items()
     }
 

@@ -228,8 +228,8 @@ def _kind_of_folder(root: str, config: SourceConfig) -> str:
     ends = [os.path.splitext(name)[1].lower() for name in names]
     count = Counter(kinds[end] for end in ends if end in kinds)
     if len(count) > 1:
-        there = ", ".join(f"{number} of kind {kind}" for kind, number in sorted(count.items()))
-        raise ConfigError("images", root, f"files of one kind; found {there}: choose one with source.kind")
+        counts = ", ".join(f"{number} of kind {kind}" for kind, number in sorted(count.items()))
+        raise ConfigError("images", root, f"files of one kind; found {counts}: choose one with source.kind")
     if not names and left_out.count:
         hint = "links that leave the folder are not followed: pass the files themselves, with braces for many"
         raise ConfigError("images", root, f"files inside the folder{left_out.first()}; {hint}")

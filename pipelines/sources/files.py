@@ -205,10 +205,10 @@ def expand(root: str, extensions: Sequence[str], parts: Sequence[str]) -> list[t
         ObjectError: a request to the bucket failed.
     """
     if not any(mark in root for mark in _SPECIAL):
-        there = _place(root)
-        if there.is_file():
-            return [(there.name, str(there))]
-        return sorted((str(p.relative_to(there)), str(p)) for p in _below(there, extensions))
+        location = _place(root)
+        if location.is_file():
+            return [(location.name, str(location))]
+        return sorted((str(p.relative_to(location)), str(p)) for p in _below(location, extensions))
     base = _place(root[: min(root.index(mark) for mark in _SPECIAL if mark in root)].rpartition("/")[0])
     literal = [_place(part) for part in parts if not any(mark in part for mark in "*?[")]
     there_too = each(ObjectPlace.is_file, literal)
@@ -228,13 +228,13 @@ def expand(root: str, extensions: Sequence[str], parts: Sequence[str]) -> list[t
 
 
 def _place(text: str) -> ObjectPlace:
-    there = place(text, "images")
-    assert isinstance(there, ObjectPlace)
-    return there
+    location = place(text, "images")
+    assert isinstance(location, ObjectPlace)
+    return location
 
 
-def _below(there: ObjectPlace, extensions: Sequence[str]) -> list[ObjectPlace]:
-    return [p for p, _ in there.walk() if p.name.lower().endswith(tuple(extensions))]
+def _below(location: ObjectPlace, extensions: Sequence[str]) -> list[ObjectPlace]:
+    return [p for p, _ in location.walk() if p.name.lower().endswith(tuple(extensions))]
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:

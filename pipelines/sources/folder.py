@@ -308,9 +308,9 @@ class ListSource:
             except ValueError as error:
                 left_out.note(path, f"on line {number} has {error}; left unlabelled")
                 named = None
-            said = readable.of(named), split_text(split, f"on line {number} of {self.root}")
-            *before, first = lines.setdefault(key, (*said, number))
-            if tuple(before) != said:
+            entry = readable.of(named), split_text(split, f"on line {number} of {self.root}")
+            *before, first = lines.setdefault(key, (*entry, number))
+            if tuple(before) != entry:
                 raise ConfigError(f"lines {first} and {number} of {self.root}", path, "one label and split per path")
             if first != number:
                 left_out.add(path, f"on line {number} repeats line {first}; skipped")

@@ -255,7 +255,7 @@ class TableSource:
         if columns.split or split:
             self._splits_from["its column" if columns.split else "the names of the files"] = None
         file.values = {}
-        for row, (label, key, said) in enumerate(zip(labels, keys, splits, strict=True)):
+        for row, (label, key, split_name) in enumerate(zip(labels, keys, splits, strict=True)):
             where = f"{shard.name}/{row:09d}"
             name = where
             if columns.key is not None:
@@ -270,7 +270,7 @@ class TableSource:
                 left_out.note(where, f"has {error}; left unlabelled")
                 self._labels.append(None)
             self._keys.append(name)
-            self._splits.append(split_text(said, f"of {where}") if columns.split else split)
+            self._splits.append(split_text(split_name, f"of {where}") if columns.split else split)
             self._file.append(number)
             self._row.append(row)
 

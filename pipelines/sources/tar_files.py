@@ -77,9 +77,9 @@ class RemoteShard:
     """An object in a bucket. Failed requests raise ObjectError."""
 
     def __init__(self, path: str) -> None:
-        there = place(path, "images")
-        assert isinstance(there, ObjectPlace)
-        self.place = there
+        location = place(path, "images")
+        assert isinstance(location, ObjectPlace)
+        self.place = location
         self._version = Version(None, None)
 
     @contextmanager
@@ -117,8 +117,8 @@ class _Descriptor:
 class _Window:
     """Reads ahead, because requests are slow compared to small members."""
 
-    def __init__(self, there: ObjectPlace, version: Version) -> None:
-        self.place, self.size, self._e_tag = there, version.size, version.e_tag
+    def __init__(self, location: ObjectPlace, version: Version) -> None:
+        self.place, self.size, self._e_tag = location, version.size, version.e_tag
         self._start, self._data = 0, memoryview(b"")
 
     def read(self, size: int, offset: int) -> bytes:
@@ -196,8 +196,8 @@ def members(file: Spans) -> Iterator[TarMember]:
         tar = tarfile.TarFile(fileobj=_Headers(file), tarinfo=_Info, encoding="utf-8", errors="surrogateescape")
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-            said = info.pax_headers.get("size", "0")  # tarfile reads an invalid number as 0
-            if not said.isdecimal() or not 0 <= info.size < 1 << 62 or tar.offset <= position:
+            size_text = info.pax_headers.get("size", "0")  # tarfile reads an invalid number as 0
+            if not size_text.isdecimal() or not 0 <= info.size < 1 << 62 or tar.offset <= position:
                 raise TarDamage(f"has a header with an invalid size at byte {position}")
             position = tar.offset
             kind = "sparse file" if info.issparse() else _KINDS.get(info.type, "member of an unknown type")

@@ -144,14 +144,14 @@ def _from_hub(name: str, repository: str) -> Path:
 def _local(name: str, library: Any, path: Path) -> nn.Module:  # noqa: ANN401 - a module
     folder = path if path.is_dir() else None
     files = [path] if folder is None else [path / each for each in _FILES]
-    there = next((file for file in files if file.is_file()), None)
-    if there is None:
+    weights_file = next((file for file in files if file.is_file()), None)
+    if weights_file is None:
         allowed = f"a file of weights, or a folder with config.json and {' or '.join(_FILES)}"
         raise ConfigError(f"{name}: checkpoint", str(path), allowed)
     model = make(library, folder)
-    state = {key.removeprefix(_TOWER): value for key, value in read_checkpoint(name, there).items()}
+    state = {key.removeprefix(_TOWER): value for key, value in read_checkpoint(name, weights_file).items()}
     for key, value in model.state_dict().items():
         if key.endswith("num_batches_tracked"):  # unused in inference and not always saved
             state.setdefault(key, value)
-    fit(name, model, state, there.name, DROPPED)
+    fit(name, model, state, weights_file.name, DROPPED)
     return model
