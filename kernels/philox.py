@@ -139,19 +139,29 @@ def _bits16(key64: int, name64: int, out: NDArray[np.uint16], stream: int) -> No
     out[:] = words_K4.reshape(-1).view("<u2")[:count]
 
 
+Words = torch.Tensor | int
+
+
+def philox_4x32_torch(counter: Sequence[Words], key: Sequence[Words]) -> tuple[torch.Tensor, ...]:
+    """:func:`philox_4x32` of 32-bit words in int64 tensors, or integers for words that all draws share."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for i in range(_ROUNDS):  # products may wrap to negative int64: mask after the arithmetic shift
+        r0, r1 = (k0 + i * _W0) & 0xFFFFFFFF, (k1 + i * _W1) & 0xFFFFFFFF
+        p0, p1 = c0 * int(_M0), c2 * int(_M1)
+        c0, c1 = (p1 >> 32 & 0xFFFFFFFF) ^ c1 ^ r0, p1 & 0xFFFFFFFF
+        c2, c3 = (p0 >> 32 & 0xFFFFFFFF) ^ c3 ^ r1, p0 & 0xFFFFFFFF
+    return c0, c1, c2, c3  # type: ignore[return-value]  # tensors, since some word is one
+
+
 def bits16_torch(keys_B: U64, name: str, count: int, device: torch.device, *, stream: int = NOISE) -> torch.Tensor:
     """:func:`bits16` for a batch, in torch on any device. Shape: (B, count) int32 in [0, 65536)."""
     name64 = name_word(name)
     key_B1 = torch.from_numpy(keys_B.view(np.int64).copy()).to(device)[:, None]
-    k0_B1, k1_B1 = key_B1 & 0xFFFFFFFF, key_B1 >> 32 & 0xFFFFFFFF
-    c0 = torch.arange(-(-count // 8), device=device).expand(len(keys_B), -1)
-    c1, c2, c3 = (torch.full_like(c0, word) for word in (stream, name64 & 0xFFFFFFFF, name64 >> 32))
-    for i in range(_ROUNDS):  # products may wrap to negative int64: mask after the arithmetic shift
-        r0, r1 = (k0_B1 + i * _W0) & 0xFFFFFFFF, (k1_B1 + i * _W1) & 0xFFFFFFFF
-        p0, p1 = c0 * int(_M0), c2 * int(_M1)
-        c0, c1 = (p1 >> 32 & 0xFFFFFFFF) ^ c1 ^ r0, p1 & 0xFFFFFFFF
-        c2, c3 = (p0 >> 32 & 0xFFFFFFFF) ^ c3 ^ r1, p0 & 0xFFFFFFFF
-    halves = torch.stack([half for word in (c0, c1, c2, c3) for half in (word & 0xFFFF, word >> 16)], dim=-1)
+    block = torch.arange(-(-count // 8), device=device).expand(len(keys_B), -1)
+    counter = block, stream, name64 & 0xFFFFFFFF, name64 >> 32
+    words = philox_4x32_torch(counter, (key_B1 & 0xFFFFFFFF, key_B1 >> 32 & 0xFFFFFFFF))
+    halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=-1)
     return halves.flatten(1)[:, :count].int()
 
 

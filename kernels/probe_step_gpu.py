@@ -97,26 +97,28 @@ def step_on_gpu(
         dropped: dropout of the hidden layer, None for no dropout.
 
     Returns:
-        loss of each head before the step, (K,) float32.
+        loss of each head and row before the step, (K, B) float32; their sum over rows is the loss of the head.
     """
     heads.start()
     count, hidden, width = heads.w1.shape
     z_KHB = (heads.lowered(0, x_BD.dtype).view(count * hidden, width) @ x_BD.T).view(count, hidden, -1)
     if heads.w2 is None or heads.b2 is None:
-        loss_K, dz_KHB = _loss(z_KHB, heads.b1, losses)
+        loss_KB, dz_KHB = _loss(z_KHB, heads.b1, losses)
         second: list[torch.Tensor] = []
     else:
         keep = 1.0 if dropped is None else dropped.keep
         h_KHB = _hidden(z_KHB, heads.b1, dropped)
-        w2 = (heads.w2 / keep).to(x_BD.dtype)  # cheaper than dividing the larger hidden layer
-        loss_K, dy_KCB = _loss(torch.bmm(w2, h_KHB), heads.b2, losses)
-        second = [torch.bmm(dy_KCB, h_KHB.transpose(1, 2)) / keep, dy_KCB.sum(2, dtype=torch.float32)]
+        # cheaper than dividing the larger hidden layer
+        w2 = torch.div(heads.w2, keep, out=torch.empty_like(heads.w2, dtype=x_BD.dtype))
+        loss_KB, dy_KCB = _loss(torch.bmm(w2, h_KHB), heads.b2, losses)
+        dw2 = torch.baddbmm(w2, dy_KCB, h_KHB.transpose(1, 2), beta=0.0, alpha=1.0 / keep)
+        second = [dw2, dy_KCB.sum(2, dtype=torch.float32)]
         # positive hidden units are those that neither ReLU nor dropout set to 0
         dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), dy_KCB), h_KHB, 0)
     dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).view(count, hidden, width)
     for place, gradient in enumerate([dw1, dz_KHB.sum(2, dtype=torch.float32), *second]):
         _adamw(heads, place, gradient, rates)
-    return loss_K
+    return loss_KB
 
 
 def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None) -> torch.Tensor:
@@ -126,22 +128,24 @@ def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None)
 
 
 def _loss(logits_KCB: torch.Tensor, bias_KC: torch.Tensor, losses: Sequence[Loss]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and gradient of logits without bias, which the gradient overwrites if one term covers the whole array."""
-    _, outputs, batch = logits_KCB.shape
+    """Loss (K, B) and gradient of logits without bias; if one term covers all of them, its gradient overwrites them."""
+    count, outputs, batch = logits_KCB.shape
     whole = [(loss.rows.indices(batch), loss.outputs.indices(outputs)) for loss in losses]
-    gradient_KCB = logits_KCB if whole == [((0, batch, 1), (0, outputs, 1))] else torch.zeros_like(logits_KCB)
-    total_K = torch.zeros(len(logits_KCB), device=logits_KCB.device)
+    if whole == [((0, batch, 1), (0, outputs, 1))]:
+        return cross_entropy_(logits_KCB, bias_KC, losses[0], logits_KCB), logits_KCB
+    gradient_KCB = torch.zeros_like(logits_KCB)
+    loss_KB = torch.zeros(count, batch, device=logits_KCB.device)
     for loss in losses:
         own = (slice(None), loss.outputs, loss.rows)
         part = cross_entropy_(logits_KCB[own], bias_KC[:, loss.outputs], loss, gradient_KCB[own])
-        total_K += part
-    return total_K, gradient_KCB
+        loss_KB[:, loss.rows] = part
+    return loss_KB, gradient_KCB
 
 
 def cross_entropy_(
     logits_KCB: torch.Tensor, bias_KC: torch.Tensor, loss: Loss, gradient_KCB: torch.Tensor
 ) -> torch.Tensor:
-    """Weighted cross-entropy of each head, (K,) float32. Writes its gradient to ``gradient_KCB``.
+    """Weighted cross-entropy of each head and row, (K, B) float32. Writes the gradient to ``gradient_KCB``.
 
     Args:
         logits_KCB: logits without bias, float32 or bfloat16.
@@ -155,10 +159,10 @@ def cross_entropy_(
         return probe_step_triton.cross_entropy_(logits_KCB, bias_KC, loss.target_B, loss.share_KB, gradient_KCB)
     log_KCB = torch.log_softmax(logits_KCB.float() + bias_KC[:, :, None], dim=1)
     index = loss.target_B.expand(len(log_KCB), 1, -1)
-    loss_K = -(log_KCB.gather(1, index)[:, 0] * loss.share_KB).sum(1)
+    loss_KB = -log_KCB.gather(1, index)[:, 0] * loss.share_KB
     gradient = log_KCB.exp_().scatter_add_(1, index, torch.full_like(index, -1.0, dtype=torch.float32))
     gradient_KCB.copy_(gradient.mul_(loss.share_KB[:, None]))
-    return loss_K
+    return loss_KB
 
 
 def _adamw(heads: Heads, place: int, gradient: torch.Tensor, rates: Rates) -> None:

@@ -87,7 +87,7 @@ def cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss (K,) and gradient (K, C, B) for weights with sum 1 per head. Reads the logits twice."""
     gradient = torch.empty_like(logits_KCB)
-    return cross_entropy_(logits_KCB, None, target_B, share_KB, gradient), gradient
+    return cross_entropy_(logits_KCB, None, target_B, share_KB, gradient).sum(1), gradient
 
 
 def cross_entropy_(
@@ -97,7 +97,7 @@ def cross_entropy_(
     share_KB: torch.Tensor,
     gradient_KCB: torch.Tensor,
 ) -> torch.Tensor:
-    """Cross-entropy of each head, (K,). Writes its gradient to ``gradient_KCB``.
+    """Cross-entropy of each head and row, (K, B). Writes the gradient to ``gradient_KCB``.
 
     Args:
         logits_KCB: logits, rows contiguous; may be a slice of heads and classes of a larger tensor.
@@ -118,7 +118,7 @@ def cross_entropy_(
             gradient_KCB, loss_KB, classes, batch, apart, between, outputs, share_KB.stride(0), each,
             BIASED=bias_KC is not None, BLOCK=BLOCK_ROWS,
         )  # fmt: skip
-    return loss_KB.sum(1)
+    return loss_KB
 
 
 def adamw_(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.gpu_check import probe_ways
 from benchmarks.gpu_check.bench import Bench
+from benchmarks.gpu_check.probe_tables import made
 from benchmarks.gpu_check.probe_ways import SEED, THRESHOLD, Problem
 from benchmarks.gpu_check.rows import MEASURED, Row, correctness, skipped
 from substyle.engine import cuda
-from substyle.engine.probes.batches import AHEAD, BatchPart, Queue, StepSchedule
-from substyle.engine.probes.heads import Setting, Steps, StepSpec
+from substyle.engine.probes.batches import AHEAD, BatchPart, DeviceBatches, Features, Queue, StepSchedule
+from substyle.engine.probes.dataset import Resident, Standardizer
+from substyle.engine.probes.heads import DeviceHeadBank, Setting, Steps, StepSpec
+from substyle.engine.probes.tasks import coarse_task, fine_task, stream_of
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.dispatch import installed
 from substyle.kernels.probe_data import quantise
 from substyle.kernels.probe_heads import Heads
@@ -43,26 +49,19 @@ class Plain:
         return len(self.mean)
 
 
-def steps_of(
-    p: Problem,
-    heads: Heads,
-    x_RD: torch.Tensor,
-    row_nB: torch.Tensor,
-    dtype: torch.dtype,
-    scale_R: Any = None,  # noqa: ANN401
-) -> Steps:
+def steps_of(p: Problem, heads: Heads, x_RD: torch.Tensor, row_nB: torch.Tensor, dtype: torch.dtype) -> Steps:
     """Steps of a problem's heads on rows of a table; all have the problem's answers and one dropout mask."""
     device, count = heads.w1.device, len(row_nB)
-    script = StepSchedule(
-        row_nB, [p.target_B.to(device).expand(count, -1).contiguous()],
-        torch.from_numpy(schedule([1.0] * count, 0)).to(device), torch.zeros(count, dtype=torch.int32, device=device),
-    )  # fmt: skip
+    rows = [slice(0, row_nB.shape[1])]
+    script = StepSchedule.of(count, rows, device)
+    script.row_nB.copy_(row_nB)
+    script.targets[0].copy_(p.target_B)
+    script.now_n3.copy_(torch.from_numpy(schedule([1.0] * count, 0)))
     plain: Any = Plain(torch.zeros(x_RD.shape[1], device=device), torch.ones(x_RD.shape[1], device=device), dtype)
     settings = [Setting(lr, decay, heads.w1.shape[1]) for lr, decay in zip(p.lr_K, p.decay_K, strict=True)]
     task: Any = None  # no rows are drawn
     part = BatchPart(task, task, row_nB.shape[1], slice(0, heads.outputs))
-    rows = [slice(0, row_nB.shape[1])]
-    queue = Queue(script, count, plain, x_RD, scale_R, rows)
+    queue = Queue(script, count, plain, x_RD, None)
     return Steps(
         heads, StepSpec(settings, rows, [part], device), queue, [SEED], THRESHOLD if p.kept_SHB is not None else 0
     )
@@ -104,7 +103,7 @@ def rate(bench: Bench, name: str, p: Problem, ceiling_per_s: float, peers: dict[
     if reason := cannot(bench):
         return skipped(PART, title, reason)
     table = torch.randn(64 * len(p.x_BD), p.x_BD.shape[1], device=bench.device).half()
-    seconds = _timed(bench, p, table, None, limit)
+    seconds = _timed(bench, p, table, limit)
     return Row(
         PART, title, MEASURED, unit="head-steps", per_s=len(p.lr_K) / seconds["median"], seconds=seconds,
         ceiling_per_s=ceiling_per_s, ceiling="its products alone", peers=peers,
@@ -112,40 +111,73 @@ def rate(bench: Bench, name: str, p: Problem, ceiling_per_s: float, peers: dict[
     )  # fmt: skip
 
 
-def epoch(bench: Bench, kinds: Sequence[torch.dtype] = (torch.float16, torch.int8)) -> Iterator[Row]:
-    """An epoch of linear heads over ImageNet in all variants, from the time of a step on a table of fewer rows."""
-    sizes = bench.sizes
-    p = probe_ways.problem(sizes.rows, sizes.dim, sizes.classes, sizes.epoch_heads, 0)
-    for kind in kinds:
-        short = str(kind).removeprefix("torch.")
-        title = (
-            f"an epoch of {sizes.epoch_heads} linear heads, {EPOCH:,} rows × {sizes.dim} of {short}, batch {sizes.rows}"
+def drawn(bench: Bench) -> Row:
+    """The rows of steps, drawn on the device, by the CPU's."""
+    table, cpu = made(2 * bench.sizes.rows, 1), torch.device("cpu")
+    fine, coarse = fine_task(table, 0), coarse_task(table, 0)
+    assert fine is not None
+    assert coarse is not None
+    others = 0
+    for (task, sampling), first in product([(fine, "variant"), (coarse, "variant"), (fine, "cross")], (0, 1 << 40)):
+        found, expected = (
+            torch.stack(stream_of(task, sampling, SEED, where).rows(first, 1 << 14)).cpu()
+            for where in (bench.device, cpu)
         )
+        others += int((found != expected).sum())
+    return correctness(PART, "rows drawn for steps, against the CPU", not others, f"{others:,} of {6 << 15:,} differ")
+
+
+def epoch(bench: Bench, kinds: Sequence[torch.dtype] = (torch.float16, torch.int8)) -> Iterator[Row]:
+    """An epoch of linear heads over ImageNet in all variants, rows drawn, from steps on a table of fewer rows."""
+    sizes = bench.sizes
+    for kind, batch in product(kinds, sizes.epoch_batches):
+        short = str(kind).removeprefix("torch.")
+        title = f"an epoch of {sizes.epoch_heads} linear heads, {EPOCH:,} rows × {sizes.dim} of {short}, batch {batch}"
         if reason := cannot(bench):
             yield skipped(PART, title, reason)
             continue
         bench.require(5.0)
-        table = torch.randn(sizes.table_rows, sizes.dim, device=bench.device, dtype=torch.float16)
-        scale_R = None
-        if kind == torch.int8:
-            mean, ones = torch.zeros(sizes.dim, device=bench.device), torch.ones(sizes.dim, device=bench.device)
-            parts = [quantise(part, mean, ones) for part in torch.split(table, 1 << 18)]
-            table, scale_R = (torch.cat(side) for side in zip(*parts, strict=True))
-        seconds = _timed(bench, p, table, scale_R, bench.left() / 4)
-        of_epoch = seconds["median"] * EPOCH / sizes.rows
+        work = trained(bench, kind, batch)
+        timed = bench.clock.seconds(work, limit=min(bench.left() / 8, 3.0), flush=False, ahead=False)
+        seconds = {name: v if name == "repeats" else v / AHEAD for name, v in timed.items()}
+        of_epoch = seconds["median"] * EPOCH / batch
         yield Row(
             PART, title, MEASURED,
-            f"extrapolated from steps on {sizes.table_rows:,} rows; goal {GOAL:g} s; rows were drawn before",
-            "rows", sizes.rows / seconds["median"], seconds,
+            f"extrapolated from steps on {sizes.table_rows:,} rows; goal {GOAL:g} s; with the drawing of rows",
+            "rows", batch / seconds["median"], seconds,
             facts={"s an epoch": of_epoch, "us a step": seconds["median"] * 1e6},
         )  # fmt: skip
 
 
-def _timed(
-    bench: Bench, p: Problem, table: torch.Tensor, scale_R: torch.Tensor | None, limit: float
-) -> dict[str, float]:
+def trained(bench: Bench, kind: torch.dtype, batch: int) -> Callable[[], None]:
+    """Work that draws the rows of AHEAD steps of linear heads from all rows of a table and queues the steps."""
+    sizes, device = bench.sizes, bench.device
+    images, variants = sizes.table_rows // sizes.classes, tuple(f"{t}" for t in range(sizes.classes))
+    shape = len(variants), images, sizes.dim
+    x_RD = torch.randn(len(variants) * images, sizes.dim, device=device, dtype=torch.float16)
+    standard, scale_R = Standardizer(np.zeros(sizes.dim, np.float32), np.ones(sizes.dim, np.float32)), None
+    if kind == torch.int8:
+        given = [torch.from_numpy(v).to(device) for v in (standard.mean_D, standard.scale_D)]
+        parts = [quantise(part, *given) for part in torch.split(x_RD, 1 << 18)]
+        x_RD, scale_R = (torch.cat(side) for side in zip(*parts, strict=True))
+    table = EmbeddingTable(
+        "made up", np.broadcast_to(np.float16(0), shape), variants, variants, ("train",) * len(variants),
+        tuple(f"{n}" for n in range(images)), np.zeros(images, np.int64), ("a",),
+        np.maximum(np.arange(images) + 3 - images, 0).astype(np.int8), np.ones(shape[:2], bool),
+    )  # fmt: skip
+    task = fine_task(table, 0)
+    assert task is not None
+    features = Features(Resident(table, x_RD, scale_R), standard, device, torch.bfloat16)
+    part = BatchPart(task, stream_of(task, "cross", 0, device), batch, slice(0, len(variants)))
+    settings = [Setting(10.0 ** -(2 + 2 * k / sizes.epoch_heads), 0.01, 0) for k in range(sizes.epoch_heads)]
+    bank = DeviceHeadBank(settings, sizes.dim, len(variants), [SEED], 0.0, device)
+    batches = DeviceBatches(features, [part], AHEAD, 0)
+    return lambda: bank.learn(batches.block([1.0] * AHEAD), [part])
+
+
+def _timed(bench: Bench, p: Problem, table: torch.Tensor, limit: float) -> dict[str, float]:
     """Seconds of a step, of scripts of random rows."""
     rows = torch.randint(len(table), (AHEAD, len(p.x_BD)), device=bench.device)
-    steps = steps_of(p, p.heads(bench.device), table, rows, torch.bfloat16, scale_R)
+    steps = steps_of(p, p.heads(bench.device), table, rows, torch.bfloat16)
     timed = bench.clock.seconds(lambda: steps.take(AHEAD), limit=limit, flush=False, ahead=False)
     return {name: v if name == "repeats" else v / AHEAD for name, v in timed.items()}

@@ -40,6 +40,7 @@ def run(bench: Bench) -> Iterator[Job]:
     yield "AdamW", partial(_adamw, bench, linear)
     for name, p in kinds.items():
         yield f"{name}, rate", partial(_rate, bench, name, p)
+    yield "drawn rows", lambda: [probe_replay.drawn(bench)]
     yield "an epoch", partial(probe_replay.epoch, bench)
     yield "linear heads fitted to a certificate", partial(probe_solver.correct, bench)
     yield from probe_tables.jobs(bench)

@@ -85,10 +85,8 @@ def problem(steps: int, seed: int = 0) -> Problem:
     features = Features(made, standard, torch.device("cpu"), torch.float32)
     t, n = np.divmod(np.arange(VARIANTS * IMAGES), IMAGES)
     stream = stream_of(task, "variant", seed)
-    batches = []
-    for _ in range(steps):
-        of_batch, image = stream.batch(BATCH)
-        batches.append(torch.from_numpy(of_batch * IMAGES + image))
+    of_rows, image = stream.rows(0, steps * BATCH)
+    batches = list((of_rows * IMAGES + image).split(BATCH))
     validation = task.sample(task.val_N, VALIDATION, np.random.default_rng([seed, 0x726F7773]))
     test = task.rows(task.train_T, task.test_N)
     val_R, test_R = (torch.from_numpy(t * IMAGES + n) for t, n in (validation, test))

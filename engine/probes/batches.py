@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -67,11 +68,12 @@ class Features:
         """Gather standardised rows (B, D), into ``out`` if given."""
         if out is None:
             out = dispatch.empty((len(t_B), self.width), self.dtype, self.device)
-        return self.of(self.held.rows(t_B, n_B), out)
+        placed = self.held.rows(t_B, n_B)
+        return self.of(placed, placed.row_nB, out)
 
-    def of(self, placed: Placed, out: torch.Tensor) -> torch.Tensor:
-        """Standardise placed rows into ``out`` (B, D)."""
-        row_B, wide, double = upload(placed.row_B, self.device), out, self.dtype == torch.float64
+    def of(self, placed: Placed, row_B: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Standardise rows ``row_B`` of ``placed.x_RD`` into ``out`` (B, D)."""
+        wide, double = out, self.dtype == torch.float64
         if self.projection is not None or double:
             dtype = torch.float32 if double else self.dtype
             wide = dispatch.empty((len(out), self.held.table.width), dtype, self.device)
@@ -117,16 +119,14 @@ class StepBlock:
     """A block of n consecutive batches.
 
     Attributes:
-        drawn: rows of each batch.
         x_nBD: features.
-        targets: targets per batch and part.
+        targets: targets of each part, (n, count).
         rows: rows of a batch per part.
         rates: learning rate per batch, relative to its peak.
     """
 
-    drawn: list[Drawn]
     x_nBD: torch.Tensor
-    targets: list[list[torch.Tensor]]
+    targets: list[torch.Tensor]
     rows: list[slice]
     rates: list[float]
 
@@ -145,20 +145,18 @@ class Batches:
     """
 
     def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
-        self.features, self.parts, self.rows = features, parts, rows_of(parts)
+        self.features, self.rows = features, rows_of(parts)
         size = self.rows[-1].stop
         self.x_nBD = dispatch.empty((most, size, features.width), features.dtype, features.device)
-        self.feed = features.held.feed(lambda: draw(parts), size, steps)
+        self.feed = features.held.feed(partial(draw, parts), size, steps)
 
     def block(self, rates: Sequence[float]) -> StepBlock:
-        """Return the next batches, one per rate."""
-        drawn, targets = [], []
-        for x_BD in self.x_nBD[: len(rates)]:
-            step, placed = self.feed.step()
-            self.features.of(placed, x_BD)
-            drawn.append(step)
-            targets.append([torch.from_numpy(a).to(self.features.device) for a in step.answers])
-        return StepBlock(drawn, self.x_nBD[: len(rates)], targets, self.rows, list(rates))
+        """Return the next batches: one per rate, or as many as have their rows on the device at the same time."""
+        drawn, placed = self.feed.take(len(rates))
+        count = len(placed.row_nB)
+        for row_B, x_BD in zip(placed.row_nB, self.x_nBD, strict=False):
+            self.features.of(placed, row_B, x_BD)
+        return StepBlock(self.x_nBD[:count], drawn.targets, self.rows, list(rates[:count]))
 
     def close(self) -> None:
         """Stop loading."""
@@ -171,31 +169,62 @@ def rows_of(parts: Sequence[BatchPart]) -> list[slice]:
     return [slice(int(end) - part.count, int(end)) for end, part in zip(ends, parts, strict=True)]
 
 
-def draw(parts: Sequence[BatchPart]) -> Drawn:
-    """Draw the rows and targets of the next batch."""
-    rows = [part.stream.batch(part.count) for part in parts]
-    t, n = rows[0] if len(rows) == 1 else (np.concatenate(side) for side in zip(*rows, strict=True))
-    return Drawn(t, n, [part.task.answers(*own) for part, own in zip(parts, rows, strict=True)])
+def draw(parts: Sequence[BatchPart], first: int, count: int) -> Drawn:
+    """Draw ``count`` batches and their targets, from number ``first``. The number of launches is that of one batch."""
+    rows, targets = [], []
+    for part in parts:
+        t_R, n_R = part.stream.rows(first * part.count, count * part.count)
+        answers = part.stream.answer[n_R if part.task.by_image else t_R]
+        rows.append(torch.stack([t_R, n_R]).view(2, count, part.count))
+        targets.append(answers.view(count, part.count))
+    t_nB, n_nB = torch.cat(rows, 2)
+    return Drawn(t_nB, n_nB, targets)
 
 
-AHEAD = 64  # steps per schedule
+AHEAD = 256  # steps per schedule: drawing takes about 250 launches however many they are
 
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """Inputs of up to n training steps on the device; overwritten by the next schedule.
+    """Inputs of n training steps on the device; overwritten by the next schedule.
 
     Attributes:
-        row_nB: int64 table rows of each step.
-        targets: int64 targets of each part of the batch, (n, count).
-        now_n3: ``probe_step_gpu.Rates.now_3`` of each step.
-        number_n: int32 step numbers, which key dropout.
+        word_nP: int64; in each row of it the attributes below, so that one copy selects a step.
+        rows: slices of a batch per part.
     """
 
-    row_nB: torch.Tensor
-    targets: list[torch.Tensor]
-    now_n3: torch.Tensor
-    number_n: torch.Tensor
+    word_nP: torch.Tensor
+    rows: list[slice]
+
+    @classmethod
+    def of(cls, steps: int, rows: list[slice], device: torch.device) -> StepSchedule:
+        """A schedule of zeros."""
+        return cls(torch.zeros(steps, 2 * rows[-1].stop + 2, dtype=torch.int64, device=device), rows)
+
+    @property
+    def row_nB(self) -> torch.Tensor:
+        """Table rows of each step, int64."""
+        return self.word_nP[:, : self.rows[-1].stop]
+
+    @property
+    def targets(self) -> list[torch.Tensor]:
+        """Targets of each part of the batch, (n, count) int64."""
+        size = self.rows[-1].stop
+        return [self.word_nP[:, size + own.start : size + own.stop] for own in self.rows]
+
+    @property
+    def now_n3(self) -> torch.Tensor:
+        """``probe_step_gpu.Rates.now_3`` of each step, float32."""
+        return self.word_nP[:, -2:].view(torch.float32)[:, :3]
+
+    @property
+    def number_n(self) -> torch.Tensor:
+        """Step numbers, which key dropout, int32."""
+        return self.word_nP[:, -1:].view(torch.int32)[:, 1]
+
+    def step(self, at: torch.Tensor, out: StepSchedule) -> None:
+        """Copy step ``at``, (1,) on the device, to a schedule of one step."""
+        torch.index_select(self.word_nP, 0, at, out=out.word_nP)
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,6 @@ class Queue:
         steps: number of steps.
         features: standardise the rows.
         x_RD, scale_R: as in `loader.Placed`, at fixed addresses during a training.
-        rows: slices of a batch per part.
     """
 
     script: StepSchedule
@@ -215,7 +243,6 @@ class Queue:
     features: Features
     x_RD: torch.Tensor
     scale_R: torch.Tensor | None
-    rows: list[slice]
 
     def __len__(self) -> int:
         return self.steps
@@ -232,33 +259,21 @@ class DeviceBatches:
     """
 
     def __init__(self, features: Features, parts: Sequence[BatchPart], most: int, steps: int) -> None:
-        self.features, self.parts, self.most, self.taken = features, parts, most, 0
-        self.rows = rows_of(parts)
-        size, device = self.rows[-1].stop, features.device
-        self.script = StepSchedule(
-            torch.zeros(most, size, dtype=torch.int64, device=device),
-            [torch.zeros(most, part.count, dtype=torch.int64, device=device) for part in parts],
-            torch.zeros(most, 3, device=device),
-            torch.zeros(most, dtype=torch.int32, device=device),
-        )
-        self.feed = features.held.feed(lambda: draw(parts), size, steps)
+        self.features, self.most, self.taken = features, most, 0
+        self.script = StepSchedule.of(most, rows_of(parts), features.device)
+        self.feed = features.held.feed(partial(draw, parts), self.script.rows[-1].stop, steps)
 
     def block(self, rates: Sequence[float]) -> Queue:
         """Schedule the next steps: one per rate, or as many as have their rows on the device at the same time."""
-        drawn, placed = self.feed.step()
-        steps, rows = [drawn], [placed.row_B]
-        while len(steps) < min(len(rates), self.most) and self.feed.left:
-            drawn, placed = self.feed.step()
-            steps.append(drawn)
-            rows.append(placed.row_B)
-        count, device, script = len(steps), self.features.device, self.script
-        script.row_nB[:count].copy_(upload(np.stack(rows), device))
-        for i, target_nB in enumerate(script.targets):
-            target_nB[:count].copy_(upload(np.stack([step.answers[i] for step in steps]), device))
+        drawn, placed = self.feed.take(min(len(rates), self.most))
+        count, device, script = len(placed.row_nB), self.features.device, self.script
+        script.row_nB[:count].copy_(placed.row_nB)
+        for target_nB, given_nB in zip(script.targets, drawn.targets, strict=True):
+            target_nB[:count].copy_(given_nB)
         script.now_n3[:count].copy_(upload(schedule(rates[:count], self.taken), device))
         script.number_n[:count].copy_(probe_data.device_steps(range(self.taken, self.taken + count), device))
         self.taken += count
-        return Queue(script, count, self.features, placed.x_RD, placed.scale_R, self.rows)
+        return Queue(script, count, self.features, placed.x_RD, placed.scale_R)
 
     def close(self) -> None:
         """Stop loading."""

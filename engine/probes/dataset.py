@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.loader import (
     DoubleBuffer,
+    Draw,
     Drawn,
-    DrawnAhead,
     Job,
     Loader,
     Placed,
@@ -29,6 +29,7 @@ from substyle.engine.probes.loader import (
 from substyle.engine.probes.tasks import I64, Task
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.dispatch import CPU, upload
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.kernels.probe_data import gather, quantise
 
@@ -183,20 +184,22 @@ class Dataset(Protocol):
         table: the table.
         how: float16, int8 or streamed.
         device: device of the rows.
+        drawn_on: device on which steps are drawn.
         centre: standardisation of int8 embeddings before rounding, else None.
     """
 
     table: EmbeddingTable
     how: str
     device: torch.device
+    drawn_on: torch.device
     centre: Standardizer | None
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Return rows (transformation t of image n)."""
         ...
 
-    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
-        """Create a loader of ``steps`` steps of ``size`` rows each."""
+    def feed(self, draw: Draw, size: int, steps: int) -> Loader:
+        """Create a loader of ``steps`` steps of ``size`` rows each, which ``draw`` draws on ``drawn_on``."""
         ...
 
 
@@ -211,7 +214,8 @@ class Resident:
         centre: Standardizer | None = None,
     ) -> None:
         self.table, self.x_RD, self.scale_R, self.centre = table, x_RD, scale_R, centre
-        self.how, self.device = FLOAT16 if scale_R is None else INT8, x_RD.device
+        self.how = FLOAT16 if scale_R is None else INT8
+        self.device = self.drawn_on = x_RD.device
 
     @classmethod
     def of(cls, table: EmbeddingTable, device: torch.device) -> Resident:
@@ -221,13 +225,15 @@ class Resident:
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Return rows (transformation t of image n)."""
-        return Placed(self.x_RD, t_B * self.table.x_TND.shape[1] + n_B, self.scale_R)
+        return Placed(self.x_RD, upload(t_B * self.table.x_TND.shape[1] + n_B, self.device), self.scale_R)
 
-    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
+    def feed(self, draw: Draw, size: int, steps: int) -> Loader:
         """Create a loader."""
-        if self.device.type == "cpu":
-            return Straight(self.rows, draw)
-        return DrawnAhead(self.rows, draw, steps)
+
+        def place(drawn: Drawn) -> Placed:
+            return Placed(self.x_RD, drawn.t_nB * self.table.x_TND.shape[1] + drawn.n_nB, self.scale_R)
+
+        return Straight(place, draw)
 
 
 class Streamed:
@@ -242,16 +248,18 @@ class Streamed:
 
     def __init__(self, table: EmbeddingTable, device: torch.device, buffer: int) -> None:
         self.table, self.device, self.buffer, self.how = table, device, buffer, STREAMED
+        self.drawn_on = CPU
         self.centre: Standardizer | None = None
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Read rows (transformation t of image n)."""
         x_RD, row_B = raw(self.table, t_B, n_B)
         if self.device.type == "cpu":
-            return Placed(x_RD, row_B)
-        return Placed(x_RD[torch.from_numpy(row_B)].to(self.device), np.arange(len(row_B)))
+            return Placed(x_RD, torch.from_numpy(row_B))
+        x_BD = x_RD[torch.from_numpy(row_B)].to(self.device)
+        return Placed(x_BD, torch.arange(len(x_BD), device=self.device))
 
-    def feed(self, draw: Callable[[], Drawn], size: int, steps: int) -> Loader:
+    def feed(self, draw: Draw, size: int, steps: int) -> Loader:
         """Create a loader that reads as many steps at once as fit into half of the buffer.
 
         Raises:

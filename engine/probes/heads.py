@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cuda
-from substyle.engine.probes.batches import BatchPart, Queue, StepBlock
+from substyle.engine.probes.batches import BatchPart, Queue, StepBlock, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels import dispatch, probe_data
 from substyle.kernels.dispatch import installed, upload
@@ -193,7 +193,8 @@ class StepSpec:
 
     def take(self, heads: Heads, block: StepBlock, masks: Sequence[torch.Tensor | None], keep: float) -> None:
         """Perform the steps of a block."""
-        for x_BD, targets, rate, mask in zip(block.x_nBD, block.targets, block.rates, masks, strict=True):
+        of_steps = zip(*block.targets, strict=True)
+        for x_BD, targets, rate, mask in zip(block.x_nBD, of_steps, block.rates, masks, strict=True):
             terms = [
                 Term(targets[i], span, outputs, scale)
                 for i, span, outputs, scale in zip(self.parts, self.spans, self.outputs, self.scales, strict=True)
@@ -244,7 +245,7 @@ class DeviceHeadBank(HeadBank):
         if self._steps is None:
             settings = [setting for setting in self.settings for _ in range(self.seeds)]
             threshold = self.dropout.threshold if self.width else 0
-            lesson = StepSpec(settings, block.rows, parts, heads.w1.device)
+            lesson = StepSpec(settings, block.script.rows, parts, heads.w1.device)
             self._steps = Steps(heads, lesson, block, self.dropout.seeds, threshold)
         self._steps.take(len(block))
 
@@ -275,22 +276,28 @@ class Steps:
 
     def __init__(self, heads: Heads, lesson: StepSpec, queue: Queue, seeds: Sequence[int], threshold: int) -> None:
         self.heads, self.lesson, self.queue, self.threshold = heads, lesson, queue, threshold
-        script, features, device = queue.script, queue.features, heads.w1.device
-        self.x_BD = torch.empty(script.row_nB.shape[1], features.width, dtype=features.dtype, device=device)
+        features, device = queue.features, heads.w1.device
+        self.now = StepSchedule.of(1, queue.script.rows, device)
+        self.x_BD = torch.empty(queue.script.rows[-1].stop, features.width, dtype=features.dtype, device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.lr_K, self.decay_K = (upload(v.astype(np.float32), device) for v in (lesson.lr, lesson.decay))
         self.key_S = probe_data.device_keys(seeds, device)
         self.shares = [
-            shares(Term(script.targets[i], scale_K=scale), len(heads), span.stop - span.start, device)
+            shares(Term(self.now.targets[i][0], scale_K=scale), len(heads), span.stop - span.start, device)
             for i, span, scale in zip(lesson.parts, lesson.spans, lesson.scales, strict=True)
         ]
         heads.start()  # allocate persistent buffers outside of the capture
         heads.lowered(0, features.dtype)
-        self.loss_K = torch.empty(len(heads), device=device)
+        self._loss_KB = torch.empty(len(heads), 0, device=device)
         self._replay: Replay | None = None
 
+    @property
+    def loss_K(self) -> torch.Tensor:
+        """Losses before the last step."""
+        return self._loss_KB.sum(1)
+
     def take(self, count: int) -> None:
-        """Queue the first ``count`` scheduled steps; ``loss_K`` becomes the losses before the last step.
+        """Queue the first ``count`` scheduled steps.
 
         The step is captured once ``count`` exceeds the warm-up runs, which are training steps too.
         """
@@ -300,21 +307,19 @@ class Steps:
             self._replay = Replay(self._one, self.at.device)
             count -= cuda.WARM
         for _ in range(count):
-            (self._replay or self._one)()
+            self._loss_KB = (self._replay or self._one)()
 
     def _one(self) -> torch.Tensor:
         """Perform the scheduled step at the counter."""
-        script, lesson, features = self.queue.script, self.lesson, self.queue.features
-        row_B, now_3 = (v.index_select(0, self.at)[0] for v in (script.row_nB, script.now_n3))
-        gather(self.queue.x_RD, row_B, features.mean, features.scale, self.x_BD, self.queue.scale_R)
+        now, lesson, features = self.now, self.lesson, self.queue.features
+        self.queue.script.step(self.at, now)
+        gather(self.queue.x_RD, now.row_nB[0], features.mean, features.scale, self.x_BD, self.queue.scale_R)
         losses = [
-            Loss(script.targets[i].index_select(0, self.at)[0], span, outputs, share)
+            Loss(now.targets[i][0], span, outputs, share)
             for i, span, outputs, share in zip(lesson.parts, lesson.spans, lesson.outputs, self.shares, strict=True)
         ]
-        dropped = None
-        if self.threshold:
-            dropped = Dropped(self.key_S, script.number_n.index_select(0, self.at), self.threshold)
-        rates = Rates(self.lr_K, self.decay_K, now_3)
-        self.loss_K.copy_(step_on_gpu(self.heads, self.x_BD[lesson.rows], losses, rates, dropped))
+        dropped = Dropped(self.key_S, now.number_n, self.threshold) if self.threshold else None
+        rates = Rates(self.lr_K, self.decay_K, now.now_n3[0])
+        loss_KB = step_on_gpu(self.heads, self.x_BD[lesson.rows], losses, rates, dropped)
         self.at.add_(1)
-        return self.loss_K
+        return loss_KB

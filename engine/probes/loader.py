@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from substyle.engine.cuda import after, made
-from substyle.engine.probes.tasks import I64
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch
+from substyle.kernels.dispatch import upload
 
 Payload = TypeVar("Payload")
 Job = Callable[[NDArray[Any]], tuple[int, Payload]]  # fills the first rows of a half; returns their number and payload
@@ -90,17 +89,21 @@ def as_torch(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
-_CHUNK, _CHUNKS_AHEAD = 32, 8  # steps per draw, and draws ahead: a GPU performs thousands of steps per second
-NEVER = 1 << 62  # `Loader.left` of rows that are never overwritten
-
-
 @dataclass(frozen=True)
 class Drawn:
-    """Rows of a step, transformation t of image n, and the targets of each part of the batch."""
+    """Rows of n steps, transformation t of image n, and their targets for each part of the batch, (n, count)."""
 
-    t_B: I64
-    n_B: I64
-    answers: list[I64]
+    t_nB: torch.Tensor
+    n_nB: torch.Tensor
+    targets: list[torch.Tensor]
+
+    def select(self, steps: slice, device: torch.device) -> Drawn:
+        """Copy some of the steps to a device."""
+        t_nB, n_nB, *targets = (upload(v[steps].numpy(), device) for v in (self.t_nB, self.n_nB, *self.targets))
+        return Drawn(t_nB, n_nB, targets)
+
+
+Draw = Callable[[int, int], Drawn]  # draws steps: number of the first, how many
 
 
 @dataclass(frozen=True)
@@ -109,80 +112,34 @@ class Placed:
 
     Attributes:
         x_RD: embeddings, at a fixed address.
-        row_B: indices into ``x_RD``.
+        row_nB: int64 indices into ``x_RD`` of each step, or of one step, (B,); on the device.
         scale_R: scale of each int8 row, else None.
     """
 
     x_RD: torch.Tensor
-    row_B: I64
+    row_nB: torch.Tensor
     scale_R: torch.Tensor | None = None
-
-
-class Loader(Protocol):
-    """Iterates over the rows of training steps."""
-
-    @property
-    def left(self) -> int:
-        """Number of further steps available before earlier rows are overwritten; 0 before the first."""
-        ...
-
-    def step(self) -> tuple[Drawn, Placed]:
-        """Return the rows of the next step. If ``left`` is 0, all work that reads earlier rows must be queued."""
-        ...
-
-    def close(self) -> None:
-        """Stop loading."""
-        ...
 
 
 class Straight:
     """Loader of resident rows.
 
     Args:
-        place: locates rows (t, n).
-        draw: draws a step.
+        place: locates rows.
+        draw: draws steps, on the device.
     """
 
-    left = NEVER
+    def __init__(self, place: Callable[[Drawn], Placed], draw: Draw) -> None:
+        self.place, self.draw, self._taken = place, draw, 0
 
-    def __init__(self, place: Callable[[I64, I64], Placed], draw: Callable[[], Drawn]) -> None:
-        self.place, self.draw = place, draw
-
-    def step(self) -> tuple[Drawn, Placed]:
-        """Return the rows of the next step."""
-        drawn = self.draw()
-        return drawn, self.place(drawn.t_B, drawn.n_B)
+    def take(self, most: int) -> tuple[Drawn, Placed]:
+        """Return the rows of the next ``most`` steps."""
+        drawn = self.draw(self._taken, most)
+        self._taken += most
+        return drawn, self.place(drawn)
 
     def close(self) -> None:
         """Nothing to stop."""
-
-
-class DrawnAhead(Straight):
-    """Loader of resident rows whose steps are drawn ahead by a thread, so that a GPU does not wait for the host."""
-
-    def __init__(self, place: Callable[[I64, I64], Placed], draw: Callable[[], Drawn], steps: int) -> None:
-        super().__init__(place, draw)
-        self._undrawn, self._thread = steps, ThreadPoolExecutor(1)
-        self._coming: deque[Future[list[Drawn]]] = deque()
-        self._drawn: deque[Drawn] = deque()
-
-    def step(self) -> tuple[Drawn, Placed]:
-        """Return the rows of the next step."""
-        if not self._drawn:
-            while self._undrawn and len(self._coming) < _CHUNKS_AHEAD:
-                count = min(_CHUNK, self._undrawn)
-                self._coming.append(self._thread.submit(self._draw, count))
-                self._undrawn -= count
-            self._drawn.extend(self._coming.popleft().result())
-        drawn = self._drawn.popleft()
-        return drawn, self.place(drawn.t_B, drawn.n_B)
-
-    def _draw(self, count: int) -> list[Drawn]:
-        return [self.draw() for _ in range(count)]
-
-    def close(self) -> None:
-        """Wait for the thread."""
-        self._thread.shutdown(cancel_futures=True)
 
 
 class ReadAhead:
@@ -191,54 +148,48 @@ class ReadAhead:
     Args:
         table: the table.
         device: training device.
-        draw: draws a step of ``size`` rows; called on the reader thread.
+        draw: draws steps of ``size`` rows on the CPU; called on the reader thread.
         size: rows per step.
         steps: total number of steps.
         at_once: steps read together into half of the buffer.
     """
 
     def __init__(
-        self,
-        table: EmbeddingTable,
-        device: torch.device,
-        draw: Callable[[], Drawn],
-        *,
-        size: int,
-        steps: int,
-        at_once: int,
+        self, table: EmbeddingTable, device: torch.device, draw: Draw, *, size: int, steps: int, at_once: int
     ) -> None:
         self.size, self.steps, self.at_once, self.draw, self.table = size, steps, at_once, draw, table
-        self.window = DoubleBuffer[list[Drawn]](at_once * size, table.width, as_torch(table.x_TND.dtype), device)
+        self.window = DoubleBuffer[Drawn](at_once * size, table.width, as_torch(table.x_TND.dtype), device)
         self._coming = self.window.through(self._jobs())
-        self._first = 0
-        self._drawn: list[Drawn] = []
-        self._taken = 0
+        self._first = self._taken = self._count = 0
 
-    def _jobs(self) -> Iterator[Job[list[Drawn]]]:
+    def _jobs(self) -> Iterator[Job[Drawn]]:
         """Jobs that read the rows of up to ``at_once`` steps; draws and reads run on the reader thread."""
         for start in range(0, self.steps, self.at_once):
-            drawn = [self.draw() for _ in range(min(self.at_once, self.steps - start))]
+            drawn = self.draw(start, min(self.at_once, self.steps - start))
             yield lambda out_RD, drawn=drawn: self._read(drawn, out_RD)  # type: ignore[misc]
 
-    def _read(self, drawn: list[Drawn], out_RD: NDArray[Any]) -> tuple[int, list[Drawn]]:
-        t_B, n_B = (np.concatenate([getattr(step, side) for step in drawn]) for side in ("t_B", "n_B"))
-        self.table.take(t_B, n_B, out_RD[: len(t_B)])
-        return len(t_B), drawn
+    def _read(self, drawn: Drawn, out_RD: NDArray[Any]) -> tuple[int, Drawn]:
+        t_R, n_R = (v.flatten().numpy() for v in (drawn.t_nB, drawn.n_nB))
+        self.table.take(t_R, n_R, out_RD[: len(t_R)])
+        return len(t_R), drawn
 
-    @property
-    def left(self) -> int:
-        """Number of further steps in the current half."""
-        return len(self._drawn) - self._taken
+    def take(self, most: int) -> tuple[Drawn, Placed]:
+        """Return the rows of the next steps, at most those left in this half of the buffer.
 
-    def step(self) -> tuple[Drawn, Placed]:
-        """Return the rows of the next step; if ``left`` is 0, earlier rows are overwritten from now on."""
-        if not self.left:
-            self._first, _, self._drawn = next(self._coming)
-            self._taken = 0
-        start = self._first + self._taken * self.size
-        drawn, self._taken = self._drawn[self._taken], self._taken + 1
-        return drawn, Placed(self.window.x_RD, np.arange(start, start + self.size))
+        If none is left, earlier rows are overwritten from now on: all work that reads them must be queued.
+        """
+        if self._taken == self._count:
+            self._first, rows, self._drawn = next(self._coming)
+            self._taken, self._count = 0, rows // self.size
+        own = slice(self._taken, min(self._taken + most, self._count))
+        self._taken = own.stop
+        x_RD = self.window.x_RD
+        row = torch.arange(own.start * self.size, own.stop * self.size, device=x_RD.device) + self._first
+        return self._drawn.select(own, x_RD.device), Placed(x_RD, row.view(-1, self.size))
 
     def close(self) -> None:
         """Wait for the thread."""
         self._coming.close()  # type: ignore[attr-defined]
+
+
+Loader = Straight | ReadAhead

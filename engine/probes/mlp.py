@@ -65,11 +65,12 @@ def batch_size(rows: int, most: int) -> int:
     return min(most, max(rows // _STEPS_PER_EPOCH, min(rows, 32)))
 
 
-def part_of(task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> BatchPart:
+def part_of(features: Features, task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> BatchPart:
     """The part of batches for a task: ``1 / share`` of the batch size."""
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     count = max(1, batch_size(rows, config.batch) // share)
-    return BatchPart(task, stream_of(task, config.sampling, config.seed), count, outputs)
+    stream = stream_of(task, config.sampling, config.seed, features.held.drawn_on)
+    return BatchPart(task, stream, count, outputs)
 
 
 def train_mlp(
@@ -90,23 +91,23 @@ def train_mlp(
     """
     outputs = slice(0, len(task.labels))
     asked = Validation(features, replace(task, train_T=_scored(task)), outputs, config)
-    found = until_agreed(
-        features, lambda: [part_of(task, config, outputs)], grid(config), config, config.mlp_steps, by_accuracy,
-        [asked], advance,
-    )[""]  # fmt: skip
+    part = part_of(features, task, config, outputs)
+    each = until_agreed(features, [part], grid(config), config, config.mlp_steps, by_accuracy, [asked], advance)
+    found = each[""]
     resampled = []
     for s, times_N in enumerate([] if times_SN is None else times_SN):
         drawn = replace(task, train_N=np.repeat(np.arange(len(times_N)), times_N.astype(np.int64)))
         setting, steps = found.trained.setting, found.trained.steps // 2
-        part = replace(part_of(task, config, outputs), stream=stream_of(drawn, config.sampling, config.seed + s + 1))
-        made = train(features, [part], [setting], config, steps, seeds=[config.seed + s + 1], advance=advance)
+        stream = stream_of(drawn, config.sampling, config.seed + s + 1, features.held.drawn_on)
+        own = [replace(part, stream=stream)]
+        made = train(features, own, [setting], config, steps, seeds=[config.seed + s + 1], advance=advance)
         resampled.append(made[setting].heads)
     return replace(found, resampled=_stacked(resampled) if resampled else None)
 
 
 def until_agreed(
     features: Features,
-    parts: Callable[[], Sequence[BatchPart]],
+    parts: Sequence[BatchPart],
     settings: Sequence[Setting],
     config: ProbeConfig,
     steps: int,
@@ -119,19 +120,19 @@ def until_agreed(
     Stops after ``config.doublings``, or if no difference that is too large has shrunk since the previous doubling.
 
     Args:
-        parts: creates the parts of a training's batches, with restarted streams.
+        parts: parts of each batch; every training starts at their first rows.
         steps: steps of the first training.
         rank: key to select the best setting (maximum).
         asked: validation rows on which two trainings must agree, for each part.
     """
-    made = train(features, parts(), settings, config, steps, advance=advance)
+    made = train(features, parts, settings, config, steps, advance=advance)
     groups = dict.fromkeys(s.group for s in settings)
     best = {g: max((t for s, t in made.items() if s.group == g), key=rank) for g in groups}
     found: dict[str, Mlp] = {}
     last: dict[str, float] = {}
     for _ in range(config.doublings):
         steps *= 2
-        again = train(features, parts(), [t.setting for t in best.values()], config, steps, advance=advance)
+        again = train(features, parts, [t.setting for t in best.values()], config, steps, advance=advance)
         for g, before in best.items():
             now = again[before.setting]
             pairs = [
@@ -204,17 +205,14 @@ def train_multitask(
     """Train the joint probe and its twins and score them on test ``images``."""
     classes = len(fine.labels)
     outputs = slice(0, classes), slice(classes, classes + len(semantic.labels))
-    half = part_of(fine, config, outputs[0], share=2).count
+    half = part_of(features, fine, config, outputs[0], share=2)
     asked = [
         Validation(features, fine, outputs[0], config),
         Validation(features, replace(semantic, train_T=semantic.score_T), outputs[1], config),
     ]
     made = until_agreed(
         features,
-        lambda: [
-            part_of(fine, config, outputs[0], share=2),
-            replace(part_of(semantic, config, outputs[1]), count=half),
-        ],
+        [half, replace(part_of(features, semantic, config, outputs[1]), count=half.count)],
         settings_of(fine, semantic, config),
         config,
         config.multitask_steps,

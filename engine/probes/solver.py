@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -65,6 +66,12 @@ class TrainingRows:
         t_R, n_R = self.task.rows(seen_T, self.task.train_N)
         object.__setattr__(self, "t_R", t_R)
         object.__setattr__(self, "n_R", n_R)
+
+    @cached_property
+    def where_drawn(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``t_R``, ``n_R`` and ``task.answer`` on the device on which steps are drawn."""
+        device = self.features.held.drawn_on
+        return upload(self.t_R, device), upload(self.n_R, device), upload(self.task.answer, device)
 
     def shares(self) -> tuple[F64, F64 | None]:
         """``variant_KT`` normalised so that each head's row weights sum to 1, and ``image_KN``."""
@@ -271,25 +278,25 @@ class _Objective:
 
     def _gathered(self) -> Iterator[_Block]:
         """Gather the blocks; they are overwritten by the next. The last block is padded."""
-        rows, device, size = self.rows, self.features.device, self.size
-        starts = iter(range(0, len(rows.t_R), size))
-        steps = -(-len(rows.t_R) // size)
-        x_BD = dispatch.empty((size, self.features.width), self.features.dtype, device)
+        held, size, count = self.features.held, self.size, len(self.rows.t_R)
+        x_BD = dispatch.empty((size, self.features.width), self.features.dtype, self.features.device)
+        t_R, n_R, answer = self.rows.where_drawn
 
-        def draw() -> Drawn:
-            place_B = next(starts) + np.arange(size)
-            place_B[place_B >= len(rows.t_R)] = 0
-            t_B, n_B = rows.t_R[place_B], rows.n_R[place_B]
-            return Drawn(t_B, n_B, [rows.task.answers(t_B, n_B)])
+        def draw(first: int, steps: int) -> Drawn:
+            place = torch.arange(first * size, (first + steps) * size, device=held.drawn_on)
+            place = place.clamp_(max=count - 1).view(steps, size)
+            t_nB, n_nB = t_R[place], n_R[place]
+            return Drawn(t_nB, n_nB, [answer[n_nB if self.rows.task.by_image else t_nB]])
 
-        real = torch.ones(size, device=device)
-        with closing(self.features.held.feed(draw, size, steps)) as feed:
+        real = torch.ones(size, device=x_BD.device)
+        steps = -(-count // size)
+        with closing(held.feed(draw, size, steps)) as feed:
             for step in range(steps):
-                drawn, placed = feed.step()
-                if (step + 1) * size > len(rows.t_R):
-                    real[len(rows.t_R) - step * size :] = 0.0
-                target_B, t_B, n_B = (upload(array, device) for array in (drawn.answers[0], drawn.t_B, drawn.n_B))
-                yield self.features.of(placed, x_BD), target_B, t_B, n_B, real
+                drawn, placed = feed.take(1)
+                if (step + 1) * size > count:
+                    real[count - step * size :] = 0.0
+                self.features.of(placed, placed.row_nB[0], x_BD)
+                yield x_BD, drawn.targets[0][0], drawn.t_nB[0], drawn.n_nB[0], real
 
 
 class _Search:

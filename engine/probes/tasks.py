@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.dispatch import CPU
 from substyle.kernels.errors import SubstyleError
+from substyle.kernels.philox import name_word, philox_4x32_torch
+from substyle.kernels.shuffle import Shuffle
 
 I64 = NDArray[np.int64]
 UNKNOWN = -1  # the target is none of the labels; always scored as wrong
@@ -154,95 +159,108 @@ def _with_rows(table: EmbeddingTable, transformations: I64, images: I64) -> I64:
     return transformations[table.distinct_TN[np.ix_(transformations, images)].any(axis=1)]
 
 
-class Stream(Protocol):
-    """An infinite stream of training rows, determined by its seed."""
-
-    def batch(self, count: int) -> tuple[I64, I64]:
-        """Return the next rows: transformation t and image n. Shapes: (count,), (count,)."""
-        ...
+# A stream is an endless sequence of training rows. The row at a position depends only on seed, task and position; it is
+# the same on every device, so any steps can be drawn alone and in any order.
 
 
-class VariantStream:
-    """Iterates over training images in random order, with a uniformly random valid variant of each."""
+class ImageStream:
+    """Training images in random order, with a uniformly random valid variant of each; or all rows in random order.
 
-    def __init__(self, task: Task, rng: np.random.Generator) -> None:
-        may_TN = task.distinct_TN[np.ix_(task.train_T, task.train_N)]
-        self.images = _Shuffled(np.flatnonzero(may_TN.any(axis=0)), rng)
-        self.task, self.rng, self.may_TN = task, rng, may_TN
+    Each image (or row) comes exactly once per epoch.
 
-    def batch(self, count: int) -> tuple[I64, I64]:
-        n = self.images.take(count)
-        t = self.rng.integers(len(self.task.train_T), size=count)
-        wrong = np.flatnonzero(~self.may_TN[t, n])
-        while len(wrong):  # terminates: each image has a valid variant
-            t[wrong] = self.rng.integers(len(self.task.train_T), size=len(wrong))
-            wrong = wrong[~self.may_TN[t[wrong], n[wrong]]]
-        return self.task.train_T[t], self.task.train_N[n]
+    Args:
+        cross: whether epochs are of rows.
+
+    Attributes:
+        answer: ``task.answer`` on the device.
+    """
+
+    def __init__(self, task: Task, seed: int, device: torch.device, *, cross: bool) -> None:
+        may_NT = task.distinct_TN[np.ix_(task.train_T, task.train_N)].T
+        some = may_NT.any(axis=1)
+        self.images = _on(task.train_N[some], device)
+        self.variants = _Lists(may_NT[some], task.train_T.astype(np.int16), device)
+        count = len(self.variants.flat) if cross else len(self.images)
+        self.order = Shuffle(count, seed, f"order:{task.name}")
+        self.words = partial(_words, seed, f"rows:{task.name}", device)
+        self.answer, self.cross = _on(task.answer, device), cross
+
+    def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows at positions first … first + count - 1. Shapes: (count,), (count,)."""
+        item = self.order(torch.arange(first, first + count, device=self.images.device))
+        if self.cross:
+            return self.variants.at(item), self.images[self.variants.list_of(item)]
+        (word,) = self.words(first, 1, count)
+        return self.variants.at(self.variants.place(item, word)), self.images[item]
 
 
 class BalancedStream:
     """Draws a class, then one of its transformations, then an image, each uniformly."""
 
-    def __init__(self, task: Task, rng: np.random.Generator) -> None:
+    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
         if task.by_image:
             raise ValueError("balanced streams require a task on transformations")
-        members = [task.train_T[task.answer[task.train_T] == c] for c in range(len(task.labels))]
-        images = [task.train_N[task.distinct_TN[t, task.train_N]] for t in np.concatenate(members)]
-        self.members, self.images, self.rng = _Ragged(members), _Ragged(images), rng
+        may_TN = task.distinct_TN[np.ix_(task.train_T, task.train_N)]
+        some = may_TN.any(axis=1)
+        own = task.train_T[some]
+        self.transformations = _on(own, device)
+        classes = np.unique(task.answer[own])
+        self.members = _Lists(task.answer[own] == classes[:, None], np.arange(len(own), dtype=np.int16), device)
+        self.images = _Lists(may_TN[some], task.train_N.astype(np.int32), device)
+        self.words = partial(_words, seed, f"rows:{task.name}", device)
+        self.answer, self.classes = _on(task.answer, device), len(classes)
 
-    def batch(self, count: int) -> tuple[I64, I64]:
-        c = self.rng.integers(len(self.members.size), size=count)
-        place, t = self.members.draw(c, self.rng)
-        _, n = self.images.draw(place, self.rng)
-        return t, n
-
-
-class _Ragged:
-    """Concatenated lists of different lengths."""
-
-    def __init__(self, lists: Sequence[I64]) -> None:
-        self.size = np.array([len(items) for items in lists])
-        self.start = np.cumsum(self.size) - self.size
-        self.flat = np.concatenate(lists)
-
-    def draw(self, which: I64, rng: np.random.Generator) -> tuple[I64, I64]:
-        """Draw a uniform member of each given list. Returns its position in the concatenation and its value."""
-        place = self.start[which] + rng.integers(self.size[which])
-        return place, self.flat[place]
+    def rows(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows at positions first … first + count - 1. Shapes: (count,), (count,)."""
+        of_class, of_member, of_image = self.words(first, 3, count)
+        member = self.members.at(self.members.place(_below(self.classes, of_class), of_member))
+        return self.transformations[member], self.images.at(self.images.place(member, of_image))
 
 
-class CrossStream:
-    """Iterates over all rows in random order, each exactly once per epoch."""
+class _Lists:
+    """Concatenated lists of different lengths: for each row of a mask the values of its true columns."""
 
-    def __init__(self, task: Task, rng: np.random.Generator) -> None:
-        self.t, self.n = task.rows(task.train_T, task.train_N)
-        self.order = _Shuffled(np.arange(len(self.t)), rng)
+    def __init__(self, mask_LV: NDArray[np.bool_], value_V: NDArray[np.integer[Any]], device: torch.device) -> None:
+        self.flat = _on(np.broadcast_to(value_V, mask_LV.shape)[mask_LV], device)
+        self.start = _on(np.concatenate([[0], mask_LV.sum(axis=1).cumsum()]), device)
 
-    def batch(self, count: int) -> tuple[I64, I64]:
-        rows = self.order.take(count)
-        return self.t[rows], self.n[rows]
+    def place(self, list_B: torch.Tensor, word_B: torch.Tensor) -> torch.Tensor:
+        """Places of uniform members of lists in the concatenation."""
+        start_B = self.start[list_B]
+        return start_B + _below(self.start[list_B + 1] - start_B, word_B)
 
+    def at(self, place_B: torch.Tensor) -> torch.Tensor:
+        """Values at places, int64."""
+        return self.flat[place_B].long()
 
-class _Shuffled:
-    """Items in random order, epoch after epoch."""
-
-    def __init__(self, items: I64, rng: np.random.Generator) -> None:
-        self.items, self.rng = items, rng
-        self.left = items[:0]
-
-    def take(self, count: int) -> I64:
-        taken = [self.left[:count]]
-        self.left, missing = self.left[count:], count - len(taken[0])
-        while missing > 0:
-            order = self.rng.permutation(self.items)
-            taken.append(order[:missing])
-            self.left, missing = order[missing:], missing - len(taken[-1])
-        return np.concatenate(taken)
+    def list_of(self, place_B: torch.Tensor) -> torch.Tensor:
+        """Lists of places."""
+        return torch.searchsorted(self.start, place_B, right=True) - 1
 
 
-def stream_of(task: Task, sampling: str, seed: int) -> Stream:
+def _below(count: torch.Tensor | int, word_B: torch.Tensor) -> torch.Tensor:
+    """Random numbers in [0, count) from 32-bit words; probabilities are equal within count / 2**32 of each."""
+    return count * word_B >> 32
+
+
+def _words(seed: int, name: str, device: torch.device, first: int, each: int, count: int) -> torch.Tensor:
+    """Words of rows first … first + count - 1: those of `philox.words` from ``each * first``. Shape: (each, count)."""
+    start, stop, name64 = first * each, (first + count) * each, name_word(name)
+    block = torch.arange(start // 4, -(-stop // 4), device=device)
+    counter = block & 0xFFFFFFFF, block >> 32, name64 & 0xFFFFFFFF, name64 >> 32
+    lanes = philox_4x32_torch(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+    return torch.stack(lanes, 1).flatten()[start % 4 :][: stop - start].view(count, each).T
+
+
+def _on(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+Stream = ImageStream | BalancedStream
+
+
+def stream_of(task: Task, sampling: str, seed: int, device: torch.device = CPU) -> Stream:
     """Create the stream of a task: balanced for coarse tasks, else by image; or the full cross product."""
-    rng = np.random.Generator(np.random.PCG64([seed, *task.name.encode()]))
-    if sampling == "cross":
-        return CrossStream(task, rng)
-    return BalancedStream(task, rng) if task.name == "coarse" else VariantStream(task, rng)
+    if sampling == "variant" and task.name == "coarse":
+        return BalancedStream(task, seed, device)
+    return ImageStream(task, seed, device, cross=sampling == "cross")

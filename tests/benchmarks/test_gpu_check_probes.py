@@ -29,10 +29,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) -> tuple[Any, Any, torch.Tensor]:
-    """A graph that does its work when it is replayed."""
+    """A graph that does its work when it is replayed, into the memory of the captured output."""
     for _ in range(cuda.WARM):
         output = launch(None)
-    return None, SimpleNamespace(replay=lambda: launch(None)), output
+    return None, SimpleNamespace(replay=lambda: output.copy_(launch(None))), output
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -57,6 +57,16 @@ def test_replayed_steps_are_held_against_float64_and_measured(
         assert len(row["peers"]) == 4
     for row in measured[2:]:
         assert row["facts"]["s an epoch"] == pytest.approx(39_716_177 / row["per_s"])
+
+
+def test_rows_of_another_seed_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is asked before the CPU: every second time."""
+    right, numbers = probe_replay.stream_of, itertools.count()
+    assert probe_replay.drawn(Bench(CPU, TINY)).status == PASSED
+    monkeypatch.setattr(
+        probe_replay, "stream_of", lambda task, sampling, seed, where: right(task, sampling, next(numbers) % 2, where)
+    )
+    assert probe_replay.drawn(Bench(CPU, TINY)).status == FAILED
 
 
 def test_element_wise_halves_stand_beside_their_roofline() -> None:

@@ -17,7 +17,7 @@ from substyle.engine.probes import dataset as held_module
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Dataset, MemoryBudget, Resident, Standardizer, Streamed, hold, standard_of
-from substyle.engine.probes.loader import NEVER, Drawn
+from substyle.engine.probes.loader import Draw, Drawn, Placed
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import fine_task
 from substyle.engine.store.table import EmbeddingTable
@@ -125,42 +125,44 @@ def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) ->
         assert theirs > 0.5
 
 
-def draws(table: EmbeddingTable, size: int) -> Callable[[], Drawn]:
-    rng = np.random.default_rng(0)
-
-    def draw() -> Drawn:
-        t, n = rng.integers(len(SUITE), size=size), rng.integers(len(table.keys), size=size)
+def draws(table: EmbeddingTable, size: int) -> Draw:
+    def draw(first: int, count: int) -> Drawn:
+        rngs = [np.random.default_rng(first + i) for i in range(count)]
+        t = torch.from_numpy(np.stack([rng.integers(len(SUITE), size=size) for rng in rngs]))
+        n = torch.from_numpy(np.stack([rng.integers(len(table.keys), size=size) for rng in rngs]))
         return Drawn(t, n, [t])
 
     return draw
 
 
+def check_steps(table: EmbeddingTable, drawn: Drawn, placed: Placed, expected: Drawn) -> None:
+    for given, wanted in ((drawn.t_nB, expected.t_nB), (drawn.n_nB, expected.n_nB), (drawn.targets[0], expected.t_nB)):
+        assert torch.equal(given, wanted)
+    rows = placed.x_RD[placed.row_nB].numpy()
+    np.testing.assert_array_equal(rows, table.take(expected.t_nB.numpy(), expected.n_nB.numpy()))
+    assert placed.scale_R is None
+
+
 @pytest.mark.parametrize(("steps", "at_once"), [(7, 3), (6, 3), (3, 3), (2, 3), (1, 1), (5, 1)])
-def test_a_feed_gives_every_step_in_turn(make_table: Make, steps: int, at_once: int) -> None:
+@pytest.mark.parametrize("most", [1, 2, 10])
+def test_a_feed_gives_every_step_in_turn(make_table: Make, steps: int, at_once: int, most: int) -> None:
     """Windows of the given number of steps, whose rows stay valid until the next window."""
     table, size = make_table(), 10
     held = Streamed(table, CPU, 2 * at_once * size * BYTES)
-    feed, draw = held.feed(draws(table, size), size, steps), draws(table, size)
-    at_once = min(at_once, steps)
-    for step in range(steps):
-        assert feed.left == (0 if step % at_once == 0 else at_once - step % at_once)
-        drawn, placed = feed.step()
-        expected = draw()
-        np.testing.assert_array_equal(drawn.t_B, expected.t_B)
-        np.testing.assert_array_equal(drawn.answers[0], expected.answers[0])
-        rows = placed.x_RD[torch.from_numpy(placed.row_B)].numpy()
-        np.testing.assert_array_equal(rows, table.take(expected.t_B, expected.n_B))
-        assert placed.scale_R is None
-    assert feed.left == 0
+    feed, draw, taken = held.feed(draws(table, size), size, steps), draws(table, size), 0
+    while taken < steps:
+        drawn, placed = feed.take(most)
+        assert len(placed.row_nB) == min(most, at_once - taken % at_once, steps - taken)
+        check_steps(table, drawn, placed, draw(taken, len(placed.row_nB)))
+        taken += len(placed.row_nB)
     feed.close()
 
 
-def test_rows_in_memory_never_move(make_table: Make) -> None:
+def test_rows_in_memory_are_given_as_they_are_asked_for(make_table: Make) -> None:
     table = make_table()
-    feed = of("float16", table).feed(draws(table, 4), 4, 2)
-    assert feed.left == NEVER
-    drawn, placed = feed.step()
-    np.testing.assert_array_equal(placed.x_RD[torch.from_numpy(placed.row_B)], table.take(drawn.t_B, drawn.n_B))
+    feed = of("float16", table).feed(draws(table, 4), 4, 7)
+    for first, count in ((0, 5), (5, 2)):
+        check_steps(table, *feed.take(count), draws(table, 4)(first, count))
     feed.close()
 
 
@@ -170,7 +172,7 @@ def test_a_feed_that_ends_early_leaves_no_thread(make_table: Make) -> None:
     table = make_table()
     before = threading.active_count()
     feed = Streamed(table, CPU, 2 * 10 * BYTES).feed(draws(table, 10), 10, 50)
-    feed.step()
+    feed.take(1)
     assert threading.active_count() > before
     feed.close()
     assert threading.active_count() == before
@@ -179,12 +181,12 @@ def test_a_feed_that_ends_early_leaves_no_thread(make_table: Make) -> None:
 def test_what_a_reader_dies_of_is_seen(make_table: Make) -> None:
     table = make_table()
 
-    def draw() -> Drawn:
-        return Drawn(np.array([0]), np.array([10_000]), [])
+    def draw(first: int, count: int) -> Drawn:
+        return Drawn(torch.zeros(count, 1, dtype=torch.int64), torch.full((count, 1), 10_000), [])
 
     feed = Streamed(table, CPU, 1 << 16).feed(draw, 1, 3)
     with pytest.raises(IndexError):
-        feed.step()
+        feed.take(1)
 
 
 def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:

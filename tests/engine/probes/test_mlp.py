@@ -104,7 +104,7 @@ def agreed(monkeypatch: pytest.MonkeyPatch, quick: Quick) -> Callable[..., tuple
         trainings = Trainings(accuracy, loss)
         monkeypatch.setattr(module, "train", trainings)
         config = quick(doublings=doublings)
-        found = until_agreed(None, list, settings, config, 10, rank, asked, lambda _: None)  # type: ignore[arg-type]
+        found = until_agreed(None, [], settings, config, 10, rank, asked, lambda _: None)  # type: ignore[arg-type]
         return found, trainings
 
     return run
@@ -186,10 +186,10 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
     assert own.setting in grid(config)
     assert own.steps == 20
     assert sum(steps) == 10 + 20
-    alone = train(features, [part_of(task, config, slice(0, 8))], [own.setting], config, 20)[own.setting]
+    alone = train(features, [part_of(features, task, config, slice(0, 8))], [own.setting], config, 20)[own.setting]
     for ours, theirs in zip(own.heads.parameters, alone.heads.parameters, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    first = train(features, [part_of(task, config, slice(0, 8))], grid(config), config, 10)
+    first = train(features, [part_of(features, task, config, slice(0, 8))], grid(config), config, 10)
     assert own.setting == max(first.values(), key=by_accuracy).setting
     rows = Validation(features, task, slice(0, 8), config)
     assert (found.difference, found.converged) == rows.difference(own.heads, first[own.setting].heads)
@@ -218,7 +218,7 @@ def test_mlps_of_resampled_photographs(make_table: Make, quick: Quick, monkeypat
         assert (settings, steps, seeds) == ([found.trained.setting], 10, [s + 1])
         (part,) = parts
         assert part.count == calls[0][0][0].count
-        drawn = np.concatenate([part.stream.batch(200)[1] for _ in range(20)])
+        drawn = part.stream.rows(0, 4000)[1].numpy()
         assert set(drawn) == set(np.flatnonzero(times_SN[s]))
         share = np.bincount(drawn, minlength=len(table.keys)) / len(drawn)
         np.testing.assert_allclose(share, times_SN[s] / times_SN[s].sum(), atol=0.004)
@@ -275,10 +275,8 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
     config = quick(multitask_learning_rates=(1e-1, 1e-2, 1e-4), multitask_steps=10)
     found = train_multitask(features, fine, semantic, config, table.rows(2))
     assert ranks == [by_loss]
-    half = part_of(fine, config, slice(0, 8), share=2).count
-    parts = [
-        part_of(fine, config, slice(0, 8), share=2), replace(part_of(semantic, config, slice(8, 11)), count=half),
-    ]  # fmt: skip
+    half = part_of(features, fine, config, slice(0, 8), share=2)
+    parts = [half, replace(part_of(features, semantic, config, slice(8, 11)), count=half.count)]
     first = train(features, parts, settings_of(fine, semantic, config), config, 10)
     rows = [Validation(features, fine, slice(0, 8), config), Validation(features, semantic, slice(8, 11), config)]
     for group, mlp in found.made.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine import cuda
 from substyle.engine.probes import heads, trainer
-from substyle.engine.probes.batches import BatchPart, DeviceBatches, Features
+from substyle.engine.probes.batches import BatchPart, DeviceBatches, Features, StepSchedule
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Resident, hold, standard_of
+from substyle.engine.probes.dataset import hold, standard_of
 from substyle.engine.probes.heads import Setting
-from substyle.engine.probes.loader import Drawn, DrawnAhead
 from substyle.engine.probes.mlp import settings_of
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task, stream_of
 from substyle.engine.probes.trainer import Trained, train
@@ -216,40 +216,49 @@ def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
         return BatchPart(task, stream_of(task, "variant", 0), 8, slice(0, 8))
 
     batches, stream = DeviceBatches(features, [part()], 3, 5), part().stream
-    place = {name: v.data_ptr() for name, v in vars(batches.script).items() if isinstance(v, torch.Tensor)}
+    place = batches.script.word_nP.data_ptr()
     for rates, taken in (([0.1, 0.2, 0.3, 0.4], 0), ([0.5, 0.6], 3)):
         queue = batches.block(rates)
         assert len(queue) == min(len(rates), 3)
+        now = StepSchedule.of(1, queue.script.rows, CPU)
         for i in range(len(queue)):
-            t, n = stream.batch(8)
-            assert queue.script.row_nB[i].tolist() == (t * len(table.keys) + n).tolist()
-            assert queue.script.targets[0][i].tolist() == task.answers(t, n).tolist()
-            assert float(queue.script.now_n3[i, 0]) == pytest.approx(rates[i])
-            assert float(queue.script.now_n3[i, 1]) == pytest.approx(1 - 0.9 ** (taken + i + 1), rel=1e-6)
-            assert int(queue.script.number_n[i]) == taken + i
-    assert place == {name: v.data_ptr() for name, v in vars(batches.script).items() if isinstance(v, torch.Tensor)}
+            queue.script.step(torch.tensor([i]), now)
+            t, n = (v.numpy() for v in stream.rows(8 * (taken + i), 8))
+            assert now.row_nB.tolist() == [(t * len(table.keys) + n).tolist()]
+            assert now.targets[0].tolist() == [task.answers(t, n).tolist()]
+            assert float(now.now_n3[0, 0]) == pytest.approx(rates[i])
+            assert float(now.now_n3[0, 1]) == pytest.approx(1 - 0.9 ** (taken + i + 1), rel=1e-6)
+            assert now.number_n.tolist() == [taken + i]
+    assert place == batches.script.word_nP.data_ptr()
     batches.close()
 
 
-def test_steps_are_drawn_ahead_in_their_order(make_table: Make) -> None:
-    """Exceptions of the thread are raised, and it stops."""
-    import threading
+class Calls(TorchDispatchMode):
+    """Counts the operations of torch."""
 
-    def numbers() -> Iterator[Drawn]:
-        for i in range(600):
-            yield Drawn(np.array([0]), np.array([i % 100]), [np.array([i])])
+    count = 0
 
-    draws, before = numbers(), threading.active_count()
-    feed = DrawnAhead(Resident.of(make_table(), CPU).rows, lambda: next(draws), 600)
-    assert [int(feed.step()[0].answers[0][0]) for _ in range(300)] == list(range(300))
-    feed.close()
-    assert threading.active_count() == before
-    assert next(draws).answers[0][0] >= 300
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
-    def fails() -> Drawn:
-        raise ValueError("no more rows")
 
-    feed = DrawnAhead(Resident.of(make_table(), CPU).rows, fails, 3)
-    with pytest.raises(ValueError, match="no more rows"):
-        feed.step()
-    feed.close()
+@pytest.mark.parametrize("sampling", ["variant", "cross"])
+def test_a_schedule_takes_as_many_operations_however_long_it_is(make_table: Make, sampling: str) -> None:
+    table = make_table()
+    task = the_task(table)
+    features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
+    part = BatchPart(task, stream_of(task, sampling, 0), 8, slice(0, 8))
+    counts = []
+    for steps in (2, 50):
+        batches = DeviceBatches(features, [part], steps, steps)
+        with Calls() as calls:
+            batches.block([1.0] * steps)
+        counts.append(calls.count)
+    assert counts[0] == counts[1]

@@ -5,17 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from substyle.engine.probes.tasks import Stream, Task, coarse_task, fine_task, semantic_task, stream_of
 from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels import philox
+from substyle.kernels.shuffle import Shuffle
 
 Make = Callable[..., EmbeddingTable]
 
 
 def many(stream: Stream, batches: int = 40, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    rows = [stream.batch(count) for _ in range(batches)]
-    assert all(len(t) == len(n) == count for t, n in rows)
-    return np.concatenate([t for t, _ in rows]), np.concatenate([n for _, n in rows])
+    t, n = stream.rows(0, batches * count)
+    assert len(t) == len(n) == batches * count
+    return t.numpy(), n.numpy()
 
 
 def need(task: Task | None) -> Task:
@@ -81,14 +84,72 @@ def test_variants_of_an_image_are_equally_likely(make_table: Make) -> None:
 
 
 def test_cross_product_takes_each_row_once_an_epoch(make_table: Make) -> None:
-    table = make_table()
-    task = need(fine_task(table, 0))
-    rows = len(task.train_N) * 8
+    distinct = np.random.default_rng(1).random((8, 120)) < 0.3
+    task = replace(need(fine_task(make_table(), 0)), distinct_TN=distinct)
+    expected = sorted(zip(*task.rows(task.train_T, task.train_N), strict=True))
     stream = stream_of(task, "cross", 0)
-    for _ in range(3):  # also with batches that straddle epochs
-        parts = [stream.batch(rows // 4) for _ in range(4)]
-        seen = {(int(a), int(b)) for t, n in parts for a, b in zip(t, n, strict=True)}
-        assert len(seen) == rows
+    epochs = [np.stack(stream.rows(epoch * len(expected), len(expected))) for epoch in range(3)]
+    assert all(sorted(map(tuple, epoch.T)) == expected for epoch in epochs)
+    assert not np.array_equal(*epochs[:2])
+
+
+@pytest.mark.parametrize(
+    ("make_task", "sampling"), [(fine_task, "variant"), (coarse_task, "variant"), (fine_task, "cross")]
+)
+def test_any_rows_can_be_drawn_alone(
+    make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None], sampling: str
+) -> None:
+    """Also across epochs, and far beyond 2**32 rows."""
+    stream = stream_of(need(make_task(make_table(), 0)), sampling, 0)
+    for start in (0, (1 << 40) + 3):
+        t, n = stream.rows(start, 3000)
+        for first, count in ((0, 1), (1, 7), (65, 130), (2999, 1)):
+            own = stream.rows(start + first, count)
+            assert np.array_equal(np.stack(own), np.stack([t[first : first + count], n[first : first + count]]))
+
+
+@pytest.mark.parametrize(
+    ("make_task", "sampling"), [(fine_task, "variant"), (coarse_task, "variant"), (fine_task, "cross")]
+)
+def test_drawing_never_waits_for_the_device(
+    make_table: Make, make_task: Callable[[EmbeddingTable, int], Task | None], sampling: str
+) -> None:
+    """Tensors without values cannot be read by the host."""
+    stream = stream_of(need(make_task(make_table(), 0)), sampling, 0, torch.device("meta"))
+    assert [v.shape for v in stream.rows(64, 100)] == [(100,), (100,)]
+
+
+def test_rows_by_words_in_numpy(make_table: Make) -> None:
+    """The words of `philox.words`, 31 bits above a count; a seed is the key, a task's name the counter's upper half."""
+    distinct = np.random.default_rng(1).random((8, 120)) < 0.5
+    distinct[0] = True
+    table = make_table(distinct_TN=distinct)
+    key = philox.keys_of_seeds([7])
+    task = need(fine_task(table, 0))
+    images = Shuffle(len(task.train_N), 7, "order:fine")(torch.arange(500)).numpy()
+    words = philox.words(key, "rows:fine", 500)[0].astype(np.int64)
+    n = task.train_N[images]
+    valid = [task.train_T[distinct[task.train_T, i]] for i in n]
+    t = np.array([own[word * len(own) >> 32] for own, word in zip(valid, words, strict=True)])
+    assert np.array_equal(np.stack(stream_of(task, "variant", 7).rows(0, 500)), np.stack([t, n]))
+    task = need(coarse_task(table, 0))
+    for i, word in enumerate(philox.words(key, "rows:coarse", 1500)[0].astype(np.int64).reshape(500, 3)):
+        members = task.train_T[task.answer[task.train_T] == word[0] * len(task.labels) >> 32]
+        of = members[word[1] * len(members) >> 32]
+        images = task.train_N[distinct[of, task.train_N]]
+        expected = [of, images[word[2] * len(images) >> 32]]
+        assert [int(v) for v in stream_of(task, "variant", 7).rows(i, 1)] == expected
+
+
+def test_a_class_without_rows_is_never_drawn(make_table: Make) -> None:
+    """As in resampled photographs, none of which may show a rarely distinct transformation."""
+    distinct = np.ones((8, 120), bool)
+    distinct[4] = False
+    task = replace(need(coarse_task(make_table(), 0)), distinct_TN=distinct)
+    t, _ = many(stream_of(task, "variant", 0))
+    assert set(t) == {0, 1, 2, 6, 7}
+    shares = np.bincount(task.answer[t]) / len(t)
+    np.testing.assert_allclose(shares[shares > 0], 1 / 3, atol=0.03)
 
 
 def test_a_stream_depends_on_its_seed_alone(make_table: Make) -> None:
@@ -100,6 +161,6 @@ def test_a_stream_depends_on_its_seed_alone(make_table: Make) -> None:
 
 def test_a_batch_may_be_larger_than_the_table(make_table: Make) -> None:
     task = need(semantic_task(make_table(images=10, classes=2), 0))
-    t, n = stream_of(task, "variant", 0).batch(100)
+    t, n = stream_of(task, "variant", 0).rows(0, 100)
     assert (t == 0).all()
-    assert set(n) == set(task.train_N)
+    assert set(n.tolist()) == set(task.train_N)

@@ -1,0 +1,91 @@
+"""Random orders against plain integers, and against uniform ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.kernels import philox
+from substyle.kernels.shuffle import Shuffle
+
+
+def plain(position: int, count: int, seed: int) -> int:
+    """One item, in Python integers of 64 bits."""
+    mask, odd = (1 << 64) - 1, 0x2545F4914F6CDD1D
+
+    def mixed(value: int, key: int) -> int:
+        product = ((value & mask) ^ (key & mask)) * odd & mask
+        return (product ^ product >> 32) & 0xFFFFFFFF
+
+    rounds = 12 if count < 256 else 5
+    words = philox.words(philox.keys_of_seeds([seed]), "x", 6 * rounds)[0].view(np.int64).tolist()
+    epoch, item = divmod(position, count)
+    base = min(count, max(2, math.isqrt(count)))
+    rest = count // base
+    for turn, first, second in zip(words[::3], words[1::3], words[2::3], strict=True):
+        item = (item + turn) % count
+        if item < base * rest:
+            high, low = divmod(item, base)
+            low = (low + mixed(high + epoch * odd, first)) % base
+            high = (high + mixed(low + epoch * odd, second)) % rest
+            item = high * base + low
+    return item
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 255, 256, 257, 1_281_167, 39_716_177, 1 << 40])
+def test_items_by_plain_integers(count: int) -> None:
+    position = torch.cat([torch.arange(20), torch.randint(1 << 45, (50,), generator=torch.Generator().manual_seed(0))])
+    before = position.clone()
+    for seed in (0, 2**63 - 1):
+        assert Shuffle(count, seed, "x")(position).tolist() == [plain(p, count, seed) for p in position.tolist()]
+    assert torch.equal(position, before)
+
+
+@pytest.mark.parametrize("count", [*range(1, 40), 255, 256, 257, 1000, 100_003])
+def test_each_item_comes_once_an_epoch(count: int) -> None:
+    epochs = Shuffle(count, 0, "x")(torch.arange(3 * count)).view(3, count)
+    assert torch.equal(epochs.sort().values, torch.arange(count).expand(3, -1))
+
+
+def excess(counts: np.ndarray, freedom: int | None = None) -> float:
+    """Chi-square minus its mean, in its standard deviations."""
+    expected, freedom = counts.sum() / counts.size, counts.size - 1 if freedom is None else freedom
+    return float((((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+def test_all_orders_of_few_items_are_equally_likely(count: int) -> None:
+    epochs = Shuffle(count, 0, "x")(torch.arange(30_000 * count)).view(-1, count).numpy()
+    found, times = np.unique(epochs @ count ** np.arange(count), return_counts=True)
+    assert len(found) == math.factorial(count)
+    assert excess(times) < 4
+
+
+@pytest.mark.parametrize("count", [37, 255, 257, 1000])
+def test_places_neighbours_and_epochs_are_independent(count: int) -> None:
+    repeats = 4_000_000 // count // (count // 64 + 1)
+    epochs = Shuffle(count, 0, "x")(torch.arange(repeats * count)).view(-1, count).numpy()
+    if count < 1000:
+        places = np.stack([np.bincount(column, minlength=count) for column in epochs.T])
+        assert excess(places, (count - 1) ** 2) < 4
+    steps = np.bincount(((epochs[:, 1:] - epochs[:, :-1]) % count).ravel(), minlength=count)
+    assert steps[0] == 0
+    assert excess(steps[1:]) < 4
+    assert excess(np.bincount(((epochs[1:] - epochs[:-1]) % count).ravel(), minlength=count)) < 4
+
+
+def test_batches_of_a_large_set_are_samples_of_it() -> None:
+    """Counts of the lower half and of even items in batches have the variance of random samples."""
+    items = Shuffle(1_281_167, 0, "x")(torch.arange(600 * 2048)).view(600, 2048)
+    for part in (items < 1_281_167 // 2, items % 2 == 0):
+        assert float(part.sum(1).double().var()) == pytest.approx(512 * (1 - 2048 / 1_281_167), rel=0.2)
+
+
+def test_seeds_and_names_have_other_orders() -> None:
+    position = torch.arange(1000)
+    base = Shuffle(1000, 0, "x")(position)
+    for seed, name in ((1, "x"), (0, "y")):
+        assert int((Shuffle(1000, seed, name)(position) == base).sum()) < 10
