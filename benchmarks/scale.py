@@ -38,7 +38,7 @@ def run(quick: bool) -> list[Row]:
     """Simulate runs of growing size, to find what grows faster than the number of photographs."""
     names = suite("substance31")
     made = plan([BACKBONE], names, 10**9, DEVICES["h100"])
-    photograph = made.seconds / made.photographs
+    photograph = 3600 * made.hours / made.photographs
     model = Model(WORKERS, MAX_SHARD_ROWS * photograph, _spread())
     sizes = SIZES["quick" if quick else "full"]
     rows = [row for images in sizes for row in _rows(model, images, names, headline=images == sizes[-1])]

@@ -9,8 +9,9 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -25,8 +26,11 @@ _OFFSET = 2**31 - 1  # offsets within one image are 32-bit integers
 
 
 def on_triton(tensor: torch.Tensor) -> bool:
-    """Whether to use Triton kernels: the tensor is on a CUDA device and Triton is installed."""
-    return tensor.is_cuda and installed()
+    """Whether to use Triton kernels: the tensor is on a CUDA device and Triton is installed.
+
+    Also for tensors on torch's meta device, where launches run nothing and can be counted, see :func:`watched`.
+    """
+    return tensor.is_meta or (tensor.is_cuda and installed())
 
 
 @cache
@@ -91,11 +95,28 @@ def upload(values: NDArray[Any], device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned memory until it is read
 
 
+_watching: list[Callable[[tuple[Any, ...]], None]] = []
+
+
+@contextmanager
+def watched(seen: Callable[[tuple[Any, ...]], None]) -> Iterator[None]:
+    """Call ``seen`` with the arguments of every launch."""
+    _watching.append(seen)
+    try:
+        yield
+    finally:
+        _watching.remove(seen)
+
+
 def launch(kernel: Any, programs: tuple[int, int], *arguments: Any, **constants: Any) -> None:  # noqa: ANN401 - untyped
     """Run a Triton kernel on the device of its first argument, which need not be the current one.
 
     FMA fusion is always enabled: its default, and so the last bit of results, differs between Triton versions.
     """
+    for seen in _watching:
+        seen(arguments)
+    if arguments[0].is_meta:
+        return
     with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
         kernel[programs](*arguments, enable_fp_fusion=True, **constants)
 

@@ -14,9 +14,6 @@ from substyle.engine.estimate.roofline import DEVICES, Device, card_of
 
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 
-# float32 operations a second outside of the tensor cores, a fused multiply-add being two. Source: NVIDIA's data sheets
-FLOAT32 = {"h100": 66.9e12, "h200": 66.9e12, "a100": 19.5e12, "l4": 30.3e12}
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -33,6 +30,7 @@ class Sizes:
     classes: int = 31
     linear_heads: int = 52
     epoch_heads: int = 200
+    epoch_batches: tuple[int, ...] = (1024, 2048, 4096)
     table_rows: int = 1 << 21  # of embeddings that an epoch's steps gather from
     mlp_heads: int = 16
     hidden: int = 2048
@@ -51,8 +49,8 @@ class Sizes:
 
 TINY = Sizes(
     repeats=2, copied=1 << 16, gemm=32, canvas=32, images=3, checked=2, rows=24, width=16, classes=4, linear_heads=3,
-    epoch_heads=4, table_rows=100, mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),), modes=("off", "off"),
-    compared=6, bank=300, queries=20, found=5, dim=16,
+    epoch_heads=4, epoch_batches=(24,), table_rows=100, mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),),
+    modes=("off", "off"), compared=6, bank=300, queries=20, found=5, dim=16,
 )  # fmt: skip
 
 
@@ -66,10 +64,11 @@ class Bench:
     Args:
         device: what is checked.
         sizes: how much is done.
+        name: name of the card that a CPU stands for in a rehearsal.
     """
 
-    def __init__(self, device: torch.device, sizes: Sizes) -> None:
-        self.device, self.sizes = device, sizes
+    def __init__(self, device: torch.device, sizes: Sizes, *, name: str = "cpu") -> None:
+        self.device, self.sizes, self._stands_for = device, sizes, name
         self.clock = Clock(device, sizes.repeats)
         self.deadline = float("inf")  # of the part that runs, by time.monotonic
 
@@ -85,7 +84,7 @@ class Bench:
     @cached_property
     def name(self) -> str:
         """The card's name."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self._stands_for
 
     @cached_property
     def card(self) -> str | None:

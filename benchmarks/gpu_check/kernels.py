@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_check import cases, kernel_cases
-from benchmarks.gpu_check.bench import FLOAT32, Bench
+from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.cases import Case, Tolerance
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from benchmarks.roofline import Least
@@ -85,8 +85,7 @@ def _rate(bench: Bench, case: Case) -> Row:
 def ceiling(bench: Bench, least: Least) -> tuple[float, str]:
     """The shortest seconds on this card for some work, and by what."""
     by_copy = least.bytes / bench.bandwidth
-    operations = FLOAT32.get(bench.card or "")
-    by_sums = least.operations / operations if operations else 0.0
+    by_sums = least.operations / bench.sheet.float32 if bench.sheet else 0.0
     if by_sums > by_copy:
         return by_sums, "the data sheet's float32 operations"
     return by_copy, "the measured copy"
@@ -94,15 +93,6 @@ def ceiling(bench: Bench, least: Least) -> tuple[float, str]:
 
 def launched(work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
     """What some work gives, and how many Triton kernels it launched."""
-    count, launch = 0, dispatch.launch
-
-    def counting(*arguments: object, **constants: object) -> None:
-        nonlocal count
-        count += 1
-        launch(*arguments, **constants)  # type: ignore[arg-type]
-
-    dispatch.launch = counting
-    try:
-        return work(), count
-    finally:
-        dispatch.launch = launch
+    seen: list[object] = []
+    with dispatch.watched(seen.append):
+        return work(), len(seen)

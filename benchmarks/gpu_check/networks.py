@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from benchmarks.gpu_check.plain_vit import HALF, SHAPES, PlainViT
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.estimate.roofline import Work, of_network
+from substyle.engine.estimate.counting import of_network
+from substyle.engine.estimate.roofline import Work
 
 CALIBRATION = 8  # canvases that set the statistics of normalisation layers: else activations fade or explode
 

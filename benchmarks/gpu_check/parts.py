@@ -114,8 +114,9 @@ def environment(bench: Bench) -> dict[str, Any]:
     """Card and versions."""
     packages = {name: found for name, found in cache.versions(*PACKAGES).items() if found}
     facts: dict[str, Any] = {
-        "device": bench.name, "card": bench.card, "cuda": torch.version.cuda, "python": platform.python_version(),
-        "packages": packages, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": bench.name, "card": bench.card, "fake": bench.device.type != "cuda", "cuda": torch.version.cuda,
+        "python": platform.python_version(), "packages": packages,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
     if bench.device.type == "cuda":
         card = torch.cuda.get_device_properties(bench.device)

@@ -11,47 +11,48 @@ from typing import Any
 
 import substyle.engine
 from substyle.engine import observability
-from substyle.engine.config import Study, load_study, names_of
+from substyle.engine.config import Study, load_study
 from substyle.engine.devices import as_eight_bits
-from substyle.engine.estimate.plan import ASSUMED, CARD, GIVEN, MEASURED, Basis, Plan, basis, goal
+from substyle.engine.estimate.measured import measured
+from substyle.engine.estimate.plan import Plan
 from substyle.engine.estimate.plan import plan as plan_study
-from substyle.engine.estimate.roofline import DALI_RATE, DEFAULT, DEVICES, card_of, device
+from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
 from substyle.engine.store.files import write_durably
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 
 RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # only in a checkout
-_WORDS = {
-    "compute": "{:.2f} of the peak operations",
-    "bandwidth": "{:.2f} of the peak bandwidth",
-    "backbones": "backbones at {:.2f} of their roofline",
-    "styles": "styles at {:.2f} of theirs",
-    "variants": "other variants at {:.2f} of the peak bandwidth",
-}
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle plan STUDY.toml`: estimate the study on GPUs with a roofline model."""
+    """`substyle plan STUDY.toml`: estimate the study on GPUs by counting what it runs."""
     study = load_study(options.study)
     settings = study.settings()
     card, remark = (options.gpu, "") if options.gpu else _present()
     gpu = device(card)
-    shares = {name: value for name in ("compute", "bandwidth") if (value := getattr(options, name)) is not None}
-    stands_on = basis(card, options.measured or RESULTS, shares)
+    given = {name: value for name in ("compute", "bandwidth") if (value := getattr(options, name)) is not None}
+    found, files = measured(card, options.measured or RESULTS)
+    if given:  # these replace measured fractions of the same work; only decoding is left
+        found = {name: value for name, value in found.items() if name == "decode_bytes"}
+    efficiency = Efficiency(**found, **given)
     made = plan_study(
-        names_of(study.backbones),
+        [choice.name for choice in study.backbones],
         settings.transformations,
         _photographs(options, study),
         gpu,
         count=options.count,
         canvas=settings.canvas,
         dtype=study.embed.dtype,
-        efficiency=stands_on.efficiency,
+        efficiency=efficiency,
     )
+    sources = {
+        name: {"value": value, "from": "given" if name in given else "measured" if name in found else "assumed"}
+        for name, value in vars(efficiency).items()
+        if value is not None
+    }
     remark = "; ".join(filter(None, (remark, _eight_bits(study))))
-    answer = made.describe() | {"remark": remark or None, **stands_on.describe()}
-    answer["goal"] = goal(stands_on.efficiency) if card == CARD else None
-    _show(made, answer, stands_on)
+    answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
+    _show(made, answer)
     return answer
 
 
@@ -90,61 +91,42 @@ def _present() -> tuple[str, str]:
     )
 
 
-def _show(made: Plan, answer: dict[str, Any], stands_on: Basis) -> None:
+def _show(made: Plan, answer: dict[str, Any]) -> None:
     if answer["remark"]:
         print(answer["remark"])
-    rate = answer["embeddings_per_s"]
+    rate = made.embeddings_per_s
     print(
-        f"{made.photographs:,} photographs × {made.variants} variants on {made.count} × {made.device.name}: "
-        f"{answer['hours']:.2f} hours for embedding, "
+        f"{made.photographs:,} photographs × {made.variants} variants on {made.count} × {made.gpu}: "
+        f"{made.hours:.2f} hours for embedding, without startup, probes, analysis and report; "
         f"{'no backbone that takes time' if rate is None else f'{rate:,.0f} embeddings/s'}, "
-        f"{made.backbone_share:.2f} of the backbones alone; limited by {made.limiting.name}"
+        f"{made.of_backbone_rate:.2f} of the backbones alone; mean variant {made.mean_variant_us:.1f} µs; "
+        f"limited by {made.limiting}"
     )
-    print(f"hours include {answer['hours_of']}")
-    if answer["goal"]:
-        print(
-            f"goal: {answer['goal']['what']} within {answer['goal']['hours']:.2f} hours; "
-            f"estimated: {answer['goal']['planned_hours']:.2f} hours"
-        )
-    print(f"\n{'per photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10}")
+    print(f"\n{'µs per photograph and process':48} {'busy':>10}")
+    for name, seconds in sorted(made.busy.items(), key=lambda one: -one[1]):
+        print(f"{name:48} {seconds * 1e6:10.1f}")
+    print(f"\n{'per photograph':48} {'GFLOP':>10} {'MB':>10} {'µs':>10} {'launches':>10}  counted")
     for stage in made.stages:
         flop, moved = f"{stage.flop / 1e9:.1f}", f"{stage.traffic / 1e6:.1f}"
-        if stage.name == "decode":
-            flop = moved = "–"
-        print(f"{stage.name:48} {flop:>10} {moved:>10} {stage.seconds * 1e6:10.1f}")
+        numbers = f"{flop:>10} {moved:>10} {stage.seconds * 1e6:10.1f} {stage.launches:10,.0f}"
+        print(f"{stage.name:48} {numbers}  {stage.counted}")
+    print("launches are per batch; arithmetic of Triton kernels is not counted")
     print(f"\n{'per backbone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
-    for cost in made.costs():
-        rate, hours, size = cost["embeddings_per_s"], cost["gpu_hours"], cost["store_bytes"]
-        print(f"{cost['backbone']:48} {'–' if rate is None else f'{rate:,.0f}':>10} {hours:10,.2f} {size / 1e9:10,.1f}")
-    backbones = {table.backbone for table in made.tables}
-    shared = sum(made.hours(stage) for stage in made.stages if stage.name not in backbones)
-    print(f"{'decode and variants, shared':48} {'':10} {shared:10,.2f}")
-    store = answer["store_bytes"]
+    for table in made.tables:
+        rate = table.embeddings_per_s
+        own = f"{'–' if rate is None else f'{rate:,.0f}':>10} {table.gpu_hours:10,.2f} {table.store_bytes / 1e9:10,.1f}"
+        print(f"{table.backbone:48} {own}")
     print(
-        f"\nstore: {store / 1e9:.1f} GB at {answer['store_bytes_per_s'] / 1e6:.1f} MB/s; "
-        f"GPU memory: {made.memory / 1e9:.1f} of {made.device.memory / 1e9:.0f} GB"
+        f"\nstore: {made.store_bytes / 1e9:.1f} GB at {made.store_bytes / made.hours / 3600e6:.1f} MB/s; "
+        f"GPU memory: {made.memory_bytes / 1e9:.1f} of {made.memory_available_bytes / 1e9:.0f} GB"
     )
     for table in made.tables:
         print(f"probes on {table.backbone}: {table.held}, {table.held_bytes / 1e9:.1f} GB on the GPU")
-    print()
-    for line in _told(stands_on, made):
-        print(line)
-
-
-def _told(stands_on: Basis, made: Plan) -> list[str]:
-    """One line each for the measured, given and assumed efficiencies."""
-    words: dict[str, list[str]] = {MEASURED: [], GIVEN: [], ASSUMED: []}
-    for name, source in stands_on.sources.items():
-        value = getattr(stands_on.efficiency, name)
-        decode = f"decode at {made.device.bandwidth / value:,.0f} photographs/s"
-        if source == ASSUMED:
-            decode += f" (DALI's {DALI_RATE:,} on an H100 with 70 CPU threads, by bandwidth)"
-        words[source].append(decode if name == "decode_bytes" else _WORDS[name].format(value))
-    lines = [f"{source}: {', '.join(said)}" for source, said in words.items() if said]
-    if words[MEASURED]:
-        lines[0] += f" (gpu-check: {stands_on.measurement})"
-        return [*lines, "the study itself was not run on a GPU"]
-    return [*lines, "nothing was measured on a GPU; run `make gpu-check` on this GPU model to replace assumptions"]
+    print("\nfractions of the GPU's peaks, and bytes for whose time a photograph is decoded:")
+    for name, value in answer["efficiency"].items():
+        print(f"{name:48} {value['value']:10.3g}  {value['from']}")
+    files = answer["measurement"]
+    print(f"measured: {', '.join(files)}" if files else "nothing was measured on a GPU; run `make gpu-check` there")
 
 
 ROOT = Path(substyle.engine.__file__).resolve().parents[1]

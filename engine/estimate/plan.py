@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from substyle.engine.estimate import roofline
-from substyle.engine.estimate.roofline import DEVICES, Device, Efficiency, variant_bytes
+from substyle.engine.estimate import stages
+from substyle.engine.estimate.roofline import Device, Efficiency, Work
+from substyle.engine.estimate.stages import BATCH
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
-from substyle.kernels.errors import SubstyleError
-from substyle.pipelines.transforms.registry import suite
+from substyle.pipelines.transforms.base import get
 
-BATCH = 256  # images per batch of a GPU engine
-HOURS_OF = "decode, variants, styles and backbones, but not startup, probes, analysis or report"
+# Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
+# feeding the decoder (30); per variant parameters (3.0) and launches (2.3); per embedding its copy to the host (1.9).
+# Other threads: reading a file (100 µs, on 4 threads); writing, per byte of the store (cast, checksum, fsync on one
+# thread: 0.15 GB/s, the row "write" of benchmarks/store.py).
+_PHOTOGRAPH, _VARIANT, _EMBEDDING, _READ, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 100e-6 / 4, 1 / 0.15e9
+_FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
+_DISK = 1e9  # bytes per second, assumed
+
+# How the work of a stage is counted
+OPERATORS, AS_RUN = "DALI's operators", "every operation moves its tensors"
+FUSED, PRODUCTS = "fused as by torch.compile", "products; all else is fused"
 
 
 @dataclass(frozen=True)
@@ -28,26 +34,39 @@ class StageEstimate:
     """Cost of one stage per photograph.
 
     Attributes:
-        name: ``decode``, ``variants``, ``styles``, or the name of a backbone.
-        flop: operations; traffic: bytes to and from GPU memory. Not counted, and 0, for decode.
-        seconds: time on one GPU.
+        name: ``decode``, ``variants``, ``styles``, or the name of a backbone; counted: how its work is counted.
+        flop: operations; traffic: bytes to and from GPU memory; launches: kernels per batch of 256 images.
+        compute, bandwidth: seconds on one GPU in kernels limited by arithmetic, and by memory; seconds: their sum.
     """
 
     name: str
+    counted: str
     flop: float
     traffic: float
+    launches: float
+    compute: float
+    bandwidth: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class DatasetEstimate:
-    """Embeddings of one backbone: size in the store, and storage on a GPU during probe training."""
+    """One backbone: size D of its embeddings and cost.
+
+    Attributes:
+        store_bytes: size in the store.
+        held, held_bytes: storage on an otherwise empty GPU during probe training, `[probes] table = "auto"`.
+        embeddings_per_s: on one GPU; None for a control, and for a layer computed in the pass of a deeper one.
+        gpu_hours: of this backbone alone.
+    """
 
     backbone: str
     dim: int
     store_bytes: float
-    held: str  # choice of `[probes] table = "auto"` on an otherwise empty GPU
+    held: str
     held_bytes: float
+    embeddings_per_s: float | None
+    gpu_hours: float
 
 
 @dataclass(frozen=True)
@@ -55,78 +74,38 @@ class Plan:
     """Estimated cost of a study.
 
     Attributes:
-        device, count: GPU model and number of GPUs.
+        gpu, count: GPU model and number of GPUs.
         photographs, variants: N and T.
+        hours: wall time of decode, variants, styles and backbones; startup, probes, analysis and report are left out.
+        embeddings_per_s: without controls; None if all are.
+        of_backbone_rate: rate as a fraction of that of the backbones alone.
+        mean_variant_us: mean GPU time of a variant other than the identity; 0 without any.
+        limiting: the resource that limits the rate.
+        busy: seconds per photograph for which each resource of one GPU's process is busy. All work at the same time.
+        store_bytes: size of the store; memory_bytes: per GPU during embedding, of memory_available_bytes.
         stages: costs per photograph. Stages share the GPU, so their times add up.
-        tables: embeddings of each backbone.
-        memory: bytes per GPU during embedding.
+        tables: backbones.
     """
 
-    device: Device
+    gpu: str
     count: int
     photographs: int
     variants: int
-    stages: tuple[StageEstimate, ...]
-    tables: tuple[DatasetEstimate, ...]
-    memory: float
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of embedding, without startup, probes, analysis and report."""
-        return self.photographs * sum(stage.seconds for stage in self.stages) / self.count
-
-    @property
-    def limiting(self) -> StageEstimate:
-        """The slowest stage."""
-        return max(self.stages, key=lambda stage: stage.seconds)
-
-    @property
-    def backbone_share(self) -> float:
-        """Fraction of the time spent in backbones."""
-        names = {table.backbone for table in self.tables}
-        total = sum(stage.seconds for stage in self.stages)
-        return sum(stage.seconds for stage in self.stages if stage.name in names) / total
-
-    def hours(self, stage: StageEstimate) -> float:
-        """Return the GPU hours of a stage for all photographs."""
-        return self.photographs * stage.seconds / 3600
-
-    def costs(self) -> list[dict[str, Any]]:
-        """Return each backbone's own cost: embeddings/s on one GPU (None for a control), GPU hours, storage."""
-        by_name = {stage.name: stage for stage in self.stages}
-        costs = []
-        for table in self.tables:
-            stage = by_name[table.backbone]
-            rate = self.variants / stage.seconds if stage.seconds else None
-            costs.append({**vars(table), "embeddings_per_s": rate, "gpu_hours": self.hours(stage)})
-        return costs
+    hours: float
+    embeddings_per_s: float | None
+    of_backbone_rate: float
+    mean_variant_us: float
+    limiting: str
+    busy: dict[str, float]
+    store_bytes: float
+    memory_bytes: float
+    memory_available_bytes: float
+    stages: list[StageEstimate]
+    tables: list[DatasetEstimate]
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""
-        hours = self.seconds / 3600
-        each = self.photographs * self.variants
-        free = sum(cost["embeddings_per_s"] is None for cost in self.costs())
-        computed = each * (len(self.tables) - free)
-        store = sum(table.store_bytes for table in self.tables)
-        return {
-            "gpu": self.device.name,
-            "count": self.count,
-            "photographs": self.photographs,
-            "variants": self.variants,
-            "embeddings": each * len(self.tables),
-            "hours": hours,
-            "hours_of": HOURS_OF,
-            "gpu_hours": hours * self.count,
-            "embeddings_per_s": computed / self.seconds if computed else None,  # without controls
-            "of_backbone_rate": self.backbone_share,
-            "limiting": self.limiting.name,
-            "store_bytes": store,
-            "store_bytes_per_s": store / self.seconds,
-            "memory_bytes": self.memory,
-            "memory_available_bytes": self.device.memory,
-            "stages": [{**vars(stage), "gpu_hours": self.hours(stage)} for stage in self.stages],
-            "tables": self.costs(),
-        }
+        return asdict(self)
 
 
 def plan(
@@ -143,7 +122,7 @@ def plan(
     """Estimate the cost of a study.
 
     Args:
-        backbones: names of backbones.
+        backbones: names of backbones, also of several layers.
         transformations: names of the suite's transformations.
         photographs: N; count: number of GPUs.
         canvas: side S in pixels; dtype: type of the stored embeddings.
@@ -152,146 +131,60 @@ def plan(
     Raises:
         ConfigError: a backbone cannot be estimated.
     """
-    efficiency = efficiency or Efficiency()
-    pixels = canvas * canvas * 3
-    plain_bytes = variant_bytes(transformations, canvas)
-    plain_rate = device.bandwidth * (efficiency.variants or efficiency.bandwidth)
-    styles = roofline.styles(transformations, canvas)
-    stages = [
-        StageEstimate("decode", 0.0, 0.0, efficiency.decode_bytes / device.bandwidth),
-        StageEstimate("variants", 0.0, plain_bytes, plain_bytes / plain_rate),
-        StageEstimate("styles", styles.flop, styles.traffic, styles.seconds(device, efficiency.of(efficiency.styles))),
+    reached = efficiency or Efficiency()
+
+    def stage(name: str, counted: str, work: Work, measured: float | None, times: int = 1) -> StageEstimate:
+        compute, bandwidth = (times * seconds for seconds in work.times(device, reached.of(measured)))
+        counts = (times * work.flop, times * work.traffic, times * len(work.launches) * BATCH / work.images)
+        return StageEstimate(name, counted, *counts, compute, bandwidth, compute + bandwidth)
+
+    shared = [
+        stage("decode", OPERATORS, stages.decode(canvas), None),
+        stage("variants", AS_RUN, stages.variants(transformations, canvas), reached.variants),
+        stage("styles", FUSED, stages.styles(transformations, canvas), reached.styles),
     ]
-    tables, weights, activations = [], 0.0, 0.0
-    for name in backbones:
-        facts = roofline.backbone(name, BATCH)
-        times = len(transformations)
-        seconds = times * facts.work.seconds(device, efficiency.of(efficiency.backbones))
-        stages.append(StageEstimate(name, times * facts.work.flop, times * facts.work.traffic, seconds))
+    networks, tables, times = list[StageEstimate](), list[DatasetEstimate](), len(transformations)
+    weights, activations = 0.0, 0.0
+    found = [stages.backbones(name, BATCH) for name in backbones]
+    for name, facts in (pair for layers in found for pair in layers.items()):
+        networks.append(stage(name, PRODUCTS, facts.work, reached.backbones, times))
         weights += 2.0 * facts.parameters
-        activations = max(activations, max((moved for _, moved in facts.work.products), default=0.0))
-        tables.append(_table(name, (len(transformations), photographs, facts.dim), np.dtype(dtype).itemsize, device))
-    # at most two batches in flight, each with canvases and all variants
-    buffers = 2.0 * BATCH * pixels * (1 + len(transformations))
+        activations = max(activations, max((launch.moved for launch in facts.work.launches), default=0.0))
+        shape, itemsize, seconds = (times, photographs, facts.dim), np.dtype(dtype).itemsize, networks[-1].seconds
+        room = MemoryBudget(shape, itemsize, int(device.memory), ProbeConfig.stream_buffer, device.name)
+        held = next((how for how in HOW if room.fits(how)), STREAMED)
+        cost = (times / seconds if seconds else None, photographs * seconds / 3600)
+        stored, resident = float(math.prod(shape) * itemsize), float(room.needs(held))
+        tables.append(DatasetEstimate(name, facts.dim, stored, held, resident, *cost))
+    compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
+    made = sum(get(name).made_by != "identity" for name in transformations)
+    store = sum(table.store_bytes for table in tables)
+    busy = {
+        "GPU compute" if compute > bandwidth else "GPU bandwidth": compute + bandwidth,
+        "JPEG decoder": reached.decode_bytes / device.bandwidth,
+        "copy engine": max(_FILE, 4.0 * times * sum(table.dim for table in tables)) / device.copies,  # out in float32
+        "host (Python)": _PHOTOGRAPH + made * _VARIANT + times * len(tables) * _EMBEDDING,
+        "host (reading)": _READ,
+        "host (writing)": store / photographs * _WRITE,
+        "disk": (_FILE + store / photographs) / _DISK,
+    }
+    slowest = max(busy.values())
+    computed = sum(len(layers) for layers in found if any(facts.work.launches for facts in layers.values()))
     return Plan(
-        device, count, photographs, len(transformations), tuple(stages), tuple(tables), weights + activations + buffers
+        device.name,
+        count,
+        photographs,
+        times,
+        hours=photographs * slowest / count / 3600,
+        embeddings_per_s=computed * times * count / slowest if computed else None,
+        of_backbone_rate=sum(network.seconds for network in networks) / slowest,
+        mean_variant_us=1e6 * (shared[1].seconds + shared[2].seconds) / max(made, 1),
+        limiting=max(busy, key=busy.__getitem__),
+        busy=busy,
+        store_bytes=store,
+        # at most two batches in flight, each with canvases and all variants
+        memory_bytes=weights + activations + 2.0 * BATCH * 3 * canvas**2 * (1 + times),
+        memory_available_bytes=device.memory,
+        stages=[*shared, *networks],
+        tables=tables,
     )
-
-
-def _table(name: str, shape: tuple[int, int, int], itemsize: int, device: Device) -> DatasetEstimate:
-    buffer = ProbeConfig.stream_buffer
-    room = MemoryBudget(shape, itemsize, int(device.memory), buffer, device.name)
-    held = next((how for how in HOW if room.fits(how)), STREAMED)
-    return DatasetEstimate(name, shape[2], float(math.prod(shape) * itemsize), held, float(room.needs(held)))
-
-
-FIELDS = ("backbones", "styles", "variants", "decode_bytes")  # fields of `Efficiency` measured by gpu-check
-GIVEN, MEASURED, ASSUMED = "given", "measured", "assumed"
-
-
-def fact(field: str) -> str:
-    """Return the key of an `Efficiency` field in the rows of gpu-check."""
-    return f"plan: {field}"
-
-
-@dataclass(frozen=True)
-class Basis:
-    """Efficiencies used by a plan, and their origin.
-
-    Attributes:
-        efficiency: the values.
-        sources: ``given``, ``measured`` or ``assumed`` for each field that the plan uses.
-        measurement: card, time and file of the measurement; "" if nothing was measured.
-    """
-
-    efficiency: Efficiency
-    sources: dict[str, str]
-    measurement: str
-
-    def describe(self) -> dict[str, Any]:
-        """Return the basis as plain JSON."""
-        values = {name: {"value": getattr(self.efficiency, name), "from": s} for name, s in self.sources.items()}
-        return {"efficiency": values, "measurement": self.measurement or None}
-
-
-def basis(card: str, folder: Path, given: Mapping[str, float]) -> Basis:
-    """Return the efficiencies of a card: given, else measured, else assumed.
-
-    Args:
-        card: short name, a key of `DEVICES`.
-        folder: results of gpu-check; may not exist.
-        given: ``compute`` and ``bandwidth``, or empty. They override measurements of the same work.
-    """
-    found, measurement = newest(card, folder)
-    if given:  # these cover networks and variants; only decoding is left
-        found = {name: value for name, value in found.items() if name == "decode_bytes"}
-    efficiency = replace(Efficiency(**found), **given)
-    networks = efficiency.backbones is None or efficiency.styles is None
-    used = [*(["compute"] if networks else []), *(["bandwidth"] if networks or efficiency.variants is None else [])]
-    sources = {name: GIVEN if name in given else ASSUMED for name in used}
-    for name in FIELDS:
-        if getattr(efficiency, name) is not None:
-            sources[name] = MEASURED if name in found else ASSUMED
-    return Basis(efficiency, sources, measurement if found else "")
-
-
-def newest(card: str, folder: Path) -> tuple[dict[str, float], str]:
-    """Return `Efficiency` fields from a card's newest results, and their origin; both empty without results.
-
-    Raises:
-        SubstyleError: a results file is invalid.
-    """
-    kept = [(path, _document(path)) for path in sorted(folder.glob("gpu-*.json"))]
-    of_card = [(data["environment"], data["rows"], path) for path, data in kept if data["environment"]["card"] == card]
-    if not of_card:
-        return {}, ""
-    about, rows, path = max(of_card, key=lambda one: str(one[0].get("created", "")))
-    return fields(rows), f"{about.get('device', card)}, {about.get('created', 'at an unknown time')}, {path.name}"
-
-
-def fields(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Extract fields of `Efficiency` from the rows of gpu-check.
-
-    For a network measured in several runtimes, TensorRT counts, as ``runtime = "auto"`` would choose it. ``backbones``
-    is the median over networks.
-    """
-    networks: dict[str, tuple[bool, float]] = {}
-    found: dict[str, float] = {}
-    for row in rows:
-        for name in FIELDS:
-            value = row.get("facts", {}).get(fact(name))
-            if not isinstance(value, int | float) or not 0.0 < value < math.inf:
-                continue
-            if name == "backbones":
-                network, by_tensorrt = str(row["name"]).partition(",")[0], "TensorRT" in str(row["name"])
-                networks[network] = max(networks.get(network, (False, 0.0)), (by_tensorrt, float(value)))
-            else:
-                found[name] = float(value)
-    if networks:
-        found["backbones"] = statistics.median(value for _, value in networks.values())
-    shares = ("backbones", "styles")
-    return {name: min(value, 1.0) if name in shares else value for name, value in found.items()}
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        good = data["benchmark"] == "gpu_check" and "card" in data["environment"] and isinstance(data["rows"], list)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SubstyleError(f"{path}: not a results file of gpu-check ({type(error).__name__}: {error})") from error
-    if not good:
-        raise SubstyleError(f"{path}: not a results file of gpu-check")
-    return dict(data)
-
-
-# The performance goal of the engine.
-CARD, HOURS = "h100", 1.0
-PHOTOGRAPHS = 1_331_167  # of ImageNet: training and validation images
-BACKBONE = "timm:vit_base_patch16_224"
-WHAT = "ImageNet × 31 embedded with ViT-B/16 on one H100"
-
-
-def goal(efficiency: Efficiency) -> dict[str, Any]:
-    """Return the goal and the estimate for it, in hours."""
-    made = plan([BACKBONE], suite("substance31"), PHOTOGRAPHS, DEVICES[CARD], efficiency=efficiency)
-    return {"what": WHAT, "hours": HOURS, "planned_hours": made.seconds / 3600}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.gpu_check import (
+    goals,
     pixels,
     rows,
     tolerances,
@@ -18,7 +19,10 @@ from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED
 from tests.benchmarks.conftest import Run
 
+from substyle.engine.estimate import stages
+from substyle.engine.estimate.roofline import DEVICES, FULL
 from substyle.pipelines.decode import Decoder
+from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
 CPU = torch.device("cpu")
@@ -35,23 +39,14 @@ def test_every_variant_is_held_against_the_cpu_and_measured(run: Run) -> None:
         assert (name, PASSED) in found
         assert (name, MEASURED) in found
     assert list(tolerances.VARIANTS) == list(suite("substance31"))
-    verdicts = [row for row in data["rows"] if row["status"] == MEASURED and row["text"].startswith("goal")]
-    (whole,) = verdicts
-    assert whole["name"].startswith("31 variants in one pass")
-    assert whole["facts"]["us a variant"] == pytest.approx(whole["facts"]["us each"] / 30)  # identity is none
-    assert whole["text"] == pixels.verdict(whole["facts"]["us a variant"] / 1e6)
+    (whole,) = [row for row in data["rows"] if row["name"].startswith("31 variants in one pass")]
+    assert whole["facts"][goals.MEAN_VARIANT] == pytest.approx(whole["facts"]["us each"] / 30)  # identity is none
     (decoding,) = [row for row in data["rows"] if row["name"].startswith("decode")]
     assert decoding["ceiling"] == "DALI's decoder alone"
 
 
-@pytest.mark.parametrize(("mean", "reached"), [(2.9e-6, True), (3e-6, True), (3.1e-6, False)])
-def test_the_verdict_on_the_mean_variant(mean: float, reached: bool) -> None:
-    assert pixels.verdict(mean).startswith("goal reached" if reached else "goal not reached")
-
-
 def test_passes_say_what_plans_take_from_them() -> None:
-    bench = Bench(CPU, TINY)
-    bench.__dict__["name"] = "NVIDIA H100 80GB HBM3"
+    bench = Bench(CPU, TINY, name="NVIDIA H100 80GB HBM3")
     names = suite("substance31")
     styles = tuple(name for name in names if name.startswith("style"))
     others = tuple(name for name in names if name not in styles)
@@ -60,8 +55,7 @@ def test_passes_say_what_plans_take_from_them() -> None:
     assert pixels._planned(bench, names, styles, 1e-6) == pixels._planned(bench, ("swirl",), (), 1e-6) == {}
     assert pixels._planned(Bench(CPU, TINY), others, (), 1e-6) == {}
     (share,) = pixels._planned(bench, others, (), 1e-6).values()
-    moved = 25 * 4 * 3 * TINY.canvas**2
-    assert share == pytest.approx(moved / 3.35e12 / 1e-6)
+    assert share == pytest.approx(stages.variants(others, TINY.canvas).seconds(DEVICES["h100"], FULL) / 1e-6)
 
 
 def test_wrong_pixels_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,12 +87,16 @@ def test_wrong_pixels_fail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failed == ["quarantine of damaged files", "swirl"]
 
 
-def test_without_dali_pixels_are_skipped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dali_what_needs_it_is_skipped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("nvidia.dali")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     code, data = run("--only", "pixels")
     assert code == 0
     reasons = {row["name"]: row["text"] for row in data["rows"] if row["status"] == SKIPPED}
-    assert {"canvas", "jpeg", "decoding"} <= set(reasons)
+    assert {"canvas", "decoding", "gaussian_blur", "pixelate", "low_resolution"} <= set(reasons)
     assert all("not installed" in text and "nvidia.dali" in text for text in reasons.values())
+    passed = {row["name"]: row["facts"].get("reference") for row in data["rows"] if row["status"] == PASSED}
+    on_gpu = {name for name in suite("substance31") if base.get(name).on_gpu}
+    assert len(on_gpu) == 13
+    assert {passed[name] for name in on_gpu} == {"the GPU's definition in torch on a CPU"}

@@ -16,7 +16,19 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import color, dispatch, displacement, halftone, noise, overlay, philox, probe_data, warp
+from substyle.kernels import (
+    color,
+    dispatch,
+    displacement,
+    filters,
+    halftone,
+    jpeg_codec,
+    noise,
+    overlay,
+    philox,
+    probe_data,
+    warp,
+)
 from substyle.kernels.errors import ConfigError
 
 ONE, PAIR, TRIPLE = np.ones(2, np.float32), np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
@@ -45,6 +57,20 @@ FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.
     (warp, "warp_triton", "elastic", (displacement, "elastic"), lambda x: warp.elastic(x, KEYS, "e", ONE, 1.0)),
     (warp, "warp_triton", "grid", (displacement, "grid"), lambda x: warp.grid(x, NODES)),
     (warp, "warp_triton", "swirl", (displacement, "swirl"), lambda x: warp.swirl(x, PAIR, ONE, ONE)),
+    (
+        jpeg_codec,
+        "jpeg_codec_triton",
+        "compressed",
+        (jpeg_codec, "compressed_reference"),
+        lambda x: jpeg_codec.compressed(x, np.full(2, 10, np.int32)),
+    ),
+    (
+        filters,
+        "filters_triton",
+        "filtered",
+        (filters, "filtered_reference"),
+        lambda x: filters.filtered(x, np.full((2, 3, 3), 1 / 9, np.float32)),
+    ),
     (color, "color_triton", "colours", (color, "colours_reference"), lambda x: color.colours(x, MAPS)),
     (
         overlay,
@@ -128,7 +154,7 @@ def test_triton_wants_a_gpu_and_to_be_installed(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if there else None)
     dispatch.installed.cache_clear()
     try:
-        assert dispatch.on_triton(SimpleNamespace(is_cuda=cuda)) == (cuda and there)  # type: ignore[arg-type]
+        assert dispatch.on_triton(SimpleNamespace(is_cuda=cuda, is_meta=False)) == (cuda and there)  # type: ignore[arg-type]
     finally:
         dispatch.installed.cache_clear()
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from substyle.engine import cli
-from substyle.engine.estimate import plan
-from substyle.engine.estimate.plan import fact
+from substyle.engine.estimate.measured import fact
 
 VIT = "timm:vit_base_patch16_224"
 H100_NAME = "NVIDIA H100 80GB HBM3"
@@ -32,9 +31,11 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def keep(folder: Path, rows: dict[str, dict[str, float]], *, card: str = "h100", created: str = "2026-01-01") -> None:
+def keep(
+    folder: Path, rows: dict[str, dict[str, float]], *, card: str = "h100", created: str = "2026-01-01", **more: bool
+) -> None:
     """Write results with facts of rows."""
-    about = {"card": card, "device": H100_NAME, "created": created}
+    about = {"card": card, "device": H100_NAME, "created": created, **more}
     made = [{"name": name, "facts": {fact(field): v for field, v in said.items()}} for name, said in rows.items()]
     data = {"benchmark": "gpu_check", "environment": about, "rows": made}
     (folder / f"gpu-{card}-{created}.json").write_text(json.dumps(data))
@@ -52,22 +53,15 @@ def planned(
 def test_the_command(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown, answer = planned(study, results, capsys, "--count", "8", gpu=("--gpu", "a100"))
     assert (answer["gpu"], answer["count"], answer["photographs"]) == ("A100 SXM 80GB", 8, 1_331_167)
-    assert answer["gpu_hours"] == pytest.approx(8 * answer["hours"])
     assert f"{answer['hours']:.2f} hours for embedding" in shown
-    assert answer["hours_of"] in shown
+    assert f"{answer['of_backbone_rate']:.2f} of the backbones alone" in shown
+    assert f"mean variant {answer['mean_variant_us']:.1f} µs" in shown
+    assert f"limited by {answer['limiting']}" in shown
+    assert all(stage["counted"] in shown for stage in answer["stages"])
+    assert all(name in shown for name in answer["busy"])
     assert "nothing was measured on a GPU" in shown
-    assert answer["goal"] is None  # it is one of an H100
     assert cli.main(["plan", str(study), "--gpu", "a100"]) == 2
     assert "--photographs is required" in capsys.readouterr().err
-
-
-def test_the_goal_stands_beside_the_plan(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown, answer = planned(study, results, capsys)
-    assert answer["goal"]["hours"] == 1.0
-    assert answer["goal"]["planned_hours"] == pytest.approx(answer["hours"], rel=1e-6)  # this study is that of the goal
-    (goal,) = [line for line in shown.splitlines() if line.startswith("goal: ")]
-    assert f"{plan.WHAT} within 1.00 hours" in goal
-    assert goal.endswith(f"{answer['hours']:.2f} hours")
 
 
 def test_without_results_all_is_assumed(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,47 +69,47 @@ def test_without_results_all_is_assumed(study: Path, results: Path, capsys: pyte
     assert {name: said["from"] for name, said in answer["efficiency"].items()} == {
         "compute": "assumed", "bandwidth": "assumed", "decode_bytes": "assumed"
     }  # fmt: skip
-    assert answer["measurement"] is None
-    assert "DALI's 21,567 on an H100 with 70 CPU threads" in shown
+    assert answer["measurement"] == []
     assert "measured:" not in shown
 
 
-def test_what_gpu_check_has_measured_on_the_card_is_taken(
+def test_the_newest_measurement_of_each_field_is_taken(
     study: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(results, {"decode": {"decode_bytes": 1e8}}, created="2025-12-31")  # older: not read
+    keep(results, {"decode": {"decode_bytes": 1e8}, "26 variants": {"variants": 0.1}}, created="2025-12-31")
     keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.9}}, card="a100", created="2026-05-05")  # another card
     keep(results, {
-        "ViT-B/16, torch.compile (default)": {"backbones": 0.7},
         "ViT-B/16, TensorRT, bf16": {"backbones": 0.5},
-        "ResNet-50, torch.compile (default)": {"backbones": 0.3},
+        "ResNet-50, TensorRT, bf16": {"backbones": 0.3},
         "26 variants in one pass": {"variants": 1.2},
     })  # fmt: skip
     shown, answer = planned(study, results, capsys)
     said = answer["efficiency"]
-    assert said["backbones"] == {"value": 0.4, "from": "measured"}  # TensorRT's 0.5 and 0.3: the median
-    assert said["variants"] == {"value": 1.2, "from": "measured"}
-    assert [said[name]["from"] for name in ("compute", "bandwidth", "decode_bytes")] == ["assumed"] * 3
-    assert answer["measurement"] == f"{H100_NAME}, 2026-01-01, gpu-h100-2026-01-01.json"
-    (measured,) = [line for line in shown.splitlines() if line.startswith("measured:")]
-    assert "backbones at 0.40 of their roofline" in measured
-    assert H100_NAME in measured
-    assert "the study itself was not run on a GPU" in shown
-    assert answer["goal"]["planned_hours"] == pytest.approx(answer["hours"], rel=1e-6)
+    assert said["backbones"] == {"value": 0.4, "from": "measured"}  # the median
+    assert said["variants"] == {"value": 1.0, "from": "measured"}  # no more than all
+    assert said["decode_bytes"] == {"value": 1e8, "from": "measured"}  # of an earlier call
+    assert [said[name]["from"] for name in ("compute", "bandwidth")] == ["assumed"] * 2
+    assert answer["measurement"] == ["gpu-h100-2025-12-31.json", "gpu-h100-2026-01-01.json"]
+    assert f"measured: {', '.join(answer['measurement'])}" in shown
     assumed, _ = planned(study, results, capsys, gpu=("--gpu", "l4"))
     assert "measured:" not in assumed
 
 
 def test_shares_that_are_given_come_first(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.5}, "decode": {"decode_bytes": 1e8}})
-    shown, answer = planned(study, results, capsys, "--compute", "0.25")
+    _, answer = planned(study, results, capsys, "--compute", "0.25")
     assert "backbones" not in answer["efficiency"]
     assert answer["efficiency"]["compute"] == {"value": 0.25, "from": "given"}
     assert answer["efficiency"]["decode_bytes"] == {"value": 1e8, "from": "measured"}
-    assert "given: 0.25 of the peak operations" in shown
     keep(results, {"ViT-B/16, TensorRT": {"backbones": 0.5}})
-    shown, _ = planned(study, results, capsys, "--bandwidth", "0.5")
-    assert "no results" not in shown  # there are some, of what was given
+    _, answer = planned(study, results, capsys, "--bandwidth", "0.5")
+    assert answer["measurement"] == []
+
+
+def test_a_rehearsal_is_no_measurement(study: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(results, {"decode": {"decode_bytes": 1e8}}, fake=True)
+    assert cli.main(["plan", str(study), "--photographs", "9", "--gpu", "h100", "--measured", str(results)]) == 1
+    assert "gpu-h100-2026-01-01.json: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"benchmark": "gpu_check"}', '{"benchmark": "x", "environment": {}}'])

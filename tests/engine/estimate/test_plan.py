@@ -10,9 +10,10 @@ from torch import nn
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
-from substyle.engine.estimate import roofline
-from substyle.engine.estimate.plan import BATCH, plan
-from substyle.engine.estimate.roofline import DEVICES, FULL, Device, Efficiency, Work, card_of, device, of_network
+from substyle.engine.estimate import stages
+from substyle.engine.estimate.counting import of_network
+from substyle.engine.estimate.plan import PRODUCTS, Plan, plan
+from substyle.engine.estimate.roofline import DEVICES, FULL, Device, Efficiency, Launch, Work, card_of, device
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import suite
 
@@ -22,13 +23,14 @@ SUITE = suite("substance31")
 
 def test_a_linear_layer_is_counted_by_hand() -> None:
     work = of_network(nn.Linear(10, 20, bias=False), torch.empty(4, 10))
-    assert work.products == [(2.0 * 4 * 10 * 20, 2.0 * (4 * 10 + 10 * 20 + 4 * 20))]
+    assert work.launches == [Launch(2.0 * 4 * 10 * 20, 2.0 * (4 * 10 + 10 * 20 + 4 * 20), product=True)]
     assert work.flop == 400.0
 
 
 def test_a_convolution_is_counted_by_hand() -> None:
     work = of_network(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), torch.empty(2, 3, 16, 16))
-    assert work.products == [(2.0 * 2 * 8 * 3 * 9 * 8 * 8, 2.0 * (2 * 3 * 256 + 8 * 27 + 2 * 8 * 64))]
+    moved = 2.0 * (2 * 3 * 256 + 8 * 27 + 2 * 8 * 64)
+    assert work.launches == [Launch(2.0 * 2 * 8 * 3 * 9 * 8 * 8, moved, product=True)]
 
 
 def test_scores_of_attention_move_nothing() -> None:
@@ -39,7 +41,7 @@ def test_scores_of_attention_move_nothing() -> None:
             return torch.bmm(torch.bmm(x, x.transpose(1, 2)), x)
 
     work = of_network(Attention(), q)
-    assert [moved for _, moved in work.products] == [2.0 * 2 * q.numel()] * 2
+    assert [launch.moved for launch in work.launches] == [2.0 * 2 * q.numel()] * 2
 
 
 @pytest.mark.parametrize(
@@ -54,14 +56,14 @@ def test_scores_of_attention_move_nothing() -> None:
     ],
 )
 def test_known_networks(name: str, dim: int, gflop: float, million: float) -> None:
-    facts = roofline.backbone(name, 8)
+    facts = stages.backbone(name, 8)
     assert facts.dim == dim
     assert facts.work.flop / 1e9 == pytest.approx(gflop, rel=0.02)
     assert facts.parameters / 1e6 == pytest.approx(million, rel=0.02)
 
 
 def test_an_image_tower_of_open_clip() -> None:
-    facts = roofline.backbone("open_clip:ViT-B-32/openai", 2)
+    facts = stages.backbone("open_clip:ViT-B-32/openai", 2)
     assert facts.dim == 512
     assert facts.work.flop / 1e9 == pytest.approx(8.8, rel=0.03)  # 4.4 GMACs, open_clip's model profile
 
@@ -69,12 +71,12 @@ def test_an_image_tower_of_open_clip() -> None:
 @pytest.mark.parametrize(("architecture", "dim"), [("coca_ViT-B-32", 512), ("roberta-ViT-B-32", 512)])
 def test_towers_whose_text_needs_more(architecture: str, dim: int) -> None:
     """CoCa's also gives tokens; text towers of others ask a hub for their configuration."""
-    assert roofline.backbone(f"open_clip:{architecture}", 2).dim == dim
+    assert stages.backbone(f"open_clip:{architecture}", 2).dim == dim
 
 
 @pytest.mark.parametrize("model", ["resnest14d", "test_vit_relpos", "test_vit2"])
 def test_a_layer_of_networks_that_normalise_one_picture_or_have_no_class_token(model: str) -> None:
-    assert roofline.backbone(f"timm:{model}@layer=-1", 1).dim == roofline.backbone(f"timm:{model}", 1).dim
+    assert stages.backbone(f"timm:{model}@layer=-1", 1).dim == stages.backbone(f"timm:{model}", 1).dim
 
 
 def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +84,9 @@ def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.Monk
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * float(x.max())
 
-    monkeypatch.setattr(roofline.timm_family, "create", lambda model: Looks(1, 1))
+    monkeypatch.setattr(stages.timm, "create", lambda model: Looks(1, 1))
     with pytest.raises(ConfigError) as caught:
-        roofline.backbone("timm:test_vit", 1)
+        stages.backbone("timm:test_vit", 1)
     assert (caught.value.field, caught.value.given) == ("backbone timm:test_vit", "test_vit")
     assert isinstance(caught.value.__cause__, RuntimeError)
 
@@ -92,9 +94,9 @@ def test_a_network_that_looks_at_its_numbers_is_refused(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("pool", ["avg", "max"])
 def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
     pytest.importorskip("transformers")
-    assert roofline.backbone(f"align:base@pool={pool}", 1).dim == 640
+    assert stages.backbone(f"align:base@pool={pool}", 1).dim == 640
     with pytest.raises(ConfigError, match="avg, max"):
-        roofline.backbone("align:base@pool=cls", 1)
+        stages.backbone("align:base@pool=cls", 1)
 
 
 @pytest.mark.parametrize(
@@ -112,79 +114,114 @@ def test_align_is_planned_wherever_it_is_read(pool: str) -> None:
 )
 def test_a_plan_refuses_the_names_that_embed_refuses(name: str, allowed: str) -> None:
     context = LoadContext(64, 2, 0, None)
-    for take in (lambda: roofline.backbone(name, 1), lambda: registry.load(name, context)):
+    for take in (lambda: stages.backbone(name, 1), lambda: registry.load(name, context)):
         with pytest.raises(ConfigError) as caught:
             take()
         assert re.search(allowed, caught.value.allowed)
 
 
 def test_styles_share_what_precedes_the_first_normalisation() -> None:
-    one = roofline.styles(("identity", "style_wave"), 224)
-    two = roofline.styles(("identity", "style_wave", "style_glass"), 224)
+    one = stages.styles(("identity", "style_wave"), 224)
+    two = stages.styles(("identity", "style_wave", "style_glass"), 224)
     assert one.flop < two.flop <= 2 * one.flop
-    assert roofline.styles(("identity", "grayscale"), 224).products == []
+    assert stages.styles(("identity", "grayscale"), 224).launches == []
 
 
 def test_the_slower_of_arithmetic_and_traffic_decides() -> None:
-    work = Work([(100.0, 1.0), (1.0, 100.0)], images=1)
-    assert work.seconds(Device("x", 100.0, 10.0, 1.0), FULL) == pytest.approx(1.0 + 10.0)
-    assert work.seconds(Device("x", 100.0, 10.0, 1.0), Efficiency(0.5, 0.1)) == pytest.approx(2.0 + 100.0)
+    work = Work([Launch(100.0, 1.0, product=True), Launch(1.0, 100.0), Launch(50.0, 1.0)], images=2)
+    card = Device("x", flops=100.0, float32=5.0, bandwidth=10.0, copies=1.0, memory=1.0)
+    assert work.times(card, FULL) == pytest.approx(((1.0 + 10.0) / 2, 10.0 / 2))
+    assert work.seconds(card, Efficiency(0.5, 0.1)) == pytest.approx((2.0 + 100.0 + 20.0) / 2)
+
+
+VIT = "timm:vit_base_patch16_224"
 
 
 def test_a_plan_adds_up() -> None:
-    made = plan(["timm:vit_base_patch16_224"], SUITE, 1000, H100)
-    answer = made.describe()
-    assert answer["embeddings"] == 31_000
-    assert answer["store_bytes"] == 31_000 * 768 * 2
-    assert made.seconds == pytest.approx(1000 * sum(stage["seconds"] for stage in answer["stages"]))
-    assert made.limiting.name == "timm:vit_base_patch16_224"
-    assert 0.5 < made.backbone_share < 1.0
-    assert answer["embeddings_per_s"] == pytest.approx(31_000 / made.seconds)
-    assert 0 < made.memory < H100.memory
+    made = plan([VIT], SUITE, 1000, H100)
+    (decode, variants, styles, vit), (table,) = made.stages, made.tables
+    assert [stage.name for stage in made.stages] == ["decode", "variants", "styles", VIT]
+    assert made.store_bytes == table.store_bytes == 31_000 * 768 * 2
+    total = sum(stage.seconds for stage in made.stages)
+    assert (made.limiting, made.busy["GPU compute"]) == ("GPU compute", pytest.approx(total))
+    assert made.hours == pytest.approx(1000 * total / 3600)
+    assert made.of_backbone_rate == pytest.approx(vit.seconds / total)
+    assert made.mean_variant_us == pytest.approx(1e6 * (variants.seconds + styles.seconds) / 30)
+    assert made.embeddings_per_s == pytest.approx(31 / total)
+    assert 0 < made.memory_bytes < H100.memory
+    assert all(stage.seconds == pytest.approx(stage.compute + stage.bandwidth) for stage in made.stages)
+    assert made.describe()["stages"][0]["name"] == decode.name
     # at full peak nothing is faster than its operations allow
-    ideal = plan(["timm:vit_base_patch16_224"], SUITE, 1000, H100, efficiency=FULL)
-    assert ideal.limiting.seconds >= ideal.limiting.flop / H100.flops
+    ideal = plan([VIT], SUITE, 1000, H100, efficiency=FULL)
+    assert ideal.stages[-1].seconds >= ideal.stages[-1].flop / H100.flops
 
 
-def test_the_cost_of_each_backbone_and_of_what_they_share() -> None:
-    names = ["timm:vit_base_patch16_224", "control:random:test_resnet", "control:pixels"]
+def test_the_stages_are_those_that_were_counted() -> None:
+    made = {stage.name: stage for stage in plan([VIT], SUITE, 1000, H100).stages}
+    counted = {
+        "decode": stages.decode(224),
+        "variants": stages.variants(SUITE, 224),
+        "styles": stages.styles(SUITE, 224),
+    }
+    for name, work in counted.items():
+        assert (made[name].flop, made[name].traffic) == pytest.approx((work.flop, work.traffic))
+        assert made[name].launches == pytest.approx(len(work.launches) * 256 / work.images)
+        assert made[name].counted != PRODUCTS
+    vit = stages.backbone(VIT, 256).work
+    assert made[VIT].flop == pytest.approx(31 * vit.flop)
+    assert made[VIT].seconds == pytest.approx(31 * vit.seconds(H100, Efficiency()))
+
+
+def test_a_small_backbone_waits_for_the_thread_that_writes() -> None:
+    made = plan(["package:efficientnet_lite0", "control:pixels"], SUITE, 1000, H100)
+    assert made.limiting == "host (writing)"
+    assert made.hours == pytest.approx(1000 * made.busy["host (writing)"] / 3600)
+    assert made.of_backbone_rate == pytest.approx(made.stages[3].seconds / made.busy["host (writing)"])
+    assert made.busy["host (writing)"] == pytest.approx(made.store_bytes / 1000 / 0.15e9)
+    wider = plan(["package:efficientnet_lite0", "control:pixels"], SUITE, 1000, H100, dtype="float32")
+    assert wider.busy["host (writing)"] == pytest.approx(2 * made.busy["host (writing)"])
+
+
+def test_the_cost_of_each_backbone() -> None:
+    names = [VIT, "control:random:test_resnet", "control:pixels"]
     made = plan(names, SUITE, 3600, H100, count=2)
-    answer = made.describe()
-    assert [table["backbone"] for table in answer["tables"]] == names
-    assert sum(table["store_bytes"] for table in answer["tables"]) == answer["store_bytes"]
-    assert sum(stage["gpu_hours"] for stage in answer["stages"]) == pytest.approx(answer["gpu_hours"])
-    seconds = {stage["name"]: stage["seconds"] for stage in answer["stages"]}
-    for table in answer["tables"][:2]:
-        assert table["gpu_hours"] == pytest.approx(seconds[table["backbone"]])  # 3600 photographs take hours of seconds
-        assert table["embeddings_per_s"] == pytest.approx(31 / seconds[table["backbone"]])
-    assert (answer["tables"][2]["embeddings_per_s"], answer["tables"][2]["gpu_hours"]) == (None, 0.0)
+    assert [table.backbone for table in made.tables] == names
+    assert sum(table.store_bytes for table in made.tables) == made.store_bytes
+    seconds = {stage.name: stage.seconds for stage in made.stages}
+    for table in made.tables[:2]:
+        assert table.gpu_hours == pytest.approx(seconds[table.backbone])  # 3600 photographs take hours of seconds
+        assert table.embeddings_per_s == pytest.approx(31 / seconds[table.backbone])
+    assert (made.tables[2].embeddings_per_s, made.tables[2].gpu_hours) == (None, 0.0)
     # what takes no time is stored, and is no part of the rate
-    assert answer["embeddings"] == 3 * 31 * 3600
-    assert answer["embeddings_per_s"] == pytest.approx(2 * 31 * 3600 / made.seconds)
+    assert made.embeddings_per_s == pytest.approx(2 * 31 * 3600 / 3600 / made.hours)
+
+
+def test_layers_of_one_network_are_one_pass() -> None:
+    deep, both = (plan([f"{VIT}@layer={layers}"], SUITE, 1000, H100) for layers in ("11", "5:11"))
+    assert [stage.seconds for stage in both.stages[3:]] == [0.0, deep.stages[3].seconds]
+    assert [table.backbone for table in both.tables] == [f"{VIT}@layer={layer}" for layer in (5, 11)]
+    assert [table.embeddings_per_s is None for table in both.tables] == [True, False]
+    assert (both.hours, both.memory_bytes) == pytest.approx((deep.hours, deep.memory_bytes))
+    assert both.embeddings_per_s == pytest.approx(2 * (deep.embeddings_per_s or 0))
 
 
 def test_controls_alone_have_no_rate() -> None:
-    answer = plan(["control:pixels", "control:statistics"], SUITE, 10, H100).describe()
-    assert (answer["embeddings"], answer["embeddings_per_s"]) == (620, None)
+    assert plan(["control:pixels", "control:statistics"], SUITE, 10, H100).embeddings_per_s is None
 
 
 def test_measured_shares_take_the_place_of_assumed_ones() -> None:
-    def stages(efficiency: Efficiency) -> dict[str, float]:
-        made = plan(["control:random:test_resnet"], SUITE, 10, H100, efficiency=efficiency)
-        return {stage.name: stage.seconds for stage in made.stages}
+    def made(efficiency: Efficiency) -> Plan:
+        return plan(["control:random:test_resnet"], SUITE, 10, H100, efficiency=efficiency)
 
-    full = stages(FULL)
-    found = stages(Efficiency(decode_bytes=1e8, backbones=0.5, styles=0.25, variants=0.1))
-    assert found["decode"] == pytest.approx(1e8 / H100.bandwidth)
-    assert found["control:random:test_resnet"] == pytest.approx(full["control:random:test_resnet"] / 0.5)
-    assert found["styles"] == pytest.approx(full["styles"] / 0.25)
-    assert found["variants"] == pytest.approx(full["variants"] / 0.1)
+    full, found = made(FULL), made(Efficiency(decode_bytes=1e8, backbones=0.5, styles=0.25, variants=0.1))
+    assert found.busy["JPEG decoder"] == pytest.approx(1e8 / H100.bandwidth)
+    for stage, ideal, share in zip(found.stages[1:], full.stages[1:], (0.1, 0.25, 0.5), strict=True):
+        assert stage.seconds == pytest.approx(ideal.seconds / share)
 
 
 def test_more_gpus_faster_ones_and_more_photographs() -> None:
     def hours(photographs: int, gpu: str, count: int) -> float:
-        made = plan(["control:random:test_resnet"], SUITE, photographs, DEVICES[gpu], count=count)
-        return float(made.describe()["hours"])
+        return plan([VIT], SUITE, photographs, DEVICES[gpu], count=count).hours
 
     assert hours(2000, "h100", 1) == pytest.approx(2 * hours(1000, "h100", 1))
     assert hours(1000, "h100", 4) == pytest.approx(hours(1000, "h100", 1) / 4)
@@ -200,10 +237,10 @@ def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
 
 
 def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
-    stages = {stage.name: stage for stage in plan(["control:pixels"], ("identity",), 10, H100).stages}
-    assert stages["variants"].seconds == stages["styles"].seconds == 0.0
-    assert stages["control:pixels"].seconds == 0.0
-    assert BATCH == 256
+    made = plan(["control:pixels"], ("identity",), 10, H100)
+    assert made.stages[1].seconds == pytest.approx(0.0, abs=1e-11)
+    assert (made.stages[2].seconds, made.stages[3].seconds) == (0.0, 0.0)
+    assert made.mean_variant_us == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,21 +249,14 @@ def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
 )
 def test_backbones_that_cannot_be_planned_for(name: str, given: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        roofline.backbone(name, 2)
+        stages.backbone(name, 2)
     assert (caught.value.field, caught.value.given) == (f"backbone {name}", given)
 
 
-def test_unknown_gpus_and_shares_are_refused() -> None:
-    with pytest.raises(ConfigError, match="h100, h200, a100, l4"):
+def test_an_unknown_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
         device("h900")
-    for name in ("compute", "bandwidth", "backbones", "styles"):
-        with pytest.raises(ConfigError) as caught:
-            Efficiency(**{name: 1.5})
-        assert (caught.value.field, caught.value.given) == (f"efficiency.{name}", 1.5)
-    for name in ("decode_bytes", "variants"):
-        with pytest.raises(ConfigError) as caught:
-            Efficiency(**{name: 0.0})
-        assert (caught.value.field, caught.value.given) == (f"efficiency.{name}", 0.0)
+    assert (caught.value.field, caught.value.given) == ("--gpu", "h900")
 
 
 @pytest.mark.parametrize(

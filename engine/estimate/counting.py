@@ -1,0 +1,130 @@
+"""Count operations, bytes and launches of code by running it on torch's meta device, where tensors have no memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from substyle.engine.estimate.roofline import Launch, Work
+
+META = torch.device("meta")
+
+
+def of_network(network: nn.Module, x: torch.Tensor) -> Work:
+    """Count the products of a network for a batch (B, C, H, W), on the device of ``x``.
+
+    Products read and write 16 bits per number. What is between them (normalisation, activation, residual sums) is fused
+    and moves no data, as in TensorRT; attention scores stay on chip.
+    """
+    with torch.no_grad(), Counter(x.device) as counter:
+        network(x)
+    return Work([launch for launch in counter.launches if launch.product], len(x))
+
+
+_ATEN = torch.ops.aten
+_BATCHED = (_ATEN.bmm, _ATEN.baddbmm)  # those of attention; their largest matrix is its scores
+_ALSO_POINTWISE = (_ATEN._to_copy, _ATEN.reflection_pad2d, _ATEN.upsample_nearest2d, _ATEN.cat, _ATEN.clone)
+_EMPTY = (_ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty)
+_OVERWRITES = (_ATEN.copy_, _ATEN.fill_, _ATEN.zero_, _ATEN.zeros_like, _ATEN.ones_like, _ATEN.full_like)
+_READS = 4  # torch.compile writes an intermediate result with several users if it is computed from more tensors
+
+
+class Counter(TorchDispatchMode):
+    """Count what runs on a device. Views and allocations cost nothing.
+
+    Args:
+        device: device; work on others and copies from them are not counted.
+        fused: False: every operation reads its inputs and writes its outputs, as torch does without compilation. True:
+            as torch.compile does, pointwise operations (also casts, padding, enlargement) run in the kernel of the next
+            reduction, or else write what the next product or caller reads. A reduction over an image and what uses it
+            are two passes.
+
+    Attributes:
+        launches: what ran.
+    """
+
+    def __init__(self, device: torch.device = META, *, fused: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device, self.fused = device, fused
+        self.launches: list[Launch] = []
+        self._unwritten: dict[int, dict[int, float]] = {}  # results not in memory: bytes of what they are computed from
+        self._used: set[int] = set()
+        self._kept: list[torch.Tensor] = []  # so that no address of a storage is reused
+
+    def triton(self, arguments: tuple[Any, ...]) -> None:
+        """Count a Triton kernel, see :func:`.kernels.dispatch.watched`: every tensor passes through memory once.
+
+        Operations of Triton kernels are not counted.
+        """
+        tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+        self.launches.append(Launch(0.0, sum({_key(tensor): _size(tensor) for tensor in tensors}.values())))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 (OpOverload)
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        self._kept += made
+        mutable = func._schema.is_mutable
+        view = not mutable and set(map(_key, made)) <= set(map(_key, read))
+        uploaded = read and read[-1].device != self.device and packet in (_ATEN._to_copy, _ATEN.copy_)
+        if not made or made[0].device != self.device or view or uploaded or packet in _EMPTY:
+            return out
+        if packet in flop_registry:
+            flop = float(flop_registry[packet](*args, **kwargs, out_val=out))
+            sizes = [t.numel() * (2 if t.dtype == torch.float32 else t.itemsize) for t in (*read, *made)]
+            on_chip = max(sizes) if packet in _BATCHED else 0
+            self._write(read)
+            self.launches.append(Launch(flop, float(sum(sizes) - on_chip), product=True))
+        elif not self.fused or mutable or packet in _OVERWRITES:
+            read = read[1:] if packet in _OVERWRITES else read
+            self._write(read)
+            for tensor in made:
+                self._unwritten.pop(_key(tensor), None)
+            self.launches.append(Launch(0.0, sum(map(_size, (*read, *made)))))
+        elif torch.Tag.pointwise in func.tags or packet in _ALSO_POINTWISE:
+            self._write([t for t in read if _key(t) in self._used and len(self._sources([t])) > _READS])
+            self._used.update(map(_key, read))
+            self._unwritten |= dict.fromkeys(map(_key, made), self._sources(read))
+        else:
+            self.launches.append(Launch(0.0, sum(self._sources(read).values()) + sum(map(_size, made))))
+        return out
+
+    def _sources(self, tensors: Sequence[torch.Tensor]) -> dict[int, float]:
+        """Bytes of all that is read to compute tensors, by storage."""
+        sources: dict[int, float] = {}
+        for tensor in tensors:
+            for key, size in self._unwritten.get(_key(tensor), {_key(tensor): _size(tensor)}).items():
+                sources[key] = max(size, sources.get(key, 0.0))
+        return sources
+
+    def _write(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Write results that are needed in memory, one kernel each."""
+        for tensor in tensors:
+            if _key(tensor) in self._unwritten:
+                self.launches.append(Launch(0.0, sum(self._sources([tensor]).values()) + _size(tensor)))
+                del self._unwritten[_key(tensor)]
+
+
+def _key(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _size(tensor: torch.Tensor) -> float:
+    """Bytes that a view covers: a value that is broadcast counts once."""
+    numbers = math.prod(count for count, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
+    return float(min(numbers * tensor.itemsize, tensor.untyped_storage().nbytes()))
