@@ -14,16 +14,18 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from substyle.engine.store import codecs
 from substyle.engine.store.files import flush, make_folder, naming, write_durably, writing
 from substyle.engine.store.layout import METADATA, Codec, OverflowError16, StoreError, StoreSettings
 from substyle.pipelines.storage import ObjectPlace, Place, each
+
+if TYPE_CHECKING:
+    import zarr
 
 # chunk (i, j) is the file c/i/j
 CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
@@ -105,6 +107,8 @@ def zarr_store(path: Place) -> Any:  # noqa: ANN401 (zarr's StoreLike)
 
 def root(path: Place) -> zarr.Group:
     """Open the root group of a store. Raises StoreError if its metadata are missing or damaged."""
+    import zarr  # takes a third of a second; only reading needs it
+
     with _named(path):
         if not (path / METADATA).exists():
             raise StoreError(f"{path / METADATA}: missing; run substyle verify")
@@ -114,6 +118,8 @@ def root(path: Place) -> zarr.Group:
 
 def open_array(store: Place, parent: zarr.Group, name: str) -> zarr.Array[Any]:
     """Open an array of a store. Raises StoreError if it is missing, not an array, or damaged."""
+    import zarr
+
     with _named(store / name):
         member = parent[name]
     if not isinstance(member, zarr.Array):

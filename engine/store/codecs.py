@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numcodecs import BitRound, Blosc, Zstd
 from numpy.typing import NDArray
 
 from substyle.engine.store.layout import Codec, Dtype
+
+if TYPE_CHECKING:
+    from numcodecs import Blosc, Zstd
 
 KEPT_BITS = 7  # mantissa bits that bitround keeps: those of bfloat16
 _ZSTD = {"level": 3, "checksum": False}
@@ -31,6 +33,8 @@ def rounded(x: NDArray[Any], codec: Codec) -> NDArray[Any]:
     """Return the values that a codec stores: with `KEPT_BITS` mantissa bits for ``bitround+zstd``, else the same."""
     if codec != "bitround+zstd":
         return x
+    from numcodecs import BitRound
+
     bits = BitRound(KEPT_BITS).encode(np.ascontiguousarray(x))
     return np.where(np.isfinite(x), bits.view(x.dtype).reshape(x.shape), x)
 
@@ -52,4 +56,6 @@ def decode(data: bytes, codec: Codec, dtype: np.dtype[Any], width: int) -> NDArr
 
 
 def _codec(codec: Codec) -> Blosc | Zstd:
+    from numcodecs import Blosc, Zstd
+
     return Blosc("zstd", _LEVEL, Blosc.BITSHUFFLE) if codec == "blosc" else Zstd(**_ZSTD)

@@ -6,10 +6,9 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from substyle.engine.store import arrays, catalog, compaction, journal, lock
@@ -32,6 +31,9 @@ from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
 from substyle.engine.store.records import ImageNote, Index, Record
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import ObjectPlace, Place, each, place
+
+if TYPE_CHECKING:
+    import zarr
 
 
 def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> None:
