@@ -48,11 +48,24 @@ class PixelPipeline:
         load_all()
         self.settings, self.config = settings, config
         self.target = Target(config.device, config.runtime)
-        self.decoder = Decoder(
-            settings.canvas, config.images, config.cores, device=config.device, orientation=settings.orientation
-        )
         self._maker = functools.cache(self._make)
         self._networks = functools.cache(self._load_networks)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The decoder of photographs."""
+        settings, config = self.settings, self.config
+        return Decoder(
+            settings.canvas, config.images, config.cores, device=config.device, orientation=settings.orientation
+        )
+
+    def release(self) -> None:
+        """Free decoder, networks and variant makers; they are created again when needed."""
+        self.__dict__.pop("decoder", None)
+        self._maker.cache_clear()
+        self._networks.cache_clear()
+        if self.target.on_gpu:
+            torch.cuda.empty_cache()
 
     def maker(self, transformations: Sequence[str], seed: int | None = None) -> VariantMaker:
         """Return the variant maker for these transformations; default seed: that of the settings."""

@@ -69,7 +69,9 @@ def embed(
         compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
         prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
         executor = workers or LocalExecutor(compiled)
-        del compiled  # workers have their own, and need the GPU memory
+        del compiled
+        if workers is not None:  # they have their own, and one shares this process's GPU
+            plan.pipeline.release()
         summary = _fill(plan, prepared, executor, quiet=quiet)
     summary.seconds["prepare"] = ready - start
     summary.seconds["total"] = time.perf_counter() - start

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GATE_EACH, GATE_FEWEST, SPOT_IMAGES
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding import run
+from substyle.engine.embedding.loop import EmbedTask
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline, shard_rows
 from substyle.engine.embedding.run import embed
@@ -140,6 +143,26 @@ def test_unchanged_photographs_alone_pass_the_gate(tmp_path: Path, two_classes: 
     embed(request, [BackboneChoice("control:random:test_vit", precision="fp32")], quiet=True)
     (entry,) = EmbeddingStore.open(tmp_path / "s.zarr").backbones()
     assert entry.facts["gate"]["rows"] == GATE_FEWEST
+
+
+def test_a_driver_of_workers_keeps_nothing_on_its_device(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = plan(two_classes, tmp_path / "s.zarr")
+    network = BackboneChoice("control:random:test_vit", precision="fp32")
+
+    class Workers:
+        def run(self, task: EmbedTask, *, quiet: bool) -> None:
+            assert "decoder" not in vars(request.pipeline)
+            assert request.pipeline._maker.cache_info().currsize == 0
+            assert request.pipeline._networks.cache_info().currsize == 0
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_workers", lambda plan, backbones: nullcontext(Workers()))
+    with pytest.raises(KeyboardInterrupt):
+        embed(request, [network], quiet=True)
+    monkeypatch.undo()
+    assert embed(request, [network], quiet=True).new_shards == 5  # created again when needed
 
 
 def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes: Path) -> None:
