@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.weak import WeakIdKeyDictionary
 
 from substyle.engine import cache
 from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch, fastest
@@ -34,15 +34,18 @@ from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precisi
 
 @dataclass(frozen=True)
 class CompiledBackbone:
-    """A compiled and gated backbone.
+    """A compiled and gated backbone, or several layers of a network that are computed in one pass.
+
+    Layers are embedded as one backbone whose embedding concatenates theirs, and stored as separate backbones.
 
     Attributes:
         spec: its facts.
         embed: embeds canvases.
         runtime: ``{"name", "precision", "float32_layers", "version", "device"}``.
-        gate: result of the gate; None for plain arithmetic, which is its own reference.
+        gate: result of the gate, of several layers the worst; None for plain arithmetic, which is its own reference.
         rate: images per second of the network alone at its compiled batch, measured once per device.
-        members: facts of the backbones whose embeddings it concatenates; empty or its own for a single one.
+        members: facts of the backbones whose embeddings it concatenates; empty for a single one.
+        gates: result of the gate for each member.
     """
 
     spec: BackboneSpec
@@ -51,17 +54,34 @@ class CompiledBackbone:
     gate: dict[str, Any] | None
     rate: float
     members: tuple[BackboneSpec, ...] = ()
+    gates: tuple[dict[str, Any], ...] = ()
 
-    def describe(self) -> dict[str, Any]:
-        """Return the facts kept in a store."""
-        return {
-            "name": self.spec.name,
-            "dim": self.spec.dim,
-            "spec": self.spec.describe(),
-            "runtime": self.runtime,
-            "gate": self.gate,
-            "rate": round(self.rate, 2),
-        }
+    @property
+    def names(self) -> list[str]:
+        """Names of its backbones in a store."""
+        return [spec.name for spec in self.members or (self.spec,)]
+
+    @property
+    def columns(self) -> list[slice]:
+        """Columns of each of its backbones in an embedding."""
+        ends = list(accumulate(spec.dim for spec in self.members or (self.spec,)))
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the facts of each of its backbones that are kept in a store."""
+        runtime = {**self.runtime, "computed_with": self.spec.name} if self.members else self.runtime
+        gates = self.gates or (self.gate,)
+        return [
+            {
+                "name": spec.name,
+                "dim": spec.dim,
+                "spec": spec.describe(),
+                "runtime": runtime,
+                "gate": gate,
+                "rate": round(self.rate, 2),
+            }
+            for spec, gate in zip(self.members or (self.spec,), gates, strict=True)
+        ]
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
         """Embed in the background if the runtime supports it. Do not modify the canvas until `result()` returns.
@@ -148,14 +168,16 @@ def compile_source(
         runtime = {"name": "torch", "precision": "fp32", "float32_layers": 0, "version": version("torch")}
         facts = {"spec": source.spec.describe(), "runtime": runtime, "canvas": options.canvas, **measured}
         rate = _rate(plain, samples, facts, options)
-        return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate, source.members)
+        return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
     builder = artefact_of(source, samples, options)
     found, embed = _gated(builder, samples, own, options, note)
     mixture = PrecisionPolicy.of(found)
     described = builder.describe(embed)
     runtime = {"name": described["name"], **mixture.describe(), "version": described["version"]}
     rate = _rate(embed, samples, {"graph": builder.key, "runtime": runtime, **measured}, options)
-    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, source.members)
+    members = source.members if len(source.members) > 1 else ()
+    gates = tuple(found["gates"]) if members else ()
+    return CompiledBackbone(source.spec, embed, {**runtime, **target.describe()}, found["gate"], rate, members, gates)
 
 
 def _gated(
@@ -187,7 +209,10 @@ def _gated(
         print(f"{error}; searching for a precision on these photographs", file=sys.stderr)
         found = search(own, "each").result()
         return found, compiled(found)
-    return found if spot is None else {**found, "gate": {**found["gate"], "spot": spot}}, embed
+    if spot is not None:
+        gates = [{**gate, "spot": seen} for gate, seen in zip(found["gates"], spot["gates"], strict=True)]
+        found = {**found, "gate": {**found["gate"], "spot": spot["gate"]}, "gates": gates}
+    return found, embed
 
 
 def artefact_of(source: LazyBackbone, samples: CalibrationSamples, options: CompileOptions) -> RuntimeBuilder:
@@ -217,83 +242,3 @@ def _rate(embed: Embed, samples: GateSamples, facts: dict[str, Any], options: Co
         return len(canvas_BSSC) / seconds
 
     return float(cache.remember("rates", facts, measure))
-
-
-def members(compiled: CompiledBackbone) -> list[CompiledBackbone]:
-    """Return the backbones whose embeddings a compiled backbone concatenates; itself if it is a single one."""
-    if len(compiled.members) < 2:
-        return [compiled]
-    shared, first = MultiOutput(compiled), 0
-    runtime = {**compiled.runtime, "computed_with": compiled.spec.name}
-    found = []
-    for number, spec in enumerate(compiled.members):
-        embed = OutputMember(shared, number, slice(first, first + spec.dim))
-        first += spec.dim
-        rate = compiled.rate * len(compiled.members)  # its share of a pass
-        found.append(replace(compiled, spec=spec, embed=embed, runtime=runtime, rate=rate, members=(spec,)))
-    return found
-
-
-class MultiOutput:
-    """A compiled backbone with several members.
-
-    Pending results are kept as long as their canvas, so that a canvas passed to each member in turn is computed once.
-    """
-
-    def __init__(self, compiled: CompiledBackbone) -> None:
-        self.compiled = compiled
-        self._begun: Any = WeakIdKeyDictionary()  # _Begun by canvas; untyped in torch
-
-    def start(self, canvas_BSSC: Canvas, number: int) -> _Begun:
-        """Start a canvas, or return its pending result. Do not modify it until all members have received it."""
-        begun: _Begun | None = self._begun.get(canvas_BSSC)
-        if begun is None or number in begun.taken:
-            begun = self._begun[canvas_BSSC] = _Begun(self.compiled.start(canvas_BSSC))
-        begun.taken.add(number)
-        if len(begun.taken) == len(self.compiled.members):
-            del self._begun[canvas_BSSC]
-        return begun
-
-
-class OutputMember:
-    """One backbone of a `MultiOutput`.
-
-    Args:
-        shared: the compiled backbone.
-        number: which member it is.
-        columns: its part of the concatenated embedding.
-    """
-
-    def __init__(self, shared: MultiOutput, number: int, columns: slice) -> None:
-        self.shared, self.number, self.columns = shared, number, columns
-
-    def __call__(self, canvas_BSSC: Canvas) -> NDArray[np.float32]:
-        """Embed a canvas: (B, S, S, 3) uint8 to (B, D) float32. The canvas may be modified afterwards."""
-        return self.shared.compiled.embed(canvas_BSSC)[:, self.columns]
-
-    def start(self, canvas_BSSC: Canvas) -> AsyncResult:
-        """Start embedding in the background, for this and the other members."""
-        return _Output(self.shared.start(canvas_BSSC, self.number), self.columns)
-
-
-class _Begun:
-    """A batch in flight."""
-
-    def __init__(self, running: AsyncResult) -> None:
-        self._running = running
-        self._embedded_BD: NDArray[np.float32] | None = None
-        self.taken: set[int] = set()
-
-    def result(self) -> NDArray[np.float32]:
-        """Wait for the embeddings of all members. Shape: (B, D) float32."""
-        if self._embedded_BD is None:
-            self._embedded_BD = self._running.result()
-        return self._embedded_BD
-
-
-class _Output:
-    def __init__(self, begun: _Begun, columns: slice) -> None:
-        self.begun, self.columns = begun, columns
-
-    def result(self) -> NDArray[np.float32]:
-        return self.begun.result()[:, self.columns]

@@ -79,6 +79,7 @@ def check(
     images: int,
     reference: str,
     mean_D: NDArray[np.float64] | None = None,
+    configured: str = "",
 ) -> GateResult:
     """Compare embeddings, cast to the store's dtype, with their float32 reference.
 
@@ -87,6 +88,7 @@ def check(
 
     Args:
         mean_D: mean of the reference; default that of these rows.
+        configured: name in the configuration, if another: that of several layers.
 
     Raises:
         GateError: an embedding is not finite, or its cosine or norm is outside the limits of the precision.
@@ -114,7 +116,7 @@ def check(
             f"{name}: {precision} disagrees with {reference} on {len(got)} pictures: "
             f"cosine min {result.cosine_min:.5f}, mean {result.cosine_mean:.5f} (required: ≥ {threshold}), "
             f"largest norm error {result.norm_error_max:.4f} (required: ≤ {MAX_NORM_ERROR}). "
-            f'To set the precision of one backbone: {{ name = "{name}", precision = "fp32" }}'
+            f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}'
         )
     return result
 
@@ -183,7 +185,7 @@ class PrecisionSearch:
     """Gates one backbone, searching for its precision if ``auto``.
 
     Args:
-        artefact: builder of the backbone.
+        builder: builder of the backbone.
         samples: photographs of the gate.
         precision: a precision, or auto.
         dtype: dtype of the store's embeddings.
@@ -213,17 +215,20 @@ class PrecisionSearch:
         self._runtimes: dict[PrecisionPolicy, Embed] = {}
 
     def result(self) -> dict[str, Any]:
-        """Return ``{"precision", "float32_layers", "gate"}`` of the policy that passed. Raises GateError if none."""
+        """Return ``{"precision", "float32_layers", "gate", "gates"}`` of the policy that passed.
+
+        ``gates`` are the results of each backbone of a pass, ``gate`` the worst. Raises GateError if none passes.
+        """
         facts = {"precision": self.precision, **self._facts(), **self.builder.facts(self.precision)}
         found: dict[str, Any] = cache.remember("gates", facts, self._search)
         return found
 
     def check(self, mixture: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
-        """Return the result of a compiled policy; None for the reference itself. Raises GateError if it fails."""
+        """Return `result` of a compiled policy; None for the reference itself. Raises GateError if it fails."""
         if mixture.precision == "fp32" and self._compiled:
             return None
         facts = {"policy": mixture.describe(), **self._facts(), **self.builder.facts(mixture.precision)}
-        found: dict[str, Any] = cache.remember("spots", facts, lambda: self._passed(mixture, embed)["gate"])
+        found: dict[str, Any] = cache.remember("spots", facts, lambda: self._passed(mixture, embed))
         return found
 
     def _facts(self) -> dict[str, Any]:
@@ -357,13 +362,14 @@ class PrecisionSearch:
             except GateError:
                 self.note(f"{words}, rejected at {done} pictures")
                 raise
-        result = self._compare(mixture, np.concatenate(got), self._reference)
-        return {**mixture.describe(), "gate": result.describe()}
+        results = self._compare(mixture, np.concatenate(got), self._reference)
+        gates = [result.describe() for result in results]
+        return {**mixture.describe(), "gate": worst(results).describe(), "gates": gates}
 
     def _compare(
         self, mixture: PrecisionPolicy, got_ND: NDArray[np.floating], reference_ND: NDArray[np.float32]
-    ) -> GateResult:
-        """The worst result of all members."""
+    ) -> list[GateResult]:
+        """Results of each backbone of the pass."""
         results, first = [], 0
         for member in self.builder.source.members:
             columns = slice(first, first := first + member.dim)
@@ -376,9 +382,10 @@ class PrecisionSearch:
                     images=min(self.samples.images(), len(self._pictures)),
                     reference=self._reference_name,
                     mean_D=self._mean_D[columns],
+                    configured=self.name,
                 )
             )
-        return worst(results)
+        return results
 
     @property
     def _title(self) -> str:

@@ -221,15 +221,18 @@ _LAYERS = re.compile(r"([@,]layer=)(-?[0-9]{1,4})(?:\.\.(-?[0-9]{1,4})|((?::-?[0
 def expand(name: str) -> list[str]:
     """Return the names of single layers in the name of several, such as ``mae:base@layer=0..11`` or ``…@layer=2:5:8``.
 
-    A name without several layers is returned alone. Raises ConfigError for an empty range or a repeated layer.
+    A name without several layers is returned alone. Raises ConfigError for fewer than two layers, a repeated layer, or
+    a range from a negative index, which counts from the end, to another.
     """
     found = _LAYERS.search(name)
     if found is None or _OPTIONS.fullmatch(name) is None:
         return [name]
     first, last, more = found[2], found[3], found[4]
     layers = list(range(int(first), int(last) + 1)) if last else [int(each) for each in (first + more).split(":")]
-    if not layers or len(set(layers)) < len(layers):
-        raise ConfigError(f"backbone {name}", found[0].strip("@,"), "layer=<first>..<last>, or different layers")
+    crosses = last and int(first) < 0 <= int(last)
+    if len(layers) < 2 or len(set(layers)) < len(layers) or crosses:
+        allowed = "layer=<index>, <first>..<last> with both from the same end, or different layers as 2:5:8"
+        raise ConfigError(f"backbone {name}", found[0].strip("@,"), allowed)
     return [f"{name[: found.start()]}{found[1]}{layer}{name[found.end() :]}" for layer in layers]
 
 

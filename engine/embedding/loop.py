@@ -176,9 +176,9 @@ class Loop:
             made = cuda.made(variant.pixels_BSSC)
             clock = self._spend("variants", clock, len(part))
             batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, decoded.ok_B, made)
-            for i, lacking in enumerate(shard.lacking):
-                if variant.name in lacking:
-                    backlog.add(i, batch)
+            for turn, places in enumerate(backlog.places):
+                if any(variant.name in shard.lacking[place] for place in places):
+                    backlog.add(turn, batch)
             clock = self._spend("backbones", clock)
         seen_TB = AsyncCopy.of(torch.stack(distinct))
         files = [(blob.content, blob.mark) for blob in blobs]

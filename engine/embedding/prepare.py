@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source, members
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import fingerprint
@@ -325,7 +325,7 @@ def prepare_backbones(
             def note(text: str, name: str = choice.name) -> None:
                 bar.note(f"{name}: {text}")
 
-            compiled += members(compile_source(_source(choice, pipeline), samples, options, note, own=own))
+            compiled.append(compile_source(_source(choice, pipeline), samples, options, note, own=own))
             bar.advance()
     return compiled
 

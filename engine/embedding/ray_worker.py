@@ -83,7 +83,7 @@ class Worker(Callbacks):
         pipeline = PixelPipeline(spec.settings, spec.config)
         plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, others=tuple(others))
         compiled = prepare_backbones(spec.backbones, plan.samples(), quiet=True)
-        entries = [store.ensure_backbone(backbone.describe()) for backbone in compiled]
+        entries = [store.ensure_backbone(facts) for backbone in compiled for facts in backbone.describe()]
         self._loop = Loop(store, plan, entries, compiled, EmbedSummary(), spec.run)
 
     def fill(self, shard: int, lacking: Lacking) -> EmbedSummary | None:

@@ -112,7 +112,7 @@ class _Prepared:
     def of(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> _Prepared:
         records, pipeline = plan.records(), plan.pipeline
         rows = shard_rows(compiled, len(pipeline.settings.transformations), len(records), pipeline.config)
-        return _Prepared([backbone.describe() for backbone in compiled], rows, records)
+        return _Prepared([facts for backbone in compiled for facts in backbone.describe()], rows, records)
 
 
 def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bool) -> EmbedSummary:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -92,7 +93,7 @@ class Scheduler:
     """Embeds batches on one thread and writes completed shards on another.
 
     Args:
-        backbones: the backbones of the run.
+        backbones: the backbones of the run; several layers of a network are one of them.
         write: writes a shard; its second argument is the wall time in seconds since the previous shard was complete.
         arrived: called with the number of new embeddings.
         waiting: maximum number of batches queued for each backbone.
@@ -111,6 +112,9 @@ class Scheduler:
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     ) -> None:
         self.device = device
+        counts = [len(backbone.names) for backbone in backbones]
+        # indices of each one's embeddings in a shard's buffers
+        self.places = [range(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         self.backbones, self.write, self.arrived = backbones, write, arrived
         self.waiting, self.begun = waiting, begun
         self._changed = threading.Condition()  # guards the attributes below
@@ -223,17 +227,27 @@ class Scheduler:
                     if len(begun) <= self.begun:
                         continue
                 ended, batch, started, since = begun.popleft()
-                embedded_BD = started.result()
-                batch.shard.put(ended, batch.name, batch.rows_B[batch.ok_B], embedded_BD[batch.ok_B])
+                stored = self._put(ended, batch, started.result())
                 since = max(since, clock, key=lambda mark: mark.wall)
                 observability.add("embed", self.backbones[ended].spec.name, since, len(batch.ok_B))
                 clock = observability.Mark.now()
-                self.arrived(len(batch.ok_B))
+                self.arrived(stored * len(batch.ok_B))
                 self._arrived(batch.shard)
         finally:
             with self._changed:
                 self._over = True
                 self._changed.notify_all()
+
+    def _put(self, turn: int, batch: Batch, embedded_BD: NDArray[np.floating]) -> int:
+        """Store the embeddings of a pass that its shard lacks. Returns for how many backbones."""
+        lacked = [
+            (place, columns)
+            for place, columns in zip(self.places[turn], self.backbones[turn].columns, strict=True)
+            if batch.name in batch.shard.lacking[place]
+        ]
+        for place, columns in lacked:
+            batch.shard.put(place, batch.name, batch.rows_B[batch.ok_B], embedded_BD[batch.ok_B, columns])
+        return len(lacked)
 
     def _next(self) -> int | None:
         """The backbone to run: the current one while it has batches, then the one with the longest queue."""

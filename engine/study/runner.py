@@ -88,19 +88,19 @@ def shift(
         for name, folder in folders.items()
     }
     answer: dict[str, dict[str, Any]] = {}
-    for backbone in compiled:
-        answer[backbone.spec.name] = scores = {}
-        probe_path = _probe(out, backbone.spec.name)
+    for backbone in [name for each in compiled for name in each.names]:
+        answer[backbone] = scores = {}
+        probe_path = _probe(out, backbone)
         if not probe_path.is_file():
             continue
         probe = Probe.load(probe_path)
         for name, store in stores.items():
-            scores[name] = _score(store, backbone.spec.name, probe, name)
-        folder = out / SHIFT / slug(backbone.spec.name)
+            scores[name] = _score(store, backbone, probe, name)
+        folder = out / SHIFT / slug(backbone)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / "shift.json", json.dumps(scores).encode())
-        stamp = _stamp(study, tables[backbone.spec.name], out, stores, folders)
+        stamp = _stamp(study, tables[backbone], out, stores, folders)
         finish(folder, stamp, time.perf_counter() - began)
     return answer
 

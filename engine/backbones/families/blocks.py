@@ -128,7 +128,7 @@ def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Back
         readouts: readout of each block, by the name of its backbone, the first included. Only their layers differ.
 
     Raises:
-        ConfigError: the network has no such block, or the backbone is not a block.
+        ConfigError: the network has no such block, a block is named twice, or the backbone is not a block.
     """
     module = first.module
     read = module.network if isinstance(module, Preprocessed) else None
@@ -137,6 +137,8 @@ def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Back
     found = _all_blocks(read.network, first.spec.input_side)
     ((_, pool),) = read.places
     places = [_place(one, read.network, found, replace(at, pool=pool), None) for one, at in readouts.items()]
+    if len(set(places)) < len(places):
+        raise ConfigError(f"backbone {name}", ", ".join(str(index) for index, _ in places), "different layers")
     members = tuple(
         replace(first.spec, name=one, dim=int(found[index][0].shape[1]), pooling=_placed(index, pool, len(found)))
         for one, (index, pool) in zip(readouts, places, strict=True)

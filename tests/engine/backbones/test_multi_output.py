@@ -1,8 +1,7 @@
-"""Several layers of one network in one pass: the embeddings of each layer alone, each canvas computed once."""
+"""Several layers of one network in one pass: the embeddings of each layer alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,10 @@ from numpy.typing import NDArray
 from tests.conftest import photograph
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.compile import (
-    CompiledBackbone,
-    CompileOptions,
-    OutputMember,
-    compile_source,
-    members,
-)
+from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GateError, PrecisionSearch
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
-from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import expand
 from substyle.kernels.errors import ConfigError
@@ -64,8 +56,8 @@ def test_names_of_several_layers(name: str, names: list[str]) -> None:
     assert expand(name) == names
 
 
-@pytest.mark.parametrize("layers", ["2..1", "3:3"])
-def test_no_or_repeated_layers_are_refused(layers: str) -> None:
+@pytest.mark.parametrize("layers", ["2..1", "1..1", "3:3", "-1..1"])
+def test_fewer_than_two_layers_and_ranges_across_the_end_are_refused(layers: str) -> None:
     with pytest.raises(ConfigError) as caught:
         expand(f"timm:m@layer={layers}")
     assert f"layer={layers}" in str(caught.value)
@@ -98,67 +90,31 @@ def test_layers_that_do_not_exist_are_refused_by_name() -> None:
     assert f"{VIT}@layer=99" in str(caught.value)
     with pytest.raises(ConfigError):
         registry.load_all("control:pixels@layer=0..1", CONTEXT)
+    with pytest.raises(ConfigError) as caught:
+        registry.load_all(f"{VIT}@layer=1:-1:5", CONTEXT)  # the last block, twice
+    assert "different layers" in str(caught.value)
 
 
-class Counted:
-    """Counts the pieces that graphs compute."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pieces = 0
-        start = OpenVINOGraph.start
-
-        def counting(graph: OpenVINOGraph, inputs: Sequence[NDArray[np.uint8]]) -> object:
-            self.pieces += 1
-            return start(graph, inputs)
-
-        monkeypatch.setattr(OpenVINOGraph, "start", counting)
-
-
-@pytest.fixture(scope="module")
-def layers(tmp_path_factory: pytest.TempPathFactory) -> list[CompiledBackbone]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SUBSTYLE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return members(compiled(f"{VIT}@layer=0..2"))
+def test_facts_of_a_pass_are_those_of_each_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    name = f"{VIT}@layer=0..2"
+    layers = compiled(name)
+    assert layers.names == expand(name) == [facts["name"] for facts in layers.describe()]
+    assert {facts["runtime"]["computed_with"] for facts in layers.describe()} == {name}
+    assert {facts["rate"] for facts in layers.describe()} == {round(layers.rate, 2)}
+    cosines = [facts["gate"]["cosine_min"] for facts in layers.describe()]
+    assert layers.gate is not None
+    assert layers.gate["cosine_min"] == min(cosines)
+    embedded = layers.embed(batch(2))
+    for one, columns in zip(expand(name), layers.columns, strict=True):
+        np.testing.assert_allclose(embedded[:, columns], compiled(one).embed(batch(2)), rtol=1e-4, atol=1e-5)
+    assert layers.columns[-1].stop == embedded.shape[1]
 
 
-def test_members_share_a_pass(layers: list[CompiledBackbone], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [one.spec.name for one in layers] == expand(f"{VIT}@layer=0..2")
-    assert {one.runtime["computed_with"] for one in layers} == {f"{VIT}@layer=0..2"}
-    first = layers[0].embed
-    assert isinstance(first, OutputMember)
-    counted = Counted(monkeypatch)
-    for count in (1, BATCH, 2 * BATCH + 1):
-        canvas = torch.from_numpy(batch(2, count))
-        expected = np.split(first.shared.compiled.embed(canvas.numpy()), 3, axis=1)
-        before = counted.pieces
-        started = [one.start(canvas) for one in layers]
-        assert counted.pieces - before == -(-count // BATCH), "computed once for all"
-        for one, alone in zip(reversed(started), reversed(expected), strict=True):
-            np.testing.assert_array_equal(one.result(), alone)
-        for member, alone in zip(layers, expected, strict=True):
-            np.testing.assert_array_equal(member.embed(canvas.numpy()), alone)
-
-
-def test_a_canvas_that_is_given_again_is_computed_again(layers: list[CompiledBackbone]) -> None:
-    first, _, last = layers
-    canvas = torch.from_numpy(batch(2))
-    np.testing.assert_array_equal(first.start(canvas).result(), first.embed(batch(2)))
-    canvas.copy_(torch.from_numpy(batch(3)))
-    np.testing.assert_array_equal(first.start(canvas).result(), first.embed(batch(3)))
-    np.testing.assert_array_equal(last.start(canvas).result(), last.embed(batch(3)))
-
-
-def test_pending_results_end_with_their_canvas(layers: list[CompiledBackbone]) -> None:
-    first = layers[0]
-    assert isinstance(first.embed, OutputMember)
-    for number in range(3):
-        first.start(torch.from_numpy(batch(number))).result()
-    assert len(first.embed.shared._begun) == 0
-
-
-def test_a_single_backbone_is_its_own_member() -> None:
-    one = compiled(f"{VIT}@layer=1")
-    assert members(one) == [one]
+def test_a_single_backbone_has_no_pass() -> None:
+    (facts,) = compiled(f"{VIT}@layer=1").describe()
+    assert "computed_with" not in facts["runtime"]
+    assert facts["name"] == f"{VIT}@layer=1"
 
 
 def test_every_member_must_pass_the_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -166,12 +122,14 @@ def test_every_member_must_pass_the_gate(monkeypatch: pytest.MonkeyPatch, tmp_pa
     built = OpenVINOBuilder(source(f"{VIT}@layer=0..2"), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1)
     search = PrecisionSearch(built, SAMPLES, "bf16", "float16")
     reference = search._reference
-    assert search._compare(PrecisionPolicy("bf16"), reference, reference).cosine_min > 0.99999
+    same = search._compare(PrecisionPolicy("bf16"), reference, reference)
+    assert [result.cosine_min > 0.99999 for result in same] == [True] * 3
     wrong, width = reference.copy(), reference.shape[1] // 3
     wrong[0, width : 2 * width] = wrong[1, width : 2 * width]
     with pytest.raises(GateError) as caught:
         search._compare(PrecisionPolicy("bf16"), wrong, reference)
     assert f"{VIT}@layer=1:" in str(caught.value)
+    assert f'name = "{VIT}@layer=0..2"' in str(caught.value)  # what a study can configure
 
 
 def test_graphs_of_other_layers_have_other_keys() -> None:

@@ -89,7 +89,7 @@ def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: st
     assert compiled.spec.weights_hash == edited.spec.weights_hash
     assert identity != edited_identity
     assert key != edited_key
-    (difference,) = catalog.differences(compiled.describe(), edited.describe())
+    (difference,) = catalog.differences(compiled.describe()[0], edited.describe()[0])
     assert difference.split()[:2] == ["code", compiled.spec.code]
     assert edited.spec.code in difference
 
@@ -97,7 +97,11 @@ def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: st
 def test_an_edited_comment_changes_nothing(tmp_path: Path) -> None:
     identity, compiled, key = found(tmp_path / "a", PLUGIN)
     edited_identity, edited, edited_key = found(tmp_path / "b", PLUGIN.replace("# a comment", "# another\n"))
-    assert (identity, compiled.describe()["spec"], key) == (edited_identity, edited.describe()["spec"], edited_key)
+    assert (identity, compiled.describe()[0]["spec"], key) == (
+        edited_identity,
+        edited.describe()[0]["spec"],
+        edited_key,
+    )
 
 
 def test_families_of_the_package_have_versions_instead() -> None:
@@ -105,5 +109,5 @@ def test_families_of_the_package_have_versions_instead() -> None:
 
 
 def test_a_store_that_was_made_before_has_no_code() -> None:
-    facts = {"dim": 3, "spec": {"weights_hash": "w"}, "runtime": {"name": "torch", "precision": "fp32"}}
+    facts = {"name": "x", "dim": 3, "spec": {"weights_hash": "w"}, "runtime": {"name": "torch", "precision": "fp32"}}
     assert catalog.differences(facts, facts | {"spec": {"weights_hash": "w", "code": ""}}) == []

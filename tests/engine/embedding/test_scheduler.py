@@ -62,6 +62,31 @@ class Book:
         self.arrived += images
 
 
+def test_a_pass_gives_a_shard_the_layers_that_it_lacks() -> None:
+    book, calls = Book(), []
+
+    def embed(canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
+        calls.append(len(canvas))
+        return np.concatenate([first_value(canvas), first_value(canvas) + 100], axis=1)
+
+    whole = backbone(embed)
+    layers = replace(whole, members=tuple(replace(whole.spec, name=name) for name in "ab"))
+    backlog = Scheduler([backbone(first_value), layers], book.write, book.count, waiting=4, begun=1)
+    one = ShardInProgress(0, 0, range(B), B, [[], ["x"], ["x", "y"]], [{}, {}, {}])
+    with backlog.working():
+        for value, name in enumerate("xy"):
+            backlog.add(1, batch(one, name, value))
+        backlog.close(one)
+    assert calls == [B, B]
+    assert [sorted(found) for found in one.buffers] == [[], ["x"], ["x", "y"]]
+    valid = np.arange(B) != 2
+    np.testing.assert_array_equal(one.buffers[1]["x"][valid], 0)
+    np.testing.assert_array_equal(one.buffers[2]["x"][valid], 100)
+    np.testing.assert_array_equal(one.buffers[2]["y"][valid], 101)
+    assert np.isnan(one.buffers[2]["y"][2]).all()
+    assert book.arrived == 3 * B
+
+
 def test_every_embedding_goes_to_its_row_and_shards_are_written_in_order() -> None:
     book, names = Book(), ["identity", "blur", "noise"]
     made = [shard(i, names, backbones=2, batches=3) for i in range(5)]
