@@ -39,6 +39,7 @@ def run_probes(
     out_dir: Path | None,
     quiet: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    multitask: bool = True,
 ) -> ProbeOutcome:
     """Train and score all probes of a backbone.
 
@@ -48,6 +49,7 @@ def run_probes(
         out_dir: folder for the trained probes, ``<task>-<head>.safetensors``; None writes nothing.
         quiet: hide progress.
         metadata: additional JSON entries of the probes' headers (suite, canvas).
+        multitask: whether to train the multi-task probe, if it is one of the tasks.
 
     Returns:
         the backbone's part of results.json and per-image scores. Tasks with fewer than two classes are None.
@@ -57,9 +59,10 @@ def run_probes(
         SubstyleError: an empty split, no identity variant, or embeddings that are not finite.
     """
     identity(table)
-    run = _Run(table, config, out_dir if config.save else None, dict(metadata or {}), quiet)
+    names = [name for name in config.tasks if multitask or name != "multitask"]
+    run = _Run(table, config, names, out_dir if config.save else None, dict(metadata or {}), quiet)
     with _threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
-        for name in config.tasks:
+        for name in names:
             if name == "multitask":
                 run.multitask(bar)
             else:
@@ -82,6 +85,7 @@ def run_probes(
 class _Run:
     table: EmbeddingTable
     config: ProbeConfig
+    names: list[str]
     folder: Path | None
     metadata: dict[str, Any]
     quiet: bool = True
@@ -94,7 +98,7 @@ class _Run:
         seed = self.config.seed
         self.tasks: dict[str, Task | None] = {
             "fine": fine_task(self.table, seed),
-            "coarse": coarse_task(self.table, seed) if "coarse" in self.config.tasks else None,
+            "coarse": coarse_task(self.table, seed) if "coarse" in self.names else None,
             "semantic": semantic_task(self.table, seed),
         }
         device = devices.resolve(self.config.device, prefix="probes.").torch_device
@@ -108,7 +112,7 @@ class _Run:
         """Estimated steps of MLPs and passes of linear heads, if trainings agree at once."""
         each = {"linear": _PASSES, "mlp": 3 * self.config.mlp_steps}
         total = 0
-        for name in self.config.tasks:
+        for name in self.names:
             if name == "multitask":
                 total += 3 * self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
             elif self.tasks[name]:

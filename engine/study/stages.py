@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -121,9 +121,8 @@ def probe(
                 "code": entry.facts["spec"].get("code", ""),
                 "checkpoint": entry.facts.get("checkpoint"),
             }
-            tasks = tuple(t for t in config.tasks if t != "multitask" or not entry.facts["spec"]["control"])
-            chosen = replace(config, tasks=tasks)
-            run_probes(table, chosen, out_dir=folder, quiet=quiet, metadata=metadata).save(folder)
+            multitask = not entry.facts["spec"]["control"]
+            run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata, multitask=multitask).save(folder)
             _finish(store, table, folder, stamp, began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes

@@ -26,6 +26,8 @@ def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> 
     store = embed(two_classes, tmp_path / "s.zarr", backbones, transformations="identity,jpeg", config=settings)
     outcomes = stages.probe(store, tmp_path, config, quiet=True)
     assert [set(outcomes[name].results) for name in backbones] == [{"semantic"}, {"semantic"}]
+    alone = ProbeConfig(tasks=("multitask",), multitask_steps=2, doublings=1, widths=(8,))
+    assert [stages.probe(store, tmp_path / "a", alone, quiet=True)[name].results for name in backbones] == [{}, {}]
     entry = store.backbone(backbones[1])
     entry.facts["spec"]["control"] = False
     outcomes = stages.probe(store, tmp_path / "trained", config, backbones=backbones[1:], quiet=True)
