@@ -72,7 +72,7 @@ def test_products_have_8_bits_and_preprocessing_has_not(typed: Typed, name: str,
     source = {output: node for node in made.graph.node for output in node.output}
     weights = {tensor.name: tensor for tensor in made.graph.initializer}
     inputs = {node.name: [source.get(name) for name in node.input[:2]] for node in made.graph.node}
-    count = {"convolutions": 3, "transformer": 5}[name]  # patches, queries with keys and values, output, two of the MLP
+    count = {"convolutions": 3, "transformer": 4}[name]  # queries with keys and values, output, two of the MLP
     assert len(expected) == count
     for product in expected:
         data, constant = inputs[product.node]
@@ -106,7 +106,7 @@ def test_first_layers_can_be_left_out(typed: Typed, precision: EightBits) -> Non
 
 
 @NETWORKS
-@pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("fp8", 0.97)])
+@pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("fp8", 0.96)])
 @pytest.mark.parametrize("between", ["bf16", "fp16"])
 def test_the_graph_computes_nearly_the_same(
     typed: Typed, name: str, precision: EightBits, least: float, between: Precision
@@ -139,10 +139,10 @@ def test_an_activation_without_a_range_is_named(typed: Typed) -> None:
 @EACH
 def test_weights_of_nothing_but_zeros_stay_zeros(precision: EightBits) -> None:
     empty = module("convolutions")
-    empty.network[6].weight.zero_()  # type: ignore[index, operator, union-attr]
+    empty.network[-3].weight.zero_()  # type: ignore[index, operator, union-attr]
     graph = typed_graph(empty, "fp16", canvas=CANVAS, batch=BATCH).SerializeToString()
     got = OnCPU(eight_bits(graph, precision).SerializeToString())(batch(0))
-    np.testing.assert_allclose(got, np.tile(empty.network[6].bias, (BATCH, 1)), atol=1e-3)  # type: ignore[index]
+    np.testing.assert_allclose(got, np.tile(empty.network[-3].bias, (BATCH, 1)), atol=1e-3)  # type: ignore[index]
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
@@ -171,16 +171,24 @@ def test_channels_with_few_large_numbers_are_smoothed() -> None:
     assert not any(found.shift for found in calibrate(model, SAMPLES.further(), "fp8", threads=1).values())
 
 
-def test_a_lone_large_number_is_clipped(typed: Typed) -> None:
+def test_narrow_convolutions_are_left_out(typed: Typed) -> None:
     model = onnx.load_from_string(typed("convolutions", "bf16"))
-    first = products(model)[0].data
-    noise = np.random.default_rng(0).integers(108, 148, (BATCH, CANVAS, CANVAS, 3), dtype=np.uint8)
-    bright = noise.copy()
-    bright[0, 20:22, 20:22] = 255
-    batches = [bright, *[noise] * 4]
-    whole = calibrate(model, batches, "fp8", threads=1)[first].largest
-    clipped = calibrate(model, batches, "int8", threads=1)[first].largest
-    assert 0.4 < clipped < 0.97 * whole
+    dims = {tensor.name: list(tensor.dims[:2]) for tensor in model.graph.initializer}
+    convolved = [dims[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    assert convolved == [[24, 3], [24, 1], [32, 24], [32, 32], [24, 32]]
+    assert [dims[product.weight] for product in products(model)] == convolved[2:]
+
+
+@EACH
+def test_a_range_is_the_largest_magnitude_of_all_batches(typed: Typed, precision: EightBits) -> None:
+    made, seen = module("convolutions"), []
+    made.network[6].register_forward_pre_hook(lambda _, given: seen.append(float(given[0].abs().max())))  # type: ignore[index]
+    with torch.inference_mode():
+        for canvas in SAMPLES.further():
+            made(torch.from_numpy(canvas))
+    model = onnx.load_from_string(typed("convolutions", "fp16"))
+    ranges = calibrate(model, SAMPLES.further(), precision, threads=1)
+    assert ranges[products(model)[0].data].largest == pytest.approx(max(seen), rel=5e-3)
 
 
 def test_photographs_are_laid_into_batches_of_another_size() -> None:
