@@ -40,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif torch.cuda.is_available():
         bench = Bench(torch.device("cuda", 0), Sizes())
     else:
-        reason = "no CUDA device is there, or this torch is built without CUDA"
+        reason = "no CUDA device, or a torch built without CUDA"
         print(table(parts.nothing(names, reason)))
         print(f"gpu_check: NOTHING WAS CHECKED: {reason}; nothing was written", file=sys.stderr)
         return 1
     out = options.out or new_file(bench)
     rows = parts.run(bench, names, seconds=options.seconds, out=out, say=lambda line: print(line, file=sys.stderr))
     print(table(rows))
-    print(f"\n{goals.table(rows, fake=options.fake_device)}\n\nkept in {out}")
+    print(f"\n{goals.table(rows, fake=options.fake_device, card=bench.card or bench.name)}\n\nkept in {out}")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 

@@ -14,7 +14,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.presets import ABOUT, PRESETS, preset, sizes
-from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, expand, of_tag, split
+from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, expand, has_options, of_tag, split
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
@@ -106,7 +106,8 @@ class Family:
         identify: identifies a loader's result without loading, so that later runs need not read the weights. Without
             it, every run loads its backbones.
         checkpoint: whether weights may come from a local file.
-        check: ``check(name, rest)`` raises ConfigError for an invalid name before loading.
+        check: ``check(name, rest)`` raises ConfigError for an invalid name before loading, such as `spec.split` for
+            families that support its options; without it, names with options are refused.
     """
 
     prefix: str
@@ -278,6 +279,8 @@ def check_name(name: str) -> Family:
     family = FAMILIES[prefix]
     if family.check is not None:
         family.check(name, rest)
+    elif has_options(rest):  # they would be stored as another backbone with the same embeddings
+        raise ConfigError(f"backbone {name}", rest, f"no options: family {prefix} has no check that reads them")
     return family
 
 

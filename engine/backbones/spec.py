@@ -236,6 +236,11 @@ def expand(name: str) -> list[str]:
     return [f"{name[: found.start()]}{found[1]}{layer}{name[found.end() :]}" for layer in layers]
 
 
+def has_options(rest: str) -> bool:
+    """Return whether the part of a name after the colon ends in options."""
+    return _OPTIONS.fullmatch(rest) is not None
+
+
 def split(name: str, rest: str) -> tuple[str, Readout]:
     """Split the part of a name after the colon into model and readout. Raises ConfigError for an invalid option.
 

@@ -127,7 +127,7 @@ def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
     from substyle.pipelines.variants import draw, variants_of
 
     if options.image is None or not Path(options.image).is_file():
-        raise ConfigError("--image", str(options.image), "a photograph, for --gallery")
+        raise ConfigError("--image", str(options.image), "an existing photograph, for --gallery")
     threads = len(os.sched_getaffinity(0))
     networks = networks_for(names, side=options.canvas, threads=threads)
     made = variants_of(
@@ -139,6 +139,7 @@ def _gallery(options: argparse.Namespace, names: tuple[str, ...]) -> None:
         threads=threads,
         networks=networks,
     )
+    options.gallery.parent.mkdir(parents=True, exist_ok=True)
     draw(made, None, options.gallery)
     print(f"{options.gallery}: {len(made)} variants of {options.image}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import Results, dig, minus, networks, show, show_interval
+from substyle.engine.report.data import Results, dig, minus, networks, real, show, show_interval
 from substyle.engine.report.findings import MARGIN, listed, within_margin
 
 Claim = dict[str, Any]
@@ -81,7 +81,7 @@ def _mlp_is_free(results: Results) -> Claim:
     found = [_oriented(rows[name], +1) for name in names if name in rows]
     shared = {name: dig(results, "backbones", name, "multitask", "difference") for name in names}
     costs = [(name, task, dig(shared[name], task, "ci90")) for name in names for task in ("fine", "semantic")]
-    absent = [] if names else ["no trained backbone"]
+    absent = [] if names else [f"no trained network{_layers_only(results)}"]
     absent += ["MLP or linear style probes are missing for some backbones"] * (len(found) < len(names))
     absent += ["multi-task probes are missing for some backbones"] * any(ends is None for _, _, ends in costs)
     if found:
@@ -196,6 +196,11 @@ def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
     return claim | {"estimate": None, "ci": None, "margin": None, "n_transformations": None, "reasons": []}
 
 
+def _layers_only(results: Results) -> str:
+    """Note that layers are left out, where a study has nothing else."""
+    return "" if networks(results) or not real(results) else "; layers are not compared, add the network's own output"
+
+
 def _by_objective(results: Results) -> dict[str, list[str]]:
     """Trained networks by training objective; "" if unknown."""
     found: dict[str, list[str]] = {}
@@ -247,7 +252,7 @@ def _pairs_decide(
     task, metric = score
     objective = next(iter(claim["groups"]))
     kind = _KIND.get(objective, objective)
-    absent = [] if left else [f"no {kind} model"]
+    absent = [] if left else [f"no {kind} model{_layers_only(results)}"]
     absent += [] if right else ["no trained model of another kind"]
     found = _differences(results, task, metric, left, right)
     if not absent and not found:

@@ -230,7 +230,8 @@ def test_goals_are_met_missed_or_not_measured() -> None:
     ]
     share, rate, variant, epoch, engine = goals.GOALS
     assert share.verdict(found) == "met: 0.96"
-    assert rate.verdict(found) == "met: 1.22e+04"
+    assert rate.verdict(found) == "met: 12,200"
+    assert rate.verdict(found, card="l4") == "not measured: 12,200 on l4"
     assert variant.verdict(found) == "missed by 10.0%: 3.3"
     assert epoch.verdict(found) == "not measured"
     assert engine.verdict(found) == "missed by 10.0%: 0.9"

@@ -14,7 +14,9 @@ from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, 
 from substyle.engine.backbones.registry import LazyBackbone, LoadContext
 from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
+from substyle.engine.backbones.spec import expand
 from substyle.engine.store import catalog
+from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import load_plugin
 
 NAME, SIDE = "mine:first", 32
@@ -111,3 +113,13 @@ def test_families_of_the_package_have_versions_instead() -> None:
 def test_a_store_that_was_made_before_has_no_code() -> None:
     facts = {"name": "x", "dim": 3, "spec": {"weights_hash": "w"}, "runtime": {"name": "torch", "precision": "fp32"}}
     assert catalog.differences(facts, facts | {"spec": {"weights_hash": "w", "code": ""}}) == []
+
+
+@pytest.mark.parametrize("name", ["mine:first@layer=0", "mine:first@layr=0", "mine:first@layer=0..1"])
+def test_options_that_a_family_does_not_read_are_refused(name: str, tmp_path: Path) -> None:
+    """They would be stored as another backbone with the same embeddings."""
+    found(tmp_path / "a", PLUGIN)
+    with pytest.raises(ConfigError) as caught:
+        registry.check_name(expand(name)[0])
+    assert caught.value.field == f"backbone {expand(name)[0]}"
+    registry.check_name("mine:folder@layer=0/first")
