@@ -16,11 +16,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from substyle.engine.store.layout import StoreError
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, at_once, matching, translated_errors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def started(pid: int) -> str | None:
@@ -222,3 +225,15 @@ def read_named(path: Place) -> bytes:
     if path.stem.rpartition("-")[2] != digest(data):
         raise StoreError(f"{path}: checksum mismatch; run substyle verify")
     return data
+
+
+def arrow_file(data: bytes) -> pa.BufferReader:
+    """Return bytes as a file that Arrow owns.
+
+    Threads of Arrow may end after the interpreter. Releasing a Python object then aborts the process.
+    """
+    import pyarrow as pa
+
+    buffer = pa.allocate_buffer(len(data))
+    memoryview(buffer).cast("B")[:] = data
+    return pa.BufferReader(buffer)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from substyle.engine.store.files import digest, make_folder, read_named, write_durably
+from substyle.engine.store.files import arrow_file, digest, make_folder, read_named, write_durably
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, StoreError
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
@@ -175,7 +175,7 @@ def read(store: Place, shard_rows: int) -> Manifest:
 
 
 def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
-    table = pq.read_table(io.BytesIO(read_named(path)))
+    table = pq.read_table(arrow_file(read_named(path)))
     if not table.schema.equals(_SCHEMA):
         raise ValueError("unexpected columns for a manifest")
     described = (table.schema.metadata or {}).get(_SOURCE)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from substyle.engine.store.files import digest
+from substyle.engine.store.files import arrow_file, digest
 from substyle.engine.store.manifest import COLUMNS, ROWS
 
 THUMBNAIL_BYTES = ROWS * COLUMNS
@@ -192,7 +192,7 @@ def _columns(number: int, record: Record) -> dict[str, Any]:
 
 def decode_table(data: bytes) -> pa.Table:
     """Decode a detail file to a table. Raises ValueError or ArrowException if it is invalid."""
-    read = pq.read_table(io.BytesIO(data), schema=DETAIL_SCHEMA)
+    read = pq.read_table(arrow_file(data), schema=DETAIL_SCHEMA)
     images = pc.list_flatten(read["images"])
     names = pc.list_flatten(pc.struct_field(images, "indistinct"))
     fields = [pc.struct_field(images, field.name) for field in _IMAGE]
@@ -259,7 +259,7 @@ def encode_index(table: pa.Table) -> bytes:
 
 def decode_index(data: bytes) -> pa.Table:
     """Decode a segment to index rows. Raises ValueError or ArrowException if it is invalid."""
-    table = pq.read_table(io.BytesIO(data), schema=INDEX_SCHEMA)
+    table = pq.read_table(arrow_file(data), schema=INDEX_SCHEMA)
     if any(column.null_count for column in table.columns):
         raise ValueError("null values in a column")
     if len(table) and pc.min(table["shard"]).as_py() < 0:
