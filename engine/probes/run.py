@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ def run_probes(
 class _Run:
     table: EmbeddingTable
     config: ProbeConfig
-    names: list[str]
+    names: Sequence[str]
     folder: Path | None
     metadata: dict[str, Any]
     quiet: bool = True

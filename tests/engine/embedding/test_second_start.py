@@ -316,7 +316,7 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
         assert compiled.runtime["precision"] == "fp32"
         assert compiled.gate is not None
         assert "spot" not in compiled.gate
-        assert compiled.gate["images"] == (4 if full else 3)
+        assert compiled.gate["images"] == 4
         assert ("searching" in capsys.readouterr().err) == (not full)
     with pytest.raises(GateError):
         prepare(images, config=dataclasses.replace(config, precision="bf16"))
@@ -325,12 +325,12 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
 def test_the_result_tells_the_spot_check(images: Path) -> None:
     compiled = prepare(images)
     assert compiled.gate is not None
-    assert (compiled.gate["images"], compiled.gate["rows"]) == (12, 12)
+    assert (compiled.gate["images"], compiled.gate["rows"]) == (18, 18)
     assert compiled.gate["reference"] == "float32"
     assert (compiled.gate["spot"]["images"], compiled.gate["spot"]["rows"]) == (4, 4)
     exact = prepare(images, config=dataclasses.replace(CONFIG, precision="fp32"))
     assert exact.gate is not None
-    assert (exact.gate["images"], exact.gate["rows"], exact.gate["reference"]) == (3, 3, "the same graph in float32")
+    assert (exact.gate["images"], exact.gate["rows"], exact.gate["reference"]) == (18, 18, "the same graph in float32")
     assert "spot" not in exact.gate
 
 

@@ -117,9 +117,11 @@ def test_a_machine_that_would_make_other_embeddings_is_refused(
 ) -> None:
     from substyle.engine.backbones.compile import CompiledBackbone
 
-    told = CompiledBackbone.describe
+    describe = CompiledBackbone.describe
     monkeypatch.setattr(
-        CompiledBackbone, "describe", lambda self: {**told(self), "runtime": {**self.runtime, "precision": "fp16"}}
+        CompiledBackbone,
+        "describe",
+        lambda self: [{**facts, "runtime": {**self.runtime, "precision": "fp16"}} for facts in describe(self)],
     )
     with pytest.raises(StoreError, match="control:pixels"):
         Worker(order).prepare()
