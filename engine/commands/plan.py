@@ -111,6 +111,7 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
         numbers = f"{flop:>10} {moved:>10} {stage.seconds * 1e6:10.1f} {stage.launches:10,.0f}"
         print(f"{stage.name:48} {numbers}  {stage.counted}")
     print("launches are per batch; arithmetic of Triton kernels is not counted")
+    print("host times were measured on one Xeon core; one disk of 1 GB/s is assumed")
     print(f"\n{'per backbone':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}")
     for table in made.tables:
         rate = table.embeddings_per_s

@@ -22,7 +22,7 @@ from substyle.pipelines.transforms.base import get
 # thread: 0.15 GB/s, the row "write" of benchmarks/store.py).
 _PHOTOGRAPH, _VARIANT, _EMBEDDING, _READ, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 100e-6 / 4, 1 / 0.15e9
 _FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
-_DISK = 1e9  # bytes per second, assumed
+_DISK = 1e9  # bytes per second of the one disk, assumed
 
 # How the work of a stage is counted
 OPERATORS, AS_RUN = "DALI's operators", "every operation moves its tensors"
@@ -166,7 +166,7 @@ def plan(
         "host (Python)": _PHOTOGRAPH + made * _VARIANT + times * len(tables) * _EMBEDDING,
         "host (reading)": _READ,
         "host (writing)": store / photographs * _WRITE,
-        "disk": (_FILE + store / photographs) / _DISK,
+        "disk": count * (_FILE + store / photographs) / _DISK,  # all processes share one
     }
     slowest = max(busy.values())
     computed = sum(len(layers) for layers in found if any(facts.work.launches for facts in layers.values()))
