@@ -211,10 +211,12 @@ class Curve:
     points: tuple[tuple[int, float, float | None, float | None], ...]
 
     @property
-    def best(self) -> tuple[int, float]:
-        """Layer and value of the maximum."""
-        layer, value, _, _ = max(self.points, key=lambda point: point[1])
-        return layer, value
+    def summary(self) -> str:
+        """The best layer, and the layers whose value is within its interval."""
+        best, value, low, _ = max(self.points, key=lambda point: point[1])
+        near = [str(layer) for layer, other, _, _ in self.points if layer != best and low is not None and other >= low]
+        within = f"; within its interval: {', '.join(near)}" if near else ""
+        return f"{self.label} at layer {best} ({100 * value:.1f} %{within})"
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,7 @@ class DepthPlot:
     @property
     def summary(self) -> str:
         """One sentence on where each score is highest."""
-        best = [f"{curve.label} at layer {curve.best[0]} ({100 * curve.best[1]:.1f} %)" for curve in self.curves]
-        return f"Highest: {', '.join(best)}."
+        return f"Highest: {', '.join(curve.summary for curve in self.curves)}."
 
 
 _FEWEST_LAYERS = 3  # in a plot

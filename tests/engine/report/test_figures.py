@@ -116,9 +116,16 @@ def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
         assert [layer for layer, *_ in curve.points] == [0, 1, 2, 3]
         expected = [results["backbones"][f"m@layer={i},pool=avg"][task]["linear"][key] for i in range(4)]
         assert [value for _, value, _, _ in curve.points] == expected
-        assert curve.best[1] == max(expected)
         assert all(low is not None and low <= value <= high for _, value, low, high in curve.points)
-    assert f"style at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %)" in plot.summary
+    assert f"style at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %" in plot.summary
+
+
+def test_a_best_layer_names_those_within_its_interval() -> None:
+    points = ((0, 0.5, 0.4, 0.6), (1, 0.78, 0.7, 0.85), (2, 0.8, 0.75, 0.9), (3, 0.74, 0.7, 0.8))
+    assert sections.Curve("style", "full", False, points).summary == (
+        "style at layer 2 (80.0 %; within its interval: 1)"
+    )
+    assert sections.Curve("style", "full", False, points[:1]).summary == "style at layer 0 (50.0 %)"
 
 
 def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None:
