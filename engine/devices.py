@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import torch
 
 from substyle.engine import cache, hardware
-from substyle.kernels.dispatch import as_device, there
+from substyle.kernels.dispatch import as_device, available
 from substyle.kernels.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -155,7 +155,7 @@ def resolve(device: str = AUTO, runtime: str = AUTO, prefix: str = "") -> Target
     on_gpu = device != "cpu"
     known = ON_GPU if on_gpu else ON_CPU
     if runtime != AUTO and runtime not in known:  # TensorRT without a GPU; `check` rejects the other cases
-        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *known))} (available: {there()})")
+        raise ConfigError(f"{prefix}runtime", runtime, f"{', '.join((AUTO, *known))} (available: {available()})")
     if runtime == AUTO:
         return Target(device, next(name for name in known if missing(name, chosen=False) is None))
     if why := missing(runtime, chosen=True):

@@ -135,19 +135,19 @@ def as_device(name: str, field: str = "device") -> torch.device:
         ConfigError: invalid name or unavailable device.
     """
     if _NAME.fullmatch(name) is None:
-        raise ConfigError(field, name, f"cpu, cuda or cuda:N; available: {there()}")
+        raise ConfigError(field, name, f"cpu, cuda or cuda:N; available: {available()}")
     if name == "cpu":
         return CPU
     if not torch.cuda.is_available():
-        raise ConfigError(field, name, f"an available device: {there()}")
+        raise ConfigError(field, name, f"an available device: {available()}")
     device = torch.device(name)
     number = torch.cuda.current_device() if device.index is None else device.index
     if number >= torch.cuda.device_count():
-        raise ConfigError(field, name, f"an available device: {there()}")
+        raise ConfigError(field, name, f"an available device: {available()}")
     return torch.device("cuda", number)
 
 
-def there() -> str:
+def available() -> str:
     """The devices that torch can use, as text."""
     if torch.version.cuda is None:
         return "cpu (this torch is built without CUDA)"

@@ -23,16 +23,16 @@ SECONDS = 480.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the table, return the exit code: 1 where a row failed or there is no GPU, 2 for bad usage, else 0.
 
-    Without a GPU nothing is checked, and who asked for the check has not got it: that must not look like success.
+    Without a GPU nothing is checked, which is an error.
     """
-    parser = argparse.ArgumentParser(prog="gpu_check", description="Hold every claim about GPUs against a GPU.")
+    parser = argparse.ArgumentParser(prog="gpu_check", description="Check and measure everything that runs on a GPU.")
     parser.add_argument("--only", action="append", choices=list(parts.PARTS), metavar="PART", default=None,
                         help=f"a part; may be given again. Parts: {', '.join(parts.PARTS)}")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=SECONDS, help="time for all parts (default %(default)s)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="the JSON file that keeps the rows "
                         "(default: a new one in benchmarks/results, in runs of a rehearsal)")  # fmt: skip
     parser.add_argument("--fake-device", action="store_true", help="rehearse on the CPU at tiny sizes as if it were an "
-                        "H100; the file says so, and no plan reads it")  # fmt: skip
+                        "H100; the file is marked, and plan refuses it")  # fmt: skip
     options = parser.parse_args(arguments)
     names = [name for name in parts.PARTS if options.only is None or name in options.only]
     if options.fake_device:

@@ -123,7 +123,7 @@ def _short(value: object) -> str:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """The same with numbers that JSON has not got as words: they are what a wrong kernel gives."""
+    """The same with NaN and infinities, which a wrong kernel may give, as words: JSON has no such numbers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):

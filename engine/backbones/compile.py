@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine import cache
-from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch, fastest
+from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import (
     CalibrationSamples,
@@ -30,6 +30,7 @@ from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
 from substyle.engine.backbones.spec import AsyncResult, Backbone, BackboneSpec, CompletedResult, Embed, Starts
 from substyle.engine.cuda import Canvas
 from substyle.engine.devices import AUTO, OPENVINO_ON_CPU, Target, check_precision, graph_batch
+from substyle.engine.observability import fastest
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,19 @@ class CompiledBackbone:
     gates: tuple[dict[str, Any], ...] = ()
 
     @property
+    def _stored(self) -> tuple[BackboneSpec, ...]:
+        """Facts of its backbones in a store."""
+        return self.members or (self.spec,)
+
+    @property
     def names(self) -> list[str]:
         """Names of its backbones in a store."""
-        return [spec.name for spec in self.members or (self.spec,)]
+        return [spec.name for spec in self._stored]
 
     @property
     def columns(self) -> list[slice]:
         """Columns of each of its backbones in an embedding."""
-        ends = list(accumulate(spec.dim for spec in self.members or (self.spec,)))
+        ends = list(accumulate(spec.dim for spec in self._stored))
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def describe(self) -> list[dict[str, Any]]:
@@ -80,7 +86,7 @@ class CompiledBackbone:
                 "gate": gate,
                 "rate": round(self.rate, 2),
             }
-            for spec, gate in zip(self.members or (self.spec,), gates, strict=True)
+            for spec, gate in zip(self._stored, gates, strict=True)
         ]
 
     def start(self, canvas_BSSC: Canvas) -> AsyncResult:
@@ -169,7 +175,7 @@ def compile_source(
         facts = {"spec": source.spec.describe(), "runtime": runtime, "canvas": options.canvas, **measured}
         rate = _rate(plain, samples, facts, options)
         return CompiledBackbone(source.spec, plain, {**runtime, **target.describe()}, None, rate)
-    builder = artefact_of(source, samples, options)
+    builder = builder_of(source, samples, options)
     found, embed = _gated(builder, samples, own, options, note)
     mixture = PrecisionPolicy.of(found)
     described = builder.describe(embed)
@@ -215,7 +221,7 @@ def _gated(
     return found, embed
 
 
-def artefact_of(source: LazyBackbone, samples: CalibrationSamples, options: CompileOptions) -> RuntimeBuilder:
+def builder_of(source: LazyBackbone, samples: CalibrationSamples, options: CompileOptions) -> RuntimeBuilder:
     """Create the builder for a backbone and runtime. Raises ConfigError if they are incompatible."""
     kind: type[RuntimeBuilder]
     if options.target.runtime == "openvino":

@@ -13,7 +13,6 @@ a policy. So a policy that fails costs little, and one that passes has been comp
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -27,6 +26,7 @@ from substyle.engine.backbones.runtimes.base import GateSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import EngineError
 from substyle.engine.backbones.spec import Embed
 from substyle.engine.devices import AUTO, EightBits, Precision, as_eight_bits, as_precision
+from substyle.engine.observability import fastest
 from substyle.kernels.errors import SubstyleError
 
 # minimum cosine after subtraction of the reference mean
@@ -165,20 +165,6 @@ def pictures(samples: GateSamples, extent: Extent) -> NDArray[np.uint8]:
         rounds, step = {"full": (count, 1), "each": (each, count // each), "once": (fewest, count // each)}[extent]
         chosen = [(t, (i * step + t) % count) for i in range(rounds) for t in order]
     return np.stack([batches[n // size * variants + t][n % size] for t, n in chosen])
-
-
-def fastest(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Return the seconds of the fastest of four alternating runs of each call; fewer runs if they take long."""
-    best = [np.inf] * len(calls)
-    until = time.perf_counter() + 2
-    for _ in range(4):
-        for i, call in enumerate(calls):
-            began = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - began)
-        if time.perf_counter() > until:
-            break
-    return best
 
 
 class PrecisionSearch:

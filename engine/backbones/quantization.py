@@ -266,12 +266,12 @@ class _Activations:
     def __init__(self, model: Model, names: Sequence[str], threads: int) -> None:
         import onnx
 
-        told = onnx.ModelProto()
-        told.CopyFrom(model)
+        extended = onnx.ModelProto()
+        extended.CopyFrom(model)
         for i, name in enumerate(names):
-            told.graph.node.append(onnx.helper.make_node("Cast", [name], [f"measured_{i}"], to=FLOAT))
-            told.graph.output.append(onnx.helper.make_tensor_value_info(f"measured_{i}", FLOAT, None))
-        self.graph = OpenVINOGraph(told.SerializeToString(), precision="fp32", threads=threads)
+            extended.graph.node.append(onnx.helper.make_node("Cast", [name], [f"measured_{i}"], to=FLOAT))
+            extended.graph.output.append(onnx.helper.make_tensor_value_info(f"measured_{i}", FLOAT, None))
+        self.graph = OpenVINOGraph(extended.SerializeToString(), precision="fp32", threads=threads)
         # matched by position, because OpenVINO may name a tensor after an equal one
         self.names = dict(zip(names, self.graph.outputs[-len(names) :], strict=True)) if names else {}
 

@@ -154,8 +154,8 @@ class Samples(ABC):
     def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
         """Yield the variants of a batch of canvases, one transformation at a time."""
         make = self.pipeline.maker(self.pipeline.settings.transformations, self.seed)
-        there_BSSC = torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
-        for variant in make(there_BSSC, keys):
+        on_device_BSSC = torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device)
+        for variant in make(on_device_BSSC, keys):
             yield variant.pixels_BSSC.numpy(force=True)
 
     def fingerprint(self) -> str:

@@ -70,13 +70,13 @@ class DoubleBuffer(Generic[Payload]):
         if copied is not None:
             copied.synchronize()
         own = slice(half * self.rows, (half + 1) * self.rows)
-        count, told = job(self.host[own].numpy())
+        count, payload = job(self.host[own].numpy())
         if self.on_gpu:
             with torch.cuda.device(self.device), torch.cuda.stream(self.copies):
                 after(self._used[half], self.device)
                 self.x_RD[own][:count].copy_(self.host[own][:count], non_blocking=True)
                 self._copied[half] = made(self.x_RD)
-        return count, told
+        return count, payload
 
 
 def rows_of_half(buffer: int, row_bytes: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from substyle.kernels.dispatch import CPU, as_device, there
+from substyle.kernels.dispatch import CPU, as_device, available
 from substyle.kernels.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"card {i}")
 
 
-def test_the_cpu_is_always_there() -> None:
+def test_the_cpu_is_always_available() -> None:
     assert as_device("cpu") == CPU
 
 
@@ -47,4 +47,4 @@ def test_with_cuda_devices(two_cards: None, name: str, number: int) -> None:
 def test_a_card_that_is_not_there(two_cards: None) -> None:
     with pytest.raises(ConfigError, match=r"cuda:2'; allowed: .* cpu, cuda:0 \(card 0\), cuda:1 \(card 1\)"):
         as_device("cuda:2")
-    assert there().startswith("cpu, cuda:0")
+    assert available().startswith("cpu, cuda:0")

@@ -248,7 +248,7 @@ class TensorRTBuilder(RuntimeBuilder):
         between = mixture.between
         make = partial(self._ranges, precision, between)
         found = cache.remember("ranges", self._calibration(precision, between), make)
-        ranges = {name: Range.of(told) for name, told in found.items()}
+        ranges = {name: Range.of(one) for name, one in found.items()}
         model = quantise(
             self._model(PrecisionPolicy(between)), ranges, precision, unquantised=mixture.unquantised_layers
         )
@@ -267,7 +267,7 @@ class TensorRTBuilder(RuntimeBuilder):
                 batch = self.batch
         batches = in_batches(self.samples.further(), batch)
         found = calibrate(model, batches, precision, threads=self.threads)
-        return {name: told.describe() for name, told in found.items()}
+        return {name: one.describe() for name, one in found.items()}
 
     def _build(self, mixture: PrecisionPolicy) -> bytes:
         name = self.source.spec.name
@@ -308,5 +308,7 @@ class TensorRTBuilder(RuntimeBuilder):
             raise ConfigError(
                 f"{self.source.spec.name}: runtime", "tensorrt", f"another runtime; the reference needs OpenVINO: {why}"
             )
-        there = OpenVINOBuilder(self.source, self.samples, batch=self.batch, canvas=self.canvas, threads=self.threads)
-        return there.graph_reference()
+        openvino = OpenVINOBuilder(
+            self.source, self.samples, batch=self.batch, canvas=self.canvas, threads=self.threads
+        )
+        return openvino.graph_reference()

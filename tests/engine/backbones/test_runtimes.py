@@ -21,7 +21,7 @@ from tests.conftest import photograph
 from torch import nn
 
 from substyle.engine.backbones import gate, registry
-from substyle.engine.backbones.compile import CompileOptions, artefact_of, compile_source
+from substyle.engine.backbones.compile import CompileOptions, builder_of, compile_source
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
@@ -351,7 +351,7 @@ def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch,
     loaded: list[bytes] = []
     monkeypatch.setattr(tensorrt, "TensorRTGraph", lambda engine, device: loaded.append(engine))
     made = backbone() if kind == "module" else Backbone(dataclasses.replace(backbone().spec, dim=96), graph=graph())
-    artefact = artefact_of(LazyBackbone.of(made), samples(), options(ON_GPU))
+    artefact = builder_of(LazyBackbone.of(made), samples(), options(ON_GPU))
     assert isinstance(artefact, TensorRTBuilder)
     for _ in range(2):
         artefact.runtime(PrecisionPolicy("fp32"))
@@ -364,10 +364,10 @@ def test_the_library_builds_what_is_given_to_it(monkeypatch: pytest.MonkeyPatch,
 
 def test_keys_of_runtimes_differ(engines: Engines) -> None:
     source = LazyBackbone.of(backbone())
-    keys = {artefact_of(source, samples(), options(t)).key for t in (Target(), ON_CPU, ON_GPU)}
+    keys = {builder_of(source, samples(), options(t)).key for t in (Target(), ON_CPU, ON_GPU)}
     assert len(keys) == 3
-    on_cpu = artefact_of(source, samples(), options(ON_CPU))
-    on_gpu = artefact_of(source, samples(), options(Target("cuda:0", "torch"), batch=64))
+    on_cpu = builder_of(source, samples(), options(ON_CPU))
+    on_gpu = builder_of(source, samples(), options(Target("cuda:0", "torch"), batch=64))
     assert isinstance(on_cpu, TorchBuilder)
     assert (on_cpu.batch, on_gpu.batch) == (4, 64)
     assert json.dumps(on_cpu.facts("auto")) == "{}"

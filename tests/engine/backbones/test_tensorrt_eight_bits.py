@@ -31,7 +31,7 @@ from tests.engine.backbones.typed_on_cpu import OnCPU
 
 from substyle.engine import cache, devices
 from substyle.engine.backbones import gate
-from substyle.engine.backbones.compile import artefact_of, compile_source
+from substyle.engine.backbones.compile import builder_of, compile_source
 from substyle.engine.backbones.gate import PrecisionSearch
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
@@ -140,7 +140,7 @@ def test_the_calibration_is_in_the_key_of_an_engine(engines: Engines, monkeypatc
     source = LazyBackbone.of(backbone())
 
     def key(mixture: PrecisionPolicy, samples: GivenSamples = SAMPLES) -> str:
-        artefact = artefact_of(source, samples, options("auto"))
+        artefact = builder_of(source, samples, options("auto"))
         assert isinstance(artefact, TensorRTBuilder)
         return artefact.graph_key(mixture)
 
@@ -200,6 +200,6 @@ def test_backbones_that_come_as_graphs_are_refused() -> None:
 def test_neither_nncf_nor_onnxruntime_is_needed(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nncf", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
-    artefact = artefact_of(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
+    artefact = builder_of(LazyBackbone.of(backbone()), SAMPLES, options("int8"))
     assert isinstance(artefact, TensorRTBuilder)
     assert artefact.graph(PrecisionPolicy("int8"))
