@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,19 +15,7 @@ import pytest
 import torch
 
 import substyle.kernels
-from substyle.kernels import (
-    color,
-    dispatch,
-    displacement,
-    filters,
-    halftone,
-    jpeg_codec,
-    noise,
-    overlay,
-    philox,
-    probe_data,
-    warp,
-)
+from substyle.kernels import color, dispatch, philox, probe_data, warp
 from substyle.kernels.errors import ConfigError
 
 ONE, PAIR, TRIPLE = np.ones(2, np.float32), np.ones((2, 2), np.float32), np.ones((2, 3), np.float32)
@@ -38,48 +25,28 @@ MAPS = torch.zeros(1, 2, 3, 4)
 PAGES, PAGE = torch.zeros(1, 20, 20, dtype=torch.uint8), np.zeros(2, np.int64)
 MATRIX, COLOUR = np.ones((2, 2, 3), np.float32), np.ones((2, 3), np.int16)
 
-# public module, Triton module, function in both, fallback off the CPU, call
-FORKS: list[tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]]] = [
-    (warp, "warp_triton", "remap", (warp, "remap_reference"), lambda x: warp.remap(x, SHIFT)),
-    (warp, "warp_triton", "zoom_blur", (warp, "zoom_blur_reference"), lambda x: warp.zoom_blur(x, ONE)),
-    (halftone, "halftone_triton", "dots", (halftone, "dots_reference"), lambda x: halftone.dots(x, TRIPLE, TRIPLE)),
-    (halftone, "halftone_triton", "lines", (halftone, "lines_reference"), lambda x: halftone.lines(x, ONE, ONE)),
-    *(
-        (
-            noise,
-            "noise_triton",
-            name,
-            (noise, f"{name}_reference"),
-            lambda x, f=name: getattr(noise, f)(x, ONE, KEYS, "n"),
-        )
-        for name in ("gaussian_noise", "impulse_noise", "shot_noise")
-    ),
-    (warp, "warp_triton", "elastic", (displacement, "elastic"), lambda x: warp.elastic(x, KEYS, "e", ONE, 1.0)),
-    (warp, "warp_triton", "grid", (displacement, "grid"), lambda x: warp.grid(x, NODES)),
-    (warp, "warp_triton", "swirl", (displacement, "swirl"), lambda x: warp.swirl(x, PAIR, ONE, ONE)),
-    (
-        jpeg_codec,
-        "jpeg_codec_triton",
-        "compressed",
-        (jpeg_codec, "compressed_reference"),
-        lambda x: jpeg_codec.compressed(x, np.full(2, 10, np.int32)),
-    ),
-    (
-        filters,
-        "filters_triton",
-        "filtered",
-        (filters, "filtered_reference"),
-        lambda x: filters.filtered(x, np.full((2, 3, 3), 1 / 9, np.float32)),
-    ),
-    (color, "color_triton", "colours", (color, "colours_reference"), lambda x: color.colours(x, MAPS)),
-    (
-        overlay,
-        "overlay_triton",
-        "overlay",
-        (overlay, "overlay_reference"),
-        lambda x: overlay.overlay(x, PAGES, PAGE, MATRIX, COLOUR, ONE),
-    ),
+# function, which its Triton module has too; fallback off the CPU; arguments after the canvas
+Fork = tuple[str, str, tuple[Any, ...]]
+FORKS: list[Fork] = [
+    ("warp.remap", "warp.remap_reference", (SHIFT,)),
+    ("warp.zoom_blur", "warp.zoom_blur_reference", (ONE,)),
+    ("warp.elastic", "displacement.elastic", (KEYS, "e", ONE, 1.0)),
+    ("warp.grid", "displacement.grid", (NODES,)),
+    ("warp.swirl", "displacement.swirl", (PAIR, ONE, ONE)),
+    ("halftone.dots", "halftone.dots_reference", (TRIPLE, TRIPLE)),
+    ("halftone.lines", "halftone.lines_reference", (ONE, ONE)),
+    ("noise.gaussian_noise", "noise.gaussian_noise_reference", (ONE, KEYS, "n")),
+    ("noise.impulse_noise", "noise.impulse_noise_reference", (ONE, KEYS, "n")),
+    ("noise.shot_noise", "noise.shot_noise_reference", (ONE, KEYS, "n")),
+    ("jpeg_codec.compressed", "jpeg_codec.compressed_reference", (np.full(2, 10, np.int32),)),
+    ("filters.filtered", "filters.filtered_reference", (np.full((2, 3, 3), 1 / 9, np.float32),)),
+    ("color.colours", "color.colours_reference", (MAPS,)),
+    ("overlay.overlay", "overlay.overlay_reference", (PAGES, PAGE, MATRIX, COLOUR, ONE)),
 ]
+
+
+def module_of(function: str) -> ModuleType:
+    return importlib.import_module(f"substyle.kernels.{function.partition('.')[0]}")
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, name: str) -> Mock:
@@ -90,35 +57,32 @@ def fake(monkeypatch: pytest.MonkeyPatch, name: str) -> Mock:
     return stand_in
 
 
-@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: f"{fork[1]}.{fork[2]}")
-def test_both_sides_of_a_fork(
-    monkeypatch: pytest.MonkeyPatch,
-    fork: tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]],
-) -> None:
-    module, file, name, (other, reference), call = fork
-    stand_in, plain = fake(monkeypatch, file), Mock()
+@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: fork[0])
+def test_both_sides_of_a_fork(monkeypatch: pytest.MonkeyPatch, fork: Fork) -> None:
+    function, reference, arguments = fork
+    module, name = module_of(function), function.partition(".")[2]
+    stand_in, plain = fake(monkeypatch, f"{function.partition('.')[0]}_triton"), Mock()
+    call = getattr(module, name)
     elsewhere = torch.empty(2, 10, 10, 3, dtype=torch.uint8, device="meta")
     monkeypatch.setattr(module, "on_triton", lambda tensor: True)
-    assert call(elsewhere.transpose(1, 2)) is getattr(stand_in, name).return_value
+    assert call(elsewhere.transpose(1, 2), *arguments) is getattr(stand_in, name).return_value
     given = getattr(stand_in, name).call_args.args[0]
     assert given.is_contiguous()
     monkeypatch.setattr(module, "on_triton", lambda tensor: False)
-    monkeypatch.setattr(other, reference, plain)
+    monkeypatch.setattr(module_of(reference), reference.partition(".")[2], plain)
     if name != "remap":
         monkeypatch.setattr(warp, "remap", lambda canvas, field: field)
     getattr(stand_in, name).reset_mock()
-    assert call(elsewhere) is plain.return_value
+    assert call(elsewhere, *arguments) is plain.return_value
     assert not getattr(stand_in, name).called
 
 
-@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: f"{fork[1]}.{fork[2]}")
-def test_a_cpu_never_asks_for_triton(
-    monkeypatch: pytest.MonkeyPatch,
-    fork: tuple[ModuleType, str, str, tuple[ModuleType, str], Callable[[torch.Tensor], object]],
-) -> None:
-    stand_in = fake(monkeypatch, fork[1])
-    fork[4](torch.zeros(2, 9, 9, 3, dtype=torch.uint8))
-    assert not getattr(stand_in, fork[2]).called
+@pytest.mark.parametrize("fork", FORKS, ids=lambda fork: fork[0])
+def test_a_cpu_never_asks_for_triton(monkeypatch: pytest.MonkeyPatch, fork: Fork) -> None:
+    module, _, name = fork[0].partition(".")
+    stand_in = fake(monkeypatch, f"{module}_triton")
+    getattr(module_of(fork[0]), name)(torch.zeros(2, 9, 9, 3, dtype=torch.uint8), *fork[2])
+    assert not getattr(stand_in, name).called
 
 
 def test_forks_of_dropout_and_sums(monkeypatch: pytest.MonkeyPatch) -> None:
