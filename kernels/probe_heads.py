@@ -1,6 +1,6 @@
 """State of K probe heads trained together, and the terms of their loss.
 
-Shapes: B batch, D embedding width, K heads, H hidden width (H = C for a linear head), C outputs.
+Shapes: B batch, D embedding width, K heads, L hidden layers, H hidden width (H = C for a linear head), C outputs.
 """
 
 from __future__ import annotations
@@ -18,37 +18,46 @@ Numbers = Sequence[float] | NDArray[np.float64]  # one per head
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # defaults of Adam (Kingma & Ba, 2015)
 
 
-@dataclass
 class Heads:
     """K heads of one shape and their Adam state. All tensors are contiguous, on one device and float32.
 
-    Attributes:
-        w1: (K, H, D) weights of the first layer.
-        b1: (K, H) biases of the first layer.
-        w2: (K, C, H) weights of the second layer, None for linear heads.
-        b2: (K, C) biases of the second layer, None for linear heads.
+    Args:
+        parameters: weights and biases of each layer: (K, H, D), (K, H); of a head with L hidden layers also (K, H, H),
+            (K, H) of the other L - 1 and (K, C, H), (K, C) of the output layer. None is ignored.
         steps: number of Adam steps taken.
         first, second: Adam moments of each parameter, empty before the first step.
     """
 
-    w1: torch.Tensor
-    b1: torch.Tensor
-    w2: torch.Tensor | None = None
-    b2: torch.Tensor | None = None
-    steps: int = field(default=0, kw_only=True)
-    first: list[torch.Tensor] = field(default_factory=list, kw_only=True)
-    second: list[torch.Tensor] = field(default_factory=list, kw_only=True)
-    _copies: dict[int, tuple[int, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+    def __init__(
+        self,
+        *parameters: torch.Tensor | None,
+        steps: int = 0,
+        first: Sequence[torch.Tensor] = (),
+        second: Sequence[torch.Tensor] = (),
+    ) -> None:
+        self.parameters = [p for p in parameters if p is not None]
+        self.steps, self.first, self.second = steps, list(first), list(second)
+        self._copies: dict[int, tuple[int, torch.Tensor]] = {}
 
     @property
-    def parameters(self) -> list[torch.Tensor]:
-        """The two or four parameter tensors; the first axis is K."""
-        return [p for p in (self.w1, self.b1, self.w2, self.b2) if p is not None]
+    def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weights and biases of each layer; a linear head has one."""
+        return list(zip(self.parameters[::2], self.parameters[1::2], strict=True))
+
+    @property
+    def w1(self) -> torch.Tensor:
+        """Weights of the first layer, (K, H, D)."""
+        return self.parameters[0]
+
+    @property
+    def b1(self) -> torch.Tensor:
+        """Biases of the first layer, (K, H)."""
+        return self.parameters[1]
 
     @property
     def outputs(self) -> int:
         """Number of outputs C."""
-        return self.b1.shape[1] if self.b2 is None else self.b2.shape[1]
+        return self.parameters[-1].shape[1]
 
     def __len__(self) -> int:
         return self.w1.shape[0]

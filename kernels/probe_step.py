@@ -1,10 +1,11 @@
 """A training step of K probes at once: one first-layer GEMM, cross-entropy with its gradient, batched AdamW.
 
-A head is linear (``outputs = W1 x + b1``) or has one hidden layer (``outputs = W2 drop(relu(W1 x + b1)) + b2``). The K
+A head is linear (``outputs = W1 x + b1``) or an MLP (``outputs = W2 drop(relu(W1 x + b1)) + b2``, or deeper). The K
 heads have one shape and see the same batch, so their first layers are one (B, D) x (D, K*H) GEMM; x needs no gradient,
 so a step costs two such GEMMs. Activations are feature-major, (K, H, B), so every product reads and writes contiguous
 memory. Weights, moments and losses are float32; the GEMMs may run in bfloat16.
-Shapes: B batch, D embedding width, K heads, H hidden width (H = C for a linear head), C outputs, S dropout seeds.
+Shapes: B batch, D embedding width, K heads, L hidden layers, H hidden width (H = C for a linear head), C outputs,
+S dropout seeds.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     """Logits without dropout, (K, C, B) float32. GEMMs run in the dtype of ``x_BD``."""
     z_KHB = _first_layer(heads, x_BD)
-    if heads.w2 is None or heads.b2 is None:
-        return z_KHB.float()
-    return torch.bmm(heads.w2.to(x_BD.dtype), z_KHB.relu_()).float().add_(heads.b2[:, :, None])
+    for w, b in heads.layers[1:]:
+        z_KHB = _with_bias(torch.bmm(w.to(x_BD.dtype), z_KHB.relu_()), heads, b)
+    return z_KHB.float()
 
 
 def judge(
@@ -69,7 +70,7 @@ def step(
         lr_K: learning rate of each head.
         decay_K: decoupled weight decay of each head.
         kept_SHB: dropout masks of the hidden layer, 0 where a unit is dropped and 1 elsewhere, None for no dropout;
-            head k uses mask k % S.
+            head k uses mask k % S. Those of L hidden layers are concatenated, (S, L*H, B).
         keep: probability of keeping a unit; kept units are divided by it.
 
     Returns:
@@ -169,33 +170,37 @@ def _first_layer(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     return z.view(count, hidden, -1).add_(heads.b1.to(x_BD.dtype)[:, :, None])
 
 
+def _with_bias(z_KHB: torch.Tensor, heads: Heads, b_KH: torch.Tensor) -> torch.Tensor:
+    """Add the bias of a layer after the first, in float32 if it is the output layer."""
+    z_KHB = z_KHB.float() if b_KH is heads.parameters[-1] else z_KHB
+    return z_KHB.add_(b_KH.to(z_KHB.dtype)[:, :, None])
+
+
 def _gradients(
     heads: Heads, x_BD: torch.Tensor, terms: Sequence[Term], kept_SHB: torch.Tensor | None, keep: float
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     count, hidden, width = heads.w1.shape
-    h_KHB = _first_layer(heads, x_BD)
-    if heads.w2 is None or heads.b2 is None:
-        loss_K, dz_KHB = _loss(h_KHB.to(heads.w1.dtype), terms)
-        second: list[torch.Tensor] = []
-        db1 = dz_KHB.sum(2)
-        dz_KHB = dz_KHB.to(x_BD.dtype)
-    else:
-        h_KHB.relu_()
-        w2 = heads.w2
+    z_KHB = _first_layer(heads, x_BD)
+    passed: list[tuple[torch.Tensor, torch.Tensor]] = []  # weights and inputs of all layers but the first
+    for place, (w, b) in enumerate(heads.layers[1:]):
+        z_KHB.relu_()
         if kept_SHB is not None:
-            h_KHB.view(-1, *kept_SHB.shape).mul_(kept_SHB)  # heads k, k + S, … share a mask
-            w2 = w2 / keep  # cheaper than dividing the larger hidden layer
-        w2 = w2.to(x_BD.dtype)
-        logits_KCB = torch.bmm(w2, h_KHB).float().add_(heads.b2[:, :, None])
-        loss_K, g_KCB = _loss(logits_KCB, terms)
-        g_low = g_KCB.to(x_BD.dtype)
-        dw2 = torch.bmm(g_low, h_KHB.transpose(1, 2)).float()
-        second = [dw2 / keep if kept_SHB is not None else dw2, g_KCB.sum(2)]
+            kept = kept_SHB[:, place * hidden : (place + 1) * hidden]
+            z_KHB.view(-1, *kept.shape).mul_(kept)  # heads k, k + S, … share a mask
+        scaled = w if kept_SHB is None else w / keep  # cheaper than dividing the larger hidden layer
+        passed.append((scaled.to(x_BD.dtype), z_KHB))
+        z_KHB = _with_bias(torch.bmm(*passed[-1]), heads, b)
+    loss_K, g_KCB = _loss(z_KHB.to(heads.w1.dtype), terms)
+    db, dz_KHB = g_KCB.sum(2), g_KCB.to(x_BD.dtype)
+    later: list[torch.Tensor] = []
+    for w, h_KHB in reversed(passed):
+        dw = torch.bmm(dz_KHB, h_KHB.transpose(1, 2)).float()
+        later = [dw / keep if kept_SHB is not None else dw, db, *later]
         # positive hidden units are those that neither ReLU nor dropout set to 0
-        dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), g_low), h_KHB, 0)
-        db1 = dz_KHB.sum(2).float()
+        dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w.transpose(1, 2), dz_KHB), h_KHB, 0)
+        db = dz_KHB.sum(2).float()
     dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).to(heads.w1.dtype)
-    return [dw1.view(count, hidden, width), db1, *second], loss_K
+    return [dw1.view(count, hidden, width), db, *later], loss_K
 
 
 def _loss(logits_KCB: torch.Tensor, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor]:

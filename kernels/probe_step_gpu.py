@@ -36,14 +36,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Dropout of the hidden layer: arguments of ``probe_data.keyed_relu_drop_``.
+    """Dropout of hidden layers: arguments of ``probe_data.keyed_relu_drop_``.
 
     Attributes:
-        key_S, step_1: seeds and step on the device; head k uses the mask of seed k % S.
+        key_LS, step_1: seeds of each layer and step on the device; head k uses the masks of seeds k % S.
         threshold: 256 times the dropout probability.
     """
 
-    key_S: torch.Tensor
+    key_LS: torch.Tensor
     step_1: torch.Tensor
     threshold: int
 
@@ -94,7 +94,7 @@ def step_on_gpu(
         x_BD: standardised features, in the dtype of the GEMMs, float32 or bfloat16.
         losses: terms of the loss, which is their sum; no row may be in two of them.
         rates: rates of the step.
-        dropped: dropout of the hidden layer, None for no dropout.
+        dropped: dropout of the hidden layers, None for no dropout.
 
     Returns:
         loss of each head and row before the step, (K, B) float32; their sum over rows is the loss of the head.
@@ -102,29 +102,30 @@ def step_on_gpu(
     heads.start()
     count, hidden, width = heads.w1.shape
     z_KHB = (heads.lowered(0, x_BD.dtype).view(count * hidden, width) @ x_BD.T).view(count, hidden, -1)
-    if heads.w2 is None or heads.b2 is None:
-        loss_KB, dz_KHB = _loss(z_KHB, heads.b1, losses)
-        second: list[torch.Tensor] = []
-    else:
-        keep = 1.0 if dropped is None else dropped.keep
-        h_KHB = _hidden(z_KHB, heads.b1, dropped)
+    keep, bias = 1.0 if dropped is None else dropped.keep, heads.b1
+    passed: list[tuple[torch.Tensor, torch.Tensor]] = []  # weights and inputs of all layers but the first
+    for place, (w, b) in enumerate(heads.layers[1:]):
+        h_KHB = _hidden(z_KHB, bias, dropped, place)
         # cheaper than dividing the larger hidden layer
-        w2 = torch.div(heads.w2, keep, out=torch.empty_like(heads.w2, dtype=x_BD.dtype))
-        loss_KB, dy_KCB = _loss(torch.bmm(w2, h_KHB), heads.b2, losses)
-        dw2 = torch.baddbmm(w2, dy_KCB, h_KHB.transpose(1, 2), beta=0.0, alpha=1.0 / keep)
-        second = [dw2, dy_KCB.sum(2, dtype=torch.float32)]
+        passed.append((torch.div(w, keep, out=torch.empty_like(w, dtype=x_BD.dtype)), h_KHB))
+        z_KHB, bias = torch.bmm(*passed[-1]), b
+    loss_KB, dz_KHB = _loss(z_KHB, bias, losses)
+    later: list[torch.Tensor] = []
+    for w, h_KHB in reversed(passed):
+        dw = torch.baddbmm(w, dz_KHB, h_KHB.transpose(1, 2), beta=0.0, alpha=1.0 / keep)
+        later = [dw, dz_KHB.sum(2, dtype=torch.float32), *later]
         # positive hidden units are those that neither ReLU nor dropout set to 0
-        dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w2.transpose(1, 2), dy_KCB), h_KHB, 0)
+        dz_KHB = torch.ops.aten.threshold_backward(torch.bmm(w.transpose(1, 2), dz_KHB), h_KHB, 0)
     dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).view(count, hidden, width)
-    for place, gradient in enumerate([dw1, dz_KHB.sum(2, dtype=torch.float32), *second]):
+    for place, gradient in enumerate([dw1, dz_KHB.sum(2, dtype=torch.float32), *later]):
         _adamw(heads, place, gradient, rates)
     return loss_KB
 
 
-def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None) -> torch.Tensor:
+def _hidden(z_KHB: torch.Tensor, bias_KH: torch.Tensor, dropped: Dropped | None, layer: int) -> torch.Tensor:
     if dropped is None:
         return z_KHB.add_(bias_KH.to(z_KHB.dtype)[:, :, None]).relu_()
-    return probe_data.keyed_relu_drop_(z_KHB, dropped.key_S, dropped.step_1, dropped.threshold, bias_KH)
+    return probe_data.keyed_relu_drop_(z_KHB, dropped.key_LS[layer], dropped.step_1, dropped.threshold, bias_KH)
 
 
 def _loss(logits_KCB: torch.Tensor, bias_KC: torch.Tensor, losses: Sequence[Loss]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -110,8 +110,8 @@ def save_probe(
     w1 = heads.w1.detach().cpu().double() * torch.from_numpy(standard.scale_D).double()
     b1 = heads.b1.detach().cpu().double() - w1 @ torch.from_numpy(standard.mean_D).double()
     tensors = {"w1": w1.float(), "b1": b1.float()}
-    if heads.w2 is not None and heads.b2 is not None:
-        tensors |= {"w2": heads.w2.detach().cpu(), "b2": heads.b2.detach().cpu()}
+    for w2, b2 in heads.layers[1:]:
+        tensors |= {"w2": w2.detach().cpu(), "b2": b2.detach().cpu()}
     metadata = dict(extra or {}) | {
         "format": FORMAT,
         "task": task,

@@ -55,7 +55,7 @@ class Scores:
 
 def score(features: Features, task: Task, outputs: slice, heads: Heads, images: NDArray[np.int64]) -> Scores:
     """Score K = S heads on the test rows of a task; ``images`` must contain the task's test images."""
-    if heads.w2 is None:  # float32, since rounding would directly affect the logits
+    if len(heads.layers) == 1:  # float32, since rounding would directly affect the logits
         features = features.full()
     seeds, classes = len(heads), len(task.labels)
     right = np.full((seeds, features.variants, len(images)), np.nan, np.float32)

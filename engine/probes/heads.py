@@ -34,6 +34,7 @@ class Setting:
         group: group of settings from which validation selects one.
         loss: weight of each part of the loss.
         score: weight of each part in the validation accuracy.
+        depth: hidden layers of an MLP.
     """
 
     lr: float
@@ -42,6 +43,7 @@ class Setting:
     group: str = ""
     loss: tuple[float, ...] = (1.0,)
     score: tuple[float, ...] = (1.0,)
+    depth: int = 1
 
     def describe(self) -> dict[str, Any]:
         """The setting as JSON; the width of a linear head is null."""
@@ -54,12 +56,25 @@ def grid(config: ProbeConfig) -> list[Setting]:
     return [Setting(lr, wd, width) for lr, wd, width in mlp]
 
 
-def initial(width: int, inputs: int, outputs: int, settings: int, seeds: Sequence[int], device: torch.device) -> Heads:
+def initial(
+    width: int,
+    inputs: int,
+    outputs: int,
+    settings: int,
+    seeds: Sequence[int],
+    device: torch.device,
+    depth: int = 1,
+) -> Heads:
     """Initialise heads in setting-major order (head k has seed k % S); weights depend only on the seed.
 
     Weights and biases are uniform in ±1/sqrt(fan-in), as in ``torch.nn.Linear``.
+
+    Args:
+        width: hidden units H of each layer, 0 for linear heads.
+        depth: hidden layers.
     """
-    sizes = [(outputs, inputs)] if width == 0 else [(width, inputs), (outputs, width)]
+    between = [(width, width)] * (depth - 1)
+    sizes = [(outputs, inputs)] if width == 0 else [(width, inputs), *between, (outputs, width)]
     tensors: list[torch.Tensor] = []
     rngs = [np.random.Generator(np.random.PCG64([seed, 0x696E6974])) for seed in seeds]
     for size in sizes:
@@ -73,7 +88,7 @@ def initial(width: int, inputs: int, outputs: int, settings: int, seeds: Sequenc
 
 
 class Dropout:
-    """Dropout masks of the hidden layer per seed and step, shared by all settings.
+    """Dropout masks of the hidden layers per seed and step, shared by all settings.
 
     Masks compare one random byte per unit with a threshold, so the probability is rounded to 1/256. The bytes differ
     between CPU and GPU. Replayed GPU steps use counter-based bytes instead (``kernels.dropout``), with this threshold.
@@ -118,7 +133,7 @@ def takes_turns(width: int, device: torch.device) -> bool:
 
 
 class HeadBank:
-    """The heads of settings of one width with all seeds, setting-major."""
+    """The heads of settings of one width and depth with all seeds, setting-major."""
 
     def __init__(
         self,
@@ -129,16 +144,17 @@ class HeadBank:
         dropout: float,
         device: torch.device,
     ) -> None:
-        self.settings, self.seeds, self.width = list(settings), len(seeds), settings[0].width
+        self.settings, self.seeds = list(settings), len(seeds)
+        self.width, self.depth = settings[0].width, settings[0].depth
         self.dropout = Dropout(dropout, seeds)
         self.in_turn = takes_turns(self.width, device)
         if self.in_turn:
-            every = initial(self.width, inputs, outputs, 1, seeds, device).parameters
+            every = initial(self.width, inputs, outputs, 1, seeds, device, self.depth).parameters
             self.pieces = [
                 Heads(*(dispatch.copy(p[s : s + 1]) for p in every)) for _ in settings for s in range(len(seeds))
             ]
         else:
-            self.pieces = [initial(self.width, inputs, outputs, len(settings), seeds, device)]
+            self.pieces = [initial(self.width, inputs, outputs, len(settings), seeds, device, self.depth)]
         self.lessons: list[StepSpec] = []
 
     def parameters(self, g: int) -> list[torch.Tensor]:
@@ -163,10 +179,10 @@ class HeadBank:
             lesson.take(piece, block, masks, self.dropout.keep)
 
     def _masks(self, block: StepBlock) -> list[torch.Tensor | None]:
-        """Dropout masks of every step, (S, H, B)."""
+        """Dropout masks of every step, (S, L*H, B)."""
         if self.width == 0 or self.dropout.threshold == 0:
             return [None] * len(block)
-        shape = len(block), self.seeds, self.width, block.x_nBD.shape[1]
+        shape = len(block), self.seeds, self.depth * self.width, block.x_nBD.shape[1]
         kept = dispatch.empty(shape, torch.bool, block.x_nBD.device)
         for mask in kept:
             self.dropout.masks(mask)
@@ -207,7 +223,7 @@ def _scale(loss_K: Sequence[float], device: torch.device) -> torch.Tensor | None
     return None if all(v == 1.0 for v in loss_K) else torch.tensor(loss_K, dtype=torch.float32, device=device)
 
 
-# Training on a GPU: a step of all heads of one width is captured in a CUDA graph and replayed. A step reads rows,
+# Training on a GPU: a step of all heads of one shape is captured in a CUDA graph and replayed. A step reads rows,
 # targets, learning rate and dropout key from a schedule on the device at a counter, which it increments. The first
 # steps are warm-up. Validations are captured too.
 
@@ -230,7 +246,7 @@ class Replay:
 
 
 class DeviceHeadBank(HeadBank):
-    """The heads of one width on a GPU, with captured steps and validations."""
+    """The heads of one shape on a GPU, with captured steps and validations."""
 
     _steps: Steps | None = None
 
@@ -270,7 +286,7 @@ class Steps:
         heads: heads to train.
         lesson: constants of the steps.
         queue: first scheduled steps; later ones use the same memory.
-        seeds: dropout seeds; head k has the mask of seed k % S.
+        seeds: dropout seeds; head k has the masks of seed k % S, different in each layer.
         threshold: dropout threshold, 0 for none.
     """
 
@@ -281,7 +297,8 @@ class Steps:
         self.x_BD = torch.empty(queue.script.rows[-1].stop, features.width, dtype=features.dtype, device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.lr_K, self.decay_K = (upload(v.astype(np.float32), device) for v in (lesson.lr, lesson.decay))
-        self.key_S = probe_data.device_keys(seeds, device)
+        per_layer = [[seed + (layer << 48) for seed in seeds] for layer in range(len(heads.layers) - 1)]
+        self.key_LS = torch.stack([probe_data.device_keys(own, device) for own in per_layer or [list(seeds)]])
         self.shares = [
             shares(Term(self.now.targets[i][0], scale_K=scale), len(heads), span.stop - span.start, device)
             for i, span, scale in zip(lesson.parts, lesson.spans, lesson.scales, strict=True)
@@ -318,7 +335,7 @@ class Steps:
             Loss(now.targets[i][0], span, outputs, share)
             for i, span, outputs, share in zip(lesson.parts, lesson.spans, lesson.outputs, self.shares, strict=True)
         ]
-        dropped = Dropped(self.key_S, now.number_n, self.threshold) if self.threshold else None
+        dropped = Dropped(self.key_LS, now.number_n, self.threshold) if self.threshold else None
         rates = Rates(self.lr_K, self.decay_K, now.now_n3[0])
         loss_KB = step_on_gpu(self.heads, self.x_BD[lesson.rows], losses, rates, dropped)
         self.at.add_(1)

@@ -168,7 +168,8 @@ def train(
     make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
     banks: list[HeadBank] = [
         make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
-        for own in ([s for s in settings if s.width == width] for width in dict.fromkeys(s.width for s in settings))
+        for shape in dict.fromkeys((s.width, s.depth) for s in settings)
+        for own in ([s for s in settings if (s.width, s.depth) == shape],)
     ]
     validation = [Validation(features, part.task, part.outputs, config) for part in parts]
     done = 0
@@ -189,7 +190,7 @@ def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequen
     if not any(bank.in_turn for bank in banks):
         return 1
     size = sum(part.count for part in parts)
-    masks = sum(bank.width * bank.seeds for bank in banks if bank.dropout.threshold)
+    masks = sum(bank.width * bank.depth * bank.seeds for bank in banks if bank.dropout.threshold)
     return max(1, _BLOCK // (size * (features.width * features.dtype.itemsize + masks)))
 
 

@@ -86,7 +86,7 @@ def test_any_probe_file(tmp_path: Path, part: str, cases: int) -> None:
         assert {name: answer.shape for name, answer in answers.items()} == {
             name: (2, len(told)) for name, told in labels.items()
         }
-        assert sum(map(len, labels.values())) == (probe.heads.b1 if probe.heads.b2 is None else probe.heads.b2).shape[1]
+        assert sum(map(len, labels.values())) == probe.heads.outputs
         for answer in answers.values():
             np.testing.assert_allclose(answer.sum(1), 1.0, atol=1e-5)
 

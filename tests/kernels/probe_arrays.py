@@ -19,9 +19,10 @@ def classes(seed: int, count: int, most: int) -> torch.Tensor:
     return torch.randint(most, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def make_heads(hidden: int, count: int = 4) -> Heads:
+def make_heads(hidden: int, count: int = 4, depth: int = 1) -> Heads:
     generator = torch.Generator().manual_seed(0)
-    sizes = [(OUTPUTS, INPUTS)] if hidden == 0 else [(hidden, INPUTS), (OUTPUTS, hidden)]
+    between = [(hidden, hidden)] * (depth - 1)
+    sizes = [(OUTPUTS, INPUTS)] if hidden == 0 else [(hidden, INPUTS), *between, (OUTPUTS, hidden)]
     shapes = [shape for size in sizes for shape in ((count, *size), (count, size[0]))]
     return Heads(*(torch.randn(shape, generator=generator) * 0.3 for shape in shapes))
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = {torch.float32: {"atol": 2e-5, "rtol": 1e-4}}
 
 
-def make_heads(count: int, inputs: int, outputs: int, hidden: int, seed: int = 0) -> Heads:
+def make_heads(count: int, inputs: int, outputs: int, hidden: int, seed: int = 0, depth: int = 1) -> Heads:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -29,7 +29,9 @@ def make_heads(count: int, inputs: int, outputs: int, hidden: int, seed: int = 0
 
     if hidden == 0:
         return Heads(draw(count, outputs, inputs), draw(count, outputs))
-    return Heads(draw(count, hidden, inputs), draw(count, hidden), draw(count, outputs, hidden), draw(count, outputs))
+    between = [draw(count, *shape) for _ in range(depth - 1) for shape in ((hidden, hidden), (hidden,))]
+    last = draw(count, outputs, hidden), draw(count, outputs)
+    return Heads(draw(count, hidden, inputs), draw(count, hidden), *between, *last)
 
 
 class Masked(nn.Module):
@@ -45,9 +47,7 @@ class Masked(nn.Module):
 
 def as_module(heads: Heads, k: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for w, b in ((heads.w1, heads.b1), (heads.w2, heads.b2)):
-        if w is None or b is None:
-            continue
+    for w, b in heads.layers:
         layer = nn.Linear(w.shape[2], w.shape[1])
         with torch.no_grad():
             layer.weight.copy_(w[k])
@@ -62,12 +62,12 @@ def assert_same(heads: Heads, modules: Sequence[nn.Sequential]) -> None:
             torch.testing.assert_close(ours[k], theirs.detach(), **TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("hidden", [0, 24], ids=["linear", "mlp"])
+@pytest.mark.parametrize(("hidden", "depth"), [(0, 1), (24, 1), (24, 2), (9, 4)], ids=["linear", "mlp", "2", "4"])
 @pytest.mark.parametrize(("inputs", "outputs", "batch"), [(16, 5, 64), (13, 2, 7), (1, 3, 1)])
-def test_equals_separate_trainings(hidden: int, inputs: int, outputs: int, batch: int) -> None:
+def test_equals_separate_trainings(hidden: int, depth: int, inputs: int, outputs: int, batch: int) -> None:
     """Same initial weights and batches; learning rate and decay per head, those of two adjacent heads equal."""
     rates, decays = [1e-2, 1e-2, 3e-3, 1e-1], [0.1, 0.1, 0.0, 1.0]
-    heads = make_heads(4, inputs, outputs, hidden)
+    heads = make_heads(4, inputs, outputs, hidden, depth=depth)
     modules = [as_module(heads, k) for k in range(4)]
     optimisers = [
         torch.optim.AdamW(m.parameters(), lr=lr, weight_decay=wd, foreach=False)
@@ -88,11 +88,12 @@ def test_equals_separate_trainings(hidden: int, inputs: int, outputs: int, batch
     torch.testing.assert_close(forward(heads, x)[1].T, modules[1](x).detach(), **TOLERANCE[torch.float32])
 
 
-def test_dropout_masks_are_shared_by_heads_of_a_seed() -> None:
-    """Head k uses mask k % S; kept units are divided by the keep probability."""
+@pytest.mark.parametrize("depth", [1, 3])
+def test_dropout_masks_are_shared_by_heads_of_a_seed(depth: int) -> None:
+    """Head k uses masks k % S, one per hidden layer; kept units are divided by the keep probability."""
     seeds, settings, keep = 2, 2, 0.75
     rates, decays = [1e-2, 1e-2, 5e-3, 5e-3], [0.0] * 4
-    heads = make_heads(seeds * settings, 10, 3, 32)
+    heads = make_heads(seeds * settings, 10, 3, 32, depth=depth)
     modules = [as_module(heads, k) for k in range(len(heads))]
     optimisers = [
         torch.optim.AdamW(m.parameters(), lr=r, weight_decay=0.0) for m, r in zip(modules, rates, strict=True)
@@ -101,12 +102,13 @@ def test_dropout_masks_are_shared_by_heads_of_a_seed() -> None:
     for _ in range(8):
         x = torch.randn(20, 10, generator=generator)
         y = torch.randint(3, (20,), generator=generator)
-        kept = (torch.rand(seeds, 32, 20, generator=generator) < keep).float()
+        kept = (torch.rand(seeds, depth * 32, 20, generator=generator) < keep).float()
         step(heads, x, [Term(y)], rates, decays, kept_SHB=kept, keep=keep)
         for k, (module, optimiser) in enumerate(zip(modules, optimisers, strict=True)):
-            mask = module[2]
-            assert isinstance(mask, Masked)
-            mask.mask_BH = kept[k % seeds].T / keep
+            for layer in range(depth):
+                mask = module[3 * layer + 2]
+                assert isinstance(mask, Masked)
+                mask.mask_BH = kept[k % seeds, 32 * layer : 32 * (layer + 1)].T / keep
             optimiser.zero_grad()
             nn.functional.cross_entropy(module(x), y).backward()
             optimiser.step()
@@ -272,8 +274,8 @@ def test_judge(dtype: torch.dtype, hidden: int, batch: int, outputs: slice) -> N
     heads, x_BD = whole_heads(3, 8, 6, hidden), classes(1, batch * 8, 5).view(batch, 8).to(dtype) - 2
     target, weight = classes(2, batch, outputs.stop - outputs.start), drawn(3, batch).abs()
     z = torch.einsum("khd,bd->khb", heads.w1, x_BD.float()) + heads.b1[:, :, None]
-    if heads.w2 is not None and heads.b2 is not None:
-        z = torch.einsum("kch,khb->kcb", heads.w2, z.relu()) + heads.b2[:, :, None]
+    for w, b in heads.layers[1:]:
+        z = torch.einsum("kch,khb->kcb", w, z.relu()) + b[:, :, None]
     logits = z[:, outputs].double()
     right_K = ((logits.argmax(1) == target).double() * weight.double()).sum(1)
     loss_K = torch.stack([(nn.functional.cross_entropy(h.T, target, reduction="none") * weight).sum() for h in logits])

@@ -35,7 +35,10 @@ def by_host(heads: Heads, kind: str, dtype: torch.dtype, dropped: bool) -> list[
         x, y = draw(i, dtype)
         kept = None
         if dropped:
-            kept = probe_data.masks_(torch.empty(2, heads.w1.shape[1], BATCH, dtype=torch.bool), SEEDS, i, THRESHOLD)
+            empty = torch.empty(2, heads.w1.shape[1], BATCH, dtype=torch.bool)
+            layers = range(len(heads.layers) - 1)
+            seeds = [[seed + layer for seed in SEEDS] for layer in layers]
+            kept = torch.cat([probe_data.masks_(empty.clone(), own, i, THRESHOLD) for own in seeds], 1)
         rates = [share * lr for lr in LR]
         losses.append(probe_step.step(heads, x, some_terms(kind, y), rates, DECAY, kept_SHB=kept, keep=0.75))
     return losses
@@ -46,7 +49,8 @@ def by_device(heads: Heads, kind: str, dtype: torch.dtype, dropped: bool, device
     losses, numbers = [], torch.from_numpy(schedule(SHARES, 0)).to(device)
     rates = Rates(torch.tensor(LR, device=device), torch.tensor(DECAY, device=device), torch.empty(3, device=device))
     step_1 = torch.zeros(1, dtype=torch.int32, device=device)
-    out = Dropped(probe_data.device_keys(SEEDS, device), step_1, THRESHOLD) if dropped else None
+    keys = torch.stack([probe_data.device_keys([seed + layer for seed in SEEDS], device) for layer in range(3)])
+    out = Dropped(keys, step_1, THRESHOLD) if dropped else None
     for i, now_3 in enumerate(numbers):
         x, y = draw(i, dtype)
         rates.now_3.copy_(now_3)
@@ -63,13 +67,13 @@ def by_device(heads: Heads, kind: str, dtype: torch.dtype, dropped: bool, device
 
 @pytest.mark.parametrize("dtype", [FLOAT, BF16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("kind", ["one", "weights", "two", "gaps"])
-@pytest.mark.parametrize(("hidden", "dropped"), [(0, False), (24, False), (24, True)])
-def test_in_torch(dtype: torch.dtype, kind: str, hidden: int, dropped: bool) -> None:
-    ours, theirs = make_heads(hidden), make_heads(hidden)
+@pytest.mark.parametrize(("hidden", "dropped", "depth"), [(0, False, 1), (24, False, 1), (24, True, 1), (24, True, 2)])
+def test_in_torch(dtype: torch.dtype, kind: str, hidden: int, dropped: bool, depth: int) -> None:
+    ours, theirs = (make_heads(hidden, depth=depth) for _ in range(2))
     losses = by_device(ours, kind, dtype, dropped, torch.device("cpu"))
     for a, b in zip(losses, by_host(theirs, kind, dtype, dropped), strict=True):
         torch.testing.assert_close(a, b, **TOLERANCE[dtype])
-    assert_same_course(ours, theirs, make_heads(hidden), dtype)
+    assert_same_course(ours, theirs, make_heads(hidden, depth=depth), dtype)
     if dtype == FLOAT:  # steps of Adam hardly depend on the scale of a gradient
         for a, b in zip(ours.first, theirs.first, strict=True):
             torch.testing.assert_close(a, b, **TOLERANCE[dtype])
@@ -78,9 +82,12 @@ def test_in_torch(dtype: torch.dtype, kind: str, hidden: int, dropped: bool) -> 
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, BF16], ids=["float32", "bf16"])
-@pytest.mark.parametrize(("kind", "hidden", "dropped"), [("one", 0, False), ("two", 24, True), ("weights", 24, False)])
+@pytest.mark.parametrize(
+    ("kind", "hidden", "dropped", "depth"),
+    [("one", 0, False, 1), ("two", 24, True, 1), ("weights", 24, False, 1), ("one", 24, True, 2)],
+)
 def test_in_triton(
-    place: Place, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str, hidden: int, dropped: bool
+    place: Place, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str, hidden: int, dropped: bool, depth: int
 ) -> None:
     kernels, drops = place.load("probe_step_triton"), place.load("probe_data_triton")
     spies = [Mock(wraps=kernels.cross_entropy_), Mock(wraps=kernels.adamw_), Mock(wraps=drops.relu_drop_)]
@@ -88,19 +95,19 @@ def test_in_triton(
         (kernels, kernels, drops), ("cross_entropy_", "adamw_", "relu_drop_"), spies, strict=True
     ):
         monkeypatch.setattr(module, name, spy)
-    theirs = make_heads(hidden)
+    theirs = make_heads(hidden, depth=depth)
     expected = by_host(theirs, kind, dtype, dropped)
     for module in (probe_step_gpu, probe_data):
         monkeypatch.setattr(module, "on_triton", lambda tensor: True)
-    ours = make_heads(hidden)
+    ours = make_heads(hidden, depth=depth)
     there = Heads(*(p.to(place.device) for p in ours.parameters))
     losses = by_device(there, kind, dtype, dropped, place.device)
     terms = len(some_terms(kind, draw(0)[1]))
-    assert [spy.call_count for spy in spies] == [3 * terms, 3 * len(ours.parameters), 3 * dropped]
+    assert [spy.call_count for spy in spies] == [3 * terms, 3 * len(ours.parameters), 3 * dropped * depth]
     for a, b in zip(losses, expected, strict=True):
         torch.testing.assert_close(a, b, **TOLERANCE[dtype])
     back = Heads(*(p.cpu() for p in there.parameters))
-    assert_same_course(back, theirs, make_heads(hidden), dtype)
+    assert_same_course(back, theirs, make_heads(hidden, depth=depth), dtype)
     if dtype == BF16:
         # the interpreter truncates to bfloat16, a GPU rounds
         copy = there.lowered(0, BF16).float()
