@@ -154,7 +154,8 @@ class Batches:
         """Return the next batches: one per rate, or as many as have their rows on the device at the same time."""
         drawn, placed = self.feed.take(len(rates))
         count = len(placed.row_nB)
-        for row_B, x_BD in zip(placed.row_nB, self.x_nBD, strict=False):
+        # only these: of a small batch the buffer holds hundreds of thousands, and iteration makes a view of each
+        for row_B, x_BD in zip(placed.row_nB, self.x_nBD[:count], strict=True):
             self.features.of(placed, row_B, x_BD)
         return StepBlock(self.x_nBD[:count], drawn.targets, self.rows, list(rates[:count]))
 
