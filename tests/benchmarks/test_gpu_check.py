@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +23,45 @@ from benchmarks.gpu_check import (
     parts,
     probe_ways,
     rows,
+    tolerances,
 )
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.bench import TINY, Bench
 from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED, Row
 from benchmarks.harness import BENCHMARKS
-from tests.benchmarks.conftest import Run
+from tests.benchmarks.conftest import Run, rehearse
 
+from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.estimate.measured import measured
 from substyle.engine.observability import Mark, Span
 from substyle.kernels import noise
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
+from substyle.pipelines.transforms.registry import suite
 
 CPU = torch.device("cpu")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+Everything = tuple[int, dict[str, Any], str]
 
 
-def test_everything_runs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    code, data = run()
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Everything:
+    """All parts, rehearsed once: exit code, document and what was printed."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(tensorrt, "installed", lambda: None)
+        code, data = rehearse(tmp_path_factory.mktemp("everything") / "gpu.json")
+    return code, data, printed.getvalue()
+
+
+def of_part(everything: Everything, part: str) -> list[dict[str, Any]]:
+    return [row for row in everything[1]["rows"] if row["part"] == part]
+
+
+def test_everything_runs(everything: Everything) -> None:
+    code, data, table = everything
     failed = [row for row in data["rows"] if row["status"] == FAILED]
     assert (code, failed) == (0, [])
     assert list(data["parts"]) == list(parts.PARTS)
@@ -49,14 +69,11 @@ def test_everything_runs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     measured = {row["part"] for row in data["rows"] if row["status"] == MEASURED}
     assert measured == {"ceilings", "kernels", "pixels", "probes", "neighbours", "runtimes", "end_to_end"}
     assert data["counts"] == {s: sum(row["status"] == s for row in data["rows"]) for s in rows.STATUSES}
-    table = capsys.readouterr().out
     assert all(row["name"] in table for row in data["rows"])
 
 
-def test_the_loop_is_held_against_the_backbone_alone(run: Run) -> None:
-    code, data = run("--only", "end_to_end")
-    assert code == 0
-    by_tensorrt, by_torch = data["rows"]
+def test_the_loop_is_held_against_the_backbone_alone(everything: Everything) -> None:
+    by_tensorrt, by_torch = of_part(everything, "end_to_end")
     assert (by_tensorrt["status"], by_torch["status"]) == (SKIPPED, MEASURED)
     assert by_torch["unit"] == "embeddings"
     assert by_torch["of_ceiling"] == pytest.approx(by_torch["per_s"] / by_torch["ceiling_per_s"])
@@ -64,7 +81,27 @@ def test_the_loop_is_held_against_the_backbone_alone(run: Run) -> None:
     assert by_torch["facts"]["embeddings/s from start to end"] > 0
 
 
-def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
+def test_every_variant_is_held_against_the_cpu_and_measured(everything: Everything) -> None:
+    pixels = of_part(everything, "pixels")
+    found = [(row["name"].split(",")[0], row["status"]) for row in pixels]
+    for name in suite("substance31"):
+        assert (name, PASSED) in found
+        assert (name, MEASURED) in found
+    assert list(tolerances.VARIANTS) == list(suite("substance31"))
+    (whole,) = [row for row in pixels if row["name"].startswith("31 variants in one pass")]
+    assert whole["facts"][goals.MEAN_VARIANT] == pytest.approx(whole["facts"]["us each"] / 30)  # identity is none
+    (decoding,) = [row for row in pixels if row["name"].startswith("decode")]
+    assert decoding["ceiling"] == "DALI's decoder alone"
+
+
+def test_held_embeddings_and_trainings_on_them_are_compared(everything: Everything) -> None:
+    found = [
+        row["status"] for row in of_part(everything, "probes") if "held as" in row["name"] or "whole" in row["name"]
+    ]
+    assert found == [PASSED] * 7
+
+
+def test_every_file_of_triton_kernels_is_covered(everything: Everything) -> None:
     """Each ``*_triton.py`` has rows of both kinds; a new file needs a case here and a name in this list."""
     files = {path.name for path in (Path(__file__).parents[2] / "kernels").glob("*_triton.py")}
     cases = {
@@ -80,9 +117,9 @@ def test_every_file_of_triton_kernels_is_covered(run: Run) -> None:
         "warp_triton.py": ("remap", "swirl", "grid", "elastic", "zoom_blur"),
     }
     assert set(cases) == files
-    _, data = run("--only", "kernels", "--only", "probes")
+    rows = of_part(everything, "kernels") + of_part(everything, "probes")
     for name in (name for names in cases.values() for name in names):
-        found = {row["status"] for row in data["rows"] if row["name"].startswith(name)}
+        found = {row["status"] for row in rows if row["name"].startswith(name)}
         assert found == {PASSED, MEASURED}, name
 
 
@@ -95,6 +132,7 @@ def test_a_wrong_kernel_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert failed == ["gaussian_noise, images of 34 × 46", "gaussian_noise, batch 3, side 32"]
 
 
+@pytest.mark.usefixtures("steps_alone")
 def test_a_wrong_step_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_ways.Problem, "heads", _doubled)
     code, data = run("--only", "probes")

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.gpu_check import (
-    goals,
     pixels,
     rows,
-    tolerances,
 )
 from benchmarks.gpu_check.bench import TINY, Bench
-from benchmarks.gpu_check.rows import FAILED, MEASURED, PASSED, SKIPPED
+from benchmarks.gpu_check.rows import FAILED, PASSED, SKIPPED
 from tests.benchmarks.conftest import Run
 
 from substyle.engine.estimate import stages
@@ -29,20 +27,6 @@ CPU = torch.device("cpu")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def test_every_variant_is_held_against_the_cpu_and_measured(run: Run) -> None:
-    code, data = run("--only", "pixels")
-    found = [(row["name"].split(",")[0], row["status"]) for row in data["rows"]]
-    assert code == 0
-    for name in suite("substance31"):
-        assert (name, PASSED) in found
-        assert (name, MEASURED) in found
-    assert list(tolerances.VARIANTS) == list(suite("substance31"))
-    (whole,) = [row for row in data["rows"] if row["name"].startswith("31 variants in one pass")]
-    assert whole["facts"][goals.MEAN_VARIANT] == pytest.approx(whole["facts"]["us each"] / 30)  # identity is none
-    (decoding,) = [row for row in data["rows"] if row["name"].startswith("decode")]
-    assert decoding["ceiling"] == "DALI's decoder alone"
 
 
 def test_passes_say_what_plans_take_from_them() -> None:
@@ -91,6 +75,9 @@ def test_without_dali_what_needs_it_is_skipped(run: Run, monkeypatch: pytest.Mon
     for name in [name for name in sys.modules if name.startswith("nvidia.dali")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setattr(
+        pixels, "_rate", lambda bench, title, names: rows.correctness("pixels", f"rate of {title}", True)
+    )
     code, data = run("--only", "pixels")
     assert code == 0
     reasons = {row["name"]: row["text"] for row in data["rows"] if row["status"] == SKIPPED}

@@ -35,6 +35,7 @@ def fake_capture(launch: Callable[[Any], torch.Tensor], device: torch.device) ->
     return None, SimpleNamespace(replay=lambda: output.copy_(launch(None))), output
 
 
+@pytest.mark.usefixtures("steps_alone")
 @pytest.mark.parametrize("wrong", [False, True])
 def test_replayed_steps_are_held_against_float64_and_measured(
     run: Run, monkeypatch: pytest.MonkeyPatch, wrong: bool
@@ -81,16 +82,6 @@ def test_element_wise_halves_stand_beside_their_roofline() -> None:
         assert row.facts["us by the roofline"] / row.facts["us"] == pytest.approx(row.of_ceiling)
 
 
-def held_rows() -> list[str]:
-    """What is said of held embeddings and of trainings on them."""
-    jobs = probe_tables.jobs(Bench(CPU, TINY))
-    return [row.status for name, work in jobs if name != "loading" for row in work()]
-
-
-def test_held_embeddings_and_trainings_on_them_are_compared() -> None:
-    assert held_rows() == [PASSED] * 7
-
-
 def test_other_embeddings_and_other_accuracies_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is asked before the CPU: every second time."""
     right, numbers = probe_tables.hold, itertools.count()
@@ -101,7 +92,8 @@ def test_other_embeddings_and_other_accuracies_would_be_seen(monkeypatch: pytest
 
     monkeypatch.setattr(probe_tables, "hold", hold)
     monkeypatch.setattr(probe_tables, "accuracies", lambda table, config: {"fine/linear": float(next(numbers))})
-    assert held_rows() == [FAILED] * 7
+    jobs = probe_tables.jobs(Bench(CPU, TINY))
+    assert [row.status for name, work in jobs if name != "loading" for row in work()] == [FAILED] * 7
 
 
 @pytest.mark.parametrize("wrong", ["", "moved", "early"])
