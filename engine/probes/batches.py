@@ -175,7 +175,7 @@ def draw(parts: Sequence[BatchPart], first: int, count: int) -> Drawn:
     rows, targets = [], []
     for part in parts:
         t_R, n_R = part.stream.rows(first * part.count, count * part.count)
-        answers = part.stream.answer[n_R if part.task.by_image else t_R]
+        answers = part.task.targets(part.stream.answer, t_R, n_R)
         rows.append(torch.stack([t_R, n_R]).view(2, count, part.count))
         targets.append(answers.view(count, part.count))
     t_nB, n_nB = torch.cat(rows, 2)

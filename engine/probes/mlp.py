@@ -90,7 +90,7 @@ def train_mlp(
         advance: progress callback, receives the number of steps.
     """
     outputs = slice(0, len(task.labels))
-    asked = Validation(features, replace(task, train_T=_scored(task)), outputs, config)
+    asked = Validation(features, replace(task, train_T=scored_in_validation(task)), outputs, config)
     part = part_of(features, task, config, outputs)
     each = until_agreed(features, [part], grid(config), config, config.mlp_steps, by_accuracy, [asked], advance)
     found = each[""]
@@ -114,6 +114,8 @@ def until_agreed(
     rank: Rank,
     asked: Sequence[Validation],
     advance: Advance,
+    *,
+    together: bool = True,
 ) -> dict[str, Mlp]:
     """Train all settings, then retrain the best of each group with twice the steps until two trainings agree.
 
@@ -124,6 +126,7 @@ def until_agreed(
         steps: steps of the first training.
         rank: key to select the best setting (maximum).
         asked: validation rows on which two trainings must agree, for each part.
+        together: whether all groups are trained for as many steps as the slowest, else each stops by itself.
     """
     made = train(features, parts, settings, config, steps, advance=advance)
     groups = dict.fromkeys(s.group for s in settings)
@@ -140,15 +143,16 @@ def until_agreed(
             ]
             largest = max((difference for difference, _ in pairs), key=abs)
             found[g] = Mlp(now, largest, all(agree for _, agree in pairs))
-        best = {g: mlp.trained for g, mlp in found.items()}
-        apart = {g: abs(mlp.difference) for g, mlp in found.items() if not mlp.converged}
-        if not any(apart[g] < last.get(g, math.inf) for g in apart):
+        apart = {g: abs(found[g].difference) for g in best if not found[g].converged}
+        shrinking = [g for g in apart if apart[g] < last.get(g, math.inf)]
+        if not shrinking:
             break
-        last = {g: abs(mlp.difference) for g, mlp in found.items()}
+        last = {g: abs(found[g].difference) for g in best}
+        best = {g: found[g].trained for g in (best if together else shrinking)}
     return found
 
 
-def _scored(task: Task) -> NDArray[np.int64]:
+def scored_in_validation(task: Task) -> NDArray[np.int64]:
     """Transformations on which two trainings are compared: scored ones for class tasks, else training ones."""
     return task.score_T if task.by_image else task.train_T
 

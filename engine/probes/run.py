@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from substyle.engine import devices
 from substyle.engine.observability import ProgressBar, stage
+from substyle.engine.probes import complexity
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.checkpoint import save_probe
+from substyle.engine.probes.codelength import grow
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.control_tasks import control, shuffled
 from substyle.engine.probes.dataset import Standardizer, hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
-from substyle.engine.probes.linear import Linear
+from substyle.engine.probes.linear import Linear, fit_linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import Single, report, train_single
@@ -67,6 +70,10 @@ def run_probes(
                 run.multitask(bar)
             else:
                 run.single(name, bar)
+        if config.extractability:
+            run.extractability(bar)
+        if config.complexity:
+            run.complexity(bar)
     return ProbeOutcome(
         run.results,
         run.scores,
@@ -92,6 +99,7 @@ class _Run:
     results: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    trained: dict[str, dict[str, Single]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.images = self.table.rows(TEST)
@@ -117,6 +125,9 @@ class _Run:
                 total += 3 * self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
             elif self.tasks[name]:
                 total += sum(each[head] for head in self.config.heads)
+                if name != "coarse":
+                    total += 3 * self.config.mlp_steps * self.config.complexity
+                    total += 2 * sum(each[head] for head in self.config.heads) * self.config.extractability
         return total
 
     def features(self, task: Task) -> tuple[Features, Standardizer]:
@@ -135,6 +146,7 @@ class _Run:
         for head in self.config.heads:
             bar.note(f"{name} {head}")
             one = self._train(f"{name}/{head}", features, task, head, bar)
+            self.trained.setdefault(name, {})[head] = one
             self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
             self._save(name, head, one, standard)
             if isinstance(one.made, Linear) and name == "coarse":
@@ -168,6 +180,47 @@ class _Run:
                 setting=trained.setting.describe() | {"task_weight": self.config.task_weight},
                 extra=self.metadata,
             )
+
+    def extractability(self, bar: ProgressBar) -> None:
+        """Measure how easily the labels of fine and semantic tasks are extracted."""
+        groups = None if self.scored_group_N is None else self.group_N
+        entry = self.results["extractability"] = dict[str, Any]()
+        for name in ("fine", "semantic"):
+            for head, one in self.trained.get(name, {}).items():
+                features, _ = self.features(one.task)
+                bar.note(f"{name} {head}, control tasks")
+                given = (features, one.task, one.made, self.config)
+                found = {"selectivity": control(*given, groups, bar.advance)}
+                if isinstance(one.made, Linear):
+                    bar.note(f"{name}, codelength and learning curve")
+                    linear = (features, one.task, one.made, self.config)
+                    found |= grow(*linear, self.images, groups, bar.advance)
+                    bar.note(f"{name}, shuffled labels")
+                    found["shuffled"] = shuffled(*linear, bar.advance)
+                entry.setdefault(name, {})[head] = found
+
+    def complexity(self, bar: ProgressBar) -> None:
+        """Train MLPs of every depth and width on transformations and classes."""
+        sizes = {}
+        for name in ("fine", "semantic"):
+            task = self.tasks[name]
+            if task is None:
+                self.results["complexity"] = None
+                return
+            features, _ = self.features(task)
+            used = complexity.grid_bytes(self.config, features.width, len(task.labels)) / 1e9
+            bar.note(f"{name}, {len(complexity.architectures(self.config))} architectures, {used:.2g} GB")
+            linear = self._linear(name, features, task, bar) if 0 in self.config.complexity_depths else None
+            sizes[name] = complexity.train_sizes(
+                features, task, linear, self.config, self.images, self.scored_group_N, bar.advance
+            )
+        self.results["complexity"] = complexity.report(self.table, sizes["fine"], sizes["semantic"], self.config)
+
+    def _linear(self, name: str, features: Features, task: Task, bar: ProgressBar) -> Linear:
+        one = self.trained.get(name, {}).get("linear")
+        made = fit_linear(features, task, self.config, advance=bar.advance) if one is None else one.made
+        assert isinstance(made, Linear)
+        return made
 
     def _train(self, score: str, features: Features, task: Task, head: str, bar: ProgressBar) -> Single:
         one = train_single(

@@ -286,7 +286,7 @@ class _Objective:
             place = torch.arange(first * size, (first + steps) * size, device=held.drawn_on)
             place = place.clamp_(max=count - 1).view(steps, size)
             t_nB, n_nB = t_R[place], n_R[place]
-            return Drawn(t_nB, n_nB, [answer[n_nB if self.rows.task.by_image else t_nB]])
+            return Drawn(t_nB, n_nB, [self.rows.task.targets(answer, t_nB, n_nB)])
 
         real = torch.ones(size, device=x_BD.device)
         steps = -(-count // size)

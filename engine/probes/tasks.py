@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from substyle.kernels.philox import name_word, philox_4x32_torch
 from substyle.kernels.shuffle import Shuffle
 
 I64 = NDArray[np.int64]
+_Array = TypeVar("_Array", I64, torch.Tensor)
 UNKNOWN = -1  # the target is none of the labels; always scored as wrong
 
 
@@ -30,7 +31,7 @@ class Task:
         name: fine, coarse or semantic.
         labels: names of the C classes.
         by_image: whether the target is a property of the image, else of the transformation.
-        answer: target of each image, (N,), or transformation, (T,), as an index into labels; -1 for none.
+        answer: target of each image, (N,), transformation, (T,), or row, (T, N), as an index into labels; -1 for none.
         train_T: transformations for training and validation.
         score_T: transformations to score.
         train_N, val_N, test_N: disjoint images, ascending.
@@ -50,7 +51,11 @@ class Task:
 
     def answers(self, t_B: I64, n_B: I64) -> I64:
         """Targets of rows. Shape: (B,) int64."""
-        return self.answer[n_B if self.by_image else t_B]
+        return self.targets(self.answer, t_B, n_B)
+
+    def targets(self, answer: _Array, t_B: _Array, n_B: _Array) -> _Array:
+        """Targets of rows from a copy of ``answer`` on any device."""
+        return answer[t_B, n_B] if answer.ndim == 2 else answer[n_B if self.by_image else t_B]
 
     def rows(self, transformations: I64, images: I64) -> tuple[I64, I64]:
         """Valid rows (t, n) of the given transformations and images, t-major."""

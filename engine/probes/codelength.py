@@ -1,0 +1,331 @@
+"""Probes on growing numbers of training photographs: online codelength and learning curves.
+
+The online (prequential) code of Voita & Titov ("Information-theoretic probing with minimum description length", EMNLP
+2020) sends labels block by block, each with the probabilities of a probe trained on the blocks before; the first block
+with uniform ones. Probabilities are mixed with uniform ones as if one label more had been seen, so that the codelength
+of a class that the first photographs lack is finite: ``p = (R q + 1 / C) / (R + 1)`` after R labels.
+
+Shapes: A sizes, O orders of the training photographs, R bootstrap replicates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.probes import solver
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import C_RANGE, ProbeConfig
+from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
+from substyle.engine.probes.linear import TIGHTER, Linear, variant_weights
+from substyle.engine.probes.solver import CovarianceBasis, Fit, TrainingRows
+from substyle.engine.probes.tasks import I64, Task
+from substyle.engine.probes.trainer import Validation
+from substyle.kernels.probe_heads import Heads
+from substyle.kernels.probe_step import forward
+
+F64 = NDArray[np.float64]
+Advance = Callable[[int], None]
+# of the training photographs, as in the paper
+FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+NEEDED = 0.9  # of the way from chance to the accuracy with all training photographs
+_FURTHER = 2  # values of C beyond each end of the configured grid
+_AGREEMENT = 0.01, 0.001  # maximum difference in codelength of two fits that agree: relative, and in bits
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Heads trained on the first photographs of each order.
+
+    Attributes:
+        by_loss, by_accuracy: O heads with the C of the lowest loss or the highest accuracy on validation rows.
+        loss_C, accuracy_C: these values of C.
+        converged: whether both have converged, and a third of the tolerance changes the loss by at most 1 %.
+    """
+
+    by_loss: Heads
+    by_accuracy: Heads
+    loss_C: float
+    accuracy_C: float
+    converged: bool
+
+
+@dataclass
+class Growing:
+    """Fits linear heads to growing prefixes of random orders of a task's training photographs.
+
+    Attributes:
+        features: standardise the rows.
+        task: the task.
+        made: its linear probe.
+        config: orders, tolerance and passes.
+    """
+
+    features: Features
+    task: Task
+    made: Linear
+    config: ProbeConfig
+    advance: Advance = lambda count: None
+    order_ON: I64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        task, rng = self.task, np.random.default_rng([self.config.seed, 0x6F726472])
+        self.weight_T = variant_weights(task, task.train_T)
+        some_N = task.train_N[task.distinct_TN[np.ix_(task.train_T, task.train_N)].any(axis=0)]
+        self.order_ON = np.stack([rng.permutation(some_N) for _ in range(self.config.orders)])
+        self.outputs = slice(0, len(task.labels))
+        self.validation = Validation(self.features.full(), task, self.outputs, self.config)
+        self.basis = CovarianceBasis.of(TrainingRows(self.features, task, self.weight_T[None]))
+
+    @property
+    def count(self) -> int:
+        """Number of training photographs."""
+        return self.order_ON.shape[1]
+
+    def rows(self, images: I64) -> int:
+        """Training rows of photographs."""
+        return int(self.task.distinct_TN[np.ix_(self.task.train_T, images)].sum())
+
+    def rows_O(self, size: int) -> F64:
+        """Training rows of the first photographs of each order."""
+        return np.array([self.rows(order_N[:size]) for order_N in self.order_ON], np.float64)
+
+    def fitted(self, size: int) -> Grown:
+        """Fit to the first ``size`` photographs of each order; C is the same for all orders."""
+        orders = len(self.order_ON)
+        fits: dict[float, Fit] = {}
+        losses: dict[float, float] = {}
+        ranks: dict[float, tuple[float, float]] = {}
+        todo = sorted({*self.config.Cs, self.made.C})
+        low, high = min(self.config.Cs) / 10**_FURTHER, max(self.config.Cs) * 10**_FURTHER
+        while todo:
+            fit = self._fit(size, todo)
+            for k, C in enumerate(todo):
+                own = fit.heads.select(range(k * orders, (k + 1) * orders))
+                part = slice(k * orders, (k + 1) * orders)
+                fits[C] = Fit(own, fit.gradient_K[part], fit.passes_K[part], fit.tolerance)
+                losses[C] = self._loss(size, own)
+                ranks[C] = float(self.validation.judge(own)[0].mean()), -losses[C]
+            best = {min(losses, key=losses.__getitem__), max(ranks, key=ranks.__getitem__)}
+            further = [min(fits) / 10] * (min(fits) in best) + [max(fits) * 10] * (max(fits) in best)
+            near = (max(low, C_RANGE[0]) * 0.99, min(high, C_RANGE[1]) * 1.01)
+            todo = [float(f"{C:.6g}") for C in further if near[0] <= C <= near[1]]
+        by_loss = min(losses, key=losses.__getitem__)
+        by_accuracy = max(ranks, key=ranks.__getitem__)
+        fits[by_loss], agreed = self._continued(size, by_loss, fits[by_loss], losses[by_loss])
+        converged = agreed and bool(fits[by_accuracy].converged_K.all())
+        return Grown(fits[by_loss].heads, fits[by_accuracy].heads, by_loss, by_accuracy, converged)
+
+    def _loss(self, size: int, heads: Heads) -> float:
+        """Bits per validation label, mean over orders."""
+        rows_O = torch.from_numpy(self.rows_O(size)).to(self.features.device)
+        bits_OB = self.bits(heads, self.validation.x_BD, self.validation.answers, rows_O)
+        return float((bits_OB * self.validation.weight).sum(1).mean())
+
+    def _continued(self, size: int, C: float, fit: Fit, loss: float) -> tuple[Fit, bool]:
+        """Continue a fit with a third of the tolerance until the loss agrees; returns whether it does."""
+        tighter = 1.0
+        for _ in range(self.config.doublings):
+            tighter *= TIGHTER
+            before, fit = loss, self._fit(size, [C], fit.heads, tighter)
+            loss, reached = self._loss(size, fit.heads), bool(fit.converged_K.all())
+            same = abs(loss - before) <= max(_AGREEMENT[0] * before, _AGREEMENT[1])
+            if same or not reached:
+                return fit, same and reached
+        return fit, False
+
+    def _fit(self, size: int, Cs: Sequence[float], start: Heads | None = None, tighter: float = 1.0) -> Fit:
+        """Fit |Cs| x O heads, orders fastest."""
+        orders = len(self.order_ON)
+        first_ON = np.zeros((orders, self.task.distinct_TN.shape[1]))
+        for order_N, used_N in zip(self.order_ON, first_ON, strict=True):
+            used_N[order_N[:size]] = 1.0
+        own = replace(self.task, train_N=np.flatnonzero(first_ON.any(axis=0)))
+        variant_KT = np.tile(self.weight_T, (orders * len(Cs), 1))
+        return solver.fit(
+            TrainingRows(self.features, own, variant_KT, np.tile(first_ON, (len(Cs), 1))),
+            1.0 / (np.repeat(Cs, orders) * np.tile(self.rows_O(size), len(Cs))),
+            tolerance=self.config.tolerance / tighter,
+            most=self.config.passes,
+            start=start,
+            basis=self.basis,
+            advance=self.advance,
+        )
+
+    def bits(self, heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, seen_K: torch.Tensor) -> torch.Tensor:
+        """Codelengths of labels after ``seen_K`` labels, float64 (K, B)."""
+        pieces = zip(torch.split(x_BD, _ROWS), torch.split(target_B, _ROWS), strict=True)
+        return torch.cat([mixed_bits(forward(heads, x)[:, self.outputs], y, seen_K) for x, y in pieces], 1)
+
+
+def mixed_bits(logits_KCB: torch.Tensor, target_B: torch.Tensor, seen_K: torch.Tensor) -> torch.Tensor:
+    """Codelengths in bits with probabilities mixed with uniform ones, float64 (K, B)."""
+    index = target_B.expand(len(logits_KCB), 1, -1)
+    own_KB = logits_KCB.double().log_softmax(1).gather(1, index)[:, 0].exp()
+    seen_K1 = seen_K.double()[:, None]
+    return -((seen_K1 * own_KB + 1.0 / logits_KCB.shape[1]) / (seen_K1 + 1.0)).log2()
+
+
+def code_sizes(count: int) -> list[int]:
+    """Ends of the blocks of the online code, in photographs."""
+    return sorted({max(1, round(fraction * count)) for fraction in FRACTIONS})
+
+
+def curve_sizes(count: int) -> list[int]:
+    """Powers of two below the number of photographs, and that number."""
+    return [2**k for k in range(count.bit_length()) if 2**k < count] + [count]
+
+
+def grow(
+    features: Features,
+    task: Task,
+    made: Linear,
+    config: ProbeConfig,
+    images: I64,
+    group_N: I64 | None,
+    advance: Advance = lambda count: None,
+) -> dict[str, Any]:
+    """Measure codelength and learning curve of a task. Returns ``codelength`` and ``curve`` of results.json.
+
+    Args:
+        made: linear probe trained on all photographs.
+        images: test images.
+        group_N: bootstrap groups of all images, None for images.
+    """
+    growing = Growing(features, task, made, config, advance)
+    blocks, sizes = code_sizes(growing.count), curve_sizes(growing.count)
+    code = _Code(growing, blocks)
+    curve = _Curve(growing, images, None if group_N is None else group_N[images])
+    converged = True
+    for size in sorted({*blocks, *sizes} - {growing.count}):
+        grown = growing.fitted(size)
+        converged &= grown.converged
+        if size in blocks:
+            code.add(size, grown)
+        if size in sizes:
+            curve.add(size, grown.by_accuracy, grown.accuracy_C)
+    curve.add(growing.count, made.heads, made.C)
+    return {
+        "codelength": code.describe(group_N) | {"converged": converged},
+        "curve": curve.describe() | {"converged": converged and bool(made.describe()["converged"])},
+    }
+
+
+class _Code:
+    """Codelengths of each training photograph, by order."""
+
+    def __init__(self, growing: Growing, ends: Sequence[int]) -> None:
+        self.growing, self.ends = growing, list(ends)
+        self.bits_ON = np.zeros((len(growing.order_ON), growing.task.distinct_TN.shape[1]))
+        self.Cs: dict[int, float] = {}
+        uniform = math.log2(len(growing.task.labels))
+        for order_N, bits_N in zip(growing.order_ON, self.bits_ON, strict=True):
+            first_N = order_N[: self.ends[0]]
+            bits_N[first_N] = uniform * growing.task.distinct_TN[np.ix_(growing.task.train_T, first_N)].sum(axis=0)
+
+    def add(self, size: int, grown: Grown) -> None:
+        """Code the photographs of the block after ``size``."""
+        growing, task = self.growing, self.growing.task
+        self.Cs[size] = grown.loss_C
+        end = self.ends[self.ends.index(size) + 1]
+        full, device = growing.features.full(), growing.features.device
+        for o, order_N in enumerate(growing.order_ON):
+            t_R, n_R = task.rows(task.train_T, order_N[size:end])
+            seen_1 = torch.tensor([float(growing.rows(order_N[:size]))], device=device)
+            head = grown.by_loss.select([o])
+            for start in range(0, len(t_R), _ROWS):
+                t, n = t_R[start : start + _ROWS], n_R[start : start + _ROWS]
+                target = torch.from_numpy(task.answers(t, n)).to(device)
+                bits_B = growing.bits(head, full(t, n), target, seen_1)[0].cpu().numpy()
+                np.add.at(self.bits_ON[o], n, bits_B)
+
+    def describe(self, group_N: I64 | None) -> dict[str, Any]:
+        """Bits per label and compression, with intervals over training photographs for given probes."""
+        growing, config = self.growing, self.growing.config
+        own_N = np.sort(growing.order_ON[0])
+        rows_N = growing.task.distinct_TN[np.ix_(growing.task.train_T, own_N)].sum(axis=0)
+        groups = None if group_N is None else group_N[own_N]
+        uniform = math.log2(len(growing.task.labels))
+        both = resample(np.stack([self.bits_ON[:, own_N].mean(axis=0), rows_N]), config.bootstrap, config.seed, groups)
+        total, labels = both.one(0), both.one(1)
+        bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R)
+        compression = Estimate(uniform / bits.value, uniform / bits.replicates_R)
+        return {
+            "bits": bits.number,
+            "bits_ci95": bits.ci95,
+            "compression": compression.number,
+            "compression_ci95": compression.ci95,
+            "uniform": uniform,
+            "labels": int(rows_N.sum()),
+            "blocks": {str(end): {"C": self.Cs.get(end)} for end in self.ends},
+        }
+
+
+class _Curve:
+    """Test accuracy by number of training photographs; classes are scored on unchanged photographs."""
+
+    def __init__(self, growing: Growing, images: I64, group_N: I64 | None) -> None:
+        self.growing, self.images, self.group_N = growing, images, group_N
+        self.task = replace(growing.task, score_T=growing.task.train_T) if growing.task.by_image else growing.task
+        self.sizes: list[int] = []
+        self.Cs: list[float] = []
+        self.found: list[list[Estimate]] = []  # by size and order
+
+    def add(self, size: int, heads: Heads, C: float) -> None:
+        """Score the heads of each order, or one head for all orders."""
+        growing, config = self.growing, self.growing.config
+        right_STN = score(growing.features, self.task, growing.outputs, heads, self.images).right_STN
+        weight_T = uniform_over(self.task.score_T, len(growing.task.distinct_TN))
+        every = [resample(s, config.bootstrap, config.seed, self.group_N).mean(weight_T) for s in right_STN]
+        self.sizes.append(size)
+        self.Cs.append(C)
+        self.found.append(every if len(every) > 1 else every * len(growing.order_ON))
+
+    def describe(self) -> dict[str, Any]:
+        """The curve and the number of photographs needed, with intervals over test photographs and orders."""
+        value_AO = np.array([[one.value for one in every] for every in self.found])
+        replicate_AOR = np.array([[one.replicates_R for one in every] for every in self.found])
+        orders, count = replicate_AOR.shape[1:]
+        rng = np.random.default_rng([self.growing.config.seed, 0x63757276])
+        times_RO = rng.multinomial(orders, np.full(orders, 1 / orders), size=count) / orders
+        replicate_AR = np.einsum("aor,ro->ar", replicate_AOR, times_RO)
+        value_A, chance = value_AO.mean(axis=1), self.task.chance
+        points = [Estimate(float(v), r) for v, r in zip(value_A, replicate_AR, strict=True)]
+        top = points[-1].ci95
+        number = None
+        if top is not None and top[0] > chance:
+            each_R = [photographs_needed(self.sizes, own_A, chance) for own_A in replicate_AR.T]
+            number = Estimate(photographs_needed(self.sizes, value_A, chance), np.array(each_R))
+        return {
+            "needed": None if number is None else number.number,
+            "needed_ci95": None if number is None else number.ci95,
+            "chance": chance,
+            "points": {
+                str(size): {"accuracy": one.number, "ci95": one.ci95, "C": C}
+                for size, one, C in zip(self.sizes, points, self.Cs, strict=True)
+            },
+        }
+
+
+def photographs_needed(sizes: Sequence[int], accuracy_A: F64, chance: float) -> float:
+    """Photographs for `NEEDED` of the way from chance to the last accuracy.
+
+    The first crossing of the curve, which is linear in the logarithm of the number between the sizes; at least the
+    first size. NaN if the last accuracy is not above chance.
+    """
+    if not accuracy_A[-1] > chance:
+        return math.nan
+    goal = chance + NEEDED * (accuracy_A[-1] - chance)
+    i = int(np.argmax(accuracy_A >= goal))
+    if i == 0:
+        return float(sizes[0])
+    below, above = accuracy_A[i - 1 : i + 1]
+    low, high = math.log2(sizes[i - 1]), math.log2(sizes[i])
+    return float(2.0 ** (low + (high - low) * (goal - below) / (above - below)))

@@ -1,0 +1,208 @@
+"""Control tasks and shuffled labels: does a probe read the embedding, or memorise it?
+
+A control task (Hewitt & Liang, "Designing and interpreting probes with control tasks", EMNLP 2019) gives each word a
+random label, which a probe can only memorise; selectivity is the accuracy on the task minus that on the control task.
+Here photographs take the place of words: they recur as variants, but not in other splits. So both tasks are trained on
+some variants of the training photographs and scored on their other variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
+from substyle.engine.probes.linear import Linear, fit_heads, variant_weights
+from substyle.engine.probes.mlp import Mlp, part_of
+from substyle.engine.probes.solver import CovarianceBasis, TrainingRows
+from substyle.engine.probes.tasks import I64, UNKNOWN, Task
+from substyle.engine.probes.trainer import Validation, train
+from substyle.kernels.probe_heads import Heads
+
+SCORED = 20_000  # maximum number of training photographs to score
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """A task and its control tasks, which differ only in their labels.
+
+    Attributes:
+        task: the task, trained on some variants of the training photographs.
+        photographs: its training rows with a random label per photograph.
+        rows: its training rows with a random label per row; None for tasks on photographs.
+        scored_N: photographs to score, of the training ones.
+        held_TN: rows to score, other variants of these photographs.
+    """
+
+    task: Task
+    photographs: Task
+    rows: Task | None
+    scored_N: I64
+    held_TN: NDArray[np.bool_]
+
+
+def controls_of(task: Task, seed: int) -> Controls:
+    """Create the control tasks of a task.
+
+    Of a task on transformations a random half of each photograph's variants are training rows, and random labels are
+    uniform. A task on photographs keeps its training rows, and random labels are those of other photographs.
+    """
+    rng = np.random.default_rng([seed, 0x636F6E74])
+    images, classes = task.distinct_TN.shape[1], len(task.labels)
+    scored_N = np.sort(rng.permutation(task.train_N)[:SCORED])
+    if task.by_image:
+        answer_N = task.answer.copy()
+        answer_N[task.train_N] = rng.permutation(task.answer[task.train_N])
+        held_TN = task.distinct_TN.copy()
+        held_TN[task.train_T] = False
+        return Controls(task, replace(task, answer=answer_N), None, scored_N, held_TN)
+    may_TN = task.distinct_TN[:, task.train_N]
+    order_TN = rng.random(may_TN.shape, np.float32)
+    order_TN[~may_TN] = 2.0
+    last_N = (may_TN.sum(axis=0) + 1) // 2 - 1
+    middle_N = np.take_along_axis(np.sort(order_TN, axis=0), np.maximum(last_N, 0)[None], 0)
+    half_TN, held_TN = task.distinct_TN.copy(), np.zeros_like(task.distinct_TN)
+    half_TN[:, task.train_N] = may_TN & (order_TN <= middle_N)
+    held_TN[:, task.train_N] = may_TN & (order_TN > middle_N)
+    own = replace(task, distinct_TN=half_TN)
+    by_photograph = replace(own, by_image=True, answer=rng.integers(classes, size=images))
+    return Controls(
+        own, by_photograph, replace(own, answer=rng.integers(classes, size=task.distinct_TN.shape)), scored_N, held_TN
+    )
+
+
+def control(
+    features: Features,
+    task: Task,
+    made: Linear | Mlp,
+    config: ProbeConfig,
+    group_N: I64 | None,
+    advance: Advance = lambda count: None,
+) -> dict[str, Any]:
+    """Train a probe's setting on the control tasks. Returns the entry of results.json.
+
+    Args:
+        made: the probe, whose C, or setting and steps, are used.
+        group_N: bootstrap groups of all images, None for images.
+
+    Returns:
+        ``seen``: accuracy on the task; ``control``: accuracy on labels per photograph, both on held-out variants of
+        training photographs; ``selectivity``: their difference; ``memorised``: accuracy on labels per row, on the
+        training rows (None for tasks on photographs). Each with ``_ci95``, over the scored photographs.
+    """
+    found = controls_of(task, config.seed)
+    fit = _Fitter(features, found.task, made, config, advance)
+    heads = fit(found.task) if found.rows is not None else fit.given
+    pairs = [(found.task, heads, found.held_TN), (found.photographs, fit(found.photographs), found.held_TN)]
+    if found.rows is not None:
+        pairs.append((found.rows, fit(found.rows), found.rows.distinct_TN))
+    outputs, groups = slice(0, len(task.labels)), None if group_N is None else group_N[found.scored_N]
+    estimates: list[Estimate] = []
+    for own, own_heads, rows_TN in pairs:
+        scored = replace(own, distinct_TN=rows_TN, score_T=np.arange(len(rows_TN)), test_N=found.scored_N)
+        right_TN = score(features, scored, outputs, own_heads, found.scored_N).mean_TN
+        weight_T = uniform_over(scored.score_T, len(rows_TN))
+        estimates.append(resample(right_TN, config.bootstrap, config.seed, groups).mean(weight_T))
+    seen, by_photograph, *by_row = estimates
+    named = {"seen": seen, "control": by_photograph, "selectivity": seen - by_photograph}
+    answer: dict[str, Any] = {}
+    for name, estimate in (named | dict(zip(["memorised"], by_row, strict=False))).items():
+        answer |= {name: estimate.number, f"{name}_ci95": estimate.ci95}
+    return answer | {"photographs": len(found.scored_N), "converged": fit.converged}
+
+
+class _Fitter:
+    """Fits heads with the setting of a probe to other labels of the same rows."""
+
+    def __init__(
+        self, features: Features, task: Task, made: Linear | Mlp, config: ProbeConfig, advance: Advance
+    ) -> None:
+        self.features, self.made, self.config, self.advance = features, made, config, advance
+        self.converged = bool(made.describe()["converged"])
+        if isinstance(made, Linear):
+            self.given = made.heads
+            self.weight_KT = variant_weights(task, task.train_T)[None]
+            self.basis = CovarianceBasis.of(TrainingRows(features, task, self.weight_KT))
+        else:
+            self.given = made.trained.heads
+
+    def __call__(self, task: Task) -> Heads:
+        """Fit to the labels of ``task``."""
+        if isinstance(self.made, Linear):
+            fit = fit_heads(
+                *(self.features, task, self.config, self.weight_KT, [self.made.C]),
+                basis=self.basis,
+                advance=self.advance,
+            )
+            self.converged &= bool(fit.converged_K.all())
+            return fit.heads
+        part = part_of(self.features, task, self.config, slice(0, len(task.labels)))
+        setting, steps = self.made.trained.setting, self.made.trained.steps
+        return train(self.features, [part], [setting], self.config, steps, advance=self.advance)[setting].heads
+
+
+def shuffled_task(task: Task, seed: int) -> Task:
+    """Permute the labels of a task among the rows, or images, of each split."""
+    rng = np.random.default_rng([seed, 0x73687566])
+    if task.by_image:
+        answer = task.answer.copy()
+        for split in (task.train_N, task.val_N, task.test_N):
+            answer[split] = rng.permutation(answer[split])
+        return replace(task, answer=answer)
+    answer = np.repeat(task.answer[:, None], task.distinct_TN.shape[1], axis=1)
+    for split in (task.train_N, task.val_N, task.test_N):
+        t_R, n_R = task.rows(np.arange(len(answer)), split)
+        answer[t_R, n_R] = rng.permutation(answer[t_R, n_R])
+    return replace(task, answer=answer)
+
+
+def shuffled(
+    features: Features, task: Task, made: Linear, config: ProbeConfig, advance: Advance = lambda count: None
+) -> dict[str, Any]:
+    """Fit, select and score linear heads on shuffled labels. Returns the entry of results.json.
+
+    Returns:
+        ``accuracy`` on shuffled labels of test rows; its ``expected`` value and ``range95`` if predictions are
+        independent of labels; ``at_chance``: whether the accuracy is in the range.
+    """
+    own, Cs = replace(shuffled_task(task, config.seed), score_T=task.train_T), sorted({*config.Cs, made.C})
+    weight_T = variant_weights(own, own.train_T)
+    fit = fit_heads(*(features, own, config, np.tile(weight_T, (len(Cs), 1)), Cs), advance=advance)
+    outputs = slice(0, len(own.labels))
+    accuracy_K, _ = Validation(features.full(), own, outputs, config).judge(fit.heads)
+    best = int(accuracy_K.argmax())
+    counts_CC = score(features, own, outputs, fit.heads.select([best]), own.test_N).confusion_CC
+    known = own.answers(*own.rows(own.score_T, own.test_N)) != UNKNOWN
+    expected, sd = by_chance(counts_CC)
+    accuracy = float(np.trace(counts_CC) / known.sum())
+    return {
+        "accuracy": accuracy,
+        "expected": expected,
+        "range95": [max(expected - 1.96 * sd, 0.0), min(expected + 1.96 * sd, 1.0)],
+        "at_chance": abs(accuracy - expected) <= 1.96 * sd,
+        "C": Cs[best],
+        "converged": bool(fit.only(best).converged_K.all()),
+    }
+
+
+def by_chance(counts_CC: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean and standard deviation of the accuracy if labels are permuted at random.
+
+    The number of matches is a sum over a random permutation; its moments are Hoeffding's ("A combinatorial central
+    limit theorem", Annals of Mathematical Statistics 22, 1951).
+
+    Args:
+        counts_CC: confusion matrix; only its margins matter.
+    """
+    true_C, predicted_C = counts_CC.sum(axis=1).astype(np.float64), counts_CC.sum(axis=0).astype(np.float64)
+    rows = true_C.sum()
+    both = true_C @ predicted_C
+    squares = both - (true_C @ predicted_C**2 + predicted_C @ true_C**2) / rows + (both / rows) ** 2
+    return float(both / rows**2), float(np.sqrt(squares / max(rows - 1, 1)) / rows)

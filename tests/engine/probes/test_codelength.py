@@ -1,0 +1,137 @@
+"""Online codelength and learning curves, compared with scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.codelength import (
+    Growing,
+    code_sizes,
+    curve_sizes,
+    grow,
+    mixed_bits,
+    photographs_needed,
+)
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.control_tasks import shuffled_task
+from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.linear import fit_linear
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.store.table import EmbeddingTable
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def setup(table: EmbeddingTable, name: str) -> tuple[Features, Task]:
+    task = (fine_task if name == "fine" else semantic_task)(table, 0)
+    assert task is not None
+    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
+
+
+@pytest.mark.parametrize("name", ["fine", "semantic"])
+def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quick, name: str) -> None:
+    """The same blocks, orders and values of C, fitted block by block; some variants are indistinct."""
+    table = make_table(images=100, style=1.0)
+    distinct = table.distinct_TN.copy()
+    distinct[2, ::3] = False
+    features, task = setup(replace(table, distinct_TN=distinct), name)
+    config = quick(orders=2, tolerance=1e-6)
+    made = fit_linear(features, task, config)
+    test_N = np.flatnonzero(table.split_N == 2)
+    found = grow(features, task, made, config, test_N, None)
+    blocks, points = found["codelength"]["blocks"], found["curve"]["points"]
+    assert list(blocks) == [str(size) for size in code_sizes(60)]
+    classes, rows = len(task.labels), len(task.rows(task.train_T, task.train_N)[0])
+
+    def fitted(images: np.ndarray, C: float) -> LogisticRegression:
+        t, n = task.rows(task.train_T, images)
+        y = task.answers(t, n)
+        C *= 1 + (len(np.unique(y)) == 2)  # of two classes scikit-learn penalises the difference of their weights
+        return LogisticRegression(C=C, tol=1e-7, max_iter=20_000).fit(features(t, n).numpy(), y)
+
+    total = 0.0
+    for order_N in Growing(features, task, made, config).order_ON:
+        sizes = code_sizes(60)
+        total += math.log2(classes) * len(task.rows(task.train_T, order_N[: sizes[0]])[0])
+        for size, end in pairwise(sizes):
+            seen = len(task.rows(task.train_T, order_N[:size])[0])
+            t, n = task.rows(task.train_T, order_N[size:end])
+            q = np.zeros((len(t), classes))
+            known = np.unique(task.answers(*task.rows(task.train_T, order_N[:size])))
+            if len(known) == 1:
+                q[:, known] = 1.0
+            else:
+                head = fitted(order_N[:size], blocks[str(size)]["C"])
+                q[:, head.classes_] = head.predict_proba(features(t, n).numpy())
+            own = (seen * q[np.arange(len(t)), task.answers(t, n)] + 1 / classes) / (seen + 1)
+            total -= np.log2(own).sum()
+    assert found["codelength"]["labels"] == rows
+    assert found["codelength"]["bits"] == pytest.approx(total / 2 / rows, rel=2e-3)
+    assert found["codelength"]["compression"] == pytest.approx(math.log2(classes) / found["codelength"]["bits"])
+    assert found["codelength"]["converged"]
+    score_T = task.train_T if name == "semantic" else task.score_T
+    for size in (16, 32):
+        accuracies = []
+        for order_N in Growing(features, task, made, config).order_ON:
+            head = fitted(order_N[:size], points[str(size)]["C"])
+            for each in score_T:
+                t, n = task.rows(np.array([each]), test_N)
+                accuracies.append((head.predict(features(t, n).numpy()) == task.answers(t, n)).mean())
+        assert points[str(size)]["accuracy"] == pytest.approx(np.mean(accuracies), abs=0.011)
+
+
+def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make, quick: Quick) -> None:
+    """The last point of the curve is the probe itself; shuffled labels cannot be compressed."""
+    features, task = setup(make_table(images=200, style=4.0), "fine")
+    config, test_N = quick(), np.flatnonzero(make_table(images=200).split_N == 2)
+    made = fit_linear(features, task, config)
+    found = grow(features, task, made, config, test_N, None)
+    code, curve = found["codelength"], found["curve"]
+    assert code["bits_ci95"][0] < code["bits"] < code["bits_ci95"][1]
+    assert code["compression_ci95"][0] < code["compression"] < code["compression_ci95"][1]
+    assert code["compression"] > 5
+    assert [int(size) for size in curve["points"]] == [1, 2, 4, 8, 16, 32, 64, 120]
+    assert curve["needed_ci95"][0] <= curve["needed"] <= curve["needed_ci95"][1]
+    assert 1 <= curve["needed"] < 64
+    assert curve["points"]["120"]["C"] == made.C
+    random = grow(features, shuffled_task(task, 0), made, config, test_N, None)
+    assert 0.9 < random["codelength"]["compression"] < 1.05
+    assert random["curve"]["points"]["120"]["accuracy"] < 0.3
+
+
+def test_an_unseen_class_has_a_finite_code() -> None:
+    """After R labels without it, a class of probability 0 costs log2(C (R + 1)) bits."""
+    logits = torch.tensor([[[0.0], [0.0], [-1e30]], [[5.0], [5.0], [5.0]]])
+    bits = mixed_bits(logits, torch.tensor([2]), torch.tensor([7.0, 7.0]))
+    assert bits[0, 0] == pytest.approx(math.log2(3 * 8))
+    assert bits[1, 0] == pytest.approx(math.log2(3))
+
+
+@pytest.mark.parametrize(("count", "code", "curve"), [
+    (1, [1], [1]), (2, [1, 2], [1, 2]), (5, [1, 2, 5], [1, 2, 4, 5]),
+    (1000, [1, 2, 4, 8, 16, 32, 62, 125, 250, 500, 1000], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]),
+])  # fmt: skip
+def test_sizes(count: int, code: list[int], curve: list[int]) -> None:
+    assert (code_sizes(count), curve_sizes(count)) == (code, curve)
+
+
+def test_number_needed_is_interpolated_in_the_logarithm() -> None:
+    """90 % of the way from chance 0.1 to 0.6 is 0.55, half-way between 0.5 at 4 and 0.6 at 16: 8 photographs."""
+    sizes = [1, 4, 16, 20]
+    assert photographs_needed(sizes, np.array([0.1, 0.5, 0.6, 0.6]), 0.1) == pytest.approx(8.0)
+    assert photographs_needed(sizes, np.array([0.6, 0.5, 0.6, 0.6]), 0.1) == 1.0
+    assert photographs_needed(sizes, np.array([0.1, 0.1, 0.1, 0.6]), 0.1) == pytest.approx(16 * 1.25**0.9)
+    assert math.isnan(photographs_needed(sizes, np.array([0.1, 0.1, 0.1, 0.1]), 0.1))

@@ -1,0 +1,102 @@
+"""The grid of probe sizes, selection and Pareto front."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from torch import nn
+
+from substyle.engine.probes.complexity import LINEAR, grid_bytes, pareto_front, selected, settings_of
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.run import run_probes
+from substyle.engine.store.table import EmbeddingTable
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TWO = ("fine", "semantic")
+
+
+def mlp(inputs: int, depth: int, width: int, outputs: int) -> int:
+    """Parameters of torch's MLP."""
+    sizes = [inputs, *[width] * depth, outputs]
+    layers = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
+    return sum(p.numel() for p in layers.parameters())
+
+
+def test_depth_0_is_the_linear_probe_and_depth_1_the_mlp(make_table: Make, quick: Quick) -> None:
+    """Equal numbers for equal architectures; parameters are those of torch's modules."""
+    table = make_table(images=200, style=1.0)
+    config = quick(tasks=TWO, complexity=True, complexity_depths=(0, 1, 3), complexity_widths=(8, 32))
+    outcome = run_probes(table, config, out_dir=None, quiet=True)
+    results = json.loads(json.dumps(outcome.results, allow_nan=False))
+    rows = results["complexity"]
+    assert list(rows) == [LINEAR, "1x8", "1x32", "3x8", "3x32"]
+    for name, head in ((LINEAR, "linear"), ("1x32", "mlp")):
+        assert rows[name]["fine"] == results["fine"][head]["accuracy"]
+        assert rows[name]["fine_ci95"] == results["fine"][head]["ci95"]
+        assert rows[name]["semantic"] == results["semantic"][head]["clean"]
+        assert rows[name]["obfuscated"] == pytest.approx(results["semantic"][head]["obfuscated"])
+        assert rows[name]["fine_converged"] == results["fine"][head]["converged"]
+    for name, row in rows.items():
+        assert row["fine_parameters"] == mlp(20, row["depth"], row["width"] or 0, 8)
+        assert row["semantic_parameters"] == mlp(20, row["depth"], row["width"] or 0, 3)
+        assert row["fine_difference"] == pytest.approx(row["fine"] - rows[LINEAR]["fine"], abs=1e-6)
+        assert name == LINEAR or row["fine"] > 0.3
+    for task in ("fine", "semantic", "both"):
+        assert sum(task in row["selected"] for row in rows.values()) <= 1
+
+
+def test_without_depth_0_or_a_task(make_table: Make, quick: Quick) -> None:
+    config = quick(tasks=TWO, heads=("linear",), complexity=True, complexity_depths=(2,), complexity_widths=(8,))
+    rows = run_probes(make_table(), config, out_dir=None, quiet=True).results["complexity"]
+    assert list(rows) == ["2x8"]
+    assert "fine_difference" not in rows["2x8"]
+    assert run_probes(make_table(classes=0), config, out_dir=None, quiet=True).results["complexity"] is None
+
+
+def test_the_grid_has_every_rate_of_every_architecture(quick: Quick) -> None:
+    config = quick(complexity_depths=(0, 1, 2), complexity_widths=(4, 8), mlp_weight_decays=(0.0, 0.1))
+    settings = settings_of(config)
+    assert len(settings) == len(set(settings)) == 2 * 2 * 2 * 2
+    shapes = {(1, 4, "1x4"), (1, 8, "1x8"), (2, 4, "2x4"), (2, 8, "2x8")}
+    assert {(s.depth, s.width, s.group) for s in settings} == shapes
+    assert grid_bytes(config, 20, 3) == 14 * 4 * sum(mlp(20, d, w, 3) for d in (1, 2) for w in (4, 8))
+
+
+def test_pareto_front_at_its_edges() -> None:
+    assert pareto_front({}) == []
+    assert pareto_front({"a": (0.5, 0.5)}) == ["a"]
+    assert pareto_front({"a": (0.5, 0.5), "b": (0.5, 0.5)}) == ["a", "b"]
+    assert pareto_front({"a": (0.5, 0.5), "b": (0.5, 0.6)}) == ["b"]
+    assert pareto_front({"a": (0.9, 0.1), "b": (0.5, 0.5), "c": (0.1, 0.9), "d": (0.4, 0.4)}) == ["a", "b", "c"]
+    assert pareto_front({"a": (None, 1.0), "b": (0.1, 0.1)}) == ["b"]
+
+
+def test_validation_selects_the_smallest_of_the_best() -> None:
+    rows = {
+        name: {"fine_validation": fine, "semantic_validation": semantic,
+               "fine_parameters": size, "semantic_parameters": size}
+        for name, fine, semantic, size in (("a", 0.9, 0.2, 9), ("b", 0.9, 0.1, 5), ("c", 0.1, 0.9, 7))
+    }  # fmt: skip
+    assert selected(rows, list(rows), ["fine"]) == "b"
+    assert selected(rows, list(rows), ["semantic"]) == "c"
+    assert selected(rows, list(rows), ["fine", "semantic"]) == "a"
+    assert selected(rows, ["b"], ["semantic"]) == "b"
+
+
+def test_what_has_not_converged_is_neither_selected_nor_on_the_front(make_table: Make, quick: Quick) -> None:
+    """A single step is too few for MLPs, so only the linear probe remains."""
+    config = quick(tasks=TWO, mlp_steps=1, mlp_learning_rates=(1e-2,))
+    config = replace(config, complexity=True, complexity_depths=(0, 1), complexity_widths=(8,))
+    rows = run_probes(make_table(style=0.7), config, out_dir=None, quiet=True).results["complexity"]
+    assert not rows["1x8"]["fine_converged"]
+    assert not {"fine", "both"} & set(rows["1x8"]["selected"])
+    assert not rows["1x8"]["front"]
+    assert "fine" in rows[LINEAR]["selected"]
+    assert rows[LINEAR]["front"]

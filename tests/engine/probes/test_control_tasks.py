@@ -1,0 +1,160 @@
+"""Control tasks and shuffled labels on embeddings whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from substyle.engine.probes import control_tasks
+from substyle.engine.probes.batches import Features
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.control_tasks import by_chance, control, controls_of, shuffled, shuffled_task
+from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.linear import Linear, fit_heads, fit_linear, variant_weights
+from substyle.engine.probes.mlp import train_mlp
+from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.store.table import EmbeddingTable
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def setup(table: EmbeddingTable, name: str) -> tuple[Features, Task]:
+    task = (fine_task if name == "fine" else semantic_task)(table, 0)
+    assert task is not None
+    return Features(table, standard_of(table, task, 0), CPU, torch.float32), task
+
+
+def photographs_only(table: EmbeddingTable) -> EmbeddingTable:
+    """Embeddings that are one-hot vectors of the photograph, whatever the transformation."""
+    variants, images, _ = table.x_TND.shape
+    return replace(table, x_TND=np.broadcast_to(np.eye(images, dtype=np.float16), (variants, images, images)).copy())
+
+
+def weakly_regularised(features: Features, task: Task, config: ProbeConfig) -> Linear:
+    fit = fit_heads(features, task, config, variant_weights(task, task.train_T)[None], [100.0])
+    return replace(fit_linear(features, task, config), C=100.0, fit=fit)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick, head: str) -> None:
+    """Any label of a photograph can be read from its one-hot vector, at random or not."""
+    features, task = setup(photographs_only(make_table(images=60)), "semantic")
+    config = quick(mlp_steps=150)
+    made = weakly_regularised(features, task, config) if head == "linear" else train_mlp(features, task, config)
+    found = control(features, task, made, config, None)
+    assert found["control"] == pytest.approx(1.0, abs=0.02)
+    assert found["seen"] == pytest.approx(1.0, abs=0.02)
+    assert abs(found["selectivity"]) <= 0.02
+    assert "memorised" not in found
+
+
+def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make, quick: Quick) -> None:
+    features, task = setup(photographs_only(make_table(images=60)), "fine")
+    config = quick()
+    found = control(features, task, weakly_regularised(features, task, config), config, None)
+    assert found["control"] == pytest.approx(1.0, abs=0.02)
+    assert found["seen"] < 0.2
+    assert found["memorised"] < 0.5  # four variants of a photograph are one vector with four labels
+    assert found["selectivity"] == pytest.approx(found["seen"] - found["control"])
+
+
+def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Quick) -> None:
+    features, task = setup(make_table(style=4.0), "fine")
+    config = quick()
+    found = control(features, task, fit_linear(features, task, config), config, None)
+    assert found["seen"] > 0.97
+    assert found["selectivity"] > 0.6
+    low, high = found["selectivity_ci95"]
+    assert low < found["selectivity"] < high
+    assert found["converged"]
+    assert found["memorised"] < 0.4
+
+
+def test_a_wide_probe_memorises_more(make_table: Make, quick: Quick) -> None:
+    """Trained for long enough, the MLP recovers more random labels than the linear probe."""
+    features, task = setup(make_table(width=8), "fine")
+    config = quick(mlp_steps=300, widths=(128,))
+    linear, mlp = (
+        control(features, task, made, config, None)
+        for made in (fit_linear(features, task, config), train_mlp(features, task, config))
+    )
+    assert mlp["memorised"] > linear["memorised"] + 0.1
+    assert mlp["control"] > linear["control"]
+
+
+def test_rows_are_halved_per_photograph(make_table: Make) -> None:
+    table = make_table()
+    distinct = table.distinct_TN.copy()
+    distinct[3, :20] = False
+    _, task = setup(replace(table, distinct_TN=distinct), "fine")
+    found = controls_of(task, 0)
+    train, others = task.train_N, np.setdiff1d(np.arange(120), task.train_N)
+    both = found.task.distinct_TN[:, train].astype(int) + found.held_TN[:, train]
+    np.testing.assert_array_equal(both, distinct[:, train])
+    for trained, held in zip(found.task.distinct_TN[:, train].sum(0), found.held_TN[:, train].sum(0), strict=True):
+        assert trained - held in (0, 1)
+    np.testing.assert_array_equal(found.task.distinct_TN[:, others], distinct[:, others])
+    assert not found.held_TN[:, others].any()
+    assert len({tuple(column) for column in found.task.distinct_TN[:, train].T}) > 10
+    assert found.rows is not None
+    np.testing.assert_array_equal(found.rows.distinct_TN, found.task.distinct_TN)
+    np.testing.assert_array_equal(found.photographs.distinct_TN, found.task.distinct_TN)
+
+
+def test_labels_of_other_photographs_have_the_same_counts(make_table: Make) -> None:
+    _, task = setup(make_table(), "semantic")
+    found = controls_of(task, 0)
+    assert found.rows is None
+    assert found.task is task
+    own, given = (t.answer[task.train_N] for t in (found.photographs, task))
+    np.testing.assert_array_equal(np.bincount(own), np.bincount(given))
+    assert (own != given).any()
+    assert not found.held_TN[task.train_T].any()
+
+
+@pytest.mark.parametrize("name", ["fine", "semantic"])
+def test_shuffled_labels_are_at_chance_and_true_ones_are_not(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    features, task = setup(make_table(images=200, style=4.0), name)
+    config = quick()
+    made = fit_linear(features, task, config)
+    found = shuffled(features, task, made, config)
+    low, high = found["range95"]
+    assert low <= found["accuracy"] <= high
+    assert found["at_chance"]
+    assert low < found["expected"] < high
+    monkeypatch.setattr(control_tasks, "shuffled_task", lambda task, seed: task)
+    assert not shuffled(features, task, made, config)["at_chance"]
+
+
+@pytest.mark.parametrize("name", ["fine", "semantic"])
+def test_labels_are_shuffled_within_splits(make_table: Make, name: str) -> None:
+    _, task = setup(make_table(), name)
+    own = shuffled_task(task, 0)
+    for split in (task.train_N, task.val_N, task.test_N):
+        rows = task.rows(task.train_T, split)
+        given, made = task.answers(*rows), own.answers(*rows)
+        np.testing.assert_array_equal(np.bincount(made), np.bincount(given))
+        assert (made != given).mean() > 0.3
+
+
+@pytest.mark.parametrize("margins", [((5, 3, 2), (4, 4, 2)), ((1, 1), (2, 0)), ((30, 1, 9), (0, 35, 5))])
+def test_moments_of_a_random_permutation(margins: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    labels, predictions = (np.repeat(np.arange(len(m)), m) for m in margins)
+    counts: Any = np.zeros((len(margins[0]),) * 2, np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    rng = np.random.default_rng(0)
+    accuracies = [float((rng.permutation(labels) == predictions).mean()) for _ in range(20_000)]
+    mean, sd = by_chance(counts)
+    assert mean == pytest.approx(np.mean(accuracies), abs=0.01)
+    assert sd == pytest.approx(np.std(accuracies), rel=0.05, abs=1e-9)
