@@ -13,7 +13,8 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import reduce
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,15 +22,15 @@ from numpy.typing import NDArray
 
 from substyle.engine.store import codecs
 from substyle.engine.store.files import flush, make_folder, naming, write_durably, writing
-from substyle.engine.store.layout import METADATA, Codec, OverflowError16, StoreError, StoreSettings
+from substyle.engine.store.layout import CHUNKS, METADATA, Codec, OverflowError16, StoreError, StoreSettings
 from substyle.pipelines.storage import ObjectPlace, Place, each
 
 if TYPE_CHECKING:
     import zarr
 
-# chunk (i, j) is the file c/i/j
+# chunk (i, j) is the file c/i/j, chunk (i, j, k) the file c/i/j/k
 CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
-DIMENSIONS = ["image", "feature"]
+DIMENSIONS = ("image", "token", "feature")
 
 
 def group(attributes: Mapping[str, Any]) -> bytes:
@@ -37,18 +38,18 @@ def group(attributes: Mapping[str, Any]) -> bytes:
     return _text({"attributes": dict(attributes), "zarr_format": 3, "node_type": "group"})
 
 
-def array_metadata(rows: int, width: int, settings: StoreSettings, attributes: Mapping[str, Any]) -> bytes:
-    """Encode the metadata of an array (rows, width) in chunks of whole rows, with fill value NaN."""
+def array_metadata(rows: int, row: tuple[int, ...], settings: StoreSettings, attributes: Mapping[str, Any]) -> bytes:
+    """Encode the metadata of an array of rows of the shape (D,) or (P, D), in chunks of whole rows; fill value NaN."""
     return _text(
         {
-            "shape": [rows, width],
+            "shape": [rows, *row],
             "data_type": settings.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [settings.shard_rows, width]}},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [settings.shard_rows, *row]}},
             "chunk_key_encoding": CHUNK_NAMES,
             "fill_value": "NaN",
             "codecs": codecs.metadata(settings.codec, settings.dtype),
             "attributes": dict(attributes),
-            "dimension_names": DIMENSIONS,
+            "dimension_names": [DIMENSIONS[0], *DIMENSIONS[-len(row) :]],
             "zarr_format": 3,
             "node_type": "array",
             "storage_transformers": [],
@@ -76,12 +77,12 @@ def grow(node: Place, rows: int) -> None:
     write(node, _text(metadata))
 
 
-def require_layout(found: zarr.Array[Any], settings: StoreSettings, dim: int, path: Place) -> None:
-    """Raise StoreError unless an array has this engine's layout: (N, D) numbers in chunks (R, D), encoded."""
+def require_layout(found: zarr.Array[Any], settings: StoreSettings, row: tuple[int, ...], path: Place) -> None:
+    """Raise StoreError unless an array has this engine's layout: (N, *row) numbers in chunks (R, *row), encoded."""
     stored = json.loads(json.dumps(found.metadata.to_dict()))
     pairs = {
-        "width": (found.shape[1:], (dim,)),
-        "chunks": (found.chunks, (settings.shard_rows, dim)),
+        "width": (found.shape[1:], row),
+        "chunks": (found.chunks, (settings.shard_rows, *row)),
         "type": (str(found.dtype), settings.dtype),
         "codecs": (stored["codecs"], codecs.metadata(settings.codec, settings.dtype)),
         "names of chunks": (stored["chunk_key_encoding"], CHUNK_NAMES),
@@ -187,9 +188,14 @@ def _write_file(chunk: Path, data: memoryview) -> None:
 def flush_folders(chunks: Iterable[Place]) -> None:
     """Flush the folders of chunk files and of their shards to the disk."""
     files = [chunk for chunk in chunks if isinstance(chunk, Path)]
-    for folder in sorted({folder for chunk in files for folder in chunk.parents[:2]}):
+    for folder in sorted({folder for chunk in files for folder in chunk.parents[: _depth(chunk)]}):
         with writing(folder):
             flush(folder)
+
+
+def _depth(chunk: Place) -> int:
+    """Number of folders of a chunk up to that of all chunks of its array."""
+    return PurePath(str(chunk)).parts[::-1].index(CHUNKS)
 
 
 class Sizes:
@@ -204,7 +210,7 @@ class Sizes:
             if not isinstance(chunk, ObjectPlace):
                 status = chunk.stat()
                 return status.st_size if stat.S_ISREG(status.st_mode) else None
-            folder = chunk.parent.parent
+            folder: ObjectPlace = reduce(lambda place, _: place.parent, range(_depth(chunk)), chunk)
             if folder not in self._listed:
                 self._listed[folder] = {str(found.relative_to(folder)): size for found, size in folder.walk()}
             return self._listed[folder].get(str(chunk.relative_to(folder)))

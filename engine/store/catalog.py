@@ -103,6 +103,8 @@ def read_file(path: Place) -> tuple[BackboneEntry, dict[str, Definition]]:
         name, dim, spec, runtime = (facts[key] for key in ("name", "dim", "spec", "runtime"))
         rate = facts.get("rate")
         good = isinstance(name, str) and type(dim) is int and dim > 0
+        tokens = spec.get("tokens", 0)
+        good = good and type(tokens) is int and tokens >= 0 and dim % max(tokens, 1) == 0
         good = good and isinstance(spec["weights_hash"], str) and {"name", "precision"} <= runtime.keys()
         good = good and (rate is None or (isinstance(rate, int | float) and rate > 0))
         found = {}
@@ -126,6 +128,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return {
             "dim": facts["dim"],
             "weights": spec["weights_hash"],
+            "tokens": spec.get("tokens", 0),
             "code": spec.get("code", ""),  # of the backbone's plug-in
             "runtime": runtime["name"],
             "device": runtime.get("device", "cpu"),
@@ -144,6 +147,8 @@ def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Advise how to select the backbone's original device and runtime; "" if they are the same."""
     old, new = stored["runtime"], now["runtime"]
     device = old.get("device", "cpu")
+    if old["name"] == "derived":
+        return " (run substyle adapt with --adapter, which derives its embeddings from those of its backbone)"
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
         return ""
     runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is selected as torch, tensorrt_rtx as tensorrt

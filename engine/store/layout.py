@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,19 +23,34 @@ SCHEMA = 3
 Dtype = Literal["float16", "float32"]
 Codec = Literal["none", "zstd", "blosc", "bitround+zstd"]
 ResampleBy = Literal["photograph", "folder"]
-ARRAYS = "embeddings"
+ARRAYS, CHUNKS = "embeddings", "c"
 METADATA = "zarr.json"  # Zarr's; users of the store may change its attributes
 HEADER = MARKER  # the store's own
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """A backbone of a store: its name, Zarr group, width and the facts it was embedded with."""
+    """A backbone of a store: its name, Zarr group, width of a row and the facts it was embedded with."""
 
     name: str
     slug: str
     dim: int
     facts: dict[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens P in a row; 0 if a row is one vector."""
+        return int(self.facts["spec"].get("tokens", 0))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row: (D,) or (P, D)."""
+        return (self.tokens, self.dim // self.tokens) if self.tokens else (self.dim,)
+
+    def chunk(self, store: Place, transformation: str, shard: int) -> Place:
+        """Return the file or object of one shard's chunk."""
+        folder = store / ARRAYS / self.slug / transformation / CHUNKS / str(shard)
+        return folder / "0" / "0" if self.tokens else folder / "0"
 
 
 @validated()
@@ -57,7 +73,7 @@ class StoreSettings:
     """Codec of chunks."""
 
     def chunk_bytes(self, dim: int) -> int:
-        """Return the size in bytes of each decoded chunk of a backbone of width D, including the last."""
+        """Return the size in bytes of each decoded chunk of rows of ``dim`` numbers, including the last."""
         return self.shard_rows * dim * np.dtype(self.dtype).itemsize
 
 
@@ -68,9 +84,16 @@ def slug(name: str) -> str:
     return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def chunk_path(store: Place, backbone_slug: str, transformation: str, shard: int) -> Place:
-    """Return the file or object of one shard's chunk."""
-    return store / ARRAYS / backbone_slug / transformation / "c" / str(shard) / "0"
+def chunk_path(
+    store: Place, known: Mapping[str, BackboneEntry], backbone_slug: str, transformation: str, shard: int
+) -> Place:
+    """Return the file or object of one shard's chunk, also for a backbone missing in the catalog.
+
+    Args:
+        known: backbones of the catalog, by slug.
+    """
+    entry = known.get(backbone_slug) or BackboneEntry(backbone_slug, backbone_slug, 0, {"spec": {}})
+    return entry.chunk(store, transformation, shard)
 
 
 TRAIN, VAL, TEST = 0, 1, 2  # split codes

@@ -1,4 +1,7 @@
-"""The store: a Zarr v3 array (N, D) per backbone and transformation, a manifest and a journal."""
+"""The store: a Zarr v3 array (N, D), or (N, P, D) of tokens, per backbone and transformation, a manifest, a journal.
+
+Inside the engine a row of tokens is one row of P · D numbers.
+"""
 
 from __future__ import annotations
 
@@ -286,7 +289,7 @@ class EmbeddingStore:
 
     def _array_metadata(self, entry: BackboneEntry, definition: Definition) -> bytes:
         return arrays.array_metadata(
-            self.manifest().rows, entry.dim, self.settings, {"substyle": definition.definition}
+            self.manifest().rows, entry.shape, self.settings, {"substyle": definition.definition}
         )
 
     def transformation_names(self, entry: BackboneEntry) -> list[str]:
@@ -368,28 +371,29 @@ class EmbeddingStore:
         def write(name: str) -> str:
             cast_RD = arrays.cast(embeddings[name], self.settings, f"{entry.name}, {name}", exact=exact)
             self.array_of(entry, name)  # checks that the array exists with the expected layout
-            return arrays.write_chunk(self.chunk_path(entry.slug, name, shard), cast_RD, self.settings)
+            return arrays.write_chunk(entry.chunk(self.path, name, shard), cast_RD, self.settings)
 
         written = each(write, embeddings) if isinstance(self.path, ObjectPlace) else map(write, embeddings)
         checksums = dict(zip(embeddings, written, strict=True))
-        arrays.flush_folders(self.chunk_path(entry.slug, name, shard) for name in embeddings)
+        arrays.flush_folders(entry.chunk(self.path, name, shard) for name in embeddings)
         record = Record(shard, start, stop, entry.slug, checksums, tuple(images), round(seconds, 3), run)
         return journal.write(self.path, record)
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:
         """Return the file or object of one shard's chunk."""
-        return chunk_path(self.path, backbone_slug, transformation, shard)
+        return chunk_path(self.path, self.catalog.backbones, backbone_slug, transformation, shard)
 
     def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
         """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size.
 
         Compressed chunks may have any size but 0.
         """
-        wanted = {entry.slug: self.settings.chunk_bytes(entry.dim) for entry in self.backbones()}
+        known = self.catalog.backbones
+        wanted = {slug: self.settings.chunk_bytes(entry.dim) for slug, entry in known.items()}
         sizes = arrays.Sizes()
         found: dict[tuple[int, str], set[str]] = {}
         for shard, backbone, name in finished.chunks():
-            size = sizes.of(self.chunk_path(backbone, name, shard))
+            size = sizes.of(chunk_path(self.path, known, backbone, name, shard))
             if size != wanted.get(backbone) if self.settings.codec == "none" else not size:
                 found.setdefault((shard, backbone), set()).add(name)
         return found
@@ -404,7 +408,7 @@ class EmbeddingStore:
             return count * self.settings.chunk_bytes(entry.dim)
         sizes = arrays.Sizes()
         chunks = ((shard, name) for shard, _, name in finished.chunks() if name in set(names))
-        return sum(sizes.of(self.chunk_path(entry.slug, name, shard)) or 0 for shard, name in chunks)
+        return sum(sizes.of(entry.chunk(self.path, name, shard)) or 0 for shard, name in chunks)
 
     def read(
         self,
@@ -415,7 +419,7 @@ class EmbeddingStore:
         *,
         out_RD: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Read rows [start, stop) of one array. Shape: (rows, D); NaN in rows without a valid embedding.
+        """Read rows [start, stop) of one array. Shape: (rows, D) or (rows, P · D); NaN without a valid embedding.
 
         Args:
             out_RD: output buffer, contiguous, in the store's dtype; allocated if None.
@@ -429,17 +433,16 @@ class EmbeddingStore:
             raise StoreError(f"{path}: has {array.shape[0]} rows, fewer than {stop}; run substyle verify")
         if out_RD is None:
             first, last, _ = slice(start, stop).indices(array.shape[0])
-            out_RD = np.empty((max(last - first, 0), array.shape[1]), array.dtype)
-        arrays.read_rows(
-            array, lambda shard: self.chunk_path(entry.slug, transformation, shard), start, out_RD, self.settings.codec
-        )
+            out_RD = np.empty((max(last - first, 0), entry.dim), array.dtype)
+        codec = self.settings.codec
+        arrays.read_rows(array, lambda shard: entry.chunk(self.path, transformation, shard), start, out_RD, codec)
         return out_RD
 
     # --- zarr -------------------------------------------------------------------------------------------------------
 
     def array_of(self, entry: BackboneEntry, transformation: str) -> zarr.Array[Any]:
-        """Return the Zarr array (N, D) of a transformation. Raises StoreError if its metadata or layout are invalid."""
+        """Return the Zarr array of a transformation. Raises StoreError if its metadata or layout are invalid."""
         name = f"{ARRAYS}/{entry.slug}/{transformation}"
         array = arrays.open_array(self.path, self.group, name)
-        arrays.require_layout(array, self.settings, entry.dim, self.path / name)
+        arrays.require_layout(array, self.settings, entry.shape, self.path / name)
         return array

@@ -73,6 +73,7 @@ class EmbeddingTable:
         distinct_TN: (T, N) bool; False if a variant hardly differs from identity or shows motifs of another split than
             its image's. Such rows are excluded from transformation training and scores. All True for identity.
         content_N2: content hashes of the photographs, two numbers each, zeros if unknown; None if all are unknown.
+        tokens: number of tokens P of an embedding, which are D / P numbers each, one after another; 0 for one vector.
     """
 
     backbone: str
@@ -86,10 +87,11 @@ class EmbeddingTable:
     split_N: NDArray[np.int8]
     distinct_TN: NDArray[np.bool_]
     content_N2: NDArray[np.uint64] | None = None
+    tokens: int = 0
 
     @property
     def width(self) -> int:
-        """Embedding width D."""
+        """Numbers in a row: D, or P · D of tokens."""
         return int(self.x_TND.shape[2])
 
     def take(
@@ -122,7 +124,7 @@ class EmbeddingTable:
         return np.unique([str(PurePosixPath(key).parent) for key in self.keys], return_inverse=True)[1]
 
     def to_xarray(self) -> xarray.DataArray:
-        """Return all embeddings as a labelled array with the dimensions transformation, image and feature.
+        """Return all embeddings as a labelled array with the dimensions transformation, image, (token,) feature.
 
         Coordinates: transformation, coarse and role by transformation; image (the keys), split, and class if there are
         any ("" for none) by image; distinct by both. Raises MissingError if xarray is not installed.
@@ -142,7 +144,10 @@ class EmbeddingTable:
         if self.class_names:
             coordinates["class"] = ("image", np.array([*self.class_names, ""])[self.label_N])
         x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
-        dimensions = ("transformation", "image", "feature")
+        dimensions = ["transformation", "image", "feature"]
+        if self.tokens:
+            dimensions.insert(2, "token")
+            x_TND = x_TND.reshape(*x_TND.shape[:2], self.tokens, -1)
         return xarray.DataArray(x_TND, coords=coordinates, dims=dimensions, name=self.backbone)
 
     @property
@@ -196,7 +201,7 @@ class StoredRows:
 
         def one(own: I64) -> None:
             t, shard = int(t_B[own[0]]), int(shard_B[own[0]])
-            arrays.take(self.store.chunk_path(self.entry.slug, self.names[t], shard), at_B[own], out, own, codec)
+            arrays.take(self.entry.chunk(self.store.path, self.names[t], shard), at_B[own], out, own, codec)
 
         with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
             list(readers.map(one, files))
@@ -320,6 +325,7 @@ def open_tables(
             split_N=split_N,
             distinct_TN=distinct_TN,
             content_N2=content_N2,
+            tokens=entry.tokens,
         )
         for entry, those in zip(entries, shown, strict=True)
     ]

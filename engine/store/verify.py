@@ -20,7 +20,7 @@ from substyle.engine.observability import stage
 from substyle.engine.store import arrays, catalog, compaction, journal, lock, manifest
 from substyle.engine.store.catalog import Catalog
 from substyle.engine.store.compaction import Damage
-from substyle.engine.store.layout import ARRAYS, HEADER, METADATA, StoreError, chunk_path
+from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, StoreError, chunk_path
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import DETAILS, Record
 from substyle.engine.store.store import EmbeddingStore
@@ -129,11 +129,11 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
     rows = _metadata(store, known, verdict)
     records = _journal(store, verdict)
     checked = [record for record in records if _record(store, record, images, known, rows, verdict)]
-    _chunks(store, checked, verdict, threads, quiet)
+    _chunks(store, checked, known, verdict, threads, quiet)
     if images is not None:
         verdict.pending = _pending(store, known, images, checked, verdict)
     finished = {
-        chunk_path(store.path, record.backbone, name, record.shard) for record in records for name in record.checksums
+        chunk_path(store.path, known.backbones, record.backbone, name, record.shard) for record, name in _pairs(records)
     }
     shards = None if images is None else -(-images.rows // store.settings.shard_rows)
     _others(store.path, known, finished, shards, verdict)
@@ -231,19 +231,28 @@ def _record(
     return False
 
 
-def _chunks(store: EmbeddingStore, records: list[_Said], verdict: Verdict, threads: int, quiet: bool) -> None:
+def _chunks(
+    store: EmbeddingStore,
+    records: list[_Said],
+    known: Catalog,
+    verdict: Verdict,
+    threads: int,
+    quiet: bool,
+) -> None:
     total = sum(len(record.checksums) for record in records)
     threads = max(threads, REQUESTS if isinstance(store.path, ObjectPlace) else 1)
     with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
-        for (record, name), (size, problem) in zip(
-            _pairs(records), pool.map(lambda pair: _chunk(store.path, *pair), _pairs(records)), strict=True
-        ):
+
+        def place(record: _Said, name: str) -> Place:
+            return chunk_path(store.path, known.backbones, record.backbone, name, record.shard)
+
+        checked = pool.map(lambda pair: _chunk(place(*pair), pair[0].checksums[pair[1]]), _pairs(records))
+        for (record, name), (size, problem) in zip(_pairs(records), checked, strict=True):
             verdict.chunks += 1
             verdict.chunk_bytes += size
             bar.advance()
             if problem:
-                chunk = chunk_path(store.path, record.backbone, name, record.shard)
-                verdict.add("chunk", _inside(store.path, chunk), problem)
+                verdict.add("chunk", _inside(store.path, place(record, name)), problem)
                 verdict.broken.setdefault((record.shard, record.backbone), set()).add(name)
 
 
@@ -251,8 +260,7 @@ def _pairs(records: Iterable[_Said]) -> Iterator[tuple[_Said, str]]:
     return ((record, name) for record in records for name in record.checksums)
 
 
-def _chunk(store: Place, record: _Said, name: str) -> tuple[int, str]:
-    path = chunk_path(store, record.backbone, name, record.shard)
+def _chunk(path: Place, checksum: str) -> tuple[int, str]:
     try:
         if isinstance(path, ObjectPlace):
             data = path.read_bytes()
@@ -263,7 +271,7 @@ def _chunk(store: Place, record: _Said, name: str) -> tuple[int, str]:
                 size = file.tell()
     except (OSError, ValueError) as error:  # ValueError: invalid file name
         return 0, f"cannot read: {getattr(error, 'strerror', None) or error}"
-    return size, "" if digest == record.checksums[name] else "checksum mismatch"
+    return size, "" if digest == checksum else "checksum mismatch"
 
 
 def _pending(store: EmbeddingStore, known: Catalog, images: Manifest, records: list[_Said], verdict: Verdict) -> int:
@@ -296,9 +304,11 @@ def _others(store: Place, known: Catalog, finished: Set[Place], shards: int | No
 
 
 def _is_chunk(parts: tuple[str, ...], known: Catalog, shards: int | None) -> bool:
-    """embeddings/<backbone>/<transformation>/c/<shard>/0"""
+    """embeddings/<backbone>/<transformation>/c/<shard>/0, or …/0/0 of tokens."""
     match parts:
-        case (folder, slug, name, "c", shard, "0") if folder == ARRAYS:
+        case (folder, slug, name, c, shard, "0", *rest) if (folder, c) == (ARRAYS, CHUNKS) and slug in known.backbones:
+            if rest != (["0"] if known.backbones[slug].tokens else []):
+                return False
             is_known = name in known.transformations.get(slug, {})
             return is_known and shard.isascii() and shard.isdigit() and (shards is None or int(shard) < shards)
         case _:

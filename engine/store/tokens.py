@@ -1,0 +1,79 @@
+"""Means over the tokens of embeddings, for everything that reads one vector per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.store.table import I64, EmbeddingTable, LazyArray
+
+_PIECE = 64 << 20  # bytes of tokens that are averaged at once
+
+
+def averaged(table: EmbeddingTable) -> EmbeddingTable:
+    """Return a table of the means over tokens, rounded to the stored dtype; the same table if it has no tokens.
+
+    Means of a table in memory are computed at once, others when they are read.
+    """
+    if not table.tokens:
+        return table
+    means = TokenMeans(table.x_TND, table.tokens)
+    return replace(table, x_TND=means.whole() if isinstance(table.x_TND, np.ndarray) else means, tokens=0)
+
+
+class TokenMeans:
+    """`LazyArray` of the means over the P tokens of rows."""
+
+    def __init__(self, x_TND: NDArray[Any] | LazyArray, tokens: int) -> None:
+        self.x_TND, self.tokens = x_TND, tokens
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, N, D)."""
+        *outer, width = self.x_TND.shape
+        return *outer, width // self.tokens
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the tokens."""
+        return self.x_TND.dtype
+
+    def _mean(self, x_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
+        out_BD[...] = x_BD.reshape(len(x_BD), self.tokens, -1).mean(axis=1, dtype=np.float32)
+
+    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return means of images n in transformations t."""
+        out = np.empty((len(n_B), self.shape[2]), self.dtype) if out_BD is None else out_BD
+        t_B = np.broadcast_to(t_B, n_B.shape)
+        for own in self._pieces(len(n_B)):
+            x_TND = self.x_TND
+            rows = x_TND[t_B[own], n_B[own]] if isinstance(x_TND, np.ndarray) else x_TND.take(t_B[own], n_B[own])
+            self._mean(rows, out[own])
+        return out
+
+    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
+        """Compute means of images [first, last) of one transformation into ``out_BD``."""
+        for own in self._pieces(last - first):
+            start, stop = first + own.start, first + own.stop
+            if isinstance(self.x_TND, np.ndarray):
+                rows = self.x_TND[t, start:stop]
+            else:
+                rows = np.empty((stop - start, self.x_TND.shape[2]), self.dtype)
+                self.x_TND.part(t, start, stop, rows)
+            self._mean(rows, out_BD[own])
+
+    def whole(self) -> NDArray[Any]:
+        """Compute all means. Shape: (T, N, D)."""
+        x_TND = np.empty(self.shape, self.dtype)
+        for t in range(len(x_TND)):
+            self.part(t, 0, x_TND.shape[1], x_TND[t])
+        return x_TND
+
+    def _pieces(self, count: int) -> Iterator[slice]:
+        """Slices of at most 64 MiB of tokens."""
+        rows = max(1, _PIECE // (self.x_TND.shape[2] * self.dtype.itemsize))
+        return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
