@@ -105,6 +105,8 @@ class BackboneSpec:
         objective: training objective: masked, image_text, contrastive, distilled, supervised, none; "" if unstated.
         parameters: number of trainable values; None if not counted, as for graphs.
         data: training data; "" if unknown.
+        tokens: number of tokens P of an embedding, which is then P tokens of D / P numbers one after another; 0 for one
+            vector.
 
     Raises:
         ConfigError: the objective is unknown.
@@ -125,6 +127,7 @@ class BackboneSpec:
     objective: str = UNSTATED
     parameters: int | None = None
     data: str = ""
+    tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.objective not in (UNSTATED, *OBJECTIVES):
@@ -167,11 +170,13 @@ def tensors_hash(state: dict[str, torch.Tensor]) -> str:
 # Options at the end of a backbone's name, such as `@layer=6,pool=avg` or `@mean=0.5,std=0.5`. They are part of the
 # name: other options are another backbone of a store.
 
-POOLS = ("cls", "avg", "max", "map", "none")
+TOKENS = "tokens"
+POOLS = ("cls", "avg", "max", "map", "none", TOKENS)
 HEADS = ("projection", "none")
 ALLOWED = (
     f"@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8), pool={'|'.join(POOLS)}, "
-    f"head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, <red>:<green>:<blue>)"
+    f"tokens=<side of a grid>, head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, "
+    "<red>:<green>:<blue>)"
 )
 # paths may contain an @, so options must be plain words and numbers up to the end
 _OPTION = "[a-z]+=(?:[a-z0-9-]*|[0-9.:-]+)"
@@ -187,9 +192,11 @@ class Readout:
         layer: index of a block, negative from the end, whose output is read without the final normalisation, as in
             timm's `forward_intermediates`. None: the network's output.
         pool: ``cls`` (the class token), ``avg`` or ``max`` over patches or the map, ``map`` (the network's attention
-            pooling), ``none`` (only if the output is one vector). None: the network's default.
+            pooling), ``none`` (only if the output is one vector), ``tokens`` (all of them: the class token, if there is
+            one, then the patches or the positions of the map, row by row). None: the network's default.
         head: ``projection``, or ``none`` for the features before it. None: the family's default.
         mean, std: normalisation of RGB in [0, 1]. None: that stated by the library or preset of the weights.
+        tokens: side g of the grid that the patches are averaged to, without the class token. None: all tokens.
     """
 
     layer: int | None = None
@@ -197,11 +204,12 @@ class Readout:
     head: str | None = None
     mean: RGB | None = None
     std: RGB | None = None
+    tokens: int | None = None
 
     @property
     def place(self) -> Readout:
         """The readout without its normalisation."""
-        return Readout(self.layer, self.pool, self.head)
+        return Readout(self.layer, self.pool, self.head, tokens=self.tokens)
 
     @property
     def levels(self) -> dict[str, RGB]:
@@ -258,6 +266,7 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
             "pool": value in POOLS,
             "head": value in HEADS,
             "layer": bool(re.fullmatch("-?[0-9]{1,4}", value)),
+            "tokens": bool(re.fullmatch("[1-9][0-9]{0,2}", value)),
             "mean": _rgb(value) is not None,
             "std": min(_rgb(value) or (0.0,)) > 0.0,
         }
@@ -266,7 +275,17 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
         given[key] = value
     layer = int(given["layer"]) if "layer" in given else None
     mean, std = (_rgb(given[key]) if key in given else None for key in ("mean", "std"))
-    return found["model"], Readout(layer, given.get("pool"), given.get("head"), mean, std)
+    tokens = int(given["tokens"]) if "tokens" in given else None
+    pool = given.get("pool", TOKENS if tokens else None)
+    if tokens and pool != TOKENS:
+        raise ConfigError(
+            f"backbone {name}", f"tokens={tokens} with pool={pool}", "tokens without pool, or pool=tokens"
+        )
+    if pool == TOKENS and given.get("head") == HEADS[0]:
+        raise ConfigError(
+            f"backbone {name}", "head=projection of tokens", "tokens without head; they are not projected"
+        )
+    return found["model"], Readout(layer, pool, given.get("head"), mean, std, tokens)
 
 
 def _rgb(text: str) -> RGB | None:

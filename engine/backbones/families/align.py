@@ -12,7 +12,7 @@ from torch import nn
 
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.presets import Preset
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout
+from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, Readout
 from substyle.engine.backbones.weights import WeightsError, fit, read_checkpoint, require_repository
 from substyle.kernels.errors import ConfigError
 
@@ -93,16 +93,16 @@ def load(
 
 
 def readable(name: str, readout: Readout) -> Readout:
-    """Adapt a readout to the tower, which outputs the mean of its last map; ``pool=max`` reads that map.
+    """Adapt a readout to the tower, which outputs the mean of its last map; ``max`` and ``tokens`` read that map.
 
     Raises:
         ConfigError: the tower does not support the pooling.
     """
     if readout.layer is not None:
         return readout
-    if readout.pool not in (None, "avg", "max"):
-        raise ConfigError(f"backbone {name}", f"pool={readout.pool}", "avg, max")
-    if readout.pool == "max":
+    if readout.pool not in (None, "avg", "max", TOKENS):
+        raise ConfigError(f"backbone {name}", f"pool={readout.pool}", "avg, max, tokens")
+    if readout.pool in ("max", TOKENS):
         return dataclasses.replace(readout, layer=-1)
     return dataclasses.replace(readout, pool=None)
 

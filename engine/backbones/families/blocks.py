@@ -1,8 +1,9 @@
-"""Layers of a network: the pooled output of one block, or of several in one pass."""
+"""Layers of a network: the pooled output of one block, or of several in one pass; and tokens of layers or outputs."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.export import Preprocessed
-from substyle.engine.backbones.spec import Backbone, Readout
+from substyle.engine.backbones.spec import TOKENS, Backbone, Readout
 from substyle.kernels.errors import ConfigError
 
 
@@ -21,38 +22,154 @@ class PooledBlocks(nn.Module):
 
     Args:
         network: a network with `forward_intermediates`, as in timm and OpenCLIP.
-        places: index and pooling of each block: ``cls``, ``avg`` or ``max``.
+        places: index and pooling of each block: ``cls``, ``avg``, ``max`` or ``tokens``.
+        grid: side of the grid that tokens are averaged to, 0 for all tokens.
+        tokens: number of tokens of one block, 0 for pooled blocks.
     """
 
-    def __init__(self, network: nn.Module, places: Sequence[tuple[int, str]]) -> None:
+    def __init__(self, network: nn.Module, places: Sequence[tuple[int, str]], grid: int = 0, tokens: int = 0) -> None:
         super().__init__()
-        self.network, self.places = network, tuple(places)
+        self.network, self.places, self.grid, self.tokens = network, tuple(places), grid, tokens
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, side, side) float32 to (B, D), D being the sum over blocks."""
         indices = sorted({index for index, _ in self.places})
         found = dict(zip(indices, intermediates(self.network, x, indices), strict=True))
-        pooled = [_pool(*found[index], pool) for index, pool in self.places]
+        pooled = [_pool(*found[index], pool, self.grid) for index, pool in self.places]
         return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
 
 
-def _pool(map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None, pool: str) -> torch.Tensor:
+def _pool(map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None, pool: str, grid: int = 0) -> torch.Tensor:
+    if pool == TOKENS:
+        return tokens_of(map_BDHW, prefix_BPD, grid).flatten(1)
     if pool == "cls":
         assert prefix_BPD is not None
         return prefix_BPD[:, 0]
     return map_BDHW.mean((2, 3)) if pool == "avg" else map_BDHW.amax((2, 3))
 
 
+def tokens_of(map_BDHW: torch.Tensor, class_BPD: torch.Tensor | None, grid: int) -> torch.Tensor:
+    """The tokens of a map: the class token, if given, and all positions; or positions averaged to a grid.
+
+    Args:
+        class_BPD: prefix tokens that begin with a class token.
+        grid: side g of the grid, at most H and W; cells are those of adaptive average pooling. 0 for all tokens.
+
+    Returns:
+        (B, P, D), positions row by row.
+    """
+    if grid:
+        rows, columns = (_cells(side, grid, map_BDHW) for side in map_BDHW.shape[2:])
+        return (rows @ map_BDHW @ columns.T).flatten(2).transpose(1, 2)
+    patches = map_BDHW.flatten(2).transpose(1, 2)
+    return patches if class_BPD is None else torch.cat([class_BPD[:, :1], patches], dim=1)
+
+
+def _cells(side: int, grid: int, like: torch.Tensor) -> torch.Tensor:
+    """Matrix (grid, side) of adaptive average pooling along one axis; not every exporter has the operation."""
+    starts = [i * side // grid for i in range(grid)]
+    ends = [-(-(i + 1) * side // grid) for i in range(grid)]
+    rows = [[(a <= j < b) / (b - a) for j in range(side)] for a, b in zip(starts, ends, strict=True)]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+
+class Tokens(nn.Module):
+    """The tokens of a network's output, after its final normalisation and before pooling and head.
+
+    Args:
+        network: a network of timm, or one with its `forward_features`; or a tower of OpenCLIP.
+        grid: side of the grid that patches are averaged to, 0 for all tokens.
+        tokens: number of tokens P.
+    """
+
+    def __init__(self, network: nn.Module, grid: int, tokens: int = 0) -> None:
+        super().__init__()
+        self.network, self.grid, self.tokens = network, grid, tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) float32 to (B, P · D), one token after another."""
+        return _pool(*_output(self.network, x), TOKENS, self.grid)
+
+
+def _output(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401
+    """The last map (B, D, H, W) of a network, and prefix tokens if the first is a class token.
+
+    Raises ValueError if there is no such map.
+    """
+    if not hasattr(network, "forward_features"):
+        ((found, prefix),) = intermediates(network, x, [-1], normalised=True)
+        return found, prefix
+    out = network.forward_features(x)
+    if not isinstance(out, torch.Tensor) or out.ndim not in (3, 4):
+        raise ValueError("its features are not a map")
+    if out.ndim == 4:
+        width = getattr(network, "num_features", out.shape[1])
+        last = str(getattr(network, "output_fmt", "")) == "NHWC" or (out.shape[1] != width and out.shape[3] == width)
+        return out.permute(0, 3, 1, 2) if last else out, None
+    first = int(getattr(network, "num_prefix_tokens", 0))
+    side = math.isqrt(out.shape[1] - first)
+    if side * side != out.shape[1] - first:
+        raise ValueError(f"its {out.shape[1] - first} patches are not a square")
+    patches = out[:, first:].transpose(1, 2)
+    has_class = first and getattr(network, "cls_token", None) is not None
+    return patches.unflatten(2, (side, side)), out[:, :first] if has_class else None
+
+
+def tokens(name: str, network: nn.Module, grid: int | None, *, side: int) -> tuple[nn.Module, str]:
+    """Return a network that outputs its tokens, and their description.
+
+    Args:
+        name: name of the backbone, for errors.
+        network: on any device, including meta.
+        grid: side of the grid that patches are averaged to; None for all tokens.
+        side: input side in pixels.
+
+    Raises:
+        ConfigError: the network has no tokens, or fewer patches than the grid.
+    """
+    try:
+        with torch.no_grad():
+            found = _output(network, _blank(network, side))
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(f"backbone {name}", "pool=tokens", f"a network with a map of features ({error})") from error
+    _, count = _width(name, found, TOKENS, grid or 0)
+    return Tokens(network, grid or 0, count), _described(TOKENS, grid or 0, count)
+
+
+def _width(name: str, found: tuple[torch.Tensor, torch.Tensor | None], pool: str, grid: int) -> tuple[int, int]:
+    """Width of an embedding, and its number of tokens. Raises ConfigError if the map is smaller than the grid."""
+    map_BDHW, prefix_BPD = found
+    least = min(map_BDHW.shape[2:])
+    if grid > least:
+        raise ConfigError(f"backbone {name}", f"tokens={grid}", f"1 to {least}, the side of its map")
+    pooled = _pool(map_BDHW, prefix_BPD, pool, grid).shape[1]
+    return pooled, pooled // map_BDHW.shape[1] if pool == TOKENS else 0
+
+
+def _described(pool: str, grid: int, count: int) -> str:
+    if pool != TOKENS:
+        return pool
+    return f"{grid} × {grid} tokens" if grid else f"{count} tokens"
+
+
 def intermediates(
-    network: nn.Module, x: torch.Tensor, indices: list[int] | None
+    network: nn.Module, x: torch.Tensor, indices: list[int] | None, *, normalised: bool = False
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Compute the outputs of blocks, or all blocks for None: maps (B, D, H, W) and prefix tokens (B, P, D), if any.
+    """Compute the outputs of blocks, or all blocks for None.
 
     Blocks after the last index are not computed.
+
+    Returns:
+        of each block the map (B, D, H, W), and prefix tokens (B, P, D) if the first is a class token.
+
+    Args:
+        normalised: whether to apply the final normalisation, in OpenCLIP.
     """
     call: Any = network.forward_intermediates
     options: dict[str, Any] = {"indices": indices, "stop_early": True, "intermediates_only": True}
     known = inspect.signature(call).parameters
+    if normalised and "normalize_intermediates" in known:
+        options["normalize_intermediates"] = True
     for tokens in ("return_prefix_tokens", "output_extra_tokens"):
         # timm's relative-position ViTs raise instead of returning no tokens
         if tokens in known and getattr(network, "num_prefix_tokens", None) != 0:
@@ -61,7 +178,8 @@ def intermediates(
     if isinstance(found, dict):  # OpenCLIP
         maps = found["image_intermediates"]
         return list(zip(maps, found.get("image_intermediates_prefix", [None] * len(maps)), strict=True))
-    return [each if isinstance(each, tuple) else (each, None) for each in found]
+    pairs = [each if isinstance(each, tuple) else (each, None) for each in found]
+    return pairs if getattr(network, "cls_token", None) is not None else [(each, None) for each, _ in pairs]
 
 
 def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: str | None) -> tuple[nn.Module, str]:
@@ -82,8 +200,11 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     if not hasattr(network, "forward_intermediates"):
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "no layer; this network does not expose blocks")
     found = _all_blocks(network, side)
-    index, pool = _place(name, network, found, readout, own)
-    return PooledBlocks(network, [(index, pool)]), _placed(index, pool, len(found))
+    index, pool = _place(name, found, readout, own)
+    grid = readout.tokens or 0
+    _, count = _width(name, found[index], pool, grid)
+    described = _placed(index, _described(pool, grid, count), len(found))
+    return PooledBlocks(network, [(index, pool)], grid, count), described
 
 
 Blocks = list[tuple[torch.Tensor, torch.Tensor | None]]
@@ -98,7 +219,7 @@ def _placed(index: int, pool: str, count: int) -> str:
     return f"{pool}, block {index} of 0 to {count - 1}"
 
 
-def _place(name: str, network: nn.Module, found: Blocks, readout: Readout, own: str | None) -> tuple[int, str]:
+def _place(name: str, found: Blocks, readout: Readout, own: str | None) -> tuple[int, str]:
     """Index and pooling of a block. Raises ConfigError if the network has no such block, or the block no such pooling.
 
     Args:
@@ -109,11 +230,9 @@ def _place(name: str, network: nn.Module, found: Blocks, readout: Readout, own: 
     index = readout.layer + count if readout.layer < 0 else readout.layer
     if not 0 <= index < count:
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", f"{-count} to {count - 1}")
-    prefix = found[index][1]
-    # open_clip's towers have no attribute cls_token, but always a class token
-    has_class = prefix is not None and getattr(network, "cls_token", prefix) is not None
+    has_class = found[index][1] is not None
     pool = readout.pool or ("cls" if has_class and own in ("token", "tok") else "avg")
-    allowed = ("cls", "avg", "max") if has_class else ("avg", "max")
+    allowed = ("cls", "avg", "max", TOKENS) if has_class else ("avg", "max", TOKENS)
     if pool not in allowed:
         raise ConfigError(f"backbone {name}", f"pool={pool} of block {index}", ", ".join(allowed))
     return index, pool
@@ -136,17 +255,19 @@ def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Back
         raise ConfigError(f"backbone {name}", next(iter(readouts)), "blocks of a network")
     found = _all_blocks(read.network, first.spec.input_side)
     ((_, pool),) = read.places
-    places = [_place(one, read.network, found, replace(at, pool=pool), None) for one, at in readouts.items()]
+    places = [_place(one, found, replace(at, pool=pool), None) for one, at in readouts.items()]
     if len(set(places)) < len(places):
         raise ConfigError(f"backbone {name}", ", ".join(str(index) for index, _ in places), "different layers")
-    members = tuple(
-        replace(first.spec, name=one, dim=int(found[index][0].shape[1]), pooling=_placed(index, pool, len(found)))
-        for one, (index, pool) in zip(readouts, places, strict=True)
-    )
+    members = []
+    for one, (index, _) in zip(readouts, places, strict=True):
+        dim, count = _width(one, found[index], pool, read.grid)
+        placed = _placed(index, _described(pool, read.grid, count), len(found))
+        members.append(replace(first.spec, name=one, dim=dim, pooling=placed, tokens=count))
     whole = copy(module)
-    whole._modules = {"network": PooledBlocks(read.network, places)}
-    spec = replace(first.spec, name=name, dim=sum(member.dim for member in members), pooling=f"{len(members)} blocks")
-    return Backbone(spec, whole.eval(), members=members)
+    whole._modules = {"network": PooledBlocks(read.network, places, read.grid)}
+    dim, pooling = sum(member.dim for member in members), f"{len(members)} blocks"
+    spec = replace(first.spec, name=name, dim=dim, pooling=pooling, tokens=0)
+    return Backbone(spec, whole.eval(), members=tuple(members))
 
 
 def _blank(network: nn.Module, side: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.timm import such_as
-from substyle.engine.backbones.spec import WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
+from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
 from substyle.engine.backbones.weights import UNREADABLE, WeightsError, require_repository
 from substyle.kernels.errors import ConfigError
 
@@ -86,6 +86,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         weights=weights,
         weights_hash=weights_hash,
         licence="see the source of the weights",
+        tokens=getattr(read, "tokens", 0),
     )
     return Backbone(spec, module)
 
@@ -156,6 +157,8 @@ def read_at(name: str, tower: nn.Module, readout: Readout, side: int) -> tuple[n
     own = getattr(tower, "pool_type", None) or getattr(trunk, "global_pool", None)
     if readout.layer is not None:
         return blocks.block(name, tower if trunk is None else trunk, readout, side=side, own=own)
+    if readout.pool == TOKENS:
+        return blocks.tokens(name, tower if trunk is None else trunk, readout.tokens, side=side)
     if readout.pool is not None:
         own = readout.pool
         if trunk is not None:

@@ -300,8 +300,12 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, side, side) float32 to (B, 1280)."""
-        x = self.features(x)
+        x = self.forward_features(x)
         return x.mean((2, 3)) if self.global_pool == "avg" else x.amax((2, 3))
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) float32 to the last map (B, 1280, H, W)."""
+        return self.features(x)  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """Set the pooling, ``avg`` or ``max``; a classifier is not supported."""

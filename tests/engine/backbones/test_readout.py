@@ -137,9 +137,9 @@ def test_another_pooling_is_that_of_timm(weights: dict[str, Path], pool: str) ->
         ("timm:test_vit@layer=99", r"^-\d+ to \d+$"),
         ("timm:test_vit@pool=map", ": avg, max, cls$"),
         ("timm:test_vit@pool=none", "cls, avg or max"),
-        ("timm:test_vit@layer=0,pool=map", "^cls, avg, max$"),
+        ("timm:test_vit@layer=0,pool=map", "^cls, avg, max, tokens$"),
         ("timm:test_resnet@pool=cls", ": avg, max($| )"),
-        ("timm:test_resnet@layer=0,pool=cls", "^avg, max$"),
+        ("timm:test_resnet@layer=0,pool=cls", "^avg, max, tokens$"),
         ("timm:test_vit@head=projection", "open_clip:, clip: or package:clip_vit_b16"),
         ("timm:test_vit@layer=0,head=projection", "open_clip:, clip: or package:clip_vit_b16"),
     ],
@@ -156,7 +156,7 @@ def test_a_register_is_no_class_token() -> None:
 
     network = timm.create_model("test_vit3", pretrained=False, num_classes=0, class_token=False, reg_tokens=1)
     assert network.cls_token is None
-    with pytest.raises(ConfigError, match=r"pool=cls of block 0'; allowed: avg, max$"):
+    with pytest.raises(ConfigError, match=r"pool=cls of block 0'; allowed: avg, max, tokens$"):
         blocks.block("timm:registers", network, Readout(layer=0, pool="cls"), side=160, own="avg")
 
 
