@@ -258,6 +258,22 @@ class SplitConfig:
         return self.train, self.val, self.test
 
 
+AdaptMethod = Literal["multitask", "pisco"]
+
+
+@validated("adapt")
+class AdaptConfig:
+    """Adapters: one layer on top of each embedding that keeps both style and class."""
+
+    methods: Distinct[AdaptMethod] = ()
+    """``multitask``: hidden layer of an MLP trained on transformation and class together; ``pisco``: linear split into
+    style and content, after Ngweta et al. (ICML 2023)."""
+    content: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.95
+    """pisco: rank of the new embedding as a fraction of the width of the old one."""
+    penalty: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 1.0
+    """pisco: weight of the differences between variants and originals, which content coordinates avoid."""
+
+
 def _by_name(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
@@ -314,6 +330,8 @@ class Study:
     """Settings of probes."""
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     """Settings of the analysis."""
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
     """Other photographs of the same classes, by name: folders or any other source."""
 

@@ -182,6 +182,21 @@ def _control(name: str, rest: str, context: LoadContext) -> Backbone:
     )
 
 
+def _adapt(name: str, rest: str, context: LoadContext) -> Backbone:
+    from substyle.engine.backbones.families import adapter
+
+    trained = adapter.Adapter.load(Path(rest))
+    return adapter.wrap(name, trained, load(trained.backbone, context))
+
+
+def _identify_adapt(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    from substyle.engine.backbones.families import adapter
+
+    trained = adapter.Adapter.load(Path(rest))
+    base = identity(trained.backbone, context)
+    return None if base is None else {"adapter": trained.digest, "base": base}
+
+
 def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     return checkpoint_identity(context.checkpoint)
 
@@ -247,6 +262,11 @@ FAMILIES: dict[str, Family] = {
             ),
             *(_package, _identify_package),
             check=_check_package,
+        ),
+        Family(
+            *("adapt", "<file.safetensors>", "a backbone with an adapter trained by substyle adapt"),
+            *(_adapt, _identify_adapt),
+            checkpoint=True,
         ),
         Family(
             *("control", "pixels|statistics|random:<timm model>", "untrained baselines"),

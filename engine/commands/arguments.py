@@ -303,6 +303,15 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
 
 
 def _use(commands: Any) -> None:  # noqa: ANN401
+    adapt = _command(commands, "adapt", "study", "train an adapter that keeps style and class, and apply it to a store")
+    adapt.add_argument("store", type=_place, metavar="STORE", help="store with embeddings of the backbone")
+    which = adapt.add_mutually_exclusive_group(required=True)
+    which.add_argument("--backbone", metavar="NAME", help="backbone to adapt")
+    which.add_argument("--adapter", type=Path, metavar="FILE", help="apply this adapter instead of training one")
+    adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
+    adapt.add_argument("--study", type=Path, metavar="STUDY.toml", help="settings of [adapt] and [probes]")
+    adapt.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
+
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")

@@ -1,4 +1,4 @@
-"""Commands `run`, `probe`, `analyze`, `report`, `predict`, `compare`, `import` and `schema`."""
+"""Commands `run`, `adapt`, `probe`, `analyze`, `report`, `predict`, `compare`, `import` and `schema`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
-from substyle.engine.config import AnalysisConfig, EmbedConfig, Study, load_study, study_of, study_schema
+from substyle.engine.config import AdaptConfig, AnalysisConfig, EmbedConfig, Study, load_study, study_of, study_schema
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import read_results
@@ -23,6 +24,8 @@ from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
+from substyle.engine.study.adapt import adapt as adapt_store
+from substyle.engine.study.adapt import derive
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
@@ -175,6 +178,29 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
         "variants": results["variants"],
         "quarantined": quarantined,
         "throughput": results["throughput"],
+    }
+
+
+def adapt(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle adapt STORE --backbone NAME`, or `substyle adapt STORE --adapter FILE`."""
+    store, out, study = _stage(options)
+    if options.adapter is not None:
+        name = f"{PREFIX}{os.path.relpath(options.adapter)}"
+        derive(store, name, quiet=options.quiet)
+    else:
+        probes = study.probes if study else ProbeConfig(seed=store.settings.seed)
+        config = dataclasses.replace(study.adapt if study else AdaptConfig(), methods=(options.method,))
+        outputs.claim(out, store.path, store.uuid)
+        (name,) = adapt_store(
+            store, out, config, probes, backbones=[options.backbone], transformations=_suite(study), quiet=options.quiet
+        )
+    entry = store.backbone(name)
+    print(f"{name}: embeddings of width {entry.dim} in {store.path}")
+    return {
+        "backbone": name,
+        "dim": entry.dim,
+        "file": str(path_of(name)),
+        "onnx": str(path_of(name).with_suffix(".onnx")),
     }
 
 

@@ -198,6 +198,39 @@ def settings_of(fine: Task, semantic: Task, config: ProbeConfig) -> list[Setting
     ]
 
 
+def _outputs(fine: Task, semantic: Task) -> tuple[slice, slice]:
+    """Outputs of each task in the joint head."""
+    classes = len(fine.labels)
+    return slice(0, classes), slice(classes, classes + len(semantic.labels))
+
+
+def train_joint(
+    features: Features,
+    fine: Task,
+    semantic: Task,
+    config: ProbeConfig,
+    settings: Sequence[Setting],
+    advance: Advance = lambda count: None,
+) -> dict[str, Mlp]:
+    """Train MLPs on both tasks, half of each batch each; returns the selected one of each group of settings."""
+    outputs = _outputs(fine, semantic)
+    half = part_of(features, fine, config, outputs[0], share=2)
+    asked = [
+        Validation(features, fine, outputs[0], config),
+        Validation(features, replace(semantic, train_T=semantic.score_T), outputs[1], config),
+    ]
+    return until_agreed(
+        features,
+        [half, replace(part_of(features, semantic, config, outputs[1]), count=half.count)],
+        settings,
+        config,
+        config.multitask_steps,
+        by_loss,
+        asked,
+        advance,
+    )
+
+
 def train_multitask(
     features: Features,
     fine: Task,
@@ -207,23 +240,8 @@ def train_multitask(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Multitask:
     """Train the joint probe and its twins and score them on test ``images``."""
-    classes = len(fine.labels)
-    outputs = slice(0, classes), slice(classes, classes + len(semantic.labels))
-    half = part_of(features, fine, config, outputs[0], share=2)
-    asked = [
-        Validation(features, fine, outputs[0], config),
-        Validation(features, replace(semantic, train_T=semantic.score_T), outputs[1], config),
-    ]
-    made = until_agreed(
-        features,
-        [half, replace(part_of(features, semantic, config, outputs[1]), count=half.count)],
-        settings_of(fine, semantic, config),
-        config,
-        config.multitask_steps,
-        by_loss,
-        asked,
-        advance,
-    )
+    made = train_joint(features, fine, semantic, config, settings_of(fine, semantic, config), advance)
+    outputs = _outputs(fine, semantic)
     scored = {
         "fine": (JOINT, fine, outputs[0]),
         "semantic": (JOINT, semantic, outputs[1]),

@@ -31,6 +31,7 @@ from substyle.engine.store.layout import HEADER, DifferentError, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, store_facts
 from substyle.engine.study import outputs, stages
+from substyle.engine.study.adapt import adapt, adaptable, derive
 from substyle.engine.study.outputs import (
     RESULTS,
     STORE,
@@ -62,6 +63,7 @@ def shift(
     *,
     study: EmbeddingStore,
     tables: Mapping[str, EmbeddingTable],
+    adapted: Sequence[str] = (),
     source: SourceConfig | None = None,
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
@@ -74,6 +76,7 @@ def shift(
             store of other photographs.
         study: store of the study.
         tables: tables that the probes were trained on, by backbone.
+        adapted: adapted backbones, whose embeddings are derived from those of ``compiled``.
         source: source configuration of the study; its applicable fields are used for these photographs.
 
     Returns:
@@ -87,8 +90,11 @@ def shift(
         name: _embedded(name, folder, compiled, out, settings, config, source=source, quiet=quiet)
         for name, folder in folders.items()
     }
+    for store in stores.values():
+        for name in adapted:
+            derive(store, name, quiet=quiet)
     answer: dict[str, dict[str, Any]] = {}
-    for backbone in [name for each in compiled for name in each.names]:
+    for backbone in [*(name for each in compiled for name in each.names), *adapted]:
         answer[backbone] = scores = {}
         probe_path = _probe(out, backbone)
         if not probe_path.is_file():
@@ -284,6 +290,12 @@ def run_study(
     outputs.claim(out, store_path, store.uuid)
     names = names_of(study.backbones)
     chosen = study.settings().transformations
+    adapted: list[str] = []
+    if study.adapt.methods:
+        bases = adaptable(store, names)
+        with observability.span("run", "adapt", len(bases)):
+            adapted = adapt(store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet)
+        names = [*names, *adapted]
     with observability.span("run", "probe", len(names)):
         outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
     with observability.span("run", "analyze", len(names)):
@@ -300,6 +312,7 @@ def run_study(
             study.embed,
             study=store,
             tables={table.backbone: table for table in tables},
+            adapted=adapted,
             source=study.source,
             quiet=quiet,
         )

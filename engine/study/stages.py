@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image
 from substyle import __version__
 from substyle.engine import cache
 from substyle.engine.analysis.run import analyze
+from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.backbones.registry import stated
 from substyle.engine.cache import cpu_model, versions
 from substyle.engine.config import AnalysisConfig, Settings
@@ -99,7 +100,8 @@ def probe(
 ) -> dict[str, ProbeOutcome]:
     """Train and score the probes of backbones; writes ``out/probes/<backbone>/``.
 
-    Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding.
+    Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted
+    backbones have none either, and hold out no transformation in turn: their adapter was trained on all of these.
 
     Args:
         backbones: default: all of the store.
@@ -109,6 +111,8 @@ def probe(
     for table in tables(store, backbones, transformations):
         entry = store.backbone(table.backbone)
         folder = out / PROBES / entry.slug
+        adapted = entry.name.startswith(ADAPTED)
+        own = replace(config, rotate=False, redraws=0) if adapted else config
         stamp = Stamp.of(store, table, probe_settings(config))
         if not fits(folder, stamp):
             remove(folder)
@@ -121,8 +125,8 @@ def probe(
                 "code": entry.facts["spec"].get("code", ""),
                 "checkpoint": entry.facts.get("checkpoint"),
             }
-            multitask = not entry.facts["spec"]["control"]
-            run_probes(table, config, out_dir=folder, quiet=quiet, metadata=metadata, multitask=multitask).save(folder)
+            multitask = not adapted and not entry.facts["spec"]["control"]
+            run_probes(table, own, out_dir=folder, quiet=quiet, metadata=metadata, multitask=multitask).save(folder)
             _finish(store, table, folder, stamp, began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes

@@ -1,0 +1,189 @@
+"""`adapt:<file>`: a backbone followed by an adapter trained on its embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import linear
+
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.backbones.spec import Backbone
+from substyle.engine.backbones.weights import WeightsError
+from substyle.kernels.errors import ConfigError
+
+PREFIX = "adapt:"
+FORMAT = "substyle-adapter-1"
+_REQUIRED = {"method": str, "backbone": str, "weights_hash": str, "relu": bool}
+
+
+class _Layer(nn.Module):
+    """``weight @ x + bias``, optionally followed by a ReLU: (B, D) to (B, E)."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.relu = bool(adapter.metadata["relu"])
+        self.register_buffer("weight", torch.from_numpy(adapter.weight_ED))
+        self.register_buffer("bias", torch.from_numpy(adapter.bias_E))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = linear(x, self.weight, self.bias)
+        return x.relu() if self.relu else x
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One layer from embeddings of a backbone to new embeddings.
+
+    Attributes:
+        weight_ED: (E, D) float32.
+        bias_E: (E,) float32.
+        metadata: JSON: ``method``, ``backbone`` and ``weights_hash`` of the backbone, ``relu``, and what it was
+            trained on.
+    """
+
+    weight_ED: NDArray[np.float32]
+    bias_E: NDArray[np.float32]
+    metadata: Mapping[str, Any]
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone whose embeddings it takes."""
+        return str(self.metadata["backbone"])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of weights and metadata; 16 hex digits."""
+        sha = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
+        for array in (self.weight_ED, self.bias_E):
+            sha.update(repr(array.shape).encode() + array.tobytes())
+        return sha.hexdigest()[:16]
+
+    def __call__(self, x_BD: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Adapt embeddings (B, D); NaN stays NaN. Shape: (B, E)."""
+        with torch.inference_mode():
+            return self.layer(torch.from_numpy(np.ascontiguousarray(x_BD, np.float32))).numpy()  # type: ignore[no-any-return]
+
+    @cached_property
+    def layer(self) -> nn.Module:
+        """The adapter as a module, (B, D) to (B, E)."""
+        return _Layer(self).eval()
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` (safetensors) and beside it the same layer as an ONNX model with a free batch size."""
+        from safetensors.numpy import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._onnx(path.with_suffix(".onnx"))
+        temporary = path.with_name(path.name + ".tmp")
+        tensors = {"weight": self.weight_ED, "bias": self.bias_E}
+        save_file(tensors, temporary, {"substyle": json.dumps({**self.metadata, "format": FORMAT})})
+        temporary.replace(path)
+
+    def _onnx(self, path: Path) -> None:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        wide, narrow = self.weight_ED.shape
+        nodes = [helper.make_node("Gemm", ["embedding", "weight", "bias"], ["sum"], transB=1)]
+        nodes.append(helper.make_node("Relu" if self.metadata["relu"] else "Identity", ["sum"], ["adapted"]))
+        graph = helper.make_graph(
+            nodes,
+            "adapter",
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", narrow])],
+            [helper.make_tensor_value_info("adapted", TensorProto.FLOAT, ["batch", wide])],
+            [numpy_helper.from_array(self.weight_ED, "weight"), numpy_helper.from_array(self.bias_E, "bias")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> Adapter:
+        """Read an adapter. Raises WeightsError if the file does not exist or is not an adapter."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as file:
+                metadata = json.loads((file.metadata() or {}).get("substyle", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot read the adapter: {error}") from error
+        if (
+            not isinstance(metadata, dict)
+            or metadata.pop("format", None) != FORMAT
+            or set(tensors) != {"weight", "bias"}
+        ):
+            raise WeightsError(f"{path}: not an adapter written by substyle adapt")
+        if not all(isinstance(metadata.get(name), kind) for name, kind in _REQUIRED.items()):
+            raise WeightsError(f"{path}: missing or invalid entries in the header; required: {', '.join(_REQUIRED)}")
+        weight, bias = tensors["weight"], tensors["bias"]
+        fit = weight.ndim == 2 and bias.shape == weight.shape[:1] and weight.size
+        if not fit or any(a.dtype != np.float32 or not np.isfinite(a).all() for a in (weight, bias)):
+            raise WeightsError(f"{path}: weights must be finite float32 numbers (E, D) and (E,)")
+        return cls(weight, bias, metadata)
+
+    def changed(self, name: str, spec: Mapping[str, Any], dim: int) -> dict[str, Any]:
+        """Facts of the adapted backbone that differ from those of its backbone (`BackboneSpec.describe`).
+
+        The objective is unstated: an adapter is trained on transformations, so its embeddings say nothing about the
+        objective of the backbone.
+
+        Args:
+            name: name of the adapted backbone.
+            spec: facts of the backbone; imported embeddings have few.
+            dim: width D of its embeddings.
+
+        Raises:
+            WeightsError: the backbone has other weights or another width than the one the adapter was trained on.
+        """
+        mine, width = self.metadata["weights_hash"], self.weight_ED.shape[1]
+        if spec["weights_hash"] != mine:
+            raise WeightsError(f"{name}: trained on {self.backbone} with weights {mine}, got {spec['weights_hash']}")
+        if dim != width:
+            raise WeightsError(f"{name}: takes embeddings of width {width}, got {dim}")
+        parameters = spec.get("parameters")
+        return {
+            "name": name,
+            "dim": len(self.weight_ED),
+            "pooling": f"{spec.get('pooling', 'unknown')}, then adapter ({self.metadata['method']})",
+            "weights": f"{spec['weights']}; adapter {self.digest}",
+            "weights_hash": hashlib.sha256(f"{mine} {self.digest}".encode()).hexdigest()[:16],
+            "objective": "",
+            "parameters": None if parameters is None else parameters + self.weight_ED.size + self.bias_E.size,
+        }
+
+
+def path_of(name: str) -> Path:
+    """Path of the adapter in the name of an adapted backbone."""
+    return Path(name.removeprefix(PREFIX))
+
+
+def wrap(name: str, adapter: Adapter, base: Backbone) -> Backbone:
+    """Return a backbone followed by an adapter.
+
+    Raises:
+        ConfigError: the backbone is a graph, whose network cannot be extended.
+        WeightsError: the adapter was trained on another backbone.
+    """
+    spec = replace(base.spec, **adapter.changed(name, base.spec.describe(), base.spec.dim))
+    if base.module is None:
+        raise ConfigError(f"backbone {name}", f"an adapter of {adapter.backbone}", "an adapter of a torch network")
+    if not isinstance(base.module, Preprocessed):
+        return replace(base, spec=spec, module=nn.Sequential(base.module, adapter.layer))
+    # inside, so that the precision of the network can be set
+    module = copy(base.module)
+    module._modules = {"network": nn.Sequential(base.module.network, adapter.layer)}
+    return replace(base, spec=spec, module=module.eval())

@@ -1,0 +1,120 @@
+"""Adapters: style directions of linear discriminant analysis, content without them, and nothing of held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from substyle.engine.probes.adapters import AdapterLayer, fit_multitask, fit_pisco
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.store.layout import TEST, TRAIN
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import ConfigError, SubstyleError
+
+Make = Callable[..., EmbeddingTable]
+Quick = Callable[..., ProbeConfig]
+
+
+def adapted(layer: AdapterLayer, x_BD: NDArray[Any]) -> NDArray[np.float64]:
+    z_BE = x_BD.astype(np.float64) @ layer.weight_ED.T.astype(np.float64) + layer.bias_E
+    return np.maximum(z_BE, 0.0) if layer.relu else z_BE
+
+
+def seen(table: EmbeddingTable) -> list[int]:
+    return [t for t, role in enumerate(table.roles) if role == "train"]
+
+
+def test_style_directions_are_those_of_lda(make_table: Make, quick: Quick) -> None:
+    table = make_table(images=400, width=12)
+    layer = fit_pisco(table, quick())
+    chosen, images = seen(table), np.flatnonzero(table.split_N == TRAIN)
+    x = np.concatenate([table.take(t, images) for t in chosen]).astype(np.float64)
+    y = np.repeat(np.arange(len(chosen)), len(images))
+    fitted = LinearDiscriminantAnalysis(solver="lsqr").fit(x, y)
+    theirs = fitted.coef_[1:] - fitted.coef_[0]
+    mine = layer.weight_ED[: len(chosen) - 1]
+    cosine = (mine * theirs).sum(1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(theirs, axis=1)
+    np.testing.assert_allclose(cosine, 1.0, atol=1e-3)
+    assert layer.facts["transformations"] == [table.transformations[t] for t in chosen]
+
+
+def test_both_parts_have_unit_mean_square_norm_and_zero_mean(make_table: Make, quick: Quick) -> None:
+    table = make_table(images=200)
+    layer = fit_pisco(table, quick())
+    images, styles = np.flatnonzero(table.split_N == TRAIN), layer.facts["style_dimensions"]
+    z = adapted(layer, np.concatenate([table.take(t, images) for t in seen(table)]))
+    np.testing.assert_allclose(z.mean(0), 0.0, atol=1e-3)
+    for part in (z[:, :styles], z[:, styles:]):
+        assert (part**2).sum(1).mean() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_content_leaves_out_directions_of_style_and_keeps_the_photograph(quick: Quick, make_table: Make) -> None:
+    # variants move only along the last two axes, photographs differ only along the others
+    table = make_table(images=200, width=10)
+    rng = np.random.default_rng(0)
+    x = np.zeros(table.x_TND.shape, np.float16)
+    x[:, :, :8] = rng.normal(size=(200, 8))
+    x[1:, :, 8:] = rng.normal(size=(len(x) - 1, 1, 2)) * 3.0
+    layer = fit_pisco(replace(table, x_TND=x), quick(), content=1.3, penalty=50.0)
+    content = layer.weight_ED[layer.facts["style_dimensions"] :]
+    assert np.linalg.matrix_rank(content, tol=1e-4) == 8
+    np.testing.assert_allclose(content[:, 8:], 0.0, atol=1e-6)
+    np.testing.assert_allclose(content[:8, :8] / content[0, 0], np.eye(8), atol=1e-4)
+    kept = fit_pisco(replace(table, x_TND=x), quick(), content=1.3, penalty=0.0)
+    assert np.abs(kept.weight_ED[layer.facts["style_dimensions"] :][:, 8:]).max() > 0.1
+
+
+@pytest.mark.parametrize("fit", [fit_multitask, fit_pisco])
+def test_held_out_transformations_and_test_photographs_are_not_used(
+    make_table: Make, quick: Quick, fit: Callable[..., AdapterLayer]
+) -> None:
+    table = make_table()
+    config = quick(multitask_steps=8, doublings=1)
+    other = table.x_TND.copy()
+    other[[t for t, role in enumerate(table.roles) if role == "held_out"]] += 5.0
+    other[:, table.split_N == TEST] -= 7.0
+    first, second = fit(table, config), fit(replace(table, x_TND=other), config)
+    np.testing.assert_array_equal(first.weight_ED, second.weight_ED)
+    np.testing.assert_array_equal(first.bias_E, second.bias_E)
+    changed = fit(replace(table, x_TND=table.x_TND * np.float16(0.5) + np.float16(1)), config)
+    assert not np.array_equal(first.bias_E, changed.bias_E)
+
+
+def test_the_multitask_adapter_shows_style_and_class(make_table: Make, quick: Quick) -> None:
+    table = make_table(images=300, style=4.0)
+    layer = fit_multitask(table, quick(multitask_steps=100))
+    assert layer.relu
+    assert layer.weight_ED.shape == (32, 20)
+    train, test = (np.flatnonzero(table.split_N == split) for split in (TRAIN, TEST))
+    chosen = seen(table)
+    z = {n: np.stack([adapted(layer, table.take(t, images)) for t in chosen]) for n, images in ((0, train), (1, test))}
+    style = _nearest(z[0].mean(1), z[1].reshape(-1, 32)) == np.repeat(np.arange(len(chosen)), len(test))
+    of_class = np.stack([z[0][0][table.label_N[train] == c].mean(0) for c in range(3)])
+    semantic = _nearest(of_class, z[1][0]) == table.label_N[test]
+    assert style.mean() > 0.9
+    assert semantic.mean() > 0.9
+
+
+def _nearest(centroid_CE: NDArray[Any], z_BE: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(((z_BE[:, None] - centroid_CE) ** 2).sum(2).argmin(1))
+
+
+def test_refusals(make_table: Make, quick: Quick) -> None:
+    with pytest.raises(ConfigError) as error:
+        fit_pisco(make_table(), quick(), content=0.2)
+    assert error.value.field == "adapt.content"
+    with pytest.raises(SubstyleError):
+        fit_multitask(make_table(classes=0), quick())
+    only = tuple((name, coarse, "held_out" if t else "train") for t, (name, coarse, _) in enumerate(_SUITE))
+    for fit in (fit_multitask, fit_pisco):
+        with pytest.raises(SubstyleError):
+            fit(make_table(suite=only), quick())
+
+
+_SUITE = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("tone_a", "tone", "train"))

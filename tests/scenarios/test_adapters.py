@@ -1,0 +1,113 @@
+"""Adapted backbones of a study belong to its photographs and backbones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tests.scenarios.scene import Scene, numbers
+
+from substyle.engine.backbones.families.adapter import Adapter, path_of
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, load_table
+
+NAME = "timm:test_vit"
+
+
+@pytest.fixture
+def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.chdir(scene.root)
+    path = scene.root / "w.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    scene.add_all()
+    scene.study["backbones"] = [{"name": NAME, "checkpoint": str(path), "precision": "fp32"}, "control:pixels"]
+    scene.study["probes"] |= {"multitask_steps": 4, "doublings": 1, "widths": [8], "redraws": 0, "equal_width": 0}
+    scene.study["probes"]["tasks"] = ["fine", "coarse", "semantic"]
+    scene.study["adapt"] = {"methods": ["multitask", "pisco"]}
+    return scene
+
+
+def adapted(results: dict[str, Any]) -> dict[str, str]:
+    """Adapted backbones of results by method."""
+    found = {
+        str(Adapter.load(path_of(name)).metadata["method"]): name for name in results["backbones"] if "adapt" in name
+    }
+    assert len(found) == len(results["backbones"]) - 2
+    return found
+
+
+def test_a_study_compares_each_network_with_its_adapted_embeddings(scene: Scene) -> None:
+    scene.study["shift"] = {"other": str(scene.add_all(scene.root / "other", seed=50))}
+    results = scene.run()
+    names = adapted(results)
+    assert set(names) == {"multitask", "pisco"}
+    store = EmbeddingStore.open(scene.root / "out" / "store.zarr")
+    base = load_table(store, NAME)
+    for name in names.values():
+        own, adapter = load_table(store, name), Adapter.load(path_of(name))
+        expected = np.stack([adapter(base.x_TND[t]) for t in range(3)])  # type: ignore[index]
+        np.testing.assert_allclose(_floats(own), expected, rtol=1e-3, atol=1e-5)
+        assert (own.keys, own.split_N.tolist()) == (base.keys, base.split_N.tolist())
+        found = results["backbones"][name]
+        assert {"fine", "coarse", "semantic", "knn", "shift"} <= set(found)
+        assert not {"multitask", "coarse_rotation"} & set(found)  # the adapter was trained on what it would hold out
+        assert found["shift"]["other"]["images"] == 18
+        pairs = [{row["a"], row["b"]} for row in results["comparisons"]]
+        assert {name, NAME} in pairs
+    files = sorted(path_of(name).stat().st_mtime_ns for name in names.values())
+    again = scene.run()
+    assert sorted(path_of(name).stat().st_mtime_ns for name in adapted(again).values()) == files
+    assert numbers(again) == numbers(results)
+
+
+def test_other_photographs_have_other_adapters(scene: Scene) -> None:
+    first = adapted(scene.run())
+    for number in (30, 31):
+        scene.add(number)
+    second = scene.run()
+    names = adapted(second)
+    assert set(names) == set(first)
+    assert not set(names.values()) & set(first.values())
+    assert len(adapted(scene.fresh())) == 2
+
+
+def test_one_command_adapts_a_store_and_its_file_embeds_photographs(scene: Scene) -> None:
+    scene.embed(scene.photos, store="s.zarr")
+    answer = scene.ok("adapt", "s.zarr", "--backbone", "control:pixels", "--method", "pisco", "--out", "a")
+    name, store = answer["backbone"], EmbeddingStore.open("s.zarr")
+    derived = load_table(store, name)
+    assert derived.x_TND.shape[2] == answer["dim"]
+    # the whole network on the photographs gives the same embeddings as the adapter on stored ones, but for float16
+    scene.embed(scene.photos, store="t.zarr", backbone=name)
+    whole = load_table(EmbeddingStore.open("t.zarr"), name)
+    assert whole.keys == derived.keys
+    scale = np.abs(np.asarray(derived.x_TND, np.float32)).max()
+    np.testing.assert_allclose(_floats(whole), _floats(derived), atol=2e-3 * scale)
+    scene.refused(*scene.embedding(scene.photos, store="s.zarr", backbone=name), kind="DifferentError", field=None)
+    # photographs that came later
+    scene.add(40)
+    scene.embed(scene.photos, store="s.zarr")
+    assert len(load_table(store, name).keys) == 18
+    scene.ok("adapt", "s.zarr", "--adapter", answer["file"])
+    assert len(load_table(store, name).keys) == 19
+
+
+def _floats(table: EmbeddingTable) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.asarray(table.x_TND, np.float32)
+
+
+def test_what_cannot_be_adapted_is_refused(scene: Scene) -> None:
+    scene.embed(scene.photos, store="s.zarr")
+    scene.refused("adapt", "s.zarr", "--backbone", "control:statistics", kind="StoreError")
+    scene.refused("adapt", "s.zarr", "--adapter", "missing.safetensors", kind="WeightsError")
+    scene.refused("adapt", "s.zarr", kind="UsageError", code=2)
+    answer = scene.ok("adapt", "s.zarr", "--backbone", "control:pixels", "--method", "pisco", "--out", "a")
+    scene.refused(
+        *("adapt", "s.zarr", "--backbone", answer["backbone"], "--out", "a"), kind="ConfigError", field="backbone"
+    )
+    scene.study["adapt"] = {"methods": ["multitask", "none"]}
+    scene.run_refused(field="adapt.methods[1]", kind="ConfigError", out="b")
