@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,12 @@ STUDY: dict[str, Any] = {
         "tasks": ["fine", "semantic"],
         "heads": ["linear"],
         "Cs": [1e-2],
-        "passes": 200,
+        "tolerance": 1e-2,
+        "doublings": 1,
+        "passes": 50,
+        "rotate": False,
+        "redraws": 0,
+        "equal_width": 0,
         "resamples": 2,
         "bootstrap": 100,
         "threads": 1,
@@ -143,6 +149,13 @@ class Scene:
         words: list[object] = ["embed", *([images] if images else []), "--store", path, "--backbone", backbone]
         return [*words, *new, "--batch", "8", "--threads", "1", *more]
 
+    def stages(self, store: Path, *more: object) -> dict[str, Any]:
+        """probe, analyze and report, with the study's settings. Returns results.json."""
+        study = self.study_file()
+        for stage in ("probe", "analyze"):
+            self.ok(stage, store, "--study", study, *more)
+        return read(self.root / self.ok("report", store, "--study", study, *more)["results"])
+
     # --- photographs --------------------------------------------------------------------------------------------------
 
     def add(self, number: int, split: str = "train", folder: Path | None = None, seed: int | None = None) -> Path:
@@ -161,6 +174,10 @@ class Scene:
     def one(self, pattern: str = "train/*/*.jpg", at: int = 0, folder: Path | None = None) -> Path:
         """An existing photograph."""
         return sorted((folder or self.photos).glob(pattern))[at]
+
+    def key(self, path: Path) -> str:
+        """Key of a photograph."""
+        return path.relative_to(self.photos).as_posix()
 
     def new_process(self) -> None:
         """Undo registrations of plug-ins, like a new process."""
@@ -187,6 +204,28 @@ def other_bytes(path: Path, seed: int = 900) -> bytes:
         if room >= 0:
             return data[:2] + b"\xff\xfe" + (room + 2).to_bytes(2, "big") + bytes(room) + data[2:]
     raise AssertionError("no such quality")
+
+
+def edit(scene: Scene) -> None:
+    """Change the bytes of a photograph, but neither size nor time."""
+    path = scene.one()
+    before = path.stat()
+    data = other_bytes(path)
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def delete(scene: Scene) -> None:
+    """Delete a photograph."""
+    scene.one().unlink()
+
+
+def relabel(scene: Scene) -> None:
+    """Move a photograph to another class."""
+    path = scene.one("train/even/*.jpg")
+    path.rename(scene.photos / "train" / "odd" / path.name)
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,23 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
-from tests.scenarios.scene import Scene, numbers, other_bytes, rows, same_file, write
+from tests.scenarios.scene import Scene, delete, edit, numbers, other_bytes, relabel, rows, same_file, write
 
 # --- in place ---------------------------------------------------------------------------------------------------------
-
-
-def _edit(scene: Scene) -> None:
-    path = scene.one()
-    before = path.stat()
-    data = other_bytes(path)
-    path.write_bytes(data)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
-    assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def _replace(scene: Scene) -> None:
@@ -31,18 +19,9 @@ def _replace(scene: Scene) -> None:
     os.replace(other, scene.one())
 
 
-def _delete(scene: Scene) -> None:
-    scene.one().unlink()
-
-
 def _rename(scene: Scene) -> None:
     path = scene.one()
     path.rename(path.with_name("renamed.jpg"))
-
-
-def _relabel(scene: Scene) -> None:
-    path = scene.one("train/even/*.jpg")
-    path.rename(scene.photos / "train" / "odd" / path.name)
 
 
 def _resplit(scene: Scene) -> None:
@@ -62,7 +41,7 @@ def _break(scene: Scene) -> None:
 
 
 CHANGES = pytest.mark.parametrize(
-    "change", [_edit, _replace, _delete, _rename, _relabel, _resplit, _swap, _break], ids=lambda f: f.__name__[1:]
+    "change", [edit, _replace, delete, _rename, relabel, _resplit, _swap, _break], ids=lambda f: f.__name__.strip("_")
 )
 
 
@@ -83,7 +62,7 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: C
     assert numbers(scene.run("out", None, "--fresh")) == numbers(fresh)
 
 
-@pytest.mark.parametrize("change", [_edit, _replace, _swap], ids=lambda f: f.__name__[1:])
+@pytest.mark.parametrize("change", [edit, _replace, _swap], ids=lambda f: f.__name__.strip("_"))
 @pytest.mark.usefixtures("settled")
 def test_changed_photographs_are_found_by_their_marks(scene: Scene, change: Callable[[Scene], None]) -> None:
     scene.embed(scene.photos)
@@ -223,146 +202,6 @@ def test_a_store_or_results_among_the_photographs_are_no_photographs(scene: Scen
         assert results["images"] == 18
         assert scene.embed(scene.photos, store="photos/s.zarr")["images"] == 18
     assert list((scene.photos / "results").rglob("*.png"))
-
-
-# --- lists ------------------------------------------------------------------------------------------------------------
-
-
-class List:
-    """photos.csv beside the photographs of a scene."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.path = scene.root / "photos.csv"
-        self.rows = {
-            path.relative_to(scene.root).as_posix(): [path.parent.name, path.parent.parent.name]
-            for path in sorted(scene.photos.rglob("*.jpg"))
-        }
-        self.save()
-
-    def save(self) -> None:
-        lines = [f"{path},{label},{split}\n" for path, (label, split) in self.rows.items()]
-        self.path.write_text("path,label,split\n" + "".join(lines))
-
-    @property
-    def first(self) -> str:
-        return next(path for path in self.rows if "/train/" in path)
-
-
-def _label(table: List) -> None:
-    table.rows[table.first][0] = "odd"
-
-
-def _split(table: List) -> None:
-    table.rows[table.first][1] = "test"
-
-
-def _unlabel(table: List) -> None:
-    table.rows[table.first][0] = ""
-
-
-def _remove(table: List) -> None:
-    del table.rows[table.first]
-
-
-@pytest.mark.parametrize("change", [_label, _split, _unlabel, _remove], ids=lambda f: f.__name__[1:])
-def test_a_list_is_edited(scene: Scene, change: Callable[[List], None]) -> None:
-    table = List(scene)
-    scene.run(images=table.path)
-    scene.embed(table.path)
-    change(table)
-    table.save()
-    scene.run_refused(images=table.path)
-    scene.refused(*scene.embedding(None), kind="PhotographsError", field="images")
-    assert numbers(scene.run("out", table.path, "--fresh")) == numbers(scene.fresh(table.path))
-
-
-def test_a_list_grows_and_is_sorted_anew(scene: Scene) -> None:
-    table = List(scene)
-    first = table.first
-    kept = table.rows.pop(first)
-    table.save()
-    scene.run(images=table.path)
-    table.rows = {first: kept, **dict(reversed(table.rows.items()))}
-    table.save()
-    assert scene.run(images=table.path)["images"] == 18
-    assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store(table.path))
-
-
-def test_a_file_that_could_not_be_read_at_first(scene: Scene) -> None:
-    table = List(scene)
-    data = (scene.root / table.first).read_bytes()
-    (scene.root / table.first).unlink()
-    before = scene.run(images=table.path)
-    assert [row["key"] for row in before["quarantined"]] == [table.first]
-    write(scene.root / table.first, data)
-    code, answer = scene.command(*scene.asked(images=table.path))
-    if code:
-        assert answer["error"]["type"] == "PhotographsError"
-        scene.embed(table.path, "--replace", store="out/store.zarr")
-        scene.run(images=table.path)
-    shown = numbers(scene.run(images=table.path))
-    assert shown == numbers(scene.fresh(table.path))
-
-
-def _parquet(scene: Scene, path: Path, seed: int = 0) -> Path:
-    files = sorted(scene.photos.rglob("*.jpg"))
-    numbers_ = [int(file.stem) + seed for file in files]
-    columns = {
-        "image": [jpeg(photograph(number)) for number in numbers_],
-        "label": [file.parent.name for file in files],
-        "split": [file.parent.parent.name for file in files],
-    }
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def test_a_parquet_file_is_rewritten(scene: Scene) -> None:
-    """The format of the list does not matter; other photographs under the same keys do."""
-    path = _parquet(scene, scene.root / "p.parquet")
-    before = numbers(scene.run(images=path))
-    pq.write_table(pq.read_table(path), path, compression="zstd")
-    assert numbers(scene.run(images=path)) == before
-    _parquet(scene, path, seed=100)
-    scene.run_refused(images=path)
-
-
-# --- several sources --------------------------------------------------------------------------------------------------
-
-
-def test_a_source_is_added(scene: Scene) -> None:
-    other = scene.add_all(scene.root / "other", seed=100)
-    scene.embed(scene.photos)
-    own = rows(scene.root / "s.zarr")
-    added = scene.embed(other, "--add")
-    assert added["new_shards"] > 0
-    assert scene.embed(other, "--add")["new_shards"] == 0
-    assert scene.embed(None, backbone="control:statistics")["images"] == 36
-    info = scene.ok("info", scene.root / "s.zarr")
-    assert (info["images"], info["complete"]) == (36, True)
-    assert (info["classes"]["number"], [source["images"] for source in info["sources"]]) == (2, [18, 18])
-    both = rows(scene.root / "s.zarr")
-    assert {key: both[key] for key in own} == own
-    alone = rows(scene.fresh_store(other))
-    there = {(key.removeprefix("other/"), name): row for (key, name), row in both.items() if (key, name) not in own}
-    assert there.keys() == alone.keys()
-    for (key, name), row in alone.items():
-        if name != "jpeg":  # its quality is drawn by key
-            assert there[key, name] == row
-    scene.run_refused(more=("--store", scene.root / "s.zarr"))
-
-
-@pytest.mark.parametrize("change", [_edit, _delete, _relabel], ids=lambda f: f.__name__[1:])
-@pytest.mark.parametrize("images", ["own", "nothing"])
-def test_a_photograph_of_an_added_source_changes(scene: Scene, change: Callable[[Scene], None], images: str) -> None:
-    other = scene.add_all(scene.root / "other", seed=100)
-    scene.embed(other)
-    scene.embed(scene.photos, "--add")
-    change(scene)
-    before = scene.ok("info", scene.root / "s.zarr")["backbones"]
-    words = scene.embedding(other if images == "own" else None, backbone="control:statistics")
-    scene.refused(*words, kind="PhotographsError", field="images")
-    # what changed in between is found when it is read: nothing of it is shown either
-    assert [each for each in scene.ok("info", scene.root / "s.zarr")["backbones"] if each["complete"]] == before
 
 
 # --- number and splits ------------------------------------------------------------------------------------------------

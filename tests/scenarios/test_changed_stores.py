@@ -1,0 +1,147 @@
+"""Stores that others write to, that are damaged, or whose making is interrupted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zarr
+from tests.scenarios.scene import Scene, numbers, other_bytes, rows
+
+SLOW = """
+import time
+from pathlib import Path
+
+from substyle.pipelines.transforms.base import kernel
+
+CALLS = []
+
+
+@kernel('mine_slow', coarse='tone', role='train', parameters=[])
+def slow(canvas_BSSC, args, keys_B):
+    CALLS.append(1)
+    while len(CALLS) > 2 and Path({flag!r}).exists():
+        time.sleep(0.02)
+    return 255 - canvas_BSSC
+"""
+
+
+# --- what others do to a store ----------------------------------------------------------------------------------------
+
+
+def test_attributes_and_groups_belong_to_users(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    store = scene.root / "s.zarr"
+    first = numbers(scene.stages(store))
+    before = rows(store)
+    root: Any = zarr.open_group(store, mode="a")
+    root.attrs["mine"] = "root"
+    (backbone,) = (group for _, group in root["embeddings"].groups())
+    backbone.attrs["mine"] = "backbone"
+    backbone["identity"].attrs["substyle"] = {"name": "something else"}
+    root.create_group("notes").attrs["mine"] = "group"
+    zarr.consolidate_metadata(store)
+    assert scene.ok("verify", store)["ok"]
+    assert rows(store) == before
+    assert numbers(scene.stages(store)) == first
+    scene.embed(None, backbone="control:statistics")
+    scene.add(50)
+    scene.embed(scene.photos)
+    assert rows(store).items() >= before.items()
+    verdict = scene.ok("verify", store)
+    assert (verdict["ok"], verdict["complete"]) == (True, False)  # statistics lack the new photograph
+    assert {finding["kind"] for finding in verdict["findings"]} == {"addition"}
+    root = zarr.open_group(store, mode="r", use_consolidated=False)
+    assert root.attrs["mine"] == "root"
+    assert root["embeddings"][backbone.basename].attrs["mine"] == "backbone"
+    assert root["notes"].attrs["mine"] == "group"
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _flip, _cut], ids=["missing", "flipped", "cut"])
+def test_damage_is_found_refused_and_repaired(scene: Scene, harm: Callable[[Path], None]) -> None:
+    first = numbers(scene.run())
+    store = scene.root / "out" / "store.zarr"
+    before = rows(store)
+    harm(sorted(store.glob("embeddings/*/jpeg/c/*/0"))[0])
+    verdicts = []
+    for _ in range(2):
+        code, verdict = scene.command("verify", store)
+        assert (code, verdict["ok"]) == (1, False)
+        verdicts.append(verdict)
+    assert verdicts[0] == verdicts[1]
+    for stage in ("probe", "analyze", "report"):
+        scene.refused(stage, store, "--study", scene.study_file(), kind="StoreError")
+    assert scene.embed(None, store="out/store.zarr")["new_shards"] == 1
+    assert rows(store) == before
+    assert scene.ok("verify", store)["complete"]
+    assert numbers(scene.run()) == first
+
+
+def test_run_repairs_what_verify_found(scene: Scene) -> None:
+    first = numbers(scene.run())
+    store = scene.root / "out" / "store.zarr"
+    for chunk in store.glob("embeddings/*/jpeg/c/*/0"):
+        _flip(chunk)
+    assert scene.command("verify", store)[0] == 1
+    assert numbers(scene.run()) == first
+    assert scene.ok("verify", store)["complete"]
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edited", ["not yet embedded", "embedded"])
+def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
+    """A photograph is edited before resuming: rejected if already embedded, otherwise used as it is now."""
+    plugin, flag, store = scene.root / "slow.py", scene.root / "flag", scene.root / "s.zarr"
+    plugin.write_text(SLOW.format(flag=str(flag)))
+    flag.touch()
+    words = ["--suite", "identity,mine_slow", "--plugin", plugin]
+    command = list(map(str, scene.embedding(scene.photos, *words, "--json", "--quiet")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "substyle.engine.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not list((store / "journal").glob("*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    flag.unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert json.loads(out)["error"]["type"] == "Interrupted"
+    done = scene.ok("info", store)["backbones"][0]["embeddings"]
+    assert 0 < done["done"] < done["total"]
+    finished = {key for key, _ in rows(store)}
+    path = next(p for p in sorted(scene.photos.rglob("*.jpg")) if (scene.key(p) in finished) == (edited == "embedded"))
+    path.write_bytes(other_bytes(path))
+    again = scene.embedding(scene.photos, *words)
+    if edited == "embedded":
+        scene.refused(*again, kind="PhotographsError", field="images")
+        again.append("--replace")
+    scene.ok(*again)
+    scene.ok(*scene.embedding(scene.photos, *words, store="fresh.zarr"))
+    assert rows(store) == rows(scene.root / "fresh.zarr")
+    assert scene.ok("verify", store)["complete"]
