@@ -59,6 +59,10 @@ class Heads:
         """Number of outputs C."""
         return self.parameters[-1].shape[1]
 
+    def like(self, parameters: Sequence[torch.Tensor]) -> Heads:
+        """Heads of this kind with other parameters, without moments."""
+        return Heads(*parameters)
+
     def __len__(self) -> int:
         return self.w1.shape[0]
 

@@ -17,12 +17,15 @@ import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
+from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.dispatch import on_triton, upload
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Numbers, Term, shares
 
 
 def forward(heads: Heads, x_BD: torch.Tensor) -> torch.Tensor:
     """Logits without dropout, (K, C, B) float32. GEMMs run in the dtype of ``x_BD``."""
+    if isinstance(heads, AttentionHeads):
+        return heads.logits(x_BD)
     z_KHB = _first_layer(heads, x_BD)
     for w, b in heads.layers[1:]:
         z_KHB = _with_bias(torch.bmm(w.to(x_BD.dtype), z_KHB.relu_()), heads, b)
@@ -76,7 +79,10 @@ def step(
     Returns:
         loss of each head before the step, (K,) float32.
     """
-    gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
+    if isinstance(heads, AttentionHeads):
+        gradients, loss_K = _by_autograd(heads, x_BD, terms)
+    else:
+        gradients, loss_K = _gradients(heads, x_BD, terms, kept_SHB, keep)
     adamw_(heads, gradients, lr_K, decay_K)
     return loss_K
 
@@ -201,6 +207,16 @@ def _gradients(
         db = dz_KHB.sum(2).float()
     dw1 = (dz_KHB.view(count * hidden, -1) @ x_BD).to(heads.w1.dtype)
     return [dw1.view(count, hidden, width), db, *later], loss_K
+
+
+def _by_autograd(
+    heads: AttentionHeads, x_BD: torch.Tensor, terms: Sequence[Term]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    leaves = [p.detach().requires_grad_() for p in heads.parameters]
+    with torch.enable_grad():
+        logits_KCB = heads.like(leaves).logits(x_BD)
+    loss_K, g_KCB = _loss(logits_KCB.detach(), terms)
+    return [g.contiguous() for g in torch.autograd.grad(logits_KCB, leaves, g_KCB)], loss_K
 
 
 def _loss(logits_KCB: torch.Tensor, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,13 +14,14 @@ from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
 
 
 def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Analyze the embeddings of one backbone: neighbours, clusters and geometry.
 
     Args:
-        table: embeddings.
+        table: embeddings; of tokens, their means are analysed.
         config: sample sizes, seed and bootstrap unit.
         quiet: hide progress.
 
@@ -30,6 +31,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         ``steerability``, ``steerability_unchanged`` (one number per transformation except identity) and ``sampled``
         (numbers of sampled images and rows). Undefined numbers are None.
     """
+    table = averaged(table)
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
         queries = geometry.query_rows(table, config.max_queries, config.seed, config.resample_by)

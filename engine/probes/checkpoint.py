@@ -14,13 +14,20 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.dataset import Standardizer
+from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 
 FORMAT = "substyle-probe-1"
 _REQUIRED = {"task": str, "head": str, "outputs": list, "backbone": str, "dim": int, "setting": dict}
-_WHOLE = {"dim": (1, 2**31), "canvas": (32, 1024), "seed": (0, 2**63 - 1)}  # integers of the header and their ranges
+_WHOLE = {  # integers of the header and their ranges
+    "dim": (1, 2**31),
+    "canvas": (32, 1024),
+    "seed": (0, 2**63 - 1),
+    "tokens": (0, 2**31),
+    "groups": (0, 2**31),
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class Probe:
 
     Attributes:
         heads: S heads; standardisation is folded into the first layer.
-        metadata: task, head, outputs (name and labels of each softmax), backbone, dim, setting, and additional entries
-            (suite, canvas).
+        metadata: task, head, outputs (name and labels of each softmax), backbone, dim (numbers that it reads), setting,
+            and additional entries (suite, canvas, tokens of the backbone).
     """
 
     heads: Heads
@@ -44,12 +51,17 @@ class Probe:
     def predict_all(self, x_BD: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
         """Probabilities of all outputs, by name; multi-task probes have two. Shape: (B, D) to (B, C) each.
 
+        Rows of a backbone with tokens are (B, P * D); a probe of their means averages them.
+
         Raises:
             SubstyleError: the embeddings have another width.
         """
-        dim = self.heads.w1.shape[2]
+        means = 0 if isinstance(self.heads, AttentionHeads) else int(self.metadata.get("tokens", 0))
+        dim = int(self.metadata["dim"]) * max(means, 1)
         if x_BD.ndim != 2 or x_BD.shape[1] != dim:
             raise SubstyleError(f"expected embeddings of shape (B, {dim}), got {x_BD.shape}")
+        if means:
+            x_BD = x_BD.reshape(len(x_BD), means, -1).mean(axis=1, dtype=np.float32)
         logits_SCB = forward(self.heads, torch.from_numpy(np.ascontiguousarray(x_BD, np.float32)))
         answers, start = {}, 0
         for name, labels in self.labels.items():
@@ -74,7 +86,8 @@ class Probe:
         except (OSError, SafetensorError) as error:
             raise SubstyleError(f"{path}: cannot read probe file: {error}") from error
         header = entries.get("substyle", "")
-        heads, metadata = _heads(path, tensors), _metadata(path, header, tensors)
+        metadata = _metadata(path, header)
+        heads = _heads(path, tensors, metadata)
         if entries.get("digest", digest := _digest(header, tensors)) != digest:
             raise SubstyleError(f"{path}: checksum mismatch")
         return cls(heads, metadata)
@@ -99,7 +112,7 @@ def save_probe(
         heads: S heads trained on standardised features.
         standard: standardisation, folded into the first layer.
         task: fine, coarse, semantic or multitask.
-        head: linear or mlp.
+        head: linear, mlp, attentive or efficient.
         outputs: labels of each softmax by name, in the order of the head's outputs.
         backbone: name of the backbone.
         setting: learning rate, weight decay, width.
@@ -107,9 +120,13 @@ def save_probe(
     """
     from safetensors.torch import save_file
 
-    w1 = heads.w1.detach().cpu().double() * torch.from_numpy(standard.scale_D).double()
-    b1 = heads.b1.detach().cpu().double() - w1 @ torch.from_numpy(standard.mean_D).double()
-    tensors = {"w1": w1.float(), "b1": b1.float()}
+    mean_D, scale_D = (torch.from_numpy(v).double() for v in (standard.mean_D, standard.scale_D))
+    if isinstance(heads, AttentionHeads):
+        tensors = heads.folded(mean_D, scale_D)
+    else:
+        w1 = heads.w1.detach().cpu().double() * scale_D
+        b1 = heads.b1.detach().cpu().double() - w1 @ mean_D
+        tensors = {"w1": w1.float(), "b1": b1.float()}
     for w2, b2 in heads.layers[1:]:
         tensors |= {"w2": w2.detach().cpu(), "b2": b2.detach().cpu()}
     metadata = dict(extra or {}) | {
@@ -118,9 +135,11 @@ def save_probe(
         "head": head,
         "outputs": [{"name": name, "labels": list(labels)} for name, labels in outputs.items()],
         "backbone": backbone,
-        "dim": w1.shape[2],
+        "dim": len(mean_D),
         "setting": dict(setting),
     }
+    if isinstance(heads, AttentionHeads):
+        metadata["groups"] = heads.groups
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -137,23 +156,47 @@ def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _heads(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> Heads:
+_POOLING = ({"query", "value"}, {"query", "key", "value"})
+
+
+def _heads(path: Path | str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Heads:
     names = set(tensors)
-    if names not in ({"w1", "b1"}, {"w1", "b1", "w2", "b2"}):
+    if names not in ({"w1", "b1"}, {"w1", "b1", "w2", "b2"}, *({"w1", "b1"} | those for those in _POOLING)):
         raise SubstyleError(f"{path}: not a probe, unexpected tensors {sorted(names)}")
     w1, b1 = tensors["w1"], tensors["b1"]
+    tokens, groups = int(metadata.get("tokens", 0)), int(metadata.get("groups", 0))
     good = w1.ndim == 3 and b1.shape == w1.shape[:2] and len(w1) > 0
-    if good and "w2" in tensors:
+    if good and "query" in tensors:
+        good = tokens > 0 < groups and _good_pooling(tensors, groups)
+    elif good and "w2" in tensors:
         w2, b2 = tensors["w2"], tensors["b2"]
         good = w2.ndim == 3 and b2.shape == w2.shape[:2] and (w2.shape[0], w2.shape[2]) == tuple(w1.shape[:2])
     if not good:
         raise SubstyleError(f"{path}: not a probe, invalid shapes { {k: tuple(v.shape) for k, v in tensors.items()} }")
     if any(v.dtype != torch.float32 or not bool(torch.isfinite(v).all()) for v in tensors.values()):
         raise SubstyleError(f"{path}: weights must be finite float32 numbers")
-    return Heads(w1, b1, tensors.get("w2"), tensors.get("b2"))
+    found: Heads
+    if "query" in tensors:
+        order = ("query", "key", "value", "w1", "b1")
+        found = AttentionHeads(*(tensors[name] for name in order if name in tensors), tokens=tokens, groups=groups)
+    else:
+        found = Heads(w1, b1, tensors.get("w2"), tensors.get("b2"))
+    count = sum(len(output["labels"]) for output in metadata["outputs"])
+    if count != found.outputs or metadata["dim"] != w1.shape[2] * (tokens if "query" in tensors else 1):
+        raise SubstyleError(f"{path}: header does not match the weights")
+    return found
 
 
-def _metadata(path: Path | str, header: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _good_pooling(tensors: Mapping[str, torch.Tensor], groups: int) -> bool:
+    """Whether shapes of queries, keys and values match the classifier."""
+    heads, _, width = tensors["w1"].shape
+    square = (heads, width, width)
+    query = (heads, width) if "key" in tensors else (heads, groups, width)
+    given = tensors["query"].shape, tensors["value"].shape, tensors.get("key", tensors["value"]).shape
+    return width % groups == 0 and given == (query, square, square)
+
+
+def _metadata(path: Path | str, header: str) -> dict[str, Any]:
     try:
         metadata = json.loads(header)
     except (ValueError, RecursionError) as error:
@@ -167,7 +210,6 @@ def _metadata(path: Path | str, header: str, tensors: Mapping[str, torch.Tensor]
         value = metadata.get(name, low)
         if type(value) is not int or not low <= value <= high:
             raise SubstyleError(f"{path}: missing or invalid {name!r} in the header")
-    count = 0
     names = set()
     for output in metadata["outputs"]:
         labels = output.get("labels") if isinstance(output, dict) else None
@@ -175,7 +217,6 @@ def _metadata(path: Path | str, header: str, tensors: Mapping[str, torch.Tensor]
         if len(texts) < 2 or not all(isinstance(text, str) for text in texts) or texts[0] in names:
             raise SubstyleError(f"{path}: missing or invalid 'outputs' in the header")
         names.add(texts[0])
-        count += len(texts) - 1
-    if not names or count != tensors.get("b2", tensors["b1"]).shape[1] or metadata["dim"] != tensors["w1"].shape[2]:
+    if not names:
         raise SubstyleError(f"{path}: header does not match the weights")
     return metadata

@@ -123,46 +123,60 @@ def _lines(path: Path) -> list[str]:
 
 
 SAMPLE = 65_536  # rows: means and standard deviations are accurate to 0.4 % of a standard deviation
-_CHUNK = 8_192
+_FEWEST = 4_096  # rows of tokens
+_CHUNK, _WIDE = 8_192, 1 << 26  # rows and numbers at once
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """``(x - mean) * scale``, with scale 0 for constant features. Shapes: (D,) float32 each."""
+    """``(x - mean) * scale``, with scale 0 for constant features. Shapes: (D,) float32 each; of tokens (P * D,).
+
+    All tokens have the same mean and scale.
+    """
 
     mean_D: NDArray[np.float32]
     scale_D: NDArray[np.float32]
 
 
 def standard_of(table: EmbeddingTable, task: Task, seed: int) -> Standardizer:
-    """Mean and 1 / standard deviation of stored embeddings over a task's training rows (a fixed sample of 65,536).
+    """Mean and 1 / standard deviation of stored embeddings over a task's training rows.
+
+    These are a fixed sample of 65,536, or of tokens as many rows as have 65,536 tokens, but at least 4,096.
 
     Raises:
         SubstyleError: an embedding is not finite.
     """
-    return over(table, *task.sample(task.train_N, SAMPLE, np.random.default_rng([seed, 0x737464])))
+    return over(table, *task.sample(task.train_N, _sample(table), np.random.default_rng([seed, 0x737464])))
+
+
+def _sample(table: EmbeddingTable) -> int:
+    return max(SAMPLE // table.tokens, _FEWEST) if table.tokens else SAMPLE
 
 
 def over(table: EmbeddingTable, t_B: I64, n_B: I64) -> Standardizer:
     """Mean and 1 / standard deviation over rows. Raises SubstyleError if an embedding is not finite."""
-    shift = table.take(t_B[:1], n_B[:1])[0].astype(np.float32)  # subtracted to avoid cancellation in the sums
-    mean_D, ones = torch.from_numpy(shift), torch.ones(table.width)
-    total, squares = np.zeros(table.width), np.zeros(table.width)
-    for start in range(0, len(t_B), _CHUNK):
-        here = slice(start, start + _CHUNK)
+    tokens = max(table.tokens, 1)
+    width = table.width // tokens
+    shift = table.take(t_B[:1], n_B[:1])[0, :width].astype(np.float32)  # subtracted to avoid cancellation in the sums
+    mean_D, ones = torch.from_numpy(np.tile(shift, tokens)), torch.ones(table.width)
+    total, squares = np.zeros(width), np.zeros(width)
+    size = max(1, min(_CHUNK, _WIDE // table.width))
+    for start in range(0, len(t_B), size):
+        here = slice(start, start + size)
         x_RD, row_B = raw(table, t_B[here], n_B[here])
         rows = torch.from_numpy(row_B)
-        part = gather(x_RD, rows, mean_D, ones, torch.empty(len(rows), table.width)).numpy()
+        part = gather(x_RD, rows, mean_D, ones, torch.empty(len(rows), table.width)).numpy().reshape(-1, width)
         total += part.sum(axis=0, dtype=np.float64)
         squares += np.einsum("nd,nd->d", part, part, dtype=np.float64)
-    mean = total / len(t_B)
-    deviation = np.sqrt(np.maximum(squares / len(t_B) - mean**2, 0.0))
+    count = len(t_B) * tokens
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     mean += shift
     if not np.isfinite(mean).all() or not np.isfinite(deviation).all():
         raise not_finite(table)
     varies = deviation > 1e-5 * np.maximum(np.abs(mean), 1e-3)
-    scale = np.divide(1.0, deviation, out=np.zeros(table.width), where=varies)
-    return Standardizer(mean.astype(np.float32), scale.astype(np.float32))
+    scale = np.divide(1.0, deviation, out=np.zeros(width), where=varies)
+    return Standardizer(*(np.tile(v.astype(np.float32), tokens) for v in (mean, scale)))
 
 
 def raw(table: EmbeddingTable, t_B: I64, n_B: I64) -> tuple[torch.Tensor, I64]:
@@ -341,7 +355,7 @@ def _centre(table: EmbeddingTable, seed: int) -> Standardizer:
     """Standardisation before rounding, from a sample of variants of training images."""
     images, variants = table.rows(TRAIN), len(table.transformations)
     cells = np.random.default_rng([seed, 0x696E7438]).choice(
-        len(images) * variants, min(SAMPLE, len(images) * variants), replace=False
+        len(images) * variants, min(_sample(table), len(images) * variants), replace=False
     )
     cells.sort()
     t_B, place = np.divmod(cells, len(images))

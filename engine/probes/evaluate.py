@@ -19,7 +19,7 @@ from substyle.engine.probes.tasks import UNKNOWN, Task
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 
-_ROWS = 4096
+_ROWS, _WIDE = 4096, 1 << 24  # rows and numbers at once
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def score(features: Features, task: Task, outputs: slice, heads: Heads, images: 
     confusion = np.zeros(classes * classes, np.int64)
     t, n = task.rows(task.score_T, task.test_N)
     place = np.searchsorted(images, n)
-    for start in range(0, len(t), _ROWS):
-        here = slice(start, start + _ROWS)
+    size = max(1, min(_ROWS, _WIDE // features.width))
+    for start in range(0, len(t), size):
+        here = slice(start, start + size)
         logits_KCB = forward(heads, features(t[here], n[here]))[:, outputs]
         predicted_SB = logits_KCB.argmax(1).cpu().numpy()
         answers = task.answers(t[here], n[here])

@@ -35,6 +35,8 @@ class Setting:
         loss: weight of each part of the loss.
         score: weight of each part in the validation accuracy.
         depth: hidden layers of an MLP.
+        kind: ``attentive`` or ``efficient``, empty for linear heads and MLPs.
+        groups: attention heads or queries of these.
     """
 
     lr: float
@@ -44,10 +46,14 @@ class Setting:
     loss: tuple[float, ...] = (1.0,)
     score: tuple[float, ...] = (1.0,)
     depth: int = 1
+    kind: str = ""
+    groups: int = 0
 
     def describe(self) -> dict[str, Any]:
-        """The setting as JSON; the width of a linear head is null."""
-        return {"lr": self.lr, "weight_decay": self.weight_decay, "width": self.width or None}
+        """The setting as JSON; the width of a head without hidden units is null."""
+        groups = {"attentive": "attention_heads", "efficient": "queries"}
+        own = {groups[self.kind]: self.groups} if self.kind else {}
+        return {"lr": self.lr, "weight_decay": self.weight_decay, "width": self.width or None, **own}
 
 
 def grid(config: ProbeConfig) -> list[Setting]:
@@ -148,6 +154,7 @@ class HeadBank:
         self.width, self.depth = settings[0].width, settings[0].depth
         self.dropout = Dropout(dropout, seeds)
         self.in_turn = takes_turns(self.width, device)
+        self.pieces: list[Heads]
         if self.in_turn:
             every = initial(self.width, inputs, outputs, 1, seeds, device, self.depth).parameters
             self.pieces = [

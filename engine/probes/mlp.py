@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.probes import attentive
 from substyle.engine.probes.batches import BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Estimate, resample, score, uniform_over
@@ -79,8 +80,9 @@ def train_mlp(
     config: ProbeConfig,
     times_SN: NDArray[np.float64] | None = None,
     advance: Advance = lambda count: None,
+    head: str = "mlp",
 ) -> Mlp:
-    """Train the MLP of a task.
+    """Train the MLP of a task, or an attentive or efficient head.
 
     Args:
         features: standardise the rows.
@@ -88,11 +90,17 @@ def train_mlp(
         config: grid, steps and doublings.
         times_SN: as in :func:`substyle.engine.probes.linear.fit_linear`.
         advance: progress callback, receives the number of steps.
+        head: mlp, attentive or efficient; the latter two on features of tokens.
     """
     outputs = slice(0, len(task.labels))
+    if head == "mlp":
+        settings, steps = grid(config), config.mlp_steps
+    else:
+        width = features.width // features.held.table.tokens
+        settings, steps = attentive.settings(config, head, width), config.attentive_steps
     asked = Validation(features, replace(task, train_T=scored_in_validation(task)), outputs, config)
     part = part_of(features, task, config, outputs)
-    each = until_agreed(features, [part], grid(config), config, config.mlp_steps, by_accuracy, [asked], advance)
+    each = until_agreed(features, [part], settings, config, steps, by_accuracy, [asked], advance)
     found = each[""]
     resampled = []
     for s, times_N in enumerate([] if times_SN is None else times_SN):
@@ -158,7 +166,7 @@ def scored_in_validation(task: Task) -> NDArray[np.int64]:
 
 
 def _stacked(heads: Sequence[Heads]) -> Heads:
-    return Heads(*(torch.cat(parts) for parts in zip(*(each.parameters for each in heads), strict=True)))
+    return heads[0].like([torch.cat(parts) for parts in zip(*(each.parameters for each in heads), strict=True)])
 
 
 # The multi-task probe has one hidden layer, a transformation head and a class head.

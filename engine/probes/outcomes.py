@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.probes.attentive import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.kernels.errors import SubstyleError
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
+TOKEN_HEADS = (ATTENTIVE, EFFICIENT)
 _BY_RESAMPLE = "by_resample:"  # prefix of these arrays in the scores file
 
 
@@ -114,8 +116,9 @@ _NORMAL = NormalDist()
 def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
     """Create ``comparisons`` of results.json: differences a - b for every pair of backbones, task, metric and head.
 
-    Also compares each backbone's MLP with its linear head on the fine task, as head ``mlp-linear`` with a = b. Only
-    common images and transformations are compared; pairs without any are left out.
+    Also compares other heads of each backbone with its linear head, with a = b: as head ``mlp-linear`` on the fine
+    task, as ``attentive-linear`` and ``efficient-linear`` on all tasks. Only common images and transformations are
+    compared; pairs without any are left out.
 
     Returns:
         rows of ``task``, ``metric`` (accuracy of fine, equal_fine, rotation and equal_rotation; styles of both
@@ -135,9 +138,11 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
         names = [name for name in a.scores if name in b.scores and "/twin-" not in name]
         rows += _differences((name_a, a), (name_b, b), [(name, name) for name in names])
     for name, outcome in outcomes.items():
-        if {"fine/mlp", "fine/linear"} <= outcome.scores.keys():
-            made = _differences((name, outcome), (name, outcome), [("fine/mlp", "fine/linear")])
-            rows += [row | {"head": "mlp-linear"} for row in made]
+        for head, tasks in (("mlp", ("fine",)), *((h, ("fine", "coarse", "semantic")) for h in TOKEN_HEADS)):
+            pairs = [(f"{task}/{head}", f"{task}/linear") for task in tasks]
+            pairs = [pair for pair in pairs if set(pair) <= outcome.scores.keys()]
+            made = _differences((name, outcome), (name, outcome), pairs)
+            rows += [row | {"head": f"{head}-linear"} for row in made]
     families: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         families.setdefault((row["task"], row["metric"], row["head"]), []).append(row)

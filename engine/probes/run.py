@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from substyle.engine.probes.checkpoint import save_probe
 from substyle.engine.probes.codelength import grow
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.control_tasks import control, shuffled
-from substyle.engine.probes.dataset import Standardizer, hold, standard_of
+from substyle.engine.probes.dataset import Dataset, Standardizer, hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.linear import Linear, fit_linear
@@ -30,6 +31,7 @@ from substyle.engine.probes.single_task import Single, report, train_single
 from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity, semantic_task
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.store.tokens import averaged
 
 _PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar
 OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # output name of each task
@@ -62,14 +64,18 @@ def run_probes(
         SubstyleError: an empty split, no identity variant, or embeddings that are not finite.
     """
     identity(table)
+    whole, table = table, averaged(table)
     names = [name for name in config.tasks if multitask or name != "multitask"]
-    run = _Run(table, config, names, out_dir if config.save else None, dict(metadata or {}), quiet)
+    known = dict(metadata or {}) | ({"tokens": whole.tokens} if whole.tokens else {})
+    run = _Run(table, config, names, out_dir if config.save else None, known, quiet, whole)
     with _threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
         for name in names:
             if name == "multitask":
                 run.multitask(bar)
             else:
                 run.single(name, bar)
+        for name in names if whole.tokens and config.token_heads else ():
+            run.tokens(name, bar)
         if config.extractability:
             run.extractability(bar)
         if config.complexity:
@@ -95,7 +101,8 @@ class _Run:
     names: Sequence[str]
     folder: Path | None
     metadata: dict[str, Any]
-    quiet: bool = True
+    quiet: bool
+    whole: EmbeddingTable  # with all tokens, of which `table` has the means
     results: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     by_resample: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -125,15 +132,35 @@ class _Run:
                 total += 3 * self.config.multitask_steps if self.tasks["fine"] and self.tasks["semantic"] else 0
             elif self.tasks[name]:
                 total += sum(each[head] for head in self.config.heads)
+                if self.whole.tokens:
+                    total += 3 * self.config.attentive_steps * len(self.config.token_heads)
                 if name != "coarse":
                     total += 3 * self.config.mlp_steps * self.config.complexity
                     total += 2 * sum(each[head] for head in self.config.heads) * self.config.extractability
         return total
 
-    def features(self, task: Task) -> tuple[Features, Standardizer]:
-        """Features standardised for a task, and the standardisation."""
-        device, standard = self.held.device, standard_of(self.table, task, self.config.seed)
-        return Features(self.held, standard, device, pick_dtype(self.config.precision, device)), standard
+    def features(self, task: Task, held: Dataset | None = None) -> tuple[Features, Standardizer]:
+        """Features standardised for a task, and the standardisation; by default of the means over tokens."""
+        held = held or self.held
+        standard = standard_of(held.table, task, self.config.seed)
+        return Features(held, standard, held.device, pick_dtype(self.config.precision, held.device)), standard
+
+    @cached_property
+    def held_tokens(self) -> Dataset:
+        """All tokens."""
+        return hold(self.whole, self.config, self.held.device, quiet=self.quiet)
+
+    def tokens(self, name: str, bar: ProgressBar) -> None:
+        """Train the heads of tokens for a task."""
+        task = self.tasks.get(name)
+        if task is None:
+            return
+        features, standard = self.features(task, self.held_tokens)
+        for head in self.config.token_heads:
+            bar.note(f"{name} {head}")
+            one = self._train(f"{name}/{head}", features, task, head, bar)
+            self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
+            self._save(name, head, one, standard)
 
     def single(self, name: str, bar: ProgressBar) -> None:
         """Train a task with each head, and the rotation and equal-width probes that follow linear ones."""

@@ -59,13 +59,16 @@ def train_single(
 
     Args:
         features: standardise the rows.
-        head: linear or mlp.
+        head: linear, mlp, attentive or efficient; the latter two on features of tokens.
         group_N: groups of all images, for resamples of the training photographs.
     """
     count = config.resamples if head == "linear" else config.mlp_resamples
     times_SN = resampled_images(task, group_N, count, config.seed)
-    make = fit_linear if head == "linear" else train_mlp
-    made: Linear | Mlp = make(features, task, config, times_SN, advance)
+    made: Linear | Mlp
+    if head == "linear":
+        made = fit_linear(features, task, config, times_SN, advance)
+    else:
+        made = train_mlp(features, task, config, times_SN, advance, head)
     outputs = slice(0, len(task.labels))
     others = made.resampled.heads if isinstance(made.resampled, Fit) else made.resampled
     training_ST = None if others is None else score(features, task, outputs, others, images).accuracy_ST

@@ -7,7 +7,7 @@ weights are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.probes.attentive import AttentionBank
 from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, DeviceBatches, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import DeviceHeadBank, HeadBank, Setting, replays
@@ -25,7 +26,8 @@ from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward, judge
 
 F64 = NDArray[np.float64]
-_PIECE = 4096  # rows per block, to bound the memory of logits
+_PIECE, _WIDE = 4096, 1 << 24  # rows and numbers per block, to bound the memory of logits and rows
+_HELD = 1 << 26  # numbers of validation rows that are kept
 AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
 
 
@@ -45,10 +47,20 @@ class Validation:
         weight = np.ones(len(t))
         if task.name == "coarse":
             weight = 1.0 / np.bincount(answers)[answers]
-        self.x_BD = features(t, n)
+        self.features, self.t_B, self.n_B = features, t, n
+        # wide rows, those of tokens, are gathered again for each validation
+        held = len(t) * features.width <= _HELD
+        self.x_BD = features(t, n) if held else None
         self.outputs = outputs
         self.answers = torch.from_numpy(answers).to(features.device)
         self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
+
+    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Rows in blocks that bound the memory of logits and gathered rows."""
+        size = max(1, min(_PIECE, _WIDE // self.features.width))
+        for start in range(0, len(self.t_B), size):
+            own = slice(start, start + size)
+            yield own, self.features(self.t_B[own], self.n_B[own]) if self.x_BD is None else self.x_BD[own]
 
     def judge(self, heads: Heads) -> tuple[F64, F64]:
         """Accuracy and cross-entropy of each head. Shapes: (K,), (K,)."""
@@ -57,16 +69,14 @@ class Validation:
 
     def totals(self, heads: Heads) -> torch.Tensor:
         """Accuracy and cross-entropy of each head, as a tensor on the device. Shape: (2, K)."""
-        total = torch.zeros(2, len(heads), dtype=torch.float64, device=self.x_BD.device)
-        for start in range(0, len(self.x_BD), _PIECE):
-            own = slice(start, start + _PIECE)
-            total += torch.stack(judge(heads, self.x_BD[own], self.answers[own], self.weight[own], self.outputs))
+        total = torch.zeros(2, len(heads), dtype=torch.float64, device=self.features.device)
+        for own, x_BD in self._blocks():
+            total += torch.stack(judge(heads, x_BD, self.answers[own], self.weight[own], self.outputs))
         return total
 
     def right(self, heads: Heads) -> torch.Tensor:
         """Whether each head is right on each row. Shape: (K, B) bool."""
-        pieces = torch.split(self.x_BD, _PIECE)
-        picked_KB = torch.cat([forward(heads, x_BD)[:, self.outputs].argmax(1) for x_BD in pieces], 1)
+        picked_KB = torch.cat([forward(heads, x_BD)[:, self.outputs].argmax(1) for _, x_BD in self._blocks()], 1)
         return picked_KB == self.answers
 
     def difference(self, a: Heads, b: Heads, within: float = AGREEMENT) -> tuple[float, bool]:
@@ -164,13 +174,17 @@ def train(
     """
     seeds = [config.seed] if seeds is None else seeds
     outputs = max(part.outputs.stop for part in parts)
-    replayed = replays(features.device)
+    kind = settings[0].kind
+    replayed = replays(features.device) and not kind
     make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
     banks: list[HeadBank] = [
         make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
         for shape in dict.fromkeys((s.width, s.depth) for s in settings)
         for own in ([s for s in settings if (s.width, s.depth) == shape],)
     ]
+    if kind:
+        tokens = features.held.table.tokens
+        banks = [AttentionBank(settings, features.width, tokens, outputs, seeds, features.device)]
     validation = [Validation(features, part.task, part.outputs, config) for part in parts]
     done = 0
     at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
@@ -201,5 +215,5 @@ def _evaluated(bank: HeadBank, validation: Sequence[Validation], steps: int) -> 
         own = slice(g * bank.seeds, (g + 1) * bank.seeds)
         accuracy = sum(w * float(a[own].mean()) for w, (a, _) in zip(setting.score, judged, strict=True))
         loss = sum(w * float(v[own].mean()) for w, (_, v) in zip(setting.loss, judged, strict=True) if w > 0)
-        found.append((setting, Trained(setting, Heads(*bank.parameters(g)), accuracy, loss, steps)))
+        found.append((setting, Trained(setting, bank.pieces[0].like(bank.parameters(g)), accuracy, loss, steps)))
     return found

@@ -112,7 +112,7 @@ def _output(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor |
         raise ValueError(f"its {out.shape[1] - first} patches are not a square")
     patches = out[:, first:].transpose(1, 2)
     has_class = first and getattr(network, "cls_token", None) is not None
-    return patches.unflatten(2, (side, side)), out[:, :first] if has_class else None
+    return patches.reshape(*patches.shape[:2], side, side), out[:, :first] if has_class else None
 
 
 def tokens(name: str, network: nn.Module, grid: int | None, *, side: int) -> tuple[nn.Module, str]:

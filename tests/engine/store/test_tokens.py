@@ -107,10 +107,10 @@ def test_another_number_of_tokens_is_refused(tmp_path: Path) -> None:
     store, _ = filled(tmp_path / "s.zarr")
     with pytest.raises(DifferentError, match="tokens 4 in the store, 2 now"):
         store.ensure_backbone(of_tokens(2), FOUND)
+    other = EmbeddingStore.create(tmp_path / "o.zarr", SETTINGS)
+    other.add_images(["a"], np.zeros(1, np.int64), ["x"], np.zeros(1, np.int8))
+    other.ensure_backbone(of_tokens(5), FOUND)  # 12 numbers are not five tokens
     with pytest.raises(StoreError, match="damaged catalog file"):
-        other = EmbeddingStore.create(tmp_path / "o.zarr", SETTINGS)
-        other.add_images(["a"], np.zeros(1, np.int64), ["x"], np.zeros(1, np.int8))
-        other.ensure_backbone(of_tokens(5), FOUND)  # 12 numbers are not five tokens
         read(other.path)
 
 

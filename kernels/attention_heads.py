@@ -1,0 +1,101 @@
+"""Probe heads that pool tokens by attention before a linear classifier, K at once.
+
+A head has G groups. Group g weights the P tokens x_p of an image by ``a_gp = softmax_p(u_g · x_p)`` and pools a slice
+of D / G values: ``y_g = sum_p a_gp V_g x_p``. The slices, one after another, are classified: ``outputs = W y + b``.
+There is no MLP, residual or output projection. The two kinds differ in ``u_g``:
+
+- *attentive*: ``u_g = K_g^T q_g / sqrt(D / G)``: one learned query q in G slices, with keys K and values V. This is
+  multi-head cross-attention with one query, as in El-Nouby et al., "Scalable pre-training of large autoregressive image
+  models" (AIM, ICML 2024); Bardes et al., "Revisiting feature prediction" (V-JEPA, 2024) adds an MLP.
+- *efficient*: ``u_g = q_g / sqrt(D)``: G learned queries on the tokens themselves, without keys: efficient probing,
+  Psomas et al., "Attention, please! Revisiting attentive probing through the lens of efficiency" (ICLR 2026).
+
+Both follow with a linear classifier. Those papers normalise features by batch statistics; here tokens are standardised
+by those of the training set, so that a prediction does not depend on its batch.
+
+Tokens are pooled before they are projected to values, and a key is applied to its query instead of to all tokens:
+the results are the same, and a step costs O(P D G) instead of O(P D²) operations per image.
+
+Shapes: B batch, P tokens, D width of a token, K heads, G groups, C outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from substyle.kernels.probe_heads import Heads
+
+
+class AttentionHeads(Heads):
+    """K attentive or efficient heads and their Adam state.
+
+    Args:
+        parameters: query (K, D), keys (K, D, D), values (K, D, D), weights (K, C, D) and biases (K, C) of attentive
+            heads; queries (K, G, D), values, weights and biases of efficient ones.
+        tokens: P.
+        groups: G, a divisor of D.
+    """
+
+    def __init__(self, *parameters: torch.Tensor, tokens: int, groups: int) -> None:
+        super().__init__(*parameters)
+        self.tokens, self.groups = tokens, groups
+
+    def folded(self, mean_D: torch.Tensor, scale_D: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Equal heads of tokens that are not standardised, by the names of their parameters, on the CPU.
+
+        A constant added to all tokens does not change the attention, and the weights of the tokens sum to 1.
+
+        Args:
+            mean_D, scale_D: standardisation ``(x - mean) * scale``, of all tokens the same. Shapes: (P * D,), float64.
+        """
+        *scoring, value, weight, bias = (p.detach().cpu().double() for p in self.parameters)
+        width = value.shape[2]
+        scale, mean = scale_D[:width], mean_D[:width]
+        scoring[-1] = scoring[-1] * scale  # of keys, or of queries without keys
+        value = value * scale
+        bias = bias - torch.einsum("kcd,kd->kc", weight, value @ mean)
+        names = ("query", "key")[: len(scoring)]
+        found = dict(zip((*names, "value", "w1", "b1"), (*scoring, value, weight, bias), strict=True))
+        return {name: tensor.float() for name, tensor in found.items()}
+
+    def like(self, parameters: Sequence[torch.Tensor]) -> AttentionHeads:
+        """Heads of this kind with other parameters, without moments."""
+        return AttentionHeads(*parameters, tokens=self.tokens, groups=self.groups)
+
+    @property
+    def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weights and biases of the classifier."""
+        return [(self.parameters[-2], self.parameters[-1])]
+
+    @property
+    def scores_KGD(self) -> torch.Tensor:
+        """The vectors u, whose products with tokens are the logits of the attention."""
+        query, *key = self.parameters[:-3]
+        count, width, _ = self.parameters[-3].shape
+        if not key:
+            return query / math.sqrt(width)
+        query_KGE = query.view(count, self.groups, -1)
+        key_KGED = key[0].view(count, self.groups, -1, width)
+        return torch.einsum("kge,kged->kgd", query_KGE, key_KGED) / math.sqrt(width // self.groups)
+
+    def attention(self, x_BPD: torch.Tensor) -> torch.Tensor:
+        """Weights of the tokens, (B, P, K, G) float32, sum 1 over tokens. Products in the dtype of ``x_BPD``."""
+        u_KGD = self.scores_KGD
+        logits = x_BPD.flatten(0, 1) @ u_KGD.flatten(0, 1).to(x_BPD.dtype).T
+        return logits.float().view(*x_BPD.shape[:2], *u_KGD.shape[:2]).softmax(1)
+
+    def logits(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Logits (K, C, B) float32 of rows of P · D numbers. Products in the dtype of ``x_BD``."""
+        value, weight, bias = self.parameters[-3:]
+        count, width, kind = len(self), value.shape[2], x_BD.dtype
+        x_BPD = x_BD.view(-1, self.tokens, width)
+        attention = self.attention(x_BPD).flatten(2).to(kind)  # (B, P, K * G)
+        pooled = torch.bmm(attention.transpose(1, 2), x_BPD)  # (B, K * G, D)
+        of_group = value.view(count * self.groups, width // self.groups, width).to(kind)
+        y = torch.bmm(pooled.transpose(0, 1), of_group.transpose(1, 2))  # (K * G, B, D / G)
+        y_KBD = y.view(count, self.groups, len(x_BD), -1).transpose(1, 2).flatten(2)
+        logits_KBC = torch.bmm(y_KBD, weight.to(kind).transpose(1, 2)).float() + bias[:, None]
+        return logits_KBC.transpose(1, 2)
