@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -302,7 +303,8 @@ class Study:
     source: SourceConfig = field(default_factory=SourceConfig)
     """Kind and columns of the source of photographs, if not detected."""
     suite: str = "substance31"
-    """Name of a suite, or comma-separated names of transformations."""
+    """Suites, suite files (``.toml``) and transformations, joined by ``+`` or commas. ``@3`` after a name fixes the
+    severity, ``@1..5`` takes each of these."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
     """Seed of variants, splits, probes and samples."""
     resample_by: ResampleBy = "photograph"
@@ -374,6 +376,7 @@ def load_study(path: Path, *, device: str | None = None, runtime: str | None = N
             synsets=folder / source.synsets if source.synsets else None,
             names=folder / source.names if source.names else None,
         ),
+        suite=re.sub(r"[^+,]+\.toml", lambda part: str(folder / part[0].strip()), study.suite),
         plugins=tuple(folder / plugin for plugin in study.plugins),
         shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
     )

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -26,7 +28,10 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.code import source_digest
 
 CANVAS = 224  # the side S that strengths in px refer to
-COARSE = ("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style")
+COARSE = (
+    *("identity", "blur", "noise", "recolor", "tone", "quality", "warp", "overlay", "halftone", "style"),
+    *("weather", "lighting", "viewpoint", "sensor", "sharpening", "resampling"),
+)
 Role = Literal["train", "held_out"]
 Arrays = Mapping[str, NDArray[Any]]
 Node = Any  # a DALI DataNode; DALI ships no types
@@ -37,11 +42,14 @@ class Choice:
     """A parameter drawn from a few equally likely values, which may be tuples of numbers.
 
     Values in ``px`` are multiplied by S / 224, values in ``S`` by S: both arrive in pixels of the canvas.
+
+    With ``severity``, the values are those of severity 1, 2, … of the transformation.
     """
 
     name: str
     values: tuple[Any, ...]
     unit: str = ""
+    severity: bool = False
 
     draws = 1
 
@@ -53,7 +61,8 @@ class Choice:
 
     def describe(self) -> dict[str, Any]:
         """The parameter as JSON data."""
-        return {"name": self.name, "unit": self.unit, "one_of": list(self.values)}
+        described = {"name": self.name, "unit": self.unit, "one_of": list(self.values)}
+        return {**described, "severity": True} if self.severity else described
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,27 @@ class Transformation:
     network: str = ""  # for made_by="network": name of the network
     split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
     on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
+    stream: str = ""  # name that its random numbers are drawn by, if not its own
+
+    @property
+    def severities(self) -> int:
+        """Number of severities; 0 if it has none."""
+        return max((len(p.values) for p in self.parameters if isinstance(p, Choice) and p.severity), default=0)
+
+    def at(self, severity: int) -> Transformation:
+        """Return the transformation at one severity, named ``name@severity``, with the same random numbers.
+
+        Raises:
+            ConfigError: it has no such severity.
+        """
+        if not 1 <= severity <= self.severities:
+            allowed = f"1 to {self.severities}" if self.severities else f"{self.name}, which has no severities"
+            raise ConfigError("severity", f"{self.name}@{severity}", allowed)
+        fixed = tuple(
+            replace(p, values=(p.values[severity - 1],)) if isinstance(p, Choice) and p.severity else p
+            for p in self.parameters
+        )
+        return replace(self, name=f"{self.name}@{severity}", parameters=fixed, stream=self.stream or self.name)
 
     def describe(self) -> dict[str, Any]:
         """The definition as JSON data, printed by `substyle transforms --json` and covered by the store's hash."""
@@ -151,7 +181,8 @@ class Transformation:
             "parameters": [parameter.describe() for parameter in self.parameters],
             "code": self.code,
         }
-        return definition | ({"split_assets": True} if self.split_assets else {})
+        optional = {"split_assets": self.split_assets, "stream": self.stream}
+        return definition | {key: value for key, value in optional.items() if value}
 
     @cached_property
     def code(self) -> str:
@@ -182,7 +213,7 @@ class Transformation:
         Returns:
             arrays whose first axis is B, by argument name.
         """
-        u_BP = philox.uniforms(keys_B, self.name, sum(p.draws for p in self.parameters))
+        u_BP = philox.uniforms(keys_B, self.stream or self.name, sum(p.draws for p in self.parameters))
         arguments: dict[str, NDArray[Any]] = {}
         start = 0
         for parameter in self.parameters:
@@ -198,7 +229,9 @@ REGISTRY: dict[str, Transformation] = {}
 
 
 def register(transformation: Transformation) -> None:
-    """Register a transformation. Raises ConfigError for a duplicate name or an unknown coarse class."""
+    """Register a transformation. Raises ConfigError for an invalid or duplicate name, or an unknown coarse class."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", transformation.name):
+        raise ConfigError("transformation", transformation.name, "letters, digits, _, - and .")
     if transformation.name in REGISTRY:
         raise ConfigError("transformation", transformation.name, "a name that is not registered yet")
     if transformation.coarse not in COARSE:
@@ -207,10 +240,16 @@ def register(transformation: Transformation) -> None:
 
 
 def get(name: str) -> Transformation:
-    """Return a transformation by name. Raises ConfigError if it does not exist."""
-    if name not in REGISTRY:
-        raise ConfigError("transformation", name, ", ".join(sorted(REGISTRY)))
-    return REGISTRY[name]
+    """Return a transformation by name, ``name@severity`` at one severity. Raises ConfigError if it does not exist."""
+    whole, at, severity = name.partition("@")
+    if whole not in REGISTRY:
+        near = get_close_matches(whole, REGISTRY, n=5)
+        raise ConfigError("transformation", name, f"such as {', '.join(near)}" if near else ", ".join(sorted(REGISTRY)))
+    if not at:
+        return REGISTRY[whole]
+    if not re.fullmatch("[1-9][0-9]?", severity):
+        raise ConfigError("severity", name, "name@severity, such as name@3")
+    return REGISTRY[whole].at(int(severity))
 
 
 def dali(

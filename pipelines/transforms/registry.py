@@ -1,13 +1,19 @@
-"""Load transformations of the package and of plug-ins; define suites."""
+"""Load transformations of the package, of plug-ins and of suite files; define suites."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import pkgutil
+import re
 import sys
+import tomllib
+from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any, get_args
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import transforms
@@ -26,13 +32,16 @@ def load_all() -> None:
 
 @cache
 def load_plugin(path: str | Path) -> None:
-    """Run a Python file that registers transformations, once per path.
+    """Run a Python file that registers transformations, or read a suite file (.toml), once per path.
 
     Raises:
         ConfigError: not a Python file, a syntax error, or a duplicate name.
     """
     load_all()
     file = Path(path).absolute()
+    if file.suffix == ".toml":
+        load_suite(path)
+        return
     if not file.is_file() or file.suffix != ".py":
         raise ConfigError("plugin", str(path), "an existing Python file (.py)")
     _run(file)
@@ -61,7 +70,7 @@ def _run(file: Path) -> None:
 
 
 def loaded() -> tuple[Path, ...]:
-    """The plug-ins loaded in this process, in order."""
+    """The plug-ins and suite files loaded in this process, in order."""
     return tuple(_loaded)
 
 
@@ -88,23 +97,143 @@ def suite(name: str) -> tuple[str, ...]:
     """Transformation names of a suite, identity first.
 
     Args:
-        name: name of a suite, or comma-separated names of transformations (identity is optional).
+        name: suites, paths of suite files (`load_suite`) and transformations, joined by ``+`` or ``,``. ``@3`` after a
+            suite or a transformation fixes its severity, ``@1..5`` takes each of these severities.
 
     Raises:
-        ConfigError: unknown name, or a transformation named twice.
+        ConfigError: unknown name or severity, or a transformation named twice.
     """
-    if name in SUITES:
-        return SUITES[name]
     load_all()
-    if "," not in name and name not in base.REGISTRY:
-        raise ConfigError("suite", name, f"{', '.join(sorted(SUITES))}, or comma-separated transformation names")
-    names = [part.strip() for part in name.split(",") if part.strip()]
-    names = ["identity", *(part for part in names if part != "identity")]
-    for i, part in enumerate(names):
-        base.get(part)
-        if part in names[:i]:
-            raise ConfigError("suite", part, "each transformation once")
+    names, parts = ["identity"], [each.strip() for each in re.split("[+,]", name) if each.strip()]
+    if not parts:
+        raise ConfigError("suite", name, f"{', '.join(sorted(SUITES))}, or names of transformations")
+    for part in parts:
+        for member in _members(part):
+            if member == "identity":
+                continue
+            if member in names:
+                raise ConfigError("suite", member, "each transformation once")
+            names.append(member)
     return tuple(names)
+
+
+def _members(part: str) -> list[str]:
+    """Transformations in one part of a suite's name."""
+    if part.endswith(".toml"):
+        return list(load_suite(part))
+    whole, at, severity = part.partition("@")
+    if whole not in SUITES and whole not in base.REGISTRY:
+        near = get_close_matches(whole, [*SUITES, *base.REGISTRY], n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        allowed = f"{', '.join(sorted(SUITES))}, a suite file (.toml), or names of transformations{hint}"
+        raise ConfigError("suite", part, allowed)
+    members = SUITES.get(whole, (whole,))
+    if not at:
+        return list(members)
+    found = re.fullmatch(r"([1-9][0-9]?)(?:\.\.([1-9][0-9]?))?", severity)
+    if found is None:
+        raise ConfigError("suite", part, "@<severity> or @<first>..<last>, such as @3 or @1..5")
+    levels = range(int(found[1]), int(found[2] or found[1]) + 1)
+    if not levels:
+        raise ConfigError("suite", part, "a range of severities that ascends")
+    return [base.get(f"{name}@{level}").name for name in members if name != "identity" for level in levels]
+
+
+@cache
+def load_suite(path: str | Path) -> tuple[str, ...]:
+    """Read a suite from a TOML file and register the transformations that it defines; once per path.
+
+    ``transformations`` lists names, or tables with ``name`` and
+
+    - ``role``, ``coarse``: override those of the transformation;
+    - ``of``: name of an existing transformation of which this is a version, with ``parameters``: a list of equally
+      likely values or ``{ uniform = [low, high] }`` by name; or ``severities``: a list of values, one per severity.
+
+    Raises:
+        ConfigError: the file cannot be read or has an invalid field.
+    """
+    load_all()
+    file = Path(path).absolute()
+    where = f"suite {file.name}"
+    try:
+        rows = tomllib.loads(file.read_text(encoding="utf-8")).get("transformations")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(where, str(path), f"a readable TOML file ({error})") from error
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(f"{where}: transformations", rows, "a list of names or tables")
+    names = []
+    for number, row in enumerate(rows):
+        given = {"name": row} if isinstance(row, str) else row
+        place = f"{where}: transformations[{number}]"
+        unknown = set(given) - _FIELDS if isinstance(given, dict) else {"?"}
+        if unknown or not isinstance(given.get("name"), str):
+            raise ConfigError(place, row, f"a name, or a table with {', '.join(sorted(_FIELDS))}")
+        names.append(_defined(place, given))
+    _loaded.append(file)
+    return tuple(names)
+
+
+_FIELDS = {"name", "of", "role", "coarse", "parameters", "severities"}
+
+
+def _defined(place: str, given: dict[str, Any]) -> str:
+    """Register the transformation of one row of a suite file; returns its name."""
+    name, of = given["name"], given.get("of", given["name"])
+    made = base.get(of)
+    if given.get("role", "train") not in get_args(base.Role):
+        raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))
+    if given.get("coarse", made.coarse) not in base.COARSE:
+        raise ConfigError(f"{place}.coarse", given["coarse"], ", ".join(base.COARSE))
+    changes: dict[str, Any] = {field: given[field] for field in ("role", "coarse") if field in given}
+    drawn = {field: given.get(field, {}) for field in ("parameters", "severities")}
+    known = {parameter.name: parameter for parameter in made.parameters}
+    for field, values in drawn.items():
+        if not isinstance(values, dict) or not set(values) <= set(known):
+            raise ConfigError(f"{place}.{field}", values, f"a table of {', '.join(known) or 'nothing'}")
+        for parameter, value in values.items():
+            known[parameter] = _parameter(
+                f"{place}.{field}.{parameter}", known[parameter], value, field == "severities"
+            )
+    if (drawn["parameters"] or drawn["severities"]) and "of" not in given:
+        raise ConfigError(place, name, "another name, and of = the transformation with these parameters")
+    changed = replace(made, name=name, parameters=tuple(known.values()), **changes)
+    if of == name:
+        if changes:
+            base.REGISTRY[name] = changed
+        return name
+    base.register(changed)
+    return name
+
+
+def _parameter(place: str, known: base.Parameter, value: Any, severity: bool) -> base.Parameter:  # noqa: ANN401
+    """A parameter of a suite file."""
+    if isinstance(value, dict) and not severity:
+        low_high = value.get("uniform")
+        if (
+            set(value) == {"uniform"}
+            and isinstance(low_high, list)
+            and len(low_high) == 2
+            and all(map(_number, low_high))
+        ):
+            signed, count = (known.signed, known.count) if isinstance(known, base.Uniform) else (False, 1)
+            return base.Uniform(known.name, float(low_high[0]), float(low_high[1]), known.unit, signed, count)
+    elif isinstance(value, list) and value:
+        values = tuple(tuple(each) if isinstance(each, list) else each for each in value)
+        like = known.values[0] if isinstance(known, base.Choice) else 0.0
+        width = len(like) if isinstance(like, tuple) else 0
+        fits = (_numbers(v, width) if width else _number(v) for v in values)
+        if (not isinstance(known, base.Uniform) or known.count == 1) and all(fits):
+            return base.Choice(known.name, values, known.unit, severity)
+    allowed = "a list of values" + ("" if severity else " or { uniform = [low, high] }")
+    raise ConfigError(place, value, f"{allowed}, numbers like {known.describe()}")
+
+
+def _numbers(value: object, width: int) -> bool:
+    return isinstance(value, tuple) and len(value) == width and all(map(_number, value))
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def suite_name(transformations: tuple[str, ...]) -> str:
