@@ -1,0 +1,123 @@
+"""Commands that list transformations, backbones and fields, and names and weights of backbones on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.conftest import the_json
+
+from substyle.engine.cli import main
+
+
+def test_transforms_and_backbones_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transforms", "--json"]) == 0
+    rows = the_json(capsys)["transformations"]
+    assert len(rows) == 31
+    assert rows[0]["name"] == "identity"
+    assert {"name", "coarse", "role", "parameters"} <= set(rows[5])
+    assert sum(row["role"] == "held_out" for row in rows) == 11
+    assert main(["backbones", "--json"]) == 0
+    assert len(the_json(capsys)["families"]) >= 5
+    assert main(["doctor", "--json"]) == 0
+    assert the_json(capsys)["packages"]["torch"]
+
+
+def test_plugin_transformation(tmp_path: Path, two_classes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "solarize.py"
+    plugin.write_text(
+        "import torch\n"
+        "from substyle.pipelines.transforms.base import Choice, kernel\n\n\n"
+        "@kernel('solarize_test', coarse='tone', role='train', parameters=[Choice('threshold', (64, 128))])\n"
+        "def solarize(canvas_BSSC, args, keys_B):\n"
+        "    threshold = torch.from_numpy(args['threshold']).view(-1, 1, 1, 1)\n"
+        "    return torch.where(canvas_BSSC < threshold, canvas_BSSC, 255 - canvas_BSSC)\n"
+    )
+    arguments = ["--plugin", str(plugin), "--suite", "identity,solarize_test", "--json"]
+    assert main(["transforms", *arguments]) == 0
+    assert the_json(capsys)["transformations"][1]["coarse"] == "tone"
+    out = tmp_path / "s.zarr"
+    made = ["embed", str(two_classes), "--store", str(out), "--backbone", "control:pixels", "--limit", "4", "--quiet"]
+    assert main([*made, *arguments]) == 0
+    assert the_json(capsys)["variants"] == 8
+
+
+def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--json"]) == 0
+    out, shown = capsys.readouterr()
+    listed = json.loads(out)
+    rows = {row["name"]: row for row in listed["presets"]}
+    assert {"mae:base", "clip:base", "supervised:base", "align:base", "simclr:resnet50", "can:base"} <= set(rows)
+    assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
+        "architecture": "vit_base_patch16_224.mae",
+        "dim": 768,
+        "side": 224,
+        "licence": "cc-by-nc-4.0",
+    }
+    assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
+    line = next(line for line in shown.splitlines() if line.startswith("align:base ") and " 289 px " in line)
+    assert all(word in line for word in ("640", "0.5/0.5", "kakaobrain/align-base", "Apache-2.0"))
+    assert main(["backbones", "--search", "dinov3", "--json"]) == 0
+    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
+
+
+def test_a_search_that_finds_nothing_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--search", "dinvo2", "--json"]) == 0
+    answer, said = capsys.readouterr()
+    assert "'dinvo2'" in said
+    assert "dinov2" in said
+    assert json.loads(answer) == {"search": "dinvo2", "names": []}
+
+
+def test_the_schema_of_a_study_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    printed = capsys.readouterr().out
+    assert {"name", "backbones", "probes"} <= set(json.loads(printed)["properties"])
+    assert main(["schema", "--out", str(tmp_path / "s.json")]) == 0
+    assert (tmp_path / "s.json").read_text() == printed
+    capsys.readouterr()
+    assert main(["schema", "--json"]) == 0
+    assert the_json(capsys) == json.loads(printed)
+
+
+@pytest.mark.slow
+def test_layers_of_one_network_are_backbones_of_one_store(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--checkpoint for a backbone with = in its name; names are kept in the store."""
+    import timm
+    import torch
+
+    torch.save(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "w.pth")
+    names = ["timm:test_vit@layer=1,pool=avg", "timm:test_vit@layer=-1"]
+    command = ["embed", str(two_classes), "--store", str(tmp_path / "s.zarr"), "--canvas", "64", "--limit", "8"]
+    command += ["--suite", "identity,grayscale", "--precision", "fp32", "--batch", "8"]
+    for name in names:
+        command += ["--backbone", name, "--checkpoint", f"{name}={tmp_path / 'w.pth'}"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(["backbones", "--store", str(tmp_path / "s.zarr"), "--json"]) == 0
+    stored = {row["name"]: row for row in the_json(capsys)["backbones"]}
+    assert set(stored) == set(names)
+    assert len({row["spec"]["weights_hash"] for row in stored.values()}) == 1
+    assert stored[names[0]]["spec"]["pooling"].startswith("avg, block 1")
+    assert main(["verify", str(tmp_path / "s.zarr")]) == 0
+    assert main([*command, "--quiet"]) == 0  # all is there already
+    assert main([*command[:-1], f"{names[1]}@x={tmp_path / 'w.pth'}"]) == 2
+
+
+def test_weights_of_a_backbone_whose_name_holds_an_equals_sign() -> None:
+    from substyle.engine.commands.embed import backbone_choices
+    from substyle.kernels.errors import ConfigError
+
+    names = ["timm:x", "timm:x@layer=1", "timm:x@layer=1,pool=avg"]
+    found = backbone_choices(names, ["timm:x@layer=1,pool=avg=a=b.pth", "timm:x@layer=1=c.pth"])
+    assert [(choice.name, choice.checkpoint) for choice in found] == [
+        ("timm:x", None),
+        ("timm:x@layer=1", Path("c.pth")),
+        ("timm:x@layer=1,pool=avg", Path("a=b.pth")),
+    ]
+    for bad in ("timm:y=c.pth", "timm:x", "timm:x@layer=2=c.pth"):
+        with pytest.raises(ConfigError, match="--checkpoint"):
+            backbone_choices(names, [bad])
