@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.engine.embedding.ray.shards import TROUBLE, embed, photographs
+from tests.engine.embedding.ray.shards import TROUBLE, photographs
 
-from substyle.engine.cli import main
 from substyle.engine.config import RAY, ExecutorConfig
 from substyle.engine.embedding.ray_cluster import joined
 from substyle.pipelines.transforms import base
@@ -49,11 +48,3 @@ def how(plugin: Path) -> Iterator[Path]:
     path = plugin.with_name("how")
     yield path
     path.unlink(missing_ok=True)
-
-
-@pytest.fixture(scope="package")
-def one_worker(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store that this process alone makes of them."""
-    store = tmp_path_factory.mktemp("one") / "s.zarr"
-    assert main([*embed(images, store), "--quiet"]) == 0
-    return store
