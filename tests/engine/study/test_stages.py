@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
@@ -18,15 +19,17 @@ def test_another_gpu_trains_no_probes_again_and_another_kind_of_device_does() ->
 
 
 def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"multitask_steps": 2, "doublings": 1, "widths": (8,), "bootstrap": 100}
     config = ProbeConfig(
-        tasks=("semantic", "multitask"), heads=("linear",), multitask_steps=2, doublings=1, widths=(8,), resamples=0
+        tasks=("semantic", "multitask"), heads=("linear",), Cs=(1e-2,), passes=20, resamples=0, equal_width=0, **small
     )
     backbones = ["control:pixels", "control:random:test_vit"]
     settings = EmbedConfig(precision="fp32")
-    store = embed(two_classes, tmp_path / "s.zarr", backbones, transformations="identity,jpeg", config=settings)
+    images: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
+    store = embed(two_classes, tmp_path / "s.zarr", backbones, config=settings, **images)
     outcomes = stages.probe(store, tmp_path, config, quiet=True)
     assert [set(outcomes[name].results) for name in backbones] == [{"semantic"}, {"semantic"}]
-    alone = ProbeConfig(tasks=("multitask",), multitask_steps=2, doublings=1, widths=(8,))
+    alone = ProbeConfig(tasks=("multitask",), **small)
     assert [stages.probe(store, tmp_path / "a", alone, quiet=True)[name].results for name in backbones] == [{}, {}]
     entry = store.backbone(backbones[1])
     entry.facts["spec"]["control"] = False
