@@ -80,7 +80,9 @@ def test_a_full_disk(warm: Warm, finished: Whole, tmp_path: Path, room: int) -> 
         witness = Witness(finished.store)
         done = witness.look(store)
         assert done > 0 or room < 500_000
-        warm(arguments).wait().require(1, str(folder), os.strerror(28))  # still full
+        ended = warm(arguments).wait()  # still full: seen when something is written, or before
+        assert ended.code in (1, 2)
+        ended.require(ended.code, str(folder), os.strerror(28) if ended.code == 1 else "enough room")
         witness.look(store)
         ballast.unlink()
         warm(arguments).wait().require(0)
