@@ -118,7 +118,8 @@ def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> d
     spec, runtime = entry.facts["spec"], entry.facts["runtime"]
     return {
         "name": entry.name,
-        "dim": entry.dim,
+        "dim": entry.shape[-1],
+        **({"tokens": entry.tokens} if entry.tokens else {}),
         "runtime": runtime["name"],
         "precision": runtime["precision"],
         "device": runtime.get("device"),
@@ -165,6 +166,10 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _tokens(backbone: dict[str, Any]) -> str:
+    return f"{backbone['tokens']} tokens, " if backbone.get("tokens") else ""
+
+
 def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]:
     done, total = backbone["embeddings"]["done"], backbone["embeddings"]["total"]
     shards, present = backbone["shards"], len(backbone["transformations"])
@@ -173,7 +178,7 @@ def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]
     fewer = f"; {present} of the {transformations} transformations" if present < transformations else ""
     runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
     return [
-        f"  {backbone['name']}: {backbone['dim']} wide, {runtime}, {backbone['weights']}",
+        f"  {backbone['name']}: {_tokens(backbone)}{backbone['dim']} wide, {runtime}, {backbone['weights']}",
         f"    {done:,} of {total:,} embeddings{share}, {shards['finished']:,} of {shards['total']:,} shards, "
         f"{_size(backbone['bytes'])}{fewer}",
     ]

@@ -197,8 +197,9 @@ def _claim(identity: str, statement: str, unit: str = "points") -> Claim:
 
 
 def _layers_only(results: Results) -> str:
-    """Note that layers are left out, where a study has nothing else."""
-    return "" if networks(results) or not real(results) else "; layers are not compared, add the network's own output"
+    """Note that layers and tokens are left out, where a study has nothing else."""
+    left_out = not networks(results) and real(results)
+    return "; layers and tokens are not compared, add the network's own output" if left_out else ""
 
 
 def _by_objective(results: Results) -> dict[str, list[str]]:

@@ -115,6 +115,7 @@ _GROUPED: Shape = {"*": {**_TRAINED, "by_transformation": {"*": {"accuracy": _nu
 _TASKS: dict[str, Shape] = {"fine": _number, "fine_ci95": _interval, "semantic": _number, "semantic_ci95": _interval}
 _BACKBONE: Shape = {
     "dim": _whole,
+    "tokens": _whole,
     "control": _flag,
     **dict.fromkeys(("fine", "semantic"), _SINGLE),
     **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
@@ -312,8 +313,8 @@ def layer_of(results: Results, name: str) -> tuple[str, int, int] | None:
 
 
 def networks(results: Results) -> list[str]:
-    """Names of the backbones that are neither controls nor layers of a network."""
-    return [name for name in real(results) if layer_of(results, name) is None]
+    """Names of the backbones that are neither controls, nor layers or tokens of a network."""
+    return [n for n in real(results) if layer_of(results, n) is None and not dig(results, "backbones", n, "tokens")]
 
 
 def heads(results: Results) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import findings, sections, tables
+from substyle.engine.report import attentive, findings, sections, tables
 from substyle.engine.report.data import (
     Column,
     Results,
@@ -323,6 +323,8 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "seen_tables": new_style_tables(results, "train"),
         "rotation_tables": rotation_tables(results),
         "substance_tables": substance_tables(results),
+        "attentive": attentive.attentive(results),
+        "attentive_summary": attentive.attentive_summary(results),
         "multitask": tables.multitask(results),
         "knn": sections.knn_beside_probes(results),
         "balance": sections.balance_bars(results),

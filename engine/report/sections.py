@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, head_name, heads, layer_of, ordered, real, scored
+from substyle.engine.report.data import (
+    HEADS,
+    Column,
+    Results,
+    Table,
+    dig,
+    head_name,
+    heads,
+    layer_of,
+    ordered,
+    real,
+    scored,
+)
 from substyle.engine.report.figures import Matrix, confusion
 from substyle.engine.report.findings import interval_key
 
@@ -73,7 +85,7 @@ def dot_plots(results: Results) -> list[DotPlot]:
             results,
             "Style: which transformation?",
             "fine",
-            [(head, "accuracy", shapes[min(i, 1)], f"{head_name(head)} probe") for i, head in enumerate(tried)],
+            [(head, "accuracy", shape, f"{head_name(head)} probe") for head, shape in zip(tried, shapes, strict=False)],
         ),
         _plot(
             results,
@@ -139,11 +151,12 @@ def knn_beside_probes(results: Results) -> list[Table]:
     ks = sorted(
         {int(k) for name in ordered(results) for k in dig(results, "backbones", name, "knn", "transformation") or {}}
     )
+    pooled = [head for head in heads(results) if head in HEADS]
     probes: dict[str, list[tuple[str, tuple[str, ...]]]] = {
-        "transformation": [(f"{head_name(head)} probe", ("fine", head, "accuracy")) for head in heads(results)],
+        "transformation": [(f"{head_name(head)} probe", ("fine", head, "accuracy")) for head in pooled],
         "class": [
             (f"{head_name(head)}, {word}", ("semantic", head, key))
-            for head in heads(results)
+            for head in pooled
             for key, word in (("clean", "unchanged"), ("obfuscated", "transformed"))
         ],
     }

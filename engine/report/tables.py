@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from substyle.engine.report.attentive import attentive
 from substyle.engine.report.data import Column, Kind, Results, Table, dig, heads, ordered, scored, show, show_interval
 from substyle.engine.report.findings import interval_key
 
@@ -362,6 +363,7 @@ def all_tables(results: Results) -> list[Table]:
         equal_width(results),
         semantic(results),
         multitask(results),
+        attentive(results),
         knn(results),
         neighbours(results),
         geometry(results),

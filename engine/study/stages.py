@@ -367,7 +367,8 @@ def _backbone(
     facts = entry.facts
     objective, data = stated(entry.name)  # for stores created before specs contained them
     return {
-        "dim": entry.dim,
+        "dim": entry.shape[-1],
+        **({"tokens": entry.tokens} if entry.tokens else {}),
         "control": facts["spec"]["control"],
         "spec": {"objective": objective, "data": data, **facts["spec"]},
         "runtime": facts["runtime"],

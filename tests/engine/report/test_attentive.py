@@ -1,0 +1,89 @@
+"""The table of probes of tokens and its sentence, and what tokens are left out of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from substyle.engine.report import attentive, page
+from substyle.engine.report.claims import claims
+from substyle.engine.report.data import Results, networks, validate_results
+
+TOKENS = "alpha@tokens=7"
+
+
+def difference(head: str, task: str, metric: str, value: float, half: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"task": task, "metric": metric, "head": f"{head}-linear", "a": TOKENS, "b": TOKENS}
+    row |= {"difference": value, "ci95": [value - half, value + half], "p": 0.5, "p_holm": 0.5, "se": half / 2}
+    return row | {"two_way_ci95": [value - 3 * half, value + 3 * half], "ci90": None, "se_training": None}
+
+
+@pytest.fixture
+def results(fake: ModuleType) -> Results:
+    made: Results = fake.fake_results({"alpha": (0.9, 0.9), TOKENS: (0.9, 0.9), "control:pixels": (0.4, 0.3)})
+    backbone = made["backbones"][TOKENS] | {"dim": 384, "tokens": 49}
+    for task in ("fine", "coarse", "semantic"):
+        for head in ("attentive", "efficient"):
+            backbone[task] = backbone[task] | {head: dict(backbone[task]["linear"])}
+    made["backbones"][TOKENS] = backbone
+    made["comparisons"] += [
+        difference("attentive", "fine", "accuracy", 0.04, 0.01),
+        difference("attentive", "semantic", "clean", -0.03, 0.02),
+        difference("attentive", "coarse", "held_out", 0.02, 0.01),  # clear over photographs alone
+        difference("efficient", "fine", "accuracy", 0.05, 0.01),
+    ]
+    validate_results(made)
+    return made
+
+
+def test_all_heads_stand_beside_each_other(results: Results) -> None:
+    table = attentive.attentive(results)
+    assert {row[0] for row in table.rows} == {TOKENS}
+    assert [row[2] for row in table.rows] == [
+        "Style",
+        "Coarse, seen",
+        "Coarse, held out",
+        "Class",
+        "Class, transformed",
+    ]
+    names = [column.name for column in table.columns]
+    assert names[3:7] == ["linear", "mlp", "attentive", "efficient"]
+    style, held_out = (dict(zip(names, table.rows[place], strict=True)) for place in (0, 2))
+    backbone = results["backbones"][TOKENS]
+    for head in ("linear", "attentive"):
+        assert style[head] == (backbone["fine"][head]["accuracy"], *backbone["fine"][head]["ci95"])
+    assert style["tokens"] == "49 × 384"
+    assert style["attentive_gain"] == (0.04, 0.03, 0.05)
+    assert held_out["attentive_gain"] == pytest.approx((0.02, -0.01, 0.05))  # over transformations too
+    assert held_out["efficient_gain"] is None
+
+
+def test_the_sentence_counts_clear_differences(results: Results) -> None:
+    text = attentive.attentive_summary(results)
+    assert "attentive probes are clearly better in 1 of 3 scores, most for style of alpha@tokens=7 (+4.0 points" in text
+    assert "and clearly worse in 1, most for class of alpha@tokens=7 (−3.0 points, −5.0 to −1.0)" in text
+    assert "efficient probes are clearly better in 1 of 1 scores" in text
+
+
+def test_probes_that_have_not_converged_are_not_compared(results: Results) -> None:
+    for task in ("fine", "coarse", "semantic"):
+        for head in ("attentive", "efficient"):
+            results["backbones"][TOKENS][task][head]["converged"] = False
+    assert "are not compared" in attentive.attentive_summary(results)
+    assert attentive.attentive(results).rows[0][-1] == "not attentive, efficient"
+
+
+def test_tokens_are_no_network_of_their_own(results: Results, tmp_path: Path) -> None:
+    """As layers, they do not count twice in claims; the page has their section."""
+    assert networks(results) == ["alpha"]
+    assert all(TOKENS not in members for claim in claims(results) for members in claim["groups"].values())
+    text = page.write_report(results, tmp_path).html.read_text(encoding="utf-8")
+    assert 'id="attentive"' in text
+    assert "clearly better in 1 of 3 scores" in text
+    assert (tmp_path / "tables" / "attentive.csv").is_file()
+    del results["backbones"][TOKENS]
+    results["comparisons"] = [r for r in results["comparisons"] if TOKENS not in (r["a"], r["b"])]
+    assert 'id="attentive"' not in page.write_report(results, tmp_path).html.read_text(encoding="utf-8")
