@@ -285,6 +285,7 @@ def _ours(transformation: base.Transformation) -> bool:
 
 SHARD_SECONDS = 60.0  # intended maximum per shard; the documented one is two minutes
 MAX_SHARD_ROWS = 1024
+SHARD_BYTES = 1 << 30  # intended maximum of a backbone's embeddings of a shard, in float32
 OVERHEAD, GPU_OVERHEAD = 0.1, 0.01  # conservative seconds per photograph for decoding and variants
 
 
@@ -397,5 +398,7 @@ def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int
     seconds = (GPU_OVERHEAD if config.on_gpu else OVERHEAD) + sum(variants / backbone.rate for backbone in backbones)
     # shards below a compiled graph's batch save no time: batches are padded
     few = max(images / 4, config.images)
-    rows = max(min(SHARD_SECONDS / seconds, MAX_SHARD_ROWS, few), config.graph_images)
+    widest = max(spec.dim for backbone in backbones for spec in backbone.members or (backbone.spec,))
+    most = min(MAX_SHARD_ROWS, SHARD_BYTES / (4 * variants * widest))
+    rows = max(min(SHARD_SECONDS / seconds, most, few), config.graph_images)
     return 1 << (int(rows).bit_length() - 1)

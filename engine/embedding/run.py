@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, Lo
 from substyle.engine.embedding.plan import EmbedPlan, PendingShards, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
 from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
-from substyle.engine.store import compaction, files, identity, lock
+from substyle.engine.store import arrays, compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import UNLABELLED, BackboneEntry, StoreError, StoreSettings
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest, assign
@@ -132,6 +134,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
             entries = _prepare_store(store, plan, prepared)
         lacks = pending_shards(store, entries, settings.transformations, plan.part)
         _require_present(store, plan, lacks)
+        _require_room(store, entries, lacks, quiet=quiet)
         summary.images, summary.shards = lacks.images, lacks.shards
         summary.variants = summary.images * len(settings.transformations)
         if (age := files.age()) is not None:
@@ -214,6 +217,45 @@ def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShard
         row_M = images.row_N[images.source_N == names.index(absent.name)]
         if np.isin(row_M // store.settings.shard_rows, lacks.shard_W).any():
             raise ConfigError("IMAGES", absent.root, "an existing path; this source has photographs to embed")
+
+
+def _require_room(
+    store: EmbeddingStore, entries: Sequence[BackboneEntry], lacks: PendingShards, *, quiet: bool
+) -> None:
+    """Print the size of the missing embeddings. Raises ConfigError if a local disk has no room for them."""
+    if not len(lacks.shard_W):
+        return
+    count_B = (lacks.size_W[:, None] * lacks.lacking_WBT.sum(2)).sum(0).tolist()
+    chunks_B = lacks.lacking_WBT.sum((0, 2)).tolist()
+    need = sum(n * store.settings.chunk_bytes(entry.dim) for n, entry in zip(chunks_B, entries, strict=True))
+    each = [
+        f"{n:,} of {' × '.join(map(str, entry.shape))} by {entry.name}"
+        for n, entry in zip(count_B, entries, strict=True)
+        if n
+    ]
+    compressed = "" if store.settings.codec == "none" else ", before compression"
+    text, free = f"{_size(need)} of embeddings to store{compressed}: {', '.join(each)}", None
+    if isinstance(store.path, Path):
+        free = shutil.disk_usage(store.path).free
+        text += f"; {_size(free)} are free"
+    if not quiet:
+        print(f"{store.path}: {text}", file=sys.stderr)
+    if free is None or need <= free or store.settings.codec != "none":
+        return
+    sizes = arrays.Sizes()  # chunks that are embedded again are replaced
+    again = (
+        sizes.of(entry.chunk(store.path, name, shard)) or 0
+        for shard, lacked in lacks.lacking.items()
+        for entry, names in zip(entries, lacked, strict=True)
+        for name in names
+    )
+    if need > free + sum(again):
+        smaller = "; @tokens=<side> averages tokens to a smaller grid" if any(e.tokens for e in entries) else ""
+        raise ConfigError("store", str(store.path), f"a disk with enough room for {text}{smaller}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
 def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:

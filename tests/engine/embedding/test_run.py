@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -336,3 +337,24 @@ def test_rows_of_a_shard(rate: float, images: int, batch: int, rows: int) -> Non
     compiled = CompiledBackbone(spec, lambda x: np.zeros((len(x), 4), np.float32), {}, None, rate)
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch)) == rows
     assert shard_rows([compiled], 31, images, EmbedConfig(batch=batch, shard_rows=16)) == 16
+
+
+def test_tokens_are_stored_beside_their_size(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The size is printed before anything is embedded; a disk without room is refused, and nothing is lost."""
+    store = tmp_path / "s.zarr"
+    network = BackboneChoice("control:random:test_resnet@tokens=2", precision="fp32")
+    embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network])
+    found = load_table(EmbeddingStore.open(store), network.name)
+    images = len(found.keys)
+    assert (found.tokens, found.width) == (4, 4 * 96)
+    assert f"{2 * images:,} of 4 × 96 by {network.name}" in capsys.readouterr().err
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("substyle.engine.embedding.run.shutil.disk_usage", lambda path: usage)
+    more = BackboneChoice("control:random:test_resnet@pool=tokens", precision="fp32")
+    with pytest.raises(ConfigError, match=r"0\.0 MB are free; @tokens=<side>"):
+        embed(plan(two_classes, store, "identity,grayscale"), [more], quiet=True)
+    assert EmbeddingStore.open(store).stored_bytes(EmbeddingStore.open(store).backbone(more.name), ["identity"]) == 0
+    again = embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network], quiet=True)
+    assert again.new_shards == 0
