@@ -84,7 +84,7 @@ def until(condition: Callable[[], bool], run: Run, seconds: float = 60.0) -> Non
             ended = run.wait()
             raise AssertionError(f"it ended too early: exit {ended.code}\n{ended.err}")
         assert time.monotonic() < end, "what was waited for did not come"
-        time.sleep(0.001)
+        time.sleep(0.003)
 
 
 @contextmanager

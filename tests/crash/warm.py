@@ -6,6 +6,7 @@ Speaks JSON over a socket whose descriptor is its argument; see `harness.Warm`. 
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import json
 import os
@@ -26,9 +27,12 @@ def prepare() -> None:
     import optree  # noqa: F401
     import pyarrow.dataset  # noqa: F401
     import torch
+    import zarr  # noqa: F401
     from nvidia.dali import fn  # noqa: F401
 
-    from substyle.engine.commands import study  # noqa: F401
+    from substyle.engine import cli  # noqa: F401
+    from substyle.engine.backbones.families import controls  # noqa: F401
+    from substyle.engine.commands import arguments, json_output, study  # noqa: F401
     from substyle.pipelines.transforms.registry import load_all
 
     load_all()
@@ -38,6 +42,8 @@ def prepare() -> None:
     # jemalloc starts its own again after a fork
     if others := [name for name in threads if name != "jemalloc_bg_thd"]:
         raise SystemExit(f"threads run after the imports, and a fork would lose them: {others}")
+    gc.collect()
+    gc.freeze()  # at its end a fork would look through all that was imported, which takes a second
 
 
 def serve(connection: socket.socket) -> dict[str, Any]:
