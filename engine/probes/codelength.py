@@ -5,13 +5,15 @@ The online (prequential) code of Voita & Titov ("Information-theoretic probing w
 with uniform ones. Probabilities are mixed with uniform ones as if one label more had been seen, so that the codelength
 of a class that the first photographs lack is finite: ``p = (R q + 1 / C) / (R + 1)`` after R labels.
 
-Shapes: A sizes, O orders of the training photographs, R bootstrap replicates.
+Shapes: A sizes, O orders of the training photographs, R bootstrap replicates, P vectors that span
+the training rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,6 +59,24 @@ class Grown:
     converged: bool
 
 
+@dataclass(frozen=True)
+class _Space:
+    """Training rows, and the space in which weights are fitted: that of P orthonormal vectors, or all of it."""
+
+    task: Task
+    features: Features
+    basis: CovarianceBasis
+    vector_DP: torch.Tensor | None = None
+
+    def into(self, heads: Heads) -> Heads:
+        """Project the weights."""
+        return heads if self.vector_DP is None else Heads(heads.w1 @ self.vector_DP, heads.b1)
+
+    def out(self, heads: Heads) -> Heads:
+        """Weights for whole embeddings."""
+        return heads if self.vector_DP is None else Heads(heads.w1 @ self.vector_DP.T, heads.b1)
+
+
 @dataclass
 class Growing:
     """Fits linear heads to growing prefixes of random orders of a task's training photographs.
@@ -97,30 +117,38 @@ class Growing:
         """Training rows of the first photographs of each order."""
         return np.array([self.rows(order_N[:size]) for order_N in self.order_ON], np.float64)
 
-    def fitted(self, size: int) -> Grown:
-        """Fit to the first ``size`` photographs of each order; C is the same for all orders."""
-        orders = len(self.order_ON)
+    def fitted(self, size: int, *, code: bool) -> Grown:
+        """Fit to the first ``size`` photographs of each order; C is the same for all orders.
+
+        Args:
+            code: whether ``by_loss`` is needed: it is selected among converged fits, since an early stop regularises.
+        """
+        space = self._space(size)
         fits: dict[float, Fit] = {}
         losses: dict[float, float] = {}
         ranks: dict[float, tuple[float, float]] = {}
+        agreed: dict[float, bool] = {}
         todo = sorted({*self.config.Cs, self.made.C})
-        low, high = min(self.config.Cs) / 10**_FURTHER, max(self.config.Cs) * 10**_FURTHER
-        while todo:
-            fit = self._fit(size, todo)
-            for k, C in enumerate(todo):
-                own = fit.heads.select(range(k * orders, (k + 1) * orders))
-                part = slice(k * orders, (k + 1) * orders)
-                fits[C] = Fit(own, fit.gradient_K[part], fit.passes_K[part], fit.tolerance)
-                losses[C] = self._loss(size, own)
-                ranks[C] = float(self.validation.judge(own)[0].mean()), -losses[C]
-            best = {min(losses, key=losses.__getitem__), max(ranks, key=ranks.__getitem__)}
+        low = max(min(self.config.Cs) / 10**_FURTHER, C_RANGE[0]) * 0.99
+        high = min(max(self.config.Cs) * 10**_FURTHER, C_RANGE[1]) * 1.01
+        while True:
+            if todo:
+                for C, fit in zip(todo, self._fit(space, size, todo), strict=True):
+                    fits[C], losses[C] = fit, self._loss(size, fit.heads)
+                    ranks[C] = float(self.validation.judge(fit.heads)[0].mean()), -losses[C]
+            by_loss, by_accuracy = min(losses, key=losses.__getitem__), max(ranks, key=ranks.__getitem__)
+            if code and by_loss not in agreed:
+                fits[by_loss], losses[by_loss], agreed[by_loss] = self._continued(
+                    space, size, by_loss, fits[by_loss], losses[by_loss]
+                )
+                todo = []
+                continue
+            best = {by_accuracy} | ({by_loss} if code else set())
             further = [min(fits) / 10] * (min(fits) in best) + [max(fits) * 10] * (max(fits) in best)
-            near = (max(low, C_RANGE[0]) * 0.99, min(high, C_RANGE[1]) * 1.01)
-            todo = [float(f"{C:.6g}") for C in further if near[0] <= C <= near[1]]
-        by_loss = min(losses, key=losses.__getitem__)
-        by_accuracy = max(ranks, key=ranks.__getitem__)
-        fits[by_loss], agreed = self._continued(size, by_loss, fits[by_loss], losses[by_loss])
-        converged = agreed and bool(fits[by_accuracy].converged_K.all())
+            todo = [float(f"{C:.6g}") for C in further if low <= C <= high]
+            if not todo:
+                break
+        converged = bool(fits[by_accuracy].converged_K.all()) and (not code or agreed[by_loss])
         return Grown(fits[by_loss].heads, fits[by_accuracy].heads, by_loss, by_accuracy, converged)
 
     def _loss(self, size: int, heads: Heads) -> float:
@@ -129,35 +157,56 @@ class Growing:
         bits_OB = self.bits(heads, self.validation.x_BD, self.validation.answers, rows_O)
         return float((bits_OB * self.validation.weight).sum(1).mean())
 
-    def _continued(self, size: int, C: float, fit: Fit, loss: float) -> tuple[Fit, bool]:
-        """Continue a fit with a third of the tolerance until the loss agrees; returns whether it does."""
+    def _continued(self, space: _Space, size: int, C: float, fit: Fit, loss: float) -> tuple[Fit, float, bool]:
+        """Continue a fit with a third of the tolerance until the loss agrees. Returns fit, loss and whether it does."""
         tighter = 1.0
         for _ in range(self.config.doublings):
             tighter *= TIGHTER
-            before, fit = loss, self._fit(size, [C], fit.heads, tighter)
-            loss, reached = self._loss(size, fit.heads), bool(fit.converged_K.all())
-            same = abs(loss - before) <= max(_AGREEMENT[0] * before, _AGREEMENT[1])
+            (fit,) = self._fit(space, size, [C], fit.heads, tighter)
+            before, loss = loss, self._loss(size, fit.heads)
+            same, reached = abs(loss - before) <= max(_AGREEMENT[0] * before, _AGREEMENT[1]), fit.converged_K.all()
             if same or not reached:
-                return fit, same and reached
-        return fit, False
+                return fit, loss, bool(same and reached)
+        return fit, loss, False
 
-    def _fit(self, size: int, Cs: Sequence[float], start: Heads | None = None, tighter: float = 1.0) -> Fit:
-        """Fit |Cs| x O heads, orders fastest."""
+    def _space(self, size: int) -> _Space:
+        """Training rows of all orders. Few are projected to their span, which contains the weights of the solution."""
+        own_N = np.unique(self.order_ON[:, :size])
+        task = replace(self.task, train_N=own_N)
+        t_R, n_R = task.rows(task.train_T, own_N)
+        if 2 * len(t_R) > self.features.width:
+            return _Space(task, self.features, self.basis)
+        _, value_P, vector_PD = torch.linalg.svd(self.features.full(torch.float64)(t_R, n_R), full_matrices=False)
+        kept = value_P > 1e-6 * value_P[0]
+        vector_DP = vector_PD[kept].T.float().contiguous()
+        projected = copy(self.features)
+        projected.projection = vector_DP
+        unit_PP = torch.eye(vector_DP.shape[1], device=vector_DP.device)
+        return _Space(task, projected, CovarianceBasis(unit_PP, (value_P[kept] ** 2 / len(t_R)).float()), vector_DP)
+
+    def _fit(
+        self, space: _Space, size: int, Cs: Sequence[float], start: Heads | None = None, tighter: float = 1.0
+    ) -> list[Fit]:
+        """Fit O heads for each C."""
         orders = len(self.order_ON)
         first_ON = np.zeros((orders, self.task.distinct_TN.shape[1]))
         for order_N, used_N in zip(self.order_ON, first_ON, strict=True):
             used_N[order_N[:size]] = 1.0
-        own = replace(self.task, train_N=np.flatnonzero(first_ON.any(axis=0)))
         variant_KT = np.tile(self.weight_T, (orders * len(Cs), 1))
-        return solver.fit(
-            TrainingRows(self.features, own, variant_KT, np.tile(first_ON, (len(Cs), 1))),
+        found = solver.fit(
+            TrainingRows(space.features, space.task, variant_KT, np.tile(first_ON, (len(Cs), 1))),
             1.0 / (np.repeat(Cs, orders) * np.tile(self.rows_O(size), len(Cs))),
             tolerance=self.config.tolerance / tighter,
             most=self.config.passes,
-            start=start,
-            basis=self.basis,
+            start=None if start is None else space.into(start),
+            basis=space.basis,
             advance=self.advance,
         )
+        heads, parts = space.out(found.heads), [slice(k * orders, (k + 1) * orders) for k in range(len(Cs))]
+        return [
+            Fit(heads.select(range(own.start, own.stop)), found.gradient_K[own], found.passes_K[own], found.tolerance)
+            for own in parts
+        ]
 
     def bits(self, heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, seen_K: torch.Tensor) -> torch.Tensor:
         """Codelengths of labels after ``seen_K`` labels, float64 (K, B)."""
@@ -205,7 +254,7 @@ def grow(
     curve = _Curve(growing, images, None if group_N is None else group_N[images])
     converged = True
     for size in sorted({*blocks, *sizes} - {growing.count}):
-        grown = growing.fitted(size)
+        grown = growing.fitted(size, code=size in blocks)
         converged &= grown.converged
         if size in blocks:
             code.add(size, grown)

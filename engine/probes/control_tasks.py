@@ -2,8 +2,8 @@
 
 A control task (Hewitt & Liang, "Designing and interpreting probes with control tasks", EMNLP 2019) gives each word a
 random label, which a probe can only memorise; selectivity is the accuracy on the task minus that on the control task.
-Here photographs take the place of words: they recur as variants, but not in other splits. So both tasks are trained on
-some variants of the training photographs and scored on their other variants.
+Here photographs take the place of words: they recur as variants, but not in other splits. So control tasks are trained
+on some variants of the training photographs and scored on their other variants.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Controls:
         task: the task, trained on some variants of the training photographs.
         photographs: its training rows with a random label per photograph.
         rows: its training rows with a random label per row; None for tasks on photographs.
-        scored_N: photographs to score, of the training ones.
-        held_TN: rows to score, other variants of these photographs.
+        scored_N: training photographs to score.
+        held_TN: rows to score, other variants of training photographs.
     """
 
     task: Task
@@ -93,27 +93,33 @@ def control(
         group_N: bootstrap groups of all images, None for images.
 
     Returns:
-        ``seen``: accuracy on the task; ``control``: accuracy on labels per photograph, both on held-out variants of
-        training photographs; ``selectivity``: their difference; ``memorised``: accuracy on labels per row, on the
-        training rows (None for tasks on photographs). Each with ``_ci95``, over the scored photographs.
+        ``task``: accuracy on the task; ``control``: accuracy on labels per photograph, on held-out variants of training
+        photographs; ``selectivity``: their difference; ``memorised``: accuracy on labels per row, on the training rows
+        (not for tasks on photographs). Each with ``_ci95``, over the scored photographs. Tasks on photographs are
+        scored on the same rows as their control; tasks on transformations on test photographs, since the labels of a
+        training photograph's other variants are just those that it was not trained on.
     """
     found = controls_of(task, config.seed)
     fit = _Fitter(features, found.task, made, config, advance)
-    heads = fit(found.task) if found.rows is not None else fit.given
-    pairs = [(found.task, heads, found.held_TN), (found.photographs, fit(found.photographs), found.held_TN)]
-    if found.rows is not None:
-        pairs.append((found.rows, fit(found.rows), found.rows.distinct_TN))
-    outputs, groups = slice(0, len(task.labels)), None if group_N is None else group_N[found.scored_N]
-    estimates: list[Estimate] = []
-    for own, own_heads, rows_TN in pairs:
-        scored = replace(own, distinct_TN=rows_TN, score_T=np.arange(len(rows_TN)), test_N=found.scored_N)
-        right_TN = score(features, scored, outputs, own_heads, found.scored_N).mean_TN
-        weight_T = uniform_over(scored.score_T, len(rows_TN))
-        estimates.append(resample(right_TN, config.bootstrap, config.seed, groups).mean(weight_T))
-    seen, by_photograph, *by_row = estimates
-    named = {"seen": seen, "control": by_photograph, "selectivity": seen - by_photograph}
+
+    def accuracy(own: Task, heads: Heads, rows_TN: NDArray[np.bool_], images: I64) -> Estimate:
+        every_T = np.arange(len(rows_TN))
+        scored = replace(own, distinct_TN=rows_TN, score_T=every_T, test_N=images)
+        right_TN = score(features, scored, slice(0, len(own.labels)), heads, images).mean_TN
+        groups = None if group_N is None else group_N[images]
+        resampled = resample(right_TN, config.bootstrap, config.seed, groups)
+        return resampled.mean(uniform_over(every_T, len(every_T)))
+
+    named: dict[str, Estimate] = {}
+    if found.rows is None:
+        named["task"] = accuracy(found.task, fit.given, found.held_TN, found.scored_N)
+    else:
+        named["task"] = accuracy(found.task, fit(found.task), task.distinct_TN, task.test_N)
+        named["memorised"] = accuracy(found.rows, fit(found.rows), found.rows.distinct_TN, found.scored_N)
+    named["control"] = accuracy(found.photographs, fit(found.photographs), found.held_TN, found.scored_N)
+    named["selectivity"] = named["task"] - named["control"]
     answer: dict[str, Any] = {}
-    for name, estimate in (named | dict(zip(["memorised"], by_row, strict=False))).items():
+    for name, estimate in named.items():
         answer |= {name: estimate.number, f"{name}_ci95": estimate.ci95}
     return answer | {"photographs": len(found.scored_N), "converged": fit.converged}
 

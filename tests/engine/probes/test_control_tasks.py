@@ -52,7 +52,7 @@ def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick,
     made = weakly_regularised(features, task, config) if head == "linear" else train_mlp(features, task, config)
     found = control(features, task, made, config, None)
     assert found["control"] == pytest.approx(1.0, abs=0.02)
-    assert found["seen"] == pytest.approx(1.0, abs=0.02)
+    assert found["task"] == pytest.approx(1.0, abs=0.02)
     assert abs(found["selectivity"]) <= 0.02
     assert "memorised" not in found
 
@@ -62,16 +62,16 @@ def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make,
     config = quick()
     found = control(features, task, weakly_regularised(features, task, config), config, None)
     assert found["control"] == pytest.approx(1.0, abs=0.02)
-    assert found["seen"] < 0.2
+    assert found["task"] < 0.2
     assert found["memorised"] < 0.5  # four variants of a photograph are one vector with four labels
-    assert found["selectivity"] == pytest.approx(found["seen"] - found["control"])
+    assert found["selectivity"] == pytest.approx(found["task"] - found["control"])
 
 
 def test_a_direction_per_transformation_is_selective(make_table: Make, quick: Quick) -> None:
     features, task = setup(make_table(style=4.0), "fine")
     config = quick()
     found = control(features, task, fit_linear(features, task, config), config, None)
-    assert found["seen"] > 0.97
+    assert found["task"] > 0.97
     assert found["selectivity"] > 0.6
     low, high = found["selectivity_ci95"]
     assert low < found["selectivity"] < high
