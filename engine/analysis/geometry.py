@@ -27,7 +27,7 @@ class SampledRows:
     Attributes:
         x_RD: (R, D) float32, rows of unit length (zero rows stay zero).
         image_R: image index of each row in the table.
-        transformation_R: transformation index of each row.
+        transformation_R: index of each row's transformation; severities of one are not distinguished.
         label_R: class of each row's image, -1 if unlabelled.
         group_R: bootstrap group of each row's image.
     """
@@ -103,7 +103,9 @@ def _gather(
         x_RD[start : start + len(rows)] = unit(table.take(t, rows))
         start += len(rows)
     image_R = images_N[i_R]
-    return SampledRows(x_RD, image_R, t_R.astype(np.int64), table.label_N[image_R], table.groups(resample_by)[image_R])
+    order = list(dict.fromkeys(table.families))  # severities count as one transformation
+    family_T = np.array([order.index(family) for family in table.families], np.int64)
+    return SampledRows(x_RD, image_R, family_T[t_R], table.label_N[image_R], table.groups(resample_by)[image_R])
 
 
 def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:

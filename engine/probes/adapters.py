@@ -76,13 +76,16 @@ def fit_multitask(
 
 def _among(task: Task, kept_T: I64) -> Task:
     """A transformation task restricted to some transformations, in training and labels."""
+    kept, place_T = np.unique(task.answer[kept_T], return_inverse=True)
     answer_T = np.full(len(task.answer), UNKNOWN, np.int64)
-    answer_T[kept_T] = np.arange(len(kept_T))
-    labels = tuple(task.labels[t] for t in kept_T)
+    answer_T[kept_T] = place_T
+    labels = tuple(task.labels[label] for label in kept)
     return replace(task, labels=labels, answer=answer_T, train_T=kept_T, score_T=kept_T)
 
 
-def fit_pisco(table: EmbeddingTable, config: ProbeConfig, *, content: float = 0.95, penalty: float = 1.0) -> AdapterLayer:
+def fit_pisco(
+    table: EmbeddingTable, config: ProbeConfig, *, content: float = 0.95, penalty: float = 1.0
+) -> AdapterLayer:
     """Split an embedding linearly into style and content coordinates, in closed form.
 
     Style: for each transformation the direction that separates its variants from the originals, by linear discriminant

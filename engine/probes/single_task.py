@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dose import by_severity
 from substyle.engine.probes.evaluate import Estimate, Resampled, Scores, balanced_over, resample, score, uniform_over
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images
 from substyle.engine.probes.mlp import Mlp, train_mlp
@@ -145,7 +146,7 @@ def report(table: EmbeddingTable, single: Single, config: ProbeConfig, group_N: 
 
 def _fine(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, Any]:
     weight = uniform_over(single.task.score_T, len(table.transformations))
-    return judged.numbers("accuracy", weight) | {"by_transformation": _plain(table, single.task, judged.resampled)}
+    return judged.numbers("accuracy", weight) | _each(table, single.task, judged.resampled)
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,11 @@ def _semantic(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str
     base, count = identity(table), len(table.transformations)
     clean_T = uniform_over([base], count)
     numbers = judged.numbers("clean", clean_T) | judged.numbers("obfuscated", 1.0 - clean_T)
-    return numbers | {"by_transformation": _plain(table, single.task, judged.resampled)}
+    return numbers | _each(table, single.task, judged.resampled)
 
 
-def _plain(table: EmbeddingTable, task: Task, resampled: Resampled) -> Mapping[str, float | None]:
-    return {table.transformations[t]: resampled.one(t).number for t in task.score_T}
+def _each(table: EmbeddingTable, task: Task, resampled: Resampled) -> dict[str, Any]:
+    """Accuracies on each transformation, and against severity where transformations have several."""
+    plain = {table.transformations[t]: resampled.one(t).number for t in task.score_T}
+    curves = by_severity(table.transformations, resampled, task.chance)
+    return {"by_transformation": plain} | ({"by_severity": curves} if curves else {})

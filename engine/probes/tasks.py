@@ -105,14 +105,18 @@ def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -
 
 
 def fine_task(table: EmbeddingTable, seed: int) -> Task | None:
-    """Task to predict the transformation (T classes); None for fewer than two transformations."""
-    count = len(table.transformations)
-    if count < 2:
+    """Task to predict the transformation; None for fewer than two.
+
+    Severities of a transformation are one class, so that accuracies at each severity are comparable.
+    """
+    labels = tuple(dict.fromkeys(table.families))
+    if len(labels) < 2:
         return None
-    every = np.arange(count)
+    every = np.arange(len(table.transformations))
+    answer = np.array([labels.index(family) for family in table.families], np.int64)
     split = images_of(table, np.ones(len(table.keys), bool), seed)
     trainable = _with_rows(table, every, split[0])
-    return Task("fine", table.transformations, False, every, trainable, every, *split, table.distinct_TN)
+    return Task("fine", labels, False, answer, trainable, every, *split, table.distinct_TN)
 
 
 def coarse_task(table: EmbeddingTable, seed: int, seen: Iterable[int] | None = None) -> Task | None:

@@ -90,6 +90,11 @@ class EmbeddingTable:
     tokens: int = 0
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """The transformations without their severity: ``jpeg`` of ``jpeg@3``. Shape: (T,)."""
+        return tuple(name.partition("@")[0] for name in self.transformations)
+
+    @property
     def width(self) -> int:
         """Numbers in a row: D, or P · D of tokens."""
         return int(self.x_TND.shape[2])

@@ -403,7 +403,7 @@ def _cost(
 
 def _chance(table: EmbeddingTable) -> dict[str, float]:
     labels = table.label_N[table.label_N >= 0]
-    chance = {"fine": 1 / len(table.transformations), "coarse": 1 / len(set(table.coarse))}
+    chance = {"fine": 1 / len(set(table.families)), "coarse": 1 / len(set(table.coarse))}
     return chance | ({"semantic": 1 / len(np.unique(labels))} if table.has_classes else {})
 
 

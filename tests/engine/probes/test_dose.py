@@ -1,0 +1,77 @@
+"""Curves of accuracy against severity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from substyle.engine.analysis.geometry import query_rows
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dose import by_severity, halfway
+from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.tasks import fine_task
+from substyle.engine.store.table import EmbeddingTable
+
+SUITE = (
+    ("identity", "identity", "train"),
+    *((f"blur_a@{severity}", "blur", "train") for severity in (1, 2, 3)),
+    ("noise_a", "noise", "train"),
+)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"),
+    [
+        ([0.2, 0.5, 0.8, 1.0], 2.0 + 0.1 / 0.3),  # halfway from 0.2 to 1.0 is 0.6
+        ([0.2, 0.2, 0.2, 1.0], 3.5),
+        ([1.0, 1.0, 1.0, 1.0], 0.5),  # crosses before the first severity
+        ([0.2, 1.0, 0.4, 1.0], 1.5),  # the first crossing
+        ([0.2, 0.2, 0.1, 0.2], np.nan),
+    ],
+)
+def test_halfway(accuracy: list[float], expected: float) -> None:
+    found = halfway(np.arange(1.0, 5.0), np.array([accuracy]), 0.2)
+    np.testing.assert_allclose(found, [expected])
+
+
+def test_halfway_against_a_dense_search() -> None:
+    rng = np.random.default_rng(0)
+    level_L = np.array([1.0, 2.0, 4.0, 5.0])
+    accuracy_RL = rng.random((200, 4))
+    found = halfway(level_L, accuracy_RL, 0.1)
+    x = np.linspace(0, 5, 500_001)
+    for row, value in zip(accuracy_RL, found, strict=True):
+        curve = np.interp(x, [0, *level_L], [0.1, *row])
+        expected = x[np.argmax(curve >= 0.1 + (row.max() - 0.1) / 2)] if row.max() > 0.1 else np.nan
+        np.testing.assert_allclose(value, expected, atol=2e-5)
+
+
+def test_only_transformations_with_several_severities_have_a_curve() -> None:
+    score_TN = np.random.default_rng(0).random((5, 40)) < np.array([[0.9], [0.2], [0.5], [0.9], [0.4]])
+    names = ("identity", "a@3", "a@1", "a@2", "b@2")
+    resampled = resample(score_TN.astype(np.float32), 200, 0)
+    (found,) = by_severity(names, resampled, 0.1).values()
+    assert found["severities"] == [1, 2, 3]
+    assert found["accuracy"] == [float(score_TN[t].mean()) for t in (2, 3, 1)]
+    assert all(low <= value <= high for value, (low, high) in zip(found["accuracy"], found["ci95"], strict=True))
+    low, high = found["halfway_ci95"]
+    assert low <= found["halfway"] <= high
+
+
+def test_severities_are_one_class(make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig]) -> None:
+    table = make_table(suite=SUITE)
+    task = fine_task(table, 0)
+    assert task is not None
+    assert task.labels == ("identity", "blur_a", "noise_a")
+    assert task.answer.tolist() == [0, 1, 1, 1, 2]
+    assert len(np.unique(query_rows(table, 1000, 0).transformation_R)) == 3
+    results = run_probes(table, quick(tasks=("fine", "semantic"), heads=("linear",)), out_dir=None, quiet=True).results
+    fine = results["fine"]["linear"]
+    assert fine["chance"] == pytest.approx(1 / 3)
+    assert set(fine["by_transformation"]) == set(table.transformations)
+    assert fine["by_severity"]["blur_a"]["accuracy"] == [fine["by_transformation"][f"blur_a@{s}"] for s in (1, 2, 3)]
+    assert set(results["semantic"]["linear"]["by_severity"]) == {"blur_a"}
+    assert len(fine["confusion"]["labels"]) == 3
