@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
-from substyle.engine.report.findings import interval_key, listed
+from substyle.engine.report.data import Column, Results, Table, dig, head_name, ordered, scored, show, show_interval
+from substyle.engine.report.findings import interval_key
 
 HEADS = ("linear", "mlp", "attentive", "efficient")
 _SCORES = (
@@ -32,7 +32,7 @@ def attentive(results: Results) -> Table:
             scores = {head: dig(backbone, task, head) for head in HEADS}
             values = [scored(s, key, interval_key(s, task, key)) for s in scores.values()]
             if any(values[2:]):
-                late = [head for head, s in scores.items() if dig(s, "converged") is False]
+                late = [head_name(head) for head, s in scores.items() if dig(s, "converged") is False]
                 gains = [_gain(results, name, head, task, key) for head in HEADS[2:]]
                 shape = f"{backbone['tokens']} × {backbone.get('dim', '?')}"
                 rows.append((name, shape, heading, *values, *gains, f"not {', '.join(late)}" if late else "yes"))
@@ -75,4 +75,4 @@ def attentive_summary(results: Results) -> str:
             clauses.append(text)
     if not clauses:
         return "No attentive probe and its linear probe have converged, so they are not compared."
-    return f"Compared with linear probes of the mean over tokens, {listed(clauses)}."
+    return f"Compared with linear probes of the mean over tokens, {'; '.join(clauses)}."
