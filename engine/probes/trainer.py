@@ -200,8 +200,8 @@ def train(
 
 
 def _steps_at_once(features: Features, parts: Sequence[BatchPart], banks: Sequence[HeadBank]) -> int:
-    """Steps per block: one, or as many as fit into _BLOCK bytes for heads that train in turn."""
-    if not any(bank.in_turn for bank in banks):
+    """Steps per block: one, or as many as fit into _BLOCK bytes for heads that train in turn or read tokens."""
+    if not any(bank.in_turn or bank.settings[0].kind for bank in banks):
         return 1
     size = sum(part.count for part in parts)
     masks = sum(bank.width * bank.depth * bank.seeds for bank in banks if bank.dropout.threshold)
