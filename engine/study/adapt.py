@@ -64,9 +64,10 @@ def adapt(
 
 
 def adaptable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
-    """Return the backbones among ``names`` that are neither controls nor adapted."""
+    """Return the backbones among ``names`` that are neither controls nor adapted, and have one vector per image."""
     entries = [store.backbone(name) for name in names]
-    return [e.name for e in entries if not e.facts["spec"].get("control") and not e.name.startswith(PREFIX)]
+    trained = [e for e in entries if not e.facts["spec"].get("control") and not e.tokens]
+    return [e.name for e in trained if not e.name.startswith(PREFIX)]
 
 
 def _require_adaptable(entry: BackboneEntry) -> None:
