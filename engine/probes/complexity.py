@@ -124,7 +124,7 @@ def report(
         for score_name, (sizes, weight_T) in shown.items():
             estimate = sizes[name].resampled.mean(weight_T)
             row |= {score_name: estimate.number, f"{score_name}_ci95": estimate.ci95}
-            if LINEAR in sizes:
+            if LINEAR in sizes and name != LINEAR:
                 difference = estimate - sizes[LINEAR].resampled.mean(weight_T)
                 row[f"{score_name}_difference"] = difference.number
                 row[f"{score_name}_difference_ci95"] = difference.ci95

@@ -113,6 +113,13 @@ _TRAINED: dict[str, Shape] = {
 _SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS}}
 _GROUPED: Shape = {"*": {**_TRAINED, "by_transformation": {"*": {"accuracy": _number, "ci95": _interval}}}}
 _TASKS: dict[str, Shape] = {"fine": _number, "fine_ci95": _interval, "semantic": _number, "semantic_ci95": _interval}
+_MEASURES = ("task", "control", "selectivity", "memorised", "bits", "compression", "uniform", "needed", "expected")
+_MEASURED: dict[str, Shape] = {
+    **dict.fromkeys(("accuracy", *_MEASURES), _number),
+    **{f"{name}_ci95": _interval for name in _MEASURES},
+    "converged": _flag,
+}
+_SIZED = [f"{score}{kind}" for score in ("fine", "semantic", "obfuscated") for kind in ("", "_difference")]
 _BACKBONE: Shape = {
     "dim": _whole,
     "tokens": _whole,
@@ -121,6 +128,24 @@ _BACKBONE: Shape = {
     **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
     "coarse_redrawn": {"*": {**dict.fromkeys(("sets", "transformations", "mean", "sd", "low", "high"), _number)}},
     "equal_width": {"dim": _whole, "fine": _TRAINED, "rotation": _TRAINED},
+    "extractability": {
+        "*": {
+            "*": {
+                **dict.fromkeys(("selectivity", "codelength"), _MEASURED),
+                "curve": {**_MEASURED, "points": {"*": {"accuracy": _number, "ci95": _interval}}},
+                "shuffled": {**_MEASURED, "range95": _interval, "at_chance": _flag},
+            }
+        }
+    },
+    "complexity": {
+        "*": {
+            **dict.fromkeys(("depth", "width", "fine_parameters", "semantic_parameters"), _whole),
+            **dict.fromkeys((*_SIZED, "fine_validation", "semantic_validation"), _number),
+            **{f"{score}_ci95": _interval for score in _SIZED},
+            **dict.fromkeys(("front", "fine_converged", "semantic_converged"), _flag),
+            "selected": _texts,
+        }
+    },
     "multitask": {
         **_TRAINED,
         **_TASKS,

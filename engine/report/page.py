@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import attentive, findings, sections, tables
+from substyle.engine.report import attentive, extraction, findings, sections, tables
 from substyle.engine.report.data import (
     Column,
     Results,
@@ -315,6 +315,13 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "gallery": read_gallery(gallery, transformations(results)),
         "dot_plots": sections.dot_plots(results),
         "depth_plots": sections.depth_plots(results),
+        "attentive": attentive.attentive(results),
+        "attentive_summary": attentive.attentive_summary(results),
+        "extractability": extraction.extractability(results),
+        "extractability_summary": extraction.extractability_summary(results),
+        "learning_curves": extraction.learning_curves(results),
+        "size_plots": extraction.size_plots(results),
+        "complexity": extraction.complexity(results),
         "overview": tables.overview(results),
         "style_tables": style_tables(results),
         "fine_matrices": sections.matrices(results, "fine"),
@@ -323,8 +330,6 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "seen_tables": new_style_tables(results, "train"),
         "rotation_tables": rotation_tables(results),
         "substance_tables": substance_tables(results),
-        "attentive": attentive.attentive(results),
-        "attentive_summary": attentive.attentive_summary(results),
         "multitask": tables.multitask(results),
         "knn": sections.knn_beside_probes(results),
         "balance": sections.balance_bars(results),

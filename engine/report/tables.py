@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from substyle.engine.report import extraction
 from substyle.engine.report.attentive import attentive
 from substyle.engine.report.data import Column, Kind, Results, Table, dig, heads, ordered, scored, show, show_interval
 from substyle.engine.report.findings import interval_key
@@ -361,9 +362,12 @@ def all_tables(results: Results) -> list[Table]:
         rotation(results),
         redrawn(results),
         equal_width(results),
+        attentive(results),
+        extraction.extractability(results),
+        extraction.learning_curves(results),
+        extraction.complexity(results),
         semantic(results),
         multitask(results),
-        attentive(results),
         knn(results),
         neighbours(results),
         geometry(results),

@@ -1,0 +1,295 @@
+"""Tables and figures of extractability (how easily labels are read) and of probe complexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
+
+LINEAR = "linear"
+_BACKBONE = Column("backbone", "Backbone", "text")
+_TASKS = {"fine": ("style", "accuracy", "ci95"), "semantic": ("class", "clean", "clean_ci95")}
+
+
+def _entries(results: Results) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    """(backbone, task, head, entry) of extractability."""
+    return [
+        (name, task, head, entry)
+        for task in _TASKS
+        for name in ordered(results)
+        for head, entry in (dig(results, "backbones", name, "extractability", task) or {}).items()
+        if entry
+    ]
+
+
+def extractability(results: Results) -> Table:
+    """How easily labels are read: control tasks, codelength, photographs needed and shuffled labels, beside chance."""
+    columns = (
+        _BACKBONE,
+        *(Column("task", "Task", "text"), Column("head", "Head", "text"), Column("test", "Test", interval=True)),
+        *(Column("task_accuracy", "Task accuracy", interval=True), Column("control", "Control", interval=True)),
+        Column("selectivity", "Selectivity", "points", interval=True),
+        Column("memorised", "Memorised", interval=True),
+        Column("bits", "Bits per label", "number", interval=True),
+        Column("compression", "Compression", "number", interval=True),
+        Column("needed", "For 90 %", "count", interval=True),
+        *(Column("shuffled", "Shuffled"), Column("by_chance", "By chance", interval=True)),
+        Column("converged", "Converged", "text"),
+    )
+    rows: list[tuple[Any, ...]] = []
+    entries = _entries(results)
+    for name, task, head, entry in entries:
+        own, shuffled = dig(entry, "selectivity"), dig(entry, "shuffled")
+        word, key, interval = _TASKS[task]
+        needed = scored(dig(entry, "curve"), "needed")
+        parts = [part for part in map(entry.get, ("selectivity", "codelength", "curve", "shuffled")) if part]
+        rows.append(
+            (
+                *(name, word, head),
+                scored(dig(results, "backbones", name, task, head), key, interval),
+                *(scored(own, part) for part in ("task", "control", "selectivity", "memorised")),
+                *(scored(dig(entry, "codelength"), part) for part in ("bits", "compression")),
+                None if needed is None else tuple(None if n is None else round(n) for n in needed),
+                dig(shuffled, "accuracy"),
+                scored(shuffled, "expected", "range95"),
+                "no" if any(dig(part, "converged") is False for part in parts) else "yes",
+            )
+        )
+    for task in dict.fromkeys(task for _, task, _, _ in entries):
+        chance, uniform = dig(results, "chance", task), _uniform(entries, task)
+        if chance is not None:
+            alone = (chance, None, None)
+            code = [None if uniform is None else (each, None, None) for each in (uniform, 1.0)]
+            memorised = alone if task == "fine" else None
+            none = (0.0, None, None)
+            rows.append(
+                ("chance", _TASKS[task][0], "–", alone, alone, alone, none, memorised, *code, None, chance, None, "–")
+            )
+    return Table("extractability", "How easily labels are read from each embedding.", columns, tuple(rows))
+
+
+def _uniform(entries: Sequence[tuple[str, str, str, Mapping[str, Any]]], task: str) -> float | None:
+    found = (dig(entry, "codelength", "uniform") for _, own, _, entry in entries if own == task)
+    return next((value for value in found if value is not None), None)
+
+
+def extractability_summary(results: Results) -> str:
+    """Which backbone and which control take the fewest bits, and whether shuffled labels are at chance.
+
+    Codelengths that have not converged are left out.
+    """
+    sentences = []
+    entries = _entries(results)
+    for task, what in (("fine", "Style"), ("semantic", "Class")):
+        found = [
+            (dig(entry, "codelength", "bits"), name, entry["codelength"])
+            for name, own, head, entry in entries
+            if (own, head) == (task, LINEAR) and dig(entry, "codelength", "converged")
+        ]
+        for kind, control in (("backbones", False), ("controls", True)):
+            able = [one for one in found if bool(dig(results, "backbones", one[1], "control")) is control]
+            if able:
+                bits, name, code = min(able, key=lambda one: one[0])
+                uniform = "" if control else f"; uniform code {show(code['uniform'], 'number')}"
+                sentences.append(
+                    f"{what} takes the fewest bits per label of all {kind} in {name}: {show(bits, 'number')} "
+                    f"({show_interval(code.get('bits_ci95'), 'number')}{uniform})."
+                )
+    flags = [(name, task, dig(entry, "shuffled", "at_chance")) for name, task, _, entry in entries]
+    known = [flag for flag in flags if flag[2] is not None]
+    late = ", ".join(f"{name} ({_TASKS[task][0]})" for name, task, flag in known if not flag)
+    if known:
+        sentences.append(
+            f"Probes of shuffled labels are at chance in {sum(bool(flag) for *_, flag in known)} of {len(known)} cases"
+            + (f", not in {late}; one in 20 is expected not to be." if late else ".")
+        )
+    return " ".join(sentences)
+
+
+def learning_curves(results: Results) -> Table:
+    """Test accuracy of linear probes by number of training photographs."""
+    columns = (
+        *(_BACKBONE, Column("task", "Task", "text"), Column("photographs", "Photographs", "count")),
+        Column("accuracy", "Accuracy", interval=True),
+    )
+    rows = [
+        (name, _TASKS[task][0], int(size), scored(point, "accuracy", "ci95"))
+        for name, task, _, entry in _entries(results)
+        for size, point in (dig(entry, "curve", "points") or {}).items()
+    ]
+    return Table("learning_curves", "Accuracy of linear probes by training photographs.", columns, tuple(rows))
+
+
+def architecture(name: str) -> str:
+    """Display name of an architecture: ``2×256``."""
+    return name if name == LINEAR else name.replace("x", "×")
+
+
+def complexity(results: Results) -> Table:
+    """Accuracy of style and class by architecture of the probe."""
+    columns = (
+        *(_BACKBONE, Column("probe", "Probe", "text")),
+        *(Column("parameters", "Parameters, style", "count"), Column("class_parameters", "Class", "count")),
+        Column("style", "Style", interval=True),
+        Column("style_difference", "− linear", "points", interval=True),
+        Column("class", "Class", interval=True),
+        Column("class_difference", "− linear", "points", interval=True),
+        Column("transformed", "Class, transformed", interval=True),
+        *(Column("front", "Front", "text"), Column("selected", "Selected for", "text")),
+        Column("converged", "Converged", "text"),
+    )
+    rows = []
+    for name in ordered(results):
+        for probe, row in (dig(results, "backbones", name, "complexity") or {}).items():
+            both = all(dig(row, f"{task}_converged") for task in _TASKS)
+            chosen = [_SELECTED.get(task, task) for task in dig(row, "selected") or []]
+            rows.append(
+                (
+                    *(name, architecture(probe), *(dig(row, f"{task}_parameters") for task in _TASKS)),
+                    *(scored(row, key) for task in _TASKS for key in (task, f"{task}_difference")),
+                    scored(row, "obfuscated"),
+                    *("yes" if dig(row, "front") else "no", ", ".join(chosen), "yes" if both else "no"),
+                )
+            )
+    return Table("complexity", "Accuracy of style and class by depth × width of the probe.", columns, tuple(rows))
+
+
+_SELECTED = {"fine": "style", "semantic": "class"}
+
+
+@dataclass(frozen=True)
+class SizePoint:
+    """An architecture: class and style accuracy as (value, low, high).
+
+    Attributes:
+        kind: ``full``: selected by validation for both; ``open``: another; ``late``: not converged.
+    """
+
+    label: str
+    substance: tuple[float, float, float]
+    style: tuple[float, float, float]
+    kind: str
+    front: bool
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Range of an axis in fractions, and its ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    @classmethod
+    def around(cls, values: Sequence[float]) -> Axis:
+        """A range of at most six round ticks that contains values in [0, 1]."""
+        low, high = min(values), max(values)
+        for step in (1, 2, 5, 10, 20):
+            first, last = math.floor(100 * low / step), math.ceil(100 * high / step)
+            if last - first <= 5:
+                break
+        last = max(last, first + 1)
+        return cls(first * step / 100, last * step / 100, tuple(k * step / 100 for k in range(first, last + 1)))
+
+    def at(self, value: float) -> float:
+        """Position of a value, 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class SizePlot:
+    """Architectures of one backbone: class accuracy to the right, style accuracy upwards."""
+
+    name: str
+    points: tuple[SizePoint, ...]
+    x: Axis
+    y: Axis
+    summary: str
+
+    @property
+    def front(self) -> list[SizePoint]:
+        """Points of the Pareto front, left to right."""
+        return sorted((p for p in self.points if p.front), key=lambda p: (p.substance[0], -p.style[0]))
+
+
+def size_plots(results: Results) -> list[SizePlot]:
+    """Plots of all backbones with at least two architectures."""
+    plots = []
+    for name in ordered(results):
+        rows = dig(results, "backbones", name, "complexity") or {}
+        points = []
+        for probe, row in rows.items():
+            style, substance = scored(row, "fine"), scored(row, "semantic")
+            if style is None or substance is None:
+                continue
+            late = not all(dig(row, f"{task}_converged") for task in _TASKS)
+            kind = "late" if late else "full" if "both" in (dig(row, "selected") or []) else "open"
+            whole = [(v, v if low is None else low, v if high is None else high) for v, low, high in (substance, style)]
+            points.append(SizePoint(architecture(probe), *whole, kind, bool(dig(row, "front"))))
+        if len(points) > 1:
+            x, y = (
+                Axis.around([v for p in points for v in p.substance]),
+                Axis.around([v for p in points for v in p.style]),
+            )
+            plots.append(SizePlot(name, tuple(points), x, y, complexity_summary(rows)))
+    return plots
+
+
+def complexity_summary(rows: Mapping[str, Any]) -> str:
+    """What validation selects for style and for class, its difference to the linear probe, and the Pareto front."""
+    sentences = []
+    for task, what in (("fine", "Style"), ("semantic", "Class")):
+        name = next((probe for probe, row in rows.items() if task in (dig(row, "selected") or [])), None)
+        if name is None:
+            sentences.append(f"{what}: no probe has converged.")
+            continue
+        row = rows[name]
+        size = f"{architecture(name)}, {show(dig(row, f'{task}_parameters'), 'count')} parameters"
+        text = f"{what}: validation selects {size}, {show(row[task])} % on test photographs"
+        difference = scored(row, f"{task}_difference")
+        if name != LINEAR and difference is not None:
+            low_high = show_interval(difference[1:], "points") if difference[1] is not None else "no interval"
+            text += f", {show(difference[0], 'points')} points against the linear probe ({low_high})"
+        sentences.append(text + ".")
+    front = [architecture(probe) for probe, row in rows.items() if dig(row, "front")]
+    if front:
+        sentences.append(f"On the Pareto front of test accuracies: {', '.join(front)}.")
+    late = sum(not all(dig(row, f"{task}_converged") for task in _TASKS) for row in rows.values())
+    if late:
+        sentences.append(f"{late} of {len(rows)} probes have not converged and are neither selected nor on the front.")
+    return " ".join(sentences)
+
+
+def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+    """Figure of the plots. ``colours`` are those of the kinds of points."""
+    from matplotlib.figure import Figure
+
+    across = min(len(plots), 3)
+    down = -(-len(plots) // across)
+    figure = Figure(figsize=(2.6 * across, 2.4 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, plot in zip(axes, plots, strict=False):
+        front = plot.front
+        axis.plot(
+            [100 * p.substance[0] for p in front], [100 * p.style[0] for p in front], color=colours["late"], lw=0.8
+        )
+        for point in plot.points:
+            x, y = 100 * point.substance[0], 100 * point.style[0]
+            colour = colours[point.kind]
+            axis.plot([100 * v for v in point.substance[1:]], [y, y], color=colour, lw=0.4, alpha=0.5)
+            axis.plot([x, x], [100 * v for v in point.style[1:]], color=colour, lw=0.4, alpha=0.5)
+            axis.plot(x, y, "o", ms=4, mec=colour, mfc=colour if point.kind == "full" else "white", zorder=3)
+            if point.front or point.kind == "full":
+                axis.annotate(point.label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
+        axis.set_xticks([100 * tick for tick in plot.x.ticks])
+        axis.set_yticks([100 * tick for tick in plot.y.ticks])
+        axis.set(xlim=(100 * plot.x.low, 100 * plot.x.high), ylim=(100 * plot.y.low, 100 * plot.y.high))
+        axis.set_title(plot.name.replace("$", r"\$"), size=7)
+    for axis in axes[len(plots) :]:
+        axis.set_visible(False)
+    figure.supxlabel("class accuracy, %", fontsize=8)
+    figure.supylabel("style accuracy, %", fontsize=8)
+    return figure

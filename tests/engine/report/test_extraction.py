@@ -1,0 +1,157 @@
+"""Extractability and complexity in tables, on the page and in figures."""
+
+from __future__ import annotations
+
+import csv
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from substyle.engine.report import extraction, page
+from substyle.engine.report.data import Results, validate_results
+from substyle.engine.report.extraction import Axis, complexity_summary, size_plots
+from substyle.kernels.errors import SubstyleError
+
+
+def sized(style: float, substance: float, parameters: int, **changes: object) -> dict[str, Any]:
+    row: dict[str, Any] = {"depth": 1, "width": 64, "selected": [], "front": False}
+    for task, value in (("fine", style), ("semantic", substance), ("obfuscated", substance / 2)):
+        row |= {task: value, f"{task}_ci95": [value - 0.02, value + 0.02]}
+        row |= {f"{task}_difference": value - 0.8, f"{task}_difference_ci95": [value - 0.81, value - 0.79]}
+    for task in ("fine", "semantic"):
+        row |= {f"{task}_parameters": parameters, f"{task}_validation": 0.8, f"{task}_converged": True}
+    return row | changes
+
+
+def read(bits: float, **changes: object) -> dict[str, Any]:
+    own = {"task": 0.9, "control": 0.3, "selectivity": 0.6, "memorised": 0.25, "converged": True, "photographs": 300}
+    own |= {f"{key}_ci95": [own[key] - 0.05, own[key] + 0.05] for key in ("task", "control", "selectivity")}
+    code = {"bits": bits, "bits_ci95": [bits - 0.1, bits + 0.1], "compression": 5 / bits, "uniform": 4.954}
+    curve = {"needed": 93.4, "needed_ci95": [71.8, 119.2], "converged": True}
+    points = {size: {"accuracy": 0.4, "ci95": [0.3, 0.5], "C": 0.1} for size in ("1", "2", "390")}
+    shuffled = {"accuracy": 0.04, "expected": 0.03, "range95": [0.02, 0.05], "at_chance": True, "converged": True}
+    code |= {"compression_ci95": [5 / bits - 1, 5 / bits + 1], "converged": True}
+    entry: dict[str, Any] = {"selectivity": own, "codelength": code, "curve": curve | {"points": points}}
+    return entry | {"shuffled": shuffled} | changes
+
+
+@pytest.fixture
+def results(fake: ModuleType) -> Results:
+    made: Results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
+    for bits, backbone in zip((0.8, 0.5, 2.5), made["backbones"].values(), strict=True):
+        backbone["extractability"] = {
+            "fine": {"linear": read(bits), "mlp": {"selectivity": read(1.0)["selectivity"]}},
+            "semantic": {"linear": read(1.3 - bits / 10)},
+        }
+        backbone["complexity"] = {
+            "linear": sized(0.8, 0.8, 1000, depth=0, width=None, front=True, selected=["semantic"]),
+            "1x64": sized(0.85, 0.7, 64_000, front=True, selected=["fine", "both"]),
+            "2x64": sized(0.84, 0.6, 70_000),
+            "4x64": sized(0.2, 0.3, 80_000, fine_converged=False),
+        }
+    validate_results(made)
+    return made
+
+
+def test_tables_hold_the_numbers_and_chance(results: Results) -> None:
+    table = extraction.extractability(results)
+    columns = [column.name for column in table.columns]
+    rows = [dict(zip(columns, row, strict=True)) for row in table.rows]
+    assert [(r["backbone"], r["task"], r["head"]) for r in rows[:4]] == [
+        ("alpha", "style", "linear"), ("alpha", "style", "mlp"), ("beta", "style", "linear"), ("beta", "style", "mlp"),
+    ]  # fmt: skip
+    fine = results["backbones"]["alpha"]["fine"]["linear"]
+    assert rows[0]["test"] == (fine["accuracy"], *fine["ci95"])
+    assert rows[0]["needed"] == (93, 72, 119)
+    assert rows[0]["by_chance"] == (0.03, 0.02, 0.05)
+    assert (rows[0]["bits"][0], rows[1]["bits"], rows[0]["converged"]) == (0.8, None, "yes")
+    chance = [r for r in rows if r["backbone"] == "chance"]
+    assert [(r["task"], r["test"][0], r["bits"][0], r["compression"][0]) for r in chance] == [
+        ("style", pytest.approx(1 / 31), 4.954, 1.0), ("class", pytest.approx(1 / 7), 4.954, 1.0),
+    ]  # fmt: skip
+    assert len(extraction.learning_curves(results).rows) == 3 * 2 * 3
+    assert [row[1] for row in extraction.complexity(results).rows[:4]] == ["linear", "1×64", "2×64", "4×64"]
+    assert [row[-3:] for row in extraction.complexity(results).rows[:4]] == [
+        ("yes", "class", "yes"), ("yes", "style, both", "yes"), ("no", "", "yes"), ("no", "", "no"),
+    ]  # fmt: skip
+
+
+def test_the_sentence_on_extractability_follows_the_numbers(results: Results) -> None:
+    text = extraction.extractability_summary(results)
+    assert "Style takes the fewest bits per label of all backbones in beta: 0.500 (0.400–0.600" in text
+    assert "of all controls in control:pixels: 2.500" in text
+    assert "at chance in 6 of 6 cases." in text
+    changed = deepcopy(results)
+    changed["backbones"]["beta"]["extractability"]["fine"]["linear"]["codelength"]["converged"] = False
+    changed["backbones"]["alpha"]["extractability"]["fine"]["linear"]["shuffled"]["at_chance"] = False
+    text = extraction.extractability_summary(changed)
+    assert "Style takes the fewest bits per label of all backbones in alpha: 0.800" in text
+    assert "at chance in 5 of 6 cases, not in alpha (style); one in 20" in text
+
+
+def test_the_sentence_on_complexity_follows_the_numbers(results: Results) -> None:
+    rows = results["backbones"]["alpha"]["complexity"]
+    text = complexity_summary(rows)
+    assert "Style: validation selects 1×64, 64,000 parameters, 85.0 % on test photographs, +5.0 points" in text
+    assert "(+4.0 to +6.0)" in text
+    assert "Class: validation selects linear, 1,000 parameters, 80.0 % on test photographs." in text
+    assert "On the Pareto front of test accuracies: linear, 1×64." in text
+    assert "1 of 4 probes have not converged" in text
+    late = {name: sized(0.1, 0.1, 10, fine_converged=False, semantic_converged=False) for name in ("1x8", "1x16")}
+    assert "Style: no probe has converged." in complexity_summary(late)
+    assert "front" not in complexity_summary(late).split("2 of 2")[0]
+
+
+def test_the_front_is_drawn_from_left_to_right(results: Results) -> None:
+    plot = size_plots(results)[0]
+    assert [point.label for point in plot.front] == ["1×64", "linear"]
+    assert [point.kind for point in plot.points] == ["open", "full", "open", "late"]
+    for point in plot.points:
+        for axis, ends in ((plot.x, point.substance), (plot.y, point.style)):
+            assert all(0 <= axis.at(value) <= 1 for value in ends)
+
+
+@pytest.mark.parametrize("values", [(0.5,), (0.0, 1.0), (0.911, 0.934), (0.2, 0.2), (1.0,), (0.0,), (0.131, 0.98)])
+def test_axes_contain_their_values_with_few_ticks(values: tuple[float, ...]) -> None:
+    axis = Axis.around(values)
+    assert axis.low <= min(values) <= max(values) <= axis.high
+    assert axis.low < axis.high
+    assert 2 <= len(axis.ticks) <= 6
+    assert axis.ticks[0] == axis.low
+
+
+def test_everything_is_on_the_page_in_files_and_figures(results: Results, fake: ModuleType, tmp_path: Path) -> None:
+    files = page.write_report(results, tmp_path)
+    html = files.html.read_text()
+    assert '<section id="extractability">' in html
+    assert html.count("class →") == 3
+    assert complexity_summary(results["backbones"]["beta"]["complexity"]) in html
+    assert {path.name for path in files.figures} >= {"complexity.pdf", "complexity.png"}
+    with (tmp_path / "tables" / "extractability.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[0]["needed"], rows[0]["needed_low"], rows[0]["needed_high"]) == ("93", "72", "119")
+    assert {f"{name}.parquet" for name in ("complexity", "learning_curves")} <= {path.name for path in files.tables}
+    plain = page.write_report(fake.fake_results(), tmp_path / "plain").html.read_text()
+    assert 'id="extractability"' not in plain
+    assert 'id="complexity"' not in plain
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("complexity", "linear", "front"), "yes"),
+        (("complexity", "linear", "selected"), "fine"),
+        (("extractability", "fine", "linear", "shuffled", "at_chance"), 1),
+        (("extractability", "fine", "linear", "codelength", "bits_ci95"), 0.5),
+    ],
+)
+def test_bad_values_are_refused_by_their_path(results: Results, path: tuple[str, ...], value: object) -> None:
+    entry = results["backbones"]["alpha"]
+    for key in path[:-1]:
+        entry = entry[key]
+    entry[path[-1]] = value
+    with pytest.raises(SubstyleError, match=r"\.".join(path)):
+        validate_results(results)
