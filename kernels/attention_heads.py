@@ -4,7 +4,7 @@ A head has G groups. Group g weights the P tokens x_p of an image by ``a_gp = so
 of D / G values: ``y_g = sum_p a_gp V_g x_p``. The slices, one after another, are classified: ``outputs = W y + b``.
 There is no MLP, residual or output projection. The two kinds differ in ``u_g``:
 
-- *attentive*: ``u_g = K_g^T q_g / sqrt(D / G)``: one learned query q in G slices, with keys K and values V. This is
+- *attentive*: ``u_g = A_g^T q_g / sqrt(D / G)``: one learned query q in G slices, with keys ``A_g x_p``. This is
   multi-head cross-attention with one query, as in El-Nouby et al., "Scalable pre-training of large autoregressive image
   models" (AIM, ICML 2024); Bardes et al., "Revisiting feature prediction" (V-JEPA, 2024) adds an MLP.
 - *efficient*: ``u_g = q_g / sqrt(D)``: G learned queries on the tokens themselves, without keys: efficient probing,
@@ -14,7 +14,7 @@ Both follow with a linear classifier. Those papers normalise features by batch s
 by those of the training set, so that a prediction does not depend on its batch.
 
 Tokens are pooled before they are projected to values, and a key is applied to its query instead of to all tokens:
-the results are the same, and a step costs O(P D G) instead of O(P D²) operations per image.
+the results are the same, for O(P D G + D²) instead of O(P D²) operations per image.
 
 Shapes: B batch, P tokens, D width of a token, K heads, G groups, C outputs.
 """
