@@ -134,7 +134,7 @@ def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None
         results["backbones"][name]["spec"]["objective"] = "masked"
     assert claims.claims(results)[0]["groups"] == {"masked": ["m"], "others": []}
     del results["backbones"]["m"]
-    assert "layers are not compared" in claims.claims(results)[0]["reasons"][0]
+    assert "layers and tokens are not compared" in claims.claims(results)[0]["reasons"][0]
 
 
 def test_depth_is_drawn_on_the_page_and_as_a_figure(fake: ModuleType, tmp_path: Path) -> None:
