@@ -27,7 +27,7 @@ from substyle.kernels.probe_step import forward, judge
 
 F64 = NDArray[np.float64]
 _PIECE, _WIDE = 4096, 1 << 24  # rows and numbers per block, to bound the memory of logits and rows
-_HELD = 1 << 26  # numbers of validation rows that are kept
+_HELD = 1 << 26  # numbers of validation rows of tokens that are kept
 AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
 
 
@@ -48,9 +48,9 @@ class Validation:
         if task.name == "coarse":
             weight = 1.0 / np.bincount(answers)[answers]
         self.features, self.t_B, self.n_B = features, t, n
-        # wide rows, those of tokens, are gathered again for each validation
-        held = len(t) * features.width <= _HELD
-        self.x_BD = features(t, n) if held else None
+        # many rows of tokens are gathered again for each validation
+        few = not features.held.table.tokens or len(t) * features.width <= _HELD
+        self.x_BD = features(t, n) if few else None
         self.outputs = outputs
         self.answers = torch.from_numpy(answers).to(features.device)
         self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
@@ -177,14 +177,16 @@ def train(
     kind = settings[0].kind
     replayed = replays(features.device) and not kind
     make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
-    banks: list[HeadBank] = [
-        make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
-        for shape in dict.fromkeys((s.width, s.depth) for s in settings)
-        for own in ([s for s in settings if (s.width, s.depth) == shape],)
-    ]
+    banks: list[HeadBank]
     if kind:
         tokens = features.held.table.tokens
         banks = [AttentionBank(settings, features.width, tokens, outputs, seeds, features.device)]
+    else:
+        banks = [
+            make_bank(own, features.width, outputs, seeds, config.dropout, features.device)
+            for shape in dict.fromkeys((s.width, s.depth) for s in settings)
+            for own in ([s for s in settings if (s.width, s.depth) == shape],)
+        ]
     validation = [Validation(features, part.task, part.outputs, config) for part in parts]
     done = 0
     at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)

@@ -159,11 +159,11 @@ def intermediates(
 
     Blocks after the last index are not computed.
 
-    Returns:
-        of each block the map (B, D, H, W), and prefix tokens (B, P, D) if the first is a class token.
-
     Args:
         normalised: whether to apply the final normalisation, in OpenCLIP.
+
+    Returns:
+        of each block the map (B, D, H, W), and prefix tokens (B, P, D) if the first is a class token.
     """
     call: Any = network.forward_intermediates
     options: dict[str, Any] = {"indices": indices, "stop_early": True, "intermediates_only": True}
