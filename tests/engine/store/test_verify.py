@@ -58,6 +58,12 @@ def look(path: Place) -> Verdict:
     return verify(path, note=False, quiet=True)
 
 
+def both(*cases: object) -> list[tuple[object, ...]]:
+    """Every case on a disk, and the first in a bucket: of the same bytes the same is found."""
+    each = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [*(("disk", *case) for case in each), ("bucket", *each[0])]
+
+
 def test_a_sound_store(home: Place) -> None:
     finished(home / "s.zarr")
     verdict = verify(home / "s.zarr", quiet=True)
@@ -96,7 +102,11 @@ def _chunks(store: EmbeddingStore) -> dict[Place, bytes]:
     return {p: p.read_bytes() for p in matching(store.path, "embeddings/*/*/c/*/0")}
 
 
-@pytest.mark.parametrize(("damage", "broken"), [(_flip, 1), (_cut, 1), (_swap, 2), (_unlink, 1), (_empty, 1)])
+@pytest.mark.parametrize(
+    ("home", "damage", "broken"),
+    both((_flip, 1), (_cut, 1), (_swap, 2), (_unlink, 1), (_empty, 1)),
+    indirect=["home"],
+)
 @pytest.mark.parametrize("shard", [0, 1])
 def test_damaged_chunks_are_found_and_only_they_are_redone(
     home: Place, damage: Callable[[Place], None], broken: int, shard: int
@@ -150,7 +160,7 @@ def test_files_of_an_interrupted_run_are_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["*.json", "*.parquet"])
-@pytest.mark.parametrize("damage", [_flip, _cut])
+@pytest.mark.parametrize(("home", "damage"), both(_flip, _cut), indirect=["home"])
 def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
     home: Place, kind: str, damage: Callable[[Place], None]
 ) -> None:
@@ -168,11 +178,12 @@ def test_what_a_damaged_file_of_the_journal_tells_of_is_redone(
 
 
 @pytest.mark.parametrize(
-    ("place", "text"),
-    [
+    ("home", "place", "text"),
+    both(
         *(("jpeg/zarr.json", text) for text in ("", "{", "{}", "[]", '{"zarr_format": 3, "node_type": "group"}')),
         *(("zarr.json", text) for text in ("", "{", "[]")),
-    ],
+    ),
+    indirect=["home"],
 )
 def test_damaged_metadata_are_found_and_written_again(home: Place, text: str, place: str) -> None:
     store = finished(home / "s.zarr")
@@ -188,7 +199,7 @@ def test_damaged_metadata_are_found_and_written_again(home: Place, text: str, pl
     np.testing.assert_array_equal(load_table(again, "timm:x").x_TND, load_table(again, OTHER).x_TND)
 
 
-@pytest.mark.parametrize("damage", [_flip, _cut, _unlink])
+@pytest.mark.parametrize(("home", "damage"), both(_flip, _cut, _unlink), indirect=["home"])
 def test_a_damaged_manifest_is_named(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
     store.add_images(["new.jpg"], np.array([0]), ["cat", "dog"], np.zeros(1, np.int8))
@@ -218,7 +229,7 @@ def test_while_a_run_goes_on_nothing_is_noted(home: Place) -> None:
     assert len(finished_of(store)[0, store.backbone("timm:x").slug]) == 2
 
 
-@pytest.mark.parametrize("damage", [_unlink, _cut])
+@pytest.mark.parametrize(("home", "damage"), both(_unlink, _cut), indirect=["home"])
 def test_readers_refuse_chunks_that_are_cut_short(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
     damage(store.chunk_path(store.backbone("timm:x").slug, "jpeg", 1))
@@ -247,7 +258,7 @@ def test_metadata_of_the_store_itself_are_written_again(home: Place, name: str) 
     assert len(load_table(again, "timm:x").keys) == 6
 
 
-@pytest.mark.parametrize("damage", [_flip, _cut, _unlink])
+@pytest.mark.parametrize(("home", "damage"), both(_flip, _cut, _unlink), indirect=["home"])
 def test_a_damaged_catalog_costs_what_it_names(home: Place, damage: Callable[[Place], None]) -> None:
     store = finished(home / "s.zarr")
     damage(matching(store.path / catalog.FOLDER, f"{store.backbone('timm:x').slug}-*")[0])
