@@ -49,14 +49,17 @@ class Grown:
     Attributes:
         by_loss, by_accuracy: O heads with the C of the lowest loss or the highest accuracy on validation rows.
         loss_C, accuracy_C: these values of C.
-        converged: whether both have converged, and a third of the tolerance changes the loss by at most 1 %.
+        loss_converged: whether the former have converged, and a third of the tolerance changes their loss by at most
+            1 % or 0.001 bits; None if that was not asked.
+        accuracy_converged: whether the latter have converged.
     """
 
     by_loss: Heads
     by_accuracy: Heads
     loss_C: float
     accuracy_C: float
-    converged: bool
+    loss_converged: bool | None
+    accuracy_converged: bool
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,8 @@ class Growing:
             todo = [float(f"{C:.6g}") for C in further if low <= C <= high]
             if not todo:
                 break
-        converged = bool(fits[by_accuracy].converged_K.all()) and (not code or agreed[by_loss])
-        return Grown(fits[by_loss].heads, fits[by_accuracy].heads, by_loss, by_accuracy, converged)
+        solved = bool((fits[by_accuracy].gradient_K <= self.config.tolerance).all())
+        return Grown(fits[by_loss].heads, fits[by_accuracy].heads, by_loss, by_accuracy, agreed.get(by_loss), solved)
 
     def _loss(self, size: int, heads: Heads) -> float:
         """Bits per validation label, mean over orders."""
@@ -252,18 +255,19 @@ def grow(
     blocks, sizes = code_sizes(growing.count), curve_sizes(growing.count)
     code = _Code(growing, blocks)
     curve = _Curve(growing, images, None if group_N is None else group_N[images])
-    converged = True
+    code_converged, curve_converged = True, bool(made.describe()["converged"])
     for size in sorted({*blocks, *sizes} - {growing.count}):
         grown = growing.fitted(size, code=size in blocks)
-        converged &= grown.converged
         if size in blocks:
             code.add(size, grown)
+            code_converged &= bool(grown.loss_converged)
         if size in sizes:
             curve.add(size, grown.by_accuracy, grown.accuracy_C)
+            curve_converged &= grown.accuracy_converged
     curve.add(growing.count, made.heads, made.C)
     return {
-        "codelength": code.describe(group_N) | {"converged": converged},
-        "curve": curve.describe() | {"converged": converged and bool(made.describe()["converged"])},
+        "codelength": code.describe(group_N) | {"converged": code_converged},
+        "curve": curve.describe() | {"converged": curve_converged},
     }
 
 
