@@ -63,6 +63,9 @@ $(PHOTOGRAPHS): pipelines/packaged_photographs.py | setup
 	$(BIN)/python -m substyle.pipelines.packaged_photographs $@.part
 	mv $@.part $@
 
+# many tests start processes, each of which would compile the package where bytecode is not kept
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
 test: setup
 	$(BIN)/pytest -m "not slow" $(AT_ONCE)
 
