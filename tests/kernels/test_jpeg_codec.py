@@ -68,7 +68,7 @@ def test_the_canvas_is_left_alone() -> None:
     assert torch.equal(canvas, before)
 
 
-@pytest.mark.parametrize("size", [(0, 0), (33, 50), (17, 8), (1, 1), (2, 3), (5, 4), (4, 5), (6, 6), (40, 1), (1, 40)])
+@pytest.mark.parametrize("size", [(0, 0), (33, 50), (17, 8), (1, 1), (5, 4), (6, 6), (40, 1), (1, 40)])
 def test_triton(place: Place, size: tuple[int, int]) -> None:
     """Whole and partial units, programs that end within an image, and chroma of one, two and three columns."""
     height, width = size if any(size) else (place.large, place.large + 27)

@@ -236,6 +236,7 @@ def test_rows_say_what_the_networks_are(row: Shipped) -> None:
     assert row.install.removeprefix("--no-deps ").partition("==")[0] == row.distribution
 
 
+@pytest.mark.slow
 @needs_clip
 def test_clip_is_the_packages_graph_without_its_rounding_of_activations() -> None:
     backbone = load("package:clip_vit_b16")

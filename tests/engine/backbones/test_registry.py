@@ -138,7 +138,10 @@ def test_open_clip_checkpoint(tmp_path: Path) -> None:
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), model.eval().encode_image(x))
 
 
-@pytest.mark.parametrize(("architecture", "tag"), [("ViT-B-16", "openai"), ("ViT-B-16", "laion2b_s34b_b88k")])
+@pytest.mark.parametrize(
+    ("architecture", "tag"),
+    [("ViT-B-16", "openai"), pytest.param("ViT-B-16", "laion2b_s34b_b88k", marks=pytest.mark.slow)],
+)
 def test_open_clip_activation_is_that_of_the_weights(tmp_path: Path, architecture: str, tag: str) -> None:
     import open_clip
 
