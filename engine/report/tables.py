@@ -57,56 +57,42 @@ def _each_transformation(
     return Table(name, caption, (*fixed, *columns), tuple(rows))
 
 
+def _each_head(
+    results: Results, name: str, caption: str, task: str, key: str, heading: str, *, interval: bool = False
+) -> Table:
+    """Accuracy of a task by transformation, in a column ``key_<head>`` per kind of head."""
+    tried = heads(results)
+    columns = [Column(f"{key}_{head}", f"{heading} ({head})", interval=interval) for head in tried]
+
+    def values(backbone: object, transformation: str) -> Iterable[Any]:
+        found = (dig(backbone, task, head, "by_transformation", transformation) for head in tried)
+        return (scored(each, "accuracy", "ci95") for each in found) if interval else found
+
+    return _each_transformation(results, name, caption, columns, values)
+
+
 def per_transformation(results: Results) -> Table:
     """Style accuracy by transformation."""
-    tried = heads(results)
-    return _each_transformation(
-        results,
-        "per_transformation",
-        "Style accuracy on test photographs, by transformation.",
-        [Column(f"style_{head}", f"Style ({head})") for head in tried],
-        lambda backbone, t: (dig(backbone, "fine", head, "by_transformation", t) for head in tried),
-    )
+    caption = "Style accuracy on test photographs, by transformation."
+    return _each_head(results, "per_transformation", caption, "fine", "style", "Style")
 
 
 def generalisation(results: Results) -> Table:
     """Coarse accuracy by transformation, seen or held out."""
-    tried = heads(results)
-    return _each_transformation(
-        results,
-        "generalisation",
-        "Coarse accuracy on test photographs, by transformation.",
-        [Column(f"coarse_{head}", f"Coarse class ({head})", interval=True) for head in tried],
-        lambda backbone, t: (
-            scored(dig(backbone, "coarse", head, "by_transformation", t), "accuracy", "ci95") for head in tried
-        ),
-    )
+    caption = "Coarse accuracy on test photographs, by transformation."
+    return _each_head(results, "generalisation", caption, "coarse", "coarse", "Coarse class", interval=True)
 
 
 def rotation(results: Results) -> Table:
     """Coarse accuracy by transformation, each held out in turn."""
-    tried = heads(results)
-    return _each_transformation(
-        results,
-        "rotation",
-        "Coarse accuracy on test photographs, by transformation, each held out in turn.",
-        [Column(f"coarse_{head}", f"Coarse class ({head})", interval=True) for head in tried],
-        lambda backbone, t: (
-            scored(dig(backbone, "coarse_rotation", head, "by_transformation", t), "accuracy", "ci95") for head in tried
-        ),
-    )
+    caption = "Coarse accuracy on test photographs, by transformation, each held out in turn."
+    return _each_head(results, "rotation", caption, "coarse_rotation", "coarse", "Coarse class", interval=True)
 
 
 def semantic(results: Results) -> Table:
     """Class accuracy by transformation."""
-    tried = heads(results)
-    return _each_transformation(
-        results,
-        "semantic",
-        "Accuracy of the class probe, trained on unchanged photographs, by transformation.",
-        [Column(f"class_{head}", f"Class ({head})") for head in tried],
-        lambda backbone, t: (dig(backbone, "semantic", head, "by_transformation", t) for head in tried),
-    )
+    caption = "Accuracy of the class probe, trained on unchanged photographs, by transformation."
+    return _each_head(results, "semantic", caption, "semantic", "class", "Class")
 
 
 def geometry(results: Results) -> Table:
