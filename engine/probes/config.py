@@ -48,7 +48,7 @@ class ProbeConfig:
     """Grid of AdamW weight decays of MLPs."""
     widths: Distinct[Width] = (2048,)
     """Grid of numbers of hidden units of MLPs."""
-    attentive_learning_rates: Distinct[LearningRate] = (3e-3, 1e-3, 3e-4)
+    attentive_learning_rates: Distinct[LearningRate] = (1e-2, 3e-3, 1e-3, 3e-4)
     """Grid of peak learning rates of attentive and efficient heads."""
     attentive_weight_decays: Distinct[WeightDecay] = (1e-1,)
     """Grid of AdamW weight decays of attentive and efficient heads."""
