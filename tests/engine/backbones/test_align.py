@@ -72,9 +72,10 @@ def test_blocks_and_pooling(tower: tuple[torch.nn.Module, Path]) -> None:
         assert backbone.module is not None
         torch.testing.assert_close(backbone.module.get_submodule("network")(x), found.last_hidden_state.amax((2, 3)))
     assert load(folder, "align:base@pool=max,std=0.25").spec.std == (0.25, 0.25, 0.25)
+    assert load(folder, "align:base@tokens=1").spec.tokens == 1
     with pytest.raises(ConfigError) as caught:
         load(folder, "align:base@pool=cls")
-    assert (caught.value.given, caught.value.allowed) == ("pool=cls", "avg, max")
+    assert (caught.value.given, caught.value.allowed) == ("pool=cls", "avg, max, tokens")
 
 
 def test_weights_of_both_towers(tower: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
