@@ -88,6 +88,21 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("dot_halftone", "line_halftone", "inverted_lines"),
         *("style_starry", "style_glass", "style_expressionist", "style_wave", "style_fauvist"),
     ),
+    # 15 corruptions and the four for validation, whose role is held_out
+    "imagenet_c": (
+        "identity",
+        *(
+            f"imagenet_c_{name}"
+            for name in (
+                *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+                *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+                *("brightness", "contrast", "saturate"),
+                *("jpeg_compression", "pixelate"),
+                "elastic_transform",
+                *("snow", "frost", "fog", "spatter"),
+            )
+        ),
+    ),
     # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }
