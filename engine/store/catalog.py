@@ -149,8 +149,6 @@ def remedy(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     device = old.get("device", "cpu")
     if old["name"] == "derived":
         return " (run substyle adapt with --adapter, which derives its embeddings from those of its backbone)"
-    if old["name"] == "derived":
-        return " (run substyle adapt with --adapter, which derives its embeddings from those of its backbone)"
     if (old["name"], device) == (new["name"], new.get("device", "cpu")) or old["name"] == "imported":
         return ""
     runtime = re.split(r"[._]", old["name"])[0]  # torch.compile is selected as torch, tensorrt_rtx as tensorrt
