@@ -8,6 +8,7 @@ from substyle.engine.report.data import Column, Results, Table, dig, head_name, 
 from substyle.engine.report.findings import interval_key
 
 HEADS = ("linear", "mlp", "attentive", "efficient")
+_LEVEL = 0.05
 _SCORES = (
     ("Style", "fine", "accuracy"),
     ("Coarse, seen", "coarse", "seen"),
@@ -42,16 +43,23 @@ def attentive(results: Results) -> Table:
 
 def _gain(results: Results, name: str, head: str, task: str, key: str) -> tuple[float, Any, Any] | None:
     """Difference to the linear head with its interval, over transformations too where these are held out."""
+    row = _comparison(results, name, head, task, key)
+    if not row:
+        return None
+    return row["difference"], *(row.get("two_way_ci95" if key == "held_out" else "ci95") or (None, None))
+
+
+def _comparison(results: Results, name: str, head: str, task: str, key: str) -> dict[str, Any]:
     wanted = (task, key, f"{head}-linear", name, name)
-    for row in results.get("comparisons") or []:
-        if tuple(row.get(k) for k in ("task", "metric", "head", "a", "b")) == wanted:
-            interval = row.get("two_way_ci95" if key == "held_out" else "ci95") or (None, None)
-            return row["difference"], *interval
-    return None
+    rows = results.get("comparisons") or []
+    return next((r for r in rows if tuple(r.get(k) for k in ("task", "metric", "head", "a", "b")) == wanted), {})
 
 
 def attentive_summary(results: Results) -> str:
-    """One sentence on where attention reads clearly more or less than a linear probe of the mean."""
+    """One sentence on where attention reads clearly more or less than a linear probe of the mean.
+
+    A difference is clear if its interval excludes 0 and its p value, after Holm's correction, is below 0.05.
+    """
     clauses = []
     for head in HEADS[2:]:
         better, worse, count = [], [], 0
@@ -64,6 +72,9 @@ def attentive_summary(results: Results) -> str:
                 count += 1
                 points = f"{show(gain[0], 'points')} points, {show_interval(gain[1:], 'points')}"
                 where = f"{heading.lower()} of {name} ({points})"
+                p = _comparison(results, name, head, task, key).get("p_holm")
+                if p is None or p >= _LEVEL:
+                    continue
                 if gain[1] > 0:
                     better.append((-gain[0], where))
                 elif gain[2] < 0:
