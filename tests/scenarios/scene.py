@@ -130,10 +130,11 @@ class Scene:
         return self.run(f"fresh-{next(self._number)}", images, *more)
 
     def fresh_store(self, images: Path | None = None) -> Path:
-        """The store of a fresh run."""
-        out = f"fresh-{next(self._number)}"
-        self.run(out, images)
-        return self.root / out / "store.zarr"
+        """A new store with the study's photographs."""
+        store = f"fresh-{next(self._number)}.zarr"
+        limit = ("--limit", self.study["limit"]) if "limit" in self.study else ()
+        self.embed(images or self.photos, *limit, store=store)
+        return self.root / store
 
     def embed(self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels") -> Any:  # noqa: ANN401
         """`substyle embed` with the study's suite and canvas."""

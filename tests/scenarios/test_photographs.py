@@ -47,7 +47,7 @@ CHANGES = pytest.mark.parametrize(
 
 @CHANGES
 def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: Callable[[Scene], None]) -> None:
-    """`run` fails, --fresh starts over; `embed` fails, --replace re-embeds what changed."""
+    """`run` fails; `embed` fails, --replace re-embeds what changed."""
     scene.run()
     scene.embed(scene.photos)
     change(scene)
@@ -56,10 +56,15 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: C
         for backbone in ("control:pixels", "control:statistics"):
             words = scene.embedding(images, backbone=backbone)
             scene.refused(*words, kind="PhotographsError", field="images")
-    fresh = scene.run("fresh")
     scene.embed(scene.photos, "--replace")
-    assert rows(scene.root / "s.zarr") == rows(scene.root / "fresh" / "store.zarr")
-    assert numbers(scene.run("out", None, "--fresh")) == numbers(fresh)
+    assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
+
+
+def test_fresh_starts_over_on_changed_photographs(scene: Scene) -> None:
+    before = numbers(scene.run())
+    edit(scene)
+    fresh = numbers(scene.run("out", None, "--fresh"))
+    assert fresh == numbers(scene.fresh()) != before
 
 
 @pytest.mark.parametrize("change", [edit, _replace, _swap], ids=lambda f: f.__name__.strip("_"))
