@@ -89,12 +89,14 @@ class Growing:
         task: the task.
         made: its linear probe.
         config: orders, tolerance and passes.
+        basis: basis of the training rows.
     """
 
     features: Features
     task: Task
     made: Linear
     config: ProbeConfig
+    basis: CovarianceBasis
     advance: Advance = lambda count: None
     order_ON: I64 = field(init=False)
 
@@ -105,12 +107,11 @@ class Growing:
         self.order_ON = np.stack([rng.permutation(some_N) for _ in range(self.config.orders)])
         self.outputs = slice(0, len(task.labels))
         self.validation = Validation(self.features.full(), task, self.outputs, self.config)
-        self.basis = CovarianceBasis.of(TrainingRows(self.features, task, self.weight_T[None]))
 
     @property
     def count(self) -> int:
         """Number of training photographs."""
-        return self.order_ON.shape[1]
+        return int(self.order_ON.shape[1])
 
     def rows(self, images: I64) -> int:
         """Training rows of photographs."""
@@ -157,7 +158,8 @@ class Growing:
     def _loss(self, size: int, heads: Heads) -> float:
         """Bits per validation label, mean over orders."""
         rows_O = torch.from_numpy(self.rows_O(size)).to(self.features.device)
-        bits_OB = self.bits(heads, self.validation.x_BD, self.validation.answers, rows_O)
+        x_BD = self.features.full()(self.validation.t_B, self.validation.n_B)
+        bits_OB = self.bits(heads, x_BD, self.validation.answers, rows_O)
         return float((bits_OB * self.validation.weight).sum(1).mean())
 
     def _continued(self, space: _Space, size: int, C: float, fit: Fit, loss: float) -> tuple[Fit, float, bool]:
@@ -242,6 +244,7 @@ def grow(
     config: ProbeConfig,
     images: I64,
     group_N: I64 | None,
+    basis: CovarianceBasis,
     advance: Advance = lambda count: None,
 ) -> dict[str, Any]:
     """Measure codelength and learning curve of a task. Returns ``codelength`` and ``curve`` of results.json.
@@ -250,8 +253,9 @@ def grow(
         made: linear probe trained on all photographs.
         images: test images.
         group_N: bootstrap groups of all images, None for images.
+        basis: basis of the training rows.
     """
-    growing = Growing(features, task, made, config, advance)
+    growing = Growing(features, task, made, config, basis, advance)
     blocks, sizes = code_sizes(growing.count), curve_sizes(growing.count)
     code = _Code(growing, blocks)
     curve = _Curve(growing, images, None if group_N is None else group_N[images])

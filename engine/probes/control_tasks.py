@@ -72,10 +72,9 @@ def controls_of(task: Task, seed: int) -> Controls:
     half_TN[:, task.train_N] = may_TN & (order_TN <= middle_N)
     held_TN[:, task.train_N] = may_TN & (order_TN > middle_N)
     own = replace(task, distinct_TN=half_TN)
-    by_photograph = replace(own, by_image=True, answer=rng.integers(classes, size=images))
-    return Controls(
-        own, by_photograph, replace(own, answer=rng.integers(classes, size=task.distinct_TN.shape)), scored_N, held_TN
-    )
+    answer_N, answer_TN = (np.asarray(rng.integers(classes, size=size)) for size in ((images,), half_TN.shape))
+    by_photograph, by_row = replace(own, by_image=True, answer=answer_N), replace(own, answer=answer_TN)
+    return Controls(own, by_photograph, by_row, scored_N, held_TN)
 
 
 def control(
@@ -84,6 +83,7 @@ def control(
     made: Linear | Mlp,
     config: ProbeConfig,
     group_N: I64 | None,
+    basis: CovarianceBasis | None = None,
     advance: Advance = lambda count: None,
 ) -> dict[str, Any]:
     """Train a probe's setting on the control tasks. Returns the entry of results.json.
@@ -91,6 +91,7 @@ def control(
     Args:
         made: the probe, whose C, or setting and steps, are used.
         group_N: bootstrap groups of all images, None for images.
+        basis: basis of all training rows of the task.
 
     Returns:
         ``task``: accuracy on the task; ``control``: accuracy on labels per photograph, on held-out variants of training
@@ -100,7 +101,7 @@ def control(
         training photograph's other variants are just those that it was not trained on.
     """
     found = controls_of(task, config.seed)
-    fit = _Fitter(features, found.task, made, config, advance)
+    fit = _Fitter(features, found.task, made, config, basis, advance)
 
     def accuracy(own: Task, heads: Heads, rows_TN: NDArray[np.bool_], images: I64) -> Estimate:
         every_T = np.arange(len(rows_TN))
@@ -128,14 +129,20 @@ class _Fitter:
     """Fits heads with the setting of a probe to other labels of the same rows."""
 
     def __init__(
-        self, features: Features, task: Task, made: Linear | Mlp, config: ProbeConfig, advance: Advance
+        self,
+        features: Features,
+        task: Task,
+        made: Linear | Mlp,
+        config: ProbeConfig,
+        basis: CovarianceBasis | None,
+        advance: Advance,
     ) -> None:
         self.features, self.made, self.config, self.advance = features, made, config, advance
         self.converged = bool(made.describe()["converged"])
         if isinstance(made, Linear):
             self.given = made.heads
             self.weight_KT = variant_weights(task, task.train_T)[None]
-            self.basis = CovarianceBasis.of(TrainingRows(features, task, self.weight_KT))
+            self.basis = basis or CovarianceBasis.of(TrainingRows(features, task, self.weight_KT))
         else:
             self.given = made.trained.heads
 
@@ -170,7 +177,12 @@ def shuffled_task(task: Task, seed: int) -> Task:
 
 
 def shuffled(
-    features: Features, task: Task, made: Linear, config: ProbeConfig, advance: Advance = lambda count: None
+    features: Features,
+    task: Task,
+    made: Linear,
+    config: ProbeConfig,
+    basis: CovarianceBasis | None = None,
+    advance: Advance = lambda count: None,
 ) -> dict[str, Any]:
     """Fit, select and score linear heads on shuffled labels. Returns the entry of results.json.
 
@@ -180,7 +192,7 @@ def shuffled(
     """
     own, Cs = replace(shuffled_task(task, config.seed), score_T=task.train_T), sorted({*config.Cs, made.C})
     weight_T = variant_weights(own, own.train_T)
-    fit = fit_heads(*(features, own, config, np.tile(weight_T, (len(Cs), 1)), Cs), advance=advance)
+    fit = fit_heads(*(features, own, config, np.tile(weight_T, (len(Cs), 1)), Cs), basis=basis, advance=advance)
     outputs = slice(0, len(own.labels))
     accuracy_K, _ = Validation(features.full(), own, outputs, config).judge(fit.heads)
     best = int(accuracy_K.argmax())

@@ -102,7 +102,7 @@ def fit_linear(
     """
     weight_T = variant_weights(task, task.train_T)
     validation = Validation(features.full(), task, slice(0, len(task.labels)), config)
-    basis = CovarianceBasis.of(TrainingRows(features, task, weight_T[None]))
+    basis = basis_of(features, task)
     fits: dict[float, Fit] = {}
 
     def solved(Cs: Sequence[float], start: Heads | None, image_KN: F64 | None = None, tighter: float = 1.0) -> Fit:
@@ -150,6 +150,11 @@ def fit_linear(
     return Linear(
         best, tuple(sorted(fits)), float(accuracy_K[0]), picked, difference, agreed, config.tolerance, resampled
     )
+
+
+def basis_of(features: Features, task: Task) -> CovarianceBasis:
+    """Basis of the training rows of a task, for fits to any part of them and any labels."""
+    return CovarianceBasis.of(TrainingRows(features, task, variant_weights(task, task.train_T)[None]))
 
 
 def fit_heads(

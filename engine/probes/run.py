@@ -24,7 +24,7 @@ from substyle.engine.probes.control_tasks import control, shuffled
 from substyle.engine.probes.dataset import Dataset, Standardizer, hold, standard_of
 from substyle.engine.probes.evaluate import pick_dtype
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
-from substyle.engine.probes.linear import Linear, fit_linear
+from substyle.engine.probes.linear import Linear, basis_of, fit_linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import Single, report, train_single
@@ -215,15 +215,16 @@ class _Run:
         for name in ("fine", "semantic"):
             for head, one in self.trained.get(name, {}).items():
                 features, _ = self.features(one.task)
-                bar.note(f"{name} {head}, control tasks")
                 given = (features, one.task, one.made, self.config)
-                found = {"selectivity": control(*given, groups, bar.advance)}
-                if isinstance(one.made, Linear):
-                    bar.note(f"{name}, codelength and learning curve")
+                basis = basis_of(features, one.task) if isinstance(one.made, Linear) else None
+                bar.note(f"{name} {head}, control tasks")
+                found = {"selectivity": control(*given, groups, basis, bar.advance)}
+                if isinstance(one.made, Linear) and basis is not None:
                     linear = (features, one.task, one.made, self.config)
-                    found |= grow(*linear, self.images, groups, bar.advance)
+                    bar.note(f"{name}, codelength and learning curve")
+                    found |= grow(*linear, self.images, groups, basis, bar.advance)
                     bar.note(f"{name}, shuffled labels")
-                    found["shuffled"] = shuffled(*linear, bar.advance)
+                    found["shuffled"] = shuffled(*linear, basis, bar.advance)
                 entry.setdefault(name, {})[head] = found
 
     def complexity(self, bar: ProgressBar) -> None:

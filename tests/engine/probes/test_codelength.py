@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from tests.engine.report.fake import fake_results
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.codelength import (
@@ -24,8 +26,11 @@ from substyle.engine.probes.codelength import (
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.control_tasks import shuffled_task
 from substyle.engine.probes.dataset import standard_of
-from substyle.engine.probes.linear import fit_linear
+from substyle.engine.probes.linear import basis_of, fit_linear
+from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
+from substyle.engine.report.data import validate_results
+from substyle.engine.report.extraction import extractability
 from substyle.engine.store.table import EmbeddingTable
 
 Make = Callable[..., EmbeddingTable]
@@ -51,7 +56,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
     config = quick(orders=2, tolerance=1e-6)
     made = fit_linear(features, task, config)
     test_N = np.flatnonzero(table.split_N == 2)
-    found = grow(features, task, made, config, test_N, None)
+    found = grow(features, task, made, config, test_N, None, basis_of(features, task))
     blocks, points = found["codelength"]["blocks"], found["curve"]["points"]
     assert list(blocks) == [str(size) for size in code_sizes(60)]
     classes, rows = len(task.labels), len(task.rows(task.train_T, task.train_N)[0])
@@ -63,7 +68,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
         return LogisticRegression(C=C, tol=1e-7, max_iter=20_000).fit(features(t, n).numpy(), y)
 
     total = 0.0
-    for order_N in Growing(features, task, made, config).order_ON:
+    for order_N in Growing(features, task, made, config, basis_of(features, task)).order_ON:
         sizes = code_sizes(60)
         total += math.log2(classes) * len(task.rows(task.train_T, order_N[: sizes[0]])[0])
         for size, end in pairwise(sizes):
@@ -85,7 +90,7 @@ def test_codelength_and_curve_against_scikit_learn(make_table: Make, quick: Quic
     score_T = task.train_T if name == "semantic" else task.score_T
     for size in (16, 32):
         accuracies = []
-        for order_N in Growing(features, task, made, config).order_ON:
+        for order_N in Growing(features, task, made, config, basis_of(features, task)).order_ON:
             head = fitted(order_N[:size], points[str(size)]["C"])
             for each in score_T:
                 t, n = task.rows(np.array([each]), test_N)
@@ -98,7 +103,7 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
     features, task = setup(make_table(images=200, style=4.0), "fine")
     config, test_N = quick(), np.flatnonzero(make_table(images=200).split_N == 2)
     made = fit_linear(features, task, config)
-    found = grow(features, task, made, config, test_N, None)
+    found = grow(features, task, made, config, test_N, None, basis_of(features, task))
     code, curve = found["codelength"], found["curve"]
     assert code["bits_ci95"][0] < code["bits"] < code["bits_ci95"][1]
     assert code["compression_ci95"][0] < code["compression"] < code["compression_ci95"][1]
@@ -107,9 +112,27 @@ def test_intervals_hold_their_numbers_and_easy_labels_are_short(make_table: Make
     assert curve["needed_ci95"][0] <= curve["needed"] <= curve["needed_ci95"][1]
     assert 1 <= curve["needed"] < 64
     assert curve["points"]["120"]["C"] == made.C
-    random = grow(features, shuffled_task(task, 0), made, config, test_N, None)
+    random = grow(features, shuffled_task(task, 0), made, config, test_N, None, basis_of(features, task))
     assert 0.9 < random["codelength"]["compression"] < 1.05
     assert random["curve"]["points"]["120"]["accuracy"] < 0.3
+
+
+def test_a_run_reports_extractability_in_the_schema_and_by_groups(make_table: Make, quick: Quick) -> None:
+    """Of both tasks and heads; without classes of one task."""
+    config = quick(tasks=("fine", "semantic"), extractability=True, orders=1, resample_by="folder")
+    results = json.loads(json.dumps(run_probes(make_table(), config, out_dir=None, quiet=True).results))
+    found = results["extractability"]
+    assert [(task, head) for task in found for head in found[task]] == [
+        ("fine", "linear"), ("fine", "mlp"), ("semantic", "linear"), ("semantic", "mlp"),
+    ]  # fmt: skip
+    assert set(found["fine"]["linear"]) == {"selectivity", "codelength", "curve", "shuffled"}
+    assert set(found["fine"]["mlp"]) == {"selectivity"}
+    whole = fake_results({"alpha": (0.9, 0.9)})
+    whole["backbones"]["alpha"] |= results
+    validate_results(whole)
+    assert [row[:3] for row in extractability(whole).rows[:2]] == [("alpha", "style", h) for h in ("linear", "mlp")]
+    without = run_probes(make_table(classes=0), config, out_dir=None, quiet=True).results["extractability"]
+    assert list(without) == ["fine"]
 
 
 def test_an_unseen_class_has_a_finite_code() -> None:
