@@ -227,8 +227,8 @@ def size_plots(results: Results) -> list[SizePlot]:
                 continue
             late = not all(dig(row, f"{task}_converged") for task in _TASKS)
             kind = "late" if late else "full" if "both" in (dig(row, "selected") or []) else "open"
-            whole = [(v, v if low is None else low, v if high is None else high) for v, low, high in (substance, style)]
-            points.append(SizePoint(architecture(probe), *whole, kind, bool(dig(row, "front"))))
+            x_y = [(v, v if low is None else low, v if high is None else high) for v, low, high in (substance, style)]
+            points.append(SizePoint(architecture(probe), x_y[0], x_y[1], kind, bool(dig(row, "front"))))
         if len(points) > 1:
             x, y = (
                 Axis.around([v for p in points for v in p.substance]),
@@ -251,7 +251,7 @@ def complexity_summary(rows: Mapping[str, Any]) -> str:
         text = f"{what}: validation selects {size}, {show(row[task])} % on test photographs"
         difference = scored(row, f"{task}_difference")
         if name != LINEAR and difference is not None:
-            low_high = show_interval(difference[1:], "points") if difference[1] is not None else "no interval"
+            low_high = show_interval(dig(row, f"{task}_difference_ci95"), "points") or "no interval"
             text += f", {show(difference[0], 'points')} points against the linear probe ({low_high})"
         sentences.append(text + ".")
     front = [architecture(probe) for probe, row in rows.items() if dig(row, "front")]
