@@ -59,7 +59,7 @@ def halfway(severity_L: F64, accuracy_RL: F64, chance: float) -> F64:
     after_R = (y_RL >= level_R1).argmax(axis=1)  # at least 1 where the top is above chance
     before_R, row_R = np.maximum(after_R - 1, 0), np.arange(len(y_RL))
     low_R, high_R = y_RL[row_R, before_R], y_RL[row_R, after_R]
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # where no accuracy is above chance
         share_R = (level_R1[:, 0] - low_R) / (high_R - low_R)
-    found: F64 = np.where(top_R > chance, x_L[before_R] + share_R * (x_L[after_R] - x_L[before_R]), np.nan)
+        found: F64 = np.where(top_R > chance, x_L[before_R] + share_R * (x_L[after_R] - x_L[before_R]), np.nan)
     return found

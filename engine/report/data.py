@@ -94,6 +94,21 @@ def _by_k(value: object) -> str:
     return "" if good and not any(_number(v) for v in numbers.values() if v is not None) else "numbers by k"
 
 
+def _curves(value: object) -> str:
+    """Check accuracies by severity."""
+    for curve in value.values() if isinstance(value, dict) else [None]:
+        levels, accuracy, intervals = (dig(curve, key) for key in ("severities", "accuracy", "ci95"))
+        if not all(isinstance(each, list) and len(each) == len(levels) for each in (levels, accuracy, intervals)):
+            return "severities, accuracy and ci95 of one length"
+        good = not any(map(_whole, levels)) and not any(_number(v) for v in accuracy if v is not None)
+        good = good and not any(_interval(each) for each in intervals if each is not None)
+        half, low_high = dig(curve, "halfway"), dig(curve, "halfway_ci95")
+        good = good and (half is None or not _number(half)) and (low_high is None or not _interval(low_high))
+        if not good:
+            return "severities (integers), accuracies and intervals"
+    return ""
+
+
 # Schema of the parts that the report reads; all are optional or null. A shape is a check that returns what it expects,
 # or the keys of an object, "*" being any other key.
 Shape = Callable[[object], str] | dict[str, "Shape"]
@@ -110,7 +125,7 @@ _TRAINED: dict[str, Shape] = {
     "certificate": {},
     "confusion": _confusion,
 }
-_SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS}}
+_SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS, "by_severity": _curves}}
 _GROUPED: Shape = {"*": {**_TRAINED, "by_transformation": {"*": {"accuracy": _number, "ci95": _interval}}}}
 _TASKS: dict[str, Shape] = {"fine": _number, "fine_ci95": _interval, "semantic": _number, "semantic_ci95": _interval}
 _MEASURES = ("task", "control", "selectivity", "memorised", "bits", "compression", "uniform", "needed", "expected")

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import attentive, extraction, findings, sections, tables
+from substyle.engine.report import attentive, extraction, findings, sections, severity, tables
 from substyle.engine.report.data import (
     Column,
     Results,
@@ -315,6 +315,9 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "gallery": read_gallery(gallery, transformations(results)),
         "dot_plots": sections.dot_plots(results),
         "depth_plots": sections.depth_plots(results),
+        "severity_plots": severity.severity_plots(results),
+        "halfway": severity.halfway(results),
+        "severities": severity.severities(results),
         "attentive": attentive.attentive(results),
         "attentive_summary": attentive.attentive_summary(results),
         "extractability": extraction.extractability(results),

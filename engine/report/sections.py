@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report import extraction
+from substyle.engine.report import extraction, severity
 from substyle.engine.report.data import (
     HEADS,
     Column,
@@ -288,8 +288,8 @@ _INK, _MUTED, _FULL, _OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
 def save_figures(results: Results, folder: Path) -> list[Path]:
     """Write figures as PDF and PNG.
 
-    ``overview``: accuracy of probes; ``depth``: by layer; ``complexity``: by size of the probe; ``robustness``: class
-    accuracy by sensitivity.
+    ``overview``: accuracy of probes; ``depth``: by layer; ``severity``: by severity; ``complexity``: by size of the
+    probe; ``robustness``: class accuracy by sensitivity.
 
     Figures without numbers are skipped. Returns the files.
     """
@@ -312,6 +312,8 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
             drawn["overview"] = _overview(plots)
         if depths := depth_plots(results):
             drawn["depth"] = _depth(depths)
+        if strengths := severity.severity_plots(results):
+            drawn["severity"] = severity.draw_severities(strengths)
         if sizes := extraction.size_plots(results):
             drawn["complexity"] = extraction.draw_sizes(sizes, {"full": _FULL, "open": _OPEN, "late": _MUTED})
         robustness = _robustness(results)

@@ -193,7 +193,7 @@ _FIELDS = {"name", "of", "role", "coarse", "parameters", "severities"}
 
 def _defined(place: str, given: dict[str, Any]) -> str:
     """Register the transformation of one row of a suite file; returns its name."""
-    name, of = given["name"], given.get("of", given["name"])
+    name, of = str(given["name"]), str(given.get("of", given["name"]))
     made = base.get(of)
     if given.get("role", "train") not in get_args(base.Role):
         raise ConfigError(f"{place}.role", given["role"], ", ".join(get_args(base.Role)))

@@ -1,0 +1,152 @@
+"""Accuracy against the severity of transformations, for each backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, real, scored
+
+# line colours of backbones, in order; readable on light and dark pages
+COLOURS = ("#1f6fb5", "#c8561b", "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", "#7a828c")
+_TASKS = (("style", "fine"), ("class", "semantic"))
+
+
+@dataclass(frozen=True)
+class SeverityCurve:
+    """Accuracies of one backbone, style or class, as (severity, value, low, high)."""
+
+    backbone: str
+    colour: str
+    dashed: bool
+    points: tuple[tuple[int, float, float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class SeverityPlot:
+    """Curves of one transformation. ``last`` is its highest severity."""
+
+    name: str
+    last: int
+    curves: tuple[SeverityCurve, ...]
+    summary: str
+
+
+def _curves(results: Results, task: str) -> dict[str, Mapping[str, Any]]:
+    """Curves of the first head by backbone, then by transformation."""
+    head = (*heads(results), "")[0]
+    found = {name: dig(results, "backbones", name, task, head, "by_severity") for name in ordered(results)}
+    return {name: curves for name, curves in found.items() if curves}
+
+
+def names(results: Results) -> list[str]:
+    """Transformations with a curve, in suite order."""
+    curves = _curves(results, "fine") | _curves(results, "semantic")
+    return list(dict.fromkeys(name for each in curves.values() for name in each))
+
+
+def severities(results: Results) -> Table:
+    """Accuracies and sensitivity at each severity."""
+    of_task = {task: _curves(results, task) for _, task in _TASKS}
+    rows = []
+    for backbone in ordered(results):
+        for name in names(results):
+            curves = {task: dig(of_task[task], backbone, name) for _, task in _TASKS}
+            levels: list[int] = next((curve["severities"] for curve in curves.values() if curve), [])
+            for at, severity in enumerate(levels):
+                values = [
+                    None if not curve or curve["accuracy"][at] is None else (curve["accuracy"][at], *curve["ci95"][at])
+                    for curve in curves.values()
+                ]
+                moved = scored_at(results, backbone, f"{name}@{severity}")
+                rows.append((backbone, name, severity, *values, moved))
+    columns = (
+        *(Column(key, key.capitalize(), "text") for key in ("backbone", "transformation")),
+        Column("severity", "Severity", "count"),
+        *(Column(label, f"{label.capitalize()} accuracy", interval=True) for label, _ in _TASKS),
+        Column("sensitivity", "Sensitivity", "number", interval=True),
+    )
+    return Table("severities", "Accuracy and sensitivity at each severity.", columns, tuple(rows))
+
+
+def scored_at(results: Results, backbone: str, name: str) -> tuple[float, float | None, float | None] | None:
+    """Sensitivity of a backbone to a transformation, with its interval."""
+    found = results["backbones"][backbone]
+    value, low_high = dig(found, "sensitivity", name), dig(found, "sensitivity_ci95", name) or (None, None)
+    return None if value is None else (value, low_high[0], low_high[1])
+
+
+def halfway(results: Results) -> Table:
+    """Severity at which style accuracy is halfway between chance and its maximum: a column per backbone."""
+    curves = _curves(results, "fine")
+    columns = (
+        Column("transformation", "Transformation", "text"),
+        *(Column(name, name, "number", interval=True) for name in curves),
+    )
+    rows = [(name, *(scored(dig(each, name), "halfway") for each in curves.values())) for name in names(results)]
+    caption = "Severity at which style accuracy is halfway between chance and its maximum."
+    return Table("halfway", caption, columns, tuple(row for row in rows if any(row[1:])))
+
+
+def severity_plots(results: Results) -> list[SeverityPlot]:
+    """Plots of transformations, of all backbones."""
+    of_task = {task: _curves(results, task) for _, task in _TASKS}
+    colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(ordered(results))}
+    plots = []
+    for name in names(results):
+        curves = []
+        for dashed, (_, task) in enumerate(_TASKS):
+            for backbone, each in of_task[task].items():
+                curve = each.get(name)
+                rows = zip(curve["severities"], curve["accuracy"], curve["ci95"], strict=True) if curve else ()
+                points = tuple((s, v, *(ci or (None, None))) for s, v, ci in rows if v is not None)
+                if points:
+                    curves.append(SeverityCurve(backbone, colours[backbone], bool(dashed), points))
+        if curves:
+            last = max(point[0] for curve in curves for point in curve.points)
+            plots.append(SeverityPlot(name, last, tuple(curves), _summary(results, name)))
+    return plots
+
+
+def _summary(results: Results, name: str) -> str:
+    """Which trained backbone names the transformation at the lowest severity, and whether another is clearly later."""
+    curves = _curves(results, "fine")
+    found = [(backbone, scored(dig(curves, backbone, name), "halfway")) for backbone in real(results)]
+    known = sorted(((backbone, half) for backbone, half in found if half is not None), key=lambda pair: pair[1][0])
+    if not known:
+        return "No backbone names it above chance."
+    first, half = known[0]
+    text = f"Halfway at severity {half[0]:.1f} ({first})"
+    later = [(b, h) for b, h in known[1:] if h[1] is not None and half[2] is not None and h[1] > half[2]]
+    if later:
+        return f"{text}; clearly later: {', '.join(f'{b} ({h[0]:.1f})' for b, h in later)}."
+    return f"{text}; no other backbone is clearly later." if len(known) > 1 else f"{text}."
+
+
+def draw_severities(plots: list[SeverityPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+    """Figure of the plots: style solid, class dashed."""
+    from matplotlib.figure import Figure
+
+    across = min(len(plots), 4)
+    down = -(-len(plots) // across)
+    figure = Figure(figsize=(2.2 * across, 1.9 * down + 0.4), layout="constrained")
+    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axis, plot in zip(axes, plots, strict=False):
+        for curve in plot.curves:
+            x, values, lows, highs = zip(*curve.points, strict=True)
+            line = {"color": curve.colour, "ls": "--" if curve.dashed else "-", "lw": 1.1}
+            label = None if curve.dashed else curve.backbone.replace("$", r"\$")
+            axis.plot(x, [100 * value for value in values], marker="o", ms=2.2, label=label, **line)
+            for at, low, high in zip(x, lows, highs, strict=True):
+                if low is not None:
+                    axis.plot([at, at], [100 * low, 100 * high], color=curve.colour, lw=0.5)
+        axis.set(ylim=(0, 100), xlim=(0.7, plot.last + 0.3), xticks=range(1, plot.last + 1))
+        axis.set_title(plot.name, size=7)
+        axis.set_xlabel("severity", size=7)
+    for axis in axes[len(plots) :]:
+        axis.set_visible(False)
+    shown = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, frameon=False, fontsize=6)
+    figure.supylabel("accuracy, %", fontsize=8)
+    return figure

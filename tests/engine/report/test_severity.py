@@ -1,0 +1,89 @@
+"""Curves of accuracy against severity in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from substyle.engine.report.data import validate_results
+from substyle.engine.report.page import write_report
+from substyle.engine.report.severity import halfway, severities, severity_plots
+from substyle.kernels.errors import SubstyleError
+
+
+@pytest.fixture
+def swept(fake: ModuleType) -> dict[str, Any]:
+    """Results in which two backbones have curves of one transformation."""
+    swept: dict[str, Any] = fake.fake_results()
+    names = [name for name, each in swept["backbones"].items() if (each.get("fine") or {}).get("linear")][:2]
+    assert len(names) == 2
+    for name, half in zip(names, (1.5, 4.0), strict=True):
+        curve = {
+            "severities": [1, 2, 5],
+            "accuracy": [0.2, 0.6, None],
+            "ci95": [[0.1, 0.3], [0.5, 0.7], None],
+            "halfway": half,
+            "halfway_ci95": [half - 0.2, half + 0.2],
+        }
+        swept["backbones"][name]["control"] = False
+        swept["backbones"][name]["fine"]["linear"]["by_severity"] = {"fog": curve}
+        swept["backbones"][name]["sensitivity"] = {"fog@2": 0.3}
+    return swept
+
+
+def test_tables_hold_every_severity(swept: dict[str, Any]) -> None:
+    table = severities(swept)
+    assert len(table.rows) == 6
+    names = {row[0] for row in table.rows}
+    assert len(names) == 2
+    by_severity = {row[2]: row[3:] for row in table.rows if row[0] == min(names)}
+    assert by_severity[2] == ((0.6, 0.5, 0.7), None, (0.3, None, None))
+    assert by_severity[5] == (None, None, None)
+    (row,) = halfway(swept).rows
+    assert row[0] == "fog"
+    assert sorted(row[1:]) == [(1.5, 1.3, 1.7), (4.0, 3.8, 4.2)]
+
+
+def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
+    (plot,) = severity_plots(swept)
+    assert (plot.name, plot.last) == ("fog", 2)
+    assert len({curve.colour for curve in plot.curves}) == 2
+    assert "clearly later" in plot.summary
+    assert "(4.0)" in plot.summary
+    for each in swept["backbones"].values():
+        for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
+            curve["halfway_ci95"] = [0.5, 5.0]
+    assert "no other backbone is clearly later" in severity_plots(swept)[0].summary
+
+
+def test_results_without_severities_have_no_section(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    assert severity_plots(results) == []
+    assert 'id="severity"' not in write_report(results, tmp_path).html.read_text()
+
+
+def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
+    files = write_report(swept, tmp_path)
+    assert 'id="severity"' in files.html.read_text()
+    assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accuracy": [0.1]},
+        {"severities": ["1", 2, 5]},
+        {"ci95": [[1], None, None]},
+        {"halfway": "x"},
+        {"severities": None},
+    ],
+)
+def test_damaged_curves_are_refused(swept: dict[str, Any], change: dict[str, Any]) -> None:
+    for each in swept["backbones"].values():
+        for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
+            curve.update(change)
+    with pytest.raises(SubstyleError):
+        validate_results(swept)
