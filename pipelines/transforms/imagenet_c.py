@@ -9,27 +9,32 @@ filter. As in the paper, 15 corruptions are for training and four for validation
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.functional import interpolate, pad
 
-from substyle.kernels import philox
-from substyle.kernels.dispatch import for_each_image, upload
-from substyle.kernels.displacement import Banded, mirrored
-from substyle.kernels.noise import F32
-from substyle.kernels.tables import normal_quantiles
+from substyle.kernels.displacement import Banded
 from substyle.pipelines.transforms import blur, noise, quality, warp
 from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Uniform, kernel, register
+from substyle.pipelines.transforms.fields import (
+    LUMA,
+    SEVERITY,
+    Keys,
+    bits,
+    blurred,
+    normal,
+    per_image,
+    pixels,
+    plasma,
+    row,
+    streaked,
+    unit,
+)
 
-Keys = NDArray[np.uint64]
 PREFIX = "imagenet_c_"
-_SEVERITY = Choice("severity", (1, 2, 3, 4, 5), severity=True)
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def _with(name: str, of: str, role: str, parameter: Choice) -> None:
@@ -55,103 +60,36 @@ _with("jpeg_compression", "jpeg", "train", _choice("quality", (25, 18, 15, 10, 7
 _with("elastic_transform", "elastic", "train", _choice("amplitude", (14, 18.2, 23.8, 28, 33.6), "px"))
 
 
-def _row(table: tuple[tuple[float, ...], ...] | tuple[float, ...], args: Arrays) -> F32:
-    """Constants of each image's severity. Shape: (B,) or (B, k) float32."""
-    found: F32 = np.asarray(table, np.float32)[args["severity"].astype(np.int64) - 1]
-    return found
-
-
-def _per_image(values_B: NDArray[np.floating], device: torch.device) -> torch.Tensor:
-    """Values as (B, 1, 1, 1) float32."""
-    return upload(np.asarray(values_B, np.float32), device).view(-1, 1, 1, 1)
-
-
-def _unit(canvas_BSSC: torch.Tensor) -> torch.Tensor:
-    return canvas_BSSC.float() / 255.0
-
-
-def _pixels(x_BSSC: torch.Tensor) -> torch.Tensor:
-    """Values in [0, 1] as uint8, clipped and rounded."""
-    return (x_BSSC.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
-
-
-def _bits(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """16-bit random numbers, int32. Shape: (B, *shape)."""
-    if device.type != "cpu":
-        return philox.bits16_torch(keys_B, PREFIX + name, math.prod(shape), device).view(len(keys_B), *shape)
-    return torch.from_numpy(_on_cpu(keys_B, name, math.prod(shape)).astype(np.int32)).view(len(keys_B), *shape)
-
-
-def _on_cpu(keys_B: Keys, name: str, count: int) -> NDArray[np.uint16]:
-    out = np.empty((len(keys_B), count), np.uint16)
-    for_each_image(len(keys_B), lambda i: philox.bits16(keys_B[i], PREFIX + name, out[i]))
-    return out
-
-
-@lru_cache(maxsize=4)
-def _quantiles(device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
-
-
-def _normal(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Standard normal numbers. Shape: (B, *shape) float32."""
-    table = _quantiles(device)
-    if device.type != "cpu":
-        return table[_bits(keys_B, name, shape, device)]
-    drawn = np.take(table.numpy(), _on_cpu(keys_B, name, math.prod(shape)), mode="wrap")  # bounds need no check
-    return torch.from_numpy(drawn).view(len(keys_B), *shape)
-
-
-@lru_cache(maxsize=64)
-def _gaussian(sigma: float, side: int) -> Banded:
-    """Gaussian blur cut at four sigma, mirrored at the borders."""
-    radius = max(int(4.0 * sigma + 0.5), 1)
-    weight_K = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return Banded(mirrored(weight_K / weight_K.sum(), side))
-
-
-def _blurred(x_SSC: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Blur one image; its products have the same shape in every batch. Shape: (S, S, C)."""
-    side, planes_CSS = len(x_SSC), x_SSC.permute(2, 0, 1).contiguous()
-    banded = _gaussian(sigma, side)
-    if x_SSC.device.type != "cpu":
-        matrix = torch.from_numpy(banded.matrix_OI).to(x_SSC.device)
-        return (matrix @ planes_CSS @ matrix.mT).permute(1, 2, 0)
-    down, across = np.empty(planes_CSS.shape, np.float32), np.empty(planes_CSS.shape, np.float32)
-    banded.across(banded.down(planes_CSS.numpy(), down), across)
-    return torch.from_numpy(across).permute(1, 2, 0)
-
-
 def _hsv(x_BSSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Value and chroma of colours. Shape: (B, S, S, 1) each."""
     value = x_BSSC.amax(-1, keepdim=True)
     return value, value - x_BSSC.amin(-1, keepdim=True)
 
 
-@kernel(PREFIX + "speckle_noise", coarse="noise", role="held_out", parameters=[_SEVERITY])
+@kernel(PREFIX + "speckle_noise", coarse="noise", role="held_out", parameters=[SEVERITY])
 def speckle_noise(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Gaussian noise in proportion to the value."""
-    device, x = canvas_BSSC.device, _unit(canvas_BSSC)
-    std = _per_image(_row((0.15, 0.2, 0.35, 0.45, 0.6), args), device)
-    return _pixels(x + x * std * _normal(keys_B, "speckle_noise", tuple(x.shape[1:]), device))
+    device, x = canvas_BSSC.device, unit(canvas_BSSC)
+    std = per_image(row((0.15, 0.2, 0.35, 0.45, 0.6), args), device)
+    return pixels(x + x * std * normal(keys_B, PREFIX + "speckle_noise", tuple(x.shape[1:]), device))
 
 
 _GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))  # sigma, largest move in px, iterations
 
 
-@kernel(PREFIX + "glass_blur", coarse="blur", role="train", parameters=[_SEVERITY])
+@kernel(PREFIX + "glass_blur", coarse="blur", role="train", parameters=[SEVERITY])
 def glass_blur(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Blur, move every pixel by a few random pixels, several times, and blur again."""
     side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
     line = torch.arange(side, device=device)
-    moves = _bits(keys_B, "glass_blur", (3, 2, side, side), device) if len(keys_B) else out
-    for i, (sigma, most, times) in enumerate(_row(_GLASS, args).tolist()):
-        x = _pixels(_blurred(_unit(canvas_BSSC[i]), sigma)).contiguous()
+    moves = bits(keys_B, PREFIX + "glass_blur", (3, 2, side, side), device) if len(keys_B) else out
+    for i, (sigma, most, times) in enumerate(row(_GLASS, args).tolist()):
+        x = pixels(blurred(unit(canvas_BSSC[i]), sigma)).contiguous()
         for move in moves[i][: int(times)]:
             step_2SS = (move * int(2 * most) >> 16) - int(most)  # uniform in [-most, most)
             y, column = (line[:, None] + step_2SS[0]).clamp(0, side - 1), (line + step_2SS[1]).clamp(0, side - 1)
             x = x.view(-1, x.shape[-1]).index_select(0, (y * side + column).flatten()).view(x.shape)
-        out[i] = _pixels(_blurred(x.float() / 255.0, sigma))
+        out[i] = pixels(blurred(x.float() / 255.0, sigma))
     return out
 
 
@@ -163,12 +101,12 @@ _SNOW = (
 
 
 @kernel(
-    PREFIX + "snow", coarse="weather", role="train", parameters=[_SEVERITY, Uniform("angle", -135, -45, unit="degree")]
+    PREFIX + "snow", coarse="weather", role="train", parameters=[SEVERITY, Uniform("angle", -135, -45, unit="degree")]
 )
 def snow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Falling flakes over a whitened photograph."""
-    side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, _unit(canvas_BSSC)
-    rows, fields = _row(_SNOW, args), _normal(keys_B, "snow", (side, side), device)
+    side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, unit(canvas_BSSC)
+    rows, fields = row(_SNOW, args), normal(keys_B, PREFIX + "snow", (side, side), device)
     layers = torch.zeros_like(fields)
     for i, (mean, deviation, zoom, least, radius, sigma, _) in enumerate(rows.tolist()):
         cut = -(-side // zoom)
@@ -176,83 +114,41 @@ def snow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
         flakes = (mean + deviation * fields[i])[None, None, first : first + int(cut), first : first + int(cut)]
         large = interpolate(flakes, (side, side), mode="bilinear", align_corners=True)[0, 0]
         flakes = large.clamp(max=1.0).where(large >= least, 0.0)
-        layers[i] = _streaked(flakes, int(radius), sigma, float(args["angle"][i]))
+        layers[i] = streaked(flakes, int(radius), sigma, float(args["angle"][i]))
     layer = (layers * 255.0).round()[..., None] / 255.0
-    share = _per_image(rows[:, 6], device)
-    grey = (x @ torch.tensor(_LUMA, device=device))[..., None]
+    share = per_image(rows[:, 6], device)
+    grey = (x @ torch.tensor(LUMA, device=device))[..., None]
     whitened = share * x + (1.0 - share) * torch.maximum(x, grey * 1.5 + 0.5)
-    return _pixels(whitened + layer + layer.flip(1, 2))
-
-
-def _streaked(field_SS: torch.Tensor, radius: int, sigma: float, angle: float) -> torch.Tensor:
-    """One-sided Gaussian blur of a field along a line, in whole pixels. Shape: (S, S)."""
-    side, reach = len(field_SS), 2 * radius + 1
-    step_K = np.arange(reach)
-    weight_K = np.exp(-0.5 * (step_K / sigma) ** 2)
-    weight_K /= weight_K.sum()
-    dx_K = -np.ceil(step_K * np.cos(np.radians(angle)) - 0.5).astype(np.int64)
-    dy_K = -np.ceil(step_K * np.sin(np.radians(angle)) - 0.5).astype(np.int64)
-    wide = pad(field_SS[None, None], (reach,) * 4, mode="replicate")[0, 0]
-    out = torch.zeros_like(field_SS)
-    for weight, dx, dy in zip(weight_K.tolist(), dx_K.tolist(), dy_K.tolist(), strict=True):
-        out += weight * wide[reach - dy : reach - dy + side, reach - dx : reach - dx + side]
-    return out
-
-
-def plasma(keys_B: Keys, name: str, side: int, decay_B: F32, device: torch.device) -> torch.Tensor:
-    """Fractal clouds in [0, 1] by the diamond-square algorithm on a torus. Shape: (B, S, S) float32.
-
-    Args:
-        decay_B: by how much the random part shrinks from one scale to the next.
-    """
-    size = 1 << max(side - 1, 1).bit_length()
-    bits = _bits(keys_B, name, (size, size), device)
-    random = bits.float() * (2.0 / 65535.0) - 1.0  # uniform in [-1, 1]
-    field = torch.zeros_like(random)
-    decay, wobble, step = upload(decay_B, device).view(-1, 1, 1), 1.0, size
-    scale = torch.ones_like(decay)
-    while step >= 2:
-        half = step // 2
-        corner = field[:, ::step, ::step]
-        two = corner + corner.roll(-1, 1)
-        centres = slice(half, None, step), slice(half, None, step)
-        field[:, *centres] = (two + two.roll(-1, 2)) / 4 + wobble * scale * random[:, *centres]
-        centre = field[:, *centres]
-        for axis, place in ((1, (slice(0, None, step), centres[1])), (2, (centres[0], slice(0, None, step)))):
-            around = centre + centre.roll(1, axis) + corner + corner.roll(-1, 3 - axis)
-            field[:, *place] = around / 4 + wobble * scale * random[:, *place]
-        step, scale = half, scale / decay
-    field = field - field.amin((1, 2), keepdim=True)
-    return (field / field.amax((1, 2), keepdim=True).clamp_min(1e-12))[:, :side, :side]
+    return pixels(whitened + layer + layer.flip(1, 2))
 
 
 _FOG = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  # density, decay
 
 
-@kernel(PREFIX + "fog", coarse="weather", role="train", parameters=[_SEVERITY])
+@kernel(PREFIX + "fog", coarse="weather", role="train", parameters=[SEVERITY])
 def fog(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Fractal clouds added to the photograph, which is then darkened to its former maximum."""
-    device, x, rows = canvas_BSSC.device, _unit(canvas_BSSC), _row(_FOG, args)
-    density = _per_image(rows[:, 0], device)
+    device, x, rows = canvas_BSSC.device, unit(canvas_BSSC), row(_FOG, args)
+    density = per_image(rows[:, 0], device)
     brightest = x.amax((1, 2, 3), keepdim=True) if len(x) else x
-    clouds = plasma(keys_B, "fog", x.shape[1], rows[:, 1], device)[..., None]
-    return _pixels((x + density * clouds) * brightest / (brightest + density))
+    clouds = plasma(keys_B, PREFIX + "fog", x.shape[1], rows[:, 1], device)[..., None]
+    return pixels((x + density * clouds) * brightest / (brightest + density))
 
 
 _FROST = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))  # shares of the photograph and the frost
 
 
-@kernel(PREFIX + "frost", coarse="weather", role="train", parameters=[_SEVERITY])
+@kernel(PREFIX + "frost", coarse="weather", role="train", parameters=[SEVERITY])
 def frost(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Pale blue crystals over the photograph: ridges of fractal clouds."""
-    device, x, rows = canvas_BSSC.device, _unit(canvas_BSSC), _row(_FROST, args)
+    device, x, rows = canvas_BSSC.device, unit(canvas_BSSC), row(_FROST, args)
     rough = np.full(len(keys_B), 1.5, np.float32)
-    fields = [plasma(keys_B, f"frost{octave}", x.shape[1], rough, device) for octave in range(3)]
+    fields = [plasma(keys_B, PREFIX + f"frost{octave}", x.shape[1], rough, device) for octave in range(3)]
     ridges = sum((1.0 - (2.0 * field - 1.0).abs() * 3.0).clamp_min(0.0) for field in fields[:2])
     ice = (0.25 * fields[2] + 0.55 * torch.as_tensor(ridges, device=device)).clamp(0.0, 1.0)[..., None]
     tint = torch.tensor([0.85, 0.93, 1.0], device=device)
-    kept, added = (_per_image(rows[:, i], device) for i in (0, 1))
-    return _pixels(kept * x + added * ice * tint)
+    kept, added = (per_image(rows[:, i], device) for i in (0, 1))
+    return pixels(kept * x + added * ice * tint)
 
 
 _SPATTER = (  # mean and deviation of the liquid, blur, threshold, strength (water) or edge (mud), mud
@@ -263,26 +159,26 @@ _EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 _WATER, _MUD = (238 / 255, 238 / 255, 175 / 255), (63 / 255, 42 / 255, 20 / 255)  # blue, green, red; red, green, blue
 
 
-@kernel(PREFIX + "spatter", coarse="weather", role="held_out", parameters=[_SEVERITY])
+@kernel(PREFIX + "spatter", coarse="weather", role="held_out", parameters=[SEVERITY])
 def spatter(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Drops of water (severities 1 to 3) or mud (4, 5)."""
-    side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, _unit(canvas_BSSC)
-    fields, out = _normal(keys_B, "spatter", (side, side, 1), device), torch.empty_like(canvas_BSSC)
-    for i, (mean, deviation, sigma, least, strength, mud) in enumerate(_row(_SPATTER, args).tolist()):
-        liquid = _blurred(mean + deviation * fields[i], sigma)
+    side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, unit(canvas_BSSC)
+    fields, out = normal(keys_B, PREFIX + "spatter", (side, side, 1), device), torch.empty_like(canvas_BSSC)
+    for i, (mean, deviation, sigma, least, strength, mud) in enumerate(row(_SPATTER, args).tolist()):
+        liquid = blurred(mean + deviation * fields[i], sigma)
         liquid = liquid.where(liquid >= least, 0.0)
         if mud:
-            mask = _blurred((liquid > least).float(), strength)
+            mask = blurred((liquid > least).float(), strength)
             mask = mask.where(mask >= 0.8, 0.0)
-            out[i] = _pixels(x[i] * (1.0 - mask) + mask * torch.tensor(_MUD, device=device))
+            out[i] = pixels(x[i] * (1.0 - mask) + mask * torch.tensor(_MUD, device=device))
         else:
             drops = pad((liquid > 0).float()[None, None, ..., 0], (1,) * 4, mode="replicate")[0, 0]
             light = sum(
                 w * drops[r : r + side, c : c + side] for r, row in enumerate(_EMBOSS) for c, w in enumerate(row)
             )
-            shine = liquid * (0.3 + _blurred(torch.as_tensor(light)[..., None].clamp_min(0.0), 1.0))
+            shine = liquid * (0.3 + blurred(torch.as_tensor(light)[..., None].clamp_min(0.0), 1.0))
             shine = strength * shine / shine.amax().clamp_min(1e-6)
-            out[i] = _pixels(x[i] + shine * torch.tensor(_WATER[::-1], device=device))
+            out[i] = pixels(x[i] + shine * torch.tensor(_WATER[::-1], device=device))
     return out
 
 
@@ -295,11 +191,11 @@ def _box(side: int, small: int) -> Banded:
     return Banded(inside / inside.sum(1, keepdims=True))
 
 
-@kernel(PREFIX + "pixelate", coarse="quality", role="train", parameters=[_SEVERITY])
+@kernel(PREFIX + "pixelate", coarse="quality", role="train", parameters=[SEVERITY])
 def pixelate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Reduce with a box filter, then enlarge by repeating pixels."""
     side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
-    for i, scale in enumerate(_row((0.6, 0.5, 0.4, 0.3, 0.25), args).tolist()):
+    for i, scale in enumerate(row((0.6, 0.5, 0.4, 0.3, 0.25), args).tolist()):
         small = max(int(side * round(scale, 4)), 1)
         matrix = torch.from_numpy(_box(side, small).matrix_OI).to(device)
         planes = canvas_BSSC[i].permute(2, 0, 1).float()
@@ -310,32 +206,32 @@ def pixelate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Ten
     return out
 
 
-@kernel(PREFIX + "brightness", coarse="tone", role="train", parameters=[_SEVERITY])
+@kernel(PREFIX + "brightness", coarse="tone", role="train", parameters=[SEVERITY])
 def brightness(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Add to the value of HSV."""
-    x = _unit(canvas_BSSC)
+    x = unit(canvas_BSSC)
     value, _ = _hsv(x)
-    brighter = (value + _per_image(_row((0.1, 0.2, 0.3, 0.4, 0.5), args), x.device)).clamp(max=1.0)
-    return _pixels(torch.where(value > 0, x / value.clamp_min(1e-6) * brighter, brighter))
+    brighter = (value + per_image(row((0.1, 0.2, 0.3, 0.4, 0.5), args), x.device)).clamp(max=1.0)
+    return pixels(torch.where(value > 0, x / value.clamp_min(1e-6) * brighter, brighter))
 
 
-@kernel(PREFIX + "contrast", coarse="tone", role="train", parameters=[_SEVERITY])
+@kernel(PREFIX + "contrast", coarse="tone", role="train", parameters=[SEVERITY])
 def contrast(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Scale the difference from each channel's mean."""
-    factor = _per_image(_row((0.4, 0.3, 0.2, 0.1, 0.05), args), canvas_BSSC.device)
+    factor = per_image(row((0.4, 0.3, 0.2, 0.1, 0.05), args), canvas_BSSC.device)
     # sums of integers are exact in float64 in any order
     mean = (canvas_BSSC.double().sum((1, 2), keepdim=True) / canvas_BSSC[0, ..., 0].numel() / 255.0).float()
-    return _pixels((_unit(canvas_BSSC) - mean) * factor + mean)
+    return pixels((unit(canvas_BSSC) - mean) * factor + mean)
 
 
-@kernel(PREFIX + "saturate", coarse="tone", role="held_out", parameters=[_SEVERITY])
+@kernel(PREFIX + "saturate", coarse="tone", role="held_out", parameters=[SEVERITY])
 def saturate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Scale the saturation of HSV and add to it."""
-    x, rows = _unit(canvas_BSSC), _row(((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), args)
-    factor, shift = (_per_image(rows[:, i], x.device) for i in (0, 1))
+    x, rows = unit(canvas_BSSC), row(((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), args)
+    factor, shift = (per_image(rows[:, i], x.device) for i in (0, 1))
     value, chroma = _hsv(x)
     saturation = chroma / value.clamp_min(1e-6)
     wanted = (saturation * factor + shift).clamp(0.0, 1.0) * value
     # a grey pixel has hue 0, red
     hue = torch.where(chroma > 0, (value - x) / chroma.clamp_min(1e-6), torch.tensor([0.0, 1.0, 1.0], device=x.device))
-    return _pixels(value - hue * wanted)
+    return pixels(value - hue * wanted)

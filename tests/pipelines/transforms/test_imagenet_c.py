@@ -13,7 +13,8 @@ from tests.conftest import photograph
 
 from substyle.kernels import philox
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.imagenet_c import PREFIX, plasma
+from substyle.pipelines.transforms.fields import plasma
+from substyle.pipelines.transforms.imagenet_c import PREFIX
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker
 
@@ -138,11 +139,11 @@ def test_mud_is_brown_and_water_is_light() -> None:
 def test_plasma_has_more_detail_where_it_decays_less() -> None:
     keys_B = philox.image_keys(0, KEYS)
     decay_B = np.array([1.2, 2.0, 3.0], np.float32)
-    field = plasma(np.repeat(keys_B[:1], 3), "fog", 128, decay_B, torch.device("cpu"))
+    field = plasma(np.repeat(keys_B[:1], 3), "imagenet_c_fog", 128, decay_B, torch.device("cpu"))
     assert field.shape == (3, 128, 128)
     assert field.min() == 0
     assert field.max() <= 1
     rough = (field[:, 1:] - field[:, :-1]).abs().mean((1, 2))
     assert rough[0] > rough[1] > rough[2]
-    other = plasma(keys_B[1:2], "fog", 128, decay_B[:1], torch.device("cpu"))
+    other = plasma(keys_B[1:2], "imagenet_c_fog", 128, decay_B[:1], torch.device("cpu"))
     assert not torch.equal(other[0], field[0])

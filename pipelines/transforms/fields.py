@@ -1,0 +1,131 @@
+"""Severities, random fields and filters that several suites share."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import pad
+
+from substyle.kernels import philox
+from substyle.kernels.dispatch import for_each_image, upload
+from substyle.kernels.displacement import Banded, mirrored
+from substyle.kernels.noise import F32
+from substyle.kernels.tables import normal_quantiles
+from substyle.pipelines.transforms.base import Arrays, Choice
+
+Keys = NDArray[np.uint64]
+SEVERITY = Choice("severity", (1, 2, 3, 4, 5), severity=True)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def row(table: tuple[tuple[float, ...], ...] | tuple[float, ...], args: Arrays) -> F32:
+    """Constants of each image's severity. Shape: (B,) or (B, k) float32."""
+    found: F32 = np.asarray(table, np.float32)[args["severity"].astype(np.int64) - 1]
+    return found
+
+
+def per_image(values_B: NDArray[np.floating], device: torch.device) -> torch.Tensor:
+    """Values as (B, 1, 1, 1) float32."""
+    return upload(np.asarray(values_B, np.float32), device).view(-1, 1, 1, 1)
+
+
+def unit(canvas_BSSC: torch.Tensor) -> torch.Tensor:
+    """Levels as float32 in [0, 1]."""
+    return canvas_BSSC.float() / 255.0
+
+
+def pixels(x_BSSC: torch.Tensor) -> torch.Tensor:
+    """Values in [0, 1] as uint8, clipped and rounded."""
+    return (x_BSSC.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
+
+
+def bits(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """16-bit random numbers, int32. Shape: (B, *shape)."""
+    if device.type != "cpu":
+        return philox.bits16_torch(keys_B, name, math.prod(shape), device).view(len(keys_B), *shape)
+    return torch.from_numpy(_on_cpu(keys_B, name, math.prod(shape)).astype(np.int32)).view(len(keys_B), *shape)
+
+
+def _on_cpu(keys_B: Keys, name: str, count: int) -> NDArray[np.uint16]:
+    out = np.empty((len(keys_B), count), np.uint16)
+    for_each_image(len(keys_B), lambda i: philox.bits16(keys_B[i], name, out[i]))
+    return out
+
+
+@lru_cache(maxsize=4)
+def _quantiles(device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(normal_quantiles().astype(np.float32)).to(device)
+
+
+def normal(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Standard normal numbers. Shape: (B, *shape) float32."""
+    table = _quantiles(device)
+    if device.type != "cpu":
+        return table[bits(keys_B, name, shape, device)]
+    drawn = np.take(table.numpy(), _on_cpu(keys_B, name, math.prod(shape)), mode="wrap")  # bounds need no check
+    return torch.from_numpy(drawn).view(len(keys_B), *shape)
+
+
+@lru_cache(maxsize=64)
+def _gaussian(sigma: float, side: int) -> Banded:
+    """Gaussian blur cut at four sigma, mirrored at the borders."""
+    radius = max(int(4.0 * sigma + 0.5), 1)
+    weight_K = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return Banded(mirrored(weight_K / weight_K.sum(), side))
+
+
+def blurred(x_SSC: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur one image; its products have the same shape in every batch. Shape: (S, S, C)."""
+    side, planes_CSS = len(x_SSC), x_SSC.permute(2, 0, 1).contiguous()
+    banded = _gaussian(sigma, side)
+    if x_SSC.device.type != "cpu":
+        matrix = torch.from_numpy(banded.matrix_OI).to(x_SSC.device)
+        return (matrix @ planes_CSS @ matrix.mT).permute(1, 2, 0)
+    down, across = np.empty(planes_CSS.shape, np.float32), np.empty(planes_CSS.shape, np.float32)
+    banded.across(banded.down(planes_CSS.numpy(), down), across)
+    return torch.from_numpy(across).permute(1, 2, 0)
+
+
+def streaked(field_SS: torch.Tensor, radius: int, sigma: float, angle: float) -> torch.Tensor:
+    """One-sided Gaussian blur of a field along a line, in whole pixels. Shape: (S, S)."""
+    side, reach = len(field_SS), 2 * radius + 1
+    step_K = np.arange(reach)
+    weight_K = np.exp(-0.5 * (step_K / sigma) ** 2)
+    weight_K /= weight_K.sum()
+    dx_K = -np.ceil(step_K * np.cos(np.radians(angle)) - 0.5).astype(np.int64)
+    dy_K = -np.ceil(step_K * np.sin(np.radians(angle)) - 0.5).astype(np.int64)
+    wide = pad(field_SS[None, None], (reach,) * 4, mode="replicate")[0, 0]
+    out = torch.zeros_like(field_SS)
+    for weight, dx, dy in zip(weight_K.tolist(), dx_K.tolist(), dy_K.tolist(), strict=True):
+        out += weight * wide[reach - dy : reach - dy + side, reach - dx : reach - dx + side]
+    return out
+
+
+def plasma(keys_B: Keys, name: str, side: int, decay_B: F32, device: torch.device) -> torch.Tensor:
+    """Fractal clouds in [0, 1] by the diamond-square algorithm on a torus. Shape: (B, S, S) float32.
+
+    Args:
+        decay_B: by how much the random part shrinks from one scale to the next.
+    """
+    size = 1 << max(side - 1, 1).bit_length()
+    random = bits(keys_B, name, (size, size), device).float() * (2.0 / 65535.0) - 1.0  # uniform in [-1, 1]
+    field = torch.zeros_like(random)
+    decay, wobble, step = upload(decay_B, device).view(-1, 1, 1), 1.0, size
+    scale = torch.ones_like(decay)
+    while step >= 2:
+        half = step // 2
+        corner = field[:, ::step, ::step]
+        two = corner + corner.roll(-1, 1)
+        centres = slice(half, None, step), slice(half, None, step)
+        field[:, *centres] = (two + two.roll(-1, 2)) / 4 + wobble * scale * random[:, *centres]
+        centre = field[:, *centres]
+        for axis, place in ((1, (slice(0, None, step), centres[1])), (2, (centres[0], slice(0, None, step)))):
+            around = centre + centre.roll(1, axis) + corner + corner.roll(-1, 3 - axis)
+            field[:, *place] = around / 4 + wobble * scale * random[:, *place]
+        step, scale = half, scale / decay
+    field = field - field.amin((1, 2), keepdim=True)
+    return (field / field.amax((1, 2), keepdim=True).clamp_min(1e-12))[:, :side, :side]
