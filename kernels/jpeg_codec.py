@@ -1,4 +1,4 @@
-"""JPEG compression artefacts (baseline, 4:2:0 chroma), bit-exact with libjpeg.
+"""JPEG compression artefacts (baseline, 4:2:0 or 4:4:4 chroma), bit-exact with libjpeg.
 
 Computes the lossy steps and their inverses: YCbCr conversion, 2 x 2 chroma averages, 8 x 8 DCT and quantisation;
 lossless Huffman coding is omitted. Every step is libjpeg 6b's in integers (``jccolor``, ``jcsample``, ``jfdctint``,
@@ -48,20 +48,23 @@ def tables(quality: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.asarray(np.clip((both * percent_B[:, None, None, None] + 50) // 100, 1, 255), np.int32)
 
 
-def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch.Tensor:
+def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32], *, whole_chroma: bool = False) -> torch.Tensor:
     """Apply JPEG compression to each image. Shape: (B, S, S, 3) uint8 in and out, on any device.
 
     Args:
         quality_B: libjpeg quality of each image, 1 (lowest) to 100.
+        whole_chroma: 4:4:4, chroma at full resolution, in place of 4:2:0. Always in plain torch.
     """
-    if on_triton(canvas_BSS3):
+    if not whole_chroma and on_triton(canvas_BSS3):
         from substyle.kernels import jpeg_codec_triton
 
         return jpeg_codec_triton.compressed(canvas_BSS3.contiguous(), tables(quality_B))
-    return compressed_reference(canvas_BSS3, quality_B)
+    return compressed_reference(canvas_BSS3, quality_B, whole_chroma=whole_chroma)
 
 
-def compressed_reference(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]) -> torch.Tensor:
+def compressed_reference(
+    canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32], *, whole_chroma: bool = False
+) -> torch.Tensor:
     """:func:`compressed` in plain torch, on any device."""
     height, width = canvas_BSS3.shape[1:3]
     if not canvas_BSS3.numel():
@@ -74,7 +77,13 @@ def compressed_reference(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32]
     blueness = (-_fixed(0.16874) * red - _fixed(0.33126) * green + _fixed(0.50000) * blue + offset) >> _SCALE
     redness = (_fixed(0.50000) * red - _fixed(0.41869) * green - _fixed(0.08131) * blue + offset) >> _SCALE
     luma = _coded(_extended(luma, UNIT, UNIT), table_B2[:, 0])[:, :height, :width]
-    chroma = [_enlarged(_coded(_halved(plane), table_B2[:, 1]), height, width) - 128 for plane in (blueness, redness)]
+    chroma = []
+    for plane in (blueness, redness):
+        if whole_chroma:
+            coded = _coded(_extended(plane, BLOCK, BLOCK), table_B2[:, 1])[:, :height, :width]
+        else:
+            coded = _enlarged(_coded(_halved(plane), table_B2[:, 1]), height, width)
+        chroma.append(coded - 128)
     green_less = (-_fixed(0.34414) * chroma[0] - _fixed(0.71414) * chroma[1] + (1 << (_SCALE - 1))) >> _SCALE
     mixed = torch.stack([
         luma + _descaled(_fixed(1.40200) * chroma[1], _SCALE),

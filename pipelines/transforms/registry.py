@@ -103,6 +103,13 @@ SUITES: dict[str, tuple[str, ...]] = {
             )
         ),
     ),
+    "traces16": (
+        "identity",
+        *(f"traces_jpeg{quality}_{chroma}" for quality in (75, 85, 95) for chroma in (420, 444)),
+        *(f"traces_sharpen{factor}" for factor in (2, 4, 8)),
+        *(f"traces_resize_{scale}" for scale in ("half", "three_quarters", "double")),
+        *(f"traces_interpolate_{filter}" for filter in ("box", "bilinear", "bicubic", "lanczos")),
+    ),
     # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }

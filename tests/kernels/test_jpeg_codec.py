@@ -27,9 +27,9 @@ def pictures(height: int, width: int) -> torch.Tensor:
     return torch.from_numpy(np.clip(made, 0, 255).astype(np.uint8))
 
 
-def through_a_file(picture: np.ndarray, quality: int) -> np.ndarray:  # type: ignore[type-arg]
+def through_a_file(picture: np.ndarray, quality: int, chroma: str = "4:2:0") -> np.ndarray:  # type: ignore[type-arg]
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=chroma)
     return np.asarray(Image.open(file).convert("RGB"))
 
 
@@ -44,6 +44,14 @@ def test_the_pixels_of_libjpeg(size: tuple[int, int]) -> None:
         assert made.dtype == torch.uint8
         for i, q in enumerate(quality.tolist()):
             np.testing.assert_array_equal(made[i].numpy(), through_a_file(canvas[i].numpy(), q), err_msg=f"{i}, {q}")
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 50), (1, 1), (40, 1), (7, 5)])
+def test_whole_chroma(size: tuple[int, int]) -> None:
+    canvas = pictures(*size)
+    made = jpeg_codec.compressed(canvas, QUALITIES, whole_chroma=True)
+    for i, q in enumerate(QUALITIES.tolist()):
+        np.testing.assert_array_equal(made[i].numpy(), through_a_file(canvas[i].numpy(), q, "4:4:4"), err_msg=f"{i}")
 
 
 def test_no_pictures() -> None:
