@@ -52,16 +52,11 @@ demo: setup
 families: package-weights
 families: STUDY := studies/families.toml
 families: OUT := $(if $(IMAGES),$(OUT)-families,runs/families)
-demo families: $(if $(IMAGES),,photographs)
-	$(BIN)/substyle run $(STUDY) --images "$(or $(IMAGES),$(PHOTOGRAPHS))" --out "$(OUT)" $(if $(filter-out 0,$(FRESH)),--fresh)
+demo families:
+	$(BIN)/substyle demo --study $(STUDY) $(if $(IMAGES),--images "$(IMAGES)") --out "$(OUT)" $(if $(filter-out 0,$(FRESH)),--fresh)
 
-photographs: $(PHOTOGRAPHS)
-
-# made again when what makes them has changed; moved to their place when complete
-$(PHOTOGRAPHS): pipelines/packaged_photographs.py | setup
-	rm -rf $@ $@.part
-	$(BIN)/python -m substyle.pipelines.packaged_photographs $@.part
-	mv $@.part $@
+photographs: setup
+	$(BIN)/python -m substyle.pipelines.packaged_photographs $(PHOTOGRAPHS)
 
 # many tests start processes, each of which would compile the package where bytecode is not kept
 test test-slow: export PYTHONDONTWRITEBYTECODE :=

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt, TypeAdapter
 
+import substyle
 from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
@@ -344,21 +345,38 @@ class Study:
         return Settings(self.seed, self.canvas, suite(self.suite), self.orientation, self.style_precision)
 
 
-def load_study(path: Path, *, device: str | None = None, runtime: str | None = None) -> Study:
+STUDIES = Path(substyle.__file__).with_name("studies")
+
+
+def find_study(name: str | Path) -> Path | None:
+    """Return the file of a study: the given one, or that of a study of the package by name, such as ``demo``.
+
+    None if it is neither; what exists at the given path has precedence over names.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    shipped = next((each for each in STUDIES.glob("*.toml") if each.stem == str(name)), None)
+    return None if shipped is None or path.exists() else shipped
+
+
+def load_study(path: Path | str, *, device: str | None = None, runtime: str | None = None) -> Study:
     """Read a study file. Paths in it are relative to its folder.
 
     Args:
-        path: the file.
+        path: the file, or the name of a study of the package, such as ``demo``.
         device: overrides ``embed.device``; also used for probes unless the file sets ``probes.device``.
         runtime: overrides ``embed.runtime``.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, or has an invalid field.
     """
+    path = find_study(path) or Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError("study", str(path), f"a readable study file ({error.strerror})") from error
+        names = ", ".join(sorted(each.stem for each in STUDIES.glob("*.toml")))
+        raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
         raise ConfigError("study", str(path), f"a TOML file ({error})") from error
     study = study_of(data, device=device, runtime=runtime)

@@ -13,6 +13,8 @@ is in the public domain. China (Daniel Büchele) and flower (vultilion) are CC B
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from substyle.engine import cache
 from substyle.kernels.errors import ConfigError
 
 # by package: photographs (no charts, masks or drawings) of at least 300 px in height and width
@@ -125,7 +128,27 @@ def write(folder: Path, *, seed: int = 0) -> int:
     return count
 
 
-# distributions whose versions determine `canvases`
+def ensure(folder: Path) -> None:
+    """Write the crops, unless the folder has them; replace those of another version of this module or of `SOURCES`.
+
+    The folder appears when it is complete. Raises ConfigError if it holds other files.
+    """
+    made_from = cache.key({"code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), **cache.versions(*SOURCES)})
+    stamp = folder / STAMP
+    if stamp.is_file() and stamp.read_text() == made_from:
+        return
+    if folder.exists() and not stamp.is_file() and any(folder.iterdir()):
+        raise ConfigError("photographs", f"{folder}, which holds other files", "an empty or new folder, or --images")
+    part = folder.with_name(f"{folder.name}.part")
+    for old in (part, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    write(part)
+    (part / STAMP).write_text(made_from)
+    part.rename(folder)
+
+
+STAMP = ".substyle-photographs"  # file in a folder of `ensure`: what its crops were made from
+# distributions whose versions determine crops and `canvases`
 SOURCES = ("scikit-image", "scikit-learn", "matplotlib", "pillow", "numpy")
 NARROWEST = 0.5  # minimum side of a canvas's crop, as a share of the shorter side
 
@@ -162,11 +185,10 @@ def main() -> int:
         print("usage: python -m substyle.pipelines.packaged_photographs FOLDER", file=sys.stderr)
         return 2
     try:
-        count = write(Path(sys.argv[1]))
+        ensure(Path(sys.argv[1]))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"{sys.argv[1]}: {count} photographs")
     return 0
 
 

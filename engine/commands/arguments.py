@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,27 @@ class _Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise BadUsage(message, field)
+
+
+class _Completion(argparse.Action):
+    """Print the script that completes commands, options and paths in a shell."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = "") -> None:
+        """Print it and exit."""
+        import shtab
+
+        for command in (parser, *_subparsers(parser)):
+            for action in command._actions:
+                if action.type in (Path, _place, _photographs, _study_or_photographs, _folder):
+                    action.complete = shtab.FILE  # type: ignore[attr-defined] - where shtab looks for it
+        print(shtab.complete(parser, shell=str(values)))
+        parser.exit()
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found: Iterable[argparse.ArgumentParser] = commands.choices.values()
+    return found
 
 
 def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
@@ -81,8 +102,10 @@ def _photographs(text: str) -> object:
 
 
 def _study_or_photographs(text: str) -> object:
-    """Argument type: a study file (``.toml``), or photographs."""
-    return Path(text) if Path(text).suffix == ".toml" else _photographs(text)
+    """Argument type: a study file (``.toml``), the name of a study of the package, or photographs."""
+    from substyle.engine.config import find_study
+
+    return find_study(text) or _photographs(text)
 
 
 def _folder(text: str) -> Path:
@@ -101,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
         "(--strict)",
     )
     command_line.add_argument("--version", action="version", version=f"substyle {__version__}")
+    command_line.add_argument(
+        "--print-completion", action=_Completion, choices=("bash", "zsh", "tcsh"), help="print a completion script"
+    )
     commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _describe(commands)
     _pipeline(commands)
@@ -177,6 +203,7 @@ def _source(command: argparse.ArgumentParser) -> None:
 def _pipeline(commands: Any) -> None:  # noqa: ANN401
     run = _command(commands, "run", "study", "run all stages: embed, probe, analyze, report")
     _study(run)
+    _demo(_command(commands, "demo", "study", "run a study on photographs bundled with Python packages"))
 
     embed = _command(commands, "embed", "embed", "embed photographs into a store", plugins=True)
     embed.add_argument(
@@ -260,9 +287,30 @@ def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "study",
         type=_study_or_photographs,
-        metavar="STUDY.toml|IMAGES",
-        help="a study file, or photographs (with --backbone)",
+        metavar="STUDY|IMAGES",
+        help="a study file, a study of the package such as demo, or photographs (with --backbone)",
     )
+    _run(run)
+    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
+    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required, repeatable")
+    group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
+    group.add_argument("--suite", help="suite, or comma-separated names (substance31)")
+    group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
+    group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
+
+
+def _demo(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument(
+        "--study",
+        metavar="STUDY",
+        help="a study file, or a study of the package: demo (default), photographs (default with --images), smallest, "
+        "families, …",
+    )
+    _run(demo)
+    demo.set_defaults(backbone=[], checkpoint=[], suite=None, seed=None, canvas=None)
+
+
+def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--images", type=_photographs, metavar="PATH", help="photographs, instead of the study's")
     run.add_argument(
         "--out", type=_folder, metavar="DIR", help="output folder (runs/<name of the study or the photographs>)"
@@ -274,12 +322,6 @@ def _study(run: argparse.ArgumentParser) -> None:
     run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _executor(run)
     _source(run)
-    group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
-    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required, repeatable")
-    group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    group.add_argument("--suite", help="suite, or comma-separated names (substance31)")
-    group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
-    group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
 
 
 def _measure(commands: Any) -> None:  # noqa: ANN401

@@ -15,7 +15,16 @@ from typing import Any
 from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
-from substyle.engine.config import AdaptConfig, AnalysisConfig, EmbedConfig, Study, load_study, study_of, study_schema
+from substyle.engine.config import (
+    AdaptConfig,
+    AnalysisConfig,
+    EmbedConfig,
+    Study,
+    find_study,
+    load_study,
+    study_of,
+    study_schema,
+)
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import read_results
@@ -31,6 +40,7 @@ from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
 from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import ConfigError, MissingError
+from substyle.pipelines import packaged_photographs
 from substyle.pipelines.storage import Place, is_remote
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -106,6 +116,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)
     return _show(results, out, store)
+
+
+def demo(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle demo`: run a study on photographs that installed packages ship, or on those of ``--images``."""
+    study = options.study or ("photographs" if options.images else "demo")
+    if options.images is None:
+        options.images = Path("runs") / "photographs"
+        packaged_photographs.ensure(options.images)
+    elif options.out is None:
+        name = name_of(options.images)
+        options.out = default_out(f"{name}-{Path(options.study).stem}" if options.study else name)
+    options.study = find_study(study) or Path(f"{study}.toml")
+    return run(options)
 
 
 def probe(options: argparse.Namespace) -> dict[str, Any]:

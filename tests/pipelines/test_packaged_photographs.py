@@ -94,3 +94,25 @@ def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         packaged_photographs.write(tmp_path)
     assert caught.value.field == "FOLDER"
+
+
+def test_photographs_are_made_once_and_again_from_other_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "photographs"
+    packaged_photographs.ensure(folder)
+    assert len(FolderSource(folder).records) == 272
+    (folder / "train" / "coffee" / "00.jpg").unlink()
+    packaged_photographs.ensure(folder)
+    assert len(FolderSource(folder).records) == 271
+    monkeypatch.setattr(packaged_photographs, "SOURCES", ("numpy",))
+    packaged_photographs.ensure(folder)
+    assert len(FolderSource(folder).records) == 272
+    assert [path.name for path in folder.parent.iterdir()] == ["photographs"]
+
+
+def test_photographs_of_somebody_else_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine.jpg").touch()
+    with pytest.raises(ConfigError, match="photographs"):
+        packaged_photographs.ensure(tmp_path)
+    assert (tmp_path / "mine.jpg").exists()

