@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import importlib
 import json
 import logging
@@ -72,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: invalid arguments (code 2), ``--help`` or ``--version``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:  # a last search for garbage among all imported modules takes up to a second
-        atexit.register(gc.freeze)
     if not requested(words):
         return _reported(words)[0]
     if sys.stderr is None:  # closed: print would write to stdout instead
