@@ -167,11 +167,26 @@ class BackboneChoice:
     """Local file with the weights."""
     precision: BackbonePrecision | None = None
     """Overrides ``embed.precision``."""
+    label: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+    """Shown in place of the name in the report, such as ``CLIP ViT-B/16``. Layers add ``@layer=<index>`` to it."""
 
     @property
     def names(self) -> list[str]:
         """Names of its backbones: one for each layer."""
         return expand(self.name)
+
+
+def labels_of(choices: Sequence[BackboneChoice]) -> dict[str, str]:
+    """Return the labels of backbones that have one, by name. Raises ConfigError if two have the same."""
+    found: dict[str, str] = {}
+    for choice in choices:
+        for name in choice.names if choice.label else ():
+            layer = "" if name == choice.name else "@" + name[name.index("layer=") :].split(",")[0]
+            label = f"{choice.label}{layer}"
+            if label in found.values():
+                raise ConfigError("label", label, "another label for each backbone")
+            found[name] = label
+    return found
 
 
 def names_of(choices: Sequence[BackboneChoice]) -> list[str]:
@@ -337,6 +352,9 @@ class Study:
     """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
     """Other photographs of the same classes, by name: folders or any other source."""
+
+    def __post_init__(self) -> None:
+        labels_of(self.backbones)
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""

@@ -21,6 +21,7 @@ from substyle.engine.config import (
     EmbedConfig,
     Study,
     find_study,
+    labels_of,
     load_study,
     study_of,
     study_schema,
@@ -28,6 +29,7 @@ from substyle.engine.config import (
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import read_results
+from substyle.engine.report.labels import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.importer import import_store
@@ -174,7 +176,12 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     shifts = kept_shift(store, out, {t.backbone: t for t in kept.tables}, study.shift if study else None)
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
-    results = assemble(name, store, out, kept.outcomes, kept.analyses, shifts, tables=kept.tables, threads=threads)
+    results = assemble(
+        *(name, store, out, kept.outcomes, kept.analyses, shifts),
+        tables=kept.tables,
+        threads=threads,
+        labels=labels_of(study.backbones) if study else {},
+    )
     shown = study is None or study.gallery
     save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)
     return _show(results, out, store.path)
@@ -186,7 +193,7 @@ def _suite(study: Study | None) -> Sequence[str]:
 
 
 def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
-    print(headline_table(results))
+    print(headline_table(labelled(results)))
     quarantined = results["quarantined"]
     if quarantined:
         print(f"\n{len(quarantined)} images were quarantined; the report lists them")

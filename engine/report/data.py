@@ -182,6 +182,8 @@ _BACKBONE: Shape = {
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
     "spec": {"objective": _text, "data": _text, "parameters": _number},
     "runtime": _ANY,
+    "label": _text,
+    "adapter": {"backbone": _text, "method": _text},
     "gate": {"cosine_min": _number, "threshold": _number, "spot": {"cosine_min": _number}},
     "cost": _NUMBERS,
 }
@@ -353,8 +355,9 @@ def layer_of(results: Results, name: str) -> tuple[str, int, int] | None:
 
 
 def networks(results: Results) -> list[str]:
-    """Names of the backbones that are neither controls, nor layers or tokens of a network."""
-    return [n for n in real(results) if layer_of(results, n) is None and not dig(results, "backbones", n, "tokens")]
+    """Names of the backbones that are neither controls, nor layers, tokens or adapted embeddings of a network."""
+    found = [name for name in real(results) if layer_of(results, name) is None]
+    return [name for name in found if not any(dig(results, "backbones", name, key) for key in ("tokens", "adapter"))]
 
 
 def heads(results: Results) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import attentive, extraction, findings, sections, severity, tables
+from substyle.engine.report import adapters, attentive, extraction, findings, sections, severity, tables
 from substyle.engine.report.data import (
     Column,
     Results,
@@ -37,6 +37,7 @@ from substyle.engine.report.figures import (
     style_tables,
     substance_tables,
 )
+from substyle.engine.report.labels import labelled
 from substyle.engine.report.sections import save_figures
 from substyle.kernels.errors import SubstyleError
 
@@ -287,6 +288,7 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
         SubstyleError: invalid results, or a gallery file that is not a picture.
     """
     validate_results(results)
+    results = labelled(results)
     made = tables.all_tables(results)
     page = write_page(out_dir / "report.html", "report.html.j2", _context(results, gallery))
     return ReportFiles(
@@ -320,6 +322,8 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "severities": severity.severities(results),
         "attentive": attentive.attentive(results),
         "attentive_summary": attentive.attentive_summary(results),
+        "adapters": adapters.adapters(results),
+        "adapters_summary": adapters.adapters_summary(results),
         "extractability": extraction.extractability(results),
         "extractability_summary": extraction.extractability_summary(results),
         "learning_curves": extraction.learning_curves(results),

@@ -135,6 +135,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
     spec = {**base.facts["spec"], **adapter.changed(name, base.facts["spec"], base.dim)}
     runtime = {"name": DERIVED, "precision": base.facts["runtime"]["precision"], "computed_with": base.name}
     facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
+    facts["adapter"] = {"backbone": base.name, "method": adapter.metadata["method"]}
     definitions = store.catalog.transformations[base.slug]
     with lock.hold(store.path, run := lock.new_run_id()):
         entry = store.ensure_backbone(facts, list(definitions.values()))

@@ -16,7 +16,7 @@ import numpy as np
 
 from substyle.engine import devices, observability
 from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.config import EmbedConfig, Settings, Study, names_of
+from substyle.engine.config import EmbedConfig, Settings, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import check_study
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
@@ -316,7 +316,12 @@ def run_study(
             source=study.source,
             quiet=quiet,
         )
-    results = assemble(study.name, store, out, outcomes, analyses, shifts, tables=tables, threads=study.embed.cores)
+    results = assemble(
+        *(study.name, store, out, outcomes, analyses, shifts),
+        tables=tables,
+        threads=study.embed.cores,
+        labels=labels_of(study.backbones),
+    )
     with observability.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)
         save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)

@@ -300,6 +300,7 @@ def assemble(
     *,
     tables: Sequence[EmbeddingTable],
     threads: int,
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Assemble results.json.
 
@@ -308,6 +309,7 @@ def assemble(
         outcomes, analyses, shifts: results of stages by backbone; missing ones are omitted.
         tables: tables of the reported backbones over common photographs and transformations.
         threads: CPU threads of the run.
+        labels: labels of backbones, by name.
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
@@ -346,6 +348,7 @@ def assemble(
                 entry, outcomes.get(entry.name), analyses.get(entry.name, {}), shifts.get(entry.name, {})
             )
             | {"cost": _cost(store, entry, len(table.keys), names, spent[entry.name])}
+            | ({"label": labels[entry.name]} if labels and entry.name in labels else {})
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
@@ -373,6 +376,7 @@ def _backbone(
         "spec": {"objective": objective, "data": data, **facts["spec"]},
         "runtime": facts["runtime"],
         "gate": facts["gate"],
+        **({"adapter": facts["adapter"]} if "adapter" in facts else {}),
         **(outcome.results if outcome else {}),
         **analysis,
         **({"shift": dict(shift)} if shift else {}),

@@ -1,0 +1,62 @@
+"""Labels of backbones, shown in place of their names in reports, tables and figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from substyle.engine.report.data import Results, dig
+from substyle.kernels.errors import ConfigError
+
+
+def labels_of(results: Results) -> dict[str, str]:
+    """Labels of the backbones that have one; adapted backbones are named by their backbone and method.
+
+    Raises:
+        ConfigError: two backbones have the same label.
+    """
+    backbones = results["backbones"]
+    found = {name: str(dig(backbone, "label") or name) for name, backbone in backbones.items()}
+    for name, backbone in backbones.items():
+        base, method = (dig(backbone, "adapter", key) for key in ("backbone", "method"))
+        if base and method and not dig(backbone, "label"):
+            found[name] = f"{found.get(base, base)} + {method}"
+    for name, label in found.items():
+        others = [other for other, text in found.items() if text == label and other != name]
+        if others and dig(results, "backbones", name, "adapter"):
+            found[name] = f"{label} ({PurePath(name).stem[:8]})"  # adapters of two trainings
+        elif others:
+            raise ConfigError("label", label, f"different labels for {name} and {', '.join(others)}")
+    return {name: label for name, label in found.items() if label != name}
+
+
+def labelled(results: Results) -> Results:
+    """Return results in which labels replace the names of backbones."""
+    labels = labels_of(results)
+    if not labels:
+        return results
+    longest = sorted(labels, key=len, reverse=True)
+    # not within a longer name, such as mae:base in mae:base@layer=6
+    names = re.compile(r"(?<![\w:/@=+.-])(" + "|".join(map(re.escape, longest)) + r")(?![\w:/@=+-])")
+
+    def shown(text: str) -> str:
+        return names.sub(lambda found: labels[found[1]], text)
+
+    def renamed(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, Mapping):
+            return {shown(key) if isinstance(key, str) else key: renamed(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [renamed(each) for each in value]
+        return shown(value) if isinstance(value, str) else value
+
+    changed: dict[str, Any] = {}
+    for key, value in results.items():
+        changed[key] = renamed(value)
+    for name, backbone in changed["backbones"].items():
+        spec = backbone.get("spec") if isinstance(backbone, dict) else None
+        original = next((old for old, label in labels.items() if label == name), name)
+        if isinstance(spec, dict) and "name" in spec:
+            spec["name"] = original  # the page of methods states it
+    return changed

@@ -1,0 +1,74 @@
+"""Labels replace the names of backbones wherever the report shows them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from substyle.engine.config import study_of
+from substyle.engine.report.adapters import adapters, adapters_summary
+from substyle.engine.report.labels import labelled, labels_of
+from substyle.engine.report.page import write_report
+from substyle.kernels.errors import ConfigError
+
+
+def test_labels_stand_everywhere_and_names_nowhere(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    results["backbones"]["efficientnet_lite0"]["label"] = "EfficientNet"
+    shown = labelled(results)
+    renamed = {"efficientnet_lite0": "EfficientNet"}
+    assert list(shown["backbones"]) == [renamed.get(name, name) for name in results["backbones"]]
+    assert '"efficientnet_lite0"' not in json.dumps(shown["comparisons"])
+    assert "control:random:efficientnet_lite0" in shown["backbones"]  # a longer name is another backbone
+    files = write_report(results, tmp_path)
+    page = files.html.read_text()
+    assert "EfficientNet" in page
+    assert page.count("efficientnet_lite0") == page.count("random:efficientnet_lite0")
+    assert labelled(fake.fake_results()) == fake.fake_results()
+
+
+def test_two_backbones_cannot_have_one_label(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    for name in ("efficientnet_lite0", "dinov2_vit_small"):
+        results["backbones"][name]["label"] = "A"
+    with pytest.raises(ConfigError) as error:
+        labels_of(results)
+    assert error.value.field == "label"
+    row = {"name": "control:pixels", "label": "A"}
+    with pytest.raises(ConfigError):
+        study_of({"name": "s", "backbones": [row, {"name": "control:statistics", "label": "A"}]})
+
+
+def test_layers_add_theirs_to_the_label() -> None:
+    from substyle.engine.config import labels_of as of_choices
+
+    study = study_of({"name": "s", "backbones": [{"name": "mae:base@layer=2:5,pool=avg", "label": "MAE"}]})
+    assert of_choices(study.backbones) == {
+        "mae:base@layer=2,pool=avg": "MAE@layer=2",
+        "mae:base@layer=5,pool=avg": "MAE@layer=5",
+    }
+
+
+def test_adapters_are_set_beside_their_backbone(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    assert adapters(results).rows == ()
+    name, base = "dinov2_vit_small", "efficientnet_lite0"
+    results["backbones"][name]["adapter"] = {"backbone": base, "method": "pisco"}
+    table = adapters(results)
+    assert {row[:2] for row in table.rows} == {(base, "pisco")}
+    by_score = {row[2]: row for row in table.rows}
+    for _, _, heading, before, after, gain, _ in table.rows:
+        assert gain is None or gain[0] == pytest.approx(after[0] - before[0], abs=1e-6), heading
+        assert gain is None or gain[1] <= gain[0] <= gain[2]
+    assert by_score["Style"][3][0] == results["backbones"][base]["fine"]["linear"]["accuracy"]
+    for row in results["comparisons"]:
+        row["p_holm"] = 0.001 if {row["a"], row["b"]} == {name, base} and row["task"] == "fine" else 0.9
+    text = adapters_summary(results)
+    assert text.count("points") == 1
+    assert "style" in text
+    page = write_report(results, tmp_path).html.read_text()
+    assert 'id="adapters"' in page
+    assert f"{base} + pisco" in page
