@@ -18,8 +18,15 @@ from substyle.kernels.tables import normal_quantiles
 from substyle.pipelines.transforms.base import Arrays, Choice
 
 Keys = NDArray[np.uint64]
-SEVERITY = Choice("severity", (1, 2, 3, 4, 5), severity=True)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def severities(name: str, *values: float | tuple[float, ...], unit: str = "") -> Choice:
+    """A parameter with one value per severity."""
+    return Choice(name, values, unit, severity=True)
+
+
+SEVERITY = severities("severity", 1, 2, 3, 4, 5)
 
 
 def row(table: tuple[tuple[float, ...], ...] | tuple[float, ...], args: Arrays) -> F32:
@@ -41,6 +48,19 @@ def unit(canvas_BSSC: torch.Tensor) -> torch.Tensor:
 def pixels(x_BSSC: torch.Tensor) -> torch.Tensor:
     """Values in [0, 1] as uint8, clipped and rounded."""
     return (x_BSSC.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
+
+
+def plane(side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates (x, y) of pixel centres from the centre, in sides. Shape: (1, 1, S, 1), (1, S, 1, 1)."""
+    line = (torch.arange(side, device=device) + 0.5) / side - 0.5
+    return line.view(1, 1, -1, 1), line.view(1, -1, 1, 1)
+
+
+def along(angle_B: F32, side: int, device: torch.device) -> torch.Tensor:
+    """Coordinate along a direction (degrees from x towards y) from the centre, in sides. Shape: (B, S, S, 1)."""
+    x, y = plane(side, device)
+    radians_B = np.radians(np.asarray(angle_B, np.float64))
+    return x * per_image(np.cos(radians_B), device) + y * per_image(np.sin(radians_B), device)
 
 
 def bits(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

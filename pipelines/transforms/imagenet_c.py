@@ -30,6 +30,7 @@ from substyle.pipelines.transforms.fields import (
     pixels,
     plasma,
     row,
+    severities,
     streaked,
     unit,
 )
@@ -44,20 +45,25 @@ def _with(name: str, of: str, role: str, parameter: Choice) -> None:
     register(replace(known, name=PREFIX + name, role=role, parameters=kept))  # type: ignore[arg-type]
 
 
-def _choice(name: str, values: tuple[object, ...], unit: str = "") -> Choice:
-    return Choice(name, values, unit, severity=True)
-
-
 __all__ = ["blur", "noise", "quality", "warp"]  # their transformations are registered on import
-_with("gaussian_noise", "gaussian_noise", "train", _choice("std", (0.08, 0.12, 0.18, 0.26, 0.38), "of full range"))
-_with("shot_noise", "shot_noise", "train", _choice("rate", (60, 25, 12, 5, 3), "photons at full range"))
-_with("impulse_noise", "impulse_noise", "train", _choice("amount", (0.03, 0.06, 0.09, 0.17, 0.27), "share of values"))
-_with("gaussian_blur", "gaussian_blur", "held_out", _choice("sigma", (1, 2, 3, 4, 6), "px"))
-_with("defocus_blur", "defocus_blur", "train", _choice("radius", (3, 4, 6, 8, 10), "px"))
-_with("motion_blur", "motion_blur", "train", _choice("line", ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)), "px"))
-_with("zoom_blur", "zoom_blur", "train", _choice("zoom", (1.10, 1.15, 1.20, 1.24, 1.30)))
-_with("jpeg_compression", "jpeg", "train", _choice("quality", (25, 18, 15, 10, 7)))
-_with("elastic_transform", "elastic", "train", _choice("amplitude", (14, 18.2, 23.8, 28, 33.6), "px"))
+_with(
+    "gaussian_noise", "gaussian_noise", "train", severities("std", 0.08, 0.12, 0.18, 0.26, 0.38, unit="of full range")
+)
+_with("shot_noise", "shot_noise", "train", severities("rate", 60, 25, 12, 5, 3, unit="photons at full range"))
+_with(
+    "impulse_noise",
+    "impulse_noise",
+    "train",
+    severities("amount", 0.03, 0.06, 0.09, 0.17, 0.27, unit="share of values"),
+)
+_with("gaussian_blur", "gaussian_blur", "held_out", severities("sigma", 1, 2, 3, 4, 6, unit="px"))
+_with("defocus_blur", "defocus_blur", "train", severities("radius", 3, 4, 6, 8, 10, unit="px"))
+_with(
+    "motion_blur", "motion_blur", "train", severities("line", (10, 3), (15, 5), (15, 8), (15, 12), (20, 15), unit="px")
+)
+_with("zoom_blur", "zoom_blur", "train", severities("zoom", 1.10, 1.15, 1.20, 1.24, 1.30))
+_with("jpeg_compression", "jpeg", "train", severities("quality", 25, 18, 15, 10, 7))
+_with("elastic_transform", "elastic", "train", severities("amplitude", 14, 18.2, 23.8, 28, 33.6, unit="px"))
 
 
 def _hsv(x_BSSC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

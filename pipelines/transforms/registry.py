@@ -110,6 +110,16 @@ SUITES: dict[str, tuple[str, ...]] = {
         *(f"traces_resize_{scale}" for scale in ("half", "three_quarters", "double")),
         *(f"traces_interpolate_{filter}" for filter in ("box", "bilinear", "bicubic", "lanczos")),
     ),
+    "naturalistic30": (
+        "identity",
+        *("directional_light", "cast_shadow", "vignette", "overexposure", "underexposure", "color_temperature"),
+        *("night", "backlight", "dappled_light", "lens_flare"),
+        *("fog", "rain", "snow"),
+        *("rotation", "perspective", "scale", "crop", "flip"),
+        *("barrel", "pincushion", "rolling_shutter", "mirror_tiling"),
+        *("chromatic_aberration", "bayer", "banding", "hot_pixels"),
+        *("dust", "rolling_bands", "sensor_noise", "blooming"),
+    ),
     # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }

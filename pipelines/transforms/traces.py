@@ -55,7 +55,7 @@ def weights(inputs: int, outputs: int, interpolation: str) -> NDArray[np.float64
     at_I = np.arange(inputs)
     inside_OI = (at_I >= first_O[:, None]) & (at_I < end_O[:, None])
     weight_OI = np.where(inside_OI, value((at_I - centre_O[:, None] + 0.5) / stretch), 0.0)
-    return weight_OI / weight_OI.sum(1, keepdims=True)
+    return np.asarray(weight_OI / weight_OI.sum(1, keepdims=True), np.float64)
 
 
 def _resized(planes_CSS: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:
