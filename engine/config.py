@@ -355,6 +355,9 @@ class Study:
 
     def __post_init__(self) -> None:
         labels_of(self.backbones)
+    domains: dict[str, PathOrAddress] = field(default_factory=dict)
+    """Photographs of other domains, by name. Each is embedded in all transformations; linear probes of every domain are
+    scored on every other."""
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""
@@ -415,6 +418,7 @@ def load_study(path: Path | str, *, device: str | None = None, runtime: str | No
         suite=re.sub(r"[^+,]+\.toml", lambda part: str(folder / part[0].strip()), study.suite),
         plugins=tuple(folder / plugin for plugin in study.plugins),
         shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
+        domains={name: below(folder, location, f"domains.{name}") for name, location in study.domains.items()},
     )
 
 

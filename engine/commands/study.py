@@ -37,6 +37,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt as adapt_store
 from substyle.engine.study.adapt import derive
+from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
@@ -181,6 +182,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         tables=kept.tables,
         threads=threads,
         labels=labels_of(study.backbones) if study else {},
+        domains=kept_domains(store, out, {t.backbone: t for t in kept.tables}),
     )
     shown = study is None or study.gallery
     save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)

@@ -95,6 +95,7 @@ def check_study(
     counts = count_splits(records, source, seed=study.seed, fractions=study.splits.fractions, manifest=manifest)
     warnings = check_suite(transformations) + check_splits(counts)
     warnings += check_tasks(study.probes, transformations, counts)
+    check_domains(study)
     return warnings + check_shift(study.shift, counts, study.probes, study.source)
 
 
@@ -286,6 +287,16 @@ def check_tasks(config: ProbeConfig, transformations: Sequence[str], counts: Spl
         needed = "; ".join(f"{task} needs {need}" for task, need in missing.items())
         raise ConfigError("probes.tasks", list(config.tasks), f"at least one possible task ({needed})")
     return [f"the {task} probe is skipped; it needs {need}" for task, need in missing.items()]
+
+
+def check_domains(study: Study) -> None:
+    """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
+    if study.domains and ("linear" not in study.probes.heads or not study.probes.save):
+        raise ConfigError("domains", ", ".join(study.domains), "linear in probes.heads and probes.save = true")
+    for name, folder in study.domains.items():
+        if name == study.name:
+            raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
+        open_source(folder, study.source.fitting(kind_of(folder)))
 
 
 def check_shift(

@@ -142,6 +142,7 @@ _BACKBONE: Shape = {
     **dict.fromkeys(("fine", "semantic"), _SINGLE),
     **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
     "coarse_redrawn": {"*": {**dict.fromkeys(("sets", "transformations", "mean", "sd", "low", "high"), _number)}},
+    "domains": {"*": {"*": {"*": {**_TRAINED, "images": _whole, "by_transformation": _NUMBERS}}}},
     "equal_width": {"dim": _whole, "fine": _TRAINED, "rotation": _TRAINED},
     "extractability": {
         "*": {

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import adapters, attentive, extraction, findings, sections, severity, tables
+from substyle.engine.report import adapters, attentive, domains, extraction, findings, sections, severity, tables
 from substyle.engine.report.data import (
     Column,
     Results,
@@ -324,6 +324,8 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "attentive_summary": attentive.attentive_summary(results),
         "adapters": adapters.adapters(results),
         "adapters_summary": adapters.adapters_summary(results),
+        "domains": domains.domains(results),
+        "domains_summary": domains.domains_summary(results),
         "extractability": extraction.extractability(results),
         "extractability_summary": extraction.extractability_summary(results),
         "learning_curves": extraction.learning_curves(results),

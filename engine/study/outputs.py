@@ -205,10 +205,10 @@ def file_digest(path: Path) -> str:
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
 STAGES = ("probes", "analysis", "shift")
-ADAPTERS = "adapters"
+ADAPTERS, DOMAINS = "adapters", "domains"
 _REPORT = (RESULTS, PAGE, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
-_ALL = (*_REPORT, *STAGES, ADAPTERS, "gallery", STORE, "trace.json", HEADER)
+_ALL = (*_REPORT, *STAGES, ADAPTERS, DOMAINS, "gallery", STORE, "trace.json", HEADER)
 _KIND = "results"
 
 

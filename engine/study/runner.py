@@ -28,10 +28,13 @@ from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import read_object, remove, write_durably, writing
 from substyle.engine.store.identity import RUN
 from substyle.engine.store.layout import HEADER, DifferentError, slug
+from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, store_facts
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt, adaptable, derive
+from substyle.engine.study.domains import store_path as store_path_of
+from substyle.engine.study.domains import transfer
 from substyle.engine.study.outputs import (
     RESULTS,
     STORE,
@@ -86,8 +89,13 @@ def shift(
         ConfigError: a folder has none of the probe's classes.
     """
     began = time.perf_counter()
+    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
     stores = {
-        name: _embedded(name, folder, compiled, out, settings, config, source=source, quiet=quiet)
+        name: _embedded(
+            *(f"shift {name}", folder, out / SHIFT / f"{slug(name)}.zarr", compiled, plain, config),
+            source=source,
+            quiet=quiet,
+        )
         for name, folder in folders.items()
     }
     for store in stores.values():
@@ -142,30 +150,30 @@ def kept_shift(
 
 
 def _embedded(
-    name: str,
+    title: str,
     folder: Path | str,
+    path: Path,
     compiled: Sequence[CompiledBackbone],
-    out: Path,
     settings: Settings,
     config: EmbedConfig,
     *,
     source: SourceConfig | None,
     quiet: bool,
+    limit: int = 0,
+    fractions: Fractions | None = None,
 ) -> EmbeddingStore:
-    """Embed the photographs of one name; returns their store."""
-    path = out / SHIFT / f"{slug(name)}.zarr"
+    """Embed other photographs in a store of their own, replacing a store of other ones."""
     photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
-    print(f"shift {name}: {describe(photographs)}", file=sys.stderr)
-    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
+    print(f"{title}: {describe(photographs)}", file=sys.stderr)
     if not catalog.exists(path):
         with writing(path):
             remove(path)  # remainder of an interrupted deletion
-    plan = EmbedPlan(photographs, path, PixelPipeline(plain, config), title=f"shift {name}", only=True)
+    plan = EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
     try:
         embed_compiled(plan, compiled, quiet=quiet)
     except DifferentError as error:
         # the folder, its bytes or a backbone have changed
-        print(f"shift.{name}: {error}; re-embedding", file=sys.stderr)
+        print(f"{title}: {error}; re-embedding", file=sys.stderr)
         with writing(path):
             remove(path / HEADER)  # first: a partly deleted store without its header is not opened
             remove(path)
@@ -303,7 +311,6 @@ def run_study(
     tables = stages.tables(store, names, chosen)
     shifts: Mapping[str, Mapping[str, Any]] = {}
     if study.shift:
-        compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet)
         shifts = shift(
             study.shift,
             compiled,
@@ -317,10 +324,34 @@ def run_study(
             quiet=quiet,
         )
     results = assemble(
+    transferred: Mapping[str, Mapping[str, Any]] = {}
+    compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet) if study.shift or study.domains else []
+    if study.domains:
+        stores = {
+            name: _embedded(
+                *(f"domain {name}", folder, store_path_of(out, name), compiled, plan.pipeline.settings, study.embed),
+                source=study.source,
+                quiet=quiet,
+                limit=study.limit,
+                fractions=study.splits.fractions,
+            )
+            for name, folder in study.domains.items()
+        }
+        for each in stores.values():
+            for name in adapted:
+                derive(each, name, quiet=quiet)
+        transferred = transfer(
+            *(stores, out, study.probes),
+            study=store,
+            own=study.name,
+            tables={table.backbone: table for table in tables},
+            quiet=quiet,
+        )
         *(study.name, store, out, outcomes, analyses, shifts),
         tables=tables,
         threads=study.embed.cores,
         labels=labels_of(study.backbones),
+        domains=transferred,
     )
     with observability.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)

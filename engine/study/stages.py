@@ -301,6 +301,7 @@ def assemble(
     tables: Sequence[EmbeddingTable],
     threads: int,
     labels: Mapping[str, str] | None = None,
+    domains: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Assemble results.json.
 
@@ -310,6 +311,7 @@ def assemble(
         tables: tables of the reported backbones over common photographs and transformations.
         threads: CPU threads of the run.
         labels: labels of backbones, by name.
+        domains: transfer between domains, by backbone.
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
@@ -349,6 +351,7 @@ def assemble(
             )
             | {"cost": _cost(store, entry, len(table.keys), names, spent[entry.name])}
             | ({"label": labels[entry.name]} if labels and entry.name in labels else {})
+            | ({"domains": domains[entry.name]} if domains and entry.name in domains else {})
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),

@@ -1,0 +1,67 @@
+"""Transfer of probes between domains."""
+
+from __future__ import annotations
+
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, real, scored, show
+
+_SCORES = (
+    ("Style", "fine", "accuracy", "ci95"),
+    ("Coarse, seen", "coarse", "seen", "seen_ci95"),
+    ("Coarse, held out", "coarse", "held_out", "held_out_ci95"),
+    ("Class", "semantic", "clean", "clean_ci95"),
+    ("Class, transformed", "semantic", "obfuscated", "obfuscated_ci95"),
+)
+
+
+def _names(results: Results) -> list[str]:
+    """Domains on which probes are scored, the study's own first."""
+    found: dict[str, None] = {}
+    for name in ordered(results):
+        for tasks in (dig(results, "backbones", name, "domains") or {}).values():
+            for trained, row in tasks.items():
+                found |= dict.fromkeys([trained, *row])
+    return list(found)
+
+
+def domains(results: Results) -> Table:
+    """Scores of linear probes by training domain, a column for each test domain."""
+    names = _names(results)
+    columns = (
+        *(Column(key, heading, "text") for key, heading in (("backbone", "Backbone"), ("score", "Score"))),
+        Column("trained", "Trained on", "text"),
+        *(Column(f"on_{name}", name, interval=True) for name in names),
+    )
+    rows = []
+    for backbone in ordered(results):
+        for heading, task, key, interval in _SCORES:
+            for trained, row in (dig(results, "backbones", backbone, "domains", task) or {}).items():
+                values = [scored(row.get(name), key, interval) for name in names]
+                if any(values):
+                    rows.append((backbone, heading, trained, *values))
+    return Table(
+        "domains", "Accuracy of linear probes: trained on one domain, scored on another.", columns, tuple(rows)
+    )
+
+
+def domains_summary(results: Results) -> str:
+    """Which style transfers worst, for each trained backbone, and which transformation loses most."""
+    sentences = []
+    for backbone in real(results):
+        cells = dig(results, "backbones", backbone, "domains", "fine") or {}
+        lost: list[tuple[float, str, str]] = []
+        for trained, row in cells.items():
+            for tested, cell in row.items():
+                own, other = dig(cells, tested, tested, "accuracy"), dig(cell, "accuracy")
+                if tested != trained and own is not None and other is not None:
+                    lost.append((other - own, trained, tested))
+        if not lost:
+            continue
+        change, trained, tested = min(lost)
+        text = f"Style of {backbone} transfers worst from {trained} to {tested}: {show(change, 'points')} points"
+        text += f" against a probe of {tested}"
+        own, other = (dig(cells, each, tested, "by_transformation") or {} for each in (tested, trained))
+        drops = [(other[t] - own[t], t) for t in own if own[t] is not None and other.get(t) is not None]
+        if drops and min(drops)[0] < 0:
+            text += f", most for {min(drops)[1]} ({show(min(drops)[0], 'points')})"
+        sentences.append(f"{text}.")
+    return " ".join(sentences)

@@ -1,0 +1,47 @@
+"""Transfer between domains in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from substyle.engine.report.data import validate_results
+from substyle.engine.report.domains import domains, domains_summary
+from substyle.engine.report.page import write_report
+from substyle.kernels.errors import SubstyleError
+
+
+def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    assert domains(results).rows == ()
+    assert 'id="domains"' not in write_report(results, tmp_path).html.read_text()
+
+    def cell(accuracy: float, fog: float | None) -> dict[str, object]:
+        return {"accuracy": accuracy, "ci95": [accuracy - 0.1, accuracy + 0.1], "by_transformation": {"fog": fog}}
+
+    fine = {
+        "photos": {"photos": cell(0.9, 0.8), "x-rays": cell(0.5, None)},
+        "x-rays": {"photos": cell(0.3, 0.2), "x-rays": cell(0.7, 0.6)},
+    }
+    semantic = {"photos": {"photos": {"clean": 0.9, "obfuscated": 0.4, "images": 9}, "x-rays": None}}
+    results["backbones"]["efficientnet_lite0"]["domains"] = {"fine": fine, "semantic": semantic}
+    table = domains(results)
+    assert [column.heading for column in table.columns[3:]] == ["photos", "x-rays"]
+    assert table.rows[1] == (
+        "efficientnet_lite0",
+        "Style",
+        "x-rays",
+        (0.3, pytest.approx(0.2), 0.4),
+        (0.7, 0.6, pytest.approx(0.8)),
+    )
+    assert [row[1] for row in table.rows[2:]] == ["Class", "Class, transformed"]
+    text = domains_summary(results)
+    assert "from x-rays to photos" in text
+    assert "−60.0 points" in text
+    assert "most for fog (−60.0)" in text
+    assert 'id="domains"' in write_report(results, tmp_path).html.read_text()
+    fine["photos"]["x-rays"]["accuracy"] = "0.5"
+    with pytest.raises(SubstyleError):
+        validate_results(results)

@@ -1,0 +1,79 @@
+"""Probes of one domain scored on another."""
+
+from __future__ import annotations
+
+import pytest
+from tests.scenarios.scene import Scene
+
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.store.layout import TEST, slug
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+
+PIXELS = "control:pixels"
+
+
+@pytest.fixture
+def scene(scene: Scene) -> Scene:
+    scene.add_all()
+    scene.add_all(scene.root / "other", seed=60)
+    scene.study["probes"]["tasks"] = ["fine", "coarse", "semantic"]
+    scene.study["domains"] = {"other": str(scene.root / "other")}
+    return scene
+
+
+def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
+    results = scene.run()
+    found = results["backbones"][PIXELS]["domains"]
+    assert set(found) == {"fine", "coarse", "semantic"}
+    out = scene.root / "out"
+    folders = {
+        "small": (out, out / "store.zarr"),
+        "other": (out / "domains" / slug("other"), out / "domains" / f"{slug('other')}.zarr"),
+    }
+    tables = {name: load_table(EmbeddingStore.open(store), PIXELS) for name, (_, store) in folders.items()}
+    for trained, (folder, _) in folders.items():
+        probe = Probe.load(folder / "probes" / slug(PIXELS) / "fine-linear.safetensors")
+        for tested, table in tables.items():
+            images = table.rows(TEST)
+            right = [
+                (probe.predict(table.take(t, images)).argmax(1) == t)[table.distinct_TN[t, images]].mean()
+                for t in range(3)
+            ]
+            cell = found["fine"][trained][tested]
+            assert cell["accuracy"] == pytest.approx(sum(right) / 3, abs=1e-6)
+            assert cell["images"] == len(images)
+            low, high = cell["ci95"]
+            assert low <= cell["accuracy"] <= high
+    # the study's own cell is its own score
+    own = results["backbones"][PIXELS]
+    assert found["fine"]["small"]["small"]["accuracy"] == pytest.approx(own["fine"]["linear"]["accuracy"], abs=0.06)
+    assert scene.run()["backbones"][PIXELS]["domains"] == found
+    assert scene.stages(out / "store.zarr", "--out", out)["backbones"][PIXELS]["domains"] == found
+
+
+def test_other_photographs_of_a_domain_are_embedded_again(scene: Scene) -> None:
+    before = scene.run()["backbones"][PIXELS]["domains"]
+    scene.add_all(scene.root / "third", seed=90)
+    scene.study["domains"] = {"other": str(scene.root / "third")}
+    after = scene.run()["backbones"][PIXELS]["domains"]
+    scene.study["domains"] = {"other": str(scene.root / "third")}
+    assert after != before
+    assert after == scene.fresh()["backbones"][PIXELS]["domains"]
+
+
+def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:
+    for folder in (scene.root / "other").glob("*/odd"):
+        folder.rename(folder.with_name("unknown"))
+    found = scene.run()["backbones"][PIXELS]["domains"]["semantic"]["small"]
+    assert found["other"]["images"] < found["small"]["images"]
+
+
+def test_what_cannot_be_transferred_is_refused(scene: Scene) -> None:
+    scene.study["domains"] = {"small": str(scene.root / "other")}
+    scene.run_refused(field="domains.small", kind="ConfigError")
+    scene.study["domains"] = {"other": str(scene.root / "missing")}
+    scene.run_refused(field="images", kind="ConfigError")
+    scene.study["domains"] = {"other": str(scene.root / "other")}
+    scene.study["probes"]["heads"] = ["mlp"]
+    scene.run_refused(field="domains", kind="ConfigError")
