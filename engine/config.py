@@ -352,12 +352,12 @@ class Study:
     """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
     """Other photographs of the same classes, by name: folders or any other source."""
-
-    def __post_init__(self) -> None:
-        labels_of(self.backbones)
     domains: dict[str, PathOrAddress] = field(default_factory=dict)
     """Photographs of other domains, by name. Each is embedded in all transformations; linear probes of every domain are
     scored on every other."""
+
+    def __post_init__(self) -> None:
+        labels_of(self.backbones)
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""
