@@ -124,7 +124,7 @@ def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str
     assert rows == [(coarse, name, role, "".join(drawn).strip()) for name, coarse, role, _, *drawn in printed]
 
 
-@pytest.mark.parametrize("name", ["traces16", "naturalistic30"])
+@pytest.mark.parametrize("name", ["traces16", "naturalistic30", "obfuscation22"])
 def test_other_suites_are_as_the_command_prints_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transforms", "--suite", name]) == 0
     printed = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()[1:]]

@@ -296,14 +296,17 @@ def kernel(
     parameters: Sequence[Parameter] = (),
     prepare: Callable[[Arrays, int], Arrays] | None = None,
     version: int = 1,
+    split_assets: bool = False,
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
     ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
+    ``split_assets`` as in :func:`dali`.
     """
 
     def decorate(function: Function) -> Function:
-        register(Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare))
+        made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
+        register(replace(made, split_assets=split_assets))
         return function
 
     return decorate

@@ -120,6 +120,21 @@ SUITES: dict[str, tuple[str, ...]] = {
         *("chromatic_aberration", "bayer", "banding", "hot_pixels"),
         *("dust", "rolling_bands", "sensor_noise", "blooming"),
     ),
+    # 19 obfuscations and the three that are held out
+    "obfuscation22": (
+        "identity",
+        *(
+            f"obfuscation_{name}"
+            for name in (
+                *("adversarial_patches", "background_blur_composition", "color_noise_blocks", "halftoning"),
+                *("high_contrast_border", "icon_overlay", "image_overlay", "interleave", "invert_lines", "line_shift"),
+                *("perspective_transform", "photo_composition", "rotate_blocks", "rotate_image", "swirl_warp"),
+                *("text_overlay", "texturize", "wavy_color_warp"),
+                *("color_pattern_overlay", "low_contrast_triangles", "perspective_composition"),
+            )
+        ),
+        "style_starry",
+    ),
     # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }
