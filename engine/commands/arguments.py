@@ -45,7 +45,7 @@ class _Completion(argparse.Action):
         for command in (parser, *_subparsers(parser)):
             for action in command._actions:
                 if action.type in (Path, _place, _photographs, _study_or_photographs, _folder):
-                    action.complete = shtab.FILE  # type: ignore[attr-defined] - where shtab looks for it
+                    action.complete = shtab.FILE  # type: ignore[attr-defined]
         print(shtab.complete(parser, shell=str(values)))
         parser.exit()
 
@@ -131,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     _describe(commands)
     _pipeline(commands)
     _use(commands)
+    _exchange(commands)
     _measure(commands)
     return command_line
 
@@ -365,14 +366,47 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR")
 
-    bring = _command(commands, "import", "study", "import precomputed embeddings into a store")
+
+def _exchange(commands: Any) -> None:  # noqa: ANN401
+    bring = _command(
+        commands, "import", "exchange", "import embeddings into a new store, or as a further backbone", plugins=True
+    )
     bring.set_defaults(function="import_embeddings")
     bring.add_argument(
-        "embeddings", type=Path, help="Parquet (key, transformation, embedding), or a .npy array (rows, D)"
+        "embeddings",
+        type=Path,
+        help="Parquet file or folder (key, transformation, embedding), or a .npy array (rows, D)",
     )
     bring.add_argument(
         "--rows", type=Path, help="for .npy: CSV with columns key, transformation, optional label, split"
     )
-    bring.add_argument("--store", type=_place, required=True, help="new store")
+    bring.add_argument("--store", type=_place, required=True, help="new store, or one with the same photographs")
     bring.add_argument("--backbone", required=True, metavar="NAME", help="name for it, such as import:my_model")
-    bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0)")
+    bring.add_argument("--seed", type=_SEED, default=0, help="seed of splits if the rows have none (0); new stores")
+    bring.add_argument(
+        "--dtype", choices=("float16", "float32"), help="of a new store (float16 unless numbers are beyond its range)"
+    )
+
+    export = _command(commands, "export", "exchange", "write embeddings to files of other libraries; resumable")
+    export.add_argument("store", type=_place, metavar="STORE")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy or huggingface")
+    export.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder, or that of an export")
+    export.add_argument("--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)")
+    export.add_argument(
+        "--transformation", action="append", default=[], metavar="NAME", help="transformation (all; repeatable)"
+    )
+
+    variants = _command(
+        commands, "variants", "exchange", "write the variants of photographs to image files", plugins=True
+    )
+    variants.add_argument("images", type=_photographs, metavar="IMAGES")
+    variants.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder")
+    variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
+    variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
+    variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
+    variants.add_argument("--suite", default="substance31", help="suite, or comma-separated names (substance31)")
+    variants.add_argument("--seed", type=_SEED, default=0, help="seed of variants and splits (0)")
+    variants.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
+    variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
+    variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
+    _source(variants)

@@ -1,4 +1,4 @@
-"""Commands `run`, `adapt`, `probe`, `analyze`, `report`, `predict`, `compare`, `import` and `schema`."""
+"""Commands `run`, `demo`, `adapt`, `probe`, `analyze`, `report`, `predict`, `compare` and `schema`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from substyle.engine.report.data import read_results
 from substyle.engine.report.labels import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.store.identity import PhotographsError, Remedies
-from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt as adapt_store
@@ -305,16 +304,6 @@ def _name(path: Path, paths: list[Path]) -> str:
     """The name of the run's folder, or the full path if two runs share it."""
     folders = [p.resolve().parent.name for p in paths]
     return path.resolve().parent.name if folders.count(path.resolve().parent.name) == 1 else str(path)
-
-
-def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle import EMBEDDINGS --store STORE --backbone NAME`."""
-    answer = import_store(options.embeddings, options.store, options.backbone, rows=options.rows, seed=options.seed)
-    print(
-        f"{options.store}: {answer['images']} images × {answer['transformations']} transformations, "
-        f"{answer['dim']} wide, from {options.embeddings}"
-    )
-    return answer
 
 
 def schema(options: argparse.Namespace) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class EmbedPlan:
 
     def records(self) -> list[ImageRecord]:
         """Return the photographs of the source within the limit."""
-        return _limited(self.source.records, self.pipeline.settings.seed, self.limit)
+        return limited(self.source.records, self.pipeline.settings.seed, self.limit)
 
     def readable(self) -> dict[str, ImageRecord]:
         """Return the photographs of all sources by key."""
@@ -139,7 +139,7 @@ class EmbedPlan:
         return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count)
 
 
-def _limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
+def limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
     """Sample photographs, keeping the shares of splits and cycling through classes in one order for all splits.
 
     A class with a photograph in every split is then trained if it is tested, and larger samples contain smaller ones.

@@ -1,25 +1,31 @@
-"""Import embeddings computed elsewhere into a new store, for probe, analyze and report."""
+"""Import embeddings computed elsewhere into a store, for probe, analyze and report."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tokenize
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from substyle.engine.store import compaction, lock
+from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import UNLABELLED, Dtype, StoreSettings
+from substyle.engine.store.layout import SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, assign
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
@@ -30,72 +36,169 @@ _COLUMNS = ("key", "transformation", "label", "split")
 _OPTIONAL = ("label", "split")
 
 
+@dataclass(frozen=True)
+class _Given:
+    """Embeddings of a file, ordered by image and transformation.
+
+    Attributes:
+        keys: N sorted keys.
+        labels, splits: class name and split by key; None for none.
+        definitions: the T transformations, identity first.
+        x_RD: embeddings; at_TN: the row of each.
+        digest: of all of these.
+    """
+
+    keys: list[str]
+    labels: dict[str, str | None]
+    splits: dict[str, str | None]
+    definitions: list[Definition]
+    x_RD: NDArray[np.float32]
+    at_TN: NDArray[np.int64]
+    digest: str
+
+    @classmethod
+    def of(cls, columns: Mapping[str, list[Any]], x_RD: NDArray[np.float32]) -> _Given:
+        """Raises ConfigError for an unknown transformation, or if a row is repeated or missing."""
+        keys_R, names_R = columns["key"], columns["transformation"]
+        labels, splits = _one_each(columns, "label"), _one_each(columns, "split")
+        load_all()
+        order = {name: t for t, name in enumerate(dict.fromkeys(["identity", *names_R]))}
+        definitions = [Definition(each.describe(), each.definition_hash()) for each in map(base.get, order)]
+        keys = sorted(labels)
+        number = {key: n for n, key in enumerate(keys)}
+        at_TN = np.full((len(order), len(keys)), -1, dtype=np.int64)
+        for r, (key, name) in enumerate(zip(keys_R, names_R, strict=True)):
+            if at_TN[order[name], number[key]] >= 0:
+                raise ConfigError("embeddings", f"{key}, {name}", "each (key, transformation) once")
+            at_TN[order[name], number[key]] = r
+        if (at_TN < 0).any():
+            t, n = np.argwhere(at_TN < 0)[0].tolist()
+            raise ConfigError("embeddings", f"no {list(order)[t]} of {keys[n]}", "every transformation of every image")
+        digest = hashlib.sha256(json.dumps([keys, list(order)]).encode())
+        for at_N in at_TN:
+            digest.update(x_RD[at_N].tobytes())
+        return cls(keys, labels, splits, definitions, x_RD, at_TN, digest.hexdigest()[:16])
+
+    def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Embeddings of images by transformation; NaN for images -1. Shape of each: (B, D)."""
+        made = {}
+        for definition, at_N in zip(self.definitions, self.at_TN, strict=True):
+            x_BD = np.full((len(n_B), self.x_RD.shape[1]), np.nan, np.float32)
+            x_BD[n_B >= 0] = self.x_RD[at_N[n_B[n_B >= 0]]]
+            made[definition.name] = x_BD
+        return made
+
+
 def import_store(
-    embeddings: Path, store_path: Place, backbone: str, *, rows: Path | None = None, seed: int = 0
+    embeddings: Path,
+    store_path: Place,
+    backbone: str,
+    *,
+    rows: Path | None = None,
+    seed: int = 0,
+    dtype: Dtype | None = None,
 ) -> dict[str, Any]:
-    """Create a store from embeddings in a file.
+    """Import embeddings of a file into a new store, or as a further backbone of an existing one.
 
     Args:
-        embeddings: a Parquet file with columns ``key``, ``transformation``, ``embedding`` (a list of numbers), and
-            optionally ``label`` (class name) and ``split`` (train, val, test); or a ``.npy`` array (rows, D).
-        store_path: path of the new store.
+        embeddings: a Parquet file, or a folder of them, with columns ``key``, ``transformation``, ``embedding`` (a list
+            of numbers), and optionally ``label`` (class name) and ``split`` (train, val, test); or a ``.npy`` array
+            (rows, D).
+        store_path: path of the store. An existing one keeps its classes and splits.
         backbone: name of the embeddings.
         rows: for ``.npy``: a CSV file with the columns above except ``embedding``, one line per row.
-        seed: seed of the splits if the file has none.
+        seed: seed of the splits if the file has none; for a new store.
+        dtype: of a new store; default: float16 unless numbers are beyond its range.
 
     Returns:
         ``{"store", "backbone", "images", "transformations", "dim"}``.
 
     Raises:
-        ConfigError: a file is not as above, a transformation is unknown, or an image is missing in one.
+        ConfigError: a file is not as above, a transformation is unknown, an image is missing in one, or the images are
+            not those of the existing store.
+        DifferentError: the existing store has other embeddings of this name, or other definitions of transformations.
     """
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
-    columns, x_RD = _read(embeddings, rows)
-    keys_R, names_R = columns["key"], columns["transformation"]
-    label_of, split_of = _one_each(columns, "label"), _one_each(columns, "split")
-    load_all()
-    order = {name: t for t, name in enumerate(dict.fromkeys(["identity", *names_R]))}
-    definitions = {name: base.get(name) for name in order}
-    keys = sorted(label_of)
-    number = {key: n for n, key in enumerate(keys)}
-    at_TN = np.full((len(order), len(keys)), -1, dtype=np.int64)
-    for r, (key, name) in enumerate(zip(keys_R, names_R, strict=True)):
-        if at_TN[order[name], number[key]] >= 0:
-            raise ConfigError("embeddings", f"{key}, {name}", "each (key, transformation) once")
-        at_TN[order[name], number[key]] = r
-    if (at_TN < 0).any():
-        t, n = np.argwhere(at_TN < 0)[0].tolist()
-        raise ConfigError("embeddings", f"no {list(order)[t]} of {keys[n]}", "every transformation of every image")
-
-    label_N, class_names = _labels([label_of[key] for key in keys])
-    split_N = assign(keys, label_N.tolist(), [split_of[key] for key in keys], seed=seed)
-    dtype: Dtype = "float16" if np.abs(x_RD).max(initial=0.0) < 6e4 else "float32"
-    shard_rows = min(SHARD_ROWS, 1 << max(len(keys) - 1, 1).bit_length())
-    store = EmbeddingStore.create(store_path, StoreSettings(seed, base.CANVAS, shard_rows, dtype))
-    with lock.hold(store_path, run := lock.new_run_id()):
-        given = [split_of[key] for key in keys]
+    found = _Given.of(*_read(embeddings, rows))
+    if catalog.exists(store_path):
+        store = EmbeddingStore.open(store_path)
+        if dtype not in (None, store.settings.dtype):
+            raise ConfigError("--dtype", dtype, f"{store.settings.dtype}, that of {store_path}")
+        _require_same_images(store, found)
+    else:
+        fits = np.abs(found.x_RD).max(initial=0.0) < 6e4
+        shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
+        settings = StoreSettings(seed, base.CANVAS, shard_rows, dtype or ("float16" if fits else "float32"))
+        label_N, class_names = _labels([found.labels[key] for key in found.keys])
+        given = [found.splits[key] for key in found.keys]
+        split_N = assign(found.keys, label_N.tolist(), given, seed=seed)
+        store = EmbeddingStore.create(store_path, settings)
         source = SourceEntry("", "imported", os.path.abspath(embeddings))
-        store.add_images(keys, label_N, class_names, split_N, given=given, source=source)
-        spec = {"weights_hash": "imported", "weights": f"imported from {embeddings.name}", "control": False}
-        runtime = {"name": "imported", "precision": "as given"}
-        entry = store.ensure_backbone(
-            {"name": backbone, "dim": x_RD.shape[1], "spec": spec, "runtime": runtime, "gate": None, "rate": None},
-            [Definition(each.describe(), each.definition_hash()) for each in definitions.values()],
-        )
-        for shard in range(store.shards()):
-            part = slice(shard * shard_rows, (shard + 1) * shard_rows)
-            notes = [ImageNote(n, 0, 0, "", "", ()) for n in range(len(keys))[part]]
-            arrays = {name: x_RD[at_TN[t, part]] for name, t in order.items()}
-            store.write_shard(entry, shard, arrays, notes, seconds=0.0, run=run)
+        with lock.hold(store_path, lock.new_run_id()):
+            store.add_images(found.keys, label_N, class_names, split_N, given=given, source=source)
+    spec = {"weights_hash": found.digest, "weights": f"imported from {embeddings.name}", "control": False}
+    runtime = {"name": "imported", "precision": "as given"}
+    facts = {"dim": found.x_RD.shape[1], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
+    with lock.hold(store_path, run := lock.new_run_id()):
+        entry = store.ensure_backbone({"name": backbone, **facts}, found.definitions)
+        _write(store, entry, found, run)
         compaction.compact(store_path, at=1)
     return {
         "store": str(store_path),
         "backbone": backbone,
-        "images": len(keys),
-        "transformations": len(order),
-        "dim": int(x_RD.shape[1]),
+        "images": len(found.keys),
+        "transformations": len(found.definitions),
+        "dim": entry.dim,
     }
+
+
+def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str) -> None:
+    """Write the shards that are not finished."""
+    manifest, noted, rows = store.manifest(), store.notes(), store.settings.shard_rows
+    number = {key: n for n, key in enumerate(found.keys)}
+    names = [definition.name for definition in found.definitions]
+    done_S = store.finished().finished(entry.slug, names, store.shards()).all(axis=1)
+    for shard in np.flatnonzero(~done_S).tolist():
+        own = manifest.between(shard * rows, (shard + 1) * rows)
+        row_B = manifest.row_N[own]
+        n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
+        n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
+        new = row_B[noted.at(row_B) < 0].tolist()
+        notes = [ImageNote(row, 0, 0, "", "", ()) for row in new]
+        store.write_shard(entry, shard, found.rows(n_R), notes, seconds=0.0, run=run)
+
+
+def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
+    """Raise ConfigError unless images, classes and splits are those of the store; quarantined images have no row."""
+    manifest, noted = store.manifest(), store.notes()
+    at_N = noted.at(manifest.row_N)
+    imported = all(entry.kind == "imported" for entry in manifest.sources)
+    if (at_N < 0).any() and not imported:  # which ones cannot be decoded is not known yet
+        raise ConfigError("--store", str(store.path), "a store whose photographs are all embedded; run substyle embed")
+    label_of = dict(zip(manifest.keys, manifest.label_N.tolist(), strict=True))
+    readable = [key for key, at in zip(manifest.keys, at_N.tolist(), strict=True) if at < 0 or noted.ok_N[at]]
+    moved = set(store_facts(store).moved)
+    splits = {
+        key: {SPLITS[code], *([SPLITS[given]] if given >= 0 else ()), *(SPLITS if key in moved else ())}
+        for key, code, given in zip(manifest.keys, manifest.split_N.tolist(), manifest.given_N.tolist(), strict=True)
+    }
+    for key in found.keys:
+        if key not in label_of:
+            raise ConfigError("key", key, f"a photograph of {store.path}")
+        split = found.splits[key]
+        if split is not None and split not in splits[key]:  # the motifs of overlays depend on it
+            raise ConfigError(f"split of {key}", split, f"{' or '.join(sorted(splits[key]))}, as in {store.path}")
+        given = found.labels[key]
+        label = manifest.class_names[label_of[key]] if label_of[key] >= 0 else None
+        if given is not None and given != label:
+            raise ConfigError(f"label of {key}", given, f"{label}, as in {store.path}")
+    there = set(found.keys)
+    if missing := [key for key in readable if key not in there]:
+        some = f"no embedding of {missing[0]}" + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+        raise ConfigError("embeddings", some, f"all {len(readable)} photographs of {store.path}")
+    if extra := there - set(readable):
+        raise ConfigError("key", min(extra), f"a photograph that {store.path} does not quarantine")
 
 
 def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], NDArray[np.float32]]:
@@ -137,7 +240,7 @@ def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
 def _array(file: Path) -> NDArray[np.float32]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, BadZipFile) as error:
         raise SubstyleError(f"{file}: cannot read: {error}") from error
     return _float32(array, file) if isinstance(array, np.ndarray) else _float32(np.empty(0, object), file)
 
@@ -146,13 +249,14 @@ def _lists(table: pa.Table, file: Path) -> NDArray[np.float32]:
     if table.column_names.count("embedding") != 1:
         raise ConfigError(f"columns of {file.name}", table.column_names, "key, transformation, embedding")
     kind = table["embedding"].type
-    lists = table["embedding"].to_pylist()
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ConfigError(f"embedding of {file.name}", str(kind), "lists of numbers")
-    if None in lists or len({len(row) for row in lists}) > 1:
+    lengths = pc.unique(pc.list_value_length(table["embedding"])).to_pylist()  # None for an empty cell
+    if None in lengths or len(lengths) > 1:
         raise ConfigError(f"embedding of {file.name}", "lists of several lengths", "lists of one length")
     if pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type):
-        return _float32(np.array(lists, dtype=np.float64), file)
+        numbers = pc.list_flatten(table["embedding"]).to_numpy()  # NaN for empty cells, refused later
+        return _float32(numbers.reshape(len(table), -1) if lengths else numbers.reshape(0, 0), file)
     raise ConfigError(f"embedding of {file.name}", str(kind), "lists of numbers")
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +25,12 @@ from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, S
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
 from substyle.kernels.displacement import Banded
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.storage import Place, matching
+
+if TYPE_CHECKING:
+    import pandas
 
 FOLDER = "images.parquet"
 _SCHEMA = pa.schema(
@@ -128,6 +131,20 @@ class Manifest:
     def rows(self) -> int:
         """Number of rows, padding included."""
         return int(self.row_N[-1]) + 1 if len(self.row_N) else 0
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a frame with the columns key, class, split and source. Raises MissingError without pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise MissingError("pandas", "install it with pip install 'substyle[pandas]'") from None
+        columns = {
+            "key": list(self.keys),
+            "class": [self.class_names[label] if label >= 0 else None for label in self.label_N.tolist()],
+            "split": np.array(SPLITS)[self.split_N],
+            "source": [self.sources[i].root for i in self.source_N.tolist()],
+        }
+        return pandas.DataFrame(columns, index=pandas.Index(self.row_N, name="row"))
 
     def between(self, start: int, stop: int) -> slice:
         """Return the slice of images whose rows are in [start, stop)."""

@@ -36,13 +36,12 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.storage import ObjectPlace, Place, each, place
 
 if TYPE_CHECKING:
+    import pandas
     import zarr
 
 
 def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> None:
     """Create an empty store atomically: readers see all of it or nothing.
-
-    On a disk it is written under a temporary name beside the path and renamed.
 
     Args:
         calibration: keys of the images that gates use.
@@ -163,6 +162,10 @@ class EmbeddingStore:
         if self._manifest is None or self._manifest[0] != files:
             self._manifest = files, manifests.read(self.path, self.settings.shard_rows)
         return self._manifest[1]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return `Manifest.to_pandas`; `EmbeddingTable.to_pandas` has the embeddings."""
+        return self.manifest().to_pandas()
 
     def add_images(
         self,
@@ -350,13 +353,10 @@ class EmbeddingStore:
         seconds: float,
         run: str,
     ) -> int:
-        """Write and flush a shard's rows of several transformations, then commit them to the journal.
+        """Write and flush rows of a shard, then commit them to the journal. Returns the size of the record in bytes.
 
         Args:
             embeddings: arrays (r, D) by transformation, r ≤ R rows from the shard's first; NaN in invalid rows.
-
-        Returns:
-            size of the record in bytes.
 
         Raises:
             OverflowError16: a finite embedding is not finite in the store's dtype; nothing is committed.

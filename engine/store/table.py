@@ -24,6 +24,7 @@ from substyle.pipelines.storage import REQUESTS, ObjectPlace
 from substyle.pipelines.transforms.registry import SUITES
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 
@@ -154,6 +155,26 @@ class EmbeddingTable:
             dimensions.insert(2, "token")
             x_TND = x_TND.reshape(*x_TND.shape[:2], self.tokens, -1)
         return xarray.DataArray(x_TND, coords=coordinates, dims=dimensions, name=self.backbone)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return all embeddings as a frame of T · N rows and D columns.
+
+        The index has the levels transformation, coarse, role, image (the key), split, class ("" for none), distinct.
+        Raises MissingError if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingError("pandas", "install it with pip install 'substyle[pandas]'") from None
+        names = np.array([*self.class_names, ""])[self.label_N] if self.class_names else [""] * len(self.keys)
+        of_image = {"image": self.keys, "split": np.array(SPLITS)[self.split_N], "class": names}
+        of_t = {"transformation": self.transformations, "coarse": self.coarse, "role": self.roles}
+        levels = {name: np.repeat(np.asarray(values), len(self.keys)) for name, values in of_t.items()}
+        levels |= {name: np.tile(np.asarray(values), len(self.transformations)) for name, values in of_image.items()}
+        levels["distinct"] = self.distinct_TN.ravel()
+        x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
+        index = pandas.MultiIndex.from_arrays(list(levels.values()), names=list(levels))
+        return pandas.DataFrame(x_TND.reshape(-1, self.width), index=index)
 
     @property
     def has_classes(self) -> bool:

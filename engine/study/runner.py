@@ -310,20 +310,6 @@ def run_study(
         analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
     tables = stages.tables(store, names, chosen)
     shifts: Mapping[str, Mapping[str, Any]] = {}
-    if study.shift:
-        shifts = shift(
-            study.shift,
-            compiled,
-            out,
-            plan.pipeline.settings,
-            study.embed,
-            study=store,
-            tables={table.backbone: table for table in tables},
-            adapted=adapted,
-            source=study.source,
-            quiet=quiet,
-        )
-    results = assemble(
     transferred: Mapping[str, Mapping[str, Any]] = {}
     compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet) if study.shift or study.domains else []
     if study.domains:
@@ -347,6 +333,20 @@ def run_study(
             tables={table.backbone: table for table in tables},
             quiet=quiet,
         )
+    if study.shift:
+        shifts = shift(
+            study.shift,
+            compiled,
+            out,
+            plan.pipeline.settings,
+            study.embed,
+            study=store,
+            tables={table.backbone: table for table in tables},
+            adapted=adapted,
+            source=study.source,
+            quiet=quiet,
+        )
+    results = assemble(
         *(study.name, store, out, outcomes, analyses, shifts),
         tables=tables,
         threads=study.embed.cores,

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from substyle.engine.config import EmbedConfig as EmbedConfig
     from substyle.engine.config import Study as Study
     from substyle.engine.config import load_study as load_study
+    from substyle.engine.embedding.variants import iter_variants as iter_variants
     from substyle.engine.probes.checkpoint import Probe as Probe
+    from substyle.engine.probes.torch_dataset import torch_dataset as torch_dataset
     from substyle.engine.store.store import EmbeddingStore as EmbeddingStore
     from substyle.engine.store.table import EmbeddingTable as EmbeddingTable
     from substyle.engine.store.table import load_table as load_table
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _MODULES = {
     "engine.config": ("BackboneChoice", "EmbedConfig", "Study", "load_study"),
+    "engine.embedding.variants": ("iter_variants",),
     "engine.probes.checkpoint": ("Probe",),
+    "engine.probes.torch_dataset": ("torch_dataset",),
     "engine.store.store": ("EmbeddingStore",),
     "engine.store.table": ("EmbeddingTable", "load_table"),
     "engine.study.api": ("backbones", "embed", "open_store", "transformations"),

@@ -1,0 +1,58 @@
+"""Commands `export`, `import` and `variants`: embeddings and pixels for and from other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from substyle.engine.commands.options import source_config
+from substyle.engine.embedding.variants import write_variants
+from substyle.engine.store.importer import import_store
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study.export import export as export_store
+from substyle.pipelines.transforms.registry import load_plugin
+
+
+def export(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle export STORE --to FORMAT --out DIR`."""
+    answer = export_store(
+        EmbeddingStore.open(options.store), options.out, to=options.to, backbones=options.backbone,
+        transformations=options.transformation, quiet=options.quiet,
+    )  # fmt: skip
+    print(
+        f"{options.out}: {', '.join(answer['backbones'])} as {options.to}; parts written {answer['written']}, kept "
+        f"{answer['kept']}, removed {answer['removed']}"
+    )
+    return answer
+
+
+def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle import EMBEDDINGS --store STORE --backbone NAME`."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    answer = import_store(
+        options.embeddings, options.store, options.backbone, rows=options.rows, seed=options.seed, dtype=options.dtype
+    )
+    print(
+        f"{options.store}: {answer['images']} images × {answer['transformations']} transformations, "
+        f"{answer['dim']} wide, from {options.embeddings}"
+    )
+    return answer
+
+
+def variants(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle variants IMAGES --out DIR`."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    answer = write_variants(
+        options.images, options.out, to=options.to, image_format=options.format, quality=options.quality,
+        suite=options.suite, canvas=options.canvas, seed=options.seed, source=source_config(options),
+        limit=options.limit, device=options.device, quiet=options.quiet,
+    )  # fmt: skip
+    for key, reason in answer["quarantined"].items():
+        print(f"left out {key}: {reason}", file=sys.stderr)
+    print(
+        f"{options.out}: {answer['variants']} variants of {answer['images'] - len(answer['quarantined'])} photographs"
+    )
+    return answer

@@ -1,0 +1,242 @@
+"""Pixels of variants, for models that run elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.plan import limited
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.observability import stage
+from substyle.engine.store.layout import SPLITS, TEST, UNLABELLED
+from substyle.engine.store.manifest import assign
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, open_source
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite as names_of_suite
+
+Layout = Literal["folder", "webdataset"]
+LAYOUTS: tuple[Layout, ...] = ("folder", "webdataset")
+IMAGE_FORMATS = ("png", "jpeg")
+INDEX = "variants.csv"  # of a folder: the `--rows` of `substyle import`, in the order of the files
+TAR_SAMPLES = 10_000  # variants in a tar shard
+
+
+@dataclass(frozen=True)
+class VariantBatch:
+    """One transformation of a batch of B photographs.
+
+    Attributes:
+        records: B photographs.
+        splits: ``train``, ``val`` or ``test`` of each, as `embed` assigns them.
+        transformation: its name.
+        pixels_BSSC: (B, S, S, 3) uint8.
+    """
+
+    records: Sequence[ImageRecord]
+    splits: Sequence[str]
+    transformation: str
+    pixels_BSSC: NDArray[np.uint8]
+
+
+def iter_variants(
+    images: str | Path,
+    *,
+    suite: str | Sequence[str] = "substance31",
+    canvas: int = 224,
+    seed: int = 0,
+    batch: int | None = None,
+    source: SourceConfig | None = None,
+    limit: int = 0,
+    device: str = "auto",
+) -> Iterator[tuple[list[str], str, NDArray[np.uint8]]]:
+    """Iterate over the variants that `embed` embeds: batch by batch, one transformation at a time.
+
+    A photograph that cannot be decoded is left out, with a warning.
+
+    Args:
+        images: photographs, as for `embed`; ``source``, ``limit``, ``seed`` and ``canvas`` as well.
+        suite: name of a suite, or names of transformations.
+        batch: maximum number of photographs in a batch; default: 32 on a CPU, 256 on a GPU.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Yields:
+        keys of the B photographs, the transformation, and pixels (B, S, S, 3) uint8.
+
+    Raises:
+        ConfigError: an invalid argument.
+    """
+    names = suite if isinstance(suite, str) else ",".join(suite)
+    opened = open_source(images, source or SourceConfig())
+    pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(names)), EmbedConfig(batch=batch, device=device))
+    for each in batches(opened, limited(opened.records, seed, limit), pipeline, _warn):
+        yield [record.key for record in each.records], each.transformation, each.pixels_BSSC
+
+
+def _warn(key: str, reason: str) -> None:
+    warnings.warn(f"{key} is left out: {reason}", stacklevel=2)
+
+
+def batches(
+    source: Source, records: Sequence[ImageRecord], pipeline: PixelPipeline, left_out: Callable[[str, str], None]
+) -> Iterator[VariantBatch]:
+    """Iterate over the variants of photographs of a source.
+
+    Args:
+        left_out: called with the key of a photograph that cannot be decoded, and the reason.
+    """
+    settings, size = pipeline.settings, pipeline.config.images
+    # the split decides which motifs overlays may use, so it is that of a store of these photographs
+    split_N = assign(
+        [record.key for record in records],
+        [UNLABELLED if record.label is None else record.label for record in records],
+        [record.split for record in records],
+        seed=settings.seed,
+        source={record.split for record in source.records},
+    )
+    for start in range(0, len(records), size):
+        kept, blobs = [], []
+        for n in range(start, min(start + size, len(records))):
+            try:
+                blobs.append(records[n].read())
+                kept.append(n)
+            except OSError as error:
+                left_out(records[n].key, f"cannot be read: {error.strerror or error}")
+        decoded = pipeline.decoder(blobs)
+        for n, reason in zip(kept, decoded.reasons, strict=True):
+            if reason is not None:
+                left_out(records[n].key, reason)
+        good_B = [b for b in range(len(kept)) if decoded.reasons[b] is None]
+        if not good_B:
+            continue
+        own = [kept[b] for b in good_B]
+        splits = [SPLITS[code] for code in split_N[own]]
+        make = pipeline.maker(settings.transformations)
+        for variant in make(decoded.canvas_BSSC[good_B], [records[n].key for n in own], split_N[own] == TEST):
+            pixels_BSSC = variant.pixels_BSSC.numpy(force=True)
+            yield VariantBatch([records[n] for n in own], splits, variant.name, pixels_BSSC)
+
+
+def write_variants(
+    images: str | Path,
+    out: Path,
+    *,
+    to: str = "folder",
+    image_format: str = "png",
+    quality: int = 95,
+    suite: str = "substance31",
+    canvas: int = 224,
+    seed: int = 0,
+    source: SourceConfig | None = None,
+    limit: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write the variants that `embed` embeds to image files.
+
+    A folder has ``<transformation>/<key>.png``, and `INDEX` with the columns key, transformation, label, split and file
+    in the order of writing. Tar shards ``variants-<number>.tar`` have the layout of WebDataset: a ``.png`` and a
+    ``.json`` with key, transformation, coarse class, label and split for each variant. Splits, and therefore motifs of
+    overlays, are those of a store of these photographs with default shares of splits.
+
+    Args:
+        images, suite, canvas, seed, source, limit, device: as for `iter_variants`.
+        out: a new or empty folder.
+        to: ``folder`` or ``webdataset``.
+        image_format: ``png``, which is exact, or ``jpeg``.
+        quality: of JPEG files, 1 to 100.
+
+    Returns:
+        ``{"out", "images", "variants", "quarantined"}``; the last holds a reason by key.
+
+    Raises:
+        ConfigError: an invalid argument, or the folder holds files.
+    """
+    for field, given, allowed in (("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)):
+        if given not in allowed:
+            raise ConfigError(field, given, ", ".join(allowed))
+    if not 1 <= quality <= 100:
+        raise ConfigError("--quality", quality, "1 to 100")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("--out", str(out), "a new or empty folder")
+    opened = open_source(images, source or SourceConfig())
+    records = limited(opened.records, seed, limit)
+    pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(suite)), EmbedConfig(device=device))
+    quarantined: dict[str, str] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    write = _Folder(out) if to == "folder" else _Tars(out)
+    options: dict[str, Any] = {"quality": quality, "subsampling": 0} if image_format == "jpeg" else {}
+    count = 0
+    total = len(records) * len(pipeline.settings.transformations)
+    with stage("variants", total, "variants", quiet=quiet) as bar:
+        for batch in batches(opened, records, pipeline, quarantined.__setitem__):
+            for record, split, pixels in zip(batch.records, batch.splits, batch.pixels_BSSC, strict=True):
+                file = io.BytesIO()
+                Image.fromarray(pixels).save(file, image_format, **options)
+                label = None if record.label is None else opened.class_names[record.label]
+                facts = {"key": record.key, "transformation": batch.transformation, "label": label, "split": split}
+                write(facts, file.getvalue(), image_format)
+                count += 1
+            bar.advance(len(batch.records))
+    write.close()
+    return {"out": str(out), "images": len(records), "variants": count, "quarantined": quarantined}
+
+
+class _Folder:
+    """Writes files by transformation; the index is written last."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.rows: list[dict[str, Any]] = []
+
+    def __call__(self, facts: dict[str, Any], data: bytes, suffix: str) -> None:
+        name = f"{facts['transformation']}/{facts['key']}.{suffix}"
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self.rows.append({**facts, "file": name})
+
+    def close(self) -> None:
+        """Write the index."""
+        with (self.out / INDEX).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["key", "transformation", "label", "split", "file"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class _Tars:
+    """Writes tar shards; names in them are numbers, since WebDataset ends a sample's name at its first dot."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.count = out, 0
+        self.tar: tarfile.TarFile | None = None
+
+    def __call__(self, facts: dict[str, Any], data: bytes, suffix: str) -> None:
+        if self.count % TAR_SAMPLES == 0:
+            self.close()
+            path = self.out / f"variants-{self.count // TAR_SAMPLES:05d}.tar"
+            self.tar = tarfile.open(path, "w")  # noqa: SIM115 - closed by `close`
+        assert self.tar is not None
+        described = {**facts, "coarse": base.get(facts["transformation"]).coarse}
+        for end, content in ((suffix, data), ("json", json.dumps(described).encode())):
+            member = tarfile.TarInfo(f"{self.count:09d}.{end}")
+            member.size = len(content)
+            self.tar.addfile(member, io.BytesIO(content))
+        self.count += 1
+
+    def close(self) -> None:
+        """Finish the last tar file."""
+        if self.tar is not None:
+            self.tar.close()

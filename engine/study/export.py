@@ -1,0 +1,333 @@
+"""Export of a store's embeddings to files of other libraries, resumable."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from substyle.engine.observability import stage
+from substyle.engine.store.files import write_durably
+from substyle.engine.store.layout import SPLITS, BackboneEntry
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions, open_table
+from substyle.engine.study.outputs import embeddings_digest
+from substyle.kernels.errors import ConfigError, MissingError
+
+FORMATS = ("parquet", "numpy", "huggingface")
+NOTE = "_substyle.json"  # readers of Parquet folders skip names that start with an underscore
+_HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `datasets` names them
+
+Table = dict[str, Any]  # columns of a `pyarrow.Table` by name
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Files that are written together.
+
+    Attributes:
+        name: path without suffix, relative to the folder.
+        digest: changes with anything in the files.
+        write: writes the files and yields their paths.
+    """
+
+    name: str
+    digest: str
+    write: Callable[[], Iterator[Path]]
+
+
+def export(
+    store: EmbeddingStore,
+    out: Path,
+    *,
+    to: str,
+    backbones: Sequence[str] = (),
+    transformations: Sequence[str] = (),
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write embeddings with key, class and split of their images to a folder, one subfolder per backbone.
+
+    Complete files whose embeddings, classes and splits have not changed are kept; others are written again. Backbones
+    that the folder already has are brought up to date as well. Padding and quarantined images are left out.
+
+    Args:
+        store: the store; only finished shards are exported.
+        out: a new folder, or one of an earlier export of the same store in the same format.
+        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), or ``huggingface`` (a
+            data set for `datasets.load_dataset`, a configuration per backbone, files by split).
+        backbones: names; default: all.
+        transformations: names; default: all of each backbone.
+
+    Returns:
+        ``{"out", "format", "backbones", "written", "kept", "removed"}``; the last three count parts.
+
+    Raises:
+        ConfigError: an unknown format, or the folder holds other files.
+        MissingError: `datasets` is not installed.
+        StoreError: a backbone or transformation does not exist, or nothing is finished.
+    """
+    if to not in FORMATS:
+        raise ConfigError("--to", to, ", ".join(FORMATS))
+    note = _note(out, store, to)
+    asked = {name: list(transformations) for name in backbones or [entry.name for entry in store.backbones()]}
+    asked = {**note["backbones"], **asked}
+    tables = {name: open_table(store, name, those or _all(store, name)) for name, those in asked.items()}
+    entries = {name: store.backbone(name) for name in tables}
+    make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface}[to]
+    parts = [part for name, table in tables.items() for part in make(store, entries[name], table, out)]
+    out.mkdir(parents=True, exist_ok=True)
+    done: dict[str, dict[str, Any]] = {}
+    stale = {name: found for name, found in note["parts"].items() if name not in {part.name for part in parts}}
+    for found in stale.values():
+        _remove(out, found["files"])
+    count = {"written": 0, "kept": 0, "removed": len(stale)}
+    with stage("export", len(parts), "files", quiet=quiet) as bar:
+        for part in parts:
+            found = note["parts"].get(part.name)
+            if found and found["digest"] == part.digest and _intact(out, found["files"]):
+                done[part.name] = found
+                count["kept"] += 1
+            else:
+                _remove(out, found["files"] if found else ())
+                files = {str(path.relative_to(out)): path.stat().st_size for path in part.write()}
+                done[part.name] = {"digest": part.digest, "files": files}
+                count["written"] += 1
+                # files of parts that have not been reached yet are still those of the earlier export
+                later = {name: each for name, each in note["parts"].items() if name not in done and name not in stale}
+                _write_note(out, store, to, asked, {**later, **done})
+            bar.advance()
+    _write_note(out, store, to, asked, done)
+    if to == "huggingface":
+        write_durably(out / "README.md", _card(entries, tables, done).encode())
+    return {"out": str(out), "format": to, "backbones": list(tables), **count}
+
+
+def _note(out: Path, store: EmbeddingStore, to: str) -> dict[str, Any]:
+    """What an earlier export has written. Raises ConfigError if the folder holds anything else."""
+    nothing: dict[str, Any] = {"backbones": {}, "parts": {}}
+    if not out.exists():
+        return nothing
+    file = out / NOTE
+    if not out.is_dir() or (not file.is_file() and any(out.iterdir())):
+        raise ConfigError("--out", f"{out}, which holds other files", "a new or empty folder")
+    if not file.is_file():
+        return nothing
+    try:
+        note = json.loads(file.read_text())
+        made = {"store": note["store"], "format": note["format"]}
+        found = {"backbones": dict(note["backbones"]), "parts": dict(note["parts"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("--out", f"{out} with a damaged {NOTE}", "a new or empty folder") from error
+    if made != {"store": store.uuid, "format": to}:
+        given = f"{out}, a {made['format']} export of store {made['store']}"
+        raise ConfigError("--out", given, f"a folder of {to} exports of store {store.uuid}, or a new one")
+    return found
+
+
+def _write_note(
+    out: Path, store: EmbeddingStore, to: str, backbones: Mapping[str, Sequence[str]], parts: Mapping[str, Any]
+) -> None:
+    note = {"store": store.uuid, "format": to, "backbones": backbones, "parts": parts}
+    write_durably(out / NOTE, json.dumps(note, indent=1).encode())
+
+
+def _intact(out: Path, files: Mapping[str, int]) -> bool:
+    return all((path := out / name).is_file() and path.stat().st_size == size for name, size in files.items())
+
+
+def _remove(out: Path, files: Sequence[str] | Mapping[str, int]) -> None:
+    for name in files:
+        (out / name).unlink(missing_ok=True)
+
+
+def _all(store: EmbeddingStore, backbone: str) -> list[str]:
+    return [str(each["name"]) for each in definitions(store, store.backbone(backbone))]
+
+
+def _shards(store: EmbeddingStore, table: EmbeddingTable) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Shards, each with its images in the table."""
+    rows = table.x_TND
+    assert isinstance(rows, StoredRows)
+    shard_N = rows.row_N // store.settings.shard_rows
+    for shard in np.unique(shard_N).tolist():
+        yield shard, np.flatnonzero(shard_N == shard)
+
+
+def _digest(table: EmbeddingTable, n_B: NDArray[np.int64], embeddings: str = "") -> str:
+    """Digest of images, their classes and splits, the transformations, and a digest of embeddings."""
+    described = [table.transformations, table.coarse, table.roles, table.class_names, [table.keys[n] for n in n_B]]
+    digest = hashlib.sha256(json.dumps([*described, embeddings]).encode())
+    digest.update(table.label_N[n_B].tobytes() + table.split_N[n_B].tobytes() + table.distinct_TN[:, n_B].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _shard_digest(
+    store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, shard: int, n_B: NDArray[np.int64]
+) -> str:
+    return _digest(table, n_B, embeddings_digest(store, entry.slug, table.transformations, np.array([shard])))
+
+
+def _columns(table: EmbeddingTable, t: int, n_B: NDArray[np.int64]) -> Table:
+    """Columns of one transformation of some images; embeddings in float32, which every reader has."""
+    label_B = table.label_N[n_B].tolist()
+    x_BD = table.take(t, n_B).astype(np.float32)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_BD.ravel()), x_BD.shape[1] // max(table.tokens, 1))
+    if table.tokens:
+        embedding = pa.FixedSizeListArray.from_arrays(embedding, table.tokens)
+    same = {"transformation": table.transformations[t], "coarse": table.coarse[t], "role": table.roles[t]}
+    return {
+        "key": [table.keys[n] for n in n_B],
+        "label": pa.array([table.class_names[label] if label >= 0 else None for label in label_B], pa.string()),
+        "split": [SPLITS[code] for code in table.split_N[n_B]],
+        **{name: [value] * len(n_B) for name, value in same.items()},
+        "distinct": pa.array(table.distinct_TN[t, n_B]),
+        "embedding": embedding,
+    }
+
+
+def _write(path: Path, tables: Iterator[pa.Table]) -> Path:
+    """Write a Parquet file with one row group per table, under a temporary name until it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, writer = path.with_name(f".{path.name}.part"), None
+    for table in tables:
+        # the low bytes of numbers that were float16 are zero: split by byte they take no space
+        writer = writer or pq.ParquetWriter(
+            part, table.schema, compression="zstd", use_dictionary=False, use_byte_stream_split=_floats(table.schema)
+        )
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+    return part.rename(path)
+
+
+def _floats(schema: pa.Schema) -> list[str]:
+    """Path of the numbers in the column ``embedding``, as Parquet names it."""
+    kind, path = schema.field("embedding").type, "embedding"
+    while not pa.types.is_floating(kind):
+        kind, path = kind.value_type, f"{path}.list.element"
+    return [path]
+
+
+def _parquet(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+    for shard, n_B in _shards(store, table):
+        name = f"{entry.slug}/{shard:05d}"
+
+        def write(name: str = name, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
+            made = (pa.table(_columns(table, t, n_B)) for t in range(len(table.transformations)))
+            yield _write(out / f"{name}.parquet", made)
+
+        yield _Part(name, _shard_digest(store, entry, table, shard, n_B), write)
+
+
+def _huggingface(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+    schema = _features(table).arrow_schema
+    for shard, n_B in _shards(store, table):
+        name = f"{entry.slug}/{shard:05d}"
+
+        def write(shard: int = shard, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
+            for code, split in enumerate(SPLITS):
+                if len(own_B := n_B[table.split_N[n_B] == code]):
+                    made = (_hub_rows(table, t, own_B, schema) for t in range(len(table.transformations)))
+                    yield _write(out / entry.slug / f"{_HUB_SPLITS[split]}-{shard:05d}.parquet", made)
+
+        yield _Part(name, _shard_digest(store, entry, table, shard, n_B), write)
+
+
+def _hub_rows(table: EmbeddingTable, t: int, n_B: NDArray[np.int64], schema: pa.Schema) -> pa.Table:
+    columns = _columns(table, t, n_B)
+    if table.class_names:
+        label_B = table.label_N[n_B]
+        columns["label"] = pa.array(label_B, mask=label_B < 0)
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is optional
+    """Types of the columns for `datasets`. Raises MissingError if it is not installed."""
+    try:
+        import datasets
+    except ImportError:
+        raise MissingError("datasets", "install it with pip install 'substyle[huggingface]'") from None
+    text, width = datasets.Value("string"), table.width // max(table.tokens, 1)
+    embedding = datasets.List(datasets.Value("float32"), length=width)
+    return datasets.Features(
+        {
+            "key": text,
+            "label": datasets.ClassLabel(names=list(table.class_names)) if table.class_names else text,
+            "transformation": text,
+            "coarse": text,
+            "role": text,
+            "distinct": datasets.Value("bool"),
+            "embedding": datasets.List(embedding, length=table.tokens) if table.tokens else embedding,
+        }
+    )
+
+
+def _card(
+    entries: Mapping[str, BackboneEntry], tables: Mapping[str, EmbeddingTable], parts: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """README of a Hugging Face data set: a configuration per backbone."""
+    lines = ["---", "configs:"]
+    for entry in entries.values():
+        files = [file for part in parts.values() for file in part["files"] if file.startswith(f"{entry.slug}/")]
+        lines += [f"- config_name: {json.dumps(entry.slug)}", "  data_files:"]
+        for split in _HUB_SPLITS.values():
+            if any(Path(file).name.startswith(f"{split}-") for file in files):
+                lines += [f"  - split: {split}", f"    path: {json.dumps(f'{entry.slug}/{split}-*.parquet')}"]
+    lines += ["---", "", "# Embeddings of transformed photographs", ""]
+    lines += ["| configuration | backbone | images | transformations | width |", "|---|---|---|---|---|"]
+    for name, table in tables.items():
+        shape = (len(table.keys), len(table.transformations), "×".join(map(str, entries[name].shape)))
+        lines.append(f"| `{entries[name].slug}` | `{name}` | {' | '.join(map(str, shape))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+    shards = list(_shards(store, table))
+    number_S, every_N = np.array([shard for shard, _ in shards]), np.arange(len(table.keys))
+    folder = out / entry.slug
+
+    def describe() -> Iterator[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        images = [
+            (key, table.class_names[label] if label >= 0 else "", SPLITS[split])
+            for key, label, split in zip(table.keys, table.label_N.tolist(), table.split_N.tolist(), strict=True)
+        ]
+        yield _csv(folder / "images.csv", [("key", "label", "split"), *images])
+        made = list(zip(table.transformations, table.coarse, table.roles, strict=True))
+        yield _csv(folder / "transformations.csv", [("transformation", "coarse", "role"), *made])
+        np.save(folder / "distinct.npy", table.distinct_TN)
+        yield folder / "distinct.npy"
+
+    yield _Part(f"{entry.slug}/images", _digest(table, every_N), describe)
+    hash_of_rows = hashlib.sha256(json.dumps(table.keys).encode()).hexdigest()[:16]
+    for t, name in enumerate(table.transformations):
+
+        def write(t: int = t, name: str = name) -> Iterator[Path]:
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f".{name}.npy.part"
+            shape = (len(table.keys), *entry.shape)
+            array = np.lib.format.open_memmap(part, "w+", table.x_TND.dtype, shape)
+            for _, n_B in shards:
+                array[n_B[0] : n_B[-1] + 1] = table.take(t, n_B).reshape(-1, *entry.shape)
+            array.flush()
+            yield part.rename(folder / f"{name}.npy")
+
+        embeddings = embeddings_digest(store, entry.slug, [name], number_S)
+        yield _Part(f"{entry.slug}/{name}", f"{embeddings}-{hash_of_rows}", write)
+
+
+def _csv(path: Path, rows: Sequence[Sequence[str]]) -> Path:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_durably(path, text.getvalue().encode())
+    return path

@@ -1,0 +1,143 @@
+"""Exports hold the numbers of the store, are resumed, and notice when the store changes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.engine.store.test_store import make, note, rows
+
+from substyle.engine.store.importer import import_store
+from substyle.engine.store.layout import StoreError
+from substyle.engine.store.lock import hold
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+from substyle.engine.study.export import FORMATS, export
+from substyle.kernels.errors import ConfigError, MissingError
+
+
+def write(store: EmbeddingStore, shards: range, *, seed: int = 0) -> None:
+    """Shards of four rows of ten images; images 2 and 7 are quarantined."""
+    entry = store.backbone("timm:x")
+    with hold(store.path, "r"):
+        for shard in shards:
+            own = range(4 * shard, min(4 * shard + 4, 10))
+            notes = [note(i, "broken" if i in (2, 7) else "") for i in own]
+            store.write_shard(entry, shard, rows(shard + seed, len(own)), notes, seconds=1.0, run="r")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EmbeddingStore:
+    made, _ = make(tmp_path / "s.zarr", images=10)
+    write(made, range(2))
+    return made
+
+
+def counts(answer: dict[str, object]) -> tuple[object, ...]:
+    return tuple(answer[name] for name in ("written", "kept", "removed"))
+
+
+def test_parquet_is_imported_again(store: EmbeddingStore, tmp_path: Path) -> None:
+    assert counts(export(store, tmp_path / "out", to="parquet", quiet=True)) == (2, 0, 0)
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    frame = pq.read_table(folder).to_pylist()
+    assert len(frame) == 2 * 6
+    assert {row["coarse"] for row in frame} == {"identity", "quality"}
+    assert {row["label"] for row in frame} == {"cat", "dog"}
+    import_store(folder, tmp_path / "again.zarr", "import:x")
+    before, after = load_table(store, "timm:x"), load_table(EmbeddingStore.open(tmp_path / "again.zarr"), "import:x")
+    np.testing.assert_array_equal(before.x_TND, after.x_TND)
+    assert (before.keys, before.transformations) == (after.keys, after.transformations)
+    np.testing.assert_array_equal(before.label_N, after.label_N)
+
+
+def test_numpy_arrays_are_those_of_the_table(store: EmbeddingStore, tmp_path: Path) -> None:
+    export(store, tmp_path / "out", to="numpy", quiet=True)
+    table = load_table(store, "timm:x")
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    for t, name in enumerate(table.transformations):
+        array = np.load(folder / f"{name}.npy")
+        assert array.dtype == np.float16
+        np.testing.assert_array_equal(array, table.x_TND[t])
+    lines = (folder / "images.csv").read_text().splitlines()
+    assert lines[:2] == ["key,label,split", "0.jpg,cat,train"]
+    assert [line.split(",")[0] for line in lines[1:]] == list(table.keys)
+    assert np.load(folder / "distinct.npy").all()
+
+
+def test_huggingface_loads_it(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    export(store, tmp_path / "out", to="huggingface", quiet=True)
+    entry, table = store.backbone("timm:x"), load_table(store, "timm:x")
+    loaded = datasets.load_dataset(str(tmp_path / "out"), entry.slug, cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    assert loaded["train"].features["label"].names == ["cat", "dog"]
+    for row in loaded["train"]:
+        n, t = table.keys.index(row["key"]), table.transformations.index(row["transformation"])
+        assert row["embedding"] == table.x_TND[t, n].tolist()
+        assert row["label"] == table.label_N[n]
+    assert len(loaded["train"]) == 12
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_path: Path) -> None:
+    if to == "huggingface":
+        pytest.importorskip("datasets")
+    out = tmp_path / "out"
+    numpy = to == "numpy"
+    first = 3 if numpy else 2  # images and two arrays, or two shards
+    assert counts(export(store, out, to=to, quiet=True)) == (first, 0, 0)
+    assert counts(export(store, out, to=to, quiet=True)) == (0, first, 0)
+    lost = next(path for path in sorted(out.rglob("*.parquet")) or sorted(out.rglob("*.npy")))
+    lost.write_bytes(b"truncated")
+    assert counts(export(store, out, to=to, quiet=True)) == (1, first - 1, 0)
+    write(store, range(2, 3))  # the store grows
+    assert counts(export(store, out, to=to, quiet=True)) == ((3, 0, 0) if numpy else (1, 2, 0))
+    from substyle.engine.store import compaction
+
+    entry = store.backbone("timm:x")
+    with hold(store.path, "r"):  # embedded again with other numbers
+        compaction.withdraw(store.path, {(0, entry.slug): {"identity", "jpeg"}})
+    write(store, range(1), seed=9)
+    answer = export(store, out, to=to, transformations=["identity"], quiet=True)
+    assert counts(answer) == ((2, 0, 1) if numpy else (3, 0, 0))
+
+
+def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(store, out, to="parquet", quiet=True)
+    with pytest.raises(ConfigError, match="a parquet export"):
+        export(store, out, to="numpy", quiet=True)
+    other, _ = make(tmp_path / "other.zarr", images=10)
+    write(other, range(3))
+    with pytest.raises(ConfigError, match=other.uuid):
+        export(other, out, to="parquet", quiet=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="other files"):
+        export(store, tmp_path / "mine", to="parquet", quiet=True)
+    with pytest.raises(ConfigError, match="parquet, numpy, huggingface"):
+        export(store, tmp_path / "new", to="csv", quiet=True)
+    with pytest.raises(StoreError, match="no backbone"):
+        export(store, tmp_path / "new", to="parquet", backbones=["nobody"], quiet=True)
+
+
+def test_without_datasets(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingError, match="datasets"):
+        export(store, tmp_path / "out", to="huggingface", quiet=True)
+
+
+def test_pandas(store: EmbeddingStore) -> None:
+    pytest.importorskip("pandas")
+    table = load_table(store, "timm:x")
+    frame = table.to_pandas()
+    np.testing.assert_array_equal(frame.xs("jpeg", level="transformation").to_numpy(), table.x_TND[1])
+    assert frame.index.get_level_values("class").tolist() == ["cat", "dog", "dog", "cat", "dog", "cat"] * 2
+    images = store.to_pandas()
+    assert images["key"].tolist() == [f"{i}.jpg" for i in range(10)]
+    assert images["class"].tolist() == ["cat", "dog"] * 5
