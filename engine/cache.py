@@ -17,6 +17,7 @@ from typing import Any
 
 _MAGIC = b"substyle"  # followed by the SHA-256 of the data, then the data
 _HEAD = len(_MAGIC) + 32
+_FOLDERS = ("native", "inductor", "timings")  # files of compilers, in formats of their own
 EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 
 
@@ -107,6 +108,33 @@ def replace(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary.name).unlink(missing_ok=True)
         raise
+
+
+def files() -> dict[Path, int]:
+    """Size in bytes of every file of the cache; other files in its folder are left out."""
+    found = {}
+    for path in root().rglob("*"):
+        try:
+            if path.is_file() and not path.is_symlink() and _ours(path):
+                found[path] = path.stat().st_size
+        except OSError:  # removed by another process, or not readable
+            continue
+    return found
+
+
+def _ours(path: Path) -> bool:
+    if path.relative_to(root()).parts[0] in _FOLDERS or path.suffix == ".lock":
+        return True
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def clean() -> int:
+    """Remove all files of the cache, which are made again when needed. Returns their size in bytes."""
+    removed = files()
+    for path in removed:
+        path.unlink(missing_ok=True)
+    return sum(removed.values())
 
 
 def remember(kind: str, facts: dict[str, Any], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain JSON

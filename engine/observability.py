@@ -8,12 +8,17 @@ import os
 import sys
 import threading
 import time
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Any, Protocol, TextIO
 
 _LINE_EVERY_S = 15.0
+_WINDOWS, _WINDOW_S = 6, 10.0  # the last minute
 _REFRESH_S = 0.1  # of a bar whose stage notes what it does between items
 
 
@@ -29,15 +34,56 @@ class ProgressBar(Protocol):
         ...
 
 
+class _Rate:
+    """Median over the last six windows of ten seconds of items per second: one slow batch does not change it.
+
+    Until the first window is over, and while nothing arrives in most of them, the mean of all.
+    """
+
+    def __init__(self, done: int) -> None:
+        self.first = done
+        self.start = time.monotonic()
+        self.seen = deque([(self.start, done)])  # (time, items done), at most one per second
+
+    def update(self, done: int, now: float) -> None:
+        """Note the number of finished items."""
+        if len(self.seen) > 1 and now - self.seen[-2][0] < 1.0:
+            self.seen.pop()
+        self.seen.append((now, done))
+        while self.seen[1][0] < now - _WINDOWS * _WINDOW_S:  # one point before the first window is kept
+            self.seen.popleft()
+
+    def per_s(self, now: float) -> float:
+        """Items per second."""
+        done = self.seen[-1][1]
+        mean = (done - self.first) / max(now - self.start, 1e-9)
+        count = min(_WINDOWS, int((now - self.start) / _WINDOW_S))
+        if not count:
+            return mean
+        edges = [self._at(now - i * _WINDOW_S) for i in range(count + 1)]
+        return median((later - earlier) / _WINDOW_S for later, earlier in pairwise(edges)) or mean
+
+    def _at(self, when: float) -> float:
+        """Items done at a time, on a line between the times at which some arrived."""
+        times = [time for time, _ in self.seen]
+        after = bisect_left(times, when)
+        if after in (0, len(times)):
+            return self.seen[min(after, len(times) - 1)][1]
+        (t0, n0), (t1, n1) = self.seen[after - 1], self.seen[after]
+        return n0 + (n1 - n0) * (when - t0) / (t1 - t0)
+
+
 class _Lines:
     def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
         self.name, self.total, self.unit, self.out = name, total, unit, out
-        self.first = self.done = done
-        self.start = self.last = time.monotonic()
+        self.done, self.last = done, time.monotonic()
+        self.rate = _Rate(done)
         self.remark = ""
 
     def advance(self, count: int = 1) -> None:
         self.done += count
+        if count:
+            self.rate.update(self.done, time.monotonic())
         if time.monotonic() - self.last >= _LINE_EVERY_S:
             self.write()
 
@@ -47,7 +93,7 @@ class _Lines:
 
     def write(self) -> None:
         self.last = time.monotonic()
-        rate = (self.done - self.first) / max(self.last - self.start, 1e-9)
+        rate = self.rate.per_s(self.last)
         eta = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
         tail = f" ({self.remark})" if self.remark else ""
         of = f"/{self.total}" if self.done <= self.total else ""  # an estimate may be exceeded
@@ -58,10 +104,19 @@ class _Tqdm:
     def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
+        rate = self.rate = _Rate(done)
+
+        class Bar(tqdm):  # type: ignore[misc] - it has no types
+            @property
+            def format_dict(self) -> dict[str, Any]:
+                return {**super().format_dict, "rate": rate.per_s(time.monotonic()) or None}
+
+        self.bar = Bar(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
         self.shown = 0.0
 
     def advance(self, count: int = 1) -> None:
+        if count:
+            self.rate.update(self.bar.n + count, time.monotonic())
         self.bar.update(count)
 
     def note(self, text: str) -> None:

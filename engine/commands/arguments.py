@@ -161,7 +161,10 @@ def _command(
 
 
 def _describe(commands: Any) -> None:  # noqa: ANN401
-    _command(commands, "doctor", "describe", "report devices, libraries and missing packages")
+    doctor = _command(commands, "doctor", "describe", "report devices, libraries, missing packages and the cache")
+    doctor.add_argument(
+        "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
+    )
     transforms = _command(commands, "transforms", "describe", "list the transformations of a suite", plugins=True)
     transforms.add_argument("--suite", default="substance31", help="suite, or comma-separated names (substance31)")
     transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw all variants of --image")
@@ -359,6 +362,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")
     predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
+    predict.add_argument("--out", type=_folder, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
     _source(predict)
 

@@ -45,9 +45,9 @@ _ON_GPU = {
 
 def doctor(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle doctor`: versions, devices, stages and cache. Imports none of the packages."""
-    del options
     from substyle.engine import cache
 
+    removed = cache.clean() if options.clean_cache else 0
     machine = this_machine()
     wanted = _wanted(bool(machine.gpus), machine.versions)
     packages = {name: found or None for name, found in cache.versions(*wanted).items()}
@@ -63,6 +63,8 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
         "eight_bits": eight_bits(machine),
         "stages": [dataclasses.asdict(stage) for stage in where],
         "cache": str(cache.root()),
+        "cache_bytes": sum(cache.files().values()),
+        "cache_removed": removed,
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
         "packages": packages,
         "missing": [name for name, found in packages.items() if found is None],
@@ -71,7 +73,8 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     print(f"bf16 arithmetic: {'yes' if answer['bf16'] else 'no; compiled backbones are slower on this CPU'}")
     for i, gpu in enumerate(machine.gpus):
         print(f"cuda:{i}: {gpu}")
-    print(f"cache of compiled backbones: {answer['cache']}")
+    freed = f", {removed / 1e6:,.1f} MB removed" if options.clean_cache else ""
+    print(f"cache of compiled backbones: {answer['cache']}, {answer['cache_bytes'] / 1e6:,.1f} MB{freed}")
     print('stages with device = "auto":')
     for stage in where:
         print(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip())

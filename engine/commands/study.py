@@ -38,6 +38,7 @@ from substyle.engine.study.adapt import adapt as adapt_store
 from substyle.engine.study.adapt import derive
 from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.outputs import RESULTS, require_current
+from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
 from substyle.engine.study.stages import assemble
@@ -267,13 +268,18 @@ def _score(score: object) -> float | None:
 
 def predict(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle predict PROBE IMAGES`."""
+    if options.out is not None and options.out.suffix not in PREDICTIONS:
+        raise ConfigError("--out", str(options.out), f"a file name that ends in {' or '.join(PREDICTIONS)}")
     for plugin in options.plugin:
         load_plugin(plugin)
     answer = predict_all(
         options.probe, options.images, source=source_config(options), checkpoint=options.checkpoint,
         top=options.top, quiet=options.quiet,
     )  # fmt: skip
-    for row in answer["predictions"]:
+    if options.out is not None:
+        write_predictions(answer, options.out)
+        print(f"{options.out}: predictions of {len(answer['predictions'])} photographs")
+    for row in answer["predictions"] if options.out is None else ():
         for output, labels in row["outputs"].items():
             ranked = "  ".join(f"{label['label']} {label['probability']:.3f}" for label in labels)
             print(f"{row['key']}  {output}: {ranked}")
@@ -291,8 +297,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     made = compare_results(runs, options.out)
     for difference in made.setup:
         print(f"setups differ in {difference.what}: {', '.join(difference.values)}")
+    print(made.text())
     page = options.out / "compare.html"
-    print(f"comparison of {', '.join(name for name, _ in runs)}: {page}")
+    print(f"\ncomparison of {', '.join(name for name, _ in runs)}: {page}")
     return {
         "page": str(page),
         "setup": {d.what: list(d.values) for d in made.setup},

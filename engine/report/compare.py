@@ -15,10 +15,12 @@ from substyle.engine.report.data import (
     head_name,
     heads,
     ordered,
+    show,
     transformations,
     validate_results,
 )
 from substyle.engine.report.page import flat, write_page, write_tables
+from substyle.engine.report.tables import text_table
 from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, Results]]
@@ -54,12 +56,28 @@ class Comparison:
     Attributes:
         setup: settings in which the runs differ; empty if they are comparable.
         table: one row per backbone and score: value of each run, and difference to the first run.
+        clear: which differences are clear, in the order of the table.
         files: page and table files.
     """
 
     setup: tuple[Difference, ...]
     table: Table
+    clear: tuple[tuple[bool, ...], ...]
     files: tuple[Path, ...]
+
+    def text(self) -> str:
+        """The table for a terminal, in per cent and points; clear differences have a star."""
+        runs = len(self.clear[0]) + 1 if self.clear else 0
+        lines = [[column.heading for column in self.table.columns]]
+        for row, clear in zip(self.table.rows, self.clear, strict=True):
+            values = [show(value and value[0]) for value in row[2 : 2 + runs]]
+            changes = [
+                show(change, "points") + (" *" if mark else "  ")
+                for change, mark in zip(row[2 + runs :], clear, strict=True)
+            ]
+            lines.append([*row[:2], *values, *changes])
+        note = "* the intervals of both runs are disjoint" if any(map(any, self.clear)) else ""
+        return "\n".join(filter(None, (text_table(lines, left=2), note)))
 
 
 def compare_results(runs: Runs, out_dir: Path) -> Comparison:
@@ -87,7 +105,8 @@ def compare_results(runs: Runs, out_dir: Path) -> Comparison:
     table = Table("compare", "Comparison of runs.", _columns(names), tuple(_flat(row) for row in rows))
     context = {"names": names, "setup": setup, "groups": _grouped(rows), "runs": [results for _, results in runs]}
     page = write_page(out_dir / "compare.html", "compare.html.j2", context)
-    return Comparison(setup, table, (page, *write_tables([table], out_dir / "tables")))
+    clear = tuple(tuple(row.clear(run) for run in range(1, len(runs))) for row in rows)
+    return Comparison(setup, table, clear, (page, *write_tables([table], out_dir / "tables")))
 
 
 def _differences(runs: Runs) -> list[Difference]:

@@ -395,7 +395,15 @@ def headline_table(results: Results) -> str:
         )
     chances = [dig(results, "chance", task) for _, _, task in columns]
     lines.append(["chance", "", *("" if chance is None else show(chance) for chance in chances)])
+    return text_table(lines)
+
+
+def text_table(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Align a table for a terminal: a line of headings, a rule, rows. The first ``left`` columns are flush left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in lines]
+    flush = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    text = [
+        "  ".join(align(cell, width) for align, cell, width in zip(flush, row, widths, strict=True)) for row in lines
+    ]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([text[0], rule, *text[1:]])

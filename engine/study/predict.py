@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
@@ -98,6 +101,26 @@ def predict(
         "predictions": predictions,
         "quarantined": quarantined,
     }
+
+
+PREDICTIONS = (".csv", ".parquet")
+
+
+def write_predictions(answer: Mapping[str, Any], path: Path) -> None:
+    """Write the answer of `predict` to a CSV or Parquet file.
+
+    One row per label: key, output, rank (1 for the most likely), label, probability.
+    """
+    rows = [
+        {"key": row["key"], "output": output, "rank": rank, **label}
+        for row in answer["predictions"]
+        for output, labels in row["outputs"].items()
+        for rank, label in enumerate(labels, 1)
+    ]
+    kinds = {"key": pa.string(), "output": pa.string(), "rank": pa.int64(), "label": pa.string()}
+    table = pa.Table.from_pylist(rows, pa.schema({**kinds, "probability": pa.float64()}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (pq.write_table if path.suffix == ".parquet" else pa.csv.write_csv)(table, path)
 
 
 def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:

@@ -60,3 +60,41 @@ def test_an_estimate_that_is_exceeded_is_not_shown(monkeypatch: pytest.MonkeyPat
     with observability.stage("probes", 3, "steps") as bar:
         bar.advance(7)
     assert "probes: 7 steps" in out.getvalue()
+
+
+def _rates(monkeypatch: pytest.MonkeyPatch, arrivals: list[tuple[float, int]], now: float) -> float:
+    """Rate of a stage at which numbers of items have arrived at times (s)."""
+    clock = [0.0]
+    monkeypatch.setattr(observability.time, "monotonic", lambda: clock[0])
+    rate, done = observability._Rate(100), 100
+    for clock[0], count in arrivals:
+        done += count
+        rate.update(done, clock[0])
+    return rate.per_s(now)
+
+
+def test_the_rate_is_the_median_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    steady = [(0.5 * i, 5) for i in range(1, 401)]  # 10 per second for 200 s
+    assert _rates(monkeypatch, steady, 200.0) == pytest.approx(10.0, rel=0.02)
+    slow_start = [(100.0, 1), *((100 + 0.5 * i, 5) for i in range(1, 201))]
+    assert _rates(monkeypatch, slow_start, 200.0) == pytest.approx(10.0, rel=0.02)
+    pause = [(t, n) for t, n in steady if not 170 < t <= 185]  # the mean of the minute would be 7.5
+    assert _rates(monkeypatch, pause, 200.0) == pytest.approx(10.0, rel=0.02)
+    faster = [*steady, *((200 + 0.1 * i, 5) for i in range(1, 601))]
+    assert _rates(monkeypatch, faster, 260.0) == pytest.approx(50.0, rel=0.02)
+
+
+def test_the_rate_is_the_mean_at_first_and_of_rare_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _rates(monkeypatch, [(1.0, 4), (4.0, 8)], 4.0) == pytest.approx(3.0)
+    bursts = [(45.0 * i, 90) for i in range(1, 5)]  # every 45 s
+    assert _rates(monkeypatch, bursts, 180.0) == pytest.approx(2.0, rel=0.3)
+
+
+def test_a_terminal_shows_that_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr(observability._Rate, "per_s", lambda *_: 4.0)
+    with observability.stage("embed", 120, "images") as bar:
+        bar.advance(40)
+    assert "4.00 images/s" in out.getvalue()
+    assert "<00:20" in out.getvalue()

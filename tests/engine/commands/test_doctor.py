@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from substyle.engine import hardware
+from substyle.engine import cache, hardware
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
 from substyle.engine.commands.describe import Machine, eight_bits, stages, this_machine
@@ -229,3 +229,25 @@ def _make(*arguments: str, path: Path | None = None, target: str = "setup") -> s
     environment = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
     command = ["make", "-n", target, "VENV=.no-such-venv", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_cache_is_measured_and_cleaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only files of the cache go: $SUBSTYLE_CACHE may name a folder that has others."""
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    cache.write("gates/x.json", b"1234")
+    (tmp_path / "gates" / "x.json.lock").touch()
+    (tmp_path / "native").mkdir()
+    (tmp_path / "native" / "philox.so").write_bytes(bytes(1000))
+    (tmp_path / "thesis.tex").write_bytes(b"mine")
+    size = (tmp_path / "gates" / "x.json").stat().st_size + 1000
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cache_bytes"], told["cache_removed"]) == (size, 0)
+    assert cache.read("gates/x.json") == b"1234"
+    assert main(["doctor", "--json", "--clean-cache"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cache_bytes"], told["cache_removed"]) == (0, size)
+    assert cache.read("gates/x.json") is None
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.tex"]

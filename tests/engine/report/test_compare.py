@@ -83,3 +83,18 @@ def test_two_runs_of_different_names_are_needed(fake: ModuleType, tmp_path: Path
             compare_results(runs, tmp_path)
     with pytest.raises(SubstyleError, match="schema"):
         compare_results([("a", results), ("b", {})], tmp_path)
+
+
+def test_the_table_for_a_terminal(fake: ModuleType, tmp_path: Path) -> None:
+    runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b")]
+    for (_, results), accuracy in zip(runs, (0.80, 0.85), strict=True):
+        results["backbones"]["dinov2_vit_small"]["fine"]["linear"] |= {
+            "accuracy": accuracy, "ci95": [accuracy - 0.02, accuracy + 0.02]
+        }  # fmt: skip
+    comparison = compare_results(runs, tmp_path)
+    lines = comparison.text().splitlines()
+    assert lines[0].split() == ["Backbone", "Score", "a", "b", "b", "−", "a"]
+    assert len(lines) == len(comparison.table.rows) + 3
+    changed = [line.split() for line in lines if line.startswith("dinov2_vit_small") and " style_linear " in line]
+    assert changed == [["dinov2_vit_small", "style_linear", "80.0", "85.0", "+5.0", "*"]]
+    assert sum("*" in line for line in lines[:-1]) == 1
