@@ -131,7 +131,7 @@ def _kind(
         left_out.add(name, f"cannot be followed: {error.strerror}")
         return None
     if not is_folder and os.path.splitext(entry.name)[1].lower() not in extensions:
-        if is_file:
+        if is_file and not entry.name.startswith("."):  # of the system, or of a tool, such as .DS_Store
             left_out.skip(entry.name)
         return None
     if entry.is_symlink() and not inside(real_root, os.path.realpath(entry.path)):

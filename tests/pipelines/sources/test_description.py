@@ -28,7 +28,7 @@ def said(path: Path, config: SourceConfig | None = None) -> str:
 
 def test_a_folder_with_splits(tmp_path: Path) -> None:
     names = [f"{split}/{label}/{i}.jpg" for split in ("Train", "dev") for label in ("cat", "dog") for i in range(600)]
-    root = fill(tmp_path / "photos", *names, "Train/cat/a.HEIC", "dev/b.heic", "readme.txt", ".DS_Store")
+    root = fill(tmp_path / "photos", *names, "Train/cat/a.HEIC", "dev/b.heic", "readme.txt", "readme", ".DS_Store")
     assert said(root) == (
         "folder photos/: 2,400 images, 2 classes, splits train 1,200, val 1,200 (from folders); "
         "skipped 4 files: .heic 2, no suffix 1, .txt 1"
