@@ -1,7 +1,8 @@
 """The 22 obfuscations of Stimberg et al., "Benchmarking Robustness to Adversarial Image Obfuscations", 2023.
 
-Their generator is unpublished; these follow the names. Operations of other suites are reused with other parameters.
-Backgrounds and overlaid photographs are those that installed packages ship, disjoint for test images.
+Their generator is unpublished; these follow the names and published descriptions. Operations of other suites are reused
+with other parameters. Backgrounds and overlaid photographs are those that installed packages ship, disjoint for test
+images. Textures are woven, not transferred by a network.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from substyle.kernels.dispatch import upload
 from substyle.pipelines.packaged_photographs import paths
 from substyle.pipelines.transforms import halftone, overlay, viewpoint, warp
 from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Parameter, Role, Uniform, kernel, register
-from substyle.pipelines.transforms.fields import Keys, along, bits, per_image, pixels, plane, unit
+from substyle.pipelines.transforms.fields import Keys, along, per_image, pixels, plane, unit
 from substyle.pipelines.transforms.overlay_assets import TEST_EVERY
 from substyle.pipelines.transforms.traces import weights
 from substyle.pipelines.transforms.viewpoint import sampled
@@ -193,17 +194,18 @@ _LINES = 96
     PREFIX + "line_shift", coarse="warp", role="train",
     parameters=[
         Uniform("band", 3, 8, unit="px"), Choice("vertical", (0, 1)), Uniform("reach", 20, 45, unit="px"),
-        Uniform("shift", -1, 1, unit="of the reach", count=_LINES),
+        Uniform("shift", 0.3, 1, unit="of the reach", count=_LINES),
     ],
 )  # fmt: skip
 def line_shift(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Each band of rows, or of columns, shifted along itself; what leaves comes back on the other side."""
+    """Bands of rows, or of columns, shifted to either side in turn; what leaves comes back on the other side."""
     side, out_BSSC = canvas_BSSC.shape[1], torch.empty_like(canvas_BSSC)
     line_S = np.arange(side)
     for i, (band, vertical, reach) in enumerate(
         zip(*(args[name].tolist() for name in ("band", "vertical", "reach")), strict=True)
     ):
-        shift_S = np.rint(reach * args["shift"][i][(line_S / max(band, 1)).astype(np.int64) % _LINES]).astype(np.int64)
+        band_S = (line_S / max(band, 1)).astype(np.int64)
+        shift_S = np.rint(reach * args["shift"][i][band_S % _LINES] * (1 - 2 * (band_S % 2))).astype(np.int64)
         index = upload((line_S + shift_S[:, None]) % side + line_S[:, None] * side, canvas_BSSC.device).flatten()
         x = canvas_BSSC[i].transpose(0, 1) if vertical else canvas_BSSC[i]
         moved = x.reshape(side * side, -1).index_select(0, index).view(x.shape)
@@ -263,6 +265,11 @@ def wavy_color_warp(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> to
     return out_BSSC
 
 
+def _faint(canvas_BSSC: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Differences from mid-grey times a factor, in [0, 1]."""
+    return 0.5 + (unit(canvas_BSSC) - 0.5) * factor
+
+
 _PATCHES = 4
 
 
@@ -308,28 +315,26 @@ def _table(values_BN: NDArray[np.floating], count_B: NDArray[np.floating], most:
 @kernel(
     PREFIX + "color_noise_blocks", coarse="overlay", role="train",
     parameters=[
-        Choice("cells", (8, 10, 12, _CELLS)), Uniform("share", 0.3, 0.5), Uniform("chance", 0, 1, count=_CELLS**2),
+        Choice("cells", (8, 10, 12, _CELLS)), Uniform("channel", 0, 3, count=_CELLS**2),
+        Uniform("shift", 0.25, 0.6, unit="of full range", signed=True, count=_CELLS**2),
     ],
 )  # fmt: skip
 def color_noise_blocks(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Some blocks of a grid are filled with colour noise of 2 px."""
-    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    half = -(-side // 2)
-    noise = (bits(keys_B, PREFIX + "color_noise_blocks", (half, half, 3), device) >> 8).to(torch.uint8)
-    noise = noise.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :side, :side]
-    filled = _table(args["chance"], args["cells"], _CELLS, side) < args["share"][:, None, None]
-    return torch.where(upload(filled, device)[..., None], noise, canvas_BSSC)
+    """A grid of blocks; a random value is added to one channel of each."""
+    channel, shift = (_table(args[name], args["cells"], _CELLS, canvas_BSSC.shape[1]) for name in ("channel", "shift"))
+    added = np.where(channel.astype(np.int64)[..., None] == np.arange(3), shift[..., None], np.float32(0.0))
+    return pixels(unit(canvas_BSSC) + upload(added, canvas_BSSC.device))
 
 
 @kernel(
     PREFIX + "high_contrast_border", coarse="overlay", role="train",
     parameters=[
         Uniform("width", 0.1, 0.17, unit="of the side"), Uniform("cell", 6, 12, unit="px"),
-        Choice("pattern", (0, 1)), Uniform("slope", -1, 1),
+        Choice("pattern", (0, 1)), Uniform("slope", -1, 1), Uniform("factor", 0.35, 0.6),
     ],
 )  # fmt: skip
 def high_contrast_border(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """A border of black and white checks (pattern 0) or stripes (pattern 1)."""
+    """Lower contrast within a border of black and white checks (pattern 0) or stripes (pattern 1)."""
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
     x, y = plane(side, device)
     cells = per_image(side / args["cell"], device)
@@ -338,7 +343,7 @@ def high_contrast_border(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) 
     kind = torch.where(per_image(args["pattern"], device) == 1, stripes, checks)
     border = torch.maximum(x.abs(), y.abs()) > per_image(0.5 - args["width"], device)
     pattern = (kind.remainder(2) * 255).to(torch.uint8)
-    return torch.where(border, pattern, canvas_BSSC)
+    return torch.where(border, pattern, pixels(_faint(canvas_BSSC, per_image(args["factor"], device))))
 
 
 @kernel(
@@ -356,21 +361,17 @@ def texturize(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Te
     return pixels(unit(canvas_BSSC) * (1.15 - per_image(args["depth"], device) * (1.0 - shade)))
 
 
-_TRIANGLES = 8
+_TRIANGLES = 6
 
 
 @kernel(
     PREFIX + "low_contrast_triangles", coarse="overlay", role="held_out",
-    parameters=[
-        Choice("cells", (5, 6, 7, _TRIANGLES)), Uniform("factor", 0.3, 0.45),
-        Uniform("tone", -0.17, 0.17, count=2 * _TRIANGLES**2),
-    ],
+    parameters=[Choice("cells", (3, 4, 5, _TRIANGLES)), Uniform("factor", 0.05, 0.6, count=2 * _TRIANGLES**2)],
 )  # fmt: skip
 def low_contrast_triangles(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
-    """Low contrast under triangles of slightly different greys."""
-    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    lower, upper = (_table(tone, args["cells"], _TRIANGLES, side) for tone in np.split(args["tone"], 2, axis=1))
+    """Triangles, each with another, low contrast."""
+    side = canvas_BSSC.shape[1]
+    lower, upper = (_table(half, args["cells"], _TRIANGLES, side) for half in np.split(args["factor"], 2, axis=1))
     local_BS = (np.arange(side) + 0.5) / side * args["cells"][:, None] % 1.0
-    tone_BSS = np.where(local_BS[:, :, None] > local_BS[:, None, :], lower, upper)
-    faint = 0.5 + (unit(canvas_BSSC) - 0.5) * per_image(args["factor"], device)
-    return pixels(faint + upload(tone_BSS, device)[..., None])
+    factor_BSS = np.where(local_BS[:, :, None] > local_BS[:, None, :], lower, upper)
+    return pixels(_faint(canvas_BSSC, upload(factor_BSS, canvas_BSSC.device)[..., None]))
