@@ -106,12 +106,12 @@ class _Tqdm:
 
         rate = self.rate = _Rate(done)
 
-        class Bar(tqdm):  # type: ignore[misc] - it has no types
+        class _Bar(tqdm):  # type: ignore[misc]
             @property
             def format_dict(self) -> dict[str, Any]:
                 return {**super().format_dict, "rate": rate.per_s(time.monotonic()) or None}
 
-        self.bar = Bar(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
+        self.bar = _Bar(total=total, initial=done, desc=name, unit=f" {unit}", file=out, dynamic_ncols=True)
         self.shown = 0.0
 
     def advance(self, count: int = 1) -> None:

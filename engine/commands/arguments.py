@@ -400,6 +400,18 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
         "--transformation", action="append", default=[], metavar="NAME", help="transformation (all; repeatable)"
     )
 
+    explore = _command(
+        commands, "explore", "exchange", "open a map of embeddings with thumbnails in a browser", plugins=True
+    )
+    explore.add_argument("store", type=_place, metavar="STORE")
+    explore.add_argument("--backbone", required=True, metavar="NAME")
+    explore.add_argument("--export", type=_folder, metavar="DIR", help="write a static page instead; a new folder")
+    explore.add_argument("--projection", default="umap", metavar="NAME", help="umap or pacmap (umap)")
+    explore.add_argument(
+        "--photographs", type=_whole(1, 1 << 20), default=200, metavar="N", help="photographs, drawn at random (200)"
+    )
+    explore.add_argument("--seed", type=_SEED, default=0, help="seed of photographs and projection (0)")
+
     variants = _command(
         commands, "variants", "exchange", "write the variants of photographs to image files", plugins=True
     )

@@ -48,6 +48,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     from substyle.engine import cache
 
     removed = cache.clean() if options.clean_cache else 0
+    size = sum(cache.files().values())
     machine = this_machine()
     wanted = _wanted(bool(machine.gpus), machine.versions)
     packages = {name: found or None for name, found in cache.versions(*wanted).items()}
@@ -63,7 +64,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
         "eight_bits": eight_bits(machine),
         "stages": [dataclasses.asdict(stage) for stage in where],
         "cache": str(cache.root()),
-        "cache_bytes": sum(cache.files().values()),
+        "cache_bytes": size,
         "cache_removed": removed,
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"),
         "packages": packages,
@@ -74,7 +75,7 @@ def doctor(options: argparse.Namespace) -> dict[str, Any]:
     for i, gpu in enumerate(machine.gpus):
         print(f"cuda:{i}: {gpu}")
     freed = f", {removed / 1e6:,.1f} MB removed" if options.clean_cache else ""
-    print(f"cache of compiled backbones: {answer['cache']}, {answer['cache_bytes'] / 1e6:,.1f} MB{freed}")
+    print(f"cache of compiled backbones: {answer['cache']}, {size / 1e6:,.1f} MB{freed}")
     print('stages with device = "auto":')
     for stage in where:
         print(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip())
@@ -185,7 +186,7 @@ def _shown(preset: Preset | Shipped) -> str:
 
 
 def _stored(path: Place) -> dict[str, Any]:
-    from substyle.engine.backbones.registry import stated
+    from substyle.engine.backbones.presets import stated
     from substyle.engine.store.store import EmbeddingStore
 
     rows = []

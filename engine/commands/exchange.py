@@ -1,4 +1,4 @@
-"""Commands `export`, `import` and `variants`: embeddings and pixels for and from other programs."""
+"""Commands `export`, `explore`, `import` and `variants`: embeddings and pixels for and from other programs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from substyle.engine.commands.options import source_config
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -24,6 +25,19 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
         f"{options.out}: {', '.join(answer['backbones'])} as {options.to}; parts written {answer['written']}, kept "
         f"{answer['kept']}, removed {answer['removed']}"
     )
+    return answer
+
+
+def explore(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle explore STORE --backbone NAME`."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    answer = explore_store(
+        EmbeddingStore.open(options.store), options.backbone, export=options.export, projection=options.projection,
+        photographs=options.photographs, seed=options.seed,
+    )  # fmt: skip
+    if options.export is not None:
+        print(f"{options.export}: {answer['points']} points; serve it: python -m http.server -d {options.export}")
     return answer
 
 

@@ -81,7 +81,8 @@ def iter_variants(
     names = suite if isinstance(suite, str) else ",".join(suite)
     opened = open_source(images, source or SourceConfig())
     pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(names)), EmbedConfig(batch=batch, device=device))
-    for each in batches(opened, limited(opened.records, seed, limit), pipeline, _warn):
+    records = limited(opened.records, seed, limit)
+    for each in batches(records, _splits(opened, records, seed), pipeline, _warn):
         yield [record.key for record in each.records], each.transformation, each.pixels_BSSC
 
 
@@ -89,23 +90,30 @@ def _warn(key: str, reason: str) -> None:
     warnings.warn(f"{key} is left out: {reason}", stacklevel=2)
 
 
-def batches(
-    source: Source, records: Sequence[ImageRecord], pipeline: PixelPipeline, left_out: Callable[[str, str], None]
-) -> Iterator[VariantBatch]:
-    """Iterate over the variants of photographs of a source.
-
-    Args:
-        left_out: called with the key of a photograph that cannot be decoded, and the reason.
-    """
-    settings, size = pipeline.settings, pipeline.config.images
-    # the split decides which motifs overlays may use, so it is that of a store of these photographs
-    split_N = assign(
+def _splits(source: Source, records: Sequence[ImageRecord], seed: int) -> NDArray[np.int8]:
+    """Splits (N,) that a store of these photographs of a source has."""
+    return assign(
         [record.key for record in records],
         [UNLABELLED if record.label is None else record.label for record in records],
         [record.split for record in records],
-        seed=settings.seed,
+        seed=seed,
         source={record.split for record in source.records},
     )
+
+
+def batches(
+    records: Sequence[ImageRecord],
+    split_N: NDArray[np.int8],
+    pipeline: PixelPipeline,
+    left_out: Callable[[str, str], None],
+) -> Iterator[VariantBatch]:
+    """Iterate over the variants of N photographs.
+
+    Args:
+        split_N: their splits, which decide about the motifs of overlays.
+        left_out: called with the key of a photograph that cannot be decoded, and the reason.
+    """
+    settings, size = pipeline.settings, pipeline.config.images
     for start in range(0, len(records), size):
         kept, blobs = [], []
         for n in range(start, min(start + size, len(records))):
@@ -181,7 +189,7 @@ def write_variants(
     count = 0
     total = len(records) * len(pipeline.settings.transformations)
     with stage("variants", total, "variants", quiet=quiet) as bar:
-        for batch in batches(opened, records, pipeline, quarantined.__setitem__):
+        for batch in batches(records, _splits(opened, records, seed), pipeline, quarantined.__setitem__):
             for record, split, pixels in zip(batch.records, batch.splits, batch.pixels_BSSC, strict=True):
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, image_format, **options)

@@ -1,0 +1,159 @@
+"""An interactive map of embeddings with thumbnails of the variants, by embedding-atlas."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from substyle.engine.analysis import neighbors
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.embedding.variants import batches
+from substyle.engine.store import identity
+from substyle.engine.store.layout import SPLITS
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.engine.store.tokens import averaged
+from substyle.kernels.errors import ConfigError, MissingError
+
+PROJECTIONS = ("umap", "pacmap")
+NEIGHBOURS = 10
+THUMBNAIL = 96  # px
+_INSTALL = "install it with pip install 'substyle[explore]'"
+
+
+def explore(
+    store: EmbeddingStore,
+    backbone: str,
+    *,
+    export: Path | None = None,
+    projection: str = "umap",
+    photographs: int = 200,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Serve a map of a backbone's embeddings until interrupted, or write it as a static page.
+
+    Args:
+        export: a new or empty folder for the page and its data; it works without a network from any web server.
+        projection: ``umap`` or ``pacmap``, of normalised embeddings.
+        photographs: number of photographs, drawn at random; each is shown in all transformations.
+        seed: seed of the photographs and of the projection.
+
+    Returns:
+        ``{"backbone", "photographs", "points", "thumbnails", "page"}``.
+
+    Raises:
+        ConfigError: an unknown projection, or the folder holds files.
+        MissingError: embedding-atlas or pacmap is not installed.
+        StoreError: the store does not have the backbone.
+    """
+    if projection not in PROJECTIONS:
+        raise ConfigError("--projection", projection, ", ".join(PROJECTIONS))
+    for module in ("embedding_atlas", projection):
+        if find_spec(module) is None:
+            raise MissingError(module.replace("_", "-"), _INSTALL)
+    if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
+        raise ConfigError("--export", str(export), "a new or empty folder")
+    table = averaged(open_table(store, backbone))
+    n_M = np.sort(np.random.default_rng(seed).permutation(len(table.keys))[:photographs])
+    images = _thumbnails(store, table, n_M)
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "embeddings.parquet"
+        rows = _rows(table, n_M, images, projection, seed)
+        pq.write_table(rows, file)
+        options = ["--x", "x", "--y", "y", "--neighbors", "neighbors"]
+        options += ["--image", "variant"] if images else ["--text", "transformation"]
+        if export is not None:
+            options += ["--export-application", str(Path(place) / "page")]
+        command = [sys.executable, "-m", "embedding_atlas.cli", str(file), *options]
+        # without --export it prints its address and serves until Ctrl-C
+        subprocess.run(command, check=True, stdout=sys.stderr if export is not None else None)
+        if export is not None:
+            shutil.copytree(Path(place) / "page", export, dirs_exist_ok=True)
+    made = {"photographs": len(n_M), "points": len(rows), "thumbnails": bool(images)}
+    return {"backbone": backbone, **made, "page": str(export / "index.html") if export is not None else None}
+
+
+def _rows(
+    table: EmbeddingTable,
+    n_M: NDArray[np.int64],
+    images: dict[tuple[str, str], bytes],
+    projection: str,
+    seed: int,
+) -> pa.Table:
+    """One row per transformation and photograph, transformation-major: place on the map, neighbours, labels."""
+    times = len(table.transformations)
+    t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
+    x_RD = table.take(t_R, n_R).astype(np.float32)
+    x_RD /= np.maximum(np.linalg.norm(x_RD, axis=1, keepdims=True), 1e-12)
+    place_R2 = _projected(x_RD, projection, seed)
+    near_Rk = neighbors.others(neighbors.place(x_RD), min(NEIGHBOURS, len(x_RD) - 1))
+    away_Rk = 1.0 - np.einsum("rd,rkd->rk", x_RD, x_RD[near_Rk])
+    label_R = table.label_N[n_R].tolist()
+    columns: dict[str, list[Any] | NDArray[np.float32]] = {
+        "key": [table.keys[n] for n in n_R],
+        "transformation": [table.transformations[t] for t in t_R],
+        "coarse": [table.coarse[t] for t in t_R],
+        "role": [table.roles[t] for t in t_R],
+        "class": [table.class_names[label] if label >= 0 else None for label in label_R],
+        "split": [SPLITS[code] for code in table.split_N[n_R]],
+        "x": place_R2[:, 0],
+        "y": place_R2[:, 1],
+        "neighbors": [{"ids": ids, "distances": d} for ids, d in zip(near_Rk.tolist(), away_Rk.tolist(), strict=True)],
+    }
+    if images:
+        shown = [
+            {"bytes": images.get((table.transformations[t], table.keys[n]))} for t, n in zip(t_R, n_R, strict=True)
+        ]
+        columns = {"variant": shown, **columns}
+    return pa.table(columns)
+
+
+def _projected(x_RD: NDArray[np.float32], projection: str, seed: int) -> NDArray[np.float32]:
+    """Two coordinates of each row. Shape: (R, 2)."""
+    if projection == "umap":
+        from umap import UMAP
+
+        made = UMAP(random_state=seed, n_jobs=1, n_neighbors=min(15, len(x_RD) - 1)).fit_transform(x_RD)
+    else:
+        from pacmap import PaCMAP
+
+        made = PaCMAP(random_state=seed).fit_transform(x_RD)
+    return np.asarray(made, np.float32)
+
+
+def _thumbnails(store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.int64]) -> dict[tuple[str, str], bytes]:
+    """JPEG of each transformation and key; none if the store does not know its photographs, or they are gone."""
+    manifest, settings = store.manifest(), store.settings
+    try:
+        sources = [identity.open_entry(entry) for entry in manifest.sources]
+    except (ConfigError, MissingError) as error:
+        print(f"no thumbnails: {error}", file=sys.stderr)
+        return {}
+    records = {record.key: record for source in sources for record in source.records}
+    split_of = dict(zip(manifest.keys, manifest.split_N.tolist(), strict=True))
+    keys = [key for key in (table.keys[n] for n in n_M) if key in records]
+    chosen = Settings(
+        settings.seed, settings.canvas, table.transformations, settings.orientation, settings.style_precision
+    )
+    made: dict[tuple[str, str], bytes] = {}
+    split_N = np.array([split_of[key] for key in keys], np.int8)
+    pipeline = PixelPipeline(chosen, EmbedConfig())
+    for batch in batches([records[key] for key in keys], split_N, pipeline, lambda key, reason: None):
+        for record, pixels in zip(batch.records, batch.pixels_BSSC, strict=True):
+            file = io.BytesIO()
+            Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL)).save(file, "JPEG", quality=85)
+            made[batch.transformation, record.key] = file.getvalue()
+    return made

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import substyle
+from substyle.engine.study import explore as module
+from substyle.engine.study.explore import explore
+from substyle.kernels.errors import ConfigError, MissingError
+
+NAMES = ["identity", "gaussian_blur", "icon_overlay"]
+
+
+@pytest.fixture(scope="module")
+def store(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> substyle.EmbeddingStore:
+    path = tmp_path_factory.mktemp("embedded") / "s.zarr"
+    return substyle.embed(two_classes, path, ["control:pixels"], transformations=NAMES, canvas=64)
+
+
+@pytest.fixture
+def atlas(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], object]]:
+    """Stand-ins for embedding-atlas and umap, which need not be installed: commands with the rows they would show."""
+    calls: list[tuple[list[str], object]] = []
+
+    def run(command: list[str], **_: object) -> None:
+        calls.append((command, pq.read_table(command[3])))
+        if "--export-application" in command:
+            page = Path(command[command.index("--export-application") + 1])
+            page.mkdir()
+            (page / "index.html").touch()
+
+    umap = ModuleType("umap")
+    umap.UMAP = lambda **_: type("UMAP", (), {"fit_transform": lambda self, x_RD: x_RD[:, :2]})()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", umap)
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    monkeypatch.setattr(module.subprocess, "run", run)
+    return calls
+
+
+def test_rows_of_the_map(store: substyle.EmbeddingStore, atlas: list[tuple[list[str], object]], tmp_path: Path) -> None:
+    answer = explore(store, "control:pixels", export=tmp_path / "page", photographs=10)
+    assert (answer["photographs"], answer["points"], answer["thumbnails"]) == (10, 30, True)
+    assert (tmp_path / "page" / "index.html").is_file()
+    ((command, rows),) = atlas
+    assert {"--image", "--neighbors", "--export-application"} <= set(command)
+    table = substyle.load_table(store, "control:pixels")
+    found = rows.to_pylist()  # type: ignore[attr-defined]
+    x_RD = np.stack([table.x_TND[NAMES.index(r["transformation"]), table.keys.index(r["key"])] for r in found])
+    x_RD = x_RD.astype(np.float64)
+    x_RD /= np.linalg.norm(x_RD, axis=1, keepdims=True)
+    near = 1 - x_RD @ x_RD.T
+    np.fill_diagonal(near, np.inf)
+    for r, row in enumerate(found):
+        assert row["neighbors"]["ids"][0] == near[r].argmin()
+        np.testing.assert_allclose(row["neighbors"]["distances"], np.sort(near[r])[:10], atol=1e-5)
+        assert row["class"] == row["key"].split("/")[0]
+        assert row["variant"]["bytes"][:2] == b"\xff\xd8"
+
+
+def test_without_photographs_there_are_no_thumbnails(
+    store: substyle.EmbeddingStore, atlas: list[tuple[list[str], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(entry: object) -> None:
+        raise ConfigError("IMAGES", "/gone", "a path")
+
+    monkeypatch.setattr("substyle.engine.store.identity.open_entry", gone)
+    assert not explore(store, "control:pixels", photographs=4)["thumbnails"]
+    ((command, rows),) = atlas
+    assert "--text" in command
+    assert "variant" not in rows.column_names  # type: ignore[attr-defined]
+
+
+def test_bad_arguments(store: substyle.EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="umap, pacmap"):
+        explore(store, "control:pixels", projection="tsne")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="embedding-atlas"):
+        explore(store, "control:pixels")
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    (tmp_path / "mine").touch()
+    with pytest.raises(ConfigError, match="a new or empty folder"):
+        explore(store, "control:pixels", export=tmp_path)
