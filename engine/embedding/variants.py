@@ -160,7 +160,7 @@ def write_variants(
     overlays, are those of a store of these photographs with default shares of splits.
 
     Args:
-        images, suite, canvas, seed, source, limit, device: as for `iter_variants`.
+        images: as for `iter_variants`, and so are suite, canvas, seed, source, limit and device.
         out: a new or empty folder.
         to: ``folder`` or ``webdataset``.
         image_format: ``png``, which is exact, or ``jpeg``.
