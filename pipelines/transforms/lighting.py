@@ -30,7 +30,6 @@ from substyle.pipelines.transforms.fields import (
 __all__ = ["imagenet_c"]  # its fog and snow are registered on import
 _ANGLE = Uniform("angle", 0, 360, unit="degree")
 _PLACE = (Uniform("place_x", -0.35, 0.35, unit="of the side"), Uniform("place_y", -0.4, 0.0, unit="of the side"))
-_COOL = (0.80, 0.93, 1.0)  # light of the sky
 
 
 def _tint(colour: tuple[float, float, float], device: torch.device) -> torch.Tensor:
@@ -179,14 +178,15 @@ def lens_flare(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.T
     dx, dy = (c - per_image(args[f"place_{axis}"], device) for c, axis in zip(plane(side, device), "xy", strict=True))
     for turn in (0, 60, 120):
         radians_B = np.radians(np.asarray(args["angle"], np.float64) + turn)
-        off = dx * per_image(np.sin(radians_B), device) - dy * per_image(np.cos(radians_B), device)
-        rays += 1.0 / (1.0 + (off * 150.0) ** 2)
+        off = dx * per_image(150.0 * np.sin(radians_B), device) - dy * per_image(150.0 * np.cos(radians_B), device)
+        rays += off.square_().add_(1.0).reciprocal_()
     glow = 1.6 / (1.0 + 180.0 * square) + 0.25 / (1.0 + 4.0 * square) + 0.7 * rays / (1.0 + 18.0 * square)
-    flare = glow * _tint((1.0, 0.95, 0.8), device)
+    channels = [glow * tint for tint in (1.0, 0.95, 0.8)]  # by channel, so that additions are in place
     for position, radius, colour in _GHOSTS:
-        disk = ((radius * radius - _distance(args, side, device, position)) / (0.15 * radius * radius)).clamp(0.0, 1.0)
-        flare = flare + 0.35 * disk * _tint(colour, device)
-    return pixels(x + per_image(args["strength"], device) * flare)
+        disk = _distance(args, side, device, position).sub_(radius**2).div_(-0.15 * radius**2).clamp_(0.0, 1.0)
+        for channel, tint in zip(channels, colour, strict=True):
+            channel.add_(disk, alpha=0.35 * tint)
+    return pixels(x + per_image(args["strength"], device) * torch.cat(channels, -1))
 
 
 for _name, _role in (("fog", "train"), ("snow", "held_out")):
