@@ -42,6 +42,19 @@ def test_every_suite_exists_in_full(name: str) -> None:
     assert all(base.get(n).name == n for n in names)
 
 
+@pytest.mark.parametrize("name", sorted(SUITES))
+def test_kernels_keep_to_the_device_of_the_canvas(name: str) -> None:
+    pytest.importorskip("triton")
+    keys_B = philox.image_keys(0, ["a", "b"])
+    elsewhere = torch.empty(2, 64, 64, 3, dtype=torch.uint8, device="meta")
+    made = [t for t in map(base.get, suite(name)) if t.made_by == "kernel"]
+    for transformation in made:
+        assert transformation.function is not None
+        out = transformation.function(elsewhere, transformation.draw(keys_B, 64, gpu=True), keys_B)
+        assert (out.device, out.dtype, out.shape) == (elsewhere.device, torch.uint8, elsewhere.shape)
+    assert made or name == "mini5"
+
+
 @pytest.mark.parametrize("text", ["jpeg,elastic", " jpeg , identity, elastic ", "identity,jpeg,elastic,"])
 def test_names_separated_by_commas(text: str) -> None:
     assert suite(text) == ("identity", "jpeg", "elastic")
