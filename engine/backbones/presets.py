@@ -8,7 +8,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB, WHOLE, Readout, of_tag
+from substyle.engine.backbones.packages import SHIPPED
+from substyle.engine.backbones.spec import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RGB,
+    UNSTATED,
+    WHOLE,
+    Readout,
+    of_tag,
+)
 from substyle.kernels.errors import ConfigError
 
 # loaders
@@ -197,3 +208,32 @@ def preset(family: str, size: str) -> Preset:
         allowed = ", ".join(f"{family}:{each}" for each in sizes(family))
         raise ConfigError("backbone", f"{family}:{size}", f"{allowed}; or timm:<model>, open_clip:<arch>/<tag>")
     return found
+
+
+def stated(name: str) -> tuple[str, str]:
+    """Return the objective and pretraining data stated by a backbone's name; "" if unstated.
+
+    Args:
+        name: as the user writes it, such as ``timm:vit_base_patch16_224.mae`` or ``clip:base@layer=6``.
+    """
+    whole = name.partition("@")[0]
+    family, _, rest = whole.partition(":")
+    if family == "control":
+        return "none", ""
+    if whole in PRESETS:
+        return PRESETS[whole].objective, PRESETS[whole].data
+    if family == "package" and rest in SHIPPED:
+        return SHIPPED[rest].objective, SHIPPED[rest].data
+    if family == "open_clip":
+        return "image_text", of_tag(*rest.partition("/")[::2])[1]
+    if family == "timm":
+        architecture, _, tag = rest.partition(".")
+        return of_tag(architecture, tag or _default_tag(architecture))
+    return UNSTATED, ""
+
+
+def _default_tag(architecture: str) -> str:
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture)
+    return str(config.tag or "") if config is not None else ""

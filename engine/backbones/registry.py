@@ -13,8 +13,8 @@ from typing import Any
 from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
-from substyle.engine.backbones.presets import ABOUT, PRESETS, preset, sizes
-from substyle.engine.backbones.spec import UNSTATED, Backbone, BackboneSpec, expand, has_options, of_tag, split
+from substyle.engine.backbones.presets import ABOUT, preset, sizes, stated
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, has_options, split
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
@@ -370,35 +370,6 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
         **found,
         "family": family.code,
     }
-
-
-def stated(name: str) -> tuple[str, str]:
-    """Return the objective and pretraining data stated by a backbone's name; "" if unstated.
-
-    Args:
-        name: as the user writes it, such as ``timm:vit_base_patch16_224.mae`` or ``clip:base@layer=6``.
-    """
-    whole = name.partition("@")[0]
-    family, _, rest = whole.partition(":")
-    if family == "control":
-        return "none", ""
-    if whole in PRESETS:
-        return PRESETS[whole].objective, PRESETS[whole].data
-    if family == "package" and rest in SHIPPED:
-        return SHIPPED[rest].objective, SHIPPED[rest].data
-    if family == "open_clip":
-        return "image_text", of_tag(*rest.partition("/")[::2])[1]
-    if family == "timm":
-        architecture, _, tag = rest.partition(".")
-        return of_tag(architecture, tag or _default_tag(architecture))
-    return UNSTATED, ""
-
-
-def _default_tag(architecture: str) -> str:
-    import timm
-
-    config = timm.get_pretrained_cfg(architecture)
-    return str(config.tag or "") if config is not None else ""
 
 
 class LazyBackbone:

@@ -20,7 +20,7 @@ from substyle import __version__
 from substyle.engine import cache
 from substyle.engine.analysis.run import analyze
 from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
-from substyle.engine.backbones.registry import stated
+from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import cpu_model, versions
 from substyle.engine.config import AnalysisConfig, Settings
 from substyle.engine.probes.config import ProbeConfig

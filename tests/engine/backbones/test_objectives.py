@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.presets import PRESETS
-from substyle.engine.backbones.registry import LoadContext, stated
+from substyle.engine.backbones.presets import PRESETS, stated
+from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import OBJECTIVES, of_tag
 from substyle.kernels.errors import ConfigError
 
