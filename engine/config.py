@@ -19,6 +19,7 @@ import substyle
 from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
+from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import Codec, Dtype, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
@@ -350,6 +351,8 @@ class Study:
     """Settings of the analysis."""
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    """Adversarial attacks on the backbones, and their detection."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
     """Other photographs of the same classes, by name: folders or any other source."""
     domains: dict[str, PathOrAddress] = field(default_factory=dict)
@@ -442,10 +445,10 @@ def study_schema() -> dict[str, Any]:
 
 
 def _shared(data: dict[str, Any]) -> dict[str, Any]:
-    """Copy seed and resample_by of the study to probes and analysis unless set there."""
+    """Copy seed and resample_by of the study to probes, analysis and attack unless set there."""
     settings = {name: data[name] for name in ("seed", "resample_by") if name in data}
     shared = dict(data)
-    for part in ("probes", "analysis"):
+    for part in ("probes", "analysis", "attack"):
         table = data.get(part, {})
         if isinstance(table, dict) and settings:
             shared[part] = {**settings, **table}

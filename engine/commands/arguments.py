@@ -358,6 +358,14 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     adapt.add_argument("--study", type=Path, metavar="STUDY.toml", help="settings of [adapt] and [probes]")
     adapt.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
 
+    attack = _command(commands, "attack", "study", "attack backbones and detect it with their probes", plugins=True)
+    attack.add_argument("store", type=_place, metavar="STORE", help="store with probes of the backbones")
+    attack.add_argument("--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)")
+    attack.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
+    attack.add_argument("--photographs", type=_COUNT, metavar="N", help="photographs of each split (200; 0: all)")
+    attack.add_argument("--study", type=Path, metavar="STUDY.toml", help="settings of [attack]")
+    attack.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
+
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
     predict.add_argument("probe", type=Path, metavar="PROBE", help="a .safetensors file in probes/")
     predict.add_argument("images", type=_photographs, metavar="IMAGES", help="photographs, or one image")

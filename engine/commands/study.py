@@ -1,4 +1,4 @@
-"""Commands `run`, `demo`, `adapt`, `probe`, `analyze`, `report`, `predict`, `compare` and `schema`."""
+"""Commands `run`, `demo`, `adapt`, `attack`, `probe`, `analyze`, `report`, `predict`, `compare` and `schema`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from substyle.engine.config import (
     study_of,
     study_schema,
 )
+from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
 from substyle.engine.report.data import read_results
@@ -36,6 +37,8 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt as adapt_store
 from substyle.engine.study.adapt import derive
+from substyle.engine.study.attack import attack as attack_store
+from substyle.engine.study.attack import attackable, kept_attacks, with_attacks
 from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
@@ -175,10 +178,11 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     if not kept.tables:
         raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
     shifts = kept_shift(store, out, {t.backbone: t for t in kept.tables}, study.shift if study else None)
+    analyses = with_attacks(kept.analyses, kept_attacks(store, out, kept.tables, study.attack if study else None))
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
     results = assemble(
-        *(name, store, out, kept.outcomes, kept.analyses, shifts),
+        *(name, store, out, kept.outcomes, analyses, shifts),
         tables=kept.tables,
         threads=threads,
         labels=labels_of(study.backbones) if study else {},
@@ -234,6 +238,35 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
         "file": str(path_of(name)),
         "onnx": str(path_of(name).with_suffix(".onnx")),
     }
+
+
+def attack(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle attack STORE`."""
+    for plugin in options.plugin:
+        load_plugin(plugin)
+    store, out, study = _stage(options)
+    config = study.attack if study else AttackConfig(seed=store.settings.seed)
+    if not config.attacks:
+        config = dataclasses.replace(config, attacks=ATTACKS)
+    if options.photographs is not None:
+        config = dataclasses.replace(config, photographs=options.photographs)
+    outputs.claim(out, store.path, store.uuid)
+    names = options.backbone or config.backbones or attackable(store, [entry.name for entry in store.backbones()])
+    chosen = [*(study.backbones if study else ()), *backbone_choices(names, options.checkpoint)]
+    attacks = attack_store(
+        *(store, out, config),
+        backbones=names,
+        transformations=_suite(study),
+        checkpoints={name: c.checkpoint for c in chosen for name in c.names},
+        device=study.probes.device if study else "auto",
+        quiet=options.quiet,
+    )
+    for name, found in attacks.items():
+        for row, scores in found["attacks"].items():
+            detector = (scores["detection"].get("detector") or {}).get("auroc")
+            told = "" if detector is None else f"  detector AUROC {detector:.3f}"
+            print(f"{name}  {row}  success {scores['success']:.3f}{told}")
+    return {"out": str(out), "backbones": attacks}
 
 
 def _stage(options: argparse.Namespace) -> tuple[EmbeddingStore, Path, Study | None]:

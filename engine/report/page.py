@@ -16,7 +16,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from substyle.engine.report import adapters, attentive, domains, extraction, findings, sections, severity, tables
+from substyle.engine.report import (
+    adapters,
+    attacks,
+    attentive,
+    domains,
+    extraction,
+    findings,
+    sections,
+    severity,
+    tables,
+)
 from substyle.engine.report.data import (
     Column,
     Results,
@@ -322,6 +332,9 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "severities": severity.severities(results),
         "attentive": attentive.attentive(results),
         "attentive_summary": attentive.attentive_summary(results),
+        "attacks": attacks.attacks(results),
+        "attack_detection": attacks.attack_detection(results),
+        "attack_summary": attacks.attack_summary(results),
         "adapters": adapters.adapters(results),
         "adapters_summary": adapters.adapters_summary(results),
         "domains": domains.domains(results),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from substyle.engine.report import adapters, domains, extraction, severity
+from substyle.engine.report.attacks import attack_detection, attack_tpr, attacks
 from substyle.engine.report.attentive import attentive
 from substyle.engine.report.data import Column, Kind, Results, Table, dig, heads, ordered, scored, show, show_interval
 from substyle.engine.report.findings import interval_key
@@ -358,6 +359,9 @@ def all_tables(results: Results) -> list[Table]:
         neighbours(results),
         geometry(results),
         shift(results),
+        attacks(results),
+        attack_detection(results),
+        attack_tpr(results),
         comparisons(results),
         claims(results),
         training(results),

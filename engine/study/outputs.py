@@ -204,7 +204,7 @@ def file_digest(path: Path) -> str:
 
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
-STAGES = ("probes", "analysis", "shift")
+STAGES = ("probes", "analysis", "shift", "attack")
 ADAPTERS, DOMAINS = "adapters", "domains"
 _REPORT = (RESULTS, PAGE, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed

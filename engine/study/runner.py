@@ -33,6 +33,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, store_facts
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt, adaptable, derive
+from substyle.engine.study.attack import attack, attackable, with_attacks
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
 from substyle.engine.study.outputs import (
@@ -308,6 +309,19 @@ def run_study(
         outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
     with observability.span("run", "analyze", len(names)):
         analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
+    if study.attack.attacks:
+        targets = study.attack.backbones or attackable(store, names_of(study.backbones))
+        with observability.span("run", "attack", len(targets)):
+            attacks = attack(
+                *(store, out, study.attack),
+                backbones=targets,
+                transformations=chosen,
+                source=plan.source,
+                checkpoints={name: choice.checkpoint for choice in study.backbones for name in choice.names},
+                device=study.probes.device,
+                quiet=quiet,
+            )
+        analyses = with_attacks(analyses, attacks)
     tables = stages.tables(store, names, chosen)
     shifts: Mapping[str, Mapping[str, Any]] = {}
     transferred: Mapping[str, Mapping[str, Any]] = {}

@@ -1,0 +1,140 @@
+"""Adversarial attacks: success, and how well probes and detectors tell attacked from unchanged photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
+
+DETECTORS = {
+    "fine": "Style probe",
+    "coarse": "Coarse probe",
+    "detector": "Detector",
+    "other_radii": "Detector, other radii",
+    "other_attacks": "Detector, other attacks",
+    "mahalanobis": "Mahalanobis",
+    "knn": "k-NN distance",
+    "squeezing": "Squeezing",
+    "layers": "Layers",
+}
+BASELINES = ("mahalanobis", "knn", "squeezing", "layers")
+HALF = 0.5
+_KEYS = (Column("backbone", "Backbone", "text"), Column("attack", "Attack", "text"))
+
+
+def _rows(results: Results) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(backbone, attack, entry) of all attacks."""
+    for name in ordered(results):
+        for attack, entry in (dig(results, "backbones", name, "attack", "attacks") or {}).items():
+            if entry:
+                yield name, attack, entry
+
+
+def _remark(attack: str, entry: Mapping[str, Any]) -> str:
+    if attack.startswith("noise"):
+        return "no attack: random signs"
+    success = entry.get("success")
+    return "succeeds on less than half" if success is not None and success < HALF else ""
+
+
+def attacks(results: Results) -> Table:
+    """Success and size of each attack, and the transformations that the style probe takes it for."""
+    columns = (
+        *_KEYS,
+        *(Column("success", "Success", interval=True), Column("accuracy", "Class accuracy")),
+        *(Column("linf", "L∞", "number"), Column("l2", "L2", "number")),
+        *(Column("named", "Style probe names", "text"), Column("remark", "Remark", "text")),
+    )
+    rows: list[tuple[Any, ...]] = []
+    before = ""
+    for name, attack, entry in _rows(results):
+        if name != before:
+            found = results["backbones"][name]["attack"]
+            rows.append((name, "none", None, found.get("accuracy"), 0.0, 0.0, _most(found.get("named")), ""))
+            before = name
+        sizes = entry.get("linf"), entry.get("l2")
+        text = _most(entry.get("named"))
+        success = scored(entry, "success")
+        rows.append((name, attack, success, entry.get("accuracy"), *sizes, text, _remark(attack, entry)))
+    caption = "Attacks on the linear class probe of each backbone; mean distances in grey levels."
+    return Table("attacks", caption, columns, tuple(rows))
+
+
+def _most(named: Mapping[str, float] | None) -> str:
+    shares = [f"{label} {show(share)} %" for label, share in list((named or {}).items())[:3]]
+    return ", ".join(shares) or "–"
+
+
+def _detection(results: Results, table: str, key: str, caption: str) -> Table:
+    used = [how for how in DETECTORS if any(dig(entry, "detection", how) for _, _, entry in _rows(results))]
+    columns = (*_KEYS, *(Column(how, DETECTORS[how], interval=True) for how in used))
+    rows = [
+        (
+            name,
+            attack + (" *" if _remark(attack, entry) else ""),
+            *(scored(dig(entry, "detection", h), key) for h in used),
+        )
+        for name, attack, entry in _rows(results)
+    ]
+    return Table(table, caption, columns, tuple(rows) if used else ())
+
+
+def attack_detection(results: Results) -> Table:
+    """AUROC of each detector for each attack."""
+    return _detection(results, "attack_detection", "auroc", "Detection of successful attacks: AUROC.")
+
+
+def attack_tpr(results: Results) -> Table:
+    """True-positive rate of each detector for each attack at a false-positive rate of 5 %."""
+    caption = "Detection of successful attacks: true-positive rate at a false-positive rate of 5 %."
+    return _detection(results, "attack_tpr", "tpr", caption)
+
+
+def attack_summary(results: Results) -> str:
+    """How many attacks succeed on at least half, and what tells the least visible of these from unchanged photographs.
+
+    Of attacks that succeed on at least half of the photographs, the one with the smallest mean L2 counts.
+    """
+    sentences = []
+    for name in dict.fromkeys(name for name, _, _ in _rows(results)):
+        real = {
+            attack: entry for own, attack, entry in _rows(results) if own == name and not attack.startswith("noise")
+        }
+        good = {attack: entry for attack, entry in real.items() if (entry.get("success") or 0.0) >= HALF}
+        text = f"{len(good)} of {len(real)} attacks on {name} succeed on at least half of the photographs"
+        plain = {attack: e for attack, e in good.items() if not attack.startswith("adaptive")}
+        if plain:
+            attack = min(plain, key=lambda each: plain[each]["l2"])
+            told = dig(plain[attack], "detection") or {}
+            parts = [f"the style probe {_auroc(told['fine'])}"] if told.get("fine") else []
+            unseen = next((how for how in ("other_attacks", "other_radii", "detector") if told.get(how)), None)
+            if unseen:
+                parts.append(f"{_WITH[unseen]} {_auroc(told[unseen])}")
+            able = [how for how in BASELINES if told.get(how)]
+            if able:
+                best = max(able, key=lambda how: told[how]["auroc"])
+                parts.append(f"the best baseline ({DETECTORS[best]}) {_auroc(told[best])}")
+            text += (
+                f"; the least visible of them is {attack}, which is told from unchanged photographs with an AUROC of "
+            )
+            text += ", ".join(parts)
+        adaptive = next((entry for attack, entry in real.items() if attack.startswith("adaptive")), None)
+        if adaptive is not None:
+            text += f"; an attack that knows the detector succeeds on {show(adaptive.get('success'))} %"
+            known = dig(adaptive, "detection", "detector")
+            text += f", and lowers it to {_auroc(known)}" if known else ""
+        sentences.append(text + ".")
+    return " ".join(sentences)
+
+
+_WITH = {
+    "other_attacks": "a detector trained on other attacks",
+    "other_radii": "a detector trained on other radii",
+    "detector": "a detector trained on it",
+}
+
+
+def _auroc(entry: Mapping[str, Any]) -> str:
+    text = show(entry["auroc"])
+    return f"{text} ({low_high})" if (low_high := show_interval(entry.get("auroc_ci95"))) else text

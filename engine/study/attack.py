@@ -1,0 +1,450 @@
+"""Attack backbones with their class probes, and measure whether probes and detectors can tell.
+
+The attacked pictures are embedded by the same torch network in float32 as the unchanged ones beside them: embeddings of
+the study's store come from a compiled network, and a detector would learn that difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache as cache_calls
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine import cache, devices
+from substyle.engine.analysis import detection
+from substyle.engine.analysis.detection import Detector
+from substyle.engine.backbones import registry
+from substyle.engine.cache import versions
+from substyle.engine.config import EmbedConfig, Settings
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.observability import ProgressBar, stage
+from substyle.engine.probes.attacks import (
+    ADAPTIVE,
+    BATCH,
+    CLEAN,
+    NOISE,
+    AttackConfig,
+    Canvas,
+    Victim,
+    craft,
+    distances,
+    embedded,
+    squeeze,
+    torchattack,
+)
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.evaluate import resample
+from substyle.engine.store import identity, lock
+from substyle.engine.store.catalog import Definition
+from substyle.engine.store.files import read_object, remove, write_durably
+from substyle.engine.store.journal import hex_of
+from substyle.engine.store.layout import SPLITS, TEST, TRAIN, BackboneEntry, StoreSettings
+from substyle.engine.store.manifest import SourceEntry
+from substyle.engine.store.records import ImageNote, content_hash
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.engine.study.outputs import Stamp, file_digest, finish, fits, note_of, require_fresh
+from substyle.engine.study.stages import PROBES, tables
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.kernels.philox import image_keys
+from substyle.pipelines.sources import Source
+
+ATTACK, STORE = "attack", "variants.zarr"
+FEWEST = 10  # photographs that a detector is trained on, and tested on
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+def attack(
+    store: EmbeddingStore,
+    out: Path,
+    config: AttackConfig,
+    *,
+    backbones: Sequence[str],
+    transformations: Sequence[str] = (),
+    source: Source | None = None,
+    checkpoints: Mapping[str, Path | None] | None = None,
+    device: str = devices.AUTO,
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Attack backbones with their linear class probes on photographs that these classify correctly, and detect it.
+
+    Writes ``out/attack/<backbone>/``: ``variants.zarr``, a store of the attacked pictures' embeddings with the attacks
+    as transformations, and ``attack.json``. Complete results are kept.
+
+    Args:
+        store: a store with probes of these backbones in ``out``.
+        backbones: torch networks with one vector per image.
+        transformations: transformations that the probes were trained on; default: all of the store.
+        source: the photographs; default: the source of the store.
+        checkpoints: local weights by backbone.
+        device: device of the attacks: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        the contents of each ``attack.json``.
+
+    Raises:
+        ConfigError: a backbone is no torch network.
+        MissingError: a probe or torchattack is missing.
+        SubstyleError: weights or photographs differ from those of the store, or too few are classified correctly.
+    """
+    torchattack()
+    answer = {}
+    for name in backbones:
+        (table,) = tables(store, [name], transformations)
+        entry = store.backbone(name)
+        folder = out / ATTACK / entry.slug
+        inputs = _inputs(store, out, entry, config)
+        stamp = Stamp.of(store, table, inputs)
+        if not fits(folder, stamp):
+            remove(folder)
+            began = time.perf_counter()
+            target = devices.resolve(device).torch_device
+            subject = _Subject(store, out, table, config, inputs, dict(checkpoints or {}), target)
+            found = subject.run(folder, source or identity.open_own(store), quiet=quiet)
+            write_durably(folder / "attack.json", json.dumps(found, allow_nan=False).encode())
+            finish(folder, stamp, time.perf_counter() - began)
+        answer[name] = read_object(folder / "attack.json")
+    return answer
+
+
+def kept_attacks(
+    store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable], config: AttackConfig | None = None
+) -> dict[str, dict[str, Any]]:
+    """Load the results of `attack`, by backbone.
+
+    Args:
+        tables: tables that the probes were trained on.
+        config: the `[attack]` table of the study; default: as attacked.
+
+    Raises:
+        StaleError: the results are outdated.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if config is not None and not config.attacks:
+        return found
+    for table in tables:
+        entry = store.backbone(table.backbone)
+        note = note_of(folder := out / ATTACK / entry.slug)
+        if note is None:
+            continue
+        names = {field.name for field in dataclasses.fields(AttackConfig)}
+        was = {key: value for key, value in note.stamp.settings.items() if key in names}
+        now = Stamp.of(store, table, _inputs(store, out, entry, config or AttackConfig(**was)))
+        require_fresh(folder, note, now, f"substyle attack {store.path} --backbone {entry.name}")
+        found[entry.name] = read_object(folder / "attack.json")
+    return found
+
+
+def with_attacks(
+    analyses: Mapping[str, Mapping[str, Any]], attacks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Add attacks to the results of other stages by backbone, as ``attack``."""
+    names = dict.fromkeys([*analyses, *attacks])
+    return {
+        name: {**analyses.get(name, {}), **({"attack": attacks[name]} if name in attacks else {})} for name in names
+    }
+
+
+def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
+    """Return the backbones among ``names`` that are not controls and have one vector per image."""
+    entries = [store.backbone(name) for name in names]
+    return [e.name for e in entries if not e.facts["spec"].get("control") and not e.tokens]
+
+
+def _probe(out: Path, entry: BackboneEntry, task: str) -> Path:
+    return out / PROBES / entry.slug / f"{task}-linear.safetensors"
+
+
+def _inputs(store: EmbeddingStore, out: Path, entry: BackboneEntry, config: AttackConfig) -> dict[str, Any]:
+    """Everything that determines the attacks besides photographs and embeddings, without loading a network."""
+
+    def facts(each: BackboneEntry, *tasks: str) -> dict[str, Any]:
+        files = {task: file_digest(_probe(out, each, task)) for task in tasks}
+        return {"name": each.name, "weights": each.facts["spec"]["weights_hash"], "probes": files}
+
+    network = entry.name.partition("@")[0]
+    others = [e for e in store.backbones() if e.name != entry.name and not e.tokens]
+    probed = [e for e in others if _probe(out, e, "semantic").is_file()]
+    real = attackable(store, [e.name for e in probed])
+    surrogates = [e for e in probed if e.name in real and e.name.partition("@")[0] != network]
+    if config.surrogate and config.surrogate != entry.name:  # the surrogate itself is attacked through another
+        surrogates = [e for e in probed if e.name == config.surrogate]
+        if not surrogates:
+            allowed = ", ".join(e.name for e in probed) or "another network of the store with a class probe"
+            raise ConfigError("attack.surrogate", config.surrogate, allowed)
+    layers = [e for e in probed if e.name.partition("@")[0] == network]
+    return {
+        **{key: value for key, value in asdict(config).items() if key != "backbones"},
+        "backbone": facts(entry, "semantic", "fine", "coarse"),
+        "transfer": facts(surrogates[0], "semantic") if surrogates and "transfer" in config.attacks else None,
+        "layers": [facts(each, "semantic") for each in layers],
+        "libraries": versions("torchattack", "torchvision", "timm", "scipy", "nvidia-dali-cuda130"),
+        "network_code": cache.code_hash("engine/backbones", "pipelines"),
+    }
+
+
+@dataclass(frozen=True)
+class _Photographs:
+    """Sampled photographs of one split that decode. Shapes: (N, S, S, 3) canvases; ``row_N``: rows of the table."""
+
+    canvas_NSSC: Canvas
+    row_N: I64
+    keys: list[str]
+    label_N: I64  # as indices of the probe's classes
+
+    def take(self, keep_N: NDArray[np.bool_]) -> _Photographs:
+        keys = [key for key, keep in zip(self.keys, keep_N, strict=True) if keep]
+        return _Photographs(self.canvas_NSSC[keep_N], self.row_N[keep_N], keys, self.label_N[keep_N])
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A backbone under attack."""
+
+    store: EmbeddingStore
+    out: Path
+    table: EmbeddingTable
+    config: AttackConfig
+    inputs: Mapping[str, Any]
+    checkpoints: Mapping[str, Path | None]
+    device: torch.device
+
+    def run(self, folder: Path, source: Source, *, quiet: bool) -> dict[str, Any]:
+        """Craft, embed and store the attacks, and score all detectors."""
+        victim, probe = self._victim(self.table.backbone)
+        transfer = self.inputs["transfer"]
+        surrogate, classes = self._victim(transfer["name"]) if transfer else (None, probe)
+        if classes.labels != probe.labels:
+            raise SubstyleError(f"{transfer['name']}: its class probe has other classes; rerun substyle probe")
+        layers = {each["name"]: self._victim(each["name"]) for each in self.inputs["layers"]}
+        names = self.config.names(transfer=surrogate is not None)
+        photographs, before = self._photographs(source, victim, probe)
+        train, test = photographs[TRAIN], photographs[TEST]
+        strongest = max(self.config.epsilons)
+        adaptive, noise = f"{ADAPTIVE}@{strongest}", f"{NOISE}@{strongest}"
+        views = {"": victim} | {name: own for name, (own, _) in layers.items()}
+        norms: dict[str, tuple[F32, F32]] = {}
+        made: dict[tuple[int, str, str], F32] = {}  # by split, layer ("" for the output) and variant
+
+        def add(split: int, name: str, picture_NSSC: Canvas) -> None:
+            made[split, "", name] = embedded(victim, picture_NSSC)
+            if split == TEST:
+                for layer in layers:
+                    made[split, layer, name] = embedded(views[layer], picture_NSSC)
+                for how, squeezed_NSSC in squeeze(picture_NSSC).items():
+                    made[split, "", f"{name}+{how}"] = embedded(victim, squeezed_NSSC)
+
+        total = len(names) * (len(train.keys) + len(test.keys)) + 2 * len(test.keys)
+        with stage(f"attack {self.table.backbone}", total, "pictures", quiet=quiet) as bar:
+            for split, own in photographs.items():
+                add(split, CLEAN, own.canvas_NSSC)
+                for name in [*names, *([noise] if split == TEST else [])]:
+                    seen = surrogate if name.startswith("transfer") and surrogate else victim
+                    bar.note(name)
+                    picture_NSSC = self._crafted(name, seen, own, bar)
+                    norms[name] = distances(own.canvas_NSSC, picture_NSSC)  # in the end those of test photographs
+                    add(split, name, picture_NSSC)
+            bar.note("detectors")
+            clean_ND = made[TRAIN, "", CLEAN]
+            detectors = detection.fit_all(clean_ND, {name: made[TRAIN, "", name] for name in names}, self.config.seed)
+            bar.note(adaptive)
+            detector = detectors[""]
+            picture_NSSC = self._crafted(adaptive, victim, test, bar, (detector.weight_D, detector.bias))
+            norms[adaptive] = distances(test.canvas_NSSC, picture_NSSC)
+            add(TEST, adaptive, picture_NSSC)
+        self._write(folder / STORE, photographs, made)
+        return self._scores(folder / STORE, [*names, adaptive, noise], train, test, detectors, norms, before, layers)
+
+    def _victim(self, name: str) -> tuple[Victim, Probe]:
+        """Load a backbone and its class probe, and check that they are those of the store."""
+        entry = self.store.backbone(name)
+        path = _probe(self.out, entry, "semantic")
+        if entry.tokens:
+            raise ConfigError("backbone", name, "a backbone with one vector per image")
+        if not path.is_file():
+            raise MissingError(
+                str(path), f"run substyle probe {self.store.path} with the semantic task and linear heads"
+            )
+        settings = self.store.settings
+        loaded = registry.load(
+            name, registry.LoadContext(settings.canvas, BATCH, settings.seed, self.checkpoints.get(name))
+        )
+        trained = entry.facts["spec"]["weights_hash"]
+        if loaded.spec.weights_hash != trained:
+            raise SubstyleError(f"{name}: weights {trained} in the store, {loaded.spec.weights_hash} now")
+        probe = Probe.load(path)
+        return Victim(name, loaded.module, probe, device=self.device), probe
+
+    def _photographs(
+        self, source: Source, victim: Victim, probe: Probe
+    ) -> tuple[dict[int, _Photographs], tuple[float, int]]:
+        """Training and test photographs that the probe classifies correctly; its accuracy on the sampled test ones."""
+        table, settings = self.table, self.store.settings
+        pipeline = PixelPipeline(
+            Settings(settings.seed, settings.canvas, (CLEAN,), settings.orientation), EmbedConfig(device="cpu")
+        )
+        records = {record.key: record for record in source.records}
+        classes = probe.labels["class"]
+        index = np.array([classes.index(c) if c in classes else -1 for c in table.class_names] + [-1], np.int64)
+        contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
+        found, before = {}, (0.0, 0)
+        for split in (TRAIN, TEST):
+            rows = [n for n in table.rows(split).tolist() if index[table.label_N[n]] >= 0 and table.keys[n] in records]
+            order = np.argsort(image_keys(self.config.seed, [f"attack:{table.keys[n]}" for n in rows]))
+            rows = sorted(rows[i] for i in order[: self.config.photographs or None].tolist())
+            canvases: list[Canvas] = []
+            for start in range(0, len(rows), BATCH):
+                blobs = [records[table.keys[n]].read() for n in rows[start : start + BATCH]]
+                for n, blob in zip(rows[start : start + BATCH], blobs, strict=True):
+                    if contents[n] and content_hash(blob) != contents[n]:
+                        raise SubstyleError(f"{table.keys[n]}: the photograph has changed since it was embedded")
+                canvases.append(pipeline.decoder(blobs).canvas_BSSC.numpy().copy())
+            canvas_NSSC = np.concatenate(canvases or [np.empty((0, *2 * (settings.canvas,), 3), np.uint8)])
+            keys, row_N = [table.keys[n] for n in rows], np.array(rows, np.int64)
+            own = _Photographs(canvas_NSSC, row_N, keys, index[table.label_N[row_N]])
+            right_N = np.zeros(0, bool)
+            if rows:
+                right_N = probe.predict(embedded(victim, canvas_NSSC)).argmax(1) == own.label_N
+            if right_N.sum() < FEWEST:
+                raise SubstyleError(
+                    f"{table.backbone}: {int(right_N.sum())} of {len(rows)} {SPLITS[split]} photographs are classified "
+                    f"correctly; attacks need {FEWEST}"
+                )
+            found[split] = own.take(right_N)
+            before = float(right_N.mean()), len(rows)
+        return found, before
+
+    def _crafted(
+        self,
+        name: str,
+        victim: Victim,
+        own: _Photographs,
+        bar: ProgressBar,
+        detector: tuple[NDArray[np.floating], float] | None = None,
+    ) -> Canvas:
+        parts = []
+        for start in range(0, len(own.keys), BATCH):
+            b = slice(start, start + BATCH)
+            canvas_BSSC, label_B, keys = own.canvas_NSSC[b], own.label_N[b], own.keys[b]
+            parts.append(craft(name, victim, canvas_BSSC, label_B, keys, self.config, detector=detector))
+            bar.advance(len(keys))
+        return np.concatenate(parts)
+
+    def _write(
+        self, path: Path, photographs: Mapping[int, _Photographs], made: Mapping[tuple[int, str, str], F32]
+    ) -> None:
+        """Write the embeddings of all pictures as variants of a store; training photographs precede test ones."""
+        table, settings = self.table, self.store.settings
+        most = max(len(own.keys) for own in photographs.values())
+        rows = min(1024, 1 << max(most - 1, 1).bit_length())
+        store = EmbeddingStore.create(
+            path, StoreSettings(settings.seed, settings.canvas, rows, settings.dtype, settings.orientation)
+        )
+        with lock.hold(path, run := lock.new_run_id()):
+            contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
+            labels = [table.label_N[own.row_N] for own in photographs.values()]
+            present = list(dict.fromkeys(label for own_N in labels for label in np.unique(own_N).tolist()))
+            class_names = [table.class_names[label] for label in present]
+            for split, own in photographs.items():
+                split_N = np.full(len(own.keys), split, np.int8)
+                label_N = np.array([present.index(label) for label in table.label_N[own.row_N].tolist()], np.int64)
+                given = SourceEntry("", "imported", "")
+                splits = [SPLITS[split]] * len(own.keys)
+                store.add_images(own.keys, label_N, class_names, split_N, given=splits, source=given)
+            row_N = store.manifest().row_N
+            for layer in dict.fromkeys(layer for _, layer, _ in made):
+                name = layer or table.backbone
+                names = list(dict.fromkeys(variant for _, own_layer, variant in made if own_layer == layer))
+                facts = {
+                    "name": name,
+                    "dim": made[TEST, layer, CLEAN].shape[1],
+                    "spec": self.store.backbone(name).facts["spec"],
+                    "runtime": {"name": "torch", "precision": "fp32"},
+                    "gate": None,
+                    "rate": None,
+                }
+                entry = store.ensure_backbone(facts, [self._definition(each) for each in names])
+                first = 0
+                for split, own in photographs.items():
+                    own_N = row_N[first : first + len(own.keys)]
+                    first += len(own.keys)
+                    for shard in np.unique(own_N // rows).tolist():
+                        at = np.flatnonzero(own_N // rows == shard)
+                        parts = {each: made[split, layer, each][at] for each in names if (split, layer, each) in made}
+                        notes = [
+                            ImageNote(int(own_N[i]), 0, 0, "", "", (), contents[int(own.row_N[i])]) for i in at.tolist()
+                        ]
+                        if parts:
+                            store.write_shard(entry, shard, parts, notes, seconds=0.0, run=run)
+
+    def _definition(self, name: str) -> Definition:
+        kind = CLEAN if name == CLEAN else ATTACK
+        role = "train" if name == CLEAN else "held_out"
+        definition: dict[str, Any] = {"name": name, "coarse": kind, "role": role, "parameters": []}
+        return Definition(definition, cache.key({"name": name, "inputs": dict(self.inputs)}))
+
+    def _scores(
+        self,
+        path: Path,
+        names: Sequence[str],
+        train: _Photographs,
+        test: _Photographs,
+        detectors: Mapping[str, Detector],
+        norms: Mapping[str, tuple[F32, F32]],
+        before: tuple[float, int],
+        layers: Mapping[str, tuple[Victim, Probe]],
+    ) -> dict[str, Any]:
+        """Success, distances and detection of each attack, from the stored embeddings of test photographs."""
+        stored, config = EmbeddingStore.open(path), self.config
+        entry = self.store.backbone(self.table.backbone)
+        paths = {task: _probe(self.out, entry, task) for task in ("semantic", "fine", "coarse")}
+        probes = {task: Probe.load(own) for task, own in paths.items() if own.is_file()}
+
+        @cache_calls
+        def read(name: str, layer: str = "", split: int = TEST) -> F32:
+            one = open_table(stored, layer or entry.name, [name])
+            return np.asarray(one.take(0, one.rows(split)), np.float32)
+
+        scorers = detection.scorers_of(
+            read, train.label_N, probes, detectors, {name: own for name, (_, own) in layers.items()}
+        )
+        semantic, group_N = probes["semantic"], self.table.groups(config.resample_by)[test.row_N]
+        attacks = {}
+        for name in names:
+            wrong_N = semantic.predict(read(name)).argmax(1) != test.label_N
+            success = resample(wrong_N[None].astype(np.float64), detection.BOOTSTRAP, config.seed, group_N).one(0)
+            counted_N = np.ones(len(wrong_N), bool) if detection.family(name) == NOISE else wrong_N
+            scores = {}
+            for how, scorer in scorers.items():
+                attacked_N, clean_N = scorer(name, name), scorer(name, CLEAN)
+                if attacked_N is not None and clean_N is not None:
+                    found = detection.detection(attacked_N, clean_N, counted_N, group_N, seed=config.seed)
+                    scores[how] = None if found is None else found.to_json()
+            attacks[name] = {
+                "success": success.number,
+                "success_ci95": success.ci95,
+                "succeeded": int(wrong_N.sum()),
+                "accuracy": before[0] * (1 - float(wrong_N.mean())),
+                **{norm: float(each.mean()) for norm, each in zip(("linf", "l2"), norms[name], strict=True)},
+                "named": detection.named(probes.get("fine"), read(name)[counted_N]),
+                "detection": scores,
+            }
+        return {
+            "accuracy": before[0],
+            "photographs": {"train": len(train.keys), "test": before[1], "attacked": len(test.keys)},
+            "surrogate": (self.inputs["transfer"] or {}).get("name"),
+            "library": f"torchattack {versions('torchattack')['torchattack']}",
+            "named": detection.named(probes.get("fine"), read(CLEAN)),
+            "converged": all(detector.converged for detector in detectors.values()),
+            "attacks": attacks,
+        }

@@ -1,0 +1,100 @@
+"""Detectors of attacks and their scores, compared with scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from substyle.engine.analysis.detection import (
+    FALSE_POSITIVES,
+    Mahalanobis,
+    Nearest,
+    detection,
+    disagreement,
+    fit_all,
+    fit_detector,
+)
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+def test_auroc_and_tpr_are_those_of_scikit_learn(levels: int | None) -> None:
+    rng = np.random.default_rng(0)
+    clean_N, attacked_N = rng.normal(size=90), rng.normal(1.0, 1.5, 90)
+    if levels:  # ties
+        clean_N, attacked_N = np.round(clean_N * levels) / levels, np.round(attacked_N * levels) / levels
+    counted_N = rng.random(90) < 0.6
+    found = detection(attacked_N, clean_N, counted_N, np.arange(90), seed=0)
+    assert found is not None
+    truth = np.r_[np.ones(counted_N.sum()), np.zeros(90)]
+    score = np.r_[attacked_N[counted_N], clean_N]
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth, score))
+    false, true, _ = roc_curve(truth, score, drop_intermediate=False)
+    assert found.tpr.value == pytest.approx(true[false <= FALSE_POSITIVES].max())
+    low, high = found.auroc.ci95 or [0, 0]
+    assert low < found.auroc.value < high
+    assert detection(attacked_N, clean_N, np.arange(90) < 4, np.arange(90), seed=0) is None
+
+
+def test_a_resample_draws_whole_groups_with_both_pictures() -> None:
+    rng = np.random.default_rng(1)
+    clean_N, attacked_N, group_N = rng.normal(size=12), rng.normal(1, 1, 12), np.repeat(np.arange(4), 3)
+    counted_N = np.ones(12, bool)
+    found = detection(attacked_N, clean_N, counted_N, group_N, seed=3, resamples=50)
+    assert found is not None
+    draws = np.random.Generator(np.random.PCG64([3, 4, 0x61747461])).multinomial(4, np.full(4, 0.25), size=50)
+    for r in (0, 17, 49):
+        times_N = draws[r][group_N]
+        truth = np.repeat([1, 0], 12)
+        expected = roc_auc_score(truth, np.r_[attacked_N, clean_N], sample_weight=np.r_[times_N, times_N])
+        assert found.auroc.replicates_R[r] == pytest.approx(expected)
+
+
+def test_a_separable_attack_is_detected() -> None:
+    rng = np.random.default_rng(2)
+    clean_ND = rng.normal(size=(40, 6)) * [1, 10, 1, 1, 1, 1]
+    moved = np.array([0.0, 0, 8, 0, 0, 0])
+    detector = fit_detector(clean_ND[:20], [clean_ND[:20] + moved, clean_ND[:20] + 2 * moved], 0)
+    assert detector.converged
+    found = detection(
+        detector(clean_ND[20:] + moved), detector(clean_ND[20:]), np.ones(20, bool), np.arange(20), seed=0
+    )
+    assert found is not None
+    assert (found.auroc.value, found.tpr.value) == (1.0, 1.0)
+    assert detector(clean_ND[20:] + 2 * moved).min() > 0 > detector(clean_ND[20:]).max()
+
+
+def test_detectors_leave_out_radii_and_attacks() -> None:
+    clean_ND = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    moved = {"fgsm@1": clean_ND + 1, "fgsm@8": clean_ND + 2, "patch": clean_ND + 3}
+    found = fit_all(clean_ND, moved, 0)
+    assert set(found) == {"", "fgsm@1", "fgsm@8", "fgsm", "patch"}
+    assert all(detector.converged for detector in found.values())
+    np.testing.assert_allclose(found["fgsm"].weight_D, fit_detector(clean_ND, [moved["patch"]], 0).weight_D)
+    assert set(fit_all(clean_ND, {"patch": clean_ND + 1}, 0)) == {""}
+
+
+def test_mahalanobis_is_the_smallest_distance_to_a_class() -> None:
+    rng = np.random.default_rng(3)
+    x_ND, label_N = rng.normal(size=(50, 4)), np.arange(50) % 2
+    x_ND[label_N == 1] += 5
+    score = Mahalanobis(x_ND, label_N)
+    centred = np.concatenate([x_ND[label_N == c] - x_ND[label_N == c].mean(0) for c in (0, 1)])
+    covariance = LedoitWolf(assume_centered=True).fit(centred).covariance_
+    far = x_ND[:3] - x_ND[label_N == 0].mean(0), x_ND[:3] - x_ND[label_N == 1].mean(0)
+    expected = np.minimum(*(np.einsum("nd,de,ne->n", d, np.linalg.inv(covariance), d) for d in far))
+    np.testing.assert_allclose(score(x_ND[:3]), expected)
+
+
+def test_the_distance_to_the_nearest_ignores_length() -> None:
+    bank_ND = np.random.default_rng(4).normal(size=(30, 5))
+    score = Nearest(bank_ND)
+    unit = bank_ND / np.linalg.norm(bank_ND, axis=1, keepdims=True)
+    expected = np.sort(np.linalg.norm(unit - unit[0], axis=1))[9]
+    np.testing.assert_allclose(score(7 * bank_ND[:1]), [expected])
+
+
+def test_disagreement_is_the_largest_l1_distance() -> None:
+    own, a, b = np.array([[0.5, 0.5]]), np.array([[0.4, 0.6]]), np.array([[0.9, 0.1]])
+    np.testing.assert_allclose(disagreement([a, b], own), [0.8])

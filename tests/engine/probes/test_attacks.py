@@ -1,0 +1,148 @@
+"""Attacks on small random networks with a class probe."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tests.conftest import photograph
+
+from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.config import study_of
+from substyle.engine.probes.attacks import ATTACKS, AttackConfig, Victim, Watched, both, craft, distances, squeeze
+from substyle.engine.probes.checkpoint import Probe
+from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.probe_heads import Heads
+
+pytest.importorskip("torchattack")
+SIDE, BATCH = 64, 6
+CONFIG = AttackConfig(attacks=ATTACKS, steps=5, l2=1.5)
+KEYS = [f"{n}.jpg" for n in range(BATCH)]
+
+
+@pytest.fixture(scope="module", params=["test_vit", "test_resnet"])
+def victim(request: pytest.FixtureRequest) -> Victim:
+    """A random network and a linear probe of two seeds and three classes."""
+    torch.manual_seed(0)
+    network = timm.create_model(request.param, num_classes=0, **({"img_size": SIDE} if "vit" in request.param else {}))
+    module = Preprocessed(network, canvas=SIDE, side=SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    heads = Heads(torch.randn(2, 3, network.num_features), torch.zeros(2, 3))
+    labels = [{"name": "class", "labels": ["a", "b", "c"]}]
+    return Victim(request.param, module, Probe(heads, {"canvas": SIDE, "dim": network.num_features, "outputs": labels}))
+
+
+@pytest.fixture(scope="module")
+def canvas_BSSC() -> np.ndarray:
+    return np.stack([np.asarray(photograph(n, SIDE, SIDE)) for n in range(BATCH)])
+
+
+def log_probability(victim: Victim, canvas_BSSC: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = victim(torch.from_numpy(canvas_BSSC).permute(0, 3, 1, 2).float() / 255)
+    return found
+
+
+def test_a_victim_computes_what_backbone_and_probe_do(victim: Victim, canvas_BSSC: np.ndarray) -> None:
+    with torch.no_grad():
+        x_BD = victim.module(torch.from_numpy(canvas_BSSC))
+    probe = Probe(
+        Heads(victim.weight_SCD, victim.bias_SC),
+        {"dim": x_BD.shape[1], "outputs": [{"name": "class", "labels": ["a", "b", "c"]}]},
+    )
+    np.testing.assert_allclose(
+        log_probability(victim, canvas_BSSC).exp().numpy(), probe.predict(x_BD.numpy()), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["fgsm@2", "pgd@2", "pgd@8", "pgd_l2", "transfer@4", "patch"])
+def test_an_attack_lowers_the_probability_of_the_class_within_its_radius(
+    name: str, victim: Victim, canvas_BSSC: np.ndarray
+) -> None:
+    before = log_probability(victim, canvas_BSSC)
+    label_B = before.argmax(1).numpy()
+    made = craft(name, victim, canvas_BSSC, label_B, KEYS, CONFIG)
+    assert made.dtype == np.uint8
+    assert made.shape == canvas_BSSC.shape
+    index = torch.from_numpy(label_B)[:, None]
+    change = log_probability(victim, made).gather(1, index) - before.gather(1, index)
+    assert float(change.mean()) < 0
+    linf, l2 = distances(canvas_BSSC, made)
+    if name == "pgd_l2":
+        assert 0 < l2.max() <= 255 * CONFIG.l2
+    elif name == "patch":
+        changed_BSS = (made != canvas_BSSC).any(3)
+        size = round(CONFIG.patch * SIDE)
+        for changed_SS in changed_BSS:
+            for axis in (0, 1):
+                where = np.flatnonzero(changed_SS.any(axis))
+                assert where[-1] - where[0] < size
+    else:
+        assert 0 < linf.max() <= int(name.partition("@")[2])
+    np.testing.assert_array_equal(made, craft(name, victim, canvas_BSSC, label_B, KEYS, CONFIG))
+
+
+def test_an_adaptive_attack_lowers_the_detector_too(victim: Victim, canvas_BSSC: np.ndarray) -> None:
+    label_B = log_probability(victim, canvas_BSSC).argmax(1).numpy()
+    plain = craft("pgd@8", victim, canvas_BSSC, label_B, KEYS, CONFIG)
+    weight_D = np.random.default_rng(0).normal(size=victim.weight_SCD.shape[2])
+    adaptive = craft("adaptive@8", victim, canvas_BSSC, label_B, KEYS, CONFIG, detector=(weight_D, 0.0))
+    watched = Watched(victim, weight_D, 0.0)
+    with torch.no_grad():
+        logit = [watched(torch.from_numpy(c).permute(0, 3, 1, 2).float() / 255)[:, -1] for c in (plain, adaptive)]
+    assert float(logit[1].mean()) < float(logit[0].mean())
+    assert distances(canvas_BSSC, adaptive)[0].max() <= 8
+
+
+def test_the_adaptive_gain_stops_at_a_clear_error() -> None:
+    outputs = torch.tensor([[-0.1, -9.0, 0.0], [-9.0, -0.1, 0.0], [-1.0, -1.0, 0.0]])
+    gains = [float(both(row[None], torch.tensor([0]), 2.0)) for row in outputs]
+    assert gains == pytest.approx([-8.9 - 2 * np.log(2), 1.0 - 2 * np.log(2), -2 * np.log(2)])
+
+
+def test_noise_has_the_size_of_an_attack(victim: Victim, canvas_BSSC: np.ndarray) -> None:
+    middle = np.full_like(canvas_BSSC, 100)
+    made = craft("noise@8", victim, middle, np.zeros(BATCH, np.int64), KEYS, CONFIG)
+    assert set(np.unique(made).tolist()) == {92, 108}
+
+
+def test_squeezing() -> None:
+    canvas = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    squeezed = squeeze(canvas)
+    assert len(np.unique(squeezed["bits"])) == 32
+    assert np.abs(squeezed["bits"].astype(int) - canvas).max() <= 4
+    assert squeezed["median"].shape == canvas.shape
+    single = np.zeros((1, 8, 8, 3), np.uint8)
+    single[0, 4, 4] = 255
+    assert squeeze(single)["median"].max() == 0
+    assert (squeeze(np.full_like(single, 7))["median"] == 7).all()
+
+
+def test_what_has_no_gradient_is_refused_by_name() -> None:
+    class Rounded(torch.nn.Module):
+        def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+            return canvas_BSSC.detach().mean((1, 2))
+
+    probe = Probe(Heads(torch.zeros(1, 2, 3), torch.zeros(1, 2)), {"canvas": 32})
+    for module, given in ((None, "a graph"), (Rounded(), "without gradient")):
+        with pytest.raises(ConfigError, match=rf"onnx:x\.onnx.*{given}.*torch network"):
+            Victim("onnx:x.onnx", module, probe)
+
+
+def test_a_missing_library_is_named(victim: Victim, canvas_BSSC: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchattack", None)
+    with pytest.raises(MissingError, match=r"substyle\[attack\]"):
+        craft("pgd@1", victim, canvas_BSSC, np.zeros(BATCH, np.int64), KEYS, CONFIG)
+
+
+def test_the_table_of_a_study() -> None:
+    data = {"name": "a", "backbones": ["control:pixels"], "seed": 7, "attack": {"attacks": ["pgd", "patch"]}}
+    config = study_of(data).attack
+    assert (config.seed, config.names(transfer=True)) == (7, ["pgd@1", "pgd@2", "pgd@4", "pgd@8", "patch"])
+    assert AttackConfig(attacks=("transfer",)).names(transfer=False) == []
+    with pytest.raises(ConfigError, match=r"attack\.epsilons"):
+        study_of(data | {"attack": {"epsilons": [0]}})
+    with pytest.raises(ConfigError, match=r"attack\.attacks"):
+        study_of(data | {"attack": {"attacks": ["cw"]}})

@@ -1,0 +1,80 @@
+"""Tables and the sentence of attacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.engine.report.fake import fake_results
+
+from substyle.engine.report.attacks import attack_detection, attack_summary, attack_tpr, attacks
+from substyle.engine.report.data import validate_results
+from substyle.engine.report.tables import all_tables
+from substyle.kernels.errors import SubstyleError
+
+
+def told(auroc: float) -> dict[str, Any]:
+    return {"auroc": auroc, "auroc_ci95": [auroc - 0.05, min(auroc + 0.05, 1.0)], "tpr": 0.5, "tpr_ci95": [0.4, 0.6]}
+
+
+def entry(success: float, l2: float, **detection: float) -> dict[str, Any]:
+    return {
+        **{"success": success, "success_ci95": [max(success - 0.1, 0), min(success + 0.1, 1)], "accuracy": 0.3},
+        **{"linf": 8.0, "l2": l2, "named": {"jpeg": 0.75, "identity": 0.25}},
+        "detection": {how: told(auroc) for how, auroc in detection.items()},
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    made: dict[str, Any] = fake_results()
+    made["backbones"][next(iter(made["backbones"]))]["attack"] = {
+        "accuracy": 0.9,
+        "named": {"identity": 1.0},
+        "attacks": {
+            "fgsm@1": entry(0.2, 300, detector=0.99),
+            "pgd@1": entry(0.8, 200, fine=0.61, detector=0.9, other_attacks=0.83, knn=0.7, squeezing=0.88),
+            "pgd@8": entry(1.0, 2000, fine=0.7, detector=1.0, other_attacks=0.95, knn=0.9),
+            "adaptive@8": entry(0.97, 2100, detector=0.55),
+            "noise@8": entry(0.0, 2500, detector=0.6),
+        },
+    }
+    return made
+
+
+def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict[str, Any]) -> None:
+    text = attack_summary(results)
+    assert "3 of 4 attacks on" in text  # noise is no attack
+    assert "pgd@1, which is told" in text
+    assert "the style probe 61.0 (56.0–66.0), a detector trained on other attacks 83.0" in text
+    assert "the best baseline (Squeezing) 88.0" in text
+    assert "succeeds on 97.0 %, and lowers it to 55.0 (50.0–60.0)" in text
+
+
+def test_tables(results: dict[str, Any]) -> None:
+    success, auroc, tpr = attacks(results), attack_detection(results), attack_tpr(results)
+    assert [row[1] for row in success.rows] == ["none", "fgsm@1", "pgd@1", "pgd@8", "adaptive@8", "noise@8"]
+    assert [row[-1] for row in success.rows[1:]] == [
+        *("succeeds on less than half", "", "", "", "no attack: random signs")
+    ]
+    assert success.rows[1][6] == "jpeg 75.0 %, identity 25.0 %"
+    assert [row[1] for row in auroc.rows] == ["fgsm@1 *", "pgd@1", "pgd@8", "adaptive@8", "noise@8 *"]
+    assert [column.name for column in auroc.columns[2:]] == ["fine", "detector", "other_attacks", "knn", "squeezing"]
+    assert auroc.rows[1][2] == (0.61, pytest.approx(0.56), pytest.approx(0.66))
+    assert tpr.rows[0][3] == (0.5, 0.4, 0.6)
+    validate_results(results)
+    assert {"attacks", "attack_detection", "attack_tpr"} <= {table.name for table in all_tables(results)}
+
+
+def test_without_attacks_there_is_nothing() -> None:
+    made = fake_results()
+    assert not attacks(made).rows
+    assert not attack_detection(made).rows
+    assert attack_summary(made) == ""
+
+
+def test_an_invalid_number_is_refused(results: dict[str, Any]) -> None:
+    name = next(iter(results["backbones"]))
+    results["backbones"][name]["attack"]["attacks"]["pgd@1"]["detection"]["fine"]["auroc"] = 1.5
+    with pytest.raises(SubstyleError, match=r"pgd@1.*auroc"):
+        validate_results(results)

@@ -1,0 +1,180 @@
+"""Attacks on backbones with class probes: storage, staleness, detection and errors, with a small random network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import jpeg, photograph, the_json
+
+from substyle.engine.cli import main
+from substyle.engine.config import EmbedConfig
+from substyle.engine.probes.attacks import AttackConfig
+from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import open_table, open_tables
+from substyle.engine.study import stages
+from substyle.engine.study.api import embed
+from substyle.engine.study.attack import ATTACK, attack, kept_attacks
+from substyle.engine.study.outputs import StaleError
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+
+pytest.importorskip("torchattack")
+VIT, RESNET = "control:random:test_vit", "control:random:test_resnet"
+CONFIG = AttackConfig(
+    attacks=("fgsm", "pgd", "pgd_l2", "transfer", "patch"), epsilons=(1, 48), steps=3, surrogate=RESNET, patch=0.3
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photographs of two classes with splits."""
+    root = tmp_path_factory.mktemp("photographs")
+    for i in range(60):
+        split = "train" if i < 28 else "val" if i < 32 else "test"
+        folder = root / split / ("even" if i % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:02d}.jpg").write_bytes(jpeg(photograph(i)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddingStore, Path]:
+    """A store of two random networks, and the folder of their probes."""
+    out = tmp_path_factory.mktemp("out")
+    given: dict[str, Any] = {"transformations": "identity,jpeg,grayscale", "canvas": 64}
+    store = embed(photographs, out / "s.zarr", [VIT, RESNET], config=EmbedConfig(precision="fp32"), **given)
+    config = ProbeConfig(
+        tasks=("fine", "semantic"), heads=("linear",), bootstrap=100, resamples=0, equal_width=0, redraws=0
+    )
+    stages.probe(store, out, config, quiet=True)
+    return store, out
+
+
+@pytest.fixture(scope="module")
+def attacked(probed: tuple[EmbeddingStore, Path]) -> dict[str, Any]:
+    store, out = probed
+    return attack(store, out, CONFIG, backbones=[VIT], quiet=True)[VIT]
+
+
+def test_attacks_lower_accuracy_within_their_radius(attacked: dict[str, Any]) -> None:
+    attacks = attacked["attacks"]
+    assert list(attacks) == [
+        *("fgsm@1", "fgsm@48", "pgd@1", "pgd@48", "pgd_l2", "transfer@48", "patch", "adaptive@48", "noise@48")
+    ]
+    for name, found in attacks.items():
+        level = name.partition("@")[2]
+        assert found["linf"] <= int(level or 255), name
+        assert found["accuracy"] == pytest.approx(attacked["accuracy"] * (1 - found["success"]))
+        assert found["succeeded"] == round(found["success"] * attacked["photographs"]["attacked"])
+    assert attacks["pgd_l2"]["l2"] <= 3.0 * 255
+    assert attacks["pgd@48"]["success"] > attacks["noise@48"]["success"]
+    assert attacks["pgd@48"]["success"] >= attacks["pgd@1"]["success"]
+    assert attacked["surrogate"] == RESNET
+    assert sum(attacked["named"].values()) == pytest.approx(1.0)
+
+
+def test_detectors_are_scored_on_attacks_that_succeed(attacked: dict[str, Any]) -> None:
+    for name, found in attacked["attacks"].items():
+        scores = found["detection"]
+        assert ("other_radii" in scores) == name.startswith(("fgsm", "pgd@")), name
+        assert ("other_attacks" in scores) == (not name.startswith(("adaptive", "noise"))), name
+        few = found["succeeded"] < 5 and not name.startswith("noise")
+        assert all((score is None) == few for score in scores.values()), name
+        for score in filter(None, scores.values()):
+            low, high = score["auroc_ci95"]
+            assert 0 <= low <= score["auroc"] <= high <= 1
+    assert {"fine", "detector", "mahalanobis", "knn", "squeezing"} <= set(attacked["attacks"]["pgd@48"]["detection"])
+
+
+def test_variants_are_a_store(probed: tuple[EmbeddingStore, Path], attacked: dict[str, Any]) -> None:
+    store, out = probed
+    folder = out / ATTACK / store.backbone(VIT).slug
+    variants = EmbeddingStore.open(folder / "variants.zarr")
+    clean, adversarial = (open_table(variants, VIT, [name]) for name in ("identity", "pgd@48"))
+    whole = open_table(store, VIT, ["identity"])
+    assert set(clean.keys) <= set(whole.keys)
+    assert len(clean.rows(2)) == attacked["photographs"]["attacked"]
+    where = [whole.keys.index(key) for key in clean.keys]
+    np.testing.assert_array_equal(clean.split_N, whole.split_N[where])
+    assert [clean.class_names[n] for n in clean.label_N] == [whole.class_names[n] for n in whole.label_N[where]]
+    everything = np.arange(len(clean.keys))
+    own, stored = clean.take(0, everything), whole.take(0, np.array(where))
+    np.testing.assert_allclose(own.astype(np.float32), stored.astype(np.float32), atol=0.02)
+    assert not np.array_equal(adversarial.take(0, everything), own)
+    (only,) = open_tables(variants, [VIT], ["identity", "adaptive@48"])
+    assert set(only.split_N.tolist()) == {2}  # only test photographs are attacked adaptively
+
+
+def test_results_are_kept_until_their_inputs_change(
+    probed: tuple[EmbeddingStore, Path], attacked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = probed
+    tables = [open_table(store, VIT)]
+    folder = out / ATTACK / store.backbone(VIT).slug
+    before = (folder / "complete.json").read_bytes()
+    assert attack(store, out, CONFIG, backbones=[VIT], quiet=True) == {VIT: attacked}
+    assert (folder / "complete.json").read_bytes() == before
+    assert kept_attacks(store, out, tables) == {VIT: attacked}
+    assert kept_attacks(store, out, tables, AttackConfig()) == {}
+    with pytest.raises(StaleError, match="other settings: steps"):
+        kept_attacks(store, out, tables, dataclasses.replace(CONFIG, steps=4))
+    probe = out / "probes" / store.backbone(VIT).slug / "semantic-linear.safetensors"
+    content = probe.read_bytes()
+    other = out / "probes" / store.backbone(RESNET).slug / "semantic-linear.safetensors"
+    try:
+        probe.write_bytes(other.read_bytes())
+        with pytest.raises(StaleError, match="other settings: backbone"):
+            kept_attacks(store, out, tables)
+    finally:
+        probe.write_bytes(content)
+    (folder / "attack.json").write_text("{}")
+    with pytest.raises(StaleError, match="modified"):
+        kept_attacks(store, out, tables)
+    assert attack(store, out, CONFIG, backbones=[VIT], quiet=True) == {VIT: attacked}  # redone, with the same result
+    assert "modified" in capsys.readouterr().err
+
+
+def test_what_cannot_be_attacked_is_refused_by_name(probed: tuple[EmbeddingStore, Path], tmp_path: Path) -> None:
+    store, out = probed
+    with pytest.raises(ConfigError, match=r"attack\.surrogate.*'mae:base'"):
+        attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"), backbones=[VIT], quiet=True)
+    with pytest.raises(MissingError, match="semantic-linear"):
+        attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""), backbones=[VIT], quiet=True)
+
+
+def test_a_changed_photograph_is_refused(probed: tuple[EmbeddingStore, Path], photographs: Path) -> None:
+    store, out = probed
+    table = open_table(store, VIT)
+    changed = photographs / table.keys[int(table.rows(0)[0])]
+    content = changed.read_bytes()
+    try:
+        changed.write_bytes(content + b" ")
+        with pytest.raises(SubstyleError, match=f"{changed.name}: the photograph has changed"):
+            attack(store, out, dataclasses.replace(CONFIG, steps=1), backbones=[VIT], quiet=True)
+    finally:
+        changed.write_bytes(content)
+
+
+def test_the_command_and_the_report(
+    probed: tuple[EmbeddingStore, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = probed
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,jpeg,grayscale"\ncanvas = 64\n'
+        'gallery = 0\n[attack]\nattacks = ["fgsm"]\nepsilons = [48]\n'
+    )
+    given = [str(store.path), "--study", str(study), "--out", str(out), "--json"]
+    assert main(["attack", *given, "--backbone", RESNET]) == 0
+    found = the_json(capsys)["backbones"][RESNET]
+    assert list(found["attacks"]) == ["fgsm@48", "adaptive@48", "noise@48"]
+    assert main(["report", str(store.path), "--out", str(out), "--json"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["backbones"][RESNET]["attack"] == found
+    assert f"attack/{store.backbone(RESNET).slug}" in results["stamps"]
+    assert "Attacks: can the probes tell?" in (out / "report.html").read_text()
