@@ -121,15 +121,17 @@ def import_store(
     if not backbone:
         raise ConfigError("backbone", backbone, "a name for the embeddings")
     found = _Given.of(*_read(embeddings, rows))
+    largest = float(np.abs(found.x_RD).max(initial=0.0))
     if catalog.exists(store_path):
         store = EmbeddingStore.open(store_path)
         if dtype not in (None, store.settings.dtype):
             raise ConfigError("--dtype", dtype, f"{store.settings.dtype}, that of {store_path}")
+        _require_range(largest, store.settings.dtype, store_path)
         _require_same_images(store, found)
     else:
-        fits = np.abs(found.x_RD).max(initial=0.0) < 6e4
         shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
-        settings = StoreSettings(seed, base.CANVAS, shard_rows, dtype or ("float16" if fits else "float32"))
+        settings = StoreSettings(seed, base.CANVAS, shard_rows, dtype or ("float16" if largest < 6e4 else "float32"))
+        _require_range(largest, settings.dtype, store_path)
         label_N, class_names = _labels([found.labels[key] for key in found.keys])
         given = [found.splits[key] for key in found.keys]
         split_N = assign(found.keys, label_N.tolist(), given, seed=seed)
@@ -151,6 +153,12 @@ def import_store(
         "transformations": len(found.definitions),
         "dim": entry.dim,
     }
+
+
+def _require_range(largest: float, dtype: Dtype, store: Place) -> None:
+    """Raise ConfigError before anything is written if a number is beyond the range of the store's dtype."""
+    if largest > float(np.finfo(dtype).max):
+        raise ConfigError("embeddings", f"{largest:g}", f"numbers of {dtype} for {store}, or a new store of float32")
 
 
 def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str) -> None:

@@ -94,6 +94,20 @@ def test_other_photographs_are_refused(
     assert "import:other" not in [entry.name for entry in store.backbones()]
 
 
+def test_numbers_beyond_the_range_of_the_store_are_refused(
+    store: substyle.EmbeddingStore, written: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", np.full((160, 3), 1e5, np.float32))
+    with pytest.raises(ConfigError, match="100000"):
+        import_store(tmp_path / "x.npy", store.path, "import:large", rows=written / INDEX)
+    assert "import:large" not in [entry.name for entry in store.backbones()]
+    with pytest.raises(ConfigError, match="float16"):
+        import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX, dtype="float16")
+    assert not (tmp_path / "s.zarr").exists()
+    import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
+    assert substyle.open_store(tmp_path / "s.zarr").settings.dtype == "float32"
+
+
 def test_tar_shards(two_classes: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("substyle.engine.embedding.variants.TAR_SAMPLES", 100)
     answer = write_variants(two_classes, tmp_path, to="webdataset", suite=SUITE, canvas=SIDE, quiet=True)
