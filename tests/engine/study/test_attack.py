@@ -17,7 +17,7 @@ from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table, open_tables
-from substyle.engine.study import stages
+from substyle.engine.study import outputs, stages
 from substyle.engine.study.api import embed
 from substyle.engine.study.attack import ATTACK, attack, kept_attacks
 from substyle.engine.study.outputs import StaleError
@@ -47,7 +47,8 @@ def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A store of two random networks, and the folder of their probes."""
     out = tmp_path_factory.mktemp("out")
     given: dict[str, Any] = {"transformations": "identity,jpeg,grayscale", "canvas": 64}
-    store = embed(photographs, out / "s.zarr", [VIT, RESNET], config=EmbedConfig(precision="fp32"), **given)
+    store = embed(photographs, out / "store.zarr", [VIT, RESNET], config=EmbedConfig(precision="fp32"), **given)
+    outputs.claim(out, store.path, store.uuid)
     config = ProbeConfig(
         tasks=("fine", "semantic"), heads=("linear",), bootstrap=100, resamples=0, equal_width=0, redraws=0
     )
