@@ -78,7 +78,7 @@ def read_table(store: Path, backbone: str, suite: list[dict[str, Any]]) -> Table
     if backbone not in groups:
         raise ValueError(f"{store}: no backbone {backbone}; available: {', '.join(map(str, groups))}")
     # NaN marks missing embeddings
-    x_TND = np.stack([_means(groups[backbone][name][:][row_N]) for name in names]).astype(np.float32)
+    x_TND = np.stack([_means(np.asarray(groups[backbone][name][:])[row_N]) for name in names]).astype(np.float32)
     keep_N = np.array([reason.get(int(row)) == "" for row in row_N]) & np.isfinite(x_TND).all(axis=(0, 2))
     row_N, split_N, label_N, key_N = row_N[keep_N], split_N[keep_N], label_N[keep_N], key_N[keep_N]
     return Table(

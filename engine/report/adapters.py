@@ -49,14 +49,16 @@ def adapters_summary(results: Results) -> str:
     """One sentence for each adapter: which scores it clearly raises and lowers, after Holm's correction."""
     sentences = []
     for name, base, method in _pairs(results):
-        raised, lowered = [], []
+        raised: list[str] = []
+        lowered: list[str] = []
         for heading, task, key in _SCORES:
             gain = _gain(results, name, base, task, key)
             late = [dig(results, "backbones", n, task, _head(results), "converged") is False for n in (name, base)]
             if gain is None or gain[1] is None or gain[1] >= _LEVEL or any(late):
                 continue
-            (value, *low_high), _ = gain
-            points = f"{heading.lower()} ({show(value, 'points')} points, {show_interval(low_high, 'points')})"
+            (value, low, high), _ = gain
+            interval = show_interval(None if low is None or high is None else (low, high), "points")
+            points = f"{heading.lower()} ({show(value, 'points')} points, {interval})"
             (raised if value > 0 else lowered).append(points)
         clear = [f"{word} {', '.join(some)}" for word, some in (("raises", raised), ("lowers", lowered)) if some]
         sentences.append(f"{method} on {base} {' and '.join(clear) or 'changes no score clearly'}.")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from substyle.engine.study.outputs import (
 )
 from substyle.engine.study.stages import PROBES
 
-HEAD = "linear"
+HEAD: Final = "linear"
 TASKS = ("fine", "coarse", "semantic")
 _OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}
 
