@@ -139,6 +139,9 @@ def kept_attacks(
             continue
         names = {field.name for field in dataclasses.fields(AttackConfig)}
         was = {key: value for key, value in note.stamp.settings.items() if key in names}
+        made = note.stamp.transformations
+        if set(made) == set(table.transformations):  # their order does not matter to attacks
+            table = open_table(store, entry.name, list(made))  # noqa: PLW2901
         now = Stamp.of(store, table, _inputs(store, out, entry, config or AttackConfig(**was)))
         require_fresh(folder, note, now, f"substyle attack {store.path} --backbone {entry.name}")
         found[entry.name] = read_object(folder / "attack.json")
