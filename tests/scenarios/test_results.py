@@ -177,8 +177,10 @@ def test_imported_embeddings(scene: Scene) -> None:
     file, store = _imported(scene, keys), scene.root / "i.zarr"
     words = ("import", file, "--store", store, "--backbone", "import:mine")
     assert scene.ok(*words)["images"] == 18
-    scene.refused(*words, kind="StoreError")  # a store is there
     first = numbers(scene.stages(store))
+    assert scene.ok(*words)["images"] == 18  # there already
+    _imported(scene, keys, 7)  # the same file with other numbers
+    scene.refused(*words, kind="DifferentError")
     assert set(first["backbones"]) == {"import:mine"}
     scene.refused(
         *scene.embedding(None, store="i.zarr", backbone="control:pixels"), kind="MissingError", field="IMAGES"
