@@ -22,11 +22,15 @@ from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
 from substyle.engine.store import identity
-from substyle.engine.store.layout import SPLITS
+from substyle.engine.store.catalog import Definition
+from substyle.engine.store.journal import hex_of
+from substyle.engine.store.layout import SPLITS, StoreError
+from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
-from substyle.kernels.errors import ConfigError, MissingError
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.pipelines.transforms import base
 
 PROJECTIONS = ("umap", "pacmap")
 NEIGHBOURS = 10
@@ -79,7 +83,9 @@ def explore(
             options += ["--export-application", str(Path(place) / "page")]
         command = [sys.executable, "-m", "embedding_atlas.cli", str(file), *options]
         # without --export it prints its address and serves until Ctrl-C
-        subprocess.run(command, check=True, stdout=sys.stderr if export is not None else None)
+        code = subprocess.run(command, check=False, stdout=sys.stderr if export is not None else None).returncode
+        if code:
+            raise SubstyleError(f"embedding-atlas: ended with exit code {code}")
         if export is not None:
             shutil.copytree(Path(place) / "page", export, dirs_exist_ok=True)
     made = {"photographs": len(n_M), "points": len(rows), "thumbnails": bool(images)}
@@ -135,16 +141,26 @@ def _projected(x_RD: NDArray[np.float32], projection: str, seed: int) -> NDArray
 
 
 def _thumbnails(store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.int64]) -> dict[tuple[str, str], bytes]:
-    """JPEG of each transformation and key; none if the store does not know its photographs, or they are gone."""
+    """JPEG of each transformation and key, of photographs that have not changed since they were embedded.
+
+    None if the store does not know its photographs, they are gone, or a transformation has changed.
+    """
     manifest, settings = store.manifest(), store.settings
+    known = store.catalog.transformations[store.backbone(table.backbone).slug]
     try:
+        store.require_definitions([Definition(d.describe(), d.definition_hash()) for d in map(base.get, known)])
         sources = [identity.open_entry(entry) for entry in manifest.sources]
-    except (ConfigError, MissingError) as error:
+    except (ConfigError, MissingError, StoreError) as error:
         print(f"no thumbnails: {error}", file=sys.stderr)
         return {}
     records = {record.key: record for source in sources for record in source.records}
     split_of = dict(zip(manifest.keys, manifest.split_N.tolist(), strict=True))
-    keys = [key for key in (table.keys[n] for n in n_M) if key in records]
+    contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
+    keys = [
+        table.keys[n]
+        for n in n_M.tolist()
+        if (record := records.get(table.keys[n])) and contents[n] in ("", content_hash(record.read()))
+    ]
     chosen = Settings(
         settings.seed, settings.canvas, table.transformations, settings.orientation, settings.style_precision
     )

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType
 
 import numpy as np
@@ -27,12 +29,13 @@ def atlas(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], object]]:
     """Stand-ins for embedding-atlas and umap, which need not be installed: commands with the rows they would show."""
     calls: list[tuple[list[str], object]] = []
 
-    def run(command: list[str], **_: object) -> None:
+    def run(command: list[str], **_: object) -> CompletedProcess[bytes]:
         calls.append((command, pq.read_table(command[3])))
         if "--export-application" in command:
             page = Path(command[command.index("--export-application") + 1])
             page.mkdir()
             (page / "index.html").touch()
+        return CompletedProcess(command, 0)
 
     umap = ModuleType("umap")
     umap.UMAP = lambda **_: type("UMAP", (), {"fit_transform": lambda self, x_RD: x_RD[:, :2]})()  # type: ignore[attr-defined]
@@ -60,6 +63,19 @@ def test_rows_of_the_map(store: substyle.EmbeddingStore, atlas: list[tuple[list[
         np.testing.assert_allclose(row["neighbors"]["distances"], np.sort(near[r])[:10], atol=1e-5)
         assert row["class"] == row["key"].split("/")[0]
         assert row["variant"]["bytes"][:2] == b"\xff\xd8"
+
+
+def test_a_changed_photograph_has_no_thumbnails(
+    two_classes: Path, atlas: list[tuple[list[str], object]], tmp_path: Path
+) -> None:
+    images = shutil.copytree(two_classes, tmp_path / "images")
+    store = substyle.embed(images, tmp_path / "s.zarr", ["control:pixels"], transformations=["identity"], canvas=64)
+    first, second = sorted(images.rglob("*.jpg"))[:2]
+    first.write_bytes(second.read_bytes())
+    explore(store, "control:pixels")
+    ((_, rows),) = atlas
+    shown = {row["key"]: row["variant"]["bytes"] for row in rows.to_pylist()}  # type: ignore[attr-defined]
+    assert [key for key, data in shown.items() if data is None] == [first.relative_to(images).as_posix()]
 
 
 def test_without_photographs_there_are_no_thumbnails(
