@@ -19,6 +19,7 @@ import substyle
 from substyle.engine import devices
 from substyle.engine.backbones.spec import expand
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
+from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import Codec, Dtype, ResampleBy
@@ -180,13 +181,12 @@ class BackboneChoice:
 def labels_of(choices: Sequence[BackboneChoice]) -> dict[str, str]:
     """Return the labels of backbones that have one, by name. Raises ConfigError if two have the same."""
     found: dict[str, str] = {}
-    for choice in choices:
-        for name in choice.names if choice.label else ():
+    for choice in (choice for choice in choices if choice.label):
+        for name in choice.names:
             layer = "" if name == choice.name else "@" + name[name.index("layer=") :].split(",")[0]
-            label = f"{choice.label}{layer}"
-            if label in found.values():
-                raise ConfigError("label", label, "another label for each backbone")
-            found[name] = label
+            found[name] = f"{choice.label}{layer}"
+    if len(set(found.values())) < len(found):
+        raise ConfigError("label", ", ".join(found.values()), "a different label for each backbone")
     return found
 
 
@@ -274,22 +274,6 @@ class SplitConfig:
     def fractions(self) -> Fractions:
         """(train, val, test)."""
         return self.train, self.val, self.test
-
-
-AdaptMethod = Literal["multitask", "pisco"]
-
-
-@validated("adapt")
-class AdaptConfig:
-    """Adapters: one layer on top of each embedding that keeps both style and class."""
-
-    methods: Distinct[AdaptMethod] = ()
-    """``multitask``: hidden layer of an MLP trained on transformation and class together; ``pisco``: linear split into
-    style and content, after Ngweta et al. (ICML 2023)."""
-    content: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.95
-    """pisco: rank of the new embedding as a fraction of the width of the old one."""
-    penalty: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 1.0
-    """pisco: weight of the differences between variants and originals, which content coordinates avoid."""
 
 
 def _by_name(value: object) -> object:

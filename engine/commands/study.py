@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,6 @@ from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
 from substyle.engine.config import (
-    AdaptConfig,
     AnalysisConfig,
     EmbedConfig,
     Study,
@@ -26,6 +25,7 @@ from substyle.engine.config import (
     study_of,
     study_schema,
 )
+from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
@@ -38,7 +38,7 @@ from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt as adapt_store
 from substyle.engine.study.adapt import derive
 from substyle.engine.study.attack import attack as attack_store
-from substyle.engine.study.attack import attackable, kept_attacks, with_attacks
+from substyle.engine.study.attack import attackable, kept_attacks
 from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
@@ -177,16 +177,19 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     kept = stages.kept(store, out, _suite(study), settings)
     if not kept.tables:
         raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
-    shifts = kept_shift(store, out, {t.backbone: t for t in kept.tables}, study.shift if study else None)
-    analyses = with_attacks(kept.analyses, kept_attacks(store, out, kept.tables, study.attack if study else None))
+    tables = {table.backbone: table for table in kept.tables}
+    parts: dict[str, Mapping[str, Any]] = {
+        "shift": kept_shift(store, out, tables, study.shift if study else None),
+        "domains": kept_domains(store, out, tables, study.domains if study else None),
+        "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
+        "label": labels_of(study.backbones) if study else {},
+    }
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
     results = assemble(
-        *(name, store, out, kept.outcomes, analyses, shifts),
+        *(name, store, out, kept.outcomes, kept.analyses, parts),
         tables=kept.tables,
         threads=threads,
-        labels=labels_of(study.backbones) if study else {},
-        domains=kept_domains(store, out, {t.backbone: t for t in kept.tables}),
     )
     shown = study is None or study.gallery
     save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)
@@ -264,8 +267,8 @@ def attack(options: argparse.Namespace) -> dict[str, Any]:
     for name, found in attacks.items():
         for row, scores in found["attacks"].items():
             detector = (scores["detection"].get("detector") or {}).get("auroc")
-            told = "" if detector is None else f"  detector AUROC {detector:.3f}"
-            print(f"{name}  {row}  success {scores['success']:.3f}{told}")
+            suffix = "" if detector is None else f"  detector AUROC {detector:.3f}"
+            print(f"{name}  {row}  success {scores['success']:.3f}{suffix}")
     return {"out": str(out), "backbones": attacks}
 
 

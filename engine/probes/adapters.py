@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, StrictFloat
 
 from substyle.engine import devices
 from substyle.engine.probes.batches import Features
@@ -23,9 +24,25 @@ from substyle.engine.probes.mlp import JOINT, settings_of, train_joint
 from substyle.engine.probes.tasks import I64, UNKNOWN, Task, fine_task, identity, semantic_task
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import ConfigError, SubstyleError
+from substyle.pipelines.validation import Distinct, validated
 
 _CHUNK = 8192  # rows
 _SHRINKAGE = 1e-3  # of the mean variance, added to the covariance of style directions
+
+AdaptMethod = Literal["multitask", "pisco"]
+
+
+@validated("adapt")
+class AdaptConfig:
+    """Adapters: one layer on top of each embedding that keeps both style and class."""
+
+    methods: Distinct[AdaptMethod] = ()
+    """``multitask``: hidden layer of an MLP trained on transformation and class together; ``pisco``: linear split into
+    style and content, after Ngweta et al. (ICML 2023)."""
+    content: Annotated[StrictFloat, Field(gt=0, le=1)] = 0.95
+    """pisco: rank of the new embedding as a fraction of the width of the old one."""
+    penalty: Annotated[StrictFloat, Field(ge=0, le=1e6)] = 1.0
+    """pisco: weight of the differences between variants and originals, which content coordinates avoid."""
 
 
 @dataclass(frozen=True)

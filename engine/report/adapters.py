@@ -6,16 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, scored, show, show_interval
-from substyle.engine.report.findings import interval_key
-
-_LEVEL = 0.05
-_SCORES = (
-    ("Style", "fine", "accuracy"),
-    ("Coarse, seen", "coarse", "seen"),
-    ("Coarse, held out", "coarse", "held_out"),
-    ("Class", "semantic", "clean"),
-    ("Class, transformed", "semantic", "obfuscated"),
-)
+from substyle.engine.report.findings import LEVEL, SCORES, interval_key
 
 
 def adapters(results: Results) -> Table:
@@ -30,7 +21,7 @@ def adapters(results: Results) -> Table:
     rows: list[tuple[Any, ...]] = []
     for name, base, method in _pairs(results):
         both = [results["backbones"][each] for each in (base, name)]
-        for heading, task, key in _SCORES:
+        for heading, task, key in SCORES:
             scores = [dig(each, task, _head(results)) for each in both]
             before, after = (scored(each, key, interval_key(each, task, key)) for each in scores)
             if before is not None and after is not None:
@@ -51,10 +42,10 @@ def adapters_summary(results: Results) -> str:
     for name, base, method in _pairs(results):
         raised: list[str] = []
         lowered: list[str] = []
-        for heading, task, key in _SCORES:
+        for heading, task, key in SCORES:
             gain = _gain(results, name, base, task, key)
             late = [dig(results, "backbones", n, task, _head(results), "converged") is False for n in (name, base)]
-            if gain is None or gain[1] is None or gain[1] >= _LEVEL or any(late):
+            if gain is None or gain[1] is None or gain[1] >= LEVEL or any(late):
                 continue
             (value, low, high), _ = gain
             interval = show_interval(None if low is None or high is None else (low, high), "points")

@@ -106,18 +106,16 @@ def attack_summary(results: Results) -> str:
         plain = {attack: e for attack, e in good.items() if not attack.startswith("adaptive")}
         if plain:
             attack = min(plain, key=lambda each: plain[each]["l2"])
-            told = dig(plain[attack], "detection") or {}
-            parts = [f"the style probe {_auroc(told['fine'])}"] if told.get("fine") else []
-            unseen = next((how for how in ("other_attacks", "other_radii", "detector") if told.get(how)), None)
+            scores = dig(plain[attack], "detection") or {}
+            parts = [f"the style probe {_auroc(scores['fine'])}"] if scores.get("fine") else []
+            unseen = next((how for how in ("other_attacks", "other_radii", "detector") if scores.get(how)), None)
             if unseen:
-                parts.append(f"{_WITH[unseen]} {_auroc(told[unseen])}")
-            able = [how for how in BASELINES if told.get(how)]
+                parts.append(f"{_WITH[unseen]} {_auroc(scores[unseen])}")
+            able = [how for how in BASELINES if scores.get(how)]
             if able:
-                best = max(able, key=lambda how: told[how]["auroc"])
-                parts.append(f"the best baseline ({DETECTORS[best]}) {_auroc(told[best])}")
-            text += (
-                f"; the least visible of them is {attack}, which is told from unchanged photographs with an AUROC of "
-            )
+                best = max(able, key=lambda how: scores[how]["auroc"])
+                parts.append(f"the best baseline ({DETECTORS[best]}) {_auroc(scores[best])}")
+            text += f"; the least visible of them is {attack}, which is detected with an AUROC of "
             text += ", ".join(parts)
         adaptive = next((entry for attack, entry in real.items() if attack.startswith("adaptive")), None)
         if adaptive is not None:

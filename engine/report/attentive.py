@@ -5,17 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from substyle.engine.report.data import Column, Results, Table, dig, head_name, ordered, scored, show, show_interval
-from substyle.engine.report.findings import interval_key
+from substyle.engine.report.findings import LEVEL, SCORES, interval_key
 
 HEADS = ("linear", "mlp", "attentive", "efficient")
-_LEVEL = 0.05
-_SCORES = (
-    ("Style", "fine", "accuracy"),
-    ("Coarse, seen", "coarse", "seen"),
-    ("Coarse, held out", "coarse", "held_out"),
-    ("Class", "semantic", "clean"),
-    ("Class, transformed", "semantic", "obfuscated"),
-)
 
 
 def attentive(results: Results) -> Table:
@@ -29,7 +21,7 @@ def attentive(results: Results) -> Table:
     rows = []
     for name in ordered(results):
         backbone = results["backbones"][name]
-        for heading, task, key in _SCORES if backbone.get("tokens") else ():
+        for heading, task, key in SCORES if backbone.get("tokens") else ():
             scores = {head: dig(backbone, task, head) for head in HEADS}
             values = [scored(s, key, interval_key(s, task, key)) for s in scores.values()]
             if any(values[2:]):
@@ -64,7 +56,7 @@ def attentive_summary(results: Results) -> str:
     for head in HEADS[2:]:
         better, worse, count = [], [], 0
         for name in ordered(results):
-            for heading, task, key in _SCORES if results["backbones"][name].get("tokens") else ():
+            for heading, task, key in SCORES if results["backbones"][name].get("tokens") else ():
                 late = [dig(results, "backbones", name, task, h, "converged") is False for h in (head, "linear")]
                 gain = _gain(results, name, head, task, key)
                 if gain is None or gain[1] is None or any(late):
@@ -73,7 +65,7 @@ def attentive_summary(results: Results) -> str:
                 points = f"{show(gain[0], 'points')} points, {show_interval(gain[1:], 'points')}"
                 where = f"{heading.lower()} of {name} ({points})"
                 p = _comparison(results, name, head, task, key).get("p_holm")
-                if p is None or p >= _LEVEL:
+                if p is None or p >= LEVEL:
                     continue
                 if gain[1] > 0:
                     better.append((-gain[0], where))

@@ -135,7 +135,7 @@ _MEASURED: dict[str, Shape] = {
     "converged": _flag,
 }
 _SIZED = [f"{score}{kind}" for score in ("fine", "semantic", "obfuscated") for kind in ("", "_difference")]
-_TOLD: Shape = {"auroc": _number, "tpr": _number, "auroc_ci95": _interval, "tpr_ci95": _interval}
+_DETECTED: Shape = {"auroc": _number, "tpr": _number, "auroc_ci95": _interval, "tpr_ci95": _interval}
 _BACKBONE: Shape = {
     "dim": _whole,
     "tokens": _whole,
@@ -182,7 +182,7 @@ _BACKBONE: Shape = {
     **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
     **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
-    "attack": {"attacks": {"*": {"success": _number, "success_ci95": _interval, "detection": {"*": _TOLD}}}},
+    "attack": {"attacks": {"*": {"success": _number, "success_ci95": _interval, "detection": {"*": _DETECTED}}}},
     "spec": {"objective": _text, "data": _text, "parameters": _number},
     "runtime": _ANY,
     "label": _text,

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from substyle.engine.report.data import Column, Results, Table, dig, ordered, real, scored, show
-
-_SCORES = (
-    ("Style", "fine", "accuracy", "ci95"),
-    ("Coarse, seen", "coarse", "seen", "seen_ci95"),
-    ("Coarse, held out", "coarse", "held_out", "held_out_ci95"),
-    ("Class", "semantic", "clean", "clean_ci95"),
-    ("Class, transformed", "semantic", "obfuscated", "obfuscated_ci95"),
-)
+from substyle.engine.report.findings import SCORES, interval_key
 
 
 def _names(results: Results) -> list[str]:
@@ -33,9 +26,9 @@ def domains(results: Results) -> Table:
     )
     rows = []
     for backbone in ordered(results):
-        for heading, task, key, interval in _SCORES:
+        for heading, task, key in SCORES:
             for trained, row in (dig(results, "backbones", backbone, "domains", task) or {}).items():
-                values = [scored(row.get(name), key, interval) for name in names]
+                values = [scored(row.get(name), key, interval_key(row.get(name), task, key)) for name in names]
                 if any(values):
                     rows.append((backbone, heading, trained, *values))
     return Table(

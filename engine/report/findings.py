@@ -15,6 +15,17 @@ GENERAL = frozenset({("coarse", "held_out"), ("coarse_rotation", "accuracy"), ("
 _COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
 
 
+# heading, task and key of the scores that tables set side by side
+SCORES = (
+    ("Style", "fine", "accuracy"),
+    ("Coarse, seen", "coarse", "seen"),
+    ("Coarse, held out", "coarse", "held_out"),
+    ("Class", "semantic", "clean"),
+    ("Class, transformed", "semantic", "obfuscated"),
+)
+LEVEL = 0.05  # of significance, after Holm's correction
+
+
 def interval_key(scores: object, task: str, key: str) -> str:
     """Key of a score's interval: the two-way one for `GENERAL` scores if available."""
     prefix = "" if key == "accuracy" else f"{key}_"

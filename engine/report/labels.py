@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -23,12 +24,14 @@ def labels_of(results: Results) -> dict[str, str]:
         base, method = (dig(backbone, "adapter", key) for key in ("backbone", "method"))
         if base and method and not dig(backbone, "label"):
             found[name] = f"{found.get(base, base)} + {method}"
+    times = Counter(found.values())
     for name, label in found.items():
-        others = [other for other, text in found.items() if text == label and other != name]
-        if others and dig(results, "backbones", name, "adapter"):
-            found[name] = f"{label} ({PurePath(name).stem[:8]})"  # adapters of two trainings
-        elif others:
-            raise ConfigError("label", label, f"different labels for {name} and {', '.join(others)}")
+        if times[label] < 2:
+            continue
+        if not dig(backbones[name], "adapter"):
+            raise ConfigError("label", label, "a different label for each backbone")
+        text = f"{label} ({PurePath(name).stem[:8]})"  # adapters of two trainings
+        found[name] = name if text in found.values() else text  # or one adapter under two paths
     return {name: label for name, label in found.items() if label != name}
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from substyle.engine.backbones.families.adapter import PREFIX, Adapter, path_of
-from substyle.engine.config import AdaptConfig, AdaptMethod
 from substyle.engine.observability import stage
-from substyle.engine.probes.adapters import fit_multitask, fit_pisco
+from substyle.engine.probes.adapters import AdaptConfig, AdaptMethod, fit_multitask, fit_pisco
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import lock
 from substyle.engine.store.files import remove
@@ -128,6 +127,7 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
     Raises:
         WeightsError: the adapter cannot be read, or was trained on other weights.
         StoreError: the store lacks the backbone or is in use.
+        ConfigError: the adapter was trained on transformations that are held out in the store.
         DifferentError: the store has embeddings of this name from another file.
     """
     adapter = Adapter.load(path_of(name))
@@ -137,6 +137,10 @@ def derive(store: EmbeddingStore, name: str, *, quiet: bool = False) -> Backbone
     facts = {"name": name, "dim": spec["dim"], "spec": spec, "runtime": runtime, "gate": None, "rate": None}
     facts["adapter"] = {"backbone": base.name, "method": adapter.metadata["method"]}
     definitions = store.catalog.transformations[base.slug]
+    held_out = [name for name, each in definitions.items() if each.definition["role"] == "held_out"]
+    if seen := sorted(set(held_out) & set(adapter.metadata.get("transformations", []))):
+        allowed = f"an adapter that was not trained on them; they are held out in {store.path}"
+        raise ConfigError("adapter", f"{name}, trained on {', '.join(seen)}", allowed)
     with lock.hold(store.path, run := lock.new_run_id()):
         entry = store.ensure_backbone(facts, list(definitions.values()))
         names, rows = sorted(definitions), store.settings.shard_rows

@@ -148,16 +148,6 @@ def kept_attacks(
     return found
 
 
-def with_attacks(
-    analyses: Mapping[str, Mapping[str, Any]], attacks: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Add attacks to the results of other stages by backbone, as ``attack``."""
-    names = dict.fromkeys([*analyses, *attacks])
-    return {
-        name: {**analyses.get(name, {}), **({"attack": attacks[name]} if name in attacks else {})} for name in names
-    }
-
-
 def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
     """Return the backbones among ``names`` that are not controls and have one vector per image."""
     entries = [store.backbone(name) for name in names]

@@ -17,6 +17,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
+from substyle.engine.store import catalog
 from substyle.engine.store.files import read_object, write_durably, writing
 from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
@@ -33,6 +34,7 @@ from substyle.engine.study.outputs import (
     require_fresh,
 )
 from substyle.engine.study.stages import PROBES
+from substyle.pipelines.sources import absolute_root
 
 HEAD: Final = "linear"
 TASKS = ("fine", "coarse", "semantic")
@@ -41,6 +43,7 @@ _OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}
 
 def transfer(
     stores: Mapping[str, EmbeddingStore],
+    folders: Mapping[str, Path | str],
     out: Path,
     config: ProbeConfig,
     *,
@@ -53,6 +56,7 @@ def transfer(
 
     Args:
         stores: embeddings of the other domains, by name.
+        folders: their photographs.
         out: output folder of the study; probes of other domains are written to ``out/domains/<name>/``.
         config: settings of probes; tasks and heads are restricted to linear probes.
         study: store of the study, whose photographs are a domain too.
@@ -70,42 +74,51 @@ def transfer(
     for backbone, table in tables.items():
         began = time.perf_counter()
         everywhere = {own: table}
-        folders = {own: out}
         for name, store in stores.items():
-            folders[name] = out / DOMAINS / slug(name)
-            stages.probe(
-                store, folders[name], linear, backbones=[backbone], transformations=table.transformations, quiet=quiet
-            )
+            where = out / DOMAINS / slug(name)
+            stages.probe(store, where, linear, backbones=[backbone], transformations=table.transformations, quiet=quiet)
             everywhere[name] = open_table(store, backbone, table.transformations)
+        probes = _probes(out, backbone, list(everywhere), tasks)
         found: dict[str, Any] = {}
-        for task in tasks:
-            for trained, folder in folders.items():
-                path = _probe(folder, backbone, task)
-                if path.is_file():  # photographs without classes have no semantic probe
-                    row = found.setdefault(task, {}).setdefault(trained, {})
-                    probe = Probe.load(path)
-                    for name, other in everywhere.items():
-                        row[name] = _score(probe, other, task, config)
+        for name, other in everywhere.items():
+            for (task, trained), cell in _scored(probes, other, config).items():
+                found.setdefault(task, {}).setdefault(trained, {})[name] = cell
         answer[backbone] = found
         folder = out / DOMAINS / slug(backbone)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / "domains.json", json.dumps(found).encode())
-        finish(folder, _stamp(study, table, out, own, stores, tasks), time.perf_counter() - began)
+        finish(folder, _stamp(study, table, out, own, stores, folders, tasks), time.perf_counter() - began)
     return answer
 
 
-def kept_domains(study: EmbeddingStore, out: Path, tables: Mapping[str, EmbeddingTable]) -> dict[str, dict[str, Any]]:
-    """Load the results of `transfer`, by backbone. Raises StaleError if they are outdated."""
+def kept_domains(
+    study: EmbeddingStore,
+    out: Path,
+    tables: Mapping[str, EmbeddingTable],
+    folders: Mapping[str, Path | str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Load the results of `transfer`, by backbone.
+
+    Args:
+        folders: the `[domains]` table of the study; default: the domains that were scored.
+
+    Raises:
+        StaleError: the results are outdated.
+    """
     found: dict[str, dict[str, Any]] = {}
+    if folders is not None and not folders:
+        return found
     for backbone, table in tables.items():
         folder = out / DOMAINS / slug(backbone)
         note: Note | None = note_of(folder)
         if note is None:
             continue
         settings = note.stamp.settings
-        stores = {name: EmbeddingStore.open(store_path(out, name)) for name in settings.get("photographs", {})}
-        now = _stamp(study, table, out, settings.get("own", ""), stores, tuple(settings.get("tasks", ())))
+        paths = {name: store_path(out, name) for name in settings.get("photographs", {})}
+        stores = {name: EmbeddingStore.open(path) for name, path in paths.items() if catalog.exists(path)}
+        given = settings.get("folders", {}) if folders is None else folders
+        now = _stamp(study, table, out, settings.get("own", ""), stores, given, tuple(settings.get("tasks", ())))
         require_fresh(folder, note, now, "substyle run with the study")
         found[backbone] = read_object(folder / "domains.json")
     return found
@@ -116,7 +129,8 @@ def store_path(out: Path, name: str) -> Path:
     return out / DOMAINS / f"{slug(name)}.zarr"
 
 
-def _probe(folder: Path, backbone: str, task: str) -> Path:
+def _probe(out: Path, domain: str, own: str, backbone: str, task: str) -> Path:
+    folder = out if domain == own else out / DOMAINS / slug(domain)
     return folder / PROBES / slug(backbone) / f"{task}-{HEAD}.safetensors"
 
 
@@ -126,47 +140,70 @@ def _stamp(
     out: Path,
     own: str,
     stores: Mapping[str, EmbeddingStore],
+    folders: Mapping[str, Path | str],
     tasks: Sequence[str],
 ) -> Stamp:
-    folders = {own: out} | {name: out / DOMAINS / slug(name) for name in stores}
     settings = {
         "own": own,
         "tasks": list(tasks),
+        "folders": {name: absolute_root(str(folder)) for name, folder in folders.items()},
         "photographs": {
             name: photographs_digest(open_table(store, table.backbone, table.transformations))
             for name, store in stores.items()
         },
         "probes": {
-            f"{name}/{task}": file_digest(_probe(folder, table.backbone, task))
-            for name, folder in folders.items()
+            f"{name}/{task}": file_digest(_probe(out, name, own, table.backbone, task))
+            for name in (own, *stores)
             for task in tasks
         },
     }
     return Stamp.of(study, table, settings)
 
 
-def _score(probe: Probe, table: EmbeddingTable, task: str, config: ProbeConfig) -> dict[str, Any] | None:
-    """Scores of a probe on the test photographs of a table; None if none can be scored."""
-    labels = probe.labels[_OUTPUT[task]]
+def _probes(out: Path, backbone: str, domains: Sequence[str], tasks: Sequence[str]) -> dict[tuple[str, str], Probe]:
+    """Probes by task and training domain; photographs without classes have no class probe.
+
+    Args:
+        domains: names; the first is the study's own.
+    """
+    paths = {(task, name): _probe(out, name, domains[0], backbone, task) for task in tasks for name in domains}
+    return {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
+
+
+def _scored(
+    probes: Mapping[tuple[str, str], Probe], table: EmbeddingTable, config: ProbeConfig
+) -> dict[tuple[str, str], dict[str, Any] | None]:
+    """Scores of probes on the test photographs of a table, read once; None where none can be scored."""
     images = table.rows(TEST)
-    place = {label: index for index, label in enumerate(labels)}
-    of_image = np.array([place.get(name, -1) for name in table.class_names] or [-1], np.int64)
-    if task == "semantic":  # photographs of classes that the probe does not know cannot be right
-        known_N = (table.label_N[images] >= 0) & (of_image[table.label_N[images]] >= 0)
-        images = images[known_N]
-    if not len(images):
-        return None
-    names = table.families if task == "fine" else table.coarse
-    score_TN = np.full((len(table.transformations), len(images)), np.nan, np.float32)
-    for t, name in enumerate(names):
-        if task != "semantic" and name not in place:
+    score_KTN = {key: np.full((len(table.transformations), len(images)), np.nan, np.float32) for key in probes}
+    truth_KTN = {key: _truth(key[0], probe, table, images) for key, probe in probes.items()}
+    for t in range(len(table.transformations)):
+        x_ND = table.take(t, images)
+        for key, probe in probes.items():
+            truth_N = truth_KTN[key][t]
+            right_N = probe.predict(x_ND).argmax(axis=1) == truth_N
+            score_KTN[key][t] = np.where(table.distinct_TN[t, images] & (truth_N >= 0), right_N, np.nan)
+    group_N = table.groups(config.resample_by)[images]
+    cells: dict[tuple[str, str], dict[str, Any] | None] = {}
+    for key, score_TN in score_KTN.items():
+        known_N = (truth_KTN[key] >= 0).any(axis=0)
+        if not known_N.any():
+            cells[key] = None
             continue
-        said_N = probe.predict(table.take(t, images)).argmax(axis=1)
-        truth_N = of_image[table.label_N[images]] if task == "semantic" else np.full(len(images), place[name])
-        score_TN[t] = np.where(table.distinct_TN[t, images], said_N == truth_N, np.nan)
-    group_N = None if config.resample_by == "photograph" else table.groups(config.resample_by)[images]
-    found = resample(score_TN, config.bootstrap, config.seed, group_N)
-    return {"images": len(images), **_numbers(found, table, task)}
+        found = resample(score_TN[:, known_N], config.bootstrap, config.seed, group_N[known_N])
+        cells[key] = {"images": int(known_N.sum()), **_numbers(found, table, key[0])}
+    return cells
+
+
+def _truth(task: str, probe: Probe, table: EmbeddingTable, images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels of a probe that are right; -1 where it knows none. Shape: (T, N)."""
+    place = {label: index for index, label in enumerate(probe.labels[_OUTPUT[task]])}
+    shape = len(table.transformations), len(images)
+    if task == "semantic":
+        of_class = np.array([*(place.get(name, -1) for name in table.class_names), -1], np.int64)
+        return np.broadcast_to(of_class[table.label_N[images]], shape)  # unlabelled photographs have label -1
+    names = table.families if task == "fine" else table.coarse
+    return np.broadcast_to(np.array([[place.get(name, -1)] for name in names], np.int64), shape)
 
 
 def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, Any]:

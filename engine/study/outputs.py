@@ -204,11 +204,11 @@ def file_digest(path: Path) -> str:
 
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
-STAGES = ("probes", "analysis", "shift", "attack")
 ADAPTERS, DOMAINS = "adapters", "domains"
+STAGES = ("probes", "analysis", "shift", "attack", DOMAINS)
 _REPORT = (RESULTS, PAGE, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
-_ALL = (*_REPORT, *STAGES, ADAPTERS, DOMAINS, "gallery", STORE, "trace.json", HEADER)
+_ALL = (*_REPORT, *STAGES, ADAPTERS, "gallery", STORE, "trace.json", HEADER)
 _KIND = "results"
 
 

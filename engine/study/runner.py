@@ -33,7 +33,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table, store_facts
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt, adaptable, derive
-from substyle.engine.study.attack import attack, attackable, with_attacks
+from substyle.engine.study.attack import attack, attackable
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
 from substyle.engine.study.outputs import (
@@ -309,10 +309,11 @@ def run_study(
         outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
     with observability.span("run", "analyze", len(names)):
         analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
+    parts: dict[str, Mapping[str, Any]] = {"label": labels_of(study.backbones)}
     if study.attack.attacks:
         targets = study.attack.backbones or attackable(store, names_of(study.backbones))
         with observability.span("run", "attack", len(targets)):
-            attacks = attack(
+            parts["attack"] = attack(
                 *(store, out, study.attack),
                 backbones=targets,
                 transformations=chosen,
@@ -321,10 +322,7 @@ def run_study(
                 device=study.probes.device,
                 quiet=quiet,
             )
-        analyses = with_attacks(analyses, attacks)
     tables = stages.tables(store, names, chosen)
-    shifts: Mapping[str, Mapping[str, Any]] = {}
-    transferred: Mapping[str, Mapping[str, Any]] = {}
     compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet) if study.shift or study.domains else []
     if study.domains:
         stores = {
@@ -340,15 +338,15 @@ def run_study(
         for each in stores.values():
             for name in adapted:
                 derive(each, name, quiet=quiet)
-        transferred = transfer(
-            *(stores, out, study.probes),
+        parts["domains"] = transfer(
+            *(stores, study.domains, out, study.probes),
             study=store,
             own=study.name,
             tables={table.backbone: table for table in tables},
             quiet=quiet,
         )
     if study.shift:
-        shifts = shift(
+        parts["shift"] = shift(
             study.shift,
             compiled,
             out,
@@ -361,11 +359,9 @@ def run_study(
             quiet=quiet,
         )
     results = assemble(
-        *(study.name, store, out, outcomes, analyses, shifts),
+        *(study.name, store, out, outcomes, analyses, parts),
         tables=tables,
         threads=study.embed.cores,
-        labels=labels_of(study.backbones),
-        domains=transferred,
     )
     with observability.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)

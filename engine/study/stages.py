@@ -296,22 +296,19 @@ def assemble(
     out: Path,
     outcomes: Mapping[str, ProbeOutcome],
     analyses: Mapping[str, Mapping[str, Any]],
-    shifts: Mapping[str, Mapping[str, Any]],
+    parts: Mapping[str, Mapping[str, Any]],
     *,
     tables: Sequence[EmbeddingTable],
     threads: int,
-    labels: Mapping[str, str] | None = None,
-    domains: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Assemble results.json.
 
     Args:
         name: name of the study.
-        outcomes, analyses, shifts: results of stages by backbone; missing ones are omitted.
+        outcomes, analyses: results of probes and analysis by backbone; missing ones are omitted.
+        parts: other entries of backbones (``shift``, ``domains``, ``attack``, ``label``), each by backbone.
         tables: tables of the reported backbones over common photographs and transformations.
         threads: CPU threads of the run.
-        labels: labels of backbones, by name.
-        domains: transfer between domains, by backbone.
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
@@ -346,12 +343,9 @@ def assemble(
         "throughput": _throughput(entries, table, sum(spent.values()), out),
         "environment": _environment(threads),
         "backbones": {
-            entry.name: _backbone(
-                entry, outcomes.get(entry.name), analyses.get(entry.name, {}), shifts.get(entry.name, {})
-            )
+            entry.name: _backbone(entry, outcomes.get(entry.name), analyses.get(entry.name, {}))
+            | {key: part[entry.name] for key, part in parts.items() if part.get(entry.name)}
             | {"cost": _cost(store, entry, len(table.keys), names, spent[entry.name])}
-            | ({"label": labels[entry.name]} if labels and entry.name in labels else {})
-            | ({"domains": domains[entry.name]} if domains and entry.name in domains else {})
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
@@ -367,9 +361,7 @@ def assemble(
     return document | {"claims": claims(document)}
 
 
-def _backbone(
-    entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any], shift: Mapping[str, Any]
-) -> dict[str, Any]:
+def _backbone(entry: BackboneEntry, outcome: ProbeOutcome | None, analysis: Mapping[str, Any]) -> dict[str, Any]:
     facts = entry.facts
     objective, data = stated(entry.name)  # for stores created before specs contained them
     return {
@@ -382,7 +374,6 @@ def _backbone(
         **({"adapter": facts["adapter"]} if "adapter" in facts else {}),
         **(outcome.results if outcome else {}),
         **analysis,
-        **({"shift": dict(shift)} if shift else {}),
     }
 
 

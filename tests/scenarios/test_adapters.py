@@ -13,6 +13,7 @@ from tests.scenarios.scene import Scene, numbers
 from substyle.engine.backbones.families.adapter import Adapter, path_of
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table
+from substyle.pipelines.transforms import base
 
 NAME = "timm:test_vit"
 
@@ -94,6 +95,19 @@ def test_one_command_adapts_a_store_and_its_file_embeds_photographs(scene: Scene
     assert len(load_table(store, name).keys) == 18
     scene.ok("adapt", "s.zarr", "--adapter", answer["file"])
     assert len(load_table(store, name).keys) == 19
+
+
+def test_an_adapter_does_not_go_to_a_store_that_holds_its_transformations_out(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.embed(scene.photos, store="s.zarr")
+    file = scene.ok("adapt", "s.zarr", "--backbone", "control:pixels", "--method", "pisco", "--out", "a")["file"]
+    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    (scene.root / "held.toml").write_text(
+        'transformations = [{ name = "grayscale", role = "held_out" }, "jpeg", "low_resolution"]'
+    )
+    scene.embed(scene.photos, "--suite", "held.toml", store="t.zarr")
+    scene.refused("adapt", "t.zarr", "--adapter", file, "--out", "b", kind="ConfigError", field="adapter")
 
 
 def _floats(table: EmbeddingTable) -> np.ndarray[Any, np.dtype[np.float32]]:

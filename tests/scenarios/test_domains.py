@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
-from tests.scenarios.scene import Scene
+from tests.scenarios.scene import Scene, read
 
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.layout import TEST, slug
@@ -60,6 +62,19 @@ def test_other_photographs_of_a_domain_are_embedded_again(scene: Scene) -> None:
     scene.study["domains"] = {"other": str(scene.root / "third")}
     assert after != before
     assert after == scene.fresh()["backbones"][PIXELS]["domains"]
+
+
+def test_a_report_shows_the_domains_of_its_study_only(scene: Scene) -> None:
+    scene.run()
+    store = scene.root / "out" / "store.zarr"
+    scene.add_all(scene.root / "third", seed=90)
+    scene.study["domains"] = {"other": str(scene.root / "third")}
+    scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
+    del scene.study["domains"]
+    answer = scene.ok("report", store, "--study", scene.study_file())
+    assert "domains" not in read(answer["results"])["backbones"][PIXELS]
+    shutil.rmtree(scene.root / "out" / "domains" / f"{slug('other')}.zarr")
+    scene.refused("report", store, kind="StaleError")
 
 
 def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from substyle.engine.report.tables import all_tables
 from substyle.kernels.errors import SubstyleError
 
 
-def told(auroc: float) -> dict[str, Any]:
+def detected(auroc: float) -> dict[str, Any]:
     return {"auroc": auroc, "auroc_ci95": [auroc - 0.05, min(auroc + 0.05, 1.0)], "tpr": 0.5, "tpr_ci95": [0.4, 0.6]}
 
 
@@ -21,7 +21,7 @@ def entry(success: float, l2: float, **detection: float) -> dict[str, Any]:
     return {
         **{"success": success, "success_ci95": [max(success - 0.1, 0), min(success + 0.1, 1)], "accuracy": 0.3},
         **{"linf": 8.0, "l2": l2, "named": {"jpeg": 0.75, "identity": 0.25}},
-        "detection": {how: told(auroc) for how, auroc in detection.items()},
+        "detection": {how: detected(auroc) for how, auroc in detection.items()},
     }
 
 
@@ -45,7 +45,7 @@ def results() -> dict[str, Any]:
 def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict[str, Any]) -> None:
     text = attack_summary(results)
     assert "3 of 4 attacks on" in text  # noise is no attack
-    assert "pgd@1, which is told" in text
+    assert "pgd@1, which is detected" in text
     assert "the style probe 61.0 (56.0–66.0), a detector trained on other attacks 83.0" in text
     assert "the best baseline (Squeezing) 88.0" in text
     assert "succeeds on 97.0 %, and lowers it to 55.0 (50.0–60.0)" in text

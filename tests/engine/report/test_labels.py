@@ -42,6 +42,19 @@ def test_two_backbones_cannot_have_one_label(fake: ModuleType) -> None:
         study_of({"name": "s", "backbones": [row, {"name": "control:statistics", "label": "A"}]})
 
 
+def test_one_adapter_under_two_paths_stays_two_backbones(fake: ModuleType) -> None:
+    results = fake.fake_results()
+    names = ["adapt:a/1a2b3c4d5e.safetensors", "adapt:b/1a2b3c4d5e.safetensors", "adapt:b/0000000000.safetensors"]
+    for name in names:
+        row = results["backbones"]["dinov2_vit_small"] | {
+            "adapter": {"backbone": "efficientnet_lite0", "method": "pisco"}
+        }
+        results["backbones"][name] = row
+    shown = labelled(results)
+    assert len(shown["backbones"]) == len(results["backbones"])
+    assert "efficientnet_lite0 + pisco (00000000)" in shown["backbones"]
+
+
 def test_layers_add_theirs_to_the_label() -> None:
     from substyle.engine.config import labels_of as of_choices
 
