@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.report.data import Results, dig, minus, networks, real, show, show_interval
-from substyle.engine.report.findings import MARGIN, listed, within_margin
+from substyle.engine.report.findings import MARGIN, across_generators, listed, within_margin
 
 Claim = dict[str, Any]
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
@@ -56,7 +56,10 @@ def _image_text_lead(results: Results) -> Claim:
     )
     left, right = _kinds(results, claim, "image_text")
     claim = _pairs_decide(results, claim, left, right, ("rotation", "styles"), +1)
-    claim["reasons"].append("all styles come from one generator, whose fingerprint a probe may learn")
+    crossed = across_generators(results, "linear", [*left, *right]).strip()
+    claim["reasons"].append(
+        crossed.rstrip(".") or "all styles come from one generator, whose fingerprint a probe may learn"
+    )
     every = _differences(results, "rotation", "accuracy", left, right)
     if every:
         claim["reasons"].append(f"over all transformations held out in turn: {_shown(every)}")
@@ -86,7 +89,7 @@ def _mlp_is_free(results: Results) -> Claim:
     absent += ["multi-task probes are missing for some backbones"] * any(ends is None for _, _, ends in costs)
     if found:
         _estimate(claim, found)
-        claim["reasons"].append(f"MLP minus linear: {_shown(found)}, on {len(found)} backbones")
+        claim["reasons"].append(f"MLP minus linear: {_shown(found)}, on {len(found)} backbone{'s' * (len(found) != 1)}")
     if absent:
         return _not_testable(claim, absent)
     free = {(name, task): within_margin(ends) for name, task, ends in costs}
@@ -94,7 +97,7 @@ def _mlp_is_free(results: Results) -> Claim:
     claim["reasons"].append(
         f"the shared probe is not shown to be equivalent within 1 point on {listed(apart)}"
         if apart
-        else f"the shared probe is equivalent to its twins within 1 point in both tasks on {len(names)} backbones"
+        else "the shared probe is equivalent to its twins within 1 point in both tasks for all backbones"
     )
     dearer = all(min(ends[1] for each, _, ends in costs if each == name) < -MARGIN for name in names)
     gain = _side(found, +1)

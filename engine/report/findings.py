@@ -11,7 +11,9 @@ from substyle.engine.report.data import Results, dig, head_name, heads, ordered,
 LEVEL = 0.05  # significance level after Holm's correction
 MARGIN = 0.01  # margin of equivalence
 # scores that generalise to unseen transformations: their intervals are over photographs and transformations
-GENERAL = frozenset({("coarse", "held_out"), ("coarse_rotation", "accuracy"), ("coarse_rotation", "styles")})
+GENERAL = frozenset(
+    {("coarse", "held_out"), ("coarse", "gap"), ("coarse_rotation", "accuracy"), ("coarse_rotation", "styles")}
+)
 _COMPARED = {"coarse_rotation": "rotation"}  # tasks with another name in comparisons
 
 
@@ -23,7 +25,6 @@ SCORES = (
     ("Class", "semantic", "clean"),
     ("Class, transformed", "semantic", "obfuscated"),
 )
-LEVEL = 0.05  # of significance, after Holm's correction
 
 
 def interval_key(scores: object, task: str, key: str) -> str:
@@ -240,7 +241,7 @@ def _new_styles(results: Results, head: str) -> Finding | None:
     text += f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of "
     text += f"{best.text(chance)}"
     seen, gap = dig(coarse, "seen"), dig(coarse, "gap")
-    gap_ci = dig(coarse, "gap_two_way_ci95") or dig(coarse, "gap_ci95")
+    gap_ci = dig(coarse, interval_key(coarse, "coarse", "gap"))
     if seen is not None and gap is not None:
         text += f", against {show(seen)}% on seen ones: a gap of {show(gap)} points"
         text += f" ({show_interval(gap_ci, 'points')})" if gap_ci else ""
@@ -285,7 +286,24 @@ def _in_turn(results: Results, head: str) -> Finding | None:
     if styles.trained:
         each = [f"{score.name} {score.short()}" for score in styles.scores]
         text += f" Painting styles only: {listed(each, _MOST_RANKS)}."
+    text += across_generators(results, head, [score.name for score in styles.scores])
     return Finding("In turn", text)
+
+
+def across_generators(results: Results, head: str, names: Sequence[str]) -> str:
+    """Accuracy on the styles of each generator by probes trained on those of the others; empty with one generator."""
+    each: dict[str, list[str]] = {}
+    for name in names:
+        for generator, row in (dig(results, "backbones", name, "coarse_rotation", head, "generators") or {}).items():
+            if (accuracy := dig(row, "accuracy")) is not None:
+                interval = show_interval(dig(row, "two_way_ci95"))
+                text = f"{name} {show(accuracy)}" + (f" ({interval})" if interval else "")
+                each.setdefault(generator, []).append(text)
+    return "".join(
+        f" Styles of the generator {generator}, by probes that have seen only those of another:"
+        f" {listed(rows, _MOST_RANKS)}."
+        for generator, rows in each.items()
+    )
 
 
 def _substance(results: Results, head: str) -> Finding | None:

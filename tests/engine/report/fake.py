@@ -169,6 +169,7 @@ class _Maker:
             "held_out_two_way_ci95": self.interval(held_out, 0.1) if held_out is not None else None,
             "gap": seen - held_out if held_out is not None else None,
             "gap_ci95": [seen - held_out - 0.024, seen - held_out + 0.024] if held_out is not None else None,
+            "gap_two_way_ci95": [seen - held_out - 0.11, seen - held_out + 0.11] if held_out is not None else None,
             "by_transformation": by,
             "confusion": self.confusion(self.coarse, accuracy, {c: c for c in self.coarse}),
             **self.training(seen),

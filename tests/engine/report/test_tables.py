@@ -117,7 +117,7 @@ def test_numbers_come_from_their_places(fake: ModuleType) -> None:
 
     overview = row_of(tables.overview(results), "dinov2_vit_small", "mlp")
     assert overview["style"] == (backbone["fine"]["mlp"]["accuracy"], *backbone["fine"]["mlp"]["ci95"])
-    assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_ci95"])
+    assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_two_way_ci95"])
     assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]
     style = row_of(tables.per_transformation(results), "dinov2_vit_small", "swirl")
     assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
