@@ -399,13 +399,18 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     return plan
 
 
+_CANDIDATES = 8  # photographs read per photograph of the gallery
+
+
 def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:
-    """Draw variants of a few photographs of the store, chosen by the seed, for the report."""
+    """Draw variants of a few photographs of the store, the most detailed of a seeded choice, for the report."""
     quarantined = store_facts(store).quarantined
     valid = set(store.manifest().keys) - set(quarantined)
     valid_records = [record for record in source.records if record.key in valid]
     order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in valid_records]))
-    chosen = list(islice(_readable(valid_records[i] for i in order.tolist()), study.gallery))
+    candidates = list(islice(_readable(valid_records[i] for i in order.tolist()), _CANDIDATES * study.gallery))
+    # photographs with much detail compress badly, and show what transformations do
+    chosen = sorted(candidates, key=lambda record: len(record.read()), reverse=True)[: study.gallery]
     if chosen:
         stages.gallery(store, chosen, out, study.settings(), threads=study.embed.cores)
 
