@@ -147,7 +147,7 @@ def styles(names: Sequence[str], side: int) -> Work:
         generator = (
             networks.multistyle_generator([networks.MULTISTYLE[name] for name in its])
             if network == style.MULTISTYLE
-            else networks.arbitrary_generator(np.zeros(_STYLE_VECTOR, np.float32))
+            else networks.arbitrary_generator(np.zeros((len(its), _STYLE_VECTOR), np.float32))
         )
         made = networks.DeviceStyles(generator, its, side=side, precision="bf16", device=META, mode="off")
         with counter, dispatch.watched(counter.triton):

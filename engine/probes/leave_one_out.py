@@ -1,4 +1,5 @@
-"""Leave-one-out evaluation: linear coarse probes with each transformation, or random sets, held out.
+"""Leave-one-out evaluation: linear coarse probes with each transformation, all styles of a generator, or random sets
+held out.
 
 All probes are fitted at once, with the C selected for the suite's own held-out transformations. The only transformation
 of a coarse class cannot be held out.
@@ -23,6 +24,7 @@ from substyle.engine.probes.tasks import I64, Task, coarse_task
 from substyle.engine.probes.trainer import AGREEMENT
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
+from substyle.pipelines.transforms.style import by_generator
 
 F64 = NDArray[np.float64]
 STYLE = "style"  # coarse class of painting styles
@@ -35,6 +37,9 @@ class LeaveOneOut:
     Attributes:
         score_TN: scores of each transformation by the probe trained without it; NaN for those never held out.
         turned: transformations that were held out.
+        by_generator_TN: scores of the styles of each generator by the probe trained without any of them; NaN for
+            others.
+        generators: styles by generator; empty with fewer than two.
         redrawn_R: accuracy on the held-out transformations of each random set, all coarse classes weighted equally.
         redrawn: number of transformations per random set.
         fit: certificates of all probes.
@@ -44,6 +49,8 @@ class LeaveOneOut:
 
     score_TN: NDArray[np.float32]
     turned: I64
+    by_generator_TN: NDArray[np.float32]
+    generators: dict[str, list[int]]
     redrawn_R: list[float]
     redrawn: int
     fit: Fit
@@ -113,7 +120,11 @@ def rotate(
     """
     table = features.held.table
     turned = held_out_in_turn(task)
-    sets = [turned[k : k + 1] for k in range(len(turned))] + redrawn_sets(table, task, redraws, config.seed)
+    generators = by_generator(table.transformations)
+    together = [np.array(own, np.int64) for own in generators.values()]
+    sets = [turned[k : k + 1] for k in range(len(turned))] + together
+    chosen = len(sets)  # not by chance
+    sets += redrawn_sets(table, task, redraws, config.seed)
     seen = [np.setdiff1d(task.train_T, held) for held in sets]
     weight_KT = np.stack([variant_weights(task, seen_T) for seen_T in seen])
     few = task.val_N[: max(1, config.validation_rows // len(task.train_T))]
@@ -140,16 +151,17 @@ def rotate(
         difference = float(max(validated(fit) - before, key=abs))
         if abs(difference) <= AGREEMENT or not fit.converged_K.all():
             break
-    score_TN = np.full((len(table.transformations), len(images)), np.nan, np.float32)
+    score_TN, by_generator_TN = np.full((2, len(table.transformations), len(images)), np.nan, np.float32)
     redrawn: list[float] = []
     for k, held in enumerate(sets):
-        if k < len(turned):
+        if k < chosen:
             own = replace(task, score_T=held)
             scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
-            score_TN[held] = scored.mean_TN[held]
+            (score_TN if k < len(turned) else by_generator_TN)[held] = scored.mean_TN[held]
         else:
             redrawn += _scored(features, task, held, fit, k, images)
-    return LeaveOneOut(score_TN, turned, redrawn, len(sets[-1]) if redraws else 0, fit, difference)
+    held_out = len(sets[-1]) if redraws else 0
+    return LeaveOneOut(score_TN, turned, by_generator_TN, generators, redrawn, held_out, fit, difference)
 
 
 def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
@@ -165,15 +177,21 @@ def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images:
 def report_rotation(
     table: EmbeddingTable, rotation: LeaveOneOut, config: ProbeConfig, group_N: I64 | None
 ) -> dict[str, Any]:
-    """Entry of results.json: means over all transformations held out in turn, and over the styles."""
+    """Entry of results.json: means over all transformations held out in turn, over the styles, and over the styles of
+    each generator with all of them held out."""
     count = len(table.transformations)
     judged = Judged(resample(rotation.score_TN, config.bootstrap, config.seed, group_N), None)
     styles = [t for t in rotation.turned if table.coarse[t] == STYLE]
     each = {table.transformations[t]: judged.resampled.one(t) for t in rotation.turned}
+    crossed = Judged(resample(rotation.by_generator_TN, config.bootstrap, config.seed, group_N), None)
+    generators = {
+        name: crossed.numbers("accuracy", uniform_over(own, count)) for name, own in rotation.generators.items()
+    }
     return {
         **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
         **judged.numbers("styles", uniform_over(styles, count)),
         "by_transformation": {name: {"accuracy": one.number, "ci95": one.ci95} for name, one in each.items()},
+        **({"generators": generators} if generators else {}),
         **rotation.describe(config.tolerance),
     }
 

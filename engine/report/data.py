@@ -126,7 +126,13 @@ _TRAINED: dict[str, Shape] = {
     "confusion": _confusion,
 }
 _SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS, "by_severity": _curves}}
-_GROUPED: Shape = {"*": {**_TRAINED, "by_transformation": {"*": {"accuracy": _number, "ci95": _interval}}}}
+_GROUPED: Shape = {
+    "*": {
+        **_TRAINED,
+        "by_transformation": {"*": {"accuracy": _number, "ci95": _interval}},
+        "generators": {"*": _TRAINED},
+    }
+}
 _TASKS: dict[str, Shape] = {"fine": _number, "fine_ci95": _interval, "semantic": _number, "semantic_ci95": _interval}
 _MEASURES = ("task", "control", "selectivity", "memorised", "bits", "compression", "uniform", "needed", "expected")
 _MEASURED: dict[str, Shape] = {

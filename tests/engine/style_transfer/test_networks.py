@@ -21,10 +21,11 @@ from substyle.engine.style_transfer.networks import (
     model_bytes,
     multistyle_generator,
     networks_for,
+    picture_of,
     style_picture,
     style_vector,
 )
-from substyle.kernels.errors import ConfigError
+from substyle.kernels.errors import ConfigError, SubstyleError
 
 openvino = pytest.importorskip("openvino")
 
@@ -110,7 +111,7 @@ def test_results_outlive_the_next_call() -> None:
 
 def test_styles_are_strong_and_differ() -> None:
     x = photographs(2)
-    made = {"identity": x, **network()(x), **network(ARBITRARY)(x)}
+    made = {"identity": x, **network()(x), **network(("style_arbitrary", "style_tissue"))(x)}
     pictures = torch.stack(list(made.values())).float()
     for i in range(len(pictures)):
         for j in range(i):
@@ -123,9 +124,9 @@ def test_arbitrary_style_is_its_published_model() -> None:
     vector = style_vector(style_picture())
     image = (x.numpy() / np.float32(255)).astype(np.float32)
     expected = 255.0 * np.asarray(compiled("arbitrary_transform", 384)([image, vector.reshape(1, 1, 1, 100)])[0])[0]
-    made = StyleNetwork(ARBITRARY, batch=1, side=384, threads=1, precision="fp32")(x)[ARBITRARY[0]][0].numpy()
-    assert np.abs(made - expected).mean() < 0.51
-    assert np.abs(made - expected).max() < 1.0
+    made = StyleNetwork(["style_arbitrary"], batch=1, side=384, threads=1, precision="fp32")(x)["style_arbitrary"][0]
+    assert np.abs(made.numpy() - expected).mean() < 0.51
+    assert np.abs(made.numpy() - expected).max() < 1.0
 
 
 def test_style_picture_is_fixed() -> None:
@@ -136,12 +137,19 @@ def test_style_picture_is_fixed() -> None:
     assert picture.reshape(-1, 3).std(axis=0).min() > 40
 
 
+def test_another_picture_of_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert picture_of("style_bricks").shape == (256, 256, 3)
+    monkeypatch.setitem(ARBITRARY, "style_bricks", ("gravel.png", ARBITRARY["style_bricks"][1]))
+    with pytest.raises(SubstyleError, match=r"style_bricks.*another gravel\.png"):
+        picture_of("style_bricks")
+
+
 def test_only_what_a_suite_needs_is_compiled() -> None:
     assert networks_for(["identity", "swirl"], side=SIDE) == {}
     networks = networks_for(["swirl", "style_wave", "style_glass"], side=SIDE, batch=1, threads=1)
     assert list(networks) == ["multistyle"]
     assert list(networks["multistyle"](photographs(1))) == ["style_wave", "style_glass"]
-    assert list(networks_for(ARBITRARY, side=SIDE, batch=1, threads=1)) == ["arbitrary"]
+    assert list(networks_for(["style_gravel"], side=SIDE, batch=1, threads=1)) == ["arbitrary"]
 
 
 def test_the_order_of_styles_does_not_change_a_style() -> None:

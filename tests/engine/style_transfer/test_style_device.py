@@ -12,7 +12,7 @@ from tests.engine.style_transfer.test_networks import SIDE, network, photographs
 
 from substyle.engine.style_transfer import graphs, networks
 from substyle.engine.style_transfer.graphs import StyleModule
-from substyle.engine.style_transfer.networks import ARBITRARY, MULTISTYLE, DeviceStyles, generator_for, networks_for
+from substyle.engine.style_transfer.networks import MULTISTYLE, DeviceStyles, generator_for, networks_for
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,7 +25,7 @@ def in_torch(names: tuple[str, ...], precision: Any = "fp32", piece: int = 2) ->
     )
 
 
-@pytest.mark.parametrize("names", [tuple(MULTISTYLE), ARBITRARY])
+@pytest.mark.parametrize("names", [tuple(MULTISTYLE), ("style_arbitrary", "style_tissue")])
 def test_the_pictures_of_the_onnx_graph(names: tuple[str, ...]) -> None:
     pytest.importorskip("openvino")
     x = photographs(3)
