@@ -35,7 +35,7 @@ def extractability(results: Results) -> Table:
         Column("memorised", "Memorised", interval=True),
         Column("bits", "Bits per label", "number", interval=True),
         Column("compression", "Compression", "number", interval=True),
-        Column("needed", "For 90 %", "count", interval=True),
+        Column("needed", "For 90%", "count", interval=True),
         *(Column("shuffled", "Shuffled"), Column("by_chance", "By chance", interval=True)),
         Column("converged", "Converged", "text"),
     )
@@ -248,7 +248,7 @@ def complexity_summary(rows: Mapping[str, Any]) -> str:
             continue
         row = rows[name]
         size = f"{architecture(name)}, {show(dig(row, f'{task}_parameters'), 'count')} parameters"
-        text = f"{what}: validation selects {size}, {show(row[task])} % on test photographs"
+        text = f"{what}: validation selects {size}, {show(row[task])}% on test photographs"
         difference = scored(row, f"{task}_difference")
         if name != LINEAR and difference is not None:
             low_high = show_interval(dig(row, f"{task}_difference_ci95"), "points") or "no interval"

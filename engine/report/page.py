@@ -237,6 +237,7 @@ def environment() -> Environment:
         "soft": soft,
         "percent": percent,
         "plain": plain,
+        "brief": brief,
         "head_name": head_name,
     }
     made.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
@@ -273,6 +274,11 @@ def plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
     return "–" if value is None else str(value)
+
+
+def brief(value: float | None) -> str:
+    """Format a measured number with three significant digits, or as a whole number from 100."""
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

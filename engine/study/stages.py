@@ -345,7 +345,7 @@ def assemble(
         "backbones": {
             entry.name: _backbone(entry, outcomes.get(entry.name), analyses.get(entry.name, {}))
             | {key: part[entry.name] for key, part in parts.items() if part.get(entry.name)}
-            | {"cost": _cost(store, entry, len(table.keys), names, spent[entry.name])}
+            | {"cost": _cost(store, entry, names, spent[entry.name])}
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
@@ -385,17 +385,15 @@ def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) 
     return float((finished.seconds_R * share[finished.made_R]).sum()) if len(share) else 0.0
 
 
-def _cost(
-    store: EmbeddingStore, entry: BackboneEntry, images: int, names: Sequence[str], seconds: float
-) -> dict[str, float]:
-    """Cost of a backbone's embeddings: device hours, embeddings per second, stored bytes.
+def _cost(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], seconds: float) -> dict[str, float]:
+    """Cost of a backbone's embeddings: device hours and stored bytes.
 
     The time of a pass, including decoding and variants, is divided equally among its backbones. Imported embeddings
     have only the bytes.
     """
     cost: dict[str, float] = {"store_bytes": store.stored_bytes(entry, names)}
     if seconds:
-        cost |= {"device_hours": seconds / 3600, "embeddings_per_s": images * len(names) / seconds}
+        cost["device_hours"] = seconds / 3600
     return cost
 
 

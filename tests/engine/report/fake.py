@@ -347,7 +347,7 @@ def fake_results(
                 "images": 32,
                 "threshold": 0.999,
             },
-            "cost": {"embeddings_per_s": 71.0, "device_hours": 0.194, "store_bytes": 126_976_000},
+            "cost": {"device_hours": 0.194, "store_bytes": 126_976_000},
             "fine": {h: maker.fine(min(style + 0.02 * (h == "mlp"), 1.0)) for h in heads},
             "coarse": {h: maker.coarse_task(min(style + 0.01 * (h == "mlp"), 1.0)) for h in heads},
             "coarse_rotation": {h: maker.rotation(style) for h in heads[:1]} if len(suite) > 2 else None,
