@@ -164,13 +164,14 @@ class BackboneChoice:
 
     name: str
     """Name, such as ``mae:base`` or ``timm:vit_base_patch16_224.mae``; ``substyle backbones`` lists them. The name of
-    several layers, such as ``mae:base@layer=0..11``, is a backbone for each, computed in one pass."""
+    several layers or modules, such as ``mae:base@layer=0..11``, is a backbone for each, computed in one pass."""
     checkpoint: LocalPath | None = None
     """Local file with the weights."""
     precision: BackbonePrecision | None = None
     """Overrides ``embed.precision``."""
     label: Annotated[str, Field(min_length=1, max_length=80)] | None = None
-    """Shown in place of the name in the report, such as ``CLIP ViT-B/16``. Layers add ``@layer=<index>`` to it."""
+    """Shown in place of the name in the report, such as ``CLIP ViT-B/16``. Each of several layers adds
+    ``@layer=<index>`` to it."""
 
     @property
     def names(self) -> list[str]:
@@ -178,13 +179,16 @@ class BackboneChoice:
         return expand(self.name)
 
 
+_PLACE = re.compile(r"\b(?:layer|module)=[^,]+")
+
+
 def labels_of(choices: Sequence[BackboneChoice]) -> dict[str, str]:
     """Return the labels of backbones that have one, by name. Raises ConfigError if two have the same."""
     found: dict[str, str] = {}
     for choice in (choice for choice in choices if choice.label):
         for name in choice.names:
-            layer = "" if name == choice.name else "@" + name[name.index("layer=") :].split(",")[0]
-            found[name] = f"{choice.label}{layer}"
+            options = "" if name == choice.name else "@" + ",".join(_PLACE.findall(name.rpartition("@")[2]))
+            found[name] = f"{choice.label}{options}"
     if len(set(found.values())) < len(found):
         raise ConfigError("label", ", ".join(found.values()), "a different label for each backbone")
     return found
@@ -339,6 +343,8 @@ class Study:
     """Adversarial attacks on the backbones, and their detection."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
     """Other photographs of the same classes, by name: folders or any other source."""
+    corruptions: str = ""
+    """Suite, such as ``imagenet_c@3``, in which test photographs are embedded as a further shift."""
     domains: dict[str, PathOrAddress] = field(default_factory=dict)
     """Photographs of other domains, by name. Each is embedded in all transformations; linear probes of every domain are
     scored on every other."""

@@ -173,13 +173,16 @@ def tensors_hash(state: dict[str, torch.Tensor]) -> str:
 TOKENS = "tokens"
 POOLS = ("cls", "avg", "max", "map", "none", TOKENS)
 HEADS = ("projection", "none")
+BLOCK = "block"
+MODULES = (BLOCK, "attention", "ffn")
 ALLOWED = (
-    f"@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8), pool={'|'.join(POOLS)}, "
+    "@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8), "
+    f"module={'|'.join(MODULES)} with layer (or several: attention:ffn), pool={'|'.join(POOLS)}, "
     f"tokens=<side of a grid>, head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, "
     "<red>:<green>:<blue>)"
 )
 # paths may contain an @, so options must be plain words and numbers up to the end
-_OPTION = "[a-z]+=(?:[a-z0-9-]*|[0-9.:-]+)"
+_OPTION = "[a-z]+=(?:[a-z0-9-]*|[a-z]+(?::[a-z]+)+|[0-9.:-]+)"
 _OPTIONS = re.compile(f"(?P<model>.+)@(?P<options>{_OPTION}(?:,{_OPTION})*)")
 _LEVEL = re.compile(r"[01]|[01]?\.[0-9]+")
 
@@ -197,6 +200,7 @@ class Readout:
         head: ``projection``, or ``none`` for the features before it. None: the family's default.
         mean, std: normalisation of RGB in [0, 1]. None: that stated by the library or preset of the weights.
         tokens: side g of the grid that the patches are averaged to, without the class token. None: all tokens.
+        module: branch of the block: ``attention`` or ``ffn``, what it adds to the residual stream. None: the block.
     """
 
     layer: int | None = None
@@ -205,11 +209,12 @@ class Readout:
     mean: RGB | None = None
     std: RGB | None = None
     tokens: int | None = None
+    module: str | None = None
 
     @property
     def place(self) -> Readout:
         """The readout without its normalisation."""
-        return Readout(self.layer, self.pool, self.head, tokens=self.tokens)
+        return Readout(self.layer, self.pool, self.head, tokens=self.tokens, module=self.module)
 
     @property
     def levels(self) -> dict[str, RGB]:
@@ -224,24 +229,33 @@ class Readout:
 
 WHOLE = Readout()
 _LAYERS = re.compile(r"([@,]layer=)(-?[0-9]{1,4})(?:\.\.(-?[0-9]{1,4})|((?::-?[0-9]{1,4})+))(?=,|$)")
+_MODULES = re.compile(r"([@,]module=)([a-z]+(?::[a-z]+)+)(?=,|$)")
 
 
 def expand(name: str) -> list[str]:
     """Return the names of single layers in the name of several, such as ``mae:base@layer=0..11`` or ``…@layer=2:5:8``.
 
-    A name without several layers is returned alone. Raises ConfigError for fewer than two layers, a repeated layer, or
-    a range from a negative index, which counts from the end, to another.
+    Several modules, ``…@layer=0..11,module=attention:ffn``, are expanded for every layer. A name without several is
+    returned alone. Raises ConfigError for fewer than two layers, a repeated layer or module, or a range from a negative
+    index, which counts from the end, to another.
     """
-    found = _LAYERS.search(name)
-    if found is None or _OPTIONS.fullmatch(name) is None:
+    if _OPTIONS.fullmatch(name) is None:
         return [name]
-    first, last, more = found[2], found[3], found[4]
-    layers = list(range(int(first), int(last) + 1)) if last else [int(each) for each in (first + more).split(":")]
-    crosses = last and int(first) < 0 <= int(last)
-    if len(layers) < 2 or len(set(layers)) < len(layers) or crosses:
-        allowed = "layer=<index>, <first>..<last> with both from the same end, or different layers as 2:5:8"
-        raise ConfigError(f"backbone {name}", found[0].strip("@,"), allowed)
-    return [f"{name[: found.start()]}{found[1]}{layer}{name[found.end() :]}" for layer in layers]
+    names = [name]
+    if found := _LAYERS.search(name):
+        first, last, more = found[2], found[3], found[4]
+        layers = list(range(int(first), int(last) + 1)) if last else [int(each) for each in (first + more).split(":")]
+        crosses = last and int(first) < 0 <= int(last)
+        if len(layers) < 2 or len(set(layers)) < len(layers) or crosses:
+            allowed = "layer=<index>, <first>..<last> with both from the same end, or different layers as 2:5:8"
+            raise ConfigError(f"backbone {name}", found[0].strip("@,"), allowed)
+        names = [f"{name[: found.start()]}{found[1]}{layer}{name[found.end() :]}" for layer in layers]
+    if found := _MODULES.search(name):
+        modules = found[2].split(":")
+        if len(set(modules)) < len(modules):
+            raise ConfigError(f"backbone {name}", found[0].strip("@,"), "different modules")
+        names = [_MODULES.sub(rf"\g<1>{module}", each) for each in names for module in modules]
+    return names
 
 
 def has_options(rest: str) -> bool:
@@ -266,6 +280,7 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
             "pool": value in POOLS,
             "head": value in HEADS,
             "layer": bool(re.fullmatch("-?[0-9]{1,4}", value)),
+            "module": value in MODULES,
             "tokens": bool(re.fullmatch("[1-9][0-9]{0,2}", value)),
             "mean": _rgb(value) is not None,
             "std": min(_rgb(value) or (0.0,)) > 0.0,
@@ -274,6 +289,9 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
             raise ConfigError(f"backbone {name}", option, ALLOWED + ", each once")
         given[key] = value
     layer = int(given["layer"]) if "layer" in given else None
+    if layer is None and "module" in given:
+        raise ConfigError(f"backbone {name}", f"module={given['module']} without layer", ALLOWED)
+    module = given["module"] if given.get("module", BLOCK) != BLOCK else None
     mean, std = (_rgb(given[key]) if key in given else None for key in ("mean", "std"))
     tokens = int(given["tokens"]) if "tokens" in given else None
     pool = given.get("pool", TOKENS if tokens else None)
@@ -285,7 +303,7 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
         raise ConfigError(
             f"backbone {name}", "head=projection of tokens", "tokens without head; they are not projected"
         )
-    return found["model"], Readout(layer, pool, given.get("head"), mean, std, tokens)
+    return found["model"], Readout(layer, pool, given.get("head"), mean, std, tokens, module)
 
 
 def _rgb(text: str) -> RGB | None:

@@ -16,27 +16,92 @@ from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.spec import TOKENS, Backbone, Readout
 from substyle.kernels.errors import ConfigError
 
+Block = tuple[torch.Tensor, torch.Tensor | None]
+Place = tuple[int, str, str | None]
+# of every block of a ViT: modules whose outputs are added to the residual stream, after layer scale
+_BRANCHES = (
+    {"attention": "drop_path1", "ffn": "drop_path2"},  # timm
+    {"attention": "ls_1", "ffn": "ls_2"},  # OpenCLIP
+)
+
+
+class _Kept:
+    """A forward hook that keeps the last output of a module. An object, so that copies of a network keep their own."""
+
+    out: torch.Tensor | None = None
+
+    def __call__(self, module: nn.Module, inputs: object, out: torch.Tensor) -> None:
+        self.out = out
+
+    def pop(self) -> torch.Tensor:
+        """Return the output and release it."""
+        out, self.out = self.out, None
+        assert out is not None
+        return out
+
+
+def _stack(network: Any) -> Sequence[nn.Module]:  # noqa: ANN401
+    """The blocks of a ViT; empty for other networks, such as hierarchical ones."""
+    if hasattr(network, "num_prefix_tokens"):  # timm
+        return getattr(network, "blocks", ())
+    return getattr(getattr(network, "transformer", None), "resblocks", ())
+
+
+def _branch(network: Any, index: int, branch: str) -> nn.Module | None:  # noqa: ANN401
+    """The module whose output is a branch of a block; None if the network has no such branches."""
+    stack = _stack(network)
+    for names in _BRANCHES:
+        if index < len(stack) and all(hasattr(block, each) for block in stack for each in names.values()):
+            found: nn.Module = getattr(stack[index], names[branch])
+            return found
+    return None
+
 
 class PooledBlocks(nn.Module):
-    """The outputs of blocks, pooled and concatenated.
+    """The outputs of blocks or of their branches, pooled and concatenated.
 
     Args:
         network: a network with `forward_intermediates`, as in timm and OpenCLIP.
-        places: index and pooling of each block: ``cls``, ``avg``, ``max`` or ``tokens``.
+        places: of each output the index of the block, the pooling (``cls``, ``avg``, ``max`` or ``tokens``) and the
+            branch: ``attention``, ``ffn`` or None for the block.
         grid: side of the grid that tokens are averaged to, 0 for all tokens.
         tokens: number of tokens of one block, 0 for pooled blocks.
     """
 
-    def __init__(self, network: nn.Module, places: Sequence[tuple[int, str]], grid: int = 0, tokens: int = 0) -> None:
+    def __init__(self, network: nn.Module, places: Sequence[Place], grid: int = 0, tokens: int = 0) -> None:
         super().__init__()
         self.network, self.places, self.grid, self.tokens = network, tuple(places), grid, tokens
+        self.kept: dict[tuple[int, str], _Kept] = {}
+        for index, _, branch in self.places:
+            if branch is not None:
+                self.kept[index, branch] = self._hook(index, branch)
+
+    def _hook(self, index: int, branch: str) -> _Kept:
+        """The hook on a branch, registered once for all readers of the network."""
+        module = _branch(self.network, index, branch)
+        assert module is not None
+        hooks = [hook for hook in module._forward_hooks.values() if isinstance(hook, _Kept)] or [_Kept()]
+        if hooks[0] not in module._forward_hooks.values():
+            module.register_forward_hook(hooks[0])
+        return hooks[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, side, side) float32 to (B, D), D being the sum over blocks."""
-        indices = sorted({index for index, _ in self.places})
-        found = dict(zip(indices, intermediates(self.network, x, indices), strict=True))
-        pooled = [_pool(*found[index], pool, self.grid) for index, pool in self.places]
+        """(B, 3, side, side) float32 to (B, D), D being the sum over places."""
+        indices = sorted({index for index, _, _ in self.places})
+        found: dict[tuple[int, str | None], Block] = {
+            (index, None): each for index, each in zip(indices, intermediates(self.network, x, indices), strict=True)
+        }
+        for (index, branch), kept in self.kept.items():
+            found[index, branch] = _as_block(kept.pop(), *found[index, None])
+        pooled = [_pool(*found[index, branch], pool, self.grid) for index, pool, branch in self.places]
         return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+
+
+def _as_block(tokens_BPD: torch.Tensor, map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None) -> Block:
+    """The output of a branch as a map and prefix tokens, like the output of its block."""
+    first = tokens_BPD.shape[1] - math.prod(map_BDHW.shape[2:])
+    branch_BDHW = tokens_BPD[:, first:].transpose(1, 2).reshape(map_BDHW.shape)
+    return branch_BDHW, None if prefix_BPD is None else tokens_BPD[:, :first]
 
 
 def _pool(map_BDHW: torch.Tensor, prefix_BPD: torch.Tensor | None, pool: str, grid: int = 0) -> torch.Tensor:
@@ -200,27 +265,25 @@ def block(name: str, network: nn.Module, readout: Readout, *, side: int, own: st
     if not hasattr(network, "forward_intermediates"):
         raise ConfigError(f"backbone {name}", f"layer={readout.layer}", "no layer; this network does not expose blocks")
     found = _all_blocks(network, side)
-    index, pool = _place(name, found, readout, own)
+    place = _place(name, network, found, readout, own)
     grid = readout.tokens or 0
-    _, count = _width(name, found[index], pool, grid)
-    described = _placed(index, _described(pool, grid, count), len(found))
-    return PooledBlocks(network, [(index, pool)], grid, count), described
+    _, count = _width(name, found[place[0]], place[1], grid)
+    return PooledBlocks(network, [place], grid, count), _placed(place, grid, count, len(found))
 
 
-Blocks = list[tuple[torch.Tensor, torch.Tensor | None]]
-
-
-def _all_blocks(network: nn.Module, side: int) -> Blocks:
+def _all_blocks(network: nn.Module, side: int) -> list[Block]:
     with torch.no_grad():
         return intermediates(network, _blank(network, side), None)
 
 
-def _placed(index: int, pool: str, count: int) -> str:
-    return f"{pool}, block {index} of 0 to {count - 1}"
+def _placed(place: Place, grid: int, count: int, depth: int) -> str:
+    index, pool, branch = place
+    return f"{_described(pool, grid, count)}, {f'{branch} of ' if branch else ''}block {index} of 0 to {depth - 1}"
 
 
-def _place(name: str, found: Blocks, readout: Readout, own: str | None) -> tuple[int, str]:
-    """Index and pooling of a block. Raises ConfigError if the network has no such block, or the block no such pooling.
+def _place(name: str, network: nn.Module, found: list[Block], readout: Readout, own: str | None) -> Place:
+    """Index, pooling and branch of a block. Raises ConfigError if the network has no such block, or the block no such
+    pooling or branch.
 
     Args:
         found: outputs of all blocks.
@@ -235,7 +298,12 @@ def _place(name: str, found: Blocks, readout: Readout, own: str | None) -> tuple
     allowed = ("cls", "avg", "max", TOKENS) if has_class else ("avg", "max", TOKENS)
     if pool not in allowed:
         raise ConfigError(f"backbone {name}", f"pool={pool} of block {index}", ", ".join(allowed))
-    return index, pool
+    if readout.module is not None and (
+        len(_stack(network)) != count or _branch(network, index, readout.module) is None
+    ):
+        modules = "block; only ViTs of timm and OpenCLIP whose blocks have two branches in sequence have others"
+        raise ConfigError(f"backbone {name}", f"module={readout.module}", modules)
+    return index, pool, readout.module
 
 
 def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Backbone:
@@ -244,7 +312,8 @@ def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Back
     Args:
         name: name of all of them.
         first: the backbone of the first block.
-        readouts: readout of each block, by the name of its backbone, the first included. Only their layers differ.
+        readouts: readout of each block, by the name of its backbone, the first included. Only their layers and modules
+            differ.
 
     Raises:
         ConfigError: the network has no such block, a block is named twice, or the backbone is not a block.
@@ -254,14 +323,14 @@ def several(name: str, first: Backbone, readouts: Mapping[str, Readout]) -> Back
     if not isinstance(module, Preprocessed) or not isinstance(read, PooledBlocks):
         raise ConfigError(f"backbone {name}", next(iter(readouts)), "blocks of a network")
     found = _all_blocks(read.network, first.spec.input_side)
-    ((_, pool),) = read.places
-    places = [_place(one, found, replace(at, pool=pool), None) for one, at in readouts.items()]
+    ((_, pool, _),) = read.places
+    places = [_place(one, read.network, found, replace(at, pool=pool), None) for one, at in readouts.items()]
     if len(set(places)) < len(places):
-        raise ConfigError(f"backbone {name}", ", ".join(str(index) for index, _ in places), "different layers")
+        raise ConfigError(f"backbone {name}", ", ".join(str(index) for index, *_ in places), "different layers")
     members = []
-    for one, (index, _) in zip(readouts, places, strict=True):
-        dim, count = _width(one, found[index], pool, read.grid)
-        placed = _placed(index, _described(pool, read.grid, count), len(found))
+    for one, place in zip(readouts, places, strict=True):
+        dim, count = _width(one, found[place[0]], pool, read.grid)
+        placed = _placed(place, read.grid, count, len(found))
         members.append(replace(first.spec, name=one, dim=dim, pooling=placed, tokens=count))
     whole = copy(module)
     whole._modules = {"network": PooledBlocks(read.network, places, read.grid)}

@@ -49,6 +49,11 @@ def compiled(name: str) -> CompiledBackbone:
         ("timm:m.tag@layer=0..2,pool=avg", [f"timm:m.tag@layer={i},pool=avg" for i in range(3)]),
         ("timm:m@pool=max,layer=-2..-1", ["timm:m@pool=max,layer=-2", "timm:m@pool=max,layer=-1"]),
         ("mae:base@layer=2:5:-1", ["mae:base@layer=2", "mae:base@layer=5", "mae:base@layer=-1"]),
+        (
+            "timm:m@layer=0:2,module=block:ffn",
+            [f"timm:m@layer={i},module={module}" for i in (0, 2) for module in ("block", "ffn")],
+        ),
+        ("timm:m@module=attention:ffn,layer=3", ["timm:m@module=attention,layer=3", "timm:m@module=ffn,layer=3"]),
         ("onnx:folder@layer=0..2/model.onnx", ["onnx:folder@layer=0..2/model.onnx"]),
     ],
 )
@@ -56,11 +61,11 @@ def test_names_of_several_layers(name: str, names: list[str]) -> None:
     assert expand(name) == names
 
 
-@pytest.mark.parametrize("layers", ["2..1", "1..1", "3:3", "-1..1"])
+@pytest.mark.parametrize("layers", ["2..1", "1..1", "3:3", "-1..1", "1,module=ffn:ffn"])
 def test_fewer_than_two_layers_and_ranges_across_the_end_are_refused(layers: str) -> None:
     with pytest.raises(ConfigError) as caught:
         expand(f"timm:m@layer={layers}")
-    assert f"layer={layers}" in str(caught.value)
+    assert f"layer={layers}" in str(caught.value) or "module=ffn:ffn" in str(caught.value)
 
 
 @pytest.mark.parametrize("layers", ["1..", "..2", "1..x", "1:", "1;2"])
@@ -71,7 +76,15 @@ def test_other_layers_are_options_that_no_family_has(layers: str) -> None:
         registry.load(name, CONTEXT)
 
 
-@pytest.mark.parametrize("name", [f"{VIT}@layer=0:2:-1,pool=avg", f"{VIT}@layer=0..3", f"{RESNET}@layer=0..4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{VIT}@layer=0:2:-1,pool=avg",
+        f"{VIT}@layer=0..3",
+        f"{VIT}@layer=1:3,module=ffn:attention:block",
+        f"{RESNET}@layer=0..4",
+    ],
+)
 def test_a_pass_gives_what_each_layer_gives_alone(name: str) -> None:
     whole = registry.load_all(name, CONTEXT)
     apart = [registry.load(each, CONTEXT) for each in expand(name)]
@@ -97,7 +110,7 @@ def test_layers_that_do_not_exist_are_refused_by_name() -> None:
 
 def test_facts_of_a_pass_are_those_of_each_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
-    name = f"{VIT}@layer=0..1"
+    name = f"{VIT}@layer=0,module=block:ffn"
     layers = compiled(name)
     assert layers.names == expand(name) == [facts["name"] for facts in layers.describe()]
     assert {facts["runtime"]["computed_with"] for facts in layers.describe()} == {name}

@@ -54,6 +54,8 @@ def read(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
         ("m", ("m", Readout())),
         ("m.tag@layer=6,pool=avg", ("m.tag", Readout(6, "avg"))),
         ("m@layer=-1", ("m", Readout(-1))),
+        ("m@layer=2,module=ffn", ("m", Readout(2, module="ffn"))),
+        ("m@layer=2,module=block", ("m", Readout(2))),
         ("arch/tag@head=projection", ("arch/tag", Readout(head="projection"))),
         ("arch//data/a@b/w.pt", ("arch//data/a@b/w.pt", Readout())),
         ("arch//data/a@x=1/w.pt", ("arch//data/a@x=1/w.pt", Readout())),
@@ -71,6 +73,7 @@ def test_options_of_a_name(rest: str, expected: tuple[str, Readout]) -> None:
     "option",
     [
         *("layr=3", "layer=x", "layer=", "pool=mean", "pool=avg,pool=avg", "head=text"),
+        *("module=mlp", "layer=1,module=ffn:mlp", "module=ffn"),
         *("mean=", "mean=124", "mean=1.5", "mean=0.1:0.2", "mean=avg", "std=0", "std=0.2:0:0.2", "std=0.5,std=0.5"),
     ],
 )
@@ -93,6 +96,52 @@ def test_a_block_of_a_vit(weights: dict[str, Path], layer: int, pool: str) -> No
     torch.testing.assert_close(read(backbone, x), expected)
     assert f"block {layer % len(network.blocks)} of" in backbone.spec.pooling
     assert backbone.spec.weights_hash == load("timm:test_vit", weights["test_vit"]).spec.weights_hash
+
+
+@pytest.mark.parametrize("pool", ["cls", "avg"])
+@pytest.mark.parametrize(("module", "submodule"), [("attention", "attn"), ("ffn", "mlp")])
+def test_a_branch_of_a_block_is_what_a_hook_sees(
+    weights: dict[str, Path], module: str, submodule: str, pool: str
+) -> None:
+    network = reference("test_vit", weights)  # without layer scale
+    seen: list[torch.Tensor] = []
+    network.blocks[2].get_submodule(submodule).register_forward_hook(lambda _, x, out: seen.append(out))
+    backbone = load(f"timm:test_vit@layer=2,module={module},pool={pool}", weights["test_vit"])
+    x = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        network(x)
+    expected = seen[0][:, 0] if pool == "cls" else seen[0][:, 1:].mean(1)
+    torch.testing.assert_close(read(backbone, x), expected)
+    assert backbone.spec.pooling == f"{pool}, {module} of block 2 of 0 to {len(network.blocks) - 1}"
+
+
+def branches(network: torch.nn.Module, side: int) -> None:
+    """A block is its input plus both branches, after layer scale."""
+    x = torch.randn(2, 3, side, side)
+
+    def at(layer: int, module: str | None = None) -> torch.Tensor:
+        out, _ = blocks.block("x", network, Readout(layer, "tokens", module=module), side=side, own=None)
+        return torch.as_tensor(out(x))
+
+    with torch.inference_mode():
+        assert at(1, "ffn").abs().max() > 0
+        torch.testing.assert_close(at(0) + at(1, "attention") + at(1, "ffn"), at(1))
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["vit_tiny_patch16_dinov3_qkvb", "vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "clip"],
+)
+def test_blocks_are_the_sum_of_their_branches(model: str) -> None:
+    import timm
+
+    small = {"depth": 2, "embed_dim": 48, "num_heads": 4, "num_classes": 0}
+    if model == "clip":
+        branches(tower(), 32)
+        return
+    torch.manual_seed(0)
+    side = 56 if "patch14" in model else 64
+    branches(timm.create_model(model, pretrained=False, img_size=side, **small).eval(), side)
 
 
 def test_stages_of_a_resnet(weights: dict[str, Path]) -> None:
@@ -140,6 +189,7 @@ def test_another_pooling_is_that_of_timm(weights: dict[str, Path], pool: str) ->
         ("timm:test_vit@layer=0,pool=map", "^cls, avg, max, tokens$"),
         ("timm:test_resnet@pool=cls", ": avg, max($| )"),
         ("timm:test_resnet@layer=0,pool=cls", "^avg, max, tokens$"),
+        ("timm:test_resnet@layer=0,module=ffn", "^block; only ViTs"),
         ("timm:test_vit@head=projection", "open_clip:, clip: or package:clip_vit_b16"),
         ("timm:test_vit@layer=0,head=projection", "open_clip:, clip: or package:clip_vit_b16"),
     ],
@@ -242,7 +292,7 @@ def test_names_with_options_have_slugs_of_their_own() -> None:
 
 def test_each_readout_has_an_identity_of_its_own(weights: dict[str, Path]) -> None:
     context = registry.LoadContext(224, 2, 0, weights["test_vit"])
-    options = ("layer=0", "layer=1", "mean=0.5", "mean=0.5,std=0.25")
+    options = ("layer=0", "layer=1", "layer=1,module=ffn", "mean=0.5", "mean=0.5,std=0.25")
     found = [registry.identity(f"timm:test_vit@{each}", context) for each in options]
     assert None not in found
     assert all(a != b for a, b in itertools.combinations(found, 2))

@@ -63,6 +63,8 @@ def test_layers_add_theirs_to_the_label() -> None:
         "mae:base@layer=2,pool=avg": "MAE@layer=2",
         "mae:base@layer=5,pool=avg": "MAE@layer=5",
     }
+    study = study_of({"name": "s", "backbones": [{"name": "mae:base@layer=2,module=block:ffn", "label": "MAE"}]})
+    assert list(of_choices(study.backbones).values()) == ["MAE@layer=2,module=block", "MAE@layer=2,module=ffn"]
 
 
 def test_adapters_are_set_beside_their_backbone(fake: ModuleType, tmp_path: Path) -> None:
