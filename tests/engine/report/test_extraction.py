@@ -95,9 +95,9 @@ def test_the_sentence_on_extractability_follows_the_numbers(results: Results) ->
 def test_the_sentence_on_complexity_follows_the_numbers(results: Results) -> None:
     rows = results["backbones"]["alpha"]["complexity"]
     text = complexity_summary(rows)
-    assert "Style: validation selects 1×64, 64,000 parameters, 85.0 % on test photographs, +5.0 points" in text
+    assert "Style: validation selects 1×64, 64,000 parameters, 85.0% on test photographs, +5.0 points" in text
     assert "(+4.0 to +6.0)" in text
-    assert "Class: validation selects linear, 1,000 parameters, 80.0 % on test photographs." in text
+    assert "Class: validation selects linear, 1,000 parameters, 80.0% on test photographs." in text
     assert "On the Pareto front of test accuracies: linear, 1×64." in text
     assert "1 of 4 probes have not converged" in text
     late = {name: sized(0.1, 0.1, 10, fine_converged=False, semantic_converged=False) for name in ("1x8", "1x16")}
