@@ -14,7 +14,7 @@ from substyle.engine import observability
 from substyle.engine.config import Study, load_study
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.estimate.measured import measured
-from substyle.engine.estimate.plan import Plan
+from substyle.engine.estimate.plan import CLASSES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
 from substyle.engine.store.files import write_durably
@@ -35,15 +35,18 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     if given:  # these replace measured fractions of the same work; only decoding is left
         found = {name: value for name, value in found.items() if name == "decode_bytes"}
     efficiency = Efficiency(**found, **given)
+    photographs, classes = _photographs(options, study)
     made = plan_study(
         [choice.name for choice in study.backbones],
         settings.transformations,
-        _photographs(options, study),
+        photographs,
         gpu,
         count=options.count,
         canvas=settings.canvas,
         dtype=study.embed.dtype,
         efficiency=efficiency,
+        probes=study.probes,
+        classes=classes or CLASSES,
     )
     sources = {
         name: {"value": value, "from": "given" if name in given else "measured" if name in found else "assumed"}
@@ -56,16 +59,17 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     return answer
 
 
-def _photographs(options: argparse.Namespace, study: Study) -> int:
+def _photographs(options: argparse.Namespace, study: Study) -> tuple[int, int]:
+    """Numbers of photographs and of their classes, 0 if unknown."""
     if options.photographs:
-        return int(options.photographs)
+        return int(options.photographs), 0
     images = options.images or study.images
     if images is None:
         raise MissingError("--photographs", "pass their number, or --images PATH to count them")
     source = open_source(images, study.source)
     print(describe(source), file=sys.stderr)
     count = len(source.records)
-    return min(count, study.limit) if study.limit else count
+    return min(count, study.limit) if study.limit else count, len(source.class_names)
 
 
 def _eight_bits(study: Study) -> str:
@@ -123,6 +127,13 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
     )
     for table in made.tables:
         print(f"probes on {table.backbone}: {table.held}, {table.held_bytes / 1e9:.1f} GB on the GPU")
+    if made.probes:
+        print(f"\n{'grids of heads':48} {'task':10} {'kind':10} {'heads':>6} {'million':>9} {'GB':>7} {'minutes':>8}")
+    for grid in made.probes:
+        sizes = (
+            f"{grid.heads:6} {grid.parameters / 1e6:9,.1f} {grid.memory_bytes / 1e9:7,.2f} {grid.seconds / 60:8,.2f}"
+        )
+        print(f"{grid.backbone:48} {grid.task:10} {grid.kind:10} {sizes}")
     print("\nfractions of the GPU's peaks, and bytes for whose time a photograph is decoded:")
     for name, value in answer["efficiency"].items():
         print(f"{name:48} {value['value']:10.3g}  {value['from']}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from substyle.engine.estimate import stages
-from substyle.engine.estimate.roofline import Device, Efficiency, Work
-from substyle.engine.estimate.stages import BATCH
+from substyle.engine.estimate.roofline import Device, Efficiency, Launch, Work
+from substyle.engine.estimate.stages import BATCH, NetworkFacts
+from substyle.engine.probes import attentive, complexity
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import HOW, STREAMED, MemoryBudget
 from substyle.pipelines.transforms.base import get
@@ -23,6 +24,8 @@ from substyle.pipelines.transforms.base import get
 _PHOTOGRAPH, _VARIANT, _EMBEDDING, _READ, _WRITE = 128e-6, 5.3e-6, 1.9e-6, 100e-6 / 4, 1 / 0.15e9
 _FILE = 110e3  # bytes of a photograph, the mean of ImageNet's
 _DISK = 1e9  # bytes per second of the one disk, assumed
+
+CLASSES = 1000  # ImageNet's, where photographs are not listed
 
 # How the work of a stage is counted
 OPERATORS, AS_RUN = "DALI's operators", "every operation moves its tensors"
@@ -70,6 +73,27 @@ class DatasetEstimate:
 
 
 @dataclass(frozen=True)
+class ProbeEstimate:
+    """Heads of one kind for one task, which train at once on one backbone.
+
+    Attributes:
+        kind: ``complexity`` (MLPs of all sizes), ``attentive`` or ``efficient``.
+        heads: number of heads K in the grid; parameters: of all of them.
+        memory_bytes: weights and optimiser states.
+        seconds: on one GPU, of the first training and of the best setting of each architecture with twice the steps;
+            later doublings, scoring and launches are left out.
+    """
+
+    backbone: str
+    task: str
+    kind: str
+    heads: int
+    parameters: int
+    memory_bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """Estimated cost of a study.
 
@@ -85,6 +109,7 @@ class Plan:
         store_bytes: size of the store; memory_bytes: per GPU during embedding, of memory_available_bytes.
         stages: costs per photograph. Stages share the GPU, so their times add up.
         tables: backbones.
+        probes: grids of probe complexity and of token heads; no other probes.
     """
 
     gpu: str
@@ -102,6 +127,7 @@ class Plan:
     memory_available_bytes: float
     stages: list[StageEstimate]
     tables: list[DatasetEstimate]
+    probes: list[ProbeEstimate]
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as plain JSON."""
@@ -118,6 +144,8 @@ def plan(
     canvas: int = 224,
     dtype: str = "float16",
     efficiency: Efficiency | None = None,
+    probes: ProbeConfig | None = None,
+    classes: int = CLASSES,
 ) -> Plan:
     """Estimate the cost of a study.
 
@@ -127,10 +155,13 @@ def plan(
         photographs: N; count: number of GPUs.
         canvas: side S in pixels; dtype: type of the stored embeddings.
         efficiency: achieved fractions of the GPU's peak rates.
+        probes: settings of probes.
+        classes: number of classes C of the photographs.
 
     Raises:
         ConfigError: a backbone cannot be estimated.
     """
+    config = probes or ProbeConfig()
     reached = efficiency or Efficiency()
 
     def stage(name: str, counted: str, work: Work, measured: float | None, times: int = 1) -> StageEstimate:
@@ -146,6 +177,8 @@ def plan(
     networks, tables, times = list[StageEstimate](), list[DatasetEstimate](), len(transformations)
     weights, activations = 0.0, 0.0
     found = [stages.backbones(name, BATCH) for name in backbones]
+    outputs = {"fine": times, "coarse": len({get(name).coarse for name in transformations}), "semantic": classes}
+    grids = list[ProbeEstimate]()
     for name, facts in (pair for layers in found for pair in layers.items()):
         networks.append(stage(name, PRODUCTS, facts.work, reached.backbones, times))
         weights += 2.0 * facts.parameters
@@ -156,6 +189,7 @@ def plan(
         cost = (times / seconds if seconds else None, photographs * seconds / 3600)
         stored, resident = float(math.prod(shape) * itemsize), float(room.needs(held))
         tables.append(DatasetEstimate(name, facts.dim, stored, held, resident, *cost))
+        grids += _grids(name, facts, outputs, config, device, reached)
     compute, bandwidth = (sum(getattr(s, by) for s in (*shared, *networks)) for by in ("compute", "bandwidth"))
     made = sum(get(name).made_by != "identity" for name in transformations)
     store = sum(table.store_bytes for table in tables)
@@ -187,4 +221,41 @@ def plan(
         memory_available_bytes=device.memory,
         stages=[*shared, *networks],
         tables=tables,
+        probes=grids,
     )
+
+
+def _grids(
+    name: str, facts: NetworkFacts, outputs: Mapping[str, int], config: ProbeConfig, device: Device, reached: Efficiency
+) -> list[ProbeEstimate]:
+    """Grids of probe complexity and of token heads on a backbone."""
+    width, found = facts.dim // max(facts.tokens, 1), list[ProbeEstimate]()
+
+    def add(task: str, kind: str, steps: int, settings: int, sizes: list[tuple[int, float]], row: float) -> None:
+        """``sizes`` has the parameters and the operations per row of each architecture."""
+
+        def seconds(heads: int) -> float:
+            flop = heads * config.batch * sum(flop for _, flop in sizes)
+            moved = heads * 2.0 * complexity.BYTES * sum(count for count, _ in sizes) + config.batch * row
+            return Work([Launch(flop, moved, product=True)]).seconds(device, reached)
+
+        parameters = settings * sum(count for count, _ in sizes)
+        total = steps * (seconds(settings) + 2 * seconds(1))
+        counts = (settings * len(sizes), parameters, float(complexity.BYTES * parameters))
+        found.append(ProbeEstimate(name, task, kind, *counts, total))
+
+    for task, classes in outputs.items():
+        if task not in config.tasks:
+            continue
+        if config.complexity and task != "coarse" and complexity.architectures(config):
+            rates = len(config.mlp_learning_rates) * len(config.mlp_weight_decays)
+            counts = [complexity.mlp_parameters(*s, width, classes) for s in complexity.architectures(config).values()]
+            # forward, and gradients of weights and of inputs
+            add(task, "complexity", config.mlp_steps, rates, [(count, 6.0 * count) for count in counts], 2.0 * width)
+        for kind in config.token_heads if facts.tokens else ():
+            settings = attentive.settings(config, kind, width)
+            shapes = attentive.shapes(kind, settings[0].groups, width, classes)
+            count, pooled = sum(map(math.prod, shapes)), 8.0 * settings[0].groups * facts.dim
+            flop = pooled + 6.0 * width * (width + classes)
+            add(task, kind, config.attentive_steps, len(settings), [(count, flop)], 4 * 2.0 * facts.dim)
+    return found

@@ -158,18 +158,20 @@ def styles(names: Sequence[str], side: int) -> Work:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Embedding width D, number of parameters and work of a backbone."""
+    """Embedding width D, number of parameters and work of a backbone; number of tokens P of an embedding or 0."""
 
     dim: int
     parameters: int
     work: Work
+    tokens: int = 0
 
 
 def backbones(name: str, batch: int) -> dict[str, NetworkFacts]:
     """:func:`backbone` for each layer in a name; they are computed in one pass, which is counted for the deepest."""
     found = {each: backbone(each, batch) for each in expand(name)}
     deepest = max(found.values(), key=lambda facts: facts.work.flop)
-    return {each: facts if facts is deepest else NetworkFacts(facts.dim, 0, Work()) for each, facts in found.items()}
+    alone = {each: NetworkFacts(facts.dim, 0, Work(), facts.tokens) for each, facts in found.items()}
+    return {each: facts if facts is deepest else alone[each] for each, facts in found.items()}
 
 
 def backbone(name: str, batch: int) -> NetworkFacts:
@@ -193,7 +195,8 @@ def backbone(name: str, batch: int) -> NetworkFacts:
     except RuntimeError as error:  # the network reads values, which meta tensors do not have
         allowed = f"a backbone whose cost can be estimated without its weights ({error})"
         raise ConfigError(f"backbone {name}", rest, allowed) from error
-    return NetworkFacts(dim, sum(p.numel() for p in network.parameters()), of_network(network, x))
+    parameters = sum(p.numel() for p in network.parameters())
+    return NetworkFacts(dim, parameters, of_network(network, x), getattr(network, "tokens", 0))
 
 
 def _network(name: str, family: str, rest: str) -> tuple[nn.Module, int]:

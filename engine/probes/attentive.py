@@ -26,6 +26,12 @@ def settings(config: ProbeConfig, head: str, width: int) -> list[Setting]:
     return [replace(Setting(lr, decay, 0), kind=head, groups=groups) for lr, decay in each]
 
 
+def shapes(kind: str, groups: int, width: int, outputs: int) -> list[tuple[int, ...]]:
+    """Shapes of the parameters of a head with G groups on tokens of width D."""
+    query, squares = ((groups, width), 1) if kind == EFFICIENT else ((width,), 2)
+    return [query, *([(width, width)] * squares), (outputs, width), (outputs,)]
+
+
 def initial(
     setting: Setting, inputs: int, tokens: int, outputs: int, settings: int, seeds: Sequence[int], device: torch.device
 ) -> AttentionHeads:
@@ -40,14 +46,10 @@ def initial(
         settings: number of settings.
     """
     width = inputs // tokens
-    efficient = setting.kind == EFFICIENT
-    query = (setting.groups, width) if efficient else (width,)
-    square, classifier = (width, width), (outputs, width)
-    shapes: list[tuple[int, ...]] = [query, *([square] * (1 if efficient else 2)), classifier, (outputs,)]
     rngs = [np.random.Generator(np.random.PCG64([seed, 0x61747465])) for seed in seeds]
     bound = width**-0.5
     tensors = []
-    for place, shape in enumerate(shapes):
+    for place, shape in enumerate(shapes(setting.kind, setting.groups, width, outputs)):
         draws = [
             rng.standard_normal(shape, dtype=np.float32) * np.float32(_QUERY_STD)
             if place == 0

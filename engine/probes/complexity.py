@@ -21,7 +21,7 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.probe_heads import Heads
 
 LINEAR = "linear"
-_BYTES = 14  # per parameter: weights, two moments and a bfloat16 copy
+BYTES = 14  # per parameter: weights, two moments and a bfloat16 copy
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ def settings_of(config: ProbeConfig) -> list[Setting]:
 
 def grid_bytes(config: ProbeConfig, inputs: int, outputs: int) -> int:
     """Bytes of weights and optimiser states of the whole grid."""
-    each = [
-        width * (inputs + 1) + (depth - 1) * width * (width + 1) + outputs * (width + 1)
-        for depth, width in architectures(config).values()
-    ]
-    return _BYTES * sum(each) * len(config.mlp_learning_rates) * len(config.mlp_weight_decays)
+    each = [mlp_parameters(*size, inputs, outputs) for size in architectures(config).values()]
+    return BYTES * sum(each) * len(config.mlp_learning_rates) * len(config.mlp_weight_decays)
+
+
+def mlp_parameters(depth: int, width: int, inputs: int, outputs: int) -> int:
+    """Number of weights and biases of an MLP with at least one hidden layer."""
+    return width * (inputs + 1) + (depth - 1) * width * (width + 1) + outputs * (width + 1)
 
 
 def train_sizes(

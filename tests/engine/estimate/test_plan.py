@@ -14,6 +14,9 @@ from substyle.engine.estimate import stages
 from substyle.engine.estimate.counting import of_network
 from substyle.engine.estimate.plan import PRODUCTS, Plan, plan
 from substyle.engine.estimate.roofline import DEVICES, FULL, Device, Efficiency, Launch, Work, card_of, device
+from substyle.engine.probes import attentive
+from substyle.engine.probes.complexity import grid_bytes
+from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import suite
 
@@ -234,6 +237,35 @@ def test_how_probes_hold_a_table(photographs: int, held: str) -> None:
     assert table.held == held
     assert table.held_bytes <= 0.8 * H100.memory
     assert table.store_bytes == photographs * 31 * 768 * 2
+
+
+def test_the_complexity_grid_of_imagenet() -> None:
+    config = ProbeConfig(
+        complexity=True, complexity_depths=(0, 1, 2, 3, 4), complexity_widths=(64, 256, 1024, 4096, 8192)
+    )
+    fine, semantic = plan([VIT], SUITE, 1000, H100, probes=config).probes
+    assert [(grid.task, grid.kind, grid.heads) for grid in (fine, semantic)] == [
+        ("fine", "complexity", 60), ("semantic", "complexity", 60)
+    ]  # fmt: skip
+    assert semantic.memory_bytes == grid_bytes(config, 768, 1000) == pytest.approx(25.5e9, rel=0.01)  # docs/probes.md
+    assert fine.memory_bytes == grid_bytes(config, 768, 31)
+    # forward and backward products of the grid once, and of each architecture twice as long
+    flop = 6.0 * config.batch * semantic.parameters * config.mlp_steps * (1 + 2 / 3)
+    assert semantic.seconds >= 0.999 * flop / (H100.flops * Efficiency().compute)
+    assert plan([VIT], SUITE, 1000, H100).probes == []
+
+
+def test_token_heads_of_a_token_store() -> None:
+    config = ProbeConfig(tasks=("fine",))
+    made = plan([f"{VIT}@tokens=7"], SUITE, 1000, H100, probes=config)
+    assert made.store_bytes == 31_000 * 49 * 768 * 2
+    for grid in made.probes:
+        (*_, one), count = attentive.settings(config, grid.kind, 768), len(config.attentive_learning_rates)
+        heads = attentive.initial(one, 49 * 768, 49, 31, 1, [0], torch.device("cpu"))
+        assert (grid.heads, grid.parameters) == (count, count * sum(p.numel() for p in heads.parameters))
+    assert [grid.kind for grid in made.probes] == ["attentive", "efficient"]
+    layers = plan([f"{VIT}@layer=5:11,tokens=7"], SUITE, 1000, H100, probes=config)
+    assert [grid.seconds for grid in layers.probes] == [grid.seconds for grid in made.probes] * 2
 
 
 def test_a_suite_of_identity_alone_has_no_variants_to_make() -> None:
