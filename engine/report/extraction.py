@@ -191,6 +191,7 @@ class Axis:
             first, last = math.floor(100 * low / step), math.ceil(100 * high / step)
             if last - first <= 5:
                 break
+        first = min(first, 100 // step - 1)
         last = max(last, first + 1)
         return cls(first * step / 100, last * step / 100, tuple(k * step / 100 for k in range(first, last + 1)))
 
@@ -281,7 +282,9 @@ def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  #
             colour = colours[point.kind]
             axis.plot([100 * v for v in point.substance[1:]], [y, y], color=colour, lw=0.4, alpha=0.5)
             axis.plot([x, x], [100 * v for v in point.style[1:]], color=colour, lw=0.4, alpha=0.5)
-            axis.plot(x, y, "o", ms=4, mec=colour, mfc=colour if point.kind == "full" else "white", zorder=3)
+            axis.plot(
+                x, y, "o", ms=4, mec=colour, mfc=colour if point.kind == "full" else "white", zorder=3, clip_on=False
+            )
             if point.front or point.kind == "full":
                 axis.annotate(point.label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
         axis.set_xticks([100 * tick for tick in plot.x.ticks])

@@ -117,7 +117,7 @@ def test_the_front_is_drawn_from_left_to_right(results: Results) -> None:
 @pytest.mark.parametrize("values", [(0.5,), (0.0, 1.0), (0.911, 0.934), (0.2, 0.2), (1.0,), (0.0,), (0.131, 0.98)])
 def test_axes_contain_their_values_with_few_ticks(values: tuple[float, ...]) -> None:
     axis = Axis.around(values)
-    assert axis.low <= min(values) <= max(values) <= axis.high
+    assert 0 <= axis.low <= min(values) <= max(values) <= axis.high <= 1
     assert axis.low < axis.high
     assert 2 <= len(axis.ticks) <= 6
     assert axis.ticks[0] == axis.low
