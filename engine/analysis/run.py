@@ -33,7 +33,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
     """
     table = averaged(table)
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
-    with _threads(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
+    with limited(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
         queries = geometry.query_rows(table, config.max_queries, config.seed, config.resample_by)
         bank = geometry.bank_rows(table, config.max_bank, config.seed)
         bar.advance()
@@ -111,7 +111,7 @@ def _rows(table: EmbeddingTable, t: int, images_N: I64) -> F32:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def limited(count: int) -> Iterator[None]:
     """Limit BLAS and OpenMP threads, including FAISS, during the block; 0 for no limit."""
     if count == 0:
         yield

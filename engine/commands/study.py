@@ -44,6 +44,8 @@ from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
+from substyle.engine.study.similarity import compare as compare_backbones
+from substyle.engine.study.similarity import kept_similarity
 from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
@@ -162,10 +164,13 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
     analyses = stages.analysis(
         store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
     )
+    similarity = compare_backbones(
+        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
+    )
     for name, answer in analyses.items():
         shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
         print(f"{name}  transformation: {shares}")
-    return {"out": str(out), "backbones": analyses}
+    return {"out": str(out), "backbones": analyses, "similarity": similarity}
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
@@ -190,6 +195,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         *(name, store, out, kept.outcomes, kept.analyses, parts),
         tables=kept.tables,
         threads=threads,
+        similarity=kept_similarity(store, out, list(tables), study.analysis if study else None),
     )
     shown = study is None or study.gallery
     save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)

@@ -201,6 +201,7 @@ _COMPARISON: Shape = {
     **dict.fromkeys(("ci95", "ci90", "two_way_ci95"), _interval),
     **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
 }
+_SIMILARITY: Shape = {"pairs": {"*": {"*": dict.fromkeys(("cka", "rsa", "rsa_offsets"), _number) | {"*": _interval}}}}
 _CLAIM: Shape = {
     **dict.fromkeys(("id", "statement", "unit"), _text),
     "status": _status,
@@ -250,6 +251,7 @@ def validate_results(results: object) -> None:
             raise SubstyleError(f"{place}: expected a number between 0 and 1, got {value}")
     for key in ("splits", "chance", "indistinct"):
         _check_shape(f"results.{key}", results.get(key), _NUMBERS)
+    _check_shape("results.similarity", results.get("similarity"), _SIMILARITY)
     _check_rows(results)
     _check_backbones(results)
 

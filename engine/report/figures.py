@@ -26,6 +26,7 @@ class Matrix:
         worst: most frequent confusions: (truth, prediction, fraction of the truth's row).
         side: width and height in pixels.
         margin: width of the labels in pixels.
+        cells: text in each cell, or none.
     """
 
     labels: tuple[str, ...]
@@ -33,6 +34,7 @@ class Matrix:
     worst: tuple[tuple[str, str, float], ...]
     side: float
     margin: float
+    cells: tuple[tuple[str, ...], ...] = ()
 
 
 def confusion(confusion: object, *, worst: int = 8) -> Matrix | None:
@@ -58,14 +60,14 @@ def confusion(confusion: object, *, worst: int = 8) -> Matrix | None:
     )
 
 
-def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]]) -> str:
-    """Draw values in [0, 1] as pixels of one colour, opacity being the square root. Returns a data URI."""
+def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]], *, linear: bool = False) -> str:
+    """Draw values in [0, 1] as pixels of one colour, opacity being the value or its square root. Returns a data URI."""
     from PIL import Image
 
     pixels = np.empty((*share_RC.shape, 4), dtype=np.uint8)
     pixels[..., :3] = HEAT
     # the square root makes confusions of a few per cent visible
-    pixels[..., 3] = np.rint(255 * np.sqrt(np.clip(share_RC, 0.0, 1.0)))
+    pixels[..., 3] = np.rint(255 * np.clip(share_RC, 0.0, 1.0) ** (1.0 if linear else 0.5))
     file = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -25,6 +25,7 @@ from substyle.engine.report import (
     findings,
     sections,
     severity,
+    similarity,
     tables,
 )
 from substyle.engine.report.data import (
@@ -364,6 +365,9 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "neighbours": tables.neighbours(results),
         "geometry": geometry_tables(results),
         "shift": sections.shift_table(results),
+        "similarity": similarity.similarity(results),
+        "similarity_maps": similarity.similarity_maps(results),
+        "similarity_summary": similarity.similarity_summary(results),
         "training": tables.training(results),
         "unconverged": findings.unconverged(results),
         "comparisons": compared,

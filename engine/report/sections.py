@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report import extraction, severity
+from substyle.engine.report import extraction, severity, similarity
 from substyle.engine.report.data import (
     HEADS,
     Column,
@@ -289,7 +289,7 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
     """Write figures as PDF and PNG.
 
     ``overview``: accuracy of probes; ``depth``: by layer; ``severity``: by severity; ``complexity``: by size of the
-    probe; ``robustness``: class accuracy by sensitivity.
+    probe; ``similarity``: of backbones; ``robustness``: class accuracy by sensitivity.
 
     Figures without numbers are skipped. Returns the files.
     """
@@ -316,6 +316,8 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
             drawn["severity"] = severity.draw_severities(strengths)
         if sizes := extraction.size_plots(results):
             drawn["complexity"] = extraction.draw_sizes(sizes, {"full": _FULL, "open": _OPEN, "late": _MUTED})
+        if maps := similarity.similarity_maps(results):
+            drawn["similarity"] = similarity.draw_similarity(maps)
         robustness = _robustness(results)
         if robustness is not None:
             drawn["robustness"] = robustness

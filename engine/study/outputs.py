@@ -204,11 +204,11 @@ def file_digest(path: Path) -> str:
 
 
 STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
-ADAPTERS, DOMAINS = "adapters", "domains"
+ADAPTERS, DOMAINS, SIMILARITY = "adapters", "domains", "similarity"
 STAGES = ("probes", "analysis", "shift", "attack", DOMAINS)
 _REPORT = (RESULTS, PAGE, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
-_ALL = (*_REPORT, *STAGES, ADAPTERS, "gallery", STORE, "trace.json", HEADER)
+_ALL = (*_REPORT, *STAGES, ADAPTERS, SIMILARITY, "gallery", STORE, "trace.json", HEADER)
 _KIND = "results"
 
 
@@ -291,7 +291,7 @@ def stamp_digest(stamp: Stamp) -> str:
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests of the stamps of backbones' complete results, by relative path."""
     found = {}
-    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), "gallery"):
+    for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), SIMILARITY, "gallery"):
         note = note_of(out / name)
         if note is not None:
             found[name] = stamp_digest(note.stamp)

@@ -47,6 +47,7 @@ from substyle.engine.study.outputs import (
     photographs_digest,
     require_fresh,
 )
+from substyle.engine.study.similarity import compare
 from substyle.engine.study.stages import PROBES, assemble
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
@@ -309,6 +310,7 @@ def run_study(
         outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
     with observability.span("run", "analyze", len(names)):
         analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
+        similarity = compare(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
     parts: dict[str, Mapping[str, Any]] = {"label": labels_of(study.backbones)}
     if study.attack.attacks:
         targets = study.attack.backbones or attackable(store, names_of(study.backbones))
@@ -362,6 +364,7 @@ def run_study(
         *(study.name, store, out, outcomes, analyses, parts),
         tables=tables,
         threads=study.embed.cores,
+        similarity=similarity,
     )
     with observability.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)

@@ -300,6 +300,7 @@ def assemble(
     *,
     tables: Sequence[EmbeddingTable],
     threads: int,
+    similarity: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Assemble results.json.
 
@@ -309,6 +310,7 @@ def assemble(
         parts: other entries of backbones (``shift``, ``domains``, ``attack``, ``label``), each by backbone.
         tables: tables of the reported backbones over common photographs and transformations.
         threads: CPU threads of the run.
+        similarity: result of the comparison of embeddings.
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
@@ -349,6 +351,7 @@ def assemble(
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
+        **({"similarity": dict(similarity)} if similarity else {}),
     }
     if outcome := next(iter(outcomes.values()), None):
         groups = outcome.keys if outcome.group_N is None else set(outcome.group_N)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.config import EmbedConfig
+import pytest
+
+from substyle.engine.config import AnalysisConfig, EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import stages
 from substyle.engine.study.api import embed
+from substyle.engine.study.outputs import SIMILARITY, StaleError
+from substyle.engine.study.similarity import compare, kept_similarity
 
 
 def test_another_gpu_trains_no_probes_again_and_another_kind_of_device_does() -> None:
@@ -36,3 +41,23 @@ def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> 
     outcomes = stages.probe(store, tmp_path / "trained", config, backbones=backbones[1:], quiet=True)
     assert set(outcomes[backbones[1]].results) == {"semantic", "multitask"}
     assert outcomes[backbones[1]].results["multitask"] is not None
+
+
+def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: Path) -> None:
+    names = ["control:pixels", "control:statistics"]
+    images: dict[str, Any] = {"transformations": "identity,jpeg,grayscale", "canvas": 64}
+    store = embed(two_classes, tmp_path / "s.zarr", names, **images)
+    assert compare(store, tmp_path, AnalysisConfig(), backbones=names[:1], quiet=True) == {}
+    found = compare(store, tmp_path, AnalysisConfig(), quiet=True)
+    assert 0 < found["pairs"]["control:pixels"]["control:statistics"]["cka"] < 1
+    file = tmp_path / SIMILARITY / "similarity.json"
+    before = file.stat().st_mtime_ns
+    assert compare(store, tmp_path, AnalysisConfig(), quiet=True) == found
+    assert file.stat().st_mtime_ns == before
+    assert kept_similarity(store, tmp_path, names) == found
+    assert kept_similarity(store, tmp_path, names[:1])["pairs"] == {}
+    with pytest.raises(StaleError, match="seed"):
+        kept_similarity(store, tmp_path, names, AnalysisConfig(seed=1))
+    embed(two_classes, tmp_path / "other.zarr", names, seed=1, **images)
+    with pytest.raises(StaleError, match="another store"):
+        kept_similarity(EmbeddingStore.open(tmp_path / "other.zarr"), tmp_path, names)

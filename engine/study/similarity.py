@@ -1,0 +1,101 @@
+"""Similarity of the backbones of a study: a result of several tables, kept in one folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.analysis.similarity import similarity
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.store.files import read_object, remove, write_durably, writing
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import stages
+from substyle.engine.study.outputs import (
+    SIMILARITY,
+    StaleError,
+    Stamp,
+    embeddings_digest,
+    finish,
+    fits,
+    note_of,
+    require_fresh,
+    shards_of,
+)
+
+_FILE = "similarity.json"
+
+
+def compare(
+    store: EmbeddingStore,
+    out: Path,
+    config: AnalysisConfig,
+    *,
+    backbones: Sequence[str] = (),
+    transformations: Sequence[str] = (),
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """`similarity` of backbones (default: all of the store); writes ``out/similarity/similarity.json``.
+
+    Empty for fewer than two backbones.
+    """
+    tables = stages.tables(store, backbones, transformations)
+    folder = out / SIMILARITY
+    if len(tables) < 2:
+        return {}
+    names = [table.backbone for table in tables]
+    stamp = _stamp(store, names, tables[0].transformations, asdict(config))
+    if not fits(folder, stamp):
+        began = time.perf_counter()
+        found = similarity(tables, config, quiet=quiet)
+        with writing(folder):
+            remove(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / _FILE, json.dumps(found, allow_nan=False).encode())
+        if stamp != _stamp(store, names, tables[0].transformations, asdict(config)):
+            remove(folder)
+            raise StaleError(f"{store.path}: embeddings changed during the comparison of backbones; rerun it")
+        finish(folder, stamp, time.perf_counter() - began)
+    return read_object(folder / _FILE)
+
+
+def kept_similarity(
+    store: EmbeddingStore, out: Path, backbones: Sequence[str], config: AnalysisConfig | None = None
+) -> dict[str, Any]:
+    """Load the result of `compare` for pairs of these backbones; empty if there is none.
+
+    Args:
+        config: required settings; default: those of the result.
+
+    Raises:
+        StaleError: the result is outdated.
+    """
+    folder = out / SIMILARITY
+    note = note_of(folder)
+    if note is None:
+        return {}
+    settings = dict(note.stamp.settings)
+    names = list(settings.pop("backbones", {}))
+    if not set(names) <= {entry.name for entry in store.backbones()}:
+        raise StaleError(f"{folder}: outdated, of another store; run substyle analyze {store.path}")
+    now = _stamp(store, names, list(note.stamp.transformations), asdict(config) if config else settings)
+    require_fresh(folder, note, now, f"substyle analyze {store.path}")
+    found = read_object(folder / _FILE)
+    pairs = {a: {b: pair for b, pair in row.items() if b in backbones} for a, row in found["pairs"].items()}
+    return found | {"pairs": {a: row for a, row in pairs.items() if a in backbones and row}}
+
+
+def _stamp(
+    store: EmbeddingStore, names: Sequence[str], transformations: Sequence[str], settings: dict[str, Any]
+) -> Stamp:
+    tables = stages.open_tables(store, names, transformations)
+    digests = {
+        table.backbone: embeddings_digest(
+            store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)
+        )
+        for table in tables
+    }
+    return Stamp.of(store, tables[0], settings | {"backbones": digests})

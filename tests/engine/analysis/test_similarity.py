@@ -1,0 +1,139 @@
+"""CKA and RSA of backbones against direct formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
+
+from substyle.engine.analysis.similarity import MEASURES, similarity
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.store.layout import TEST
+from substyle.engine.store.table import EmbeddingTable
+
+T = 7
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("substyle.engine.analysis.similarity.RESAMPLES", 100)
+
+
+def table(name: str, x_TND: np.ndarray, *, indistinct: bool = True) -> EmbeddingTable:
+    images = x_TND.shape[1]
+    distinct = np.ones(x_TND.shape[:2], np.bool_)
+    distinct[3:4, ::5] = not indistinct
+    return EmbeddingTable(
+        backbone=name,
+        x_TND=x_TND.astype(np.float32),
+        transformations=("identity", *(f"t{i}" for i in range(1, len(x_TND)))),
+        coarse=("identity",) + ("c",) * (len(x_TND) - 1),
+        roles=("train",) * len(x_TND),
+        keys=tuple(f"{i}.jpg" for i in range(images)),
+        label_N=np.full(images, -1),
+        class_names=(),
+        split_N=np.full(images, TEST, np.int8),
+        distinct_TN=distinct,
+    )
+
+
+def related(seed: int, images: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two embeddings of other widths that share eight factors of photographs and variants."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(1, images, 8)) + rng.normal(size=(T, 1, 8)) + 0.3 * rng.normal(size=(T, images, 8))
+    return tuple(
+        3 + shared @ rng.normal(size=(8, width)) + noise * rng.normal(size=(T, images, width)) for width in (24, 40)
+    )
+
+
+def direct_cka(x: np.ndarray, y: np.ndarray, photograph: np.ndarray) -> float:
+    """Song et al. 2012: means over tuples of rows of different photographs, from kernels of N by N."""
+    other = (photograph[:, None] != photograph).astype(np.float64)
+
+    def hsic(k: np.ndarray, m: np.ndarray) -> float:
+        k, m = k * other, m * other
+        two = (k * m).sum() / other.sum()
+        three = np.einsum("ij,iq,jq->", k, m, other) / np.einsum("ij,iq,jq->", other, other, other)
+        paths = "ij,qr,iq,ir,jq,jr->"
+        four = np.einsum(paths, k, m, other, other, other, other, optimize=True)
+        return float(two + four / np.einsum(paths, *6 * (other,), optimize=True) - 2 * three)
+
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def song_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """With one row for each photograph: equation 5 of Song et al. 2012."""
+
+    def hsic(k: np.ndarray, m: np.ndarray) -> float:
+        n, one = len(k), np.ones(len(k))
+        k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+        cross = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+        return float((np.trace(k @ m) + cross - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3)))
+
+    k, m = x @ x.T, y @ y.T
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def test_one_variant_of_each_photograph_gives_the_formula_of_song() -> None:
+    x, y = related(0, 30, 2.0)
+    tables = [table("a", x[:1], indistinct=False), table("b", y[:1], indistinct=False)]
+    pair = similarity(tables, AnalysisConfig(), quiet=True)["pairs"]["a"]["b"]
+    assert pair["cka"] == pytest.approx(song_cka(x[0], y[0]), abs=1e-5)
+    assert pair["rsa_offsets"] is None
+
+
+@pytest.mark.parametrize("by", ["photograph", "folder"])
+def test_measures_equal_direct_formulas(by: str) -> None:
+    x, y = related(0, 9, 2.0)
+    a, b = table("a", x), table("b", y)
+    folders = tuple(f"{i % 9}/{i}.jpg" for i in range(9))
+    a, b = (EmbeddingTable(**{**vars(each), "keys": folders}) for each in (a, b))
+    found = similarity([a, b], AnalysisConfig(resample_by=by), quiet=True)
+    pair = found["pairs"]["a"]["b"]
+    rows = a.distinct_TN
+    x_RD, y_RD = (each[rows] - each[rows].mean(axis=0) for each in (x, y))
+    assert found["sampled"] == {"images": 9, "variants": int(rows.sum()), "rsa_variants": int(rows.sum())}
+    photograph = np.broadcast_to(np.arange(9), rows.shape)[rows]
+    assert pair["cka"] == pytest.approx(direct_cka(x_RD, y_RD, photograph), abs=1e-5)
+    different = pdist(photograph[:, None]) > 0
+    distances = [pdist(each, "cosine")[different] for each in (x_RD, y_RD)]
+    assert pair["rsa"] == pytest.approx(spearmanr(*distances).statistic, abs=1e-4)
+    offsets = [np.stack([(each[t] - each[0])[rows[t]].mean(axis=0) for t in range(1, T)]) for each in (x, y)]
+    expected = spearmanr(*(pdist(each, "cosine") for each in offsets)).statistic
+    assert pair["rsa_offsets"] == pytest.approx(expected, abs=1e-6)
+    for name in ("cka", "rsa"):
+        low, high = pair[f"{name}_ci95"]
+        assert low < pair[name] < high
+
+
+def test_equal_embeddings_are_similar_and_unrelated_ones_are_not() -> None:
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(2, T, 40, 200))
+    rotation = np.linalg.qr(rng.normal(size=(200, 200)))[0]
+    tables = [table("x", x), table("rotated", 7 * x @ rotation + 2), table("other", other)]
+    pairs = similarity(tables, AnalysisConfig(), quiet=True)["pairs"]
+    same, unrelated = pairs["x"]["rotated"], (pairs["x"]["other"], pairs["rotated"]["other"])
+    assert (same["cka"], same["rsa"]) == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-3))
+    for pair in unrelated:  # plain CKA would be 0.58 for 280 rows of 200 numbers
+        assert abs(pair["cka"]) < 0.05
+
+
+def test_intervals_are_as_wide_as_new_photographs_make_them() -> None:
+    x, y = related(0, 1000, 2.0)
+    values, widths = [], []
+    for seed in range(50):
+        some = np.random.default_rng(seed).permutation(1000)[:20]
+        tables = [table("a", x[:, some]), table("b", y[:, some])]
+        pair = similarity(tables, AnalysisConfig(), quiet=True)["pairs"]["a"]["b"]
+        values.append([pair[name] for name in MEASURES])
+        widths.append([(pair[f"{name}_ci95"][1] - pair[f"{name}_ci95"][0]) / 3.92 for name in MEASURES])
+    ratio = np.mean(widths, axis=0) / np.std(values, axis=0)
+    assert ((ratio > 0.7) & (ratio < 1.5)).all(), ratio
+
+
+def test_too_few_photographs_have_no_similarity() -> None:
+    x, y = related(0, 3, 1.0)
+    pair = similarity([table("a", x), table("b", y)], AnalysisConfig(), quiet=True)["pairs"]["a"]["b"]
+    assert (pair["cka"], pair["cka_ci95"], pair["rsa"], pair["rsa_offsets"]) == (None, None, None, None)

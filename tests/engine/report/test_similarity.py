@@ -1,0 +1,38 @@
+"""Similarity of backbones in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from substyle.engine.report.data import real, validate_results
+from substyle.engine.report.page import write_report
+from substyle.engine.report.similarity import similarity, similarity_maps, similarity_summary
+from substyle.kernels.errors import SubstyleError
+
+
+def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results()
+    assert similarity_maps(results) == []
+    assert 'id="similarity"' not in write_report(results, tmp_path).html.read_text()
+    control, (a, b) = "control:pixels", real(results)[:2]
+    pair = {"cka": 0.256, "cka_ci95": [0.2, 0.3], "rsa": None, "rsa_ci95": None}
+    results["similarity"] = {
+        "pairs": {control: {a: {"cka": 0.9}, b: {"cka": 0.8}}, b: {a: pair}},
+        "sampled": {"images": 7, "variants": 31, "rsa_variants": 30},
+    }
+    validate_results(results)
+    assert similarity(results).rows[2] == (b, a, (0.256, 0.2, 0.3), None, None)
+    (found,) = similarity_maps(results)
+    assert (found.title, set(found.names), found.names[-1]) == ("CKA", {a, b, control}, control)
+    assert (found.value_BB == found.value_BB.T).all()
+    assert found.cells[found.names.index(a)][found.names.index(b)] == "0.26"
+    assert similarity_summary(results) == f"Compared are {b} and {a} (CKA 0.256, 0.200 to 0.300)."
+    page = write_report(results, tmp_path)
+    assert 'id="similarity"' in page.html.read_text()
+    assert {path.name for path in page.figures} >= {"similarity.pdf", "similarity.png"}
+    pair["cka"] = "0.2"
+    with pytest.raises(SubstyleError, match=r"similarity\.pairs"):
+        validate_results(results)
