@@ -1,6 +1,6 @@
-"""Generate the README's result tables from the summaries in benchmarks/results/.
+"""Generate the result tables of README.md and docs/attacks.md from the summaries in benchmarks/results/.
 
-``python benchmarks/study_table.py`` prints them and ``--write`` updates README.md;
+``python benchmarks/study_table.py`` prints them and ``--write`` updates both files;
 ``--keep NAME RESULTS.json`` first saves the summary of a run as ``benchmarks/results/study-NAME.json``.
 """
 
@@ -52,6 +52,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         row["multitask"] = {
             k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
         }
+        if "attack" in backbone:
+            row["attack"] = backbone["attack"]
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
@@ -85,6 +87,32 @@ def table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_DETECTORS = {"fine": "style probe", "coarse": "coarse probe", "detector": "detector", "other_radii": "other radii",
+              "other_attacks": "other attacks", "mahalanobis": "Mahalanobis", "knn": "k-NN", "squeezing": "squeezing",
+              "layers": "layers"}  # fmt: skip
+
+
+def attack_table(kept: dict[str, Any]) -> str:
+    """Format success, AUROC and true-positive rate at 5 % false positives of each attack, in per cent."""
+    parts = []
+    for name, backbone in kept["backbones"].items():
+        if "attack" not in backbone:
+            continue
+        found = backbone["attack"]
+        lines = [f"| attack | success | {' | '.join(_DETECTORS.values())} |", "|---" * (len(_DETECTORS) + 2) + "|"]
+        for attack, row in found["attacks"].items():
+            scores = [row["detection"].get(how) for how in _DETECTORS]
+            cells = [f"{_per_cent(s['auroc'])} / {_per_cent(s['tpr'])}" if s else "–" for s in scores]
+            lines.append(f"| `{attack}` | {_cell(row, 'success', 'success_ci95')} | {' | '.join(cells)} |")
+        count = found["photographs"]
+        parts.append(
+            "\n".join(lines)
+            + f"\n\n`{name}`, class accuracy {_per_cent(found['accuracy'])}; {count['train']} training and "
+            f"{count['attacked']} test photographs, {found['library']}, transfer from `{found['surrogate']}`."
+        )
+    return "\n\n".join(parts)
+
+
 def _verdicts(claims: list[dict[str, Any]]) -> str:
     """Format the testable claims, with the difference in points and its interval."""
     said = []
@@ -113,7 +141,7 @@ def tables() -> str:
 
 
 def written(readme: str, text: str) -> str:
-    """Replace the text between the README's two markers."""
+    """Replace the text between the two markers of a page."""
     before, rest = readme.split(START)
     return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
 
@@ -130,10 +158,11 @@ def main() -> int:
         kept = summary(json.loads(Path(source).read_text()))
         (RESULTS / f"study-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     text = tables()
+    attacks = attack_table(json.loads((RESULTS / "study-attack.json").read_text()))
     if options.write:
-        readme = ROOT / "README.md"
-        readme.write_text(written(readme.read_text(), text))
-    print(text)
+        for path, own in ((ROOT / "README.md", text), (ROOT / "docs" / "attacks.md", attacks)):
+            path.write_text(written(path.read_text(), own))
+    print(f"{text}\n\n{attacks}")
     return 0
 
 

@@ -142,19 +142,20 @@ class Watched(nn.Module):
         return torch.cat([self.victim.classify(x_BD), (x_BD @ self.weight_D + self.bias)[:, None]], 1)
 
 
-def both(outputs: torch.Tensor, label_B: torch.Tensor, weight: float) -> torch.Tensor:
+def both(outputs: torch.Tensor, label_B: torch.Tensor, weight: float, clean_B: torch.Tensor) -> torch.Tensor:
     """Gain of an attack on classifier and detector.
 
-    It is the lead of the best wrong class, up to `MARGIN`, less the loss of a detector that should say "clean".
+    It is the lead of the best wrong class, up to `MARGIN`, less the loss of a detector that should say "clean", down
+    to the loss of the unchanged picture: a logit below ``clean_B`` would give the attack away as well.
 
     Source: Carlini and Wagner, "Adversarial Examples Are Not Easily Detected", AISec 2017 (loss on both; ours is
-    bounded in the lead, so that the detector counts once the class is wrong).
+    bounded in both, so that the detector counts once the class is wrong).
     """
     log_BC, detector_B = outputs[:, :-1], outputs[:, -1]
     true_B1 = label_B[:, None]
     wrong_B = log_BC.scatter(1, true_B1, -torch.inf).amax(1)
     lead_B = (wrong_B - log_BC.gather(1, true_B1)[:, 0]).clamp(max=MARGIN)
-    return (lead_B - weight * softplus(detector_B)).mean()
+    return (lead_B - weight * softplus(torch.maximum(detector_B, clean_B))).mean()
 
 
 def craft(
@@ -230,8 +231,11 @@ def _crafted(
     else:
         assert kind == ADAPTIVE
         assert detector is not None
-        attack = pgd(Watched(victim, *detector), radius, 2 * steps)
-        attack.lossfn = lambda outputs, label_B: both(outputs, label_B, config.weight)
+        watched = Watched(victim, *detector)
+        with torch.no_grad():
+            clean_B = watched(x)[:, -1]
+        attack = pgd(watched, radius, 2 * steps)
+        attack.lossfn = lambda outputs, label_B: both(outputs, label_B, config.weight, clean_B)
         made = attack(x, y)
     return made
 

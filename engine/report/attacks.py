@@ -43,7 +43,7 @@ def attacks(results: Results) -> Table:
     columns = (
         *_KEYS,
         *(Column("success", "Success", interval=True), Column("accuracy", "Class accuracy")),
-        *(Column("linf", "L∞", "number"), Column("l2", "L2", "number")),
+        *(Column("linf", "L∞", "count"), Column("l2", "L2", "count")),
         *(Column("named", "Style probe names", "text"), Column("remark", "Remark", "text")),
     )
     rows: list[tuple[Any, ...]] = []

@@ -342,6 +342,7 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "attacks": attacks.attacks(results),
         "attack_detection": attacks.attack_detection(results),
         "attack_summary": attacks.attack_summary(results),
+        "attack_tpr": attacks.attack_tpr(results),
         "adapters": adapters.adapters(results),
         "adapters_summary": adapters.adapters_summary(results),
         "domains": domains.domains(results),

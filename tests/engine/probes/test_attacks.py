@@ -98,8 +98,10 @@ def test_an_adaptive_attack_lowers_the_detector_too(victim: Victim, canvas_BSSC:
 
 def test_the_adaptive_gain_stops_at_a_clear_error() -> None:
     outputs = torch.tensor([[-0.1, -9.0, 0.0], [-9.0, -0.1, 0.0], [-1.0, -1.0, 0.0]])
-    gains = [float(both(row[None], torch.tensor([0]), 2.0)) for row in outputs]
-    assert gains == pytest.approx([-8.9 - 2 * np.log(2), 1.0 - 2 * np.log(2), -2 * np.log(2)])
+    outputs = torch.cat([outputs, torch.tensor([[-9.0, -0.1, -3.0], [-9.0, -0.1, -9.0]])])
+    gains = [float(both(row[None], torch.tensor([0]), 2.0, torch.tensor([-3.0]))) for row in outputs]
+    unseen = 1.0 - 2 * np.log1p(np.exp(-3))  # nothing is gained by a logit below that of the unchanged picture
+    assert gains == pytest.approx([-8.9 - 2 * np.log(2), 1.0 - 2 * np.log(2), -2 * np.log(2), unseen, unseen])
 
 
 def test_noise_has_the_size_of_an_attack(victim: Victim, canvas_BSSC: np.ndarray) -> None:
