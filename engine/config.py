@@ -22,6 +22,7 @@ from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.report.tracking import TrackConfig
 from substyle.engine.store.layout import Codec, Dtype, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
 from substyle.kernels.errors import ConfigError
@@ -341,6 +342,8 @@ class Study:
     """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
     attack: AttackConfig = field(default_factory=AttackConfig)
     """Adversarial attacks on the backbones, and their detection."""
+    track: TrackConfig = field(default_factory=TrackConfig)
+    """Experiment tracker."""
     shift: dict[str, PathOrAddress] = field(default_factory=dict)
     """Other photographs of the same classes, by name: folders or any other source."""
     corruptions: str = ""

@@ -126,9 +126,57 @@ class _Tqdm:
         self.shown = now if due else self.shown
 
 
+Listener = Callable[[str, int, int, float], object]  # stage, items done, total, items per second
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a function the progress of all stages in the block: every ten seconds, and when they end."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+class _Told:
+    """A bar that tells listeners."""
+
+    def __init__(self, bar: ProgressBar, name: str, total: int, done: int) -> None:
+        self.bar, self.name, self.total, self.done = bar, name, total, done
+        self.rate, self.last, self.note = _Rate(done), time.monotonic(), bar.note
+
+    def advance(self, count: int = 1) -> None:
+        self.bar.advance(count)
+        self.done += count
+        now = time.monotonic()
+        self.rate.update(self.done, now)
+        if now - self.last >= _WINDOW_S:
+            self.tell(now)
+
+    def tell(self, now: float) -> None:
+        self.last = now
+        for listener in _listeners:
+            listener(self.name, self.done, self.total, self.rate.per_s(now))
+
+
 @contextmanager
 def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
     """Show the progress of a stage of ``total`` items, ``done`` of them finished in earlier runs."""
+    with _shown(name, total, unit, done, quiet) as bar:
+        if not _listeners:
+            yield bar
+            return
+        told = _Told(bar, name, total, done)
+        try:
+            yield told
+        finally:
+            told.tell(time.monotonic())
+
+
+@contextmanager
+def _shown(name: str, total: int, unit: str, done: int, quiet: bool) -> Iterator[ProgressBar]:
     out = sys.stderr
     if quiet:
         yield _Silent()

@@ -322,6 +322,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--store", type=_place, metavar="STORE", help="store of the embeddings (DIR/store.zarr)")
     run.add_argument("--limit", type=_COUNT, metavar="N", help="use only N photographs")
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
+    run.add_argument("--track", metavar="NAME", help="tracker: trackio, wandb, mlflow or tensorboard (the study's)")
     _device(run, default=None)
     run.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _executor(run)

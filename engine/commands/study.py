@@ -120,6 +120,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.limit is not None:
         study = dataclasses.replace(study, limit=options.limit)
     study = dataclasses.replace(study, executor=executor_config(options, study.executor))
+    if options.track is not None:
+        study = dataclasses.replace(study, track=dataclasses.replace(study.track, to=options.track))
     out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)

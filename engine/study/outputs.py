@@ -208,7 +208,7 @@ ADAPTERS, DOMAINS, SIMILARITY = "adapters", "domains", "similarity"
 STAGES = ("probes", "analysis", "shift", "attack", DOMAINS)
 _REPORT = (RESULTS, PAGE, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
-_ALL = (*_REPORT, *STAGES, ADAPTERS, SIMILARITY, "gallery", STORE, "trace.json", HEADER)
+_ALL = (*_REPORT, *STAGES, ADAPTERS, SIMILARITY, "gallery", STORE, "tensorboard", "wandb", "trace.json", HEADER)
 _KIND = "results"
 
 

@@ -24,6 +24,7 @@ from substyle.engine.embedding.run import complete, embed, embed_compiled, repai
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import resample
 from substyle.engine.report.page import ReportFiles, write_report
+from substyle.engine.report.tracking import tracked
 from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import read_object, remove, write_durably, writing
 from substyle.engine.store.identity import RUN
@@ -277,6 +278,17 @@ def run_study(
     Raises:
         PhotographsError: the store has other photographs, or another seed or canvas.
     """
+    settings = {"suite": study.suite, "seed": study.seed, "canvas": study.canvas, "images": str(images or study.images)}
+    settings["backbones"] = ", ".join(names_of(study.backbones))
+    with tracked(study.track, study.name, settings, out) as finished:
+        results = _run(study, out, images, store_path, fresh=fresh, quiet=quiet)
+        finished(results)
+    return results
+
+
+def _run(
+    study: Study, out: Path, images: Path | str | None, store_path: Place | None, *, fresh: bool, quiet: bool
+) -> dict[str, Any]:
     devices.resolve(study.probes.device, prefix="probes.")  # fail early, before hours of embedding
     store_path = store_path or store_of(study, out)
     plan = plan_of(study, images, store_path)

@@ -13,6 +13,7 @@ from substyle.engine.analysis.similarity import similarity
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.files import read_object, remove, write_durably, writing
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import open_tables
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import (
     SIMILARITY,
@@ -91,7 +92,7 @@ def kept_similarity(
 def _stamp(
     store: EmbeddingStore, names: Sequence[str], transformations: Sequence[str], settings: dict[str, Any]
 ) -> Stamp:
-    tables = stages.open_tables(store, names, transformations)
+    tables = open_tables(store, names, transformations)
     digests = {
         table.backbone: embeddings_digest(
             store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)

@@ -1,0 +1,221 @@
+"""Experiment trackers: progress, tables and the report of a run in trackio, Weights & Biases, MLflow or TensorBoard.
+
+All calls run on one thread of their own, since trackers wait for networks and keep their run in thread-local state. The
+first call that fails ends tracking with a warning; the run goes on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import queue
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from substyle.engine import observability
+from substyle.engine.report.page import flat
+from substyle.engine.report.tables import all_tables
+from substyle.kernels.errors import MissingError
+from substyle.pipelines.validation import validated
+
+_WAIT_S = 120.0  # for the tracker to finish at the end of a run
+Rows = Sequence[Mapping[str, Any]]
+
+
+@validated("track")
+class TrackConfig:
+    """Experiment tracker that shows progress, throughput, tables and the report of a run."""
+
+    to: Literal["", "trackio", "wandb", "mlflow", "tensorboard"] = ""
+    """Library of the tracker, configured by its own environment variables; empty for none. TensorBoard writes to
+    ``tensorboard/`` in the output folder."""
+    project: Annotated[str, Field(min_length=1, max_length=80)] = "substyle"
+    """Project (of MLflow: experiment) of the run."""
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Functions of a library for one run.
+
+    Attributes:
+        log: numbers by name, at a step.
+        table: a table by name, as rows of values by column.
+        file: a file to keep.
+        finish: end the run.
+    """
+
+    log: Callable[[Mapping[str, float], int], object]
+    table: Callable[[str, Rows], object]
+    file: Callable[[Path], object]
+    finish: Callable[[], object]
+
+
+def _trackio(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
+    trackio = importlib.import_module("trackio")
+    run = trackio.init(project=config.project, name=name, config=dict(settings), embed=False)
+    return Tracker(
+        log=lambda values, step: run.log(dict(values)),
+        table=lambda title, rows: run.log({f"tables/{title}": trackio.Table(data=list(rows))}),
+        file=lambda path: run.log_artifact(
+            path, name=re.sub(r"[^\w.-]", "-", f"{run.name}-{path.stem}", flags=re.A), type="report"
+        ),
+        finish=trackio.finish,
+    )
+
+
+def _wandb(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
+    wandb = importlib.import_module("wandb")
+    run = wandb.init(project=config.project, name=name, config=dict(settings), dir=str(out))
+
+    def table(title: str, rows: Rows) -> None:
+        columns = list(rows[0])
+        run.log({f"tables/{title}": wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])})
+
+    def file(path: Path) -> None:
+        artifact = wandb.Artifact(f"{path.stem}-{run.id}", type="report")
+        artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+    return Tracker(lambda values, step: run.log(dict(values)), table, file, run.finish)
+
+
+def _mlflow(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
+    mlflow = importlib.import_module("mlflow")
+    mlflow.set_experiment(config.project)
+    mlflow.start_run(run_name=name)
+    mlflow.log_params(dict(settings))
+
+    def table(title: str, rows: Rows) -> None:
+        mlflow.log_table({column: [row[column] for row in rows] for column in rows[0]}, f"tables/{title}.json")
+
+    def log(values: Mapping[str, float], step: int) -> None:
+        # MLflow allows neither @ nor = in names
+        mlflow.log_metrics({key.replace("@", " ").replace("=", " "): value for key, value in values.items()}, step)
+
+    return Tracker(log, table, lambda path: mlflow.log_artifact(str(path)), mlflow.end_run)
+
+
+def _tensorboard(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
+    writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(out / "tensorboard"))
+    writer.add_text("settings", _markdown([settings]))
+
+    def log(values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            writer.add_scalar(key, value, step)
+
+    return Tracker(
+        log,
+        table=lambda title, rows: writer.add_text(f"tables/{title}", _markdown(rows)),
+        file=lambda path: writer.add_text(path.name, str(path.absolute())),
+        finish=writer.close,
+    )
+
+
+def _markdown(rows: Rows) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_LIBRARIES: dict[str, tuple[str, Callable[[TrackConfig, str, Mapping[str, Any], Path], Tracker]]] = {
+    "trackio": ("trackio", _trackio),
+    "wandb": ("wandb", _wandb),
+    "mlflow": ("mlflow", _mlflow),
+    "tensorboard": ("tensorboard", _tensorboard),
+}
+
+
+class _Calls:
+    """Calls of a tracker, on a thread of their own; none after the first that fails."""
+
+    def __init__(self, begin: Callable[[], Tracker], library: str) -> None:
+        self.library = library
+        self.calls: queue.SimpleQueue[Callable[[Tracker], object] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, args=(begin,), name=f"tracker {library}", daemon=True)
+        self.thread.start()
+
+    def _work(self, begin: Callable[[], Tracker]) -> None:
+        try:
+            tracker = begin()
+            while (call := self.calls.get()) is not None:
+                call(tracker)
+            tracker.finish()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tracker raises, the run goes on
+            print(f"warning: {self.library} failed, no more is tracked: {error!r}", file=sys.stderr)
+
+    def close(self) -> None:
+        self.calls.put(None)
+        self.thread.join(_WAIT_S)
+        if self.thread.is_alive():
+            print(f"warning: {self.library} did not finish in {_WAIT_S:.0f} s; going on without it", file=sys.stderr)
+
+
+@contextmanager
+def tracked(
+    config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Track progress of the stages in the block. Yields a function to call with its results.
+
+    Args:
+        config: the tracker; none if ``to`` is empty.
+        name: name of the run.
+        settings: settings shown beside the run.
+        out: output folder with the report.
+
+    Raises:
+        MissingError: the library is not installed.
+    """
+    if not config.to:
+        yield lambda results: None
+        return
+    module, begin = _LIBRARIES[config.to]
+    if importlib.util.find_spec(module) is None:
+        extra = "substyle[track]" if module == "trackio" else module
+        raise MissingError("track.to", f"{module} is not installed; pip install '{extra}'")
+    calls = _Calls(lambda: begin(config, name, settings, out), config.to)
+
+    def progress(stage: str, done: int, total: int, per_s: float) -> None:
+        values = {f"{stage}/done": done, f"{stage}/total": total, f"{stage}/per_second": per_s}
+        calls.calls.put(lambda tracker: tracker.log(values, done))
+
+    def finished(results: Mapping[str, Any]) -> None:
+        for table in all_tables(dict(results)):
+            if not table.name.startswith("confusion"):  # long, and in the report
+                columns, rows = flat(table)
+                records = [dict(zip([each for each, _ in columns], row, strict=True)) for row in rows]
+                calls.calls.put(partial(_log_table, table.name, records))
+        scores = _scores(results)
+        calls.calls.put(lambda tracker: tracker.log(scores, 0))
+        calls.calls.put(lambda tracker: tracker.file(out / "report.html"))
+
+    try:
+        with observability.listening(progress):
+            yield finished
+    finally:
+        calls.close()
+
+
+def _log_table(title: str, rows: Rows, tracker: Tracker) -> None:
+    tracker.table(title, rows)
+
+
+def _scores(results: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of the table of probe accuracies, by backbone, head and score."""
+    overview = next((table for table in all_tables(dict(results)) if table.name == "overview"), None)
+    if overview is None:
+        return {}
+    columns, rows = flat(overview)
+    return {
+        f"{row[0]}/{row[1]}/{name}": value
+        for row in rows
+        for (name, kind), value in zip(columns, row, strict=True)
+        if kind in ("share", "points") and value is not None
+    }

@@ -1,0 +1,106 @@
+"""Experiment trackers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from substyle.engine.observability import stage
+from substyle.engine.report import tracking
+from substyle.engine.report.tracking import TrackConfig, tracked
+from substyle.kernels.errors import ConfigError, MissingError
+
+
+def study(to: str, out: Path, results: Mapping[str, Any]) -> None:
+    out.mkdir(exist_ok=True)
+    (out / "report.html").write_text("<p>report</p>")
+    with tracked(TrackConfig(to=to, project="photos"), "run 1", {"suite": "substance31"}, out) as finished:
+        with stage("embed", 40, "images", quiet=True) as bar:
+            for _ in range(4):
+                bar.advance(10)
+        finished(results)
+
+
+class Recorder(ModuleType):
+    """Stands in for a tracker."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__("trackio")
+        self.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+        self.fails, self.logged, self.files, self.ended = fails, {}, [], False
+        self.name = "run 1"
+        self.Table = SimpleNamespace
+
+    def init(self, **_: object) -> Recorder:
+        return self
+
+    def log(self, values: dict[str, Any]) -> None:
+        if self.fails:
+            raise OSError("no network")
+        self.logged |= values
+
+    def log_artifact(self, path: Path, **_: object) -> None:
+        self.files.append(path)
+
+    def finish(self) -> None:
+        self.ended = True
+
+
+def test_progress_scores_tables_and_report_are_tracked(
+    fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Recorder()
+    monkeypatch.setitem(sys.modules, "trackio", library)
+    results = fake.fake_results()
+    study("trackio", tmp_path, results)
+    assert (library.logged["embed/done"], library.logged["embed/total"]) == (40, 40)
+    assert library.logged["embed/per_second"] > 0
+    accuracy = results["backbones"]["efficientnet_lite0"]["fine"]["linear"]["accuracy"]
+    assert library.logged["efficientnet_lite0/linear/style"] == accuracy
+    assert library.logged["tables/overview"].data[0].keys() >= {"backbone", "style", "style_low"}
+    assert (library.files, library.ended) == ([tmp_path / "report.html"], True)
+
+
+def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(
+    fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", Recorder(fails=True))
+    study("trackio", tmp_path, fake.fake_results())
+    assert capsys.readouterr().err.count("warning: trackio failed") == 1
+    monkeypatch.setattr(Recorder, "init", lambda self, **_: sys.exit(3))
+    study("trackio", tmp_path, fake.fake_results())
+    assert "SystemExit(3)" in capsys.readouterr().err
+
+
+def test_unknown_and_missing_trackers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"track\.to"):
+        TrackConfig(to="excel")  # type: ignore[arg-type]
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="pip install 'mlflow'"):
+        study("mlflow", tmp_path, {})
+
+
+@pytest.mark.parametrize("library", ["trackio", "wandb", "mlflow", "tensorboard"])
+def test_libraries_keep_what_they_are_told(
+    library: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip(library)
+    study(library, tmp_path / "out", fake.fake_results())
+    assert "warning" not in capsys.readouterr().err
+    files = [
+        path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".db", ".db-wal", ".wandb", ".0")
+    ]
+    assert any(b"embed/per_second" in path.read_bytes() for path in files)
