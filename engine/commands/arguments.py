@@ -379,6 +379,18 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
     compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR")
 
+    for name, about in (
+        ("card", "write the Hugging Face model card of a run"),
+        ("push", "upload report, tables and probes of a run to the Hugging Face Hub"),
+    ):
+        share = _command(commands, name, "exchange", about)
+        share.add_argument("run", type=Path, metavar="RUN", help="output folder of a run")
+        if name == "card":
+            share.add_argument("--out", type=Path, metavar="FILE", help="file to write (RUN/README.md)")
+        else:
+            share.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if missing")
+            share.add_argument("--private", action="store_true", help="make a new repository private")
+
 
 def _exchange(commands: Any) -> None:  # noqa: ANN401
     bring = _command(

@@ -1,4 +1,4 @@
-"""Commands `export`, `explore`, `import` and `variants`: embeddings and pixels for and from other programs."""
+"""Commands `export`, `explore`, `import`, `variants`, `card` and `push`: exchange with other programs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from substyle.engine.commands.options import source_config
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
 from substyle.pipelines.transforms.registry import load_plugin
@@ -53,6 +54,20 @@ def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
         f"{answer['dim']} wide, from {options.embeddings}"
     )
     return answer
+
+
+def card(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle card RUN`."""
+    path = hub.write_card(options.run, options.out)
+    print(f"model card: {path}")
+    return {"card": str(path)}
+
+
+def push(options: argparse.Namespace) -> dict[str, Any]:
+    """`substyle push RUN --repo USER/NAME`."""
+    address = hub.push(options.run, options.repo, private=options.private)
+    print(f"uploaded: {address}")
+    return {"commit": address}
 
 
 def variants(options: argparse.Namespace) -> dict[str, Any]:

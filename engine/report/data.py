@@ -201,7 +201,7 @@ _COMPARISON: Shape = {
     **dict.fromkeys(("ci95", "ci90", "two_way_ci95"), _interval),
     **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
 }
-_SIMILARITY: Shape = {"pairs": {"*": {"*": dict.fromkeys(("cka", "rsa", "rsa_offsets"), _number) | {"*": _interval}}}}
+_SIMILARITY: Shape = {"pairs": {"*": {"*": {"*": _interval, **dict.fromkeys(("cka", "rsa", "rsa_offsets"), _number)}}}}
 _CLAIM: Shape = {
     **dict.fromkeys(("id", "statement", "unit"), _text),
     "status": _status,

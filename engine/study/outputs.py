@@ -203,10 +203,10 @@ def file_digest(path: Path) -> str:
         return ""
 
 
-STORE, RESULTS, PAGE = "store.zarr", "results.json", "report.html"
+STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
 ADAPTERS, DOMAINS, SIMILARITY = "adapters", "domains", "similarity"
 STAGES = ("probes", "analysis", "shift", "attack", DOMAINS)
-_REPORT = (RESULTS, PAGE, "tables", "figures")
+_REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
 _ALL = (*_REPORT, *STAGES, ADAPTERS, SIMILARITY, "gallery", STORE, "tensorboard", "wandb", "trace.json", HEADER)
 _KIND = "results"

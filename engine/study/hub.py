@@ -1,0 +1,140 @@
+"""Results of a run on the Hugging Face Hub: a model card, and an upload of report, tables and probes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from substyle.engine.report.data import Results, dig, head_name, heads, ordered, read_results, scored
+from substyle.engine.report.findings import SCORES, interval_key
+from substyle.engine.report.labels import labelled
+from substyle.engine.report.page import cell_text
+from substyle.engine.report.tables import overview
+from substyle.engine.store.files import write_durably
+from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current
+from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+
+_SHARED = [CARD, PAGE, RESULTS, "tables/*", "figures/*", "probes/*"]
+
+
+def write_card(run: Path, out: Path | None = None) -> Path:
+    """Write the model card of a run, with its accuracies as evaluation results (``model-index``).
+
+    Args:
+        run: output folder with results.json.
+        out: file; default: ``README.md`` in the folder.
+
+    Raises:
+        StaleError: the results are outdated.
+        SubstyleError: they are missing or invalid.
+    """
+    path = out or run / CARD
+    write_durably(path, card(_current(run)).encode())
+    return path
+
+
+def _current(run: Path) -> Results:
+    if not (run / RESULTS).is_file():
+        raise MissingError("RUN", f"{run} has no {RESULTS}; pass the output folder of substyle run or report")
+    results = read_results(run / RESULTS)
+    require_current(run, results)
+    return labelled(results)
+
+
+def card(results: Results) -> str:
+    """The model card: metadata in the Hub's format, and the table of probe accuracies.
+
+    Accuracies are fractions; ``args`` of a metric has its 95 % interval and whether the probe has converged.
+    """
+    from huggingface_hub import CardData, EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    photographs = dig(results, "identity", "sources") or results["name"]
+    index: list[dict[str, Any]] = []
+    for name in ordered(results):
+        found = []
+        for head in heads(results):
+            for heading, task, key in SCORES:
+                scores = dig(results, "backbones", name, task, head)
+                interval = interval_key(scores, task, key)
+                if (score := scored(scores, key, interval)) is not None:
+                    found.append(
+                        EvalResult(
+                            task_type="image-classification",
+                            task_name=f"{heading}, {head_name(head)} probe",
+                            dataset_type=re.sub(r"[^a-z0-9]+", "-", photographs.lower()).strip("-") or "photographs",
+                            dataset_name=photographs,
+                            dataset_config=f"{results.get('suite', '')}/{task}/{head}/{key}",
+                            dataset_split="test",
+                            metric_type="accuracy",
+                            metric_name=f"Accuracy ({heading}, {head_name(head)})",
+                            metric_value=score[0],
+                            metric_args={"ci95": dig(scores, interval), "converged": dig(scores, "converged")},
+                        )
+                    )
+        if found:
+            index += eval_results_to_model_index(name, found)
+    if not index:
+        raise SubstyleError("results.json: no probe has a score; run substyle probe and substyle report")
+    # not ModelCardData, which holds the results of one model
+    data = CardData(library_name="substyle", tags=["substyle", "probing"], **{"model-index": index})
+    table = overview(results)
+    lines = [[column.heading for column in table.columns], ["---"] * len(table.columns)]
+    lines += [[cell_text(v, column) for v, column in zip(row, table.columns, strict=True)] for row in table.rows]
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    chance = ", ".join(f"{task} {100 * value:.1f}" for task, value in (results.get("chance") or {}).items())
+    variants, images, version = len(results["transformations"]), results["images"], results.get("version", "")
+    return f"""---
+{data.to_yaml()}
+---
+
+# {results["name"]}: what image embeddings know
+
+Probes of {len(index)} frozen image embeddings, trained by substyle {version} on {variants} variants of {images:,}
+photographs ({photographs}). Accuracy on test photographs in per cent, with 95 % intervals:
+
+{rows}
+
+*Style* is the transformation of a photograph; *seen* and *held out* are its group, for transformations in and not in
+the probe's training set; *class* is predicted from original and from transformed photographs. Chance: {chance}.
+
+`report.html` has all results. Apply a probe with `substyle predict probes/<backbone>/<task>-<head>.safetensors IMAGES`.
+"""
+
+
+def push(run: Path, repo: str, *, private: bool = False) -> str:
+    """Upload card, report, results, tables, figures and probes of a run. Embeddings and photographs stay here.
+
+    The token is that of ``hf auth login`` or ``HF_TOKEN``; ``HF_ENDPOINT`` is another hub.
+
+    Args:
+        run: output folder.
+        repo: ``user/name``, created if it does not exist.
+        private: whether a new repository is private.
+
+    Returns:
+        address of the commit.
+
+    Raises:
+        ConfigError: an invalid name.
+        SubstyleError: the upload failed.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ConfigError("--repo", repo, "user/name")
+    write_card(run)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=run, allow_patterns=_SHARED, commit_message=f"Results of {run.resolve().name}"
+        )
+    except HFValidationError as error:
+        raise ConfigError("--repo", repo, f"user/name ({error})") from error
+    except Exception as error:  # the client raises those of several HTTP libraries
+        raise SubstyleError(f"{repo}: upload failed: {error}") from error
+    return str(commit.commit_url)
