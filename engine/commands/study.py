@@ -43,7 +43,8 @@ from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
-from substyle.engine.study.runner import kept_shift, run_study, save_report, store_of
+from substyle.engine.study.runner import run_study, save_report, store_of
+from substyle.engine.study.shift import kept_replicates, kept_shift, shifts_of
 from substyle.engine.study.similarity import compare as compare_backbones
 from substyle.engine.study.similarity import kept_similarity
 from substyle.engine.study.stages import assemble
@@ -186,7 +187,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
     tables = {table.backbone: table for table in kept.tables}
     parts: dict[str, Mapping[str, Any]] = {
-        "shift": kept_shift(store, out, tables, study.shift if study else None),
+        "shift": kept_shift(store, out, tables, shifts_of(study) if study else None),
         "domains": kept_domains(store, out, tables, study.domains if study else None),
         "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
         "label": labels_of(study.backbones) if study else {},
@@ -198,6 +199,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         tables=kept.tables,
         threads=threads,
         similarity=kept_similarity(store, out, list(tables), study.analysis if study else None),
+        shifted=kept_replicates(out, parts["shift"]),
     )
     shown = study is None or study.gallery
     save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)

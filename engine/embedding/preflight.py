@@ -28,7 +28,7 @@ from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, kind_of, open_source
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_all
+from substyle.pipelines.transforms.registry import load_all, suite
 
 MIN_TEST = 2  # one image has no confidence interval
 _NAMED = 5  # names listed in a message
@@ -96,7 +96,8 @@ def check_study(
     warnings = check_suite(transformations) + check_splits(counts)
     warnings += check_tasks(study.probes, transformations, counts)
     check_domains(study)
-    return warnings + check_shift(study.shift, counts, study.probes, study.source)
+    warnings += check_shift(study.shift, counts, study.probes, study.source)
+    return warnings + check_corruptions(study, counts)
 
 
 def check_backbones(choices: Sequence[BackboneChoice]) -> None:
@@ -299,6 +300,30 @@ def check_domains(study: Study) -> None:
         open_source(folder, study.source.fitting(kind_of(folder)))
 
 
+def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
+    """Check the suite of corruptions and that there is a class probe. Raises ConfigError("corruptions", ...)."""
+    if not study.corruptions:
+        return []
+    try:
+        made = suite(study.corruptions)
+    except ConfigError as error:
+        raise ConfigError("corruptions", study.corruptions, error.allowed) from None
+    if len(made) < 2 or study.corruptions in study.shift:
+        allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
+        raise ConfigError("corruptions", study.corruptions, allowed)
+    _require_class_probe("corruptions", study.corruptions, counts, study.probes)
+    return []
+
+
+def _require_class_probe(field: str, given: str, counts: SplitCounts, probes: ProbeConfig) -> None:
+    known = set(counts.classes(TRAIN))
+    if len(known) < 2:
+        allowed = f"none, because it scores the class probe and the study has {len(known)} training classes"
+        raise ConfigError(field, given, allowed)
+    if "semantic" not in probes.tasks or "linear" not in probes.heads or not probes.save:
+        raise ConfigError(field, given, "semantic in probes.tasks, linear in probes.heads and probes.save = true")
+
+
 def check_shift(
     shift: Mapping[str, Path | str], counts: SplitCounts, probes: ProbeConfig, source: SourceConfig | None = None
 ) -> list[str]:
@@ -312,17 +337,8 @@ def check_shift(
     """
     if not shift:
         return []
+    _require_class_probe("shift", ", ".join(shift), counts, probes)
     known = set(counts.classes(TRAIN))
-    if len(known) < 2:
-        raise ConfigError(
-            "shift",
-            ", ".join(shift),
-            f"none, because it scores the class probe and the study has {len(known)} training classes",
-        )
-    if "semantic" not in probes.tasks or "linear" not in probes.heads or not probes.save:
-        raise ConfigError(
-            "shift", ", ".join(shift), "semantic in probes.tasks, linear in probes.heads and probes.save = true"
-        )
     warnings = []
     for name, folder in shift.items():
         photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))

@@ -17,7 +17,7 @@ from substyle.engine.report.findings import MARGIN, across_generators, listed, w
 
 Claim = dict[str, Any]
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
-FEWEST_CORRELATED, FEWEST_DECIDED = 3, 6  # minimum backbones for a rank correlation, and for a verdict on it
+FEWEST_CORRELATED, FEWEST_DECIDED = 4, 6  # minimum backbones for a rank correlation, and for a verdict on it
 STRONG = 0.5  # rank correlation that counts as "implies"
 STATISTICS = "control:statistics"
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "supported", "contradicted", "undecided", "not testable"
@@ -29,7 +29,7 @@ def claims(results: Results) -> list[Claim]:
     """Create ``claims`` of results.json: C1 to C6 with verdicts.
 
     Args:
-        results: results.json with ``backbones``, ``comparisons`` and optional analyses and shifts.
+        results: results.json with ``backbones``, ``comparisons`` and optional analyses and ``robustness``.
 
     Returns:
         for each claim ``id``, ``statement``, ``status`` (supported, contradicted, undecided, not testable), ``groups``
@@ -147,40 +147,38 @@ def _contrastive_move(results: Results) -> Claim:
 def _moving_is_no_weakness(results: Results) -> Claim:
     """C6: rank correlation over backbones between sensitivity and loss of class accuracy on other photographs."""
     claim = _claim("C6", "Sensitivity to transformations does not imply poor robustness to domain shift.", "number")
-    points: dict[str, tuple[float, float]] = {}
-    for name in networks(results):
-        moved = [v for v in (dig(results, "backbones", name, "sensitivity") or {}).values() if v is not None]
-        scores = (dig(results, "backbones", name, "shift") or {}).values()
-        reached = [value for each in scores if (value := dig(each, "accuracy")) is not None]
-        clean = dig(results, "backbones", name, "semantic", "linear", "clean")
-        if moved and reached and clean is not None:
-            points[name] = float(np.mean(moved)), clean - float(np.mean(reached))
-    claim |= {"groups": {"shifted": list(points)}, "margin": STRONG}
+    row = (results.get("robustness") or [{}])[-1]  # the mean of all shifts, or the only one
+    points = [name for name in networks(results) if name in (row.get("backbones") or {})]
+    claim |= {"groups": {"shifted": points}, "margin": STRONG}
     if len(points) < FEWEST_CORRELATED:
-        needed = f"requires {FEWEST_CORRELATED} trained backbones with [shift] photographs and an analysis"
+        needed = f"requires {FEWEST_CORRELATED} trained backbones with [shift] photographs or corruptions"
         return _not_testable(claim, [f"{needed}; got {len(points)}"])
-    correlation = rank_correlation(*zip(*points.values(), strict=True))
-    if correlation is None:
+    correlation, by_images = row["spearman"], row["spearman_ci95"]
+    if correlation is None or by_images is None:
         claim["reasons"].append("all backbones have the same sensitivity or the same loss")
-        return _held_back(results, claim, list(points), [("semantic", "linear")])
+        return _held_back(results, claim, points, [("semantic", "linear")])
     claim["estimate"] = correlation
-    claim["reasons"].append(
-        f"rank correlation of sensitivity and loss over {len(points)} backbones: {minus(f'{correlation:+.2f}')}"
-    )
+    claim["reasons"].append(f"over {len(points)} backbones, of sensitivity and loss: {shown_correlations(row)}")
     if len(points) < FEWEST_DECIDED:
         claim["reasons"].append(f"a verdict requires {FEWEST_DECIDED} backbones")
     else:
-        claim["ci"] = low, high = correlation_interval(correlation, len(points))
+        by_backbones = correlation_interval(correlation, len(points))
+        claim["ci"] = low, high = [min(by_images[0], by_backbones[0]), max(by_images[1], by_backbones[1])]
         claim["status"] = CONTRADICTED if low > 0 else SUPPORTED if high < STRONG else UNDECIDED
-    return _held_back(results, claim, list(points), [("semantic", "linear")])
+        claim["reasons"].append("the interval covers those over photographs and over backbones")
+    return _held_back(results, claim, points, [("semantic", "linear")])
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, with mean ranks for ties; None if ``x`` or ``y`` is constant."""
-    ranks = [np.array([np.mean(np.flatnonzero(np.sort(v) == each)) for each in v]) for v in (np.array(x), np.array(y))]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+def shown_correlations(row: dict[str, Any]) -> str:
+    """Format as ``Spearman's rho +0.60 (+0.20 to +0.80), Kendall's tau +0.40 (…), 95 % over photographs``."""
+    texts = []
+    for key, name in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau")):
+        text = f"{name} {minus(f'{row[key]:+.2f}')}"
+        if row[f"{key}_ci95"] is not None:
+            low, high = (minus(f"{end:+.2f}") for end in row[f"{key}_ci95"])
+            text += f" ({low} to {high})"
+        texts.append(text)
+    return f"{', '.join(texts)}, 95 % over photographs"
 
 
 def correlation_interval(correlation: float, count: int) -> list[float]:

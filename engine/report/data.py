@@ -38,6 +38,7 @@ _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "throughput": dict,
     "environment": dict,
     "comparisons": list,
+    "robustness": list,
     "claims": list,
 }
 _DEPTH = 32  # maximum nesting; results.json has 7
@@ -202,6 +203,11 @@ _COMPARISON: Shape = {
     **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
 }
 _SIMILARITY: Shape = {"pairs": {"*": {"*": {"*": _interval, **dict.fromkeys(("cka", "rsa", "rsa_offsets"), _number)}}}}
+_SCORED: tuple[tuple[str, Shape], ...] = (("", _number), ("_ci95", _interval))
+_CORRELATED: Shape = {
+    **{key + end: shape for key in ("spearman", "kendall") for end, shape in _SCORED},
+    "backbones": {"*": {key + end: shape for key in ("sensitivity", "loss") for end, shape in _SCORED}},
+}
 _CLAIM: Shape = {
     **dict.fromkeys(("id", "statement", "unit"), _text),
     "status": _status,
@@ -262,6 +268,9 @@ def _check_rows(results: Results) -> None:
         for key in ("name", "coarse", "role"):
             _check_kind(f"results.transformations[{i}].{key}", transformation.get(key), str)
         _check_shape(f"results.transformations[{i}]", transformation, {"parameters": _parameters})
+    for i, row in enumerate(results.get("robustness") or []):
+        _check_kind(f"results.robustness[{i}]", row, dict)
+        _check_shape(f"results.robustness[{i}]", row, _CORRELATED)
     for i, row in enumerate(results.get("comparisons") or []):
         _check_kind(f"results.comparisons[{i}]", row, dict)
         for key, kind in (("task", str), ("a", str), ("b", str), ("difference", (int, float))):

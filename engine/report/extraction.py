@@ -202,13 +202,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class SizePlot:
-    """Architectures of one backbone: class accuracy to the right, style accuracy upwards."""
+    """Points with intervals on two axes: architectures of one backbone by class and style accuracy, if not labelled."""
 
     name: str
     points: tuple[SizePoint, ...]
     x: Axis
     y: Axis
     summary: str
+    x_label: str = "class accuracy, %"
+    y_label: str = "style accuracy, %"
 
     @property
     def front(self) -> list[SizePoint]:
@@ -293,6 +295,6 @@ def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  #
         axis.set_title(plot.name.replace("$", r"\$"), size=7)
     for axis in axes[len(plots) :]:
         axis.set_visible(False)
-    figure.supxlabel("class accuracy, %", fontsize=8)
-    figure.supylabel("style accuracy, %", fontsize=8)
+    figure.supxlabel(plots[0].x_label, fontsize=8)
+    figure.supylabel(plots[0].y_label, fontsize=8)
     return figure

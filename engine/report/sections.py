@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report import extraction, severity, similarity
+from substyle.engine.report import extraction, severity, shift, similarity
 from substyle.engine.report.data import (
     HEADS,
     Column,
@@ -176,31 +176,6 @@ def knn_beside_probes(results: Results) -> list[Table]:
     return made
 
 
-def shift_table(results: Results) -> Table | None:
-    """Class accuracy of backbones on test photographs and on every shift, and mean sensitivity."""
-    shifts = list(
-        dict.fromkeys(key for name in ordered(results) for key in dig(results, "backbones", name, "shift") or {})
-    )
-    if not shifts:
-        return None
-    first = heads(results)[0] if heads(results) else ""
-    columns = [
-        Column("backbone", "Backbone", "text"),
-        Column("clean", "Own photographs", interval=True),
-        *(Column("shift", key, interval=True) for key in shifts),
-        Column("sensitivity", "Mean sensitivity", "number"),
-    ]
-    rows = []
-    for name in ordered(results):
-        backbone = results["backbones"][name]
-        if backbone.get("shift"):
-            moved = [value for value in (backbone.get("sensitivity") or {}).values() if value is not None]
-            clean = scored(dig(backbone, "semantic", first), "clean")
-            shifted = [scored(dig(backbone, "shift", key), "accuracy", "ci95") for key in shifts]
-            rows.append((name, clean, *shifted, sum(moved) / len(moved) if moved else None))
-    return Table("shift", "Accuracy of the class probe on shifted photographs", tuple(columns), tuple(rows))
-
-
 def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
     """Comparisons by one head between different backbones of ``names``."""
     place = [column.name for column in table.columns].index
@@ -289,7 +264,8 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
     """Write figures as PDF and PNG.
 
     ``overview``: accuracy of probes; ``depth``: by layer; ``severity``: by severity; ``complexity``: by size of the
-    probe; ``similarity``: of backbones; ``robustness``: class accuracy by sensitivity.
+    probe; ``similarity``: of backbones; ``shift``: loss by sensitivity;
+    ``robustness``: class accuracy by sensitivity.
 
     Figures without numbers are skipped. Returns the files.
     """
@@ -318,6 +294,8 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
             drawn["complexity"] = extraction.draw_sizes(sizes, {"full": _FULL, "open": _OPEN, "late": _MUTED})
         if maps := similarity.similarity_maps(results):
             drawn["similarity"] = similarity.draw_similarity(maps)
+        if shifted := shift.shift_plots(results):
+            drawn["shift"] = extraction.draw_sizes(shifted, {"full": _FULL, "late": _MUTED})
         robustness = _robustness(results)
         if robustness is not None:
             drawn["robustness"] = robustness

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,23 +14,18 @@ from typing import Any
 import numpy as np
 
 from substyle.engine import devices, observability
-from substyle.engine.backbones.compile import CompiledBackbone
-from substyle.engine.config import EmbedConfig, Settings, Study, labels_of, names_of
+from substyle.engine.config import Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import check_study
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
-from substyle.engine.embedding.run import complete, embed, embed_compiled, repair, require_same
-from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.probes.evaluate import resample
+from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.report.page import ReportFiles, write_report
 from substyle.engine.report.tracking import tracked
 from substyle.engine.store import catalog, identity, lock
-from substyle.engine.store.files import read_object, remove, write_durably, writing
+from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN
-from substyle.engine.store.layout import HEADER, DifferentError, slug
-from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, open_table, store_facts
+from substyle.engine.store.table import store_facts
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt, adaptable, derive
 from substyle.engine.study.attack import attack, attackable
@@ -40,187 +34,14 @@ from substyle.engine.study.domains import transfer
 from substyle.engine.study.outputs import (
     RESULTS,
     STORE,
-    Note,
-    Stamp,
-    file_digest,
-    finish,
-    note_of,
-    photographs_digest,
-    require_fresh,
 )
+from substyle.engine.study.shift import embedded, kept_replicates, shift, shifts_of
 from substyle.engine.study.similarity import compare
-from substyle.engine.study.stages import PROBES, assemble
+from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
-from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
+from substyle.pipelines.sources import ImageRecord, Source, describe, open_source
 from substyle.pipelines.storage import Place, place
-
-HEAD = "linear"
-SHIFT = "shift"
-BOOTSTRAP = 2000
-
-
-def shift(
-    folders: Mapping[str, Path | str],
-    compiled: Sequence[CompiledBackbone],
-    out: Path,
-    settings: Settings,
-    config: EmbedConfig,
-    *,
-    study: EmbeddingStore,
-    tables: Mapping[str, EmbeddingTable],
-    adapted: Sequence[str] = (),
-    source: SourceConfig | None = None,
-    quiet: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """Score each backbone's linear class probe on other photographs of the same classes (distribution shift).
-
-    Args:
-        folders: photographs with classes, by name; classes unknown to the probe are ignored.
-        compiled: the compiled backbones of the study.
-        out: output folder with the trained probes; embeddings are written to ``out/shift/<name>.zarr``, replacing a
-            store of other photographs.
-        study: store of the study.
-        tables: tables that the probes were trained on, by backbone.
-        adapted: adapted backbones, whose embeddings are derived from those of ``compiled``.
-        source: source configuration of the study; its applicable fields are used for these photographs.
-
-    Returns:
-        ``{"accuracy", "ci95", "images"}`` by backbone and name.
-
-    Raises:
-        ConfigError: a folder has none of the probe's classes.
-    """
-    began = time.perf_counter()
-    plain = Settings(settings.seed, settings.canvas, ("identity",), settings.orientation)
-    stores = {
-        name: _embedded(
-            *(f"shift {name}", folder, out / SHIFT / f"{slug(name)}.zarr", compiled, plain, config),
-            source=source,
-            quiet=quiet,
-        )
-        for name, folder in folders.items()
-    }
-    for store in stores.values():
-        for name in adapted:
-            derive(store, name, quiet=quiet)
-    answer: dict[str, dict[str, Any]] = {}
-    for backbone in [*(name for each in compiled for name in each.names), *adapted]:
-        answer[backbone] = scores = {}
-        probe_path = _probe(out, backbone)
-        if not probe_path.is_file():
-            continue
-        probe = Probe.load(probe_path)
-        for name, store in stores.items():
-            scores[name] = _score(store, backbone, probe, name)
-        folder = out / SHIFT / slug(backbone)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "shift.json", json.dumps(scores).encode())
-        stamp = _stamp(study, tables[backbone], out, stores, folders)
-        finish(folder, stamp, time.perf_counter() - began)
-    return answer
-
-
-def kept_shift(
-    study: EmbeddingStore,
-    out: Path,
-    tables: Mapping[str, EmbeddingTable],
-    folders: Mapping[str, Path | str] | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Load the results of `shift`, by backbone.
-
-    Args:
-        folders: the `[shift]` table of the study; default: the folders that were scored.
-
-    Raises:
-        StaleError: the results are outdated.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    if folders is not None and not folders:
-        return found
-    for name, table in tables.items():
-        folder = out / SHIFT / slug(name)
-        note: Note | None = note_of(folder)
-        if note is None:
-            continue
-        paths = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
-        stores = {each: EmbeddingStore.open(path) for each, path in paths.items() if catalog.exists(path)}
-        now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
-        require_fresh(folder, note, now, "substyle run with the study")
-        found[name] = read_object(folder / "shift.json")
-    return found
-
-
-def _embedded(
-    title: str,
-    folder: Path | str,
-    path: Path,
-    compiled: Sequence[CompiledBackbone],
-    settings: Settings,
-    config: EmbedConfig,
-    *,
-    source: SourceConfig | None,
-    quiet: bool,
-    limit: int = 0,
-    fractions: Fractions | None = None,
-) -> EmbeddingStore:
-    """Embed other photographs in a store of their own, replacing a store of other ones."""
-    photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
-    print(f"{title}: {describe(photographs)}", file=sys.stderr)
-    if not catalog.exists(path):
-        with writing(path):
-            remove(path)  # remainder of an interrupted deletion
-    plan = EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
-    try:
-        embed_compiled(plan, compiled, quiet=quiet)
-    except DifferentError as error:
-        # the folder, its bytes or a backbone have changed
-        print(f"{title}: {error}; re-embedding", file=sys.stderr)
-        with writing(path):
-            remove(path / HEADER)  # first: a partly deleted store without its header is not opened
-            remove(path)
-        embed_compiled(plan, compiled, quiet=quiet)
-    return EmbeddingStore.open(path)
-
-
-def _probe(out: Path, backbone: str) -> Path:
-    return out / PROBES / slug(backbone) / f"semantic-{HEAD}.safetensors"
-
-
-def _stamp(
-    study: EmbeddingStore,
-    table: EmbeddingTable,
-    out: Path,
-    stores: Mapping[str, EmbeddingStore],
-    folders: Mapping[str, Path | str],
-) -> Stamp:
-    photographs = {
-        name: photographs_digest(open_table(store, table.backbone))
-        for name, store in stores.items()
-        if any(entry.name == table.backbone for entry in store.backbones())
-    }
-    settings = {
-        "photographs": photographs,
-        "probe": file_digest(_probe(out, table.backbone)),
-        "folders": {name: absolute_root(str(folder)) for name, folder in folders.items()},
-    }
-    return Stamp.of(study, table, settings)
-
-
-def _score(store: EmbeddingStore, backbone: str, probe: Probe, name: str) -> dict[str, Any]:
-    table = open_table(store, backbone)
-    classes = probe.labels["class"]
-    known = {label: classes.index(text) for label, text in enumerate(table.class_names) if text in classes}
-    rows = np.flatnonzero(np.isin(table.label_N, list(known)))
-    if not len(rows):
-        raise ConfigError(
-            f"shift.{name}", ", ".join(table.class_names) or "no classes", f"some of {', '.join(classes)}"
-        )
-    truth = np.array([known[label] for label in table.label_N[rows].tolist()])
-    right_N = (probe.predict(table.take(0, rows)).argmax(axis=1) == truth).astype(np.float64)
-    accuracy = resample(right_N[None], BOOTSTRAP, store.settings.seed).one(0)
-    return {"accuracy": accuracy.number, "ci95": accuracy.ci95, "images": len(rows)}
 
 
 def store_of(study: Study, out: Path) -> Place:
@@ -337,10 +158,11 @@ def _run(
                 quiet=quiet,
             )
     tables = stages.tables(store, names, chosen)
-    compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet) if study.shift or study.domains else []
+    needed = shifts_of(study) or study.domains
+    compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet) if needed else []
     if study.domains:
         stores = {
-            name: _embedded(
+            name: embedded(
                 *(f"domain {name}", folder, store_path_of(out, name), compiled, plan.pipeline.settings, study.embed),
                 source=study.source,
                 quiet=quiet,
@@ -359,15 +181,17 @@ def _run(
             tables={table.backbone: table for table in tables},
             quiet=quiet,
         )
-    if study.shift:
+    if shifts_of(study):
         parts["shift"] = shift(
-            study.shift,
+            shifts_of(study),
             compiled,
             out,
             plan.pipeline.settings,
             study.embed,
             study=store,
             tables={table.backbone: table for table in tables},
+            own=plan.source,
+            analysis=study.analysis,
             adapted=adapted,
             source=study.source,
             quiet=quiet,
@@ -377,6 +201,7 @@ def _run(
         tables=tables,
         threads=study.embed.cores,
         similarity=similarity,
+        shifted=kept_replicates(out, parts.get("shift", {})),
     )
     with observability.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from substyle import __version__
 from substyle.engine import cache
+from substyle.engine.analysis.robustness import Replicates, robustness
 from substyle.engine.analysis.run import analyze
 from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.backbones.presets import stated
@@ -27,7 +28,7 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report.claims import claims
-from substyle.engine.report.data import validate_results
+from substyle.engine.report.data import networks, validate_results
 from substyle.engine.store.files import read_object, remove, write_durably
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS, BackboneEntry
@@ -100,8 +101,8 @@ def probe(
 ) -> dict[str, ProbeOutcome]:
     """Train and score the probes of backbones; writes ``out/probes/<backbone>/``.
 
-    Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted
-    backbones have none either, and hold out no transformation in turn: their adapter was trained on all of these.
+    Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted and
+    fine-tuned backbones have none either, and hold out no transformation in turn: they were trained on all of these.
 
     Args:
         backbones: default: all of the store.
@@ -301,6 +302,7 @@ def assemble(
     tables: Sequence[EmbeddingTable],
     threads: int,
     similarity: Mapping[str, Any] | None = None,
+    shifted: Mapping[str, Replicates] | None = None,
 ) -> dict[str, Any]:
     """Assemble results.json.
 
@@ -311,6 +313,7 @@ def assemble(
         tables: tables of the reported backbones over common photographs and transformations.
         threads: CPU threads of the run.
         similarity: result of the comparison of embeddings.
+        shifted: sensitivity and loss under shifts, by backbone.
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
@@ -361,6 +364,9 @@ def assemble(
         validate_results(document)
     except SubstyleError:  # no verdicts on invalid numbers; the report rejects them with an error
         return document
+    own = shifted or {}
+    if rows := robustness({name: own[name] for name in networks(document) if name in own}):
+        document["robustness"] = rows
     return document | {"claims": claims(document)}
 
 

@@ -22,7 +22,7 @@ from substyle.engine.report.data import validate_results
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import Stamp, finish, seconds
-from substyle.engine.study.runner import kept_shift
+from substyle.engine.study.shift import kept_shift
 from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import SubstyleError
 

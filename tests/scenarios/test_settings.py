@@ -308,6 +308,10 @@ def _dropped(scene: Scene) -> None:
     del scene.study["shift"]
 
 
+def _corrupted(scene: Scene) -> None:
+    scene.study["corruptions"] = "grayscale,jpeg"
+
+
 @pytest.fixture
 def shifted(scene: Scene) -> Scene:
     """A study with a shift."""
@@ -318,7 +322,9 @@ def shifted(scene: Scene) -> Scene:
 
 
 @pytest.mark.parametrize(
-    "change", [_elsewhere, _grown, _shrunk, _edited, _relabelled, _renamed, _dropped], ids=lambda f: f.__name__[1:]
+    "change",
+    [_elsewhere, _grown, _shrunk, _edited, _relabelled, _renamed, _dropped, _corrupted],
+    ids=lambda f: f.__name__[1:],
 )
 def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene], None]) -> None:
     before = shifted.run()["backbones"]["control:pixels"]["shift"]
@@ -331,6 +337,18 @@ def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene],
     shifted.ok("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
     again = numbers(_results(shifted))
     assert again["backbones"] == numbers(results)["backbones"]
+    assert again.get("robustness") == numbers(results).get("robustness")
+
+
+def test_corruptions_are_variants_of_the_test_photographs(scene: Scene) -> None:
+    """Accuracy on corruptions that are also transformations of the study is that on these transformations."""
+    scene.study |= {"suite": "identity,grayscale,jpeg,pixelate", "corruptions": "grayscale,jpeg"}
+    found = scene.run()["backbones"]["control:pixels"]
+    by, shifted = found["semantic"]["linear"]["by_transformation"], found["shift"]["grayscale,jpeg"]
+    assert shifted["images"] == scene.run()["splits"]["test"]
+    assert shifted["accuracy"] == pytest.approx((by["grayscale"] + by["jpeg"]) / 2)
+    scene.study["corruptions"] = "grayscales"
+    scene.run_refused("corruptions", "ConfigError")
 
 
 @pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])

@@ -431,4 +431,18 @@ def fake_results(
         "backbones": backbones,
         "comparisons": comparisons,
     }
+    moving = {n: each for n, each in backbones.items() if "shift" in each and not each["control"]}
+    points = {
+        n: {
+            **{"sensitivity": 0.1 + 0.05 * i, "sensitivity_ci95": [0.08 + 0.05 * i, 0.12 + 0.05 * i]},
+            **{"loss": 0.2 - 0.03 * i, "loss_ci95": [0.15 - 0.03 * i, 0.25 - 0.03 * i]},
+        }
+        for i, n in enumerate(moving)
+    }
+    correlated = {key: value if len(points) > 3 else None for key, value in (
+        ("spearman", -1.0), ("spearman_ci95", [-1.0, -0.4]), ("kendall", -1.0), ("kendall_ci95", [-1.0, -0.3])
+    )}  # fmt: skip
+    if points:
+        shifts = "sketches", "at night", None
+        results["robustness"] = [{"shift": s, "backbones": points, **correlated} for s in shifts]
     return results | {"claims": claims(results)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.report.claims import claims, correlation_interval, rank_correlation
+from substyle.engine.report.claims import claims, correlation_interval
 from substyle.engine.report.data import validate_results
 
 STYLES = ("style_a", "style_b", "style_c")
@@ -264,35 +264,38 @@ def test_styles_across_generators_replace_the_reservation() -> None:
     assert "one generator" not in reason
 
 
-def shifted(count: int, slope: float) -> dict[str, Any]:
-    results = study({f"net{i}": "supervised" for i in range(count)} | {"control:pixels": "none"})
-    for i, each in enumerate(results["backbones"].values()):
-        each["sensitivity"] = {t: 0.1 + 0.01 * i for t in NAMES[1:]}
-        each["shift"] = {"sketches": {"accuracy": 0.5 - slope * i}, "night": {"accuracy": 0.6 - slope * i}}
+def shifted(count: int, rho: float, by_images: tuple[float, float]) -> dict[str, Any]:
+    results = study({f"net{i}": "supervised" for i in range(count)})
+    numbers = {"sensitivity": 0.1, "sensitivity_ci95": [0.0, 0.2], "loss": 0.1, "loss_ci95": [0.0, 0.2]}
+    found = count >= 4
+    row = {
+        f"{key}{end}": value if found else None
+        for key in ("spearman", "kendall")
+        for end, value in (("", rho), ("_ci95", list(by_images)))
+    }
+    results["robustness"] = [row | {"shift": "night", "backbones": {f"net{i}": numbers for i in range(count)}}]
     return results
 
 
 def test_a_correlation_needs_backbones() -> None:
-    assert verdict(shifted(2, 0.01), "C6")["status"] == "not testable"
-    for count in (3, 5):
-        claim = verdict(shifted(count, 0.01), "C6")
-        assert (claim["status"], claim["estimate"], claim["ci"]) == ("undecided", pytest.approx(1.0), None)
-        assert f"over {count} backbones: +1.00" in why(claim)
-    claim = verdict(shifted(6, 0.01), "C6")
+    claim = verdict(shifted(3, 1.0, (1.0, 1.0)), "C6")
+    assert claim["status"] == "not testable"
+    assert "requires 4 trained backbones" in why(claim)
+    claim = verdict(shifted(5, 1.0, (0.9, 1.0)), "C6")
+    assert (claim["status"], claim["estimate"], claim["ci"]) == ("undecided", 1.0, None)
+    assert "Spearman's rho +1.00 (+0.90 to +1.00), Kendall's tau" in why(claim)
+    claim = verdict(shifted(6, 1.0, (0.9, 1.0)), "C6")
     assert (claim["status"], claim["groups"]["shifted"]) == ("contradicted", [f"net{i}" for i in range(6)])
-    assert verdict(shifted(8, -0.01), "C6")["status"] == "supported"
-    assert verdict(shifted(8, 0.0), "C6")["status"] == "undecided"
-    results = shifted(8, -0.01)
+
+
+def test_photographs_and_backbones_must_both_decide() -> None:
+    assert verdict(shifted(8, -0.95, (-1.0, 0.0)), "C6")["status"] == "supported"
+    claim = verdict(shifted(8, -0.95, (-1.0, 0.6)), "C6")
+    assert (claim["status"], claim["ci"][1]) == ("undecided", 0.6)
+    assert verdict(shifted(8, 0.0, (-0.1, 0.1)), "C6")["status"] == "undecided"  # eight backbones are few
+    results = shifted(8, -0.95, (-1.0, 0.0))
     results["backbones"]["net3"]["semantic"]["linear"]["converged"] = False
     assert verdict(results, "C6")["status"] == "undecided"
-
-
-def test_rank_correlation_is_that_of_scipy() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        x, y = rng.integers(0, 6, size=(2, 9)).tolist()
-        assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_the_interval_of_a_rank_correlation_covers() -> None:
@@ -301,6 +304,6 @@ def test_the_interval_of_a_rank_correlation_covers() -> None:
     rho, covered = 0.5, 0
     for _ in range(400):
         x, y = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], size=12).T
-        low, high = correlation_interval(rank_correlation(x.tolist(), y.tolist()) or 0.0, 12)
+        low, high = correlation_interval(float(stats.spearmanr(x, y).statistic), 12)
         covered += low <= 6 / np.pi * np.arcsin(rho / 2) <= high
     assert 0.92 <= covered / 400 <= 0.98

@@ -127,7 +127,7 @@ def test_everything_is_on_the_page_in_files_and_figures(results: Results, fake: 
     files = page.write_report(results, tmp_path)
     html = files.html.read_text()
     assert '<section id="extractability">' in html
-    assert html.count("class →") == 3
+    assert html.count("class accuracy, % →") == 3
     assert complexity_summary(results["backbones"]["beta"]["complexity"]) in html
     assert {path.name for path in files.figures} >= {"complexity.pdf", "complexity.png"}
     with (tmp_path / "tables" / "extractability.csv").open(newline="", encoding="utf-8") as file:

@@ -1,0 +1,79 @@
+"""Sensitivity against robustness: rank correlations over backbones, with a bootstrap over photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from substyle.engine.probes.evaluate import Estimate
+
+F64 = NDArray[np.float64]
+FEWEST = 4  # backbones of a rank correlation: of three, one order in six is perfect
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Of one backbone: mean sensitivity to the transformations, and loss of class accuracy by shift."""
+
+    sensitivity: Estimate
+    loss: Mapping[str, Estimate]
+
+
+def rank_correlations(x_RK: F64, y_RK: F64) -> tuple[F64, F64]:
+    """Spearman's rho and Kendall's tau-b of K pairs in each of R rows, (R,) each; NaN where a side is constant."""
+    centred = [rankdata(v_RK, axis=1) - (v_RK.shape[1] + 1) / 2 for v_RK in (x_RK, y_RK)]
+    signs = [np.sign(v_RK[:, :, None] - v_RK[:, None, :]).reshape(len(v_RK), -1) for v_RK in (x_RK, y_RK)]
+
+    def cosine(a: F64, b: F64) -> F64:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1)), np.float64)
+
+    return cosine(*centred), cosine(*signs)
+
+
+def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
+    """Rank correlation of sensitivity and loss over backbones, for each shift that all have.
+
+    The photographs are resampled, the same for all backbones, and the backbones are not: an interval says how certain
+    the order of these backbones is, not what other backbones would do. Noise in the accuracies pulls replicates
+    towards 0.
+
+    Returns:
+        for each shift, and for their mean (``shift`` null) if there are several: ``spearman``, ``kendall`` and their
+        95 % intervals, null with fewer than `FEWEST` backbones, and by backbone ``sensitivity`` and ``loss`` with
+        theirs.
+    """
+    shifts = (
+        [name for name in next(iter(points.values())).loss if all(name in p.loss for p in points.values())]
+        if points
+        else []
+    )
+    rows = []
+    for shift in [*shifts, *([None] if len(shifts) > 1 else [])]:
+        own = {name: (p.sensitivity, _loss(p, [shift] if shift else shifts)) for name, p in points.items()}
+        row: dict[str, Any] = {"shift": shift}
+        sides = [np.stack([np.r_[each[i].value, each[i].replicates_R] for each in own.values()], 1) for i in (0, 1)]
+        for name, value_R in zip(("spearman", "kendall"), rank_correlations(*sides), strict=True):
+            found = Estimate(float(value_R[0]), value_R[1:]) if len(own) >= FEWEST else Estimate(np.nan, value_R[:0])
+            row |= {name: found.number, f"{name}_ci95": found.ci95}
+        row["backbones"] = {
+            name: {
+                **{"sensitivity": moved.number, "sensitivity_ci95": moved.ci95},
+                **{"loss": lost.number, "loss_ci95": lost.ci95},
+            }
+            for name, (moved, lost) in own.items()
+        }
+        rows.append(row)
+    return rows
+
+
+def _loss(points: Replicates, shifts: list[str]) -> Estimate:
+    values = [points.loss[shift] for shift in shifts]
+    return Estimate(
+        float(np.mean([v.value for v in values])), np.mean([v.replicates_R for v in values], axis=0, dtype=np.float64)
+    )

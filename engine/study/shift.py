@@ -1,0 +1,310 @@
+"""Distribution shift: class probes on other photographs, or on corrupted ones, and its relation to sensitivity."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from substyle.engine.analysis import geometry
+from substyle.engine.analysis.robustness import Replicates
+from substyle.engine.backbones.compile import CompiledBackbone
+from substyle.engine.config import AnalysisConfig, EmbedConfig, Settings, Study
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.embedding.run import embed_compiled
+from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.evaluate import Estimate, resample
+from substyle.engine.store import catalog
+from substyle.engine.store.files import read_object, remove, write_durably, writing
+from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
+from substyle.engine.store.manifest import Fractions
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable, open_table
+from substyle.engine.store.tokens import averaged
+from substyle.engine.study.adapt import derive
+from substyle.engine.study.outputs import (
+    Note,
+    Stamp,
+    file_digest,
+    finish,
+    note_of,
+    photographs_digest,
+    require_fresh,
+)
+from substyle.engine.study.stages import PROBES
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
+from substyle.pipelines.sources.base import Understood
+from substyle.pipelines.transforms.registry import suite
+
+HEAD = "linear"
+SHIFT = "shift"
+REPLICATES = "replicates.npz"
+BOOTSTRAP = 2000
+OWN = ""  # in place of a folder: the study's test photographs in the suite that names the shift
+
+
+def shifts_of(study: Study) -> dict[str, Path | str]:
+    """Photographs by name of the shift: those of `[shift]`, and `OWN` for the suite of ``corruptions``."""
+    return {**study.shift, **({study.corruptions: OWN} if study.corruptions else {})}
+
+
+def shift(
+    folders: Mapping[str, Path | str],
+    compiled: Sequence[CompiledBackbone],
+    out: Path,
+    settings: Settings,
+    config: EmbedConfig,
+    *,
+    study: EmbeddingStore,
+    tables: Mapping[str, EmbeddingTable],
+    own: Source,
+    analysis: AnalysisConfig,
+    adapted: Sequence[str] = (),
+    source: SourceConfig | None = None,
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Score each backbone's linear class probe on other photographs of the same classes (distribution shift).
+
+    Besides the scores it keeps the bootstrap replicates of :func:`kept_replicates`.
+
+    Args:
+        folders: photographs with classes, by name, see `shifts_of`; classes unknown to the probe are ignored.
+        compiled: the compiled backbones of the study.
+        out: output folder with the trained probes; embeddings are written to ``out/shift/<name>.zarr``, replacing a
+            store of other photographs.
+        study: store of the study.
+        tables: tables that the probes were trained on, by backbone.
+        own: photographs of the study.
+        analysis: sample and bootstrap unit of the sensitivity.
+        adapted: adapted backbones, whose embeddings are derived from those of ``compiled``.
+        source: source configuration of the study; its applicable fields are used for these photographs.
+
+    Returns:
+        ``{"accuracy", "ci95", "images"}`` by backbone and name; of several transformations their mean accuracy.
+
+    Raises:
+        ConfigError: a folder has none of the probe's classes.
+    """
+    began = time.perf_counter()
+    first = next(iter(tables.values()))
+    test = {first.keys[n] for n in first.rows(TEST).tolist()}
+    stores = {}
+    for name, folder in folders.items():
+        names: tuple[str, ...] = ("identity",)
+        given: Path | str | Source = folder
+        if folder == OWN:
+            names = suite(name)
+            records = [record for record in own.records if record.key in test]
+            given = _Part(own.root, own.class_names, records, own.options, own.understood)
+        plain = dataclasses.replace(settings, transformations=names)
+        path = out / SHIFT / f"{slug(name)}.zarr"
+        stores[name] = embedded(f"shift {name}", given, path, compiled, plain, config, source=source, quiet=quiet)
+    for store in stores.values():
+        for name in adapted:
+            derive(store, name, quiet=quiet)
+    answer: dict[str, dict[str, Any]] = {}
+    for backbone in [*(name for each in compiled for name in each.names), *adapted]:
+        answer[backbone] = scores = {}
+        probe_path = _probe(out, backbone)
+        if not probe_path.is_file():
+            continue
+        probe, table = Probe.load(probe_path), tables[backbone]
+        clean = _accuracy(table, probe, table.rows(TEST), [0], analysis)
+        kept = {"sensitivity": _sensitivity(table, analysis)}
+        for number, (name, store) in enumerate(stores.items(), 1):
+            shifted = open_table(store, backbone)
+            made = range(min(1, len(shifted.transformations) - 1), len(shifted.transformations))
+            reached = _accuracy(
+                shifted, probe, np.arange(len(shifted.keys)), made, analysis, number * (folders[name] != OWN)
+            )
+            if reached is None:
+                found, classes = shifted.class_names, probe.labels["class"]
+                raise ConfigError(f"shift.{name}", ", ".join(found) or "no classes", f"some of {', '.join(classes)}")
+            scores[name] = {"accuracy": reached[0].number, "ci95": reached[0].ci95, "images": reached[1]}
+            if clean is not None:
+                kept[f"loss/{name}"] = clean[0] - reached[0]
+        folder = out / SHIFT / slug(backbone)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "shift.json", json.dumps(scores).encode())
+        content = io.BytesIO()
+        np.savez(content, **{key: np.r_[each.value, each.replicates_R] for key, each in kept.items()})
+        write_durably(folder / REPLICATES, content.getvalue())
+        stamp = _stamp(study, table, out, stores, folders)
+        finish(folder, stamp, time.perf_counter() - began)
+    return answer
+
+
+def kept_shift(
+    study: EmbeddingStore,
+    out: Path,
+    tables: Mapping[str, EmbeddingTable],
+    folders: Mapping[str, Path | str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Load the results of `shift`, by backbone.
+
+    Args:
+        folders: the `[shift]` table of the study; default: the folders that were scored.
+
+    Raises:
+        StaleError: the results are outdated.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if folders is not None and not folders:
+        return found
+    for name, table in tables.items():
+        folder = out / SHIFT / slug(name)
+        note: Note | None = note_of(folder)
+        if note is None:
+            continue
+        paths = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
+        stores = {each: EmbeddingStore.open(path) for each, path in paths.items() if catalog.exists(path)}
+        now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
+        require_fresh(folder, note, now, "substyle run with the study")
+        found[name] = read_object(folder / "shift.json")
+    return found
+
+
+def kept_replicates(out: Path, shifts: Mapping[str, Mapping[str, Any]]) -> dict[str, Replicates]:
+    """Sensitivity, and loss of class accuracy by shift, of backbones with results of `shift` and labelled test images.
+
+    Args:
+        shifts: results of `shift` or `kept_shift`.
+    """
+    found = {}
+    for name in filter(shifts.get, shifts):
+        with np.load(out / SHIFT / slug(name) / REPLICATES) as kept:
+            each = {key: Estimate(float(value_R[0]), value_R[1:]) for key, value_R in kept.items()}
+        moved = each.pop("sensitivity")
+        if each and moved.number is not None:
+            found[name] = Replicates(moved, {key.partition("/")[2]: lost for key, lost in each.items()})
+    return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the images of a source."""
+
+    root: str
+    class_names: tuple[str, ...]
+    records: Sequence[ImageRecord]
+    options: Mapping[str, str]
+    understood: Understood
+
+
+def embedded(
+    title: str,
+    folder: Path | str | Source,
+    path: Path,
+    compiled: Sequence[CompiledBackbone],
+    settings: Settings,
+    config: EmbedConfig,
+    *,
+    source: SourceConfig | None,
+    quiet: bool,
+    limit: int = 0,
+    fractions: Fractions | None = None,
+) -> EmbeddingStore:
+    """Embed other photographs in a store of their own, replacing a store of other ones."""
+    photographs = folder
+    if isinstance(photographs, Path | str):
+        photographs = open_source(photographs, (source or SourceConfig()).fitting(kind_of(photographs)))
+    print(f"{title}: {describe(photographs)}", file=sys.stderr)
+    if not catalog.exists(path):
+        with writing(path):
+            remove(path)  # remainder of an interrupted deletion
+    plan = EmbedPlan(photographs, path, PixelPipeline(settings, config), limit, fractions, title=title, only=True)
+    try:
+        embed_compiled(plan, compiled, quiet=quiet)
+    except DifferentError as error:
+        # the folder, its bytes or a backbone have changed
+        print(f"{title}: {error}; re-embedding", file=sys.stderr)
+        with writing(path):
+            remove(path / HEADER)  # first: a partly deleted store without its header is not opened
+            remove(path)
+        embed_compiled(plan, compiled, quiet=quiet)
+    return EmbeddingStore.open(path)
+
+
+def _probe(out: Path, backbone: str) -> Path:
+    return out / PROBES / slug(backbone) / f"semantic-{HEAD}.safetensors"
+
+
+def _stamp(
+    study: EmbeddingStore,
+    table: EmbeddingTable,
+    out: Path,
+    stores: Mapping[str, EmbeddingStore],
+    folders: Mapping[str, Path | str],
+) -> Stamp:
+    photographs = {
+        name: photographs_digest(open_table(store, table.backbone))
+        for name, store in stores.items()
+        if any(entry.name == table.backbone for entry in store.backbones())
+    }
+    settings = {
+        "photographs": photographs,
+        "probe": file_digest(_probe(out, table.backbone)),
+        "folders": {name: folder and absolute_root(str(folder)) for name, folder in folders.items()},
+    }
+    return Stamp.of(study, table, settings)
+
+
+def _accuracy(
+    table: EmbeddingTable,
+    probe: Probe,
+    rows: NDArray[np.int64],
+    made: Sequence[int],
+    config: AnalysisConfig,
+    draw: int = 0,
+) -> tuple[Estimate, int] | None:
+    """Mean accuracy on some transformations, and the number of images; None without images of known classes.
+
+    Images are in the order of their keys, so that scores of the same images are paired. ``draw`` selects other
+    resamples for other images.
+    """
+    classes = probe.labels["class"]
+    known = {label: classes.index(text) for label, text in enumerate(table.class_names) if text in classes}
+    named = [n for n in rows.tolist() if table.label_N[n] in known]
+    if not named:
+        return None
+    rows = np.array(sorted(named, key=table.keys.__getitem__), np.int64)
+    truth_N = np.array([known[label] for label in table.label_N[rows].tolist()])
+    right_TN = np.stack([probe.predict(table.take(t, rows)).argmax(axis=1) == truth_N for t in made])
+    return _mean(right_TN, table, rows, config, draw), len(rows)
+
+
+def _sensitivity(table: EmbeddingTable, config: AnalysisConfig) -> Estimate:
+    """Mean over transformations of the sensitivity, as in the analysis; images in the order of their keys."""
+    table = averaged(table)
+    drawn = geometry.draw_images(table, table.rows(TEST), config.max_images, config.seed).tolist()
+    rows = np.array(sorted(drawn, key=table.keys.__getitem__), np.int64)
+    identity_ND = table.take(0, rows).astype(np.float32)
+    mean_D = identity_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+    moved_TN = [
+        np.where(
+            table.distinct_TN[t, rows],
+            geometry.sensitivity(identity_ND, table.take(t, rows).astype(np.float32), mean_D),
+            np.nan,
+        )
+        for t in range(1, len(table.transformations))
+    ]
+    return _mean(np.array(moved_TN).reshape(-1, len(rows)), table, rows, config)
+
+
+def _mean(
+    score_TN: NDArray[Any], table: EmbeddingTable, rows: NDArray[np.int64], config: AnalysisConfig, draw: int = 0
+) -> Estimate:
+    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, table.groups(config.resample_by)[rows])
+    return found.mean(np.ones(len(score_TN)))

@@ -1,0 +1,62 @@
+"""Rank correlations of sensitivity and robustness, compared with scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from substyle.engine.analysis.robustness import FEWEST, Replicates, rank_correlations, robustness
+from substyle.engine.probes.evaluate import Estimate
+
+
+def test_rank_correlations_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    x_RK, y_RK = rng.integers(0, 6, size=(2, 20, 9)).astype(float)  # with ties
+    rho_R, tau_R = rank_correlations(x_RK, y_RK)
+    for r in range(20):
+        assert rho_R[r] == pytest.approx(stats.spearmanr(x_RK[r], y_RK[r]).statistic)
+        assert tau_R[r] == pytest.approx(stats.kendalltau(x_RK[r], y_RK[r]).statistic)
+    assert np.isnan(rank_correlations(np.ones((1, 4)), np.arange(4.0)[None])).all()
+
+
+def points(count: int, noise: float = 0.01) -> dict[str, Replicates]:
+    rng = np.random.default_rng(1)
+
+    def estimate(value: float) -> Estimate:
+        return Estimate(value, value + noise * rng.normal(size=300))
+
+    order = rng.permutation(count)
+    return {
+        f"net{k}": Replicates(
+            estimate(0.1 * k), {"night": estimate(0.1 * k), "sketches": estimate(0.05 * float(order[k]))}
+        )
+        for k in range(count)
+    }
+
+
+def test_every_shift_and_their_mean_with_intervals_over_the_same_resamples() -> None:
+    own = points(6)
+    rows = robustness(own)
+    assert [row["shift"] for row in rows] == ["night", "sketches", None]
+    assert rows[0]["spearman"] == rows[0]["kendall"] == pytest.approx(1.0)
+    moved = [p.sensitivity.value for p in own.values()]
+    for row, shifts in zip(rows, (["night"], ["sketches"], ["night", "sketches"]), strict=True):
+        lost = [np.mean([p.loss[s].value for s in shifts]) for p in own.values()]
+        assert row["spearman"] == pytest.approx(stats.spearmanr(moved, lost).statistic)
+        rho = [
+            stats.spearmanr(
+                [p.sensitivity.replicates_R[r] for p in own.values()],
+                [np.mean([p.loss[s].replicates_R[r] for s in shifts]) for p in own.values()],
+            ).statistic
+            for r in range(300)
+        ]
+        assert row["spearman_ci95"] == pytest.approx(np.percentile(rho, [2.5, 97.5]).tolist())
+        assert row["backbones"]["net3"]["loss"] == pytest.approx(lost[3])
+
+
+def test_few_backbones_have_no_correlation_but_their_numbers() -> None:
+    (*_, row) = robustness(points(FEWEST - 1))
+    assert row["spearman"] is row["spearman_ci95"] is row["kendall"] is None
+    assert len(row["backbones"]) == FEWEST - 1
+    assert robustness({}) == []
