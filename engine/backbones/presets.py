@@ -5,7 +5,9 @@ An entry repeats the facts of its library, to list them without loading; a test 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from substyle.engine.backbones.packages import SHIPPED
@@ -95,7 +97,13 @@ class Preset:
 
 
 # families whose model names do not state it; CAN also has a contrastive term
-_TRAINED = {"align": ("image_text", "COYO-700M"), "simclr": ("contrastive", "ImageNet-1k"), "can": ("masked", "")}
+# and AIMv2 predicts patches and text one after another, which no objective here describes
+_TRAINED = {
+    "aimv2": (UNSTATED, ""),
+    "align": ("image_text", "COYO-700M"),
+    "simclr": ("contrastive", "ImageNet-1k"),
+    "can": ("masked", ""),
+}
 ABOUT = {
     "mae": "masked autoencoders (He et al., 2022)",
     "clip": "OpenAI's CLIP before its projection; @head=projection is the joint space",
@@ -108,6 +116,12 @@ ABOUT = {
     "siglip": "SigLIP",
     "siglip2": "SigLIP 2",
     "convnext": "ConvNeXt, ImageNet-22k then 1k",
+    "pe": "Perception Encoder, core",
+    "aimv2": "AIMv2, autoregressive in patches and text",
+    "metaclip2": "MetaCLIP 2, worldwide, before its projection",
+    "radio": "RADIO v3, distilled from several models, at 224 pixels",
+    "tips": "TIPS v2 at 224 pixels",
+    "eupe": "EUPE, distilled from several models",
 }
 
 
@@ -156,7 +170,8 @@ def _simclr(name: str, model: str, dim: int) -> Preset:
 
 
 _MAE, _APACHE = "cc-by-nc-4.0", "apache-2.0"
-_UNIT = (_HALF, _HALF)
+_NVIDIA, _FAIR = "nvidia-open-model-license", "fair-noncommercial-research-license"
+_UNIT, _CLIP, _RAW = (_HALF, _HALF), (CLIP_MEAN, CLIP_STD), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -192,6 +207,22 @@ PRESETS: dict[str, Preset] = {
         _timm("convnext:tiny", "convnext_tiny.fb_in22k_ft_in1k", 768, "avg", _APACHE),
         _timm("convnext:base", "convnext_base.fb_in22k_ft_in1k", 1024, "avg", _APACHE),
         _timm("convnext:large", "convnext_large.fb_in22k_ft_in1k", 1536, "avg", _APACHE),
+        _timm("pe:base", "vit_pe_core_base_patch16_224.fb", 768, "map", _APACHE, norm=_UNIT),
+        _timm("pe:large", "vit_pe_core_large_patch14_336.fb", 1024, "map", _APACHE, 336, _UNIT),
+        _timm("aimv2:large", "aimv2_large_patch14_224.apple_pt", 1024, "avg", "apple-ascl", norm=_CLIP),
+        replace(
+            _timm(
+                *("metaclip2:huge", "vit_huge_patch14_clip_quickgelu_224.metaclip2_worldwide", 1280, "token", _MAE),
+                norm=_CLIP,
+            ),
+            weights="timm hub: timm/vit_huge_patch14_clip_224.metaclip2_worldwide",  # the same for both activations
+        ),
+        _timm("radio:base", "vit_base_patch16_radio_v3.c_radio", 768, "token", _NVIDIA, norm=_CLIP, side_given=True),
+        _timm("radio:large", "vit_large_patch16_radio_v3.c_radio", 1024, "token", _NVIDIA, norm=_CLIP, side_given=True),
+        _timm("tips:base", "vit_base_patch14_reg1_tipsv2.webli", 768, "token", _APACHE, norm=_RAW, side_given=True),
+        _timm("tips:large", "vit_large_patch14_reg1_tipsv2.webli", 1024, "token", _APACHE, norm=_RAW, side_given=True),
+        _timm("eupe:small", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", 384, "avg", _FAIR, 256),
+        _timm("eupe:base", "vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", 768, "avg", _FAIR, 256),
     )
 }
 
@@ -208,6 +239,23 @@ def preset(family: str, size: str) -> Preset:
         allowed = ", ".join(f"{family}:{each}" for each in sizes(family))
         raise ConfigError("backbone", f"{family}:{size}", f"{allowed}; or timm:<model>, open_clip:<arch>/<tag>")
     return found
+
+
+def meant(name: str) -> str:
+    """Suggestion for a name without a family, as timm, open_clip and the hub write it; empty if there is none."""
+    import open_clip
+    import timm
+
+    bare = re.sub(r"^hf[-_]hub:(timm/)?", "", name)
+    model, _, tag = bare.partition("@")[0].partition("/")
+    if not tag and timm.is_model(model):
+        return f"timm:{bare} (did you mean that?); "
+    if model in open_clip.list_models():
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        found = [tag] if tag else tags[:3] or ["<path>"]
+        return f"{' or '.join(f'open_clip:{model}/{each}' for each in found)} (did you mean that?); "
+    near = get_close_matches(name, PRESETS, n=3, cutoff=0.75)
+    return f"{' or '.join(near)} (did you mean that?); " if near else ""
 
 
 def stated(name: str) -> tuple[str, str]:

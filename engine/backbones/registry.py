@@ -13,7 +13,7 @@ from typing import Any
 from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
-from substyle.engine.backbones.presets import ABOUT, preset, sizes, stated
+from substyle.engine.backbones.presets import ABOUT, meant, preset, sizes, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, has_options, split
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
@@ -295,7 +295,7 @@ def check_name(name: str) -> Family:
     prefix, colon, rest = name.partition(":")
     if not colon or not rest or prefix not in FAMILIES:
         allowed = ", ".join(f"{family.prefix}:{family.names}" for family in FAMILIES.values())
-        raise ConfigError("backbone", name, allowed)
+        raise ConfigError("backbone", name, meant(name) + allowed)
     family = FAMILIES[prefix]
     if family.check is not None:
         family.check(name, rest)

@@ -23,9 +23,9 @@ UNSTATED = ""
 _BY_NAME = (
     (r"ft_in\d|lc_in1k", "supervised"),
     (r"[._](fc)?mae|[._]mim_|ijepa", "masked"),
-    (r"dino|lvd\d|sat493m|c_radio", "distilled"),
+    (r"dino|lvd\d|sat493m|c_radio|[._]pe_spatial", "distilled"),
     (r"simclr|moco|swav|[._]seer", "contrastive"),
-    (r"clip|siglip|webli|openai|laion|datacomp|dfn\d|tips|coca_", "image_text"),
+    (r"clip|siglip|webli|openai|laion|datacomp|dfn\d|tips|coca_|pe[_-](core|lang)", "image_text"),
     (r"[._]in(w?21|1|12|22)k", "supervised"),
 )
 _DATA = {
@@ -50,6 +50,7 @@ _DATA = {
     "dfn5b": "DFN-5B",
     "metaclip_400m": "MetaCLIP-400M",
     "metaclip_2pt5b": "MetaCLIP-2.5B",
+    "metaclip2_worldwide": "MetaCLIP 2 (worldwide)",
     "merged2b": "Merged-2B",
     "webli": "WebLI",
     "yfcc15m": "YFCC-15M",

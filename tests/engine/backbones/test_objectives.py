@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.presets import PRESETS, stated
 from substyle.engine.backbones.registry import LoadContext
-from substyle.engine.backbones.spec import OBJECTIVES, of_tag
+from substyle.engine.backbones.spec import OBJECTIVES, UNSTATED, of_tag
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +64,10 @@ def test_a_model_without_a_tag_is_read_as_its_default_tag() -> None:
 
 def test_every_preset_states_an_objective() -> None:
     by_family = {preset.family: preset.objective for preset in PRESETS.values()}
-    assert set(by_family.values()) <= set(OBJECTIVES) - {"none"}
+    assert set(by_family.values()) <= set(OBJECTIVES) - {"none"} | {UNSTATED}
+    assert [family for family, objective in by_family.items() if objective == UNSTATED] == ["aimv2"]
+    assert by_family["pe"] == by_family["metaclip2"] == by_family["tips"] == "image_text"
+    assert by_family["radio"] == by_family["eupe"] == "distilled"
     assert by_family["supervised"] == by_family["convnext"] == "supervised"
     assert by_family["siglip2"] == by_family["clip"] == "image_text"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,21 @@ def embed(backbone: Backbone) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["efficientnet", "timm:", "nothing:x", ""])
 def test_bad_names_say_what_there_is(name: str) -> None:
     with pytest.raises(ConfigError, match=r"timm:<model>.*open_clip:.*onnx:.*package:.*control:"):
+        registry.check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("resnet50", "timm:resnet50"),
+        ("hf-hub:timm/resnet50.a1_in1k@pool=avg", "timm:resnet50.a1_in1k@pool=avg"),
+        ("ViT-B-16/openai", "open_clip:ViT-B-16/openai"),
+        ("ViT-B-16", "open_clip:ViT-B-16/openai"),
+        ("dinov2-base", "dinov2:base"),
+    ],
+)
+def test_names_without_a_family_are_answered_with_the_name_to_type(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"allowed: {re.escape(meant)}( or .*)? \(did you mean that\?\)"):
         registry.check_name(name)
 
 
