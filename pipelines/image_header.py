@@ -1,9 +1,9 @@
 """Format, size and EXIF orientation of encoded images, read before decoding pixels.
 
 JPEG and PNG files are parsed by :mod:`.image_formats`, other formats are opened by Pillow. The size is checked against
-the limit before any allocation proportional to it. Truncated files and any changed byte of a PNG are detected. JPEG,
-WebP, GIF, BMP and TIFF have no checksums: a changed byte is detected if it breaks a header, a marker or the end of the
-data; otherwise pixels are wrong.
+the limit before any allocation proportional to it. Truncated files and any changed byte of a PNG are detected. Other
+formats have no checksums: a changed byte is detected if it breaks a header, a marker or the end of the data; otherwise
+pixels are wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -171,14 +172,27 @@ def open_image(blob: bytes) -> Image.Image:
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # some libraries enable it, which fills missing rows with grey
     try:
-        return Image.open(io.BytesIO(blob), formats=FORMATS)
+        return Image.open(io.BytesIO(blob), formats=("AVIF", *_heif()) if blob[4:8] == _CONTAINER else FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels") from error
     except UnidentifiedImageError as error:
+        if blob[4:8] == _CONTAINER and blob[8:12] in _HEIF_BRANDS and not _heif():
+            raise ImageError("HEIC, which needs the extra heif") from error
         known = next((name for magic, name in _MAGIC if blob.startswith(magic)), None)
         raise ImageError(f"broken {known} header" if known else "not an image of a known format") from error
     except PILLOW_ERRORS as error:
         raise ImageError(f"broken header ({short(error)})") from error
+
+
+@cache
+def _heif() -> tuple[str, ...]:
+    """Register the reader of HEIC files if it is installed; its name for Pillow."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return ()
+    register_heif_opener()
+    return ("HEIF",)
 
 
 def short(error: BaseException) -> str:
@@ -187,6 +201,8 @@ def short(error: BaseException) -> str:
     return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
 
 
+_CONTAINER = b"ftyp"  # of AVIF and HEIC, after the length of the box
+_HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"heim", b"heis", b"hevc", b"hevx", b"msf1")
 _MAGIC = (
     *(
         (image_formats.JPEG_MAGIC, "JPEG"),

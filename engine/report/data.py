@@ -375,10 +375,9 @@ def layer_of(results: Results, name: str) -> tuple[str, int, int] | None:
 
 
 def networks(results: Results) -> list[str]:
-    """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
-    derived = (("tokens",), ("adapter",), ("spec", "finetuned"))
+    """Names of the backbones that are neither controls, nor layers, tokens or adapted embeddings of a network."""
     found = [name for name in real(results) if layer_of(results, name) is None]
-    return [name for name in found if not any(dig(results, "backbones", name, *key) for key in derived)]
+    return [name for name in found if not any(dig(results, "backbones", name, key) for key in ("tokens", "adapter"))]
 
 
 def heads(results: Results) -> list[str]:

@@ -38,7 +38,7 @@ def describe(source: Source) -> str:
     """Summarise a source on one line: images, classes, splits and what was skipped.
 
     For example ``folder photos/: 1,600 images, 10 classes, splits train 1,000, val 200, test 400 (from folders);
-    skipped 3 files: .heic 2, .txt 1``.
+    skipped 3 files: .cr2 2, .txt 1``.
     """
     found = source.understood
     root = source.root if not os.path.isdir(source.root) else source.root.rstrip("/") + "/"

@@ -28,10 +28,10 @@ def said(path: Path, config: SourceConfig | None = None) -> str:
 
 def test_a_folder_with_splits(tmp_path: Path) -> None:
     names = [f"{split}/{label}/{i}.jpg" for split in ("Train", "dev") for label in ("cat", "dog") for i in range(600)]
-    root = fill(tmp_path / "photos", *names, "Train/cat/a.HEIC", "dev/b.heic", "readme.txt", "readme", ".DS_Store")
+    root = fill(tmp_path / "photos", *names, "Train/cat/a.CR2", "dev/b.cr2", "readme.txt", "readme", ".DS_Store")
     assert said(root) == (
         "folder photos/: 2,400 images, 2 classes, splits train 1,200, val 1,200 (from folders); "
-        "skipped 4 files: .heic 2, no suffix 1, .txt 1"
+        "skipped 4 files: .cr2 2, no suffix 1, .txt 1"
     )
 
 
@@ -127,12 +127,12 @@ def test_tables_that_differ(tmp_path: Path) -> None:
 
 def test_tar_shards(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        members = [("1.jpg", b"1"), ("1.cls", b"0"), ("1.txt", b"a caption"), ("2.heic", b"2"), ("3.jpg", b"3")]
+        members = [("1.jpg", b"1"), ("1.cls", b"0"), ("1.txt", b"a caption"), ("2.cr2", b"2"), ("3.jpg", b"3")]
         write_tar(tmp_path / "s" / f"{split}.tar", members)
     fill(tmp_path / "s", "index.json")
     assert said(tmp_path / "s") == (
         "tar s/: 4 images, 1 class (2 images without), splits train 2, val 2 (from the names of the shards); "
-        "skipped 5 files: .heic 2, .txt 2, .json 1"
+        "skipped 5 files: .cr2 2, .txt 2, .json 1"
     )
 
 
