@@ -22,6 +22,7 @@ from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.report.tracking import TrackConfig
 from substyle.engine.store.layout import Codec, Dtype, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions
@@ -340,6 +341,9 @@ class Study:
     """Settings of the analysis."""
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     """Adapters to train on the embeddings; the study then compares each backbone with its adapted embeddings."""
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """Fine-tuning of backbones on the training photographs; the study then compares each backbone with the fine-tuned
+    ones."""
     attack: AttackConfig = field(default_factory=AttackConfig)
     """Adversarial attacks on the backbones, and their detection."""
     track: TrackConfig = field(default_factory=TrackConfig)
@@ -354,6 +358,8 @@ class Study:
 
     def __post_init__(self) -> None:
         labels_of(self.backbones)
+        if unknown := set(self.finetune.backbones) - set(names_of(self.backbones)):
+            raise ConfigError("finetune.backbones", ", ".join(sorted(unknown)), "backbones of the study")
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""
@@ -438,10 +444,10 @@ def study_schema() -> dict[str, Any]:
 
 
 def _shared(data: dict[str, Any]) -> dict[str, Any]:
-    """Copy seed and resample_by of the study to probes, analysis and attack unless set there."""
+    """Copy seed and resample_by of the study to the parts that have them unless set there."""
     settings = {name: data[name] for name in ("seed", "resample_by") if name in data}
     shared = dict(data)
-    for part in ("probes", "analysis", "attack"):
+    for part in ("probes", "analysis", "finetune", "attack"):
         table = data.get(part, {})
         if isinstance(table, dict) and settings:
             shared[part] = {**settings, **table}

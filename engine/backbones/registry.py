@@ -197,6 +197,20 @@ def _identify_adapt(name: str, rest: str, context: LoadContext) -> dict[str, Any
     return None if base is None else {"adapter": trained.digest, "base": base}
 
 
+def _finetuned(name: str, rest: str, context: LoadContext) -> Backbone:
+    from substyle.engine.backbones.families import finetuned
+
+    tuned = finetuned.Finetuned.load(Path(rest))
+    return finetuned.wrap(name, tuned, load(tuned.metadata["backbone"], context))
+
+
+def _identify_finetuned(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
+    from substyle.engine.backbones.families import finetuned
+
+    base = identity(finetuned.Finetuned.load(Path(rest), tensors=False).metadata["backbone"], context)
+    return None if base is None else {"finetuned": cache.file_hash(Path(rest)), "base": base}
+
+
 def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     return checkpoint_identity(context.checkpoint)
 
@@ -266,6 +280,11 @@ FAMILIES: dict[str, Family] = {
         Family(
             *("adapt", "<file.safetensors>", "a backbone with an adapter trained by substyle adapt"),
             *(_adapt, _identify_adapt),
+            checkpoint=True,
+        ),
+        Family(
+            *("finetuned", "<file.safetensors>", "a backbone with weights trained by [finetune] of a study"),
+            *(_finetuned, _identify_finetuned),
             checkpoint=True,
         ),
         Family(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -108,6 +108,8 @@ class BackboneSpec:
         data: training data; "" if unknown.
         tokens: number of tokens P of an embedding, which is then P tokens of D / P numbers one after another; 0 for one
             vector.
+        finetuned: of fine-tuned weights, the ``backbone`` before, the ``objective``, the ``seed`` and the
+            ``transformations`` of the training; else None.
 
     Raises:
         ConfigError: the objective is unknown.
@@ -129,6 +131,7 @@ class BackboneSpec:
     parameters: int | None = None
     data: str = ""
     tokens: int = 0
+    finetuned: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in (UNSTATED, *OBJECTIVES):
@@ -136,7 +139,7 @@ class BackboneSpec:
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as plain JSON."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "finetuned" or value is not None}
 
 
 @dataclass(frozen=True)

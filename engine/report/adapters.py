@@ -22,17 +22,17 @@ def adapters(results: Results) -> Table:
     for name, base, method in _pairs(results):
         both = [results["backbones"][each] for each in (base, name)]
         for heading, task, key in SCORES:
-            scores = [dig(each, task, _head(results)) for each in both]
+            scores = [dig(each, task, head_of(results)) for each in both]
             before, after = (scored(each, key, interval_key(each, task, key)) for each in scores)
             if before is not None and after is not None:
                 late = any(dig(each, "converged") is False for each in scores)
-                gain = _gain(results, name, base, task, key)
-                rows.append((base, method, heading, before, after, gain and gain[0], "no" if late else "yes"))
+                found = gain(results, name, base, task, key)
+                rows.append((base, method, heading, before, after, found and found[0], "no" if late else "yes"))
         for folder in dig(both[0], "shift") or {}:
             before, after = (scored(dig(each, "shift", folder), "accuracy", "ci95") for each in both)
             if before is not None and after is not None:
                 rows.append((base, method, f"Class, {folder}", before, after, None, "yes"))
-    caption = f"{_head(results)} probes of backbones and of their adapted embeddings."
+    caption = f"{head_of(results)} probes of backbones and of their adapted embeddings."
     return Table("adapters", caption, columns, tuple(rows))
 
 
@@ -43,11 +43,11 @@ def adapters_summary(results: Results) -> str:
         raised: list[str] = []
         lowered: list[str] = []
         for heading, task, key in SCORES:
-            gain = _gain(results, name, base, task, key)
-            late = [dig(results, "backbones", n, task, _head(results), "converged") is False for n in (name, base)]
-            if gain is None or gain[1] is None or gain[1] >= LEVEL or any(late):
+            found = gain(results, name, base, task, key)
+            late = [dig(results, "backbones", n, task, head_of(results), "converged") is False for n in (name, base)]
+            if found is None or found[1] is None or found[1] >= LEVEL or any(late):
                 continue
-            (value, low, high), _ = gain
+            (value, low, high), _ = found
             interval = show_interval(None if low is None or high is None else (low, high), "points")
             points = f"{heading.lower()} ({show(value, 'points')} points, {interval})"
             (raised if value > 0 else lowered).append(points)
@@ -66,16 +66,17 @@ def _pairs(results: Results) -> list[tuple[str, str, str]]:
     return found
 
 
-def _head(results: Results) -> str:
+def head_of(results: Results) -> str:
+    """The first head of all probes."""
     return (*heads(results), "")[0]
 
 
-def _gain(
+def gain(
     results: Results, name: str, base: str, task: str, key: str
 ) -> tuple[tuple[float, float | None, float | None], float | None] | None:
-    """Difference of two backbones with its interval, and its p value after correction."""
+    """Score of a backbone minus that of another: (value, low, high), and the p value after Holm's correction."""
     for row in results.get("comparisons") or []:
-        if (row.get("task"), row.get("metric"), row.get("head")) != (task, key, _head(results)):
+        if (row.get("task"), row.get("metric"), row.get("head")) != (task, key, head_of(results)):
             continue
         if {row.get("a"), row.get("b")} == {name, base}:
             low, high = row.get("two_way_ci95" if key == "held_out" else "ci95") or (None, None)

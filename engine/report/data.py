@@ -375,9 +375,10 @@ def layer_of(results: Results, name: str) -> tuple[str, int, int] | None:
 
 
 def networks(results: Results) -> list[str]:
-    """Names of the backbones that are neither controls, nor layers, tokens or adapted embeddings of a network."""
+    """Names of the backbones that are neither controls, nor layers, tokens, adapted nor fine-tuned."""
+    derived = (("tokens",), ("adapter",), ("spec", "finetuned"))
     found = [name for name in real(results) if layer_of(results, name) is None]
-    return [name for name in found if not any(dig(results, "backbones", name, key) for key in ("tokens", "adapter"))]
+    return [name for name in found if not any(dig(results, "backbones", name, *key) for key in derived)]
 
 
 def heads(results: Results) -> list[str]:

@@ -13,7 +13,7 @@ from substyle.kernels.errors import ConfigError
 
 
 def labels_of(results: Results) -> dict[str, str]:
-    """Labels of the backbones that have one; adapted backbones are named by their backbone and method.
+    """Labels of the backbones that have one; adapted and fine-tuned ones are named by their backbone and training.
 
     Raises:
         ConfigError: two backbones have the same label.
@@ -21,18 +21,25 @@ def labels_of(results: Results) -> dict[str, str]:
     backbones = results["backbones"]
     found = {name: str(dig(backbone, "label") or name) for name, backbone in backbones.items()}
     for name, backbone in backbones.items():
-        base, method = (dig(backbone, "adapter", key) for key in ("backbone", "method"))
-        if base and method and not dig(backbone, "label"):
-            found[name] = f"{found.get(base, base)} + {method}"
+        if base := _base(backbone):
+            training = dig(backbone, "adapter", "method")
+            training = training or "{objective}, seed {seed}".format_map(backbone["spec"]["finetuned"])
+            if not dig(backbone, "label"):
+                found[name] = f"{found.get(base, base)} + {training}"
     times = Counter(found.values())
     for name, label in found.items():
         if times[label] < 2:
             continue
-        if not dig(backbones[name], "adapter"):
+        if not _base(backbones[name]):
             raise ConfigError("label", label, "a different label for each backbone")
-        text = f"{label} ({PurePath(name).stem[:8]})"  # adapters of two trainings
-        found[name] = name if text in found.values() else text  # or one adapter under two paths
+        text = f"{label} ({PurePath(name).stem[:8]})"  # two trainings
+        found[name] = name if text in found.values() else text  # or one file under two paths
     return {name: label for name, label in found.items() if label != name}
+
+
+def _base(backbone: object) -> object:
+    """Name of the backbone that an adapted or fine-tuned backbone was trained from."""
+    return dig(backbone, "adapter", "backbone") or dig(backbone, "spec", "finetuned", "backbone")
 
 
 def labelled(results: Results) -> Results:

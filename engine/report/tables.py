@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from substyle.engine.report import adapters, domains, extraction, severity, similarity
+from substyle.engine.report import adapters, domains, extraction, finetuned, severity, similarity
 from substyle.engine.report.attacks import attack_detection, attack_tpr, attacks
 from substyle.engine.report.attentive import attentive
 from substyle.engine.report.data import Column, Kind, Results, Table, dig, heads, ordered, scored, show, show_interval
@@ -366,6 +366,7 @@ def all_tables(results: Results) -> list[Table]:
         claims(results),
         training(results),
         adapters.adapters(results),
+        finetuned.finetuned(results),
         domains.domains(results),
         similarity.similarity(results),
         severity.severities(results),

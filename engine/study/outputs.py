@@ -204,11 +204,23 @@ def file_digest(path: Path) -> str:
 
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
-ADAPTERS, DOMAINS, SIMILARITY = "adapters", "domains", "similarity"
+ADAPTERS, FINETUNED, DOMAINS, SIMILARITY = "adapters", "finetuned", "domains", "similarity"
 STAGES = ("probes", "analysis", "shift", "attack", DOMAINS)
 _REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
-_ALL = (*_REPORT, *STAGES, ADAPTERS, SIMILARITY, "gallery", STORE, "tensorboard", "wandb", "trace.json", HEADER)
+_ALL = (
+    *_REPORT,
+    *STAGES,
+    ADAPTERS,
+    FINETUNED,
+    SIMILARITY,
+    "gallery",
+    STORE,
+    "tensorboard",
+    "wandb",
+    "trace.json",
+    HEADER,
+)
 _KIND = "results"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine import devices, observability
-from substyle.engine.config import Study, labels_of, names_of
+from substyle.engine.config import BackboneChoice, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import check_study
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
@@ -25,12 +25,13 @@ from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import store_facts
+from substyle.engine.store.table import EmbeddingTable, store_facts
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt, adaptable, derive
 from substyle.engine.study.attack import attack, attackable
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
+from substyle.engine.study.finetune import finetune
 from substyle.engine.study.outputs import (
     RESULTS,
     STORE,
@@ -121,24 +122,14 @@ def _run(
         plan = plan_of(study, images or study.images or plan.source.root, store_path)
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
-
-    def begin() -> None:
-        outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
-        uuid = EmbeddingStore.open(store_path).uuid if catalog.exists(store_path) else ""
-        outputs.claim(out, store_path, uuid)
-
-    with observability.span("run", "embed"):
-        embed(plan, study.backbones, begin=begin, quiet=quiet)
-    store = EmbeddingStore.open(store_path)
-    outputs.claim(out, store_path, store.uuid)
-    names = names_of(study.backbones)
+    store, choices = _embedded(study, plan, out, store_path, images, quiet=quiet)
     chosen = study.settings().transformations
     adapted: list[str] = []
     if study.adapt.methods:
-        bases = adaptable(store, names)
+        bases = adaptable(store, names_of(study.backbones))
         with observability.span("run", "adapt", len(bases)):
             adapted = adapt(store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet)
-        names = [*names, *adapted]
+    names = [*names_of(choices), *adapted]
     with observability.span("run", "probe", len(names)):
         outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
     with observability.span("run", "analyze", len(names)):
@@ -158,8 +149,62 @@ def _run(
                 quiet=quiet,
             )
     tables = stages.tables(store, names, chosen)
-    needed = shifts_of(study) or study.domains
-    compiled = prepare_backbones(study.backbones, plan.samples(), quiet=quiet) if needed else []
+    parts |= _elsewhere(study, plan, store, out, choices, adapted, tables, quiet=quiet)
+    results = assemble(
+        *(study.name, store, out, outcomes, analyses, parts),
+        tables=tables,
+        threads=study.embed.cores,
+        similarity=similarity,
+        shifted=kept_replicates(out, parts.get("shift", {})),
+    )
+    with observability.span("run", "gallery and report"):
+        draw_gallery(plan.source, study, store, out)
+        save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)
+    return results
+
+
+def _embedded(
+    study: Study, plan: EmbedPlan, out: Path, store_path: Place, images: Path | str | None, *, quiet: bool
+) -> tuple[EmbeddingStore, list[BackboneChoice]]:
+    """Embed by the backbones of a study, then by fine-tuned ones. Returns the store and all of these backbones."""
+
+    def begin() -> None:
+        outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
+        uuid = EmbeddingStore.open(store_path).uuid if catalog.exists(store_path) else ""
+        outputs.claim(out, store_path, uuid)
+
+    with observability.span("run", "embed"):
+        embed(plan, study.backbones, begin=begin, quiet=quiet)
+    store = EmbeddingStore.open(store_path)
+    outputs.claim(out, store_path, store.uuid)
+    choices = list(study.backbones)
+    if study.finetune.backbones:
+        records = plan.readable()
+        with observability.span("run", "finetune", len(study.finetune.backbones)):
+            choices += finetune(
+                store, out, study.finetune, plan.pipeline, records, backbones=study.backbones, quiet=quiet
+            )
+            embed(plan_of(study, images, store_path), choices, quiet=quiet)
+    return store, choices
+
+
+def _elsewhere(
+    study: Study,
+    plan: EmbedPlan,
+    store: EmbeddingStore,
+    out: Path,
+    choices: Sequence[BackboneChoice],
+    adapted: Sequence[str],
+    tables: Sequence[EmbeddingTable],
+    *,
+    quiet: bool,
+) -> dict[str, Mapping[str, Any]]:
+    """Score probes on photographs of other domains and after a shift, by backbone."""
+    parts: dict[str, Mapping[str, Any]] = {}
+    if not (shifts_of(study) or study.domains):
+        return parts
+    compiled = prepare_backbones(choices, plan.samples(), quiet=quiet)
+    by_backbone = {table.backbone: table for table in tables}
     if study.domains:
         stores = {
             name: embedded(
@@ -178,7 +223,7 @@ def _run(
             *(stores, study.domains, out, study.probes),
             study=store,
             own=study.name,
-            tables={table.backbone: table for table in tables},
+            tables=by_backbone,
             quiet=quiet,
         )
     if shifts_of(study):
@@ -189,24 +234,14 @@ def _run(
             plan.pipeline.settings,
             study.embed,
             study=store,
-            tables={table.backbone: table for table in tables},
+            tables=by_backbone,
             own=plan.source,
             analysis=study.analysis,
             adapted=adapted,
             source=study.source,
             quiet=quiet,
         )
-    results = assemble(
-        *(study.name, store, out, outcomes, analyses, parts),
-        tables=tables,
-        threads=study.embed.cores,
-        similarity=similarity,
-        shifted=kept_replicates(out, parts.get("shift", {})),
-    )
-    with observability.span("run", "gallery and report"):
-        draw_gallery(plan.source, study, store, out)
-        save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)
-    return results
+    return parts
 
 
 def _start_fresh(out: Path, store_path: Place) -> None:

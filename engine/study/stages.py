@@ -49,7 +49,7 @@ from substyle.engine.study.outputs import (
     stamps,
 )
 from substyle.engine.style_transfer.networks import networks_for
-from substyle.kernels.errors import SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite_name
@@ -85,6 +85,15 @@ def _finish(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: S
     finish(folder, stamp, time.perf_counter() - began)
 
 
+def _require_unseen(table: EmbeddingTable, entry: BackboneEntry) -> None:
+    """Raise ConfigError if a backbone was fine-tuned on transformations that are held out."""
+    trained = entry.facts["spec"].get("finetuned", {}).get("transformations", [])
+    held_out = {name for name, role in zip(table.transformations, table.roles, strict=True) if role == "held_out"}
+    if seen := sorted(held_out.intersection(trained)):
+        given = f"{entry.name}, trained on {', '.join(seen)}"
+        raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
+
+
 def probe_settings(config: ProbeConfig) -> dict[str, Any]:
     """Settings in the stamp of probes, without the GPU index."""
     return asdict(config) | {"device": config.device.partition(":")[0]}
@@ -112,7 +121,8 @@ def probe(
     for table in tables(store, backbones, transformations):
         entry = store.backbone(table.backbone)
         folder = out / PROBES / entry.slug
-        adapted = entry.name.startswith(ADAPTED)
+        _require_unseen(table, entry)
+        adapted = entry.name.startswith(ADAPTED) or "finetuned" in entry.facts["spec"]
         own = replace(config, rotate=False, redraws=0) if adapted else config
         stamp = Stamp.of(store, table, probe_settings(config))
         if not fits(folder, stamp):

@@ -1,0 +1,103 @@
+"""`finetuned:<file>`: a backbone with weights fine-tuned by a study's `[finetune]`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from substyle.engine.backbones.spec import Backbone, tensors_hash
+from substyle.engine.backbones.weights import WeightsError
+from substyle.kernels.errors import ConfigError
+
+PREFIX = "finetuned:"
+FORMAT = "substyle-finetuned-1"
+_REQUIRED = {"backbone": str, "weights_hash": str, "objective": str, "seed": int, "transformations": list}
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Weights of a fine-tuned backbone.
+
+    Attributes:
+        state: the tensors of its module.
+        metadata: JSON: ``backbone`` and ``weights_hash`` of the network before, ``objective``, ``seed``,
+            ``transformations``, and further facts about the training.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        from safetensors.torch import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
+        save_file(tensors, temporary, {"substyle": json.dumps({**self.metadata, "format": FORMAT})})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, *, tensors: bool = True) -> Finetuned:
+        """Read a file, without ``tensors`` only its metadata.
+
+        Raises:
+            WeightsError: the file does not exist or is not a fine-tuned backbone.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = json.loads((file.metadata() or {}).get("substyle", "null"))
+                state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            raise WeightsError(f"{path}: cannot read the fine-tuned weights: {error}") from error
+        if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
+            raise WeightsError(f"{path}: not written by [finetune] of a study")
+        if not all(isinstance(metadata.get(name), kind) for name, kind in _REQUIRED.items()):
+            raise WeightsError(f"{path}: missing or invalid entries in the header; required: {', '.join(_REQUIRED)}")
+        return cls(state, metadata)
+
+
+def path_of(name: str) -> Path:
+    """Path of the weights in the name of a fine-tuned backbone."""
+    return Path(name.removeprefix(PREFIX))
+
+
+def wrap(name: str, tuned: Finetuned, base: Backbone) -> Backbone:
+    """Return a backbone with fine-tuned weights in place of its own, which are overwritten.
+
+    The objective of the spec is unstated: claims compare objectives of pretraining.
+
+    Raises:
+        ConfigError: the backbone is a graph.
+        WeightsError: the weights are of another network, or were trained from other weights.
+    """
+    if base.module is None:
+        raise ConfigError(f"backbone {name}", f"weights of {base.spec.name}", "weights of a torch network")
+    before = tuned.metadata["weights_hash"]
+    if base.spec.weights_hash != before:
+        message = f"{name}: trained from {base.spec.name} with weights {before}, got {base.spec.weights_hash}"
+        raise WeightsError(message)
+    try:
+        base.module.load_state_dict(dict(tuned.state))
+    except RuntimeError as error:
+        raise WeightsError(f"{name}: {str(error).splitlines()[0]}") from error
+    module: nn.Module = base.module.eval()
+    facts = {key: tuned.metadata[key] for key in ("backbone", "objective", "seed", "transformations")}
+    spec = replace(
+        base.spec,
+        name=name,
+        weights=f"{base.spec.weights}; fine-tuned ({facts['objective']}, seed {facts['seed']})",
+        weights_hash=tensors_hash(dict(tuned.state)),
+        objective="",
+        control=False,
+        finetuned=facts,
+    )
+    return replace(base, spec=spec, module=module)

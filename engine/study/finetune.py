@@ -1,0 +1,202 @@
+"""Fine-tune backbones on variants of a study's training photographs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import count
+from os.path import relpath
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from substyle.engine.backbones import registry
+from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned
+from substyle.engine.backbones.spec import Backbone, tensors_hash
+from substyle.engine.config import BackboneChoice
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.observability import stage
+from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
+from substyle.engine.probes.tasks import UNKNOWN
+from substyle.engine.store.files import remove
+from substyle.engine.store.layout import TRAIN
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study.outputs import FINETUNED, Stamp, finish, fits
+from substyle.engine.study.stages import tables
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.sources import ImageRecord
+
+_LISTS = ("backbones", "objectives", "seeds", "seed")  # settings that say which trainings there are
+
+
+def finetune(
+    store: EmbeddingStore,
+    out: Path,
+    config: FinetuneConfig,
+    pipeline: PixelPipeline,
+    records: Mapping[str, ImageRecord],
+    *,
+    backbones: Sequence[BackboneChoice],
+    quiet: bool = False,
+) -> list[BackboneChoice]:
+    """Fine-tune backbones on the training photographs of a store, in its transformations with role ``train``.
+
+    Writes ``out/finetuned/<backbone>-<objective>-<seed>/<digest>.safetensors``. Complete trainings are kept.
+
+    Args:
+        pipeline: tools of the study; its transformations are those of the store.
+        records: the photographs by key.
+        backbones: backbones of the study, among them those to fine-tune.
+
+    Returns:
+        the fine-tuned backbones, ``finetuned:<file>``, to embed.
+
+    Raises:
+        ConfigError: a backbone cannot be fine-tuned, or the photographs have no classes.
+    """
+    found = []
+    for choice in backbones:
+        if choice.name not in config.backbones:
+            continue
+        (table,) = tables(store, [choice.name], pipeline.settings.transformations)
+        _require_trainable(store, table, config)
+        for seed in range(config.seed, config.seed + config.seeds):
+            for objective in config.objectives:
+                path = _trained(store, table, out, config, pipeline, records, choice, objective, seed, quiet=quiet)
+                found.append(replace(choice, name=f"{PREFIX}{relpath(path)}", label=None))
+    return found
+
+
+def _require_trainable(store: EmbeddingStore, table: EmbeddingTable, config: FinetuneConfig) -> None:
+    spec = store.backbone(table.backbone).facts["spec"]
+    if spec.get("tokens") or spec.get("finetuned"):
+        raise ConfigError(
+            "finetune.backbones", table.backbone, "backbones with one vector per image, not fine-tuned yet"
+        )
+    if not table.has_classes and set(config.objectives) != {"transformation"}:
+        raise ConfigError(
+            "finetune.objectives", list(config.objectives), "transformation (photographs have no classes)"
+        )
+    if table.roles.count("train") < 2:
+        raise ConfigError("finetune", table.backbone, "a suite with a transformation of role train besides identity")
+
+
+def _trained(
+    store: EmbeddingStore,
+    table: EmbeddingTable,
+    out: Path,
+    config: FinetuneConfig,
+    pipeline: PixelPipeline,
+    records: Mapping[str, ImageRecord],
+    choice: BackboneChoice,
+    objective: Objective,
+    seed: int,
+    *,
+    quiet: bool,
+) -> Path:
+    """Fine-tune a backbone unless the result is up to date; returns its file."""
+    folder = out / FINETUNED / f"{store.backbone(choice.name).slug}-{objective}-{seed}"
+    budget = {name: value for name, value in asdict(config).items() if name not in _LISTS}
+    stamp = Stamp.of(store, table, {**budget, "objective": objective, "seed": seed})
+    if not fits(folder, stamp):
+        remove(folder)
+        began = time.perf_counter()
+        base = _load(choice, pipeline)
+        names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
+        families = [name.partition("@")[0] for name in names]
+        labels = sorted(set(families), key=families.index)
+        train_N = table.rows(TRAIN)
+        batches = labelled_variants(
+            pipeline,
+            [records[table.keys[n]] for n in train_N],
+            np.array([labels.index(name) for name in families], np.int64),
+            np.where(table.label_N[train_N] >= 0, table.label_N[train_N], UNKNOWN),
+            transformations=names,
+            batch=config.batch,
+            seed=seed,
+        )
+        assert base.module is not None  # checked by `_load`
+        with stage(f"fine-tune {choice.name}", config.steps, "steps", quiet=quiet) as bar:
+            bar.note(f"{objective}, seed {seed}")
+            losses = fit(
+                *(base.module, batches, config, objective),
+                dim=base.spec.dim,
+                transformations=len(labels),
+                classes=len(table.class_names),
+                seed=seed,
+                device=pipeline.target.torch_device,
+                advance=bar.advance,
+            )
+        metadata = {
+            "backbone": choice.name,
+            "weights_hash": base.spec.weights_hash,
+            "objective": objective,
+            "seed": seed,
+            "transformations": list(names),
+            "canvas": store.settings.canvas,
+            "store": store.uuid,
+            "photographs": stamp.photographs,
+            "losses": losses,
+            **budget,
+        }
+        state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
+        Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")
+        finish(folder, stamp, time.perf_counter() - began)
+    (path,) = folder.glob("*.safetensors")
+    return path
+
+
+def _load(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:
+    settings = pipeline.settings
+    context = registry.LoadContext(settings.canvas, pipeline.config.graph_images, settings.seed, choice.checkpoint)
+    base = registry.load(choice.name, context)
+    if base.module is None or not any(True for _ in base.module.parameters()):
+        raise ConfigError("finetune.backbones", choice.name, "torch networks")
+    return base
+
+
+def labelled_variants(
+    pipeline: PixelPipeline,
+    records: Sequence[ImageRecord],
+    label_T: NDArray[np.int64],
+    class_N: NDArray[np.int64],
+    *,
+    transformations: Sequence[str],
+    batch: int,
+    seed: int,
+) -> Iterator[LabelledVariants]:
+    """Yield batches of variants without end, each epoch in a new order and with newly drawn parameters.
+
+    A group of photographs is decoded at once; all its variants are shuffled and yielded in batches.
+
+    Args:
+        records: N photographs; undecodable ones are left out.
+        label_T: (T,) labels of the transformations.
+        class_N: (N,) labels of the photographs, UNKNOWN for none.
+        transformations: T names.
+        batch: maximum batch size B.
+        seed: seed of orders and parameters.
+    """
+    size, make = pipeline.config.images, pipeline.maker(transformations)
+    for epoch in count():
+        rng = np.random.default_rng([seed, epoch])
+        order_N = rng.permutation(len(records))
+        for first in range(0, len(order_N), size):
+            part = order_N[first : first + size]
+            decoded = pipeline.decoder([records[n].read() for n in part])
+            keys = [f"{records[n].key}#{seed}.{epoch}" for n in part]
+            made = list(make(decoded.canvas_BSSC, keys))
+            # rows are variants of all photographs, transformation by transformation
+            pixels_RSSC = torch.cat([variant.pixels_BSSC for variant in made])
+            distinct_R = torch.cat([variant.distinct_B for variant in made]).cpu()
+            label_R = torch.from_numpy(np.repeat(label_T, len(part))).where(distinct_R, torch.tensor(UNKNOWN))
+            class_R = torch.from_numpy(np.tile(class_N[part], len(made)))
+            row_R = rng.permutation(np.flatnonzero(np.tile(decoded.ok_B, len(made))))
+            for start in range(0, len(row_R), batch):
+                rows = torch.from_numpy(row_R[start : start + batch])
+                if len(rows) > 1:  # one row has no variance to standardise by
+                    yield LabelledVariants(pixels_RSSC[rows.to(pixels_RSSC.device)], label_R[rows], class_R[rows])

@@ -1,0 +1,79 @@
+"""Differences of fine-tuned backbones, against numpy and scipy."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from substyle.engine.report.finetuned import finetuned, finetuned_summary
+from substyle.engine.report.labels import labels_of
+from substyle.engine.report.page import write_report
+
+STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
+
+
+@pytest.fixture
+def results(fake: ModuleType) -> Any:  # noqa: ANN401
+    names = {f"finetuned:{o}-{s}": (STYLE[o][s], 0.5) for o in STYLE for s in range(3)}
+    made = fake.fake_results({"alpha": (0.75, 0.9), **names})
+    for name in names:
+        objective, seed = name.removeprefix("finetuned:").split("-")
+        facts = {"backbone": "alpha", "objective": objective, "seed": int(seed), "transformations": []}
+        made["backbones"][name]["spec"]["finetuned"] = facts
+    return made
+
+
+def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
+    rows = {(row[1], row[2]): row for row in finetuned(results).rows}
+    style = {
+        o: np.array([results["backbones"][f"finetuned:{o}-{s}"]["fine"]["linear"]["accuracy"] for s in range(3)])
+        for o in STYLE
+    }
+    before = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]
+    for objective, accuracy in style.items():
+        _, _, _, seeds, was, after, change, difference = rows[objective, "Style"]
+        assert (seeds, was) == (3, before)
+        assert after == pytest.approx(accuracy.mean())
+        assert change[0] == pytest.approx(accuracy.mean() - before)
+        if objective == "semantic":
+            assert difference is None
+            continue
+        differences = accuracy - style["semantic"]
+        assert difference[0] == pytest.approx(differences.mean())
+        halves = []
+        for seed in range(3):
+            pair = {f"finetuned:{o}-{seed}" for o in (objective, "semantic")}
+            (row,) = [
+                row
+                for row in results["comparisons"]
+                if {row["a"], row["b"]} == pair and (row["task"], row["head"]) == ("fine", "linear")
+            ]
+            halves.append((row["ci95"][1] - row["ci95"][0]) / 2)
+        of_seeds = ttest_1samp(differences, 0.0).confidence_interval(0.95)
+        half = np.hypot((of_seeds.high - of_seeds.low) / 2, np.mean(halves))
+        assert difference[1:] == pytest.approx((differences.mean() - half, differences.mean() + half))
+
+
+def test_the_sentence_names_what_is_clear(results: Any) -> None:  # noqa: ANN401
+    sentences = finetuned_summary(results).split("Compared with the class alone, ")
+    (joint,) = [each for each in sentences if "on class and transformation" in each]
+    (alone,) = [each for each in sentences if "on the transformation alone" in each]
+    assert "raises style (" in joint
+    assert "style" not in alone  # better with one seed of three
+
+
+def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
+    page = write_report(results, tmp_path).html.read_text()
+    assert 'id="finetuned"' in page
+    assert "alpha + joint, seed 1" in page
+    assert labels_of(results)["finetuned:semantic-0"] == "alpha + semantic, seed 0"
+
+
+def test_without_fine_tuned_backbones_there_is_nothing(fake: ModuleType) -> None:
+    results = fake.fake_results({"alpha": (0.75, 0.9)})
+    assert not finetuned(results).rows
+    assert finetuned_summary(results) == ""
