@@ -24,6 +24,7 @@ from substyle.engine.study.outputs import StaleError
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
 pytest.importorskip("torchattack")
+pytestmark = pytest.mark.slow  # compiles two networks and attacks them
 VIT, RESNET = "control:random:test_vit", "control:random:test_resnet"
 CONFIG = AttackConfig(
     attacks=("fgsm", "pgd", "pgd_l2", "transfer", "patch"), epsilons=(1, 48), steps=2, surrogate=RESNET, patch=0.3
@@ -32,10 +33,10 @@ CONFIG = AttackConfig(
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photographs of two classes with splits."""
+    """28 photographs of two classes with splits."""
     root = tmp_path_factory.mktemp("photographs")
-    for i in range(60):
-        split = "train" if i < 28 else "val" if i < 32 else "test"
+    for i in range(28):
+        split = "train" if i < 12 else "val" if i < 16 else "test"
         folder = root / split / ("even" if i % 2 == 0 else "odd")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i:02d}.jpg").write_bytes(jpeg(photograph(i)))
@@ -141,7 +142,6 @@ def test_results_are_kept_until_their_inputs_change(
     assert kept_attacks(store, out, tables) == {VIT: attacked}
 
 
-@pytest.mark.slow
 def test_modified_results_are_redone_with_the_same_numbers(
     probed: tuple[EmbeddingStore, Path], attacked: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
