@@ -35,9 +35,9 @@ class Variant:
     Attributes:
         name: the transformation.
         pixels_BSSC: (B, S, S, 3) uint8, contiguous; never modified later.
-        distinct_B: (B,) bool, False where the variant differs from identity by less than one grey level on average;
-            True for identity itself. On the pixels' device: reading it synchronises, so on a GPU read it once for all
-            variants of a batch.
+        distinct_B: (B,) bool, False where the variant differs from identity by less than one grey level on average, for
+            subtle transformations where it is equal; True for identity itself. On the pixels' device: reading it
+            synchronises, so on a GPU read it once for all variants of a batch.
     """
 
     name: str
@@ -111,6 +111,8 @@ class VariantMaker:
                 raise SubstyleError(f"{name} returned {pixels.dtype} {tuple(pixels.shape)}, expected uint8 {shape}")
             if base.get(name).made_by == "identity":
                 distinct_B = torch.ones(len(keys), dtype=torch.bool, device=self.device)
+            elif base.get(name).subtle:
+                distinct_B = (pixels != canvas_BSSC).flatten(1).any(1)
             else:
                 distinct_B = distinct(canvas_BSSC, pixels)
             yield Variant(name, pixels, distinct_B)

@@ -149,6 +149,7 @@ class Transformation:
     split_assets: bool = False  # prepare also gets "test_B" and uses disjoint assets for test and other images
     on_gpu: OnGPU | None = field(default=None, compare=False)  # for made_by="dali": the GPU implementation
     stream: str = ""  # name that its random numbers are drawn by, if not its own
+    subtle: bool = False  # distinct from identity if any value differs, instead of by one grey level on average
 
     @property
     def severities(self) -> int:
@@ -181,7 +182,7 @@ class Transformation:
             "parameters": [parameter.describe() for parameter in self.parameters],
             "code": self.code,
         }
-        optional = {"split_assets": self.split_assets, "stream": self.stream}
+        optional = {"split_assets": self.split_assets, "stream": self.stream, "subtle": self.subtle}
         return definition | {key: value for key, value in optional.items() if value}
 
     @cached_property
@@ -297,16 +298,17 @@ def kernel(
     prepare: Callable[[Arrays, int], Arrays] | None = None,
     version: int = 1,
     split_assets: bool = False,
+    subtle: bool = False,
 ) -> Callable[[Function], Function]:
     """Register ``function(canvas_BSSC, args, keys_B) -> (B, S, S, 3) uint8`` on torch tensors of any device.
 
     ``args`` holds numpy arrays with first axis B; ``keys_B`` are the images' Philox keys, for per-pixel noise.
-    ``split_assets`` as in :func:`dali`.
+    ``split_assets`` as in :func:`dali`; ``subtle`` as in :class:`Transformation`.
     """
 
     def decorate(function: Function) -> Function:
         made = Transformation(name, coarse, role, "kernel", tuple(parameters), version, function, prepare)
-        register(replace(made, split_assets=split_assets))
+        register(replace(made, split_assets=split_assets, subtle=subtle))
         return function
 
     return decorate

@@ -116,7 +116,7 @@ def _recoded(canvas_BSSC: torch.Tensor, quality: int, chroma: str) -> torch.Tens
 def _register(
     name: str, coarse: str, role: Role, function: Callable[..., torch.Tensor], *parameters: Parameter
 ) -> None:
-    kernel(PREFIX + name, coarse=coarse, role=role, parameters=parameters)(function)
+    kernel(PREFIX + name, coarse=coarse, role=role, parameters=parameters, subtle=True)(function)
 
 
 def _jpeg(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys, *, chroma: str) -> torch.Tensor:

@@ -79,6 +79,16 @@ def test_the_suite() -> None:
     }
 
 
+def test_a_trace_is_distinct_unless_it_changes_nothing() -> None:
+    """Also below one grey level on average, where other transformations count as identity."""
+    smooth = canvas(64)[:1].float().lerp(torch.tensor(128.0), 0.7).to(torch.uint8)
+    x = torch.cat([smooth, torch.full_like(smooth, 128)])
+    maker = VariantMaker(("identity", "traces_jpeg95_444"), side=64, seed=0, batch=2, threads=1)
+    _, variant = maker(x, KEYS[:2])
+    assert 0 < (variant.pixels_BSSC[0].float() - x[0]).abs().mean() < 1
+    assert variant.distinct_B.tolist() == [True, False]
+
+
 @pytest.mark.parametrize("side", [64, 97, 224])
 def test_pixels_are_those_of_pillow(side: int) -> None:
     x = canvas(side)
