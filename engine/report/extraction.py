@@ -284,10 +284,10 @@ def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  #
             colour = colours[point.kind]
             axis.plot([100 * v for v in point.substance[1:]], [y, y], color=colour, lw=0.4, alpha=0.5)
             axis.plot([x, x], [100 * v for v in point.style[1:]], color=colour, lw=0.4, alpha=0.5)
-            axis.plot(
-                x, y, "o", ms=4, mec=colour, mfc=colour if point.kind == "full" else "white", zorder=3, clip_on=False
-            )
-            if point.front or point.kind == "full":
+            chosen = point.kind == "full"  # on top
+            fill = colour if chosen else "white"
+            axis.plot(x, y, "o", ms=4, mec=colour, mfc=fill, zorder=3 + chosen, clip_on=False)
+            if point.front or chosen:
                 axis.annotate(point.label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
         axis.set_xticks([100 * tick for tick in plot.x.ticks])
         axis.set_yticks([100 * tick for tick in plot.y.ticks])
