@@ -1,6 +1,6 @@
-"""Generate the result tables of README.md and docs/attacks.md from the summaries in benchmarks/results/.
+"""Generate the result tables of README.md and the documentation from the summaries in benchmarks/results/.
 
-``python benchmarks/study_table.py`` prints them and ``--write`` updates both files;
+``python benchmarks/study_table.py`` prints them and ``--write`` updates the pages;
 ``--keep NAME RESULTS.json`` first saves the summary of a run as ``benchmarks/results/study-NAME.json``.
 """
 
@@ -54,10 +54,30 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         }
         if "attack" in backbone:
             row["attack"] = backbone["attack"]
+        row |= {key: backbone[key] for key in ("adapter", "complexity") if backbone.get(key)}
+        row |= {"extractability": _readable(backbone["extractability"])} if backbone.get("extractability") else {}
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
-    return kept
+    text = json.dumps(kept)
+    for name, row in kept["backbones"].items():
+        if "adapter" in row:  # their names are paths
+            text = text.replace(
+                json.dumps(name), json.dumps(f"{row['adapter']['backbone']} + {row['adapter']['method']}")
+            )
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def _readable(tasks: dict[str, Any]) -> dict[str, Any]:
+    """Extractability without the details of single fits."""
+    return {
+        task: {
+            head: {part: {k: v for k, v in one.items() if k not in ("blocks", "points")} for part, one in parts.items()}
+            for head, parts in heads.items()
+        }
+        for task, heads in tasks.items()
+    }
 
 
 def table(kept: dict[str, Any]) -> str:
@@ -113,6 +133,58 @@ def attack_table(kept: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def probing_table(kept: dict[str, Any]) -> str:
+    """Format extractability of linear probes, and differences of MLPs of every size to the linear probe.
+
+    Selectivity and differences are in points, accuracies in per cent, codelengths in bits per label.
+    """
+    measures = ("selectivity", "bits per label", "photographs for 90 %")
+    headings = ["backbone", *(f"{measure}, {task}" for measure in measures for task in ("style", "class"))]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for name, row in kept["backbones"].items():
+        heads = [row["extractability"][task]["linear"] for task in ("fine", "semantic")]
+        cells = [_number(head.get("selectivity") or {}, "selectivity", 100, "+.1f") for head in heads]
+        cells += [_number(head.get("codelength") or {}, "bits", 1, ".2f") for head in heads]
+        cells += [_number(head.get("curve") or {}, "needed", 1, ".0f") for head in heads]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    sizes = [size for size in next(iter(kept["backbones"].values()))["complexity"] if size != "linear"]
+    lines += ["", f"| backbone | task | linear | {' | '.join(size.replace('x', '×') for size in sizes)} |"]
+    lines += ["|---" * (len(sizes) + 3) + "|"]
+    for name, row in kept["backbones"].items():
+        for task, score in (("style", "fine"), ("class", "semantic")):
+            probes = {k: v | {"converged": v[f"{score}_converged"]} for k, v in row["complexity"].items()}
+            cells = [_number(probes[size], f"{score}_difference", 100, "+.1f") for size in sizes]
+            linear = _cell(probes["linear"], score, f"{score}_ci95")
+            lines.append(f"| `{name}` | {task} | {linear} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def adapter_table(kept: dict[str, Any]) -> str:
+    """Format scores of linear probes on backbones and on their adapted embeddings, in per cent."""
+    adapted = {name: row["adapter"]["backbone"] for name, row in kept["backbones"].items() if "adapter" in row}
+    columns = [column for column in _COLUMNS if column[2] == "linear" and column[1] != "coarse_rotation"]
+    lines = [f"| embedding | width | {' | '.join(column[0].removesuffix(', linear') for column in columns)} |"]
+    lines += ["|---" * (len(columns) + 2) + "|"]
+    for base in dict.fromkeys(adapted.values()):
+        for name in (base, *(name for name, of in adapted.items() if of == base)):
+            row = kept["backbones"][name]
+            cells = [_cell(row[task].get(head, {}), score, interval) for _, task, head, score, interval in columns]
+            lines.append(f"| `{name}` | {row['dim']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(scores: dict[str, Any], key: str, scale: float, form: str) -> str:
+    """A number with its interval; marked if the probes have not converged, – if there is none."""
+    value, ends = scores.get(key), scores.get(f"{key}_ci95")
+
+    def shown(number: float) -> str:
+        digits = int(form[-2])
+        return f"{round(scale * number, digits) + 0.0:{form}}"  # no negative zero
+
+    between = f" ({' to '.join(map(shown, ends))})" if ends else ""
+    return "–" if value is None else f"{shown(value)}{between}" + f" {_MARK}" * (scores.get("converged") is False)
+
+
 def _verdicts(claims: list[dict[str, Any]]) -> str:
     """Format the testable claims, with the difference in points and its interval."""
     said = []
@@ -137,7 +209,21 @@ def _per_cent(share: float | None) -> str:
 
 def tables() -> str:
     """Format the tables of all studies in the README."""
-    return "\n\n".join(table(json.loads((RESULTS / f"study-{name}.json").read_text())) for name in STUDIES)
+    return "\n\n".join(table(_kept(name)) for name in STUDIES)
+
+
+def pages() -> dict[Path, str]:
+    """Format the tables of all pages."""
+    return {
+        ROOT / "README.md": tables(),
+        ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
+        ROOT / "docs" / "probes.md": probing_table(_kept("probing")),
+    }
+
+
+def _kept(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"study-{name}.json").read_text())
+    return found
 
 
 def written(readme: str, text: str) -> str:
@@ -157,12 +243,10 @@ def main() -> int:
         RESULTS.mkdir(exist_ok=True)
         kept = summary(json.loads(Path(source).read_text()))
         (RESULTS / f"study-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    text = tables()
-    attacks = attack_table(json.loads((RESULTS / "study-attack.json").read_text()))
-    if options.write:
-        for path, own in ((ROOT / "README.md", text), (ROOT / "docs" / "attacks.md", attacks)):
-            path.write_text(written(path.read_text(), own))
-    print(f"{text}\n\n{attacks}")
+    for path, text in pages().items():
+        if options.write:
+            path.write_text(written(path.read_text(), text))
+        print(f"{text}\n")
     return 0
 
 

@@ -194,3 +194,30 @@ def test_the_result_table_shows_a_run_and_marks_what_has_not_converged(finished:
     assert cells["style, linear"].endswith(" †")
     assert cells["style, MLP"] == "–"
     assert "has not converged" in shown
+
+
+def test_the_probing_table_shows_extractability_and_names_adapters_by_their_backbone(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    own = results["backbones"][NAME]
+    parts = {
+        "selectivity": {"selectivity": -0.125, "selectivity_ci95": [-0.25, 0.0], "converged": True},
+        "codelength": {"bits": 2.345, "bits_ci95": [2.0, 3.0], "blocks": {"1": {"C": 1.0}}, "converged": False},
+        "curve": {"needed": None, "points": {}, "converged": True},
+    }
+    both = {"fine_converged": True, "semantic_converged": False}
+    sizes = {"linear": {"fine": 0.5, "semantic": 0.25} | both, "2x64": {"fine_difference": 0.031} | both}
+    own |= {"extractability": {task: {"linear": parts} for task in ("fine", "semantic")}, "complexity": sizes}
+    results["backbones"]["adapt:out/1a2b.safetensors"] = own | {"adapter": {"backbone": NAME, "method": "pisco"}}
+    kept = study_table.summary(results)
+    assert list(kept["backbones"])[-1] == f"{NAME} + pisco"
+    assert "out/" not in json.dumps(kept)
+    assert "blocks" not in json.dumps(kept)
+    first, second = study_table.probing_table(kept).split("\n\n")
+    cells = first.splitlines()[-1].split(" | ")
+    assert cells[1::2] == ["-12.5 (-25.0 to +0.0)", "2.35 (2.00 to 3.00) †", "–"]
+    assert second.splitlines()[-2:] == [
+        f"| `{NAME} + pisco` | style | 50.0 | +3.1 |",
+        f"| `{NAME} + pisco` | class | 25.0 † | – |",
+    ]
+    adapters = study_table.adapter_table(kept)
+    assert [line.split(" | ")[0] for line in adapters.splitlines()[2:]] == [f"| `{NAME}`", f"| `{NAME} + pisco`"]
