@@ -450,7 +450,8 @@ def _shared(data: dict[str, Any]) -> dict[str, Any]:
     for part in ("probes", "analysis", "finetune", "attack"):
         table = data.get(part, {})
         if isinstance(table, dict) and settings:
-            shared[part] = {**settings, **table}
+            given = {name: value for name, value in settings.items() if (part, name) != ("finetune", "resample_by")}
+            shared[part] = {**given, **table}
     return shared
 
 
