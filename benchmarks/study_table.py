@@ -217,7 +217,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "README.md": tables(),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
-        ROOT / "docs" / "probes.md": probing_table(_kept("probing")),
+        ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}",
     }
 
 
