@@ -14,7 +14,7 @@ from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import SHIPPED
 from substyle.engine.backbones.presets import ABOUT, meant, preset, sizes, stated
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, has_options, split
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
@@ -317,7 +317,8 @@ def check_name(name: str) -> Family:
         raise ConfigError("backbone", name, meant(name) + allowed)
     family = FAMILIES[prefix]
     if family.check is not None:
-        family.check(name, rest)
+        for each in fused(name) or [name]:
+            family.check(each, each.partition(":")[2])
     elif has_options(rest):  # they would be stored as another backbone with the same embeddings
         raise ConfigError(f"backbone {name}", rest, f"no options: family {prefix} has no check that reads them")
     return family
@@ -335,6 +336,10 @@ def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
 def load(name: str, context: LoadContext) -> Backbone:
     """Load a backbone by name. Raises ConfigError for an invalid name, WeightsError for unavailable weights."""
     family = check_checkpoint(name, context.checkpoint)
+    if layers := fused(name):
+        whole = _several(name, layers, context)
+        pooling = " + ".join(member.pooling for member in whole.members)
+        return replace(whole, spec=replace(whole.spec, pooling=pooling), members=())
     code = family.code  # before the loader can change values that it refers to
     backbone = family.loader(name, name.partition(":")[2], context)
     return replace(backbone, spec=replace(_trained(backbone, context.checkpoint), code=code))
@@ -346,8 +351,11 @@ def load_all(name: str, context: LoadContext) -> Backbone:
     Raises ConfigError for an invalid name, WeightsError for unavailable weights.
     """
     names = expand(name)
-    if names == [name]:
-        return load(name, context)
+    return load(name, context) if names == [name] else _several(name, names, context)
+
+
+def _several(name: str, names: list[str], context: LoadContext) -> Backbone:
+    """Layers of one network, whose embeddings are concatenated."""
     from substyle.engine.backbones.families import blocks
 
     readouts = {each: split(each, each.partition(":")[2])[1] for each in names}
@@ -375,6 +383,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
     Raises ConfigError for an invalid name.
     """
     first = expand(name)[0]
+    first = (fused(first) or [first])[0]
     family = check_checkpoint(first, context.checkpoint)
     found = family.identify(first, first.partition(":")[2], context) if family.identify else None
     if found is None:

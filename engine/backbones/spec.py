@@ -180,13 +180,13 @@ HEADS = ("projection", "none")
 BLOCK = "block"
 MODULES = (BLOCK, "attention", "ffn")
 ALLOWED = (
-    "@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8), "
+    "@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8; or concatenated: 3+11), "
     f"module={'|'.join(MODULES)} with layer (or several: attention:ffn), pool={'|'.join(POOLS)}, "
     f"tokens=<side of a grid>, head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, "
     "<red>:<green>:<blue>)"
 )
 # paths may contain an @, so options must be plain words and numbers up to the end
-_OPTION = "[a-z]+=(?:[a-z0-9-]*|[a-z]+(?::[a-z]+)+|[0-9.:-]+)"
+_OPTION = "[a-z]+=(?:[a-z0-9-]*|[a-z]+(?::[a-z]+)+|[0-9.:+-]+)"
 _OPTIONS = re.compile(f"(?P<model>.+)@(?P<options>{_OPTION}(?:,{_OPTION})*)")
 _LEVEL = re.compile(r"[01]|[01]?\.[0-9]+")
 
@@ -260,6 +260,25 @@ def expand(name: str) -> list[str]:
             raise ConfigError(f"backbone {name}", found[0].strip("@,"), "different modules")
         names = [_MODULES.sub(rf"\g<1>{module}", each) for each in names for module in modules]
     return names
+
+
+_FUSED = re.compile(r"([@,]layer=)(-?[0-9]{1,4}(?:\+-?[0-9]{1,4})+)(?=,|$)")
+
+
+def fused(name: str) -> list[str]:
+    """Return the names of the layers that a backbone such as ``mae:base@layer=3+11`` concatenates; else an empty list.
+
+    Raises ConfigError for tokens, or a repeated layer.
+    """
+    found = _FUSED.search(name)
+    if found is None or _OPTIONS.fullmatch(name) is None:
+        return []
+    if re.search("[@,](?:pool=tokens|tokens=)", name):
+        raise ConfigError(f"backbone {name}", f"tokens of layers {found[2]}", "one vector per layer")
+    layers = found[2].split("+")
+    if len(set(layers)) < len(layers):
+        raise ConfigError(f"backbone {name}", f"layer={found[2]}", "different layers")
+    return [f"{name[: found.start()]}{found[1]}{layer}{name[found.end() :]}" for layer in layers]
 
 
 def has_options(rest: str) -> bool:

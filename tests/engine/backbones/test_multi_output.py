@@ -16,7 +16,7 @@ from substyle.engine.backbones.gate import GateError, PrecisionSearch
 from substyle.engine.backbones.registry import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import expand
+from substyle.engine.backbones.spec import expand, fused
 from substyle.kernels.errors import ConfigError
 
 BATCH, CANVAS = 4, 96
@@ -150,3 +150,25 @@ def test_graphs_of_other_layers_have_other_keys() -> None:
         return OpenVINOBuilder(source(name), SAMPLES, batch=BATCH, canvas=CANVAS, threads=1).key
 
     assert len({key(f"{VIT}@layer={layers}") for layers in ("0..1", "0..2", "0:2", "2:0")}) == 4
+
+
+@pytest.mark.parametrize("name", [f"{VIT}@layer=1+3", f"{VIT}@layer=1+-1,pool=avg,module=ffn", f"{RESNET}@layer=0+2+3"])
+def test_a_concatenation_of_layers_is_one_backbone(name: str) -> None:
+    whole = registry.load_all(name, CONTEXT)
+    parts = [registry.load(each, CONTEXT) for each in fused(name)]
+    assert whole.members == ()
+    assert whole.spec.dim == sum(part.spec.dim for part in parts)
+    assert whole.spec.pooling == " + ".join(part.spec.pooling for part in parts)
+    canvas = torch.from_numpy(batch(0))
+    with torch.inference_mode():
+        expected = torch.cat([part.module(canvas) for part in parts if part.module], 1)
+        assert whole.module is not None
+        torch.testing.assert_close(whole.module(canvas), expected)
+
+
+@pytest.mark.parametrize(
+    "options", ["layer=1+1", "layer=1+9", "layer=1+3,pool=tokens", "layer=1+3,pool=what", "layer=+1"]
+)
+def test_concatenations_that_are_refused(options: str) -> None:
+    with pytest.raises(ConfigError):
+        registry.load_all(f"{VIT}@{options}", CONTEXT)

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import dig, heads, ordered, read_results, real, validate_results
+from substyle.engine.report.data import (
+    dig,
+    heads,
+    layer_of,
+    networks,
+    ordered,
+    read_results,
+    real,
+    validate_results,
+)
 from substyle.kernels.errors import SubstyleError
 
 
@@ -113,3 +122,13 @@ def test_heads_are_those_found_linear_first(fake: ModuleType) -> None:
     assert heads(fake.fake_results(heads=("mlp", "linear"))) == ["linear", "mlp"]
     assert heads(fake.fake_results(heads=("mlp",))) == ["mlp"]
     assert heads({"backbones": {"a": {"semantic": None}}}) == []
+
+
+def test_layers_and_their_concatenations_are_not_networks(fake: ModuleType) -> None:
+    names = {"vit": "cls", "vit@layer=3": "cls, block 3 of 0 to 11"}
+    names["vit@layer=3+11"] = "cls, block 3 of 0 to 11 + cls, block 11 of 0 to 11"
+    results = fake.fake_results({name: (0.9, 0.8) for name in names})
+    for name, pooling in names.items():
+        results["backbones"][name]["spec"]["pooling"] = pooling
+    assert networks(results) == ["vit"]
+    assert [layer_of(results, name) for name in names] == [None, ("vit", 3, 11), None]
