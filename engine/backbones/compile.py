@@ -116,6 +116,7 @@ class CompileOptions:
         target: device and runtime.
         full_gate: whether the gate compares all variants of the store's own photographs, instead of some variants of
             packaged ones.
+        policy: tried first if it has the precision, or with ``auto``: that of a store to continue.
     """
 
     batch: int
@@ -125,6 +126,7 @@ class CompileOptions:
     dtype: str = "float16"
     target: Target = OPENVINO_ON_CPU
     full_gate: bool = False
+    policy: PrecisionPolicy | None = None
 
     def __post_init__(self) -> None:
         check_precision("precision", self.precision)
@@ -198,8 +200,12 @@ def _gated(
     Where the spot check fails, the precision is searched for on the store's own photographs.
     """
 
+    first = options.policy if options.policy and options.precision in (AUTO, options.policy.precision) else None
+
     def search(photographs: GateSamples, extent: Extent) -> PrecisionSearch:
-        return PrecisionSearch(builder, photographs, options.precision, options.dtype, extent=extent, note=note)
+        return PrecisionSearch(
+            builder, photographs, options.precision, options.dtype, extent=extent, policy=first, note=note
+        )
 
     def compiled(found: dict[str, Any]) -> FixedBatch | ChunkedBatch:
         return builder.runtime(PrecisionPolicy.of(found), keep=True)

@@ -65,10 +65,6 @@ class GateResult:
     threshold: float
     reference: str
 
-    def describe(self) -> dict[str, Any]:
-        """Return the result as plain JSON."""
-        return asdict(self)
-
 
 def check(
     name: str,
@@ -133,8 +129,6 @@ def worst(results: Sequence[GateResult]) -> GateResult:
 
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
 _FLOAT32 = PrecisionPolicy("fp32")
-
-
 Extent = Literal["full", "each", "once", "spot"]  # pictures that are compared, see `pictures`
 
 
@@ -177,6 +171,7 @@ class PrecisionSearch:
         dtype: dtype of the store's embeddings.
         extent: pictures to compare. Instead of ``each``, a GPU compares all, and a float32 that becomes the reference
             of others every variant once.
+        policy: tried before searching, since a search may find another one on another day: it measures time.
         note: progress callback, receives what is being tried.
     """
 
@@ -188,8 +183,10 @@ class PrecisionSearch:
         dtype: str,
         *,
         extent: Extent = "each",
+        policy: PrecisionPolicy | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self.policy = policy
         self.builder, self.samples, self.precision, self.dtype = builder, samples, precision, dtype
         self.extent: Extent = extent
         if extent == "each" and builder.target.on_gpu:
@@ -198,6 +195,7 @@ class PrecisionSearch:
             self.extent = "once"
         self.note = note
         self.name = builder.source.spec.name
+        self._title = "spot check" if extent == "spot" else "gate"
         self._runtimes: dict[PrecisionPolicy, Embed] = {}
 
     def result(self) -> dict[str, Any]:
@@ -206,8 +204,17 @@ class PrecisionSearch:
         ``gates`` are the results of each backbone of a pass, ``gate`` the worst. Raises GateError if none passes.
         """
         facts = {"precision": self.precision, **self._facts(), **self.builder.facts(self.precision)}
-        found: dict[str, Any] = cache.remember("gates", facts, self._search)
-        return found
+
+        def remember(policy: PrecisionPolicy, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            return cache.remember("gates", {**facts, "policy": policy.describe()}, make)  # type: ignore[no-any-return]
+
+        if self.policy is not None:
+            try:
+                return remember(self.policy, self._tried)
+            except GateError as error:
+                print(f"{error}; searching for another precision", file=sys.stderr)
+        found = cache.remember("gates", facts, self._search)
+        return remember(PrecisionPolicy.of(found), lambda: found)
 
     def check(self, mixture: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
         """Return `result` of a compiled policy; None for the reference itself. Raises GateError if it fails."""
@@ -277,6 +284,10 @@ class PrecisionSearch:
             why = f"{self._words(mixture)} is only {speedup:.2f} times as fast"
         print(f"{self.name}: using float32; {why}", file=sys.stderr)
         return self._float32()
+
+    def _tried(self) -> dict[str, Any]:
+        assert self.policy is not None
+        return self._float32() if self.policy == _FLOAT32 else self._passed(self.policy)
 
     def _float32(self) -> dict[str, Any]:
         """Float32 and its result. Raises GateError if it disagrees with the reference."""
@@ -349,8 +360,8 @@ class PrecisionSearch:
                 self.note(f"{words}, rejected at {done} pictures")
                 raise
         results = self._compare(mixture, np.concatenate(got), self._reference)
-        gates = [result.describe() for result in results]
-        return {**mixture.describe(), "gate": worst(results).describe(), "gates": gates}
+        gates = [asdict(result) for result in results]
+        return {**mixture.describe(), "gate": asdict(worst(results)), "gates": gates}
 
     def _compare(
         self, mixture: PrecisionPolicy, got_ND: NDArray[np.floating], reference_ND: NDArray[np.float32]
@@ -372,10 +383,6 @@ class PrecisionSearch:
                 )
             )
         return results
-
-    @property
-    def _title(self) -> str:
-        return "spot check" if self.extent == "spot" else "gate"
 
     @property
     def _block(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.backbones.gate import GATE_IMAGES, SPOT_IMAGES
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.config import HERE, ExecutorConfig
 from substyle.engine.devices import AUTO
 from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_keys
@@ -127,16 +128,19 @@ class EmbedPlan:
         return self.fractions or DEFAULT_FRACTIONS
 
     def samples(self) -> OwnSamples:
-        """Return the photographs that gates use, from the store or, for a new store, the source.
+        """Return the photographs and, of an existing store, the policies of its backbones, for gates.
 
         They stay the same when photographs are added, and are the same for all processes that fill a store.
         """
         if self.exists:
-            keys: Sequence[str] = EmbeddingStore.open(self.store_path).calibration
+            store = EmbeddingStore.open(self.store_path)
+            keys: Sequence[str] = store.calibration
+            gated = {entry.name: entry.facts["runtime"] for entry in store.backbones() if entry.facts.get("gate")}
         else:
-            keys = gate_keys(self.records(), self.pipeline.settings.seed)
+            keys, gated = gate_keys(self.records(), self.pipeline.settings.seed), {}
         count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_IMAGES
-        return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count)
+        policies = {name: PrecisionPolicy.of(runtime) for name, runtime in gated.items()}
+        return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count, policies)
 
 
 def limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:

@@ -19,7 +19,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GATE_IMAGES
 from substyle.engine.backbones.registry import LazyBackbone
-from substyle.engine.backbones.runtimes.base import fingerprint
+from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_of
 from substyle.engine.devices import AUTO, Target, graph_batch
 from substyle.engine.observability import stage
@@ -225,13 +225,19 @@ class OwnSamples(Samples):
         records: the photographs by key.
         keys: keys in the order in which they are tried.
         count: G, unless fewer decode.
+        policies: policies that backbones of the store were embedded with, by name.
     """
 
     def __init__(
-        self, pipeline: PixelPipeline, records: Mapping[str, ImageRecord], keys: Sequence[str], count: int
+        self,
+        pipeline: PixelPipeline,
+        records: Mapping[str, ImageRecord],
+        keys: Sequence[str],
+        count: int,
+        policies: Mapping[str, PrecisionPolicy] | None = None,
     ) -> None:
         super().__init__(pipeline, pipeline.settings.seed)
-        self.records, self.keys, self.count = records, keys, count
+        self.records, self.keys, self.count, self.policies = records, keys, count, policies or {}
 
     @cached_property
     def decoded(self) -> tuple[NDArray[np.uint8], list[str]]:
@@ -321,6 +327,7 @@ def prepare_backbones(
                 dtype=config.dtype,
                 target=target,
                 full_gate=config.gate == "full",
+                policy=own.policies.get(choice.names[0]),
             )
 
             def note(text: str, name: str = choice.name) -> None:

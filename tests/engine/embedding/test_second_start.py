@@ -343,3 +343,36 @@ def test_a_wrong_float32_is_no_reference(
     monkeypatch.setattr(OpenVINOBuilder, "reference", lambda builder: lambda canvas: wrong(canvas)[:, ::-1])
     with pytest.raises(GateError):
         prepare(images, config=dataclasses.replace(CONFIG, precision=precision))
+
+
+def test_a_store_continues_with_its_policy(images: Path, work: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which precision is worth it depends on times, and may change from one day to the next."""
+    config = dataclasses.replace(CONFIG, precision="auto")
+    pipeline = PixelPipeline(SETTINGS, config)
+    choice = BackboneChoice("timm:rows", images.parent / "weight")
+
+    def found(folder: str, policies: dict[str, PrecisionPolicy] | None = None) -> dict[str, object]:
+        monkeypatch.setenv("SUBSTYLE_CACHE", str(images.parent / folder))
+        records = {record.key: record for record in FolderSource(images).records}
+        samples = OwnSamples(pipeline, records, list(records), 4, policies)
+        (compiled,) = prepare_backbones([choice], samples, quiet=True)
+        return compiled.runtime
+
+    monkeypatch.setattr("substyle.engine.backbones.gate.MIN_SPEEDUP", 0.0)
+    first = found("one")
+    assert first["precision"] == "bf16"
+    monkeypatch.setattr("substyle.engine.backbones.gate.MIN_SPEEDUP", 1e9)
+    assert found("two")["precision"] == "fp32"
+    stored = {"timm:rows": PrecisionPolicy.of(first)}
+    assert found("three", stored) == first  # tried first
+    assert found("two", stored) == first  # instead of the verdict in the cache
+    work.clear()
+    assert found("one", stored) == first
+    assert work == []  # the verdict of the first store, which was searched for
+    # a policy that fails the gate is no reason to give up
+    monkeypatch.setattr(PrecisionSearch, "_tried", _refused)
+    assert found("four", stored)["precision"] == "fp32"
+
+
+def _refused(search: PrecisionSearch) -> dict[str, object]:
+    raise GateError("too far off")
