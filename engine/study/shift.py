@@ -306,5 +306,7 @@ def _sensitivity(table: EmbeddingTable, config: AnalysisConfig) -> Estimate:
 def _mean(
     score_TN: NDArray[Any], table: EmbeddingTable, rows: NDArray[np.int64], config: AnalysisConfig, draw: int = 0
 ) -> Estimate:
-    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, table.groups(config.resample_by)[rows])
+    # photographs have no group: their indices in a table would undo the order of `rows`
+    group_N = None if config.resample_by == "photograph" else table.groups(config.resample_by)[rows]
+    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N)
     return found.mean(np.ones(len(score_TN)))
