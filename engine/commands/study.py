@@ -187,7 +187,9 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
     tables = {table.backbone: table for table in kept.tables}
     parts: dict[str, Mapping[str, Any]] = {
-        "shift": kept_shift(store, out, tables, shifts_of(study) if study else None),
+        "shift": kept_shift(
+            *(store, out, tables, shifts_of(study) if study else None, study.analysis if study else None)
+        ),
         "domains": kept_domains(store, out, tables, study.domains if study else None),
         "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
         "label": labels_of(study.backbones) if study else {},

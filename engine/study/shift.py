@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ from substyle.engine.study.outputs import (
     file_digest,
     finish,
     note_of,
-    photographs_digest,
     require_fresh,
 )
 from substyle.engine.study.stages import PROBES
@@ -107,7 +105,7 @@ def shift(
             names = suite(name)
             records = [record for record in own.records if record.key in test]
             given = _Part(own.root, own.class_names, records, own.options, own.understood)
-        plain = dataclasses.replace(settings, transformations=names)
+        plain = replace(settings, transformations=names)
         path = out / SHIFT / f"{slug(name)}.zarr"
         stores[name] = embedded(f"shift {name}", given, path, compiled, plain, config, source=source, quiet=quiet)
     for store in stores.values():
@@ -141,7 +139,7 @@ def shift(
         content = io.BytesIO()
         np.savez(content, **{key: np.r_[each.value, each.replicates_R] for key, each in kept.items()})
         write_durably(folder / REPLICATES, content.getvalue())
-        stamp = _stamp(study, table, out, stores, folders)
+        stamp = _stamp(study, table, out, stores, folders, _settings(analysis))
         finish(folder, stamp, time.perf_counter() - began)
     return answer
 
@@ -151,11 +149,13 @@ def kept_shift(
     out: Path,
     tables: Mapping[str, EmbeddingTable],
     folders: Mapping[str, Path | str] | None = None,
+    analysis: AnalysisConfig | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Load the results of `shift`, by backbone.
 
     Args:
         folders: the `[shift]` table of the study; default: the folders that were scored.
+        analysis: settings of the study; default: those of the results.
 
     Raises:
         StaleError: the results are outdated.
@@ -168,9 +168,11 @@ def kept_shift(
         note: Note | None = note_of(folder)
         if note is None:
             continue
-        paths = {each: out / SHIFT / f"{slug(each)}.zarr" for each in note.stamp.settings.get("photographs", {})}
+        before = note.stamp.settings
+        paths = {each: out / SHIFT / f"{slug(each)}.zarr" for each in before.get("shifted", {})}
         stores = {each: EmbeddingStore.open(path) for each, path in paths.items() if catalog.exists(path)}
-        now = _stamp(study, table, out, stores, note.stamp.settings.get("folders", {}) if folders is None else folders)
+        settings = before.get("analysis", {}) if analysis is None else _settings(analysis)
+        now = _stamp(study, table, out, stores, before.get("folders", {}) if folders is None else folders, settings)
         require_fresh(folder, note, now, "substyle run with the study")
         found[name] = read_object(folder / "shift.json")
     return found
@@ -247,18 +249,25 @@ def _stamp(
     out: Path,
     stores: Mapping[str, EmbeddingStore],
     folders: Mapping[str, Path | str],
+    analysis: Mapping[str, Any],
 ) -> Stamp:
-    photographs = {
-        name: photographs_digest(open_table(store, table.backbone))
+    shifted = {
+        name: asdict(Stamp.of(store, open_table(store, table.backbone), {}))
         for name, store in stores.items()
         if any(entry.name == table.backbone for entry in store.backbones())
     }
     settings = {
-        "photographs": photographs,
+        "shifted": shifted,
+        "analysis": analysis,
         "probe": file_digest(_probe(out, table.backbone)),
         "folders": {name: folder and absolute_root(str(folder)) for name, folder in folders.items()},
     }
     return Stamp.of(study, table, settings)
+
+
+def _settings(config: AnalysisConfig) -> dict[str, Any]:
+    """The settings that change replicates."""
+    return {"max_images": config.max_images, "resample_by": config.resample_by, "seed": config.seed}
 
 
 def _accuracy(

@@ -12,6 +12,9 @@ import torch
 from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
 
+from substyle.engine.store import lock
+from substyle.engine.store.store import EmbeddingStore
+
 TRANSFORMATION = """
 import torch
 from substyle.pipelines.transforms.base import Choice, kernel
@@ -371,6 +374,26 @@ def test_shift_after_the_probes_changed(shifted: Scene) -> None:
     shifted.ok("probe", store, "--study", study)
     shifted.refused("report", store, "--study", study, kind="StaleError")
     assert numbers(shifted.run()) == numbers(shifted.fresh())
+
+
+def test_shift_after_the_analysis_changed(shifted: Scene) -> None:
+    """The sensitivity beside the loss was resampled with the settings of the analysis."""
+    shifted.run()
+    shifted.study["analysis"]["max_images"] = 3
+    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
+    shifted.ok("analyze", store, "--study", study)
+    shifted.refused("report", store, "--study", study, kind="StaleError")
+
+
+def test_shift_after_its_embeddings_changed(shifted: Scene) -> None:
+    """A run that stopped after embedding the photographs of a shift anew has not scored them."""
+    shifted.run()
+    store = EmbeddingStore.open(next((shifted.root / "out" / "shift").glob("*.zarr")))
+    (entry,) = store.backbones()
+    with lock.hold(store.path, run := lock.new_run_id()):
+        changed = 1 - store.read(entry, "identity", 0, 6)
+        store.write_shard(entry, 0, {"identity": changed}, (), seconds=1.0, run=run)
+    shifted.refused("report", shifted.root / "out" / "store.zarr", kind="StaleError")
 
 
 def _results(scene: Scene) -> dict[str, Any]:
