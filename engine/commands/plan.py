@@ -53,7 +53,7 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
         for name, value in vars(efficiency).items()
         if value is not None
     }
-    remark = "; ".join(filter(None, (remark, _eight_bits(study))))
+    remark = "; ".join(filter(None, (remark, _eight_bits(study), _not_counted(study))))
     answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
     _show(made, answer)
     return answer
@@ -77,6 +77,20 @@ def _eight_bits(study: Study) -> str:
     if not any(map(as_eight_bits, asked)):
         return ""
     return "8-bit backbones are counted as bf16: int8 and fp8 have not been measured on a GPU"
+
+
+def _not_counted(study: Study) -> str:
+    tuned = study.finetune
+    trainings = len(tuned.backbones) * len(tuned.objectives) * tuned.seeds
+    parts = (
+        (trainings, f"{trainings} fine-tuned backbones"),
+        (len(study.domains), f"{len(study.domains)} domains"),
+        (len(study.shift), f"{len(study.shift)} shifts"),
+        (len(study.corruptions), f"corruptions ({study.corruptions})"),
+        (len(study.attack.attacks), "attacks"),
+    )
+    named = [words for count, words in parts if count]
+    return f"not counted: {', '.join(named)}" if named else ""
 
 
 def _present() -> tuple[str, str]:

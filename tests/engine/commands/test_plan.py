@@ -158,3 +158,11 @@ def test_backbones_in_8_bits_are_counted_as_others(
     shown, quantised = planned(study, results, capsys)
     assert "counted as bf16: int8 and fp8" in shown
     assert quantised["hours"] == answer["hours"]
+
+
+def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.toml"
+    more = 'corruptions = "imagenet_c@3"\n[finetune]\nbackbones = ["control:random:test_vit"]\nseeds = 2\n'
+    study.write_text(f'name = "n"\nbackbones = ["control:random:test_vit"]\nsuite = "identity,jpeg"\n{more}')
+    assert cli.main(["plan", str(study), "--photographs", "100", "--gpu", "h100"]) == 0
+    assert "not counted: 6 fine-tuned backbones, corruptions (imagenet_c@3)" in capsys.readouterr().out
