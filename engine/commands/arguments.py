@@ -334,7 +334,7 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
     bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
     bench.add_argument("--out", type=Path, metavar="DIR", help="output folder (benchmarks/results)")
-    plan = _command(commands, "plan", "plan", "estimate a study on GPUs: hours, memory, disk, the limiting stage")
+    plan = _command(commands, "plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
     plan.add_argument("study", type=Path, metavar="STUDY.toml")
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
@@ -342,6 +342,12 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
         "--photographs", type=_whole(1, 2**53), metavar="N", help="number of photographs, instead of the study's"
     )
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
+    plan.add_argument(
+        "--sample",
+        type=_whole(1, 2**53),
+        metavar="N",
+        help="embed N photographs on this machine and extrapolate",
+    )
     plan.add_argument("--measured", type=Path, metavar="DIR", help="results of gpu-check (benchmarks/results)")
     plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
     plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +15,14 @@ import substyle.engine
 from substyle.engine import observability
 from substyle.engine.config import Study, load_study
 from substyle.engine.devices import as_eight_bits
+from substyle.engine.embedding.run import embed
 from substyle.engine.estimate.measured import measured
 from substyle.engine.estimate.plan import CLASSES, Plan
 from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
 from substyle.engine.store.files import write_durably
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study.runner import plan_of
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 
@@ -25,8 +30,10 @@ RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle plan STUDY.toml`: estimate the study on GPUs by counting what it runs."""
+    """`substyle plan STUDY.toml`: estimate the study on GPUs by counting what it runs, or here from a sample."""
     study = load_study(options.study)
+    if options.sample:
+        return _sampled(options, study)
     settings = study.settings()
     card, remark = (options.gpu, "") if options.gpu else _present()
     gpu = device(card)
@@ -56,6 +63,39 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     remark = "; ".join(filter(None, (remark, _eight_bits(study), _not_counted(study))))
     answer = made.describe() | {"remark": remark or None, "efficiency": sources, "measurement": files if found else []}
     _show(made, answer)
+    return answer
+
+
+def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
+    """Embed a sample of the photographs into a temporary store and extrapolate to all."""
+    photographs, _ = _photographs(options, study)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "sample.zarr")
+        chosen = dataclasses.replace(study, limit=min(options.sample, photographs))
+        made = plan_of(chosen, options.images, path)
+        summary = embed(made, study.backbones, quiet=options.quiet)
+        store = EmbeddingStore.open(path)
+        names = made.pipeline.settings.transformations
+        row = sum(store.settings.chunk_bytes(entry.dim) / store.settings.shard_rows for entry in store.backbones())
+    each = (summary.seconds["total"] - summary.seconds["prepare"]) / summary.images
+    answer = {
+        "photographs": photographs,
+        "sample": summary.images,
+        "variants": len(names),
+        "prepare_seconds": round(summary.seconds["prepare"], 2),
+        "seconds_per_photograph": each,
+        "hours": photographs * each / 3600,
+        "store_bytes": round(photographs * len(names) * row),
+        "remark": _not_counted(study) or None,
+    }
+    print(
+        f"{photographs:,} photographs × {len(names)} variants on {made.pipeline.target.device}: {answer['hours']:.2f} "
+        f"hours for embedding ({each:.3f} s per photograph, measured on {summary.images}), after "
+        f"{answer['prepare_seconds']:.0f} s for backbones; store: {answer['store_bytes'] / 1e9:.2f} GB "
+        "before compression; without probes, analysis and report"
+    )
+    if answer["remark"]:
+        print(answer["remark"])
     return answer
 
 

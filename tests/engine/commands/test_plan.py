@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import the_json
 
 from substyle.engine import cli
 from substyle.engine.estimate.measured import fact
@@ -166,3 +167,15 @@ def test_what_is_not_counted_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     study.write_text(f'name = "n"\nbackbones = ["control:random:test_vit"]\nsuite = "identity,jpeg"\n{more}')
     assert cli.main(["plan", str(study), "--photographs", "100", "--gpu", "h100"]) == 0
     assert "not counted: 6 fine-tuned backbones, corruptions (imagenet_c@3)" in capsys.readouterr().out
+
+
+def test_a_sample_is_extrapolated(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text('name = "n"\nbackbones = ["control:pixels"]\nsuite = "identity,grayscale"\ncanvas = 64\n')
+    command = ["plan", str(study), "--images", str(two_classes), "--sample", "10", "--json", "--quiet"]
+    assert cli.main(command) == 0
+    found = the_json(capsys)
+    assert (found["photographs"], found["sample"], found["variants"]) == (40, 10, 2)
+    assert found["hours"] == pytest.approx(40 * found["seconds_per_photograph"] / 3600)
+    assert found["store_bytes"] == 40 * 2 * 768 * 2  # float16
+    assert [each.name for each in tmp_path.iterdir()] == ["study.toml"]
