@@ -358,8 +358,10 @@ class Study:
 
     def __post_init__(self) -> None:
         labels_of(self.backbones)
-        if unknown := set(self.finetune.backbones) - set(names_of(self.backbones)):
-            raise ConfigError("finetune.backbones", ", ".join(sorted(unknown)), "backbones of the study")
+        single = {choice.name for choice in self.backbones if choice.names == [choice.name]}
+        if unknown := set(self.finetune.backbones) - single:
+            allowed = "backbones of the study that are not among several layers in one name"
+            raise ConfigError("finetune.backbones", ", ".join(sorted(unknown)), allowed)
 
     def settings(self) -> Settings:
         """Load the plug-ins and return the settings of variants. Raises ConfigError for an unknown suite."""

@@ -108,8 +108,8 @@ class BackboneSpec:
         data: training data; "" if unknown.
         tokens: number of tokens P of an embedding, which is then P tokens of D / P numbers one after another; 0 for one
             vector.
-        finetuned: of fine-tuned weights, the ``backbone`` before, the ``objective``, the ``seed`` and the
-            ``transformations`` of the training; else None.
+        finetuned: of fine-tuned weights, the ``backbone`` before, and ``objective``, ``seed``, ``transformations`` and
+            ``settings`` of the training; else None.
 
     Raises:
         ConfigError: the objective is unknown.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import hypot
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.report.adapters import gain, head_of
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, show, show_interval
+from substyle.engine.report.data import Column, Results, Table, dig, head_name, ordered, show, show_interval
 from substyle.engine.report.findings import SCORES
 
 Estimate = tuple[float, float | None, float | None]
@@ -26,9 +27,10 @@ def finetuned(results: Results) -> Table:
         Column("after", "After"),
         Column("change", "Change", "points", interval=True),
         Column("difference", "Against class alone", "points", interval=True),
+        Column("converged", "Converged", "text"),
     )
     rows: list[tuple[Any, ...]] = []
-    for base, trained in _trained(results).items():
+    for (base, title), trained in _trained(results).items():
         for objective, (heading, task, key) in product(trained, _scores(results)):
             names = list(trained[objective].values())
             after = [_value(results, name, task, key) for name in names]
@@ -40,16 +42,24 @@ def finetuned(results: Results) -> Table:
             difference = _difference(results, both, task, key)
             mean = float(np.mean(np.array(after, np.float64)))
             before = _value(results, base, task, key)
-            rows.append((base, objective, heading, len(names), before, mean, change, difference))
-    caption = "Linear probes on backbones before and after fine-tuning, mean over seeds."
+            compared = {base, *names, *(other for _, other in both)}
+            late = any(_scored(results, name, task, "converged") is False for name in compared)
+            row = (title, objective, heading, len(names), before, mean, change, difference)
+            rows.append((*row, "no" if late else "yes"))
+    caption = f"{head_name(head_of(results)).capitalize()} probes of backbones before and after fine-tuning, "
+    caption += "mean over seeds."
     return Table("finetuned", caption, columns, tuple(rows))
 
 
 def finetuned_summary(results: Results) -> str:
-    """For each backbone and objective, the scores whose interval against training on the class alone excludes 0."""
+    """For each backbone and objective, the scores whose interval against training on the class alone excludes 0.
+
+    Scores of probes that have not converged are left out.
+    """
     table, sentences = finetuned(results), []
     for base, objective in dict.fromkeys((row[0], row[1]) for row in table.rows):
-        found = [(row[2].lower(), row[-1]) for row in table.rows if row[:2] == (base, objective) and row[-1]]
+        rows = [row for row in table.rows if row[:2] == (base, objective) and row[-2] and row[-1] == "yes"]
+        found = [(row[2][:1].lower() + row[2][1:], row[-2]) for row in rows]
         if not found:
             continue
         texts = []
@@ -69,14 +79,20 @@ def _side(estimate: Estimate) -> int:
     return 0 if low is None or high is None or low <= 0 <= high else 1 if low > 0 else -1
 
 
-def _trained(results: Results) -> dict[str, dict[str, dict[int, str]]]:
-    """Names of fine-tuned backbones by backbone, objective and seed, where the backbone is in the results."""
-    found: dict[str, dict[str, dict[int, str]]] = {}
+def _trained(results: Results) -> dict[tuple[str, str], dict[str, dict[int, str]]]:
+    """Names of fine-tuned backbones by backbone and its title, objective and seed, if the backbone is in the results.
+
+    Trainings with other settings are not compared: each has the settings in its title.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, str]]] = {}
     for name in ordered(results):
         facts = dig(results, "backbones", name, "spec", "finetuned")
         if isinstance(facts, Mapping) and facts["backbone"] in results["backbones"]:
-            found.setdefault(facts["backbone"], {}).setdefault(facts["objective"], {})[facts["seed"]] = name
-    return found
+            settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.get("settings", {}).items())
+            each = found.setdefault((facts["backbone"], settings), {})
+            each.setdefault(facts["objective"], {})[facts["seed"]] = name
+    times = Counter(base for base, _ in found)
+    return {(base, f"{base} ({how})" if times[base] > 1 else base): each for (base, how), each in found.items()}
 
 
 def _scores(results: Results) -> Iterator[tuple[str, str, str]]:
@@ -89,7 +105,13 @@ def _scores(results: Results) -> Iterator[tuple[str, str, str]]:
 def _value(results: Results, name: str, task: str, key: str) -> float | None:
     if task == "shift":
         return dig(results, "backbones", name, "shift", key, "accuracy")  # type: ignore[no-any-return]
-    return dig(results, "backbones", name, task, head_of(results), key)  # type: ignore[no-any-return]
+    return _scored(results, name, task, key)  # type: ignore[no-any-return]
+
+
+def _scored(results: Results, name: str, task: str, key: str) -> Any:  # noqa: ANN401
+    """An entry of the probe of a task; shifts are scored by the linear class probe."""
+    task, head = ("semantic", "linear") if task == "shift" else (task, head_of(results))
+    return dig(results, "backbones", name, task, head, key)
 
 
 def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, key: str) -> Estimate | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from itertools import count
 from os.path import relpath
@@ -25,7 +25,7 @@ from substyle.engine.store.files import remove
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import FINETUNED, Stamp, finish, fits
+from substyle.engine.study.outputs import FINETUNED, STAGES, Stamp, finish, fits
 from substyle.engine.study.stages import tables
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
@@ -45,7 +45,8 @@ def finetune(
 ) -> list[BackboneChoice]:
     """Fine-tune backbones on the training photographs of a store, in its transformations with role ``train``.
 
-    Writes ``out/finetuned/<backbone>-<objective>-<seed>/<digest>.safetensors``. Complete trainings are kept.
+    Writes ``out/finetuned/<backbone>-<objective>-<seed>/<digest>.safetensors``. Complete trainings are kept; results in
+    ``out`` of earlier trainings of these backbones are deleted.
 
     Args:
         pipeline: tools of the study; its transformations are those of the store.
@@ -68,7 +69,16 @@ def finetune(
             for objective in config.objectives:
                 path = _trained(store, table, out, config, pipeline, records, choice, objective, seed, quiet=quiet)
                 found.append(replace(choice, name=f"{PREFIX}{relpath(path)}", label=None))
+    _discard_others(store, out, config, {choice.name for choice in (*backbones, *found)})
     return found
+
+
+def _discard_others(store: EmbeddingStore, out: Path, config: FinetuneConfig, names: Set[str]) -> None:
+    """Delete results of earlier trainings, which `substyle report` would show beside those of ``names``."""
+    for entry in store.backbones():
+        if entry.facts["spec"].get("finetuned", {}).get("backbone") in config.backbones and entry.name not in names:
+            for part in STAGES:
+                remove(out / part / entry.slug)
 
 
 def _require_trainable(store: EmbeddingStore, table: EmbeddingTable, config: FinetuneConfig) -> None:
@@ -108,7 +118,7 @@ def _trained(
         base = _load(choice, pipeline)
         names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
         families = [name.partition("@")[0] for name in names]
-        labels = sorted(set(families), key=families.index)
+        labels = list(dict.fromkeys(families))
         train_N = table.rows(TRAIN)
         batches = labelled_variants(
             pipeline,
@@ -139,9 +149,8 @@ def _trained(
             "transformations": list(names),
             "canvas": store.settings.canvas,
             "store": store.uuid,
-            "photographs": stamp.photographs,
             "losses": losses,
-            **budget,
+            "settings": {**budget, "photographs": stamp.photographs},
         }
         state = {name: tensor.cpu() for name, tensor in base.module.state_dict().items()}
         Finetuned(state, metadata).save(folder / f"{tensors_hash(state)}.safetensors")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from tests.scenarios.scene import Scene
+from tests.scenarios.scene import Scene, read
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.finetuned import PREFIX, Finetuned, path_of
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.engine.study.finetune import labelled_variants
+from substyle.engine.study.finetune import _discard_others, labelled_variants
 from substyle.pipelines.sources import open_source
 
 BASE = "control:random:test_efficientnet"
@@ -67,10 +71,35 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
     tuned.run_refused(out="other", kind="ConfigError", field="backbone")
 
 
+@pytest.mark.slow  # compiles two networks
+def test_reports_show_no_earlier_training(tuned: Scene) -> None:
+    """Weights of another budget, or of fewer photographs, are not compared with those of now."""
+    tuned.study["finetune"]["objectives"] = ["semantic"]
+    tuned.run()
+    tuned.study["finetune"]["steps"] = 3
+    tuned.add(50)
+    now = tuned.run()["backbones"].keys()
+    tuned.ok("report", tuned.root / "out" / "store.zarr", "--study", tuned.study_file())
+    assert read(tuned.root / "out" / "results.json")["backbones"].keys() == now
+
+
+def test_results_of_earlier_trainings_are_deleted(tmp_path: Path) -> None:
+    bases = {"old": BASE, "now": BASE, "other": "control:random:test_vit", BASE: None}
+    for name in bases:
+        (tmp_path / "probes" / name).mkdir(parents=True)
+    facts = {n: {"spec": {"finetuned": {"backbone": base}} if base else {}} for n, base in bases.items()}
+    store = SimpleNamespace(backbones=lambda: [SimpleNamespace(name=n, slug=n, facts=facts[n]) for n in bases])
+    _discard_others(store, tmp_path, FinetuneConfig(backbones=(BASE,)), {BASE, "now"})  # type: ignore[arg-type]
+    assert {path.name for path in (tmp_path / "probes").iterdir()} == {"now", "other", BASE}
+
+
 def test_refused_before_anything_is_trained(tuned: Scene) -> None:
     tuned.study["finetune"]["backbones"] = ["control:pixels"]
     tuned.run_refused(kind="ConfigError", field="finetune.backbones")
     tuned.study["backbones"] = ["control:pixels"]
+    tuned.run_refused(kind="ConfigError", field="finetune.backbones")
+    tuned.study["backbones"] = ["control:random:test_vit@layer=0..1"]  # one network of several backbones
+    tuned.study["finetune"]["backbones"] = ["control:random:test_vit@layer=0"]
     tuned.run_refused(kind="ConfigError", field="finetune.backbones")
 
 
@@ -85,7 +114,7 @@ def test_files_that_are_not_fine_tuned_weights_are_refused(tuned: Scene) -> None
     base = registry.load(BASE, context)
     assert base.module is not None
     state = base.module.state_dict()
-    facts = {"backbone": BASE, "objective": "joint", "seed": 0, "transformations": []}
+    facts = {"backbone": BASE, "objective": "joint", "seed": 0, "transformations": [], "settings": {}}
     Finetuned(state, {**facts, "weights_hash": "0" * 16}).save(path)  # of other weights
     with pytest.raises(WeightsError):
         registry.load(f"{PREFIX}{path}", context)

@@ -17,7 +17,8 @@ from substyle.kernels.errors import ConfigError
 
 PREFIX = "finetuned:"
 FORMAT = "substyle-finetuned-1"
-_REQUIRED = {"backbone": str, "weights_hash": str, "objective": str, "seed": int, "transformations": list}
+_FACTS = {"backbone": str, "objective": str, "seed": int, "transformations": list, "settings": dict}
+_REQUIRED = {"weights_hash": str, **_FACTS}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Finetuned:
     Attributes:
         state: the tensors of its module.
         metadata: JSON: ``backbone`` and ``weights_hash`` of the network before, ``objective``, ``seed``,
-            ``transformations``, and further facts about the training.
+            ``transformations``, ``settings``, and further facts about the training.
     """
 
     state: Mapping[str, torch.Tensor]
@@ -90,7 +91,7 @@ def wrap(name: str, tuned: Finetuned, base: Backbone) -> Backbone:
     except RuntimeError as error:
         raise WeightsError(f"{name}: {str(error).splitlines()[0]}") from error
     module: nn.Module = base.module.eval()
-    facts = {key: tuned.metadata[key] for key in ("backbone", "objective", "seed", "transformations")}
+    facts = {key: tuned.metadata[key] for key in _FACTS}
     spec = replace(
         base.spec,
         name=name,

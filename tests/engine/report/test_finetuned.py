@@ -35,7 +35,8 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
     }
     before = results["backbones"]["alpha"]["fine"]["linear"]["accuracy"]
     for objective, accuracy in style.items():
-        _, _, _, seeds, was, after, change, difference = rows[objective, "Style"]
+        _, _, _, seeds, was, after, change, difference, converged = rows[objective, "Style"]
+        assert converged == "yes"
         assert (seeds, was) == (3, before)
         assert after == pytest.approx(accuracy.mean())
         assert change[0] == pytest.approx(accuracy.mean() - before)
@@ -64,6 +65,27 @@ def test_the_sentence_names_what_is_clear(results: Any) -> None:  # noqa: ANN401
     (alone,) = [each for each in sentences if "on the transformation alone" in each]
     assert "raises style (" in joint
     assert "style" not in alone  # better with one seed of three
+
+
+def test_nothing_is_said_of_probes_that_have_not_converged(results: Any) -> None:  # noqa: ANN401
+    results["backbones"]["finetuned:semantic-1"]["fine"]["linear"]["converged"] = False
+    (row,) = [row for row in finetuned(results).rows if row[1:3] == ("joint", "Style")]
+    assert row[-1] == "no"
+    assert "raises style (" not in finetuned_summary(results)
+
+
+def test_trainings_with_other_settings_are_not_compared(results: Any) -> None:  # noqa: ANN401
+    for name, backbone in results["backbones"].items():
+        if facts := backbone["spec"].get("finetuned"):
+            facts["settings"] = {"steps": 9 if "semantic" in name else 2}
+    rows = finetuned(results).rows
+    assert {row[:2] for row in rows} == {
+        ("alpha (steps 9)", "semantic"),
+        ("alpha (steps 2)", "joint"),
+        ("alpha (steps 2)", "transformation"),
+    }
+    assert not any(row[-2] for row in rows)
+    assert finetuned_summary(results) == ""
 
 
 def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
