@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, StrictFloat, StrictInt
 from torch import nn
@@ -140,5 +141,4 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _tenths(values: list[float]) -> list[float]:
-    size = max(len(values) // 10, 1)
-    return [sum(part) / len(part) for i in range(0, len(values), size) if (part := values[i : i + size])][:10]
+    return [float(part.mean()) for part in np.array_split(np.array(values), 10) if len(part)]

@@ -77,6 +77,13 @@ def test_the_losses_of_an_objective_fall(objective: Objective, tasks: set[str]) 
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_losses_are_means_of_all_steps() -> None:
+    _, losses, _ = trained("semantic", steps=19)
+    _, first, _ = trained("semantic", steps=1)
+    assert len(losses["class"]) == 10
+    assert losses["class"][0] != first["class"][0]  # of two steps
+
+
 def test_a_first_step_is_that_of_plain_torch() -> None:
     """One step of `joint` moves weights as AdamW does along the clipped gradient of the weighted losses."""
     network, _, _ = trained("joint", steps=1, transformation_weight=0.25)
