@@ -40,6 +40,7 @@ from substyle.engine.study.adapt import derive
 from substyle.engine.study.attack import attack as attack_store
 from substyle.engine.study.attack import attackable, kept_attacks
 from substyle.engine.study.domains import kept_domains
+from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
@@ -194,6 +195,9 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         "attack": kept_attacks(store, out, kept.tables, study.attack if study else None),
         "label": labels_of(study.backbones) if study else {},
     }
+    shown = study is None or study.gallery
+    if shown:
+        parts["mistakes"] = mistakes(store, out, kept.tables)
     name = study.name if study else store.path.stem
     threads = (study.embed if study else EmbedConfig()).cores
     results = assemble(
@@ -203,7 +207,6 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         similarity=kept_similarity(store, out, list(tables), study.analysis if study else None),
         shifted=kept_replicates(out, parts["shift"]),
     )
-    shown = study is None or study.gallery
     save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)
     return _show(results, out, store.path)
 

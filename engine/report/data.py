@@ -110,6 +110,14 @@ def _curves(value: object) -> str:
     return ""
 
 
+def _mistakes(value: object) -> str:
+    texts = ("key", "transformation", "truth", "predicted")
+    rows = value if isinstance(value, list) else [None]
+    good = not any(_text(dig(row, key)) for row in rows for key in texts)
+    good = good and not any(_number(dig(row, "confidence")) for row in rows)
+    return "" if good else "a list of variants with truth, prediction and confidence"
+
+
 # Schema of the parts that the report reads; all are optional or null. A shape is a check that returns what it expects,
 # or the keys of an object, "*" being any other key.
 Shape = Callable[[object], str] | dict[str, "Shape"]
@@ -189,6 +197,7 @@ _BACKBONE: Shape = {
     **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
     **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
+    "mistakes": {"*": {"head": _text, "scored": _whole, "wrong": _whole, "rows": _mistakes}},
     "attack": {"attacks": {"*": {"success": _number, "success_ci95": _interval, "detection": {"*": _DETECTED}}}},
     "spec": {"objective": _text, "data": _text, "parameters": _number},
     "runtime": _ANY,
@@ -227,7 +236,7 @@ _SHARES = {
     "same_image",
     "same_transformation",
     "neither",
-} | {"success", "auroc", "tpr"}
+} | {"success", "auroc", "tpr", "confidence"}
 
 
 def validate_results(results: object) -> None:

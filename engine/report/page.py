@@ -109,6 +109,17 @@ def _encode(file: Path, side: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
+def _mistakes(results: Results, folder: Path) -> list[tuple[str, str, dict[str, Any], list[str]]]:
+    """(backbone, task, mistakes, data URI or "" of each) of the most confident mistakes."""
+    found = []
+    for name in ordered(results):
+        for task, part in (dig(results, "backbones", name, "mistakes") or {}).items():
+            files = [folder / str(row["picture"]) if row.get("picture") else None for row in part["rows"]]
+            uris = [_encode(file, _SIDE) if file and file.is_file() else "" for file in files]
+            found.append((name, task, part, uris))
+    return found
+
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -309,7 +320,7 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     validate_results(results)
     results = labelled(results)
     made = tables.all_tables(results)
-    page = write_page(out_dir / "report.html", "report.html.j2", _context(results, gallery))
+    page = write_page(out_dir / "report.html", "report.html.j2", _context(results, gallery, out_dir))
     return ReportFiles(
         html=page,
         tables=tuple(write_tables(made, out_dir / "tables")),
@@ -317,7 +328,7 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     )
 
 
-def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
+def _context(results: Results, gallery: Path | None, out_dir: Path) -> dict[str, Any]:
     names = ordered(results)
     compared = tables.comparisons(results)
     return {
@@ -360,6 +371,7 @@ def _context(results: Results, gallery: Path | None) -> dict[str, Any]:
         "style_tables": style_tables(results),
         "fine_matrices": sections.matrices(results, "fine"),
         "coarse_matrices": sections.matrices(results, "coarse"),
+        "mistakes": _mistakes(results, out_dir / "mistakes"),
         "new_style_tables": new_style_tables(results, "held_out"),
         "seen_tables": new_style_tables(results, "train"),
         "rotation_tables": rotation_tables(results),

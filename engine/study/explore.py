@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
+from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
 
 PROJECTIONS = ("umap", "pacmap")
@@ -72,7 +74,8 @@ def explore(
         raise ConfigError("--export", str(export), "a new or empty folder")
     table = averaged(open_table(store, backbone))
     n_M = np.sort(np.random.default_rng(seed).permutation(len(table.keys))[:photographs])
-    images = _thumbnails(store, table, n_M)
+    drawn = current_variants(store, table, n_M, table.transformations)
+    images = {(transformation, key): _thumbnail(pixels) for transformation, key, pixels in drawn}
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "embeddings.parquet"
         rows = _rows(table, n_M, images, projection, seed)
@@ -140,10 +143,13 @@ def _projected(x_RD: NDArray[np.float32], projection: str, seed: int) -> NDArray
     return np.asarray(made, np.float32)
 
 
-def _thumbnails(store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.int64]) -> dict[tuple[str, str], bytes]:
-    """JPEG of each transformation and key, of photographs that have not changed since they were embedded.
+def current_variants(
+    store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.int64], transformations: Sequence[str]
+) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
+    """Draw variants of M photographs as they were embedded; yields transformation, key and pixels (S, S, 3).
 
-    None if the store does not know its photographs, they are gone, or a transformation has changed.
+    Photographs that are gone or have changed are left out; all are if the store does not know its photographs, or a
+    transformation has changed.
     """
     manifest, settings = store.manifest(), store.settings
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
@@ -152,24 +158,34 @@ def _thumbnails(store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.in
         sources = [identity.open_entry(entry) for entry in manifest.sources]
     except (ConfigError, MissingError, StoreError) as error:
         print(f"no thumbnails: {error}", file=sys.stderr)
-        return {}
+        return
     records = {record.key: record for source in sources for record in source.records}
     split_of = dict(zip(manifest.keys, manifest.split_N.tolist(), strict=True))
     contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
     keys = [
         table.keys[n]
         for n in n_M.tolist()
-        if (record := records.get(table.keys[n])) and contents[n] in ("", content_hash(record.read()))
+        if (record := records.get(table.keys[n])) and contents[n] in ("", _content(record))
     ]
     chosen = Settings(
-        settings.seed, settings.canvas, table.transformations, settings.orientation, settings.style_precision
+        settings.seed, settings.canvas, tuple(transformations), settings.orientation, settings.style_precision
     )
-    made: dict[tuple[str, str], bytes] = {}
     split_N = np.array([split_of[key] for key in keys], np.int8)
     pipeline = PixelPipeline(chosen, EmbedConfig())
     for batch in batches([records[key] for key in keys], split_N, pipeline, lambda key, reason: None):
         for record, pixels in zip(batch.records, batch.pixels_BSSC, strict=True):
-            file = io.BytesIO()
-            Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL)).save(file, "JPEG", quality=85)
-            made[batch.transformation, record.key] = file.getvalue()
-    return made
+            yield batch.transformation, record.key, pixels
+
+
+def _content(record: ImageRecord) -> str | None:
+    """Content hash of a photograph; None if it cannot be read."""
+    try:
+        return content_hash(record.read())
+    except OSError:
+        return None
+
+
+def _thumbnail(pixels_SSC: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels_SSC).resize((THUMBNAIL, THUMBNAIL)).save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -205,7 +205,8 @@ def file_digest(path: Path) -> str:
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
 ADAPTERS, FINETUNED, DOMAINS, SIMILARITY = "adapters", "finetuned", "domains", "similarity"
-STAGES = ("probes", "analysis", "shift", "attack", DOMAINS)
+MISTAKES = "mistakes"
+STAGES = ("probes", "analysis", "shift", "attack", DOMAINS, MISTAKES)
 _REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
 _ALL = (

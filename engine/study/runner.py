@@ -32,6 +32,7 @@ from substyle.engine.study.attack import attack, attackable
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
 from substyle.engine.study.finetune import finetune
+from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import (
     RESULTS,
     STORE,
@@ -150,6 +151,8 @@ def _run(
             )
     tables = stages.tables(store, names, chosen)
     parts |= _elsewhere(study, plan, store, out, choices, adapted, tables, quiet=quiet)
+    if study.gallery:
+        parts["mistakes"] = mistakes(store, out, tables)
     results = assemble(
         *(study.name, store, out, outcomes, analyses, parts),
         tables=tables,

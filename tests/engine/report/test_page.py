@@ -325,6 +325,26 @@ def test_gallery_of_one_sheet(fake: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("page_alone")
+def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9)}, images=50)
+    rows = [
+        {"key": EVIL, "transformation": "jpeg", "truth": "jpeg", "predicted": p, "confidence": c}
+        for p, c in (("swirl", 0.991), ("elastic", 0.874))
+    ]
+    pictures(tmp_path / "mistakes" / "alpha", ["0"])
+    rows[0]["picture"] = "alpha/0.png"
+    results["backbones"]["alpha"]["mistakes"] = {"fine": {"head": "linear", "scored": 1550, "wrong": 31, "rows": rows}}
+    page = page_of(write_report(results, tmp_path))
+    assert "mistakes" in sections(page)
+    assert "31 of 1,550 variants are wrong; the 2 most confident: jpeg → swirl, 99.1" in page.text
+    assert f"{EVIL}, jpeg: jpeg → elastic, 87.4" in page.text
+    assert [image["alt"] for image in page.tags("img")] == [f"{EVIL} after jpeg"]
+    rows[1]["confidence"] = 1.5
+    with pytest.raises(SubstyleError, match="confidence"):
+        write_report(results, tmp_path)
+
+
+@pytest.mark.usefixtures("page_alone")
 def test_no_gallery(fake: ModuleType, tmp_path: Path) -> None:
     for gallery in (None, tmp_path / "missing", tmp_path):
         assert "variants" not in sections(gallery_page(fake, gallery, tmp_path / "out"))
