@@ -449,10 +449,11 @@ def show(value: object, kind: Kind = "share") -> str:
     if value is None:
         return "–"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        hundredths = round(100 * value, 1) + 0.0  # no negative zero
         if kind == "share":
-            return minus(f"{100 * value:.1f}")
+            return minus(f"{hundredths:.1f}")
         if kind == "points":
-            return minus(f"{100 * value:+.1f}")
+            return minus(f"{hundredths:+.1f}")
         if kind == "count":
             return f"{value:,.0f}"
         if kind == "number":

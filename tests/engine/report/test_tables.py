@@ -40,6 +40,8 @@ TABLE = Table(
         (12345, "count", "12,345"),
         (-0.5, "number", "−0.500"),
         ("x", "text", "x"),
+        (-0.0004, "share", "0.0"),
+        (-0.0004, "points", "+0.0"),
     ],
 )
 def test_show(value: object, kind: Kind, text: str) -> None:
