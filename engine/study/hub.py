@@ -30,8 +30,9 @@ def write_card(run: Path, out: Path | None = None) -> Path:
         StaleError: the results are outdated.
         SubstyleError: they are missing or invalid.
     """
-    path = out or run / CARD
-    write_durably(path, card(_current(run)).encode())
+    path, text = out or run / CARD, card(_current(run))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, text.encode())
     return path
 
 
@@ -92,8 +93,8 @@ def card(results: Results) -> str:
 
 # {results["name"]}: what image embeddings know
 
-Probes of {len(index)} frozen image embeddings, trained by substyle {version} on {variants} variants of {images:,}
-photographs ({photographs}). Accuracy on test photographs in per cent, with 95 % intervals:
+Probes of {len(index)} frozen image embeddings, trained and tested by substyle {version} on {variants} variants of
+{images:,} photographs ({photographs}). Accuracy on test photographs in per cent, with 95 % intervals:
 
 {rows}
 
@@ -105,7 +106,9 @@ the probe's training set; *class* is predicted from original and from transforme
 
 
 def push(run: Path, repo: str, *, private: bool = False) -> str:
-    """Upload card, report, results, tables, figures and probes of a run. Embeddings and photographs stay here.
+    """Upload card, report, results, tables, figures and probes of a run.
+
+    Embeddings are not uploaded; the report may show photographs.
 
     The token is that of ``hf auth login`` or ``HF_TOKEN``; ``HF_ENDPOINT`` is another hub.
 

@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_card_has_all_accuracies_in_the_format_of_the_hub(run: Path) -> None:
     results = fake.fake_results()
-    path = hub.write_card(run)
+    path = hub.write_card(run, run / "shared" / "card.md")
     loaded = ModelCard.load(path)
     assert loaded.data.library_name == "substyle"
     index = yaml.safe_load(path.read_text().split("---")[1])["model-index"]
