@@ -96,8 +96,8 @@ def check_study(
     warnings = check_suite(transformations) + check_splits(counts)
     warnings += check_tasks(study.probes, transformations, counts)
     check_domains(study)
-    warnings += check_shift(study.shift, counts, study.probes, study.source)
-    return warnings + check_corruptions(study, counts)
+    check_corruptions(study, counts)
+    return warnings + check_shift(study.shift, counts, study.probes, study.source)
 
 
 def check_backbones(choices: Sequence[BackboneChoice]) -> None:
@@ -300,10 +300,10 @@ def check_domains(study: Study) -> None:
         open_source(folder, study.source.fitting(kind_of(folder)))
 
 
-def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
+def check_corruptions(study: Study, counts: SplitCounts) -> None:
     """Check the suite of corruptions and that there is a class probe. Raises ConfigError("corruptions", ...)."""
     if not study.corruptions:
-        return []
+        return
     try:
         made = suite(study.corruptions)
     except ConfigError as error:
@@ -311,8 +311,12 @@ def check_corruptions(study: Study, counts: SplitCounts) -> list[str]:
     if len(made) < 2 or study.corruptions in study.shift:
         allowed = "a suite with a transformation besides identity, named unlike photographs in [shift]"
         raise ConfigError("corruptions", study.corruptions, allowed)
+    if study.finetune.backbones or study.adapt.methods:
+        learnt = {name.partition("@")[0] for name in suite(study.suite)[1:] if base.get(name).role == "train"}
+        if seen := [name for name in made if name.partition("@")[0] in learnt]:
+            allowed = f"a suite without {_some(seen)}, which fine-tuned and adapted backbones are trained on"
+            raise ConfigError("corruptions", study.corruptions, allowed)
     _require_class_probe("corruptions", study.corruptions, counts, study.probes)
-    return []
 
 
 def _require_class_probe(field: str, given: str, counts: SplitCounts, probes: ProbeConfig) -> None:

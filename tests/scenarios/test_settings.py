@@ -352,6 +352,8 @@ def test_corruptions_are_variants_of_the_test_photographs(scene: Scene) -> None:
     assert shifted["accuracy"] == pytest.approx((by["grayscale"] + by["jpeg"]) / 2)
     scene.study["corruptions"] = "grayscales"
     scene.run_refused("corruptions", "ConfigError")
+    scene.study |= {"corruptions": "pixelate,jpeg", "adapt": {"methods": ["pisco"]}}  # adapters are trained on jpeg
+    scene.run_refused("corruptions", "ConfigError")
 
 
 @pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])
