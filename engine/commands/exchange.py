@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from substyle.engine.commands.options import source_config
+from substyle.engine.commands.options import out_of, source_config
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
@@ -33,9 +33,10 @@ def explore(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle explore STORE --backbone NAME`."""
     for plugin in options.plugin:
         load_plugin(plugin)
+    store = EmbeddingStore.open(options.store)
     answer = explore_store(
-        EmbeddingStore.open(options.store), options.backbone, export=options.export, projection=options.projection,
-        photographs=options.photographs, seed=options.seed,
+        store, options.backbone, export=options.export, results=options.results or out_of(store),
+        projection=options.projection, photographs=options.photographs, seed=options.seed,
     )  # fmt: skip
     if options.export is not None:
         print(f"{options.export}: {answer['points']} points; serve it: python -m http.server -d {options.export}")

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.dataset import Standardizer
+from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
@@ -73,6 +74,25 @@ class Probe:
     def predict(self, x_BD: NDArray[np.floating]) -> NDArray[np.float32]:
         """Probabilities of the first output (for multi-task probes the transformation). Shape: (B, D) to (B, C)."""
         return next(iter(self.predict_all(x_BD).values()))
+
+    def judge(
+        self, table: EmbeddingTable, t_R: NDArray[np.int64], n_R: NDArray[np.int64]
+    ) -> tuple[NDArray[np.object_], NDArray[np.object_], NDArray[np.float32]]:
+        """Predict rows (transformation t of image n) of a table with a probe of one task.
+
+        Returns:
+            the truth, None for rows that are not scored; the most probable label; and its probability. Shapes: (R,).
+        """
+        (labels,) = self.labels.values()
+        if self.metadata["task"] == "semantic":
+            truth_R = np.array([*table.class_names, None], object)[table.label_N[n_R]]
+        else:
+            names_T = table.families if self.metadata["task"] == "fine" else table.coarse
+            truth_R = np.array([name if name in labels else None for name in names_T], object)[t_R]
+        truth_R[~table.distinct_TN[t_R, n_R]] = None
+        p_RC = self.predict(table.take(t_R, n_R))
+        best_R = p_RC.argmax(axis=1)
+        return truth_R, np.array(labels, object)[best_R], p_RC[np.arange(len(best_R)), best_R]
 
     @classmethod
     def load(cls, path: Path | str) -> Probe:

@@ -22,6 +22,7 @@ from substyle.engine.analysis import neighbors
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
+from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store import identity
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
@@ -30,6 +31,8 @@ from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.store.tokens import averaged
+from substyle.engine.study import stages
+from substyle.engine.study.outputs import StaleError
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
@@ -45,6 +48,7 @@ def explore(
     backbone: str,
     *,
     export: Path | None = None,
+    results: Path | None = None,
     projection: str = "umap",
     photographs: int = 200,
     seed: int = 0,
@@ -53,6 +57,7 @@ def explore(
 
     Args:
         export: a new or empty folder for the page and its data; it works without a network from any web server.
+        results: output folder of `probe`; whether each saved probe is right, and how confident it is, become columns.
         projection: ``umap`` or ``pacmap``, of normalised embeddings.
         photographs: number of photographs, drawn at random; each is shown in all transformations.
         seed: seed of the photographs and of the projection.
@@ -72,13 +77,16 @@ def explore(
             raise MissingError(module.replace("_", "-"), _INSTALL)
     if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
         raise ConfigError("--export", str(export), "a new or empty folder")
-    table = averaged(open_table(store, backbone))
+    whole = open_table(store, backbone)
+    table = averaged(whole)
     n_M = np.sort(np.random.default_rng(seed).permutation(len(table.keys))[:photographs])
     drawn = current_variants(store, table, n_M, table.transformations)
     images = {(transformation, key): _thumbnail(pixels) for transformation, key, pixels in drawn}
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "embeddings.parquet"
         rows = _rows(table, n_M, images, projection, seed)
+        for name, column in _predictions(store, whole, n_M, results).items():
+            rows = rows.append_column(name, column)
         pq.write_table(rows, file)
         options = ["--x", "x", "--y", "y", "--neighbors", "neighbors"]
         options += ["--image", "variant"] if images else ["--text", "transformation"]
@@ -128,6 +136,30 @@ def _rows(
         ]
         columns = {"variant": shown, **columns}
     return pa.table(columns)
+
+
+def _predictions(
+    store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.int64], results: Path | None
+) -> dict[str, pa.Array]:
+    """Two columns for each saved probe of one task: whether it is right (null if not scored), and its confidence."""
+    try:
+        known = results is not None and table.backbone in stages.kept(store, results).outcomes
+    except StaleError as error:
+        print(f"{error}; omitting predictions", file=sys.stderr)
+        return {}
+    if results is None or not known:
+        return {}
+    times = len(table.transformations)
+    t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
+    columns: dict[str, pa.Array] = {}
+    for file in sorted((results / stages.PROBES / store.backbone(table.backbone).slug).glob("*.safetensors")):
+        probe = Probe.load(file)
+        if len(probe.labels) == 1:
+            truth_R, predicted_R, confidence_R = probe.judge(table, t_R, n_R)
+            right = [None if t is None else t == p for t, p in zip(truth_R, predicted_R, strict=True)]
+            name = f"{probe.metadata['task']}_{probe.metadata['head']}"
+            columns |= {f"{name}_correct": pa.array(right, pa.bool_()), f"{name}_confidence": pa.array(confidence_R)}
+    return columns
 
 
 def _projected(x_RD: NDArray[np.float32], projection: str, seed: int) -> NDArray[np.float32]:

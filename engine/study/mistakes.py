@@ -1,4 +1,4 @@
-"""Predictions of saved probes for single variants, and those that are wrong with the highest confidence."""
+"""Test variants that saved probes get most confidently wrong, with pictures."""
 
 from __future__ import annotations
 
@@ -26,28 +26,6 @@ SHOWN = 6  # of each probe
 _FILE = "mistakes.json"
 _CHUNK = 4096  # rows predicted at once
 
-I64 = NDArray[np.int64]
-
-
-def judge(
-    probe: Probe, table: EmbeddingTable, t_R: I64, n_R: I64
-) -> tuple[NDArray[np.object_], NDArray[np.object_], NDArray[np.float32]]:
-    """Predict rows (transformation t of image n) with a probe of one task.
-
-    Returns:
-        the truth, None for rows that are not scored; the most probable label; and its probability. Shapes: (R,).
-    """
-    (labels,) = probe.labels.values()
-    if probe.metadata["task"] == "semantic":
-        truth_R = np.array([*table.class_names, None], object)[table.label_N[n_R]]
-    else:
-        names_T = table.families if probe.metadata["task"] == "fine" else table.coarse
-        truth_R = np.array([name if name in labels else None for name in names_T], object)[t_R]
-    truth_R[~table.distinct_TN[t_R, n_R]] = None
-    p_RC = probe.predict(table.take(t_R, n_R))
-    best_R = p_RC.argmax(axis=1)
-    return truth_R, np.array(labels, object)[best_R], p_RC[np.arange(len(best_R)), best_R]
-
 
 def most_confident(probe: Probe, table: EmbeddingTable, transformations: Sequence[int], shown: int) -> dict[str, Any]:
     """List test variants that a probe of one task gets most confidently wrong; equal confidences in table order.
@@ -65,7 +43,7 @@ def most_confident(probe: Probe, table: EmbeddingTable, transformations: Sequenc
     rows: list[dict[str, Any]] = []
     for start in range(0, len(t_R), _CHUNK):
         t_B, n_B = t_R[start : start + _CHUNK], n_R[start : start + _CHUNK]
-        truth_B, predicted_B, confidence_B = judge(probe, table, t_B, n_B)
+        truth_B, predicted_B, confidence_B = probe.judge(table, t_B, n_B)
         scored_B = np.array([truth is not None for truth in truth_B], np.bool_)
         wrong_W = np.flatnonzero(scored_B & (truth_B != predicted_B))
         scored, wrong = scored + int(scored_B.sum()), wrong + len(wrong_W)

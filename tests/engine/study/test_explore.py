@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import substyle
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.study import explore as module
+from substyle.engine.study import stages
 from substyle.engine.study.explore import explore
 from substyle.kernels.errors import ConfigError, MissingError
 
@@ -63,6 +65,35 @@ def test_rows_of_the_map(store: substyle.EmbeddingStore, atlas: list[tuple[list[
         np.testing.assert_allclose(row["neighbors"]["distances"], np.sort(near[r])[:10], atol=1e-5)
         assert row["class"] == row["key"].split("/")[0]
         assert row["variant"]["bytes"][:2] == b"\xff\xd8"
+
+
+def test_predictions_of_saved_probes(
+    two_classes: Path, atlas: list[tuple[list[str], object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = substyle.embed(two_classes, tmp_path / "s.zarr", ["control:pixels"], transformations=NAMES, canvas=64)
+    config = ProbeConfig(
+        tasks=("fine", "semantic"), heads=("linear",), Cs=(1e-2,), passes=50, doublings=1, resamples=0, redraws=0,
+        rotate=False, equal_width=0, bootstrap=100,
+    )  # fmt: skip
+    outcome = stages.probe(store, tmp_path, config, quiet=True)["control:pixels"]
+    explore(store, "control:pixels", results=tmp_path)
+    stages.probe(store, tmp_path, config, transformations=NAMES[:2], quiet=True)
+    (tmp_path / "probes" / store.backbone("control:pixels").slug / "scores.npz").write_bytes(b"")
+    explore(store, "control:pixels", results=tmp_path)
+    (_, rows), (_, without) = atlas
+    assert "scores.npz: modified" in capsys.readouterr().err
+    assert not any("confidence" in name for name in without.column_names)  # type: ignore[attr-defined]
+    seen = 0
+    for row in rows.to_pylist():  # type: ignore[attr-defined]
+        t = outcome.transformations.index(row["transformation"])
+        for task, labels in (("fine", 3), ("semantic", 2)):
+            assert 1 / labels <= row[f"{task}_linear_confidence"] <= 1
+            if row["split"] == "test":  # what `probe` scored
+                score = outcome.scores[f"{task}/linear"][t, outcome.keys.index(row["key"])]
+                expected = None if np.isnan(score) else bool(score)
+                assert row[f"{task}_linear_correct"] is expected
+                seen += 1
+    assert seen == 2 * len(NAMES) * len(outcome.keys)
 
 
 def test_a_changed_photograph_has_no_thumbnails(
