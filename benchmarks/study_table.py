@@ -37,6 +37,7 @@ _COLUMNS = (  # heading, task, head, score, interval
 )
 _MARK = "†"
 STUDIES = ("families", "imagenette")  # in the order of the README
+BLIND = ("jpeg", "traces_jpeg75_420", "grayscale", "rotation")  # studies `blind-…` of one transformation each
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         }
         if "attack" in backbone:
             row["attack"] = backbone["attack"]
-        row |= {key: backbone[key] for key in ("adapter", "complexity") if backbone.get(key)}
+        row |= {key: backbone[key] for key in ("adapter", "complexity", "sensitivity") if backbone.get(key)}
         row |= {"extractability": _readable(backbone["extractability"])} if backbone.get("extractability") else {}
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
@@ -173,6 +174,21 @@ def adapter_table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def blind_table(kept: dict[str, dict[str, Any]]) -> str:
+    """Format how well linear probes tell photographs from variants, by transformation, and sensitivity."""
+    lines = [f"| embedding | {' | '.join(f'`{name}`' for name in kept)} |", "|---" * (len(kept) + 1) + "|"]
+    for backbone in next(iter(kept.values()))["backbones"]:
+        rows = {name: study["backbones"][backbone] for name, study in kept.items()}
+        cells = [
+            f"{_cell(row['fine']['linear'], 'accuracy', 'ci95')}; {row['sensitivity'][name]:.3f}"
+            for name, row in rows.items()
+        ]
+        lines.append(f"| `{backbone}` | {' | '.join(cells)} |")
+    if any(_MARK in line for line in lines):
+        lines += ["", f"{_MARK} The probe has not converged: more training would change this number."]
+    return "\n".join(lines)
+
+
 def _number(scores: dict[str, Any], key: str, scale: float, form: str) -> str:
     """A number with its interval; marked if the probes have not converged, – if there is none."""
     value, ends = scores.get(key), scores.get(f"{key}_ci95")
@@ -216,6 +232,7 @@ def pages() -> dict[Path, str]:
     """Format the tables of all pages."""
     return {
         ROOT / "README.md": tables(),
+        ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
         ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}",
     }
