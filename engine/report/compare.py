@@ -7,20 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import (
-    Column,
-    Results,
-    Table,
-    dig,
-    head_name,
-    heads,
-    ordered,
-    show,
-    transformations,
-    validate_results,
-)
+from substyle.engine.report.data import Column, Results, Table, dig, head_name, heads, ordered, show, transformations
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
+from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import ConfigError
 
 Runs = Sequence[tuple[str, Results]]

@@ -41,7 +41,6 @@ from substyle.engine.report.data import (
     real,
     show,
     transformations,
-    validate_results,
 )
 from substyle.engine.report.figures import (
     geometry_tables,
@@ -52,6 +51,7 @@ from substyle.engine.report.figures import (
 )
 from substyle.engine.report.labels import labelled
 from substyle.engine.report.sections import save_figures
+from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -310,7 +310,7 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     The page is self-contained and has no scripts. Sections without numbers are omitted.
 
     Args:
-        results: results.json; see :func:`substyle.engine.report.data.validate_results`.
+        results: results.json; see :func:`substyle.engine.report.validation.validate_results`.
         out_dir: output folder, created if missing.
         gallery: pictures of variants; see :func:`substyle.engine.report.page.read_gallery`.
 

@@ -28,7 +28,8 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report.claims import claims
-from substyle.engine.report.data import networks, validate_results
+from substyle.engine.report.data import networks
+from substyle.engine.report.validation import SCHEMA, validate_results
 from substyle.engine.store.files import read_object, remove, write_durably
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS, BackboneEntry
@@ -297,7 +298,6 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
     return folder if current and all(content_of.get(key) == content for key, content in shown) else None
 
 
-SCHEMA = 1
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
 
 

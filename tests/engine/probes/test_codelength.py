@@ -29,8 +29,8 @@ from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.linear import basis_of, fit_linear
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import Task, fine_task, semantic_task
-from substyle.engine.report.data import validate_results
 from substyle.engine.report.extraction import extractability
+from substyle.engine.report.validation import validate_results
 from substyle.engine.store.table import EmbeddingTable
 
 Make = Callable[..., EmbeddingTable]

@@ -17,7 +17,7 @@ from substyle.engine.probes.linear import resampled_images
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.report import tables
-from substyle.engine.report.data import validate_results
+from substyle.engine.report.validation import validate_results
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
 

@@ -8,8 +8,8 @@ import pytest
 from tests.engine.report.fake import fake_results
 
 from substyle.engine.report.attacks import attack_detection, attack_summary, attack_tpr, attacks
-from substyle.engine.report.data import validate_results
 from substyle.engine.report.tables import all_tables
+from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
 
 

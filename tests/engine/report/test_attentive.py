@@ -10,7 +10,8 @@ import pytest
 
 from substyle.engine.report import attentive, page
 from substyle.engine.report.claims import claims
-from substyle.engine.report.data import Results, networks, validate_results
+from substyle.engine.report.data import Results, networks
+from substyle.engine.report.validation import validate_results
 
 TOKENS = "alpha@tokens=7"
 

@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report.data import (
-    dig,
-    heads,
-    layer_of,
-    networks,
-    ordered,
-    read_results,
-    real,
-    validate_results,
-)
+from substyle.engine.report.data import dig, heads, layer_of, networks, ordered, real
+from substyle.engine.report.validation import read_results, validate_results
 from substyle.kernels.errors import SubstyleError
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from substyle.engine.report import extraction, page
-from substyle.engine.report.data import Results, validate_results
+from substyle.engine.report.data import Results
 from substyle.engine.report.extraction import Axis, complexity_summary, size_plots
+from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
 
 

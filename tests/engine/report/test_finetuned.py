@@ -12,6 +12,8 @@ from scipy.stats import ttest_1samp
 from substyle.engine.report.finetuned import finetuned, finetuned_summary
 from substyle.engine.report.labels import labels_of
 from substyle.engine.report.page import write_report
+from substyle.engine.report.validation import validate_results
+from substyle.kernels.errors import SubstyleError
 
 STYLE = {"semantic": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
 
@@ -86,6 +88,13 @@ def test_trainings_with_other_settings_are_not_compared(results: Any) -> None:  
     }
     assert not any(row[-2] for row in rows)
     assert finetuned_summary(results) == ""
+
+
+@pytest.mark.parametrize("key", ["backbone", "objective", "seed", "settings"])
+def test_incomplete_facts_are_refused(results: Any, key: str) -> None:  # noqa: ANN401
+    results["backbones"]["finetuned:joint-0"]["spec"]["finetuned"][key] = []
+    with pytest.raises(SubstyleError, match=r"finetuned:joint-0.*finetuned"):
+        validate_results(results)
 
 
 def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
