@@ -40,6 +40,7 @@ from substyle.engine.study.adapt import derive
 from substyle.engine.study.attack import attack as attack_store
 from substyle.engine.study.attack import attackable, kept_attacks
 from substyle.engine.study.domains import kept_domains
+from substyle.engine.study.gallery import current_gallery
 from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
@@ -207,7 +208,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         similarity=kept_similarity(store, out, list(tables), study.analysis if study else None),
         shifted=kept_replicates(out, parts["shift"]),
     )
-    save_report(results, out, stages.current_gallery(store, out, kept.tables[0]) if shown else None)
+    save_report(results, out, current_gallery(store, out, kept.tables[0]) if shown else None)
     return _show(results, out, store.path)
 
 

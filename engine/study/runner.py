@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from substyle.engine import devices, observability
 from substyle.engine.config import BackboneChoice, Study, labels_of, names_of
@@ -25,24 +20,21 @@ from substyle.engine.store import catalog, identity, lock
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, store_facts
+from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs, stages
 from substyle.engine.study.adapt import adapt, adaptable, derive
 from substyle.engine.study.attack import attack, attackable
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
 from substyle.engine.study.finetune import finetune
+from substyle.engine.study.gallery import current_gallery, draw_gallery
 from substyle.engine.study.mistakes import mistakes
-from substyle.engine.study.outputs import (
-    RESULTS,
-    STORE,
-)
+from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.shift import embedded, kept_replicates, shift, shifts_of
 from substyle.engine.study.similarity import compare
 from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.kernels.philox import image_keys
-from substyle.pipelines.sources import ImageRecord, Source, describe, open_source
+from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import Place, place
 
 
@@ -162,7 +154,7 @@ def _run(
     )
     with observability.span("run", "gallery and report"):
         draw_gallery(plan.source, study, store, out)
-        save_report(results, out, stages.current_gallery(store, out, tables[0]) if study.gallery else None)
+        save_report(results, out, current_gallery(store, out, tables[0]) if study.gallery else None)
     return results
 
 
@@ -275,32 +267,6 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return plan
-
-
-_CANDIDATES = 8  # photographs read per photograph of the gallery
-
-
-def draw_gallery(source: Source, study: Study, store: EmbeddingStore, out: Path) -> None:
-    """Draw variants of a few photographs of the store, the most detailed of a seeded choice, for the report."""
-    quarantined = store_facts(store).quarantined
-    valid = set(store.manifest().keys) - set(quarantined)
-    valid_records = [record for record in source.records if record.key in valid]
-    order = np.argsort(image_keys(study.seed, [f"gallery:{record.key}" for record in valid_records]))
-    candidates = list(islice(_readable(valid_records[i] for i in order.tolist()), _CANDIDATES * study.gallery))
-    # photographs with much detail compress badly, and show what transformations do
-    chosen = sorted(candidates, key=lambda record: len(record.read()), reverse=True)[: study.gallery]
-    if chosen:
-        stages.gallery(store, chosen, out, study.settings(), threads=study.embed.cores)
-
-
-def _readable(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
-    """Records that are still readable, with their bytes; the source may have changed since embedding."""
-    for record in records:
-        try:
-            data = record.read()
-        except OSError:
-            continue
-        yield dataclasses.replace(record, read=partial(bytes, data))
 
 
 def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:

@@ -1,8 +1,7 @@
-"""Stages after embedding: probes, analysis, gallery and results. Complete stages are skipped."""
+"""Stages after embedding: probes, analysis and results. Complete stages are skipped."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sys
@@ -14,16 +13,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from substyle import __version__
-from substyle.engine import cache
 from substyle.engine.analysis.robustness import Replicates, robustness
 from substyle.engine.analysis.run import analyze
 from substyle.engine.backbones.families.adapter import PREFIX as ADAPTED
 from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import cpu_model, versions
-from substyle.engine.config import AnalysisConfig, Settings
+from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
@@ -31,9 +28,7 @@ from substyle.engine.report.claims import claims
 from substyle.engine.report.data import networks
 from substyle.engine.report.validation import SCHEMA, validate_results
 from substyle.engine.store.files import read_object, remove, write_durably
-from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS, BackboneEntry
-from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_tables, store_facts
 from substyle.engine.study.outputs import (
@@ -49,14 +44,10 @@ from substyle.engine.study.outputs import (
     shards_of,
     stamps,
 )
-from substyle.engine.style_transfer.networks import networks_for
 from substyle.kernels.errors import ConfigError, SubstyleError
-from substyle.pipelines.sources import ImageRecord
-from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite_name
-from substyle.pipelines.variants import variants_of
 
-PROBES, ANALYSIS, GALLERY = "probes", "analysis", "gallery"
+PROBES, ANALYSIS = "probes", "analysis"
 
 
 def tables(
@@ -229,73 +220,6 @@ def _present(store: EmbeddingStore, backbones: Sequence[str], names: Sequence[st
         if absent:
             raise StaleError(f"{folder}: outdated transformations; {name} has no {', '.join(sorted(absent))}")
     return names
-
-
-def gallery(
-    store: EmbeddingStore, records: Sequence[ImageRecord], out: Path, settings: Settings, *, threads: int
-) -> Path:
-    """Write variants of photographs to ``out/gallery/<number>/<transformation>.png``."""
-    folder = out / GALLERY
-    blobs = [record.read() for record in records]
-    stamp = gallery_stamp(
-        store, [(r.key, content_hash(blob)) for r, blob in zip(records, blobs, strict=True)], settings
-    )
-    if fits(folder, stamp):
-        return folder
-    remove(folder)
-    networks = networks_for(
-        settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
-    )
-    began = time.perf_counter()
-    for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
-        made = variants_of(
-            blob,
-            settings.transformations,
-            key=record.key,
-            side=settings.canvas,
-            seed=settings.seed,
-            threads=threads,
-            networks=networks,
-            orientation=settings.orientation,
-        )
-        place = folder / str(number)
-        place.mkdir(parents=True, exist_ok=True)
-        for name, pixels in made.items():
-            Image.fromarray(pixels).save(place / f"{name}.png")
-    finish(folder, stamp, time.perf_counter() - began)
-    return folder
-
-
-def gallery_stamp(store: EmbeddingStore, photographs: Sequence[tuple[str, str]], settings: Settings) -> Stamp:
-    """Stamp of a gallery; photographs are (key, content hash)."""
-    chosen = {"photographs": [list(pair) for pair in sorted(photographs)]}
-    return Stamp(
-        store.uuid,
-        hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16],
-        {name: base.get(name).definition_hash() for name in settings.transformations},
-        "",
-        json.loads(json.dumps(asdict(settings))) | chosen,
-        cache.code_hash(),
-    )
-
-
-def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> Path | None:
-    """The gallery folder if its pictures match the photographs and transformations of a table, else None."""
-    folder = out / GALLERY
-    try:
-        note = note_of(folder)
-    except StaleError as error:
-        print(f"{error}; omitting the gallery", file=sys.stderr)
-        return None
-    if note is None:
-        return None
-    known = store.catalog.transformations[store.backbone(table.backbone).slug]
-    contents = [] if table.content_N2 is None else hex_of(table.content_N2)
-    content_of = dict(zip(table.keys, contents, strict=False))
-    wanted = {name: known[name].hash for name in table.transformations}
-    shown = note.stamp.settings.get("photographs", [])
-    current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
-    return folder if current and all(content_of.get(key) == content for key, content in shown) else None
 
 
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
