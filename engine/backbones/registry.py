@@ -12,7 +12,7 @@ from typing import Any
 
 from substyle.engine import cache
 from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
-from substyle.engine.backbones.packages import SHIPPED
+from substyle.engine.backbones.packages import package_identity
 from substyle.engine.backbones.presets import ABOUT, meant, preset, sizes, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
 from substyle.kernels.errors import ConfigError
@@ -50,26 +50,6 @@ def onnx_file(path_text: str) -> Facts | None:
     if b"location" in path.read_bytes():  # key of a tensor's external file
         return None
     return {"weights": cache.file_hash(path), "preprocessing": cache.file_hash(beside)}
-
-
-def package_identity(model: str) -> Facts | None:
-    """Return a package's version and the hash of its weights, or of all its files if its code locates the weights."""
-    row = SHIPPED.get(model)
-    folder = row.folder() if row is not None else None
-    if row is None or folder is None:
-        return None
-    files = sorted(folder.rglob("*")) if row.file is None else [folder / row.file]
-    files = [path for path in files if path.is_file() and path.suffix != ".pyc"]
-    hashes = {str(path.relative_to(folder)): cache.file_hash(path) for path in files}
-    return {"weights": hashes, "package": cache.versions(row.distribution)} if files else None
-
-
-def control(kind: str, seed: int) -> Facts:
-    """Return the seed, calibration photographs and device of an untrained network."""
-    if not kind.startswith("random:"):
-        return {"arithmetic": kind}
-    photographs = cache.versions(*packaged_photographs.SOURCES)
-    return {"seed": seed, "photographs": photographs, "device": cache.device()}
 
 
 @dataclass(frozen=True)
@@ -231,7 +211,10 @@ def _identify_package(name: str, rest: str, context: LoadContext) -> dict[str, A
 
 
 def _identify_control(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
-    return control(rest, context.seed)
+    if not rest.startswith(_RANDOM):
+        return {"arithmetic": rest}
+    photographs = cache.versions(*packaged_photographs.SOURCES)
+    return {"seed": context.seed, "photographs": photographs, "device": cache.device()}
 
 
 def _check_package(name: str, rest: str) -> None:

