@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.report.claims import FEWEST_CORRELATED
 
 F64 = NDArray[np.float64]
-FEWEST = 4  # backbones of a rank correlation: of three, one order in six is perfect
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
 
     Returns:
         for each shift, and for their mean (``shift`` null) if there are several: ``spearman``, ``kendall`` and their
-        95 % intervals, null with fewer than `FEWEST` backbones, and by backbone ``sensitivity`` and ``loss`` with
-        theirs.
+        95 % intervals, null with fewer than `FEWEST_CORRELATED` backbones, and by backbone ``sensitivity`` and ``loss``
+        with theirs.
     """
     shifts = (
         [name for name in next(iter(points.values())).loss if all(name in p.loss for p in points.values())]
@@ -59,7 +59,11 @@ def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"shift": shift}
         sides = [np.stack([np.r_[each[i].value, each[i].replicates_R] for each in own.values()], 1) for i in (0, 1)]
         for name, value_R in zip(("spearman", "kendall"), rank_correlations(*sides), strict=True):
-            found = Estimate(float(value_R[0]), value_R[1:]) if len(own) >= FEWEST else Estimate(np.nan, value_R[:0])
+            found = (
+                Estimate(float(value_R[0]), value_R[1:])
+                if len(own) >= FEWEST_CORRELATED
+                else Estimate(np.nan, value_R[:0])
+            )
             row |= {name: found.number, f"{name}_ci95": found.ci95}
         row["backbones"] = {
             name: {

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import Results, dig, minus, networks, real, show, show_interval
+from substyle.engine.report.data import Results, dig, minus, networks, real, scored, show, show_interval
 from substyle.engine.report.findings import MARGIN, across_generators, listed, within_margin
 
 Claim = dict[str, Any]
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
-FEWEST_CORRELATED, FEWEST_DECIDED = 4, 6  # minimum backbones for a rank correlation, and for a verdict on it
+# minimum backbones for a rank correlation (of three, one order in six is perfect), and for a verdict on it
+FEWEST_CORRELATED, FEWEST_DECIDED = 4, 6
 STRONG = 0.5  # rank correlation that counts as "implies"
 STATISTICS = "control:statistics"
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE = "supported", "contradicted", "undecided", "not testable"
@@ -173,11 +174,9 @@ def shown_correlations(row: dict[str, Any]) -> str:
     """Format as ``Spearman's rho +0.60 (+0.20 to +0.80), Kendall's tau +0.40 (…), 95 % over photographs``."""
     texts = []
     for key, name in (("spearman", "Spearman's rho"), ("kendall", "Kendall's tau")):
-        text = f"{name} {minus(f'{row[key]:+.2f}')}"
-        if row[f"{key}_ci95"] is not None:
-            low, high = (minus(f"{end:+.2f}") for end in row[f"{key}_ci95"])
-            text += f" ({low} to {high})"
-        texts.append(text)
+        if (found := scored(row, key)) is not None:
+            value, *interval = (None if each is None else minus(f"{each:+.2f}") for each in found)
+            texts.append(f"{name} {value}" + (f" ({' to '.join(map(str, interval))})" if None not in interval else ""))
     return f"{', '.join(texts)}, 95 % over photographs"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
 from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, scored
 from substyle.engine.report.extraction import Axis, SizePlot, SizePoint
@@ -37,7 +39,7 @@ def shift_plots(results: Results) -> list[SizePlot]:
     plots = []
     for row in results.get("robustness") or []:
         points = []
-        for name, each in row["backbones"].items():
+        for name, each in (dig(row, "backbones") or {}).items():
             moved, lost = scored(each, "sensitivity"), scored(each, "loss")
             if moved is not None and lost is not None:
                 x_y = [(v, v if low is None else low, v if high is None else high) for v, low, high in (moved, lost)]
@@ -45,14 +47,14 @@ def shift_plots(results: Results) -> list[SizePlot]:
         if points:
             x = Axis.around([v for p in points for v in p.substance])
             y = Axis.around([v for p in points for v in p.style])
-            title = row["shift"] or "mean of all shifts"
+            title = dig(row, "shift") or "mean of all shifts"
             plots.append(SizePlot(title, tuple(points), x, y, _correlated(row), "sensitivity × 100", "loss, points"))
     return plots
 
 
-def _correlated(row: dict[str, object]) -> str:
-    count = len(dict(row["backbones"]))  # type: ignore[call-overload]
-    if row["spearman"] is None:
+def _correlated(row: dict[str, Any]) -> str:
+    count = len(dig(row, "backbones") or {})
+    if dig(row, "spearman") is None:
         return f"A rank correlation requires {FEWEST_CORRELATED} trained backbones; there are {count}: not testable."
     return f"Over {count} backbones: {shown_correlations(row)}."
 
@@ -60,4 +62,4 @@ def _correlated(row: dict[str, object]) -> str:
 def shift_summary(results: Results) -> str:
     """One sentence on the rank correlation of sensitivity and loss, over the mean of all shifts."""
     rows = results.get("robustness") or []
-    return _correlated(rows[-1]) if rows and rows[-1]["backbones"] else ""
+    return _correlated(rows[-1]) if rows and dig(rows[-1], "backbones") else ""

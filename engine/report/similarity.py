@@ -27,7 +27,7 @@ _NUMBERED = 12  # most backbones with a number in each cell
 def _pairs(results: Results) -> list[tuple[str, str, Any]]:
     """(backbone, other backbone, measures)."""
     rows = dig(results, "similarity", "pairs") or {}
-    return [(a, b, pair) for a, row in rows.items() for b, pair in row.items()]
+    return [(a, b, pair) for a, row in rows.items() for b, pair in (row or {}).items()]
 
 
 def similarity(results: Results) -> Table:

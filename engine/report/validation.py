@@ -214,6 +214,7 @@ _COMPARISON: Shape = {
 _SIMILARITY: Shape = {"pairs": {"*": {"*": {"*": _interval, **dict.fromkeys(("cka", "rsa", "rsa_offsets"), _number)}}}}
 _SCORED: tuple[tuple[str, Shape], ...] = (("", _number), ("_ci95", _interval))
 _CORRELATED: Shape = {
+    "shift": _text,
     **{key + end: shape for key in ("spearman", "kendall") for end, shape in _SCORED},
     "backbones": {"*": {key + end: shape for key in ("sensitivity", "loss") for end, shape in _SCORED}},
 }

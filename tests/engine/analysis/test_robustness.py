@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.analysis.robustness import FEWEST, Replicates, rank_correlations, robustness
+from substyle.engine.analysis.robustness import Replicates, rank_correlations, robustness
 from substyle.engine.probes.evaluate import Estimate
+from substyle.engine.report.claims import FEWEST_CORRELATED
 
 
 def test_rank_correlations_are_those_of_scipy() -> None:
@@ -56,7 +57,7 @@ def test_every_shift_and_their_mean_with_intervals_over_the_same_resamples() -> 
 
 
 def test_few_backbones_have_no_correlation_but_their_numbers() -> None:
-    (*_, row) = robustness(points(FEWEST - 1))
+    (*_, row) = robustness(points(FEWEST_CORRELATED - 1))
     assert row["spearman"] is row["spearman_ci95"] is row["kendall"] is None
-    assert len(row["backbones"]) == FEWEST - 1
+    assert len(row["backbones"]) == FEWEST_CORRELATED - 1
     assert robustness({}) == []

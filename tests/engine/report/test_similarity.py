@@ -9,6 +9,7 @@ import pytest
 
 from substyle.engine.report.data import real
 from substyle.engine.report.page import write_report
+from substyle.engine.report.shift import shift_plots, shift_summary
 from substyle.engine.report.similarity import similarity, similarity_maps, similarity_summary
 from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
@@ -37,3 +38,20 @@ def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: M
     pair["cka"] = "0.2"
     with pytest.raises(SubstyleError, match=r"similarity\.pairs"):
         validate_results(results)
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("robustness", [{}]),
+        ("robustness", [{"shift": None, "spearman": 0.5, "backbones": None}]),
+        ("robustness", [{"shift": "night", "spearman": 0.5, "backbones": {"a": {"sensitivity": 0.1, "loss": 0.2}}}]),
+        ("similarity", {"pairs": {"a": None}}),
+        ("similarity", {"pairs": {"a": {"b": None}}, "sampled": None}),
+    ],
+)
+def test_incomplete_results_are_shown_without_what_is_missing(fake: ModuleType, key: str, part: object) -> None:
+    results = fake.fake_results() | {key: part}
+    validate_results(results)
+    for shown in (shift_plots, shift_summary, similarity, similarity_maps, similarity_summary):
+        assert shown(results) is not None
