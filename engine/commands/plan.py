@@ -78,7 +78,7 @@ def _sampled(options: argparse.Namespace, study: Study) -> dict[str, Any]:
         names = made.pipeline.settings.transformations
         row = sum(store.settings.chunk_bytes(entry.dim) / store.settings.shard_rows for entry in store.backbones())
     each = (summary.seconds["total"] - summary.seconds["prepare"]) / summary.images
-    answer = {
+    answer: dict[str, Any] = {
         "photographs": photographs,
         "sample": summary.images,
         "variants": len(names),
