@@ -26,7 +26,7 @@ from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store import identity
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.journal import hex_of
-from substyle.engine.store.layout import SPLITS, StoreError
+from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
@@ -188,7 +188,7 @@ def current_variants(
     try:
         store.require_definitions([Definition(d.describe(), d.definition_hash()) for d in map(base.get, known)])
         sources = [identity.open_entry(entry) for entry in manifest.sources]
-    except (ConfigError, MissingError, StoreError) as error:
+    except (SubstyleError, OSError) as error:
         print(f"no thumbnails: {error}", file=sys.stderr)
         return
     records = {record.key: record for source in sources for record in source.records}

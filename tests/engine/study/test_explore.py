@@ -109,11 +109,15 @@ def test_a_changed_photograph_has_no_thumbnails(
     assert [key for key, data in shown.items() if data is None] == [first.relative_to(images).as_posix()]
 
 
+@pytest.mark.parametrize("error", [ConfigError("IMAGES", "/gone", "a path"), PermissionError("/secret")])
 def test_without_photographs_there_are_no_thumbnails(
-    store: substyle.EmbeddingStore, atlas: list[tuple[list[str], object]], monkeypatch: pytest.MonkeyPatch
+    store: substyle.EmbeddingStore,
+    atlas: list[tuple[list[str], object]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def gone(entry: object) -> None:
-        raise ConfigError("IMAGES", "/gone", "a path")
+        raise error
 
     monkeypatch.setattr("substyle.engine.store.identity.open_entry", gone)
     assert not explore(store, "control:pixels", photographs=4)["thumbnails"]
