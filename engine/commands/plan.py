@@ -13,7 +13,7 @@ from typing import Any
 
 import substyle.engine
 from substyle.engine import observability
-from substyle.engine.config import Study, load_study
+from substyle.engine.config import Study
 from substyle.engine.devices import as_eight_bits
 from substyle.engine.embedding.run import embed
 from substyle.engine.estimate.measured import measured
@@ -23,6 +23,7 @@ from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.runner import plan_of
+from substyle.engine.study_file import load_study
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 

@@ -15,16 +15,7 @@ from typing import Any
 from substyle.engine.backbones.families.adapter import PREFIX, path_of
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.options import default_out, executor_config, out_of, source_config
-from substyle.engine.config import (
-    AnalysisConfig,
-    EmbedConfig,
-    Study,
-    find_study,
-    labels_of,
-    load_study,
-    study_of,
-    study_schema,
-)
+from substyle.engine.config import AnalysisConfig, EmbedConfig, Study, labels_of
 from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
@@ -50,6 +41,7 @@ from substyle.engine.study.shift import kept_replicates, kept_shift, shifts_of
 from substyle.engine.study.similarity import compare as compare_backbones
 from substyle.engine.study.similarity import kept_similarity
 from substyle.engine.study.stages import assemble
+from substyle.engine.study_file import find_study, load_study, study_of, study_schema
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.storage import Place, is_remote

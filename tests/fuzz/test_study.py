@@ -12,7 +12,8 @@ from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed, garbage, spoilt
 from tests.fuzz.toml import toml
 
-from substyle.engine.config import BackboneChoice, Study, load_study
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.study_file import load_study
 from substyle.kernels.errors import ConfigError
 
 STUDIES = Path(__file__).parents[2] / "studies"

@@ -13,10 +13,11 @@ import torch
 from substyle.engine.cli import main
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.options import executor_config
-from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig, load_study
+from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig
 from substyle.engine.devices import Target
 from substyle.engine.embedding import ray_cluster
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
+from substyle.engine.study_file import load_study
 from substyle.kernels.errors import ConfigError
 
 CPU = EmbedConfig(device="cpu")

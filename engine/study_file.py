@@ -1,0 +1,115 @@
+"""Study files: TOML to `Study`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+import substyle
+from substyle.engine.config import Study
+from substyle.kernels.errors import ConfigError
+from substyle.pipelines.storage import below
+from substyle.pipelines.validation import require_bounded
+
+STUDIES = Path(substyle.__file__).with_name("studies")
+
+
+def find_study(name: str | Path) -> Path | None:
+    """Return the file of a study: the given one, or that of a study of the package by name, such as ``demo``.
+
+    None if it is neither; what exists at the given path has precedence over names.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    shipped = next((each for each in STUDIES.glob("*.toml") if each.stem == str(name)), None)
+    return None if shipped is None or path.exists() else shipped
+
+
+def load_study(path: Path | str, *, device: str | None = None, runtime: str | None = None) -> Study:
+    """Read a study file. Paths in it are relative to its folder.
+
+    Args:
+        path: the file, or the name of a study of the package, such as ``demo``.
+        device: overrides ``embed.device``; also used for probes unless the file sets ``probes.device``.
+        runtime: overrides ``embed.runtime``.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or has an invalid field.
+    """
+    path = find_study(path) or Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(sorted(each.stem for each in STUDIES.glob("*.toml")))
+        raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or an integer with too many digits
+        raise ConfigError("study", str(path), f"a TOML file ({error})") from error
+    study = study_of(data, device=device, runtime=runtime)
+    folder, source = path.parent, study.source
+    choices = tuple(replace(c, checkpoint=folder / c.checkpoint) if c.checkpoint else c for c in study.backbones)
+    return replace(
+        study,
+        backbones=choices,
+        images=below(folder, study.images, "images") if study.images else None,
+        store=below(folder, study.store, "store") if study.store else None,
+        source=replace(
+            source,
+            synsets=folder / source.synsets if source.synsets else None,
+            names=folder / source.names if source.names else None,
+        ),
+        suite=re.sub(r"[^+,]+\.toml", lambda part: str(folder / part[0].strip()), study.suite),
+        plugins=tuple(folder / plugin for plugin in study.plugins),
+        shift={name: below(folder, location, f"shift.{name}") for name, location in study.shift.items()},
+        domains={name: below(folder, location, f"domains.{name}") for name, location in study.domains.items()},
+    )
+
+
+def study_of(data: dict[str, Any], *, device: str | None = None, runtime: str | None = None) -> Study:
+    """Create a study from parsed TOML. Relative paths are kept.
+
+    Args:
+        data: fields of `Study`.
+        device, runtime: as in `load_study`.
+
+    Raises:
+        ConfigError: an invalid field.
+    """
+    require_bounded(data)
+    return Study(**_placed(_shared(data), device, runtime))
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON Schema of study files, draft 7, which TOML editors support."""
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **TypeAdapter(Study).json_schema()}
+
+
+def _shared(data: dict[str, Any]) -> dict[str, Any]:
+    """Copy seed and resample_by of the study to the parts that have them unless set there."""
+    settings = {name: data[name] for name in ("seed", "resample_by") if name in data}
+    shared = dict(data)
+    for part in ("probes", "analysis", "finetune", "attack"):
+        table = data.get(part, {})
+        if isinstance(table, dict) and settings:
+            given = {name: value for name, value in settings.items() if (part, name) != ("finetune", "resample_by")}
+            shared[part] = {**given, **table}
+    return shared
+
+
+def _placed(data: dict[str, Any], device: str | None, runtime: str | None) -> dict[str, Any]:
+    """Override device and runtime; tables of the wrong type are rejected later.
+
+    Both are set together, since the file's runtime may not support the given device.
+    """
+    asked = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
+    embed, probes, placed = data.get("embed", {}), data.get("probes", {}), dict(data)
+    if asked and isinstance(embed, dict):
+        placed["embed"] = {**embed, **asked}
+    if device is not None and isinstance(probes, dict):
+        placed["probes"] = {"device": device, **probes}
+    return placed
