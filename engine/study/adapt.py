@@ -19,7 +19,7 @@ from substyle.engine.store.files import remove
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import ADAPTERS, Stamp, finish, fits
+from substyle.engine.study.outputs import ADAPTERS, Stamp, discard, finish, fits
 from substyle.engine.study.stages import probe_settings, tables
 from substyle.kernels.errors import ConfigError
 
@@ -38,7 +38,8 @@ def adapt(
 ) -> list[str]:
     """Train adapters and add the adapted embeddings to the store.
 
-    Writes ``out/adapters/<backbone>-<method>/<digest>.safetensors`` and ``.onnx``. Complete adapters are kept.
+    Writes ``out/adapters/<backbone>-<method>/<digest>.safetensors`` and ``.onnx``. Complete adapters are kept;
+    results in ``out`` of earlier ones are deleted.
 
     Args:
         backbones: backbones to adapt.
@@ -59,6 +60,10 @@ def adapt(
             path = _trained(store, table, out, config, probes, method, quiet=quiet)
             found.append(f"{PREFIX}{os.path.relpath(path)}")
             derive(store, found[-1], quiet=quiet)
+    for entry in store.backbones():  # `substyle report` would show those of earlier trainings, or refuse them
+        made = entry.facts.get("adapter", {})
+        if made.get("backbone") in backbones and made["method"] in config.methods and entry.name not in found:
+            discard(out, entry.slug)
     return found
 
 

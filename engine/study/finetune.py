@@ -25,7 +25,7 @@ from substyle.engine.store.files import remove
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import FINETUNED, STAGES, Stamp, finish, fits
+from substyle.engine.study.outputs import FINETUNED, Stamp, discard, finish, fits
 from substyle.engine.study.stages import tables
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
@@ -77,8 +77,7 @@ def _discard_others(store: EmbeddingStore, out: Path, config: FinetuneConfig, na
     """Delete results of earlier trainings, which `substyle report` would show beside those of ``names``."""
     for entry in store.backbones():
         if entry.facts["spec"].get("finetuned", {}).get("backbone") in config.backbones and entry.name not in names:
-            for part in STAGES:
-                remove(out / part / entry.slug)
+            discard(out, entry.slug)
 
 
 def _require_trainable(store: EmbeddingStore, table: EmbeddingTable, config: FinetuneConfig) -> None:

@@ -296,6 +296,13 @@ def discard_report(out: Path) -> None:
             remove(out / name)
 
 
+def discard(out: Path, slug: str) -> None:
+    """Delete the results of a backbone."""
+    with writing(out):
+        for stage in STAGES:
+            remove(out / stage / slug)
+
+
 def stamp_digest(stamp: Stamp) -> str:
     """Digest of a stamp; 16 hex digits."""
     return hashlib.sha256(json.dumps(asdict(stamp), sort_keys=True).encode()).hexdigest()[:16]

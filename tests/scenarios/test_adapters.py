@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from tests.scenarios.scene import Scene, numbers
+from tests.scenarios.scene import Scene, numbers, read
 
 from substyle.engine.backbones.families.adapter import Adapter, path_of
 from substyle.engine.store.store import EmbeddingStore
@@ -70,6 +70,8 @@ def test_other_photographs_have_other_adapters(scene: Scene) -> None:
     for number in (30, 31):
         scene.add(number)
     second = scene.run()
+    scene.ok("report", "out/store.zarr", "--study", scene.study_file())  # shows no results of the first
+    assert read(scene.root / "out" / "results.json")["backbones"].keys() == second["backbones"].keys()
     names = adapted(second)
     assert set(names) == set(first)
     assert not set(names.values()) & set(first.values())
