@@ -118,7 +118,6 @@ def shift(
         if not probe_path.is_file():
             continue
         probe, table = Probe.load(probe_path), tables[backbone]
-        clean = _accuracy(table, probe, table.rows(TEST), [0], analysis)
         kept = {"sensitivity": _sensitivity(table, analysis)}
         for number, (name, store) in enumerate(stores.items(), 1):
             shifted = open_table(store, backbone)
@@ -130,6 +129,7 @@ def shift(
                 found, classes = shifted.class_names, probe.labels["class"]
                 raise ConfigError(f"shift.{name}", ", ".join(found) or "no classes", f"some of {', '.join(classes)}")
             scores[name] = {"accuracy": reached[0].number, "ci95": reached[0].ci95, "images": reached[1]}
+            clean = _accuracy(table, probe, _tested(table, shifted if folders[name] == OWN else None), [0], analysis)
             if clean is not None:
                 kept[f"loss/{name}"] = clean[0] - reached[0]
         folder = out / SHIFT / slug(backbone)
@@ -268,6 +268,12 @@ def _stamp(
 def _settings(config: AnalysisConfig) -> dict[str, Any]:
     """The settings that change replicates."""
     return {"max_images": config.max_images, "resample_by": config.resample_by, "seed": config.seed}
+
+
+def _tested(table: EmbeddingTable, corrupted: EmbeddingTable | None) -> NDArray[np.int64]:
+    """Indices of test photographs, of corrupted ones only if given: those of a store's further sources are not."""
+    rows = table.rows(TEST)
+    return rows if corrupted is None else rows[np.isin(np.array(table.keys)[rows], corrupted.keys)]
 
 
 def _accuracy(

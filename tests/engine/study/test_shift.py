@@ -11,7 +11,7 @@ import pytest
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.shift import _accuracy
+from substyle.engine.study.shift import _accuracy, _tested
 
 
 class Reader:
@@ -23,12 +23,11 @@ class Reader:
         return np.eye(2)[x_BD[:, 0].astype(int)]
 
 
-@pytest.mark.parametrize("by", ["photograph", "folder"])
-def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None:  # noqa: ANN401
-    """Stores list photographs in the order in which they were added."""
+def some() -> EmbeddingTable:
+    """40 test photographs, of which the reader mistakes some."""
     rng = np.random.default_rng(0)
     label_N = rng.integers(2, size=40)
-    table = EmbeddingTable(
+    return EmbeddingTable(
         backbone="b",
         x_TND=np.where(rng.random(40) < 0.3, 1 - label_N, label_N).astype(np.float32)[None, :, None],
         transformations=("identity",),
@@ -40,10 +39,26 @@ def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None
         split_N=np.full(40, TEST, np.int8),
         distinct_TN=np.ones((1, 40), np.bool_),
     )
-    order = rng.permutation(40)
-    other = replace(
-        table, x_TND=table.x_TND[:, order], keys=tuple(table.keys[i] for i in order), label_N=label_N[order]
-    )
+
+
+def part(table: EmbeddingTable, rows: np.ndarray) -> EmbeddingTable:
+    assert isinstance(table.x_TND, np.ndarray)
+    chosen = {"x_TND": table.x_TND[:, rows], "label_N": table.label_N[rows], "split_N": table.split_N[rows]}
+    return replace(table, **chosen, keys=tuple(table.keys[i] for i in rows), distinct_TN=table.distinct_TN[:, rows])
+
+
+def test_loss_on_corruptions_is_of_the_corrupted_photographs() -> None:
+    table = some()
+    corrupted = part(table, np.array([7, 3]))
+    assert _tested(table, corrupted).tolist() == [3, 7]
+    assert len(_tested(table, None)) == 40
+
+
+@pytest.mark.parametrize("by", ["photograph", "folder"])
+def test_scores_of_the_same_photographs_are_paired_in_any_order(by: Any) -> None:  # noqa: ANN401
+    """Stores list photographs in the order in which they were added."""
+    table = some()
+    other = part(table, np.random.default_rng(1).permutation(40))
     config = AnalysisConfig(resample_by=by)
     found = [_accuracy(each, Reader(), np.arange(40), [0], config) for each in (table, other)]  # type: ignore[arg-type]
     assert found[0] is not None
