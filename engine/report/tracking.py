@@ -50,13 +50,13 @@ class Tracker:
         log: numbers by name, at a step.
         table: a table by name, as rows of values by column.
         file: a file to keep.
-        finish: end the run.
+        finish: end the run; whether it is complete.
     """
 
     log: Callable[[Mapping[str, float], int], object]
     table: Callable[[str, Rows], object]
     file: Callable[[Path], object]
-    finish: Callable[[], object]
+    finish: Callable[[bool], object]
 
 
 def _trackio(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
@@ -68,7 +68,7 @@ def _trackio(config: TrackConfig, name: str, settings: Mapping[str, Any], out: P
         file=lambda path: run.log_artifact(
             path, name=re.sub(r"[^\w.-]", "-", f"{run.name}-{path.stem}", flags=re.A), type="report"
         ),
-        finish=trackio.finish,
+        finish=lambda complete: trackio.finish(),
     )
 
 
@@ -85,7 +85,12 @@ def _wandb(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Pat
         artifact.add_file(str(path))
         run.log_artifact(artifact)
 
-    return Tracker(lambda values, step: run.log(dict(values)), table, file, run.finish)
+    return Tracker(
+        log=lambda values, step: run.log(dict(values)),
+        table=table,
+        file=file,
+        finish=lambda complete: run.finish(exit_code=0 if complete else 1),
+    )
 
 
 def _mlflow(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
@@ -101,7 +106,12 @@ def _mlflow(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Pa
         # MLflow allows neither @ nor = in names
         mlflow.log_metrics({key.replace("@", " ").replace("=", " "): value for key, value in values.items()}, step)
 
-    return Tracker(log, table, lambda path: mlflow.log_artifact(str(path)), mlflow.end_run)
+    return Tracker(
+        log,
+        table,
+        file=lambda path: mlflow.log_artifact(str(path)),
+        finish=lambda complete: mlflow.end_run("FINISHED" if complete else "FAILED"),
+    )
 
 
 def _tensorboard(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Path) -> Tracker:
@@ -116,7 +126,7 @@ def _tensorboard(config: TrackConfig, name: str, settings: Mapping[str, Any], ou
         log,
         table=lambda title, rows: writer.add_text(f"tables/{title}", _markdown(rows)),
         file=lambda path: writer.add_text(path.name, str(path.absolute())),
-        finish=writer.close,
+        finish=lambda complete: writer.close(),
     )
 
 
@@ -137,7 +147,7 @@ class _Calls:
     """Calls of a tracker, on a thread of their own; none after the first that fails."""
 
     def __init__(self, begin: Callable[[], Tracker], library: str) -> None:
-        self.library = library
+        self.library, self.complete = library, False
         self.calls: queue.SimpleQueue[Callable[[Tracker], object] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, args=(begin,), name=f"tracker {library}", daemon=True)
         self.thread.start()
@@ -147,7 +157,7 @@ class _Calls:
             tracker = begin()
             while (call := self.calls.get()) is not None:
                 call(tracker)
-            tracker.finish()
+            tracker.finish(self.complete)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tracker raises, the run goes on
             print(f"warning: {self.library} failed, no more is tracked: {error!r}", file=sys.stderr)
 
@@ -199,6 +209,7 @@ def tracked(
     try:
         with observability.listening(progress):
             yield finished
+        calls.complete = True
     finally:
         calls.close()
 
