@@ -21,6 +21,7 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, VAL
 from substyle.engine.store.manifest import Fractions, Manifest, assign
@@ -96,6 +97,7 @@ def check_study(
     warnings = check_suite(transformations) + check_splits(counts)
     warnings += check_tasks(study.probes, transformations, counts)
     check_domains(study)
+    check_finetuning(study.finetune, transformations, counts)
     check_corruptions(study, counts)
     return warnings + check_shift(study.shift, counts, study.probes, study.source)
 
@@ -298,6 +300,19 @@ def check_domains(study: Study) -> None:
         if name == study.name:
             raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
         open_source(folder, study.source.fitting(kind_of(folder)))
+
+
+def check_finetuning(config: FinetuneConfig, transformations: Sequence[str], counts: SplitCounts) -> None:
+    """Check that there is something to fine-tune on. Raises ConfigError("finetune...", ...)."""
+    if not config.backbones:
+        return
+    known = len(counts.classes(TRAIN))
+    if known < 2 and set(config.objectives) != {"transformation"}:
+        allowed = f"transformation, because the study has {known} training classes"
+        raise ConfigError("finetune.objectives", ", ".join(config.objectives), allowed)
+    if sum(base.get(name).role == "train" for name in transformations) < 2:
+        allowed = "a suite with a transformation of role train besides identity"
+        raise ConfigError("finetune.backbones", ", ".join(config.backbones), allowed)
 
 
 def check_corruptions(study: Study, counts: SplitCounts) -> None:

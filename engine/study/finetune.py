@@ -22,7 +22,7 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.store.files import remove
-from substyle.engine.store.layout import TRAIN
+from substyle.engine.store.layout import TRAIN, BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.outputs import FINETUNED, Stamp, discard, finish, fits
@@ -57,14 +57,14 @@ def finetune(
         the fine-tuned backbones, ``finetuned:<file>``, to embed.
 
     Raises:
-        ConfigError: a backbone cannot be fine-tuned, or the photographs have no classes.
+        ConfigError: a backbone cannot be fine-tuned.
     """
     found = []
     for choice in backbones:
         if choice.name not in config.backbones:
             continue
         (table,) = tables(store, [choice.name], pipeline.settings.transformations)
-        _require_trainable(store, table, config)
+        _require_trainable(store.backbone(choice.name))
         for seed in range(config.seed, config.seed + config.seeds):
             for objective in config.objectives:
                 path = _trained(store, table, out, config, pipeline, records, choice, objective, seed, quiet=quiet)
@@ -80,18 +80,10 @@ def _discard_others(store: EmbeddingStore, out: Path, config: FinetuneConfig, na
             discard(out, entry.slug)
 
 
-def _require_trainable(store: EmbeddingStore, table: EmbeddingTable, config: FinetuneConfig) -> None:
-    spec = store.backbone(table.backbone).facts["spec"]
+def _require_trainable(entry: BackboneEntry) -> None:
+    spec = entry.facts["spec"]
     if spec.get("tokens") or spec.get("finetuned"):
-        raise ConfigError(
-            "finetune.backbones", table.backbone, "backbones with one vector per image, not fine-tuned yet"
-        )
-    if not table.has_classes and set(config.objectives) != {"transformation"}:
-        raise ConfigError(
-            "finetune.objectives", list(config.objectives), "transformation (photographs have no classes)"
-        )
-    if table.roles.count("train") < 2:
-        raise ConfigError("finetune", table.backbone, "a suite with a transformation of role train besides identity")
+        raise ConfigError("finetune.backbones", entry.name, "backbones with one vector per image, not fine-tuned yet")
 
 
 def _trained(

@@ -101,6 +101,14 @@ def test_refused_before_anything_is_trained(tuned: Scene) -> None:
     tuned.study["backbones"] = ["control:random:test_vit@layer=0..1"]  # one network of several backbones
     tuned.study["finetune"]["backbones"] = ["control:random:test_vit@layer=0"]
     tuned.run_refused(kind="ConfigError", field="finetune.backbones")
+    tuned.study |= {"backbones": [BASE], "suite": "identity,saturate"}
+    tuned.study["finetune"] |= {"backbones": [BASE]}
+    tuned.run_refused(kind="ConfigError", field="finetune.backbones", out="new")
+    tuned.study["suite"] = "identity,grayscale"
+    for path in list(tuned.photos.glob("*/odd/*.jpg")):
+        path.rename(path.parent.with_name("even") / f"more-{path.name}")
+    tuned.run_refused(kind="ConfigError", field="finetune.objectives", out="new")
+    assert not (tuned.root / "new").exists()
 
 
 def test_files_that_are_not_fine_tuned_weights_are_refused(tuned: Scene) -> None:
