@@ -28,10 +28,11 @@ def adapters(results: Results) -> Table:
                 late = any(dig(each, "converged") is False for each in scores)
                 found = gain(results, name, base, task, key)
                 rows.append((base, method, heading, before, after, found and found[0], "no" if late else "yes"))
+        late = any(dig(each, "semantic", "linear", "converged") is False for each in both)  # the probe of shifts
         for folder in dig(both[0], "shift") or {}:
             before, after = (scored(dig(each, "shift", folder), "accuracy", "ci95") for each in both)
             if before is not None and after is not None:
-                rows.append((base, method, f"Class, {folder}", before, after, None, "yes"))
+                rows.append((base, method, f"Class, {folder}", before, after, None, "no" if late else "yes"))
     caption = f"{head_of(results)} probes of backbones and of their adapted embeddings."
     return Table("adapters", caption, columns, tuple(rows))
 

@@ -87,3 +87,7 @@ def test_adapters_are_set_beside_their_backbone(fake: ModuleType, tmp_path: Path
     page = write_report(results, tmp_path).html.read_text()
     assert 'id="adapters"' in page
     assert f"{base} + pisco" in page
+    for each in (name, base):
+        results["backbones"][each]["shift"] = {"night": {"accuracy": 0.5, "ci95": [0.4, 0.6], "images": 9}}
+    results["backbones"][name]["semantic"]["linear"]["converged"] = False  # the probe of shifts
+    assert [row[-1] for row in adapters(results).rows if row[2] == "Class, night"] == ["no"]
