@@ -128,6 +128,11 @@ def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str
     return f"{low} to {high}" if kind == "points" else f"{low}–{high}"
 
 
+def verbatim(text: str) -> str:
+    """Escape the math text of matplotlib."""
+    return text.replace("$", r"\$")
+
+
 def minus(text: str) -> str:
     """Replace hyphens by minus signs."""
     return text.replace("-", "−")

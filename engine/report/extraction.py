@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, verbatim
 
 LINEAR = "linear"
 _BACKBONE = Column("backbone", "Backbone", "text")
@@ -288,11 +288,11 @@ def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  #
             fill = colour if chosen else "white"
             axis.plot(x, y, "o", ms=4, mec=colour, mfc=fill, zorder=3 + chosen, clip_on=False)
             if point.front or chosen:
-                axis.annotate(point.label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
+                axis.annotate(verbatim(point.label), (x, y), (4, 3), textcoords="offset points", fontsize=6)
         axis.set_xticks([100 * tick for tick in plot.x.ticks])
         axis.set_yticks([100 * tick for tick in plot.y.ticks])
         axis.set(xlim=(100 * plot.x.low, 100 * plot.x.high), ylim=(100 * plot.y.low, 100 * plot.y.high))
-        axis.set_title(plot.name.replace("$", r"\$"), size=7)
+        axis.set_title(verbatim(plot.name), size=7)
     for axis in axes[len(plots) :]:
         axis.set_visible(False)
     figure.supxlabel(plots[0].x_label, fontsize=8)

@@ -20,6 +20,7 @@ from substyle.engine.report.data import (
     ordered,
     real,
     scored,
+    verbatim,
 )
 from substyle.engine.report.figures import Matrix, confusion
 from substyle.engine.report.findings import interval_key
@@ -311,11 +312,6 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
     return paths
 
 
-def _verbatim(name: str) -> str:
-    """Escape matplotlib's math text."""
-    return name.replace("$", r"\$")
-
-
 def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
     from matplotlib.figure import Figure
     from matplotlib.transforms import ScaledTranslation
@@ -351,7 +347,7 @@ def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no
         axis.title.set_size(8)
         axis.grid(axis="x", color="#e3e6ea", lw=0.6)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), [_verbatim(name) for name in names])
+    axes[0].set_yticks(range(len(names)), [verbatim(name) for name in names])
     axes[0].invert_yaxis()
     return figure
 
@@ -380,7 +376,7 @@ def _depth(plots: list[DepthPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no 
             for layer, low, high in zip(layers, lows, highs, strict=True):
                 if low is not None:
                     axis.plot([layer, layer], [100 * low, 100 * high], color=line["color"], lw=0.6)
-        axis.set(title=_verbatim(plot.name), xlabel="layer", ylim=(0, 100), xlim=(-0.3, plot.last + 0.3))
+        axis.set(title=verbatim(plot.name), xlabel="layer", ylim=(0, 100), xlim=(-0.3, plot.last + 0.3))
         axis.title.set_size(7)
     for axis in axes[len(plots) :]:
         axis.set_visible(False)
@@ -409,8 +405,8 @@ def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no t
     for axis, (name, pairs) in zip(axes, shown, strict=False):
         axis.scatter([p[0] for p in pairs], [100 * p[1] for p in pairs], s=12, color=_FULL, linewidths=0)
         x, y, lowest = min(pairs, key=lambda pair: pair[1])
-        axis.annotate(_verbatim(lowest), (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=_MUTED)
-        axis.set(title=_verbatim(name), ylim=(0, 100))
+        axis.annotate(verbatim(lowest), (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=_MUTED)
+        axis.set(title=verbatim(name), ylim=(0, 100))
         axis.title.set_size(7)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)

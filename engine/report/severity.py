@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, real, scored
+from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, real, scored, verbatim
 
 # line colours of backbones, in order; readable on light and dark pages
 COLOURS = ("#1f6fb5", "#c8561b", "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", "#7a828c")
@@ -136,7 +136,7 @@ def draw_severities(plots: list[SeverityPlot]) -> Any:  # noqa: ANN401 (matplotl
         for curve in plot.curves:
             x, values, lows, highs = zip(*curve.points, strict=True)
             line = {"color": curve.colour, "ls": "--" if curve.dashed else "-", "lw": 1.1}
-            label = None if curve.dashed else curve.backbone.replace("$", r"\$")
+            label = None if curve.dashed else verbatim(curve.backbone)
             axis.plot(x, [100 * value for value in values], marker="o", ms=2.2, label=label, **line)
             for at, low, high in zip(x, lows, highs, strict=True):
                 if low is not None:

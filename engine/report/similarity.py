@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.report.data import Column, Results, Table, dig, minus, ordered, real, scored, show
+from substyle.engine.report.data import Column, Results, Table, dig, minus, ordered, real, scored, show, verbatim
 from substyle.engine.report.figures import HEAT, Matrix, heat_png
 
 _MEASURES = (
@@ -114,7 +114,7 @@ def draw_similarity(maps: list[SimilarityMap]) -> Any:  # noqa: ANN401 (matplotl
     side, margin = 0.3 * count + 0.3, 0.065 * max(map(len, maps[0].names))
     figure = Figure(figsize=(side * len(maps) + margin, side + margin), layout="constrained")
     axes = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
-    names = [name.replace("$", r"\$") for name in maps[0].names]
+    names = [verbatim(name) for name in maps[0].names]
     for axis, each in zip(axes, maps, strict=True):
         axis.imshow(each.value_BB, cmap=colours, vmin=0, vmax=1.4)
         axis.set(title=each.title, xticks=range(count), yticks=range(count))

@@ -272,6 +272,8 @@ def test_figures_for_papers(full: ReportFiles) -> None:
         "overview.png",
         "robustness.pdf",
         "robustness.png",
+        "shift.pdf",
+        "shift.png",
     }
     for path in full.figures:
         if path.suffix == ".png":
