@@ -181,6 +181,7 @@ def variants_of(
     threads: int = 1,
     networks: Mapping[str, base.Network] | None = None,
     orientation: str = "ignore",
+    test: bool = False,
 ) -> dict[str, NDArray[np.uint8]]:
     """Compute all variants of one encoded photograph, each (S, S, 3) uint8, by name.
 
@@ -193,6 +194,7 @@ def variants_of(
         threads: CPU threads.
         networks: as for :class:`~substyle.pipelines.variants.VariantMaker`.
         orientation: as for :class:`~substyle.pipelines.decode.Decoder`.
+        test: whether the photograph gets the overlays reserved for testing.
 
     Raises:
         ImageError: the photograph cannot be decoded.
@@ -201,7 +203,9 @@ def variants_of(
     if decoded.reasons[0] is not None:
         raise ImageError(f"{key}: {decoded.reasons[0]}")
     maker = VariantMaker(transformations, side=side, seed=seed, batch=1, threads=threads, networks=networks)
-    return {variant.name: variant.pixels_BSSC[0].numpy() for variant in maker(decoded.canvas_BSSC, [key])}
+    return {
+        variant.name: variant.pixels_BSSC[0].numpy() for variant in maker(decoded.canvas_BSSC, [key], np.array([test]))
+    }
 
 
 def draw(

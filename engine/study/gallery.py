@@ -19,6 +19,7 @@ from substyle.engine import cache
 from substyle.engine.config import Settings, Study
 from substyle.engine.store.files import remove
 from substyle.engine.store.journal import hex_of
+from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, store_facts
@@ -69,6 +70,8 @@ def _draw(
     networks = networks_for(
         settings.transformations, side=settings.canvas, threads=threads, precision=settings.style_precision
     )
+    manifest = store.manifest()
+    test = {manifest.keys[n] for n in np.flatnonzero(manifest.split_N == TEST)}
     began = time.perf_counter()
     for number, (record, blob) in enumerate(zip(records, blobs, strict=True)):
         made = variants_of(
@@ -80,6 +83,7 @@ def _draw(
             threads=threads,
             networks=networks,
             orientation=settings.orientation,
+            test=record.key in test,
         )
         place = folder / str(number)
         place.mkdir(parents=True, exist_ok=True)

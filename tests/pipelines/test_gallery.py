@@ -46,3 +46,13 @@ def test_rows_follow_the_coarse_classes(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_decoded(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"^p\.jpg: "):
         variants.variants_of(b"hello", ("identity",), key="p.jpg")
+
+
+def test_test_photographs_have_the_overlays_of_their_split() -> None:
+    blob, names = photograph(), ("identity", "icon_overlay")
+    maker = variants.VariantMaker(names, side=48, seed=0, batch=1, threads=1)
+    canvas = variants.Decoder(48, 1, 1)([blob]).canvas_BSSC
+    for test in (False, True):
+        shown = variants.variants_of(blob, names, key="k", side=48, test=test)
+        expected = {each.name: each.pixels_BSSC[0].numpy() for each in maker(canvas, ["k"], np.array([test]))}
+        np.testing.assert_array_equal(shown["icon_overlay"], expected["icon_overlay"])
