@@ -73,6 +73,7 @@ def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
 
 
 _SEED = _COUNT = _whole(0, 2**63 - 1)
+_MANY = _whole(1, 2**53)
 _CANVAS = _whole(32, 1024, multiple=4)
 
 
@@ -338,16 +339,9 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     plan.add_argument("study", type=Path, metavar="STUDY.toml")
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
-    plan.add_argument(
-        "--photographs", type=_whole(1, 2**53), metavar="N", help="number of photographs, instead of the study's"
-    )
+    plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
     plan.add_argument("--images", type=_photographs, metavar="PATH", help="photographs to count")
-    plan.add_argument(
-        "--sample",
-        type=_whole(1, 2**53),
-        metavar="N",
-        help="embed N photographs on this machine and extrapolate",
-    )
+    plan.add_argument("--sample", type=_MANY, metavar="N", help="embed N photographs on this machine and extrapolate")
     plan.add_argument("--measured", type=Path, metavar="DIR", help="results of gpu-check (benchmarks/results)")
     plan.add_argument("--compute", type=_share, help="fraction of peak operations per second (measured, else 0.6)")
     plan.add_argument("--bandwidth", type=_share, help="fraction of peak bandwidth (measured, else 0.8)")
