@@ -200,12 +200,16 @@ def _parquet(table: Table, folder: Path) -> Path:
     import pyarrow.parquet as pq
 
     path = folder / f"{table.name}.parquet"
-    types = {"text": pa.string(), "count": pa.int64()}
     columns, rows = flat(table)
-    arrays = {
-        name: pa.array([row[i] for row in rows], type=types.get(kind, pa.float64()))
-        for i, (name, kind) in enumerate(columns)
-    }
+    arrays = {}
+    for i, (name, kind) in enumerate(columns):
+        values = [row[i] for row in rows]
+        if kind == "text":
+            arrays[name] = pa.array(values, type=pa.string())
+        elif kind == "count" and all(isinstance(value, int | None) for value in values):
+            arrays[name] = pa.array(values, type=pa.int64())
+        else:  # means of counts have fractions, which int64 would cut off
+            arrays[name] = pa.array([None if value is None else float(value) for value in values], type=pa.float64())
     pq.write_table(pa.table(arrays), path)
     return path
 

@@ -64,6 +64,13 @@ def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "toy.parquet").to_pylist() == expected
 
 
+def test_parquet_keeps_fractions_of_counts_and_large_numbers(tmp_path: Path) -> None:
+    columns = (Column("distance", "Mean distance", "count"), Column("x", "X"))
+    write_tables([Table("toy", "", columns, ((7.98, 2**63 - 1), (8, None)))], tmp_path)
+    found = pq.read_table(tmp_path / "toy.parquet").to_pylist()
+    assert found == [{"distance": 7.98, "x": float(2**63 - 1)}, {"distance": 8.0, "x": None}]
+
+
 def test_latex_is_escaped_and_complete(tmp_path: Path) -> None:
     write_tables([TABLE], tmp_path)
     text = (tmp_path / "toy.tex").read_text()
