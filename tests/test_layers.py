@@ -14,7 +14,7 @@ LAYERS = (
     ("engine.store", "engine.style_transfer"),
     ("engine.probes", "engine.report"),
     ("engine.config", "engine.estimate"),
-    ("engine.embedding", "engine.analysis", "engine.study_file"),
+    ("engine.embedding", "engine.analysis"),
     ("engine.study",),
     ("engine.commands",),
     ("engine.cli",),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import substyle
-from substyle.engine.study_file import load_study
+from substyle.engine.study.file import load_study
 
 NOTEBOOK = json.loads((Path(__file__).parents[1] / "docs" / "quickstart.ipynb").read_text())
 CODE = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]

@@ -104,7 +104,7 @@ def _photographs(text: str) -> object:
 
 def _study_or_photographs(text: str) -> object:
     """Argument type: a study file (``.toml``), the name of a study of the package, or photographs."""
-    from substyle.engine.study_file import find_study
+    from substyle.engine.study.file import find_study
 
     return find_study(text) or _photographs(text)
 

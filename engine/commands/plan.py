@@ -22,8 +22,8 @@ from substyle.engine.estimate.plan import plan as plan_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, Efficiency, card_of, device
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.study.file import load_study
 from substyle.engine.study.runner import plan_of
-from substyle.engine.study_file import load_study
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 

@@ -31,6 +31,7 @@ from substyle.engine.study.adapt import derive
 from substyle.engine.study.attack import attack as attack_store
 from substyle.engine.study.attack import attackable, kept_attacks
 from substyle.engine.study.domains import kept_domains
+from substyle.engine.study.file import find_study, load_study, study_of, study_schema
 from substyle.engine.study.gallery import current_gallery
 from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import RESULTS, require_current
@@ -41,7 +42,6 @@ from substyle.engine.study.shift import kept_replicates, kept_shift, shifts_of
 from substyle.engine.study.similarity import compare as compare_backbones
 from substyle.engine.study.similarity import kept_similarity
 from substyle.engine.study.stages import assemble
-from substyle.engine.study_file import find_study, load_study, study_of, study_schema
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.storage import Place, is_remote

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from substyle.engine.study.api import open_store as open_store
     from substyle.engine.study.api import transformations as transformations
     from substyle.engine.study.runner import run_study as run_study
-    from substyle.engine.study_file import load_study as load_study
+    from substyle.engine.study.file import load_study as load_study
     from substyle.pipelines.sources import SourceConfig as SourceConfig
     from substyle.pipelines.sources import open_source as open_source
 
 __version__ = "0.1.0"
 _MODULES = {
     "engine.config": ("BackboneChoice", "EmbedConfig", "Study"),
-    "engine.study_file": ("load_study",),
+    "engine.study.file": ("load_study",),
     "engine.embedding.variants": ("iter_variants",),
     "engine.probes.checkpoint": ("Probe",),
     "engine.probes.torch_dataset": ("torch_dataset",),

@@ -14,7 +14,7 @@ import pytest
 
 from substyle.engine.config import AnalysisConfig, BackboneChoice, EmbedConfig, SplitConfig, Study
 from substyle.engine.store.layout import StoreSettings
-from substyle.engine.study_file import load_study, study_schema
+from substyle.engine.study.file import load_study, study_schema
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig
 

@@ -13,7 +13,7 @@ from tests.fuzz.mutations import changed, garbage, spoilt
 from tests.fuzz.toml import toml
 
 from substyle.engine.config import BackboneChoice, Study
-from substyle.engine.study_file import load_study
+from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 
 STUDIES = Path(__file__).parents[2] / "studies"

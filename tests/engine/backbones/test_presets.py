@@ -15,7 +15,7 @@ from substyle.engine.backbones.presets import PRESETS, Preset
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.estimate import stages
-from substyle.engine.study_file import load_study
+from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

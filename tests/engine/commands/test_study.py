@@ -9,7 +9,7 @@ import pytest
 from substyle.engine.commands import study
 from substyle.engine.commands.arguments import parser
 from substyle.engine.commands.study import name_of
-from substyle.engine.study_file import STUDIES, find_study, load_study
+from substyle.engine.study.file import STUDIES, find_study, load_study
 from substyle.kernels.errors import ConfigError
 
 

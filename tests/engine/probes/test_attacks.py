@@ -13,7 +13,7 @@ from tests.conftest import photograph
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig, Victim, Watched, both, craft, distances, squeeze
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.study_file import study_of
+from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.probe_heads import Heads
 

@@ -11,7 +11,7 @@ import pytest
 from substyle.engine.report.adapters import adapters, adapters_summary
 from substyle.engine.report.labels import labelled, labels_of
 from substyle.engine.report.page import write_report
-from substyle.engine.study_file import study_of
+from substyle.engine.study.file import study_of
 from substyle.kernels.errors import ConfigError
 
 

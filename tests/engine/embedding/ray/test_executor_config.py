@@ -17,7 +17,7 @@ from substyle.engine.config import HERE, RAY, EmbedConfig, ExecutorConfig
 from substyle.engine.devices import Target
 from substyle.engine.embedding import ray_cluster
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError
-from substyle.engine.study_file import load_study
+from substyle.engine.study.file import load_study
 from substyle.kernels.errors import ConfigError
 
 CPU = EmbedConfig(device="cpu")
