@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.report.finetuned import finetuned
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- study table: benchmarks/study_table.py -->", "<!-- end of study table -->"
@@ -56,16 +58,21 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         if "attack" in backbone:
             row["attack"] = backbone["attack"]
         row |= {key: backbone[key] for key in ("adapter", "complexity", "sensitivity") if backbone.get(key)}
+        tuned = (backbone.get("spec") or {}).get("finetuned")
+        row |= {"finetuned": f"{tuned['backbone']} + {tuned['objective']}, seed {tuned['seed']}"} if tuned else {}
         row |= {"extractability": _readable(backbone["extractability"])} if backbone.get("extractability") else {}
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
+    tuned_table = finetuned(results)
+    if tuned_table.rows:
+        names = [column.name for column in tuned_table.columns]
+        kept["finetuned"] = [dict(zip(names, row, strict=True)) for row in tuned_table.rows]
     text = json.dumps(kept)
-    for name, row in kept["backbones"].items():
-        if "adapter" in row:  # their names are paths
-            text = text.replace(
-                json.dumps(name), json.dumps(f"{row['adapter']['backbone']} + {row['adapter']['method']}")
-            )
+    for name, row in kept["backbones"].items():  # names of adapted and fine-tuned backbones are paths
+        adapter = row.get("adapter")
+        title = f"{adapter['backbone']} + {adapter['method']}" if adapter else row.get("finetuned", name)
+        text = text.replace(json.dumps(name), json.dumps(title))
     answer: dict[str, Any] = json.loads(text)
     return answer
 
@@ -174,6 +181,23 @@ def adapter_table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def finetuned_table(kept: dict[str, Any]) -> str:
+    """Format scores before and after fine-tuning in per cent, mean over seeds, and differences in points."""
+    rows = {(row["score"], row["objective"]): row for row in kept["finetuned"]}
+    others = ("transformation", "joint")
+    columns = ["before", "semantic", *others, *(f"{objective} − semantic" for objective in others)]
+    lines = [f"| score | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for score in dict.fromkeys(row["score"] for row in kept["finetuned"]):
+        cells = [_per_cent(rows[score, "semantic"]["before"])]
+        cells += [_per_cent(rows[score, objective]["after"]) for objective in ("semantic", *others)]
+        for objective in others:
+            value, low, high = rows[score, objective]["difference"]
+            scores = {"d": value, "d_ci95": (low, high), "converged": rows[score, objective]["converged"] == "yes"}
+            cells.append(_number(scores, "d", 100, "+.1f"))
+        lines.append(f"| {score} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def blind_table(kept: dict[str, dict[str, Any]]) -> str:
     """Format how well linear probes tell photographs from variants, by transformation, and sensitivity."""
     lines = [f"| embedding | {' | '.join(f'`{name}`' for name in kept)} |", "|---" * (len(kept) + 1) + "|"]
@@ -233,6 +257,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "README.md": tables(),
         ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
+        ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
         ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}",
     }
