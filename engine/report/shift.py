@@ -55,7 +55,7 @@ def shift_plots(results: Results) -> list[SizePlot]:
 def _correlated(row: dict[str, Any]) -> str:
     count = len(dig(row, "backbones") or {})
     if dig(row, "spearman") is None:
-        return f"A rank correlation requires {FEWEST_CORRELATED} trained backbones; there are {count}: not testable."
+        return f"A rank correlation requires {FEWEST_CORRELATED} trained backbones, got {count}: not testable."
     return f"Over {count} backbones: {shown_correlations(row)}."
 
 
