@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +171,19 @@ def probing_table(kept: dict[str, Any]) -> str:
 def adapter_table(kept: dict[str, Any]) -> str:
     """Format scores of linear probes on backbones and on their adapted embeddings, in per cent."""
     adapted = {name: row["adapter"]["backbone"] for name, row in kept["backbones"].items() if "adapter" in row}
+    bases = dict.fromkeys(adapted.values())
+    return _linear(kept, [each for base in bases for each in (base, *(n for n, of in adapted.items() if of == base))])
+
+
+def _linear(kept: dict[str, Any], names: Iterable[str]) -> str:
+    """Format scores of linear probes on some embeddings, in per cent."""
     columns = [column for column in _COLUMNS if column[2] == "linear" and column[1] != "coarse_rotation"]
     lines = [f"| embedding | width | {' | '.join(column[0].removesuffix(', linear') for column in columns)} |"]
     lines += ["|---" * (len(columns) + 2) + "|"]
-    for base in dict.fromkeys(adapted.values()):
-        for name in (base, *(name for name, of in adapted.items() if of == base)):
-            row = kept["backbones"][name]
-            cells = [_cell(row[task].get(head, {}), score, interval) for _, task, head, score, interval in columns]
-            lines.append(f"| `{name}` | {row['dim']:,} | {' | '.join(cells)} |")
+    for name in names:
+        row = kept["backbones"][name]
+        cells = [_cell(row[task].get(head, {}), score, interval) for _, task, head, score, interval in columns]
+        lines.append(f"| `{name}` | {row['dim']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -256,6 +262,7 @@ def pages() -> dict[Path, str]:
     """Format the tables of all pages."""
     return {
         ROOT / "README.md": tables(),
+        ROOT / "docs" / "backbones.md": _linear(_kept("depth"), _kept("depth")["backbones"]),
         ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
         ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
