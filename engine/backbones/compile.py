@@ -116,7 +116,7 @@ class CompileOptions:
         target: device and runtime.
         full_gate: whether the gate compares all variants of the store's own photographs, instead of some variants of
             packaged ones.
-        policy: tried first if it has the precision, or with ``auto``: that of a store to continue.
+        policy: with ``auto``, the policy tried before searching: that of a store to continue.
     """
 
     batch: int
@@ -200,7 +200,7 @@ def _gated(
     Where the spot check fails, the precision is searched for on the store's own photographs.
     """
 
-    first = options.policy if options.policy and options.precision in (AUTO, options.policy.precision) else None
+    first = options.policy if options.precision == AUTO else None
 
     def search(photographs: GateSamples, extent: Extent) -> PrecisionSearch:
         return PrecisionSearch(

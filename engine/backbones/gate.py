@@ -214,7 +214,7 @@ class PrecisionSearch:
             except GateError as error:
                 print(f"{error}; searching for another precision", file=sys.stderr)
         found = cache.remember("gates", facts, self._search)
-        return remember(PrecisionPolicy.of(found), lambda: found)
+        return remember(PrecisionPolicy.of(found), lambda: found) if self.precision == AUTO else found
 
     def check(self, mixture: PrecisionPolicy, embed: Embed) -> dict[str, Any] | None:
         """Return `result` of a compiled policy; None for the reference itself. Raises GateError if it fails."""
