@@ -213,7 +213,7 @@ def _show(results: dict[str, Any], out: Path, store: Place) -> dict[str, Any]:
     print(headline_table(labelled(results)))
     quarantined = results["quarantined"]
     if quarantined:
-        print(f"\n{len(quarantined)} images were quarantined; the report lists them")
+        print(f"\nquarantined images: {len(quarantined)}, listed in the report")
     page = out / "report.html"
     print(f"\nreport: {page}\nresults: {out / RESULTS}")
     return {
