@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from substyle.engine.report.attentive import attentive
 from substyle.engine.report.finetuned import finetuned
 
 ROOT = Path(__file__).parents[1]
@@ -65,10 +66,10 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
-    tuned_table = finetuned(results)
-    if tuned_table.rows:
-        names = [column.name for column in tuned_table.columns]
-        kept["finetuned"] = [dict(zip(names, row, strict=True)) for row in tuned_table.rows]
+    for made in (finetuned(results), attentive(results)):
+        if made.rows:
+            names = [column.name for column in made.columns]
+            kept[made.name] = [dict(zip(names, row, strict=True)) for row in made.rows]
     text = json.dumps(kept)
     for name, row in kept["backbones"].items():  # names of adapted and fine-tuned backbones are paths
         adapter = row.get("adapter")
@@ -219,6 +220,21 @@ def blind_table(kept: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def attentive_table(kept: dict[str, Any]) -> str:
+    """Format probes of tokens in per cent, and differences to the linear probe of their mean in points."""
+    heads = ("attentive", "efficient")
+    lines = ["| embedding | score | linear, of the mean | attentive − linear | efficient − linear |", "|---" * 5 + "|"]
+    for row in kept["attentive"]:
+        value, low, high = row["linear"]
+        cells = [f"{_per_cent(value)} ({_per_cent(low)}–{_per_cent(high)})"]
+        for head in heads:
+            gain = row[f"{head}_gain"]
+            late = head in row["converged"]
+            cells.append(_number({"d": gain[0], "d_ci95": gain[1:], "converged": not late}, "d", 100, "+.1f"))
+        lines.append(f"| `{row['backbone']}` | {row['score'].lower()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _number(scores: dict[str, Any], key: str, scale: float, form: str) -> str:
     """A number with its interval; marked if the probes have not converged, – if there is none."""
     value, ends = scores.get(key), scores.get(f"{key}_ci95")
@@ -266,7 +282,8 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
         ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
-        ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}",
+        ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}\n\n"
+        + attentive_table(_kept("tokens")),
     }
 
 
