@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.report.claims import FEWEST_CORRELATED
@@ -26,6 +25,8 @@ class Replicates:
 
 def rank_correlations(x_RK: F64, y_RK: F64) -> tuple[F64, F64]:
     """Spearman's rho and Kendall's tau-b of K pairs in each of R rows, (R,) each; NaN where a side is constant."""
+    from scipy.stats import rankdata  # slow to import
+
     centred = [rankdata(v_RK, axis=1) - (v_RK.shape[1] + 1) / 2 for v_RK in (x_RK, y_RK)]
     signs = [np.sign(v_RK[:, :, None] - v_RK[:, None, :]).reshape(len(v_RK), -1) for v_RK in (x_RK, y_RK)]
 

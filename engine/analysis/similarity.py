@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from substyle.engine.analysis.geometry import F32, I64, RESAMPLES, draw_images, unit
 from substyle.engine.analysis.run import limited
@@ -241,6 +240,8 @@ def _offset_cosines(x_MTD: F32, there_MT: NDArray[np.bool_], block_M: I64, keep_
 
 def _correlations(value_SBP: F64) -> F64:
     """Spearman correlations of P values of B backbones. Shape: (S, B, P) to (S, B, B)."""
+    from scipy.stats import rankdata  # slow to import
+
     return _pearson(rankdata(value_SBP, axis=2))
 
 
