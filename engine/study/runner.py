@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _run(
         plan = plan_of(study, images or study.images or plan.source.root, store_path)
     outputs.require_own(out, store_path, RUN)
     plan = _checked(study, plan, out, quiet=quiet)
-    store, choices = _embedded(study, plan, out, store_path, images, quiet=quiet)
+    store, choices = _embedded(study, plan, out, quiet=quiet)
     chosen = study.settings().transformations
     adapted: list[str] = []
     if study.adapt.methods:
@@ -158,28 +159,25 @@ def _run(
     return results
 
 
-def _embedded(
-    study: Study, plan: EmbedPlan, out: Path, store_path: Place, images: Path | str | None, *, quiet: bool
-) -> tuple[EmbeddingStore, list[BackboneChoice]]:
+def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> tuple[EmbeddingStore, list[BackboneChoice]]:
     """Embed by the backbones of a study, then by fine-tuned ones. Returns the store and all of these backbones."""
 
     def begin() -> None:
         outputs.discard_report(out)  # it may be outdated; it is rewritten from the results of the stages
-        uuid = EmbeddingStore.open(store_path).uuid if catalog.exists(store_path) else ""
-        outputs.claim(out, store_path, uuid)
+        uuid = EmbeddingStore.open(plan.store_path).uuid if catalog.exists(plan.store_path) else ""
+        outputs.claim(out, plan.store_path, uuid)
 
     with observability.span("run", "embed"):
         embed(plan, study.backbones, begin=begin, quiet=quiet)
-    store = EmbeddingStore.open(store_path)
-    outputs.claim(out, store_path, store.uuid)
+    store = EmbeddingStore.open(plan.store_path)
+    outputs.claim(out, plan.store_path, store.uuid)
     choices = list(study.backbones)
     if study.finetune.backbones:
         records = plan.readable()
         with observability.span("run", "finetune", len(study.finetune.backbones)):
-            choices += finetune(
-                store, out, study.finetune, plan.pipeline, records, backbones=study.backbones, quiet=quiet
-            )
-            embed(plan_of(study, images, store_path), choices, quiet=quiet)
+            tuned = finetune(store, out, study.finetune, plan.pipeline, records, backbones=study.backbones, quiet=quiet)
+            embed(replace(plan, state=None), tuned, quiet=quiet)  # matched again with what the store has now
+        choices += tuned
     return store, choices
 
 
