@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -86,6 +87,11 @@ class Target:
         if not self.on_gpu:
             return {"device": "cpu"}
         return {"device": "cuda", "gpu": torch.cuda.get_device_name(self.torch_device)}
+
+    def made(self, runtime: Mapping[str, Any]) -> bool:
+        """Whether embeddings with this ``runtime``, as recorded in a store, are of this kind of device and runtime."""
+        here = (self.describe()["device"], self.runtime)
+        return (runtime.get("device", "cpu"), str(runtime["name"]).partition(".")[0]) == here
 
     def require_precision(self, field: str, precision: str) -> None:
         """Raise ConfigError if the runtime or the GPU does not support the precision."""

@@ -136,6 +136,7 @@ class EmbedPlan:
             store = EmbeddingStore.open(self.store_path)
             keys: Sequence[str] = store.calibration
             gated = {entry.name: entry.facts["runtime"] for entry in store.backbones() if entry.facts.get("gate")}
+            gated = {name: made for name, made in gated.items() if self.pipeline.target.made(made)}
         else:
             keys, gated = gate_keys(self.records(), self.pipeline.settings.seed), {}
         count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_IMAGES

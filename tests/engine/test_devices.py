@@ -195,3 +195,17 @@ def test_a_cpu_build_of_torch_beside_a_gpu_is_said(
     monkeypatch.setattr(torch.version, "cuda", None)
     assert resolve() == Target("cpu", "openvino")
     assert "card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("runtime", "expected"),
+    [
+        ({"name": "openvino", "device": "cpu"}, True),
+        ({"name": "openvino"}, True),  # of stores that do not state it
+        ({"name": "torch.compile", "device": "cpu"}, False),
+        ({"name": "openvino", "device": "cuda"}, False),
+    ],
+)
+def test_embeddings_are_of_a_device_and_runtime(runtime: dict[str, str], expected: bool) -> None:
+    assert devices.Target("cpu", "openvino").made(runtime) is expected
+    assert devices.Target("cpu", "torch").made({"name": "torch.compile", "device": "cpu"})
