@@ -132,7 +132,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell a function the progress of all stages in the block: every ten seconds, and when they end."""
+    """Report the progress of all stages in the block to a function: every ten seconds, and when they end."""
     _listeners.append(listener)
     try:
         yield
@@ -140,8 +140,8 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-class _Told:
-    """A bar that tells listeners."""
+class _Reporting:
+    """A progress bar that reports to listeners."""
 
     def __init__(self, bar: ProgressBar, name: str, total: int, done: int) -> None:
         self.bar, self.name, self.total, self.done = bar, name, total, done
@@ -153,9 +153,9 @@ class _Told:
         now = time.monotonic()
         self.rate.update(self.done, now)
         if now - self.last >= _WINDOW_S:
-            self.tell(now)
+            self.report(now)
 
-    def tell(self, now: float) -> None:
+    def report(self, now: float) -> None:
         self.last = now
         for listener in _listeners:
             listener(self.name, self.done, self.total, self.rate.per_s(now))
@@ -168,11 +168,11 @@ def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = Fals
         if not _listeners:
             yield bar
             return
-        told = _Told(bar, name, total, done)
+        reporting = _Reporting(bar, name, total, done)
         try:
-            yield told
+            yield reporting
         finally:
-            told.tell(time.monotonic())
+            reporting.report(time.monotonic())
 
 
 @contextmanager

@@ -243,11 +243,11 @@ def test_the_cache_is_measured_and_cleaned(
     (tmp_path / "thesis.tex").write_bytes(b"mine")
     size = (tmp_path / "gates" / "x.json").stat().st_size + 1000
     assert main(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["cache_bytes"], told["cache_removed"]) == (size, 0)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["cache_bytes"], answer["cache_removed"]) == (size, 0)
     assert cache.read("gates/x.json") == b"1234"
     assert main(["doctor", "--json", "--clean-cache"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["cache_bytes"], told["cache_removed"]) == (0, size)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["cache_bytes"], answer["cache_removed"]) == (0, size)
     assert cache.read("gates/x.json") is None
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.tex"]

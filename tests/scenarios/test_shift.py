@@ -1,0 +1,136 @@
+"""Results of a shift belong to its photographs, its probes and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.scenarios.scene import Scene, numbers, other_bytes, read
+
+from substyle.engine.store import lock
+from substyle.engine.store.store import EmbeddingStore
+
+
+def _elsewhere(scene: Scene) -> None:
+    for number in range(30, 36):
+        scene.add(number, ".", scene.root / "others", seed=number + 31)
+    scene.study["shift"] = {"other": str(scene.root / "others")}
+
+
+def _grown(scene: Scene) -> None:
+    scene.add(36, ".", scene.root / "shifted", seed=81)
+    scene.add(37, ".", scene.root / "shifted", seed=80)
+
+
+def _shrunk(scene: Scene) -> None:
+    scene.one("*/*.jpg", folder=scene.root / "shifted").unlink()
+
+
+def _edited(scene: Scene) -> None:
+    for path in (scene.root / "shifted").rglob("*.jpg"):
+        path.write_bytes(other_bytes(path, int(path.stem) + 301))
+
+
+def _relabelled(scene: Scene) -> None:
+    for path in sorted((scene.root / "shifted" / "even").glob("*.jpg")):
+        path.rename(scene.root / "shifted" / "odd" / path.name)
+
+
+def _renamed(scene: Scene) -> None:
+    scene.study["shift"] = {"another": scene.study["shift"]["other"]}
+
+
+def _dropped(scene: Scene) -> None:
+    del scene.study["shift"]
+
+
+def _corrupted(scene: Scene) -> None:
+    scene.study["corruptions"] = "grayscale,jpeg"
+
+
+@pytest.fixture
+def shifted(scene: Scene) -> Scene:
+    """A study with a shift."""
+    for number in range(30, 36):
+        scene.add(number, ".", scene.root / "shifted")
+    scene.study["shift"] = {"other": str(scene.root / "shifted")}
+    return scene
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_elsewhere, _grown, _shrunk, _edited, _relabelled, _renamed, _dropped, _corrupted],
+    ids=lambda f: f.__name__[1:],
+)
+def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene], None]) -> None:
+    before = shifted.run()["backbones"]["control:pixels"]["shift"]
+    assert before["other"]["images"] == 6
+    change(shifted)
+    results = shifted.run()
+    assert numbers(results) == numbers(shifted.fresh())
+    assert results["backbones"]["control:pixels"].get("shift") != before or change is _renamed
+    # the report of the same study is the same report
+    shifted.ok("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
+    again = numbers(_results(shifted))
+    assert again["backbones"] == numbers(results)["backbones"]
+    assert again.get("robustness") == numbers(results).get("robustness")
+
+
+def test_corruptions_are_variants_of_the_test_photographs(scene: Scene) -> None:
+    """Accuracy on corruptions that are also transformations of the study is that on these transformations."""
+    scene.study |= {"suite": "identity,grayscale,jpeg,pixelate", "corruptions": "grayscale,jpeg"}
+    found = scene.run()["backbones"]["control:pixels"]
+    by, shifted = found["semantic"]["linear"]["by_transformation"], found["shift"]["grayscale,jpeg"]
+    assert shifted["images"] == scene.run()["splits"]["test"]
+    assert shifted["accuracy"] == pytest.approx((by["grayscale"] + by["jpeg"]) / 2)
+    scene.study["corruptions"] = "grayscales"
+    scene.run_refused("corruptions", "ConfigError")
+    scene.study |= {"corruptions": "pixelate,jpeg", "adapt": {"methods": ["pisco"]}}  # adapters are trained on jpeg
+    scene.run_refused("corruptions", "ConfigError")
+
+
+@pytest.mark.parametrize("change", [_elsewhere, _renamed, _dropped], ids=lambda f: f.__name__[1:])
+def test_report_with_another_shift_in_the_study(shifted: Scene, change: Callable[[Scene], None]) -> None:
+    """A report shows only shifts of its study."""
+    shifted.run()
+    change(shifted)
+    code, answer = shifted.command("report", shifted.root / "out" / "store.zarr", "--study", shifted.study_file())
+    if code:
+        assert answer["error"]["type"] == "StaleError"
+    else:
+        assert "shift" not in _results(shifted)["backbones"]["control:pixels"]
+
+
+def test_shift_after_the_probes_changed(shifted: Scene) -> None:
+    """The shift was scored by a probe that no longer exists."""
+    shifted.run()
+    shifted.study["probes"]["tolerance"] = 5e-3
+    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
+    shifted.ok("probe", store, "--study", study)
+    shifted.refused("report", store, "--study", study, kind="StaleError")
+    assert numbers(shifted.run()) == numbers(shifted.fresh())
+
+
+def test_shift_after_the_analysis_changed(shifted: Scene) -> None:
+    """The sensitivity beside the loss was resampled with the settings of the analysis."""
+    shifted.run()
+    shifted.study["analysis"]["max_images"] = 3
+    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
+    shifted.ok("analyze", store, "--study", study)
+    shifted.refused("report", store, "--study", study, kind="StaleError")
+
+
+def test_shift_after_its_embeddings_changed(shifted: Scene) -> None:
+    """A run that stopped after embedding the photographs of a shift anew has not scored them."""
+    shifted.run()
+    store = EmbeddingStore.open(next((shifted.root / "out" / "shift").glob("*.zarr")))
+    (entry,) = store.backbones()
+    with lock.hold(store.path, run := lock.new_run_id()):
+        changed = 1 - store.read(entry, "identity", 0, 6)
+        store.write_shard(entry, 0, {"identity": changed}, (), seconds=1.0, run=run)
+    shifted.refused("report", shifted.root / "out" / "store.zarr", kind="StaleError")
+
+
+def _results(scene: Scene) -> dict[str, Any]:
+    return read(scene.root / "out" / "results.json")
