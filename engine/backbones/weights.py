@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -276,3 +278,46 @@ def dinov2_to_timm(state: State) -> State:
         is_part = re.search(r"\.attn\.(query|key|value)\.", key)
         (parts if is_part else out)[key] = value
     return out | joined(parts)
+
+
+def write_described(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], form: str) -> None:
+    """Write tensors and JSON metadata to a safetensors file, under a temporary name until it is complete.
+
+    Args:
+        form: name and version of the format, checked by `read_described`.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(held, temporary, {"substyle": json.dumps({**metadata, "format": form})})
+    temporary.replace(path)
+
+
+def read_described(
+    path: Path, form: str, required: Mapping[str, type], *, title: str, tensors: bool = True
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a file of `write_described`: its tensors (none unless asked for) and metadata.
+
+    Args:
+        form: the expected format.
+        required: type of each required entry of the metadata.
+        title: what the file should be, for errors.
+
+    Raises:
+        WeightsError: the file does not exist, has another format, or lacks an entry.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("substyle", "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot read {title}: {error}") from error
+    if not isinstance(metadata, dict) or metadata.pop("format", None) != form:
+        raise WeightsError(f"{path}: not {title}")
+    if not all(isinstance(metadata.get(name), kind) for name, kind in required.items()):
+        raise WeightsError(f"{path}: missing or invalid entries in the header; required: {', '.join(required)}")
+    return state, metadata

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.spec import Backbone
-from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.backbones.weights import WeightsError, read_described, write_described
 from substyle.kernels.errors import ConfigError
 
 PREFIX = "adapt:"
@@ -84,14 +84,10 @@ class Adapter:
 
     def save(self, path: Path) -> None:
         """Write ``path`` (safetensors) and beside it the same layer as an ONNX model with a free batch size."""
-        from safetensors.numpy import save_file
-
         path.parent.mkdir(parents=True, exist_ok=True)
         self._onnx(path.with_suffix(".onnx"))
-        temporary = path.with_name(path.name + ".tmp")
-        tensors = {"weight": self.weight_ED, "bias": self.bias_E}
-        save_file(tensors, temporary, {"substyle": json.dumps({**self.metadata, "format": FORMAT})})
-        temporary.replace(path)
+        tensors = {"weight": torch.from_numpy(self.weight_ED), "bias": torch.from_numpy(self.bias_E)}
+        write_described(path, tensors, self.metadata, FORMAT)
 
     def _onnx(self, path: Path) -> None:
         import onnx
@@ -113,27 +109,14 @@ class Adapter:
     @classmethod
     def load(cls, path: Path) -> Adapter:
         """Read an adapter. Raises WeightsError if the file does not exist or is not an adapter."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="np") as file:
-                metadata = json.loads((file.metadata() or {}).get("substyle", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, RecursionError, SafetensorError) as error:
-            raise WeightsError(f"{path}: cannot read the adapter: {error}") from error
-        if (
-            not isinstance(metadata, dict)
-            or metadata.pop("format", None) != FORMAT
-            or set(tensors) != {"weight", "bias"}
-        ):
+        tensors, metadata = read_described(path, FORMAT, _REQUIRED, title="an adapter written by substyle adapt")
+        if set(tensors) != {"weight", "bias"}:
             raise WeightsError(f"{path}: not an adapter written by substyle adapt")
-        if not all(isinstance(metadata.get(name), kind) for name, kind in _REQUIRED.items()):
-            raise WeightsError(f"{path}: missing or invalid entries in the header; required: {', '.join(_REQUIRED)}")
         weight, bias = tensors["weight"], tensors["bias"]
-        fit = weight.ndim == 2 and bias.shape == weight.shape[:1] and weight.size
-        if not fit or any(a.dtype != np.float32 or not np.isfinite(a).all() for a in (weight, bias)):
+        fit = weight.ndim == 2 and bias.shape == weight.shape[:1] and weight.numel()
+        if not fit or any(each.dtype != torch.float32 or not each.isfinite().all() for each in (weight, bias)):
             raise WeightsError(f"{path}: weights must be finite float32 numbers (E, D) and (E,)")
-        return cls(weight, bias, metadata)
+        return cls(weight.numpy(), bias.numpy(), metadata)
 
     def changed(self, name: str, spec: Mapping[str, Any], dim: int) -> dict[str, Any]:
         """Facts of the adapted backbone that differ from those of its backbone (`BackboneSpec.describe`).

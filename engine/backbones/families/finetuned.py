@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from substyle.engine.backbones.spec import Backbone, tensors_hash
-from substyle.engine.backbones.weights import WeightsError
+from substyle.engine.backbones.weights import WeightsError, read_described, write_described
 from substyle.kernels.errors import ConfigError
 
 PREFIX = "finetuned:"
@@ -36,13 +35,7 @@ class Finetuned:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        from safetensors.torch import save_file
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
-        save_file(tensors, temporary, {"substyle": json.dumps({**self.metadata, "format": FORMAT})})
-        temporary.replace(path)
+        write_described(path, self.state, self.metadata, FORMAT)
 
     @classmethod
     def load(cls, path: Path, *, tensors: bool = True) -> Finetuned:
@@ -51,18 +44,8 @@ class Finetuned:
         Raises:
             WeightsError: the file does not exist or is not a fine-tuned backbone.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = json.loads((file.metadata() or {}).get("substyle", "null"))
-                state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-        except (OSError, ValueError, RecursionError, SafetensorError) as error:
-            raise WeightsError(f"{path}: cannot read the fine-tuned weights: {error}") from error
-        if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
-            raise WeightsError(f"{path}: not written by [finetune] of a study")
-        if not all(isinstance(metadata.get(name), kind) for name, kind in _REQUIRED.items()):
-            raise WeightsError(f"{path}: missing or invalid entries in the header; required: {', '.join(_REQUIRED)}")
+        title = "weights fine-tuned by [finetune] of a study"
+        state, metadata = read_described(path, FORMAT, _REQUIRED, title=title, tensors=tensors)
         return cls(state, metadata)
 
 
