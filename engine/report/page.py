@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,9 @@ def _latex(table: Table, folder: Path) -> Path:
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
+@cache
 def environment() -> Environment:
-    """Create the Jinja environment, with autoescape and strict variables."""
+    """The Jinja environment, with autoescape and strict variables; it keeps compiled templates."""
     made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
