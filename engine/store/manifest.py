@@ -192,7 +192,7 @@ def read(store: Place, shard_rows: int) -> Manifest:
 
 
 def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
-    table = pq.read_table(arrow_file(read_named(path)))
+    table = pq.ParquetFile(arrow_file(read_named(path))).read()
     if not table.schema.equals(_SCHEMA):
         raise ValueError("unexpected columns for a manifest")
     described = (table.schema.metadata or {}).get(_SOURCE)
