@@ -13,6 +13,8 @@ from tests.conftest import the_json
 from substyle.engine import cli
 from substyle.engine.estimate.measured import fact
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 VIT = "timm:vit_base_patch16_224"
 H100_NAME = "NVIDIA H100 80GB HBM3"
 

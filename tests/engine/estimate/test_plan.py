@@ -20,6 +20,8 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.transforms.registry import suite
 
+pytestmark = pytest.mark.usefixtures("counted_once")
+
 H100 = DEVICES["h100"]
 SUITE = suite("substance31")
 

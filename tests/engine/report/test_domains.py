@@ -16,7 +16,6 @@ from substyle.kernels.errors import SubstyleError
 def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
     assert domains(results).rows == ()
-    assert 'id="domains"' not in write_report(results, tmp_path).html.read_text()
 
     def cell(accuracy: float, fog: float | None) -> dict[str, object]:
         return {"accuracy": accuracy, "ci95": [accuracy - 0.1, accuracy + 0.1], "by_transformation": {"fog": fog}}

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from substyle.engine.report.page import ReportFiles, soft, write_report
+from substyle.engine.report.sections import save_figures
 from substyle.kernels.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
@@ -62,13 +63,9 @@ def sections(page: Page) -> set[str | None]:
 
 @pytest.fixture(scope="module")
 def full(fake: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
-    return write_report(fake.fake_results(), tmp_path_factory.mktemp("full"))
-
-
-@pytest.fixture
-def page_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no figures for papers."""
-    monkeypatch.setattr("substyle.engine.report.page.save_figures", lambda results, folder: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("substyle.engine.report.page.save_figures", save_figures)
+        return write_report(fake.fake_results(), tmp_path_factory.mktemp("full"))
 
 
 def test_a_full_page_has_every_section_and_its_entry(full: ReportFiles) -> None:
@@ -107,7 +104,6 @@ def test_the_page_holds_the_numbers(full: ReportFiles, fake: ModuleType) -> None
     assert "one generator" in text
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
     text = page_of(write_report(results, tmp_path)).text
@@ -119,7 +115,6 @@ def test_the_page_has_the_verdicts_and_their_reasons(fake: ModuleType, tmp_path:
     assert "claims" not in sections(page_of(write_report(results, tmp_path)))
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_the_page_says_what_has_not_converged(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results()
     assert "All probes have converged." in page_of(write_report(results, tmp_path)).text
@@ -185,12 +180,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_of_results_has_a_page(
     shape: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Figures are drawn, but not saved, which takes most of the time."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **how: Path(path).touch())
+    monkeypatch.setattr("substyle.engine.report.sections._save", lambda figure, stem: [stem])
     options = dict(SHAPES[shape])
     if "suite" in options:
         options["suite"] = fake.SUITE[: options["suite"]]
@@ -213,7 +209,6 @@ def test_only_what_must_be_there(tmp_path: Path) -> None:
     assert files.tables == files.figures == ()
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_what_backbones_cost_is_shown(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)})
     page = write_report(results, tmp_path).html.read_text()
@@ -223,7 +218,6 @@ def test_what_backbones_cost_is_shown(fake: ModuleType, tmp_path: Path) -> None:
     assert "<td>71</td>" not in write_report(results, tmp_path).html.read_text()
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_null_sections_are_like_missing_ones(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)})
     for key in (
@@ -256,6 +250,7 @@ def test_bad_results_write_nothing(fake: ModuleType, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_same_results_give_the_same_files(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)}, images=100)
     first, second = (write_report(results, tmp_path / name) for name in ("a", "b"))
@@ -283,6 +278,7 @@ def test_figures_for_papers(full: ReportFiles) -> None:
             assert path.read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.usefixtures("figures")
 def test_mathematics_in_names_does_not_stop_the_figures(fake: ModuleType, tmp_path: Path) -> None:
     assert write_report(fake.fake_results({r"$\frac{$": (0.9, 0.9)}, images=100), tmp_path).figures
 
@@ -297,7 +293,6 @@ def gallery_page(fake: ModuleType, gallery: Path | None, out: Path) -> Page:
     return page_of(write_report(fake.fake_results({"alpha": (0.9, 0.9)}, images=50), out, gallery=gallery))
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_gallery_of_one_photograph_in_suite_order(fake: ModuleType, tmp_path: Path) -> None:
     pictures(tmp_path / "gallery", ["swirl", "identity", "jpeg", "unknown"])
     (tmp_path / "gallery" / "notes.txt").write_text("not a picture")
@@ -311,7 +306,6 @@ def test_gallery_of_one_photograph_in_suite_order(fake: ModuleType, tmp_path: Pa
         assert len(base64.b64decode(str(image["src"]).partition(",")[2])) < 5000
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_gallery_of_several_photographs(fake: ModuleType, tmp_path: Path) -> None:
     for i in range(6):
         pictures(tmp_path / "gallery" / str(i), ["identity", "jpeg"])
@@ -320,13 +314,11 @@ def test_gallery_of_several_photographs(fake: ModuleType, tmp_path: Path) -> Non
     assert "variants" in sections(page)
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_gallery_of_one_sheet(fake: ModuleType, tmp_path: Path) -> None:
     pictures(tmp_path / "gallery", ["sheet"], (300, 2400))
     assert len(gallery_page(fake, tmp_path / "gallery" / "sheet.png", tmp_path / "out").tags("img")) == 1
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -> None:
     results = fake.fake_results({"alpha": (0.9, 0.9)}, images=50)
     rows = [
@@ -346,13 +338,11 @@ def test_mistakes_with_and_without_a_picture(fake: ModuleType, tmp_path: Path) -
         write_report(results, tmp_path)
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_no_gallery(fake: ModuleType, tmp_path: Path) -> None:
     for gallery in (None, tmp_path / "missing", tmp_path):
         assert "variants" not in sections(gallery_page(fake, gallery, tmp_path / "out"))
 
 
-@pytest.mark.usefixtures("page_alone")
 def test_a_gallery_file_that_is_no_picture_is_named(fake: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "identity.png").write_bytes(b"nothing")
     with pytest.raises(SubstyleError, match=r"identity\.png: not a picture"):
@@ -389,7 +379,6 @@ FLAGS = [
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-@pytest.mark.usefixtures("page_alone")
 @pytest.mark.parametrize("width", [400, 1280])
 def test_in_a_browser_nothing_overflows_and_nothing_is_logged(fake: ModuleType, tmp_path: Path, width: int) -> None:
     skills = {f"{'a_long_backbone_name.' * 4}{i}": (0.8, 0.8) for i in range(3)} | {"x" * 90: (0.5, 0.5)}

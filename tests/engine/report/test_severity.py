@@ -17,7 +17,7 @@ from substyle.kernels.errors import SubstyleError
 @pytest.fixture
 def swept(fake: ModuleType) -> dict[str, Any]:
     """Results in which two backbones have curves of one transformation."""
-    swept: dict[str, Any] = fake.fake_results()
+    swept: dict[str, Any] = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
     names = [name for name, each in swept["backbones"].items() if (each.get("fine") or {}).get("linear")][:2]
     assert len(names) == 2
     for name, half in zip(names, (1.5, 4.0), strict=True):
@@ -59,12 +59,11 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     assert "no other backbone is clearly later" in severity_plots(swept)[0].summary
 
 
-def test_results_without_severities_have_no_section(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
-    assert severity_plots(results) == []
-    assert 'id="severity"' not in write_report(results, tmp_path).html.read_text()
+def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
+    assert severity_plots(fake.fake_results()) == []
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
     files = write_report(swept, tmp_path)
     assert 'id="severity"' in files.html.read_text()

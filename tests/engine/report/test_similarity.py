@@ -15,10 +15,10 @@ from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
 
 
+@pytest.mark.usefixtures("figures")
 def test_matrices_are_symmetric_and_the_sentence_names_trained_backbones(fake: ModuleType, tmp_path: Path) -> None:
-    results = fake.fake_results()
+    results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8), "control:pixels": (0.4, 0.3)})
     assert similarity_maps(results) == []
-    assert 'id="similarity"' not in write_report(results, tmp_path).html.read_text()
     control, (a, b) = "control:pixels", real(results)[:2]
     pair = {"cka": 0.256, "cka_ci95": [0.2, 0.3], "rsa": None, "rsa_ci95": None}
     results["similarity"] = {
