@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,19 @@ def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
+def fill(root: Path) -> Path:
+    """A weight, and beside it a folder of photographs, which is returned."""
+    (root / "weight").write_text("1.5")
+    folder = root / "images"
     folder.mkdir()
     for i in range(5):
         (folder / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
     return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return fill(tmp_path)
 
 
 @pytest.fixture
@@ -103,14 +110,17 @@ def tiny(name: str, rest: str, context: LoadContext) -> Backbone:
     return Backbone(spec, graph=graph(float(text), side))
 
 
-@pytest.fixture(autouse=True)
-def family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def identify(name: str, rest: str, context: LoadContext) -> dict[str, object] | None:
-        return registry.checkpoint_identity(context.checkpoint)
+def identify(name: str, rest: str, context: LoadContext) -> dict[str, object] | None:
+    return registry.checkpoint_identity(context.checkpoint)
 
-    (tmp_path / "weight").write_text("1.5")
-    # a prefix that may have a checkpoint
-    monkeypatch.setitem(registry.FAMILIES, "timm", Family("timm", "rows", "rows", tiny, identify, checkpoint=True))
+
+# a prefix that may have a checkpoint
+FAMILY = Family("timm", "rows", "rows", tiny, identify, checkpoint=True)
+
+
+@pytest.fixture(autouse=True)
+def family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.FAMILIES, "timm", FAMILY)
 
 
 def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = CONFIG) -> CompiledBackbone:
@@ -118,6 +128,23 @@ def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = C
     samples = OwnSamples(PixelPipeline(settings, config), records, list(records), 4)
     (compiled,) = prepare_backbones([BackboneChoice("timm:rows", images.parent / "weight")], samples, quiet=True)
     return compiled
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompiledBackbone]:
+    """The cache after a first start, and what it compiled."""
+    root = tmp_path_factory.mktemp("started")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUBSTYLE_CACHE", str(root / "cache"))
+        patch.setitem(registry.FAMILIES, "timm", FAMILY)
+        return root / "cache", prepare(fill(root))
+
+
+@pytest.fixture
+def first(started: tuple[Path, CompiledBackbone], own: Path) -> CompiledBackbone:
+    """What a first start on the same photographs compiled; the cache is as it left it."""
+    shutil.copytree(started[0], own)
+    return started[1]
 
 
 def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
@@ -142,9 +169,9 @@ def test_nothing_is_done_twice(images: Path, work: list[str]) -> None:
         {"transformations": ("identity", "grayscale")},
     ],
 )
-def test_changed_settings_are_looked_at_anew(images: Path, work: list[str], change: dict[str, object]) -> None:
-    prepare(images)
-    work.clear()
+def test_changed_settings_are_looked_at_anew(
+    images: Path, first: CompiledBackbone, work: list[str], change: dict[str, object]
+) -> None:
     prepare(images, settings=dataclasses.replace(SETTINGS, **change))  # type: ignore[arg-type]
     assert "variants" in work
     assert "spot" in work
@@ -163,24 +190,20 @@ def test_style_precision_is_looked_at_anew(images: Path, work: list[str]) -> Non
 
 
 @pytest.mark.parametrize("change", [{"precision": "auto"}, {"dtype": "float32"}])
-def test_another_precision_or_type_runs_the_gate(images: Path, work: list[str], change: dict[str, str]) -> None:
-    prepare(images)
-    work.clear()
+def test_another_precision_or_type_runs_the_gate(
+    images: Path, first: CompiledBackbone, work: list[str], change: dict[str, str]
+) -> None:
     prepare(images, config=dataclasses.replace(CONFIG, **change))  # type: ignore[arg-type]
     assert "gate" in work
 
 
-def test_one_changed_photograph_is_enough(images: Path, work: list[str]) -> None:
-    prepare(images)
-    work.clear()
+def test_one_changed_photograph_is_enough(images: Path, first: CompiledBackbone, work: list[str]) -> None:
     (images / "3.jpg").write_bytes(jpeg(photograph(77)))
     prepare(images)
     assert sorted(work) == ["spot", "variants"]
 
 
-def test_a_photograph_that_is_gone_is_enough(images: Path, work: list[str]) -> None:
-    prepare(images)
-    work.clear()
+def test_a_photograph_that_is_gone_is_enough(images: Path, first: CompiledBackbone, work: list[str]) -> None:
     (images / "3.jpg").unlink()
     prepare(images)
     assert sorted(work) == ["spot", "variants"]
@@ -188,10 +211,8 @@ def test_a_photograph_that_is_gone_is_enough(images: Path, work: list[str]) -> N
 
 @pytest.mark.parametrize("what", ["definition", "code", "versions", "device"])
 def test_what_computes_is_part_of_the_keys(
-    images: Path, work: list[str], what: str, monkeypatch: pytest.MonkeyPatch
+    images: Path, first: CompiledBackbone, work: list[str], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(images)
-    work.clear()
     if what == "definition":
         changed = dataclasses.replace(base.get("grayscale"), version=99)
         monkeypatch.setitem(base.REGISTRY, "grayscale", changed)
@@ -205,10 +226,10 @@ def test_what_computes_is_part_of_the_keys(
     assert {"gate", "spot", "variants"} <= set(work)
 
 
-def test_a_changed_checkpoint_of_the_same_size_is_loaded(images: Path, work: list[str]) -> None:
+def test_a_changed_checkpoint_of_the_same_size_is_loaded(
+    images: Path, first: CompiledBackbone, work: list[str]
+) -> None:
     path = images.parent / "weight"
-    first = prepare(images)
-    work.clear()
     path.write_text("1.5")  # the same again, at another time
     assert prepare(images).spec == first.spec
     assert work == []
@@ -257,9 +278,8 @@ def test_transformations_of_plugins_are_made_each_time(
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
 @pytest.mark.parametrize("kind", ["sources", "gates", "spots", "rates", "openvino"])
 def test_damaged_entries_are_made_anew(
-    images: Path, own: Path, kind: str, how: str, capsys: pytest.CaptureFixture[str]
+    images: Path, first: CompiledBackbone, own: Path, kind: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = prepare(images)
     for path in (own / kind).iterdir():
         data = path.read_bytes()
         if how == "gone":
@@ -322,7 +342,7 @@ def test_where_own_photographs_fail_the_precision_is_searched_for_on_them(
         prepare(images, config=dataclasses.replace(config, precision="bf16"))
 
 
-def test_the_result_tells_the_spot_check(images: Path) -> None:
+def test_the_result_tells_the_spot_check(images: Path, first: CompiledBackbone) -> None:
     compiled = prepare(images)
     assert compiled.gate is not None
     assert (compiled.gate["images"], compiled.gate["rows"]) == (18, 18)
