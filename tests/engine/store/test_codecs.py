@@ -45,8 +45,13 @@ def filled(
     return EmbeddingStore.open(path), kept
 
 
+def homes(codecs: tuple[Codec, ...]) -> list[tuple[str, Codec]]:
+    """Every codec on a disk, and one in a bucket, which gets the same bytes."""
+    return [*(("disk", codec) for codec in codecs), ("bucket", "bitround+zstd")]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(("home", "codec"), homes(CODECS), indirect=["home"])
 def test_every_codec_is_read_by_zarr_and_by_us(home: Place, codec: Codec, dtype: Dtype) -> None:
     store, kept = filled(home / "s.zarr", codec, dtype)
     entry = store.backbone("timm:z")
@@ -105,7 +110,7 @@ def test_compression_saves_space(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
-@pytest.mark.parametrize("codec", COMPRESSED)
+@pytest.mark.parametrize(("home", "codec"), homes(COMPRESSED), indirect=["home"])
 def test_damage_is_found(home: Place, codec: Codec, how: str) -> None:
     store, _ = filled(home / "s.zarr", codec)
     entry = store.backbone("timm:z")

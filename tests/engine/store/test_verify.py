@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from substyle.pipelines.storage import Place, matching
 OTHER = "timm:y"
 
 
-def finished(path: Place) -> EmbeddingStore:
+def filled(path: Place) -> EmbeddingStore:
     """6 images in shards of 4 rows, two backbones, all done; half of the journal is compacted."""
     store, _ = make(path)
     store.ensure_backbone(facts(OTHER), FOUND)
@@ -28,6 +30,22 @@ def finished(path: Place) -> EmbeddingStore:
         if shard == 0:
             compaction.compact(path, at=1)
     return store
+
+
+@cache
+def _files() -> dict[str, bytes]:
+    """Files of a store that `filled` has made."""
+    with TemporaryDirectory() as folder:
+        root = filled(Path(folder) / "s.zarr").path
+        assert isinstance(root, Path)
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def finished(path: Place) -> EmbeddingStore:
+    """A copy of the store that `filled` makes."""
+    for name, data in _files().items():
+        put(path / name, data)
+    return EmbeddingStore.open(path)
 
 
 def finished_of(store: EmbeddingStore) -> dict[tuple[int, str], set[str]]:
@@ -65,7 +83,7 @@ def both(*cases: object) -> list[tuple[object, ...]]:
 
 
 def test_a_sound_store(home: Place) -> None:
-    finished(home / "s.zarr")
+    filled(home / "s.zarr")
     verdict = verify(home / "s.zarr", quiet=True)
     assert verdict.ok
     assert not verdict.noted
