@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ LAYERS = (
 )
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     found = {}
     for folder in ("kernels", "pipelines", "engine"):
@@ -30,8 +32,10 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
-def imports(tree: ast.Module, known: set[str]) -> set[str]:
+@cache
+def imports(name: str) -> set[str]:
     """Modules of the package that a module imports, including imports for type checking."""
+    tree, known = modules()[name], modules().keys()
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -54,17 +58,17 @@ def group(name: str) -> tuple[int, str]:
 def test_imports_go_down() -> None:
     found = modules()
     assert len(found) > 50
-    for name, tree in found.items():
+    for name in found:
         if name == "engine":
             continue
-        for other in imports(tree, set(found) - {"engine"}):
+        for other in imports(name) - {"engine"}:
             (layer, package), (below, of) = group(name), group(other)
             assert below < layer or package == of, f"{name} imports {other}"
 
 
 def test_no_cycles() -> None:
     found = modules()
-    graph = {name: imports(tree, set(found)) - {name} for name, tree in found.items()}
+    graph = {name: imports(name) - {name} for name in found}
     done: set[str] = set()
 
     def walk(name: str, way: tuple[str, ...]) -> None:

@@ -125,7 +125,7 @@ def test_arithmetic_controls(name: str, tolerance: float, side: int) -> None:
         assert distance(np.concatenate(parts), whole) <= tolerance, (threads, batch)
 
 
-@pytest.mark.parametrize("model", ["test_efficientnet", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("model", ["test_efficientnet", pytest.param("tf_efficientnet_lite0", marks=pytest.mark.slow)])
 def test_threads_change_no_weights_of_a_recalibrated_control(model: str) -> None:
     def weights(threads: int) -> str:
         torch.set_num_threads(threads)

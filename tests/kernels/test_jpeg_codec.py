@@ -76,11 +76,20 @@ def test_the_canvas_is_left_alone() -> None:
     assert torch.equal(canvas, before)
 
 
-@pytest.mark.parametrize("size", [(0, 0), (33, 50), (17, 8), (1, 1), (5, 4), (6, 6), (40, 1), (1, 40)])
-def test_triton(place: Place, size: tuple[int, int]) -> None:
+GRAINY, EXTREME = {2: 10, 4: 100}, {7: 100, 9: 1}  # quality by picture; of quality 100: noise
+
+
+@pytest.mark.parametrize(
+    ("size", "some"),
+    [
+        *(((0, 0), GRAINY), ((33, 50), EXTREME), ((17, 8), GRAINY), ((1, 1), EXTREME)),
+        *(((5, 4), GRAINY), ((6, 6), EXTREME), ((40, 1), GRAINY), ((1, 40), EXTREME)),
+    ],
+)
+def test_triton(place: Place, size: tuple[int, int], some: dict[int, int]) -> None:
     """Whole and partial units, programs that end within an image, and chroma of one, two and three columns."""
     height, width = size if any(size) else (place.large, place.large + 27)
-    canvas, quality = pictures(height, width)[[2, 4, 7, 9]], QUALITIES[[2, 9, 9, 0]]  # of quality 100: noise
+    canvas, quality = pictures(height, width)[list(some)], np.array(list(some.values()), np.int32)
     made = place.load("jpeg_codec_triton").compressed(canvas.to(place.device), jpeg_codec.tables(quality))
     assert torch.equal(made.cpu(), jpeg_codec.compressed_reference(canvas, quality))
 
