@@ -30,7 +30,7 @@ from benchmarks.peers import (
     transforms_torchvision,
 )
 from substyle.engine.store import manifest
-from substyle.engine.style_transfer.networks import StyleNetwork
+from substyle.engine.style_transfer.networks import StyleNetwork, networks_for
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import SUITES, suite
@@ -66,7 +66,8 @@ def run(quick: bool) -> list[Row]:
             "ms_per_image": 1e3 * row.timings[OURS].median / BATCH,
             "sum_of_rows_ms_per_image": 1e3 * alone / BATCH,
         }
-    more = [bench.row(name, (name,)) for each in SUITES for name in suite(each) if name not in names]
+    further = dict.fromkeys(name for each in SUITES for name in suite(each) if name not in names)
+    more = [bench.row(name, (name,)) for name in further]
     for row in more:
         row.facts |= {"us_per_image": 1e6 * row.timings[OURS].median / BATCH}
         row.headline = False
@@ -89,9 +90,7 @@ class _Bench:
     def row(self, title: str, names: Sequence[str]) -> Row:
         """Measure one or several transformations of one maker."""
         styles = [name for name in names if base.get(name).made_by == "network"]
-        networks: dict[str, base.Network] = {}
-        if styles:
-            networks["multistyle"] = network = StyleNetwork(styles, side=SIDE, threads=CORES)
+        networks = networks_for(names, side=SIDE, threads=CORES)
         maker = VariantMaker(names, side=SIDE, seed=0, batch=BATCH, threads=CORES, networks=networks)
 
         def ours() -> None:
@@ -100,6 +99,8 @@ class _Bench:
 
         contenders: dict[str, Callable[[], object]] = {OURS: ours}
         if styles == list(names):
+            (network,) = networks.values()
+            assert isinstance(network, StyleNetwork)
             pieces = [[self.canvas_BSSC[i : i + 1].numpy()] for i in range(BATCH)]
             contenders[CEILING] = lambda: network.graph.run(pieces)
             if len(styles) > 1:
