@@ -274,7 +274,7 @@ _STRIDES = (1, 2, 2)  # of the contracting convolutions
 
 
 class StyleModule(nn.Module):
-    """The style generator for a GPU, as published, without phases.
+    """The style generator for a GPU.
 
     Instance normalisation always runs in float32: on a uniform image it divides rounding errors by almost 0.
 
@@ -305,10 +305,11 @@ class StyleModule(nn.Module):
         x = canvas_BSSC.permute(0, 3, 1, 2).float() * (1.0 / 255.0)
         contract = list(self.contract)
         while contract and not contract[0].normalised:  # shared by all styles
-            x = functional.relu(contract.pop(0)(x, self.dtype))
+            convolution = contract.pop(0)
+            x = functional.relu(convolution(convolution.padded(x, self.dtype)))
         first = contract.pop(0) if contract else None
         if first is not None:  # shared but for its scale and shift
-            x = self._centred(first(x, self.dtype))
+            x = self._centred(first(first.padded(x, self.dtype)))
         return tuple(self._styled(x, first, contract, style) for style in range(self.styles))
 
     def _styled(
@@ -318,8 +319,10 @@ class StyleModule(nn.Module):
         for convolution in contract:
             y = functional.relu(self._normalised(y, convolution, style))
         for i in range(0, len(self.residual), 2):
-            z = functional.relu(self._normalised(y, self.residual[i], style))
-            y = y + self._normalised(z, self.residual[i + 1], style)
+            # the padded input of the block is also its residual, so that it is in memory once
+            padded = self.residual[i].padded(y, self.dtype)
+            z = functional.relu(_scaled(self._centred(self.residual[i](padded)), self.residual[i], style))
+            y = padded[..., 1:-1, 1:-1].float() + self._normalised(z, self.residual[i + 1], style)
         for convolution, times in zip(self.expand, _ENLARGED, strict=True):
             if times > 1:
                 y = functional.interpolate(y.to(self.dtype), scale_factor=times, mode="nearest")
@@ -330,7 +333,7 @@ class StyleModule(nn.Module):
         return picture.permute(0, 2, 3, 1).contiguous()
 
     def _normalised(self, x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor:
-        return _scaled(self._centred(convolution(x, self.dtype)), convolution, style)
+        return _scaled(self._centred(convolution(convolution.padded(x, self.dtype))), convolution, style)
 
     def _centred(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise each channel of each image to mean 0 and variance 1, in float32."""
@@ -340,7 +343,7 @@ class StyleModule(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution with reflection padding."""
+    """A convolution with reflection padding, which its caller makes by `padded`."""
 
     normalised: bool
 
@@ -351,9 +354,11 @@ class _Convolution(nn.Module):
         bias = None if layer.bias is None else torch.from_numpy(layer.bias.copy())
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
-    def forward(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        x = functional.pad(x.to(dtype), (self.weight.shape[2] // 2,) * 4, "reflect")
-        return functional.conv2d(x, self.weight, self.bias, self.stride)
+    def padded(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return functional.pad(x.to(dtype), (self.weight.shape[2] // 2,) * 4, "reflect")
+
+    def forward(self, padded: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(padded, self.weight, self.bias, self.stride)
 
 
 def _scaled(x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor:
