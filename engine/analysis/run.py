@@ -10,6 +10,7 @@ import numpy as np
 
 from substyle.engine.analysis import geometry, neighbors
 from substyle.engine.analysis.geometry import F32, I64
+from substyle.engine.analysis.projection import embedding_map
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store.layout import TEST, TRAIN, VAL
@@ -28,12 +29,12 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
     Returns:
         JSON-ready keys ``knn``, ``balance``, ``balance_ci95``, ``retrieval``, ``clusters`` (over variants of
         test photographs), ``sensitivity``, ``sensitivity_ci95``, ``equivariance``, ``equivariance_ci95``,
-        ``steerability``, ``steerability_unchanged`` (one number per transformation except identity) and ``sampled``
-        (numbers of sampled images and rows). Undefined numbers are None.
+        ``steerability``, ``steerability_unchanged`` (one number per transformation except identity), ``map`` (see
+        `embedding_map`) and ``sampled`` (numbers of sampled images and rows). Undefined numbers are None.
     """
     table = averaged(table)
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
-    with limited(config.threads), stage(f"analyze {table.backbone}", len(moving) + 4, "steps", quiet=quiet) as bar:
+    with limited(config.threads), stage(f"analyze {table.backbone}", len(moving) + 5, "steps", quiet=quiet) as bar:
         queries = geometry.query_rows(table, config.max_queries, config.seed, config.resample_by)
         bank = geometry.bank_rows(table, config.max_bank, config.seed)
         bar.advance()
@@ -50,6 +51,8 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         bar.advance()
         classes = len(np.unique(queries.label_R[queries.label_R >= 0])) if table.has_classes else 0
         answer["clusters"] = neighbors.clusters(queries, len(set(table.families)), classes, config.seed)
+        bar.advance()
+        answer |= embedding_map(table, config)
         bar.advance()
         answer |= _geometry(table, moving, config, bar)
     answer["sampled"] |= {

@@ -428,7 +428,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     explore.add_argument("--backbone", required=True, metavar="NAME")
     explore.add_argument("--export", type=_folder, metavar="DIR", help="write a static page instead; a new folder")
     explore.add_argument("--results", type=_folder, metavar="DIR", help="output folder of its probes (that of the run)")
-    explore.add_argument("--projection", default="umap", metavar="NAME", help="umap or pacmap (umap)")
+    explore.add_argument("--projection", default="umap", metavar="NAME", help="umap, pacmap or tsne (umap)")
     explore.add_argument(
         "--photographs", type=_whole(1, 1 << 20), default=200, metavar="N", help="photographs, drawn at random (200)"
     )

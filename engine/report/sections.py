@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report import extraction, severity, shift, similarity
+from substyle.engine.report import embedding_map, extraction, severity, shift, similarity
 from substyle.engine.report.data import (
     HEADS,
     Column,
@@ -265,7 +265,7 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
     """Write figures as PDF and PNG.
 
     ``overview``: accuracy of probes; ``depth``: by layer; ``severity``: by severity; ``complexity``: by size of the
-    probe; ``similarity``: of backbones; ``shift``: loss by sensitivity;
+    probe; ``similarity``: of backbones; ``map``: of embeddings; ``shift``: loss by sensitivity;
     ``robustness``: class accuracy by sensitivity.
 
     Figures without numbers are skipped. Returns the files.
@@ -295,6 +295,8 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
             drawn["complexity"] = extraction.draw_sizes(sizes, {"full": _FULL, "open": _OPEN, "late": _MUTED})
         if maps := similarity.similarity_maps(results):
             drawn["similarity"] = similarity.draw_similarity(maps)
+        if mapped := embedding_map.embedding_maps(results):
+            drawn["map"] = embedding_map.draw_maps(mapped)
         if shifted := shift.shift_plots(results):
             drawn["shift"] = extraction.draw_sizes(shifted, {"full": _FULL, "late": _MUTED})
         robustness = _robustness(results)

@@ -118,6 +118,18 @@ def _mistakes(value: object) -> str:
     return "" if good else "a list of variants with truth, prediction and confidence"
 
 
+def _map(value: object) -> str:
+    x, y, transformation, label, names, coarse = (
+        dig(value, key) for key in ("x", "y", "transformation", "class", "transformations", "coarse")
+    )
+    columns = (x, y, transformation, label)
+    good = all(isinstance(each, list) and each and len(each) == len(x) for each in columns)
+    good = good and all(isinstance(each, int) for column in columns for each in column)
+    good = good and not _texts(names) and not _texts(coarse) and len(names) == len(coarse)
+    good = good and min(transformation) >= 0 and max(transformation) < len(names) and min(label) >= -1
+    return "" if good else "columns of one length: x, y, transformation, class; names of transformations"
+
+
 # Schema of the parts that the report reads; all are optional or null. A shape is a check that returns what it expects,
 # or the keys of an object, "*" being any other key.
 Shape = Callable[[object], str] | dict[str, "Shape"]
@@ -197,6 +209,7 @@ _BACKBONE: Shape = {
     **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
     **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
     "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
+    "map": _map,
     "mistakes": {"*": {"head": _text, "scored": _whole, "wrong": _whole, "rows": _mistakes}},
     "attack": {"attacks": {"*": {"success": _number, "success_ci95": _interval, "detection": {"*": _DETECTED}}}},
     "spec": {"objective": _text, "data": _text, "parameters": _number, "finetuned": _finetuned},

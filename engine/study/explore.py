@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from substyle.engine.analysis import neighbors
+from substyle.engine.analysis.projection import PROJECTIONS, project
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.variants import batches
@@ -37,7 +38,6 @@ from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
 
-PROJECTIONS = ("umap", "pacmap")
 NEIGHBOURS = 10
 THUMBNAIL = 96  # px
 _INSTALL = "install it with pip install 'substyle[explore]'"
@@ -58,7 +58,7 @@ def explore(
     Args:
         export: a new or empty folder for the page and its data; it works without a network from any web server.
         results: output folder of `probe`; whether each saved probe is right, and how confident it is, become columns.
-        projection: ``umap`` or ``pacmap``, of normalised embeddings.
+        projection: ``umap``, ``pacmap`` or ``tsne``, of normalised embeddings.
         photographs: number of photographs, drawn at random; each is shown in all transformations.
         seed: seed of the photographs and of the projection.
 
@@ -72,7 +72,7 @@ def explore(
     """
     if projection not in PROJECTIONS:
         raise ConfigError("--projection", projection, ", ".join(PROJECTIONS))
-    for module in ("embedding_atlas", projection):
+    for module in ("embedding_atlas", PROJECTIONS[projection]):
         if find_spec(module) is None:
             raise MissingError(module.replace("_", "-"), _INSTALL)
     if export is not None and export.exists() and (not export.is_dir() or any(export.iterdir())):
@@ -115,7 +115,7 @@ def _rows(
     t_R, n_R = np.repeat(np.arange(times), len(n_M)), np.tile(n_M, times)
     x_RD = table.take(t_R, n_R).astype(np.float32)
     x_RD /= np.maximum(np.linalg.norm(x_RD, axis=1, keepdims=True), 1e-12)
-    place_R2 = _projected(x_RD, projection, seed)
+    place_R2 = project(x_RD, projection, seed)
     near_Rk = neighbors.others(neighbors.place(x_RD), min(NEIGHBOURS, len(x_RD) - 1))
     away_Rk = 1.0 - np.einsum("rd,rkd->rk", x_RD, x_RD[near_Rk])
     label_R = table.label_N[n_R].tolist()
@@ -160,19 +160,6 @@ def _predictions(
             name = f"{probe.metadata['task']}_{probe.metadata['head']}"
             columns |= {f"{name}_correct": pa.array(right, pa.bool_()), f"{name}_confidence": pa.array(confidence_R)}
     return columns
-
-
-def _projected(x_RD: NDArray[np.float32], projection: str, seed: int) -> NDArray[np.float32]:
-    """Two coordinates of each row. Shape: (R, 2)."""
-    if projection == "umap":
-        from umap import UMAP
-
-        made = UMAP(random_state=seed, n_jobs=1, n_neighbors=min(15, len(x_RD) - 1)).fit_transform(x_RD)
-    else:
-        from pacmap import PaCMAP
-
-        made = PaCMAP(random_state=seed).fit_transform(x_RD)
-    return np.asarray(made, np.float32)
 
 
 def current_variants(

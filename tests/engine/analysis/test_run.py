@@ -22,6 +22,7 @@ KEYS = {
     "equivariance_ci95",
     "steerability",
     "steerability_unchanged",
+    "map",
     "sampled",
 }
 

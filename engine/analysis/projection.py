@@ -1,0 +1,69 @@
+"""Two-dimensional maps of embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.analysis import geometry
+from substyle.engine.analysis.geometry import F32
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.store.table import EmbeddingTable
+
+PROJECTIONS = {"umap": "umap", "pacmap": "pacmap", "tsne": "sklearn"}
+"""Methods, and the module that each requires."""
+
+SIDE = 1000
+"""Coordinates of a map are whole numbers from 0 to this."""
+
+_FEWEST = 30  # rows of a map
+_PERPLEXITY = 30.0
+_STEPS = 500  # as good as the default of 1000 for up to some thousand points, in half the time
+
+
+def project(x_RD: F32, method: str, seed: int) -> F32:
+    """Place unit rows in two dimensions by ``umap``, ``pacmap`` or ``tsne``. Shape: (R, D) to (R, 2)."""
+    if method == "umap":
+        from umap import UMAP
+
+        made = UMAP(random_state=seed, n_jobs=1, n_neighbors=min(15, len(x_RD) - 1)).fit_transform(x_RD)
+    elif method == "pacmap":
+        from pacmap import PaCMAP
+
+        made = PaCMAP(random_state=seed).fit_transform(x_RD)
+    else:
+        from sklearn.manifold import TSNE
+
+        perplexity = min(_PERPLEXITY, (len(x_RD) - 1) / 3)
+        made = TSNE(random_state=seed, perplexity=perplexity, max_iter=_STEPS).fit_transform(x_RD)
+    return np.asarray(made, np.float32)
+
+
+def embedding_map(table: EmbeddingTable, config: AnalysisConfig) -> dict[str, Any]:
+    """Map variants of test photographs by t-SNE (van der Maaten and Hinton, JMLR 9, 2008), of unit embeddings.
+
+    Distances between clusters and their sizes have no meaning. All backbones show the same photographs.
+
+    Returns:
+        ``{"map": {"x", "y", "transformation", "class", "transformations", "coarse"}}``: coordinates from 0 to `SIDE`,
+        index of the transformation and of the class (-1: none) of each point; names and coarse classes of the
+        transformations. Empty if there are fewer than 30 variants, or ``map_points`` is 0.
+    """
+    if config.map_points < _FEWEST:
+        return {}
+    rows = geometry.query_rows(table, config.map_points, config.seed)
+    if len(rows) < _FEWEST:
+        return {}
+    place_R2 = project(rows.x_RD, "tsne", config.seed)
+    place_R2 -= place_R2.min(axis=0)
+    place_R2 *= SIDE / max(float(place_R2.max()), np.finfo(np.float32).tiny)
+    coarse = dict(zip(table.families, table.coarse, strict=True))
+    columns = {
+        "x": np.rint(place_R2[:, 0]).astype(int),
+        "y": np.rint(place_R2[:, 1]).astype(int),
+        "transformation": rows.transformation_R,
+        "class": rows.label_R,
+    }
+    named = {"transformations": list(coarse), "coarse": list(coarse.values())}
+    return {"map": {**{name: column.tolist() for name, column in columns.items()}, **named}}

@@ -1,0 +1,44 @@
+"""Maps of embeddings: where points lie, and which they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.manifold import trustworthiness
+from tests.engine.analysis.test_run import table
+
+from substyle.engine.analysis import geometry
+from substyle.engine.analysis.projection import SIDE, embedding_map
+from substyle.engine.config import AnalysisConfig
+
+
+@pytest.fixture(scope="module")
+def mapped() -> dict[str, list[int]]:
+    return embedding_map(table(style=3.0), AnalysisConfig(map_points=100))["map"]
+
+
+def test_neighbours_on_the_map_are_neighbours_among_the_embeddings(mapped: dict[str, list[int]]) -> None:
+    place_R2 = np.stack([mapped["x"], mapped["y"]], axis=1)
+    assert place_R2.min(axis=0).tolist() == [0, 0]
+    assert place_R2.max() == SIDE
+    rows = geometry.query_rows(table(style=3.0), 100, 0)
+    assert trustworthiness(rows.x_RD, place_R2, n_neighbors=5) > 0.9
+
+
+def test_points_are_variants_of_whole_test_photographs(mapped: dict[str, list[int]]) -> None:
+    rows = geometry.query_rows(table(style=3.0), 100, 0)
+    assert mapped["transformation"] == rows.transformation_R.tolist()
+    assert mapped["class"] == rows.label_R.tolist()
+    assert len(mapped["x"]) == 100
+    assert mapped["transformations"] == ["identity", "t1", "t2", "t3", "t4"]
+    assert mapped["coarse"] == ["identity"] + ["blur"] * 4
+
+
+@pytest.mark.parametrize(("images", "points"), [(90, 0), (90, 29), (10, 600)])
+def test_too_few_points_make_no_map(images: int, points: int) -> None:
+    assert embedding_map(table(images), AnalysisConfig(map_points=points)) == {}
+
+
+def test_equal_embeddings_have_a_map() -> None:
+    found = embedding_map(table(style=0.0, substance=0.0, noise=0.0), AnalysisConfig(map_points=60))["map"]
+    assert len(found["x"]) == len(found["y"]) == 60

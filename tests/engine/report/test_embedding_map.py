@@ -1,0 +1,77 @@
+"""Maps of embeddings in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from substyle.engine.report.data import real
+from substyle.engine.report.embedding_map import COLOURS, embedding_maps
+from substyle.engine.report.page import write_report
+from substyle.engine.report.validation import validate_results
+from substyle.kernels.errors import SubstyleError
+
+
+def with_map(fake: ModuleType, changes: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    results: dict[str, Any] = fake.fake_results()
+    name = real(results)[0]
+    results["classes"] = [f"class {i}" for i in range(12)]
+    found = {
+        "x": [*range(40)],
+        "y": [1] * 40,
+        "transformation": [i % 2 for i in range(40)],
+        "class": [-1, 11] + [i % 12 for i in range(36)] + [0, 1],
+        "transformations": ["identity", "gaussian_blur"],
+        "coarse": ["identity", "blur"],
+    }
+    results["backbones"][name]["map"] = found | changes
+    return results, name
+
+
+def test_points_are_grouped_by_coarse_class_and_by_frequent_classes(fake: ModuleType, tmp_path: Path) -> None:
+    results, name = with_map(fake, {})
+    validate_results(results)
+    (found,) = embedding_maps(results)
+    assert found.name == name
+    assert [(group.name, group.colour, len(group.points)) for group in found.by_coarse] == [
+        ("identity", 0, 20),
+        ("blur", 1, 20),
+    ]
+    assert found.by_coarse[0].path.startswith("M0 1h0M2 1h0")
+    others, *classes = found.by_class
+    assert (others.name, others.colour) == ("all others", len(COLOURS) - 1)
+    assert [group.colour for group in classes] == [*range(10)]
+    assert {group.name for group in classes} >= {"class 0", "class 1", "class 11"}
+    assert sum(len(group.points) for group in found.by_class) == 40
+    page = write_report(results, tmp_path)
+    assert 'id="map"' in page.html.read_text()
+    assert found.by_coarse[0].path in page.html.read_text()
+    assert {path.name for path in page.figures} >= {"map.pdf", "map.png"}
+
+
+def test_one_class_is_not_shown_by_class(fake: ModuleType, tmp_path: Path) -> None:
+    results, _ = with_map(fake, {"class": [-1] * 40})
+    assert embedding_maps(results)[0].by_class == ()
+    text = write_report(results, tmp_path).html.read_text()
+    assert "<h3>By coarse class</h3>" in text
+    assert "<h3>By class</h3>" not in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x": [1]},
+        {"x": None},
+        {"y": ["1"] * 40},
+        {"transformation": [2] * 40},
+        {"class": [-2] * 40},
+        {"coarse": ["blur"]},
+    ],
+)
+def test_incomplete_maps_are_refused(fake: ModuleType, changes: dict[str, Any]) -> None:
+    results, _ = with_map(fake, changes)
+    with pytest.raises(SubstyleError, match="map"):
+        validate_results(results)
