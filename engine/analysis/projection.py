@@ -48,12 +48,12 @@ def embedding_map(table: EmbeddingTable, config: AnalysisConfig) -> dict[str, An
     Returns:
         ``{"map": {"x", "y", "transformation", "class", "transformations", "coarse"}}``: coordinates from 0 to `SIDE`,
         index of the transformation and of the class (-1: none) of each point; names and coarse classes of the
-        transformations. Empty if there are fewer than 30 variants, or ``map_points`` is 0.
+        transformations. Empty if there are fewer than 30 variants with different embeddings.
     """
     if config.map_points < _FEWEST:
         return {}
     rows = geometry.query_rows(table, config.map_points, config.seed)
-    if len(rows) < _FEWEST:
+    if len(np.unique(rows.x_RD, axis=0)) < _FEWEST:  # scikit-learn crashes if all rows are equal
         return {}
     place_R2 = project(rows.x_RD, "tsne", config.seed)
     place_R2 -= place_R2.min(axis=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
@@ -39,6 +41,11 @@ def test_too_few_points_make_no_map(images: int, points: int) -> None:
     assert embedding_map(table(images), AnalysisConfig(map_points=points)) == {}
 
 
-def test_equal_embeddings_have_a_map() -> None:
-    found = embedding_map(table(style=0.0, substance=0.0, noise=0.0), AnalysisConfig(map_points=60))["map"]
-    assert len(found["x"]) == len(found["y"]) == 60
+def test_variants_with_equal_embeddings_have_a_map() -> None:
+    found = embedding_map(table(style=0.0, noise=0.0), AnalysisConfig(map_points=180))["map"]
+    assert len(found["x"]) == len(found["y"]) == 180
+
+
+def test_equal_embeddings_have_none() -> None:
+    same = table()
+    assert embedding_map(replace(same, x_TND=np.ones_like(same.x_TND)), AnalysisConfig()) == {}
