@@ -22,6 +22,7 @@ from substyle.engine.backbones.spec import (
     Readout,
     of_tag,
 )
+from substyle.engine.backbones.weights import HUB
 from substyle.kernels.errors import ConfigError
 
 # loaders
@@ -254,7 +255,10 @@ def meant(name: str) -> str:
         tags = open_clip.list_pretrained_tags_by_model(model)
         found = [tag] if tag else tags[:3] or ["<path>"]
         return f"{' or '.join(f'open_clip:{model}/{each}' for each in found)} (did you mean that?); "
-    near = get_close_matches(name, PRESETS, n=3, cutoff=0.75)
+    if bare != name:
+        near = [f"{library}:{HUB}{name[len(HUB) :]}" for library in (TIMM, OPEN_CLIP)]
+    else:
+        near = get_close_matches(name, PRESETS, n=3, cutoff=0.75)
     return f"{' or '.join(near)} (did you mean that?); " if near else ""
 
 
@@ -273,8 +277,9 @@ def stated(name: str) -> tuple[str, str]:
     if family == "package" and rest in SHIPPED:
         return SHIPPED[rest].objective, SHIPPED[rest].data
     if family == "open_clip":
-        return "image_text", of_tag(*rest.partition("/")[::2])[1]
-    if family == "timm":
+        return "image_text", "" if rest.startswith(HUB) else of_tag(*rest.partition("/")[::2])[1]
+    rest = rest.removeprefix(f"{HUB}timm/")
+    if family == "timm" and not rest.startswith(HUB):  # names of other owners state nothing
         architecture, _, tag = rest.partition(".")
         return of_tag(architecture, tag or _default_tag(architecture))
     return UNSTATED, ""

@@ -15,6 +15,7 @@ from substyle.engine.backbones.families.tensorflow import files_of, prefix_of
 from substyle.engine.backbones.packages import package_identity
 from substyle.engine.backbones.presets import ABOUT, meant, preset, sizes, stated
 from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
+from substyle.engine.backbones.weights import HUB
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.code import in_package, source_digest
@@ -198,8 +199,10 @@ def _identify_file(name: str, rest: str, context: LoadContext) -> dict[str, Any]
 def _identify_open_clip(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
     from substyle.engine.backbones.families import open_clip
 
-    tag = split(name, rest)[0].partition("/")[2]
-    return checkpoint_identity(context.checkpoint or open_clip.path_in(tag))
+    model = split(name, rest)[0]
+    if model.startswith(HUB):
+        return None
+    return checkpoint_identity(context.checkpoint or open_clip.path_in(model.partition("/")[2]))
 
 
 def _identify_onnx(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:
@@ -225,7 +228,9 @@ def _check_package(name: str, rest: str) -> None:
 
 def _check_control(name: str, rest: str) -> None:
     model, _ = split(name, rest)
-    if rest not in ("pixels", "statistics") and not (model.startswith(_RANDOM) and model != _RANDOM):
+    architecture = model.removeprefix(_RANDOM)
+    random = architecture != model and architecture and not architecture.startswith(HUB)
+    if rest not in ("pixels", "statistics") and not random:
         raise ConfigError(f"backbone {name}", rest, "pixels, statistics, random:<timm model>")
 
 
@@ -237,12 +242,14 @@ FAMILIES: dict[str, Family] = {
     family.prefix: family
     for family in (
         Family(
-            *("timm", "<model>", "any timm model, pretrained from its hub or checkpoint = path", _timm, _identify_file),
+            *("timm", "<model>|hf-hub:<owner>/<name>", "any timm model, pretrained or with checkpoint = path"),
+            *(_timm, _identify_file),
             checkpoint=True,
             check=split,
         ),
         Family(
-            *("open_clip", "<arch>/<pretrained tag or path>", "image towers of OpenCLIP, projected"),
+            *("open_clip", "<arch>/<pretrained tag or path>|hf-hub:<owner>/<name>"),
+            "image towers of OpenCLIP, projected",
             *(_open_clip, _identify_open_clip),
             checkpoint=True,
             check=split,
@@ -310,8 +317,8 @@ def check_name(name: str) -> Family:
 def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
     """`check_name` and raise ConfigError for a checkpoint if the family does not support one."""
     family = check_name(name)
-    if checkpoint is not None and not family.checkpoint:
-        allowed = f"a timm: or open_clip: backbone, or a preset of {', '.join(ABOUT)}"
+    if checkpoint is not None and (not family.checkpoint or f":{HUB}" in name):
+        allowed = f"a timm: or open_clip: backbone without {HUB}, or a preset of {', '.join(ABOUT)}"
         raise ConfigError(f"{name}: checkpoint", str(checkpoint), allowed)
     return family
 

@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from substyle.kernels.errors import SubstyleError
+from substyle.kernels.errors import ConfigError, SubstyleError
 
+HUB = "hf-hub:"  # before a repository in the names of timm and open_clip
 _CONNECT_S = 3.0
 
 
@@ -43,8 +44,25 @@ def require_repository(backbone: str, repository: str) -> None:
         return
     raise WeightsError(
         f"{backbone}: weights ({repository}) are not in the local hub cache ({constants.HF_HUB_CACHE}) and the hub "
-        f"cannot be reached. Set checkpoint = path, or fill the cache on a machine with network access."
+        f"cannot be reached. Fill the cache on a machine with network access"
+        f"{'' if HUB in backbone else ', or set checkpoint = path'}."
     )
+
+
+def hub_repository(backbone: str, model: str) -> str:
+    """Return the repository of a model named ``hf-hub:<owner>/<name>``; "" for other models.
+
+    Raises:
+        ConfigError: another form of name.
+        WeightsError: the repository is neither cached nor can its hub be reached.
+    """
+    if not model.startswith(HUB):
+        return ""
+    repository = model.removeprefix(HUB)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ConfigError(f"backbone {backbone}", model, f"{HUB}<owner>/<name>")
+    require_repository(backbone, repository)
+    return repository
 
 
 def _answers(endpoint: str) -> bool:

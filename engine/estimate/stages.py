@@ -192,7 +192,7 @@ def backbone(name: str, batch: int) -> NetworkFacts:
         network = network.eval()
         with torch.no_grad():
             dim = timm.require_vector(name, network(x[:1]))
-    except RuntimeError as error:  # the network reads values, which meta tensors do not have
+    except (RuntimeError, KeyError, OSError) as error:  # meta tensors have no values; a repository lacks its files
         allowed = f"a backbone whose cost can be estimated without its weights ({error})"
         raise ConfigError(f"backbone {name}", rest, allowed) from error
     parameters = sum(p.numel() for p in network.parameters())

@@ -1,4 +1,4 @@
-"""`open_clip:<arch>/<tag or path>`: image towers of OpenCLIP."""
+"""`open_clip:<arch>/<tag or path>`, `open_clip:hf-hub:<owner>/<name>`: image towers of OpenCLIP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.families.timm import such_as
 from substyle.engine.backbones.spec import TOKENS, WHOLE, Backbone, BackboneSpec, Readout, tensors_hash
-from substyle.engine.backbones.weights import UNREADABLE, WeightsError, require_repository
+from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, hub_repository, require_repository
 from substyle.kernels.errors import ConfigError
 
 # suffixes of weights; no tag of open_clip ends in one
@@ -25,7 +25,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
 
     Args:
         name: full name of the backbone.
-        model: architecture and tag or path.
+        model: architecture and tag or path, or ``hf-hub:`` and a repository.
         canvas: canvas side S in pixels.
         checkpoint: local weights of both towers.
         readout: where to read the embedding; ``head=none`` is the pooled tower before its projection.
@@ -38,7 +38,10 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
 
     architecture, tag = require_model(name, model)
     path = checkpoint or path_in(tag)
-    if path is not None:
+    pretrained: str | None = None
+    if architecture.startswith(HUB):
+        weights = f"open_clip: {architecture.removeprefix(HUB)}"
+    elif path is not None:
         if not path.is_file():
             raise ConfigError(f"{name}: checkpoint", str(path), "an existing file")
         pretrained, weights = str(path), f"checkpoint {path.name}"
@@ -57,6 +60,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
             architecture,
             pretrained=pretrained,
             load_weights=True,
+            require_pretrained=True,  # open_clip only warns if a repository has no weights
             force_quick_gelu=bool(trained.get("quick_gelu")),  # open_clip only warns, and features would differ
         )
     except UNREADABLE as error:
@@ -77,7 +81,7 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
         dim = timm.require_vector(name, module(torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)))
     spec = BackboneSpec(
         name=name,
-        architecture=architecture,
+        architecture=architecture.removeprefix(HUB),
         dim=dim,
         input_side=side,
         mean=mean,
@@ -92,9 +96,16 @@ def load(name: str, model: str, *, canvas: int, checkpoint: Path | None = None, 
 
 
 def require_model(name: str, model: str) -> tuple[str, str]:
-    """Split a model into architecture and tag or path. Raises ConfigError if open_clip does not have it."""
+    """Split a model into architecture and tag or path; ``hf-hub:<owner>/<name>`` has no tag.
+
+    Raises:
+        ConfigError: open_clip does not have it.
+        WeightsError: the repository is neither cached nor can its hub be reached.
+    """
     import open_clip
 
+    if hub_repository(name, model):
+        return model, ""
     architecture, _, tag = model.partition("/")
     if architecture not in open_clip.list_models():
         such = such_as(architecture, open_clip.list_models(), cutoff=0.4)

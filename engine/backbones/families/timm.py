@@ -25,6 +25,7 @@ from substyle.engine.backbones.weights import (
     dinov2_to_timm,
     fit,
     flax_to_timm,
+    hub_repository,
     is_one,
     read_checkpoint,
     require_repository,
@@ -105,22 +106,16 @@ def load(
     """
     import timm
 
-    require_model(name, model)
+    hub = require_model(name, model)
     if checkpoint is None:
-        config = timm.get_pretrained_cfg(model)
-        if config is None or not (config.hf_hub_id or config.url or config.file):
-            raise WeightsError(f"{name}: timm has no pretrained weights for this model; set checkpoint = path")
-        repository = config.hf_hub_id or ""
-        if repository.endswith("/"):
-            repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
-        if repository and not config.file:
-            require_repository(name, repository)
+        source = hub or _source(name, model)
         try:
             network = timm.create_model(model, pretrained=True, num_classes=0, **_sized(side))
-        except UNREADABLE as error:  # gated repository, incomplete cache, broken download
-            source = repository or config.url or config.file
-            raise WeightsError(f"{name}: cannot load the weights ({source}): {error}") from error
-        weights, licence = f"timm hub: {repository or config.url or config.file}", config.license or "unstated"
+        except UNREADABLE as error:  # gated repository, incomplete cache, broken download, not a model of timm
+            what = f"{type(error).__name__}: {error}"
+            raise WeightsError(f"{name}: cannot load the weights ({source}): {what}") from error
+        weights, licence = f"timm hub: {source}", network.pretrained_cfg.get("license") or "unstated"
+        model = network.pretrained_cfg["architecture"] if hub else model
     else:
         if not checkpoint.is_file():
             raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
@@ -129,6 +124,21 @@ def load(
         weights, licence = f"checkpoint {checkpoint.name}", "unstated"
     seen = data_config(network) | ({"side": side} if side else {})
     return wrap(name, model, network, canvas=canvas, weights=weights, licence=licence, config=seen, readout=readout)
+
+
+def _source(name: str, model: str) -> str:
+    """Where timm's weights are: a repository that is cached or in reach, a URL or a file. Raises WeightsError."""
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    if config is None or not (config.hf_hub_id or config.url or config.file):
+        raise WeightsError(f"{name}: timm has no pretrained weights for this model; set checkpoint = path")
+    repository = config.hf_hub_id or ""
+    if repository.endswith("/"):
+        repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    if repository and not config.file:
+        require_repository(name, repository)
+    return str(repository or config.url or config.file)
 
 
 def load_random(
@@ -320,11 +330,18 @@ def recalibrate(module: nn.Module, canvas_BSSC: NDArray[np.uint8]) -> None:
     module.eval()
 
 
-def require_model(name: str, model: str) -> None:
-    """Raise ConfigError, listing alternatives, unless timm has the model and the weights of its tag."""
+def require_model(name: str, model: str) -> str:
+    """Return the repository of ``hf-hub:<owner>/<name>``; "" for the models of timm.
+
+    Raises:
+        ConfigError: timm does not have the model or the weights of its tag; alternatives are listed.
+        WeightsError: the repository is neither cached nor can its hub be reached.
+    """
     import timm
     from timm.models import get_arch_pretrained_cfgs
 
+    if repository := hub_repository(name, model):
+        return repository
     architecture, dot, _ = model.partition(".")
     if not timm.is_model(model):
         such = such_as(architecture, timm.list_models(), cutoff=0.5)
@@ -332,3 +349,4 @@ def require_model(name: str, model: str) -> None:
     tagged = get_arch_pretrained_cfgs(architecture)
     if dot and model not in tagged:
         raise ConfigError(f"backbone {name}", model, ", ".join((architecture, *tagged)))
+    return ""

@@ -1,0 +1,99 @@
+"""Backbones named by a repository of a hub, read from a cache that the libraries' own functions have filled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from substyle.engine.backbones.presets import stated
+from substyle.engine.backbones.registry import LoadContext, check_name, identity, load
+from substyle.engine.backbones.weights import WeightsError
+from substyle.kernels.errors import ConfigError
+
+CONTEXT = LoadContext(64, 2, 0)
+LEVELS = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the repository ``me/tiny`` in the cache of a hub that cannot be reached."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder, revision = tmp_path / "models--me--tiny", "0" * 40
+    for name in ("refs", f"snapshots/{revision}"):
+        (folder / name).mkdir(parents=True)
+    (folder / "refs/main").write_text(revision)
+    return folder / "snapshots" / revision
+
+
+def test_a_repository_of_timm(repository: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=7).eval()
+    network.pretrained_cfg |= LEVELS
+    timm.models.save_for_hf(network, repository)
+    backbone = load("timm:hf-hub:me/tiny", CONTEXT)
+    spec = backbone.spec
+    assert (spec.architecture, spec.weights, spec.mean) == ("test_vit", "timm hub: me/tiny", (0.1, 0.2, 0.3))
+    assert (spec.objective, spec.data) == ("", "")
+    assert identity("timm:hf-hub:me/tiny", CONTEXT) is None  # the weights of a hub may change
+    assert backbone.module is not None
+    x = torch.randn(2, 3, spec.input_side, spec.input_side)
+    with torch.inference_mode():
+        expected = network.forward_head(network.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
+    assert load("timm:hf-hub:me/tiny@pool=avg", CONTEXT).spec.pooling == "avg"
+
+
+def test_a_repository_of_open_clip(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    vision = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    text = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 2, "layers": 1}
+    model = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
+    config = {"model_cfg": model, "preprocess_cfg": LEVELS}
+    (repository / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="me/tiny"):  # not a network with random weights
+        load("open_clip:hf-hub:me/tiny", CONTEXT)
+    torch.manual_seed(0)
+    whole = open_clip.CLIP(**model).eval()
+    save_file(whole.state_dict(), repository / "open_clip_model.safetensors")
+    monkeypatch.chdir(repository)
+    Path("tiny").touch()  # not what the name states
+    backbone = load("open_clip:hf-hub:me/tiny", CONTEXT)
+    spec = backbone.spec
+    assert (spec.weights, spec.mean, spec.objective) == ("open_clip: me/tiny", (0.1, 0.2, 0.3), "image_text")
+    assert identity("open_clip:hf-hub:me/tiny", CONTEXT) is None
+    assert backbone.module is not None
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), whole.encode_image(x))
+
+
+def test_repositories_that_cannot_be_used(repository: Path) -> None:
+    (repository / "config.json").write_text('{"architectures": ["ViTModel"]}')
+    for library in ("timm", "open_clip"):
+        with pytest.raises(WeightsError, match=r"me/other.*cannot be reached.*with network access\.$"):
+            load(f"{library}:hf-hub:me/other", CONTEXT)
+        with pytest.raises(WeightsError, match=f"{library}:hf-hub:me/tiny: cannot load the weights .*me/tiny"):
+            load(f"{library}:hf-hub:me/tiny", CONTEXT)
+        with pytest.raises(ConfigError, match="allowed: hf-hub:<owner>/<name>"):
+            load(f"{library}:hf-hub:me/tiny@v2", CONTEXT)
+        with pytest.raises(ConfigError, match="without hf-hub:"):
+            load(f"{library}:hf-hub:me/tiny", LoadContext(64, 2, 0, repository / "config.json"))
+    with pytest.raises(ConfigError, match="random:<timm model>"):
+        check_name("control:random:hf-hub:me/tiny")
+    with pytest.raises(ConfigError, match=r"timm:hf-hub:me/tiny or open_clip:hf-hub:me/tiny \(did you"):
+        check_name("hf-hub:me/tiny")
+
+
+def test_only_names_that_timm_has_given_state_an_objective() -> None:
+    name = "vit_base_patch16_224.mae"
+    assert stated(f"timm:hf-hub:timm/{name}") == stated(f"timm:{name}") == ("masked", "ImageNet-1k")
+    assert stated(f"timm:hf-hub:me/{name}") == ("", "")
