@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,24 +36,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Completion(argparse.Action):
-    """Print the script that completes commands, options and paths in a shell."""
+    """Print the script that completes commands, options, paths and names in a shell."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option: object = "") -> None:
         """Print it and exit."""
-        import shtab
+        from substyle.engine.commands.completion import script
 
-        for command in (parser, *_subparsers(parser)):
-            for action in command._actions:
-                if action.type in (Path, _place, _photographs, _study_or_photographs, _folder):
-                    action.complete = shtab.FILE  # type: ignore[attr-defined]
-        print(shtab.complete(parser, shell=str(values)))
+        print(script(parser, str(values), (Path, _place, _photographs, _study_or_photographs, _folder)))
         parser.exit()
-
-
-def _subparsers(parser: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    found: Iterable[argparse.ArgumentParser] = commands.choices.values()
-    return found
 
 
 def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:

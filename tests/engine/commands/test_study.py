@@ -87,6 +87,18 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     script = capsys.readouterr().out
     assert ("demo" if shell == "tcsh" else "--fresh") in script
     if shell == "bash":
-        line = 'COMP_WORDS=(substyle run ""); COMP_CWORD=2; _shtab_substyle; echo "${COMPREPLY[@]}"'
-        found = subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True, check=True, cwd="/")
-        assert "tmp" in found.stdout.split()
+        assert complete(script, "run", "") >= {"tmp"}
+        assert complete(script, "embed", "--backbone", "package", ":", "clip") == {"clip_vit_b16"}
+        assert complete(script, "embed", "--backbone", "control", ":") == {"pixels", "statistics", "random:"}
+        assert complete(script, "run", "x", "--backbone", "open_") == {"open_clip:"}
+        assert complete(script, "embed", "--suite", "substance3") == {"substance31", "substance36"}
+        assert complete(script, "export", "--transformation", "gray") == {"grayscale"}
+        assert not complete(script, "import", "--backbone", "mae")
+
+
+def complete(script: str, *words: str) -> set[str]:
+    """Replies of the script for words as bash splits them, the last one being typed."""
+    given = " ".join(f'"{word}"' for word in words)
+    line = f'COMP_WORDS=(substyle {given}); COMP_CWORD={len(words)}; _substyle; echo "${{COMPREPLY[@]}}"'
+    found = subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True, check=True, cwd="/")
+    return set(found.stdout.split())
