@@ -404,7 +404,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
 
     export = _command(commands, "export", "exchange", "write embeddings to files of other libraries; resumable")
     export.add_argument("store", type=_place, metavar="STORE")
-    export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy or huggingface")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
     export.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder, or that of an export")
     export.add_argument("--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)")
     export.add_argument(

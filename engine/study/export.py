@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from substyle.engine.observability import stage
 from substyle.engine.store.files import write_durably
@@ -24,8 +26,9 @@ from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions,
 from substyle.engine.study.outputs import embeddings_digest
 from substyle.kernels.errors import ConfigError, MissingError
 
-FORMATS = ("parquet", "numpy", "huggingface")
+FORMATS = ("parquet", "numpy", "huggingface", "lance")
 NOTE = "_substyle.json"  # readers of Parquet folders skip names that start with an underscore
+_FRAGMENTS = "_substyle"  # folder of a Lance data set with the fragments of each shard
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `datasets` names them
 
 Table = dict[str, Any]  # columns of a `pyarrow.Table` by name
@@ -63,8 +66,9 @@ def export(
     Args:
         store: the store; only finished shards are exported.
         out: a new folder, or one of an earlier export of the same store in the same format.
-        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), or ``huggingface`` (a
-            data set for `datasets.load_dataset`, a configuration per backbone, files by split).
+        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), ``huggingface`` (a data set
+            for `datasets.load_dataset`, a configuration per backbone, files by split), or ``lance`` (a data set per
+            backbone).
         backbones: names; default: all.
         transformations: names; default: all of each backbone.
 
@@ -73,7 +77,7 @@ def export(
 
     Raises:
         ConfigError: an unknown format, or the folder holds other files.
-        MissingError: `datasets` is not installed.
+        MissingError: `datasets` or `lance` is not installed.
         StoreError: a backbone or transformation does not exist, or nothing is finished.
     """
     if to not in FORMATS:
@@ -83,7 +87,7 @@ def export(
     asked = {**note["backbones"], **asked}
     tables = {name: open_table(store, name, those or _all(store, name)) for name, those in asked.items()}
     entries = {name: store.backbone(name) for name in tables}
-    make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface}[to]
+    make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface, "lance": _lance}[to]
     parts = [part for name, table in tables.items() for part in make(store, entries[name], table, out)]
     out.mkdir(parents=True, exist_ok=True)
     done: dict[str, dict[str, Any]] = {}
@@ -109,6 +113,9 @@ def export(
     _write_note(out, store, to, asked, done)
     if to == "huggingface":
         write_durably(out / "README.md", _card(entries, tables, done).encode())
+    if to == "lance":
+        for name, table in tables.items():
+            _commit(out / f"{entries[name].slug}.lance", table)
     return {"out": str(out), "format": to, "backbones": list(tables), **count}
 
 
@@ -177,10 +184,10 @@ def _shard_digest(
     return _digest(table, n_B, embeddings_digest(store, entry.slug, table.transformations, np.array([shard])))
 
 
-def _columns(table: EmbeddingTable, t: int, n_B: NDArray[np.int64]) -> Table:
-    """Columns of one transformation of some images; embeddings in float32, which every reader has."""
+def _columns(table: EmbeddingTable, t: int, n_B: NDArray[np.int64], dtype: DTypeLike = np.float32) -> Table:
+    """Columns of one transformation of some images; embeddings in float32, which every reader of Parquet has."""
     label_B = table.label_N[n_B].tolist()
-    x_BD = table.take(t, n_B).astype(np.float32)
+    x_BD = table.take(t, n_B).astype(dtype)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(x_BD.ravel()), x_BD.shape[1] // max(table.tokens, 1))
     if table.tokens:
         embedding = pa.FixedSizeListArray.from_arrays(embedding, table.tokens)
@@ -270,6 +277,51 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
             "embedding": datasets.List(embedding, length=table.tokens) if table.tokens else embedding,
         }
     )
+
+
+def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
+    """Fragments of a Lance data set. Raises MissingError if Lance is not installed."""
+    try:
+        from lance.fragment import write_fragments
+    except ImportError:
+        raise MissingError("lance", "install it with pip install 'substyle[lance]'") from None
+    folder, schema = out / f"{entry.slug}.lance", _schema(table)
+    for shard, n_B in _shards(store, table):
+
+        def write(shard: int = shard, n_B: NDArray[np.int64] = n_B) -> Iterator[Path]:
+            made = (_stored(table, t, n_B).to_batches() for t in range(len(table.transformations)))
+            rows = pa.RecordBatchReader.from_batches(schema, itertools.chain.from_iterable(made))
+            fragments = [fragment.to_json() for fragment in write_fragments(rows, str(folder), schema=schema)]
+            note = folder / _FRAGMENTS / f"{shard:05d}.json"
+            note.parent.mkdir(exist_ok=True)
+            write_durably(note, json.dumps(fragments).encode())
+            yield note
+            yield from (folder / "data" / file["path"] for fragment in fragments for file in fragment["files"])
+
+        yield _Part(f"{entry.slug}/{shard:05d}", _shard_digest(store, entry, table, shard, n_B), write)
+
+
+def _stored(table: EmbeddingTable, t: int, n_B: NDArray[np.int64]) -> pa.Table:
+    return pa.table(_columns(table, t, n_B, table.x_TND.dtype))
+
+
+def _schema(table: EmbeddingTable) -> pa.Schema:
+    return _stored(table, 0, np.array([0])).schema
+
+
+def _commit(folder: Path, table: EmbeddingTable) -> None:
+    """Make the fragments of all shards the latest version of a Lance data set, unless they are already."""
+    import lance
+
+    notes = [path.read_text() for path in sorted((folder / _FRAGMENTS).glob("*.json"))]
+    digest, committed = hashlib.sha256("".join(notes).encode()).hexdigest(), folder / _FRAGMENTS / "committed"
+    if committed.is_file() and committed.read_text() == digest:
+        return
+    fragments = [lance.FragmentMetadata.from_json(json.dumps(each)) for note in notes for each in json.loads(note)]
+    data = lance.LanceDataset.commit(str(folder), lance.LanceOperation.Overwrite(_schema(table), fragments))
+    # earlier versions refer to files that are gone, and an interrupted export leaves files without a version
+    data.cleanup_old_versions(timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False)
+    write_durably(committed, digest.encode())
 
 
 def _card(

@@ -85,14 +85,13 @@ def test_huggingface_loads_it(store: EmbeddingStore, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_path: Path) -> None:
-    if to == "huggingface":
-        pytest.importorskip("datasets")
+    pytest.importorskip({"huggingface": "datasets", "lance": "lance"}.get(to, "numpy"))
     out = tmp_path / "out"
     numpy = to == "numpy"
     first = 3 if numpy else 2  # images and two arrays, or two shards
     assert counts(export(store, out, to=to, quiet=True)) == (first, 0, 0)
     assert counts(export(store, out, to=to, quiet=True)) == (0, first, 0)
-    lost = next(path for path in sorted(out.rglob("*.parquet")) or sorted(out.rglob("*.npy")))
+    lost = min(path for path in out.rglob("*") if path.suffix in (".parquet", ".npy", ".lance") and path.is_file())
     lost.write_bytes(b"truncated")
     assert counts(export(store, out, to=to, quiet=True)) == (1, first - 1, 0)
     write(store, range(2, 3))  # the store grows
@@ -105,6 +104,28 @@ def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_p
     write(store, range(1), seed=9)
     answer = export(store, out, to=to, transformations=["identity"], quiet=True)
     assert counts(answer) == ((2, 0, 1) if numpy else (3, 0, 0))
+
+
+def test_lance_has_all_rows_and_no_files_of_earlier_exports(store: EmbeddingStore, tmp_path: Path) -> None:
+    lance = pytest.importorskip("lance")
+    out, folder = tmp_path / "out", tmp_path / "out" / f"{store.backbone('timm:x').slug}.lance"
+    for shards in (range(2), range(2, 3)):
+        if shards.start:
+            write(store, shards)
+        export(store, out, to="lance", quiet=True)
+        (folder / "data" / "orphan.lance").touch()  # of an interrupted export
+        table, data = load_table(store, "timm:x"), lance.dataset(str(folder))
+        rows = data.to_table().to_pylist()
+        assert len(rows) == table.x_TND.shape[0] * len(table.keys)
+        for row in rows:
+            n, t = table.keys.index(row["key"]), table.transformations.index(row["transformation"])
+            assert row["embedding"] == table.x_TND[t, n].tolist()  # in float16, as in the store
+            assert (row["label"], row["coarse"]) == (table.class_names[table.label_N[n]], table.coarse[t])
+    assert len(list((folder / "data").iterdir())) == 3 + 1
+    export(store, out, to="lance", quiet=True)
+    assert lance.dataset(str(folder)).version == data.version  # with indices that users have added
+    found = data.to_table(nearest={"column": "embedding", "q": table.x_TND[1, 4].astype(np.float32), "k": 1})
+    assert (found["key"][0].as_py(), found["transformation"][0].as_py()) == (table.keys[4], "jpeg")
 
 
 def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) -> None:
@@ -126,10 +147,15 @@ def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) ->
         export(store, tmp_path / "new", to="parquet", backbones=["nobody"], quiet=True)
 
 
-def test_without_datasets(store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingError, match="datasets"):
-        export(store, tmp_path / "out", to="huggingface", quiet=True)
+@pytest.mark.parametrize(("to", "library"), [("huggingface", "datasets"), ("lance", "lance")])
+def test_without_its_library(
+    to: str, library: str, store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.partition(".")[0] == library] + [library]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingError, match=rf"{library}.*pip install 'substyle\[{to}\]'"):
+        export(store, tmp_path / "out", to=to, quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_pandas(store: EmbeddingStore) -> None:
