@@ -49,6 +49,12 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
         assert f"substyle/{part}" in names
 
 
+def test_citation_and_changelog_have_the_version_of_the_code() -> None:
+    assert f"\nversion: {substyle.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings[0].split()[1] == substyle.__version__
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_runs_the_demo_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     target, folder = tmp_path / "site", tmp_path / "empty"
