@@ -103,8 +103,8 @@ def _mlflow(config: TrackConfig, name: str, settings: Mapping[str, Any], out: Pa
         mlflow.log_table({column: [row[column] for row in rows] for column in rows[0]}, f"tables/{title}.json")
 
     def log(values: Mapping[str, float], step: int) -> None:
-        # MLflow allows neither @ nor = in names
-        mlflow.log_metrics({key.replace("@", " ").replace("=", " "): value for key, value in values.items()}, step)
+        # characters that MLflow allows in names; not @=,+ of backbones
+        mlflow.log_metrics({re.sub(r"[^\w/. :-]", " ", key): value for key, value in values.items()}, step)
 
     return Tracker(
         log,

@@ -103,6 +103,16 @@ def test_unknown_and_missing_trackers_are_refused(tmp_path: Path, monkeypatch: p
         study("mlflow", tmp_path, {})
 
 
+def test_metrics_have_names_that_mlflow_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, float] = {}
+    nothing = dict.fromkeys(("set_experiment", "start_run", "log_params"), lambda *_, **__: None)
+    library = SimpleNamespace(**nothing, log_metrics=lambda values, step: logged.update(values))
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    tracker = tracking._mlflow(TrackConfig(to="mlflow"), "run 1", {}, tmp_path)
+    tracker.log({"mae:base@layer=3+11,pool=avg/linear/style": 0.5}, 1)
+    assert logged == {"mae:base layer 3 11 pool avg/linear/style": 0.5}
+
+
 @pytest.mark.parametrize("library", ["trackio", "wandb", "mlflow", "tensorboard"])
 def test_libraries_keep_what_they_are_told(
     library: str, fake: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
