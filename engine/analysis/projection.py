@@ -56,8 +56,8 @@ def embedding_map(table: EmbeddingTable, config: AnalysisConfig) -> dict[str, An
     if len(np.unique(rows.x_RD, axis=0)) < _FEWEST:  # scikit-learn crashes if all rows are equal
         return {}
     place_R2 = project(rows.x_RD, "tsne", config.seed)
-    place_R2 -= place_R2.min(axis=0)
-    place_R2 *= SIDE / max(float(place_R2.max()), np.finfo(np.float32).tiny)
+    low_2, high_2 = place_R2.min(axis=0), place_R2.max(axis=0)
+    place_R2 = SIDE * (0.5 + (place_R2 - (low_2 + high_2) / 2) / max(float((high_2 - low_2).max()), 1e-12))
     coarse = dict(zip(table.families, table.coarse, strict=True))
     columns = {
         "x": np.rint(place_R2[:, 0]).astype(int),

@@ -86,6 +86,7 @@ def draw_maps(maps: list[EmbeddingMap]) -> Any:  # noqa: ANN401 (matplotlib ship
                 axis.scatter(x, y, s=3, color=COLOURS[group.colour], linewidths=0, label=verbatim(group.name))
             axis.set(title=f"{verbatim(each.name)}, by {title}", xticks=[], yticks=[], aspect="equal")
             axis.invert_yaxis()
+            axis.spines[:].set_visible(False)
             axis.title.set_size(7)
     for column, (_, key) in enumerate(kinds):
         if getattr(maps[0], key):

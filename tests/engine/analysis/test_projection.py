@@ -21,8 +21,8 @@ def mapped() -> dict[str, list[int]]:
 
 def test_neighbours_on_the_map_are_neighbours_among_the_embeddings(mapped: dict[str, list[int]]) -> None:
     place_R2 = np.stack([mapped["x"], mapped["y"]], axis=1)
-    assert place_R2.min(axis=0).tolist() == [0, 0]
-    assert place_R2.max() == SIDE
+    assert (place_R2.min(), place_R2.max()) == (0, SIDE)
+    assert place_R2.min(axis=0) + place_R2.max(axis=0) == pytest.approx(SIDE, abs=1)
     rows = geometry.query_rows(table(style=3.0), 100, 0)
     assert trustworthiness(rows.x_RD, place_R2, n_neighbors=5) > 0.9
 
