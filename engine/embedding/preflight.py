@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
-from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.config import BackboneChoice, Study, names_of
+from substyle.engine.embedding.plan import limited
+from substyle.engine.probes.attacks import FEWEST, torchattack
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.store import catalog
-from substyle.engine.store.layout import TEST, TRAIN, UNLABELLED, VAL
+from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL
 from substyle.engine.store.manifest import Fractions, Manifest, assign
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, kind_of, open_source
@@ -97,7 +98,8 @@ def check_study(
     warnings = check_suite(transformations) + check_splits(counts)
     warnings += check_tasks(study.probes, transformations, counts)
     check_domains(study)
-    check_finetuning(study.finetune, transformations, counts)
+    check_training(study, transformations, counts)
+    check_attack(study, counts)
     check_corruptions(study, counts)
     return warnings + check_shift(study.shift, counts, study.probes, study.source)
 
@@ -299,20 +301,43 @@ def check_domains(study: Study) -> None:
     for name, folder in study.domains.items():
         if name == study.name:
             raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
-        open_source(folder, study.source.fitting(kind_of(folder)))
+        source = open_source(folder, study.source.fitting(kind_of(folder)))
+        records = limited(source.records, study.seed, study.limit)
+        try:
+            check_splits(count_splits(records, source, seed=study.seed, fractions=study.splits.fractions))
+        except ConfigError as error:
+            raise ConfigError(f"domains.{name}", error.given, error.allowed) from None
 
 
-def check_finetuning(config: FinetuneConfig, transformations: Sequence[str], counts: SplitCounts) -> None:
-    """Check that there is something to fine-tune on. Raises ConfigError("finetune...", ...)."""
-    if not config.backbones:
-        return
+def check_training(study: Study, transformations: Sequence[str], counts: SplitCounts) -> None:
+    """Check that there is something to fine-tune and adapt on. Raises ConfigError("finetune...", ...) or "adapt..."."""
+    tuned, methods = study.finetune, study.adapt.methods
     known = len(counts.classes(TRAIN))
-    if known < 2 and set(config.objectives) != {"transformation"}:
+    if tuned.backbones and known < 2 and set(tuned.objectives) != {"transformation"}:
         allowed = f"transformation, because the study has {known} training classes"
-        raise ConfigError("finetune.objectives", ", ".join(config.objectives), allowed)
-    if sum(base.get(name).role == "train" for name in transformations) < 2:
-        allowed = "a suite with a transformation of role train besides identity"
-        raise ConfigError("finetune.backbones", ", ".join(config.backbones), allowed)
+        raise ConfigError("finetune.objectives", ", ".join(tuned.objectives), allowed)
+    if known < 2 and "multitask" in methods:
+        raise ConfigError("adapt.methods", ", ".join(methods), f"pisco, because the study has {known} training classes")
+    for field, given in (("finetune.backbones", tuned.backbones), ("adapt.methods", methods)):
+        if given and sum(base.get(name).role == "train" for name in transformations) < 2:
+            allowed = "a suite with a transformation of role train besides identity"
+            raise ConfigError(field, ", ".join(given), allowed)
+
+
+def check_attack(study: Study, counts: SplitCounts) -> None:
+    """Check that there are class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
+    config, names = study.attack, names_of(study.backbones)
+    if not config.attacks:
+        return
+    torchattack()
+    for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
+        if unknown := asked - set(names):
+            raise ConfigError(f"attack.{field}", _some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
+    _require_class_probe("attack.attacks", ", ".join(config.attacks), counts, study.probes)
+    for split in (TRAIN, TEST):
+        if (found := int(counts.count_CS[:-1, split].sum())) < FEWEST:
+            given = f"{found} labelled {SPLITS[split]} photographs"
+            raise ConfigError("attack.attacks", given, f"at least {FEWEST} that the class probe gets right")
 
 
 def check_corruptions(study: Study, counts: SplitCounts) -> None:

@@ -26,6 +26,7 @@ Attack = Literal["fgsm", "pgd", "pgd_l2", "transfer", "patch"]
 ATTACKS: tuple[Attack, ...] = ("fgsm", "pgd", "pgd_l2", "transfer", "patch")
 CLEAN, ADAPTIVE, NOISE = "identity", "adaptive", "noise"
 OVERSHOOT = 2.5  # steps · step size / radius of PGD, so that it reaches the boundary from any start (Madry et al. 2018)
+FEWEST = 10  # photographs that a detector is trained on, and tested on
 BATCH = 16  # pictures attacked at once; their random starts depend on it
 MARGIN = 1.0  # nats by which the adaptive attack lets the wrong class lead; more would not change the class any more
 F32 = NDArray[np.float32]

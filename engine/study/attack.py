@@ -31,6 +31,7 @@ from substyle.engine.probes.attacks import (
     ADAPTIVE,
     BATCH,
     CLEAN,
+    FEWEST,
     NOISE,
     AttackConfig,
     Canvas,
@@ -59,7 +60,6 @@ from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
 
 ATTACK, STORE = "attack", "variants.zarr"
-FEWEST = 10  # photographs that a detector is trained on, and tested on
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 

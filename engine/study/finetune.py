@@ -22,7 +22,7 @@ from substyle.engine.observability import stage
 from substyle.engine.probes.finetune import FinetuneConfig, LabelledVariants, Objective, fit
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.store.files import remove
-from substyle.engine.store.layout import TRAIN, BackboneEntry
+from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.outputs import FINETUNED, Stamp, discard, finish, fits
@@ -64,7 +64,6 @@ def finetune(
         if choice.name not in config.backbones:
             continue
         (table,) = tables(store, [choice.name], pipeline.settings.transformations)
-        _require_trainable(store.backbone(choice.name))
         for seed in range(config.seed, config.seed + config.seeds):
             for objective in config.objectives:
                 path = _trained(store, table, out, config, pipeline, records, choice, objective, seed, quiet=quiet)
@@ -78,12 +77,6 @@ def _discard_others(store: EmbeddingStore, out: Path, config: FinetuneConfig, na
     for entry in store.backbones():
         if entry.facts["spec"].get("finetuned", {}).get("backbone") in config.backbones and entry.name not in names:
             discard(out, entry.slug)
-
-
-def _require_trainable(entry: BackboneEntry) -> None:
-    spec = entry.facts["spec"]
-    if spec.get("tokens") or spec.get("finetuned"):
-        raise ConfigError("finetune.backbones", entry.name, "backbones with one vector per image, not fine-tuned yet")
 
 
 def _trained(
@@ -106,7 +99,7 @@ def _trained(
     if not fits(folder, stamp):
         remove(folder)
         began = time.perf_counter()
-        base = _load(choice, pipeline)
+        base = load_trainable(choice, pipeline)
         names = tuple(name for name, role in zip(table.transformations, table.roles, strict=True) if role == "train")
         families = [name.partition("@")[0] for name in names]
         labels = list(dict.fromkeys(families))
@@ -120,7 +113,7 @@ def _trained(
             batch=config.batch,
             seed=seed,
         )
-        assert base.module is not None  # checked by `_load`
+        assert base.module is not None  # checked by `load_trainable`
         with stage(f"fine-tune {choice.name}", config.steps, "steps", quiet=quiet) as bar:
             bar.note(f"{objective}, seed {seed}")
             losses = fit(
@@ -150,12 +143,15 @@ def _trained(
     return path
 
 
-def _load(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:
+def load_trainable(choice: BackboneChoice, pipeline: PixelPipeline) -> Backbone:
+    """Load a network to fine-tune. Raises ConfigError if it cannot be."""
     settings = pipeline.settings
     context = registry.LoadContext(settings.canvas, pipeline.config.graph_images, settings.seed, choice.checkpoint)
     base = registry.load(choice.name, context)
     if base.module is None or not any(True for _ in base.module.parameters()):
         raise ConfigError("finetune.backbones", choice.name, "torch networks")
+    if base.spec.tokens or base.spec.finetuned:
+        raise ConfigError("finetune.backbones", choice.name, "backbones with one vector per image, not fine-tuned yet")
     return base
 
 

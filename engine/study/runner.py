@@ -27,7 +27,7 @@ from substyle.engine.study.adapt import adapt, adaptable, derive
 from substyle.engine.study.attack import attack, attackable
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
-from substyle.engine.study.finetune import finetune
+from substyle.engine.study.finetune import finetune, load_trainable
 from substyle.engine.study.gallery import current_gallery, draw_gallery
 from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import RESULTS, STORE
@@ -251,7 +251,7 @@ def _start_fresh(out: Path, store_path: Place) -> None:
 
 def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedPlan:
     """Check a plan against its store and the study; print warnings. Returns the plan."""
-    manifest, writes = None, True
+    manifest, writes, stored = None, True, set[str]()
     if plan.exists:
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
@@ -259,11 +259,15 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
         plan = plan.matched(store, quiet=quiet)
         manifest = store.manifest() if store.has_manifest() else None
         writes = not complete(plan, store, names_of(study.backbones))
+        stored = {entry.name for entry in store.backbones()}
     warnings = check_study(
         *(study, plan.source, out, plan.store_path, plan.records()), manifest=manifest, writes_store=writes
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    for choice in study.backbones:
+        if choice.name in study.finetune.backbones and choice.name not in stored:
+            load_trainable(choice, plan.pipeline)  # fails before hours of embedding
     return plan
 
 

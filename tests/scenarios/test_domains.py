@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from tests.scenarios.scene import Scene, read
+from tests.conftest import jpeg, photograph
+from tests.scenarios.scene import Scene, numbers, read, write
 
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.layout import TEST, slug
@@ -89,6 +90,9 @@ def test_what_cannot_be_transferred_is_refused(scene: Scene) -> None:
     scene.run_refused(field="domains.small", kind="ConfigError")
     scene.study["domains"] = {"other": str(scene.root / "missing")}
     scene.run_refused(field="images", kind="ConfigError")
+    write(scene.root / "other" / "test" / "third" / "0.jpg", jpeg(photograph(70)))
     scene.study["domains"] = {"other": str(scene.root / "other")}
+    scene.run_refused(field="domains.other", kind="ConfigError")
+    assert not (scene.root / "out").exists()
     scene.study["probes"]["heads"] = ["mlp"]
     scene.run_refused(field="domains", kind="ConfigError")

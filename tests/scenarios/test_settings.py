@@ -302,13 +302,47 @@ def _unknown(scene: Scene) -> str:
     return "backbone"
 
 
+def _unattackable(scene: Scene) -> str:
+    pytest.importorskip("torchattack")
+    scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["mae:base"]}
+    return "attack.backbones"
+
+
+def _surrogate(scene: Scene) -> str:
+    pytest.importorskip("torchattack")
+    scene.study["attack"] = {"attacks": ["transfer"], "surrogate": "mae:base"}
+    return "attack.surrogate"
+
+
+def _too_few_to_attack(scene: Scene) -> str:
+    pytest.importorskip("torchattack")
+    scene.study["attack"] = {"attacks": ["fgsm"]}
+    return "attack.attacks"
+
+
+def _unadaptable(scene: Scene) -> str:
+    scene.study |= {"suite": "identity,saturate", "adapt": {"methods": ["pisco"]}}
+    scene.study["probes"]["tasks"] = ["semantic"]
+    return "adapt.methods"
+
+
+def _untrainable(scene: Scene) -> str:
+    scene.study["finetune"] = {"backbones": ["control:pixels"]}
+    return "finetune.backbones"
+
+
 def _weightless(scene: Scene) -> str:
     scene.study["backbones"] = [{"name": "timm:test_vit", "checkpoint": str(scene.root / "nothing.pth")}]
     return "timm:test_vit: checkpoint"
 
 
 @pytest.mark.parametrize(
-    "change", [_few, _unlearned, _strange, _unwritable, _unknown, _weightless], ids=lambda f: f.__name__[1:]
+    "change",
+    [
+        *(_few, _unlearned, _strange, _unwritable, _unknown, _weightless, _unattackable, _surrogate),
+        *(_too_few_to_attack, _unadaptable, _untrainable),
+    ],
+    ids=lambda f: f.__name__[1:],
 )
 def test_what_would_fail_late_fails_first(
     scene: Scene, change: Callable[[Scene], str], monkeypatch: pytest.MonkeyPatch
