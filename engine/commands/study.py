@@ -262,12 +262,16 @@ def attack(options: argparse.Namespace) -> dict[str, Any]:
     if options.photographs is not None:
         config = dataclasses.replace(config, photographs=options.photographs)
     outputs.claim(out, store.path, store.uuid)
+    kept = stages.kept(store, out)  # refuses outdated probes
     names = options.backbone or config.backbones or attackable(store, [entry.name for entry in store.backbones()])
+    if not names:
+        raise ConfigError("STORE", str(store.path), "a store with networks; name controls with --backbone")
     chosen = [*(study.backbones if study else ()), *backbone_choices(names, options.checkpoint)]
     attacks = attack_store(
         *(store, out, config),
         backbones=names,
-        transformations=_suite(study),
+        probed=list(kept.outcomes),
+        transformations=kept.tables[0].transformations if kept.tables else _suite(study),
         checkpoints={name: c.checkpoint for c in chosen for name in c.names},
         device=study.probes.device if study else "auto",
         quiet=options.quiet,

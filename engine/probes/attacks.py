@@ -41,7 +41,7 @@ class AttackConfig:
     """``fgsm`` (one step), ``pgd`` (L∞), ``pgd_l2`` (L2), ``transfer`` (MI-FGSM on another backbone of the store),
     ``patch`` (PGD of any strength within a square)."""
     backbones: tuple[str, ...] = ()
-    """Backbones to attack. Default: all except controls and those with tokens."""
+    """Backbones of the study to attack. Default: all except controls and those with tokens."""
     epsilons: Distinct[Annotated[StrictInt, Field(ge=1, le=64)]] = (1, 2, 4, 8)
     """L∞ radii of fgsm and pgd in grey levels; transfer and the adaptive attack use the largest."""
     l2: Annotated[StrictFloat, Field(gt=0, le=1000)] = 3.0
@@ -53,7 +53,7 @@ class AttackConfig:
     weight: Annotated[StrictFloat, Field(gt=0, le=1e6)] = 1.0
     """Weight of the detector in the loss of the adaptive attack."""
     surrogate: str = ""
-    """Backbone on which transfer is crafted. Default: the first other network of the store; without one there is no
+    """Backbone of the study on which transfer is crafted. Default: the first other network; without one there is no
     transfer."""
     photographs: Annotated[StrictInt, Field(ge=0)] = 200
     """Maximum number of training and of test photographs; 0 attacks all."""

@@ -6,11 +6,10 @@ the study's store come from a compiled network, and a detector would learn that 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache as cache_calls
 from pathlib import Path
 from typing import Any
@@ -70,6 +69,7 @@ def attack(
     config: AttackConfig,
     *,
     backbones: Sequence[str],
+    probed: Sequence[str],
     transformations: Sequence[str] = (),
     source: Source | None = None,
     checkpoints: Mapping[str, Path | None] | None = None,
@@ -84,6 +84,7 @@ def attack(
     Args:
         store: a store with probes of these backbones in ``out``.
         backbones: torch networks with one vector per image.
+        probed: all backbones whose probes in ``out`` are up to date, among them surrogates and other layers.
         transformations: transformations that the probes were trained on; default: all of the store.
         source: the photographs; default: the source of the store.
         checkpoints: local weights by backbone.
@@ -103,7 +104,9 @@ def attack(
         (table,) = tables(store, [name], transformations)
         entry = store.backbone(name)
         folder = out / ATTACK / entry.slug
-        inputs = _inputs(store, out, entry, config)
+        if name not in probed:
+            raise MissingError(str(_probe(out, entry, "semantic")), f"run substyle probe {store.path}")
+        inputs = _inputs(store, out, entry, config, probed)
         stamp = Stamp.of(store, table, inputs)
         if not fits(folder, stamp):
             remove(folder)
@@ -137,12 +140,14 @@ def kept_attacks(
         note = note_of(folder := out / ATTACK / entry.slug)
         if note is None:
             continue
-        names = {field.name for field in dataclasses.fields(AttackConfig)}
-        was = {key: value for key, value in note.stamp.settings.items() if key in names}
+        settings = note.stamp.settings
+        was = {each.name: settings[each.name] for each in fields(AttackConfig) if each.name in settings}
+        used = [each["name"] for each in (settings.get("transfer"), *settings.get("layers", ())) if each]
+        used += [config.surrogate] if config else []
         made = note.stamp.transformations
         if set(made) == set(table.transformations):  # their order does not matter to attacks
             table = open_table(store, entry.name, list(made))  # noqa: PLW2901
-        now = Stamp.of(store, table, _inputs(store, out, entry, config or AttackConfig(**was)))
+        now = Stamp.of(store, table, _inputs(store, out, entry, config or AttackConfig(**was), used))
         require_fresh(folder, note, now, f"substyle attack {store.path} --backbone {entry.name}")
         found[entry.name] = read_object(folder / "attack.json")
     return found
@@ -158,7 +163,9 @@ def _probe(out: Path, entry: BackboneEntry, task: str) -> Path:
     return out / PROBES / entry.slug / f"{task}-linear.safetensors"
 
 
-def _inputs(store: EmbeddingStore, out: Path, entry: BackboneEntry, config: AttackConfig) -> dict[str, Any]:
+def _inputs(
+    store: EmbeddingStore, out: Path, entry: BackboneEntry, config: AttackConfig, probed: Sequence[str]
+) -> dict[str, Any]:
     """Everything that determines the attacks besides photographs and embeddings, without loading a network."""
 
     def facts(each: BackboneEntry, *tasks: str) -> dict[str, Any]:
@@ -166,16 +173,16 @@ def _inputs(store: EmbeddingStore, out: Path, entry: BackboneEntry, config: Atta
         return {"name": each.name, "weights": each.facts["spec"]["weights_hash"], "probes": files}
 
     network = entry.name.partition("@")[0]
-    others = [e for e in store.backbones() if e.name != entry.name and not e.tokens]
-    probed = [e for e in others if _probe(out, e, "semantic").is_file()]
-    real = attackable(store, [e.name for e in probed])
-    surrogates = [e for e in probed if e.name in real and e.name.partition("@")[0] != network]
+    others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
+    others = [e for e in others if _probe(out, e, "semantic").is_file()]
+    real = attackable(store, [e.name for e in others])
+    surrogates = [e for e in others if e.name in real and e.name.partition("@")[0] != network]
     if config.surrogate and config.surrogate != entry.name:  # the surrogate itself is attacked through another
-        surrogates = [e for e in probed if e.name == config.surrogate]
+        surrogates = [e for e in others if e.name == config.surrogate]
         if not surrogates:
-            allowed = ", ".join(e.name for e in probed) or "another network of the store with a class probe"
+            allowed = ", ".join(e.name for e in others) or "another network of the store with a class probe"
             raise ConfigError("attack.surrogate", config.surrogate, allowed)
-    layers = [e for e in probed if e.name.partition("@")[0] == network]
+    layers = [e for e in others if e.name.partition("@")[0] == network]
     return {
         **{key: value for key, value in asdict(config).items() if key != "backbones"},
         "backbone": facts(entry, "semantic", "fine", "coarse"),

@@ -136,6 +136,7 @@ def _run(
             parts["attack"] = attack(
                 *(store, out, study.attack),
                 backbones=targets,
+                probed=names_of(study.backbones),
                 transformations=chosen,
                 source=plan.source,
                 checkpoints={name: choice.checkpoint for choice in study.backbones for name in choice.names},

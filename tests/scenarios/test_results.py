@@ -114,6 +114,16 @@ def test_the_store_grew_and_probes_did_not(scene: Scene) -> None:
     assert scene.stages(store)["images"] == first["images"] + 1
 
 
+def test_outdated_probes_are_not_attacked(scene: Scene) -> None:
+    store = scene.root / "s.zarr"
+    scene.embed(scene.photos)
+    scene.ok("probe", store, "--study", scene.study_file(), "--out", scene.root / "out")
+    scene.add(40)
+    scene.embed(scene.photos)
+    words = ("attack", store, "--out", scene.root / "out", "--backbone", "control:pixels")
+    scene.refused(*words, kind="StaleError")
+
+
 def test_photographs_were_redone_and_probes_were_not(scene: Scene) -> None:
     scene.embed(scene.photos)
     store = scene.root / "s.zarr"

@@ -25,7 +25,7 @@ from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
 pytest.importorskip("torchattack")
 pytestmark = pytest.mark.slow  # compiles two networks and attacks them
-VIT, RESNET = "control:random:test_vit", "control:random:test_resnet"
+VIT, RESNET = BOTH = "control:random:test_vit", "control:random:test_resnet"
 CONFIG = AttackConfig(
     attacks=("fgsm", "pgd", "pgd_l2", "transfer", "patch"), epsilons=(1, 48), steps=2, surrogate=RESNET, patch=0.3
 )
@@ -60,7 +60,7 @@ def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.fixture(scope="module")
 def attacked(probed: tuple[EmbeddingStore, Path]) -> dict[str, Any]:
     store, out = probed
-    return attack(store, out, CONFIG, backbones=[VIT], quiet=True)[VIT]
+    return attack(store, out, CONFIG, backbones=[VIT], probed=BOTH, quiet=True)[VIT]
 
 
 def test_attacks_lower_accuracy_within_their_radius(attacked: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def test_results_are_kept_until_their_inputs_change(
     tables = [open_table(store, VIT)]
     folder = out / ATTACK / store.backbone(VIT).slug
     before = (folder / "complete.json").read_bytes()
-    assert attack(store, out, CONFIG, backbones=[VIT], quiet=True) == {VIT: attacked}
+    assert attack(store, out, CONFIG, backbones=[VIT], probed=BOTH, quiet=True) == {VIT: attacked}
     assert (folder / "complete.json").read_bytes() == before
     assert kept_attacks(store, out, tables) == {VIT: attacked}
     assert kept_attacks(store, out, tables, AttackConfig()) == {}
@@ -147,16 +147,18 @@ def test_modified_results_are_redone_with_the_same_numbers(
 ) -> None:
     store, out = probed
     (out / ATTACK / store.backbone(VIT).slug / "attack.json").write_text("{}")
-    assert attack(store, out, CONFIG, backbones=[VIT], quiet=True) == {VIT: attacked}
+    assert attack(store, out, CONFIG, backbones=[VIT], probed=BOTH, quiet=True) == {VIT: attacked}
     assert "modified" in capsys.readouterr().err
 
 
 def test_what_cannot_be_attacked_is_refused_by_name(probed: tuple[EmbeddingStore, Path], tmp_path: Path) -> None:
     store, out = probed
     with pytest.raises(ConfigError, match=r"attack\.surrogate.*'mae:base'"):
-        attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"), backbones=[VIT], quiet=True)
+        attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"), backbones=[VIT], probed=BOTH, quiet=True)
+    with pytest.raises(ConfigError, match=r"attack\.surrogate"):  # its probe may be outdated
+        attack(store, out, CONFIG, backbones=[VIT], probed=[VIT], quiet=True)
     with pytest.raises(MissingError, match="semantic-linear"):
-        attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""), backbones=[VIT], quiet=True)
+        attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""), backbones=[VIT], probed=BOTH, quiet=True)
 
 
 def test_a_changed_photograph_is_refused(probed: tuple[EmbeddingStore, Path], photographs: Path) -> None:
@@ -167,7 +169,7 @@ def test_a_changed_photograph_is_refused(probed: tuple[EmbeddingStore, Path], ph
     try:
         changed.write_bytes(content + b" ")
         with pytest.raises(SubstyleError, match=f"{changed.name}: the photograph has changed"):
-            attack(store, out, dataclasses.replace(CONFIG, steps=1), backbones=[VIT], quiet=True)
+            attack(store, out, dataclasses.replace(CONFIG, steps=1), backbones=[VIT], probed=BOTH, quiet=True)
     finally:
         changed.write_bytes(content)
 
@@ -177,6 +179,8 @@ def test_the_command_and_the_report(
 ) -> None:
     store, out = probed
     study = tmp_path / "study.toml"
+    assert main(["attack", str(store.path), "--out", str(tmp_path / "none"), "--backbone", VIT, "--json"]) == 2
+    assert the_json(capsys)["error"]["field"].endswith("semantic-linear.safetensors")
     study.write_text(
         f'name = "attacks"\nbackbones = ["{VIT}", "{RESNET}"]\nsuite = "identity,jpeg,grayscale"\ncanvas = 64\n'
         'gallery = 0\n[attack]\nattacks = ["fgsm"]\nepsilons = [48]\nsteps = 1\n'
