@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,6 @@ from substyle.engine.study.outputs import (
     file_digest,
     finish,
     note_of,
-    photographs_digest,
     require_fresh,
 )
 from substyle.engine.study.stages import PROBES
@@ -38,6 +37,7 @@ from substyle.pipelines.sources import absolute_root
 
 HEAD: Final = "linear"
 TASKS = ("fine", "coarse", "semantic")
+_INTERVALS = ("seed", "bootstrap", "resample_by")  # settings of probes that change intervals
 _OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}
 
 
@@ -115,7 +115,7 @@ def kept_domains(
         if note is None:
             continue
         settings = note.stamp.settings
-        paths = {name: store_path(out, name) for name in settings.get("photographs", {})}
+        paths = {name: store_path(out, name) for name in settings.get("domains", {})}
         stores = {name: EmbeddingStore.open(path) for name, path in paths.items() if catalog.exists(path)}
         given = settings.get("folders", {}) if folders is None else folders
         now = _stamp(study, table, out, settings.get("own", ""), stores, given, tuple(settings.get("tasks", ())))
@@ -143,12 +143,14 @@ def _stamp(
     folders: Mapping[str, Path | str],
     tasks: Sequence[str],
 ) -> Stamp:
+    probes = note_of(out / PROBES / slug(table.backbone))
     settings = {
         "own": own,
         "tasks": list(tasks),
+        "intervals": {name: probes.stamp.settings.get(name) for name in _INTERVALS} if probes else {},
         "folders": {name: absolute_root(str(folder)) for name, folder in folders.items()},
-        "photographs": {
-            name: photographs_digest(open_table(store, table.backbone, table.transformations))
+        "domains": {
+            name: asdict(Stamp.of(store, open_table(store, table.backbone, table.transformations), {}))
             for name, store in stores.items()
         },
         "probes": {

@@ -78,6 +78,16 @@ def test_a_report_shows_the_domains_of_its_study_only(scene: Scene) -> None:
     scene.refused("report", store, kind="StaleError")
 
 
+def test_intervals_of_domains_are_those_of_the_study(scene: Scene) -> None:
+    scene.run()
+    scene.study["resample_by"] = "folder"
+    study, store = scene.study_file(), scene.root / "out" / "store.zarr"
+    scene.ok("probe", store, "--study", study)
+    scene.ok("analyze", store, "--study", study)
+    scene.refused("report", store, "--study", study, kind="StaleError")
+    assert numbers(scene.run()) == numbers(scene.fresh())
+
+
 def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:
     for folder in (scene.root / "other").glob("*/odd"):
         folder.rename(folder.with_name("unknown"))
