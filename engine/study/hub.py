@@ -17,7 +17,7 @@ from substyle.engine.store.files import write_durably
 from substyle.engine.study.outputs import CARD, PAGE, RESULTS, require_current
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
-_SHARED = [CARD, PAGE, RESULTS, "tables/*", "figures/*", "probes/*"]
+_SHARED = [CARD, PAGE, RESULTS, "tables/*", "figures/*"]
 
 
 def write_card(run: Path, out: Path | None = None) -> Path:
@@ -131,11 +131,15 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ConfigError("--repo", repo, "user/name")
     write_card(run)
+    reported = [f"{name}/*" for name in read_results(run / RESULTS).get("stamps", {}) if name.startswith("probes/")]
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo, folder_path=run, allow_patterns=_SHARED, commit_message=f"Results of {run.resolve().name}"
+            repo_id=repo,
+            folder_path=run,
+            allow_patterns=_SHARED + reported,
+            commit_message=f"Results of {run.resolve().name}",
         )
     except HFValidationError as error:
         raise ConfigError("--repo", repo, f"user/name ({error})") from error

@@ -274,6 +274,7 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
 
 def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> ReportFiles:
     """Write ``results.json`` and the report."""
+    outputs.discard_report(out)  # it may have tables and figures of other sections
     out.mkdir(parents=True, exist_ok=True)
     write_durably(out / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
     return write_report(results, out, gallery=gallery)

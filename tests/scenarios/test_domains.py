@@ -65,15 +65,18 @@ def test_other_photographs_of_a_domain_are_embedded_again(scene: Scene) -> None:
     assert after == scene.fresh()["backbones"][PIXELS]["domains"]
 
 
-def test_a_report_shows_the_domains_of_its_study_only(scene: Scene) -> None:
+def test_a_report_shows_the_domains_of_its_study_only(scene: Scene, pages: None) -> None:
     scene.run()
     store = scene.root / "out" / "store.zarr"
     scene.add_all(scene.root / "third", seed=90)
     scene.study["domains"] = {"other": str(scene.root / "third")}
     scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
     del scene.study["domains"]
+    tables = scene.root / "out" / "tables"
+    assert any(tables.glob("domains*"))
     answer = scene.ok("report", store, "--study", scene.study_file())
     assert "domains" not in read(answer["results"])["backbones"][PIXELS]
+    assert not any(tables.glob("domains*"))
     shutil.rmtree(scene.root / "out" / "domains" / f"{slug('other')}.zarr")
     scene.refused("report", store, kind="StaleError")
 

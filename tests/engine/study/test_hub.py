@@ -20,16 +20,17 @@ from substyle.engine.report.data import ordered
 from substyle.engine.study import hub
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 
-REPO = "somebody/photographs"
+REPO, PROBE = "somebody/photographs", "probes/a/fine-linear.safetensors"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """An output folder."""
-    for name in ("report.html", "tables/overview.csv", "probes/a/fine-linear.safetensors", "store.zarr/chunk"):
+    for name in ("report.html", "tables/overview.csv", PROBE, "probes/not-reported/x", "store.zarr/chunk"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "results.json").write_text(json.dumps(fake.fake_results()))
+    results = fake.fake_results() | {"stamps": {"probes/a": "0" * 16, "analysis/a": "0" * 16}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
     return tmp_path
 
 
@@ -108,7 +109,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_report_tables_and_probes_are_uploaded_and_embeddings_stay(run: Path, endpoint: str) -> None:
     assert hub.push(run, REPO, private=True).endswith("/commit/abc")
     assert Hub.created.get("private") or Hub.created["visibility"] == "private"  # by version of the client
-    kept = {"README.md", "results.json", "report.html", "tables/overview.csv", "probes/a/fine-linear.safetensors"}
+    kept = {"README.md", "results.json", "report.html", "tables/overview.csv", PROBE}
     assert set(Hub.files) == kept
     assert Hub.files["README.md"] == (run / "README.md").read_bytes()
     with pytest.raises(ConfigError, match="--repo"):
