@@ -197,7 +197,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         *(name, store, out, kept.outcomes, kept.analyses, parts),
         tables=kept.tables,
         threads=threads,
-        similarity=kept_similarity(store, out, list(tables), study.analysis if study else None),
+        similarity=kept_similarity(store, out, kept.tables, study.analysis if study else None),
         shifted=kept_replicates(out, parts["shift"]),
     )
     save_report(results, out, current_gallery(store, out, kept.tables[0]) if shown else None)

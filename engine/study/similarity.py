@@ -13,7 +13,7 @@ from substyle.engine.analysis.similarity import similarity
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.files import read_object, remove, write_durably, writing
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import open_tables
+from substyle.engine.store.table import EmbeddingTable, open_tables
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import (
     SIMILARITY,
@@ -64,11 +64,12 @@ def compare(
 
 
 def kept_similarity(
-    store: EmbeddingStore, out: Path, backbones: Sequence[str], config: AnalysisConfig | None = None
+    store: EmbeddingStore, out: Path, tables: Sequence[EmbeddingTable], config: AnalysisConfig | None = None
 ) -> dict[str, Any]:
-    """Load the result of `compare` for pairs of these backbones; empty if there is none.
+    """Load the result of `compare` for pairs of the backbones of these tables; empty if there is none.
 
     Args:
+        tables: tables with the transformations of the report.
         config: required settings; default: those of the result.
 
     Raises:
@@ -76,14 +77,18 @@ def kept_similarity(
     """
     folder = out / SIMILARITY
     note = note_of(folder)
-    if note is None:
+    backbones = [table.backbone for table in tables]
+    if note is None or len(set(backbones).intersection(note.stamp.settings.get("backbones", {}))) < 2:
         return {}
     settings = dict(note.stamp.settings)
     names = list(settings.pop("backbones", {}))
     if not set(names) <= {entry.name for entry in store.backbones()}:
         raise StaleError(f"{folder}: outdated, of another store; run substyle analyze {store.path}")
-    now = _stamp(store, names, list(note.stamp.transformations), asdict(config) if config else settings)
-    require_fresh(folder, note, now, f"substyle analyze {store.path}")
+    again = f"substyle analyze {store.path}"
+    if list(note.stamp.transformations) != list(tables[0].transformations):
+        raise StaleError(f"{folder}: outdated, computed from other transformations; run {again}")
+    now = _stamp(store, names, tables[0].transformations, asdict(config) if config else settings)
+    require_fresh(folder, note, now, again)
     found = read_object(folder / _FILE)
     pairs = {a: {b: pair for b, pair in row.items() if b in backbones} for a, row in found["pairs"].items()}
     return found | {"pairs": {a: row for a, row in pairs.items() if a in backbones and row}}

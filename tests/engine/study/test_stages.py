@@ -10,6 +10,7 @@ import pytest
 from substyle.engine.config import AnalysisConfig, EmbedConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import open_tables
 from substyle.engine.study import stages
 from substyle.engine.study.api import embed
 from substyle.engine.study.outputs import SIMILARITY, StaleError
@@ -54,10 +55,13 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     before = file.stat().st_mtime_ns
     assert compare(store, tmp_path, AnalysisConfig(), quiet=True) == found
     assert file.stat().st_mtime_ns == before
-    assert kept_similarity(store, tmp_path, names) == found
-    assert kept_similarity(store, tmp_path, names[:1])["pairs"] == {}
+    tables = open_tables(store, names)
+    assert kept_similarity(store, tmp_path, tables) == found
+    assert kept_similarity(store, tmp_path, tables[:1]) == {}
     with pytest.raises(StaleError, match="seed"):
-        kept_similarity(store, tmp_path, names, AnalysisConfig(seed=1))
+        kept_similarity(store, tmp_path, tables, AnalysisConfig(seed=1))
+    with pytest.raises(StaleError, match="other transformations"):
+        kept_similarity(store, tmp_path, open_tables(store, names, ["identity", "jpeg"]))
     embed(two_classes, tmp_path / "other.zarr", names, seed=1, **images)
     with pytest.raises(StaleError, match="another store"):
-        kept_similarity(EmbeddingStore.open(tmp_path / "other.zarr"), tmp_path, names)
+        kept_similarity(other := EmbeddingStore.open(tmp_path / "other.zarr"), tmp_path, open_tables(other, names))
