@@ -332,7 +332,8 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     if differing:
         raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
-    before = place(str((claimed(out) or {}).get("store", "")), "store")
+    own = out / STORE  # also in a folder that has been moved or copied
+    before = own if catalog.exists(own) else place(str((claimed(out) or {}).get("store", "")), "store")
     if not catalog.exists(before) or catalog.read_header(before).uuid != identity.get("store"):
         return
     store = EmbeddingStore.open(before)

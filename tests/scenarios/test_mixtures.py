@@ -167,14 +167,16 @@ def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: p
     assert f"{left_out} photographs " in capsys.readouterr().err
 
 
-def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene) -> None:
+@pytest.mark.parametrize("changed", ["out", "copy"])
+def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, changed: str) -> None:
     scene.run()
     shutil.copytree(scene.root / "out", scene.root / "copy")
     comparison = ["compare", scene.root / "out", scene.root / "copy", "--out", scene.root / "comparison"]
     scene.ok(*comparison)
     scene.one().write_bytes(other_bytes(scene.one()))
-    scene.embed(scene.photos, "--replace", store="out/store.zarr")
+    scene.embed(scene.photos, "--replace", store=f"{changed}/store.zarr")
     scene.refused(*comparison, kind="StaleError")
+    scene.refused("card", scene.root / changed, kind="StaleError")
 
 
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
