@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,9 @@ from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.store.layout import SPLITS, TEST, UNLABELLED
 from substyle.engine.store.manifest import assign
+from substyle.engine.store.records import content_hash
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, open_source
+from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite as names_of_suite
 
@@ -31,6 +33,7 @@ Layout = Literal["folder", "webdataset"]
 LAYOUTS: tuple[Layout, ...] = ("folder", "webdataset")
 IMAGE_FORMATS = ("png", "jpeg")
 INDEX = "variants.csv"  # of a folder: the `--rows` of `substyle import`, in the order of the files
+COLUMNS = ("key", "transformation", "label", "split", "content_hash", "seed", "canvas", "file")
 TAR_SAMPLES = 10_000  # variants in a tar shard
 
 
@@ -40,12 +43,14 @@ class VariantBatch:
 
     Attributes:
         records: B photographs.
+        contents: content hash of each.
         splits: ``train``, ``val`` or ``test`` of each, as `embed` assigns them.
         transformation: its name.
         pixels_BSSC: (B, S, S, 3) uint8.
     """
 
     records: Sequence[ImageRecord]
+    contents: Sequence[str]
     splits: Sequence[str]
     transformation: str
     pixels_BSSC: NDArray[np.uint8]
@@ -129,12 +134,12 @@ def batches(
         good_B = [b for b in range(len(kept)) if decoded.reasons[b] is None]
         if not good_B:
             continue
-        own = [kept[b] for b in good_B]
+        own, contents = [kept[b] for b in good_B], [content_hash(blobs[b]) for b in good_B]
         splits = [SPLITS[code] for code in split_N[own]]
         make = pipeline.maker(settings.transformations)
         for variant in make(decoded.canvas_BSSC[good_B], [records[n].key for n in own], split_N[own] == TEST):
             pixels_BSSC = variant.pixels_BSSC.numpy(force=True)
-            yield VariantBatch([records[n] for n in own], splits, variant.name, pixels_BSSC)
+            yield VariantBatch([records[n] for n in own], contents, splits, variant.name, pixels_BSSC)
 
 
 def write_variants(
@@ -154,10 +159,10 @@ def write_variants(
 ) -> dict[str, Any]:
     """Write the variants that `embed` embeds to image files.
 
-    A folder has ``<transformation>/<key>.png``, and `INDEX` with the columns key, transformation, label, split and file
-    in the order of writing. Tar shards ``variants-<number>.tar`` have the layout of WebDataset: a ``.png`` and a
-    ``.json`` with key, transformation, coarse class, label and split for each variant. Splits, and therefore motifs of
-    overlays, are those of a store of these photographs with default shares of splits.
+    A folder has ``<transformation>/<key>.png``, and `INDEX` with `COLUMNS` in the order of writing. Tar shards
+    ``variants-<number>.tar`` have the layout of WebDataset: a ``.png`` and a ``.json`` with the same facts and the
+    coarse class for each variant. Splits, and therefore motifs of overlays, are those of a store of these photographs
+    with default shares of splits.
 
     Args:
         images: as for `iter_variants`, and so are suite, canvas, seed, source, limit and device.
@@ -180,6 +185,7 @@ def write_variants(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("--out", str(out), "a new or empty folder")
     opened = open_source(images, source or SourceConfig())
+    print(describe(opened), file=sys.stderr)
     records = limited(opened.records, seed, limit)
     pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(suite)), EmbedConfig(device=device))
     quarantined: dict[str, str] = {}
@@ -190,12 +196,14 @@ def write_variants(
     total = len(records) * len(pipeline.settings.transformations)
     with stage("variants", total, "variants", quiet=quiet) as bar:
         for batch in batches(records, _splits(opened, records, seed), pipeline, quarantined.__setitem__):
-            for record, split, pixels in zip(batch.records, batch.splits, batch.pixels_BSSC, strict=True):
+            for record, content, split, pixels in zip(
+                batch.records, batch.contents, batch.splits, batch.pixels_BSSC, strict=True
+            ):
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, image_format, **options)
                 label = None if record.label is None else opened.class_names[record.label]
                 facts = {"key": record.key, "transformation": batch.transformation, "label": label, "split": split}
-                write(facts, file.getvalue(), image_format)
+                write(facts | {"content_hash": content, "seed": seed, "canvas": canvas}, file.getvalue(), image_format)
                 count += 1
             bar.advance(len(batch.records))
     write.close()
@@ -219,7 +227,7 @@ class _Folder:
     def close(self) -> None:
         """Write the index."""
         with (self.out / INDEX).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["key", "transformation", "label", "split", "file"], lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 

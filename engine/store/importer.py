@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import Definition
+from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, assign
 from substyle.engine.store.records import ImageNote
@@ -32,8 +33,9 @@ from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
 
 SHARD_ROWS = 1024
-_COLUMNS = ("key", "transformation", "label", "split")
-_OPTIONAL = ("label", "split")
+_SETTINGS = ("seed", "canvas")
+_OPTIONAL = ("label", "split", "content_hash", *_SETTINGS)
+_COLUMNS = ("key", "transformation", *_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class _Given:
 
     Attributes:
         keys: N sorted keys.
-        labels, splits: class name and split by key; None for none.
+        labels, splits, contents: class name, split and content hash of the photograph by key; None for none.
+        settings: seed and canvas of the variants, where given.
         definitions: the T transformations, identity first.
         x_RD: embeddings; at_TN: the row of each.
         digest: of all of these.
@@ -51,6 +54,8 @@ class _Given:
     keys: list[str]
     labels: dict[str, str | None]
     splits: dict[str, str | None]
+    contents: dict[str, str | None]
+    settings: dict[str, int]
     definitions: list[Definition]
     x_RD: NDArray[np.float32]
     at_TN: NDArray[np.int64]
@@ -77,7 +82,8 @@ class _Given:
         digest = hashlib.sha256(json.dumps([keys, list(order)]).encode())
         for at_N in at_TN:
             digest.update(x_RD[at_N].tobytes())
-        return cls(keys, labels, splits, definitions, x_RD, at_TN, digest.hexdigest()[:16])
+        contents, settings = _one_each(columns, "content_hash"), _settings(columns)
+        return cls(keys, labels, splits, contents, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
 
     def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Embeddings of images by transformation; NaN for images -1. Shape of each: (B, D)."""
@@ -102,8 +108,8 @@ def import_store(
 
     Args:
         embeddings: a Parquet file, or a folder of them, with columns ``key``, ``transformation``, ``embedding`` (a list
-            of numbers), and optionally ``label`` (class name) and ``split`` (train, val, test); or a ``.npy`` array
-            (rows, D).
+            of numbers), and optionally ``label`` (class name), ``split`` (train, val, test), and ``content_hash``,
+            ``seed`` and ``canvas`` as `write_variants` writes them; or a ``.npy`` array (rows, D).
         store_path: path of the store. An existing one keeps its classes and splits.
         backbone: name of the embeddings.
         rows: for ``.npy``: a CSV file with the columns above except ``embedding``, one line per row.
@@ -127,10 +133,16 @@ def import_store(
         if dtype not in (None, store.settings.dtype):
             raise ConfigError("--dtype", dtype, f"{store.settings.dtype}, that of {store_path}")
         _require_range(largest, store.settings.dtype, store_path)
+        for name, value in found.settings.items():
+            if value != (stored := getattr(store.settings, name)):
+                raise ConfigError(
+                    name, value, f"{stored}, as in {store_path}; write the variants with --{name} {stored}"
+                )
         _require_same_images(store, found)
     else:
         shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
-        settings = StoreSettings(seed, base.CANVAS, shard_rows, dtype or ("float16" if largest < 6e4 else "float32"))
+        seed, canvas = found.settings.get("seed", seed), found.settings.get("canvas", base.CANVAS)
+        settings = StoreSettings(seed, canvas, shard_rows, dtype or ("float16" if largest < 6e4 else "float32"))
         _require_range(largest, settings.dtype, store_path)
         label_N, class_names = _labels([found.labels[key] for key in found.keys])
         given = [found.splits[key] for key in found.keys]
@@ -187,6 +199,12 @@ def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
     label_of = dict(zip(manifest.keys, manifest.label_N.tolist(), strict=True))
     readable = [key for key, at in zip(manifest.keys, at_N.tolist(), strict=True) if at < 0 or noted.ok_N[at]]
     moved = set(store_facts(store).moved)
+    known_M = at_N >= 0
+    contents = zip(np.array(manifest.keys)[known_M].tolist(), hex_of(noted.content_N2[at_N[known_M]]), strict=True)
+    for key, content in contents:
+        if content and found.contents.get(key) not in (None, content):
+            allowed = f"{content}, the photograph in {store.path}; write the variants again"
+            raise ConfigError(f"content_hash of {key}", found.contents[key], allowed)
     splits = {
         key: {SPLITS[code], *([SPLITS[given]] if given >= 0 else ()), *(SPLITS if key in moved else ())}
         for key, code, given in zip(manifest.keys, manifest.split_N.tolist(), manifest.given_N.tolist(), strict=True)
@@ -281,6 +299,18 @@ def _one_each(columns: Mapping[str, list[Any]], column: str) -> dict[str, str | 
     for key, text in zip(columns["key"], columns[column], strict=True):
         if found.setdefault(key, text) != text:
             raise ConfigError(f"{column} of {key}", f"{found[key]} and {text}", "the same in all rows of an image")
+    return found
+
+
+def _settings(columns: Mapping[str, list[Any]]) -> dict[str, int]:
+    """Seed and canvas. Raises ConfigError unless they are the same number in all rows."""
+    found = {}
+    for name in _SETTINGS:
+        texts = set(columns[name]) - {None}
+        if len(texts) > 1 or not all(text.isdecimal() for text in texts):
+            raise ConfigError(name, ", ".join(sorted(texts)), "one whole number in all rows")
+        if texts:
+            found[name] = int(texts.pop())
     return found
 
 

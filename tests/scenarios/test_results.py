@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph
-from tests.scenarios.scene import SUITE, Scene, numbers, other_bytes, read, rows, write
+from tests.scenarios.scene import SUITE, Scene, edit, numbers, other_bytes, read, rows, write
 
 from substyle.engine.cli import main
 
@@ -202,6 +202,18 @@ def test_imported_embeddings(scene: Scene) -> None:
         code, answer = scene.command(*scene.embedding(other, store="i.zarr", backbone=backbone))
         assert code == 2, answer
     assert numbers(scene.stages(store)) == first
+
+
+def test_variants_of_other_photographs_are_not_imported(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    made = scene.ok("variants", scene.photos, "--out", scene.root / "variants", "--suite", SUITE, "--canvas", 64)
+    np.save(scene.root / "x.npy", np.random.default_rng(0).normal(size=(made["variants"], 4)))
+    where = ("--rows", scene.root / "variants" / "variants.csv", "--store", scene.root / "s.zarr")
+    words = ("import", scene.root / "x.npy", *where, "--backbone", "import:mine")
+    scene.ok(*words)
+    edit(scene)
+    scene.embed(scene.photos, "--replace")
+    scene.refused(*words, kind="ConfigError", field=f"content_hash of {scene.key(scene.one())}")
 
 
 def test_other_imported_embeddings_in_the_same_place(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import substyle
 from substyle.engine.backbones import registry
-from substyle.engine.embedding.variants import INDEX, write_variants
+from substyle.engine.embedding.variants import COLUMNS, INDEX, write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import DifferentError
 from substyle.kernels.errors import ConfigError
@@ -76,6 +76,9 @@ def test_variants_embedded_elsewhere_are_imported_beside_ours(
             "label",
         ),
         (lambda rows: [{**row, "split": "test"} for row in rows], "split"),
+        (lambda rows: [{**row, "content_hash": "0" * 32} for row in rows], "content_hash"),
+        (lambda rows: [{**row, "canvas": 96} for row in rows], "canvas"),
+        (lambda rows: [{**row, "seed": 5} for row in rows], "seed"),
     ],
 )
 def test_other_photographs_are_refused(
@@ -105,7 +108,8 @@ def test_numbers_beyond_the_range_of_the_store_are_refused(
         import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX, dtype="float16")
     assert not (tmp_path / "s.zarr").exists()
     import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
-    assert substyle.open_store(tmp_path / "s.zarr").settings.dtype == "float32"
+    settings = substyle.open_store(tmp_path / "s.zarr").settings
+    assert (settings.dtype, settings.canvas) == ("float32", SIDE)
 
 
 def test_tar_shards(two_classes: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +126,7 @@ def test_tar_shards(two_classes: Path, written: Path, tmp_path: Path, monkeypatc
     assert len(samples) == 160
     for sample in samples.values():
         facts = json.loads(sample["json"])
-        assert set(facts) == {"key", "transformation", "coarse", "label", "split"}
+        assert set(facts) == {*COLUMNS, "coarse"} - {"file"}
         assert sample["png"] == (written / facts["transformation"] / f"{facts['key']}.png").read_bytes()
 
 
