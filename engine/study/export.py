@@ -102,13 +102,15 @@ def export(
                 done[part.name] = found
                 count["kept"] += 1
             else:
+                # files of parts that have not been reached yet are still those of the earlier export; this one is noted
+                # when it is complete
+                gone = {*stale, *done, part.name}
+                later = {name: each for name, each in note["parts"].items() if name not in gone}
+                _write_note(out, store, to, asked, {**later, **done})
                 _remove(out, found["files"] if found else ())
                 files = {str(path.relative_to(out)): path.stat().st_size for path in part.write()}
                 done[part.name] = {"digest": part.digest, "files": files}
                 count["written"] += 1
-                # files of parts that have not been reached yet are still those of the earlier export
-                later = {name: each for name, each in note["parts"].items() if name not in done and name not in stale}
-                _write_note(out, store, to, asked, {**later, **done})
             bar.advance()
     _write_note(out, store, to, asked, done)
     if to == "huggingface":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.engine.store.test_store import make, note, rows
@@ -15,6 +17,7 @@ from substyle.engine.store.layout import StoreError
 from substyle.engine.store.lock import hold
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
+from substyle.engine.study import export as export_module
 from substyle.engine.study.export import FORMATS, export
 from substyle.kernels.errors import ConfigError, MissingError
 
@@ -126,6 +129,23 @@ def test_lance_has_all_rows_and_no_files_of_earlier_exports(store: EmbeddingStor
     assert lance.dataset(str(folder)).version == data.version  # with indices that users have added
     found = data.to_table(nearest={"column": "embedding", "q": table.x_TND[1, 4].astype(np.float32), "k": 1})
     assert (found["key"][0].as_py(), found["transformation"][0].as_py()) == (table.keys[4], "jpeg")
+
+
+def test_an_interrupted_export_is_resumed(
+    store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "out", export_module._write
+
+    def interrupted(path: Path, tables: Iterator[pa.Table]) -> Path:
+        whole(path, tables)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_module, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(store, out, to="parquet", quiet=True)
+    monkeypatch.undo()
+    assert list(out.rglob("*.parquet"))
+    assert counts(export(store, out, to="parquet", quiet=True)) == (2, 0, 0)
 
 
 def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) -> None:
