@@ -95,7 +95,9 @@ def _trained(
     """Fine-tune a backbone unless the result is up to date; returns its file."""
     folder = out / FINETUNED / f"{store.backbone(choice.name).slug}-{objective}-{seed}"
     budget = {name: value for name, value in asdict(config).items() if name not in _LISTS}
-    stamp = Stamp.of(store, table, {**budget, "objective": objective, "seed": seed})
+    # photographs are shuffled in groups of a batch of `embed`
+    settings = {**budget, "objective": objective, "seed": seed, "group": pipeline.config.images}
+    stamp = Stamp.of(store, table, settings)
     if not fits(folder, stamp):
         remove(folder)
         began = time.perf_counter()

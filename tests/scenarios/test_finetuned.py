@@ -81,6 +81,8 @@ def test_reports_show_no_earlier_training(tuned: Scene) -> None:
     now = tuned.run()["backbones"].keys()
     tuned.ok("report", tuned.root / "out" / "store.zarr", "--study", tuned.study_file())
     assert read(tuned.root / "out" / "results.json")["backbones"].keys() == now
+    tuned.study["embed"]["batch"] = 4  # photographs are shuffled in groups of a batch
+    assert tuned.run()["backbones"].keys() != now
 
 
 def test_results_of_earlier_trainings_are_deleted(tmp_path: Path) -> None:
