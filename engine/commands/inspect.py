@@ -39,11 +39,11 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
     finished = store.finished()
     images = _images(store)
     backbones = [_backbone(store, entry, finished) for entry in store.backbones()]
-    settings = store.settings
+    settings, damaged = store.settings, (store.path / compaction.NAME).is_file()
     return {
         "store": str(store.path),
         "uuid": store.uuid,
-        "damaged": (store.path / compaction.NAME).is_file(),
+        "damaged": damaged,
         "bytes": sum(backbone["bytes"] for backbone in backbones),
         "seed": settings.seed,
         "canvas": settings.canvas,
@@ -56,7 +56,7 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
         **images,
         "transformations": _union(backbone["transformations"] for backbone in backbones),
         "backbones": backbones,
-        "complete": bool(backbones) and all(backbone["complete"] for backbone in backbones),
+        "complete": bool(backbones) and not damaged and all(backbone["complete"] for backbone in backbones),
     }
 
 
