@@ -13,6 +13,11 @@ def pages() -> None:
 
 
 @pytest.fixture
+def processes() -> None:
+    """Run some commands in other processes, which embed all numbers of `control:pixels`."""
+
+
+@pytest.fixture
 def empty(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -25,6 +30,8 @@ def empty(
     if "pages" not in request.fixturenames:  # they take longer than everything else, and show what results.json says
         monkeypatch.setattr("substyle.engine.study.runner.write_report", lambda results, out, gallery: None)
     monkeypatch.setattr("substyle.engine.report.page.save_figures", lambda results, folder: [])
+    if "processes" not in request.fixturenames:  # 48 numbers: probes of 768 take most of the time of a run
+        monkeypatch.setattr("substyle.engine.backbones.families.controls._GRID", 4)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # no machine is switched off here
     monkeypatch.setattr(
         "substyle.pipelines.transforms.registry._loaded", []

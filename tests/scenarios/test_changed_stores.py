@@ -108,6 +108,7 @@ def test_run_repairs_what_verify_found(scene: Scene) -> None:
 # --- interrupted ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("edited", ["not yet embedded", "embedded"])
 def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
     """A photograph is edited before resuming: rejected if already embedded, otherwise used as it is now."""

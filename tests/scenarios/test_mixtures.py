@@ -114,6 +114,7 @@ def test_another_source_that_shares_a_photograph_is_another_source(scene: Scene)
     assert answer["quarantined"] == {}
 
 
+@pytest.mark.usefixtures("processes")
 def test_photographs_that_came_while_backbones_were_prepared(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two concurrent runs add folders of the same name to a store."""
     scene.embed(scene.photos)
@@ -179,6 +180,7 @@ def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, chan
     scene.refused("card", scene.root / changed, kind="StaleError")
 
 
+@pytest.mark.usefixtures("processes")
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.embed(scene.photos)
     train = stages.run_probes

@@ -23,7 +23,7 @@ def test_from_photographs_to_the_report(scene: Scene) -> None:
     asked(scene)
     results = scene.run()
     shapes = {name: (b["dim"], b.get("tokens")) for name, b in results["backbones"].items()}
-    assert shapes == {TOKENS: (96, 4), LAYER: (64, 101), "control:pixels": (768, None)}
+    assert shapes == {TOKENS: (96, 4), LAYER: (64, 101), "control:pixels": (48, None)}
     for task in ("fine", "semantic"):
         assert list(results["backbones"][TOKENS][task]) == ["linear", "attentive", "efficient"]
         assert list(results["backbones"]["control:pixels"][task]) == ["linear"]

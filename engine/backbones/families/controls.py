@@ -14,6 +14,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BINS = 16
 _PAIRS = ((0, 1), (0, 2), (1, 2))
 _IN_CACHE = 8
+_GRID = 16
 # used instead of a hash of weights: increment when a control's computation changes
 _VERSIONS = {"pixels": "pixels-1", "statistics": "statistics-2"}
 
@@ -24,7 +25,7 @@ class Pixels(nn.Module):
     def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 to (B, 768) float32."""
         x = canvas_BSSC.permute(0, 3, 1, 2).contiguous().float()
-        return adaptive_avg_pool2d(x, 16).flatten(1) / 255.0
+        return adaptive_avg_pool2d(x, _GRID).flatten(1) / 255.0
 
 
 class Statistics(nn.Module):
