@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,16 @@ BATCH = 4
 def samples() -> list[NDArray[np.uint8]]:
     plain = np.stack([np.array(photograph(i, 224, 224)) for i in range(BATCH)])
     return [plain, 255 - plain, plain[:, ::-1].copy()]
+
+
+@pytest.fixture
+def own_cache(private_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, with the graphs that there are: an export takes seconds."""
+    (tmp_path / "cache" / "graphs").mkdir(parents=True)
+    for path in private_cache.glob("graphs/*.onnx"):
+        shutil.copy(path, tmp_path / "cache" / "graphs")
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def load(name: str) -> Backbone:
@@ -81,9 +92,8 @@ def test_arithmetic_controls_need_no_gate() -> None:
 
 
 def test_auto_keeps_layers_in_float32_until_the_gate_passes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
     asked: list[tuple[str, int]] = []
     real = FixedBatch.__call__
 

@@ -35,7 +35,7 @@ from substyle.kernels.errors import ConfigError, SubstyleError
 
 SIDE, BATCH, DIM = 32, 4, 6
 ON_CPU, ON_GPU = Target("cpu", "torch"), Target("cuda:0", "tensorrt")
-pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache", "exported_once")
 
 
 @pytest.fixture

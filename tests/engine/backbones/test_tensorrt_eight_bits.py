@@ -41,7 +41,7 @@ from substyle.engine.backbones.spec import Backbone
 from substyle.engine.devices import EightBits, Target
 from substyle.kernels.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "exported_once")
 
 
 class Engines:

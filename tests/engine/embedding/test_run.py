@@ -345,16 +345,20 @@ def test_tokens_are_stored_beside_their_size(
     """The size is printed before anything is embedded; a disk without room is refused, and nothing is lost."""
     store = tmp_path / "s.zarr"
     network = BackboneChoice("control:random:test_resnet@tokens=2", precision="fp32")
+    embed(plan(two_classes, store, "identity,grayscale"), [PIXELS], quiet=True)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr("substyle.engine.embedding.run.shutil.disk_usage", lambda path: usage)
+        with pytest.raises(ConfigError, match=r"0\.0 MB are free; @tokens=<side>"):
+            embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network], quiet=True)
+    opened = EmbeddingStore.open(store)
+    assert opened.stored_bytes(opened.backbone(network.name), ["identity"]) == 0
+    assert len(load_table(opened, PIXELS.name).keys) == 40
+    capsys.readouterr()
     embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network])
     found = load_table(EmbeddingStore.open(store), network.name)
     images = len(found.keys)
     assert (found.tokens, found.width) == (4, 4 * 96)
     assert f"{2 * images:,} of 4 × 96 by {network.name}" in capsys.readouterr().err
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("substyle.engine.embedding.run.shutil.disk_usage", lambda path: usage)
-    more = BackboneChoice("control:random:test_resnet@pool=tokens", precision="fp32")
-    with pytest.raises(ConfigError, match=r"0\.0 MB are free; @tokens=<side>"):
-        embed(plan(two_classes, store, "identity,grayscale"), [more], quiet=True)
-    assert EmbeddingStore.open(store).stored_bytes(EmbeddingStore.open(store).backbone(more.name), ["identity"]) == 0
     again = embed(plan(two_classes, store, "identity,grayscale"), [PIXELS, network], quiet=True)
     assert again.new_shards == 0

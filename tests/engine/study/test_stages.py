@@ -30,7 +30,7 @@ def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> 
         tasks=("semantic", "multitask"), heads=("linear",), Cs=(1e-2,), passes=20, resamples=0, equal_width=0, **small
     )
     backbones = ["control:pixels", "control:random:test_vit"]
-    settings = EmbedConfig(precision="fp32")
+    settings = EmbedConfig(batch=4, threads=1, precision="fp32")
     images: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
     store = embed(two_classes, tmp_path / "s.zarr", backbones, config=settings, **images)
     outcomes = stages.probe(store, tmp_path, config, quiet=True)
