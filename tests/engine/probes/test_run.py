@@ -132,7 +132,8 @@ def test_results_are_such_that_the_report_reads(make_table: Make, quick: Quick, 
 
 def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, tmp_path: Path) -> None:
     table = make_table(images=200, style=1.0)
-    outcome = run_probes(table, quick(), out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
+    config = quick(mlp_steps=10, multitask_steps=5)
+    outcome = run_probes(table, config, out_dir=tmp_path, quiet=True, metadata={"canvas": 224})
     saved = {path.name: Probe.load(path) for path in tmp_path.iterdir()}
     heads = [f"{task}-{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")]
     assert set(saved) == {f"{name}.safetensors" for name in (*heads, "multitask-mlp")}
@@ -152,7 +153,8 @@ def test_saved_probes_predict_what_is_reported(make_table: Make, quick: Quick, t
 def test_scores_and_resamples_by_name(make_table: Make, quick: Quick) -> None:
     """Scores are (T, N) over test images; accuracies of resampled probes are (S, T)."""
     table = make_table()
-    outcome = run_probes(table, quick(resamples=3, mlp_resamples=2, mlp_steps=5), out_dir=None, quiet=True)
+    config = quick(resamples=3, mlp_resamples=2, mlp_steps=5, multitask_steps=5)
+    outcome = run_probes(table, config, out_dir=None, quiet=True)
     twice = {f"{task}/{head}" for task in ("fine", "coarse", "semantic") for head in ("linear", "mlp")}
     assert outcome.scores.keys() == twice | {
         "rotation/linear", "equal_fine/linear", "equal_rotation/linear",
@@ -242,7 +244,8 @@ def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
     """On pure noise all intervals contain chance, including the rotation's."""
     table = make_table(images=300)
     noise = np.random.default_rng(9).normal(size=table.x_TND.shape).astype(np.float32)
-    results = plain(run_probes(replace(table, x_TND=noise), quick(heads=("linear",)), out_dir=None, quiet=True))
+    config = quick(tasks=("fine", "coarse", "semantic"), heads=("linear",))
+    results = plain(run_probes(replace(table, x_TND=noise), config, out_dir=None, quiet=True))
     fine, coarse, semantic = (results[task]["linear"] for task in ("fine", "coarse", "semantic"))
     assert fine["accuracy"] == pytest.approx(1 / 8, abs=0.06)
     assert coarse["seen"] == pytest.approx(1 / 4, abs=0.08)
@@ -251,8 +254,11 @@ def test_what_says_nothing_is_at_chance(make_table: Make, quick: Quick) -> None:
 
 
 def test_the_same_seed_gives_the_same_results(make_table: Make, quick: Quick) -> None:
-    table = make_table(style=0.5)
-    runs = [run_probes(table, quick(seed=seed, mlp_steps=10), out_dir=None, quiet=True) for seed in (0, 0, 1)]
+    table = make_table(images=60, style=0.5)
+    runs = [
+        run_probes(table, quick(seed=seed, mlp_steps=10, multitask_steps=10), out_dir=None, quiet=True)
+        for seed in (0, 0, 1)
+    ]
     assert runs[0].results == runs[1].results
     assert runs[0].results != runs[2].results
     for name, score in runs[0].scores.items():
@@ -310,7 +316,8 @@ def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
     distinct[6] = False
     distinct[2, ::2] = False
     table = make_table(distinct_TN=distinct)
-    outcome = run_probes(table, quick(heads=("linear",)), out_dir=None, quiet=True)
+    config = quick(tasks=("fine", "coarse"), heads=("linear",))
+    outcome = run_probes(table, config, out_dir=None, quiet=True)
     results = plain(outcome)
     fine = results["fine"]["linear"]
     assert fine["by_transformation"]["tone_a"] is None
@@ -375,7 +382,7 @@ def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make,
 
 def test_comparisons(make_table: Make, quick: Quick) -> None:
     """A backbone with style signal, one without, and one with fewer images and transformations."""
-    config = quick()
+    config = quick(mlp_steps=10, multitask_steps=5)
     outcomes = {
         "clear": run_probes(make_table(images=200, style=2.0), config, out_dir=None, quiet=True),
         "faint": run_probes(make_table(images=200, style=0.2), config, out_dir=None, quiet=True),
