@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import jpeg, photograph
 from tests.crash.harness import embed, uninterrupted
 from tests.crash.processes import Warm, warm_start
+from tests.object_server import Server
 
 SHARDS = 12
 
@@ -31,9 +32,9 @@ class Whole:
 
 
 @pytest.fixture(scope="session")
-def warm(private_cache: Path) -> Iterator[Warm]:
-    """Starts runs without waiting for their imports."""
-    del private_cache  # it sets the environment that the process inherits
+def warm(private_cache: Path, _server: Server) -> Iterator[Warm]:
+    """Starts runs without waiting for their imports; they reach the server of buckets."""
+    del private_cache, _server  # they set the environment that the process inherits
     with warm_start() as start:
         yield start
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole, photographs
 from tests.crash.harness import MORE, PIXELS, differences, embed
 from tests.crash.moments import until
-from tests.crash.processes import Warm, warm_start
+from tests.crash.processes import Warm
 from tests.object_server import KEY, SECRET, Fault, Server
 
 from substyle.engine.cli import main
@@ -20,14 +19,6 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify
 from substyle.pipelines.storage import ObjectPlace, Place
-
-
-@pytest.fixture(scope="module")
-def there(_server: Server, private_cache: Path) -> Iterator[Warm]:
-    """Starts runs that reach the server."""
-    del _server, private_cache  # they set the environment that the process inherits
-    with warm_start() as start:
-        yield start
 
 
 def fetched(store: ObjectPlace, folder: Path) -> Path:
@@ -57,34 +48,34 @@ def puts(server: Server, store: ObjectPlace) -> int:
     ],
 )
 def test_a_killed_run_is_resumed_to_the_same_bytes(
-    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
+    warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
 ) -> None:
     store = bucket / "s.zarr"
     arguments = embed(finished.images, store)
-    run = there(arguments)
+    run = warm(arguments)
     until(lambda: puts(server, store) >= moment, run)
     run.kill().require(-9)
     assert len(journal.read(store)) < finished.shards
-    there(arguments).wait().require(0)
+    warm(arguments).wait().require(0)
     assert differences(fetched(store, tmp_path), finished.store) == []
     assert verify(store, quiet=True).ok
 
 
-def test_parts_fill_one_store(there: Warm, finished: Whole, bucket: ObjectPlace, tmp_path: Path) -> None:
+def test_parts_fill_one_store(warm: Warm, finished: Whole, bucket: ObjectPlace, tmp_path: Path) -> None:
     store = bucket / "s.zarr"
-    runs = [there(embed(finished.images, store, "--part", f"{i}/2")) for i in (1, 2)]
+    runs = [warm(embed(finished.images, store, "--part", f"{i}/2")) for i in (1, 2)]
     for run in runs:
         run.wait().require(0)
     assert differences(fetched(store, tmp_path), finished.store) == []
 
 
 def test_a_second_run_is_refused_and_told_whose_store_it_is(
-    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server
+    warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server
 ) -> None:
     store = bucket / "s.zarr"
-    run = there(embed(finished.images, store))
+    run = warm(embed(finished.images, store))
     until((store / lock.NAME).exists, run)
-    ended = there(embed(finished.images, store)).wait()
+    ended = warm(embed(finished.images, store)).wait()
     if run.running():
         ended.require(1, f"pid {run.pid}", str(store))
     run.wait().require(0)
@@ -92,14 +83,14 @@ def test_a_second_run_is_refused_and_told_whose_store_it_is(
 
 
 def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended(
-    there: Warm, tiny: Whole, bucket: ObjectPlace
+    warm: Warm, tiny: Whole, bucket: ObjectPlace
 ) -> None:
     store = bucket / "s.zarr"
     far = Holder("far", "another-host", 1, "yesterday", system="another system")
-    there(embed(tiny.images, store, "--limit", "8")).wait().require(0)
+    warm(embed(tiny.images, store, "--limit", "8")).wait().require(0)
     (store / lock.NAME).put(far.to_json())
-    there(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
-    there(embed(tiny.images, store, "--take-over")).wait().require(0, "run far")
+    warm(embed(tiny.images, store)).wait().require(1, "run far (pid 1 on another-host", "--take-over")
+    warm(embed(tiny.images, store, "--take-over")).wait().require(0, "run far")
     assert not (store / lock.NAME).exists()
     assert len(EmbeddingStore.open(store).manifest().keys) == 12
 
@@ -107,41 +98,41 @@ def test_the_lock_of_another_host_goes_when_the_user_says_that_its_run_has_ended
 # what is busy or broken is asked again for a quarter of a minute
 @pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.slow)])
 def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
-    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, status: int
+    warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, status: int
 ) -> None:
     store = bucket / "s.zarr"
     arguments = embed(finished.images, store)
     with server.failing(Fault("PUT", r"/c/\d+/0$", status=status, after=7)):
-        ended = there(arguments).wait().require(1, "/c/", str(status), "kept")
+        ended = warm(arguments).wait().require(1, "/c/", str(status), "kept")
     assert KEY not in ended.err + ended.out
     assert SECRET not in ended.err + ended.out
     kept = journal.read(store)
     assert 0 < len(kept) < finished.shards
-    there(arguments).wait().require(0)
+    warm(arguments).wait().require(0)
     again = {record.shard: record.run for record in journal.read(store)}
     assert all(again[record.shard] == record.run for record in kept)
     assert differences(fetched(store, tmp_path), finished.store) == []
 
 
 def test_a_request_that_fails_now_and_then_is_made_again(
-    there: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path
+    warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path
 ) -> None:
     store = bucket / "s.zarr"
     faults = [Fault(method, ".", times=1, status=status, after=after) for method, status, after in (
         ("PUT", 500, 9), ("PUT", 0, 20), ("GET", 503, 12), ("PUT", 0, 33), ("POST", 500, 0), ("HEAD", 500, 2),
     )]  # fmt: skip
     with server.failing(*faults):
-        there(embed(finished.images, store)).wait().require(0)
+        warm(embed(finished.images, store)).wait().require(0)
     assert [fault for fault in faults if fault.seen <= fault.after] == []
     assert differences(fetched(store, tmp_path), finished.store) == []
 
 
-def test_growth_redoes_nothing(there: Warm, bucket: ObjectPlace, tmp_path: Path) -> None:
+def test_growth_redoes_nothing(warm: Warm, bucket: ObjectPlace, tmp_path: Path) -> None:
     images, local = photographs(tmp_path / "photographs", 12), tmp_path / "local" / "s.zarr"
     store = bucket / "s.zarr"
 
     def fill(place: Place, suite: str, *backbones: str) -> None:
-        there(embed(images, place, suite=suite, backbones=backbones)).wait().require(0)
+        warm(embed(images, place, suite=suite, backbones=backbones)).wait().require(0)
 
     first: dict[str, bytes] = {}
     for place in (store, local):
@@ -159,9 +150,9 @@ def _read(store: ObjectPlace, name: str) -> bytes:
     return (store / name.removeprefix(f"{store}/")).read_bytes()
 
 
-def test_no_secret_reaches_a_store(there: Warm, finished: Whole, bucket: ObjectPlace) -> None:
+def test_no_secret_reaches_a_store(warm: Warm, finished: Whole, bucket: ObjectPlace) -> None:
     store = bucket / "s.zarr"
-    ended = there(embed(finished.images, store, "--limit", "8")).wait().require(0)
+    ended = warm(embed(finished.images, store, "--limit", "8")).wait().require(0)
     for text in (ended.out, ended.err, *(p.read_bytes().decode("latin-1") for p, _ in store.walk())):
         assert KEY not in text
         assert SECRET not in text
