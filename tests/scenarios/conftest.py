@@ -24,14 +24,17 @@ def empty(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     one_thread: None,
+    private_cache: Path,
 ) -> Iterator[Scene]:
     """A folder without photographs."""
     del one_thread
     if "pages" not in request.fixturenames:  # they take longer than everything else, and show what results.json says
         monkeypatch.setattr("substyle.engine.study.runner.write_report", lambda results, out, gallery: None)
     monkeypatch.setattr("substyle.engine.report.page.save_figures", lambda results, folder: [])
-    if "processes" not in request.fixturenames:  # 48 numbers: probes of 768 take most of the time of a run
+    if "processes" not in request.fixturenames:
+        # 48 numbers: probes of 768 take most of the time of a run; a cache of their own, since it tells the width
         monkeypatch.setattr("substyle.engine.backbones.families.controls._GRID", 4)
+        monkeypatch.setenv("SUBSTYLE_CACHE", str(private_cache.with_name("cache-of-scenarios")))
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # no machine is switched off here
     monkeypatch.setattr(
         "substyle.pipelines.transforms.registry._loaded", []
