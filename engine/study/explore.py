@@ -37,6 +37,7 @@ from substyle.engine.study.outputs import StaleError
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all
 
 NEIGHBOURS = 10
 THUMBNAIL = 96  # px
@@ -170,6 +171,7 @@ def current_variants(
     Photographs that are gone or have changed are left out; all are if the store does not know its photographs, or a
     transformation has changed.
     """
+    load_all()
     manifest, settings = store.manifest(), store.settings
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
     try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -67,6 +68,18 @@ def test_rows_of_the_map(store: substyle.EmbeddingStore, atlas: list[tuple[list[
         assert row["variant"]["bytes"][:2] == b"\xff\xd8"
 
 
+def test_a_new_process_knows_the_transformations_of_a_store(store: substyle.EmbeddingStore) -> None:
+    script = f"""
+import numpy as np, substyle
+from substyle.engine.study.explore import current_variants
+store = substyle.open_store({str(store.path)!r})
+table = substyle.load_table(store, "control:pixels")
+print(*(name for name, key, pixels in current_variants(store, table, np.arange(1), table.transformations)))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (ran.stdout.split(), ran.stderr) == (NAMES, "")
+
+
 def test_predictions_of_saved_probes(
     two_classes: Path, atlas: list[tuple[list[str], object]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,7 +141,7 @@ def test_without_photographs_there_are_no_thumbnails(
 
 def test_bad_arguments(store: substyle.EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="umap, pacmap"):
-        explore(store, "control:pixels", projection="tsne")
+        explore(store, "control:pixels", projection="pca")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match="embedding-atlas"):
         explore(store, "control:pixels")
