@@ -262,6 +262,11 @@ def expand(name: str) -> list[str]:
     return names
 
 
+def has_tokens(name: str) -> bool:
+    """Return whether the options in a name ask for tokens instead of one vector per image."""
+    return re.search("[@,](?:pool=tokens|tokens=)", name) is not None
+
+
 _FUSED = re.compile(r"([@,]layer=)(-?[0-9]{1,4}(?:\+-?[0-9]{1,4})+)(?=,|$)")
 
 
@@ -273,7 +278,7 @@ def fused(name: str) -> list[str]:
     found = _FUSED.search(name)
     if found is None or _OPTIONS.fullmatch(name) is None:
         return []
-    if re.search("[@,](?:pool=tokens|tokens=)", name):
+    if has_tokens(name):
         raise ConfigError(f"backbone {name}", f"tokens of layers {found[2]}", "one vector per layer")
     layers = found[2].split("+")
     if len(set(layers)) < len(layers):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
+from substyle.engine.backbones.spec import has_tokens
 from substyle.engine.config import BackboneChoice, Study, names_of
 from substyle.engine.embedding.plan import limited
 from substyle.engine.probes.attacks import FEWEST, torchattack
@@ -325,7 +326,7 @@ def check_training(study: Study, transformations: Sequence[str], counts: SplitCo
 
 
 def check_attack(study: Study, counts: SplitCounts) -> None:
-    """Check that there are class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
+    """Check that there are networks, class probes and photographs to attack. Raises ConfigError("attack...", ...)."""
     config, names = study.attack, names_of(study.backbones)
     if not config.attacks:
         return
@@ -333,9 +334,20 @@ def check_attack(study: Study, counts: SplitCounts) -> None:
     for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
         if unknown := asked - set(names):
             raise ConfigError(f"attack.{field}", _some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
+    # as `attackable` and the choice of a surrogate in engine/study/attack.py, from names
+    networks = [name for name in names if not name.startswith("control:") and not has_tokens(name)]
+    targets = config.backbones or networks
+    if not targets:
+        raise ConfigError("attack.backbones", "none", "controls by name; the study has no network to attack")
+    for target in targets if config.attacks == ("transfer",) else ():
+        own = target.partition("@")[0]
+        if config.surrogate in ("", target) and all(name.partition("@")[0] == own for name in networks):
+            allowed = f"also another attack; the study has no other network to craft an attack on {target}"
+            raise ConfigError("attack.attacks", "transfer", allowed)
     _require_class_probe("attack.attacks", ", ".join(config.attacks), counts, study.probes)
     for split in (TRAIN, TEST):
-        if (found := int(counts.count_CS[:-1, split].sum())) < FEWEST:
+        labelled = int(counts.count_CS[:-1, split].sum())
+        if (found := min(labelled, config.photographs or labelled)) < FEWEST:
             given = f"{found} labelled {SPLITS[split]} photographs"
             raise ConfigError("attack.attacks", given, f"at least {FEWEST} that the class probe gets right")
 

@@ -38,7 +38,7 @@ class AttackConfig:
     """Adversarial attacks on each backbone with its linear class probe, and their detection."""
 
     attacks: Distinct[Attack] = ()
-    """``fgsm`` (one step), ``pgd`` (L∞), ``pgd_l2`` (L2), ``transfer`` (MI-FGSM on another backbone of the store),
+    """``fgsm`` (one step), ``pgd`` (L∞), ``pgd_l2`` (L2), ``transfer`` (MI-FGSM on another backbone of the study),
     ``patch`` (PGD of any strength within a square)."""
     backbones: tuple[str, ...] = ()
     """Backbones of the study to attack. Default: all except controls and those with tokens."""

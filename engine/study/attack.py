@@ -94,7 +94,7 @@ def attack(
         the contents of each ``attack.json``.
 
     Raises:
-        ConfigError: a backbone is no torch network.
+        ConfigError: a backbone is no torch network, or transfer is the only attack and there is no surrogate.
         MissingError: a probe or torchattack is missing.
         SubstyleError: weights or photographs differ from those of the store, or too few are classified correctly.
     """
@@ -107,6 +107,9 @@ def attack(
         if name not in probed:
             raise MissingError(str(_probe(out, entry, "semantic")), f"run substyle probe {store.path}")
         inputs = _inputs(store, out, entry, config, probed)
+        if not config.names(transfer=inputs["transfer"] is not None):
+            allowed = f"also another attack; no other network with a class probe to craft an attack on {name}"
+            raise ConfigError("attack.attacks", ", ".join(config.attacks), allowed)
         stamp = Stamp.of(store, table, inputs)
         if not fits(folder, stamp):
             remove(folder)

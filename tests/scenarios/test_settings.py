@@ -316,7 +316,7 @@ def _surrogate(scene: Scene) -> str:
 
 def _too_few_to_attack(scene: Scene) -> str:
     pytest.importorskip("torchattack")
-    scene.study["attack"] = {"attacks": ["fgsm"]}
+    scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["control:pixels"]}
     return "attack.attacks"
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
+from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.layout import HEADER
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
@@ -185,6 +187,33 @@ def test_shifts_that_cannot_be_scored(other: Path, tmp_path: Path) -> None:
         assert caught.value.field == name
     with pytest.raises(ConfigError):
         preflight.check_shift({"s": tmp_path / "missing"}, good, config)
+
+
+@pytest.mark.parametrize(
+    ("names", "attack", "field", "named"),
+    [
+        ("timm:a", {}, "attacks", "'transfer'.*no other network to craft an attack on timm:a$"),
+        ("timm:a timm:a@layer=2 timm:b@tokens=2 control:random:b", {}, "attacks", "'transfer'.*on timm:a$"),
+        ("timm:a control:pixels", {"surrogate": "timm:a"}, "attacks", "on timm:a$"),
+        ("control:pixels timm:a@tokens=2", {"attacks": ("fgsm",)}, "backbones", "no network to attack"),
+        ("timm:a timm:b", {"photographs": 9}, "attacks", "'9 labelled train photographs'"),
+        ("timm:a control:pixels", {"surrogate": "control:pixels"}, None, ""),
+        ("timm:a timm:b", {"surrogate": "timm:b"}, None, ""),
+        ("timm:a control:pixels", {"backbones": ("control:pixels",)}, None, ""),
+        ("timm:a", {"attacks": ("fgsm", "transfer")}, None, ""),
+    ],
+)
+def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field: str | None, named: str) -> None:
+    pytest.importorskip("torchattack")
+    config = AttackConfig(**{"attacks": ("transfer",), **attack})
+    study = Study("s", tuple(BackboneChoice(name) for name in names.split()), attack=config)
+    counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
+    if field is None:
+        preflight.check_attack(study, counts)
+        return
+    with pytest.raises(ConfigError, match=named) as caught:
+        preflight.check_attack(study, counts)
+    assert caught.value.field == f"attack.{field}"
 
 
 def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def test_what_cannot_be_attacked_is_refused_by_name(probed: tuple[EmbeddingStore
         attack(store, out, dataclasses.replace(CONFIG, surrogate="mae:base"), backbones=[VIT], probed=BOTH, quiet=True)
     with pytest.raises(ConfigError, match=r"attack\.surrogate"):  # its probe may be outdated
         attack(store, out, CONFIG, backbones=[VIT], probed=[VIT], quiet=True)
+    with pytest.raises(ConfigError, match=r"attack\.attacks.*'transfer'"):
+        attack(store, out, AttackConfig(attacks=("transfer",)), backbones=[VIT], probed=BOTH, quiet=True)
     with pytest.raises(MissingError, match="semantic-linear"):
         attack(store, tmp_path, dataclasses.replace(CONFIG, surrogate=""), backbones=[VIT], probed=BOTH, quiet=True)
 
