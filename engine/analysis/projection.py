@@ -24,6 +24,7 @@ _STEPS = 500  # as good as the default of 1000 for up to some thousand points, i
 
 def project(x_RD: F32, method: str, seed: int) -> F32:
     """Place unit rows in two dimensions by ``umap``, ``pacmap`` or ``tsne``. Shape: (R, D) to (R, 2)."""
+    seed %= 2**32  # larger ones are refused
     if method == "umap":
         from umap import UMAP
 
