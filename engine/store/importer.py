@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ class _Given:
         for at_N in at_TN:
             digest.update(x_RD[at_N].tobytes())
         contents, settings = _one_each(columns, "content_hash"), _settings(columns)
+        for key, text in contents.items():
+            if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
+                raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
         return cls(keys, labels, splits, contents, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
 
     def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
@@ -184,8 +188,12 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         row_B = manifest.row_N[own]
         n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
-        new = row_B[noted.at(row_B) < 0].tolist()
-        notes = [ImageNote(row, 0, 0, "", "", ()) for row in new]
+        new_B = noted.at(row_B) < 0
+        notes = [
+            ImageNote(row, 0, 0, "", "", (), found.contents.get(key) or "")
+            for row, key, new in zip(row_B.tolist(), manifest.keys[own], new_B.tolist(), strict=True)
+            if new
+        ]
         store.write_shard(entry, shard, found.rows(n_R), notes, seconds=0.0, run=run)
 
 

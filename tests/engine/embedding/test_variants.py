@@ -112,6 +112,17 @@ def test_numbers_beyond_the_range_of_the_store_are_refused(
     assert (settings.dtype, settings.canvas) == ("float32", SIDE)
 
 
+def test_content_hashes_are_kept_in_a_store_of_imports(written: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((160, 3), np.float32))
+    text = (written / INDEX).read_text()
+    first = next(csv.DictReader(text.splitlines()))["content_hash"]
+    import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:x", rows=written / INDEX)
+    for other, named in (("0" * 32, f"{first}, the photograph in"), ("other", "32 hexadecimal digits")):
+        (tmp_path / "rows.csv").write_text(text.replace(first, other))
+        with pytest.raises(ConfigError, match=f"content_hash of .*{named}"):
+            import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "import:y", rows=tmp_path / "rows.csv")
+
+
 def test_tar_shards(two_classes: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("substyle.engine.embedding.variants.TAR_SAMPLES", 100)
     answer = write_variants(two_classes, tmp_path, to="webdataset", suite=SUITE, canvas=SIDE, quiet=True)
