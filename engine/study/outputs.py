@@ -332,9 +332,11 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     if differing:
         raise StaleError(f"{out / RESULTS}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
-    own = out / STORE  # also in a folder that has been moved or copied
-    before = own if catalog.exists(own) else place(str((claimed(out) or {}).get("store", "")), "store")
-    if not catalog.exists(before) or catalog.read_header(before).uuid != identity.get("store"):
+    # the store in the folder first: the folder may have been moved or copied
+    stores = (out / STORE, place(str((claimed(out) or {}).get("store", "")), "store"))
+    same = (each for each in stores if catalog.exists(each) and catalog.read_header(each).uuid == identity.get("store"))
+    before = next(same, None)
+    if before is None:
         return
     store = EmbeddingStore.open(before)
     digests = identity.get("embeddings", {})

@@ -180,6 +180,16 @@ def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, chan
     scene.refused("card", scene.root / changed, kind="StaleError")
 
 
+def test_results_are_not_checked_against_another_store_beside_them(scene: Scene) -> None:
+    scene.embed(scene.photos, store="out/store.zarr")
+    scene.embed(scene.photos)
+    scene.stages(scene.root / "s.zarr", "--out", scene.root / "out")
+    scene.ok("card", scene.root / "out")
+    scene.one().write_bytes(other_bytes(scene.one()))
+    scene.embed(scene.photos, "--replace")
+    scene.refused("card", scene.root / "out", kind="StaleError")
+
+
 @pytest.mark.usefixtures("processes")
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.embed(scene.photos)
