@@ -306,10 +306,10 @@ class StyleModule(nn.Module):
         contract = list(self.contract)
         while contract and not contract[0].normalised:  # shared by all styles
             convolution = contract.pop(0)
-            x = functional.relu(convolution(convolution.padded(x, self.dtype)))
+            x = functional.relu(convolution(_padded(x, convolution, self.dtype)))
         first = contract.pop(0) if contract else None
         if first is not None:  # shared but for its scale and shift
-            x = self._centred(first(first.padded(x, self.dtype)))
+            x = self._centred(first(_padded(x, first, self.dtype)))
         return tuple(self._styled(x, first, contract, style) for style in range(self.styles))
 
     def _styled(
@@ -320,7 +320,7 @@ class StyleModule(nn.Module):
             y = functional.relu(self._normalised(y, convolution, style))
         for i in range(0, len(self.residual), 2):
             # the padded input of the block is also its residual, so that it is in memory once
-            padded = self.residual[i].padded(y, self.dtype)
+            padded = _padded(y, self.residual[i], self.dtype)
             z = functional.relu(_scaled(self._centred(self.residual[i](padded)), self.residual[i], style))
             y = padded[..., 1:-1, 1:-1].float() + self._normalised(z, self.residual[i + 1], style)
         for convolution, times in zip(self.expand, _ENLARGED, strict=True):
@@ -333,7 +333,7 @@ class StyleModule(nn.Module):
         return picture.permute(0, 2, 3, 1).contiguous()
 
     def _normalised(self, x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor:
-        return _scaled(self._centred(convolution(convolution.padded(x, self.dtype))), convolution, style)
+        return _scaled(self._centred(convolution(_padded(x, convolution, self.dtype))), convolution, style)
 
     def _centred(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise each channel of each image to mean 0 and variance 1, in float32."""
@@ -343,7 +343,7 @@ class StyleModule(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution with reflection padding, which its caller makes by `padded`."""
+    """A convolution of an input that `_padded` has padded."""
 
     normalised: bool
 
@@ -354,11 +354,15 @@ class _Convolution(nn.Module):
         bias = None if layer.bias is None else torch.from_numpy(layer.bias.copy())
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
-    def padded(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return functional.pad(x.to(dtype), (self.weight.shape[2] // 2,) * 4, "reflect")
-
     def forward(self, padded: torch.Tensor) -> torch.Tensor:
         return functional.conv2d(padded, self.weight, self.bias, self.stride)
+
+
+def _padded(x: torch.Tensor, convolution: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """The input of a convolution, with reflection padding."""
+    weight = convolution.weight
+    assert isinstance(weight, torch.Tensor)
+    return functional.pad(x.to(dtype), (weight.shape[2] // 2,) * 4, "reflect")
 
 
 def _scaled(x: torch.Tensor, convolution: nn.Module, style: int) -> torch.Tensor:
