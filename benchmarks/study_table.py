@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.report.attentive import attentive
+from substyle.engine.report.claims import shown_correlations
+from substyle.engine.report.domains import domains
 from substyle.engine.report.finetuned import finetuned
+from substyle.engine.report.shift import shift_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,7 +29,7 @@ _WANTED = {
     "fine": ("accuracy", "ci95", "two_way_ci95"),
     "coarse": ("seen", "seen_ci95", "held_out", "held_out_ci95", "held_out_two_way_ci95", "gap", "gap_ci95",
                "by_transformation"),
-    "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95"),
+    "coarse_rotation": ("accuracy", "ci95", "two_way_ci95", "styles", "styles_two_way_ci95", "generators"),
     "semantic": ("clean", "clean_ci95", "obfuscated", "obfuscated_ci95"),
 }  # fmt: skip
 _COLUMNS = (  # heading, task, head, score, interval
@@ -52,7 +55,8 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         row: dict[str, Any] = {key: backbone[key] for key in ("dim", "control", "runtime", "gate", "knn", "balance")}
         for task, wanted in _WANTED.items():
             heads = backbone.get(task) or {}
-            row[task] = {h: {k: one[k] for k in (*wanted, "converged", "certificate")} for h, one in heads.items()}
+            keys = (*wanted, "converged", "certificate")
+            row[task] = {h: {k: one[k] for k in keys if k in one} for h, one in heads.items()}
         multitask = backbone.get("multitask") or {}
         row["multitask"] = {
             k: multitask[k] for k in ("fine", "semantic", "task_weight", "difference", "converged") if k in multitask
@@ -66,8 +70,10 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         kept["backbones"][name] = row
     kept["claims"] = [{key: claim[key] for key in _CLAIM} for claim in results.get("claims", [])]
     kept["comparisons"] = [c for c in results["comparisons"] if c["task"] == "fine"]
-    for made in (finetuned(results), attentive(results)):
-        if made.rows:
+    if results.get("robustness"):
+        kept["robustness"] = results["robustness"]
+    for made in (finetuned(results), attentive(results), shift_table(results), domains(results)):
+        if made and made.rows:
             names = [column.name for column in made.columns]
             kept[made.name] = [dict(zip(names, row, strict=True)) for row in made.rows]
     text = json.dumps(kept)
@@ -235,6 +241,40 @@ def attentive_table(kept: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def shifted_table(kept: dict[str, Any]) -> str:
+    """Format class accuracy, also on corruptions, sensitivity, and accuracy on styles of a held-out generator."""
+    generators = [f"styles of {name} held out" for name in _generators(kept, next(iter(kept["backbones"])))]
+    headings = ["backbone", "class", "class, corrupted", "mean sensitivity", *generators]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for row in kept["shift"]:
+        cells = [_cell({"v": v, "ends": ends}, "v", "ends") for v, *ends in (row["clean"], row["shift"])]
+        cells.append(f"{row['sensitivity']:.3f}")
+        held_out = _generators(kept, row["backbone"]).values()
+        cells += [_cell(one, "accuracy", "two_way_ci95") for one in held_out]
+        lines.append(f"| `{row['backbone']}` | {' | '.join(cells)} |")
+    last = kept["robustness"][-1]
+    return "\n".join(lines) + f"\n\nOver {len(last['backbones'])} trained backbones: {shown_correlations(last)}."
+
+
+def _generators(kept: dict[str, Any], backbone: str) -> dict[str, Any]:
+    found: dict[str, Any] = kept["backbones"][backbone]["coarse_rotation"]["linear"]["generators"]
+    return found
+
+
+def domain_table(kept: dict[str, Any], score: str) -> str:
+    """Format one score of probes by training domain (rows) and test domain (columns), in per cent."""
+    rows = [row for row in kept["domains"] if row["score"] == score]
+    names = [key.removeprefix("on_") for key in rows[0] if key.startswith("on_")]
+    shown = {name: "photographs" if name == kept["name"] else name for name in names}  # the study's own domain
+    lines = [f"| embedding | trained on | {' | '.join(f'on {name}' for name in shown.values())} |"]
+    lines += ["|---" * (len(names) + 2) + "|"]
+    for row in rows:
+        found = [row[f"on_{name}"] for name in names]
+        cells = ["–" if one is None else _cell({"v": one[0], "ends": one[1:]}, "v", "ends") for one in found]
+        lines.append(f"| `{row['backbone']}` | {shown[row['trained']]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _number(scores: dict[str, Any], key: str, scale: float, form: str) -> str:
     """A number with its interval; marked if the probes have not converged, – if there is none."""
     value, ends = scores.get(key), scores.get(f"{key}_ci95")
@@ -281,6 +321,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "backbones.md": _linear(_kept("depth"), _kept("depth")["backbones"]),
         ROOT / "docs" / "blind.md": blind_table({name: _kept(f"blind-{name}") for name in BLIND}),
         ROOT / "docs" / "finetuning.md": finetuned_table(_kept("objective")),
+        ROOT / "docs" / "analysis.md": f"{shifted_table(_kept('shift'))}\n\n" + domain_table(_kept("domains"), "Style"),
         ROOT / "docs" / "attacks.md": attack_table(_kept("attack")),
         ROOT / "docs" / "probes.md": f"{probing_table(_kept('probing'))}\n\n{adapter_table(_kept('adapt'))}\n\n"
         + attentive_table(_kept("tokens")),
