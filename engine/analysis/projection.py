@@ -33,6 +33,8 @@ def project(x_RD: F32, method: str, seed: int) -> F32:
         from pacmap import PaCMAP
 
         made = PaCMAP(random_state=seed).fit_transform(x_RD)
+    elif (x_RD == x_RD[0]).all():  # scikit-learn crashes
+        made = np.zeros((len(x_RD), 2))
     else:
         from sklearn.manifold import TSNE
 
@@ -54,7 +56,7 @@ def embedding_map(table: EmbeddingTable, config: AnalysisConfig) -> dict[str, An
     if config.map_points < _FEWEST:
         return {}
     rows = geometry.query_rows(table, config.map_points, config.seed)
-    if len(np.unique(rows.x_RD, axis=0)) < _FEWEST:  # scikit-learn crashes if all rows are equal
+    if len(np.unique(rows.x_RD, axis=0)) < _FEWEST:
         return {}
     place_R2 = project(rows.x_RD, "tsne", config.seed)
     low_2, high_2 = place_R2.min(axis=0), place_R2.max(axis=0)

@@ -10,7 +10,7 @@ from sklearn.manifold import trustworthiness
 from tests.engine.analysis.test_run import table
 
 from substyle.engine.analysis import geometry
-from substyle.engine.analysis.projection import SIDE, embedding_map
+from substyle.engine.analysis.projection import SIDE, embedding_map, project
 from substyle.engine.config import AnalysisConfig
 
 
@@ -46,6 +46,8 @@ def test_variants_with_equal_embeddings_and_a_large_seed_have_a_map() -> None:
     assert len(found["x"]) == len(found["y"]) == 180
 
 
-def test_equal_embeddings_have_none() -> None:
+@pytest.mark.parametrize("rows", [1, 40])
+def test_equal_embeddings_are_one_point_and_have_no_map(rows: int) -> None:
+    assert project(np.ones((rows, 8), np.float32), "tsne", 0).tolist() == [[0, 0]] * rows
     same = table()
     assert embedding_map(replace(same, x_TND=np.ones_like(same.x_TND)), AnalysisConfig()) == {}
