@@ -308,6 +308,7 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
 
 
 _DPI = 200
+_LONGEST_PX = 1 << 15  # matplotlib refuses 2^16; a row for each of many backbones is that high
 _MARGIN_IN = 0.1
 
 
@@ -318,10 +319,11 @@ def _save(figure: Any, stem: Path) -> list[Path]:  # noqa: ANN401 (matplotlib sh
     figure.set_layout_engine(None)
     paths = []
     cut = figure.get_tightbbox().padded(_MARGIN_IN)
+    dpi = min(_DPI, _LONGEST_PX / max(cut.size))
     # no date, so that equal results give equal files
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         paths.append(stem.with_name(f"{stem.name}.{ending}"))
-        figure.savefig(paths[-1], dpi=_DPI, bbox_inches=cut, metadata=metadata)
+        figure.savefig(paths[-1], dpi=dpi, bbox_inches=cut, metadata=metadata)
     return paths
 
 

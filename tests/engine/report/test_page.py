@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from substyle.engine.report.page import ReportFiles, soft, write_report
-from substyle.engine.report.sections import save_figures
+from substyle.engine.report.sections import _save, save_figures
 from substyle.kernels.errors import SubstyleError
 
 VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
@@ -276,6 +277,14 @@ def test_figures_for_papers(full: ReportFiles) -> None:
                 assert np.asarray(picture.convert("L")).std() > 5
         else:
             assert path.read_bytes().startswith(b"%PDF")
+
+
+def test_a_figure_of_many_backbones_is_saved(tmp_path: Path) -> None:
+    figure = Figure(figsize=(0.5, 400), layout="constrained")
+    figure.subplots()
+    _, picture = _save(figure, tmp_path / "map")
+    with Image.open(picture) as image:
+        assert image.height == pytest.approx(1 << 15, abs=2)
 
 
 @pytest.mark.usefixtures("figures")
