@@ -27,6 +27,7 @@ from substyle.pipelines.sources.files import files_below, is_pattern
 from substyle.pipelines.sources.folder import LIST_KINDS, FolderSource, ImageNetSource, ListSource, is_flat
 from substyle.pipelines.sources.hf_dataset import TABLE_KINDS, is_saved
 from substyle.pipelines.sources.labels import WNID
+from substyle.pipelines.sources.npz import NPZ_KINDS, NpzSource
 from substyle.pipelines.sources.parquet import TableSource
 from substyle.pipelines.sources.tar import COMPRESSED_KINDS, TAR_KINDS, TarSource
 from substyle.pipelines.storage import is_remote, photographs
@@ -162,11 +163,13 @@ _OPEN: dict[str, Callable[[str, SourceConfig], Source]] = {
     "list": ListSource,
     "tar": TarSource,
     "parquet": TableSource,
+    "npz": NpzSource,
     "imagenet": ImageNetSource,
 }
 ALLOWED = (
-    "a folder of images, a list of them (.csv, .tsv), tar shards (.tar), Parquet files, a Hugging Face dataset, or a "
-    "pattern such as shards/train-{0000..0146}.tar; tar shards may be in a bucket (s3://, gs://, az://)"
+    "a folder of images, a list of them (.csv, .tsv), tar shards (.tar), Parquet files, a Hugging Face dataset, a "
+    "NumPy archive (.npz), or a pattern such as shards/train-{0000..0146}.tar; tar shards may be in a bucket (s3://, "
+    "gs://, az://)"
 )
 
 
@@ -206,7 +209,7 @@ def kind_of(path: str | Path, config: SourceConfig | None = None) -> str:
 
 def kind_of_name(name: str) -> str | None:
     """The kind of source by the ending of a file name or pattern; None for other endings, such as an image's."""
-    by_end = {"tar": (*TAR_KINDS, *COMPRESSED_KINDS), "parquet": TABLE_KINDS, "list": LIST_KINDS}
+    by_end = {"tar": (*TAR_KINDS, *COMPRESSED_KINDS), "parquet": TABLE_KINDS, "list": LIST_KINDS, "npz": NPZ_KINDS}
     return next((kind for kind, ends in by_end.items() if name.lower().endswith(ends)), None)
 
 
@@ -259,6 +262,7 @@ __all__ = [
     "ImageRecord",
     "ListSource",
     "Named",
+    "NpzSource",
     "Records",
     "Source",
     "SourceConfig",

@@ -324,6 +324,7 @@ KINDS: dict[str, frozenset[str]] = {
     "list": frozenset({"path_column", "label_column", "split_column", "names"}),
     "tar": frozenset({"json_label", "names"}),
     "parquet": frozenset({"image_column", "path_column", "label_column", "split_column", "names"}),
+    "npz": frozenset({"names"}),
     "imagenet": frozenset({"synsets", "names"}),
 }
 SPLITS_ARE_FOLDERS, SPLITS_ARE_CLASSES = "folders", "none"
