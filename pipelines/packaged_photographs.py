@@ -1,7 +1,7 @@
 """Photographs without a download: crops of images shipped with Python packages, for the demo and for gates.
 
 ``python -m substyle.pipelines.packaged_photographs FOLDER`` writes ``FOLDER/<split>/<photograph>/<number>.jpg``. The
-class of a crop is its photograph.
+class of a crop is its photograph. Names after FOLDER, such as ``brick grass gravel``, select photographs.
 
 Splits share no pixels: the right part of a photograph is for testing; the left part is halved into training above and
 validation below. Crops of one split may overlap, and all crops of a photograph show one scene, so they are not
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,8 +113,16 @@ def rectangles(width: int, height: int, rng: np.random.Generator) -> list[tuple[
     return drawn
 
 
-def write(folder: Path, *, seed: int = 0) -> int:
-    """Write the crops and return their number. Raises ConfigError if the folder is not empty."""
+def write(folder: Path, names: Sequence[str] = (), *, seed: int = 0) -> int:
+    """Write the crops of some photographs (default: all) and return their number.
+
+    Raises:
+        ConfigError: the folder is not empty, or an unknown photograph.
+    """
+    known = [path.stem for path in paths()]
+    for name in names:
+        if name not in known:
+            raise ConfigError("PHOTOGRAPH", name, ", ".join(known))
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("FOLDER", str(folder), "an empty or new folder")
     rng = np.random.default_rng(seed)
@@ -121,7 +130,8 @@ def write(folder: Path, *, seed: int = 0) -> int:
     for path in paths():
         with Image.open(path) as opened:
             photograph = opened.convert("RGB")
-        for number, (split, rectangle) in enumerate(rectangles(*photograph.size, rng)):
+        drawn = rectangles(*photograph.size, rng)  # also of those left out: crops do not depend on the selection
+        for number, (split, rectangle) in enumerate(drawn if not names or path.stem in names else ()):
             target = folder / split / path.stem
             target.mkdir(parents=True, exist_ok=True)
             photograph.crop(rectangle).save(target / f"{number:02d}.jpg", quality=QUALITY)
@@ -129,22 +139,23 @@ def write(folder: Path, *, seed: int = 0) -> int:
     return count
 
 
-def ensure(folder: Path) -> None:
-    """Write the crops, unless the folder has them; replace those of another version of this module or of `SOURCES`.
+def ensure(folder: Path, names: Sequence[str] = ()) -> None:
+    """Write the crops, unless the folder has them; replace others, also of another version of this module or `SOURCES`.
 
-    The folder appears when it is complete. Raises ConfigError if it holds other files.
+    The folder appears when it is complete. Raises ConfigError if it holds other files, or as `write`.
     """
-    made_from = cache.key({"code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), **cache.versions(*SOURCES)})
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    made_from = cache.key({"code": code, "names": sorted(names), **cache.versions(*SOURCES)})
     stamp = folder / STAMP
     if stamp.is_file() and stamp.read_text() == made_from:
         return
     if folder.exists() and not stamp.is_file() and any(folder.iterdir()):
         raise ConfigError("photographs", f"{folder}, which holds other files", "an empty or new folder, or --images")
     part = folder.with_name(f"{folder.name}.part")
-    for old in (part, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    write(part)
+    shutil.rmtree(part, ignore_errors=True)
+    write(part, names)
     (part / STAMP).write_text(made_from)
+    shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
 
@@ -188,11 +199,11 @@ def _cropped(count: int, side: int) -> tuple[NDArray[np.uint8], list[str]]:
 
 def main() -> int:
     """Entry point of the command."""
-    if len(sys.argv) != 2:
-        print("usage: python -m substyle.pipelines.packaged_photographs FOLDER", file=sys.stderr)
+    if len(sys.argv) < 2:
+        print("usage: python -m substyle.pipelines.packaged_photographs FOLDER [PHOTOGRAPH ...]", file=sys.stderr)
         return 2
     try:
-        ensure(Path(sys.argv[1]))
+        ensure(Path(sys.argv[1]), sys.argv[2:])
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code

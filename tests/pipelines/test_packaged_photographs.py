@@ -111,6 +111,20 @@ def test_photographs_are_made_once_and_again_from_other_versions(
     assert [path.name for path in folder.parent.iterdir()] == ["photographs"]
 
 
+def test_some_photographs_have_the_same_crops(tmp_path: Path, drawn: Drawn) -> None:
+    packaged_photographs.ensure(tmp_path / "some", ["moon", "brick"])
+    packaged_photographs.write(tmp_path / "all")
+    some = {path.relative_to(tmp_path / "some"): path.read_bytes() for path in (tmp_path / "some").rglob("*.jpg")}
+    assert {path.parts[1] for path in some} == {"moon", "brick"}
+    assert len(some) == 2 * sum(packaged_photographs.CROPS.values())
+    assert all((tmp_path / "all" / path).read_bytes() == data for path, data in some.items())
+    packaged_photographs.ensure(tmp_path / "some", ["moon"])
+    assert {path.parent.name for path in (tmp_path / "some").rglob("*.jpg")} == {"moon"}
+    with pytest.raises(ConfigError, match="astronaut"):
+        packaged_photographs.ensure(tmp_path / "some", ["sun"])
+    assert any((tmp_path / "some").rglob("*.jpg"))
+
+
 def test_photographs_of_somebody_else_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine.jpg").touch()
     with pytest.raises(ConfigError, match="photographs"):
