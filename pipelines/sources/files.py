@@ -153,6 +153,15 @@ class FileState:
         status = os.fstat(descriptor)
         return cls(status.st_size, status.st_mtime_ns)
 
+    @classmethod
+    def of_path(cls, path: str) -> FileState:
+        """The state of a regular file. Raises OSError."""
+        descriptor = open_regular(path)
+        try:
+            return cls.of(descriptor)
+        finally:
+            os.close(descriptor)
+
 
 def open_regular(path: str) -> int:
     """Open a regular file for reading and return its descriptor. Raises OSError if it is not a regular file."""

@@ -18,30 +18,21 @@ from PIL import Image
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import SPLITS, LeftOut, Records, SourceConfig, Understood, label_text
-from substyle.pipelines.sources.files import FileState, mark_of_file, open_regular
+from substyle.pipelines.sources.files import FileState, mark_of_file
 from substyle.pipelines.sources.labels import read_names
 
 NPZ_KINDS = (".npz",)
 _BLOCK_BYTES = 32 << 20  # of pixels decompressed at once
 _BLOCKS = 4  # cached: readers request neighbouring rows, and going back decompresses an array from its start
-_DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-)
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class _Pixels:
     """An array of images (N, H, W) or (N, H, W, 3) uint8 in an archive, decompressed in blocks of rows."""
 
-    def __init__(self, path: str, member: str) -> None:
-        self.path, self.member = path, member
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+    def __init__(self, path: str, stamp: FileState, archive: zipfile.ZipFile, member: str) -> None:
+        self.path, self.member, self._stamp = path, member, stamp
+        with archive.open(member) as file:
             shape, fortran, dtype = _header(file)
             self._start, size = file.tell(), archive.getinfo(member).file_size
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
@@ -51,10 +42,10 @@ class _Pixels:
         self.count, self.shape = shape[0], shape[1:]
         self._size = math.prod(self.shape)
         # a wrong header must not exhaust memory: zlib compresses by at most 1,032
-        if not self._size or self.count * self._size != size - self._start or size > 1100 * os.path.getsize(path):
+        if not self._size or self.count * self._size != size - self._start or size > 1100 * stamp.size:
             raise ValueError(f"{member}: {size:,} bytes for an array of shape {shape}")
         self._rows = max(1, _BLOCK_BYTES // self._size)
-        self._stamp, self._lock = _stamp(path), threading.Lock()
+        self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
@@ -70,7 +61,7 @@ class _Pixels:
         return file.getvalue()
 
     def _decompress(self, number: int) -> bytes:
-        if _stamp(self.path) != self._stamp:
+        if FileState.of_path(self.path) != self._stamp:
             raise OSError(errno.ESTALE, "file changed since it was listed", self.path)
         try:
             if self._file is None:
@@ -87,14 +78,6 @@ class _Pixels:
         while len(self._blocks) > _BLOCKS:
             self._blocks.popitem(last=False)
         return block
-
-
-def _stamp(path: str) -> FileState:
-    descriptor = open_regular(path)
-    try:
-        return FileState.of(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
@@ -128,16 +111,21 @@ class NpzSource:
         self._arrays: list[tuple[int, _Pixels]] = []  # index of the first image
         remarks: dict[str, None] = {}
         try:
-            with np.load(self.root, allow_pickle=False, mmap_mode=None) as archive:
+            stamp = FileState.of_path(self.root)
+            with zipfile.ZipFile(self.root) as archive:
+                members = set(archive.namelist())
                 for split in (*SPLITS, None):
                     prefix = f"{split}_" if split else ""
-                    if f"{prefix}images" not in archive.files:
+                    if f"{prefix}images.npy" not in members:
                         continue
-                    array = _Pixels(self.root, f"{prefix}images.npy")
+                    array = _Pixels(self.root, stamp, archive, f"{prefix}images.npy")
                     self._arrays.append((len(keys), array))
                     keys += [f"{split or 'images'}/{row:09d}" for row in range(array.count)]
                     splits += [split] * array.count
-                    label_N = archive[f"{prefix}labels"] if f"{prefix}labels" in archive.files else None
+                    member, label_N = f"{prefix}labels.npy", None
+                    if member in members:
+                        with archive.open(member) as file:
+                            label_N = np.lib.format.read_array(file, allow_pickle=False)
                     labels += [readable.of(each) for each in self._labels(label_N, array, remarks)]
         except _DAMAGE as error:
             raise ConfigError("images", self.root, f"a NumPy archive of images ({error})") from error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources.base import MAX_TEXT, LeftOut, Records, SourceConfig, Understood, label_text, words
-from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_of_file, open_regular
+from substyle.pipelines.sources.files import MAX_BYTES, FileState, Shard, mark_of_file
 from substyle.pipelines.sources.hf_dataset import ARROW_ERRORS, ArrowRows, Columns, columns, table_files
 from substyle.pipelines.sources.labels import Names, no_label, read_names, says_splits, split_text, splits_of_files
 
@@ -43,7 +43,7 @@ class ParquetRows:
 
     def __init__(self, path: str, config: SourceConfig, blocks: Blocks) -> None:
         self.path, self._blocks = path, blocks
-        self.stamp = _stamp(path)
+        self.stamp = FileState.of_path(path)
         with pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True) as file:
             self.metadata = file.metadata
             self.columns = columns(file.schema_arrow, path, config)
@@ -73,14 +73,6 @@ class ParquetRows:
     def mark(self, row: int) -> int:
         """The mark of a row's image; see `ImageRecord`."""
         return mark_of_file(self.path, row)
-
-
-def _stamp(path: str) -> FileState:
-    descriptor = open_regular(path)
-    try:
-        return FileState.of(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass
@@ -130,7 +122,7 @@ class Blocks:
         broken = self._broken.get(place)
         if broken is not None and row >= broken[0]:
             raise OSError(errno.EIO, broken[1], file.path)
-        if _stamp(file.path) != file.stamp:
+        if FileState.of_path(file.path) != file.stamp:
             raise OSError(errno.ESTALE, "file changed since it was listed", file.path)
         cursor = self._cursor
         if cursor is None or cursor.group != place or cursor.row > row:

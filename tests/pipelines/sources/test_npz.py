@@ -95,9 +95,11 @@ def test_other_arrays_are_refused(tmp_path: Path, arrays: dict[str, Any]) -> Non
         open_source(archive(tmp_path / "x.npz", **arrays))
 
 
-def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("array", [False, True])
+def test_what_is_no_archive_is_refused(tmp_path: Path, array: bool) -> None:
     path = tmp_path / "x.npz"
-    path.write_bytes(b"PK\x03\x04 no archive")
+    with path.open("wb") as file:
+        np.save(file, TRAIN) if array else file.write(b"PK\x03\x04 no archive")
     with pytest.raises(ConfigError, match=r"x\.npz"):
         open_source(path)
 
