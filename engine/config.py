@@ -47,7 +47,7 @@ class AnalysisConfig:
     max_images: Annotated[StrictInt, Field(ge=2)] = 2_000
     """Maximum number of photographs per split for the geometry."""
     map_points: Annotated[StrictInt, Field(ge=0, le=20_000)] = 600
-    """Maximum number of points in the map of each backbone: variants of test photographs. Below 30: no map."""
+    """Maximum number of points in the map of each backbone, which shows some of the queries. Below 30: no map."""
     ks: Annotated[Distinct[Annotated[StrictInt, Field(ge=1, le=2048)]], AfterValidator(_ascending)] = (1, 5, 10, 50)
     """Numbers of neighbours of the k-NN classifier, ascending."""
     resample_by: ResampleBy = "photograph"

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.analysis import geometry
-from substyle.engine.analysis.geometry import F32
+from substyle.engine.analysis.geometry import F32, SampledRows
 from substyle.engine.config import AnalysisConfig
+from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 
 PROJECTIONS = {"umap": "umap", "pacmap": "pacmap", "tsne": "sklearn"}
@@ -43,10 +44,14 @@ def project(x_RD: F32, method: str, seed: int) -> F32:
     return np.asarray(made, np.float32)
 
 
-def embedding_map(table: EmbeddingTable, config: AnalysisConfig) -> dict[str, Any]:
+def embedding_map(table: EmbeddingTable, queries: SampledRows, config: AnalysisConfig) -> dict[str, Any]:
     """Map variants of test photographs by t-SNE (van der Maaten and Hinton, JMLR 9, 2008), of unit embeddings.
 
     Distances between clusters and their sizes have no meaning. All backbones show the same photographs.
+
+    Args:
+        queries: `geometry.query_rows` of the table, of which as many whole photographs are shown as fit in
+            ``map_points``.
 
     Returns:
         ``{"map": {"x", "y", "transformation", "class", "transformations", "coarse"}}``: coordinates from 0 to `SIDE`,
@@ -55,7 +60,9 @@ def embedding_map(table: EmbeddingTable, config: AnalysisConfig) -> dict[str, An
     """
     if config.map_points < _FEWEST:
         return {}
-    rows = geometry.query_rows(table, config.map_points, config.seed)
+    count = max(config.map_points // len(table.transformations), 1)
+    images = geometry.draw_images(table, table.rows(TEST), count, config.seed)
+    rows = queries.take(np.isin(queries.image_R, images))
     if len(np.unique(rows.x_RD, axis=0)) < _FEWEST:
         return {}
     place_R2 = project(rows.x_RD, "tsne", config.seed)

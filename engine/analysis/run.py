@@ -52,7 +52,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         classes = len(np.unique(queries.label_R[queries.label_R >= 0])) if table.has_classes else 0
         answer["clusters"] = neighbors.clusters(queries, len(set(table.families)), classes, config.seed)
         bar.advance()
-        answer |= embedding_map(table, config)
+        answer |= embedding_map(table, queries, config)
         bar.advance()
         answer |= _geometry(table, moving, config, bar)
     answer["sampled"] |= {

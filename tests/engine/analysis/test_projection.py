@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,17 @@ from tests.engine.analysis.test_run import table
 from substyle.engine.analysis import geometry
 from substyle.engine.analysis.projection import SIDE, embedding_map, project
 from substyle.engine.config import AnalysisConfig
+from substyle.engine.store.table import EmbeddingTable
+
+
+def drawn(table: EmbeddingTable, **settings: int) -> dict[str, Any]:
+    config = AnalysisConfig(**settings)
+    return embedding_map(table, geometry.query_rows(table, config.max_queries, config.seed), config)
 
 
 @pytest.fixture(scope="module")
 def mapped() -> dict[str, list[int]]:
-    return embedding_map(table(style=3.0), AnalysisConfig(map_points=100))["map"]
+    return drawn(table(style=3.0), map_points=100)["map"]
 
 
 def test_neighbours_on_the_map_are_neighbours_among_the_embeddings(mapped: dict[str, list[int]]) -> None:
@@ -38,11 +45,11 @@ def test_points_are_variants_of_whole_test_photographs(mapped: dict[str, list[in
 
 @pytest.mark.parametrize(("images", "points"), [(90, 0), (90, 29), (10, 600)])
 def test_too_few_points_make_no_map(images: int, points: int) -> None:
-    assert embedding_map(table(images), AnalysisConfig(map_points=points)) == {}
+    assert drawn(table(images), map_points=points) == {}
 
 
 def test_variants_with_equal_embeddings_and_a_large_seed_have_a_map() -> None:
-    found = embedding_map(table(style=0.0, noise=0.0), AnalysisConfig(map_points=180, seed=2**40))["map"]
+    found = drawn(table(style=0.0, noise=0.0), map_points=180, seed=2**40)["map"]
     assert len(found["x"]) == len(found["y"]) == 180
 
 
@@ -50,4 +57,4 @@ def test_variants_with_equal_embeddings_and_a_large_seed_have_a_map() -> None:
 def test_equal_embeddings_are_one_point_and_have_no_map(rows: int) -> None:
     assert project(np.ones((rows, 8), np.float32), "tsne", 0).tolist() == [[0, 0]] * rows
     same = table()
-    assert embedding_map(replace(same, x_TND=np.ones_like(same.x_TND)), AnalysisConfig()) == {}
+    assert drawn(replace(same, x_TND=np.ones_like(same.x_TND))) == {}
