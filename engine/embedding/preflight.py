@@ -334,14 +334,13 @@ def check_attack(study: Study, counts: SplitCounts) -> None:
     for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
         if unknown := asked - set(names):
             raise ConfigError(f"attack.{field}", _some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
-    # as `attackable` and the choice of a surrogate in engine/study/attack.py, from names
+    # the backbones that engine/study/attack.py can attack, from their names
     networks = [name for name in names if not name.startswith("control:") and not has_tokens(name)]
     targets = config.backbones or networks
     if not targets:
         raise ConfigError("attack.backbones", "none", "controls by name; the study has no network to attack")
     for target in targets if config.attacks == ("transfer",) else ():
-        own = target.partition("@")[0]
-        if config.surrogate in ("", target) and all(name.partition("@")[0] == own for name in networks):
+        if not config.surrogates(target, networks):
             allowed = f"also another attack; the study has no other network to craft an attack on {target}"
             raise ConfigError("attack.attacks", "transfer", allowed)
     _require_class_probe("attack.attacks", ", ".join(config.attacks), counts, study.probes)

@@ -6,7 +6,7 @@ as in a file, and stay within the radius of the attack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -73,6 +73,12 @@ class AttackConfig:
             else:
                 found.append(attack)
         return found
+
+    def surrogates(self, target: str, networks: Iterable[str]) -> list[str]:
+        """Return the networks on which transfer to a target can be crafted: the surrogate, or else all others."""
+        if self.surrogate not in ("", target):  # the surrogate itself is attacked through another
+            return [self.surrogate]
+        return [name for name in networks if name.partition("@")[0] != target.partition("@")[0]]
 
 
 class Victim(nn.Module):

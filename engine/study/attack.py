@@ -178,13 +178,12 @@ def _inputs(
     network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name and not e.tokens]
     others = [e for e in others if _probe(out, e, "semantic").is_file()]
-    real = attackable(store, [e.name for e in others])
-    surrogates = [e for e in others if e.name in real and e.name.partition("@")[0] != network]
-    if config.surrogate and config.surrogate != entry.name:  # the surrogate itself is attacked through another
-        surrogates = [e for e in others if e.name == config.surrogate]
-        if not surrogates:
-            allowed = ", ".join(e.name for e in others) or "another network of the store with a class probe"
-            raise ConfigError("attack.surrogate", config.surrogate, allowed)
+    names = [e.name for e in others]
+    if config.surrogate not in ("", entry.name, *names):
+        allowed = ", ".join(names) or "another network of the store with a class probe"
+        raise ConfigError("attack.surrogate", config.surrogate, allowed)
+    crafted = config.surrogates(entry.name, attackable(store, names))
+    surrogates = [e for e in others if e.name in crafted]
     layers = [e for e in others if e.name.partition("@")[0] == network]
     return {
         **{key: value for key, value in asdict(config).items() if key != "backbones"},
