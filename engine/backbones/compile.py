@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from substyle.engine import cache
 from substyle.engine.backbones.gate import Extent, GateError, PrecisionSearch
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import (
     CalibrationSamples,
     GateSamples,

@@ -18,7 +18,7 @@ from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GATE_IMAGES
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings, names_of
 from substyle.engine.devices import AUTO, Target, graph_batch

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from substyle.engine import cache
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch
 from substyle.engine.backbones.spec import Concatenated, Embed
 from substyle.engine.cuda import AsyncCopy, Canvas, exact
