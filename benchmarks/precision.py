@@ -27,7 +27,7 @@ from benchmarks.harness import OURS, Row, Timing, interleave, main
 from benchmarks.networks import BATCH, CANVAS, LITE0, VIT_B16, VIT_S14
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families.adapter import FORMAT, PREFIX, Adapter, path_of, wrap
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import BackboneSpec
 from substyle.engine.backbones.weights import WeightsError
@@ -26,8 +27,8 @@ BASE = "control:random:test_vit"
 
 
 @pytest.fixture(scope="module")
-def base() -> registry.LazyBackbone:
-    return registry.LazyBackbone.of(registry.load(BASE, CONTEXT))
+def base() -> LazyBackbone:
+    return LazyBackbone.of(registry.load(BASE, CONTEXT))
 
 
 def adapter(spec: BackboneSpec, *, relu: bool = True, width: int = 7, **changes: object) -> Adapter:
@@ -38,7 +39,7 @@ def adapter(spec: BackboneSpec, *, relu: bool = True, width: int = 7, **changes:
 
 
 @pytest.mark.parametrize("relu", [True, False])
-def test_a_file_and_its_onnx_model_compute_the_same(base: registry.LazyBackbone, tmp_path: Path, relu: bool) -> None:
+def test_a_file_and_its_onnx_model_compute_the_same(base: LazyBackbone, tmp_path: Path, relu: bool) -> None:
     made = adapter(base.spec, relu=relu)
     made.save(tmp_path / "a.safetensors")
     read = Adapter.load(tmp_path / "a.safetensors")
@@ -53,14 +54,14 @@ def test_a_file_and_its_onnx_model_compute_the_same(base: registry.LazyBackbone,
     assert np.isnan(read(x_BD)).all(axis=1).tolist() == [False, False, True, False, False]
 
 
-def test_every_fact_changes_the_digest(base: registry.LazyBackbone) -> None:
+def test_every_fact_changes_the_digest(base: LazyBackbone) -> None:
     made = adapter(base.spec)
     others = [adapter(base.spec, seed=1), adapter(base.spec, relu=False), adapter(base.spec, width=8)]
     others.append(replace(made, bias_E=made.bias_E + np.float32(1e-6)))
     assert len({each.digest for each in (made, *others)}) == 5
 
 
-def test_the_backbone_is_followed_by_the_adapter(base: registry.LazyBackbone, tmp_path: Path) -> None:
+def test_the_backbone_is_followed_by_the_adapter(base: LazyBackbone, tmp_path: Path) -> None:
     made = adapter(base.spec)
     path = tmp_path / "a.safetensors"
     made.save(path)
@@ -92,7 +93,7 @@ def test_plain_arithmetic_can_be_adapted() -> None:
     assert not found.compiled
 
 
-def test_another_backbone_is_refused(base: registry.LazyBackbone) -> None:
+def test_another_backbone_is_refused(base: LazyBackbone) -> None:
     with pytest.raises(WeightsError):
         wrap("adapt:x", adapter(replace(base.spec, weights_hash="other")), base.backbone)
     with pytest.raises(WeightsError):

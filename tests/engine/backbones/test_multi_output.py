@@ -11,7 +11,7 @@ from tests.conftest import photograph
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.gate import GateError, PrecisionSearch
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import expand, fused

@@ -15,7 +15,7 @@ from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import CompileOptions, compile_source
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.gate import PrecisionSearch
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneSpec

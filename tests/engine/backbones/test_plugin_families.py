@@ -11,7 +11,8 @@ import pytest
 
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.registry import LazyBackbone, LoadContext
+from substyle.engine.backbones.lazy import LazyBackbone
+from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.runtimes.base import GivenSamples
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import expand

@@ -23,7 +23,7 @@ from torch import nn
 from substyle.engine.backbones import gate, registry
 from substyle.engine.backbones.compile import CompileOptions, builder_of, compile_source
 from substyle.engine.backbones.export import Preprocessed, Typed
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy, TorchModule, TorchOnDevice
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch, FixedBatch, OpenVINOGraph

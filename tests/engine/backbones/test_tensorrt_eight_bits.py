@@ -33,7 +33,7 @@ from substyle.engine import cache, devices
 from substyle.engine.backbones import gate
 from substyle.engine.backbones.compile import builder_of, compile_source
 from substyle.engine.backbones.gate import PrecisionSearch
-from substyle.engine.backbones.registry import LazyBackbone
+from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes import tensorrt
 from substyle.engine.backbones.runtimes.base import GivenSamples, PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import TensorRTBuilder
