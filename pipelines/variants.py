@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from substyle.kernels import color, philox
 from substyle.kernels.color import distinct
-from substyle.kernels.dispatch import as_device
+from substyle.kernels.dispatch import as_device, keep_freed_memory
 from substyle.kernels.errors import ConfigError, ImageError, SubstyleError
 from substyle.pipelines.dali import Graph
 from substyle.pipelines.decode import Decoder
@@ -73,6 +73,8 @@ class VariantMaker:
         device: str = "cpu",
     ) -> None:
         self.device = as_device(device)
+        if not self.on_gpu:
+            keep_freed_memory()  # of intermediate results
         load_all()
         self.transformations = tuple(base.get(name) for name in transformations)
         self.side, self.seed, self.batch = side, seed, batch
