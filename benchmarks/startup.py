@@ -113,10 +113,12 @@ def _first_shard(name: str, images: Path, store: Path, cache: Path) -> tuple[flo
     """Seconds to the first stored shard, after which the run is stopped, and to the first batch."""
     began, own = time.perf_counter(), slug(name)
     command = [sys.executable, "-m", "substyle.engine.cli", "embed", str(images), "--store", str(store)]
-    process = subprocess.Popen(
-        [*command, "--backbone", name, "--quiet"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "SUBSTYLE_CACHE": str(cache)},
-    )  # fmt: skip
+    errors = store.with_suffix(".log")
+    with errors.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--backbone", name, "--quiet"],
+            stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, "SUBSTYLE_CACHE": str(cache)},
+        )  # fmt: skip
     ready = None
     while process.poll() is None:
         if ready is None and (store / "substyle.json").exists():  # created once backbones are prepared
@@ -127,7 +129,7 @@ def _first_shard(name: str, images: Path, store: Path, cache: Path) -> tuple[flo
     first = time.perf_counter() - began
     process.terminate()
     if process.wait() not in (0, 143, -signal.SIGTERM) or ready is None:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read_text()[-2000:]}")
     return first, ready
 
 
