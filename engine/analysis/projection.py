@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 
 from substyle.engine.analysis import geometry
 from substyle.engine.analysis.geometry import F32, SampledRows
@@ -24,12 +26,21 @@ _STEPS = 500  # as good as the default of 1000 for up to some thousand points, i
 
 
 def project(x_RD: F32, method: str, seed: int) -> F32:
-    """Place unit rows in two dimensions by ``umap``, ``pacmap`` or ``tsne``. Shape: (R, D) to (R, 2)."""
+    """Place unit rows in two dimensions by ``umap``, ``pacmap`` or ``tsne``. Shape: (R, D) to (R, 2).
+
+    UMAP runs on the GPU if there is one and cuML is installed.
+    """
     seed %= 2**32  # larger ones are refused
     if method == "umap":
-        from umap import UMAP
+        nearest = min(15, len(x_RD) - 1)
+        if torch.cuda.is_available() and find_spec("cuml") is not None:
+            from cuml.manifold import UMAP as CumlUMAP
 
-        made = UMAP(random_state=seed, n_jobs=1, n_neighbors=min(15, len(x_RD) - 1)).fit_transform(x_RD)
+            made = CumlUMAP(random_state=seed, n_neighbors=nearest, output_type="numpy").fit_transform(x_RD)
+        else:
+            from umap import UMAP
+
+            made = UMAP(random_state=seed, n_jobs=1, n_neighbors=nearest).fit_transform(x_RD)
     elif method == "pacmap":
         from pacmap import PaCMAP
 
