@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -65,8 +66,8 @@ def transfer(
 
     Returns:
         by backbone, task, training domain and test domain: ``accuracy`` (fine: of all transformations), ``seen`` and
-        ``held_out`` (coarse), ``clean`` and ``obfuscated`` (semantic, on photographs of classes that the probe knows),
-        each with its interval over photographs, ``images``, and for fine ``by_transformation``.
+        ``held_out`` (coarse), ``clean`` and ``obfuscated`` (semantic, on photographs of classes that the probe knows
+        by name), each with its interval over photographs, ``images``, and for fine ``by_transformation``.
     """
     tasks = tuple(task for task in config.tasks if task in TASKS)
     linear = replace(config, tasks=tasks, heads=(HEAD,), rotate=False, redraws=0, resamples=0, equal_width=0)
@@ -81,7 +82,7 @@ def transfer(
         probes = _probes(out, backbone, list(everywhere), tasks)
         found: dict[str, Any] = {}
         for name, other in everywhere.items():
-            for (task, trained), cell in _scored(probes, other, config).items():
+            for (task, trained), cell in _scored(probes, name, other, config).items():
                 found.setdefault(task, {}).setdefault(trained, {})[name] = cell
         answer[backbone] = found
         folder = out / DOMAINS / slug(backbone)
@@ -173,12 +174,12 @@ def _probes(out: Path, backbone: str, domains: Sequence[str], tasks: Sequence[st
 
 
 def _scored(
-    probes: Mapping[tuple[str, str], Probe], table: EmbeddingTable, config: ProbeConfig
+    probes: Mapping[tuple[str, str], Probe], domain: str, table: EmbeddingTable, config: ProbeConfig
 ) -> dict[tuple[str, str], dict[str, Any] | None]:
-    """Scores of probes on the test photographs of a table, read once; None where none can be scored."""
+    """Scores of probes on the test photographs of a domain's table, read once; None where none can be scored."""
     images = table.rows(TEST)
     score_KTN = {key: np.full((len(table.transformations), len(images)), np.nan, np.float32) for key in probes}
-    truth_KTN = {key: _truth(key[0], probe, table, images) for key, probe in probes.items()}
+    truth_KTN = {key: _truth(key[0], probe, table, images, own=key[1] == domain) for key, probe in probes.items()}
     for t in range(len(table.transformations)):
         x_ND = table.take(t, images)
         for key, probe in probes.items():
@@ -197,11 +198,19 @@ def _scored(
     return cells
 
 
-def _truth(task: str, probe: Probe, table: EmbeddingTable, images: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels of a probe that are right; -1 where it knows none. Shape: (T, N)."""
+def _truth(
+    task: str, probe: Probe, table: EmbeddingTable, images: NDArray[np.int64], *, own: bool
+) -> NDArray[np.int64]:
+    """Labels of a probe that are right; -1 where it knows none. Shape: (T, N).
+
+    Args:
+        own: whether the probe was trained on this domain. Others have the same classes by name, not by number: class 0
+            of one data set is not class 0 of another.
+    """
     place = {label: index for index, label in enumerate(probe.labels[_OUTPUT[task]])}
     shape = len(table.transformations), len(images)
     if task == "semantic":
+        place = {label: index for label, index in place.items() if own or not re.fullmatch("-?[0-9]+", label)}
         of_class = np.array([*(place.get(name, -1) for name in table.class_names), -1], np.int64)
         return np.broadcast_to(of_class[table.label_N[images]], shape)  # unlabelled photographs have label -1
     names = table.families if task == "fine" else table.coarse

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from tests.conftest import jpeg, photograph
-from tests.scenarios.scene import Scene, numbers, read, write
+from tests.scenarios.scene import CLASSES, COUNTS, Scene, numbers, read, write
 
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.layout import TEST, slug
@@ -96,6 +96,21 @@ def test_classes_of_another_domain_are_not_scored(scene: Scene) -> None:
         folder.rename(folder.with_name("unknown"))
     found = scene.run()["backbones"][PIXELS]["domains"]["semantic"]["small"]
     assert found["other"]["images"] < found["small"]["images"]
+
+
+def test_numbered_classes_are_compared_between_domains_only_if_named(scene: Scene) -> None:
+    for number, name in enumerate(CLASSES):
+        for folder in [*scene.photos.glob(f"*/{name}"), *(scene.root / "other").glob(f"*/{name}")]:
+            folder.rename(folder.with_name(str(number)))
+    found = scene.run()["backbones"][PIXELS]["domains"]["semantic"]
+    assert found["small"]["other"] is None
+    assert found["other"]["small"] is None
+    assert found["small"]["small"]["images"] == found["other"]["other"]["images"] == COUNTS["test"]
+    names = scene.root / "names.txt"
+    names.write_text("\n".join(CLASSES))
+    scene.study["source"] = {"names": str(names)}
+    found = scene.fresh()["backbones"][PIXELS]["domains"]["semantic"]
+    assert found["small"]["other"]["images"] == found["other"]["small"]["images"] == COUNTS["test"]
 
 
 def test_what_cannot_be_transferred_is_refused(scene: Scene) -> None:
