@@ -54,7 +54,7 @@ def detection(
     Args:
         attacked_N, clean_N: scores of both pictures of N photographs.
         counted_N: attacked pictures that count, such as successful attacks; all unchanged ones count.
-        group_N: group of each photograph.
+        group_N: group of each photograph; a single group has no intervals.
 
     Returns:
         None if attacks on fewer than `FEWEST` photographs count.
@@ -82,7 +82,7 @@ def detection(
             found_R = np.take_along_axis(positive_RP @ above_PN, many_RN.argmax(1)[:, None], 1)[:, 0]
             tpr.append(found_R / total_R)
     both = [np.concatenate(parts) for parts in (auroc, tpr)]
-    return Scored(*(Estimate(float(each[0]), each[1:]) for each in both))
+    return Scored(*(Estimate(float(each[0]), each[1:] if len(groups) > 1 else each[:0]) for each in both))
 
 
 @dataclass(frozen=True)

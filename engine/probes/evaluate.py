@@ -208,7 +208,8 @@ def resample(
         score_TN: scores, NaN if not scored.
         resamples: R.
         seed: seed of the resamples.
-        group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from.
+        group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from. One
+            group, or one image, has no intervals: its replicates are NaN.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
@@ -233,6 +234,8 @@ def resample(
         accuracies = sums[:, :transformations] / np.where(
             sums[:, transformations:] > 0, sums[:, transformations:], np.nan
         )
+    if images < 2:  # all resamples are equal
+        accuracies[1:] = np.nan
     return Resampled(accuracies[0], accuracies[1:], seed)
 
 

@@ -208,9 +208,11 @@ def variant_weights(task: Task, seen_T: I64) -> F64:
 def resampled_images(task: Task, group_N: I64, count: int, seed: int) -> F64:
     """Multiplicities of images in ``count`` bootstrap samples of a task's training groups. Shape: (count, N).
 
-    The draws depend only on the seed and the groups, so they are the same for all backbones.
+    The draws depend only on the seed and the groups, so they are the same for all backbones. A single group has no
+    samples: all would be equal.
     """
     groups, place_N = np.unique(group_N[task.train_N], return_inverse=True)
+    count = count if len(groups) > 1 else 0
     rng = np.random.default_rng([seed, 0x74726169])
     times_SG = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=count)
     times_SN = np.zeros((count, len(group_N)))

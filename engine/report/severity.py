@@ -56,7 +56,9 @@ def severities(results: Results) -> Table:
             levels: list[int] = next((curve["severities"] for curve in curves.values() if curve), [])
             for at, severity in enumerate(levels):
                 values = [
-                    None if not curve or curve["accuracy"][at] is None else (curve["accuracy"][at], *curve["ci95"][at])
+                    (curve["accuracy"][at], *(curve["ci95"][at] or (None, None)))
+                    if curve and curve["accuracy"][at] is not None
+                    else None
                     for curve in curves.values()
                 ]
                 moved = scored_at(results, backbone, f"{name}@{severity}")

@@ -49,6 +49,9 @@ def test_a_resample_draws_whole_groups_with_both_pictures() -> None:
         truth = np.repeat([1, 0], 12)
         expected = roc_auc_score(truth, np.r_[attacked_N, clean_N], sample_weight=np.r_[times_N, times_N])
         assert found.auroc.replicates_R[r] == pytest.approx(expected)
+    one = detection(attacked_N, clean_N, counted_N, np.zeros(12, np.int64), seed=3)
+    assert one is not None
+    assert one.to_json() == {**found.to_json(), "auroc_ci95": None, "tpr_ci95": None}
 
 
 def test_a_separable_attack_is_detected() -> None:

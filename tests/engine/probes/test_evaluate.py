@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,16 @@ def test_groups_are_drawn_whole() -> None:
     copies = resample(np.tile(score, 10), 300, 5, np.tile(np.arange(40) + 100, 10))
     np.testing.assert_allclose(copies.replicates_RT, alone.replicates_RT, rtol=1e-6)
     np.testing.assert_array_equal(resample(score, 300, 5, np.arange(40)).replicates_RT, alone.replicates_RT)
+
+
+@pytest.mark.parametrize(("images", "group_N"), [(1, None), (40, np.zeros(40, np.int64))])
+def test_one_group_has_no_interval(images: int, group_N: np.ndarray[Any, np.dtype[np.int64]] | None) -> None:
+    """All its resamples are equal: an interval without width would make every difference significant."""
+    score = (np.random.default_rng(9).random((3, images)) < 0.4).astype(np.float32)
+    made = resample(score, 300, 5, group_N)
+    estimate = made.mean(np.ones(3))
+    assert estimate.number == pytest.approx(score.mean())
+    assert (estimate.ci95, estimate.ci90, estimate.se, made.two_way(np.ones(3)).ci95) == (None, None, None, None)
 
 
 def test_two_way_replicates_equal_a_loop() -> None:

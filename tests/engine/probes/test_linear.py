@@ -216,6 +216,7 @@ def test_two_backbones_have_the_same_resamples(make_table: Make) -> None:
     assert not np.array_equal(draws[0], resampled_images(task, np.arange(120), 3, 6))
     assert np.array_equal(draws[0][:2], resampled_images(task, np.arange(120), 2, 5))
     assert resampled_images(task, np.arange(120), 0, 5).shape == (0, 120)
+    assert resampled_images(task, np.zeros(120, np.int64), 3, 5).shape == (0, 120)  # all in one folder
 
 
 def test_coarse_classes_weigh_the_same(make_table: Make) -> None:

@@ -47,6 +47,16 @@ def test_tables_hold_every_severity(swept: dict[str, Any]) -> None:
     assert sorted(row[1:]) == [(1.5, 1.3, 1.7), (4.0, 3.8, 4.2)]
 
 
+def test_accuracies_without_intervals_are_shown(swept: dict[str, Any], tmp_path: Path) -> None:
+    for each in swept["backbones"].values():
+        for curve in ((each.get("fine") or {}).get("linear") or {}).get("by_severity", {}).values():
+            curve.update({"ci95": [None] * 3, "halfway_ci95": None})
+    assert severities(swept).rows[1][3] == (0.6, None, None)
+    (plot,) = severity_plots(swept)
+    assert plot.curves[0].points == ((1, 0.2, None, None), (2, 0.6, None, None))
+    assert 'id="severity"' in write_report(swept, tmp_path).html.read_text()
+
+
 def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     (plot,) = severity_plots(swept)
     assert (plot.name, plot.last) == ("fog", 2)
