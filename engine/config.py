@@ -298,10 +298,10 @@ class Study:
         tuple[Annotated[BackboneChoice, BeforeValidator(_by_name)], ...],
         Field(min_length=1, json_schema_extra=_or_names),
     ]
-    """Backbones, at least one: names, or tables with name, checkpoint, precision."""
+    """Backbones, at least one: names, or tables with name, checkpoint, precision and label."""
     images: PathOrAddress | None = None
-    """Photographs: a folder, a list, tar shards, Parquet files, or a glob pattern of such files; can be set on the
-    command line instead."""
+    """Photographs: a folder, a list, tar shards, Parquet files, a Hugging Face dataset, a NumPy archive, or a glob
+    pattern; can be set on the command line instead."""
     store: PathOrAddress | None = None
     """Store of the embeddings: a path or an address such as ``s3://bucket/photographs.zarr``. Default: ``store.zarr``
     in the output folder."""

@@ -70,7 +70,7 @@ def of_tag(architecture: str, tag: str) -> tuple[str, str]:
         tag: such as ``mae`` or ``augreg_in21k_ft_in1k``.
 
     Returns:
-        one of `OBJECTIVES`, and data sets in the order of training; "" if not stated.
+        one of `OBJECTIVES`, and datasets in the order of training; "" if not stated.
     """
     name = f"{architecture}.{tag}".lower()
     objective = next((found for pattern, found in _BY_NAME if re.search(pattern, name)), UNSTATED)

@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         prog="substyle",
         description="What does an image embedding know? Probe frozen backbones on transformed photographs.",
         epilog="exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 3 images were quarantined "
-        "(--strict)",
+        "(--strict), 130 interrupted, 143 terminated",
     )
     command_line.add_argument("--version", action="version", version=f"substyle {__version__}")
     command_line.add_argument(
@@ -157,10 +157,12 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
         "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
     )
     transforms = _command(commands, "transforms", "describe", "list the transformations of a suite", plugins=True)
-    transforms.add_argument("--suite", default="substance31", help="suite, or comma-separated names (substance31)")
+    transforms.add_argument(
+        "--suite", default="substance31", help="suites, suite files or names, joined by + or , (substance31)"
+    )
     transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw all variants of --image")
     transforms.add_argument("--image", type=Path, help="photograph for --gallery")
-    transforms.add_argument("--seed", type=_SEED, default=0)
+    transforms.add_argument("--seed", type=_SEED, default=0, help="seed of the variants of --gallery (0)")
     transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
     info = _command(commands, "info", "inspect", "show contents and progress of a store")
     info.add_argument("store", type=_place, metavar="STORE")
@@ -174,9 +176,10 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
 def _source(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
         "photographs",
-        "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face dataset, or a glob pattern",
+        "a folder, a list (.csv, .tsv), tar shards, Parquet, a Hugging Face dataset, a NumPy archive (.npz), or a glob "
+        "pattern",
     )
-    group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet or imagenet (detected)")
+    group.add_argument("--source-kind", metavar="KIND", help="folder, list, tar, parquet, npz or imagenet (detected)")
     group.add_argument("--image-column", metavar="NAME", help="Parquet: image column (image, img, …)")
     group.add_argument("--label-column", metavar="NAME", help="list or Parquet: label column (label, class, …)")
     group.add_argument(
@@ -207,7 +210,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     embed.add_argument("--store", type=_place, required=True, help="local folder, or s3://, gs://, az:// address")
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
     embed.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    embed.add_argument("--suite", help="suite, or comma-separated names (substance31)")
+    embed.add_argument("--suite", help="suites, suite files or names, joined by + or , (substance31)")
     embed.add_argument("--seed", type=_SEED, help="seed of variants and splits (0)")
     embed.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
     embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
@@ -230,7 +233,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         action="store_true",
         help="add photographs of another source to the store; their keys are prefixed with the source's name",
     )
-    embed.add_argument("--replace", action="store_true", help="re-embed photographs whose bytes have changed")
+    embed.add_argument("--replace", action="store_true", help="embed edited photographs again, quarantine deleted ones")
     embed.add_argument("--part", default="1/1", metavar="i/n", help="process part i of n of the shards")
     _executor(embed)
     _source(embed)
@@ -252,7 +255,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
             metavar="DIR",
             help="output folder (the folder of the run that created the store, else runs/<name of the store>)",
         )
-        stage.add_argument("--study", type=Path, metavar="STUDY.toml", help="study to take settings from")
+        stage.add_argument("--study", type=Path, metavar="STUDY", help="study file, or its name, to take settings from")
         if name != "report":
             stage.add_argument(
                 "--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)"
@@ -289,7 +292,7 @@ def _study(run: argparse.ArgumentParser) -> None:
     group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
     group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required, repeatable")
     group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    group.add_argument("--suite", help="suite, or comma-separated names (substance31)")
+    group.add_argument("--suite", help="suites, suite files or names, joined by + or , (substance31)")
     group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
     group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
 
@@ -324,9 +327,9 @@ def _measure(commands: Any) -> None:  # noqa: ANN401
     bench = _command(commands, "bench", "plan", "run benchmarks against other software and upper bounds")
     bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (all)")
     bench.add_argument("--quick", action="store_true", help="short runs with rough numbers")
-    bench.add_argument("--out", type=Path, metavar="DIR", help="output folder (benchmarks/results)")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="output folder (benchmarks/results or runs/bench-quick)")
     plan = _command(commands, "plan", "plan", "estimate the hours and disk of a study, by counting or from a sample")
-    plan.add_argument("study", type=Path, metavar="STUDY.toml")
+    plan.add_argument("study", type=Path, metavar="STUDY", help="a study file, or a study of the package such as demo")
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
@@ -346,15 +349,17 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     which.add_argument("--backbone", metavar="NAME", help="backbone to adapt")
     which.add_argument("--adapter", type=Path, metavar="FILE", help="apply this adapter instead of training one")
     adapt.add_argument("--method", choices=("multitask", "pisco"), default="multitask", help="method (multitask)")
-    adapt.add_argument("--study", type=Path, metavar="STUDY.toml", help="settings of [adapt] and [probes]")
+    adapt.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [adapt] and [probes]")
     adapt.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
 
-    attack = _command(commands, "attack", "study", "attack backbones and detect it with their probes", plugins=True)
+    attack = _command(commands, "attack", "study", "attack backbones, and detect the attacks with probes", plugins=True)
     attack.add_argument("store", type=_place, metavar="STORE", help="store with probes of the backbones")
-    attack.add_argument("--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)")
+    attack.add_argument(
+        "--backbone", action="append", default=[], metavar="NAME", help="backbone (all but controls; repeatable)"
+    )
     attack.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
     attack.add_argument("--photographs", type=_COUNT, metavar="N", help="photographs of each split (200; 0: all)")
-    attack.add_argument("--study", type=Path, metavar="STUDY.toml", help="settings of [attack]")
+    attack.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [attack]")
     attack.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
 
     predict = _command(commands, "predict", "study", "apply a trained probe to photographs", plugins=True)
@@ -367,7 +372,9 @@ def _use(commands: Any) -> None:  # noqa: ANN401
 
     compare = _command(commands, "compare", "study", "compare the results of runs")
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders with results.json, or such files")
-    compare.add_argument("--out", type=Path, default=Path("comparison"), metavar="DIR")
+    compare.add_argument(
+        "--out", type=Path, default=Path("comparison"), metavar="DIR", help="output folder (comparison)"
+    )
 
     for name, about in (
         ("card", "write the Hugging Face model card of a run"),
@@ -415,7 +422,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
         commands, "explore", "exchange", "open a map of embeddings with thumbnails in a browser", plugins=True
     )
     explore.add_argument("store", type=_place, metavar="STORE")
-    explore.add_argument("--backbone", required=True, metavar="NAME")
+    explore.add_argument("--backbone", required=True, metavar="NAME", help="a backbone of the store")
     explore.add_argument("--export", type=_folder, metavar="DIR", help="write a static page instead; a new folder")
     explore.add_argument("--results", type=_folder, metavar="DIR", help="output folder of its probes (that of the run)")
     explore.add_argument("--projection", default="umap", metavar="NAME", help="umap, pacmap or tsne (umap)")
@@ -432,7 +439,9 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
-    variants.add_argument("--suite", default="substance31", help="suite, or comma-separated names (substance31)")
+    variants.add_argument(
+        "--suite", default="substance31", help="suites, suite files or names, joined by + or , (substance31)"
+    )
     variants.add_argument("--seed", type=_SEED, default=0, help="seed of variants and splits (0)")
     variants.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")

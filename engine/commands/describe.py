@@ -165,7 +165,7 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
     rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.values()]
     for row in rows:
         print(f"{row['name']:50} {row['about']}")
-    print(f"all except onnx:, control:pixels and control:statistics accept the suffix {ALLOWED}\n")
+    print(f"all except onnx:, adapt:, finetuned:, control:pixels and control:statistics accept the suffix {ALLOWED}\n")
     for preset in PRESETS.values():
         print(_shown(preset))
     for shipped in SHIPPED.values():

@@ -58,9 +58,9 @@ class AttackConfig:
     photographs: Annotated[StrictInt, Field(ge=0)] = 200
     """Maximum number of training and of test photographs; 0 attacks all."""
     resample_by: ResampleBy = "photograph"
-    """Unit of the bootstrap."""
+    """Unit of the bootstrap. Defaults to the study's."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
-    """Seed of samples, starts, patches and resamples."""
+    """Seed of samples, starts, patches and resamples. Defaults to the study's."""
 
     def names(self, *, transfer: bool) -> list[str]:
         """Return the attacks with their L∞ radius: ``fgsm@1``, …, ``patch``. Without ``transfer`` if there is none."""

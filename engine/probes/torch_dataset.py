@@ -1,4 +1,4 @@
-"""Embeddings as a data set of torch, for heads trained elsewhere."""
+"""Embeddings as a torch dataset, for heads trained elsewhere."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def embed(
     """Embed all variants of photographs with all backbones. Embeddings already in the store are kept.
 
     Args:
-        images: a folder, list, tar shards, Parquet files or a Hugging Face dataset.
+        images: a folder, a list, tar shards, Parquet files, a Hugging Face dataset or a NumPy archive.
         store: path or address (`s3://…`) of the store; created if it does not exist.
         backbones: names such as `timm:vit_base_patch16_224.mae`.
         transformations: name of a suite, or names of transformations.

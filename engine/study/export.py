@@ -28,7 +28,7 @@ from substyle.kernels.errors import ConfigError, MissingError
 
 FORMATS = ("parquet", "numpy", "huggingface", "lance")
 NOTE = "_substyle.json"  # readers of Parquet folders skip names that start with an underscore
-_FRAGMENTS = "_substyle"  # folder of a Lance data set with the fragments of each shard
+_FRAGMENTS = "_substyle"  # folder of a Lance dataset with the fragments of each shard
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `datasets` names them
 
 Table = dict[str, Any]  # columns of a `pyarrow.Table` by name
@@ -66,8 +66,8 @@ def export(
     Args:
         store: the store; only finished shards are exported.
         out: a new folder, or one of an earlier export of the same store in the same format.
-        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), ``huggingface`` (a data set
-            for `datasets.load_dataset`, a configuration per backbone, files by split), or ``lance`` (a data set per
+        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), ``huggingface`` (a dataset
+            for `datasets.load_dataset`, a configuration per backbone, files by split), or ``lance`` (a dataset per
             backbone).
         backbones: names; default: all.
         transformations: names; default: all of each backbone.
@@ -282,7 +282,7 @@ def _features(table: EmbeddingTable) -> Any:  # noqa: ANN401 - `datasets` is opt
 
 
 def _lance(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable, out: Path) -> Iterator[_Part]:
-    """Fragments of a Lance data set. Raises MissingError if Lance is not installed."""
+    """Fragments of a Lance dataset. Raises MissingError if Lance is not installed."""
     try:
         from lance.fragment import write_fragments
     except ImportError:
@@ -312,7 +312,7 @@ def _schema(table: EmbeddingTable) -> pa.Schema:
 
 
 def _commit(folder: Path, table: EmbeddingTable) -> None:
-    """Make the fragments of all shards the latest version of a Lance data set, unless they are already."""
+    """Make the fragments of all shards the latest version of a Lance dataset, unless they are already."""
     import lance
 
     notes = [path.read_text() for path in sorted((folder / _FRAGMENTS).glob("*.json"))]
@@ -329,7 +329,7 @@ def _commit(folder: Path, table: EmbeddingTable) -> None:
 def _card(
     entries: Mapping[str, BackboneEntry], tables: Mapping[str, EmbeddingTable], parts: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """README of a Hugging Face data set: a configuration per backbone."""
+    """README of a Hugging Face dataset: a configuration per backbone."""
     lines = ["---", "configs:"]
     for entry in entries.values():
         files = [file for part in parts.values() for file in part["files"] if file.startswith(f"{entry.slug}/")]

@@ -344,7 +344,8 @@ class SourceConfig:
     """
 
     kind: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra={"enum": [AUTO, *KINDS]})] = AUTO
-    """Kind of source; ``list`` is CSV or TSV, ``parquet`` includes Hugging Face datasets, ``auto`` detects the kind."""
+    """Kind of source; ``list`` is CSV or TSV, ``parquet`` includes Hugging Face datasets, ``npz`` is a NumPy archive,
+    ``auto`` detects the kind."""
     image_column: str = ""
     """Parquet: the column of encoded images. Default: a usual name such as ``image`` or ``img``, else the only column
     of bytes."""
