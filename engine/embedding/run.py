@@ -41,6 +41,8 @@ def embed(
     """Embed every variant of every photograph by every backbone. Finished shards are skipped.
 
     Args:
+        plan: photographs, store, settings and tools.
+        backbones: names with optional weights and precision.
         begin: called after the photographs have been matched with the store and before anything is changed.
 
     Raises:

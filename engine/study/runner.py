@@ -84,9 +84,12 @@ def run_study(
     """Run a study; writes its store, ``out/results.json``, ``out/report.html`` and tables.
 
     Args:
+        study: from `load_study`, or made in Python.
+        out: output folder; complete stages in it are kept.
         images: overrides the study's photographs.
         store_path: existing or new store; default `store_of`.
         fresh: delete results and store in ``out`` first.
+        quiet: hide progress.
 
     Returns:
         the contents of results.json.
