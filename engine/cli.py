@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from substyle.engine.commands.arguments import BadUsage, parser
@@ -110,18 +110,31 @@ def _reported(words: Sequence[str], *, as_json: bool = False) -> tuple[int, str]
         failure = _tell(error)
         return failure.code, failure.to_json()
     except Exception as error:
-        if not as_json:
+        stopped = _interruption(error) is not None
+        if not (stopped or as_json):
             raise
-        traceback.print_exception(error)
-        return 1, _Failure.of(error).to_json()
+        if not stopped:
+            traceback.print_exception(error)
+        failure = _tell(error) if stopped else _Failure.of(error)
+        return failure.code, failure.to_json()
     if answer.get("ok") is False:
         return 1, text
     return (EXIT_QUARANTINED if getattr(options, "strict", False) and answer.get("quarantined") else 0), text
 
 
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interruption that an exception is, or that it was raised from."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _tell(error: BaseException) -> _Failure:
-    failure = _Failure.of(error)
-    start = "\n" if isinstance(error, KeyboardInterrupt) else ""  # the terminal shows ^C on this line
+    stopped = _interruption(error)
+    failure = _Failure.of(stopped or error)
+    if stopped is not None and stopped is not error:  # locks and libraries raise others while the stack unwinds
+        failure = replace(failure, message=f"{failure.message} ({type(error).__name__}: {error})")
+    start = "\n" if stopped is not None else ""  # the terminal shows ^C on this line
     with suppress(OSError):
         print(f"{start}substyle: {failure.message}", file=sys.stderr)
     return failure

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -220,6 +220,29 @@ def test_a_signal_while_a_library_loads(
     assert main(["doctor", "--json"]) == code
     assert error(capsys.readouterr().out)["type"] == ("Interrupted" if number == signal.SIGINT else "Terminated")
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("lock"), SubstyleError("store"), OSError(5, "disk")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_error_in_the_wake_of_a_signal_is_the_signal(
+    number: signal.Signals, raised: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as of a lock whose acquisition was interrupted."""
+
+    def interrupted(options: object) -> NoReturn:
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise raised from None
+
+    monkeypatch.setattr("substyle.engine.commands.describe.doctor", interrupted)
+    code, kind = (130, "interrupted") if number == signal.SIGINT else (143, "terminated")
+    assert main(["doctor"]) == code
+    err = capsys.readouterr().err
+    assert f"substyle: {kind}" in err
+    assert str(raised) in err
+    assert main(["doctor", "--json"]) == code
+    assert error(capsys.readouterr().out)["type"] == kind.capitalize()
 
 
 def test_help_and_version_are_text() -> None:
