@@ -254,6 +254,13 @@ class _Matching:
                 return number
         if not add:
             raise PhotographsError(f"{message}{why}; {self.ways.other}")
+        numbered = [name for name in source.class_names if name.isdecimal() and name in self.manifest.class_names]
+        if numbered:
+            print(
+                f"{source.root}: {_classes(numbered)} taken for those of {roots} with the same numbers; if they mean "
+                "something else, name them with --class-names",
+                file=sys.stderr,
+            )
         return None
 
     def _new_name(self, source: Source) -> str:
@@ -357,6 +364,10 @@ class _Matching:
 def _some(count: int, keys: Sequence[str]) -> str:
     more = ", …" if count > _SHOWN else ""
     return f"{count} photograph{'s' if count != 1 else ''} ({', '.join(keys[:_SHOWN])}{more})"
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
 
 
 def _content(record: ImageRecord) -> str:
