@@ -244,10 +244,12 @@ class OwnSamples(Samples):
         """Canvases of G photographs that decode, (G, S, S, 3) uint8, and their keys."""
         kept: list[NDArray[np.uint8]] = []
         keys: list[str] = []
+        # compressed archives are fast to read in order only
+        early = {key: self._decode(key) for key in sorted(self.keys[: self.count])}
         for key in self.keys:
             if len(keys) == self.count:
                 break
-            canvas = self._decode(key)
+            canvas = early[key] if key in early else self._decode(key)
             if canvas is not None:
                 kept.append(canvas)
                 keys.append(key)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,22 @@ def prepare(images: Path, settings: Settings = SETTINGS, config: EmbedConfig = C
     samples = OwnSamples(PixelPipeline(settings, config), records, list(records), 4)
     (compiled,) = prepare_backbones([BackboneChoice("timm:rows", images.parent / "weight")], samples, quiet=True)
     return compiled
+
+
+def test_photographs_of_the_gate_are_read_in_the_order_of_an_archive() -> None:
+    asked: list[str] = []
+
+    def record(key: str) -> SimpleNamespace:
+        blob = b"damaged" if key == "b" else jpeg(photograph(ord(key)))
+        return SimpleNamespace(read=lambda: asked.append(key) or blob)
+
+    samples = OwnSamples(PixelPipeline(SETTINGS, CONFIG), {key: record(key) for key in "abcdef"}, list("dbfcae"), 4)
+    canvas_GSSC, keys = samples.decoded
+    assert keys == ["d", "f", "c", "a"]
+    assert asked == ["b", "c", "d", "f", "a"]
+    for canvas_SSC, key in zip(canvas_GSSC, keys, strict=True):
+        alone = PixelPipeline(SETTINGS, CONFIG).decoder([jpeg(photograph(ord(key)))])
+        assert np.array_equal(canvas_SSC, alone.canvas_BSSC[0].numpy())
 
 
 @pytest.fixture(scope="module")
