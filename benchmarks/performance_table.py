@@ -40,8 +40,9 @@ def documents(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def table(kept: Sequence[dict[str, Any]], beginnings: tuple[str, ...] = ("",)) -> str:
-    """Format the headline rows with one of these prefixes as Markdown, followed by machines and dates."""
-    lines = ["| what | rate | of the ceiling | against |", "|---|---|---|---|"]
+    """Format the headline rows with one of these prefixes as Markdown, followed by cores and dates."""
+    lines = ["| what | rate | of the ceiling | against | CPU |", "|---|---|---|---|---|"]
+    shown = []
     for data in kept:
         for row in data["rows"]:
             name = f"{data['benchmark']}: {row['name']}"
@@ -51,10 +52,17 @@ def table(kept: Sequence[dict[str, Any]], beginnings: tuple[str, ...] = ("",)) -
             ceiling = f"{row['of_ceiling']:.2f}" if bounded else ""
             peers = ", ".join(f"{times:.1f} × {peer}" for peer, times in row["times_faster"].items())
             once = " (one run)" if row["timings"][OURS]["repeats"] == 1 else ""
-            lines.append(f"| {name} | {_rate(row)}{once} | {ceiling} | {peers} |")
-    where = {(d["environment"]["cpu"], d["environment"]["cores"], d["created"][:10]) for d in kept}
-    machines = "; ".join(f"{cores} cores ({cpu}), {day}" for cpu, cores, day in sorted(where))
-    return "\n".join([*lines, "", f"Medians of interleaved repeats: {machines}."])
+            lines.append(f"| {name} | {_rate(row)}{once} | {ceiling} | {peers} | {_cpu(data['environment'])} |")
+            shown.append(data)
+    days = sorted({data["created"][:10] for data in shown})
+    cores = " or ".join(sorted({str(data["environment"]["cores"]) for data in shown}))
+    when = " to ".join(dict.fromkeys([days[0], days[-1]]))
+    return "\n".join([*lines, "", f"Medians of interleaved repeats on {cores} cores, {when}."])
+
+
+def _cpu(environment: dict[str, Any]) -> str:
+    name = environment["cpu"].replace("(R)", "").removesuffix(" Processor").removeprefix("Intel ").removeprefix("AMD ")
+    return f"{name}, AMX" if any(each.startswith("amx") for each in environment.get("features", ())) else name
 
 
 def _rate(row: dict[str, Any]) -> str:
