@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,9 @@ def check_study(
         check_store(store_path)
     counts = count_splits(records, source, seed=study.seed, fractions=study.splits.fractions, manifest=manifest)
     warnings = check_suite(transformations) + check_splits(counts)
+    tested = [record.key for record in records if record.split == "test" or not counts.given]
+    if study.resample_by == "folder" and len({str(PurePosixPath(key).parent) for key in tested}) < 2:
+        warnings.append('no intervals: test photographs are in one folder, and the study has resample_by = "folder"')
     warnings += check_tasks(study.probes, transformations, counts)
     check_domains(study)
     check_training(study, transformations, counts)

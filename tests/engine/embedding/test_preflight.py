@@ -19,7 +19,7 @@ from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.store.layout import HEADER
+from substyle.engine.store.layout import HEADER, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord
@@ -332,6 +332,25 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: P
     (tmp_path / "out").write_text("")
     with pytest.raises(ConfigError, match=r"^--out: "):
         check(study, listed(GOOD), tmp_path, tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize(
+    ("counts", "folders"),
+    [
+        ({"a": {None: 20}}, 1),
+        ({"a": {"train": 20}}, 1),  # test photographs are taken from them
+        ({"a": {"train": 9, "val": 9, "test": 9}}, 1),
+        ({"a": {"train": 9, "val": 9, "test": 9}, "b": {"train": 9, "test": 9}}, 2),
+        ({"a": {None: 9}, "b": {None: 9}}, 2),
+    ],
+)
+@pytest.mark.parametrize("resample_by", ["photograph", "folder"])
+def test_test_photographs_of_one_folder_have_no_intervals_over_folders(
+    counts: Mapping[str, Mapping[str | None, int]], folders: int, resample_by: ResampleBy, tmp_path: Path
+) -> None:
+    study = Study("s", BACKBONES, suite="mini5", resample_by=resample_by)
+    warnings = check(study, listed(counts), tmp_path)
+    assert any(each.startswith("no intervals") for each in warnings) == (resample_by == "folder" and folders < 2)
 
 
 def test_many_photographs_take_little_time() -> None:
