@@ -26,6 +26,7 @@ from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import SPLITS, ImageRecord, Named, Source, SourceConfig, absolute_root, open_source
+from substyle.pipelines.sources.labels import numbered
 from substyle.pipelines.storage import REQUESTS, is_remote
 
 _READERS = 4
@@ -254,10 +255,10 @@ class _Matching:
                 return number
         if not add:
             raise PhotographsError(f"{message}{why}; {self.ways.other}")
-        numbered = [name for name in source.class_names if name.isdecimal() and name in self.manifest.class_names]
-        if numbered:
+        shared = [name for name in source.class_names if numbered(name) and name in self.manifest.class_names]
+        if shared:
             print(
-                f"{source.root}: {_classes(numbered)} taken for those of {roots} with the same numbers; if they mean "
+                f"{source.root}: {_classes(shared)} taken for those of {roots} with the same numbers; if they mean "
                 "something else, name them with --class-names",
                 file=sys.stderr,
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -35,6 +34,7 @@ from substyle.engine.study.outputs import (
 )
 from substyle.engine.study.stages import PROBES
 from substyle.pipelines.sources import absolute_root
+from substyle.pipelines.sources.labels import numbered
 
 HEAD: Final = "linear"
 TASKS = ("fine", "coarse", "semantic")
@@ -210,7 +210,7 @@ def _truth(
     place = {label: index for index, label in enumerate(probe.labels[_OUTPUT[task]])}
     shape = len(table.transformations), len(images)
     if task == "semantic":
-        place = {label: index for label, index in place.items() if own or not re.fullmatch("-?[0-9]+", label)}
+        place = {label: index for label, index in place.items() if own or not numbered(label)}
         of_class = np.array([*(place.get(name, -1) for name in table.class_names), -1], np.int64)
         return np.broadcast_to(of_class[table.label_N[images]], shape)  # unlabelled photographs have label -1
     names = table.families if task == "fine" else table.coarse

@@ -16,6 +16,11 @@ _WORDS = re.compile(r"[^A-Za-z]+")
 _WHOLE = re.compile(r"-?[0-9]+")
 
 
+def numbered(name: str) -> bool:
+    """Whether a class has only a number for a name, which means nothing in another dataset."""
+    return _WHOLE.fullmatch(name) is not None
+
+
 def split_word(text: str) -> str | None:
     """The split named by a word in any case, such as ``Validation`` for val; None for other words."""
     return SPLIT_FOLDERS.get(text.strip().lower())
@@ -79,7 +84,7 @@ class Names:
             return None
         if label not in self._named:
             name = self.by_synset.get(label) or self.by_number.get(label, label)
-            self._add(label, name, int(label) if _WHOLE.fullmatch(label) else None)
+            self._add(label, name, int(label) if numbered(label) else None)
         return self._named[label]
 
     def of_numbered(self, number: int, name: str) -> str:
