@@ -54,8 +54,14 @@ class AnalysisConfig:
     """Unit of the bootstrap. Defaults to the study's."""
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     """Seed of samples, bootstrap and k-means. Defaults to the study's."""
+    device: str = AUTO
+    """Device for nearest neighbours and clusters: cpu, cuda, cuda:N, or ``auto``: the first GPU if FAISS supports it,
+    else the CPU."""
     threads: Annotated[StrictInt, Field(ge=0)] = 0
     """CPU threads; 0 keeps the defaults of the libraries."""
+
+    def __post_init__(self) -> None:
+        devices.check(self.device, AUTO, "analysis.")
 
 
 BATCH, GPU_BATCH = 32, 256  # default batch sizes in images

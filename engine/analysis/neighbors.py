@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.analysis.geometry import F32, I64, SampledRows, bootstrap_mean
+from substyle.engine.devices import AUTO
+from substyle.kernels.dispatch import CPU, as_device
 from substyle.kernels.errors import ConfigError
 
 MEMORY_LIMIT = 8 << 30  # maximum bytes of vectors, and of queries, on the GPU at once
@@ -28,11 +31,29 @@ def gpu_resources() -> Any:  # noqa: ANN401 - FAISS ships no types
     return faiss.StandardGpuResources()
 
 
-def place(x_RD: F32) -> F32 | torch.Tensor:
-    """Move rows to the GPU if FAISS and torch both support it and the rows fit, else return them unchanged."""
-    if x_RD.nbytes > MEMORY_LIMIT or gpu_resources() is None or not torch.cuda.is_available():
-        return x_RD
-    return torch.from_numpy(x_RD).to(torch.device("cuda", torch.cuda.current_device()))
+def search_device(name: str = AUTO) -> torch.device:
+    """Device of FAISS: the named one, or for ``auto`` the current GPU if FAISS and torch support it, else the CPU.
+
+    Prints to stderr if ``auto`` leaves a GPU unused.
+
+    Raises:
+        ConfigError("analysis.device"): the device is not available.
+    """
+    why = "this FAISS is built without CUDA; install the extra gpu"
+    if name == AUTO and torch.cuda.is_available() and gpu_resources() is None:
+        print(f"nearest neighbours and clusters run on the CPU: {why}", file=sys.stderr)
+        return CPU
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = as_device(name, "analysis.device")
+    if device.type == "cuda" and gpu_resources() is None:
+        raise ConfigError("analysis.device", name, f"{AUTO} or cpu ({why})")
+    return device
+
+
+def place(x_RD: F32, device: torch.device) -> F32 | torch.Tensor:
+    """Move rows to a GPU if they fit, else return them unchanged."""
+    return x_RD if device.type == "cpu" or x_RD.nbytes > MEMORY_LIMIT else torch.from_numpy(x_RD).to(device)
 
 
 # GPU tensors are passed to FAISS by address: importing ``faiss.contrib.torch_utils`` would replace FAISS's functions
@@ -106,10 +127,10 @@ RECALL_AT = (1, 5, 10)
 _BLOCK = 4096  # queries per block of the vote
 
 
-def search(query_QD: F32 | torch.Tensor, bank_BD: F32 | torch.Tensor, k: int) -> I64:
+def search(query_QD: F32 | torch.Tensor, bank_BD: F32 | torch.Tensor, k: int, device: torch.device = CPU) -> I64:
     """Indices of the k most similar bank rows of each query, best first (exact, inner product, float32).
 
-    Arrays are searched on a GPU if FAISS has one, tensors on their GPU (see `place`); for k > 2,048 both on the CPU.
+    Two tensors are searched on their GPU (see `place`), arrays on ``device``; for k > 2,048 both on the CPU.
     Shape: (Q, D), (B, D) to (Q, min(k, B)).
     """
     import faiss
@@ -120,25 +141,26 @@ def search(query_QD: F32 | torch.Tensor, bank_BD: F32 | torch.Tensor, k: int) ->
     if isinstance(query_QD, torch.Tensor) and isinstance(bank_BD, torch.Tensor) and k <= MOST:
         return np.asarray(search_on_gpu(query_QD, bank_BD, k).cpu().numpy())
     query_QD, bank_BD = (x.float().cpu().numpy() if isinstance(x, torch.Tensor) else x for x in (query_QD, bank_BD))
-    gpu = gpu_resources()
-    if gpu is None or k > MOST:
+    if device.type == "cpu" or k > MOST:
         _, index_Qk = faiss.knn(query_QD, bank_BD, k, metric=faiss.METRIC_INNER_PRODUCT)
     else:
         _, index_Qk = faiss.knn_gpu(
-            gpu,
+            gpu_resources(),
             query_QD,
             bank_BD,
             k,
             metric=faiss.METRIC_INNER_PRODUCT,
+            device=device.index,
             vectorsMemoryLimit=MEMORY_LIMIT,
             queriesMemoryLimit=MEMORY_LIMIT,
         )
     return np.asarray(index_Qk, dtype=np.int64)
 
 
-def others(x_RD: F32 | torch.Tensor, k: int) -> I64:
+def others(x_RD: F32, k: int, device: torch.device = CPU) -> I64:
     """Indices of the k most similar other rows of each row, best first. Shape: (R, D) to (R, min(k, R - 1))."""
-    found_Rk = search(x_RD, x_RD, k + 1)
+    placed_RD = place(x_RD, device)
+    found_Rk = search(placed_RD, placed_RD, k + 1, device)
     width = found_Rk.shape[1] - 1
     if width < 1:
         return np.empty((len(x_RD), 0), dtype=np.int64)
@@ -161,14 +183,22 @@ def vote(label_Qk: I64) -> I64:
     return result
 
 
-def knn(queries: SampledRows, bank: SampledRows, ks: Sequence[int], *, classes: bool, seed: int) -> dict[str, Any]:
+def knn(
+    queries: SampledRows,
+    bank: SampledRows,
+    ks: Sequence[int],
+    *,
+    classes: bool,
+    seed: int,
+    device: torch.device = CPU,
+) -> dict[str, Any]:
     """Accuracy of a k-NN vote on the transformation and, with ``classes``, on the class, with 95 % intervals.
 
     Unlabelled rows are excluded from the class vote. A k larger than the bank gives None.
     """
     answer: dict[str, Any] = {"queries": len(queries), "bank": len(bank), "class": None, "class_ci95": None}
-    asked, there = place(queries.x_RD), place(bank.x_RD)
-    neighbour_Qk = search(asked, there, max(ks))
+    asked, there = place(queries.x_RD, device), place(bank.x_RD, device)
+    neighbour_Qk = search(asked, there, max(ks), device)
     votes_Qk = bank.transformation_R[neighbour_Qk]
     answer["transformation"], answer["transformation_ci95"] = _score(
         queries, queries.transformation_R, votes_Qk, ks, seed
@@ -176,7 +206,7 @@ def knn(queries: SampledRows, bank: SampledRows, ks: Sequence[int], *, classes: 
     if classes:
         asking, voting = queries.take(queries.label_R >= 0), bank.take(bank.label_R >= 0)
         if len(voting) < len(bank):
-            neighbour_Qk = search(_where(asked, queries), _where(there, bank), max(ks))
+            neighbour_Qk = search(_where(asked, queries), _where(there, bank), max(ks), device)
         elif len(asking) < len(queries):
             neighbour_Qk = neighbour_Qk[queries.label_R >= 0]
         votes_Qk = voting.label_R[neighbour_Qk]
@@ -246,7 +276,7 @@ _RESTARTS = 2
 _RESAMPLES = 300
 
 
-def kmeans(x_RD: F32, k: int, seed: int) -> I64:
+def kmeans(x_RD: F32, k: int, seed: int, device: torch.device = CPU) -> I64:
     """Cluster of each row by spherical k-means (unit rows, cosine similarity). Shape: (R, D) to (R,)."""
     import faiss
 
@@ -261,8 +291,9 @@ def kmeans(x_RD: F32, k: int, seed: int) -> I64:
         seed=seed % 2**31,
         min_points_per_centroid=1,
         verbose=False,
-        gpu=0 if gpu_resources() is None else 1,  # the number of GPUs; True takes all, also those of other processes
     )
+    if device.type == "cuda":  # the argument gpu is a number of GPUs, from the first one on
+        trainer.index = faiss.index_cpu_to_gpu(gpu_resources(), device.index, trainer.index)
     trainer.train(x_RD)
     _, index_R1 = trainer.index.search(x_RD, 1)
     return np.asarray(index_R1[:, 0], dtype=np.int64)
@@ -317,7 +348,7 @@ def _entropy(count_C: NDArray[np.number[Any]]) -> float:
     return float(-(share_C * np.log(share_C)).sum())
 
 
-def clusters(rows: SampledRows, variants: int, classes: int, seed: int) -> dict[str, Any]:
+def clusters(rows: SampledRows, variants: int, classes: int, seed: int, device: torch.device = CPU) -> dict[str, Any]:
     """Adjusted mutual information, with intervals, of k-means clusters with transformations and with classes.
 
     k is the number of transformations or classes; classes use labelled rows only. None with fewer rows than clusters
@@ -332,7 +363,7 @@ def clusters(rows: SampledRows, variants: int, classes: int, seed: int) -> dict[
     for name, those, k, truth_R in wanted:
         answer[f"ami_{name}"] = answer[f"ami_{name}_ci95"] = None
         if len(those) >= k >= 2:
-            cluster_R = kmeans(those.x_RD, k, seed)
+            cluster_R = kmeans(those.x_RD, k, seed, device)
             answer[f"ami_{name}"] = adjusted_mutual_information(cluster_R, truth_R)
             answer[f"ami_{name}_ci95"] = interval(cluster_R, truth_R, those.group_R, seed)
     return answer

@@ -23,7 +23,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
 
     Args:
         table: embeddings; of tokens, their means are analysed.
-        config: sample sizes, seed and bootstrap unit.
+        config: sample sizes, seed, bootstrap unit and device.
         quiet: hide progress.
 
     Returns:
@@ -32,17 +32,17 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         ``steerability``, ``steerability_unchanged`` (one number per transformation except identity), ``map`` (see
         `embedding_map`) and ``sampled`` (numbers of sampled images and rows). Undefined numbers are None.
     """
-    table = averaged(table)
+    table, device = averaged(table), neighbors.search_device(config.device)
     moving = [t for t, name in enumerate(table.transformations) if name != "identity"]
     with limited(config.threads), stage(f"analyze {table.backbone}", len(moving) + 5, "steps", quiet=quiet) as bar:
         queries = geometry.query_rows(table, config.max_queries, config.seed, config.resample_by)
         bank = geometry.bank_rows(table, config.max_bank, config.seed)
         bar.advance()
-        knn = neighbors.knn(queries, bank, config.ks, classes=table.has_classes, seed=config.seed)
+        knn = neighbors.knn(queries, bank, config.ks, classes=table.has_classes, seed=config.seed, device=device)
         bank_images = len(np.unique(bank.image_R))
         del bank
         bar.advance()
-        neighbour_Rk = neighbors.others(neighbors.place(queries.x_RD), max(neighbors.RECALL_AT))
+        neighbour_Rk = neighbors.others(queries.x_RD, max(neighbors.RECALL_AT), device)
         answer: dict[str, Any] = {
             "knn": knn,
             **neighbors.balance(queries, neighbour_Rk, config.seed),
@@ -50,7 +50,7 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
         }
         bar.advance()
         classes = len(np.unique(queries.label_R[queries.label_R >= 0])) if table.has_classes else 0
-        answer["clusters"] = neighbors.clusters(queries, len(set(table.families)), classes, config.seed)
+        answer["clusters"] = neighbors.clusters(queries, len(set(table.families)), classes, config.seed, device)
         bar.advance()
         answer |= embedding_map(table, queries, config)
         bar.advance()

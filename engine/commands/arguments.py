@@ -264,7 +264,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
 
 def _device(command: argparse.ArgumentParser, default: str | None) -> None:
     own = "the study's" if default is None else default
-    too = "; also for probes unless the study sets probes.device" if default is None else ""
+    too = "; also for probes and analysis unless the study sets theirs" if default is None else ""
     command.add_argument("--device", default=default, metavar="DEVICE", help=f"auto, cpu, cuda or cuda:N ({own}){too}")
     command.add_argument(
         "--runtime", default=default, metavar="NAME", help=f"backbone runtime: auto, openvino, tensorrt, torch ({own})"

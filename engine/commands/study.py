@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -175,7 +174,10 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
     settings = None
     if study is not None:
-        settings = {stages.PROBES: stages.probe_settings(study.probes), stages.ANALYSIS: asdict(study.analysis)}
+        settings = {
+            stages.PROBES: stages.stage_settings(study.probes),
+            stages.ANALYSIS: stages.stage_settings(study.analysis),
+        }
     kept = stages.kept(store, out, _suite(study), settings)
     if not kept.tables:
         raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")

@@ -20,7 +20,7 @@ from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study.outputs import ADAPTERS, Stamp, discard, finish, fits
-from substyle.engine.study.stages import probe_settings, tables
+from substyle.engine.study.stages import stage_settings, tables
 from substyle.kernels.errors import ConfigError
 
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
@@ -94,7 +94,7 @@ def _trained(
     """Train an adapter unless it is up to date; returns its file."""
     entry = store.backbone(table.backbone)
     folder = out / ADAPTERS / f"{entry.slug}-{method}"
-    stamp = Stamp.of(store, table, {"method": method, **asdict(config), **probe_settings(probes)})
+    stamp = Stamp.of(store, table, {"method": method, **asdict(config), **stage_settings(probes)})
     if not fits(folder, stamp):
         remove(folder)
         began = time.perf_counter()

@@ -117,7 +117,7 @@ def _rows(
     x_RD = table.take(t_R, n_R).astype(np.float32)
     x_RD /= np.maximum(np.linalg.norm(x_RD, axis=1, keepdims=True), 1e-12)
     place_R2 = project(x_RD, projection, seed)
-    near_Rk = neighbors.others(neighbors.place(x_RD), min(NEIGHBOURS, len(x_RD) - 1))
+    near_Rk = neighbors.others(x_RD, min(NEIGHBOURS, len(x_RD) - 1), neighbors.search_device())
     away_Rk = 1.0 - np.einsum("rd,rkd->rk", x_RD, x_RD[near_Rk])
     label_R = table.label_N[n_R].tolist()
     columns: dict[str, list[Any] | NDArray[np.float32]] = {

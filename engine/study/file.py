@@ -36,7 +36,7 @@ def load_study(path: Path | str, *, device: str | None = None, runtime: str | No
 
     Args:
         path: the file, or the name of a study of the package, such as ``demo``.
-        device: overrides ``embed.device``; also used for probes unless the file sets ``probes.device``.
+        device: overrides ``embed.device``; also used for probes and analysis unless the file sets their ``device``.
         runtime: overrides ``embed.runtime``.
 
     Raises:
@@ -107,9 +107,11 @@ def _placed(data: dict[str, Any], device: str | None, runtime: str | None) -> di
     Both are set together, since the file's runtime may not support the given device.
     """
     asked = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
-    embed, probes, placed = data.get("embed", {}), data.get("probes", {}), dict(data)
+    embed, placed = data.get("embed", {}), dict(data)
     if asked and isinstance(embed, dict):
         placed["embed"] = {**embed, **asked}
-    if device is not None and isinstance(probes, dict):
-        placed["probes"] = {"device": device, **probes}
+    for part in ("probes", "analysis"):
+        table = data.get(part, {})
+        if device is not None and isinstance(table, dict):
+            placed[part] = {"device": device, **table}
     return placed

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine import devices, observability
+from substyle.engine.analysis.neighbors import search_device
 from substyle.engine.config import BackboneChoice, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import check_study
@@ -109,6 +110,7 @@ def _run(
     study: Study, out: Path, images: Path | str | None, store_path: Place | None, *, fresh: bool, quiet: bool
 ) -> dict[str, Any]:
     devices.resolve(study.probes.device, prefix="probes.")  # fail early, before hours of embedding
+    search_device(study.analysis.device)
     store_path = store_path or store_of(study, out)
     plan = plan_of(study, images, store_path)
     print(describe(plan.source), file=sys.stderr)

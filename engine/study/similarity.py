@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,8 @@ def compare(
     if len(tables) < 2:
         return {}
     names = [table.backbone for table in tables]
-    stamp = _stamp(store, names, tables[0].transformations, asdict(config))
+    settings = stages.stage_settings(config)
+    stamp = _stamp(store, names, tables[0].transformations, settings)
     if not fits(folder, stamp):
         began = time.perf_counter()
         found = similarity(tables, config, quiet=quiet)
@@ -56,7 +56,7 @@ def compare(
             remove(folder)
             folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / _FILE, json.dumps(found, allow_nan=False).encode())
-        if stamp != _stamp(store, names, tables[0].transformations, asdict(config)):
+        if stamp != _stamp(store, names, tables[0].transformations, settings):
             remove(folder)
             raise StaleError(f"{store.path}: embeddings changed during the comparison of backbones; rerun it")
         finish(folder, stamp, time.perf_counter() - began)
@@ -87,7 +87,7 @@ def kept_similarity(
     again = f"substyle analyze {store.path}"
     if list(note.stamp.transformations) != list(tables[0].transformations):
         raise StaleError(f"{folder}: outdated, computed from other transformations; run {again}")
-    now = _stamp(store, names, tables[0].transformations, asdict(config) if config else settings)
+    now = _stamp(store, names, tables[0].transformations, stages.stage_settings(config) if config else settings)
     require_fresh(folder, note, now, again)
     found = read_object(folder / _FILE)
     pairs = {a: {b: pair for b, pair in row.items() if b in backbones} for a, row in found["pairs"].items()}

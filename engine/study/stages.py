@@ -86,8 +86,8 @@ def _require_unseen(table: EmbeddingTable, entry: BackboneEntry) -> None:
         raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
 
 
-def probe_settings(config: ProbeConfig) -> dict[str, Any]:
-    """Settings in the stamp of probes, without the GPU index."""
+def stage_settings(config: ProbeConfig | AnalysisConfig) -> dict[str, Any]:
+    """Settings in the stamp of a stage, without the GPU index."""
     return asdict(config) | {"device": config.device.partition(":")[0]}
 
 
@@ -116,7 +116,7 @@ def probe(
         _require_unseen(table, entry)
         adapted = entry.name.startswith(ADAPTED) or "finetuned" in entry.facts["spec"]
         own = replace(config, rotate=False, redraws=0) if adapted else config
-        stamp = Stamp.of(store, table, probe_settings(config))
+        stamp = Stamp.of(store, table, stage_settings(config))
         if not fits(folder, stamp):
             remove(folder)
             began = time.perf_counter()
@@ -150,7 +150,7 @@ def analysis(
         entry = store.backbone(table.backbone)
         folder = out / ANALYSIS / entry.slug
         path = folder / "analysis.json"
-        stamp = Stamp.of(store, table, asdict(config))
+        stamp = Stamp.of(store, table, stage_settings(config))
         if not fits(folder, stamp):
             remove(folder)
             began = time.perf_counter()

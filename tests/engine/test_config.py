@@ -227,20 +227,20 @@ def test_fields_of_the_table_of_probes(tmp_path: Path, field: str, value: str) -
 
 
 @pytest.mark.parametrize(
-    ("tables", "embedding", "probing"),
+    ("tables", "embedding", "probing", "analysing"),
     [
-        ("", "cuda:1", "cuda:1"),
-        ('[embed]\ndevice = "cpu"\n[probes]\nresamples = 1\n', "cuda:1", "cuda:1"),
-        ('[probes]\ndevice = "cpu"\n', "cuda:1", "cpu"),
-        ('[probes]\ndevice = "auto"\n', "cuda:1", "auto"),
+        ("", "cuda:1", "cuda:1", "cuda:1"),
+        ('[embed]\ndevice = "cpu"\n[probes]\nresamples = 1\n', "cuda:1", "cuda:1", "cuda:1"),
+        ('[probes]\ndevice = "cpu"\n', "cuda:1", "cpu", "cuda:1"),
+        ('[probes]\ndevice = "auto"\n[analysis]\ndevice = "cpu"\n', "cuda:1", "auto", "cpu"),
     ],
 )
-def test_a_device_that_is_asked_for_is_that_of_probes_too(
-    tmp_path: Path, tables: str, embedding: str, probing: str
+def test_a_device_that_is_asked_for_is_that_of_probes_and_analysis_too(
+    tmp_path: Path, tables: str, embedding: str, probing: str, analysing: str
 ) -> None:
     path = study(tmp_path, SMALL + tables)
     asked = load_study(path, device="cuda:1")
-    assert (asked.embed.device, asked.probes.device) == (embedding, probing)
+    assert (asked.embed.device, asked.probes.device, asked.analysis.device) == (embedding, probing, analysing)
     assert load_study(path).embed.device == ("cpu" if "[embed]" in tables else "auto")
 
 

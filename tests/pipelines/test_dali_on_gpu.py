@@ -132,6 +132,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> tuple[Graph, Pipeline, list[Any
     return made, pipeline, said
 
 
+@pytest.mark.parametrize(("device", "number"), [("cuda:0", 0), ("cuda:1", 1), ("cpu", None)])
+def test_pipelines_belong_to_their_device(monkeypatch: pytest.MonkeyPatch, device: str, number: int | None) -> None:
+    """Decoders and graphs of variants are created on the GPU that is given, not on the current one."""
+    asked: list[int | None] = []
+    monkeypatch.setattr("nvidia.dali.pipeline.Pipeline", lambda **how: asked.append(how["device_id"]))
+    dali.new_pipeline(8, 1, torch.device(device))
+    assert asked == [number]
+
+
 def test_the_order_of_torch_s_stream(stand_in: tuple[Graph, Pipeline, list[Any]]) -> None:
     """The graph runs in the order of torch's stream, and outputs are held until they have been copied."""
     made, pipeline, said = stand_in

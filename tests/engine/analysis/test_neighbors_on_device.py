@@ -12,9 +12,11 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from tests.engine.analysis.test_run import table
 
-from substyle.engine.analysis import neighbors
+from substyle.engine.analysis import neighbors, run
 from substyle.engine.analysis.geometry import SampledRows
+from substyle.engine.config import AnalysisConfig
 from substyle.kernels.errors import ConfigError
 
 
@@ -41,29 +43,32 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
+SECOND = torch.device("cuda", 1)
+
+
 def rows(count: int) -> np.ndarray:  # type: ignore[type-arg]
     x_RD = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
     return x_RD / np.linalg.norm(x_RD, axis=1, keepdims=True)
 
 
-def test_the_gpu_searches_where_there_is_one(gpu: list[dict[str, Any]]) -> None:
+def test_arrays_are_searched_on_the_gpu_that_is_given(gpu: list[dict[str, Any]]) -> None:
     query, bank = rows(5), rows(40)
-    found = neighbors.search(query, bank, 7)
-    assert [(call["gpu_resources"], call["k"], call["metric"]) for call in gpu] == [
-        ("gpu_resources", 7, faiss.METRIC_INNER_PRODUCT)
+    found = neighbors.search(query, bank, 7, SECOND)
+    assert [(call["gpu_resources"], call["k"], call["metric"], call["device"]) for call in gpu] == [
+        ("gpu_resources", 7, faiss.METRIC_INNER_PRODUCT, 1)
     ]
     np.testing.assert_array_equal(found, np.argsort(-(query @ bank.T), axis=1)[:, :7])
 
 
 def test_more_neighbours_than_the_gpu_gives_are_searched_on_the_cpu(gpu: list[dict[str, Any]]) -> None:
-    assert neighbors.search(rows(2), rows(2100), 2049).shape == (2, 2049)
+    assert neighbors.search(rows(2), rows(2100), 2049, SECOND).shape == (2, 2049)
     assert gpu == []
-    assert neighbors.search(rows(2), rows(2100), 2048).shape == (2, 2048)
+    assert neighbors.search(rows(2), rows(2100), 2048, SECOND).shape == (2, 2048)
     assert len(gpu) == 1
 
 
 def test_nothing_to_search_asks_nobody(gpu: list[dict[str, Any]]) -> None:
-    assert neighbors.search(rows(0), rows(3), 2).shape == (0, 2)
+    assert neighbors.search(rows(0), rows(3), 2, SECOND).shape == (0, 2)
     assert gpu == []
 
 
@@ -74,6 +79,7 @@ def test_without_a_gpu_the_cpu_searches(monkeypatch: pytest.MonkeyPatch, count: 
     else:
         monkeypatch.setattr(faiss, "get_num_gpus", lambda: count, raising=False)
     assert neighbors.gpu_resources() is None
+    assert neighbors.search_device() == torch.device("cpu")
     assert neighbors.search(rows(3), rows(9), 2).shape == (3, 2)
 
 
@@ -165,7 +171,7 @@ def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monke
         return SampledRows(rows(count), order % 4, order % 2, label[order % 8], order % 4)
 
     found = []
-    for place, gpu in ((lambda x: x, None), (torch.from_numpy, distances)):
+    for place, gpu in ((lambda x, device: x, None), (lambda x, device: torch.from_numpy(x), distances)):
         monkeypatch.setattr(neighbors, "place", place)
         monkeypatch.setattr(neighbors, "gpu_resources", lambda gpu=gpu: gpu)
         found.append(neighbors.knn(made(16), made(64), (1, 5), classes=True, seed=0))
@@ -173,33 +179,91 @@ def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monke
     assert distances.banks == [64, 48]
 
 
-@pytest.mark.parametrize(("faiss_has", "torch_has", "limit", "placed"), [
-    (True, True, 1 << 20, True), (False, True, 1 << 20, False), (True, False, 1 << 20, False), (True, True, 10, False),
-])  # fmt: skip
-def test_rows_are_brought_to_the_gpu_once(
-    monkeypatch: pytest.MonkeyPatch, faiss_has: bool, torch_has: bool, limit: int, placed: bool
-) -> None:
-    there = object()
-    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources" if faiss_has else None)
-    monkeypatch.setattr(neighbors, "MEMORY_LIMIT", limit)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_has)
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes of FAISS and torch with two GPUs, the first of them current."""
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch, "from_numpy", lambda x: SimpleNamespace(to=lambda where: there))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
+)
+def test_the_device_of_the_search(gpus: None, capsys: pytest.CaptureFixture[str], name: str, device: str) -> None:
+    assert neighbors.search_device(name) == torch.device(device)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_faiss_without_gpu_beside_one_is_said(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: None)
+    assert neighbors.search_device("cpu") == torch.device("cpu")
+    assert capsys.readouterr().err == ""
+    assert neighbors.search_device() == torch.device("cpu")
+    assert "extra gpu" in capsys.readouterr().err
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ConfigError) as caught:
+            neighbors.search_device(name)
+        assert caught.value.field == "analysis.device"
+
+
+def test_a_device_that_does_not_exist_is_refused() -> None:
+    for name in ("cuda:9", "tpu"):
+        with pytest.raises(ConfigError) as caught:
+            neighbors.search_device(name)
+        assert caught.value.field == "analysis.device"
+
+
+@pytest.mark.parametrize(("limit", "device", "placed"), [(1 << 20, SECOND, [SECOND]), (10, SECOND, []),
+                                                         (1 << 20, torch.device("cpu"), [])])  # fmt: skip
+def test_rows_that_fit_are_brought_to_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, limit: int, device: torch.device, placed: list[torch.device]
+) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(neighbors, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(torch, "from_numpy", lambda x: SimpleNamespace(to=asked.append))
     some = rows(4)
-    assert neighbors.place(some) is (there if placed else some)
+    assert neighbors.place(some, device) is (None if placed else some)
+    assert asked == placed
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_k_means_runs_where_the_search_does(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+@pytest.mark.parametrize(("device", "expected"), [(SECOND, [("resources", 1)]), (torch.device("cpu"), [])])
+def test_k_means_runs_on_the_device_of_the_search(
+    gpus: None, monkeypatch: pytest.MonkeyPatch, device: torch.device, expected: list[Any]
+) -> None:
     asked = []
-    real = faiss.Kmeans
 
-    def spy(*arguments: Any, gpu: int, **how: Any) -> Any:  # noqa: ANN401
-        asked.append(gpu)
-        return real(*arguments, gpu=False, **how)
+    def index_cpu_to_gpu(resources: object, number: int, index: faiss.IndexFlatIP) -> faiss.IndexFlatIP:
+        asked.append((resources, number))
+        return index
 
-    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources" if there else None)
-    monkeypatch.setattr(faiss, "Kmeans", spy)
-    assert len(neighbors.kmeans(rows(30), 3, 0)) == 30
-    assert asked == [int(there)]
-    assert not isinstance(asked[0], bool)  # True takes every GPU
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", index_cpu_to_gpu, raising=False)
+    some = rows(30)
+    found = neighbors.kmeans(some, 3, 0, device)
+    assert asked == expected
+    np.testing.assert_array_equal(found, neighbors.kmeans(some, 3, 0))
+
+
+def test_the_analysis_uses_one_device(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search, placement and clusters get the device of the configuration."""
+    asked: dict[str, set[torch.device]] = {}
+
+    def spy(name: str, result: Any) -> None:  # noqa: ANN401
+        def call(*arguments: Any, **how: Any) -> Any:  # noqa: ANN401
+            given = [each for each in (*arguments, *how.values()) if isinstance(each, torch.device)]
+            asked.setdefault(name, set()).update(given)
+            return result(*arguments)
+
+        monkeypatch.setattr(neighbors, name, call)
+
+    cpu = torch.device("cpu")
+    search, kmeans = neighbors.search, neighbors.kmeans
+    spy("place", lambda x, device: x)
+    spy("search", lambda query, bank, k, device: search(query, bank, k, cpu))
+    spy("kmeans", lambda x, k, seed, device: kmeans(x, k, seed, cpu))
+    run.analyze(table(), AnalysisConfig(device="cuda:1", map_points=0), quiet=True)
+    assert asked == {"place": {SECOND}, "search": {SECOND}, "kmeans": {SECOND}}

@@ -17,8 +17,11 @@ from substyle.engine.study.outputs import SIMILARITY, StaleError
 from substyle.engine.study.similarity import compare, kept_similarity
 
 
-def test_another_gpu_trains_no_probes_again_and_another_kind_of_device_does() -> None:
-    known = [stages.probe_settings(ProbeConfig(device=device)) for device in ("cuda:0", "cuda:1", "cpu", "auto")]
+@pytest.mark.parametrize("config", [ProbeConfig, AnalysisConfig])
+def test_another_gpu_computes_nothing_again_and_another_kind_of_device_does(
+    config: type[ProbeConfig] | type[AnalysisConfig],
+) -> None:
+    known = [stages.stage_settings(config(device=device)) for device in ("cuda:0", "cuda:1", "cpu", "auto")]
     first, second, cpu, auto = known
     assert first == second
     assert [config["device"] for config in (first, cpu, auto)] == ["cuda", "cpu", "auto"]
