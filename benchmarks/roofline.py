@@ -121,6 +121,12 @@ def filtered(batch: int, height: int, width: int, channels: int, rows: int, colu
     return Least(2 * values + 4 * padded, values * (2 * taps + 3))
 
 
+def contracted(batch: int, styles: int, height: int, width: int, channels: int, made: int) -> Least:
+    """Maps of 16 bits, read once for all styles; each value that a tap reads is scaled, shifted, cut and rounded."""
+    pixels = batch * styles * height * width // 4
+    return Least(2 * (batch * height * width * channels + pixels * made), pixels * 9 * channels * 4)
+
+
 def gather(rows: int, width: int, itemsize: int, outsize: int) -> Least:
     """Rows of a table, each number read and written once, with the row's index; int8 rows have a scale factor."""
     factor = itemsize == 1

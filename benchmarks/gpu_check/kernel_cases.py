@@ -13,6 +13,7 @@ from benchmarks.gpu_check.cases import BLENDED, EXACT, PRINTED, SAMPLED, WARPED,
 from benchmarks.roofline import Least
 from substyle.kernels import (
     color,
+    contraction,
     displacement,
     filters,
     halftone,
@@ -35,7 +36,7 @@ def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
     any_shape = (gaussian, impulse, shot, bits, mean, compared, colours, remapped, zoomed, dots, lines, overlaid, jpeg,
-                 motion_blur, defocus_blur, masks, relu_drop, float16_rows, int8_rows)  # fmt: skip
+                 motion_blur, defocus_blur, contracted, masks, relu_drop, float16_rows, int8_rows)  # fmt: skip
     for make in any_shape + square:
         yield make.__name__, partial(make, m)
 
@@ -215,6 +216,23 @@ def defocus_blur(m: Made) -> Case:
     side = m.canvas.shape[1]
     radius = m.cycled(blur.DISK_RADII) * np.float32(side / base.CANVAS)
     return _filtered(m, "defocus blur", blur.disk_kernels({"radius": radius}, side)["kernel"])
+
+
+def contracted(m: Made) -> Case:
+    """A contracting convolution of the style networks: maps of 32 channels, which three styles share."""
+    batch, height, width, _ = m.shape
+    styles, channels, generator = 3, 32, torch.Generator().manual_seed(1)
+    sides = height // 2 * 2, width // 2 * 2
+    maps = torch.randn(1, batch, *sides, channels, generator=generator).to(torch.bfloat16)
+    factor, offset = torch.randn(2, styles, batch, channels, generator=generator)
+    weight = torch.randn(channels, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
+    kernel, p = contraction.taps(weight).to(torch.bfloat16), m.picked
+    there = [t.to(m.device) for t in (maps, factor, offset, kernel)]
+    return Case(
+        "contraction", lambda: contraction.contract(*there)[0],
+        lambda: contraction.contract_reference(maps[:, p], factor[:, p], offset[:, p], kernel)[0],
+        p, Tolerance(0.1), roofline.contracted(batch, styles, *sides, channels, channels), batch, axis=1,
+    )  # fmt: skip
 
 
 def swirl(m: Made) -> Case:

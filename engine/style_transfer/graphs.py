@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from substyle.kernels import contraction
 from substyle.kernels.errors import ConfigError
 
 # Phases: an image (q S, q S, C) is stored as (S, S) cells of q^2 C channels. Pixel (q y + a, q x + b) of channel c is
@@ -290,6 +291,7 @@ class StyleModule(nn.Module):
         self.residual = nn.ModuleList(_Convolution(layer) for pair in generator.residual for layer in pair)
         self.expand = nn.ModuleList(_Convolution(layer) for layer in generator.expand)
         self.styles = _styles(generator)
+        self.contracted = contraction.contract
         convolutions = [*self.contract, *self.residual, *self.expand]
         for convolution in convolutions:
             convolution.to(dtype)
@@ -298,26 +300,39 @@ class StyleModule(nn.Module):
             if layer.scale is not None and layer.shift is not None:
                 convolution.register_buffer("scale_GC", torch.from_numpy(layer.scale.copy()).float())
                 convolution.register_buffer("shift_GC", torch.from_numpy(layer.shift.copy()).float())
+        for convolution in convolutions[1 : len(self.contract)]:
+            if convolution.normalised:
+                convolution.register_buffer("kernel_TCO", contraction.taps(convolution.weight))
 
     def forward(self, canvas_BSSC: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Stylise a canvas (B, S, S, 3) uint8. Returns one tensor of the same shape and dtype per style."""
         require_side(canvas_BSSC.shape[1])
         x = canvas_BSSC.permute(0, 3, 1, 2).float() * (1.0 / 255.0)
-        contract = list(self.contract)
+        contract = [each for each in self.contract if isinstance(each, _Convolution)]
         while contract and not contract[0].normalised:  # shared by all styles
             convolution = contract.pop(0)
             x = functional.relu(convolution(_padded(x, convolution, self.dtype)))
-        first = contract.pop(0) if contract else None
-        if first is not None:  # shared but for its scale and shift
-            x = self._centred(first(_padded(x, first, self.dtype)))
-        return tuple(self._styled(x, first, contract, style) for style in range(self.styles))
-
-    def _styled(
-        self, x: torch.Tensor, first: nn.Module | None, contract: Sequence[nn.Module], style: int
-    ) -> torch.Tensor:
-        y = x if first is None else functional.relu(_scaled(x, first, style))
+        if not contract:
+            return tuple(self._styled(x, style) for style in range(self.styles))
+        last = contract.pop(0)
+        x_XBHWC = last(_padded(x, last, self.dtype)).permute(0, 2, 3, 1)[None]  # shared but for its scale and shift
+        variance_XBC, mean_XBC = torch.var_mean(x_XBHWC.float(), dim=(2, 3), correction=0)
         for convolution in contract:
-            y = functional.relu(self._normalised(y, convolution, style))
+            factor_GBC = torch.rsqrt(variance_XBC + self.epsilon) * last.scale_GC[:, None]
+            offset_GBC = last.shift_GC[:, None] - mean_XBC * factor_GBC
+            x_XBHWC, mean_XBC, variance_XBC = self.contracted(x_XBHWC, factor_GBC, offset_GBC, convolution.kernel_TCO)
+            last = convolution
+        factor_XBC = torch.rsqrt(variance_XBC + self.epsilon)
+        pictures = []
+        for style in range(self.styles):
+            of = style % len(x_XBHWC)
+            centred_BHWC = (x_XBHWC[of].float() - mean_XBC[of][:, None, None]) * factor_XBC[of][:, None, None]
+            y = functional.relu(_scaled(centred_BHWC.permute(0, 3, 1, 2), last, style))
+            pictures.append(self._styled(y, style))
+        return tuple(pictures)
+
+    def _styled(self, y: torch.Tensor, style: int) -> torch.Tensor:
+        """Residual and expanding layers of one style."""
         for i in range(0, len(self.residual), 2):
             # the padded input of the block is also its residual, so that it is in memory once
             padded = _padded(y, self.residual[i], self.dtype)
@@ -346,6 +361,9 @@ class _Convolution(nn.Module):
     """A convolution of an input that `_padded` has padded."""
 
     normalised: bool
+    scale_GC: torch.Tensor
+    shift_GC: torch.Tensor
+    kernel_TCO: torch.Tensor  # of contracting ones
 
     def __init__(self, layer: Layer, stride: int = 1) -> None:
         super().__init__()

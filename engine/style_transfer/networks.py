@@ -80,6 +80,8 @@ class DeviceStyles:
         module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.canvas_BSSC = torch.zeros(piece, side, side, 3, dtype=torch.uint8, device=device)
         exact()
+        if mode != "off":  # Triton kernels run between the compiled parts
+            module.contracted = torch.compiler.disable(module.contracted)  # type: ignore[no-untyped-call]
         run, self.fallback = compiled(module, self.canvas_BSSC, mode)
         self._run: Callable[[], tuple[torch.Tensor, ...]] = lambda: run(self.canvas_BSSC)
         if device.type == "cuda":

@@ -113,6 +113,7 @@ def test_every_file_of_triton_kernels_is_covered(everything: Everything) -> None
         "probe_step_triton.py": ("cross-entropy", "AdamW"),
         "halftone_triton.py": ("dots", "lines"),
         "jpeg_codec_triton.py": ("jpeg",),
+        "contraction_triton.py": ("contraction",),
         "filters_triton.py": ("motion blur", "defocus blur"),
         "warp_triton.py": ("remap", "swirl", "grid", "elastic", "zoom_blur"),
     }

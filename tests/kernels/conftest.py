@@ -14,7 +14,11 @@ import torch
 import substyle.kernels
 
 Load = Callable[[str], ModuleType]
-HELPERS = ("philox_triton", "warp_triton")  # their functions are inlined into the kernels of other files
+HELPERS = (
+    "philox_triton",
+    "warp_triton",
+    "color_triton",
+)  # their functions are inlined into the kernels of other files
 
 
 def _load(name: str) -> ModuleType:

@@ -35,6 +35,10 @@ LOW = LOGITS.bfloat16(), torch.zeros(4, 31)  # logits and bias
 HIDDEN, BIAS = torch.zeros(4, 2048, 1024, dtype=torch.bfloat16), torch.zeros(4, 2048)
 STEP = torch.zeros(1, dtype=torch.int32)
 TABLES = np.ones((2, 2, 8, 8), np.int32)
+MAPS = (
+    torch.zeros(1, 2, 224, 224, 32, dtype=torch.bfloat16), *torch.zeros(2, 5, 2, 32),
+    torch.zeros(9, 32, 32, dtype=torch.bfloat16),
+)  # fmt: skip
 BANDS = (CANVAS[:, :, 0, 0].contiguous(), CANVAS[:, 0, :, 0].contiguous())
 
 
@@ -81,6 +85,7 @@ BUDGETS = {
     "jpeg_codec_triton._upsample": Budget(lambda f: f.compressed(CANVAS, TABLES), 40, 0, 8),
     "filters_triton._pad": Budget(lambda f: f.filtered(CANVAS, np.ones((2, 33, 51), np.float32)), 40, 0, 128),
     "filters_triton._filter": Budget(lambda f: f.filtered(CANVAS, np.ones((2, 33, 51), np.float32)), 168, 28672, 8),
+    "contraction_triton._contract": Budget(lambda f: f.contract(*MAPS), 200, 8192, 128),
     "color_triton._colours": Budget(lambda f: f.colours(CANVAS, torch.zeros(6, 2, 3, 4), BANDS), 40, 0, 32),
     "color_triton._total": Budget(lambda f: f.total(CANVAS), 32, 16, 0),
     "color_triton._difference_total": Budget(lambda f: f.difference_total(CANVAS, CANVAS), 40, 16, 0),

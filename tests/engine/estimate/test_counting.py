@@ -102,19 +102,23 @@ assert "triton" not in sys.modules
     assert float(shown) == stages.variants(SUITE, 64).traffic
 
 
-def test_styles_take_two_passes_over_every_normalised_map() -> None:
-    """Against the network itself: its convolutions, and what must be in memory between them."""
+def test_styles_take_two_passes_over_most_normalised_maps() -> None:
+    """Against the network itself: its convolutions, and what must be in memory between them.
+
+    Two contracting convolutions normalise as they load: they read one map and write one.
+    """
     module, outputs = StyleModule(multistyle_generator([19]), torch.bfloat16).eval(), dict[str, int]()
-    convolutions = [*module.contract, *module.residual, *module.expand]
+    convolutions = [*module.contract[:1], *module.residual, *module.expand]
     for i, convolution in enumerate(convolutions):
         convolution.register_forward_hook(lambda _, given, out, i=i: outputs.update({f"{i}": out.numel()}))
     with torch.no_grad():
         module.to(META)(torch.empty(1, 224, 224, 3, dtype=torch.uint8, device=META))
     work = stages.styles(("style_starry",), 224)
     products = [launch for launch in work.launches if launch.product]
-    assert len(products) == len(outputs) == 18
-    # besides convolutions, torch.compile 2.13 makes 37 kernels (and 18 that rearrange weights, once)
-    assert len(work.launches) - len(products) == 37 + len(("canvas in", "picture out", "zero", "distinct"))
+    assert len(products) == len(outputs) == 16
+    for side in (224, 112):
+        maps = 2 * 32 * (side**2 + side**2 // 4)
+        assert sum(maps <= launch.moved / work.images <= 1.01 * maps for launch in work.launches) == 1
     # written by the product, read for statistics, read to normalise
     assert work.traffic > 3 * 2 * sum(outputs.values())
     assert work.traffic < 8 * 2 * sum(outputs.values())
