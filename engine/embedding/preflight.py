@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
-from substyle.engine.backbones.spec import has_tokens
 from substyle.engine.config import BackboneChoice, Study, names_of
 from substyle.engine.embedding.plan import limited
-from substyle.engine.probes.attacks import FEWEST, torchattack
+from substyle.engine.probes.attacks import FEWEST, is_network, torchattack
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import catalog
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL
@@ -337,11 +336,12 @@ def check_attack(study: Study, counts: SplitCounts) -> None:
     for field, asked in (("backbones", {*config.backbones}), ("surrogate", {config.surrogate} - {""})):
         if unknown := asked - set(names):
             raise ConfigError(f"attack.{field}", _some(sorted(unknown)), f"backbones of the study: {', '.join(names)}")
-    # the backbones that engine/study/attack.py can attack, from their names
-    networks = [name for name in names if not name.startswith("control:") and not has_tokens(name)]
+    networks = [name for name in names if is_network(name)]
     targets = config.backbones or networks
     if not targets:
         raise ConfigError("attack.backbones", "none", "controls by name; the study has no network to attack")
+    if graphs := [name for name in targets if name.startswith("onnx:")]:
+        raise ConfigError("attack.backbones", _some(graphs), "torch networks, since attacks follow their gradient")
     for target in targets if config.attacks == ("transfer",) else ():
         if not config.surrogates(target, networks):
             allowed = f"also another attack; the study has no other network to craft an attack on {target}"

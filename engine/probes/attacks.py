@@ -16,6 +16,7 @@ from pydantic import Field, StrictFloat, StrictInt
 from torch import nn
 from torch.nn.functional import softplus
 
+from substyle.engine.backbones.spec import has_tokens
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store.layout import ResampleBy
 from substyle.kernels.errors import ConfigError, MissingError
@@ -79,6 +80,11 @@ class AttackConfig:
         if self.surrogate not in ("", target):  # the surrogate itself is attacked through another
             return [self.surrogate]
         return [name for name in networks if name.partition("@")[0] != target.partition("@")[0]]
+
+
+def is_network(name: str) -> bool:
+    """Whether a backbone is a torch network with one vector per image, judging by its name."""
+    return not name.startswith(("control:", "onnx:")) and not has_tokens(name)
 
 
 class Victim(nn.Module):

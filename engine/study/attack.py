@@ -38,6 +38,7 @@ from substyle.engine.probes.attacks import (
     craft,
     distances,
     embedded,
+    is_network,
     squeeze,
     torchattack,
 )
@@ -157,9 +158,8 @@ def kept_attacks(
 
 
 def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
-    """Return the backbones among ``names`` that are not controls and have one vector per image."""
-    entries = [store.backbone(name) for name in names]
-    return [e.name for e in entries if not e.facts["spec"].get("control") and not e.tokens]
+    """Return the backbones among ``names`` that are torch networks with one vector per image, and not controls."""
+    return [name for name in names if is_network(name) and not store.backbone(name).facts["spec"].get("control")]
 
 
 def _probe(out: Path, entry: BackboneEntry, task: str) -> Path:
