@@ -242,12 +242,13 @@ def attentive_table(kept: dict[str, Any]) -> str:
 
 
 def shifted_table(kept: dict[str, Any]) -> str:
-    """Format class accuracy, also on corruptions, sensitivity, and accuracy on styles of a held-out generator."""
+    """Format class accuracy, also on each shift, sensitivity, and accuracy on styles of a held-out generator."""
+    shifts = [key for key in kept["shift"][0] if key.startswith("shift_")]
     generators = [f"styles of {name} held out" for name in _generators(kept, next(iter(kept["backbones"])))]
-    headings = ["backbone", "class", "class, corrupted", "mean sensitivity", *generators]
+    headings = ["backbone", "class", *(f"class, {key[6:]}" for key in shifts), "mean sensitivity", *generators]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in kept["shift"]:
-        cells = [_cell({"v": v, "ends": ends}, "v", "ends") for v, *ends in (row["clean"], row["shift"])]
+        cells = [_cell({"v": v, "ends": ends}, "v", "ends") for v, *ends in map(row.get, ("clean", *shifts))]
         cells.append(f"{row['sensitivity']:.3f}")
         held_out = _generators(kept, row["backbone"]).values()
         cells += [_cell(one, "accuracy", "two_way_ci95") for one in held_out]

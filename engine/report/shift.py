@@ -20,7 +20,7 @@ def shift_table(results: Results) -> Table | None:
     columns = [
         Column("backbone", "Backbone", "text"),
         Column("clean", "Own photographs", interval=True),
-        *(Column("shift", key, interval=True) for key in shifts),
+        *(Column(f"shift_{key}", key, interval=True) for key in shifts),
         Column("sensitivity", "Mean sensitivity", "number"),
     ]
     rows = []
