@@ -37,6 +37,7 @@ GATE_EACH = 4  # photographs per variant, unless the gate is full
 GATE_FEWEST = 16  # pictures, if there are as many
 SPOT_IMAGES = 16  # photographs of a spot check, one picture of each
 MIN_SPEEDUP = 1.2  # of a mixture over float32; a slower one is not worth its error
+MIN_SPEEDUP_8_BITS = 1.3  # over 16 bits, on a GPU
 _HARDEST = ("grayscale", "channel_permute", "gaussian_noise", "impulse_noise", "shot_noise")  # fail first in 16 bits
 
 
@@ -300,10 +301,10 @@ class PrecisionSearch:
         once._runtimes = self._runtimes
         return once
 
-    def _speedup(self, mixture: PrecisionPolicy) -> float:
-        """How many times as fast as float32 a policy is."""
-        self.note(f"gate: comparing the speed of {self._words(mixture)} and fp32")
-        embeds = (self._runtime(mixture), self._runtime(_FLOAT32))
+    def _speedup(self, mixture: PrecisionPolicy, over: PrecisionPolicy = _FLOAT32) -> float:
+        """How many times as fast as another policy one is."""
+        self.note(f"gate: comparing the speed of {self._words(mixture)} and {over.precision}")
+        embeds = (self._runtime(mixture), self._runtime(over))
         block = self._pictures[: self._block]
         mixed, plain = fastest([partial(embed, block) for embed in embeds])
         return plain / mixed
@@ -340,6 +341,9 @@ class PrecisionSearch:
                     f"gate (cosine min {found['gate']['cosine_min']:.5f}); with fewer: {failure}",
                     file=sys.stderr,
                 )
+            if narrow and (speedup := self._speedup(mixture, PrecisionPolicy(between))) < MIN_SPEEDUP_8_BITS:
+                words = f'{precision} is only {speedup:.2f} times as fast as {between}; consider precision = "auto"'
+                print(f"{self.name}: {words}", file=sys.stderr)
             return found
         assert failure is not None
         raise GateError(f"{failure}. It also failed with up to half of the layers in {between}")

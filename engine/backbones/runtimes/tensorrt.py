@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from functools import partial
@@ -53,19 +54,21 @@ def library() -> ModuleType:
     return importlib.import_module(name)
 
 
-class _Messages:
-    """Collects error messages of the library."""
+@functools.cache
+def _logger(name: str) -> Any:  # noqa: ANN401 - TensorRT ships no types
+    """Logger of a library, which collects error messages in ``lines``. One per process: TensorRT keeps the first."""
+    trt: Any = importlib.import_module(name)
 
-    def __init__(self, trt: ModuleType) -> None:
-        self.lines: list[str] = []
-        lines = self.lines
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-            def log(self, severity: Any, text: str) -> None:  # noqa: ANN401
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    lines.append(text.strip())
+        def log(self, severity: Any, text: str) -> None:  # noqa: ANN401
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.lines.append(text.strip())
 
-        self.logger = Logger()
+    return Logger()
 
 
 def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -> bytes:
@@ -82,10 +85,11 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
         EngineError: the graph has another interface, or the library cannot parse or build it.
     """
     trt = library()
-    messages = _Messages(trt)
-    builder = trt.Builder(messages.logger)
+    logger = _logger(trt.__name__)
+    logger.lines.clear()
+    builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, messages.logger)
+    parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{trt.__name__} cannot parse the graph: {errors or 'no reason given'}")
@@ -104,7 +108,7 @@ def build(onnx: bytes, *, batch: int, canvas: int, timing: Path | None = None) -
         config.set_timing_cache(kept, ignore_mismatch=True)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise EngineError(f"{trt.__name__} cannot build the engine: {'; '.join(messages.lines) or 'no reason given'}")
+        raise EngineError(f"{trt.__name__} cannot build the engine: {'; '.join(logger.lines) or 'no reason given'}")
     if timing is not None:
         cache.replace(timing, bytes(config.get_timing_cache().serialize()))
     return bytes(engine)
@@ -151,10 +155,14 @@ class TensorRTGraph:
             raise EngineError(f"an engine needs a CUDA device, not {device}")
         trt = library()
         with torch.cuda.device(device):
-            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            logger = _logger(trt.__name__)
+            logger.lines.clear()
+            self._runtime = trt.Runtime(logger)
             self._engine = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
-                raise EngineError(f"{trt.__name__} {trt.__version__} cannot run this engine on {device}; rebuild it")
+                why = "; ".join(logger.lines) or "no reason given"
+                words = f"{trt.__name__} {trt.__version__} cannot run this engine on {device}"
+                raise EngineError(f"{words}; rebuild it: {why}")
             self._context = self._engine.create_execution_context()
             names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
             (output,) = [name for name in names if name != "canvas"]

@@ -168,6 +168,20 @@ def test_bytes_that_are_not_cast_first_are_refused_with_the_parser_s_words(modul
 
 
 @BUILDS
+def test_every_message_goes_to_the_first_logger(typed: Callable[[Precision], onnx.ModelProto]) -> None:
+    """TensorRT ignores further loggers, so a second one would miss the reason of a failure."""
+    trt = tensorrt.library()
+    logger = tensorrt._logger(trt.__name__)
+    assert tensorrt._logger(trt.__name__) is logger
+    logger.lines.clear()
+    logger.log(trt.ILogger.WARNING, "slow")
+    logger.log(trt.ILogger.ERROR, " out of memory\n")
+    assert logger.lines == ["out of memory"]
+    build(typed("fp32").SerializeToString(), batch=BATCH, canvas=CANVAS)
+    assert "out of memory" not in logger.lines
+
+
+@BUILDS
 def test_another_output_is_refused(module: Preprocessed) -> None:
     class Unpooled(nn.Module):
         def forward(self, canvas: torch.Tensor) -> torch.Tensor:

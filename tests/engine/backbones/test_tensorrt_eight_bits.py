@@ -91,6 +91,22 @@ def test_int8_passes_the_gate(engines: Engines, name: str, capsys: pytest.Captur
     assert [line.split(":")[:2] for line in calibrated] == [["x", "tiny"]]
 
 
+@pytest.mark.parametrize(("speedup", "said"), [(1.29, True), (1.3, False)])
+def test_8_bits_that_gain_little_are_pointed_out(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], speedup: float, said: bool
+) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def given(self: PrecisionSearch, mixture: PrecisionPolicy, over: PrecisionPolicy) -> float:
+        compared.append((mixture.precision, over.precision))
+        return speedup
+
+    monkeypatch.setattr(PrecisionSearch, "_speedup", given)
+    runtime = compile_source(LazyBackbone.of(backbone()), SAMPLES, options("int8")).runtime
+    assert compared == [("int8", runtime["between"])]
+    assert ("1.29 times as fast" in capsys.readouterr().err) is said
+
+
 def test_what_stays_between_products_passes_the_gate_alone(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
