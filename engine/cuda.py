@@ -84,6 +84,15 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
 
 
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """A CUDA stream for copies between host and device, of high priority.
+
+    Torch hands out 32 streams of each priority in turn. One of normal priority may be the stream of a graph that
+    another thread captures, and a copy on it would be captured instead of running.
+    """
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+
 Canvas = NDArray[np.uint8] | torch.Tensor  # (B, S, S, 3) uint8; a tensor may be on the runtime's device
 Output = TypeVar("Output")
 
@@ -136,7 +145,7 @@ class CapturedGraph:
     def __init__(self, launch: Callable[[torch.cuda.Stream], torch.Tensor], canvas_BSSC: torch.Tensor) -> None:
         self.canvas_BSSC, self.device = canvas_BSSC, canvas_BSSC.device
         self.stream, self._graph, self.embedding_BD = capture(launch, self.device)
-        self.copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.copies = copy_stream(self.device)
 
     def start(self, canvas_BSSC: Canvas) -> AsyncCopy:
         """Start a batch (b, S, S, 3), b ≤ B, on GPU or host. Do not modify it until `AsyncCopy.result` returns."""

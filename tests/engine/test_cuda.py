@@ -23,14 +23,15 @@ class Streams:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.here = self.Stream("current")
-        self.numbers = iter(("work", "copies", "third"))
+        self.numbers = iter(("work", "third"))
         self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.note("replay"))
 
     def note(self, what: str) -> None:
         self.said.append(f"{self.here.name}: {what}")
 
-    def Stream(self, name: object) -> SimpleNamespace:
-        named = name if isinstance(name, str) else next(self.numbers)
+    def Stream(self, name: object, priority: int = 0) -> SimpleNamespace:
+        """Streams of different priorities are never the same one."""
+        named = name if isinstance(name, str) else "copies" if priority else next(self.numbers)
         stream = SimpleNamespace(name=named)
         stream.wait_stream = lambda other: self.said.append(f"{named}: waits for {other.name}")
         stream.wait_event = lambda event: self.said.append(f"{named}: waits for an event")

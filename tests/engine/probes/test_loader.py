@@ -94,8 +94,8 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> GPU:
         memory = torch.full(shape, -1.0, dtype=dtype)
         return memory if pin_memory else OnGPU(made, memory)
 
-    made.Stream = lambda device: made.copies  # type: ignore[attr-defined]
     monkeypatch.setattr(loader, "torch", SimpleNamespace(empty=empty, cuda=made))
+    monkeypatch.setattr(loader, "copy_stream", lambda device: made.copies)
     monkeypatch.setattr(loader, "made", made.made)
     monkeypatch.setattr(loader, "after", made.after)
     return made
