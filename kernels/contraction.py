@@ -28,7 +28,8 @@ def contract(
     if on_triton(x_XBHWC) and all(n >= 16 and n & (n - 1) == 0 for n in channels):  # tiles of tensor cores
         from substyle.kernels import contraction_triton
 
-        return contraction_triton.contract(x_XBHWC.contiguous(), factor_GBC, offset_GBC, kernel_TCO)
+        given = (each.contiguous() for each in (x_XBHWC, factor_GBC, offset_GBC, kernel_TCO))
+        return contraction_triton.contract(*given)
     return contract_reference(x_XBHWC, factor_GBC, offset_GBC, kernel_TCO)
 
 
