@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.store.layout import TEST, TRAIN, ResampleBy
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import philox
@@ -109,7 +110,7 @@ def _gather(
 
 
 def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed: int) -> list[float] | None:
-    """95 % percentile interval of a mean from a bootstrap over groups.
+    """95 % interval of a mean from a bootstrap over groups, see :class:`.probes.evaluate.Estimate`.
 
     Args:
         value_R: scores; NaN is ignored.
@@ -119,6 +120,7 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     Returns:
         [low, high], or None with fewer than two groups.
     """
+    hits = value_R.dtype == np.bool_
     known_R = ~np.isnan(value_R)
     value_R = value_R[known_R]
     groups, group_R = np.unique(group_R[known_R], return_inverse=True)
@@ -128,8 +130,7 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     value_G, weight_G = (np.bincount(group_R, weights=w, minlength=n) for w in (value_R, None))
     counts_SG = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
     mean_S = (counts_SG @ value_G) / (counts_SG @ weight_G)
-    low, high = np.percentile(mean_S, (2.5, 97.5))
-    return [float(low), float(high)]
+    return Estimate(float(value_R.mean()), mean_S, n, proportion=hits).ci95
 
 
 # Ridge strengths, as multiples of the mean eigenvalue of the training Gram matrix.

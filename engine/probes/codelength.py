@@ -310,10 +310,13 @@ class _Code:
         rows_N = growing.task.distinct_TN[np.ix_(growing.task.train_T, own_N)].sum(axis=0)
         groups = None if group_N is None else group_N[own_N]
         uniform = math.log2(len(growing.task.labels))
-        both = resample(np.stack([self.bits_ON[:, own_N].mean(axis=0), rows_N]), config.bootstrap, config.seed, groups)
+        both = resample(
+            *(np.stack([self.bits_ON[:, own_N].mean(axis=0), rows_N]), config.bootstrap, config.seed, groups),
+            proportion=False,
+        )
         total, labels = both.one(0), both.one(1)
-        bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R)
-        compression = Estimate(uniform / bits.value, uniform / bits.replicates_R)
+        bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R, total.units)
+        compression = Estimate(uniform / bits.value, uniform / bits.replicates_R, total.units)
         return {
             "bits": bits.number,
             "bits_ci95": bits.ci95,
@@ -354,12 +357,13 @@ class _Curve:
         times_RO = rng.multinomial(orders, np.full(orders, 1 / orders), size=count) / orders
         replicate_AR = np.einsum("aor,ro->ar", replicate_AOR, times_RO)
         value_A, chance = value_AO.mean(axis=1), self.task.chance
-        points = [Estimate(float(v), r) for v, r in zip(value_A, replicate_AR, strict=True)]
+        units = self.found[0][0].units
+        points = [Estimate(float(v), r, units, proportion=True) for v, r in zip(value_A, replicate_AR, strict=True)]
         top = points[-1].ci95
         number = None
         if top is not None and top[0] > chance:
             each_R = [photographs_needed(self.sizes, own_A, chance) for own_A in replicate_AR.T]
-            number = Estimate(photographs_needed(self.sizes, value_A, chance), np.array(each_R))
+            number = Estimate(photographs_needed(self.sizes, value_A, chance), np.array(each_R), units)
         return {
             "needed": None if number is None else number.number,
             "needed_ci95": None if number is None else number.ci95,

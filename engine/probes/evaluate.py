@@ -6,13 +6,16 @@ means of the T accuracies, so one set of resamples serves all, and differences o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import UNKNOWN, Task
@@ -97,6 +100,7 @@ def cpu_has_bf16() -> bool:
 
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 _DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
 
 
@@ -108,17 +112,30 @@ class Resampled:
         value_T: (T,) accuracies.
         replicates_RT: (R, T) accuracies over R resamples of the images.
         seed: seed of the resamples.
+        images_T: (T,) number of images with a score; None if unknown.
+        units_T: (T,) number of resampled units with a score: these images, or groups of them; None if unknown.
+        proportion: whether these are accuracies; else differences of accuracies, or other numbers.
     """
 
     value_T: F64
     replicates_RT: F64
     seed: int = 0
+    images_T: I64 | None = None
+    units_T: I64 | None = None
+    proportion: bool = False
 
     def mean(self, weight_T: F64) -> Estimate:
         """Weighted mean of the accuracies that are not NaN."""
+        used_T = (weight_T > 0) & np.isfinite(self.value_T)
+        units, unseen = math.inf, 0.0
+        if self.images_T is not None and self.units_T is not None and used_T.any():
+            units = float(self.units_T[used_T].max())
+            share = weight_T[used_T].max() / weight_T[used_T].sum()
+            unseen = math.sqrt(2) * float(share) / (float(self.images_T[used_T].max()) + 2)
         return Estimate(
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
+            *(units, unseen, self.proportion),
         )
 
     def two_way(self, weight_T: F64) -> Estimate:
@@ -137,32 +154,52 @@ class Resampled:
         Source: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
         """
         used = np.flatnonzero((weight_T > 0) & np.isfinite(self.value_T))
-        value, count = self.mean(weight_T).value, len(used)
+        mean, count = self.mean(weight_T), len(used)
         if count < 2:
-            return Estimate(value, np.empty(0))
+            return replace(mean, replicates_R=np.empty(0))
         rng = np.random.Generator(np.random.PCG64([self.seed, count, 0x70696765]))
         times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
         weight_RU: F64 = weight_T[used] * times_RU
-        return Estimate(value, _weighted(self.replicates_RT[:, used], weight_RU))
+        replicates_R = _weighted(self.replicates_RT[:, used], weight_RU)
+        return replace(mean, replicates_R=replicates_R, units=min(mean.units, count))
 
     def part(self, rows: slice) -> Resampled:
         """Select transformations."""
-        return Resampled(self.value_T[rows], self.replicates_RT[:, rows], self.seed)
+        images_T, units_T = (None if each is None else each[rows] for each in (self.images_T, self.units_T))
+        return Resampled(
+            *(self.value_T[rows], self.replicates_RT[:, rows], self.seed, images_T, units_T, self.proportion)
+        )
 
     def one(self, t: int) -> Estimate:
         """The accuracy on one transformation."""
-        return Estimate(float(self.value_T[t]), self.replicates_RT[:, t])
+        return self.mean(uniform_over([t], len(self.value_T)))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its bootstrap replicates (R,)."""
+    """A number and its bootstrap replicates (R,), of G resampled units.
+
+    A bootstrap of few units is too narrow: deviations from the value are scaled by ``sqrt(G / (G - 1))`` and by the
+    quantile of Student's t with G - 1 degrees of freedom over that of the normal distribution. Where all units agree,
+    replicates have no spread at all. An accuracy of 0 or 1 then has the exact binomial interval of its units (Clopper
+    and Pearson, 1934). To differences, the variance of one more disagreement in each direction is added (Bonett and
+    Price, Statistics in Medicine 31, 2012).
+
+    Attributes:
+        units: G.
+        unseen: standard error of one more disagreement of an image in each direction.
+        proportion: whether it is an accuracy, whose interval is in [0, 1].
+    """
 
     value: float
     replicates_R: F64
+    units: float = math.inf
+    unseen: float = 0.0
+    proportion: bool = False
 
     def __sub__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value - other.value, self.replicates_R - other.replicates_R)
+        units, unseen = min(self.units, other.units), max(self.unseen, other.unseen)
+        return Estimate(self.value - other.value, self.replicates_R - other.replicates_R, units, unseen)
 
     @property
     def number(self) -> float | None:
@@ -171,26 +208,47 @@ class Estimate:
 
     @property
     def ci95(self) -> list[float] | None:
-        """The 95 % percentile interval, None without value or replicates."""
+        """The 95 % interval, None without value or replicates."""
         return self._interval(95.0)
 
     @property
     def ci90(self) -> list[float] | None:
-        """The 90 % percentile interval, for equivalence tests (two one-sided tests at 5 %)."""
+        """The 90 % interval, for equivalence tests (two one-sided tests at 5 %)."""
         return self._interval(90.0)
 
     @property
     def se(self) -> float | None:
-        """Standard deviation of the replicates, None without value or with fewer than two replicates."""
+        """Standard error, None without value or with fewer than two replicates."""
         finite = self._finite()
-        return float(finite.std(ddof=1)) if len(finite) > 1 else None
+        if len(finite) < 2:
+            return None
+        if self.proportion and self.value in (0.0, 1.0) and np.ptp(finite) == 0:
+            low, high = self._interval(95.0) or (0.0, 0.0)
+            return (high - low) / (2 * self.quantile(95.0))
+        return math.hypot(float(finite.std(ddof=1)) * self._few, 0.0 if self.proportion else self.unseen)
+
+    def quantile(self, per_cent: float) -> float:
+        """Quantile of Student's t that bounds the middle ``per_cent``."""
+        return float(student_t.ppf(0.5 + per_cent / 200, max(self.units - 1, 1)))
+
+    @property
+    def _few(self) -> float:
+        return math.sqrt(self.units / (self.units - 1)) if 1 < self.units < math.inf else 1.0
 
     def _interval(self, per_cent: float) -> list[float] | None:
         finite = self._finite()
         if len(finite) == 0:
             return None
-        low, high = np.percentile(finite, [50 - per_cent / 2, 50 + per_cent / 2])
-        return [float(low), float(high)]
+        tail = 50 - per_cent / 2
+        low, high = np.percentile(finite, [tail, 100 - tail]).tolist()
+        if self.proportion and low == high and self.value in (0.0, 1.0):
+            missed = 1 - (tail / 100) ** (1 / self.units)
+            return [1 - missed, 1.0] if self.value else [0.0, missed]
+        wider = self._few * self.quantile(per_cent) / NormalDist().inv_cdf(1 - tail / 100)
+        unseen = 0.0 if self.proportion else self.quantile(per_cent) * self.unseen
+        below, above = (math.copysign(math.hypot(wider * d, unseen), d) for d in (self.value - low, high - self.value))
+        ends = self.value - below, self.value + above
+        return [min(max(end, 0.0), 1.0) if self.proportion else end for end in ends]
 
     def _finite(self) -> F64:
         finite: F64 = self.replicates_R[np.isfinite(self.replicates_R) & np.isfinite(self.value)]
@@ -198,7 +256,12 @@ class Estimate:
 
 
 def resample(
-    score_TN: NDArray[np.floating], resamples: int, seed: int, group_N: Sequence[int] | NDArray[np.int64] | None = None
+    score_TN: NDArray[np.floating],
+    resamples: int,
+    seed: int,
+    group_N: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    proportion: bool = True,
 ) -> Resampled:
     """Accuracies of T transformations over N images and over R resamples of the images.
 
@@ -210,6 +273,7 @@ def resample(
         seed: seed of the resamples.
         group_N: groups of images to resample as a whole instead, such as the photograph that a crop is from. One
             group, or one image, has no intervals: its replicates are NaN.
+        proportion: whether the scores are accuracies, from 0 to 1.
     """
     counted = np.isfinite(score_TN)
     right_NT = np.where(counted, score_TN, 0.0).astype(np.float32).T
@@ -236,7 +300,8 @@ def resample(
         )
     if images < 2:  # all resamples are equal
         accuracies[1:] = np.nan
-    return Resampled(accuracies[0], accuracies[1:], seed)
+    units_T = np.count_nonzero(both[:, transformations:], axis=0)
+    return Resampled(accuracies[0], accuracies[1:], seed, counted.sum(axis=1), units_T, proportion)
 
 
 def uniform_over(transformations: Sequence[int] | NDArray[np.int64], count: int) -> F64:

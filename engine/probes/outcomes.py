@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from substyle.engine.probes.attentive import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
@@ -110,7 +110,6 @@ Row = dict[str, Any]
 GENERAL = frozenset(
     {("coarse", "held_out")} | {(f"{e}rotation", m) for e in ("", "equal_") for m in ("accuracy", "styles")}
 )
-_NORMAL = NormalDist()
 
 
 def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
@@ -129,8 +128,8 @@ def compare_outcomes(outcomes: Mapping[str, ProbeOutcome]) -> list[Row]:
           over fewer than two transformations;
         - ``se``: over images (and transformations for metrics in `GENERAL`), plus over probes trained on resampled
           training images if both have them; ``se_training``: the latter alone, or null;
-        - ``ci90``: difference ± 1.645 se, for equivalence tests;
-        - ``p``: two-sided, normal distribution; ``p_holm``: after Holm's correction over all rows of the task, metric
+        - ``ci90``: difference ± the quantile of Student's t × se, for equivalence tests;
+        - ``p``: two-sided, by Student's t; ``p_holm``: after Holm's correction over all rows of the task, metric
           and head. Null without se.
     """
     rows: list[Row] = []
@@ -199,7 +198,7 @@ def _differences(
     # NaN unless both have the row, so that the difference of means equals the mean of differences
     stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
-    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups)
+    resampled = resample(np.concatenate(stacked), a.bootstrap, a.seed, groups, proportion=False)
     rows = []
     for i, (x, y) in enumerate(names):
         task, head = x.split("/")
@@ -238,7 +237,7 @@ def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
     if se is None:
         return {"se": None, "se_training": training, "ci90": None, "p": None}
     se = math.hypot(se, training or 0.0)
-    half = _NORMAL.inv_cdf(0.95) * se
+    half = error.quantile(90.0) * se
     ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
-    p = math.erfc(ratio / math.sqrt(2))
+    p = 2 * float(student_t.sf(ratio, max(error.units - 1, 1)))
     return {"se": se, "se_training": training, "ci90": [error.value - half, error.value + half], "p": p}

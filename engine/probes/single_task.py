@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,8 @@ class Judged:
         training = None if self.training_ST is None else _means(self.training_ST, weight_T)
         if minus_T is not None:
             estimate -= self.resampled.mean(minus_T)
-            two_way = Estimate(estimate.value, _paired(two_way, self.resampled.two_way(minus_T)))
+            minus = self.resampled.two_way(minus_T)
+            two_way = replace(two_way - minus, replicates_R=_paired(two_way, minus))
             training = None if training is None else training - _means(self.training_ST, minus_T)
         of_training = None if training is None or len(training) < 2 else float(training.std(ddof=1))
         of_training = of_training if of_training is not None and math.isfinite(of_training) else None

@@ -315,13 +315,19 @@ def _sensitivity(table: EmbeddingTable, config: AnalysisConfig) -> Estimate:
         )
         for t in range(1, len(table.transformations))
     ]
-    return _mean(np.array(moved_TN).reshape(-1, len(rows)), table, rows, config)
+    return _mean(np.array(moved_TN).reshape(-1, len(rows)), table, rows, config, proportion=False)
 
 
 def _mean(
-    score_TN: NDArray[Any], table: EmbeddingTable, rows: NDArray[np.int64], config: AnalysisConfig, draw: int = 0
+    score_TN: NDArray[Any],
+    table: EmbeddingTable,
+    rows: NDArray[np.int64],
+    config: AnalysisConfig,
+    draw: int = 0,
+    *,
+    proportion: bool = True,
 ) -> Estimate:
     # photographs have no group: their indices in a table would undo the order of `rows`
     group_N = None if config.resample_by == "photograph" else table.groups(config.resample_by)[rows]
-    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N)
+    found = resample(score_TN.astype(np.float64), BOOTSTRAP, config.seed + draw, group_N, proportion=proportion)
     return found.mean(np.ones(len(score_TN)))

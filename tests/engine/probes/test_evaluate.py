@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from substyle.engine.probes.evaluate import Resampled, balanced_over, resample, uniform_over
 
@@ -58,14 +59,54 @@ def test_differences_are_paired() -> None:
     assert low <= (b - a).value <= high
     low_a, high_a = a.ci95 or (0.0, 0.0)
     assert high - low < 0.2 * (high_a - low_a)
-    assert (a - a).ci95 == [0.0, 0.0]
 
 
-def test_standard_error_and_intervals_are_those_of_the_replicates() -> None:
-    made = resample((np.random.default_rng(4).random((2, 80)) < 0.5).astype(np.float32), 500, 3).mean(np.ones(2))
-    assert made.se == pytest.approx(np.std(made.replicates_R, ddof=1))
-    assert made.ci90 == pytest.approx(np.quantile(made.replicates_R, [0.05, 0.95]).tolist())
-    assert made.ci95 == pytest.approx(np.quantile(made.replicates_R, [0.025, 0.975]).tolist())
+@pytest.mark.parametrize("images", [5, 80])
+def test_standard_error_and_intervals_are_those_of_the_replicates_and_of_few_images(images: int) -> None:
+    made = resample((np.random.default_rng(4).random((2, images)) < 0.5).astype(np.float32), 500, 3).mean(np.ones(2))
+    few = (images / (images - 1)) ** 0.5
+    assert made.se == pytest.approx(few * np.std(made.replicates_R, ddof=1))
+    for per_cent, found in ((90, made.ci90), (95, made.ci95)):
+        tail = 0.5 - per_cent / 200
+        ends = np.quantile(made.replicates_R, [tail, 1 - tail])
+        wider = few * stats.t.isf(tail, images - 1) / stats.norm.isf(tail)
+        assert found == pytest.approx(np.clip(made.value + wider * (ends - made.value), 0, 1).tolist())
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, [0.9288, 1.0]), (0.0, [0.0, 0.0712])])
+def test_accuracies_without_spread_have_the_exact_interval(value: float, expected: list[float]) -> None:
+    """50 of 50: the interval of Clopper and Pearson, over groups of images where there are any."""
+    exact = stats.binomtest(round(50 * value), 50).proportion_ci(0.95, "exact")
+    assert expected == pytest.approx(list(exact), abs=1e-4)
+    for images, group_N in ((50, None), (100, np.arange(100) // 2)):
+        made = resample(np.full((3, images), value, np.float32), 100, 0, group_N).mean(np.ones(3))
+        assert made.ci95 == pytest.approx(list(exact))
+        assert made.se is not None
+        assert made.se > 0.01
+
+
+def test_a_difference_that_nothing_shows_may_still_be_there() -> None:
+    """Two classifiers that agree on all photographs; one in a hundred photographs more would not have shown."""
+    same = resample(np.ones((1, 100), np.float32), 100, 0).mean(np.ones(1))
+    low, high = (same - same).ci90 or (0.0, 0.0)
+    assert low == -high
+    assert high > 0.02
+    many = resample(np.ones((1, 1000), np.float32), 100, 0).mean(np.ones(1))
+    assert ((many - many).ci90 or [0.0, 1.0])[1] < 0.003
+
+
+@pytest.mark.parametrize("groups", [3, 5, 17])
+def test_intervals_over_few_groups_cover(groups: int) -> None:
+    """Differences of groups of four images, with effects of the groups."""
+    rng, covered, alarms = np.random.default_rng(groups), 0, 0
+    for i in range(300):
+        score = np.repeat(rng.normal(size=groups), 4) + 0.3 * rng.normal(size=4 * groups)
+        made = resample(score[None], 300, i, np.arange(4 * groups) // 4, proportion=False).mean(np.ones(1))
+        low, high = made.ci95 or (1.0, 0.0)
+        covered += low <= 0 <= high
+        alarms += abs(made.value) > made.quantile(95.0) * (made.se or 0.0)
+    assert covered / 300 > 0.9
+    assert alarms / 300 < 0.1
 
 
 def test_groups_are_drawn_whole() -> None:
@@ -117,7 +158,7 @@ def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
     ones, two_way, images_only = np.ones(20), 0, 0
     for i in range(300):
         score = 0.5 * rng.normal(size=(20, 1)) + 0.5 * rng.normal(size=(1, 80)) + rng.normal(size=(20, 80))
-        made: Resampled = resample(score, 300, i)
+        made: Resampled = resample(score, 300, i, proportion=False)
         low, high = made.two_way(ones).ci95 or (1.0, 0.0)
         two_way += low <= 0 <= high
         low, high = made.mean(ones).ci95 or (1.0, 0.0)
