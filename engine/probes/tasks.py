@@ -79,8 +79,14 @@ class Task:
 
     @property
     def chance(self) -> float:
-        """Chance accuracy."""
-        return 1.0 / len(self.labels)
+        """Accuracy of guessing: of the most frequent label where labels are not balanced.
+
+        Coarse classes are balanced in training and in scores.
+        """
+        if self.name == "coarse":
+            return 1.0 / len(self.labels)
+        scored = self.answer[self.test_N if self.by_image else self.score_T]
+        return float(np.bincount(scored[scored != UNKNOWN], minlength=1).max() / len(scored))
 
 
 def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -24,6 +25,7 @@ from substyle.engine.config import AnalysisConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.tasks import coarse_task, fine_task, semantic_task
 from substyle.engine.report.claims import claims
 from substyle.engine.report.data import networks
 from substyle.engine.report.validation import SCHEMA, validate_results
@@ -341,9 +343,13 @@ def _cost(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], sec
 
 
 def _chance(table: EmbeddingTable) -> dict[str, float]:
-    labels = table.label_N[table.label_N >= 0]
-    chance = {"fine": 1 / len(set(table.families)), "coarse": 1 / len(set(table.coarse))}
-    return chance | ({"semantic": 1 / len(np.unique(labels))} if table.has_classes else {})
+    """Chance of each task; none without training or test images."""
+    found = {}
+    for make in (fine_task, coarse_task, semantic_task):
+        with suppress(SubstyleError):
+            if task := make(table, 0):
+                found[task.name] = task.chance
+    return found
 
 
 def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, out: Path) -> dict[str, Any]:

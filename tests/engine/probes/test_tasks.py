@@ -23,7 +23,22 @@ def test_answers(make_table: Make) -> None:
     assert [fine.labels[a] for a in fine.answers(t, n)] == ["identity", "blur_c", "noise_b"]
     assert [coarse.labels[a] for a in coarse.answers(t, n)] == ["identity", "blur", "noise"]
     assert [semantic.labels[a] for a in semantic.answers(t, n)] == [table.class_names[table.label_N[i]] for i in n]
-    assert (fine.chance, coarse.chance, semantic.chance) == (1 / 8, 1 / 4, 1 / 3)
+    most = np.bincount(table.label_N[table.rows(2)]).max() / len(table.rows(2))
+    assert (fine.chance, coarse.chance, semantic.chance) == (1 / 8, 1 / 4, most)
+
+
+def test_chance_is_what_the_most_frequent_label_gets(make_table: Make) -> None:
+    """Severities are one label of several transformations, and classes have unequally many photographs."""
+    table = make_table()
+    names = ("identity", *(f"blur@{severity}" for severity in range(1, len(table.transformations))))
+    fine = fine_task(replace(table, transformations=names), 0)
+    assert fine is not None
+    assert fine.labels == ("identity", "blur")
+    assert fine.chance == 1 - 1 / len(names)
+    semantic = semantic_task(replace(table, label_N=np.where(np.arange(120) % 10 == 0, table.label_N, 0)), 0)
+    assert semantic is not None
+    always = semantic.answer[semantic.test_N] == semantic.labels.index(table.class_names[0])
+    assert semantic.chance == always.mean() > 0.8
 
 
 def test_an_empty_validation_split_is_carved_from_training_images(make_table: Make) -> None:
