@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from substyle.engine.report.data import Results, dig, minus, networks, real, scored, show, show_interval
 from substyle.engine.report.findings import MARGIN, across_generators, listed, within_margin
@@ -128,14 +129,20 @@ def _contrastive_move(results: Results) -> Claim:
     if len(shared) < 2:
         return _not_testable(claim, ["fewer than two transformations were analysed for all backbones"])
     values = {name: np.array([each[t] for t in shared], np.float64) for name, each in moved.items()}
+    photographs = {name: _over_photographs(results, name, shared) for name in values}
+    if missing := [name for name, half in photographs.items() if half is None]:
+        return _not_testable(claim, [f"sensitivities of {listed(missing)} have no intervals over photographs"])
     # the same draws of transformations for every pair
     drawn = np.random.Generator(np.random.PCG64([0, len(shared)])).integers(len(shared), size=(_RESAMPLES, len(shared)))
+    few = math.sqrt(len(shared) / (len(shared) - 1)) * float(student_t.isf(0.025, len(shared) - 1)) / 1.959964
     found: list[Difference] = []
     for a in left:
         for b in right:
             difference_T = values[a] - values[b]
-            low, high = np.percentile(difference_T[drawn].mean(axis=1), [2.5, 97.5]).tolist()
-            found.append((float(difference_T.mean()), (low, high)))
+            value, ends = float(difference_T.mean()), np.percentile(difference_T[drawn].mean(axis=1), [2.5, 97.5])
+            of_photographs = math.hypot(photographs[a] or 0.0, photographs[b] or 0.0)
+            below, above = (math.hypot(few * (end - value), of_photographs) for end in ends.tolist())
+            found.append((value, (value - below, value + above)))
     claim["n_transformations"] = len(shared)
     claim["status"] = _side(_estimate(claim, found), +1)
     claim["reasons"] += [
@@ -143,6 +150,16 @@ def _contrastive_move(results: Results) -> Claim:
     ]
     claim["reasons"] += _contrast(results, left, right)
     return _held_back(results, claim, [], [])
+
+
+def _over_photographs(results: Results, name: str, transformations: Sequence[str]) -> float | None:
+    """Half the 95 % interval of a backbone's mean sensitivity over photographs; None if unknown.
+
+    An upper bound, by the mean of the transformations' half intervals: all are measured on the same photographs, so
+    their errors do not average out.
+    """
+    ends = [dig(results, "backbones", name, "sensitivity_ci95", t) for t in transformations]
+    return None if any(each is None for each in ends) else float(np.mean([(high - low) / 2 for low, high in ends]))
 
 
 def _moving_is_no_weakness(results: Results) -> Claim:
@@ -378,10 +395,12 @@ def _held_back(results: Results, claim: Claim, names: Sequence[str], used: Seque
         if dig(results, "backbones", name, task, *([head] if head else []), "converged") is not True
     ]
     reasons = [f"not converged, or unknown: {listed(late)}"] if late else []
-    photographs = dig(results, "splits", "test")
+    photographs, groups = dig(results, "splits", "test"), dig(results, "resampled", "groups")
     if photographs is None or photographs < FEWEST_PHOTOGRAPHS:
         count = "an unknown number of" if photographs is None else str(photographs)
         reasons.append(f"{count} test photographs, fewer than {FEWEST_PHOTOGRAPHS}")
+    elif groups is not None and groups < FEWEST_PHOTOGRAPHS:
+        reasons.append(f"test photographs of {groups} folders, fewer than {FEWEST_PHOTOGRAPHS}")
     if not reasons:
         return claim
     return claim | {"status": UNDECIDED, "reasons": [*reasons, *claim["reasons"]]}
