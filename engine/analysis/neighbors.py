@@ -234,9 +234,10 @@ def _score(
 
 
 def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[str, Any]]:
-    """Fractions of rows whose nearest other row shares the image, the transformation, both or neither.
+    """Fractions of rows whose nearest other row shows the same image, else shares the transformation, or neither.
 
-    ``both`` is 0 by construction. Intervals are 95 %, from a bootstrap over groups with neighbours fixed. Fractions
+    Another severity of the transformation on the same image counts as ``same_image``, so that ``both`` is 0 and the
+    other three sum to 1. Intervals are 95 %, from a bootstrap over groups with neighbours fixed. Fractions
     are None with fewer than two rows.
 
     Returns:
@@ -247,10 +248,8 @@ def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[s
         return {"balance": dict.fromkeys(names) | {"queries": 0}, "balance_ci95": dict.fromkeys(names)}
     nearest_R = neighbour_Rk[:, 0]
     image_R = rows.image_R[nearest_R] == rows.image_R
-    style_R = rows.transformation_R[nearest_R] == rows.transformation_R
-    shares = dict(
-        zip(names, (image_R & ~style_R, style_R & ~image_R, image_R & style_R, ~image_R & ~style_R), strict=True)
-    )
+    style_R = (rows.transformation_R[nearest_R] == rows.transformation_R) & ~image_R
+    shares = dict(zip(names, (image_R, style_R, np.zeros_like(image_R), ~image_R & ~style_R), strict=True))
     return {
         "balance": {name: float(share_R.mean()) for name, share_R in shares.items()} | {"queries": len(rows)},
         "balance_ci95": {name: bootstrap_mean(share_R, rows.group_R, seed) for name, share_R in shares.items()},
@@ -260,11 +259,13 @@ def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[s
 def retrieval(rows: SampledRows, neighbour_Rk: I64) -> dict[str, dict[str, float | None]]:
     """Recall@k: fraction of rows with a row of the same image, or the same transformation, among the k nearest others.
 
-    None with fewer than k other rows.
+    For the transformation only rows of other images match, not other severities of the same one. None with fewer than
+    k other rows.
     """
     answer: dict[str, dict[str, float | None]] = {}
-    for name, value_R in (("image", rows.image_R), ("transformation", rows.transformation_R)):
-        match_Rk = value_R[neighbour_Rk] == value_R[:, None]
+    image_Rk = rows.image_R[neighbour_Rk] == rows.image_R[:, None]
+    style_Rk = (rows.transformation_R[neighbour_Rk] == rows.transformation_R[:, None]) & ~image_Rk
+    for name, match_Rk in (("image", image_Rk), ("transformation", style_Rk)):
         answer[name] = {
             str(k): float(match_Rk[:, :k].any(axis=1).mean()) if k <= match_Rk.shape[1] else None for k in RECALL_AT
         }

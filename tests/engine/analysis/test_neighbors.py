@@ -114,9 +114,7 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
     for i in range(90):
         image = sample.image_R[found[i, 0]] == sample.image_R[i]
         style = sample.transformation_R[found[i, 0]] == sample.transformation_R[i]
-        shares[
-            "both" if image and style else "same_image" if image else "same_transformation" if style else "neither"
-        ] += 1
+        shares["same_image" if image else "same_transformation" if style else "neither"] += 1
     answer = neighbors.balance(sample, found, seed=0)
     balance = answer["balance"]
     assert balance.pop("queries") == 90
@@ -124,10 +122,25 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
         assert low <= balance[key] <= high
     assert balance == pytest.approx({key: count / 90 for key, count in shares.items()})
     recall = neighbors.retrieval(sample, found)
-    for key, value in (("image", sample.image_R), ("transformation", sample.transformation_R)):
-        for k in (1, 5, 10):
-            hits = [any(value[j] == value[i] for j in found[i, :k]) for i in range(90)]
-            assert recall[key][str(k)] == pytest.approx(np.mean(hits))
+    image, style = sample.image_R, sample.transformation_R
+    for k in (1, 5, 10):
+        same = [any(image[j] == image[i] for j in found[i, :k]) for i in range(90)]
+        assert recall["image"][str(k)] == pytest.approx(np.mean(same))
+        other = [any(style[j] == style[i] and image[j] != image[i] for j in found[i, :k]) for i in range(90)]
+        assert recall["transformation"][str(k)] == pytest.approx(np.mean(other))
+
+
+def test_another_severity_of_a_photograph_counts_as_the_photograph() -> None:
+    """Every photograph is nearest to itself in the other severity of the same transformation."""
+    image = np.repeat(np.arange(6), 2)
+    x = unit(np.eye(6, dtype=np.float32)[image] + 0.01 * np.random.default_rng(0).random((12, 6), dtype=np.float32))
+    sample = SampledRows(x, image, np.zeros(12, np.int64), np.zeros(12, np.int64), image)
+    found = neighbors.others(x, 10)
+    balance = neighbors.balance(sample, found, seed=0)["balance"]
+    shown = [balance[key] for key in ("same_image", "same_transformation", "neither", "both")]
+    assert shown == [1.0, 0.0, 0.0, 0.0]
+    recall = neighbors.retrieval(sample, found)
+    assert (recall["image"]["1"], recall["transformation"]["1"], recall["transformation"]["5"]) == (1.0, 0.0, 1.0)
 
 
 def test_balance_and_retrieval_of_a_single_row_are_unknown() -> None:
