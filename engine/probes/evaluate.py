@@ -142,8 +142,8 @@ class Resampled:
         """Weighted mean with a two-way bootstrap over images and transformations.
 
         Replicate r is ``sum_t m_rt w_t a_rt / sum_t m_rt w_t``: ``a_rt`` are accuracies over resampled images, ``m_rt``
-        multinomial counts of the transformations with positive weight and an accuracy. The counts depend only on the
-        seed and the number of these transformations, so estimates over the same ones are paired.
+        multinomial counts of the transformations with positive weight and an accuracy. The counts depend on the seed
+        and on which transformations these are: estimates over the same ones are paired, those over others independent.
 
         Args:
             weight_T: non-negative weights w, (T,).
@@ -157,7 +157,7 @@ class Resampled:
         mean, count = self.mean(weight_T), len(used)
         if count < 2:
             return replace(mean, replicates_R=np.empty(0))
-        rng = np.random.Generator(np.random.PCG64([self.seed, count, 0x70696765]))
+        rng = np.random.Generator(np.random.PCG64([self.seed, count, 0x70696765, *used.tolist()]))
         times_RU = rng.multinomial(count, np.full(count, 1 / count), size=len(self.replicates_RT)).astype(np.float64)
         weight_RU: F64 = weight_T[used] * times_RU
         replicates_R = _weighted(self.replicates_RT[:, used], weight_RU)

@@ -136,7 +136,7 @@ def test_two_way_replicates_equal_a_loop() -> None:
     score[5] = np.nan
     weight = np.array([1.0, 0.0, 0.5, 0.5, 2.0, 1.0])
     made = resample(score, 120, 4)
-    times = np.random.Generator(np.random.PCG64([4, 4, 0x70696765])).multinomial(4, [0.25] * 4, size=120)
+    times = np.random.Generator(np.random.PCG64([4, 4, 0x70696765, 0, 2, 3, 4])).multinomial(4, [0.25] * 4, size=120)
     expected = []
     for accuracy, counts in zip(made.replicates_RT, times, strict=True):
         drawn = np.repeat([0, 2, 3, 4], counts)
@@ -150,6 +150,15 @@ def test_two_way_differences_are_paired_and_one_transformation_gives_no_interval
     a, b = resample(score, 400, 2).two_way(np.ones(8)), resample(score * 0.5 + 0.25, 400, 2).two_way(np.ones(8))
     np.testing.assert_allclose((a - b).replicates_R, 0.5 * a.replicates_R - 0.25, atol=1e-6)
     assert resample(score, 400, 2).two_way(uniform_over([3], 8)).ci95 is None
+
+
+def test_two_way_draws_of_other_transformations_are_independent() -> None:
+    """As many others must not get the same counts: their difference would hardly vary."""
+    accuracy = np.tile(np.linspace(0.1, 0.9, 5), 2)
+    made = Resampled(accuracy, np.tile(accuracy, (4000, 1)), seed=0)
+    seen, held_out = (made.two_way(uniform_over(rows, 10)) for rows in (range(5), range(5, 10)))
+    assert abs(np.corrcoef(seen.replicates_R, held_out.replicates_R)[0, 1]) < 0.05
+    assert (seen - held_out).se == pytest.approx(np.sqrt(2) * (seen.se or 0.0), rel=0.05)
 
 
 def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
