@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from substyle.engine.report.data import Column, Results, Table, dig, head_name, heads, ordered, show, transformations
+from substyle.engine.report.findings import interval_key
 from substyle.engine.report.page import flat, write_page, write_tables
 from substyle.engine.report.tables import text_table
 from substyle.engine.report.validation import validate_results
@@ -17,11 +19,11 @@ Runs = Sequence[tuple[str, Results]]
 
 _SETUP = ("suite", "transformations", "images", "photographs", "canvas", "seed", "classes", "splits")
 _PROBES = (
-    ("style", "Style", ("fine",), "accuracy", "ci95"),
-    ("seen", "Coarse class, seen", ("coarse",), "seen", "seen_ci95"),
-    ("held_out", "Coarse class, held out", ("coarse",), "held_out", "held_out_ci95"),
-    ("clean", "Class, unchanged", ("semantic",), "clean", "clean_ci95"),
-    ("obfuscated", "Class, transformed", ("semantic",), "obfuscated", "obfuscated_ci95"),
+    ("style", "Style", "fine", "accuracy"),
+    ("seen", "Coarse class, seen", "coarse", "seen"),
+    ("held_out", "Coarse class, held out", "coarse", "held_out"),
+    ("clean", "Class, unchanged", "semantic", "clean"),
+    ("obfuscated", "Class, transformed", "semantic", "obfuscated"),
 )
 _OTHERS = (
     ("knn_style_10", "Style, 10-NN", ("knn", "transformation", "10"), ("knn", "transformation_ci95", "10")),
@@ -66,15 +68,16 @@ class Comparison:
                 for change, mark in zip(row[2 + runs :], clear, strict=True)
             ]
             lines.append([*row[:2], *values, *changes])
-        note = "* the intervals of both runs are disjoint" if any(map(any, self.clear)) else ""
-        return "\n".join(filter(None, (text_table(lines, left=2), note)))
+        note = ["* the intervals of both runs are disjoint, and both probes have converged"] * any(map(any, self.clear))
+        return "\n".join([text_table(lines, left=2), *note])
 
 
 def compare_results(runs: Runs, out_dir: Path) -> Comparison:
     """Compare runs; writes ``compare.html`` and ``tables/compare.*``.
 
     Differences are relative to the first run and have no intervals, since runs do not share a bootstrap. They count as
-    clear if both intervals are known and disjoint.
+    clear if both intervals are known and disjoint and both probes have converged. Intervals are those of the report:
+    of held-out transformations, over photographs and transformations.
 
     Args:
         runs: (name, results.json) of at least two runs with distinct names.
@@ -147,6 +150,7 @@ class _Row:
     heading: str
     values: tuple[float | None, ...]
     intervals: tuple[Sequence[float] | None, ...]
+    late: tuple[bool, ...]  # whose probe has not converged
 
     def change(self, run: int) -> float | None:
         """Difference to the first run."""
@@ -154,30 +158,29 @@ class _Row:
         return None if first is None or value is None else value - first
 
     def clear(self, run: int) -> bool:
-        """Whether the intervals of this run and the first are disjoint."""
+        """Whether the intervals of this run and the first are disjoint, and both probes have converged."""
         first, other = self.intervals[0], self.intervals[run]
-        return bool(first and other and (first[1] < other[0] or other[1] < first[0]))
+        disjoint = bool(first and other and (first[1] < other[0] or other[1] < first[0]))
+        return disjoint and not (self.late[0] or self.late[run])
 
 
 def _rows(runs: Runs) -> list[_Row]:
     found = [name for _, results in runs for name in ordered(results)]
     backbones = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # most common first
     tried = list(dict.fromkeys(head for _, results in runs for head in heads(results)))
-    scores = [
-        (f"{key}_{head}", f"{heading}, {head_name(head)}", (*path, head, score), (*path, head, interval))
-        for key, heading, path, score, interval in _PROBES
-        for head in tried
-    ]
     rows = []
     for backbone in backbones:
-        for key, heading, path, interval in (*scores, *_OTHERS):
-            values = tuple(dig(results, "backbones", backbone, *path) for _, results in runs)
-            if any(value is not None for value in values):
-                intervals = tuple(
-                    dig(results, "backbones", backbone, *interval) if interval else None for _, results in runs
-                )
-                rows.append(_Row(backbone, key, heading, values, intervals))
-    return rows
+        each = [dig(results, "backbones", backbone) for _, results in runs]
+        for (key, heading, task, score), head in product(_PROBES, tried):
+            probes = [dig(own, task, head) for own in each]
+            values = tuple(dig(probe, score) for probe in probes)
+            intervals = tuple(dig(probe, interval_key(probe, task, score)) for probe in probes)
+            late = tuple(dig(probe, "converged") is False for probe in probes)
+            rows.append(_Row(backbone, f"{key}_{head}", f"{heading}, {head_name(head)}", values, intervals, late))
+        for key, heading, path, interval in _OTHERS:
+            values, intervals = (tuple(dig(own, *keys) for own in each) for keys in (path, interval))
+            rows.append(_Row(backbone, key, heading, values, intervals, (False,) * len(each)))
+    return [row for row in rows if any(value is not None for value in row.values)]
 
 
 def _columns(names: Sequence[str]) -> tuple[Column, ...]:

@@ -98,3 +98,23 @@ def test_the_table_for_a_terminal(fake: ModuleType, tmp_path: Path) -> None:
     changed = [line.split() for line in lines if line.startswith("dinov2_vit_small") and " style_linear " in line]
     assert changed == [["dinov2_vit_small", "style_linear", "80.0", "85.0", "+5.0", "*"]]
     assert sum("*" in line for line in lines[:-1]) == 1
+
+
+@pytest.mark.parametrize("converged", [True, False])
+def test_held_out_scores_have_the_two_way_interval_and_late_probes_no_clear_difference(
+    fake: ModuleType, tmp_path: Path, converged: bool
+) -> None:
+    runs = [(name, fake.fake_results(images=100, seed=0)) for name in ("a", "b")]
+    for (_, results), value in zip(runs, (0.50, 0.53), strict=True):
+        own = results["backbones"]["dinov2_vit_small"]
+        own["coarse"]["linear"] |= {"held_out": value, "held_out_ci95": [value - 0.01, value + 0.01]}
+        own["coarse"]["linear"]["held_out_two_way_ci95"] = [0.2, 0.8]
+        own["fine"]["linear"] |= {"accuracy": value, "ci95": [value - 0.01, value + 0.01]}
+    runs[1][1]["backbones"]["dinov2_vit_small"]["fine"]["linear"]["converged"] = converged
+    comparison = compare_results(runs, tmp_path)
+    clear = {row[:2]: marks for row, marks in zip(comparison.table.rows, comparison.clear, strict=True)}
+    values = {row[:2]: row[2:4] for row in comparison.table.rows}
+    assert values["dinov2_vit_small", "held_out_linear"] == ((0.50, 0.2, 0.8), (0.53, 0.2, 0.8))
+    assert clear["dinov2_vit_small", "held_out_linear"] == (False,)
+    assert clear["dinov2_vit_small", "style_linear"] == (converged,)
+    assert ("53.0 †" in (tmp_path / "compare.html").read_text()) is not converged
