@@ -20,7 +20,7 @@ def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> di
 
     Returns:
         by transformation: ``severities``, ``accuracy``, ``ci95`` (lists), and ``halfway`` with ``halfway_ci95``, see
-        :func:`halfway`.
+        :func:`halfway`; both None unless the interval at the strongest severity lies above chance.
     """
     members: dict[str, list[tuple[int, int]]] = {}
     for t, name in enumerate(names):
@@ -33,6 +33,8 @@ def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> di
             continue
         severities, places = (list(column) for column in zip(*sorted(pairs), strict=True))
         each = [resampled.one(t) for t in places]
+        strongest = each[-1].ci95
+        above = strongest is not None and strongest[0] > chance
         level_L = np.array(severities, np.float64)
         values = halfway(level_L, np.concatenate([resampled.value_T[None], resampled.replicates_RT])[:, places], chance)
         half = Estimate(float(values[0]), values[1:])
@@ -40,8 +42,8 @@ def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> di
             "severities": severities,
             "accuracy": [one.number for one in each],
             "ci95": [one.ci95 for one in each],
-            "halfway": half.number,
-            "halfway_ci95": half.ci95,
+            "halfway": half.number if above else None,
+            "halfway_ci95": half.ci95 if above else None,
         }
     return found
 
@@ -49,8 +51,8 @@ def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> di
 def halfway(severity_L: F64, accuracy_RL: F64, chance: float) -> F64:
     """Severity at which accuracy is halfway between chance and its maximum. Shape: (R,).
 
-    The first crossing of the curve that is linear between severities and starts at (0, chance); NaN if no accuracy is
-    above chance.
+    The first crossing of the curve that is linear between severities and starts at (0, chance); the last severity if no
+    accuracy is above chance, so that such resamples widen an interval rather than vanish from it. NaN if one is NaN.
     """
     x_L = np.concatenate([[0.0], severity_L])
     y_RL = np.concatenate([np.full((len(accuracy_RL), 1), chance), accuracy_RL], axis=1)
@@ -61,5 +63,5 @@ def halfway(severity_L: F64, accuracy_RL: F64, chance: float) -> F64:
     low_R, high_R = y_RL[row_R, before_R], y_RL[row_R, after_R]
     with np.errstate(invalid="ignore", divide="ignore"):  # where no accuracy is above chance
         share_R = (level_R1[:, 0] - low_R) / (high_R - low_R)
-        found: F64 = np.where(top_R > chance, x_L[before_R] + share_R * (x_L[after_R] - x_L[before_R]), np.nan)
-    return found
+        found: F64 = np.where(top_R > chance, x_L[before_R] + share_R * (x_L[after_R] - x_L[before_R]), x_L[-1])
+    return np.where(np.isnan(top_R), np.nan, found)

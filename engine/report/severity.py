@@ -112,12 +112,16 @@ def severity_plots(results: Results) -> list[SeverityPlot]:
 
 
 def _summary(results: Results, name: str) -> str:
-    """Which trained backbone names the transformation at the lowest severity, and whether another is clearly later."""
-    curves = _curves(results, "fine")
-    found = [(backbone, scored(dig(curves, backbone, name), "halfway")) for backbone in real(results)]
+    """Which trained backbone names the transformation at the lowest severity, and whether another is clearly later.
+
+    Probes that have not converged are left out.
+    """
+    curves, head = _curves(results, "fine"), (*heads(results), "")[0]
+    trained = [b for b in real(results) if dig(results, "backbones", b, "fine", head, "converged") is not False]
+    found = [(backbone, scored(dig(curves, backbone, name), "halfway")) for backbone in trained]
     known = sorted(((backbone, half) for backbone, half in found if half is not None), key=lambda pair: pair[1][0])
     if not known:
-        return "No backbone names it above chance."
+        return "No converged probe of a backbone names it clearly above chance."
     first, half = known[0]
     text = f"Halfway at severity {half[0]:.1f} ({first})"
     later = [(b, h) for b, h in known[1:] if h[1] is not None and half[2] is not None and h[1] > half[2]]

@@ -10,7 +10,7 @@ import pytest
 from substyle.engine.analysis.geometry import query_rows
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dose import by_severity, halfway
-from substyle.engine.probes.evaluate import resample
+from substyle.engine.probes.evaluate import Resampled, resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.tasks import fine_task
 from substyle.engine.store.table import EmbeddingTable
@@ -29,7 +29,8 @@ SUITE = (
         ([0.2, 0.2, 0.2, 1.0], 3.5),
         ([1.0, 1.0, 1.0, 1.0], 0.5),  # crosses before the first severity
         ([0.2, 1.0, 0.4, 1.0], 1.5),  # the first crossing
-        ([0.2, 0.2, 0.1, 0.2], np.nan),
+        ([0.2, 0.2, 0.1, 0.2], 4.0),  # never above chance: not before the last severity
+        ([0.2, np.nan, 0.8, 1.0], np.nan),
     ],
 )
 def test_halfway(accuracy: list[float], expected: float) -> None:
@@ -45,12 +46,12 @@ def test_halfway_against_a_dense_search() -> None:
     x = np.linspace(0, 5, 500_001)
     for row, value in zip(accuracy_RL, found, strict=True):
         curve = np.interp(x, [0, *level_L], [0.1, *row])
-        expected = x[np.argmax(curve >= 0.1 + (row.max() - 0.1) / 2)] if row.max() > 0.1 else np.nan
+        expected = x[np.argmax(curve >= 0.1 + (row.max() - 0.1) / 2)] if row.max() > 0.1 else 5.0
         np.testing.assert_allclose(value, expected, atol=2e-5)
 
 
 def test_only_transformations_with_several_severities_have_a_curve() -> None:
-    score_TN = np.random.default_rng(0).random((5, 40)) < np.array([[0.9], [0.2], [0.5], [0.9], [0.4]])
+    score_TN = np.random.default_rng(0).random((5, 40)) < np.array([[0.9], [0.9], [0.5], [0.7], [0.4]])
     names = ("identity", "a@3", "a@1", "a@2", "b@2")
     resampled = resample(score_TN.astype(np.float32), 200, 0)
     (found,) = by_severity(names, resampled, 0.1).values()
@@ -59,6 +60,30 @@ def test_only_transformations_with_several_severities_have_a_curve() -> None:
     assert all(low <= value <= high for value, (low, high) in zip(found["accuracy"], found["ci95"], strict=True))
     low, high = found["halfway_ci95"]
     assert low <= found["halfway"] <= high
+
+
+def test_accuracies_at_chance_have_no_halfway() -> None:
+    """Noise has a maximum too, and a severity at which it is halfway to it."""
+    rng, names, found = np.random.default_rng(3), tuple(f"fog@{severity}" for severity in range(1, 6)), 0
+    for i in range(200):
+        score_TN = (rng.random((5, 100)) < 0.05).astype(np.float32)
+        curve = by_severity(names, resample(score_TN, 200, i), 0.05)["fog"]
+        assert (curve["halfway"] is None) == (curve["halfway_ci95"] is None)
+        found += curve["halfway"] is not None
+    assert found <= 15
+    clear = by_severity(names, resample((rng.random((5, 100)) < 0.9).astype(np.float32), 200, 0), 0.05)["fog"]
+    assert clear["halfway"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_resamples_at_chance_widen_the_interval_of_halfway() -> None:
+    """Accuracies of resamples at or below chance count as the last severity."""
+    value_T = np.array([0.1, 0.9])
+    replicates_RT = np.tile(value_T, (1000, 1))  # halfway at 1.5
+    replicates_RT[:20] = 0.1  # 2 % never above chance
+    replicates_RT[20:30, 0] = 0.0  # 1 % somewhat later
+    curve = by_severity(("fog@1", "fog@2"), Resampled(value_T, replicates_RT), 0.1)["fog"]
+    assert curve["halfway"] == pytest.approx(1.5)
+    assert curve["halfway_ci95"] == pytest.approx([1.5, 1 + 0.5 / 0.9])
 
 
 def test_severities_are_one_class(make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig]) -> None:

@@ -69,6 +69,14 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
     assert "no other backbone is clearly later" in severity_plots(swept)[0].summary
 
 
+def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) -> None:
+    assert "(alpha)" in severity_plots(swept)[0].summary
+    swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
+    assert severity_plots(swept)[0].summary == "Halfway at severity 4.0 (beta)."
+    swept["backbones"]["beta"]["fine"]["linear"]["converged"] = False
+    assert severity_plots(swept)[0].summary.startswith("No converged probe")
+
+
 def test_results_without_severities_have_no_plot(fake: ModuleType) -> None:
     assert severity_plots(fake.fake_results()) == []
 
