@@ -37,14 +37,18 @@ def domains(results: Results) -> Table:
 
 
 def domains_summary(results: Results) -> str:
-    """Which style transfers worst, for each trained backbone, and which transformation loses most."""
+    """Which style transfers worst, for each trained backbone, and which transformation loses most.
+
+    Probes that have not converged are left out.
+    """
     sentences = []
     for backbone in real(results):
         cells = dig(results, "backbones", backbone, "domains", "fine") or {}
         lost: list[tuple[float, str, str]] = []
         for trained, row in cells.items():
             for tested, cell in row.items():
-                own, other = dig(cells, tested, tested, "accuracy"), dig(cell, "accuracy")
+                both = dig(cells, tested, tested), cell
+                own, other = (dig(each, "accuracy") if dig(each, "converged") is not False else None for each in both)
                 if tested != trained and own is not None and other is not None:
                     lost.append((other - own, trained, tested))
         if not lost:

@@ -193,19 +193,25 @@ class Curve:
         label: name of the score.
         colour: ``full`` or ``open``; dashed: whether the line is.
         points: (layer, value, low, high), ascending.
+        late: layers whose probe has not converged.
     """
 
     label: str
     colour: str
     dashed: bool
     points: tuple[tuple[int, float, float | None, float | None], ...]
+    late: tuple[int, ...] = ()
 
     @property
     def summary(self) -> str:
-        """The best layer, and the layers whose value is within its interval."""
-        best, value, low, _ = max(self.points, key=lambda point: point[1])
-        near = [str(layer) for layer, other, _, _ in self.points if layer != best and low is not None and other >= low]
+        """The best layer, and the layers whose value is within its interval; only of probes that have converged."""
+        known = [point for point in self.points if point[0] not in self.late]
+        if not known:
+            return f"{self.label} unknown (no probe has converged)"
+        best, value, low, _ = max(known, key=lambda point: point[1])
+        near = [str(layer) for layer, other, _, _ in known if layer != best and low is not None and other >= low]
         within = f"; within its interval: {', '.join(near)}" if near else ""
+        within += f"; not converged: {', '.join(map(str, self.late))}" if self.late else ""
         return f"{self.label} at layer {best} ({100 * value:.1f} %{within})"
 
 
@@ -246,13 +252,14 @@ def depth_plots(results: Results) -> list[DepthPlot]:
     for (network, last), names in read.items():
         curves = []
         for label, colour, dashed, task, key in wanted:
-            points = []
+            points, late = [], []
             for layer, name in sorted(names.items()):
                 scores = dig(results, "backbones", name, task, head)
                 if (found := scored(scores, key, interval_key(scores, task, key))) is not None:
                     points.append((layer, *found))
+                    late += [layer] * (dig(scores, "converged") is False)
             if points:
-                curves.append(Curve(label, colour, dashed, tuple(points)))
+                curves.append(Curve(label, colour, dashed, tuple(points), tuple(late)))
         if len(names) >= _FEWEST_LAYERS and curves:
             plots.append(DepthPlot(network, last, tuple(curves)))
     return plots

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, resample, uniform_over
+from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.probes.single_task import coarse_weights
 from substyle.engine.probes.tasks import identity
 from substyle.engine.store import catalog
@@ -67,7 +68,8 @@ def transfer(
     Returns:
         by backbone, task, training domain and test domain: ``accuracy`` (fine: of all transformations), ``seen`` and
         ``held_out`` (coarse), ``clean`` and ``obfuscated`` (semantic, on photographs of classes that the probe knows
-        by name), each with its interval over photographs, ``images``, and for fine ``by_transformation``.
+        by name), each with its interval over photographs, ``images``, whether the probe has ``converged``, and for fine
+        ``by_transformation``.
     """
     tasks = tuple(task for task in config.tasks if task in TASKS)
     linear = replace(config, tasks=tasks, heads=(HEAD,), rotate=False, redraws=0, resamples=0, equal_width=0)
@@ -80,9 +82,12 @@ def transfer(
             stages.probe(store, where, linear, backbones=[backbone], transformations=table.transformations, quiet=quiet)
             everywhere[name] = open_table(store, backbone, table.transformations)
         probes = _probes(out, backbone, list(everywhere), tasks)
+        converged = {key: _converged(out, key[1], own, backbone, key[0]) for key in probes}
         found: dict[str, Any] = {}
         for name, other in everywhere.items():
             for (task, trained), cell in _scored(probes, name, other, config).items():
+                if cell is not None:
+                    cell["converged"] = converged[task, trained]
                 found.setdefault(task, {}).setdefault(trained, {})[name] = cell
         answer[backbone] = found
         folder = out / DOMAINS / slug(backbone)
@@ -171,6 +176,12 @@ def _probes(out: Path, backbone: str, domains: Sequence[str], tasks: Sequence[st
     """
     paths = {(task, name): _probe(out, name, domains[0], backbone, task) for task in tasks for name in domains}
     return {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
+
+
+def _converged(out: Path, domain: str, own: str, backbone: str, task: str) -> bool:
+    """Whether the probe of a domain has converged."""
+    results = ProbeOutcome.load(_probe(out, domain, own, backbone, task).parent).results
+    return bool(results[task][HEAD]["converged"])
 
 
 def _scored(

@@ -9,6 +9,7 @@ from tests.conftest import jpeg, photograph
 from tests.scenarios.scene import CLASSES, COUNTS, Scene, numbers, read, write
 
 from substyle.engine.probes.checkpoint import Probe
+from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -48,6 +49,8 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
             assert cell["images"] == len(images)
             low, high = cell["ci95"]
             assert low <= cell["accuracy"] <= high
+            entry = ProbeOutcome.load(folder / "probes" / slug(PIXELS)).results["fine"]["linear"]
+            assert cell["converged"] is entry["converged"]
     # the study's own cell is its own score
     own = results["backbones"][PIXELS]
     assert found["fine"]["small"]["small"]["accuracy"] == pytest.approx(own["fine"]["linear"]["accuracy"], abs=0.06)

@@ -40,6 +40,10 @@ def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path:
     assert "from x-rays to photos" in text
     assert "−60.0 points" in text
     assert "most for fog (−60.0)" in text
+    fine["x-rays"]["photos"]["converged"] = False
+    assert "from photos to x-rays" in domains_summary(results)
+    fine["x-rays"]["x-rays"]["converged"] = False
+    assert domains_summary(results) == ""
     assert 'id="domains"' in write_report(results, tmp_path).html.read_text()
     fine["photos"]["x-rays"]["accuracy"] = "0.5"
     with pytest.raises(SubstyleError):

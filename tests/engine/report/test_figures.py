@@ -128,6 +128,18 @@ def test_a_best_layer_names_those_within_its_interval() -> None:
     assert sections.Curve("style", "full", False, points[:1]).summary == "style at layer 0 (50.0 %)"
 
 
+def test_a_layer_whose_probe_has_not_converged_is_not_the_best(fake: ModuleType) -> None:
+    results = layered(fake)
+    results["backbones"]["m@layer=3,pool=avg"]["fine"]["linear"]["converged"] = False
+    (plot,) = sections.depth_plots(results)
+    assert len(plot.curves[0].points) == 4  # drawn all the same
+    assert "style at layer 2 (" in plot.summary
+    assert "not converged: 3)" in plot.summary
+    for name in results["backbones"]:
+        results["backbones"][name]["fine"]["linear"]["converged"] = False
+    assert "style unknown (no probe has converged)" in sections.depth_plots(results)[0].summary
+
+
 def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None:
     results = layered(fake)
     for name in results["backbones"]:
