@@ -138,8 +138,28 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def scored(scores: object, name: str, interval: str = "") -> tuple[float, float | None, float | None] | None:
-    """(value, low, high) of a score and its interval, which has its own key; None without a value."""
+class Unconverged(tuple[float, float | None, float | None]):
+    """(value, low, high) of a score whose probe has not converged, marked † in tables."""
+
+    __slots__ = ()
+
+
+def dagger(value: object) -> str:
+    """The mark of a value of a table: † if its probe has not converged, else empty."""
+    return " †" if isinstance(value, Unconverged) else ""
+
+
+def scored(
+    scores: object, name: str, interval: str = "", probe: object = None
+) -> tuple[float, float | None, float | None] | None:
+    """(value, low, high) of a score and its interval, which has its own key; None without a value.
+
+    The value is `Unconverged` if the scores, or those of the ``probe`` that they depend on, state so.
+    """
     value = dig(scores, name)
     low_high = dig(scores, interval or f"{name}_ci95") or (None, None)
-    return None if value is None else (value, low_high[0], low_high[1])
+    if value is None:
+        return None
+    found = (value, low_high[0], low_high[1])
+    late = any(dig(each, "converged") is False for each in (scores, probe))
+    return Unconverged(found) if late else found

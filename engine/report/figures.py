@@ -136,7 +136,7 @@ def heat_table(
 def with_footer(
     results: Results, table: HeatTable | None, task: str, head: str, wanted: Sequence[tuple[str, str, Kind]]
 ) -> HeatTable | None:
-    """Add rows for overall scores, given as (score, heading, kind), and for chance."""
+    """Add rows for overall scores, given as (score, heading, kind), and for chance; mark probes not converged by †."""
     if table is None:
         return None
     footer = []
@@ -150,7 +150,9 @@ def with_footer(
     chance = dig(results, "chance", "coarse" if task == "coarse_rotation" else task)
     if chance is not None:
         footer.append(("Chance", (Cell(show(chance), "", None),) * len(table.columns)))
-    return HeatTable(table.columns, table.groups, tuple(footer))
+    late = [dig(results, "backbones", name, task, head, "converged") is False for name, _ in table.columns]
+    columns = tuple((name + " †" * mark, control) for (name, control), mark in zip(table.columns, late, strict=True))
+    return HeatTable(columns, table.groups, tuple(footer))
 
 
 def by_head(results: Results, make: Callable[[str], HeatTable | None]) -> list[tuple[str, HeatTable]]:

@@ -36,6 +36,7 @@ from substyle.engine.report.data import (
     Column,
     Results,
     Table,
+    dagger,
     dig,
     head_name,
     heads,
@@ -135,6 +136,7 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "−": r"$-$",
     "–": "--",
+    "†": r"$\dagger$",
 }
 
 
@@ -166,12 +168,12 @@ def flat(table: Table) -> tuple[list[tuple[str, str]], list[list[Any]]]:
 
 
 def cell_text(value: Any, column: Column) -> str:  # noqa: ANN401 (a cell holds anything plain)
-    """Format a cell, with its interval in brackets."""
+    """Format a cell, with its interval in brackets, and † if its probe has not converged."""
     if not column.interval or value is None:
         return show(value, column.kind)
     middle, low, high = value
     interval = "" if low is None else f" [{show(low, column.kind)}, {show(high, column.kind)}]"
-    return show(middle, column.kind) + interval
+    return show(middle, column.kind) + interval + dagger(value)
 
 
 def latex_escape(text: str) -> str:
@@ -255,6 +257,7 @@ def environment() -> Environment:
     made.filters |= {
         "show": show,
         "cell": cell_text,
+        "dagger": dagger,
         "soft": soft,
         "percent": percent,
         "plain": plain,

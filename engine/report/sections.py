@@ -154,10 +154,10 @@ def knn_beside_probes(results: Results) -> list[Table]:
         {int(k) for name in ordered(results) for k in dig(results, "backbones", name, "knn", "transformation") or {}}
     )
     pooled = [head for head in heads(results) if head in HEADS]
-    probes: dict[str, list[tuple[str, tuple[str, ...]]]] = {
-        "transformation": [(f"{head_name(head)} probe", ("fine", head, "accuracy")) for head in pooled],
+    probes: dict[str, list[tuple[str, str, str, str, str]]] = {
+        "transformation": [(f"{head_name(head)} probe", "fine", head, "accuracy", "ci95") for head in pooled],
         "class": [
-            (f"{head_name(head)}, {word}", ("semantic", head, key))
+            (f"{head_name(head)}, {word}", "semantic", head, key, f"{key}_ci95")
             for head in pooled
             for key, word in (("clean", "unchanged"), ("obfuscated", "transformed"))
         ],
@@ -165,13 +165,14 @@ def knn_beside_probes(results: Results) -> list[Table]:
     made = []
     for task, caption in (("transformation", "Style"), ("class", "Class")):
         columns = [Column("backbone", "Backbone", "text"), *(Column(f"k{k}", f"{k}\u2011NN") for k in ks)]
-        columns += [Column("probe", heading) for heading, _ in probes[task]]
+        columns += [Column("probe", heading, interval=True) for heading, *_ in probes[task]]
         rows = []
         for name in ordered(results):
             backbone = results["backbones"][name]
             near = [dig(backbone, "knn", task, str(k)) for k in ks]
             if any(value is not None for value in near):
-                rows.append((name, *near, *(dig(backbone, *path) for _, path in probes[task])))
+                values = [scored(dig(backbone, t, head), key, interval) for _, t, head, key, interval in probes[task]]
+                rows.append((name, *near, *values))
         if rows:
             made.append(Table(f"knn_{task}", caption, tuple(columns), tuple(rows)))
     return made

@@ -48,18 +48,19 @@ def names(results: Results) -> list[str]:
 
 def severities(results: Results) -> Table:
     """Accuracies and sensitivity at each severity."""
-    of_task = {task: _curves(results, task) for _, task in _TASKS}
+    of_task, head = {task: _curves(results, task) for _, task in _TASKS}, (*heads(results), "")[0]
     rows = []
     for backbone in ordered(results):
+        probes = [dig(results, "backbones", backbone, task, head) for _, task in _TASKS]
         for name in names(results):
             curves = {task: dig(of_task[task], backbone, name) for _, task in _TASKS}
             levels: list[int] = next((curve["severities"] for curve in curves.values() if curve), [])
             for at, severity in enumerate(levels):
                 values = [
-                    (curve["accuracy"][at], *(curve["ci95"][at] or (None, None)))
-                    if curve and curve["accuracy"][at] is not None
+                    scored({"value": curve["accuracy"][at], "value_ci95": curve["ci95"][at]}, "value", probe=probe)
+                    if curve
                     else None
-                    for curve in curves.values()
+                    for curve, probe in zip(curves.values(), probes, strict=True)
                 ]
                 moved = scored_at(results, backbone, f"{name}@{severity}")
                 rows.append((backbone, name, severity, *values, moved))
@@ -86,7 +87,12 @@ def halfway(results: Results) -> Table:
         Column("transformation", "Transformation", "text"),
         *(Column(name, name, "number", interval=True) for name in curves),
     )
-    rows = [(name, *(scored(dig(each, name), "halfway") for each in curves.values())) for name in names(results)]
+    head = (*heads(results), "")[0]
+    probes = [dig(results, "backbones", backbone, "fine", head) for backbone in curves]
+    rows = [
+        (name, *(scored(dig(c, name), "halfway", probe=p) for c, p in zip(curves.values(), probes, strict=True)))
+        for name in names(results)
+    ]
     caption = "Severity at which style accuracy is halfway between chance and its maximum."
     return Table("halfway", caption, columns, tuple(row for row in rows if any(row[1:])))
 

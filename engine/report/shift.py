@@ -29,7 +29,8 @@ def shift_table(results: Results) -> Table | None:
         if backbone.get("shift"):
             moved = [value for value in (backbone.get("sensitivity") or {}).values() if value is not None]
             clean = scored(dig(backbone, "semantic", first), "clean")
-            shifted = [scored(dig(backbone, "shift", key), "accuracy", "ci95") for key in shifts]
+            probe = dig(backbone, "semantic", "linear")
+            shifted = [scored(dig(backbone, "shift", key), "accuracy", "ci95", probe) for key in shifts]
             rows.append((name, clean, *shifted, sum(moved) / len(moved) if moved else None))
     return Table("shift", "Accuracy of the class probe on shifted photographs", tuple(columns), tuple(rows))
 

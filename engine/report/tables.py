@@ -207,8 +207,9 @@ def shift(results: Results) -> Table:
         Column("images", "Images", "count"),
     )
     rows = [
-        (name, key, scored(scores, "accuracy", "ci95"), dig(scores, "images"))
+        (name, key, scored(scores, "accuracy", "ci95", probe), dig(scores, "images"))
         for name in ordered(results)
+        for probe in [dig(results, "backbones", name, "semantic", "linear")]
         for key, scores in (dig(results, "backbones", name, "shift") or {}).items()
     ]
     return Table("shift", "Class accuracy on other photographs of the same classes.", columns, tuple(rows))

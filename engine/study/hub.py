@@ -95,7 +95,8 @@ def card(results: Results) -> str:
 # {results["name"]}: what image embeddings know
 
 Probes of {len(index)} frozen image embeddings, trained and tested by substyle {version} on {variants} variants of
-{images:,} photographs ({photographs}). Accuracy on test photographs in per cent, with 95 % intervals:
+{images:,} photographs ({photographs}). Accuracy on test photographs in per cent, with 95 % intervals; † marks probes
+that have not converged:
 
 {rows}
 

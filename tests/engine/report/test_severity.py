@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from substyle.engine.report.data import dagger
 from substyle.engine.report.page import write_report
 from substyle.engine.report.severity import halfway, severities, severity_plots
 from substyle.engine.report.validation import validate_results
@@ -72,6 +73,8 @@ def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
 def test_probes_that_have_not_converged_are_not_ranked(swept: dict[str, Any]) -> None:
     assert "(alpha)" in severity_plots(swept)[0].summary
     swept["backbones"]["alpha"]["fine"]["linear"]["converged"] = False
+    assert [dagger(value) for value in halfway(swept).rows[0][1:]] == [" †", ""]
+    assert [dagger(row[3]) for row in severities(swept).rows[:2]] == [" †", " †"]
     assert severity_plots(swept)[0].summary == "Halfway at severity 4.0 (beta)."
     swept["backbones"]["beta"]["fine"]["linear"]["converged"] = False
     assert severity_plots(swept)[0].summary.startswith("No converged probe")

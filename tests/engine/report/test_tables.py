@@ -8,7 +8,7 @@ import pytest
 
 from substyle.engine.report import tables
 from substyle.engine.report.data import Column, Kind, Table, show
-from substyle.engine.report.page import flat, latex_escape, write_tables
+from substyle.engine.report.page import flat, latex_escape, write_report, write_tables
 from substyle.engine.report.tables import headline_table
 
 TABLE = Table(
@@ -184,3 +184,26 @@ def test_headline_of_nearly_nothing(fake: ModuleType) -> None:
     del results["chance"]
     results["backbones"]["alpha"] = {"dim": 8, "control": False}
     assert "alpha" in headline_table(results)
+
+
+def test_probes_that_have_not_converged_are_marked(fake: ModuleType, tmp_path: Path) -> None:
+    results = fake.fake_results({"alpha": (0.9, 0.9), "beta": (0.8, 0.8)})
+    before = write_report(results, tmp_path / "before")
+    assert "†" not in before.html.read_text()
+    for task in ("fine", "semantic"):
+        results["backbones"]["alpha"][task]["linear"]["converged"] = False
+    after = write_report(results, tmp_path / "after")
+    page = after.html.read_text()
+    accuracy, clean = (
+        show(results["backbones"]["alpha"][task]["linear"][key])
+        for task, key in (("fine", "accuracy"), ("semantic", "clean"))
+    )
+    assert page.count(f"<td>{accuracy} †<small>") == 2  # overview, and beside nearest neighbours
+    assert page.count(f"<td>{clean} †<small>") == 3  # also beside shifted photographs
+    assert page.count("alpha <wbr>†</th>") == 2  # columns of style and of class by transformation
+    assert "beta †" not in page
+    latex = (tmp_path / "after" / "tables" / "overview.tex").read_text()
+    assert latex.count(r"$\dagger$") == 3  # style, class of unchanged and of transformed photographs
+    for ending in ("csv", "json"):
+        files = [folder / "tables" / f"overview.{ending}" for folder in (tmp_path / "before", tmp_path / "after")]
+        assert files[0].read_text() == files[1].read_text()
