@@ -13,6 +13,7 @@ from substyle.engine.probes.attacks import CLEAN, SQUEEZED
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.evaluate import Estimate
 from substyle.engine.store.layout import TRAIN
+from substyle.kernels.errors import SubstyleError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -58,9 +59,16 @@ def detection(
 
     Returns:
         None if attacks on fewer than `FEWEST` photographs count.
+
+    Raises:
+        SubstyleError: a score that counts is NaN, which would rank as not attacked.
     """
     if counted_N.sum() < FEWEST:
         return None
+    unknown = np.flatnonzero(np.isnan(clean_N) | (counted_N & np.isnan(attacked_N)))
+    if len(unknown):
+        rows = ", ".join(map(str, unknown[:5])) + ", …" * (len(unknown) > 5)
+        raise SubstyleError(f"detection scores of {len(unknown)} of {len(clean_N)} photographs are NaN: rows {rows}")
     groups, place_N = np.unique(group_N, return_inverse=True)
     rng = np.random.Generator(np.random.PCG64([seed, len(groups), 0x61747461]))
     drawn_RG = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=resamples)

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from substyle.engine.probes.batches import Features
+from substyle.engine.probes.dataset import not_finite
 from substyle.engine.probes.tasks import UNKNOWN, Task
+from substyle.kernels.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 from substyle.kernels.probe_step import forward
 
@@ -57,7 +59,11 @@ class Scores:
 
 
 def score(features: Features, task: Task, outputs: slice, heads: Heads, images: NDArray[np.int64]) -> Scores:
-    """Score K = S heads on the test rows of a task; ``images`` must contain the task's test images."""
+    """Score K = S heads on the test rows of a task; ``images`` must contain the task's test images.
+
+    Raises:
+        SubstyleError: logits are not finite, since embeddings are not, or since a head has diverged.
+    """
     if len(heads.layers) == 1:  # float32, since rounding would directly affect the logits
         features = features.full()
     seeds, classes = len(heads), len(task.labels)
@@ -68,7 +74,13 @@ def score(features: Features, task: Task, outputs: slice, heads: Heads, images: 
     size = max(1, min(_ROWS, _WIDE // features.width))
     for start in range(0, len(t), size):
         here = slice(start, start + size)
-        logits_KCB = forward(heads, features(t[here], n[here]))[:, outputs]
+        x_BD = features(t[here], n[here])
+        logits_KCB = forward(heads, x_BD)[:, outputs]
+        if not bool(logits_KCB.isfinite().all()):  # argmax would name a class all the same
+            table = features.held.table
+            if not bool(x_BD.isfinite().all()):
+                raise not_finite(table)
+            raise SubstyleError(f"a probe of {table.backbone} ({task.name}) has diverged: its logits are not finite")
         predicted_SB = logits_KCB.argmax(1).cpu().numpy()
         answers = task.answers(t[here], n[here])
         right[:, t[here], place[here]] = predicted_SB == answers

@@ -16,6 +16,7 @@ from substyle.engine.analysis.detection import (
     fit_all,
     fit_detector,
 )
+from substyle.kernels.errors import SubstyleError
 
 
 @pytest.mark.parametrize("levels", [None, 4])
@@ -52,6 +53,18 @@ def test_a_resample_draws_whole_groups_with_both_pictures() -> None:
     one = detection(attacked_N, clean_N, counted_N, np.zeros(12, np.int64), seed=3)
     assert one is not None
     assert one.to_json() == {**found.to_json(), "auroc_ci95": None, "tpr_ci95": None}
+
+
+def test_scores_that_are_nan_are_refused() -> None:
+    """They would rank below every photograph, as not attacked."""
+    clean_N, attacked_N, counted_N = np.zeros(9), np.ones(9), np.arange(9) > 0
+    attacked_N[0] = np.nan  # does not count
+    found = detection(attacked_N, clean_N, counted_N, np.arange(9), seed=0)
+    assert found is not None
+    assert found.auroc.value == 1.0
+    attacked_N[7] = clean_N[2] = np.nan
+    with pytest.raises(SubstyleError, match="2 of 9 photographs are NaN: rows 2, 7"):
+        detection(attacked_N, clean_N, counted_N, np.arange(9), seed=0)
 
 
 def test_a_separable_attack_is_detected() -> None:

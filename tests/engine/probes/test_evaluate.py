@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, balanced_over, resample, uniform_over
+from substyle.engine.probes.run import run_probes
+from substyle.engine.store.layout import TEST
+from substyle.engine.store.table import EmbeddingTable
+from substyle.kernels.errors import SubstyleError
 
 
 def test_values_are_plain_means() -> None:
@@ -198,3 +205,25 @@ def test_weights() -> None:
     coarse = ("identity", "blur", "blur", "noise", "noise")
     assert balanced_over([1, 2, 3], coarse, ("blur", "noise")).tolist() == [0.0, 0.5, 0.5, 1.0, 0.0]
     assert balanced_over([1, 2, 3], coarse, ("blur",)).tolist() == [0.0, 0.5, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_test_embeddings_that_are_not_finite_are_refused(
+    make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig], value: float
+) -> None:
+    """Their logits have no largest one, but argmax would name a class."""
+    table = make_table()
+    table.x_TND[1, table.rows(TEST)[3], 0] = value
+    with pytest.raises(SubstyleError, match="embeddings of synthetic contain NaN or infinite values"):
+        run_probes(table, quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
+
+
+def test_a_probe_that_has_diverged_is_not_scored(
+    make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "substyle.engine.probes.evaluate.forward",
+        lambda heads, x_BD: torch.full((len(heads), 8, len(x_BD)), torch.nan),
+    )
+    with pytest.raises(SubstyleError, match=r"synthetic \(fine\) has diverged"):
+        run_probes(make_table(), quick(tasks=("fine",), heads=("linear",)), out_dir=None, quiet=True)
