@@ -94,7 +94,8 @@ def attack_tpr(results: Results) -> Table:
 def attack_summary(results: Results) -> str:
     """How many attacks succeed on at least half, and what tells the least visible of these from unchanged photographs.
 
-    Of attacks that succeed on at least half of the photographs, the one with the smallest mean L2 counts.
+    Of attacks that succeed on at least half of the photographs, the one with the smallest mean L2 counts. The best
+    baseline is that with the highest of the AUROCs on test photographs that the sentence states, which favours it.
     """
     sentences = []
     for name in dict.fromkeys(name for name, _, _ in _rows(results)):
@@ -114,7 +115,8 @@ def attack_summary(results: Results) -> str:
             able = [how for how in BASELINES if scores.get(how)]
             if able:
                 best = max(able, key=lambda how: scores[how]["auroc"])
-                parts.append(f"the best baseline ({DETECTORS[best]}) {_auroc(scores[best])}")
+                which = f"by this AUROC the best of {len(able)} baselines" if len(able) > 1 else "the only baseline"
+                parts.append(f"{which} ({DETECTORS[best]}) {_auroc(scores[best])}")
             text += f"; the least visible of them is {attack}, which is detected with an AUROC of "
             text += ", ".join(parts)
         adaptive = next((entry for attack, entry in real.items() if attack.startswith("adaptive")), None)

@@ -56,9 +56,10 @@ def domains_summary(results: Results) -> str:
         change, trained, tested = min(lost)
         text = f"Style of {backbone} transfers worst from {trained} to {tested}: {show(change, 'points')} points"
         text += f" against a probe of {tested}"
+        text += f", the lowest of {len(lost)} differences" if len(lost) > 1 else ""
         own, other = (dig(cells, each, tested, "by_transformation") or {} for each in (tested, trained))
         drops = [(other[t] - own[t], t) for t in own if own[t] is not None and other.get(t) is not None]
         if drops and min(drops)[0] < 0:
-            text += f", most for {min(drops)[1]} ({show(min(drops)[0], 'points')})"
+            text += f", most for {min(drops)[1]} ({show(min(drops)[0], 'points')}, the lowest of {len(drops)})"
         sentences.append(f"{text}.")
     return " ".join(sentences)

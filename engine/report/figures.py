@@ -237,8 +237,9 @@ def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
         (
             "equivariance",
             "Equivariance",
-            "Mean cosine between the displacement of one photograph and the mean displacement of all others. 1: the "
-            "transformation moves all embeddings in the same direction; 0: in unrelated directions.",
+            "Mean cosine between the displacement of one photograph and the mean of the displacements of all others, "
+            "each at unit length. 1: the transformation moves all embeddings in the same direction; 0: in unrelated "
+            "directions.",
         ),
         (
             "steerability",

@@ -18,7 +18,11 @@ def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path:
     assert domains(results).rows == ()
 
     def cell(accuracy: float, fog: float | None) -> dict[str, object]:
-        return {"accuracy": accuracy, "ci95": [accuracy - 0.1, accuracy + 0.1], "by_transformation": {"fog": fog}}
+        return {
+            "accuracy": accuracy,
+            "ci95": [accuracy - 0.1, accuracy + 0.1],
+            "by_transformation": {"fog": fog, "jpeg": 0.5},
+        }
 
     fine = {
         "photos": {"photos": cell(0.9, 0.8), "x-rays": cell(0.5, None)},
@@ -39,7 +43,7 @@ def test_the_worst_pair_and_transformation_are_named(fake: ModuleType, tmp_path:
     text = domains_summary(results)
     assert "from x-rays to photos" in text
     assert "−60.0 points" in text
-    assert "most for fog (−60.0)" in text
+    assert "a probe of photos, the lowest of 2 differences, most for fog (−60.0, the lowest of 2)." in text
     fine["x-rays"]["photos"]["converged"] = False
     assert "from photos to x-rays" in domains_summary(results)
     fine["x-rays"]["x-rays"]["converged"] = False
