@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from substyle.engine.report.data import Results, dig
@@ -12,43 +13,23 @@ from substyle.kernels.errors import SubstyleError
 
 SCHEMA = 1
 STATUSES = ("supported", "contradicted", "undecided", "not testable")
-_REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "images": int,
-    "transformations": list,
-    "backbones": dict,
-}
-_OPTIONAL: dict[str, type | tuple[type, ...]] = {
-    "version": str,
-    "created": str,
-    "suite": str,
-    "splits": dict,
-    "classes": list,
-    "chance": dict,
-    "resampled": dict,
-    "quarantined": list,
-    "indistinct": dict,
-    "identity": dict,
-    "stamps": dict,
-    "throughput": dict,
-    "environment": dict,
-    "comparisons": list,
-    "robustness": list,
-    "claims": list,
-}
 _DEPTH = 32  # maximum nesting; results.json has 7
+
+
+@dataclass(frozen=True)
+class _Required:
+    """A shape that is neither missing nor null."""
+
+    shape: Shape
+
+
+# A shape is a type, a check that returns what it expects, the keys of an object ("*" being any other key), or the items
+# of a list. Parts that are not required may be missing or null.
+Shape = type | Callable[[object], str] | dict[str, "Shape"] | list["Shape"] | _Required
 
 
 def _number(value: object) -> str:
     return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
-
-
-def _whole(value: object) -> str:
-    return "" if isinstance(value, int) and not isinstance(value, bool) else "an integer"
-
-
-def _text(value: object) -> str:
-    return "" if isinstance(value, str) else "a string"
 
 
 def _flag(value: object) -> str:
@@ -61,7 +42,8 @@ def _interval(value: object) -> str:
 
 
 def _texts(value: object) -> str:
-    return "" if isinstance(value, list) and not any(map(_text, value)) else "a list of strings"
+    good = isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return "" if good else "a list of strings"
 
 
 def _status(value: object) -> str:
@@ -70,18 +52,10 @@ def _status(value: object) -> str:
 
 def _confusion(value: object) -> str:
     labels, counts = dig(value, "labels"), dig(value, "counts")
-    good = isinstance(labels, list) and isinstance(counts, list) and not any(_text(label) for label in labels)
-    for row in [counts, *counts] if good else ():
-        good = good and isinstance(row, list) and len(row) == len(labels)
-    good = good and not any(_whole(count) or count < 0 for row in counts for count in row)
+    good = not _texts(labels) and isinstance(counts, list) and len(counts) == len(labels)
+    good = good and all(isinstance(row, list) and len(row) == len(labels) for row in counts)
+    good = good and all(type(count) is int and count >= 0 for row in counts for count in row)
     return "" if good else "labels and a square matrix of counts"
-
-
-def _parameters(value: object) -> str:
-    listed = value if isinstance(value, list) else [None]
-    good = all(isinstance(dig(p, "name"), str) and isinstance(dig(p, "one_of") or [], list) for p in listed)
-    good = good and not any(_interval(dig(p, "uniform")) for p in listed if dig(p, "uniform") is not None)
-    return "" if good else "a list of parameters"
 
 
 def _by_k(value: object) -> str:
@@ -96,26 +70,13 @@ def _curves(value: object) -> str:
         levels, accuracy, intervals = (dig(curve, key) for key in ("severities", "accuracy", "ci95"))
         if not all(isinstance(each, list) and len(each) == len(levels) for each in (levels, accuracy, intervals)):
             return "severities, accuracy and ci95 of one length"
-        good = not any(map(_whole, levels)) and not any(_number(v) for v in accuracy if v is not None)
+        good = all(type(level) is int for level in levels) and not any(_number(v) for v in accuracy if v is not None)
         good = good and not any(_interval(each) for each in intervals if each is not None)
         half, low_high = dig(curve, "halfway"), dig(curve, "halfway_ci95")
         good = good and (half is None or not _number(half)) and (low_high is None or not _interval(low_high))
         if not good:
             return "severities (integers), accuracies and intervals"
     return ""
-
-
-def _finetuned(value: object) -> str:
-    good = not any(_text(dig(value, key)) for key in ("backbone", "objective")) and not _whole(dig(value, "seed"))
-    return "" if good and isinstance(dig(value, "settings"), dict | None) else "backbone, objective, seed and settings"
-
-
-def _mistakes(value: object) -> str:
-    texts = ("key", "transformation", "truth", "predicted")
-    rows = value if isinstance(value, list) else [None]
-    good = not any(_text(dig(row, key)) for row in rows for key in texts)
-    good = good and not any(_number(dig(row, "confidence")) for row in rows)
-    return "" if good else "a list of variants with truth, prediction and confidence"
 
 
 def _map(value: object) -> str:
@@ -130,10 +91,7 @@ def _map(value: object) -> str:
     return "" if good else "columns of one length: x, y, transformation, class; names of transformations"
 
 
-# Schema of the parts that the report reads; all are optional or null. A shape is a check that returns what it expects,
-# or the keys of an object, "*" being any other key.
-Shape = Callable[[object], str] | dict[str, "Shape"]
-_ANY: Shape = {}
+# the parts that the report reads
 _NUMBERS: Shape = {"*": _number}
 _INTERVALS: Shape = {"*": _interval}
 _SCORES = ("accuracy", "styles", "seen", "held_out", "gap", "clean", "obfuscated")
@@ -143,7 +101,7 @@ _TRAINED: dict[str, Shape] = {
     **{f"{score}_{kind}ci95": _interval for score in _SCORES for kind in ("", "two_way_")},
     **{key: _number for score in ("", *(f"{s}_" for s in _SCORES)) for key in (f"{score}se", f"{score}se_training")},
     **dict.fromkeys(("converged", "edge"), _flag),
-    "certificate": {},
+    "certificate": dict,
     "confusion": _confusion,
 }
 _SINGLE: Shape = {"*": {**_TRAINED, "by_transformation": _NUMBERS, "by_severity": _curves}}
@@ -163,15 +121,24 @@ _MEASURED: dict[str, Shape] = {
 }
 _SIZED = [f"{score}{kind}" for score in ("fine", "semantic", "obfuscated") for kind in ("", "_difference")]
 _DETECTED: Shape = {"auroc": _number, "tpr": _number, "auroc_ci95": _interval, "tpr_ci95": _interval}
+_MISTAKE: Shape = {
+    **dict.fromkeys(("key", "transformation", "truth", "predicted"), _Required(str)),
+    "confidence": _Required(_number),
+}
+_FINETUNED: Shape = {
+    **dict.fromkeys(("backbone", "objective"), _Required(str)),
+    "seed": _Required(int),
+    "settings": dict,
+}
 _BACKBONE: Shape = {
-    "dim": _whole,
-    "tokens": _whole,
+    "dim": int,
+    "tokens": int,
     "control": _flag,
     **dict.fromkeys(("fine", "semantic"), _SINGLE),
     **dict.fromkeys(("coarse", "coarse_rotation"), _GROUPED),
     "coarse_redrawn": {"*": {**dict.fromkeys(("sets", "transformations", "mean", "sd", "low", "high"), _number)}},
-    "domains": {"*": {"*": {"*": {**_TRAINED, "images": _whole, "by_transformation": _NUMBERS}}}},
-    "equal_width": {"dim": _whole, "fine": _TRAINED, "rotation": _TRAINED},
+    "domains": {"*": {"*": {"*": {**_TRAINED, "images": int, "by_transformation": _NUMBERS}}}},
+    "equal_width": {"dim": int, "fine": _TRAINED, "rotation": _TRAINED},
     "extractability": {
         "*": {
             "*": {
@@ -183,7 +150,7 @@ _BACKBONE: Shape = {
     },
     "complexity": {
         "*": {
-            **dict.fromkeys(("depth", "width", "fine_parameters", "semantic_parameters"), _whole),
+            **dict.fromkeys(("depth", "width", "fine_parameters", "semantic_parameters"), int),
             **dict.fromkeys((*_SIZED, "fine_validation", "semantic_validation"), _number),
             **{f"{score}_ci95": _interval for score in _SIZED},
             **dict.fromkeys(("front", "fine_converged", "semantic_converged"), _flag),
@@ -208,49 +175,70 @@ _BACKBONE: Shape = {
     },
     **dict.fromkeys(("sensitivity", "equivariance", "steerability", "steerability_unchanged"), _NUMBERS),
     **dict.fromkeys(("sensitivity_ci95", "equivariance_ci95"), _INTERVALS),
-    "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": _whole}},
+    "shift": {"*": {"accuracy": _number, "ci95": _interval, "images": int}},
     "map": _map,
-    "mistakes": {"*": {"head": _text, "scored": _whole, "wrong": _whole, "rows": _mistakes}},
+    "mistakes": {"*": {"head": str, "scored": int, "wrong": int, "rows": [_MISTAKE]}},
     "attack": {"attacks": {"*": {"success": _number, "success_ci95": _interval, "detection": {"*": _DETECTED}}}},
-    "spec": {"objective": _text, "data": _text, "parameters": _number, "finetuned": _finetuned},
-    "runtime": _ANY,
-    "label": _text,
-    "adapter": {"backbone": _text, "method": _text},
+    "spec": {"objective": str, "data": str, "parameters": _number, "finetuned": _FINETUNED},
+    "runtime": dict,
+    "label": str,
+    "adapter": {"backbone": str, "method": str},
     "gate": {"cosine_min": _number, "threshold": _number, "spot": {"cosine_min": _number}},
     "cost": _NUMBERS,
 }
-_COMPARISON: Shape = {
-    **dict.fromkeys(("metric", "head"), _text),
-    **dict.fromkeys(("ci95", "ci90", "two_way_ci95"), _interval),
-    **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
-}
 _SIMILARITY: Shape = {"pairs": {"*": {"*": {"*": _interval, **dict.fromkeys(("cka", "rsa", "rsa_offsets"), _number)}}}}
 _SCORED: tuple[tuple[str, Shape], ...] = (("", _number), ("_ci95", _interval))
-_CORRELATED: Shape = {
-    "shift": _text,
-    **{key + end: shape for key in ("spearman", "kendall") for end, shape in _SCORED},
-    "backbones": {"*": {key + end: shape for key in ("sensitivity", "loss") for end, shape in _SCORED}},
-}
-_CLAIM: Shape = {
-    **dict.fromkeys(("id", "statement", "unit"), _text),
-    "status": _status,
-    "groups": {"*": _texts},
-    **dict.fromkeys(("estimate", "margin"), _number),
-    "n_transformations": _whole,
-    "ci": _interval,
-    "reasons": _texts,
+_RESULTS: dict[str, Shape] = {
+    **dict.fromkeys(("version", "created", "suite"), str),
+    **dict.fromkeys(("resampled", "identity", "stamps", "throughput", "environment"), dict),
+    **dict.fromkeys(("splits", "chance", "indistinct"), _NUMBERS),
+    "name": _Required(str),
+    "images": _Required(int),
+    "classes": list,
+    "transformations": _Required(
+        [
+            {
+                **dict.fromkeys(("name", "coarse", "role"), _Required(str)),
+                "parameters": [{"name": _Required(str), "one_of": list, "uniform": _interval}],
+            }
+        ]
+    ),
+    "backbones": _Required(dict),
+    "quarantined": [dict],
+    "similarity": _SIMILARITY,
+    "comparisons": [
+        {
+            **dict.fromkeys(("task", "a", "b"), _Required(str)),
+            "difference": _Required(_number),
+            **dict.fromkeys(("metric", "head"), str),
+            **dict.fromkeys(("ci95", "ci90", "two_way_ci95"), _interval),
+            **dict.fromkeys(("se", "se_training", "p", "p_holm"), _number),
+        }
+    ],
+    "robustness": [
+        {
+            "shift": str,
+            **{key + end: shape for key in ("spearman", "kendall") for end, shape in _SCORED},
+            "backbones": {"*": {key + end: shape for key in ("sensitivity", "loss") for end, shape in _SCORED}},
+        }
+    ],
+    "claims": [
+        {
+            **dict.fromkeys(("id", "statement"), _Required(str)),
+            "status": _Required(_status),
+            "unit": str,
+            "groups": {"*": _texts},
+            **dict.fromkeys(("estimate", "margin"), _number),
+            "n_transformations": int,
+            "ci": _interval,
+            "reasons": _texts,
+        }
+    ],
 }
 _SHARES = {
-    "accuracy",
-    "styles",
-    "seen",
-    "held_out",
-    "clean",
-    "obfuscated",
-    "same_image",
-    "same_transformation",
-    "neither",
-} | {"success", "auroc", "tpr", "confidence"}
+    *("accuracy", "styles", "seen", "held_out", "clean", "obfuscated", "same_image", "same_transformation", "neither"),
+    *("success", "auroc", "tpr", "confidence"),
+}
 
 
 def validate_results(results: object) -> None:
@@ -266,79 +254,43 @@ def validate_results(results: object) -> None:
         raise SubstyleError(f"results: expected an object, got {type(results).__name__}")
     if results.get("schema") != SCHEMA:
         raise SubstyleError(f"results.schema: expected {SCHEMA}, got {results.get('schema')!r}")
-    for key, kind in _REQUIRED.items():
-        if key not in results:
+    for key, shape in _RESULTS.items():
+        if isinstance(shape, _Required) and key not in results:
             raise SubstyleError(f"results.{key}: missing")
-        _check_kind(f"results.{key}", results[key], kind)
-    for key, kind in _OPTIONAL.items():
-        if results.get(key) is not None:
-            _check_kind(f"results.{key}", results[key], kind)
     for place, key, value in _numbers(results, "results"):
         if not math.isfinite(value):
             raise SubstyleError(f"{place}: expected a finite number, got {value}")
         if key in _SHARES and not -1e-6 <= value <= 1 + 1e-6:
             raise SubstyleError(f"{place}: expected a number between 0 and 1, got {value}")
-    for key in ("splits", "chance", "indistinct"):
-        _check_shape(f"results.{key}", results.get(key), _NUMBERS)
-    _check_shape("results.similarity", results.get("similarity"), _SIMILARITY)
-    _check_rows(results)
-    _check_backbones(results)
-
-
-def _check_rows(results: Results) -> None:
-    for i, transformation in enumerate(results["transformations"]):
-        _check_kind(f"results.transformations[{i}]", transformation, dict)
-        for key in ("name", "coarse", "role"):
-            _check_kind(f"results.transformations[{i}].{key}", transformation.get(key), str)
-        _check_shape(f"results.transformations[{i}]", transformation, {"parameters": _parameters})
-    for i, row in enumerate(results.get("robustness") or []):
-        _check_kind(f"results.robustness[{i}]", row, dict)
-        _check_shape(f"results.robustness[{i}]", row, _CORRELATED)
-    for i, row in enumerate(results.get("comparisons") or []):
-        _check_kind(f"results.comparisons[{i}]", row, dict)
-        for key, kind in (("task", str), ("a", str), ("b", str), ("difference", (int, float))):
-            _check_kind(f"results.comparisons[{i}].{key}", row.get(key), kind)
-        _check_shape(f"results.comparisons[{i}]", row, _COMPARISON)
-    for i, row in enumerate(results.get("claims") or []):
-        _check_kind(f"results.claims[{i}]", row, dict)
-        for key in ("id", "statement", "status"):
-            _check_kind(f"results.claims[{i}].{key}", row.get(key), str)
-        _check_shape(f"results.claims[{i}]", row, _CLAIM)
-    for i, row in enumerate(results.get("quarantined") or []):
-        _check_kind(f"results.quarantined[{i}]", row, dict)
-
-
-def _check_backbones(results: Results) -> None:
+    _check("results", results, _RESULTS)
     for name, backbone in results["backbones"].items():
-        place = f"results.backbones[{name!r}]"
-        _check_kind(place, backbone, dict)
-        _check_shape(place, backbone, _BACKBONE)
+        _check(f"results.backbones[{name!r}]", backbone, _Required(_BACKBONE))
 
 
-def _check_shape(place: str, value: object, shape: Shape) -> None:
-    if value is None:
+def _check(place: str, value: object, shape: Shape) -> None:
+    if isinstance(shape, _Required):
+        shape = shape.shape
+    elif value is None:
         return
-    if callable(shape):
-        if expected := shape(value):
-            raise SubstyleError(f"{place}: expected {expected}, got {_short(value)}")
-        return
-    _check_kind(place, value, dict)
-    assert isinstance(value, dict)
-    for key, inner in value.items():
-        part = shape.get(key, shape.get("*"))
-        if part is not None:
-            _check_shape(f"{place}.{key}", inner, part)
+    kind = shape if isinstance(shape, type) else next((k for k in (dict, list) if isinstance(shape, k)), object)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise SubstyleError(f"{place}: expected {kind.__name__}, got {type(value).__name__}")
+    if isinstance(shape, dict):
+        assert isinstance(value, dict)
+        required = dict.fromkeys(key for key, part in shape.items() if isinstance(part, _Required))
+        for key, inner in {**required, **value}.items():
+            if (part := shape.get(key, shape.get("*"))) is not None:
+                _check(f"{place}.{key}", inner, part)
+    elif isinstance(shape, list):
+        assert isinstance(value, list)
+        for i, item in enumerate(value):
+            _check(f"{place}[{i}]", item, _Required(shape[0]))
+    elif not isinstance(shape, type | _Required) and (expected := shape(value)):
+        raise SubstyleError(f"{place}: expected {expected}, got {_short(value)}")
 
 
 def _short(value: object) -> str:
     return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:80]
-
-
-def _check_kind(place: str, value: object, kind: type | tuple[type, ...]) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        expected = " or ".join(k.__name__ for k in kinds)
-        raise SubstyleError(f"{place}: expected {expected}, got {type(value).__name__}")
 
 
 def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, str, float]]:

@@ -124,10 +124,16 @@ def test_parts_that_could_not_be_shown_are_named(value: object, way: tuple[str, 
 
 
 def test_parameters_that_could_not_be_shown_are_named() -> None:
-    for parameters in (3, [3], [{"name": "x", "uniform": [1]}], [{"name": "x", "one_of": 3}]):
+    for parameters, path in (
+        (3, ": "),
+        ([3], "[0]: "),
+        ([{"name": "x", "uniform": [1]}], "[0].uniform: "),
+        ([{"name": "x", "one_of": 3}], "[0].one_of: "),
+        ([{"name": None}], "[0].name: "),
+    ):
         made = results()
         made["transformations"][1]["parameters"] = parameters
-        with pytest.raises(SubstyleError, match=r"transformations\[1\].parameters: "):
+        with pytest.raises(SubstyleError, match=re.escape(f"transformations[1].parameters{path}")):
             validate_results(made)
 
 
