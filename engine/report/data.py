@@ -163,3 +163,9 @@ def scored(
     found = (value, low_high[0], low_high[1])
     late = any(dig(each, "converged") is False for each in (scores, probe))
     return Unconverged(found) if late else found
+
+
+def scored_under(scores: object, name: str, key: str) -> tuple[float, float | None, float | None] | None:
+    """(value, low, high) of ``key`` in the scores ``name``, whose intervals are in ``name_ci95``."""
+    value, low_high = dig(scores, name, key), dig(scores, f"{name}_ci95", key) or (None, None)
+    return None if value is None else (value, low_high[0], low_high[1])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, verbatim
+from substyle.engine.report.figures import FULL, MUTED, OPEN, panels
 
 LINEAR = "linear"
 _BACKBONE = Column("backbone", "Backbone", "text")
@@ -158,6 +160,7 @@ def complexity(results: Results) -> Table:
 
 
 _SELECTED = {"fine": "style", "semantic": "class"}
+_Scored = tuple[float, float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,12 @@ class SizePoint:
     style: tuple[float, float, float]
     kind: str
     front: bool
+
+    @classmethod
+    def of(cls, label: str, substance: _Scored, style: _Scored, kind: str, *, front: bool = False) -> SizePoint:
+        """A point whose unknown ends of intervals are its values."""
+        x, y = ((v, v if low is None else low, v if high is None else high) for v, low, high in (substance, style))
+        return cls(label, x, y, kind, front)
 
 
 @dataclass(frozen=True)
@@ -206,11 +215,19 @@ class SizePlot:
 
     name: str
     points: tuple[SizePoint, ...]
-    x: Axis
-    y: Axis
     summary: str
     x_label: str = "class accuracy, %"
     y_label: str = "style accuracy, %"
+
+    @cached_property
+    def x(self) -> Axis:
+        """The horizontal axis."""
+        return Axis.around([v for p in self.points for v in p.substance])
+
+    @cached_property
+    def y(self) -> Axis:
+        """The vertical axis."""
+        return Axis.around([v for p in self.points for v in p.style])
 
     @property
     def front(self) -> list[SizePoint]:
@@ -230,14 +247,9 @@ def size_plots(results: Results) -> list[SizePlot]:
                 continue
             late = not all(dig(row, f"{task}_converged") for task in _TASKS)
             kind = "late" if late else "full" if "both" in (dig(row, "selected") or []) else "open"
-            x_y = [(v, v if low is None else low, v if high is None else high) for v, low, high in (substance, style)]
-            points.append(SizePoint(architecture(probe), x_y[0], x_y[1], kind, bool(dig(row, "front"))))
+            points.append(SizePoint.of(architecture(probe), substance, style, kind, front=bool(dig(row, "front"))))
         if len(points) > 1:
-            x, y = (
-                Axis.around([v for p in points for v in p.substance]),
-                Axis.around([v for p in points for v in p.style]),
-            )
-            plots.append(SizePlot(name, tuple(points), x, y, complexity_summary(rows)))
+            plots.append(SizePlot(name, tuple(points), complexity_summary(rows)))
     return plots
 
 
@@ -266,15 +278,11 @@ def complexity_summary(rows: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Figure of the plots. ``colours`` are those of the kinds of points."""
-    from matplotlib.figure import Figure
-
-    across = min(len(plots), 3)
-    down = -(-len(plots) // across)
-    figure = Figure(figsize=(2.6 * across, 2.4 * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, plot in zip(axes, plots, strict=False):
+def draw_sizes(plots: Sequence[SizePlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+    """Figure of the plots."""
+    colours = {"full": FULL, "open": OPEN, "late": MUTED}
+    figure, axes = panels(len(plots), 3, 2.6, 2.4)
+    for axis, plot in zip(axes, plots, strict=True):
         front = plot.front
         axis.plot(
             [100 * p.substance[0] for p in front], [100 * p.style[0] for p in front], color=colours["late"], lw=0.8
@@ -293,8 +301,6 @@ def draw_sizes(plots: Sequence[SizePlot], colours: Mapping[str, str]) -> Any:  #
         axis.set_yticks([100 * tick for tick in plot.y.ticks])
         axis.set(xlim=(100 * plot.x.low, 100 * plot.x.high), ylim=(100 * plot.y.low, 100 * plot.y.high))
         axis.set_title(verbatim(plot.name), size=7)
-    for axis in axes[len(plots) :]:
-        axis.set_visible(False)
     figure.supxlabel(plots[0].x_label, fontsize=8)
     figure.supylabel(plots[0].y_label, fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""Confusion matrices and heat tables. Colours are transparent, for light and dark pages."""
+"""Confusion matrices, heat tables and curves. Colours of the former are transparent, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import Kind, Results, dig, heads, ordered, show, show_interval
+from substyle.engine.report.data import Kind, Results, dig, heads, ordered, show, show_interval, verbatim
 from substyle.engine.report.findings import interval_key
 
 HEAT = (31, 111, 181)
+INK, MUTED, FULL, OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
 
 
 @dataclass(frozen=True)
@@ -133,17 +134,20 @@ def heat_table(
     return HeatTable(columns, tuple((coarse, tuple(rows)) for coarse, rows in groups.items()))
 
 
-def with_footer(
-    results: Results, table: HeatTable | None, task: str, head: str, wanted: Sequence[tuple[str, str, Kind]]
-) -> HeatTable | None:
-    """Add rows for overall scores, given as (score, heading, kind), and for chance; mark probes not converged by †."""
-    if table is None:
-        return None
+def _footer(
+    results: Results, table: HeatTable, task: str, head: str, wanted: Sequence[tuple[str, str, Kind]]
+) -> HeatTable:
+    """Add rows for overall scores that any backbone has, given as (score, heading, kind), and for chance.
+
+    Backbones whose probe has not converged are marked †.
+    """
     footer = []
     for key, heading, kind in wanted:
+        every = [dig(results, "backbones", name, task, head) for name, _ in table.columns]
+        if all(dig(scores, key) is None for scores in every):
+            continue
         cells = []
-        for name, _ in table.columns:
-            scores = dig(results, "backbones", name, task, head)
+        for scores in every:
             interval = dig(scores, interval_key(scores, task, key))
             cells.append(Cell(show(dig(scores, key), kind), show_interval(interval, kind), None))
         footer.append((heading, tuple(cells)))
@@ -155,73 +159,55 @@ def with_footer(
     return HeatTable(columns, table.groups, tuple(footer))
 
 
-def by_head(results: Results, make: Callable[[str], HeatTable | None]) -> list[tuple[str, HeatTable]]:
-    """(head, table) for all heads with a table."""
-    made = ((head, make(head)) for head in heads(results))
-    return [(head, table) for head, table in made if table is not None]
+def _accuracies(
+    results: Results, task: str, wanted: Sequence[tuple[str, str, Kind]], *, role: str = ""
+) -> list[tuple[str, HeatTable]]:
+    """(head, accuracy by transformation) for all heads that have any.
+
+    Args:
+        wanted: overall scores (score, heading, kind).
+        role: leave out transformations of other roles.
+    """
+    tables = []
+    for head in heads(results):
+        path = (task, head, "by_transformation")
+
+        def value(backbone: object, t: str, path: tuple[str, ...] = path) -> Any:  # noqa: ANN401 (JSON)
+            found = dig(backbone, *path, t)
+            return dig(found, "accuracy") if isinstance(found, dict) else found
+
+        def small(backbone: object, t: str, path: tuple[str, ...] = path) -> str:
+            return show_interval(dig(backbone, *path, t, "ci95"))
+
+        table = heat_table(results, value, small=small, keep=lambda row: role in ("", row["role"]))
+        if table is not None:
+            tables.append((head, _footer(results, table, task, head, wanted)))
+    return tables
 
 
 def style_tables(results: Results) -> list[tuple[str, HeatTable]]:
     """Style accuracy by transformation."""
-
-    def make(head: str) -> HeatTable | None:
-        table = heat_table(results, lambda b, t: dig(b, "fine", head, "by_transformation", t))
-        return with_footer(results, table, "fine", head, [("accuracy", "All", "share")])
-
-    return by_head(results, make)
+    return _accuracies(results, "fine", [("accuracy", "All", "share")])
 
 
 def new_style_tables(results: Results, role: str) -> list[tuple[str, HeatTable]]:
     """Coarse accuracy by transformation with a role, ``held_out`` or ``train``."""
-    wanted: dict[str, list[tuple[str, str, Kind]]] = {
-        "held_out": [("seen", "All seen", "share"), ("held_out", "All held out", "share"), ("gap", "Gap", "points")],
-        "train": [("seen", "All seen", "share")],
-    }
-
-    def make(head: str) -> HeatTable | None:
-        table = heat_table(
-            results,
-            lambda b, t: dig(b, "coarse", head, "by_transformation", t, "accuracy"),
-            small=lambda b, t: show_interval(dig(b, "coarse", head, "by_transformation", t, "ci95")),
-            keep=lambda row: row["role"] == role,
-        )
-        return with_footer(results, table, "coarse", head, wanted[role])
-
-    return by_head(results, make)
+    wanted: list[tuple[str, str, Kind]] = [("seen", "All seen", "share")]
+    if role == "held_out":
+        wanted += [("held_out", "All held out", "share"), ("gap", "Gap", "points")]
+    return _accuracies(results, "coarse", wanted, role=role)
 
 
 def rotation_tables(results: Results) -> list[tuple[str, HeatTable]]:
     """Coarse accuracy by transformation, each held out in turn."""
-
-    def make(head: str) -> HeatTable | None:
-        table = heat_table(
-            results,
-            lambda b, t: dig(b, "coarse_rotation", head, "by_transformation", t, "accuracy"),
-            small=lambda b, t: show_interval(dig(b, "coarse_rotation", head, "by_transformation", t, "ci95")),
-        )
-        wanted: list[tuple[str, str, Kind]] = [("accuracy", "All", "share"), ("styles", "All styles", "share")]
-        found = [each for each in wanted if any(_known(results, head, each[0]))]
-        return with_footer(results, table, "coarse_rotation", head, found)
-
-    return by_head(results, make)
-
-
-def _known(results: Results, head: str, key: str) -> list[bool]:
-    return [dig(results, "backbones", name, "coarse_rotation", head, key) is not None for name in ordered(results)]
+    return _accuracies(results, "coarse_rotation", [("accuracy", "All", "share"), ("styles", "All styles", "share")])
 
 
 def substance_tables(results: Results) -> list[tuple[str, HeatTable]]:
     """Class accuracy by transformation."""
-
-    def make(head: str) -> HeatTable | None:
-        table = heat_table(results, lambda b, t: dig(b, "semantic", head, "by_transformation", t))
-        wanted: list[tuple[str, str, Kind]] = [
-            ("clean", "Unchanged", "share"),
-            ("obfuscated", "All transformed", "share"),
-        ]
-        return with_footer(results, table, "semantic", head, wanted)
-
-    return by_head(results, make)
+    return _accuracies(
+        results, "semantic", [("clean", "Unchanged", "share"), ("obfuscated", "All transformed", "share")]
+    )
 
 
 def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
@@ -250,21 +236,96 @@ def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
     )
     tables = []
     for key, title, text in wanted:
-        table = heat_table(results, _geometry_value(key), small=_geometry_small(key), kind="number")
+        table = _geometry(results, key)
         if table is not None:
             tables.append((title, text, table))
     return tables
 
 
-def _geometry_value(key: str) -> Callable[[Any, str], Any]:
-    return lambda backbone, t: dig(backbone, key, t)
-
-
-def _geometry_small(key: str) -> Callable[[Any, str], str]:
+def _geometry(results: Results, key: str) -> HeatTable | None:
     def small(backbone: object, t: str) -> str:
         if key == "steerability":
             unchanged = dig(backbone, "steerability_unchanged", t)
             return "" if unchanged is None else show(unchanged, "number")
         return show_interval(dig(backbone, f"{key}_ci95", t), "number")
 
-    return small
+    return heat_table(results, lambda backbone, t: dig(backbone, key, t), small=small, kind="number")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An accuracy by layer of a network or by severity of a transformation.
+
+    Attributes:
+        label: name of the curve.
+        colour: ``full`` or ``open``, colours of the page, or any other.
+        dashed: whether the line is.
+        points: (layer or severity, value, low, high), ascending.
+        late: layers or severities whose probe has not converged.
+    """
+
+    label: str
+    colour: str
+    dashed: bool
+    points: tuple[tuple[int, float, float | None, float | None], ...]
+    late: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CurvePlot:
+    """Curves from level ``first`` to ``last``, with ``ticks`` at some levels, and a sentence on them."""
+
+    name: str
+    first: int
+    last: int
+    ticks: tuple[int, ...]
+    curves: tuple[Curve, ...]
+    summary: str
+
+
+def panels(
+    count: int,
+    most: int,
+    width: float,
+    height: float,
+    *,
+    below: float = 0.0,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Any, Any]:
+    """A figure of axes of the given size in inches, at most ``most`` in a row. Returns it, and ``count`` axes.
+
+    Args:
+        below: inches for a legend.
+    """
+    from matplotlib.figure import Figure
+
+    across = min(count, most)
+    down = -(-count // across)
+    figure = Figure(figsize=(width * across, height * down + below), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def draw_curves(plots: Sequence[CurvePlot], level: str, most: int = 3) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+    """Draw plots, at most ``most`` in a row. ``level`` is what the horizontal axes show."""
+    figure, axes = panels(len(plots), most, 7.8 / most, 2.3, below=0.4, sharey=True)
+    legend: dict[str, Any] = {}
+    for axis, plot in zip(axes, plots, strict=True):
+        for curve in plot.curves:
+            x, values, lows, highs = zip(*curve.points, strict=True)
+            colour = {"full": FULL, "open": OPEN}.get(curve.colour, curve.colour)
+            line = {"color": colour, "ls": "--" if curve.dashed else "-", "lw": 1.2, "marker": "o", "ms": 2.5}
+            (drawn,) = axis.plot(x, [100 * value for value in values], **line)
+            legend.setdefault(verbatim(curve.label), drawn)
+            for at, low, high in zip(x, lows, highs, strict=True):
+                if low is not None:
+                    axis.plot([at, at], [100 * low, 100 * high], color=colour, lw=0.6)
+        axis.set(ylim=(0, 100), xlim=(plot.first - 0.3, plot.last + 0.3), xticks=plot.ticks)
+        axis.set_title(verbatim(plot.name), size=7)
+        axis.set_xlabel(level, size=7)
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+    figure.supylabel("accuracy, %", fontsize=8)
+    return figure

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from substyle.engine.report import (
     domains,
     embedding_map,
     extraction,
+    figures,
     findings,
     finetuned,
     sections,
@@ -44,13 +45,6 @@ from substyle.engine.report.data import (
     real,
     show,
     transformations,
-)
-from substyle.engine.report.figures import (
-    geometry_tables,
-    new_style_tables,
-    rotation_tables,
-    style_tables,
-    substance_tables,
 )
 from substyle.engine.report.labels import labelled
 from substyle.engine.report.sections import save_figures
@@ -338,70 +332,40 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     )
 
 
+# functions whose result the template shows under their name
+_SECTIONS: tuple[Callable[[Results], Any], ...] = (
+    *(ordered, real, heads, findings.findings, findings.unconverged),
+    *(tables.claims, tables.redrawn, tables.equal_width, tables.overview, tables.multitask, tables.neighbours),
+    *(tables.training, tables.comparisons),
+    *(sections.dot_plots, sections.depth_plots, sections.knn_beside_probes, sections.balance_bars),
+    *(severity.severity_plots, severity.halfway, severity.severities),
+    *(attentive.attentive, attentive.attentive_summary),
+    *(attacks.attacks, attacks.attack_detection, attacks.attack_tpr, attacks.attack_summary),
+    *(adapters.adapters, adapters.adapters_summary, finetuned.finetuned, finetuned.finetuned_summary),
+    *(domains.domains, domains.domains_summary),
+    *(extraction.extractability, extraction.extractability_summary, extraction.learning_curves),
+    *(extraction.size_plots, extraction.complexity),
+    *(figures.style_tables, figures.rotation_tables, figures.substance_tables, figures.geometry_tables),
+    *(embedding_map.embedding_maps, shift.shift_table, shift.shift_plots, shift.shift_summary),
+    *(similarity.similarity, similarity.similarity_maps, similarity.similarity_summary),
+)
+
+
 def _context(results: Results, gallery: Path | None, out_dir: Path) -> dict[str, Any]:
-    names = ordered(results)
-    compared = tables.comparisons(results)
-    return {
+    made: dict[str, Any] = {make.__name__: make(results) for make in _SECTIONS}
+    return made | {
         "results": results,
-        "names": names,
-        "real": real(results),
-        "controls": [name for name in names if name not in real(results)],
-        "heads": heads(results),
         "dig": dig,
+        "controls": [name for name in made["ordered"] if name not in made["real"]],
         "coarse_of": {row["name"]: row["coarse"] for row in results["transformations"]},
-        "findings": findings.findings(results),
-        "claims": tables.claims(results),
-        "redrawn": tables.redrawn(results),
-        "equal_width": tables.equal_width(results),
-        "portraits": [(name, findings.portrait(results, name)) for name in real(results)],
+        "portraits": [(name, findings.portrait(results, name)) for name in made["real"]],
         "gallery": read_gallery(gallery, transformations(results)),
-        "dot_plots": sections.dot_plots(results),
-        "depth_plots": sections.depth_plots(results),
-        "severity_plots": severity.severity_plots(results),
-        "halfway": severity.halfway(results),
-        "severities": severity.severities(results),
-        "attentive": attentive.attentive(results),
-        "attentive_summary": attentive.attentive_summary(results),
-        "attacks": attacks.attacks(results),
-        "attack_detection": attacks.attack_detection(results),
-        "attack_tpr": attacks.attack_tpr(results),
-        "attack_summary": attacks.attack_summary(results),
-        "adapters": adapters.adapters(results),
-        "adapters_summary": adapters.adapters_summary(results),
-        "finetuned": finetuned.finetuned(results),
-        "finetuned_summary": finetuned.finetuned_summary(results),
-        "domains": domains.domains(results),
-        "domains_summary": domains.domains_summary(results),
-        "extractability": extraction.extractability(results),
-        "extractability_summary": extraction.extractability_summary(results),
-        "learning_curves": extraction.learning_curves(results),
-        "size_plots": extraction.size_plots(results),
-        "complexity": extraction.complexity(results),
-        "overview": tables.overview(results),
-        "style_tables": style_tables(results),
         "fine_matrices": sections.matrices(results, "fine"),
         "coarse_matrices": sections.matrices(results, "coarse"),
         "mistakes": _mistakes(results, out_dir / "mistakes"),
-        "new_style_tables": new_style_tables(results, "held_out"),
-        "seen_tables": new_style_tables(results, "train"),
-        "rotation_tables": rotation_tables(results),
-        "substance_tables": substance_tables(results),
-        "multitask": tables.multitask(results),
-        "knn": sections.knn_beside_probes(results),
-        "balance": sections.balance_bars(results),
-        "neighbours": tables.neighbours(results),
-        "maps": embedding_map.embedding_maps(results),
+        "new_style_tables": figures.new_style_tables(results, "held_out"),
+        "seen_tables": figures.new_style_tables(results, "train"),
         "map_kinds": embedding_map.KINDS,
         "map_colours": embedding_map.COLOURS,
-        "geometry": geometry_tables(results),
-        "shift": shift.shift_table(results),
-        "shift_plots": shift.shift_plots(results),
-        "shift_summary": shift.shift_summary(results),
-        "similarity": similarity.similarity(results),
-        "similarity_maps": similarity.similarity_maps(results),
-        "similarity_summary": similarity.similarity_summary(results),
-        "training": tables.training(results),
-        "unconverged": findings.unconverged(results),
-        "comparisons": compared,
-        "comparisons_real": sections.comparisons_between(compared, real(results), (*heads(results), "")[0]),
+        "comparisons_real": sections.comparisons_between(made["comparisons"], made["real"], (*made["heads"], "")[0]),
     }

@@ -22,7 +22,18 @@ from substyle.engine.report.data import (
     scored,
     verbatim,
 )
-from substyle.engine.report.figures import Matrix, confusion
+from substyle.engine.report.figures import (
+    FULL,
+    INK,
+    MUTED,
+    OPEN,
+    Curve,
+    CurvePlot,
+    Matrix,
+    confusion,
+    draw_curves,
+    panels,
+)
 from substyle.engine.report.findings import interval_key
 
 
@@ -186,54 +197,22 @@ def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
     return Table(table.name, table.caption, table.columns, rows)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A score by depth.
-
-    Attributes:
-        label: name of the score.
-        colour: ``full`` or ``open``; dashed: whether the line is.
-        points: (layer, value, low, high), ascending.
-        late: layers whose probe has not converged.
-    """
-
-    label: str
-    colour: str
-    dashed: bool
-    points: tuple[tuple[int, float, float | None, float | None], ...]
-    late: tuple[int, ...] = ()
-
-    @property
-    def summary(self) -> str:
-        """The best layer, and the layers whose value is within its interval; only of probes that have converged."""
-        known = [point for point in self.points if point[0] not in self.late]
-        if not known:
-            return f"{self.label} unknown (no probe has converged)"
-        best, value, low, _ = max(known, key=lambda point: point[1])
-        near = [str(layer) for layer, other, _, _ in known if layer != best and low is not None and other >= low]
-        within = f"; within its interval: {', '.join(near)}" if near else ""
-        within += f"; not converged: {', '.join(map(str, self.late))}" if self.late else ""
-        return f"{self.label} at layer {best} ({100 * value:.1f} %{within})"
-
-
-@dataclass(frozen=True)
-class DepthPlot:
-    """Scores of the layers of one network. ``last`` is the index of its last layer."""
-
-    name: str
-    last: int
-    curves: tuple[Curve, ...]
-
-    @property
-    def summary(self) -> str:
-        """One sentence on where each score is highest."""
-        return f"Highest: {', '.join(curve.summary for curve in self.curves)}."
+def highest(curve: Curve) -> str:
+    """The best layer, and the layers whose value is within its interval; only of probes that have converged."""
+    known = [point for point in curve.points if point[0] not in curve.late]
+    if not known:
+        return f"{curve.label} unknown (no probe has converged)"
+    best, value, low, _ = max(known, key=lambda point: point[1])
+    near = [str(layer) for layer, other, _, _ in known if layer != best and low is not None and other >= low]
+    within = f"; within its interval: {', '.join(near)}" if near else ""
+    within += f"; not converged: {', '.join(map(str, curve.late))}" if curve.late else ""
+    return f"{curve.label} at layer {best} ({100 * value:.1f} %{within})"
 
 
 _FEWEST_LAYERS = 3  # in a plot
 
 
-def depth_plots(results: Results) -> list[DepthPlot]:
+def depth_plots(results: Results) -> list[CurvePlot]:
     """Scores of the first head by depth, for networks read at several layers."""
     if not heads(results):
         return []
@@ -262,11 +241,10 @@ def depth_plots(results: Results) -> list[DepthPlot]:
             if points:
                 curves.append(Curve(label, colour, dashed, tuple(points), tuple(late)))
         if len(names) >= _FEWEST_LAYERS and curves:
-            plots.append(DepthPlot(network, last, tuple(curves)))
+            layers = tuple(point[0] for point in curves[0].points)
+            summary = f"Highest: {', '.join(map(highest, curves))}."
+            plots.append(CurvePlot(network, 0, last, layers, tuple(curves), summary))
     return plots
-
-
-_INK, _MUTED, _FULL, _OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
 
 
 def save_figures(results: Results, folder: Path) -> list[Path]:
@@ -285,10 +263,10 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
         "font.size": 8,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": _MUTED,
-        "axes.labelcolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "pdf.fonttype": 42,
     }
     with matplotlib.rc_context(style):
@@ -296,17 +274,17 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
         if plots:
             drawn["overview"] = _overview(plots)
         if depths := depth_plots(results):
-            drawn["depth"] = _depth(depths)
+            drawn["depth"] = draw_curves(depths, "layer")
         if strengths := severity.severity_plots(results):
-            drawn["severity"] = severity.draw_severities(strengths)
+            drawn["severity"] = draw_curves(strengths, "severity", 4)
         if sizes := extraction.size_plots(results):
-            drawn["complexity"] = extraction.draw_sizes(sizes, {"full": _FULL, "open": _OPEN, "late": _MUTED})
+            drawn["complexity"] = extraction.draw_sizes(sizes)
         if maps := similarity.similarity_maps(results):
             drawn["similarity"] = similarity.draw_similarity(maps)
         if mapped := embedding_map.embedding_maps(results):
             drawn["map"] = embedding_map.draw_maps(mapped)
         if shifted := shift.shift_plots(results):
-            drawn["shift"] = extraction.draw_sizes(shifted, {"full": _FULL, "late": _MUTED})
+            drawn["shift"] = extraction.draw_sizes(shifted)
         robustness = _robustness(results)
         if robustness is not None:
             drawn["robustness"] = robustness
@@ -347,13 +325,13 @@ def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no
         for row in plot.rows:
             y = names.index(row.name)
             for dot in row.dots:
-                colour = _FULL if dot.shape == "full" else _OPEN
+                colour = FULL if dot.shape == "full" else OPEN
                 if dot.low is not None and dot.high is not None:
                     axis.plot([100 * dot.low, 100 * dot.high], [y, y], color=colour, lw=1.2, solid_capstyle="butt")
                 face = colour if dot.shape == "full" else "white"
                 axis.plot(100 * dot.value, y, "o", ms=4.5, mec=colour, mfc=face, mew=1.1, zorder=3)
         if plot.chance is not None:
-            axis.axvline(100 * plot.chance, color=_MUTED, lw=0.8, ls=(0, (2, 2)))
+            axis.axvline(100 * plot.chance, color=MUTED, lw=0.8, ls=(0, (2, 2)))
         axis.set(xlim=(0, 100), title=plot.title, xlabel="accuracy, %")
         marks = [_mark(shape, label) for shape, label in plot.key]
         axis.legend(
@@ -378,39 +356,12 @@ def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no
 def _mark(shape: str, label: str) -> Any:  # noqa: ANN401 (matplotlib ships no types)
     from matplotlib.lines import Line2D
 
-    colour = _FULL if shape == "full" else _OPEN
+    colour = FULL if shape == "full" else OPEN
     face = colour if shape == "full" else "white"
     return Line2D([], [], ls="", marker="o", ms=4.5, mec=colour, mfc=face, mew=1.1, label=label)
 
 
-def _depth(plots: list[DepthPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    from matplotlib.figure import Figure
-
-    across = min(len(plots), 3)
-    down = -(-len(plots) // across)
-    figure = Figure(figsize=(2.6 * across, 2.3 * down + 0.3), layout="constrained")
-    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    colours = {"full": _FULL, "open": _OPEN}
-    for axis, plot in zip(axes, plots, strict=False):
-        for curve in plot.curves:
-            layers, values, lows, highs = zip(*curve.points, strict=True)
-            line = {"color": colours[curve.colour], "ls": "--" if curve.dashed else "-", "lw": 1.2}
-            axis.plot(layers, [100 * value for value in values], marker="o", ms=2.5, label=curve.label, **line)
-            for layer, low, high in zip(layers, lows, highs, strict=True):
-                if low is not None:
-                    axis.plot([layer, layer], [100 * low, 100 * high], color=line["color"], lw=0.6)
-        axis.set(title=verbatim(plot.name), xlabel="layer", ylim=(0, 100), xlim=(-0.3, plot.last + 0.3))
-        axis.title.set_size(7)
-    for axis in axes[len(plots) :]:
-        axis.set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
-    figure.supylabel("accuracy, %", fontsize=8)
-    return figure
-
-
 def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    from matplotlib.figure import Figure
-
     shown = []
     for name in real(results) or ordered(results):
         semantic = dig(results, "backbones", name, "semantic") or {}
@@ -421,18 +372,13 @@ def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no t
             shown.append((name, pairs))
     if not shown:
         return None
-    across = min(len(shown), 3)
-    down = -(-len(shown) // across)
-    figure = Figure(figsize=(2.5 * across, 2.4 * down), layout="constrained")
-    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-    for axis, (name, pairs) in zip(axes, shown, strict=False):
-        axis.scatter([p[0] for p in pairs], [100 * p[1] for p in pairs], s=12, color=_FULL, linewidths=0)
+    figure, axes = panels(len(shown), 3, 2.5, 2.4, sharex=True, sharey=True)
+    for axis, (name, pairs) in zip(axes, shown, strict=True):
+        axis.scatter([p[0] for p in pairs], [100 * p[1] for p in pairs], s=12, color=FULL, linewidths=0)
         x, y, lowest = min(pairs, key=lambda pair: pair[1])
-        axis.annotate(verbatim(lowest), (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=_MUTED)
+        axis.annotate(verbatim(lowest), (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=MUTED)
         axis.set(title=verbatim(name), ylim=(0, 100))
         axis.title.set_size(7)
-    for axis in axes[len(shown) :]:
-        axis.set_visible(False)
     figure.supxlabel("sensitivity (1 − centred cosine to the unchanged photograph)", fontsize=8)
     figure.supylabel("class accuracy, %", fontsize=8)
     return figure

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, real, scored, verbatim
+from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, real, scored, scored_under
+from substyle.engine.report.figures import Curve, CurvePlot
 
 # line colours of backbones, in order; readable on light and dark pages
 COLOURS = ("#1f6fb5", "#c8561b", "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", "#7a828c")
 _TASKS = (("style", "fine"), ("class", "semantic"))
-
-
-@dataclass(frozen=True)
-class SeverityCurve:
-    """Accuracies of one backbone, style or class, as (severity, value, low, high)."""
-
-    backbone: str
-    colour: str
-    dashed: bool
-    points: tuple[tuple[int, float, float | None, float | None], ...]
-
-
-@dataclass(frozen=True)
-class SeverityPlot:
-    """Curves of one transformation. ``last`` is its highest severity."""
-
-    name: str
-    last: int
-    curves: tuple[SeverityCurve, ...]
-    summary: str
 
 
 def _curves(results: Results, task: str) -> dict[str, Mapping[str, Any]]:
@@ -62,7 +42,7 @@ def severities(results: Results) -> Table:
                     else None
                     for curve, probe in zip(curves.values(), probes, strict=True)
                 ]
-                moved = scored_at(results, backbone, f"{name}@{severity}")
+                moved = scored_under(results["backbones"][backbone], "sensitivity", f"{name}@{severity}")
                 rows.append((backbone, name, severity, *values, moved))
     columns = (
         *(Column(key, key.capitalize(), "text") for key in ("backbone", "transformation")),
@@ -71,13 +51,6 @@ def severities(results: Results) -> Table:
         Column("sensitivity", "Sensitivity", "number", interval=True),
     )
     return Table("severities", "Accuracy and sensitivity at each severity.", columns, tuple(rows))
-
-
-def scored_at(results: Results, backbone: str, name: str) -> tuple[float, float | None, float | None] | None:
-    """Sensitivity of a backbone to a transformation, with its interval."""
-    found = results["backbones"][backbone]
-    value, low_high = dig(found, "sensitivity", name), dig(found, "sensitivity_ci95", name) or (None, None)
-    return None if value is None else (value, low_high[0], low_high[1])
 
 
 def halfway(results: Results) -> Table:
@@ -97,7 +70,7 @@ def halfway(results: Results) -> Table:
     return Table("halfway", caption, columns, tuple(row for row in rows if any(row[1:])))
 
 
-def severity_plots(results: Results) -> list[SeverityPlot]:
+def severity_plots(results: Results) -> list[CurvePlot]:
     """Plots of transformations, of all backbones."""
     of_task = {task: _curves(results, task) for _, task in _TASKS}
     colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(ordered(results))}
@@ -110,10 +83,10 @@ def severity_plots(results: Results) -> list[SeverityPlot]:
                 rows = zip(curve["severities"], curve["accuracy"], curve["ci95"], strict=True) if curve else ()
                 points = tuple((s, v, *(ci or (None, None))) for s, v, ci in rows if v is not None)
                 if points:
-                    curves.append(SeverityCurve(backbone, colours[backbone], bool(dashed), points))
+                    curves.append(Curve(backbone, colours[backbone], bool(dashed), points))
         if curves:
             last = max(point[0] for curve in curves for point in curve.points)
-            plots.append(SeverityPlot(name, last, tuple(curves), _summary(results, name)))
+            plots.append(CurvePlot(name, 1, last, tuple(range(1, last + 1)), tuple(curves), _summary(results, name)))
     return plots
 
 
@@ -134,31 +107,3 @@ def _summary(results: Results, name: str) -> str:
     if later:
         return f"{text}; clearly later: {', '.join(f'{b} ({h[0]:.1f})' for b, h in later)}."
     return f"{text}; no other backbone is clearly later." if len(known) > 1 else f"{text}."
-
-
-def draw_severities(plots: list[SeverityPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Figure of the plots: style solid, class dashed."""
-    from matplotlib.figure import Figure
-
-    across = min(len(plots), 4)
-    down = -(-len(plots) // across)
-    figure = Figure(figsize=(2.2 * across, 1.9 * down + 0.4), layout="constrained")
-    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for axis, plot in zip(axes, plots, strict=False):
-        for curve in plot.curves:
-            x, values, lows, highs = zip(*curve.points, strict=True)
-            line = {"color": curve.colour, "ls": "--" if curve.dashed else "-", "lw": 1.1}
-            label = None if curve.dashed else verbatim(curve.backbone)
-            axis.plot(x, [100 * value for value in values], marker="o", ms=2.2, label=label, **line)
-            for at, low, high in zip(x, lows, highs, strict=True):
-                if low is not None:
-                    axis.plot([at, at], [100 * low, 100 * high], color=curve.colour, lw=0.5)
-        axis.set(ylim=(0, 100), xlim=(0.7, plot.last + 0.3), xticks=range(1, plot.last + 1))
-        axis.set_title(plot.name, size=7)
-        axis.set_xlabel("severity", size=7)
-    for axis in axes[len(plots) :]:
-        axis.set_visible(False)
-    shown = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=3, frameon=False, fontsize=6)
-    figure.supylabel("accuracy, %", fontsize=8)
-    return figure

@@ -6,7 +6,7 @@ from typing import Any
 
 from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
 from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, scored
-from substyle.engine.report.extraction import Axis, SizePlot, SizePoint
+from substyle.engine.report.extraction import SizePlot, SizePoint
 
 
 def shift_table(results: Results) -> Table | None:
@@ -43,13 +43,10 @@ def shift_plots(results: Results) -> list[SizePlot]:
         for name, each in (dig(row, "backbones") or {}).items():
             moved, lost = scored(each, "sensitivity"), scored(each, "loss")
             if moved is not None and lost is not None:
-                x_y = [(v, v if low is None else low, v if high is None else high) for v, low, high in (moved, lost)]
-                points.append(SizePoint(name, x_y[0], x_y[1], "full", front=False))
+                points.append(SizePoint.of(name, moved, lost, "full"))
         if points:
-            x = Axis.around([v for p in points for v in p.substance])
-            y = Axis.around([v for p in points for v in p.style])
             title = dig(row, "shift") or "mean of all shifts"
-            plots.append(SizePlot(title, tuple(points), x, y, _correlated(row), "sensitivity × 100", "loss, points"))
+            plots.append(SizePlot(title, tuple(points), _correlated(row), "sensitivity × 100", "loss, points"))
     return plots
 
 

@@ -8,7 +8,19 @@ from typing import Any
 from substyle.engine.report import adapters, domains, extraction, finetuned, severity, similarity
 from substyle.engine.report.attacks import attack_detection, attack_tpr, attacks
 from substyle.engine.report.attentive import attentive
-from substyle.engine.report.data import Column, Kind, Results, Table, dig, heads, ordered, scored, show, show_interval
+from substyle.engine.report.data import (
+    Column,
+    Kind,
+    Results,
+    Table,
+    dig,
+    heads,
+    ordered,
+    scored,
+    scored_under,
+    show,
+    show_interval,
+)
 from substyle.engine.report.findings import interval_key
 
 _BACKBONE = Column("backbone", "Backbone", "text")
@@ -110,16 +122,10 @@ def geometry(results: Results) -> Table:
             Column("unchanged", "R2 unchanged", "number"),
         ],
         lambda backbone, t: (
-            *(_pair(backbone, key, t) for key in ("sensitivity", "equivariance")),
+            *(scored_under(backbone, key, t) for key in ("sensitivity", "equivariance")),
             *(dig(backbone, key, t) for key in ("steerability", "steerability_unchanged")),
         ),
     )
-
-
-def _pair(scores: object, name: str, key: str) -> tuple[float, float | None, float | None] | None:
-    """(value, low, high) of scores under ``name`` with intervals under ``name_ci95``."""
-    value, low_high = dig(scores, name, key), dig(scores, f"{name}_ci95", key) or (None, None)
-    return None if value is None else (value, low_high[0], low_high[1])
 
 
 def knn(results: Results) -> Table:
@@ -131,7 +137,7 @@ def knn(results: Results) -> Table:
         Column("class", "Class", interval=True),
     )
     rows = [
-        (name, int(k), *(_pair(scores, task, k) for task in ("transformation", "class")))
+        (name, int(k), *(scored_under(scores, task, k) for task in ("transformation", "class")))
         for name, scores in ((name, dig(results, "backbones", name, "knn")) for name in ordered(results))
         for k in dig(scores, "transformation") or {}
     ]
@@ -174,7 +180,7 @@ def neighbours(results: Results) -> Table:
 
 
 def _neighbour(backbone: object, part: str, key: str) -> tuple[float, float | None, float | None] | None:
-    return scored(dig(backbone, part), key) if part == "clusters" else _pair(backbone, part, key)
+    return scored(dig(backbone, part), key) if part == "clusters" else scored_under(backbone, part, key)
 
 
 def multitask(results: Results) -> Table:

@@ -122,10 +122,9 @@ def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
 
 def test_a_best_layer_names_those_within_its_interval() -> None:
     points = ((0, 0.5, 0.4, 0.6), (1, 0.78, 0.7, 0.85), (2, 0.8, 0.75, 0.9), (3, 0.74, 0.7, 0.8))
-    assert sections.Curve("style", "full", False, points).summary == (
-        "style at layer 2 (80.0 %; within its interval: 1)"
-    )
-    assert sections.Curve("style", "full", False, points[:1]).summary == "style at layer 0 (50.0 %)"
+    whole, one = (figures.Curve("style", "full", False, each) for each in (points, points[:1]))
+    assert sections.highest(whole) == "style at layer 2 (80.0 %; within its interval: 1)"
+    assert sections.highest(one) == "style at layer 0 (50.0 %)"
 
 
 def test_a_layer_whose_probe_has_not_converged_is_not_the_best(fake: ModuleType) -> None:
