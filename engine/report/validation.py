@@ -190,7 +190,8 @@ _SIMILARITY: Shape = {"pairs": {"*": {"*": {"*": _interval, **dict.fromkeys(("ck
 _SCORED: tuple[tuple[str, Shape], ...] = (("", _number), ("_ci95", _interval))
 _RESULTS: dict[str, Shape] = {
     **dict.fromkeys(("version", "created", "suite"), str),
-    **dict.fromkeys(("resampled", "identity", "stamps", "throughput", "environment"), dict),
+    **dict.fromkeys(("resampled", "identity", "stamps", "environment"), dict),
+    "throughput": {"backbone_only_per_s": _NUMBERS, "*": _number},
     **dict.fromkeys(("splits", "chance", "indistinct"), _NUMBERS),
     "name": _Required(str),
     "images": _Required(int),

@@ -62,6 +62,8 @@ def put(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
         ),
         (put(["key"], "quarantined"), r"quarantined\[0\]: expected dict"),
         (put(3, "throughput"), "results.throughput: expected dict"),
+        (put([148.2], "throughput", "variants_per_s"), "results.throughput.variants_per_s: expected a number"),
+        (put("160", "throughput", "backbone_only_per_s", "net"), "backbone_only_per_s.net: expected a number"),
         (put({"device_hours": "2"}, "backbones", "control:pixels", "cost"), "cost.device_hours: expected a number"),
         (put([], "backbones", "control:pixels"), r"backbones\['control:pixels'\]: expected dict"),
         (put(0.5, "backbones", "control:pixels", "fine"), r"\['control:pixels'\].fine: expected dict, got float"),
