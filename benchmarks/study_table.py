@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.attentive import attentive
 from substyle.engine.report.claims import shown_correlations
 from substyle.engine.report.domains import domains
-from substyle.engine.report.finetuned import finetuned
+from substyle.engine.report.gains import attentive, finetuned
 from substyle.engine.report.shift import shift_table
 
 ROOT = Path(__file__).parents[1]

@@ -18,15 +18,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from substyle.engine.report import (
-    adapters,
     attacks,
-    attentive,
     domains,
     embedding_map,
     extraction,
     figures,
     findings,
-    finetuned,
+    gains,
     sections,
     severity,
     shift,
@@ -339,9 +337,9 @@ _SECTIONS: tuple[Callable[[Results], Any], ...] = (
     *(tables.training, tables.comparisons),
     *(sections.dot_plots, sections.depth_plots, sections.knn_beside_probes, sections.balance_bars),
     *(severity.severity_plots, severity.halfway, severity.severities),
-    *(attentive.attentive, attentive.attentive_summary),
+    *(gains.adapters, gains.adapters_summary, gains.finetuned, gains.finetuned_summary),
+    *(gains.attentive, gains.attentive_summary),
     *(attacks.attacks, attacks.attack_detection, attacks.attack_tpr, attacks.attack_summary),
-    *(adapters.adapters, adapters.adapters_summary, finetuned.finetuned, finetuned.finetuned_summary),
     *(domains.domains, domains.domains_summary),
     *(extraction.extractability, extraction.extractability_summary, extraction.learning_curves),
     *(extraction.size_plots, extraction.complexity),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from substyle.engine.report import adapters, domains, extraction, finetuned, severity, similarity
+from substyle.engine.report import domains, extraction, gains, severity, similarity
 from substyle.engine.report.attacks import attack_detection, attack_tpr, attacks
-from substyle.engine.report.attentive import attentive
 from substyle.engine.report.data import (
     Column,
     Kind,
@@ -356,7 +355,7 @@ def all_tables(results: Results) -> list[Table]:
         rotation(results),
         redrawn(results),
         equal_width(results),
-        attentive(results),
+        gains.attentive(results),
         extraction.extractability(results),
         extraction.learning_curves(results),
         extraction.complexity(results),
@@ -372,8 +371,8 @@ def all_tables(results: Results) -> list[Table]:
         comparisons(results),
         claims(results),
         training(results),
-        adapters.adapters(results),
-        finetuned.finetuned(results),
+        gains.adapters(results),
+        gains.finetuned(results),
         domains.domains(results),
         similarity.similarity(results),
         severity.severities(results),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from substyle.engine.report import attentive, page
+from substyle.engine.report import gains, page
 from substyle.engine.report.claims import claims
 from substyle.engine.report.data import Results, networks
 from substyle.engine.report.validation import validate_results
@@ -41,7 +41,7 @@ def results(fake: ModuleType) -> Results:
 
 
 def test_all_heads_stand_beside_each_other(results: Results) -> None:
-    table = attentive.attentive(results)
+    table = gains.attentive(results)
     assert {row[0] for row in table.rows} == {TOKENS}
     assert [row[2] for row in table.rows] == [
         "Style",
@@ -63,20 +63,20 @@ def test_all_heads_stand_beside_each_other(results: Results) -> None:
 
 
 def test_the_sentence_counts_clear_differences(results: Results) -> None:
-    text = attentive.attentive_summary(results)
+    text = gains.attentive_summary(results)
     assert "attentive probes are clearly better in 1 of 3 scores, most for style of alpha@tokens=7 (+4.0 points" in text
     assert "and clearly worse in 1, most for class of alpha@tokens=7 (−3.0 points, −5.0 to −1.0)" in text
     assert "efficient probes are clearly better in 1 of 1 scores" in text
     results["comparisons"][-1]["p_holm"] = 0.06  # of as many backbones, one such interval is by chance
-    assert "efficient probes are clearly better in 0 of 1 scores" in attentive.attentive_summary(results)
+    assert "efficient probes are clearly better in 0 of 1 scores" in gains.attentive_summary(results)
 
 
 def test_probes_that_have_not_converged_are_not_compared(results: Results) -> None:
     for task in ("fine", "coarse", "semantic"):
         for head in ("attentive", "efficient"):
             results["backbones"][TOKENS][task][head]["converged"] = False
-    assert "are not compared" in attentive.attentive_summary(results)
-    assert attentive.attentive(results).rows[0][-1] == "not attentive, efficient"
+    assert "are not compared" in gains.attentive_summary(results)
+    assert gains.attentive(results).rows[0][-1] == "not attentive, efficient"
 
 
 def test_tokens_are_no_network_of_their_own(results: Results, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from substyle.engine.report.finetuned import finetuned, finetuned_summary
+from substyle.engine.report.gains import finetuned, finetuned_summary
 from substyle.engine.report.labels import labels_of
 from substyle.engine.report.page import write_report
 from substyle.engine.report.validation import validate_results

@@ -1,0 +1,308 @@
+"""What adapters, fine-tuning and attention over tokens change: scores beside others, and paired differences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import hypot
+from typing import Any
+
+import numpy as np
+
+from substyle.engine.report.data import (
+    Column,
+    Results,
+    Table,
+    dig,
+    head_name,
+    heads,
+    ordered,
+    scored,
+    show,
+    show_interval,
+)
+from substyle.engine.report.findings import LEVEL, SCORES, interval_key
+
+Estimate = tuple[float, float | None, float | None]
+_CLASS = "semantic"  # the objective that others are compared with
+_TOKEN_HEADS = ("linear", "mlp", "attentive", "efficient")
+
+
+def head_of(results: Results) -> str:
+    """The first head of all probes."""
+    return (*heads(results), "")[0]
+
+
+def gain(results: Results, a: str, b: str, task: str, key: str, head: str) -> tuple[Estimate, float | None] | None:
+    """Score of a minus that of b, with its interval (over transformations too where these are held out).
+
+    Returns:
+        (value, low, high), and the p value after Holm's correction; None if the two were not compared.
+    """
+    for row in results.get("comparisons") or []:
+        same = (row.get("task"), row.get("metric"), row.get("head")) == (task, key, head)
+        if same and {row.get("a"), row.get("b")} == {a, b}:
+            low, high = row.get("two_way_ci95" if key == "held_out" else "ci95") or (None, None)
+            value = row["difference"]
+            if row["a"] != a:
+                value, low, high = -value, *(None if end is None else -end for end in (high, low))
+            return (value, low, high), row.get("p_holm")
+    return None
+
+
+def _points(estimate: Estimate) -> str:
+    value, low, high = estimate
+    interval = "" if low is None or high is None else show_interval((low, high), "points")
+    return f"{show(value, 'points')} points, {interval}"
+
+
+def adapters(results: Results) -> Table:
+    """Scores of the first head before and after adaptation, and their paired differences."""
+    columns = (
+        *(Column(key, key.capitalize(), "text") for key in ("backbone", "method", "score")),
+        Column("before", "Backbone", interval=True),
+        Column("after", "Adapted", interval=True),
+        Column("difference", "Difference", "points", interval=True),
+        Column("converged", "Converged", "text"),
+    )
+    rows: list[tuple[Any, ...]] = []
+    for name, base, method in _pairs(results):
+        both = [results["backbones"][each] for each in (base, name)]
+        for heading, task, key in SCORES:
+            scores = [dig(each, task, head_of(results)) for each in both]
+            before, after = (scored(each, key, interval_key(each, task, key)) for each in scores)
+            if before is not None and after is not None:
+                late = any(dig(each, "converged") is False for each in scores)
+                found = gain(results, name, base, task, key, head_of(results))
+                rows.append((base, method, heading, before, after, found and found[0], "no" if late else "yes"))
+        late = any(dig(each, "semantic", "linear", "converged") is False for each in both)  # the probe of shifts
+        for folder in dig(both[0], "shift") or {}:
+            before, after = (scored(dig(each, "shift", folder), "accuracy", "ci95") for each in both)
+            if before is not None and after is not None:
+                rows.append((base, method, f"Class, {folder}", before, after, None, "no" if late else "yes"))
+    caption = f"{head_of(results)} probes of backbones and of their adapted embeddings."
+    return Table("adapters", caption, columns, tuple(rows))
+
+
+def adapters_summary(results: Results) -> str:
+    """One sentence for each adapter: which scores it clearly raises and lowers, after Holm's correction."""
+    sentences = []
+    for name, base, method in _pairs(results):
+        raised: list[str] = []
+        lowered: list[str] = []
+        for heading, task, key in SCORES:
+            found = gain(results, name, base, task, key, head_of(results))
+            late = [dig(results, "backbones", n, task, head_of(results), "converged") is False for n in (name, base)]
+            if found is None or found[1] is None or found[1] >= LEVEL or any(late):
+                continue
+            (raised if found[0][0] > 0 else lowered).append(f"{heading.lower()} ({_points(found[0])})")
+        clear = [f"{word} {', '.join(some)}" for word, some in (("raises", raised), ("lowers", lowered)) if some]
+        sentences.append(f"{method} on {base} {' and '.join(clear) or 'changes no score clearly'}.")
+    return " ".join(sentences)
+
+
+def _pairs(results: Results) -> list[tuple[str, str, str]]:
+    """(adapted backbone, its backbone, method) where both are in the results."""
+    found = []
+    for name in ordered(results):
+        adapter = dig(results, "backbones", name, "adapter")
+        if isinstance(adapter, Mapping) and adapter.get("backbone") in results["backbones"]:
+            found.append((name, str(adapter["backbone"]), str(adapter.get("method"))))
+    return found
+
+
+def finetuned(results: Results) -> Table:
+    """Scores of linear probes before and after fine-tuning: mean over seeds, and differences."""
+    columns = (
+        *(Column(key, key.capitalize(), "text") for key in ("backbone", "objective", "score")),
+        Column("seeds", "Seeds", "count"),
+        Column("before", "Before"),
+        Column("after", "After"),
+        Column("change", "Change", "points", interval=True),
+        Column("difference", "Against class alone", "points", interval=True),
+        Column("converged", "Converged", "text"),
+    )
+    rows: list[tuple[Any, ...]] = []
+    for (base, title), trained in _trained(results).items():
+        for objective, (heading, task, key) in product(trained, _scores(results)):
+            names = list(trained[objective].values())
+            after = [_value(results, name, task, key) for name in names]
+            if None in after:
+                continue
+            alone = trained.get(_CLASS, {}) if objective != _CLASS else {}
+            both = [(name, alone[seed]) for seed, name in trained[objective].items() if seed in alone]
+            change = _difference(results, [(name, base) for name in names], task, key)
+            difference = _difference(results, both, task, key)
+            mean = float(np.mean(np.array(after, np.float64)))
+            before = _value(results, base, task, key)
+            compared = {base, *names, *(other for _, other in both)}
+            late = any(_scored(results, name, task, "converged") is False for name in compared)
+            row = (title, objective, heading, len(names), before, mean, change, difference)
+            rows.append((*row, "no" if late else "yes"))
+    caption = f"{head_name(head_of(results)).capitalize()} probes of backbones before and after fine-tuning, "
+    caption += "mean over seeds."
+    return Table("finetuned", caption, columns, tuple(rows))
+
+
+def finetuned_summary(results: Results) -> str:
+    """For each backbone and objective, the scores whose interval against training on the class alone excludes 0.
+
+    Scores of probes that have not converged are left out.
+    """
+    table, sentences = finetuned(results), []
+    for base, objective in dict.fromkeys((row[0], row[1]) for row in table.rows):
+        rows = [row for row in table.rows if row[:2] == (base, objective) and row[-2] and row[-1] == "yes"]
+        found = [(row[2][:1].lower() + row[2][1:], row[-2]) for row in rows]
+        if not found:
+            continue
+        texts = []
+        for word, sign in (("raises", 1), ("lowers", -1)):
+            clear = [(score, each) for score, each in found if each[1] is not None and _side(each) == sign]
+            listed = [f"{score} ({_points(each)})" for score, each in clear]
+            texts += [f"{word} {', '.join(listed)}"] if listed else []
+        words = "the transformation alone" if objective == "transformation" else "class and transformation"
+        clause = " and ".join(texts) or "changes no score clearly"
+        sentences.append(f"Compared with the class alone, training {base} on {words} {clause}.")
+    return " ".join(sentences)
+
+
+def _side(estimate: Estimate) -> int:
+    """Sign of an interval; 0 if it contains 0."""
+    _, low, high = estimate
+    return 0 if low is None or high is None or low <= 0 <= high else 1 if low > 0 else -1
+
+
+def _trained(results: Results) -> dict[tuple[str, str], dict[str, dict[int, str]]]:
+    """Names of fine-tuned backbones by backbone and its title, objective and seed, if the backbone is in the results.
+
+    Trainings with other settings are not compared: each has the settings in its title.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, str]]] = {}
+    for name in ordered(results):
+        facts = dig(results, "backbones", name, "spec", "finetuned")
+        if isinstance(facts, Mapping) and facts["backbone"] in results["backbones"]:
+            settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.get("settings", {}).items())
+            each = found.setdefault((facts["backbone"], settings), {})
+            each.setdefault(facts["objective"], {})[facts["seed"]] = name
+    times = Counter(base for base, _ in found)
+    return {(base, f"{base} ({how})" if times[base] > 1 else base): each for (base, how), each in found.items()}
+
+
+def _scores(results: Results) -> Iterator[tuple[str, str, str]]:
+    yield from SCORES
+    shifts = [dig(results, "backbones", name, "shift") or {} for name in ordered(results)]
+    for folder in dict.fromkeys(folder for each in shifts for folder in each):
+        yield f"Class, {folder}", "shift", folder
+
+
+def _value(results: Results, name: str, task: str, key: str) -> float | None:
+    if task == "shift":
+        return dig(results, "backbones", name, "shift", key, "accuracy")  # type: ignore[no-any-return]
+    return _scored(results, name, task, key)  # type: ignore[no-any-return]
+
+
+def _scored(results: Results, name: str, task: str, key: str) -> Any:  # noqa: ANN401
+    """An entry of the probe of a task; shifts are scored by the linear class probe."""
+    task, head = ("semantic", "linear") if task == "shift" else (task, head_of(results))
+    return dig(results, "backbones", name, task, head, key)
+
+
+def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, key: str) -> Estimate | None:
+    """Mean difference over seeds, with a 95% interval from seeds (Student) and photographs, added in quadrature.
+
+    The part of the photographs is the mean half-width of the pairs' intervals, which the mean over seeds cannot exceed.
+    """
+    values: list[float] = []
+    halves: list[float] = []
+    for a, b in pairs:
+        if task == "shift":
+            estimate = _unpaired(results, a, b, key)
+        else:
+            found = gain(results, a, b, task, key, head_of(results))
+            estimate = found and found[0]
+        if estimate is None or estimate[1] is None or estimate[2] is None:
+            return None
+        values.append(estimate[0])
+        halves.append((estimate[2] - estimate[1]) / 2)
+    if not values:
+        return None
+    mean, half = float(np.mean(values)), float(np.mean(halves))
+    if len(values) > 1:
+        from scipy.stats import t as student  # slow to import
+
+        half = float(np.hypot(half, student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5))
+    return mean, mean - half, mean + half
+
+
+def _unpaired(results: Results, a: str, b: str, folder: str) -> Estimate | None:
+    """Difference of accuracies after a shift, whose interval ignores that the photographs are the same."""
+    values: list[float] = []
+    halves: list[float] = []
+    for name in (a, b):
+        scores = dig(results, "backbones", name, "shift", folder)
+        value, interval = dig(scores, "accuracy"), dig(scores, "ci95")
+        if value is None or interval is None:
+            return None
+        values.append(value)
+        halves.append((interval[1] - interval[0]) / 2)
+    difference, half = values[0] - values[1], hypot(*halves)
+    return difference, difference - half, difference + half
+
+
+def attentive(results: Results) -> Table:
+    """Accuracy of all heads of backbones with tokens, and paired differences to the linear head."""
+    columns = (
+        *(Column(key, key.capitalize(), "text") for key in ("backbone", "tokens", "score")),
+        *(Column(head, "MLP" if head == "mlp" else head.capitalize(), interval=True) for head in _TOKEN_HEADS),
+        *(
+            Column(f"{head}_gain", f"{head.capitalize()} − linear", "points", interval=True)
+            for head in _TOKEN_HEADS[2:]
+        ),
+        Column("converged", "Converged", "text"),
+    )
+    rows = []
+    for name in ordered(results):
+        backbone = results["backbones"][name]
+        for heading, task, key in SCORES if backbone.get("tokens") else ():
+            scores = {head: dig(backbone, task, head) for head in _TOKEN_HEADS}
+            values = [scored(s, key, interval_key(s, task, key)) for s in scores.values()]
+            if any(values[2:]):
+                late = [head_name(head) for head, s in scores.items() if dig(s, "converged") is False]
+                both = [gain(results, name, name, task, key, f"{head}-linear") for head in _TOKEN_HEADS[2:]]
+                gains = [found and found[0] for found in both]
+                shape = f"{backbone['tokens']} × {backbone.get('dim', '?')}"
+                rows.append((name, shape, heading, *values, *gains, f"not {', '.join(late)}" if late else "yes"))
+    caption = "Probes of tokens; linear and MLP probes read the mean over tokens."
+    return Table("attentive", caption, columns, tuple(rows))
+
+
+def attentive_summary(results: Results) -> str:
+    """One sentence on where attention reads clearly more or less than a linear probe of the mean.
+
+    A difference is clear if its interval excludes 0 and its p value, after Holm's correction, is below 0.05.
+    """
+    clauses = []
+    for head in _TOKEN_HEADS[2:]:
+        better, worse, count = [], [], 0
+        for name in ordered(results):
+            for heading, task, key in SCORES if results["backbones"][name].get("tokens") else ():
+                late = [dig(results, "backbones", name, task, h, "converged") is False for h in (head, "linear")]
+                found = gain(results, name, name, task, key, f"{head}-linear")
+                if found is None or found[0][1] is None or any(late):
+                    continue
+                count += 1
+                where = f"{heading.lower()} of {name} ({_points(found[0])})"
+                if found[1] is not None and found[1] < LEVEL:
+                    if _side(found[0]) > 0:
+                        better.append((-found[0][0], where))
+                    elif _side(found[0]) < 0:
+                        worse.append((found[0][0], where))
+        if count:
+            text = f"{head} probes are clearly better in {len(better)} of {count} scores"
+            text += f", most for {min(better)[1]}" if better else ""
+            text += f", and clearly worse in {len(worse)}" + (f", most for {min(worse)[1]}" if worse else "")
+            clauses.append(text)
+    if not clauses:
+        return "No attentive probe and its linear probe have converged, so they are not compared."
+    return f"Compared with linear probes of the mean over tokens, {'; '.join(clauses)}."
