@@ -147,6 +147,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     with _held_back():
         module = importlib.import_module(f"substyle.engine.commands.{options.module}")
     try:
+        if plugins := getattr(options, "plugin", None):
+            from substyle.pipelines.transforms.registry import load_plugin
+
+            for plugin in plugins:
+                load_plugin(plugin)
         answer: dict[str, Any] = getattr(module, options.function)(options)
     except SystemExit as stop:  # from a plug-in: its exit code must not become ours
         raise SubstyleError(f"{options.command}: aborted by sys.exit({stop.code!r})") from stop

@@ -100,11 +100,9 @@ def _wanted(gpu: bool, versions: Mapping[str, str]) -> dict[str, str]:
 def transforms(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle transforms`: list a suite, or draw its gallery."""
     from substyle.pipelines.transforms import base
-    from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
+    from substyle.pipelines.transforms.registry import load_all, suite
 
     load_all()
-    for plugin in options.plugin:
-        load_plugin(plugin)
     names = suite(options.suite)
     known = [base.get(name).describe() for name in names]
     if options.gallery:
@@ -158,10 +156,7 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
     from substyle.engine.backbones.presets import ABOUT, PRESETS
     from substyle.engine.backbones.registry import FAMILIES
     from substyle.engine.backbones.spec import ALLOWED
-    from substyle.pipelines.transforms.registry import load_plugin
 
-    for plugin in options.plugin:
-        load_plugin(plugin)
     rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.values()]
     for row in rows:
         print(f"{row['name']:50} {row['about']}")

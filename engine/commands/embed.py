@@ -22,13 +22,11 @@ from substyle.engine.store.table import definitions
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
 from substyle.pipelines.storage import Place
-from substyle.pipelines.transforms.registry import load_plugin, suite, suite_name
+from substyle.pipelines.transforms.registry import suite, suite_name
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
-    for plugin in options.plugin:
-        load_plugin(plugin)
     path: Place = options.store
     existing = EmbeddingStore.open(path) if catalog.exists(path) else None
     config = EmbedConfig(

@@ -13,7 +13,6 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import hub
 from substyle.engine.study.explore import explore as explore_store
 from substyle.engine.study.export import export as export_store
-from substyle.pipelines.transforms.registry import load_plugin
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
@@ -31,8 +30,6 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
 def explore(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle explore STORE --backbone NAME`."""
-    for plugin in options.plugin:
-        load_plugin(plugin)
     store = EmbeddingStore.open(options.store)
     answer = explore_store(
         store, options.backbone, export=options.export, results=options.results or out_of(store),
@@ -45,8 +42,6 @@ def explore(options: argparse.Namespace) -> dict[str, Any]:
 
 def import_embeddings(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle import EMBEDDINGS --store STORE --backbone NAME`."""
-    for plugin in options.plugin:
-        load_plugin(plugin)
     answer = import_store(
         options.embeddings, options.store, options.backbone, rows=options.rows, seed=options.seed, dtype=options.dtype
     )
@@ -73,8 +68,6 @@ def push(options: argparse.Namespace) -> dict[str, Any]:
 
 def variants(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle variants IMAGES --out DIR`."""
-    for plugin in options.plugin:
-        load_plugin(plugin)
     answer = write_variants(
         options.images, options.out, to=options.to, image_format=options.format, quality=options.quality,
         suite=options.suite, canvas=options.canvas, seed=options.seed, source=source_config(options),

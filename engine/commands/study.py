@@ -44,7 +44,6 @@ from substyle.engine.study.stages import assemble
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.storage import Place, is_remote
-from substyle.pipelines.transforms.registry import load_plugin
 
 # options for photographs, and the equivalent fields of study files
 _FIELDS = {
@@ -255,8 +254,6 @@ def adapt(options: argparse.Namespace) -> dict[str, Any]:
 
 def attack(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle attack STORE`."""
-    for plugin in options.plugin:
-        load_plugin(plugin)
     store, out, study = _stage(options)
     config = study.attack if study else AttackConfig(seed=store.settings.seed)
     if not config.attacks:
@@ -320,8 +317,6 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle predict PROBE IMAGES`."""
     if options.out is not None and options.out.suffix not in PREDICTIONS:
         raise ConfigError("--out", str(options.out), f"a file name that ends in {' or '.join(PREDICTIONS)}")
-    for plugin in options.plugin:
-        load_plugin(plugin)
     answer = predict_all(
         options.probe, options.images, source=source_config(options), checkpoint=options.checkpoint,
         top=options.top, quiet=options.quiet,
