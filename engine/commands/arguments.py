@@ -140,15 +140,25 @@ def _command(
     command.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
     command.add_argument("--quiet", action="store_true", help="hide progress")
     if plugins:
-        command.add_argument(
-            "--plugin",
-            action="append",
-            default=[],
-            type=Path,
-            metavar="FILE.py",
-            help="Python file that registers transformations or backbone families (repeatable)",
-        )
+        text = "Python file that registers transformations or backbone families (repeatable)"
+        command.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help=text)
     return command
+
+
+def _many(command: Any, option: str, text: str, metavar: str = "NAME") -> None:  # noqa: ANN401
+    command.add_argument(option, action="append", default=[], metavar=metavar, help=text)
+
+
+def _checkpoint(command: Any) -> None:  # noqa: ANN401
+    _many(command, "--checkpoint", "weights of a backbone", "NAME=PATH")
+
+
+def _variants(command: Any, seed: str, *, default: bool = True) -> None:  # noqa: ANN401
+    """Options of variants, None unless given if they are those of a store or a study."""
+    text = "suites, suite files or names, joined by + or , (substance31)"
+    command.add_argument("--suite", default="substance31" if default else None, help=text)
+    command.add_argument("--seed", type=_SEED, default=0 if default else None, help=f"seed of {seed} (0)")
+    command.add_argument("--canvas", type=_CANVAS, default=224 if default else None, help="canvas side in pixels (224)")
 
 
 def _describe(commands: Any) -> None:  # noqa: ANN401
@@ -157,13 +167,9 @@ def _describe(commands: Any) -> None:  # noqa: ANN401
         "--clean-cache", action="store_true", help="remove compiled backbones and other files that are made again"
     )
     transforms = _command(commands, "transforms", "describe", "list the transformations of a suite", plugins=True)
-    transforms.add_argument(
-        "--suite", default="substance31", help="suites, suite files or names, joined by + or , (substance31)"
-    )
+    _variants(transforms, "the variants of --gallery")
     transforms.add_argument("--gallery", type=Path, metavar="OUT.png", help="draw all variants of --image")
     transforms.add_argument("--image", type=Path, help="photograph for --gallery")
-    transforms.add_argument("--seed", type=_SEED, default=0, help="seed of the variants of --gallery (0)")
-    transforms.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
     info = _command(commands, "info", "inspect", "show contents and progress of a store")
     info.add_argument("store", type=_place, metavar="STORE")
     schema = _command(commands, "schema", "study", "print the JSON Schema of study files")
@@ -209,10 +215,8 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
     )
     embed.add_argument("--store", type=_place, required=True, help="local folder, or s3://, gs://, az:// address")
     embed.add_argument("--backbone", action="append", required=True, metavar="NAME", help="backbone (repeatable)")
-    embed.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    embed.add_argument("--suite", help="suites, suite files or names, joined by + or , (substance31)")
-    embed.add_argument("--seed", type=_SEED, help="seed of variants and splits (0)")
-    embed.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
+    _checkpoint(embed)
+    _variants(embed, "variants and splits", default=False)
     embed.add_argument("--orientation", help="EXIF orientations: ignore or apply (ignore)")
     embed.add_argument("--style-precision", help="arithmetic of style networks: bf16, fp16 or fp32 (bf16)")
     embed.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
@@ -257,9 +261,7 @@ def _pipeline(commands: Any) -> None:  # noqa: ANN401
         )
         stage.add_argument("--study", type=Path, metavar="STUDY", help="study file, or its name, to take settings from")
         if name != "report":
-            stage.add_argument(
-                "--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)"
-            )
+            _many(stage, "--backbone", "backbone (all; repeatable)")
 
 
 def _device(command: argparse.ArgumentParser, default: str | None) -> None:
@@ -290,11 +292,9 @@ def _study(run: argparse.ArgumentParser) -> None:
     )
     _run(run)
     group = run.add_argument_group("without a study file", "for IMAGES only; study files have fields for these")
-    group.add_argument("--backbone", action="append", default=[], metavar="NAME", help="required, repeatable")
-    group.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
-    group.add_argument("--suite", help="suites, suite files or names, joined by + or , (substance31)")
-    group.add_argument("--seed", type=_SEED, help="seed of variants, splits and probes (0)")
-    group.add_argument("--canvas", type=_CANVAS, help="canvas side in pixels (224)")
+    _many(group, "--backbone", "required, repeatable")
+    _checkpoint(group)
+    _variants(group, "variants, splits and probes", default=False)
 
 
 def _demo(demo: argparse.ArgumentParser) -> None:
@@ -354,10 +354,8 @@ def _use(commands: Any) -> None:  # noqa: ANN401
 
     attack = _command(commands, "attack", "study", "attack backbones, and detect the attacks with probes", plugins=True)
     attack.add_argument("store", type=_place, metavar="STORE", help="store with probes of the backbones")
-    attack.add_argument(
-        "--backbone", action="append", default=[], metavar="NAME", help="backbone (all but controls; repeatable)"
-    )
-    attack.add_argument("--checkpoint", action="append", default=[], metavar="NAME=PATH", help="weights of a backbone")
+    _many(attack, "--backbone", "backbone (all but controls; repeatable)")
+    _checkpoint(attack)
     attack.add_argument("--photographs", type=_COUNT, metavar="N", help="photographs of each split (200; 0: all)")
     attack.add_argument("--study", type=Path, metavar="STUDY", help="study with settings in [attack]")
     attack.add_argument("--out", type=_folder, metavar="DIR", help="output folder (that of the store's run)")
@@ -413,10 +411,8 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     export.add_argument("store", type=_place, metavar="STORE")
     export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
     export.add_argument("--out", type=_folder, required=True, metavar="DIR", help="new folder, or that of an export")
-    export.add_argument("--backbone", action="append", default=[], metavar="NAME", help="backbone (all; repeatable)")
-    export.add_argument(
-        "--transformation", action="append", default=[], metavar="NAME", help="transformation (all; repeatable)"
-    )
+    _many(export, "--backbone", "backbone (all; repeatable)")
+    _many(export, "--transformation", "transformation (all; repeatable)")
 
     explore = _command(
         commands, "explore", "exchange", "open a map of embeddings with thumbnails in a browser", plugins=True
@@ -439,11 +435,7 @@ def _exchange(commands: Any) -> None:  # noqa: ANN401
     variants.add_argument("--to", default="folder", metavar="LAYOUT", help="folder or webdataset (folder)")
     variants.add_argument("--format", default="png", help="png, which is exact, or jpeg (png)")
     variants.add_argument("--quality", type=int, default=95, help="of JPEG files, 1 to 100 (95)")
-    variants.add_argument(
-        "--suite", default="substance31", help="suites, suite files or names, joined by + or , (substance31)"
-    )
-    variants.add_argument("--seed", type=_SEED, default=0, help="seed of variants and splits (0)")
-    variants.add_argument("--canvas", type=_CANVAS, default=224, help="canvas side in pixels (224)")
+    _variants(variants, "variants and splits")
     variants.add_argument("--limit", type=_COUNT, default=0, metavar="N", help="use only N photographs")
     variants.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (auto)")
     _source(variants)

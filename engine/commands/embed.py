@@ -16,19 +16,19 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed as embed_all
 from substyle.engine.store import catalog, identity
+from substyle.engine.store.layout import StoreSettings
 from substyle.engine.store.lock import Part
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import Source, SourceConfig, absolute_root, describe, open_source
-from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import suite, suite_name
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
-    path: Place = options.store
-    existing = EmbeddingStore.open(path) if catalog.exists(path) else None
+    existing = EmbeddingStore.open(options.store) if catalog.exists(options.store) else None
+    stored = existing.settings if existing else StoreSettings(0, 224, 1, "float16")
     config = EmbedConfig(
         batch=options.batch,
         threads=options.threads,
@@ -36,8 +36,8 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         runtime=options.runtime,
         precision=options.precision,
         gate=options.gate,
-        dtype=options.dtype or (existing.settings.dtype if existing else "float16"),
-        codec=options.codec or (existing.settings.codec if existing else "none"),
+        dtype=options.dtype or stored.dtype,
+        codec=options.codec or stored.codec,
         shard_rows=options.shard_rows,
     )
     executor = executor_config(options, ExecutorConfig())
@@ -45,17 +45,15 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     source = _source(options, existing)
     print(describe(source), file=sys.stderr)
     settings = Settings(
-        seed=_first(options.seed, existing.settings.seed if existing else 0),
-        canvas=_first(options.canvas, existing.settings.canvas if existing else 224),
+        seed=stored.seed if options.seed is None else options.seed,
+        canvas=options.canvas or stored.canvas,
         transformations=suite(options.suite or _suite_of(existing)),
-        orientation=options.orientation or (existing.settings.orientation if existing else "ignore"),
-        style_precision=as_precision(
-            options.style_precision or (existing.settings.style_precision if existing else "bf16"), "--style-precision"
-        ),
+        orientation=options.orientation or stored.orientation,
+        style_precision=as_precision(options.style_precision or stored.style_precision, "--style-precision"),
     )
     plan = EmbedPlan(
         source,
-        path,
+        options.store,
         PixelPipeline(settings, config),
         options.limit,
         part=Part.parse(options.part),
@@ -71,10 +69,10 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         print(f"quarantined {key}: {reason}")
     rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
     print(
-        f"{path}: {summary.images} photographs × {len(settings.transformations)} variants, {summary.shards} shards, "
-        f"{summary.new_shards} of them new" + (f", {rate:.0f} variants/s" if rate else "")
+        f"{options.store}: {summary.images} photographs × {len(settings.transformations)} variants, "
+        f"{summary.shards} shards, {summary.new_shards} of them new" + (f", {rate:.0f} variants/s" if rate else "")
     )
-    return {**dataclasses.asdict(summary), "store": str(path)}
+    return {**dataclasses.asdict(summary), "store": str(options.store)}
 
 
 def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source:
@@ -107,7 +105,3 @@ def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[B
             raise ConfigError("--checkpoint", text, f"NAME=PATH, NAME being one of {', '.join(names)}")
         paths[name] = Path(text[len(name) + 1 :])
     return [BackboneChoice(name, paths.get(name)) for name in names]
-
-
-def _first(value: int | None, other: int) -> int:
-    return other if value is None else value
