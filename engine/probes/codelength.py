@@ -318,10 +318,8 @@ class _Code:
         bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R, total.units)
         compression = Estimate(uniform / bits.value, uniform / bits.replicates_R, total.units)
         return {
-            "bits": bits.number,
-            "bits_ci95": bits.ci95,
-            "compression": compression.number,
-            "compression_ci95": compression.ci95,
+            **bits.entries("bits"),
+            **compression.entries("compression"),
             "uniform": uniform,
             "labels": int(rows_N.sum()),
             "blocks": {str(end): {"C": self.Cs.get(end)} for end in self.ends},
@@ -360,16 +358,15 @@ class _Curve:
         units = self.found[0][0].units
         points = [Estimate(float(v), r, units, proportion=True) for v, r in zip(value_A, replicate_AR, strict=True)]
         top = points[-1].ci95
-        number = None
+        number = Estimate(math.nan, np.empty(0))
         if top is not None and top[0] > chance:
             each_R = [photographs_needed(self.sizes, own_A, chance) for own_A in replicate_AR.T]
             number = Estimate(photographs_needed(self.sizes, value_A, chance), np.array(each_R), units)
         return {
-            "needed": None if number is None else number.number,
-            "needed_ci95": None if number is None else number.ci95,
+            **number.entries("needed"),
             "chance": chance,
             "points": {
-                str(size): {"accuracy": one.number, "ci95": one.ci95, "C": C}
+                str(size): one.entries("accuracy") | {"C": C}
                 for size, one, C in zip(self.sizes, points, self.Cs, strict=True)
             },
         }

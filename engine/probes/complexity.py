@@ -125,11 +125,10 @@ def report(
         row: dict[str, Any] = {"depth": depth, "width": width or None}
         for score_name, (sizes, weight_T) in shown.items():
             estimate = sizes[name].resampled.mean(weight_T)
-            row |= {score_name: estimate.number, f"{score_name}_ci95": estimate.ci95}
+            row |= estimate.entries(score_name)
             if LINEAR in sizes and name != LINEAR:
                 difference = estimate - sizes[LINEAR].resampled.mean(weight_T)
-                row[f"{score_name}_difference"] = difference.number
-                row[f"{score_name}_difference_ci95"] = difference.ci95
+                row |= difference.entries(f"{score_name}_difference")
         for task, sizes in (("fine", fine), ("semantic", semantic)):
             one = sizes[name]
             row |= {f"{task}_parameters": one.parameters, f"{task}_validation": one.validation}

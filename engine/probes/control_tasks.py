@@ -121,7 +121,7 @@ def control(
     named["selectivity"] = named["task"] - named["control"]
     answer: dict[str, Any] = {}
     for name, estimate in named.items():
-        answer |= {name: estimate.number, f"{name}_ci95": estimate.ci95}
+        answer |= estimate.entries(name)
     return answer | {"photographs": len(found.scored_N), "converged": fit.converged}
 
 

@@ -228,6 +228,10 @@ class Estimate:
         """The 90 % interval, for equivalence tests (two one-sided tests at 5 %)."""
         return self._interval(90.0)
 
+    def entries(self, name: str) -> dict[str, Any]:
+        """Entries of results.json: the number and its interval, ``<name>_ci95``, or ``ci95`` of an accuracy."""
+        return {name: self.number, "ci95" if name == "accuracy" else f"{name}_ci95": self.ci95}
+
     @property
     def se(self) -> float | None:
         """Standard error, None without value or with fewer than two replicates."""

@@ -190,7 +190,7 @@ def report_rotation(
     return {
         **judged.numbers("accuracy", uniform_over(rotation.turned, count)),
         **judged.numbers("styles", uniform_over(styles, count)),
-        "by_transformation": {name: {"accuracy": one.number, "ci95": one.ci95} for name, one in each.items()},
+        "by_transformation": {name: one.entries("accuracy") for name, one in each.items()},
         **({"generators": generators} if generators else {}),
         **rotation.describe(config.tolerance),
     }

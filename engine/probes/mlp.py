@@ -275,23 +275,14 @@ def report_multitask(
     obfuscated = resampled["semantic"].mean(1.0 - clean_T)
     twins = {group: joint.made[group].describe() for group in (TWIN_FINE, TWIN_SEMANTIC)}
     return {
-        **_pair(fine, semantic),
-        "obfuscated": obfuscated.number,
-        "obfuscated_ci95": obfuscated.ci95,
+        **fine.entries("fine"),
+        **semantic.entries("semantic"),
+        **obfuscated.entries("obfuscated"),
         "task_weight": config.task_weight,
-        "single_task": {**_pair(twin_fine, twin_semantic), "training": twins},
+        "single_task": {**twin_fine.entries("fine"), **twin_semantic.entries("semantic"), "training": twins},
         "difference": {"fine": _difference(fine - twin_fine), "semantic": _difference(semantic - twin_semantic)},
         **joint.made[JOINT].describe(),
         "converged": all(mlp.converged for mlp in joint.made.values()),
-    }
-
-
-def _pair(fine: Estimate, semantic: Estimate) -> dict[str, Any]:
-    return {
-        "fine": fine.number,
-        "fine_ci95": fine.ci95,
-        "semantic": semantic.number,
-        "semantic_ci95": semantic.ci95,
     }
 
 

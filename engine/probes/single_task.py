@@ -110,8 +110,7 @@ class Judged:
         total = None if of_images is None else math.hypot(of_images, of_training or 0.0)
         before = "" if name == "accuracy" else f"{name}_"
         return {
-            name: estimate.number,
-            f"{before}ci95": estimate.ci95,
+            **estimate.entries(name),
             f"{before}two_way_ci95": two_way.ci95,
             f"{before}se_training": of_training,
             f"{before}se": total,
@@ -183,7 +182,7 @@ def _coarse(table: EmbeddingTable, single: Single, judged: Judged) -> dict[str, 
         numbers |= judged.numbers("gap", weights.seen_T, weights.held_out_T)
     each = map(judged.resampled.one, range(len(table.transformations)))
     by_transformation = {
-        name: {"accuracy": one.number, "ci95": one.ci95, "role": role, "coarse": coarse}
+        name: one.entries("accuracy") | {"role": role, "coarse": coarse}
         for name, one, role, coarse in zip(table.transformations, each, table.roles, table.coarse, strict=True)
     }
     return numbers | {"by_transformation": by_transformation}

@@ -433,8 +433,7 @@ class _Subject:
                     found = detection.detection(attacked_N, clean_N, counted_N, group_N, seed=config.seed)
                     scores[how] = None if found is None else found.to_json()
             attacks[name] = {
-                "success": success.number,
-                "success_ci95": success.ci95,
+                **success.entries("success"),
                 "succeeded": int(wrong_N.sum()),
                 "accuracy": before[0] * (1 - float(wrong_N.mean())),
                 **{norm: float(each.mean()) for norm, each in zip(("linf", "l2"), norms[name], strict=True)},

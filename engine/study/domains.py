@@ -243,8 +243,7 @@ def _numbers(found: Resampled, table: EmbeddingTable, task: str) -> dict[str, An
         parts["obfuscated"] = 1.0 - parts["clean"]
     numbers: dict[str, Any] = {}
     for name, weight_T in parts.items():
-        estimate = found.mean(weight_T)
-        numbers |= {name: estimate.number, "ci95" if name == "accuracy" else f"{name}_ci95": estimate.ci95}
+        numbers |= found.mean(weight_T).entries(name)
     if task == "fine":
         numbers["by_transformation"] = {name: found.one(t).number for t, name in enumerate(table.transformations)}
     return numbers

@@ -128,7 +128,7 @@ def shift(
             if reached is None:
                 found, classes = shifted.class_names, probe.labels["class"]
                 raise ConfigError(f"shift.{name}", ", ".join(found) or "no classes", f"some of {', '.join(classes)}")
-            scores[name] = {"accuracy": reached[0].number, "ci95": reached[0].ci95, "images": reached[1]}
+            scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
             clean = _accuracy(table, probe, _tested(table, shifted if folders[name] == OWN else None), [0], analysis)
             if clean is not None:
                 kept[f"loss/{name}"] = clean[0] - reached[0]
