@@ -47,7 +47,7 @@ RESAMPLES = 5
 TOLERANCE = 1e-4  # of the gradient; scikit-learn's default
 MOST = 10_000  # passes and iterations; no fit needs as many
 MLP_HEADS, HIDDEN = 16, 2048
-CPU, ALL = torch.device("cpu"), slice(0, VARIANTS)
+CPU = torch.device("cpu")
 SKLEARN, CUML = "scikit-learn, one fit after the other", "cuML, one fit after the other"
 SEPARATE, MODULEDICT, AUTOCAST = "separate trainings", "ModuleDict, summed losses", "ModuleDict in bf16 autocast"
 Gemms = Counter[tuple[int, int, torch.dtype]]  # number of blocks by heads, rows and dtype, over all passes
@@ -154,7 +154,7 @@ def judged(
     """Return test accuracy of any contender's heads and their largest gradient by our objective in float32."""
     features = Features(problem.table, problem.standard, CPU, torch.float32)
     gradient_K = fit(problem, features, Cs, times_SN, heads, most=1).gradient_K  # one pass does not update the heads
-    accuracy_KT = score(features, problem.task, ALL, heads, problem.task.test_N).accuracy_ST
+    accuracy_KT = score(features, problem.task, heads, problem.task.test_N).accuracy_ST
     return {
         "accuracy": accuracy_KT.astype(np.float64).mean(axis=1).round(4).tolist(),
         "gradient": [float(f"{g:.2g}") for g in gradient_K],
@@ -233,13 +233,13 @@ def ours(
     began = time.perf_counter()
     config = ProbeConfig(validation_rows=len(problem.val_R), seed=seed)
     features = Features(problem.table, problem.standard, CPU, dtype)
-    part = BatchPart(problem.task, stream_of(problem.task, "variant", 0), BATCH, ALL)
+    part = BatchPart(problem.task, stream_of(problem.task, "variant", 0), BATCH)
     grid = [Setting(lr, decay, hidden) for lr, decay in settings]
     trained = list(train(features, [part], grid, config, len(problem.batches)).values())
     spent = time.perf_counter() - began
 
     def test(i: int) -> float:
-        return float(score(features, problem.task, ALL, trained[i].heads, problem.task.test_N).mean_TN.mean())
+        return float(score(features, problem.task, trained[i].heads, problem.task.test_N).mean_TN.mean())
 
     return Outcome([t.validation for t in trained], spent, test)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ def steps_of(p: Problem, heads: Heads, x_RD: torch.Tensor, row_nB: torch.Tensor,
     script.now_n3.copy_(torch.from_numpy(schedule([1.0] * count, 0)))
     plain: Any = Plain(torch.zeros(x_RD.shape[1], device=device), torch.ones(x_RD.shape[1], device=device), dtype)
     settings = [Setting(lr, decay, heads.w1.shape[1]) for lr, decay in zip(p.lr_K, p.decay_K, strict=True)]
-    task: Any = None  # no rows are drawn
-    part = BatchPart(task, task, row_nB.shape[1], slice(0, heads.outputs))
+    task: Any = SimpleNamespace(outputs=slice(0, heads.outputs))  # no rows are drawn
+    part = BatchPart(task, task, row_nB.shape[1])
     queue = Queue(script, count, plain, x_RD, None)
     return Steps(
         heads, StepSpec(settings, rows, [part], device), queue, [SEED], THRESHOLD if p.kept_SHB is not None else 0
@@ -168,7 +169,7 @@ def trained(bench: Bench, kind: torch.dtype, batch: int) -> Callable[[], None]:
     task = fine_task(table, 0)
     assert task is not None
     features = Features(Resident(table, x_RD, scale_R), standard, device, torch.bfloat16)
-    part = BatchPart(task, stream_of(task, "cross", 0, device), batch, slice(0, len(variants)))
+    part = BatchPart(task, stream_of(task, "cross", 0, device), batch)
     settings = [Setting(10.0 ** -(2 + 2 * k / sizes.epoch_heads), 0.01, 0) for k in range(sizes.epoch_heads)]
     bank = DeviceHeadBank(settings, sizes.dim, len(variants), [SEED], 0.0, device)
     batches = DeviceBatches(features, [part], AHEAD, 0)

@@ -105,13 +105,11 @@ class BatchPart:
         task: the task.
         stream: source of its rows.
         count: rows per batch.
-        outputs: outputs of the head for this task.
     """
 
     task: Task
     stream: Stream
     count: int
-    outputs: slice
 
 
 @dataclass(frozen=True)

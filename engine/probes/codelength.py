@@ -105,8 +105,7 @@ class Growing:
         self.weight_T = variant_weights(task, task.train_T)
         some_N = task.train_N[task.distinct_TN[np.ix_(task.train_T, task.train_N)].any(axis=0)]
         self.order_ON = np.stack([rng.permutation(some_N) for _ in range(self.config.orders)])
-        self.outputs = slice(0, len(task.labels))
-        self.validation = Validation(self.features.full(), task, self.outputs, self.config)
+        self.validation = Validation(self.features.full(), task, self.config)
 
     @property
     def count(self) -> int:
@@ -216,7 +215,7 @@ class Growing:
     def bits(self, heads: Heads, x_BD: torch.Tensor, target_B: torch.Tensor, seen_K: torch.Tensor) -> torch.Tensor:
         """Codelengths of labels after ``seen_K`` labels, float64 (K, B)."""
         pieces = zip(torch.split(x_BD, _ROWS), torch.split(target_B, _ROWS), strict=True)
-        return torch.cat([mixed_bits(forward(heads, x)[:, self.outputs], y, seen_K) for x, y in pieces], 1)
+        return torch.cat([mixed_bits(forward(heads, x)[:, self.task.outputs], y, seen_K) for x, y in pieces], 1)
 
 
 def mixed_bits(logits_KCB: torch.Tensor, target_B: torch.Tensor, seen_K: torch.Tensor) -> torch.Tensor:
@@ -339,7 +338,7 @@ class _Curve:
     def add(self, size: int, heads: Heads, C: float) -> None:
         """Score the heads of each order, or one head for all orders."""
         growing, config = self.growing, self.growing.config
-        right_STN = score(growing.features, self.task, growing.outputs, heads, self.images).right_STN
+        right_STN = score(growing.features, self.task, heads, self.images).right_STN
         weight_T = uniform_over(self.task.score_T, len(growing.task.distinct_TN))
         every = [resample(s, config.bootstrap, config.seed, self.group_N).mean(weight_T) for s in right_STN]
         self.sizes.append(size)

@@ -83,10 +83,9 @@ def train_sizes(
         linear: linear probe of the task, the architecture of depth 0; None leaves it out.
         group_N: bootstrap groups of the test images, None for images.
     """
-    outputs = slice(0, len(task.labels))
 
     def sized(heads: Heads, validation: float, converged: bool) -> Sized:
-        right_TN = score(features, task, outputs, heads, images).mean_TN
+        right_TN = score(features, task, heads, images).mean_TN
         count = sum(p[0].numel() for p in heads.parameters)
         return Sized(count, validation, converged, resample(right_TN, config.bootstrap, config.seed, group_N))
 
@@ -95,8 +94,8 @@ def train_sizes(
         found[LINEAR] = sized(linear.heads, linear.validation, bool(linear.describe()["converged"]))
     settings = settings_of(config)
     if settings:
-        asked = Validation(features, replace(task, train_T=scored_in_validation(task)), outputs, config)
-        part = part_of(features, task, config, outputs)
+        asked = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
+        part = part_of(features, task, config)
         made = until_agreed(
             *(features, [part], settings, config, config.mlp_steps, by_accuracy, [asked], advance), together=False
         )

@@ -106,7 +106,7 @@ def control(
     def accuracy(own: Task, heads: Heads, rows_TN: NDArray[np.bool_], images: I64) -> Estimate:
         every_T = np.arange(len(rows_TN))
         scored = replace(own, distinct_TN=rows_TN, score_T=every_T, test_N=images)
-        right_TN = score(features, scored, slice(0, len(own.labels)), heads, images).mean_TN
+        right_TN = score(features, scored, heads, images).mean_TN
         groups = None if group_N is None else group_N[images]
         resampled = resample(right_TN, config.bootstrap, config.seed, groups)
         return resampled.mean(uniform_over(every_T, len(every_T)))
@@ -156,7 +156,7 @@ class _Fitter:
             )
             self.converged &= bool(fit.converged_K.all())
             return fit.heads
-        part = part_of(self.features, task, self.config, slice(0, len(task.labels)))
+        part = part_of(self.features, task, self.config)
         setting, steps = self.made.trained.setting, self.made.trained.steps
         return train(self.features, [part], [setting], self.config, steps, advance=self.advance)[setting].heads
 
@@ -193,10 +193,9 @@ def shuffled(
     own, Cs = replace(shuffled_task(task, config.seed), score_T=task.train_T), sorted({*config.Cs, made.C})
     weight_T = variant_weights(own, own.train_T)
     fit = fit_heads(*(features, own, config, np.tile(weight_T, (len(Cs), 1)), Cs), basis=basis, advance=advance)
-    outputs = slice(0, len(own.labels))
-    accuracy_K, _ = Validation(features.full(), own, outputs, config).judge(fit.heads)
+    accuracy_K, _ = Validation(features.full(), own, config).judge(fit.heads)
     best = int(accuracy_K.argmax())
-    counts_CC = score(features, own, outputs, fit.heads.select([best]), own.test_N).confusion_CC
+    counts_CC = score(features, own, fit.heads.select([best]), own.test_N).confusion_CC
     known = own.answers(*own.rows(own.score_T, own.test_N)) != UNKNOWN
     expected, sd = by_chance(counts_CC)
     accuracy = float(np.trace(counts_CC) / known.sum())

@@ -58,7 +58,7 @@ class Scores:
         return {"labels": list(self.labels), "counts": self.confusion_CC.tolist()}
 
 
-def score(features: Features, task: Task, outputs: slice, heads: Heads, images: NDArray[np.int64]) -> Scores:
+def score(features: Features, task: Task, heads: Heads, images: NDArray[np.int64]) -> Scores:
     """Score K = S heads on the test rows of a task; ``images`` must contain the task's test images.
 
     Raises:
@@ -75,7 +75,7 @@ def score(features: Features, task: Task, outputs: slice, heads: Heads, images: 
     for start in range(0, len(t), size):
         here = slice(start, start + size)
         x_BD = features(t[here], n[here])
-        logits_KCB = forward(heads, x_BD)[:, outputs]
+        logits_KCB = forward(heads, x_BD)[:, task.outputs]
         if not bool(logits_KCB.isfinite().all()):  # argmax would name a class all the same
             table = features.held.table
             if not bool(x_BD.isfinite().all()):

@@ -208,7 +208,7 @@ class StepSpec:
         self.parts = [i for i in range(len(parts)) if any(s.loss[i] > 0 for s in settings)]
         self.rows = slice(rows[self.parts[0]].start, rows[self.parts[-1]].stop)
         self.scales = [_scale([s.loss[i] for s in settings], device) for i in self.parts]
-        self.outputs = [parts[i].outputs for i in self.parts]
+        self.outputs = [parts[i].task.outputs for i in self.parts]
         start = self.rows.start
         self.spans = [slice(rows[i].start - start, rows[i].stop - start) for i in self.parts]
         self.lr = np.array([s.lr for s in settings])

@@ -156,7 +156,7 @@ def rotate(
     for k, held in enumerate(sets):
         if k < chosen:
             own = replace(task, score_T=held)
-            scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
+            scored = score(features, own, fit.heads.select([k]), images)
             (score_TN if k < len(turned) else by_generator_TN)[held] = scored.mean_TN[held]
         else:
             redrawn += _scored(features, task, held, fit, k, images)
@@ -167,7 +167,7 @@ def rotate(
 def _scored(features: Features, task: Task, held: I64, fit: Fit, k: int, images: I64) -> list[float]:
     """Accuracy of head k on its held-out transformations, a mean over coarse classes; empty if no row is scored."""
     own, table = replace(task, score_T=held, test_N=images), features.held.table
-    scored = score(features, own, slice(0, len(task.labels)), fit.heads.select([k]), images)
+    scored = score(features, own, fit.heads.select([k]), images)
     accuracy_T = scored.accuracy_ST[0]
     known = [int(t) for t in held if np.isfinite(accuracy_T[t])]
     weight_T = balanced_over(known, table.coarse, sorted({table.coarse[t] for t in known}))

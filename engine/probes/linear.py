@@ -101,7 +101,7 @@ def fit_linear(
         advance: progress callback, receives the number of passes.
     """
     weight_T = variant_weights(task, task.train_T)
-    validation = Validation(features.full(), task, slice(0, len(task.labels)), config)
+    validation = Validation(features.full(), task, config)
     basis = basis_of(features, task)
     fits: dict[float, Fit] = {}
 
@@ -134,7 +134,7 @@ def fit_linear(
         fits[further] = solved([further], None)
         best = best_of()
     picked, difference, agreed, tighter = fits[best], 0.0, False, 1.0
-    rows = asked(features.full(), task, slice(0, len(task.labels)), config)
+    rows = asked(features.full(), task, config)
     for _ in range(config.doublings):
         tighter *= TIGHTER
         before, picked = picked, solved([best], picked.heads, tighter=tighter)

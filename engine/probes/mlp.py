@@ -66,12 +66,12 @@ def batch_size(rows: int, most: int) -> int:
     return min(most, max(rows // _STEPS_PER_EPOCH, min(rows, 32)))
 
 
-def part_of(features: Features, task: Task, config: ProbeConfig, outputs: slice, share: int = 1) -> BatchPart:
+def part_of(features: Features, task: Task, config: ProbeConfig, share: int = 1) -> BatchPart:
     """The part of batches for a task: ``1 / share`` of the batch size."""
     rows = int(task.distinct_TN[np.ix_(task.train_T, task.train_N)].sum())
     count = max(1, batch_size(rows, config.batch) // share)
     stream = stream_of(task, config.sampling, config.seed, features.held.drawn_on)
-    return BatchPart(task, stream, count, outputs)
+    return BatchPart(task, stream, count)
 
 
 def train_mlp(
@@ -92,14 +92,13 @@ def train_mlp(
         advance: progress callback, receives the number of steps.
         head: mlp, attentive or efficient; the latter two on features of tokens.
     """
-    outputs = slice(0, len(task.labels))
     if head == "mlp":
         settings, steps = grid(config), config.mlp_steps
     else:
         width = features.width // features.held.table.tokens
         settings, steps = attentive.settings(config, head, width), config.attentive_steps
-    asked = Validation(features, replace(task, train_T=scored_in_validation(task)), outputs, config)
-    part = part_of(features, task, config, outputs)
+    asked = Validation(features, replace(task, train_T=scored_in_validation(task)), config)
+    part = part_of(features, task, config)
     each = until_agreed(features, [part], settings, config, steps, by_accuracy, [asked], advance)
     found = each[""]
     resampled = []
@@ -206,12 +205,6 @@ def settings_of(fine: Task, semantic: Task, config: ProbeConfig) -> list[Setting
     ]
 
 
-def _outputs(fine: Task, semantic: Task) -> tuple[slice, slice]:
-    """Outputs of each task in the joint head."""
-    classes = len(fine.labels)
-    return slice(0, classes), slice(classes, classes + len(semantic.labels))
-
-
 def train_joint(
     features: Features,
     fine: Task,
@@ -221,15 +214,15 @@ def train_joint(
     advance: Advance = lambda count: None,
 ) -> dict[str, Mlp]:
     """Train MLPs on both tasks, half of each batch each; returns the selected one of each group of settings."""
-    outputs = _outputs(fine, semantic)
-    half = part_of(features, fine, config, outputs[0], share=2)
+    semantic = replace(semantic, first=len(fine.labels))
+    half = part_of(features, fine, config, share=2)
     asked = [
-        Validation(features, fine, outputs[0], config),
-        Validation(features, replace(semantic, train_T=semantic.score_T), outputs[1], config),
+        Validation(features, fine, config),
+        Validation(features, replace(semantic, train_T=semantic.score_T), config),
     ]
     return until_agreed(
         features,
-        [half, replace(part_of(features, semantic, config, outputs[1]), count=half.count)],
+        [half, replace(part_of(features, semantic, config), count=half.count)],
         settings,
         config,
         config.multitask_steps,
@@ -249,16 +242,15 @@ def train_multitask(
 ) -> Multitask:
     """Train the joint probe and its twins and score them on test ``images``."""
     made = train_joint(features, fine, semantic, config, settings_of(fine, semantic, config), advance)
-    outputs = _outputs(fine, semantic)
+    semantic = replace(semantic, first=len(fine.labels))
     scored = {
-        "fine": (JOINT, fine, outputs[0]),
-        "semantic": (JOINT, semantic, outputs[1]),
-        TWIN_FINE: (TWIN_FINE, fine, outputs[0]),
-        TWIN_SEMANTIC: (TWIN_SEMANTIC, semantic, outputs[1]),
+        "fine": (JOINT, fine),
+        "semantic": (JOINT, semantic),
+        TWIN_FINE: (TWIN_FINE, fine),
+        TWIN_SEMANTIC: (TWIN_SEMANTIC, semantic),
     }
     scores_TN = {
-        name: score(features, task, own, made[group].trained.heads, images).mean_TN
-        for name, (group, task, own) in scored.items()
+        name: score(features, task, made[group].trained.heads, images).mean_TN for name, (group, task) in scored.items()
     }
     return Multitask(fine, semantic, made, scores_TN)
 

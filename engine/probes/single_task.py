@@ -70,11 +70,10 @@ def train_single(
         made = fit_linear(features, task, config, times_SN, advance)
     else:
         made = train_mlp(features, task, config, times_SN, advance, head)
-    outputs = slice(0, len(task.labels))
     others = made.resampled.heads if isinstance(made.resampled, Fit) else made.resampled
-    training_ST = None if others is None else score(features, task, outputs, others, images).accuracy_ST
+    training_ST = None if others is None else score(features, task, others, images).accuracy_ST
     heads = made.heads if isinstance(made, Linear) else made.trained.heads
-    return Single(task, made, score(features, task, outputs, heads, images), training_ST)
+    return Single(task, made, score(features, task, heads, images), training_ST)
 
 
 @dataclass(frozen=True)

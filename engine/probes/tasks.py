@@ -36,6 +36,7 @@ class Task:
         score_T: transformations to score.
         train_N, val_N, test_N: disjoint images, ascending.
         distinct_TN: valid rows; all others are neither trained on nor scored.
+        first: first output of a head for this task; not 0 if another task comes before it.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Task:
     val_N: I64
     test_N: I64
     distinct_TN: NDArray[np.bool_]
+    first: int = 0
+
+    @property
+    def outputs(self) -> slice:
+        """Outputs of a head for this task."""
+        return slice(self.first, self.first + len(self.labels))
 
     def answers(self, t_B: I64, n_B: I64) -> I64:
         """Targets of rows. Shape: (B,) int64."""

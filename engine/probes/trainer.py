@@ -34,7 +34,7 @@ AGREEMENT = 0.005  # maximum difference in accuracy of two trainings that agree
 class Validation:
     """A fixed sample of validation rows; in coarse tasks all classes are weighted equally."""
 
-    def __init__(self, features: Features, task: Task, outputs: slice, config: ProbeConfig) -> None:
+    def __init__(self, features: Features, task: Task, config: ProbeConfig) -> None:
         t, n = task.sample(task.val_N, config.validation_rows, np.random.default_rng([config.seed, 0x726F7773]))
         answers = task.answers(t, n)
         known = answers != UNKNOWN  # the class has training photographs
@@ -51,7 +51,7 @@ class Validation:
         # many rows of tokens are gathered again for each validation
         few = not features.held.table.tokens or len(t) * features.width <= _HELD
         self.x_BD = features(t, n) if few else None
-        self.outputs = outputs
+        self.outputs = task.outputs
         self.answers = torch.from_numpy(answers).to(features.device)
         self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
 
@@ -103,11 +103,11 @@ class Validation:
         return np.concatenate(accuracies), np.concatenate(losses)
 
 
-def asked(features: Features, task: Task, outputs: slice, config: ProbeConfig) -> list[Validation]:
+def asked(features: Features, task: Task, config: ProbeConfig) -> list[Validation]:
     """Validation rows on which two trainings must agree: of training transformations, and of other scored ones."""
     others = np.setdiff1d(task.score_T, task.train_T)
     kinds = [task.train_T, others] if task.distinct_TN[np.ix_(others, task.val_N)].any() else [task.train_T]
-    return [Validation(features, replace(task, train_T=kind), outputs, config) for kind in kinds]
+    return [Validation(features, replace(task, train_T=kind), config) for kind in kinds]
 
 
 def compare(asked: Sequence[Validation], a: Heads, b: Heads, within: float = AGREEMENT) -> tuple[float, bool]:
@@ -173,7 +173,7 @@ def train(
         advance: progress callback, receives the number of steps.
     """
     seeds = [config.seed] if seeds is None else seeds
-    outputs = max(part.outputs.stop for part in parts)
+    outputs = max(part.task.outputs.stop for part in parts)
     kind = settings[0].kind
     replayed = replays(features.device) and not kind
     make_bank, make_batches = (DeviceHeadBank, DeviceBatches) if replayed else (HeadBank, Batches)
@@ -187,7 +187,7 @@ def train(
             for shape in dict.fromkeys((s.width, s.depth) for s in settings)
             for own in ([s for s in settings if (s.width, s.depth) == shape],)
         ]
-    validation = [Validation(features, part.task, part.outputs, config) for part in parts]
+    validation = [Validation(features, part.task, config) for part in parts]
     done = 0
     at_once = AHEAD if replayed else _steps_at_once(features, parts, banks)
     with closing(make_batches(features, parts, at_once, steps)) as batches:

@@ -146,10 +146,10 @@ def test_wide_validation_rows_are_gathered_again(
     features = Features(table, standard_of(table, task, 0), torch.device("cpu"), torch.float32)
     config = quick_tokens(quick)
     made = train_mlp(features, task, config, head="efficient")
-    held = trainer.Validation(features, task, slice(0, 3), config)
+    held = trainer.Validation(features, task, config)
     monkeypatch.setattr(trainer, "_HELD", 0)
     monkeypatch.setattr(trainer, "_WIDE", 7 * P * D)
-    again = trainer.Validation(features, task, slice(0, 3), config)
+    again = trainer.Validation(features, task, config)
     assert (held.x_BD is None, again.x_BD is None) == (False, True)
     for one, other in zip(held.judge(made.trained.heads), again.judge(made.trained.heads), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)

@@ -35,8 +35,8 @@ def test_batches_are_the_stream_s_in_blocks_of_any_size(make_table: Make) -> Non
 
     def parts() -> list[BatchPart]:
         return [
-            BatchPart(fine, stream_of(fine, "variant", 0), 24, slice(0, 8)),
-            BatchPart(semantic, stream_of(semantic, "variant", 0), 9, slice(8, 11)),
+            BatchPart(fine, stream_of(fine, "variant", 0), 24),
+            BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 9),
         ]
 
     batches, reference = Batches(features, parts(), 4, 9), parts()
@@ -82,7 +82,7 @@ def test_a_bank_is_judged_head_by_head_in_its_order(make_table: Make, quick: Qui
     task = fine_task(table, 0)
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
-    validation = Validation(features, task, slice(0, 8), quick())
+    validation = Validation(features, task, quick())
     own = HeadBank([Setting(1e-2, 0.0, width), Setting(1e-3, 0.0, width)], 20, 8, [0, 1], 0.0, CPU)
     for i, piece in enumerate(own.pieces):
         piece.w1.mul_(torch.arange(1.0, 1.0 + len(piece))[:, None, None] * (i + 1))

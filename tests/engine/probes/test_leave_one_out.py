@@ -98,7 +98,7 @@ def test_each_is_scored_by_the_probe_that_held_it_out(make_table: Make, quick: Q
         seen = np.setdiff1d(task.train_T, [t])
         own = replace(task, train_T=seen)
         alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
-        picked = score(features, replace(task, score_T=np.array([t])), slice(0, 4), alone.heads, images)
+        picked = score(features, replace(task, score_T=np.array([t])), alone.heads, images)
         assert (picked.mean_TN[t] == found.score_TN[t]).mean() >= 1 - 1.5 / len(images)
 
 
@@ -185,7 +185,7 @@ def test_the_report_of_redrawn_sets(make_table: Make, quick: Quick) -> None:
     for held in redrawn_sets(table, task, 3, config.seed):
         seen = np.setdiff1d(task.train_T, held)
         alone = fit_heads(features, task, config, variant_weights(task, seen)[None], [0.1], tighter=3.0)
-        scores = score(features, replace(task, score_T=held), slice(0, 4), alone.heads, images)
+        scores = score(features, replace(task, score_T=held), alone.heads, images)
         expected.append(np.mean([np.mean(scores.mean_TN[t]) for t in held]))  # one of blur, one of noise
     assert entry["accuracies"] == pytest.approx(expected, abs=1.5 / len(images))
     accuracies = entry["accuracies"]
@@ -231,7 +231,7 @@ def test_styles_of_a_generator_are_scored_by_a_probe_that_saw_none_of_them(make_
         own = replace(task, train_T=seen)
         features = Features(table, standard, CPU, torch.float32)
         alone = fit_heads(features, own, config, variant_weights(own, seen)[None], [0.1], tighter=3.0)
-        picked = score(features, replace(task, score_T=np.array(held)), slice(0, 3), alone.heads, table.rows(2))
+        picked = score(features, replace(task, score_T=np.array(held)), alone.heads, table.rows(2))
         expected = float(np.mean([picked.mean_TN[t].mean() for t in held]))
         assert entry["generators"][generator]["accuracy"] == pytest.approx(expected, abs=0.02)
     # one generator says nothing about another, and all else stays as it is

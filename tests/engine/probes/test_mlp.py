@@ -186,12 +186,12 @@ def test_a_training_of_twice_the_steps_begins_anew(make_table: Make, quick: Quic
     assert own.setting in grid(config)
     assert own.steps == 20
     assert sum(steps) == 10 + 20
-    alone = train(features, [part_of(features, task, config, slice(0, 8))], [own.setting], config, 20)[own.setting]
+    alone = train(features, [part_of(features, task, config)], [own.setting], config, 20)[own.setting]
     for ours, theirs in zip(own.heads.parameters, alone.heads.parameters, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    first = train(features, [part_of(features, task, config, slice(0, 8))], grid(config), config, 10)
+    first = train(features, [part_of(features, task, config)], grid(config), config, 10)
     assert own.setting == max(first.values(), key=by_accuracy).setting
-    rows = Validation(features, task, slice(0, 8), config)
+    rows = Validation(features, task, config)
     assert (found.difference, found.converged) == rows.difference(own.heads, first[own.setting].heads)
 
 
@@ -275,10 +275,10 @@ def test_the_joint_probe_is_picked_by_its_summed_validation_loss(
     config = quick(multitask_learning_rates=(1e-1, 1e-2, 1e-4), multitask_steps=10)
     found = train_multitask(features, fine, semantic, config, table.rows(2))
     assert ranks == [by_loss]
-    half = part_of(features, fine, config, slice(0, 8), share=2)
-    parts = [half, replace(part_of(features, semantic, config, slice(8, 11)), count=half.count)]
+    half = part_of(features, fine, config, share=2)
+    parts = [half, replace(part_of(features, replace(semantic, first=8), config), count=half.count)]
     first = train(features, parts, settings_of(fine, semantic, config), config, 10)
-    rows = [Validation(features, fine, slice(0, 8), config), Validation(features, semantic, slice(8, 11), config)]
+    rows = [Validation(features, fine, config), Validation(features, replace(semantic, first=8), config)]
     for group, mlp in found.made.items():
         loss = {
             s: sum(w * float(v.judge(t.heads)[1][0]) for w, v in zip(s.loss, rows, strict=True))

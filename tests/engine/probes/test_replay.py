@@ -82,7 +82,7 @@ def learned(
 ) -> dict[Setting, Trained]:
     task = the_task(table)
     features = Features(hold(table, config, CPU), standard_of(table, task, 0), CPU, dtype)
-    part = BatchPart(task, stream_of(task, "variant", 0), 64, slice(0, len(task.labels)))
+    part = BatchPart(task, stream_of(task, "variant", 0), 64)
     return train(features, [part], settings, config, steps, seeds=[0, 1])
 
 
@@ -174,8 +174,8 @@ def test_twins_and_their_parts(make_table: Make, quick: Quick, graphs: Graphs, m
 
     def run() -> dict[Setting, Trained]:
         parts = [
-            BatchPart(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
-            BatchPart(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
+            BatchPart(fine, stream_of(fine, "variant", 0), 18),
+            BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 18),
         ]
         return train(features, parts, settings_of(fine, semantic, config), config, 20)
 
@@ -213,7 +213,7 @@ def test_a_script_says_what_its_steps_are(make_table: Make) -> None:
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
 
     def part() -> BatchPart:
-        return BatchPart(task, stream_of(task, "variant", 0), 8, slice(0, 8))
+        return BatchPart(task, stream_of(task, "variant", 0), 8)
 
     batches, stream = DeviceBatches(features, [part()], 3, 5), part().stream
     place = batches.script.word_nP.data_ptr()
@@ -254,7 +254,7 @@ def test_a_schedule_takes_as_many_operations_however_long_it_is(make_table: Make
     table = make_table()
     task = the_task(table)
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
-    part = BatchPart(task, stream_of(task, sampling, 0), 8, slice(0, 8))
+    part = BatchPart(task, stream_of(task, sampling, 0), 8)
     counts = []
     for steps in (2, 50):
         batches = DeviceBatches(features, [part], steps, steps)

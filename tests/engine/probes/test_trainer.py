@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -38,7 +38,7 @@ class Setup:
         self.features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
 
     def part(self, count: int = 64) -> BatchPart:
-        return BatchPart(self.task, stream_of(self.task, "variant", 0), count, slice(0, len(self.task.labels)))
+        return BatchPart(self.task, stream_of(self.task, "variant", 0), count)
 
 
 def test_a_grid_trains_as_its_settings_alone_would(make_table: Make, quick: Quick) -> None:
@@ -75,7 +75,7 @@ def test_what_is_trained_is_judged_at_its_end(make_table: Make, quick: Quick) ->
     setup, setting, told = Setup(make_table()), Setting(1e-2, 0.1, 16), list[int]()
     config = quick(validation_rows=100)
     made = train(setup.features, [setup.part()], [setting], config, 25, seeds=[3, 4], advance=told.append)[setting]
-    accuracy_K, loss_K = Validation(setup.features, setup.task, slice(0, 8), config).judge(made.heads)
+    accuracy_K, loss_K = Validation(setup.features, setup.task, config).judge(made.heads)
     assert (made.setting, made.steps, sum(told)) == (setting, 25, 25)
     assert made.validation == pytest.approx(accuracy_K.mean())
     assert made.loss == pytest.approx(loss_K.mean(), rel=1e-5)
@@ -142,8 +142,8 @@ def test_twins_see_the_same_rows_in_the_same_order(
 
     def parts() -> list[BatchPart]:
         return [
-            BatchPart(fine, stream_of(fine, "variant", 0), 18, slice(0, 8)),
-            BatchPart(semantic, stream_of(semantic, "variant", 0), 18, slice(8, 11)),
+            BatchPart(fine, stream_of(fine, "variant", 0), 18),
+            BatchPart(replace(semantic, first=8), stream_of(semantic, "variant", 0), 18),
         ]
 
     train(features, parts(), settings_of(fine, semantic, config), config, 5, seeds=seeds)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def made(table: EmbeddingTable, task: Task | None, config: ProbeConfig) -> Validation:
     assert task is not None
     features = Features(table, standard_of(table, task, 0), CPU, torch.float32)
-    return Validation(features, task, slice(0, len(task.labels)), config)
+    return Validation(features, task, config)
 
 
 def logits(heads: Heads, validation: Validation) -> np.ndarray:
@@ -149,14 +149,14 @@ def test_what_is_asked_of_two_fits(make_table: Make, quick: Quick) -> None:
     assert coarse is not None
     assert fine is not None
     features = Features(table, standard_of(table, fine, 0), CPU, torch.float32)
-    both = asked(features, coarse, slice(0, 4), quick())
+    both = asked(features, coarse, quick())
     val = len(table.rows(1))
     assert [len(v.answers) for v in both] == [6 * val, 2 * val]
     assert sorted(set(both[1].answers.tolist())) == sorted({int(coarse.answer[3]), int(coarse.answer[5])})
-    assert len(asked(features, fine, slice(0, 8), quick())) == 1
+    assert len(asked(features, fine, quick())) == 1
     hidden = table.distinct_TN.copy()
     hidden[np.ix_([3, 5], table.rows(1))] = False  # no validation row of what is held out
-    assert len(asked(features, replace(coarse, distinct_TN=hidden), slice(0, 4), quick())) == 1
+    assert len(asked(features, replace(coarse, distinct_TN=hidden), quick())) == 1
     a, b = (initial(0, 20, 4, 1, [seed], CPU) for seed in (0, 1))
     each = [v.difference(a, b) for v in both]
     assert compare(both, a, b) == (max((d for d, _ in each), key=abs), all(agree for _, agree in each))
