@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.store import arrays, compaction
-from substyle.engine.store.journal import Notes
+from substyle.engine.store.journal import Notes, hex_of
 from substyle.engine.store.layout import SPLITS, TEST, BackboneEntry, ResampleBy, StoreError
 from substyle.engine.store.manifest import Manifest, groups
 from substyle.engine.store.records import Index
@@ -99,6 +99,11 @@ class EmbeddingTable:
     def width(self) -> int:
         """Numbers in a row: D, or P · D of tokens."""
         return int(self.x_TND.shape[2])
+
+    @property
+    def contents(self) -> list[str]:
+        """Content hash of each photograph in hex, empty if unknown."""
+        return [""] * len(self.keys) if self.content_N2 is None else hex_of(self.content_N2)
 
     def take(
         self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None

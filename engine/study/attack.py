@@ -47,7 +47,6 @@ from substyle.engine.probes.evaluate import resample
 from substyle.engine.store import identity, lock
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.files import read_object, remove, write_durably
-from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, BackboneEntry, StoreSettings
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote, content_hash
@@ -298,7 +297,7 @@ class _Subject:
         records = {record.key: record for record in source.records}
         classes = probe.labels["class"]
         index = np.array([classes.index(c) if c in classes else -1 for c in table.class_names] + [-1], np.int64)
-        contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
+        contents = table.contents
         found, before = {}, (0.0, 0)
         for split in (TRAIN, TEST):
             rows = [n for n in table.rows(split).tolist() if index[table.label_N[n]] >= 0 and table.keys[n] in records]
@@ -353,7 +352,7 @@ class _Subject:
             path, StoreSettings(settings.seed, settings.canvas, rows, settings.dtype, settings.orientation)
         )
         with lock.hold(path, run := lock.new_run_id()):
-            contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
+            contents = table.contents
             labels = [table.label_N[own.row_N] for own in photographs.values()]
             present = list(dict.fromkeys(label for own_N in labels for label in np.unique(own_N).tolist()))
             class_names = [table.class_names[label] for label in present]

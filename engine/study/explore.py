@@ -26,7 +26,6 @@ from substyle.engine.embedding.variants import batches
 from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.store import identity
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
@@ -182,7 +181,7 @@ def current_variants(
         return
     records = {record.key: record for source in sources for record in source.records}
     split_of = dict(zip(manifest.keys, manifest.split_N.tolist(), strict=True))
-    contents = [""] * len(table.keys) if table.content_N2 is None else hex_of(table.content_N2)
+    contents = table.contents
     keys = [
         table.keys[n]
         for n in n_M.tolist()

@@ -18,7 +18,6 @@ from PIL import Image
 from substyle.engine import cache
 from substyle.engine.config import Settings, Study
 from substyle.engine.store.files import remove
-from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
@@ -117,8 +116,7 @@ def current_gallery(store: EmbeddingStore, out: Path, table: EmbeddingTable) -> 
     if note is None:
         return None
     known = store.catalog.transformations[store.backbone(table.backbone).slug]
-    contents = [] if table.content_N2 is None else hex_of(table.content_N2)
-    content_of = dict(zip(table.keys, contents, strict=False))
+    content_of = dict(zip(table.keys, table.contents, strict=True))
     wanted = {name: known[name].hash for name in table.transformations}
     shown = note.stamp.settings.get("photographs", [])
     current = note.stamp.store == store.uuid and note.stamp.transformations == wanted
