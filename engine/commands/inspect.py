@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
         "shard_rows": settings.shard_rows,
         "sources": _sources(store),
         **images,
-        "transformations": _union(backbone["transformations"] for backbone in backbones),
+        "transformations": list(dict.fromkeys(name for backbone in backbones for name in backbone["transformations"])),
         "backbones": backbones,
         "complete": bool(backbones) and not damaged and all(backbone["complete"] for backbone in backbones),
     }
@@ -112,8 +111,8 @@ def _classes(names: tuple[str, ...]) -> dict[str, Any]:
 def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> dict[str, Any]:
     """Description and progress of a backbone."""
     names = [str(definition["name"]) for definition in definitions(store, entry)]
-    rows, shard_rows = _rows(store), store.settings.shard_rows
-    lacks = lacking(rows, shard_rows, finished, [entry.slug], names, Part())
+    rows = Rows.of(store.manifest().row_N if store.has_manifest() else np.zeros(0, np.int64))
+    lacks = lacking(rows, store.settings.shard_rows, finished, [entry.slug], names, Part())
     shards = lacks.shards - len(lacks.shard_W) if names else 0
     spec, runtime = entry.facts["spec"], entry.facts["runtime"]
     return {
@@ -130,15 +129,6 @@ def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> d
         "shards": {"finished": shards, "total": lacks.shards},
         "complete": 0 < lacks.total == lacks.done,
     }
-
-
-def _rows(store: EmbeddingStore) -> Rows:
-    return Rows.of(store.manifest().row_N if store.has_manifest() else np.zeros(0, np.int64))
-
-
-def _union(lists: Iterable[list[str]]) -> list[str]:
-    """Distinct names in order of first occurrence."""
-    return list(dict.fromkeys(name for names in lists for name in names))
 
 
 def _lines(answer: dict[str, Any]) -> list[str]:
@@ -166,19 +156,16 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _tokens(backbone: dict[str, Any]) -> str:
-    return f"{backbone['tokens']} tokens, " if backbone.get("tokens") else ""
-
-
 def _backbone_lines(backbone: dict[str, Any], transformations: int) -> list[str]:
     done, total = backbone["embeddings"]["done"], backbone["embeddings"]["total"]
     shards, present = backbone["shards"], len(backbone["transformations"])
     # rounded down: 100 % must mean complete
     share = f" ({int(1000 * done / total) / 10:.1f} %)" if total else ""
     fewer = f"; {present} of the {transformations} transformations" if present < transformations else ""
+    tokens = f"{backbone['tokens']} tokens, " if backbone.get("tokens") else ""
     runtime = " ".join(str(backbone[name]) for name in ("runtime", "precision", "device") if backbone[name])
     return [
-        f"  {backbone['name']}: {_tokens(backbone)}{backbone['dim']} wide, {runtime}, {backbone['weights']}",
+        f"  {backbone['name']}: {tokens}{backbone['dim']} wide, {runtime}, {backbone['weights']}",
         f"    {done:,} of {total:,} embeddings{share}, {shards['finished']:,} of {shards['total']:,} shards, "
         f"{_size(backbone['bytes'])}{fewer}",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,12 @@ def compare_results(runs: Runs, out_dir: Path) -> Comparison:
     setup = tuple(_differences(runs))
     rows = _rows(runs)
     table = Table("compare", "Comparison of runs.", _columns(names), tuple(_flat(row) for row in rows))
-    context = {"names": names, "setup": setup, "groups": _grouped(rows), "runs": [results for _, results in runs]}
+    context = {
+        "names": names,
+        "setup": setup,
+        "groups": [(name, list(own)) for name, own in groupby(rows, lambda row: row.backbone)],
+        "runs": [results for _, results in runs],
+    }
     page = write_page(out_dir / "compare.html", "compare.html.j2", context)
     clear = tuple(tuple(row.clear(run) for run in range(1, len(runs))) for row in rows)
     return Comparison(setup, table, clear, (page, *write_tables([table], out_dir / "tables")))
@@ -199,10 +204,3 @@ def _flat(row: _Row) -> tuple[Any, ...]:
         for value, interval in zip(row.values, row.intervals, strict=True)
     ]
     return (row.backbone, row.score, *values, *(row.change(run) for run in range(1, len(values))))
-
-
-def _grouped(rows: Sequence[_Row]) -> list[tuple[str, list[_Row]]]:
-    groups: dict[str, list[_Row]] = {}
-    for row in rows:
-        groups.setdefault(row.backbone, []).append(row)
-    return list(groups.items())

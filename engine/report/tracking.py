@@ -23,7 +23,7 @@ from pydantic import Field
 
 from substyle.engine import observability
 from substyle.engine.report.page import flat
-from substyle.engine.report.tables import all_tables
+from substyle.engine.report.tables import all_tables, overview
 from substyle.kernels.errors import MissingError
 from substyle.pipelines.validation import validated
 
@@ -135,11 +135,11 @@ def _markdown(rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-_LIBRARIES: dict[str, tuple[str, Callable[[TrackConfig, str, Mapping[str, Any], Path], Tracker]]] = {
-    "trackio": ("trackio", _trackio),
-    "wandb": ("wandb", _wandb),
-    "mlflow": ("mlflow", _mlflow),
-    "tensorboard": ("tensorboard", _tensorboard),
+_LIBRARIES: dict[str, Callable[[TrackConfig, str, Mapping[str, Any], Path], Tracker]] = {
+    "trackio": _trackio,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "tensorboard": _tensorboard,
 }
 
 
@@ -186,11 +186,10 @@ def tracked(
     if not config.to:
         yield lambda results: None
         return
-    module, begin = _LIBRARIES[config.to]
-    if importlib.util.find_spec(module) is None:
-        extra = "substyle[track]" if module == "trackio" else module
-        raise MissingError("track.to", f"{module} is not installed; pip install '{extra}'")
-    calls = _Calls(lambda: begin(config, name, settings, out), config.to)
+    if importlib.util.find_spec(config.to) is None:
+        extra = "substyle[track]" if config.to == "trackio" else config.to
+        raise MissingError("track.to", f"{config.to} is not installed; pip install '{extra}'")
+    calls = _Calls(lambda: _LIBRARIES[config.to](config, name, settings, out), config.to)
 
     def progress(stage: str, done: int, total: int, per_s: float) -> None:
         values = {f"{stage}/done": done, f"{stage}/total": total, f"{stage}/per_second": per_s}
@@ -220,10 +219,7 @@ def _log_table(title: str, rows: Rows, tracker: Tracker) -> None:
 
 def _scores(results: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of the table of probe accuracies, by backbone, head and score."""
-    overview = next((table for table in all_tables(dict(results)) if table.name == "overview"), None)
-    if overview is None:
-        return {}
-    columns, rows = flat(overview)
+    columns, rows = flat(overview(dict(results)))
     return {
         f"{row[0]}/{row[1]}/{name}": value
         for row in rows
