@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from substyle.engine.probes.attentive import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
 from substyle.engine.probes.leave_one_out import STYLE
 from substyle.engine.probes.single_task import coarse_weights
+from substyle.engine.store.files import write_durably
 from substyle.kernels.errors import SubstyleError
 
 _RESULTS, _SCORES = "probes.json", "scores.npz"
@@ -55,24 +57,12 @@ class ProbeOutcome:
     def save(self, folder: Path) -> None:
         """Write ``probes.json`` and ``scores.npz`` to a folder, each atomically, the JSON last."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / (_SCORES + ".tmp")
-        with temporary.open("wb") as file:
-            by_resample = {_BY_RESAMPLE + name: score_ST for name, score_ST in self.by_resample.items()}
-            np.savez(file, allow_pickle=False, **self.scores, **by_resample)
-        temporary.replace(folder / _SCORES)
-        document = {
-            "results": self.results,
-            "keys": self.keys,
-            "transformations": self.transformations,
-            "coarse": self.coarse,
-            "roles": self.roles,
-            "bootstrap": self.bootstrap,
-            "seed": self.seed,
-            "group_N": self.group_N,
-        }
-        temporary = folder / (_RESULTS + ".tmp")
-        temporary.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-        temporary.replace(folder / _RESULTS)
+        by_resample = {_BY_RESAMPLE + name: score_ST for name, score_ST in self.by_resample.items()}
+        arrays = io.BytesIO()
+        np.savez(arrays, allow_pickle=False, **self.scores, **by_resample)
+        write_durably(folder / _SCORES, arrays.getvalue())
+        document = {name: value for name, value in vars(self).items() if name not in ("scores", "by_resample")}
+        write_durably(folder / _RESULTS, json.dumps(document, allow_nan=False).encode())
 
     @classmethod
     def load(cls, folder: Path) -> ProbeOutcome:

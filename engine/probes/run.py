@@ -32,6 +32,7 @@ from substyle.engine.probes.tasks import Task, coarse_task, fine_task, identity,
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.store.tokens import averaged
+from substyle.kernels.probe_heads import Heads
 
 _PASSES = 600  # estimated passes of a linear probe, resamples included, for the progress bar
 OUTPUT = {"fine": "transformation", "coarse": "coarse", "semantic": "class"}  # output name of each task
@@ -157,10 +158,7 @@ class _Run:
             return
         features, standard = self.features(task, self.held_tokens)
         for head in self.config.token_heads:
-            bar.note(f"{name} {head}")
-            one = self._train(f"{name}/{head}", features, task, head, bar)
-            self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
-            self._save(name, head, one, standard)
+            self._head(name, head, task, features, standard, bar)
 
     def single(self, name: str, bar: ProgressBar) -> None:
         """Train a task with each head, and the rotation and equal-width probes that follow linear ones."""
@@ -171,11 +169,8 @@ class _Run:
         features, standard = self.features(task)
         self.results[name] = {}
         for head in self.config.heads:
-            bar.note(f"{name} {head}")
-            one = self._train(f"{name}/{head}", features, task, head, bar)
+            one = self._head(name, head, task, features, standard, bar)
             self.trained.setdefault(name, {})[head] = one
-            self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
-            self._save(name, head, one, standard)
             if isinstance(one.made, Linear) and name == "coarse":
                 self._rotate(one.made, bar)
             if isinstance(one.made, Linear) and name == "fine" and self._narrowed:
@@ -194,19 +189,9 @@ class _Run:
         joint = train_multitask(features, fine, semantic, self.config, self.images, bar.advance)
         self.results["multitask"] = report_multitask(self.table, joint, self.config, self.scored_group_N)
         self.scores |= {f"multitask/{name}": score_TN for name, score_TN in joint.scores_TN.items()}
-        if self.folder is not None:
-            trained = joint.made[JOINT].trained
-            save_probe(
-                self.folder / "multitask-mlp.safetensors",
-                trained.heads,
-                standard,
-                task="multitask",
-                head="mlp",
-                outputs={OUTPUT["fine"]: fine.labels, OUTPUT["semantic"]: semantic.labels},
-                backbone=self.table.backbone,
-                setting=trained.setting.describe() | {"task_weight": self.config.task_weight},
-                extra=self.metadata,
-            )
+        trained = joint.made[JOINT].trained
+        setting = trained.setting.describe() | {"task_weight": self.config.task_weight}
+        self._save("multitask", "mlp", trained.heads, standard, [fine, semantic], setting)
 
     def extractability(self, bar: ProgressBar) -> None:
         """Measure how easily the labels of fine and semantic tasks are extracted."""
@@ -249,6 +234,16 @@ class _Run:
         made = fit_linear(features, task, self.config, advance=bar.advance) if one is None else one.made
         assert isinstance(made, Linear)
         return made
+
+    def _head(
+        self, name: str, head: str, task: Task, features: Features, standard: Standardizer, bar: ProgressBar
+    ) -> Single:
+        """Train, score and save a head of a task."""
+        bar.note(f"{name} {head}")
+        one = self._train(f"{name}/{head}", features, task, head, bar)
+        self.results[name][head] = report(self.table, one, self.config, self.scored_group_N)
+        self._save(name, head, one.heads, standard, [task], one.made.describe()["setting"])
+        return one
 
     def _train(self, score: str, features: Features, task: Task, head: str, bar: ProgressBar) -> Single:
         one = train_single(
@@ -293,16 +288,23 @@ class _Run:
         entry: dict[str, Any] = self.results.setdefault("equal_width", {"dim": self.config.equal_width})
         return entry
 
-    def _save(self, name: str, head: str, one: Single, standard: Standardizer) -> None:
+    def _save(
+        self,
+        name: str,
+        head: str,
+        heads: Heads,
+        standard: Standardizer,
+        tasks: Sequence[Task],
+        setting: Mapping[str, Any],
+    ) -> None:
         if self.folder is not None:
-            setting = one.made.describe()["setting"]
             save_probe(
                 self.folder / f"{name}-{head}.safetensors",
-                one.heads,
+                heads,
                 standard,
                 task=name,
                 head=head,
-                outputs={OUTPUT[name]: one.task.labels},
+                outputs={OUTPUT[task.name]: task.labels for task in tasks},
                 backbone=self.table.backbone,
                 setting=setting,
                 extra=self.metadata,
