@@ -100,8 +100,7 @@ class Judged:
         training = None if self.training_ST is None else _means(self.training_ST, weight_T)
         if minus_T is not None:
             estimate -= self.resampled.mean(minus_T)
-            minus = self.resampled.two_way(minus_T)
-            two_way = replace(two_way - minus, replicates_R=_paired(two_way, minus))
+            two_way = _difference(two_way, self.resampled.two_way(minus_T))
             training = None if training is None else training - _means(self.training_ST, minus_T)
         of_training = None if training is None or len(training) < 2 else float(training.std(ddof=1))
         of_training = of_training if of_training is not None and math.isfinite(of_training) else None
@@ -116,11 +115,11 @@ class Judged:
         }
 
 
-def _paired(a: Estimate, b: Estimate) -> F64:
-    """Replicates of a - b; empty if one of them has none."""
+def _difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b; without replicates if one of them has none."""
     if len(a.replicates_R) != len(b.replicates_R):
-        return np.empty(0)
-    return a.replicates_R - b.replicates_R
+        a, b = (replace(each, replicates_R=np.empty(0)) for each in (a, b))
+    return a - b
 
 
 def _means(accuracy_ST: NDArray[np.float32] | None, weight_T: F64) -> F64:

@@ -11,6 +11,7 @@ from scipy import stats
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.evaluate import Resampled, balanced_over, resample, uniform_over
 from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.single_task import Judged
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.errors import SubstyleError
@@ -166,6 +167,15 @@ def test_two_way_draws_of_other_transformations_are_independent() -> None:
     seen, held_out = (made.two_way(uniform_over(rows, 10)) for rows in (range(5), range(5, 10)))
     assert abs(np.corrcoef(seen.replicates_R, held_out.replicates_R)[0, 1]) < 0.05
     assert (seen - held_out).se == pytest.approx(np.sqrt(2) * (seen.se or 0.0), rel=0.05)
+
+
+def test_a_gap_to_one_transformation_has_no_two_way_interval() -> None:
+    score = (np.random.default_rng(0).random((3, 50)) < 0.6).astype(np.float32)
+    judged = Judged(resample(score, 200, 0), None)
+    numbers = judged.numbers("gap", uniform_over([0, 1], 3), uniform_over([2], 3))
+    assert numbers["gap"] == pytest.approx(score[:2].mean() - score[2].mean())
+    assert numbers["gap_ci95"] is not None
+    assert numbers["gap_two_way_ci95"] is None
 
 
 def test_two_way_intervals_cover_where_those_over_images_do_not() -> None:
