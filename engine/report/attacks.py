@@ -99,15 +99,13 @@ def attack_summary(results: Results) -> str:
     """
     sentences = []
     for name in dict.fromkeys(name for name, _, _ in _rows(results)):
-        real = {
-            attack: entry for own, attack, entry in _rows(results) if own == name and not attack.startswith("noise")
-        }
+        every = {attack: entry for own, attack, entry in _rows(results) if own == name}
+        real = {attack: entry for attack, entry in every.items() if not attack.startswith(("noise", "adaptive"))}
         good = {attack: entry for attack, entry in real.items() if (entry.get("success") or 0.0) >= HALF}
         text = f"{len(good)} of {len(real)} attacks on {name} succeed on at least half of the photographs"
-        plain = {attack: e for attack, e in good.items() if not attack.startswith("adaptive")}
-        if plain:
-            attack = min(plain, key=lambda each: plain[each]["l2"])
-            scores = dig(plain[attack], "detection") or {}
+        if good:
+            attack = min(good, key=lambda each: good[each]["l2"])
+            scores = dig(good[attack], "detection") or {}
             parts = [f"the style probe {_auroc(scores['fine'])}"] if scores.get("fine") else []
             unseen = next((how for how in ("other_attacks", "other_radii", "detector") if scores.get(how)), None)
             if unseen:
@@ -119,7 +117,7 @@ def attack_summary(results: Results) -> str:
                 parts.append(f"{which} ({DETECTORS[best]}) {_auroc(scores[best])}")
             text += f"; the least visible of them is {attack}, which is detected with an AUROC of "
             text += ", ".join(parts)
-        adaptive = next((entry for attack, entry in real.items() if attack.startswith("adaptive")), None)
+        adaptive = next((entry for attack, entry in every.items() if attack.startswith("adaptive")), None)
         if adaptive is not None:
             text += f"; an attack that knows the detector succeeds on {show(adaptive.get('success'))} %"
             known = dig(adaptive, "detection", "detector")
