@@ -304,12 +304,13 @@ def write_described(path: Path, tensors: Mapping[str, torch.Tensor], metadata: M
     Args:
         form: name and version of the format, checked by `read_described`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(held, temporary, {"substyle": json.dumps({**metadata, "format": form})})
+    # written here, since errors of safetensors' own files are no OSError
+    temporary.write_bytes(save(held, {"substyle": json.dumps({**metadata, "format": form})}))
     temporary.replace(path)
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.probes.dataset import Standardizer
+from substyle.engine.store.files import write_durably
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.attention_heads import AttentionHeads
 from substyle.kernels.errors import SubstyleError
@@ -99,6 +100,8 @@ class Probe:
         """Load a probe. Raises SubstyleError if the file is invalid or damaged."""
         from safetensors import SafetensorError, safe_open
 
+        if Path(path).is_dir():
+            raise SubstyleError(f"{path}: a folder; a probe is a .safetensors file in it or below")
         try:
             with safe_open(str(path), framework="pt") as file:
                 entries = file.metadata() or {}
@@ -138,7 +141,7 @@ def save_probe(
         setting: learning rate, weight decay, width.
         extra: additional JSON entries of the header (suite, canvas).
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     mean_D, scale_D = (torch.from_numpy(v).double() for v in (standard.mean_D, standard.scale_D))
     if isinstance(heads, AttentionHeads):
@@ -161,11 +164,9 @@ def save_probe(
     if isinstance(heads, AttentionHeads):
         metadata["groups"] = heads.groups
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     header = json.dumps(metadata)
-    save_file(tensors, temporary, {"substyle": header, "digest": _digest(header, tensors)})
-    temporary.replace(path)
+    write_durably(path, save(tensors, {"substyle": header, "digest": _digest(header, tensors)}))
 
 
 def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
