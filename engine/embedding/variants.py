@@ -26,6 +26,7 @@ from substyle.engine.store.manifest import assign
 from substyle.engine.store.records import content_hash
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
+from substyle.pipelines.storage import is_remote
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite as names_of_suite
 
@@ -184,6 +185,9 @@ def write_variants(
         raise ConfigError("--quality", quality, "1 to 100")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("--out", str(out), "a new or empty folder")
+    if not is_remote(images) and out.resolve().is_relative_to(Path(images).resolve()):
+        outside = "a folder outside of the photographs, among which variants would be taken for photographs"
+        raise ConfigError("--out", str(out), outside)
     opened = open_source(images, source or SourceConfig())
     print(describe(opened), file=sys.stderr)
     records = limited(opened.records, seed, limit)

@@ -172,5 +172,9 @@ def test_jpeg_and_a_file_that_is_no_image(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             write_variants(images, tmp_path / "new", suite="identity", **changes)
         assert caught.value.field == field
+    with pytest.raises(ConfigError) as caught:  # a folder of variants would be a class of photographs
+        write_variants(images, images / "variants", suite="identity")
+    assert caught.value.field == "--out"
+    assert not (images / "variants").exists()
     with pytest.raises(ConfigError, match="a new or empty folder"):
         write_variants(images, tmp_path / "out", suite="identity")
