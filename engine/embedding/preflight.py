@@ -103,6 +103,7 @@ def check_study(
     check_domains(study)
     check_training(study, transformations, counts)
     check_attack(study, counts)
+    warnings += idle_tables(study)
     check_corruptions(study, counts)
     return warnings + check_shift(study.shift, counts, study.probes, study.source)
 
@@ -297,6 +298,16 @@ def check_tasks(config: ProbeConfig, transformations: Sequence[str], counts: Spl
     return [f"the {task} probe is skipped; it needs {need}" for task, need in missing.items()]
 
 
+def _opened(field: str, folder: Path | str, source: SourceConfig) -> Source:
+    """Open photographs. Raises ConfigError(field, ...)."""
+    try:
+        return open_source(folder, source.fitting(kind_of(folder)))
+    except ConfigError as error:
+        if error.field != "images":
+            raise
+        raise ConfigError(field, error.given, error.allowed) from None
+
+
 def check_domains(study: Study) -> None:
     """Raise ConfigError if probes of other domains cannot be trained, or their photographs cannot be opened."""
     if study.domains and ("linear" not in study.probes.heads or not study.probes.save):
@@ -304,7 +315,7 @@ def check_domains(study: Study) -> None:
     for name, folder in study.domains.items():
         if name == study.name:
             raise ConfigError(f"domains.{name}", str(folder), "another name than the study's, which is a domain too")
-        source = open_source(folder, study.source.fitting(kind_of(folder)))
+        source = _opened(f"domains.{name}", folder, study.source)
         records = limited(source.records, study.seed, study.limit)
         try:
             check_splits(count_splits(records, source, seed=study.seed, fractions=study.splits.fractions))
@@ -325,6 +336,16 @@ def check_training(study: Study, transformations: Sequence[str], counts: SplitCo
         if given and sum(base.get(name).role == "train" for name in transformations) < 2:
             allowed = "a suite with a transformation of role train besides identity"
             raise ConfigError(field, ", ".join(given), allowed)
+
+
+def idle_tables(study: Study) -> list[str]:
+    """Tables of the study with settings, of which nothing is run."""
+    warnings = []
+    for table, config, field in (("attack", study.attack, "attacks"), ("finetune", study.finetune, "backbones")):
+        given = {name for name, value in vars(config).items() if value != getattr(type(config)(), name)}
+        if not getattr(config, field) and given - {"seed", "resample_by"}:
+            warnings.append(f"[{table}] is not run, since {field} is empty")
+    return warnings
 
 
 def check_attack(study: Study, counts: SplitCounts) -> None:
@@ -399,7 +420,7 @@ def check_shift(
     known = set(counts.classes(TRAIN))
     warnings = []
     for name, folder in shift.items():
-        photographs = open_source(folder, (source or SourceConfig()).fitting(kind_of(folder)))
+        photographs = _opened(f"shift.{name}", folder, source or SourceConfig())
         names = photographs.class_names
         count = Counter(None if r.label is None else names[r.label] for r in photographs.records)
         found = sorted(text for text in count if text is not None)

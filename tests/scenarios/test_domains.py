@@ -120,7 +120,7 @@ def test_what_cannot_be_transferred_is_refused(scene: Scene) -> None:
     scene.study["domains"] = {"small": str(scene.root / "other")}
     scene.run_refused(field="domains.small", kind="ConfigError")
     scene.study["domains"] = {"other": str(scene.root / "missing")}
-    scene.run_refused(field="images", kind="ConfigError")
+    scene.run_refused(field="domains.other", kind="ConfigError")
     write(scene.root / "other" / "test" / "third" / "0.jpg", jpeg(photograph(70)))
     scene.study["domains"] = {"other": str(scene.root / "other")}
     scene.run_refused(field="domains.other", kind="ConfigError")

@@ -19,6 +19,7 @@ from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.attacks import AttackConfig
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.store.layout import HEADER, ResampleBy
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Manifest
 from substyle.kernels.errors import ConfigError
@@ -217,6 +218,15 @@ def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field
     with pytest.raises(ConfigError, match=named) as caught:
         preflight.check_attack(study, counts)
     assert caught.value.field == f"attack.{field}"
+
+
+def test_tables_that_run_nothing_are_pointed_out() -> None:
+    pixels = (BackboneChoice("control:pixels"),)
+    assert preflight.idle_tables(Study("s", pixels, attack=AttackConfig(seed=3), finetune=FinetuneConfig(seed=3))) == []
+    idle = Study("s", pixels, attack=AttackConfig(epsilons=(8,)), finetune=FinetuneConfig(steps=7))
+    assert [text.split()[0] for text in preflight.idle_tables(idle)] == ["[attack]", "[finetune]"]
+    runs = Study("s", (BackboneChoice("timm:a"),), attack=AttackConfig(attacks=("fgsm",), epsilons=(8,)))
+    assert preflight.idle_tables(runs) == []
 
 
 def test_writable_folders_are_left_as_they_are(tmp_path: Path) -> None:
