@@ -19,8 +19,8 @@ from substyle.engine.store.files import remove
 from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.outputs import ADAPTERS, Stamp, discard, finish, fits
-from substyle.engine.study.stages import stage_settings, tables
+from substyle.engine.study.outputs import ADAPTERS, Stamp, discard, fits
+from substyle.engine.study.stages import finish_unchanged, stage_settings, tables
 from substyle.kernels.errors import ConfigError
 
 DERIVED = "derived"  # runtime of embeddings computed from those of another backbone
@@ -117,7 +117,7 @@ def _trained(
         }
         adapter = Adapter(made.weight_ED, made.bias_E, metadata)
         adapter.save(folder / f"{adapter.digest}.safetensors")
-        finish(folder, stamp, time.perf_counter() - began)
+        finish_unchanged(store, table, folder, stamp, began)
     (path,) = folder.glob("*.safetensors")
     return path
 

@@ -52,8 +52,8 @@ from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.records import ImageNote, content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.study.outputs import Stamp, file_digest, finish, fits, note_of, require_fresh
-from substyle.engine.study.stages import PROBES, tables
+from substyle.engine.study.outputs import Stamp, file_digest, fits, note_of, require_fresh
+from substyle.engine.study.stages import PROBES, finish_unchanged, tables
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import Source
@@ -118,7 +118,7 @@ def attack(
             subject = _Subject(store, out, table, config, inputs, dict(checkpoints or {}), target)
             found = subject.run(folder, source or identity.open_own(store), quiet=quiet)
             write_durably(folder / "attack.json", json.dumps(found, allow_nan=False).encode())
-            finish(folder, stamp, time.perf_counter() - began)
+            finish_unchanged(store, table, folder, stamp, began)
         answer[name] = read_object(folder / "attack.json")
     return answer
 

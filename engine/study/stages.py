@@ -71,7 +71,7 @@ def tables(
     return found
 
 
-def _finish(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
+def finish_unchanged(store: EmbeddingStore, table: EmbeddingTable, folder: Path, stamp: Stamp, began: float) -> None:
     """Mark a folder of results as complete. Raises StaleError if the embeddings changed meanwhile."""
     if stamp != Stamp.of(store, table, stamp.settings):
         remove(folder)
@@ -132,7 +132,7 @@ def probe(
             }
             multitask = not adapted and not entry.facts["spec"]["control"]
             run_probes(table, own, out_dir=folder, quiet=quiet, metadata=metadata, multitask=multitask).save(folder)
-            _finish(store, table, folder, stamp, began)
+            finish_unchanged(store, table, folder, stamp, began)
         outcomes[entry.name] = ProbeOutcome.load(folder)
     return outcomes
 
@@ -159,7 +159,7 @@ def analysis(
             answer = analyze(table, config, quiet=quiet)
             folder.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(answer, allow_nan=False).encode())
-            _finish(store, table, folder, stamp, began)
+            finish_unchanged(store, table, folder, stamp, began)
         results[entry.name] = read_object(path)
     return results
 
