@@ -366,6 +366,7 @@ def _use(commands: Any) -> None:  # noqa: ANN401
     predict.add_argument("--checkpoint", type=Path, help="weights of the backbone")
     predict.add_argument("--out", type=_folder, metavar="FILE", help="write all predictions to a .csv or .parquet file")
     predict.add_argument("--top", type=int, default=3, help="labels per image (3)")
+    predict.add_argument("--strict", action="store_true", help="exit with 3 if images were quarantined")
     _source(predict)
 
     compare = _command(commands, "compare", "study", "compare the results of runs")

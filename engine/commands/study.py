@@ -33,7 +33,7 @@ from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.file import find_study, load_study, study_of, study_schema
 from substyle.engine.study.gallery import current_gallery
 from substyle.engine.study.mistakes import mistakes
-from substyle.engine.study.outputs import RESULTS, require_current
+from substyle.engine.study.outputs import RESULTS, StaleError, require_current
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import run_study, save_report, store_of
@@ -170,6 +170,15 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle report STORE`."""
+    try:
+        return _report(options)
+    except StaleError as error:
+        if options.study is None or "; run substyle " not in str(error):
+            raise
+        raise StaleError(f"{error} --study {options.study}") from None
+
+
+def _report(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
     settings = None
     if study is not None:
@@ -330,7 +339,7 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
             print(f"{row['key']}  {output}: {ranked}")
     for row in answer["quarantined"]:
         print(f"quarantined {row['key']}: {row['reason']}")
-    return answer
+    return answer if answer["predictions"] else answer | {"ok": False}
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

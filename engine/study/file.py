@@ -44,7 +44,7 @@ def load_study(path: Path | str, *, device: str | None = None, runtime: str | No
     """
     path = find_study(path) or Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         names = ", ".join(sorted(each.stem for each in STUDIES.glob("*.toml")))
         raise ConfigError("study", str(path), f"a readable study file ({error.strerror}), or one of {names}") from error

@@ -80,7 +80,8 @@ class Stamp:
             if getattr(self, name) != getattr(now, name):
                 found.append(words)
         if list(self.transformations) != list(now.transformations):
-            found.append("other transformations")
+            same = self.transformations.keys() == now.transformations.keys()
+            found.append("another order of transformations" if same else "other transformations")
         elif self.transformations != now.transformations:
             changed = [name for name, value in now.transformations.items() if self.transformations[name] != value]
             found.append(f"other definitions of {', '.join(changed)}")
@@ -174,7 +175,10 @@ def fits(folder: Path, stamp: Stamp) -> bool:
     except SubstyleError as error:
         print(f"{error}; recomputing", file=sys.stderr)
         return False
-    return note is not None and not note.stamp.differences(stamp)
+    differing = [] if note is None else note.stamp.differences(stamp)
+    if differing:
+        print(f"{folder}: recomputing, since it was computed from {'; '.join(differing)}", file=sys.stderr)
+    return note is not None and not differing
 
 
 def require_fresh(folder: Path, note: Note, now: Stamp, again: str) -> None:

@@ -307,6 +307,30 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [row["key"] for row in answer["quarantined"]] == ["bad.jpg"]
     assert main(["predict", str(probe), str(images / "60.jpg"), "--quiet"]) == 0
     assert "60.jpg  class: even" in capsys.readouterr().out
+    assert main(["predict", str(probe), str(images), "--quiet", "--strict"]) == 3
+    assert main(["predict", str(probe), str(images / "bad.jpg"), "--quiet"]) == 1
+    assert "quarantined bad.jpg" in capsys.readouterr().out
+    assert main(["predict", str(probe.parent), str(images), "--quiet"]) == 1
+    assert "a folder" in capsys.readouterr().err
+
+
+def test_the_remedy_for_outdated_results_names_the_study(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it, probes would be trained with default settings, over those of the study."""
+    study, out = tmp_path / "study.toml", tmp_path / "out"
+    text = 'name = "s"\nsuite = "identity,jpeg"\ncanvas = 32\nbackbones = ["control:pixels"]\ngallery = 0\n[probes]\n'
+    text += 'tasks = ["fine"]\nheads = ["linear"]\nresamples = 0\nequal_width = 0\nCs = [1e-2]\nbootstrap = 100\n'
+    study.write_text(text)
+    assert main(["run", str(study), "--images", str(two_classes), "--out", str(out), "--quiet"]) == 0
+    study.write_text(text + "seed = 5\n")
+    command = ["report", str(out / "store.zarr"), "--out", str(out), "--study", str(study)]
+    assert main(command) == 1
+    remedy = f"substyle probe {out / 'store.zarr'} --study {study}"
+    assert remedy in capsys.readouterr().err
+    assert main([*remedy.split()[1:], "--out", str(out), "--quiet"]) == 0
+    assert "recomputing" in capsys.readouterr().err
+    assert main(command) == 0
 
 
 def test_compare(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
