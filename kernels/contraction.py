@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from substyle.kernels.dispatch import on_triton
+from substyle.kernels.errors import ConfigError
 
 
 def contract(
@@ -50,5 +51,7 @@ def contract_reference(
 
 
 def taps(weight_OCKK: torch.Tensor) -> torch.Tensor:
-    """Weights of a 3 × 3 convolution by tap. Shape: (O, C, 3, 3) to (9, C, O)."""
+    """Weights of a 3 × 3 convolution by tap. Shape: (O, C, 3, 3) to (9, C, O). Raises ConfigError for other sizes."""
+    if weight_OCKK.shape[2:] != (3, 3):
+        raise ConfigError("weight.shape", tuple(weight_OCKK.shape), "(O, C, 3, 3)")
     return weight_OCKK.permute(2, 3, 1, 0).flatten(0, 1).contiguous()
