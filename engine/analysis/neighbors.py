@@ -32,23 +32,26 @@ def gpu_resources() -> Any:  # noqa: ANN401 - FAISS ships no types
 
 
 def search_device(name: str = AUTO) -> torch.device:
-    """Device of FAISS: the named one, or for ``auto`` the current GPU if FAISS and torch support it, else the CPU.
+    """Device of FAISS: the named one, or for ``auto`` the current GPU, else the CPU.
 
-    Prints to stderr if ``auto`` leaves a GPU unused.
+    If FAISS does not support GPUs, it is the CPU, and a note is printed once.
 
     Raises:
         ConfigError("analysis.device"): the device is not available.
     """
-    why = "this FAISS is built without CUDA; install the extra gpu"
-    if name == AUTO and torch.cuda.is_available() and gpu_resources() is None:
-        print(f"nearest neighbours and clusters run on the CPU: {why}", file=sys.stderr)
-        return CPU
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = as_device(name, "analysis.device")
     if device.type == "cuda" and gpu_resources() is None:
-        raise ConfigError("analysis.device", name, f"{AUTO} or cpu ({why})")
+        _say_unused()
+        return CPU
     return device
+
+
+@cache
+def _say_unused() -> None:
+    text = "nearest neighbours and clusters run on the CPU: FAISS sees no GPU; install the extra gpu"
+    print(text, file=sys.stderr)
 
 
 def place(x_RD: F32, device: torch.device) -> F32 | torch.Tensor:
@@ -252,7 +255,10 @@ def balance(rows: SampledRows, neighbour_Rk: I64, seed: int) -> dict[str, dict[s
     shares = dict(zip(names, (image_R, style_R, np.zeros_like(image_R), ~image_R & ~style_R), strict=True))
     return {
         "balance": {name: float(share_R.mean()) for name, share_R in shares.items()} | {"queries": len(rows)},
-        "balance_ci95": {name: bootstrap_mean(share_R, rows.group_R, seed) for name, share_R in shares.items()},
+        "balance_ci95": {
+            name: bootstrap_mean(share_R if name != "both" else share_R.astype(np.float64), rows.group_R, seed)
+            for name, share_R in shares.items()
+        },
     }
 
 
