@@ -90,8 +90,9 @@ def detection(
             found_R = np.take_along_axis(positive_RP @ above_PN, many_RN.argmax(1)[:, None], 1)[:, 0]
             tpr.append(found_R / total_R)
     both = [np.concatenate(parts) for parts in (auroc, tpr)]
-    replicates = slice(1, None if len(groups) > 1 else 1)
-    return Scored(*(Estimate(float(each[0]), each[replicates], len(groups), proportion=True) for each in both))
+    units = min(len(groups), len(np.unique(group_N[counted_N])))
+    replicates = slice(1, None if units > 1 else 1)
+    return Scored(*(Estimate(float(each[0]), each[replicates], units, trials=units, proportion=True) for each in both))
 
 
 @dataclass(frozen=True)

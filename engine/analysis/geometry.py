@@ -130,7 +130,7 @@ def bootstrap_mean(value_R: NDArray[np.floating | np.bool_], group_R: I64, seed:
     value_G, weight_G = (np.bincount(group_R, weights=w, minlength=n) for w in (value_R, None))
     counts_SG = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
     mean_S = (counts_SG @ value_G) / (counts_SG @ weight_G)
-    return Estimate(float(value_R.mean()), mean_S, n, proportion=hits).ci95
+    return Estimate(float(value_R.mean()), mean_S, n, trials=n, proportion=hits).ci95
 
 
 # Ridge strengths, as multiples of the mean eigenvalue of the training Gram matrix.

@@ -80,5 +80,7 @@ def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
 def _loss(points: Replicates, shifts: list[str]) -> Estimate:
     values = [points.loss[shift] for shift in shifts]
     return Estimate(
-        float(np.mean([v.value for v in values])), np.mean([v.replicates_R for v in values], axis=0, dtype=np.float64)
+        float(np.mean([v.value for v in values])),
+        np.mean([v.replicates_R for v in values], axis=0, dtype=np.float64),
+        *(min(v.units for v in values), max(v.unseen for v in values)),
     )

@@ -101,7 +101,7 @@ class Probe:
         from safetensors import SafetensorError, safe_open
 
         if Path(path).is_dir():
-            raise SubstyleError(f"{path}: a folder; a probe is a .safetensors file in it or below")
+            raise SubstyleError(f"{path}: is a folder; give a .safetensors file in it")
         try:
             with safe_open(str(path), framework="pt") as file:
                 entries = file.metadata() or {}

@@ -317,8 +317,8 @@ class _Code:
         bits = Estimate(total.value / labels.value, total.replicates_R / labels.replicates_R, total.units)
         compression = Estimate(uniform / bits.value, uniform / bits.replicates_R, total.units)
         return {
-            **bits.entries("bits"),
-            **compression.entries("compression"),
+            **{"bits": bits.number, "bits_ci95": bits.within(0.0, math.inf)},
+            **{"compression": compression.number, "compression_ci95": compression.within(0.0, math.inf)},
             "uniform": uniform,
             "labels": int(rows_N.sum()),
             "blocks": {str(end): {"C": self.Cs.get(end)} for end in self.ends},
@@ -355,14 +355,17 @@ class _Curve:
         replicate_AR = np.einsum("aor,ro->ar", replicate_AOR, times_RO)
         value_A, chance = value_AO.mean(axis=1), self.task.chance
         units = self.found[0][0].units
-        points = [Estimate(float(v), r, units, proportion=True) for v, r in zip(value_A, replicate_AR, strict=True)]
+        points = [
+            Estimate(float(v), r, units, trials=units, proportion=True)
+            for v, r in zip(value_A, replicate_AR, strict=True)
+        ]
         top = points[-1].ci95
         number = Estimate(math.nan, np.empty(0))
         if top is not None and top[0] > chance:
             each_R = [photographs_needed(self.sizes, own_A, chance) for own_A in replicate_AR.T]
             number = Estimate(photographs_needed(self.sizes, value_A, chance), np.array(each_R), units)
         return {
-            **number.entries("needed"),
+            **{"needed": number.number, "needed_ci95": number.within(self.sizes[0], self.sizes[-1])},
             "chance": chance,
             "points": {
                 str(size): one.entries("accuracy") | {"C": C}

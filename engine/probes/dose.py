@@ -37,13 +37,14 @@ def by_severity(names: Sequence[str], resampled: Resampled, chance: float) -> di
         above = strongest is not None and strongest[0] > chance
         level_L = np.array(severities, np.float64)
         values = halfway(level_L, np.concatenate([resampled.value_T[None], resampled.replicates_RT])[:, places], chance)
-        half = Estimate(float(values[0]), values[1:])
+        half = Estimate(float(values[0]), values[1:], min(one.units for one in each))
+        interval = half.within(0.0, level_L[-1])
         found[name] = {
             "severities": severities,
             "accuracy": [one.number for one in each],
             "ci95": [one.ci95 for one in each],
             "halfway": half.number if above else None,
-            "halfway_ci95": half.ci95 if above else None,
+            "halfway_ci95": interval if above else None,
         }
     return found
 

@@ -113,6 +113,7 @@ def cpu_has_bf16() -> bool:
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+_ALIKE = 1e-9  # spread of replicates that are equal but for rounding
 _DRAWS_AT_ONCE = 4_000_000  # maximum image draws in memory
 
 
@@ -142,12 +143,12 @@ class Resampled:
         units, unseen = math.inf, 0.0
         if self.images_T is not None and self.units_T is not None and used_T.any():
             units = float(self.units_T[used_T].max())
-            share = weight_T[used_T].max() / weight_T[used_T].sum()
-            unseen = math.sqrt(2) * float(share) / (float(self.images_T[used_T].max()) + 2)
+            share = (weight_T[used_T] / (self.images_T[used_T] + 2)).max() / weight_T[used_T].sum()
+            unseen = math.sqrt(2) * float(share)
         return Estimate(
             float(_weighted(self.value_T[None], weight_T)[0]),
             _weighted(self.replicates_RT, weight_T),
-            *(units, unseen, self.proportion),
+            *(units, unseen, units, self.proportion),
         )
 
     def two_way(self, weight_T: F64) -> Estimate:
@@ -193,13 +194,14 @@ class Estimate:
 
     A bootstrap of few units is too narrow: deviations from the value are scaled by ``sqrt(G / (G - 1))`` and by the
     quantile of Student's t with G - 1 degrees of freedom over that of the normal distribution. Where all units agree,
-    replicates have no spread at all. An accuracy of 0 or 1 then has the exact binomial interval of its units (Clopper
-    and Pearson, 1934). To differences, the variance of one more disagreement in each direction is added (Bonett and
-    Price, Statistics in Medicine 31, 2012).
+    replicates have no spread at all. An accuracy of 0 or 1 then has the exact binomial interval of its images or groups
+    (Clopper and Pearson, 1934). To differences, and to other accuracies without spread, the variance of one more
+    disagreement in each direction is added (Bonett and Price, Statistics in Medicine 31, 2012).
 
     Attributes:
-        units: G.
+        units: G, of images, groups or transformations.
         unseen: standard error of one more disagreement of an image in each direction.
+        trials: number of images or groups of images.
         proportion: whether it is an accuracy, whose interval is in [0, 1].
     """
 
@@ -207,7 +209,18 @@ class Estimate:
     replicates_R: F64
     units: float = math.inf
     unseen: float = 0.0
+    trials: float = math.inf
     proportion: bool = False
+
+    @staticmethod
+    def of(array: F64) -> Estimate:
+        """The inverse of `array`."""
+        value, units, unseen = array[:3].tolist()
+        return Estimate(value, array[3:], units, unseen)
+
+    def array(self) -> F64:
+        """A difference, or a number that is no proportion, for a file."""
+        return np.concatenate([[self.value, self.units, self.unseen], self.replicates_R])
 
     def __sub__(self, other: Estimate) -> Estimate:
         units, unseen = min(self.units, other.units), max(self.unseen, other.unseen)
@@ -238,10 +251,11 @@ class Estimate:
         finite = self._finite()
         if len(finite) < 2:
             return None
-        if self.proportion and self.value in (0.0, 1.0) and np.ptp(finite) == 0:
+        spread, alike = float(finite.std(ddof=1)), bool(np.ptp(finite) < _ALIKE)
+        if self.proportion and alike and self.value in (0.0, 1.0):
             low, high = self._interval(95.0) or (0.0, 0.0)
             return (high - low) / (2 * self.quantile(95.0))
-        return math.hypot(float(finite.std(ddof=1)) * self._few, 0.0 if self.proportion else self.unseen)
+        return math.hypot(spread * self._few, self.unseen if alike or not self.proportion else 0.0)
 
     def quantile(self, per_cent: float) -> float:
         """Quantile of Student's t that bounds the middle ``per_cent``."""
@@ -257,18 +271,23 @@ class Estimate:
             return None
         tail = 50 - per_cent / 2
         low, high = np.percentile(finite, [tail, 100 - tail]).tolist()
-        if self.proportion and low == high and self.value in (0.0, 1.0):
-            missed = 1 - (tail / 100) ** (1 / self.units)
+        alike = high - low < _ALIKE
+        if self.proportion and alike and self.value in (0.0, 1.0):
+            missed = 1 - (tail / 100) ** (1 / self.trials)
             return [1 - missed, 1.0] if self.value else [0.0, missed]
         wider = self._few * self.quantile(per_cent) / NormalDist().inv_cdf(1 - tail / 100)
-        unseen = 0.0 if self.proportion else self.quantile(per_cent) * self.unseen
-        below, above = (math.copysign(math.hypot(wider * d, unseen), d) for d in (self.value - low, high - self.value))
+        unseen = self.quantile(per_cent) * self.unseen if alike or not self.proportion else 0.0
+        below, above = (math.hypot(wider * max(d, 0.0), unseen) for d in (self.value - low, high - self.value))
         ends = self.value - below, self.value + above
         return [min(max(end, 0.0), 1.0) if self.proportion else end for end in ends]
 
+    def within(self, low: float, high: float) -> list[float] | None:
+        """The 95 % interval of a number that is never below ``low`` or above ``high``."""
+        return None if self.ci95 is None else [min(max(end, low), high) for end in self.ci95]
+
     def _finite(self) -> F64:
         finite: F64 = self.replicates_R[np.isfinite(self.replicates_R) & np.isfinite(self.value)]
-        return finite
+        return finite if self.units >= 2 else finite[:0]  # resamples of one unit are equal
 
 
 def resample(
@@ -314,9 +333,9 @@ def resample(
         accuracies = sums[:, :transformations] / np.where(
             sums[:, transformations:] > 0, sums[:, transformations:], np.nan
         )
+    units_T = np.count_nonzero(both[:, transformations:], axis=0)
     if images < 2:  # all resamples are equal
         accuracies[1:] = np.nan
-    units_T = np.count_nonzero(both[:, transformations:], axis=0)
     return Resampled(accuracies[0], accuracies[1:], seed, counted.sum(axis=1), units_T, proportion)
 
 

@@ -137,7 +137,7 @@ def shift(
             folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / "shift.json", json.dumps(scores).encode())
         content = io.BytesIO()
-        np.savez(content, **{key: np.r_[each.value, each.replicates_R] for key, each in kept.items()})
+        np.savez(content, allow_pickle=False, **{key: each.array() for key, each in kept.items()})
         write_durably(folder / REPLICATES, content.getvalue())
         stamp = _stamp(study, table, out, stores, folders, _settings(analysis))
         finish(folder, stamp, time.perf_counter() - began)
@@ -187,7 +187,7 @@ def kept_replicates(out: Path, shifts: Mapping[str, Mapping[str, Any]]) -> dict[
     found = {}
     for name in filter(shifts.get, shifts):
         with np.load(out / SHIFT / slug(name) / REPLICATES) as kept:
-            each = {key: Estimate(float(value_R[0]), value_R[1:]) for key, value_R in kept.items()}
+            each = {key: Estimate.of(array) for key, array in kept.items()}
         moved = each.pop("sensitivity")
         if each and moved.number is not None:
             found[name] = Replicates(moved, {key.partition("/")[2]: lost for key, lost in each.items()})

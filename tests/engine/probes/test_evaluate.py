@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.evaluate import Resampled, balanced_over, resample, uniform_over
+from substyle.engine.probes.evaluate import Estimate, Resampled, balanced_over, resample, uniform_over
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import Judged
 from substyle.engine.store.layout import TEST
@@ -91,6 +91,31 @@ def test_accuracies_without_spread_have_the_exact_interval(value: float, expecte
         assert made.ci95 == pytest.approx(list(exact))
         assert made.se is not None
         assert made.se > 0.01
+
+
+def test_accuracies_that_are_alike_have_an_interval() -> None:
+    """One transformation always right and one never; a single image scored has none."""
+    score = np.stack([np.ones(100), np.zeros(100)]).astype(np.float32)
+    low, high = resample(score, 100, 0).mean(np.ones(2)).ci95 or (0.5, 0.5)
+    assert 0.45 < low < 0.5 < high < 0.55
+    score[1, 1:] = np.nan
+    assert resample(score, 100, 0).one(1).ci95 is None
+
+
+def test_a_perfect_accuracy_over_few_transformations_is_no_less_certain() -> None:
+    right = np.ones((5, 140), np.float32)
+    perfect = resample(right, 300, 0).two_way(np.ones(5)).ci95 or [0.0]
+    right[0, 0] = 0
+    nearly = resample(right, 300, 0).two_way(np.ones(5)).ci95 or [0.0]
+    assert perfect[0] > 0.97
+    assert abs(perfect[0] - nearly[0]) < 0.03
+
+
+def test_an_estimate_is_kept_with_its_units() -> None:
+    a, b = (resample((np.random.default_rng(i).random((2, 9)) < 0.5).astype(np.float32), 50, 3) for i in (1, 2))
+    gap = a.mean(np.ones(2)) - b.mean(np.ones(2))
+    again = Estimate.of(gap.array())
+    assert (again.value, again.ci95, again.ci90, again.se) == (gap.value, gap.ci95, gap.ci90, gap.se)
 
 
 def test_a_difference_that_nothing_shows_may_still_be_there() -> None:
