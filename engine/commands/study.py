@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -173,9 +174,9 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     try:
         return _report(options)
     except StaleError as error:
-        if options.study is None or "; run substyle " not in str(error):
+        if options.study is None or not re.search("; run substyle (probe|analyze|attack) ", str(error)):
             raise
-        raise StaleError(f"{error} --study {options.study}") from None
+        raise StaleError(f"{error} --study {shlex.quote(str(options.study))}") from None
 
 
 def _report(options: argparse.Namespace) -> dict[str, Any]:

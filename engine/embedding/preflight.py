@@ -344,7 +344,7 @@ def idle_tables(study: Study) -> list[str]:
     for table, config, field in (("attack", study.attack, "attacks"), ("finetune", study.finetune, "backbones")):
         given = {name for name, value in vars(config).items() if value != getattr(type(config)(), name)}
         if not getattr(config, field) and given - {"seed", "resample_by"}:
-            warnings.append(f"[{table}] is not run, since {field} is empty")
+            warnings.append(f"[{table}] does nothing: {field} is empty")
     return warnings
 
 

@@ -186,7 +186,7 @@ def write_variants(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError("--out", str(out), "a new or empty folder")
     if not is_remote(images) and out.resolve().is_relative_to(Path(images).resolve()):
-        outside = "a folder outside of the photographs, among which variants would be taken for photographs"
+        outside = "a folder outside the photographs; variants in it would be read as photographs"
         raise ConfigError("--out", str(out), outside)
     opened = open_source(images, source or SourceConfig())
     print(describe(opened), file=sys.stderr)

@@ -113,7 +113,7 @@ def attack_summary(results: Results) -> str:
             able = [how for how in BASELINES if scores.get(how)]
             if able:
                 best = max(able, key=lambda how: scores[how]["auroc"])
-                which = f"by this AUROC the best of {len(able)} baselines" if len(able) > 1 else "the only baseline"
+                which = f"the best of {len(able)} baselines by this AUROC" if len(able) > 1 else "the only baseline"
                 parts.append(f"{which} ({DETECTORS[best]}) {_auroc(scores[best])}")
             text += f"; the least visible of them is {attack}, which is detected with an AUROC of "
             text += ", ".join(parts)

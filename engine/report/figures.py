@@ -261,14 +261,14 @@ class Curve:
         colour: ``full`` or ``open``, colours of the page, or any other.
         dashed: whether the line is.
         points: (layer or severity, value, low, high), ascending.
-        late: layers or severities whose probe has not converged.
+        unconverged: layers whose probe has not converged.
     """
 
     label: str
     colour: str
     dashed: bool
     points: tuple[tuple[int, float, float | None, float | None], ...]
-    late: tuple[int, ...] = ()
+    unconverged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

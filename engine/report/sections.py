@@ -199,13 +199,13 @@ def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
 
 def highest(curve: Curve) -> str:
     """The best layer, and the layers whose value is within its interval; only of probes that have converged."""
-    known = [point for point in curve.points if point[0] not in curve.late]
+    known = [point for point in curve.points if point[0] not in curve.unconverged]
     if not known:
         return f"{curve.label} unknown (no probe has converged)"
     best, value, low, _ = max(known, key=lambda point: point[1])
     near = [str(layer) for layer, other, _, _ in known if layer != best and low is not None and other >= low]
     within = f"; within its interval: {', '.join(near)}" if near else ""
-    within += f"; not converged: {', '.join(map(str, curve.late))}" if curve.late else ""
+    within += f"; not converged: {', '.join(map(str, curve.unconverged))}" if curve.unconverged else ""
     return f"{curve.label} at layer {best} ({100 * value:.1f} %{within})"
 
 

@@ -47,7 +47,7 @@ def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict
     assert "2 of 3 attacks on" in text  # noise is no attack, and the adaptive one has its own clause
     assert "pgd@1, which is detected" in text
     assert "the style probe 61.0 (56.0–66.0), a detector trained on other attacks 83.0" in text
-    assert "by this AUROC the best of 2 baselines (Squeezing) 88.0" in text
+    assert "the best of 2 baselines by this AUROC (Squeezing) 88.0" in text
     assert "succeeds on 97.0 %, and lowers it to 55.0 (50.0–60.0)" in text
 
 
