@@ -40,10 +40,10 @@ def run(quick: bool) -> list[Row]:
     networks.pipeline().maker(networks.pipeline().settings.transformations)  # compiles the style network
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         folder = Path(place)
-        rows = [_alone(folder, lite0, 64 if quick else 256, 1 if quick else 5)]
+        rows = [_alone(folder, lite0, 64 if quick else 256, 1 if quick else 3)]
         if not quick:
-            rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 128, 3))
-            rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 384, 3))
+            rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 96, 2))
+            rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 128, 2))
         rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 32, layouts=(False, True)))
         if not quick:
             rows.append(_against_script(folder, networks.ungated(VIT_B16, "bf16"), VIT_B16, 16, layouts=(False,)))
