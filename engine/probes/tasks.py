@@ -92,10 +92,8 @@ class Task:
         """
         if self.name == "coarse":
             return 1.0 / len(self.labels)
-        scored = self.answers(*self.rows(self.score_T, self.test_N)) if self.answer.ndim == 2 else None
-        if scored is None:
-            scored = self.answer[self.test_N if self.by_image else self.score_T]
-        return float(np.bincount(scored[scored != UNKNOWN], minlength=1).max() / scored.size)
+        scored = self.answers(np.repeat(self.score_T, len(self.test_N)), np.tile(self.test_N, len(self.score_T)))
+        return float(np.bincount(scored[scored != UNKNOWN], minlength=1).max() / len(scored))
 
 
 def images_of(table: EmbeddingTable, eligible_N: NDArray[np.bool_], seed: int) -> tuple[I64, I64, I64]:

@@ -39,6 +39,9 @@ def test_chance_is_what_the_most_frequent_label_gets(make_table: Make) -> None:
     assert semantic is not None
     always = semantic.answer[semantic.test_N] == semantic.labels.index(table.class_names[0])
     assert semantic.chance == always.mean() > 0.8
+    # a label for each variant of each photograph
+    rows = np.arange(len(names))[:, None] % 2 * np.ones(120, np.int64)
+    assert replace(fine, answer=rows).chance == np.ceil(len(names) / 2) / len(names)
 
 
 def test_an_empty_validation_split_is_carved_from_training_images(make_table: Make) -> None:

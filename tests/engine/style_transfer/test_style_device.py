@@ -148,6 +148,16 @@ def test_on_a_gpu_as_on_the_cpu() -> None:
         assert (on_gpu[name].cpu().float() - pictures.float()).abs().mean() < 1.0
 
 
+@pytest.mark.parametrize(("mode", "apart"), [("default", True), ("off", False)])
+def test_triton_kernels_are_not_traced_by_the_compiler(monkeypatch: pytest.MonkeyPatch, mode: Any, apart: bool) -> None:  # noqa: ANN401
+    given: list[StyleModule] = []
+    monkeypatch.setattr(networks, "compiled", lambda module, example, mode: (given.append(module) or module, None))
+    names = ("style_wave",)
+    made = DeviceStyles(generator_for(names), names, side=SIDE, precision="fp32", device=CPU, piece=1, mode=mode)
+    assert getattr(given[0].contracted, "_torchdynamo_disable", False) is apart
+    assert torch.equal(made(photographs(1))["style_wave"], in_torch(names, piece=1)(photographs(1))["style_wave"])
+
+
 def test_nothing_here_asks_for_the_host() -> None:
     """No call synchronises with the device."""
     for kind in (networks.DeviceStyles, graphs.StyleModule):
