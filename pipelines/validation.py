@@ -36,6 +36,14 @@ _ALLOWED = {
 }
 
 
+def brief(error: Exception) -> str:
+    """Return the text of an error in one line; of pydantic's, the first problem without its value."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 def _different(values: tuple[T, ...]) -> tuple[T, ...]:
     if len(set(values)) < len(values):
         raise ValueError("different values")

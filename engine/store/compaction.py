@@ -20,6 +20,7 @@ from substyle.engine.store import journal, lock, manifest
 from substyle.engine.store.files import (
     clear_temporary,
     digest,
+    encoded,
     flush,
     listed,
     make_folder,
@@ -34,7 +35,6 @@ from substyle.engine.store.records import (
     Record,
     by_details,
     encode_details,
-    encode_index,
     identity,
     index_rows,
     together,
@@ -185,7 +185,7 @@ def _replace(store: Place, tables: Sequence[pa.Table], paths: Iterable[Place]) -
     folder = store / journal.FOLDER
     table = together(tables)
     if len(table):
-        data = encode_index(table)
+        data = encoded(table)
         number = max((int(path.name.split("-")[1]) for path in listed_segments(store)), default=-1) + 1
         write_durably(folder / f"segment-{number:05d}-{len(table)}-{digest(data)}.parquet", data)
     with writing(folder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -225,6 +226,15 @@ def read_named(path: Place) -> bytes:
     if path.stem.rpartition("-")[2] != digest(data):
         raise StoreError(f"{path}: checksum mismatch; run substyle verify")
     return data
+
+
+def encoded(table: pa.Table) -> bytes:
+    """Encode a table as a Parquet file."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def arrow_file(data: bytes) -> pa.BufferReader:

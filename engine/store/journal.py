@@ -36,6 +36,7 @@ from substyle.engine.store.records import (
     together,
 )
 from substyle.pipelines.storage import Place, at_once
+from substyle.pipelines.validation import brief
 
 FOLDER = "journal"
 DETAILS = "details"  # subfolder of the journal
@@ -95,7 +96,7 @@ def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: invalid journal file: {error}; run substyle verify") from error
+        raise StoreError(f"{path}: invalid journal file: {brief(error)}; run substyle verify") from error
 
 
 def read_index(store: Place) -> Index:

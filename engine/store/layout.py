@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, StrictInt
+from pydantic import ConfigDict, Field, StrictInt
 
 from substyle.engine.devices import Precision
 from substyle.kernels.errors import SubstyleError
@@ -24,6 +24,8 @@ Dtype = Literal["float16", "float32"]
 Codec = Literal["none", "zstd", "blosc", "bitround+zstd"]
 ResampleBy = Literal["photograph", "folder"]
 ARRAYS, CHUNKS = "embeddings", "c"
+# strict types, for what is read from files; a bound on lengths makes pydantic refuse strings that UTF-8 cannot encode
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, str_max_length=2**31)
 METADATA = "zarr.json"  # Zarr's; users of the store may change its attributes
 HEADER = MARKER  # the store's own
 

@@ -13,20 +13,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from substyle.engine.store.files import is_running, started
-from substyle.engine.store.layout import LockedError, StoreError
+from substyle.engine.store.layout import STRICT, LockedError, StoreError
 from substyle.pipelines.storage import ObjectError, ObjectPlace, Version
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Holder:
     """Holder of a store, or of a part of its shards.
 
@@ -56,19 +58,9 @@ class Holder:
     def read(text: bytes) -> Holder:
         """Parse a lock. Invalid content gives a holder that is not running, because locks are written atomically."""
         try:
-            return Holder._of(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return _HOLDER.validate_json(text)
+        except ValueError:
             return Holder("unknown", socket.gethostname(), -1, "unknown")
-
-    @staticmethod
-    def _of(data: Mapping[str, Any]) -> Holder:
-        index, count = data.get("part", (1, 1))
-        holder = Holder(**{**data, "part": (index, count)})
-        texts = (holder.run, holder.host, holder.since, holder.start or "", holder.system or "")
-        numbers = (holder.pid, index, count, holder.beat)
-        if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-            raise TypeError("invalid holder")
-        return holder
 
     def to_json(self) -> bytes:
         """Encode as JSON, the inverse of `read`."""
@@ -90,6 +82,9 @@ class Holder:
     def beside(self, part: tuple[int, int]) -> bool:
         """Return whether the holder has a different part with the same count."""
         return self.part[1] == part[1] > 1 and self.part[0] != part[0]
+
+
+_HOLDER = TypeAdapter(Holder)
 
 
 def system() -> str | None:

@@ -7,20 +7,21 @@ which every reader checks; its metadata name the one source of its images.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic.dataclasses
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 
-from substyle.engine.store.files import arrow_file, digest, make_folder, read_named, write_durably
+from substyle.engine.store.files import arrow_file, digest, encoded, make_folder, read_named, write_durably
 from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL, StoreError
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import for_each_image
@@ -28,6 +29,7 @@ from substyle.kernels.displacement import Banded
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.storage import Place, matching
+from substyle.pipelines.validation import brief
 
 if TYPE_CHECKING:
     import pandas
@@ -46,7 +48,7 @@ _SCHEMA = pa.schema(
 _SOURCE = b"substyle.source"
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SourceEntry:
     """A source of a store's images.
 
@@ -188,7 +190,7 @@ def read(store: Place, shard_rows: int) -> Manifest:
             digest=hashlib.sha256(" ".join(path.name for path in paths).encode()).hexdigest()[:16],
         )
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreError(f"{where}: cannot read the manifest: {error}") from error
+        raise StoreError(f"{where}: cannot read the manifest: {brief(error)}") from error
 
 
 def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
@@ -198,15 +200,8 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
     described = (table.schema.metadata or {}).get(_SOURCE)
     if described is None:
         return table, NOWHERE
-    content: dict[str, Any] = json.loads(described)
-    try:
-        entry = SourceEntry(**{**content, "fractions": tuple(map(float, content.get("fractions", ())))})
-        texts = (entry.name, entry.kind, entry.root, *entry.options, *entry.options.values())
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("all fields of a source must be strings")
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"invalid source metadata: {error}") from error
-    return table.replace_schema_metadata(None), entry
+    # not parsed by pydantic, which refuses the surrogates of paths that are not UTF-8
+    return table.replace_schema_metadata(None), TypeAdapter(SourceEntry).validate_python(json.loads(described))
 
 
 def _manifest(table: pa.Table) -> Manifest:
@@ -276,10 +271,8 @@ def append(
         _manifest(pa.concat_tables([*(_segment(path)[0] for path in segments(store)), table]))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{folder}: cannot add images: {error}") from error
-    buffer = io.BytesIO()
     described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()
-    pq.write_table(table.replace_schema_metadata({_SOURCE: described}), buffer, compression="zstd")
-    data = buffer.getvalue()
+    data = encoded(table.replace_schema_metadata({_SOURCE: described}))
     write_durably(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
 
 

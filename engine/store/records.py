@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pydantic.dataclasses
 import xxhash
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
-from substyle.engine.store.files import arrow_file, digest
+from substyle.engine.store.files import arrow_file, digest, encoded
+from substyle.engine.store.layout import STRICT
 from substyle.engine.store.manifest import COLUMNS, ROWS
 
 THUMBNAIL_BYTES = ROWS * COLUMNS
 CONTENT_BYTES = 16
-_LARGEST = 2**63 - 1  # largest value of an int64 column
+_Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of an int64 column
 
 
-@dataclass(frozen=True)
+def _hex(size: int) -> Any:  # noqa: ANN401 (metadata of a type)
+    return Field(pattern=rf"^([0-9a-f]{{{2 * size}}})?$")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class ImageNote:
-    """Results of decoding one image.
+    """Results of decoding one image. Raises ValueError if a value is invalid.
 
     Attributes:
         row: row of the image.
@@ -41,33 +46,19 @@ class ImageNote:
         mark: `ImageRecord.mark` of the file when it was read; 0 if unknown.
     """
 
-    row: int
-    height: int
-    width: int
+    row: _Whole
+    height: _Whole
+    width: _Whole
     reason: str
-    thumbnail: str
+    thumbnail: Annotated[str, _hex(THUMBNAIL_BYTES)]
     indistinct: tuple[str, ...]
-    content: str = ""
-    mark: int = 0
-
-    def __post_init__(self) -> None:
-        numbers = (self.row, self.height, self.width, self.mark)
-        texts = (self.reason, self.thumbnail, self.content, *self.indistinct)
-        whole = all(type(number) is int and number >= 0 for number in numbers)
-        if not whole or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"invalid image note: {self}"[:200])
-        if max(numbers) > _LARGEST:
-            raise ValueError(f"row {self.row}, {self.height} × {self.width} pixels: numbers must be at most {_LARGEST}")
-        for text, size in ((self.thumbnail, THUMBNAIL_BYTES), (self.content, CONTENT_BYTES)):
-            value = bytes.fromhex(text)
-            if value and (len(value) != size or value.hex() != text):
-                raise ValueError(f"row {self.row}: expected {size} bytes in hex, got {text[:200]}")
-        _require_texts(texts)
+    content: Annotated[str, _hex(CONTENT_BYTES)] = ""
+    mark: _Whole = 0
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Record:
-    """One finished shard of one backbone.
+    """One finished shard of one backbone. Raises ValueError if a value is invalid.
 
     Attributes:
         shard: number of the shard; start, stop: range of its rows.
@@ -78,30 +69,19 @@ class Record:
         run: id of the run that wrote the record.
     """
 
-    shard: int
-    start: int
-    stop: int
+    shard: _Whole
+    start: _Whole
+    stop: _Whole
     backbone: str
     checksums: dict[str, str]
     images: tuple[ImageNote, ...]
-    seconds: float
+    seconds: Annotated[float, Field(ge=0)]
     run: str
 
     def __post_init__(self) -> None:
-        whole = type(self.shard) is type(self.start) is type(self.stop) is int
-        texts = isinstance(self.backbone, str) and isinstance(self.run, str) and isinstance(self.checksums, dict)
-        if not (whole and texts and all(isinstance(value, str) for value in self.checksums.values())):
-            raise ValueError(f"invalid record: {self}"[:200])
-        if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
-            raise ValueError(f"shard {self.shard}: invalid time of {self.seconds} seconds")
-        rows = [note.row for note in self.images]
-        if max(self.shard, self.start, self.stop) > _LARGEST or min(self.shard, self.start, self.stop) < 0:
-            raise ValueError(
-                f"shard {self.shard}, rows {self.start} to {self.stop}: numbers must be in 0 to {_LARGEST}"
-            )
-        if len(set(rows)) < len(rows) or not all(self.start <= row < self.stop for row in rows):
+        rows = {note.row for note in self.images}
+        if len(rows) < len(self.images) or not all(self.start <= row < self.stop for row in rows):
             raise ValueError(f"shard {self.shard}: images outside rows {self.start} to {self.stop}, or duplicated")
-        _require_texts((self.backbone, self.run, *self.checksums, *self.checksums.values()))
 
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
@@ -109,13 +89,12 @@ class Record:
         return json.dumps({**vars(self), "images": [vars(note) for note in self.images]})
 
     @staticmethod
-    def from_json(text: str) -> Record:
-        """Parse a line of JSON. Raises ValueError, KeyError, TypeError or RecursionError if it is invalid."""
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise TypeError(f"not a JSON object: {text[:40]}")
-        notes = tuple(ImageNote(**{**n, "indistinct": tuple(n["indistinct"])}) for n in data.pop("images"))
-        return Record(images=notes, **data)
+    def from_json(text: str | bytes) -> Record:
+        """Parse a line of JSON. Raises ValueError if it is invalid."""
+        return _RECORD.validate_json(text)
+
+
+_RECORD = TypeAdapter(Record)
 
 
 def content_hash(data: bytes) -> str:
@@ -132,12 +111,6 @@ def summed(checksums: dict[str, str]) -> int:
     """Hash the names and checksums of a record's chunks to 64 bits."""
     text = json.dumps(checksums, sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
-
-
-def _require_texts(texts: tuple[str, ...]) -> None:
-    """Raise UnicodeEncodeError, a ValueError, for strings that cannot be encoded as UTF-8."""
-    for text in texts:
-        text.encode()
 
 
 # Detail files hold complete records, with checksums and images. They are not rewritten as the journal grows.
@@ -170,24 +143,20 @@ DETAIL_SCHEMA = pa.schema(
 
 def details_table(records: Iterable[tuple[int, Record]]) -> pa.Table:
     """Convert records by identity to a table of `DETAIL_SCHEMA`."""
-    return pa.Table.from_pylist(
-        [{**vars(record), **_columns(number, record)} for number, record in records], DETAIL_SCHEMA
-    )
+
+    def image(note: ImageNote) -> dict[str, Any]:
+        return {**vars(note), "thumbnail": bytes.fromhex(note.thumbnail), "content": bytes.fromhex(note.content)}
+
+    rows = [
+        {**vars(record), "id": number, "checksums": [*record.checksums.items()], "images": [*map(image, record.images)]}
+        for number, record in records
+    ]
+    return pa.Table.from_pylist(rows, DETAIL_SCHEMA)
 
 
 def encode_details(records: Iterable[tuple[int, Record]]) -> bytes:
     """Encode records by identity as a Parquet file."""
-    buffer = io.BytesIO()
-    pq.write_table(details_table(records), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _columns(number: int, record: Record) -> dict[str, Any]:
-    images = [
-        {**vars(note), "thumbnail": bytes.fromhex(note.thumbnail), "content": bytes.fromhex(note.content)}
-        for note in record.images
-    ]
-    return {"id": number, "checksums": list(record.checksums.items()), "images": images}
+    return encoded(details_table(records))
 
 
 def decode_table(data: bytes) -> pa.Table:
@@ -250,13 +219,6 @@ def index_rows(records: Iterable[tuple[int, Record]], details: str) -> pa.Table:
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def encode_index(table: pa.Table) -> bytes:
-    """Encode index rows as a Parquet file."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
 def decode_index(data: bytes) -> pa.Table:
     """Decode a segment to index rows. Raises ValueError or ArrowException if it is invalid."""
     table = pq.ParquetFile(arrow_file(data)).read()  # a third of the time of `read_table`; a run reads it twenty times
@@ -305,10 +267,11 @@ class Index:
     """Index of the R distinct records of a journal, sorted by (shard, backbone, identity).
 
     Attributes:
-        shard_R: shards; seconds_R: their wall times.
+        shard_R: shards.
         backbone_R: positions in ``backbones``, slugs of backbones.
         made_R: positions in ``made``, the transformations of a record.
         sums_R: hash of the names and checksums of a record's chunks.
+        seconds_R: wall times of the shards.
     """
 
     shard_R: NDArray[np.int64]
@@ -325,38 +288,22 @@ class Index:
         table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables]).combine_chunks()
         backbone_R, backbones = _coded(table["backbone"])
         made_R, made = _coded(table["transformations"])
-        number_R, shard_R = table["id"].to_numpy(), table["shard"].to_numpy()
+        number_R, shard_R, sums_R, seconds_R = (table[name].to_numpy() for name in ("id", "shard", "sums", "seconds"))
+        found = cls(shard_R, backbone_R, made_R, sums_R, seconds_R, backbones, tuple(map(_names, made)))
         order_R = np.lexsort((number_R, backbone_R, shard_R))
-        number_R, shard_R, backbone_R = number_R[order_R], shard_R[order_R], backbone_R[order_R]
-        first_R = np.ones(len(order_R), np.bool_)
-        first_R[1:] = (np.diff(shard_R) != 0) | (np.diff(backbone_R) != 0) | (number_R[1:] != number_R[:-1])
-        order_R = order_R[first_R]
-        return cls(
-            shard_R=shard_R[first_R],
-            backbone_R=backbone_R[first_R],
-            made_R=made_R[order_R],
-            sums_R=table["sums"].to_numpy()[order_R],
-            seconds_R=table["seconds"].to_numpy()[order_R],
-            backbones=backbones,
-            made=tuple(map(_names, made)),
-        )
+        keys_3R = np.stack([shard_R, backbone_R, number_R.view(np.int64)])[:, order_R]
+        return found._rows(order_R[np.append(True, np.diff(keys_3R).any(axis=0))[: len(order_R)]])
+
+    def _rows(self, chosen_R: NDArray[Any]) -> Index:
+        columns = ("shard_R", "backbone_R", "made_R", "sums_R", "seconds_R")
+        return replace(self, **{name: getattr(self, name)[chosen_R] for name in columns})
 
     def __len__(self) -> int:
         return len(self.shard_R)
 
     def of(self, slugs: Iterable[str]) -> Index:
         """Select the records of some backbones."""
-        wanted = set(slugs)
-        kept_R = np.array([slug in wanted for slug in self.backbones], np.bool_)[self.backbone_R]
-        return Index(
-            shard_R=self.shard_R[kept_R],
-            backbone_R=self.backbone_R[kept_R],
-            made_R=self.made_R[kept_R],
-            sums_R=self.sums_R[kept_R],
-            seconds_R=self.seconds_R[kept_R],
-            backbones=self.backbones,
-            made=self.made,
-        )
+        return self._rows(np.isin(self.backbone_R, [i for i, slug in enumerate(self.backbones) if slug in set(slugs)]))
 
     def finished(self, slug: str, names: Sequence[str], shards: int) -> NDArray[np.bool_]:
         """Return which transformations of a backbone are finished in each shard. Shape: (shards, T) for T names."""
@@ -384,11 +331,6 @@ class Index:
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Encode a column of strings as positions in its sorted distinct values."""
-    coded = pa.chunked_array([column.combine_chunks()]).dictionary_encode().combine_chunks()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.chunk(0)
-    texts = coded.dictionary.to_pylist()
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    place = np.empty(len(texts), np.int32)
-    place[order] = np.arange(len(texts), dtype=np.int32)
-    return place[coded.indices.to_numpy()], tuple(texts[i] for i in order)
+    coded = column.combine_chunks().dictionary_encode()
+    texts, place = np.unique(np.array(coded.dictionary.to_pylist(), object), return_inverse=True)
+    return place.astype(np.int32)[coded.indices.to_numpy()], tuple(texts.tolist())

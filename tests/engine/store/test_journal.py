@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from tests.conftest import put
 
-from substyle.engine.store import compaction, journal, records
+from substyle.engine.store import compaction, files, journal, records
 from substyle.engine.store.files import digest, make_folder
 from substyle.engine.store.records import ImageNote, Record
 from substyle.kernels.errors import SubstyleError
@@ -133,13 +133,13 @@ def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
 
 def test_segments_are_few_and_rows_are_written_again_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    encode = records.encode_index
+    encode = files.encoded
 
     def count(table: pa.Table) -> bytes:
         written.append(len(table))
         return encode(table)
 
-    monkeypatch.setattr(compaction, "encode_index", count)
+    monkeypatch.setattr(compaction, "encoded", count)
     for shard in range(200):
         journal.write(tmp_path, record(shard))
         compaction.compact(tmp_path, at=2)
