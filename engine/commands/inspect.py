@@ -97,10 +97,11 @@ def _images(store: EmbeddingStore) -> dict[str, Any]:
 
 def _photographs(store: EmbeddingStore) -> str:
     """Digest of keys, classes, splits and content hashes of the photographs."""
-    manifest, noted = store.manifest(), store.notes()
+    manifest = store.manifest()
+    noted = store.notes(manifest)
     rows = (manifest.keys, manifest.label_N.tolist(), manifest.split_N.tolist())
     digest = hashlib.sha256(json.dumps([*rows, list(manifest.class_names)]).encode())
-    digest.update(noted.row_N.tobytes() + noted.content_N2.tobytes())
+    digest.update(manifest.row_N[noted.known_N].tobytes() + noted.content_N2[noted.known_N].tobytes())
     return digest.hexdigest()[:16]
 
 

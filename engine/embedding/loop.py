@@ -89,7 +89,7 @@ class Loop:
         self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
-        self._known_N2 = _contents(store, self.manifest.row_N)
+        self._known_N2 = store.notes(self.manifest).content_N2  # of earlier passes; zeros if unknown
         self.upkeep = Upkeep(store.path, os.getpid())
 
     def run(self, shards: Iterable[tuple[int, Lacking]], watch: Callbacks) -> None:
@@ -270,15 +270,6 @@ def _read(record: ImageRecord | None) -> Blob:
     except OSError as error:
         return Blob(b"", reason=f"cannot be read: {error.strerror or error}")
     return Blob(data, content_hash(data), mark)
-
-
-def _contents(store: EmbeddingStore, row_N: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Content hashes (N, 2) of images noted by earlier passes; zeros if unknown."""
-    noted = store.notes()
-    at_N = noted.at(row_N)
-    found_N2 = np.zeros((len(row_N), 2), np.uint64)
-    found_N2[at_N >= 0] = noted.content_N2[at_N[at_N >= 0]]
-    return found_N2
 
 
 @dataclass(frozen=True)

@@ -156,16 +156,8 @@ class _Matching:
         self.store, self.ways, self.quiet = store, ways, quiet
         self.state = state_of(store)
         self.manifest: Manifest = store.manifest()
-        noted = store.notes()
-        at_N = noted.at(self.manifest.row_N)
-        self.noted_N = at_N >= 0
-        self.ok_N: NDArray[np.bool_] = self.noted_N.copy()  # embedded
-        self.ok_N[self.noted_N] = noted.ok_N[at_N[self.noted_N]]
-        self.content_N2 = np.zeros((len(at_N), 2), np.uint64)
-        self.content_N2[self.noted_N] = noted.content_N2[at_N[self.noted_N]]
-        self.read_N = self.content_N2.max(axis=1, initial=0) > 0
-        self.mark_N = np.zeros(len(at_N), np.int64)
-        self.mark_N[self.noted_N] = noted.mark_N[at_N[self.noted_N]]
+        self.noted = store.notes(self.manifest)
+        self.read_N = self.noted.content_N2.max(axis=1, initial=0) > 0
 
     def run(self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool) -> Match:
         number = self._by_root(source)
@@ -199,12 +191,13 @@ class _Matching:
         records = {record.key: record for record in source.records}
         images_M = np.flatnonzero(self.manifest.source_N == number)
         self._require_described(self.manifest.sources[number], source, records, images_M, fractions)
-        missing = [n for n in images_M[self.ok_N[images_M]].tolist() if self.manifest.keys[n] not in records]
-        missing += [n for n in images_M[~self.noted_N[images_M]].tolist() if self.manifest.keys[n] not in records]
+        known_N, ok_N = self.noted.known_N, self.noted.ok_N
+        needed = [*images_M[ok_N[images_M]].tolist(), *images_M[~known_N[images_M]].tolist()]  # not quarantined
+        missing = [n for n in needed if self.manifest.keys[n] not in records]
         changed = self._changed(records, images_M, everything=replace_changed)
         if (missing or changed) and not replace_changed:
             self._refuse(source, missing, changed)
-        unread_M = images_M[self.noted_N[images_M] & ~self.ok_N[images_M] & ~self.read_N[images_M]]
+        unread_M = images_M[(known_N & ~ok_N & ~self.read_N)[images_M]]
         known = {n: records[key] for n in unread_M.tolist() if (key := self.manifest.keys[n]) in records}
         back = [n for n, record in known.items() if _content(record)]
         return {*missing, *changed, *back}
@@ -314,7 +307,7 @@ class _Matching:
         Args:
             everything: find all of them; otherwise stop after ``_ENOUGH``.
         """
-        marks = self.mark_N.tolist()
+        marks = self.noted.mark_N.tolist()
         doubtful: list[tuple[int, ImageRecord, int]] = []
         for n in images_M[self.read_N[images_M]].tolist():
             record = records.get(self.manifest.keys[n])
@@ -337,7 +330,7 @@ class _Matching:
 
     def _differing(self, images: Sequence[tuple[int, ImageRecord, int]], readers: ThreadPoolExecutor) -> list[int]:
         """Those of these images that have changed; unchanged blocks are cached by their marks."""
-        wanted = journal.hex_of(self.content_N2[[n for n, _, _ in images]])
+        wanted = journal.hex_of(self.noted.content_N2[[n for n, _, _ in images]])
         pairs = [(record.key, content, mark) for (_, record, mark), content in zip(images, wanted, strict=True)]
         digest = hashlib.sha256(repr(pairs).encode("utf-8", "surrogatepass")).hexdigest()
         known = f"photographs/{digest[:24]}" if all(mark for _, _, mark in images) else None
@@ -390,11 +383,12 @@ def require_only(
     """
     if others:
         raise PhotographsError(f"{store.path}: contains photographs of other sources; {ways.other}")
-    manifest, noted = store.manifest(), store.notes()
+    manifest = store.manifest()
+    noted = store.notes(manifest)
     taken = {record.key for record in records}
-    at_N = noted.at(manifest.row_N)
     # quarantined photographs may be gone: no result uses them
-    more = [n for n, key in enumerate(manifest.keys) if key not in taken and (at_N[n] < 0 or noted.ok_N[at_N[n]])]
+    needed_N = noted.ok_N | ~noted.known_N
+    more = [n for n, key in enumerate(manifest.keys) if key not in taken and needed_N[n]]
     if more:
         raise PhotographsError(
             f"{store.path}: contains {len(more)} photographs outside the study, such as {manifest.keys[more[0]]} "

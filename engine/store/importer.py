@@ -179,7 +179,8 @@ def _require_range(largest: float, dtype: Dtype, store: Place) -> None:
 
 def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str) -> None:
     """Write the shards that are not finished."""
-    manifest, noted, rows = store.manifest(), store.notes(), store.settings.shard_rows
+    manifest, rows = store.manifest(), store.settings.shard_rows
+    noted = store.notes(manifest)
     number = {key: n for n, key in enumerate(found.keys)}
     names = [definition.name for definition in found.definitions]
     done_S = store.finished().finished(entry.slug, names, store.shards()).all(axis=1)
@@ -188,7 +189,7 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         row_B = manifest.row_N[own]
         n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
-        new_B = noted.at(row_B) < 0
+        new_B = ~noted.known_N[own]
         notes = [
             ImageNote(row, 0, 0, "", "", (), found.contents.get(key) or "")
             for row, key, new in zip(row_B.tolist(), manifest.keys[own], new_B.tolist(), strict=True)
@@ -199,17 +200,15 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
 
 def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
     """Raise ConfigError unless images, classes and splits are those of the store; quarantined images have no row."""
-    manifest, noted = store.manifest(), store.notes()
-    at_N = noted.at(manifest.row_N)
+    manifest = store.manifest()
+    noted = store.notes(manifest)
     imported = all(entry.kind == "imported" for entry in manifest.sources)
-    if (at_N < 0).any() and not imported:  # which ones cannot be decoded is not known yet
+    if not noted.known_N.all() and not imported:  # which ones cannot be decoded is not known yet
         raise ConfigError("--store", str(store.path), "a store whose photographs are all embedded; run substyle embed")
     label_of = dict(zip(manifest.keys, manifest.label_N.tolist(), strict=True))
-    readable = [key for key, at in zip(manifest.keys, at_N.tolist(), strict=True) if at < 0 or noted.ok_N[at]]
+    readable = np.array(manifest.keys, object)[noted.ok_N | ~noted.known_N].tolist()
     moved = set(store_facts(store).moved)
-    known_M = at_N >= 0
-    contents = zip(np.array(manifest.keys)[known_M].tolist(), hex_of(noted.content_N2[at_N[known_M]]), strict=True)
-    for key, content in contents:
+    for key, content in zip(manifest.keys, hex_of(noted.content_N2), strict=True):
         if content and found.contents.get(key) not in (None, content):
             allowed = f"{content}, the photograph in {store.path}; write the variants again"
             raise ConfigError(f"content_hash of {key}", found.contents[key], allowed)

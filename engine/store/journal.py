@@ -8,7 +8,7 @@ reader checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -221,20 +221,20 @@ def write(store: Place, record: Record) -> int:
 
 @dataclass(frozen=True)
 class Notes:
-    """Notes on N images as columns, sorted by row; see `records.ImageNote`.
+    """Notes on N images as columns; see `records.ImageNote`.
 
     An image decoded in several passes is valid if it was valid in all, and has the indistinct transformations of all.
 
     Attributes:
-        row_N: rows of the images.
-        ok_N: whether an image is valid; reasons: why not, by row.
+        known_N: whether an image has a note.
+        ok_N: whether an image has a note and is valid; reasons: why not, by position.
         small_NRC: thumbnails (N, 8, 9) uint8; seen_N: whether an image has one.
         indistinct: bool (N,) for each transformation that barely changed at least one image.
         content_N2: content hashes, as two numbers each; zeros for unreadable files.
         mark_N: marks of the files when they were read; 0 if unknown.
     """
 
-    row_N: NDArray[np.int64]
+    known_N: NDArray[np.bool_]
     ok_N: NDArray[np.bool_]
     reasons: dict[int, str]
     small_NRC: NDArray[np.uint8]
@@ -243,64 +243,57 @@ class Notes:
     content_N2: NDArray[np.uint64]
     mark_N: NDArray[np.int64]
 
-    def at(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of rows, -1 for rows without a note. Shape: (M,) to (M,)."""
-        at_M = np.searchsorted(self.row_N, row_M)
-        there_M = at_M < len(self.row_N)
-        there_M[there_M] = self.row_N[at_M[there_M]] == row_M[there_M]
-        return np.where(there_M, at_M, -1)
 
-
-def read_notes(store: Place) -> Notes:
-    """Read all notes of a store. Raises StoreError if a file of the journal is damaged."""
-    return _of_tables(read_records(store))
-
-
-def _of_tables(tables: Sequence[pa.Table]) -> Notes:
-    """Convert tables of `records.DETAIL_SCHEMA` to notes."""
-    table = pa.concat_tables([records.DETAIL_SCHEMA.empty_table(), *tables]).select(["id", "backbone", "images"])
+def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
+    """Read the notes on the images in ascending rows. Raises StoreError if a file of the journal is damaged."""
+    table = pa.concat_tables([records.DETAIL_SCHEMA.empty_table(), *read_records(store)])
     # sorted, so that the last record of a row does not depend on how records are stored
-    table = table.sort_by([("backbone", "ascending"), ("id", "ascending")]).combine_chunks()
-    images = pc.list_flatten(table["images"]).combine_chunks()
-    row_I = images.field("row").to_numpy(zero_copy_only=False)
-    # np.unique returns first positions; reversed, these are the last
-    row_N, back_N, back_I = np.unique(row_I[::-1], return_index=True, return_inverse=True)
-    last_N, row_of_I = len(row_I) - 1 - back_N, back_I.reshape(-1)[::-1]
-    fine_I = pc.equal(images.field("reason"), "").to_numpy(zero_copy_only=False)
-    bad_I = np.flatnonzero(~fine_I)
-    ok_N = np.ones(len(row_N), np.bool_)
-    ok_N[row_of_I[bad_I]] = False
-    reasons_B = images.field("reason").take(pa.array(bad_I)).to_pylist()
-    content_I2 = _pairs(images.field("content"))
-    content_N2 = np.zeros((len(row_N), 2), np.uint64)
-    np.maximum.at(content_N2, row_of_I, content_I2)  # equal in all passes that read the file
-    mark_N = np.zeros(len(row_N), np.int64)
-    np.maximum.at(mark_N, row_of_I, images.field("mark").to_numpy(zero_copy_only=False))
-    thumbnail_N = images.field("thumbnail").take(pa.array(last_N))
-    seen_N = pc.greater(pc.binary_length(thumbnail_N), 0).to_numpy(zero_copy_only=False)
-    small_NX = np.zeros((len(row_N), THUMBNAIL_BYTES), np.uint8)
-    fixed = thumbnail_N.filter(pa.array(seen_N)).cast(pa.binary(THUMBNAIL_BYTES))
-    values_X = np.frombuffer(fixed.buffers()[1], np.uint8, len(fixed) * THUMBNAIL_BYTES)
-    small_NX[seen_N] = values_X.reshape(-1, THUMBNAIL_BYTES)
+    table = table.select(["id", "backbone", "images"]).sort_by([("backbone", "ascending"), ("id", "ascending")])
+    images = pc.list_flatten(table.combine_chunks()["images"]).combine_chunks()
+    inside_I = pc.is_in(images.field("row"), pa.array(row_N))
+    if not pc.all(inside_I).as_py():
+        images = images.filter(inside_I)
+    count, at_I = len(row_N), np.searchsorted(row_N, images.field("row").to_numpy(zero_copy_only=False))
+    last_N = np.full(count, -1)
+    np.maximum.at(last_N, at_I, np.arange(len(at_I)))
+    known_N = last_N >= 0
+    bad_I = np.flatnonzero(pc.not_equal(images.field("reason"), "").to_numpy(zero_copy_only=False))
+    ok_N = known_N.copy()
+    ok_N[at_I[bad_I]] = False
+    reasons = images.field("reason").take(pa.array(bad_I)).to_pylist()
+    content_N2 = np.zeros((count, 2), np.uint64)
+    # equal in all passes that read the file
+    np.maximum.at(content_N2, at_I, _fixed(images.field("content"), CONTENT_BYTES).view(">u8"))
+    mark_N = np.zeros(count, np.int64)
+    np.maximum.at(mark_N, at_I, images.field("mark").to_numpy(zero_copy_only=False))
+    thumbnails = images.field("thumbnail").take(pa.array(last_N[known_N]))
+    small_NX, seen_N = np.zeros((count, THUMBNAIL_BYTES), np.uint8), np.zeros(count, np.bool_)
+    small_NX[known_N] = _fixed(thumbnails, THUMBNAIL_BYTES)
+    seen_N[known_N] = _filled(thumbnails)
     return Notes(
-        row_N=row_N,
+        known_N=known_N,
         ok_N=ok_N,
-        reasons=dict(zip(row_I[bad_I].tolist(), reasons_B, strict=True)),
+        reasons=dict(zip(at_I[bad_I].tolist(), reasons, strict=True)),
         small_NRC=small_NX.reshape(-1, ROWS, COLUMNS),
         seen_N=seen_N,
-        indistinct=_indistinct(images.field("indistinct"), row_of_I, len(row_N)),
+        indistinct=_indistinct(images.field("indistinct"), at_I, count),
         content_N2=content_N2,
         mark_N=mark_N,
     )
 
 
-def _pairs(contents: pa.LargeBinaryArray) -> NDArray[np.uint64]:
-    """Convert content hashes to two big-endian numbers each, zeros if empty. Shape: (I, 2)."""
-    pair_I2 = np.zeros((len(contents), 2), np.uint64)
-    known_I = pc.greater(pc.binary_length(contents), 0).to_numpy(zero_copy_only=False)
-    fixed = contents.filter(pa.array(known_I)).cast(pa.binary(CONTENT_BYTES))
-    pair_I2[known_I] = np.frombuffer(fixed.buffers()[1], ">u8", 2 * len(fixed)).reshape(-1, 2)
-    return pair_I2
+def _filled(values: pa.LargeBinaryArray) -> NDArray[np.bool_]:
+    filled: NDArray[np.bool_] = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
+    return filled
+
+
+def _fixed(values: pa.LargeBinaryArray, size: int) -> NDArray[np.uint8]:
+    """Convert values of ``size`` bytes or none to an array (I, size), with zeros for none."""
+    filled_I = _filled(values)
+    fixed = values.filter(pa.array(filled_I)).cast(pa.binary(size))
+    bytes_IX = np.zeros((len(values), size), np.uint8)
+    bytes_IX[filled_I] = np.frombuffer(fixed.buffers()[1], np.uint8, len(fixed) * size).reshape(-1, size)
+    return bytes_IX
 
 
 def hex_of(content_N2: NDArray[np.uint64]) -> list[str]:
@@ -308,12 +301,12 @@ def hex_of(content_N2: NDArray[np.uint64]) -> list[str]:
     return [f"{high:016x}{low:016x}" if high or low else "" for high, low in content_N2.tolist()]
 
 
-def _indistinct(names: pa.ListArray, row_of_I: NDArray[np.int64], count: int) -> dict[str, NDArray[np.bool_]]:
+def _indistinct(names: pa.ListArray, at_I: NDArray[np.int64], count: int) -> dict[str, NDArray[np.bool_]]:
     image_K = pc.list_parent_indices(names).to_numpy()
     coded = pc.list_flatten(names).dictionary_encode()
     code_K = coded.indices.to_numpy(zero_copy_only=False)
     found = {}
     for code, name in enumerate(coded.dictionary.to_pylist()):
         found[name] = np.zeros(count, np.bool_)
-        found[name][row_of_I[image_K[code_K == code]]] = True
+        found[name][at_I[image_K[code_K == code]]] = True
     return found

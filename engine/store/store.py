@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ from substyle.pipelines.storage import ObjectPlace, Place, each, place
 if TYPE_CHECKING:
     import pandas
     import zarr
+
+T = TypeVar("T")
 
 
 def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> None:
@@ -115,10 +117,7 @@ class EmbeddingStore:
         self.uuid, self.settings = head.uuid, head.settings
         self.calibration = head.calibration  # keys of the images that gates use
         self._group: zarr.Group | None = None
-        # each with the files it was read from
-        self._manifest: tuple[list[Place], Manifest] | None = None
-        self._catalog: tuple[list[Place], Catalog] | None = None
-        self._notes: tuple[journal.Files, Notes] | None = None
+        self._read: dict[str, tuple[object, Any]] = {}  # what has been read, with the files it was read from
 
     @classmethod
     def create(cls, path: Place | str, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
@@ -157,11 +156,16 @@ class EmbeddingStore:
 
     def manifest(self) -> Manifest:
         """Return the image in each row."""
-        # segments are immutable, and reading a million images takes a second
+        # reading a million images takes a second
         files = manifests.segments(self.path)
-        if self._manifest is None or self._manifest[0] != files:
-            self._manifest = files, manifests.read(self.path, self.settings.shard_rows)
-        return self._manifest[1]
+        return self._kept("manifest", files, lambda: manifests.read(self.path, self.settings.shard_rows))
+
+    def _kept(self, what: str, files: object, read: Callable[[], T]) -> T:
+        """Read something again only if its files have changed, which are immutable."""
+        if what not in self._read or self._read[what][0] != files:
+            self._read[what] = files, read()
+        kept: T = self._read[what][1]
+        return kept
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return `Manifest.to_pandas`; `EmbeddingTable.to_pandas` has the embeddings."""
@@ -217,9 +221,7 @@ class EmbeddingStore:
     def catalog(self) -> Catalog:
         """The backbones and transformations of the store. Raises StoreError if a catalog file is damaged."""
         files = catalog.files(self.path)
-        if self._catalog is None or self._catalog[0] != files:  # files never change
-            self._catalog = files, catalog.read(self.path, files)
-        return self._catalog[1]
+        return self._kept("catalog", files, lambda: catalog.read(self.path, files))
 
     def backbones(self) -> list[BackboneEntry]:
         """Return the backbones of the store, ordered by name."""
@@ -314,7 +316,8 @@ class EmbeddingStore:
         if found is None:
             return False
         compaction.repair(self.path, found)
-        self._group = self._catalog = None
+        self._group = None
+        self._read.clear()
         for entry in self.backbones():
             folder = self.path / ARRAYS / entry.slug
             if f"{ARRAYS}/{entry.slug}/{METADATA}" in found.metadata:
@@ -336,12 +339,10 @@ class EmbeddingStore:
         """Return the index of finished shards. Raises StoreError if the journal is damaged."""
         return journal.read_index(self.path)
 
-    def notes(self) -> Notes:
-        """Return the notes taken while decoding images. Raises StoreError if the journal is damaged."""
-        files = journal.files(self.path)
-        if self._notes is None or self._notes[0] != files:  # files are immutable; a million notes take seconds to read
-            self._notes = files, journal.read_notes(self.path)
-        return self._notes[1]
+    def notes(self, manifest: Manifest) -> Notes:
+        """Return the notes on the images of a manifest. Raises StoreError if the journal is damaged."""
+        files = (manifest.digest, journal.files(self.path))
+        return self._kept("notes", files, lambda: journal.read_notes(self.path, manifest.row_N))  # takes seconds
 
     def write_shard(
         self,

@@ -322,26 +322,23 @@ def open_tables(
         shown.append([by_name[name] for name in names])
     manifest = store.manifest()
     _require_chunks(store, finished, names)
-    noted = store.notes()
-    at_M = noted.at(manifest.row_N)
-    good_M = at_M >= 0
+    noted = store.notes(manifest)
+    good_N = noted.ok_N.copy()
     for entry in entries:
         complete_S = np.logical_and.reduce(finished.finished(entry.slug, names, store.shards()), axis=1)
-        good_M &= complete_S[manifest.row_N // store.settings.shard_rows]
-    good_M[good_M] = noted.ok_N[at_M[good_M]]
-    index_N = np.flatnonzero(good_M)
+        good_N &= complete_S[manifest.row_N // store.settings.shard_rows]
+    index_N = np.flatnonzero(good_N)
     if not names or not len(index_N):
         raise StoreError(
             f"{store.path}: {', '.join(backbones)}: no finished shard with a valid image in all transformations"
         )
-    at_N = at_M[index_N]
-    nowhere_N = np.zeros(len(noted.row_N), np.bool_)
-    distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[at_N] for name in names])
-    split_N, _ = _splits(manifest, index_N, noted, at_N)
+    nowhere_N = np.zeros(len(good_N), np.bool_)
+    distinct_TN = np.stack([~noted.indistinct.get(name, nowhere_N)[index_N] for name in names])
+    split_N, _ = _splits(manifest, noted, index_N)
     # variants were rendered with the motifs of the image's split at that time
     other_N = (split_N == TEST) != (manifest.split_N[index_N] == TEST)
     distinct_TN[np.ix_([bool(d.get("split_assets")) for d in shown[0]], other_N)] = False
-    content_N2 = noted.content_N2[at_N]
+    content_N2 = noted.content_N2[index_N]
     keys = tuple(manifest.keys[i] for i in index_N.tolist())
     return [
         EmbeddingTable(
@@ -395,35 +392,23 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     """Return what the journal records about images, splits and time."""
     finished = store.finished()
     manifest = store.manifest()
-    noted = store.notes()
-    at_M = noted.at(manifest.row_N)
-    index_N = np.flatnonzero(at_M >= 0)
-    at_N = at_M[index_N]
-    good_N = noted.ok_N[at_N]
-    bad_N = index_N[~good_N]
-    _, moved = _splits(manifest, index_N[good_N], noted, at_N[good_N])
-    counts = {name: int(there_N[at_N].sum()) for name, there_N in noted.indistinct.items()}
+    noted = store.notes(manifest)
+    _, moved = _splits(manifest, noted, np.flatnonzero(noted.ok_N))
     return StoreFacts(
-        quarantined={manifest.keys[i]: noted.reasons[int(manifest.row_N[i])] for i in bad_N.tolist()},
-        indistinct={name: count for name, count in counts.items() if count},
+        quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
+        indistinct={name: int(there_N.sum()) for name, there_N in noted.indistinct.items() if there_N.any()},
         moved=moved,
         seconds=float(finished.seconds_R.sum()),
     )
 
 
-def _splits(
-    manifest: Manifest, index_N: NDArray[np.int64], noted: Notes, at_N: NDArray[np.int64]
-) -> tuple[NDArray[np.int8], tuple[str, ...]]:
-    """Splits with every near-duplicate in that of the first of its group, and the keys of moved images.
-
-    Args:
-        index_N: positions of images in the manifest; at_N: positions of their notes.
-    """
+def _splits(manifest: Manifest, noted: Notes, index_N: I64) -> tuple[NDArray[np.int8], tuple[str, ...]]:
+    """Splits with every near-duplicate in that of the first of its group, and the keys of moved images."""
     split_N = manifest.split_N[index_N]
     # imported embeddings have no thumbnails and form no groups
-    seen = np.flatnonzero(noted.seen_N[at_N])
+    seen = np.flatnonzero(noted.seen_N[index_N])
     together_N = split_N.copy()
     if len(seen):
-        together_N[seen] = split_N[seen[groups(noted.small_NRC[at_N[seen]])]]
+        together_N[seen] = split_N[seen[groups(noted.small_NRC[index_N[seen]])]]
     moved = tuple(manifest.keys[i] for i in index_N[together_N != split_N].tolist())
     return together_N, moved
