@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks import networks
 from benchmarks.harness import CEILING, OURS, Row, interleave, main
-from substyle.engine.store import codecs, compaction
+from substyle.engine.store import arrays, compaction
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import BackboneEntry, Codec, StoreSettings
 from substyle.engine.store.records import ImageNote
@@ -159,7 +159,7 @@ def _real() -> NDArray[np.float32]:
 def _codec(codec: Codec, repeats: int) -> list[Row]:
     """Write and read a shard of real embeddings, against the zarr library with the same codec."""
     x_ND = _real()
-    kept_ND = codecs.rounded(x_ND.astype(np.float16), codec)
+    kept_ND = arrays.rounded(x_ND.astype(np.float16), codec)
     mean_D = x_ND.mean(axis=0)
     a, b = kept_ND - mean_D, x_ND - mean_D
     cosine_N = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

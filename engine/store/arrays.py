@@ -13,20 +13,20 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store import codecs
-from substyle.engine.store.files import flush, make_folder, naming, write_durably, writing
-from substyle.engine.store.layout import CHUNKS, METADATA, Codec, OverflowError16, StoreError, StoreSettings
+from substyle.engine.store.files import flush, make_folder, naming, replace_durably, writing
+from substyle.engine.store.layout import CHUNKS, METADATA, Codec, Dtype, OverflowError16, StoreError, StoreSettings
 from substyle.pipelines.storage import ObjectPlace, Place, each
 
 if TYPE_CHECKING:
     import zarr
+    from numcodecs import Blosc, Zstd
 
 # chunk (i, j) is the file c/i/j, chunk (i, j, k) the file c/i/j/k
 CHUNK_NAMES: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
@@ -47,7 +47,7 @@ def array_metadata(rows: int, row: tuple[int, ...], settings: StoreSettings, att
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [settings.shard_rows, *row]}},
             "chunk_key_encoding": CHUNK_NAMES,
             "fill_value": "NaN",
-            "codecs": codecs.metadata(settings.codec, settings.dtype),
+            "codecs": codec_metadata(settings.codec, settings.dtype),
             "attributes": dict(attributes),
             "dimension_names": [DIMENSIONS[0], *DIMENSIONS[-len(row) :]],
             "zarr_format": 3,
@@ -60,12 +60,7 @@ def array_metadata(rows: int, row: tuple[int, ...], settings: StoreSettings, att
 def write(node: Place, metadata: bytes) -> None:
     """Write or replace the metadata of a group or an array. Raises StoreError if the write fails."""
     make_folder(node)
-    path = node / METADATA
-    if isinstance(path, ObjectPlace):
-        with writing(path):
-            path.put(metadata)
-    else:
-        write_durably(path, metadata)
+    replace_durably(node / METADATA, metadata)
 
 
 def grow(node: Place, rows: int) -> None:
@@ -84,7 +79,7 @@ def require_layout(found: zarr.Array[Any], settings: StoreSettings, row: tuple[i
         "width": (found.shape[1:], row),
         "chunks": (found.chunks, (settings.shard_rows, *row)),
         "type": (str(found.dtype), settings.dtype),
-        "codecs": (stored["codecs"], codecs.metadata(settings.codec, settings.dtype)),
+        "codecs": (stored["codecs"], codec_metadata(settings.codec, settings.dtype)),
         "names of chunks": (stored["chunk_key_encoding"], CHUNK_NAMES),
         "fill value": (str(found.fill_value), "nan"),
     }
@@ -138,13 +133,64 @@ def _named(path: Place) -> Iterator[None]:
         raise StoreError(f"{path / METADATA}: cannot read: {error!r}; run substyle verify") from error
 
 
+# Chunks are plain numbers, or compressed by numcodecs. Any Zarr v3 reader has these codecs.
+
+KEPT_BITS = 7  # mantissa bits that bitround keeps: those of bfloat16
+_ZSTD = {"level": 3, "checksum": False}
+_LEVEL = 5  # of blosc
+
+
+def codec_metadata(codec: Codec, dtype: Dtype) -> list[dict[str, Any]]:
+    """Return the codecs in the Zarr metadata of an array. Rounding is not one of them: readers need not know of it."""
+    plain = {"name": "bytes", "configuration": {"endian": "little"}}
+    if codec == "none":
+        return [plain]
+    if codec == "blosc":
+        size = np.dtype(dtype).itemsize
+        settings = {"typesize": size, "cname": "zstd", "clevel": _LEVEL, "shuffle": "bitshuffle", "blocksize": 0}
+        return [plain, {"name": "blosc", "configuration": settings}]
+    return [plain, {"name": "zstd", "configuration": _ZSTD}]
+
+
+def rounded(x: NDArray[Any], codec: Codec) -> NDArray[Any]:
+    """Return the values that a codec stores: with `KEPT_BITS` mantissa bits for ``bitround+zstd``, else the same."""
+    if codec != "bitround+zstd":
+        return x
+    from numcodecs import BitRound
+
+    bits = BitRound(KEPT_BITS).encode(np.ascontiguousarray(x))
+    return np.where(np.isfinite(x), bits.view(x.dtype).reshape(x.shape), x)
+
+
+def encode(x_RD: NDArray[Any], codec: Codec) -> memoryview:
+    """Encode a chunk as little-endian numbers in C order."""
+    plain_RD = np.ascontiguousarray(x_RD, x_RD.dtype.newbyteorder("<"))
+    if codec == "none":
+        return plain_RD.view(np.uint8).reshape(-1).data
+    return memoryview(_codec(codec).encode(plain_RD))
+
+
+def decode(data: bytes, codec: Codec, dtype: np.dtype[Any], width: int) -> NDArray[Any]:
+    """Decode a chunk. Shape: (R, D). Raises ValueError or RuntimeError if it is damaged."""
+    # blosc reads beyond the end of truncated data; bytes 12 to 15 of its header are their size
+    if codec == "blosc" and int.from_bytes(data[12:16], "little") != len(data):
+        raise ValueError("truncated")
+    return np.frombuffer(_codec(codec).decode(data), dtype).reshape(-1, width)
+
+
+def _codec(codec: Codec) -> Blosc | Zstd:
+    from numcodecs import Blosc, Zstd
+
+    return Blosc("zstd", _LEVEL, Blosc.BITSHUFFLE) if codec == "blosc" else Zstd(**_ZSTD)
+
+
 def cast(rows_RD: NDArray[np.floating], settings: StoreSettings, what: str, *, exact: bool) -> NDArray[Any]:
     """Convert embeddings to the stored values, without rounding if ``exact``.
 
     Raises OverflowError16 if a finite value overflows.
     """
     with np.errstate(over="ignore"):
-        cast_RD = codecs.rounded(rows_RD.astype(settings.dtype), "none" if exact else settings.codec)
+        cast_RD = rounded(rows_RD.astype(settings.dtype), "none" if exact else settings.codec)
     if (np.isinf(cast_RD) & np.isfinite(rows_RD)).any():
         raise OverflowError16(f'{what}: embeddings overflow {settings.dtype}; set dtype = "float32"')
     return cast_RD
@@ -163,7 +209,7 @@ def write_chunk(chunk: Place, rows_RD: NDArray[Any], settings: StoreSettings) ->
     if len(rows_RD) < settings.shard_rows:
         whole_RD = np.full((settings.shard_rows, rows_RD.shape[1]), np.nan, rows_RD.dtype)
         whole_RD[: len(rows_RD)] = rows_RD
-    data = codecs.encode(whole_RD, settings.codec)
+    data = encode(whole_RD, settings.codec)
     with writing(chunk):
         if isinstance(chunk, ObjectPlace):
             chunk.put(data)
@@ -223,7 +269,7 @@ class Sizes:
 _NEAR = 16 << 10  # gap in bytes up to which two rows are read together: another call would take as long
 _NEAR_IN_A_BUCKET = 1 << 20  # the same in a bucket, where another request takes tens of milliseconds
 
-Into: TypeAlias = Callable[[memoryview, int], int]
+Read: TypeAlias = Callable[[int, NDArray[Any]], None]
 
 
 def read_rows(
@@ -254,29 +300,17 @@ def read_rows(
 
 
 def _read_part(path: Place, first: int, out_RD: NDArray[Any], fill: object, codec: Codec) -> None:
-    place = out_RD.view(np.uint8).reshape(-1).data
     try:
-        if codec != "none":
-            out_RD[:] = _decoded(path, codec, out_RD)[first : first + len(out_RD)]
-            return
-        with _opened(path) as into:
-            done = into(place, first * out_RD.shape[1] * out_RD.itemsize)
+        with _reading(path, out_RD, codec) as read:
+            read(first, out_RD)
     except FileNotFoundError:
         out_RD[...] = fill
-        return
     except OSError as error:
-        raise StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify") from error
-    if done < len(place):
-        raise StoreError(f"{path}: truncated; run substyle verify")
+        raise _unreadable(path, error) from error
 
 
-def _decoded(path: Place, codec: Codec, like_RD: NDArray[Any]) -> NDArray[Any]:
-    """A whole compressed chunk, with the dtype and width of an array."""
-    data = path.read_bytes()
-    try:
-        return codecs.decode(data, codec, like_RD.dtype, like_RD.shape[1])
-    except (ValueError, RuntimeError) as error:
-        raise StoreError(f"{path}: cannot be decoded ({error}); run substyle verify") from error
+def _unreadable(path: Place, error: OSError) -> StoreError:
+    return StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify")
 
 
 def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: NDArray[np.int64], codec: Codec) -> None:
@@ -291,48 +325,58 @@ def take(path: Place, row_M: NDArray[np.int64], out_RD: NDArray[Any], place_M: N
     """
     row_bytes = out_RD.shape[1] * out_RD.itemsize
     near = _NEAR_IN_A_BUCKET if isinstance(path, ObjectPlace) else _NEAR
-    ends = np.flatnonzero(np.append(np.diff(row_M) * row_bytes > row_bytes + near, True)) + 1 if len(row_M) else row_M
-    whole = out_RD.view(np.uint8).reshape(-1).data
-    rows, places, start = row_M.tolist(), place_M.tolist(), 0
+    apart_M = (np.diff(row_M) * row_bytes > row_bytes + near) & (codec == "none")  # others are decoded whole
+    ends = np.flatnonzero(np.append(apart_M, True)) + 1 if len(row_M) else row_M
+    start = 0
     try:
-        if codec != "none":
-            out_RD[place_M] = _decoded(path, codec, out_RD)[row_M]
-            return
-        with _opened(path) as into:
+        with _reading(path, out_RD, codec) as read:
             for end in ends.tolist():
-                own, first, alone = slice(start, end), rows[start], end - start == 1
-                if alone:  # read without a copy
-                    view = whole[places[start] * row_bytes : (places[start] + 1) * row_bytes]
+                row_K, place_K = row_M[start:end], place_M[start:end]
+                if end - start == 1:  # read without a copy
+                    read(int(row_K[0]), out_RD[place_K[0] : place_K[0] + 1])
                 else:
-                    near_RD = np.empty((rows[end - 1] - first + 1, out_RD.shape[1]), out_RD.dtype)
-                    view = near_RD.view(np.uint8).reshape(-1).data
-                if into(view, first * row_bytes) < len(view):
-                    raise StoreError(f"{path}: truncated; run substyle verify")
-                if not alone:
-                    out_RD[place_M[own]] = near_RD[row_M[own] - first]
+                    near_RD = np.empty((row_K[-1] - row_K[0] + 1, out_RD.shape[1]), out_RD.dtype)
+                    read(int(row_K[0]), near_RD)
+                    out_RD[place_K] = near_RD[row_K - row_K[0]]
                 start = end
     except OSError as error:
-        raise StoreError(f"{path}: cannot read: {error.strerror or error}; run substyle verify") from error
+        raise _unreadable(path, error) from error
 
 
 @contextmanager
-def _opened(path: Place) -> Iterator[Into]:
-    """Yield a function that reads a chunk from an offset into a buffer and returns the number of bytes read."""
-    if isinstance(path, ObjectPlace):
-        yield lambda place, offset: _into_from_object(path, place, offset)
+def _reading(path: Place, like_RD: NDArray[Any], codec: Codec) -> Iterator[Read]:
+    """Yield a function that reads consecutive rows of a chunk, from the first on, into a contiguous array.
+
+    Raises OSError; or StoreError if the chunk is truncated or cannot be decoded.
+    """
+    row_bytes = like_RD.shape[1] * like_RD.itemsize
+
+    def read(copy: Callable[[memoryview, int], int], first: int, out_RD: NDArray[Any]) -> None:
+        place = out_RD.data.cast("B")
+        if copy(place, first * row_bytes) < len(place):
+            raise StoreError(f"{path}: truncated; run substyle verify")
+
+    if codec != "none":
+        data = path.read_bytes()
+        try:
+            whole = decode(data, codec, like_RD.dtype, like_RD.shape[1]).data.cast("B")
+        except (ValueError, RuntimeError) as error:
+            raise StoreError(f"{path}: cannot be decoded ({error}); run substyle verify") from error
+        yield partial(read, lambda place, offset: _copy(whole[offset : offset + len(place)], place))
+    elif isinstance(path, ObjectPlace):
+        yield partial(read, lambda place, offset: _copy(path.read_range(offset, len(place)), place))
     else:
         with path.open("rb", buffering=0) as file:
-            yield lambda place, offset: _into(file.fileno(), place, offset)
+            yield partial(read, partial(_copy_from_file, file.fileno()))
 
 
-def _into(file: int, place: memoryview, offset: int) -> int:
+def _copy(found: memoryview, place: memoryview) -> int:
+    place[: len(found)] = found
+    return len(found)
+
+
+def _copy_from_file(file: int, place: memoryview, offset: int) -> int:
     done = 0
     while done < len(place) and (count := os.preadv(file, [place[done:]], offset + done)):
         done += count
     return done
-
-
-def _into_from_object(path: ObjectPlace, place: memoryview, offset: int) -> int:
-    found = path.read_range(offset, len(place))
-    place[: len(found)] = found
-    return len(found)

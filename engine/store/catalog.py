@@ -54,6 +54,11 @@ class Catalog:
     backbones: dict[str, BackboneEntry]
     transformations: dict[str, dict[str, Definition]]
 
+    def chunk(self, store: Place, slug: str, transformation: str, shard: int) -> Place:
+        """Return the file or object of one shard's chunk, also for an unknown backbone."""
+        entry = self.backbones.get(slug) or BackboneEntry(slug, slug, 0, {"spec": {}})
+        return entry.chunk(store, transformation, shard)
+
 
 def files(store: Place) -> list[Place]:
     """List the files of a store's catalog in order."""

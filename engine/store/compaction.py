@@ -25,6 +25,7 @@ from substyle.engine.store.files import (
     listed,
     make_folder,
     remove,
+    replace_durably,
     sizes,
     write_durably,
     writing,
@@ -39,7 +40,7 @@ from substyle.engine.store.records import (
     index_rows,
     together,
 )
-from substyle.pipelines.storage import ObjectPlace, Place, at_once
+from substyle.pipelines.storage import Place, at_once
 
 RECORDS = 256  # number of loose records that triggers compaction
 BYTES = 64 << 20  # size of loose records that triggers compaction, and limit of a detail file, which is held in memory
@@ -267,13 +268,7 @@ def write(store: Place, found: Damage) -> None:
         "files": list(found.files),
         "metadata": list(found.metadata),
     }
-    data = json.dumps(content, indent=1).encode()
-    path = store / NAME
-    if isinstance(path, ObjectPlace):
-        with writing(path):
-            path.put(data)
-    else:
-        write_durably(path, data)
+    replace_durably(store / NAME, json.dumps(content, indent=1).encode())
 
 
 def clear_damage(store: Place) -> None:

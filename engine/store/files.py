@@ -141,6 +141,15 @@ def write_durably(path: Place, data: bytes) -> None:
         flush(path.parent)
 
 
+def replace_durably(path: Place, data: bytes) -> None:
+    """`write_durably`, which replaces an object in a bucket too."""
+    if isinstance(path, ObjectPlace):
+        with writing(path):
+            path.put(data)
+    else:
+        write_durably(path, data)
+
+
 def listed(folder: Place, suffix: str) -> list[Place]:
     """List a folder's files with a suffix, sorted by name; empty if the folder does not exist."""
     if isinstance(folder, ObjectPlace):

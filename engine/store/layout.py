@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -86,24 +85,8 @@ def slug(name: str) -> str:
     return f"{tail[-80:].lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def chunk_path(
-    store: Place, known: Mapping[str, BackboneEntry], backbone_slug: str, transformation: str, shard: int
-) -> Place:
-    """Return the file or object of one shard's chunk, also for a backbone missing in the catalog.
-
-    Args:
-        known: backbones of the catalog, by slug.
-    """
-    entry = known.get(backbone_slug) or BackboneEntry(backbone_slug, backbone_slug, 0, {"spec": {}})
-    return entry.chunk(store, transformation, shard)
-
-
 TRAIN, VAL, TEST = 0, 1, 2  # split codes
-
-
 SPLITS = ("train", "val", "test")
-
-
 UNLABELLED = -1
 
 

@@ -27,7 +27,6 @@ from substyle.engine.store.layout import (
     DifferentError,
     StoreError,
     StoreSettings,
-    chunk_path,
     slug,
 )
 from substyle.engine.store.manifest import NOWHERE, Manifest, SourceEntry
@@ -382,19 +381,19 @@ class EmbeddingStore:
 
     def chunk_path(self, backbone_slug: str, transformation: str, shard: int) -> Place:
         """Return the file or object of one shard's chunk."""
-        return chunk_path(self.path, self.catalog.backbones, backbone_slug, transformation, shard)
+        return self.catalog.chunk(self.path, backbone_slug, transformation, shard)
 
     def cut_short(self, finished: Index) -> dict[tuple[int, str], set[str]]:
         """Return the transformations by (shard, slug) whose chunk file is missing or has the wrong size.
 
         Compressed chunks may have any size but 0.
         """
-        known = self.catalog.backbones
-        wanted = {slug: self.settings.chunk_bytes(entry.dim) for slug, entry in known.items()}
+        known = self.catalog
+        wanted = {slug: self.settings.chunk_bytes(entry.dim) for slug, entry in known.backbones.items()}
         sizes = arrays.Sizes()
         found: dict[tuple[int, str], set[str]] = {}
         for shard, backbone, name in finished.chunks():
-            size = sizes.of(chunk_path(self.path, known, backbone, name, shard))
+            size = sizes.of(known.chunk(self.path, backbone, name, shard))
             if size != wanted.get(backbone) if self.settings.codec == "none" else not size:
                 found.setdefault((shard, backbone), set()).add(name)
         return found

@@ -20,7 +20,7 @@ from substyle.engine.observability import stage
 from substyle.engine.store import arrays, catalog, compaction, journal, lock, manifest
 from substyle.engine.store.catalog import Catalog
 from substyle.engine.store.compaction import Damage
-from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, StoreError, chunk_path
+from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, StoreError
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import DETAILS, Record
 from substyle.engine.store.store import EmbeddingStore
@@ -132,9 +132,7 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
     _chunks(store, checked, known, verdict, threads, quiet)
     if images is not None:
         verdict.pending = _pending(store, known, images, checked, verdict)
-    finished = {
-        chunk_path(store.path, known.backbones, record.backbone, name, record.shard) for record, name in _pairs(records)
-    }
+    finished = {known.chunk(store.path, record.backbone, name, record.shard) for record, name in _pairs(records)}
     shards = None if images is None else -(-images.rows // store.settings.shard_rows)
     _others(store.path, known, finished, shards, verdict)
     if note:
@@ -244,7 +242,7 @@ def _chunks(
     with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
 
         def place(record: _Said, name: str) -> Place:
-            return chunk_path(store.path, known.backbones, record.backbone, name, record.shard)
+            return known.chunk(store.path, record.backbone, name, record.shard)
 
         checked = pool.map(lambda pair: _chunk(place(*pair), pair[0].checksums[pair[1]]), _pairs(records))
         for (record, name), (size, problem) in zip(_pairs(records), checked, strict=True):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 from tests.engine.store.test_store import FOUND, SETTINGS, facts, make, note
 
-from substyle.engine.store import arrays, codecs
+from substyle.engine.store import arrays
 from substyle.engine.store.layout import Codec, Dtype, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table, open_table
@@ -41,7 +41,7 @@ def filled(
         notes = [note(row, reason="truncated" if row == 5 else "") for row in range(*own.indices(6))]
         part = {name: x[own] for name, x in given.items()}
         store.write_shard(entry, shard, part, notes, seconds=1.0, run="r")
-    kept = {name: codecs.rounded(x.astype(dtype), codec if gate else "none") for name, x in given.items()}
+    kept = {name: arrays.rounded(x.astype(dtype), codec if gate else "none") for name, x in given.items()}
     return EmbeddingStore.open(path), kept
 
 
@@ -82,20 +82,20 @@ def test_embeddings_without_a_gate_are_not_rounded(tmp_path: Path) -> None:
 )
 def test_rounding_keeps_the_precision_of_bfloat16(x: np.ndarray, dtype: str) -> None:  # type: ignore[type-arg]
     cast = x.astype(dtype)
-    kept = codecs.rounded(cast, "bitround+zstd")
+    kept = arrays.rounded(cast, "bitround+zstd")
     assert kept.dtype == cast.dtype
     smallest = np.finfo(dtype).smallest_normal  # type: ignore[arg-type]
     normal = np.abs(cast) >= smallest
     assert (np.abs(kept - cast.astype(np.float64)) <= np.abs(cast) * 2.0**-8 + (~normal) * smallest).all()
-    np.testing.assert_array_equal(codecs.rounded(kept, "bitround+zstd"), kept)
+    np.testing.assert_array_equal(arrays.rounded(kept, "bitround+zstd"), kept)
     for lossless in ("none", "zstd", "blosc"):
-        assert codecs.rounded(cast, lossless) is cast
+        assert arrays.rounded(cast, lossless) is cast
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_rounding_keeps_what_is_not_finite(dtype: str) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, np.finfo(dtype).max, -np.finfo(dtype).max], dtype)  # type: ignore[arg-type]
-    kept = codecs.rounded(x, "bitround+zstd")
+    kept = arrays.rounded(x, "bitround+zstd")
     np.testing.assert_array_equal(kept[:5], x[:5])
     np.testing.assert_array_equal(np.signbit(kept[1:]), np.signbit(x[1:]))
 
@@ -104,9 +104,9 @@ def test_rounding_keeps_what_is_not_finite(dtype: str) -> None:
 def test_compression_saves_space(codec: Codec) -> None:
     rng = np.random.default_rng(0)
     x = np.maximum(rng.normal(size=(1024, 64)), 0).astype(np.float16)  # half of it zeros, as after a ReLU
-    data = codecs.encode(codecs.rounded(x, codec), codec)
+    data = arrays.encode(arrays.rounded(x, codec), codec)
     assert len(data) < 0.9 * x.nbytes
-    np.testing.assert_array_equal(codecs.decode(bytes(data), codec, x.dtype, 64), codecs.rounded(x, codec))
+    np.testing.assert_array_equal(arrays.decode(bytes(data), codec, x.dtype, 64), arrays.rounded(x, codec))
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty", "gone"])
