@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.cuda import AsyncCopy
 from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards, images_of
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
-from substyle.engine.observability import ProgressBar, stage
+from substyle.engine.observability import stage
 from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.identity import PhotographsError
@@ -63,16 +63,6 @@ class EmbedSummary:
         return now
 
 
-class Callbacks:
-    """Callbacks of the embedding loop, called on its threads. An exception ends the loop."""
-
-    def arrived(self, count: int) -> None:
-        """Called when ``count`` more embeddings have been computed."""
-
-    def writing(self, shard: int) -> None:
-        """Called before embeddings of a backbone are written to a shard."""
-
-
 class Loop:
     """Embeds shards of a store, one after the other, on the device of this process."""
 
@@ -82,30 +72,37 @@ class Loop:
         plan: EmbedPlan,
         entries: Sequence[BackboneEntry],
         compiled: Sequence[CompiledBackbone],
-        summary: EmbedSummary,
         run: str,
     ) -> None:
-        self.store, self.plan, self.pipeline, self.summary = store, plan, plan.pipeline, summary
+        self.store, self.plan, self.pipeline = store, plan, plan.pipeline
         self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
         self._known_N2 = store.notes(self.manifest).content_N2  # of earlier passes; zeros if unknown
         self.upkeep = Upkeep(store.path, os.getpid())
 
-    def run(self, shards: Iterable[tuple[int, Lacking]], watch: Callbacks) -> None:
-        """Embed shards.
+    def run(
+        self,
+        shards: Iterable[tuple[int, Lacking]],
+        summary: EmbedSummary,
+        arrived: Callable[[int], None],
+        writing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Embed shards. An exception of a callback, which may run on another thread, ends the loop.
 
         Args:
             shards: shard numbers with their missing transformations.
-            watch: progress callbacks.
+            summary: is updated.
+            arrived: called with the number of embeddings that have been computed since the last call.
+            writing: called before embeddings of a backbone are written to a shard.
         """
-        self.watch = watch
+        self.summary, self.writing = summary, writing
         config = self.pipeline.config
         with ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as readers:
             backlog = Scheduler(
                 self.compiled,
                 self._write,
-                watch.arrived,
+                arrived,
                 waiting=max(_AHEAD // config.images, 1),
                 begun=config.begun,
                 device=self.pipeline.target.torch_device,
@@ -206,7 +203,7 @@ class Loop:
             size = 0
             for entry, embeddings in involved:
                 share = seconds / len(involved)
-                self.watch.writing(shard.number)
+                self.writing()
                 size += self.store.write_shard(entry, shard.number, embeddings, notes, seconds=share, run=self.run_id)
             self.upkeep.written(len(involved), size)
         self.summary.new_shards += 1
@@ -283,6 +280,7 @@ class EmbedTask:
         run: id of the run that holds the lock.
         todo: the pending shards.
         summary: updated by the executor.
+        quiet: whether to show no progress.
     """
 
     store: EmbeddingStore
@@ -291,33 +289,16 @@ class EmbedTask:
     run: str
     todo: PendingShards
     summary: EmbedSummary
+    quiet: bool
 
 
-class Executor(Protocol):
-    """Embeds the pending shards of a task."""
-
-    def run(self, task: EmbedTask, *, quiet: bool) -> None:
-        """Embed all pending shards. Finished shards are kept on an exception."""
-        ...
+Executor: TypeAlias = Callable[[EmbedTask], None]
+"""Embeds all pending shards of a task. Finished shards are kept on an exception."""
 
 
-class LocalExecutor:
-    """Embeds in this process, one shard after the other."""
-
-    def __init__(self, compiled: Sequence[CompiledBackbone]) -> None:
-        self.compiled = compiled
-
-    def run(self, task: EmbedTask, *, quiet: bool) -> None:
-        """Embed all pending shards in order; stops at the first error."""
-        todo = task.todo
-        loop = Loop(task.store, task.plan, task.entries, self.compiled, task.summary, task.run)
-        with stage(task.plan.title, todo.total, "embeddings", done=todo.done, quiet=quiet) as bar:
-            loop.run(todo.lacking.items(), _Shown(bar))
-
-
-class _Shown(Callbacks):
-    def __init__(self, bar: ProgressBar) -> None:
-        self.bar = bar
-
-    def arrived(self, count: int) -> None:
-        self.bar.advance(count)
+def embed_here(compiled: Sequence[CompiledBackbone], task: EmbedTask) -> None:
+    """Embed all pending shards of a task in this process, in order; stops at the first error."""
+    todo = task.todo
+    loop = Loop(task.store, task.plan, task.entries, compiled, task.run)
+    with stage(task.plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
+        loop.run(todo.lacking.items(), task.summary, bar.advance)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_ke
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.identity import EMBED, Match, Remedies
-from substyle.engine.store.layout import BackboneEntry
+from substyle.engine.store.layout import UNLABELLED, BackboneEntry
 from substyle.engine.store.lock import WHOLE, Part
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, Rows, SourceEntry
+from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, Rows, assign
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError
@@ -51,8 +51,7 @@ class EmbedPlan:
         only: require that the store contains no other photographs.
         ways: advice if the store was embedded from other photographs.
         asked: device and runtime as given by the user, possibly auto.
-        others, absent, redo, state: results of `matched`, see `identity.Match`.
-        given: the source before `matched`.
+        match: result of `matched`; given: the source before.
     """
 
     source: Source
@@ -69,10 +68,7 @@ class EmbedPlan:
     only: bool = False
     ways: Remedies = EMBED
     asked: tuple[str, str] = (AUTO, AUTO)
-    others: tuple[Source, ...] = ()
-    redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    absent: tuple[SourceEntry, ...] = ()
-    state: object = None
+    match: Match = field(default_factory=Match)
     given: Source | None = None
 
     def __post_init__(self) -> None:
@@ -87,7 +83,7 @@ class EmbedPlan:
     def matched(self, store: EmbeddingStore, *, quiet: bool = False) -> EmbedPlan:
         """Match the source with an existing store. Raises PhotographsError if its photographs are different."""
         given = self.given or self.source
-        found: Match = identity.match(
+        source, found = identity.match(
             store,
             given,
             fractions=self.fractions,
@@ -96,15 +92,7 @@ class EmbedPlan:
             ways=self.ways,
             quiet=quiet,
         )
-        plan = dataclasses.replace(
-            self,
-            source=found.source,
-            others=found.others,
-            absent=found.absent,
-            redo=found.redo,
-            state=found.state,
-            given=given,
-        )
+        plan = dataclasses.replace(self, source=source, match=found, given=given)
         if self.only and store.has_manifest():
             identity.require_only(store, plan.records(), (*found.others, *found.absent), self.ways)
         return plan
@@ -115,7 +103,7 @@ class EmbedPlan:
 
     def readable(self) -> dict[str, ImageRecord]:
         """Return the photographs of all sources by key."""
-        sources = (self.source, *self.others)
+        sources = (self.source, *self.match.others)
         return {record.key: record for record in chain.from_iterable(source.records for source in sources)}
 
     def definitions(self) -> list[Definition]:
@@ -144,6 +132,32 @@ class EmbedPlan:
         return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count, policies)
 
 
+def added(
+    records: Sequence[ImageRecord], source: Source, manifest: Manifest | None, *, seed: int, fractions: Fractions
+) -> tuple[list[ImageRecord], list[str], NDArray[np.int64], NDArray[np.int8]]:
+    """Return the photographs of a source that a store lacks, all class names, and their labels and splits.
+
+    Args:
+        manifest: of the store, if there is any. Its classes keep their labels; new ones with photographs follow.
+    """
+    keys, names = (set(manifest.keys), list(manifest.class_names)) if manifest else (set(), [])
+    new = [record for record in records if record.key not in keys]
+    classes = source.class_names
+    taken = {classes[record.label] for record in new if record.label is not None}
+    names += [name for name in classes if name in taken and name not in names]
+    number = {name: i for i, name in enumerate(names)}
+    labels = [UNLABELLED if record.label is None else number[classes[record.label]] for record in new]
+    split_N = assign(
+        [record.key for record in new],
+        labels,
+        [record.split for record in new],
+        seed=seed,
+        fractions=fractions,
+        source={record.split for record in records},
+    )
+    return new, names, np.array(labels, np.int64), split_N
+
+
 def limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
     """Sample photographs, keeping the shares of splits and cycling through classes in one order for all splits.
 
@@ -170,30 +184,7 @@ def limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[Image
     return [records[i] for i in sorted(i for _, _, i in sorted(placed)[:limit])]
 
 
-# A store of 10^9 photographs has a hundred thousand shards and millions of chunks: pending work is kept in arrays over
-# shards, and Python objects are created on access.
-
-V = TypeVar("V")
 Lacking = Sequence[Sequence[str]]  # missing transformations of a shard for each backbone
-
-
-class ByShard(Mapping[int, V]):
-    """Mapping from ascending shard numbers to values computed on access."""
-
-    def __init__(self, shard_W: NDArray[np.int64], value: Callable[[int], V]) -> None:
-        self._shard_W, self._value = shard_W, value
-
-    def __len__(self) -> int:
-        return len(self._shard_W)
-
-    def __iter__(self) -> Iterator[int]:
-        return map(int, self._shard_W)
-
-    def __getitem__(self, shard: int) -> V:
-        at = int(np.searchsorted(self._shard_W, shard))
-        if at == len(self) or self._shard_W[at] != shard:
-            raise KeyError(shard)
-        return self._value(at)
 
 
 @dataclass(frozen=True)
@@ -220,18 +211,21 @@ class PendingShards:
     total: int
     done: int
 
-    @property
-    def lacking(self) -> Mapping[int, Lacking]:
+    @cached_property
+    def lacking(self) -> dict[int, Lacking]:
         """Missing transformations by shard number, in order, without complete shards."""
-        return ByShard(self.shard_W, self._lacking)
 
-    @property
-    def sizes(self) -> Mapping[int, int]:
+        @cache  # a store of 10^9 photographs has a hundred thousand shards, and most lack the same
+        def named(lacking: bytes) -> Lacking:
+            lacking_BT = np.frombuffer(lacking, np.bool_).reshape(-1, len(self.names))
+            return [[self.names[t] for t in np.flatnonzero(lacks_T)] for lacks_T in lacking_BT]
+
+        return {int(shard): named(lacks.tobytes()) for shard, lacks in zip(self.shard_W, self.lacking_WBT, strict=True)}
+
+    @cached_property
+    def sizes(self) -> dict[int, int]:
         """Number of photographs by shard number."""
-        return ByShard(self.shard_W, lambda at: int(self.size_W[at]))
-
-    def _lacking(self, at: int) -> Lacking:
-        return [[self.names[t] for t in np.flatnonzero(lacks_T)] for lacks_T in self.lacking_WBT[at]]
+        return dict(zip(self.shard_W.tolist(), self.size_W.tolist(), strict=True))
 
 
 def pending_shards(

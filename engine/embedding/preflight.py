@@ -20,12 +20,12 @@ from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.families.tensorflow import prefix_of
 from substyle.engine.config import BackboneChoice, Study, names_of
-from substyle.engine.embedding.plan import limited
+from substyle.engine.embedding.plan import added, limited
 from substyle.engine.probes.attacks import FEWEST, is_network, torchattack
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store import catalog
-from substyle.engine.store.layout import SPLITS, TEST, TRAIN, UNLABELLED, VAL
-from substyle.engine.store.manifest import Fractions, Manifest, assign
+from substyle.engine.store.layout import SPLITS, TEST, TRAIN, VAL
+from substyle.engine.store.manifest import Fractions, Manifest
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, kind_of, open_source
 from substyle.pipelines.storage import Place
@@ -172,28 +172,12 @@ def count_splits(
         source: their source.
         manifest: manifest of an existing store, whose photographs are counted with their splits.
     """
-    known_keys = set(manifest.keys) if manifest else set()
-    names = list(manifest.class_names) if manifest else []
-    new = [record for record in records if record.key not in known_keys]
-    taken = {record.label for record in new if record.label is not None}
-    known = set(names)
-    names += [name for label, name in enumerate(source.class_names) if label in taken and name not in known]
-    number = {name: i for i, name in enumerate(names)}
-    label_N = np.array([UNLABELLED if r.label is None else number[source.class_names[r.label]] for r in new], np.int64)
-    splits = {record.split for record in records}
-    split_N = assign(
-        [record.key for record in new],
-        label_N.tolist(),
-        [record.split for record in new],
-        seed=seed,
-        fractions=fractions,
-        source=splits,
-    )
+    _, names, label_N, split_N = added(records, source, manifest, seed=seed, fractions=fractions)
     count_CS = np.zeros((len(names) + 1, 3), np.int64)
     np.add.at(count_CS, (label_N, split_N), 1)  # unlabelled images have label -1, the last row
     if manifest:
         np.add.at(count_CS, (manifest.label_N, manifest.split_N), 1)
-    return SplitCounts(tuple(names), count_CS, not splits <= {None, "train"})
+    return SplitCounts(tuple(names), count_CS, not {record.split for record in records} <= {None, "train"})
 
 
 def check_splits(counts: SplitCounts) -> list[str]:

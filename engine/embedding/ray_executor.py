@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from substyle.engine import cache
 from substyle.engine.config import BackboneChoice, EmbedConfig, ExecutorConfig
-from substyle.engine.embedding.loop import EmbedSummary, EmbedTask
+from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor
 from substyle.engine.embedding.plan import pending_shards
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, joined
 from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
@@ -331,9 +332,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def ray_executor(
-    config: ExecutorConfig, embed: EmbedConfig, backbones: Sequence[BackboneChoice]
-) -> Iterator[RayExecutor]:
+def ray_executor(config: ExecutorConfig, embed: EmbedConfig, backbones: Sequence[BackboneChoice]) -> Iterator[Executor]:
     """An executor whose cluster is joined for the block.
 
     Args:
@@ -351,49 +350,37 @@ def ray_executor(
                 f"{gpus} GPUs of the cluster are not used: this machine, which prepares, computes on cpu",
                 file=sys.stderr,
             )
-        yield RayExecutor(config, cluster, backbones)
+        yield partial(_run, config, cluster, backbones)
 
 
-@dataclass(frozen=True)
-class RayExecutor:
-    """Embeds by workers of a cluster; see `ray_executor`."""
+def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneChoice], task: EmbedTask) -> None:
+    """Fill all shards of a task.
 
-    config: ExecutorConfig
-    cluster: Cluster
-    backbones: Sequence[BackboneChoice]
-
-    def run(self, task: EmbedTask, *, quiet: bool) -> None:
-        """Fill all shards of a task.
-
-        Raises:
-            ShardsError: shards that failed on `retries` further workers as well; all others are filled.
-            SubstyleError: no worker could begin, or too much failed for the rest to be tried.
-        """
-        if not task.todo.lacking:
-            return
-        title, todo = task.plan.title, task.todo
-        with stage(title, todo.total, "embeddings", done=todo.done, quiet=quiet) as bar:
-            pool = WorkerPool(self.config, self.cluster, task, self._spec(task), bar)
-            try:
-                pool.run()
-            finally:
-                pool.stop()
-                with lock.mutex(task.store.path):
-                    task.store.tidy()  # files that a killed worker left
-        pool.require_all()
-
-    def _spec(self, task: EmbedTask) -> WorkerSpec:
-        plan = task.plan
-        store = plan.store_path
-        return WorkerSpec(
-            folder=os.getcwd(),
-            cache=str(cache.root().absolute()),
-            plugins=loaded(),
-            sources=tuple(identity.entry_of(source, plan.splits()) for source in (plan.source, *plan.others)),
-            store=Path(os.path.abspath(store)) if isinstance(store, Path) else store,
-            part=plan.part,
-            run=task.run,
-            backbones=tuple(self.backbones),
-            settings=plan.pipeline.settings,
-            config=plan.pipeline.config,
-        )
+    Raises:
+        ShardsError: shards that failed on `retries` further workers as well; all others are filled.
+        SubstyleError: no worker could begin, or too much failed for the rest to be tried.
+    """
+    plan, store, todo = task.plan, task.plan.store_path, task.todo
+    if not todo.lacking:
+        return
+    spec = WorkerSpec(
+        folder=os.getcwd(),
+        cache=str(cache.root().absolute()),
+        plugins=loaded(),
+        sources=tuple(identity.entry_of(source, plan.splits()) for source in (plan.source, *plan.match.others)),
+        store=Path(os.path.abspath(store)) if isinstance(store, Path) else store,
+        part=plan.part,
+        run=task.run,
+        backbones=tuple(backbones),
+        settings=plan.pipeline.settings,
+        config=plan.pipeline.config,
+    )
+    with stage(plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
+        pool = WorkerPool(config, cluster, task, spec, bar)
+        try:
+            pool.run()
+        finally:
+            pool.stop()
+            with lock.mutex(store):
+                task.store.tidy()  # files that a killed worker left
+    pool.require_all()

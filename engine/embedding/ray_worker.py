@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding.loop import Callbacks, EmbedSummary, Loop
+from substyle.engine.embedding.loop import EmbedSummary, Loop
 from substyle.engine.embedding.plan import EmbedPlan, Lacking
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.store import identity, lock
+from substyle.engine.store.identity import Match
 from substyle.engine.store.manifest import SourceEntry
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.storage import Place
@@ -53,7 +54,7 @@ class _Stopped(Exception):
     """The worker was asked to stop."""
 
 
-class Worker(Callbacks):
+class Worker:
     """Embeds shards. Call `prepare` once, then `fill` for each shard; `progress` and `stop` may run beside `fill`."""
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -81,20 +82,19 @@ class Worker(Callbacks):
         store = EmbeddingStore.open(spec.store)
         source, *others = map(identity.open_entry, spec.sources)
         pipeline = PixelPipeline(spec.settings, spec.config)
-        plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, others=tuple(others))
+        plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, match=Match(others=tuple(others)))
         compiled = prepare_backbones(spec.backbones, plan.samples(), quiet=True)
         entries = [store.ensure_backbone(facts) for backbone in compiled for facts in backbone.describe()]
-        self._loop = Loop(store, plan, entries, compiled, EmbedSummary(), spec.run)
+        self._loop = Loop(store, plan, entries, compiled, spec.run)
 
     def fill(self, shard: int, lacking: Lacking) -> EmbedSummary | None:
         """Embed a shard. Returns what was done, or None if `stop` was called before it was finished."""
-        self._embedded = 0
-        self._loop.summary = EmbedSummary()
+        self._embedded, summary = 0, EmbedSummary()
         try:
-            self._loop.run([(shard, lacking)], self)
+            self._loop.run([(shard, lacking)], summary, self._arrived, self._require_lock)
         except _Stopped:
             return None
-        return self._loop.summary
+        return summary
 
     def progress(self) -> int:
         """Embeddings of the current shard that have been computed."""
@@ -104,12 +104,11 @@ class Worker(Callbacks):
         """Abandon the current shard, unless it is already being written."""
         self._stopping = True
 
-    def arrived(self, count: int) -> None:
-        """Count embeddings; end the loop once `stop` was called."""
+    def _arrived(self, count: int) -> None:
         if self._stopping:
             raise _Stopped
         self._embedded += count
 
-    def writing(self, shard: int) -> None:
-        """Require that the run still holds the lock: its driver may have died and another run may have begun."""
+    def _require_lock(self) -> None:
+        # the run's driver may have died and another run may have begun
         lock.require_run(self.spec.store, self.spec.run, self.spec.part)

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.config import LOCAL, BackboneChoice, names_of
-from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, LocalExecutor
-from substyle.engine.embedding.plan import EmbedPlan, PendingShards, pending_shards
+from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, embed_here
+from substyle.engine.embedding.plan import EmbedPlan, PendingShards, added, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
 from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
 from substyle.engine.store import arrays, compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
-from substyle.engine.store.layout import UNLABELLED, BackboneEntry, StoreError, StoreSettings
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest, assign
+from substyle.engine.store.layout import BackboneEntry, StoreError, StoreSettings
+from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest
 from substyle.engine.store.store import EmbeddingStore, create
 from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError
-from substyle.pipelines.sources import ImageRecord, Named, Source
+from substyle.pipelines.sources import Named, Source
 
 
 def embed(
@@ -56,7 +56,7 @@ def embed(
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
         repair(plan, store)
-        if plan.state is None:
+        if plan.match.state is None:
             plan = plan.matched(store, quiet=quiet)
         require_asked(store, backbones, plan.pipeline, *plan.asked)
         begin()
@@ -71,12 +71,12 @@ def embed(
     check_store(plan.store_path)
     with _workers(plan, backbones) as workers:
         compiled = prepare_backbones(backbones, plan.samples(), quiet=quiet)
-        prepared, ready = _Prepared.of(plan, compiled), time.perf_counter()
-        executor = workers or LocalExecutor(compiled)
+        (facts, rows), ready = _facts(plan, compiled), time.perf_counter()
+        execute = workers or partial(embed_here, compiled)
         del compiled
         if workers is not None:  # they have their own, and one shares this process's GPU
             plan.pipeline.release()
-        summary = _fill(plan, prepared, executor, quiet=quiet)
+        summary = _fill(plan, facts, rows, execute, quiet=quiet)
     summary.seconds["prepare"] = ready - start
     summary.seconds["total"] = time.perf_counter() - start
     return summary
@@ -95,45 +95,34 @@ def embed_compiled(plan: EmbedPlan, compiled: Sequence[CompiledBackbone], *, qui
     """`embed` in this process for backbones that are already compiled and gated."""
     if plan.exists:
         repair(plan, EmbeddingStore.open(plan.store_path))
-    return _fill(plan, _Prepared.of(plan, compiled), LocalExecutor(compiled), quiet=quiet)
+    return _fill(plan, *_facts(plan, compiled), partial(embed_here, compiled), quiet=quiet)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Facts about prepared backbones for a store.
-
-    Attributes:
-        facts: facts of each backbone.
-        rows: R of a new store.
-        records: the photographs to embed.
-    """
-
-    facts: list[dict[str, object]]
-    rows: int
-    records: Sequence[ImageRecord]
-
-    @staticmethod
-    def of(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> _Prepared:
-        records, pipeline = plan.records(), plan.pipeline
-        rows = shard_rows(compiled, len(pipeline.settings.transformations), len(records), pipeline.config)
-        return _Prepared([facts for backbone in compiled for facts in backbone.describe()], rows, records)
+Facts: TypeAlias = Sequence[Mapping[str, Any]]  # of each prepared backbone
 
 
-def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bool) -> EmbedSummary:
+def _facts(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> tuple[Facts, int]:
+    """The facts of backbones, and R of a new store."""
+    pipeline = plan.pipeline
+    rows = shard_rows(compiled, len(pipeline.settings.transformations), len(plan.records()), pipeline.config)
+    return [facts for backbone in compiled for facts in backbone.describe()], rows
+
+
+def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet: bool) -> EmbedSummary:
     settings = plan.pipeline.settings
     summary = EmbedSummary()
     start = time.perf_counter()
     if not plan.exists:
-        _create(plan, prepared)
+        _create(plan, rows)
     store = EmbeddingStore.open(plan.store_path)
     require_same(store, plan)
     run = lock.new_run_id()
     with lock.hold(plan.store_path, run, plan.part, take_over=plan.take_over):
         with lock.mutex(plan.store_path):
             # another process may have created the store, or added to it, since it was matched
-            if plan.state is None or plan.state != identity.state_of(store):
+            if plan.match.state is None or plan.match.state != identity.state_of(store):
                 plan = plan.matched(store, quiet=quiet)
-            entries = _prepare_store(store, plan, prepared)
+            entries = _prepare_store(store, plan, facts)
         lacks = pending_shards(store, entries, settings.transformations, plan.part)
         _require_present(store, plan, lacks)
         _require_room(store, entries, lacks, quiet=quiet)
@@ -141,7 +130,7 @@ def _fill(plan: EmbedPlan, prepared: _Prepared, executor: Executor, *, quiet: bo
         summary.variants = summary.images * len(settings.transformations)
         if (age := files.age()) is not None:
             summary.seconds["ready"] = age
-        executor.run(EmbedTask(store, plan, entries, run, lacks, summary), quiet=quiet)
+        execute(EmbedTask(store, plan, entries, run, lacks, summary, quiet))
         with lock.mutex(plan.store_path):
             compaction.compact(plan.store_path, at=1)
     summary.spend("total", start)
@@ -167,36 +156,35 @@ def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
             print(f"{plan.store_path}: embedding the damaged parts found by verify again", file=sys.stderr)
 
 
-def _create(plan: EmbedPlan, prepared: _Prepared) -> None:
+def _create(plan: EmbedPlan, rows: int) -> None:
     settings, config = plan.pipeline.settings, plan.pipeline.config
     made = StoreSettings(
         settings.seed,
         settings.canvas,
-        prepared.rows,
+        rows,
         config.dtype,
         orientation=settings.orientation,
         style_precision=settings.style_precision,
         codec=config.codec,
     )
-    keys = gate_keys(prepared.records, settings.seed)
     try:
-        create(plan.store_path, made, calibration=keys)
+        create(plan.store_path, made, calibration=gate_keys(plan.records(), settings.seed))
     except StoreError:
         if not plan.exists:  # otherwise another part of the run was faster
             raise
 
 
-def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) -> list[BackboneEntry]:
+def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> list[BackboneEntry]:
     """Create or complete images, groups and arrays, and clear leftovers of killed runs and damaged disks."""
     wanted = plan.definitions()
-    for facts in prepared.facts:  # before anything is changed
+    for facts in prepared:  # before anything is changed
         store.require_same(facts, wanted)
     store.tidy()
-    _add_missing(store, plan, plan.records())
-    if len(plan.redo):
-        _withdraw(store, plan.redo)
-    entries = [store.ensure_backbone(facts, wanted) for facts in prepared.facts]
-    _tell_versions(store, prepared.facts)
+    _add_missing(store, plan)
+    if len(plan.match.redo):
+        _withdraw(store, plan.match.redo)
+    entries = [store.ensure_backbone(facts, wanted) for facts in prepared]
+    _tell_versions(store, prepared)
     store.fit()
     slugs = [entry.slug for entry in entries]
     short = store.cut_short(store.finished().of(slugs))
@@ -211,11 +199,11 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: _Prepared) 
 
 def _require_present(store: EmbeddingStore, plan: EmbedPlan, lacks: PendingShards) -> None:
     """Raise ConfigError if photographs to embed belong to a source that has moved or is gone."""
-    if not plan.absent:
+    if not plan.match.absent:
         return
     images = store.manifest()
     names = [entry.name for entry in images.sources]
-    for absent in plan.absent:
+    for absent in plan.match.absent:
         row_M = images.row_N[images.source_N == names.index(absent.name)]
         if np.isin(row_M // store.settings.shard_rows, lacks.shard_W).any():
             raise ConfigError("IMAGES", absent.root, "an existing path; this source has photographs to embed")
@@ -277,9 +265,9 @@ def _withdraw(store: EmbeddingStore, redo: NDArray[np.int64]) -> None:
     )
 
 
-def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) -> None:
+def _tell_versions(store: EmbeddingStore, prepared: Facts) -> None:
     """Log backbones that continue with another version of their runtime, which may give different bits."""
-    for now in facts:
+    for now in prepared:
         runtime, before = now["runtime"], store.backbone(str(now["name"])).facts["runtime"]
         old, new = before.get("version", ""), runtime.get("version", "")
         if old != new:
@@ -293,7 +281,7 @@ def _tell_versions(store: EmbeddingStore, facts: Sequence[Mapping[str, Any]]) ->
 def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -> EmbedSummary | None:
     """Return the summary of a complete store, None if there is pending work."""
     settings = plan.pipeline.settings
-    if not store.has_manifest() or len(plan.redo):
+    if not store.has_manifest() or len(plan.match.redo):
         return None
     slugs = {entry.name: entry.slug for entry in store.backbones()}
     finished = store.finished()
@@ -331,10 +319,12 @@ def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
         )
 
 
-def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[ImageRecord]) -> None:
-    known: Manifest | None = store.manifest() if store.has_manifest() else None
-    known_keys = set(known.keys) if known else set()
-    new = [record for record in records if record.key not in known_keys]
+def _add_missing(store: EmbeddingStore, plan: EmbedPlan) -> None:
+    known = store.manifest() if store.has_manifest() else None
+    entry = identity.entry_of(plan.source, plan.fractions or _fractions(known, plan.source))
+    new, names, label_N, split_N = added(
+        plan.records(), plan.source, known, seed=store.settings.seed, fractions=entry.fractions or DEFAULT_FRACTIONS
+    )
     if not new:
         return
     first = -(-(known.rows if known else 0) // store.settings.shard_rows)
@@ -344,34 +334,12 @@ def _add_missing(store: EmbeddingStore, plan: EmbedPlan, records: Sequence[Image
             f"{store.path}: the journal has shards outside the manifest: a file of {FOLDER} is missing; restore it "
             "from a copy of the store, or use another store"
         )
-    class_names = plan.source.class_names
-    # classes of earlier segments keep their labels; new ones follow
-    names = list(known.class_names) if known else []
-    # only classes with images get a label
-    taken = {class_names[r.label] for r in new if r.label is not None}
-    names += [name for name in class_names if name in taken and name not in names]
-    number = {name: i for i, name in enumerate(names)}
-    labels = [UNLABELLED if r.label is None else number[class_names[r.label]] for r in new]
-    keys, given = [r.key for r in new], [r.split for r in new]
-    entry = identity.entry_of(plan.source, plan.fractions or _fractions(known, plan.source))
-    split_N = assign(
-        *(keys, labels, given),
-        seed=store.settings.seed,
-        fractions=_three(entry.fractions),
-        source={record.split for record in records},
-    )
-    store.add_images(keys, np.array(labels, np.int64), names, split_N, given=given, source=entry)
+    given = [record.split for record in new]
+    store.add_images([record.key for record in new], label_N, names, split_N, given=given, source=entry)
 
 
 def _fractions(known: Manifest | None, source: Source) -> Fractions:
     """The split shares of a source of the store, or the default for a new one."""
     name = source.name if isinstance(source, Named) else ""
-    for entry in known.sources if known else ():
-        if entry.name == name and entry.fractions:
-            return _three(entry.fractions)
-    return DEFAULT_FRACTIONS
-
-
-def _three(fractions: Sequence[float]) -> Fractions:
-    train, val, test = fractions
-    return train, val, test
+    found = (entry.fractions for entry in known.sources if entry.name == name) if known else iter(())
+    return next(found, ()) or DEFAULT_FRACTIONS

@@ -73,10 +73,9 @@ RUN = Remedies(*3 * ("use another --out, or pass --fresh to delete the results a
 
 @dataclass(frozen=True)
 class Match:
-    """Result of `match`.
+    """What `match` found besides the source.
 
     Attributes:
-        source: the source, with its keys in the store.
         others: the store's other sources.
         absent: other sources whose photographs have moved or are gone.
         redo: rows to embed again: changed or missing photographs (``--replace``), and photographs that have become
@@ -84,7 +83,6 @@ class Match:
         state: `state_of` the store at the time of the comparison.
     """
 
-    source: Source
     others: tuple[Source, ...] = ()
     absent: tuple[SourceEntry, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -133,8 +131,10 @@ def match(
     replace_changed: bool = False,
     ways: Remedies = EMBED,
     quiet: bool = False,
-) -> Match:
+) -> tuple[Source, Match]:
     """Find a source among those of a store and check that its photographs are unchanged.
+
+    Returns the source with its keys in the store, and what else was found.
 
     Args:
         source: the photographs given by the user.
@@ -147,7 +147,7 @@ def match(
         PhotographsError: the source is not one of the store's, or a photograph, label or split has changed.
     """
     if not store.has_manifest():
-        return Match(source, state=state_of(store))
+        return source, Match(state=state_of(store))
     return _Matching(store, ways, quiet).run(source, fractions, add=add, replace_changed=replace_changed)
 
 
@@ -159,7 +159,9 @@ class _Matching:
         self.noted = store.notes(self.manifest)
         self.read_N = self.noted.content_N2.max(axis=1, initial=0) > 0
 
-    def run(self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool) -> Match:
+    def run(
+        self, source: Source, fractions: Fractions | None, *, add: bool, replace_changed: bool
+    ) -> tuple[Source, Match]:
         number = self._by_root(source)
         if number is None:
             number = self._by_photographs(source, add)
@@ -181,7 +183,7 @@ class _Matching:
         if len(entries) > 1 or number is None:
             self._require_apart(opened)
         others = tuple(each for i, each in opened.items() if i != number)
-        return Match(source, others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
+        return source, Match(others, tuple(absent), self.manifest.row_N[sorted(redo)], self.state)
 
     def _compare(self, number: int, source: Source, fractions: Fractions | None, replace_changed: bool) -> set[int]:
         """Images of one source that have changed, are missing or have become readable.

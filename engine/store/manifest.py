@@ -46,6 +46,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _SOURCE = b"substyle.source"
+Fractions = tuple[float, float, float]
+DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -64,7 +66,7 @@ class SourceEntry:
     kind: str
     root: str
     options: Mapping[str, str] = field(default_factory=dict)
-    fractions: tuple[float, ...] = ()
+    fractions: Fractions | tuple[()] = ()
 
 
 NOWHERE = SourceEntry("", "unknown", "")
@@ -274,10 +276,6 @@ def append(
     described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()
     data = encoded(table.replace_schema_metadata({_SOURCE: described}))
     write_durably(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
-
-
-Fractions = tuple[float, float, float]
-DEFAULT_FRACTIONS: Fractions = (0.65, 0.15, 0.20)
 
 
 def assign(

@@ -182,7 +182,8 @@ def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> tuple
         records = plan.readable()
         with observability.span("run", "finetune", len(study.finetune.backbones)):
             tuned = finetune(store, out, study.finetune, plan.pipeline, records, backbones=study.backbones, quiet=quiet)
-            embed(replace(plan, state=None), tuned, quiet=quiet)  # matched again with what the store has now
+            again = replace(plan, match=replace(plan.match, state=None))  # matched with what the store has now
+            embed(again, tuned, quiet=quiet)
         choices += tuned
     return store, choices
 

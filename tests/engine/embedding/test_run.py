@@ -152,14 +152,13 @@ def test_a_driver_of_workers_keeps_nothing_on_its_device(
     request = plan(two_classes, tmp_path / "s.zarr")
     network = BackboneChoice("control:random:test_vit", precision="fp32")
 
-    class Workers:
-        def run(self, task: EmbedTask, *, quiet: bool) -> None:
-            assert "decoder" not in vars(request.pipeline)
-            assert request.pipeline._maker.cache_info().currsize == 0
-            assert request.pipeline._networks.cache_info().currsize == 0
-            raise KeyboardInterrupt
+    def work(task: EmbedTask) -> None:
+        assert "decoder" not in vars(request.pipeline)
+        assert request.pipeline._maker.cache_info().currsize == 0
+        assert request.pipeline._networks.cache_info().currsize == 0
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_workers", lambda plan, backbones: nullcontext(Workers()))
+    monkeypatch.setattr(run, "_workers", lambda plan, backbones: nullcontext(work))
     with pytest.raises(KeyboardInterrupt):
         embed(request, [network], quiet=True)
     monkeypatch.undo()

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -117,7 +118,8 @@ def test_every_gpu_worker_has_one_gpu_which_is_its_first(monkeypatch: pytest.Mon
     monkeypatch.setattr(ray_executor, "joined", joined)
     with ray_executor.ray_executor(ExecutorConfig(RAY), EmbedConfig(device="cuda:0", threads=5), ()) as made:
         task = Mock(todo=Mock(lacking=[(shard, []) for shard in range(2)]))
-        pool = ray_executor.WorkerPool(made.config, made.cluster, task, Mock(), Mock())
+        assert isinstance(made, partial)
+        pool = ray_executor.WorkerPool(*made.args[:2], task, Mock(), Mock())
         for slot in pool.slots.values():
             pool._start(slot)
     assert needs == [{"CPU": 5.0, "GPU": 1.0}]
