@@ -20,7 +20,6 @@ from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import require_bounded
 
 FOLDER = "catalog"
-FILE = re.compile(r".+-[0-9a-f]{16}\.json")
 _ROLES = ("train", "held_out")
 
 

@@ -29,7 +29,15 @@ from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place
 REDO = "run embed to compute it again"
 KEEP = "nothing to do: substyle ignores it"
 _TEMPORARY = re.compile(r"\..*\.tmp|.*\.partial")  # .tmp: metadata and records; .partial: chunks
-_LOCK = re.compile(r"lock(-\d+-of-\d+)?\.json")
+_OURS = re.compile(
+    rf"""{"|".join(map(re.escape, (HEADER, METADATA, compaction.NAME, lock.MUTEX)))}|lock(-\d+-of-\d+)?\.json
+    |{re.escape(manifest.FOLDER)}/segment-\d{{5,}}-[0-9a-f]{{16}}\.parquet
+    |{catalog.FOLDER}/[^/]+-[0-9a-f]{{16}}\.json
+    |{journal.FOLDER}/({compaction.SEGMENT.pattern}|[^/]*-[0-9a-f]{{16}}\.json)
+    |{journal.FOLDER}/{journal.DETAILS}/{DETAILS.pattern}""",
+    re.VERBOSE,
+)
+_CHUNK = re.compile(rf"{ARRAYS}/(?P<slug>[^/]+)/(?P<name>[^/]+)/{CHUNKS}/(?P<shard>[0-9]+)/0(?P<token>/0)?")
 
 
 @dataclass(frozen=True)
@@ -289,49 +297,24 @@ def _pending(store: EmbeddingStore, known: Catalog, images: Manifest, records: l
 
 def _others(store: Place, known: Catalog, finished: Set[Place], shards: int | None, verdict: Verdict) -> None:
     """Check files without a record: count unfinished ones and report foreign ones."""
-    nodes = {(), *((slug,) for slug in known.backbones)}
-    nodes |= {(slug, name) for slug, names in known.transformations.items() for name in names}
+    nodes = {f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)}
+    nodes |= {f"{ARRAYS}/{slug}/{name}/{METADATA}" for slug, names in known.transformations.items() for name in names}
     for path in _files(store):
         if path in finished:
             continue
-        parts = relative(path, store).parts
-        if _TEMPORARY.fullmatch(parts[-1]) or _is_chunk(parts, known, shards):
+        name = _inside(store, path)
+        if _TEMPORARY.fullmatch(path.name) or _is_chunk(name, known, shards):
             verdict.unfinished += 1
-        elif not _is_ours(parts, nodes):
-            verdict.add("addition", _inside(store, path), "not a file of this store", KEEP)
+        elif name not in nodes and not _OURS.fullmatch(name):
+            verdict.add("addition", name, "not a file of this store", KEEP)
 
 
-def _is_chunk(parts: tuple[str, ...], known: Catalog, shards: int | None) -> bool:
-    """embeddings/<backbone>/<transformation>/c/<shard>/0, or …/0/0 of tokens."""
-    match parts:
-        case (folder, slug, name, c, shard, "0", *rest) if (folder, c) == (ARRAYS, CHUNKS) and slug in known.backbones:
-            if rest != (["0"] if known.backbones[slug].tokens else []):
-                return False
-            is_known = name in known.transformations.get(slug, {})
-            return is_known and shard.isascii() and shard.isdigit() and (shards is None or int(shard) < shards)
-        case _:
-            return False
-
-
-def _is_ours(parts: tuple[str, ...], nodes: Set[tuple[str, ...]]) -> bool:  # noqa: PLR0911 - one for each kind
-    match parts:
-        case (name,):
-            return name in (HEADER, METADATA, compaction.NAME, lock.MUTEX) or _LOCK.fullmatch(name) is not None
-        case (manifest.FOLDER, name):
-            return re.fullmatch(r"segment-\d{5,}-[0-9a-f]{16}\.parquet", name) is not None
-        case (catalog.FOLDER, name):
-            return catalog.FILE.fullmatch(name) is not None
-        case (journal.FOLDER, name):
-            return (
-                compaction.SEGMENT.fullmatch(name) is not None
-                or re.fullmatch(r".*-[0-9a-f]{16}\.json", name) is not None
-            )
-        case (journal.FOLDER, journal.DETAILS, name):
-            return DETAILS.fullmatch(name) is not None
-        case (folder, *inner, name):
-            return folder == ARRAYS and name == METADATA and tuple(inner) in nodes
-        case _:
-            return False
+def _is_chunk(path: str, known: Catalog, shards: int | None) -> bool:
+    match = _CHUNK.fullmatch(path)
+    if match is None or match["name"] not in known.transformations.get(match["slug"], {}):
+        return False
+    tokens = bool(known.backbones[match["slug"]].tokens)
+    return bool(match["token"]) == tokens and (shards is None or int(match["shard"]) < shards)
 
 
 def _files(store: Place) -> Iterator[Place]:
