@@ -1,28 +1,37 @@
 """Store locks: a lock file with the holder's run id, host, pid and start time. Parts of a run hold a store together.
 
 Lock files change, and stores are created or restructured, under a mutex. On a disk, the operating system releases the
-mutex when its holder dies; in a bucket, lock and mutex are renewed objects (see `lease`).
+mutex when its holder dies. In a bucket, lock and mutex are objects that name their holder, created only if absent, and
+renewed while they are held. A holder on this host is dead if its process is; one on another host if its object was not
+renewed for three minutes. A takeover replaces exactly the version that was read. A holder that finds its object
+replaced has lost the lock.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import secrets
+import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 
-from substyle.engine.store import lease
-from substyle.engine.store.files import write_durably, writing
-from substyle.engine.store.layout import LockedError, StoreError
-from substyle.engine.store.lease import STALE, Holder, Lease, system
+import pydantic.dataclasses
+from pydantic import TypeAdapter
+
+from substyle.engine.store.files import is_running, started, write_durably, writing
+from substyle.engine.store.layout import STRICT, LockedError, StoreError
 from substyle.kernels.errors import ConfigError
-from substyle.pipelines.storage import ObjectError, ObjectPlace, Place
+from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, Version
 
 NAME = "lock.json"
 LOCKS = "lock*.json"
@@ -66,6 +75,198 @@ class Part:
 WHOLE = Part()
 
 
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Holder:
+    """Holder of a store, or of a part of its shards.
+
+    Attributes:
+        run: id of the run; host, pid, start: its process (see `files.started`); since: when it acquired the lock.
+        part: (index, count).
+        system: boot id and PID namespace, for locks in a bucket, which hosts with the same name may share.
+        beat: number of renewals, for locks in a bucket.
+    """
+
+    run: str
+    host: str
+    pid: int
+    since: str
+    start: str | None = None
+    part: tuple[int, int] = (1, 1)
+    system: str | None = None
+    beat: int = 0
+
+    @staticmethod
+    def here(run: str, part: tuple[int, int] = (1, 1), system: str | None = None) -> Holder:
+        """Describe this process."""
+        me = os.getpid()
+        return Holder(run, socket.gethostname(), me, datetime.now(UTC).isoformat(), started(me), part, system)
+
+    @staticmethod
+    def read(text: bytes) -> Holder:
+        """Parse a lock. Invalid content gives a holder that is not running, because locks are written atomically."""
+        try:
+            return _HOLDER.validate_json(text)
+        except ValueError:
+            return Holder("unknown", socket.gethostname(), -1, "unknown")
+
+    def to_json(self) -> bytes:
+        """Encode as JSON, the inverse of `read`."""
+        return json.dumps(asdict(self)).encode()
+
+    def __str__(self) -> str:
+        part = f"part {self.part[0]}/{self.part[1]}, " if self.part[1] > 1 else ""
+        return f"run {self.run} ({part}pid {self.pid} on {self.host}, since {self.since})"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the holder is a process of this system, so that it can be checked."""
+        return self.host == socket.gethostname() and self.system in (None, system())
+
+    def alive(self) -> bool:
+        """Return whether the holder may be running. Processes on other hosts count as running."""
+        return not self.is_here or is_running(self.pid, self.start)
+
+    def beside(self, part: tuple[int, int]) -> bool:
+        """Return whether the holder has a different part with the same count."""
+        return self.part[1] == part[1] > 1 and self.part[0] != part[0]
+
+
+_HOLDER = TypeAdapter(Holder)
+
+
+def system() -> str | None:
+    """Return boot id and PID namespace, which distinguish hosts and containers with the same name; None if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+BEAT = 20.0  # seconds between renewals
+STALE = 180.0  # seconds without renewal after which a lock of another host expires
+_FREE = b""  # like the mutex file of a local store
+_POLL = 0.05, 1.0  # initial and maximum seconds between attempts to acquire a mutex
+
+
+class Lease:
+    """A lock object created by this process and renewed on a background thread until it is released."""
+
+    def __init__(self, place: ObjectPlace, holder: Holder, version: Version) -> None:
+        self.place, self.holder, self._version = place, holder, version
+        self._renewed = time.monotonic()
+        self._ended = threading.Event()
+        self._lost = ""
+        self._thread = threading.Thread(target=self._renew, name=f"renew {place.name}", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def create(place: ObjectPlace, holder: Holder) -> Lease:
+        """Acquire a free lease. Raises FileExistsError if it is held."""
+        content = holder.to_json()
+        try:
+            return Lease(place, holder, place.create(content))
+        except FileExistsError:
+            found, version = place.read_version()
+            if found != content:  # equal content: the response was lost and the request retried
+                raise
+            return Lease(place, holder, version)
+
+    def require(self) -> None:
+        """Raise LockedError if another process has taken the lease over, or may have."""
+        if not self._lost and time.monotonic() - self._renewed > STALE:
+            self._lost = f"could not be renewed for {STALE:.0f} s"
+        if self._lost:
+            raise LockedError(f"{self.place}: lock {self._lost}; finished shards are kept")
+
+    def end(self) -> bool:
+        """Stop renewing and mark the object as free. Returns whether the lease was held until now."""
+        self._ended.set()
+        self._thread.join()
+        if not self._lost:
+            self._put(_FREE)
+        return not self._lost
+
+    def _renew(self) -> None:
+        while not self._ended.wait(BEAT) and not self._lost:
+            began = time.monotonic()
+            self.holder = replace(self.holder, beat=self.holder.beat + 1)
+            # retried at the next beat; `require` detects when it is too late
+            with suppress(ObjectError):
+                self._put(self.holder.to_json())
+                self._renewed = began
+
+    def _put(self, content: bytes) -> None:
+        """Replace the version last written by this process; if it has changed, the lease is lost."""
+        try:
+            self._version = self.place.exchange(content, self._version)
+        except FileExistsError:
+            try:
+                found, version = self.place.read_version()
+            except FileNotFoundError:
+                found, version = None, self._version
+            # if a response was lost, the object is the one that this process wrote
+            if found == content or (found and Holder.read(found).run == self.holder.run):
+                self._version = version
+            else:
+                self._lost = "was taken over or removed"
+
+
+def _take(place: ObjectPlace) -> Lease:
+    holder = Holder.here(secrets.token_hex(8), system=system())
+    content = holder.to_json()
+    wait, since = _POLL[0], time.monotonic()
+    seen: Version | None = None
+    while True:
+        try:
+            return Lease(place, holder, _first(place, content))
+        except FileExistsError:
+            pass
+        try:
+            found, version = place.read_version()
+            if seen is None or (seen.e_tag, seen.version) != (version.e_tag, version.version):
+                seen, since = version, time.monotonic()
+            other = Holder.read(found)
+            if found == content:  # the response to our own request was lost
+                return Lease(place, holder, version)
+            if found == _FREE or not other.alive() or time.monotonic() - since > STALE:
+                if found != _FREE:
+                    print(f"taking over {place} of {other}, which is no longer running", file=sys.stderr)
+                taken = place.exchange(content, version)
+                return Lease(place, holder, taken)
+        except (FileNotFoundError, FileExistsError):
+            continue  # another process was faster
+        time.sleep(wait)
+        wait = min(wait * 1.5, _POLL[1])
+
+
+def _first(place: ObjectPlace, content: bytes) -> Version:
+    """Create a mutex and verify that the server supports conditional writes. Raises FileExistsError if it exists."""
+    refused = StoreError(
+        f"{place.root}: the server does not support conditional writes (If-None-Match, If-Match), which locks need; "
+        "use another server or a local store"
+    )
+    try:
+        made = place.create(content)
+    except ObjectError as error:
+        if error.status == HTTPStatus.NOT_IMPLEMENTED:
+            raise refused from error
+        raise
+    stranger = Version('"0"' if made.e_tag else None, "0" if made.version else None)
+    attempts: list[Callable[[], Version]] = [
+        lambda: place.create(b"second"),
+        lambda: place.exchange(b"second", stranger),
+    ]
+    for attempt in attempts:
+        try:
+            attempt()
+        except FileExistsError:
+            continue
+        place.unlink()
+        raise refused
+    return made
+
+
 _leases: dict[ObjectPlace, Lease] = {}  # locks in buckets held by this process
 
 
@@ -75,12 +276,16 @@ def mutex(store: Place) -> Iterator[None]:
 
     Raises:
         StoreError: the store cannot be written, or its file system or server does not support locks.
-        LockedError: this process held a store in a bucket, and another process has taken it over.
+        LockedError: this process held a store in a bucket or its mutex, and another process has taken it over.
     """
     if isinstance(store, ObjectPlace):
         require(store)
-        with lease.mutex(store / MUTEX):
+        held = _take(store / MUTEX)
+        try:
             yield
+            held.require()
+        finally:
+            held.end()
         return
     with writing(store / MUTEX):
         descriptor = os.open(store / MUTEX, os.O_CREAT | os.O_RDWR, 0o644)
@@ -159,24 +364,30 @@ def _release(path: Path, content: bytes) -> None:
         path.unlink(missing_ok=True)
 
 
-def _clear_or_refuse(path: Path, part: Part, take_over: bool) -> None:
+def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | None = None) -> None:
+    """Remove a lock whose holder is gone. Raises LockedError for one that does not hold another part."""
+    age = 0.0
+    advice = f"; wait for it to end, or remove {path} if it is no longer running"
     try:
-        holder = Holder.read(path.read_bytes())
+        if isinstance(path, ObjectPlace):
+            content, version = path.read_version()
+            age = (now - version.changed).total_seconds() if now and version.changed else 0.0
+            advice = (
+                f", last renewed {max(age, 0):.0f} s ago; wait for it to end. The lock of another host expires "
+                f"{STALE:.0f} s after its last renewal, or at once with embed --take-over"
+            )
+        else:
+            content = path.read_bytes()
     except FileNotFoundError:
         return  # released in the meantime
     except OSError as error:
         raise LockedError(f"{path}: cannot read lock: {error.strerror}; remove it") from error
-    if not holder.alive() or (take_over and not holder.is_here):
-        _say_taken(holder)
+    holder = Holder.read(content)
+    if not holder.alive() or (not holder.is_here and (take_over or age > STALE)):
+        print(f"taking over the lock of {holder}", file=sys.stderr)
         path.unlink(missing_ok=True)
     elif not holder.beside(part.numbers):
-        raise LockedError(
-            f"{path.parent}: locked by {holder}; wait for it to end, or remove {path} if it is no longer running"
-        )
-
-
-def _say_taken(holder: Holder) -> None:
-    print(f"taking over the lock of {holder}", file=sys.stderr)
+        raise LockedError(f"{path.parent}: locked by {holder}{advice}")
 
 
 @contextmanager
@@ -185,7 +396,7 @@ def _hold_object(store: ObjectPlace, run: str, part: Part, take_over: bool) -> I
     with mutex(store):
         now = (store / MUTEX).head().changed  # just written, so this is the server's time, as are all times of objects
         for other in sorted(store.glob(LOCKS)):
-            _clear_or_refuse_object(other, part, now, take_over)
+            _clear_or_refuse(other, part, take_over, now)
         with writing(store):
             held = Lease.create(store / part.lock_name, holder)
     _leases[held.place] = held
@@ -203,21 +414,3 @@ def _give_back(store: ObjectPlace, held: Lease) -> None:
                 held.place.unlink(missing_ok=True)
     except (StoreError, ObjectError) as error:
         print(f"cannot release lock {held.place}, which expires after {STALE:.0f} s: {error}", file=sys.stderr)
-
-
-def _clear_or_refuse_object(path: ObjectPlace, part: Part, now: datetime | None, take_over: bool) -> None:
-    try:
-        content, version = path.read_version()
-    except FileNotFoundError:
-        return
-    holder = Holder.read(content)
-    age = (now - version.changed).total_seconds() if now and version.changed else 0.0
-    gone = not holder.alive() or (not holder.is_here and (take_over or age > STALE))
-    if gone:
-        _say_taken(holder)
-        path.unlink(missing_ok=True)
-    elif not holder.beside(part.numbers):
-        raise LockedError(
-            f"{path.parent}: locked by {holder}, last renewed {max(age, 0):.0f} s ago; wait for it to end. The lock of "
-            f"another host expires {STALE:.0f} s after its last renewal, or at once with embed --take-over"
-        )

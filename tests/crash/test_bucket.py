@@ -14,7 +14,7 @@ from tests.object_server import KEY, SECRET, Fault, Server
 
 from substyle.engine.cli import main
 from substyle.engine.store import journal, lock
-from substyle.engine.store.lease import Holder
+from substyle.engine.store.lock import Holder
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify

@@ -14,10 +14,9 @@ from dataclasses import replace
 import pytest
 from tests.object_server import Fault, Server
 
-from substyle.engine.store import lease, lock
+from substyle.engine.store import lock
 from substyle.engine.store.layout import LockedError, StoreError
-from substyle.engine.store.lease import Holder, system
-from substyle.engine.store.lock import Part
+from substyle.engine.store.lock import Holder, Part, system
 from substyle.pipelines.storage import ObjectPlace
 
 FAR = Holder("far", "another-host", 1, "yesterday", system="another system")
@@ -26,8 +25,8 @@ FAR = Holder("far", "another-host", 1, "yesterday", system="another system")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases that are renewed ten times a second and go stale after one."""
-    monkeypatch.setattr(lease, "BEAT", 0.1)
-    monkeypatch.setattr(lease, "STALE", 1.0)
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    monkeypatch.setattr(lock, "STALE", 1.0)
     monkeypatch.setattr(lock, "STALE", 1.0)
 
 
