@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -122,6 +122,7 @@ class Version:
     changed: datetime | None = None
 
 
+@dataclass(frozen=True, order=True, slots=True)
 class ObjectPlace:
     """An object in a bucket, or all objects with the prefix ``<key>/``; see `place`.
 
@@ -129,10 +130,9 @@ class ObjectPlace:
     name the URL and the reason.
     """
 
-    __slots__ = ("_bucket", "key", "root")
-
-    def __init__(self, root: str, key: str, bucket: Bucket) -> None:
-        self.root, self.key, self._bucket = root, key, bucket
+    root: str
+    key: str
+    _bucket: Bucket = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, scheme: str, bucket: str, key: str) -> ObjectPlace:
@@ -149,25 +149,13 @@ class ObjectPlace:
     def __str__(self) -> str:
         return f"{self.root}/{self.key}"
 
-    def __repr__(self) -> str:
-        return f"ObjectPlace({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectPlace) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __lt__(self, other: ObjectPlace) -> bool:
-        return str(self) < str(other)
-
     def __truediv__(self, name: str) -> ObjectPlace:
-        return ObjectPlace(self.root, f"{self.key}/{name}" if self.key else name, self._bucket)
+        return replace(self, key=f"{self.key}/{name}" if self.key else name)
 
     @property
     def parent(self) -> ObjectPlace:
         """The enclosing prefix."""
-        return ObjectPlace(self.root, self.key.rpartition("/")[0], self._bucket)
+        return replace(self, key=self.key.rpartition("/")[0])
 
     @property
     def name(self) -> str:
@@ -242,7 +230,7 @@ class ObjectPlace:
         with translated_errors(self):
             for some in obstore.list(self._bucket, self.key or None):
                 for found in some:
-                    yield ObjectPlace(self.root, found["path"], self._bucket), int(found["size"])
+                    yield replace(self, key=found["path"]), int(found["size"])
 
     def glob(self, pattern: str) -> Iterator[ObjectPlace]:
         """Objects below this prefix that match a pattern of ``* ? []``, part by part; ``**`` is not supported."""
@@ -427,15 +415,6 @@ def at_once(work: Callable[[Place], T], places: Iterable[Place]) -> list[T]:
     if any(isinstance(one, ObjectPlace) for one in all_places):
         return list(each(work, all_places))
     return [work(one) for one in all_places]
-
-
-def relative(inner: Place, outer: Place) -> PurePath:
-    """The path of one location relative to another that contains it."""
-    if isinstance(inner, ObjectPlace) and isinstance(outer, ObjectPlace):
-        return inner.relative_to(outer)
-    if isinstance(inner, Path) and isinstance(outer, Path):
-        return inner.relative_to(outer)
-    raise ValueError(f"{inner} is not in {outer}")
 
 
 def _file_path(text: str, field: str) -> str:

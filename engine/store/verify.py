@@ -24,7 +24,7 @@ from substyle.engine.store.layout import ARRAYS, CHUNKS, HEADER, METADATA, Store
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import DETAILS, Record
 from substyle.engine.store.store import EmbeddingStore
-from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place, relative
+from substyle.pipelines.storage import REQUESTS, ObjectError, ObjectPlace, Place
 
 REDO = "run embed to compute it again"
 KEEP = "nothing to do: substyle ignores it"
@@ -327,7 +327,7 @@ def _files(store: Place) -> Iterator[Place]:
 
 
 def _inside(store: Place, path: Place) -> str:
-    return relative(path, store).as_posix()
+    return path.relative_to(store).as_posix()  # type: ignore[arg-type]  # both are of one kind
 
 
 def _noted(store: Place) -> bytes | None:
