@@ -406,24 +406,21 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     at most 4 grey levels on average; the relation is transitive. Hashes with at most 3 differing bits agree in at least
     one of their four 16-bit quarters, so only images that share a quarter are compared.
     """
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
     count = len(small_NRC)
     bits = np.packbits((small_NRC[:, :, 1:] > small_NRC[:, :, :-1]).reshape(count, 64), axis=1)
-    parent = np.arange(count)
+    pairs = [np.zeros((2, 0), np.int64)]
     for a, b in _candidates(bits):
         differing = np.unpackbits(bits[a] ^ bits[b], axis=1).sum(axis=1)
         levels = np.abs(small_NRC[a].astype(np.int16) - small_NRC[b]).mean(axis=(1, 2))
         near = (differing <= MAX_BITS) & (levels <= MAX_LEVELS)
-        for i, j in zip(a[near], b[near], strict=True):
-            low, high = sorted((_root(parent, int(i)), _root(parent, int(j))))
-            parent[high] = low
-    return np.array([_root(parent, i) for i in range(count)], dtype=np.int64)
-
-
-def _root(parent: NDArray[np.int64], i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = int(parent[i])
-    return i
+        pairs.append(np.stack([a[near], b[near]]))
+    pair_2K = np.concatenate(pairs, axis=1)
+    graph = coo_array((np.ones(pair_2K.shape[1], np.bool_), tuple(pair_2K)), shape=(count, count))
+    _, first, group = np.unique(connected_components(graph)[1], return_index=True, return_inverse=True)
+    return first[group].astype(np.int64)
 
 
 def _candidates(bits: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
