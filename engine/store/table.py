@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import xarray
 
 
+I64 = NDArray[np.int64]
+
+
 class LazyArray(Protocol):
     """Embeddings that are read on demand."""
 
@@ -41,9 +44,7 @@ class LazyArray(Protocol):
         """float16 or float32."""
         ...
 
-    def take(
-        self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return rows of images n in transformations t, in ``out_BD`` if given. Shapes: (B,) or scalar, (B,)."""
         ...
 
@@ -105,9 +106,7 @@ class EmbeddingTable:
         """Content hash of each photograph in hex, empty if unknown."""
         return [""] * len(self.keys) if self.content_N2 is None else hex_of(self.content_N2)
 
-    def take(
-        self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64], out_BD: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Copy rows of images n in transformations t. Shapes: (B,) or scalar, (B,) to (B, D)."""
         if not isinstance(self.x_TND, np.ndarray):
             return self.x_TND.take(t_B, n_B, out_BD)
@@ -187,7 +186,6 @@ class EmbeddingTable:
         return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
 
 
-I64 = NDArray[np.int64]
 _READERS = 2  # transformations read at once: one is copied while the next is read from disk
 _TAKERS = 4  # files read at once
 
@@ -204,16 +202,7 @@ class StoredRows:
 
     def __init__(self, store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], row_N: I64) -> None:
         self.store, self.entry, self.names, self.row_N = store, entry, tuple(names), row_N
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(T, N, D)."""
-        return len(self.names), len(self.row_N), self.entry.dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The store's dtype."""
-        return np.dtype(self.store.settings.dtype)
+        self.shape, self.dtype = (len(self.names), len(row_N), entry.dim), np.dtype(store.settings.dtype)
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read rows of images n in transformations t, in file order.
@@ -228,11 +217,9 @@ class StoredRows:
         changes = (np.diff(t_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
         files = [own for own in np.split(order, np.flatnonzero(changes) + 1) if len(own)]
 
-        codec = self.store.settings.codec
-
         def one(own: I64) -> None:
-            t, shard = int(t_B[own[0]]), int(shard_B[own[0]])
-            arrays.take(self.entry.chunk(self.store.path, self.names[t], shard), at_B[own], out, own, codec)
+            chunk = self.entry.chunk(self.store.path, self.names[t_B[own[0]]], int(shard_B[own[0]]))
+            arrays.take(chunk, at_B[own], out, own, self.store.settings.codec)
 
         with ThreadPoolExecutor(REQUESTS if isinstance(self.store.path, ObjectPlace) else _TAKERS) as readers:
             list(readers.map(one, files))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from substyle.engine.store.table import I64, EmbeddingTable, LazyArray
+from substyle.engine.store.table import I64, EmbeddingTable
 
 _PIECE = 64 << 20  # bytes of tokens that are averaged at once
 
@@ -21,49 +21,34 @@ def averaged(table: EmbeddingTable) -> EmbeddingTable:
     """
     if not table.tokens:
         return table
-    means = TokenMeans(table.x_TND, table.tokens)
+    means = TokenMeans(table)
     return replace(table, x_TND=means.whole() if isinstance(table.x_TND, np.ndarray) else means, tokens=0)
 
 
 class TokenMeans:
-    """`LazyArray` of the means over the P tokens of rows."""
+    """`LazyArray` of the means over the P tokens of the rows of a table."""
 
-    def __init__(self, x_TND: NDArray[Any] | LazyArray, tokens: int) -> None:
-        self.x_TND, self.tokens = x_TND, tokens
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(T, N, D)."""
-        *outer, width = self.x_TND.shape
-        return *outer, width // self.tokens
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the tokens."""
-        return self.x_TND.dtype
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.table = table
+        *outer, width = table.x_TND.shape
+        self.shape, self.dtype = (*outer, width // table.tokens), table.x_TND.dtype
 
     def _mean(self, x_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
-        out_BD[...] = x_BD.reshape(len(x_BD), self.tokens, -1).mean(axis=1, dtype=np.float32)
+        out_BD[...] = x_BD.reshape(len(x_BD), self.table.tokens, -1).mean(axis=1, dtype=np.float32)
 
     def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return means of images n in transformations t."""
         out = np.empty((len(n_B), self.shape[2]), self.dtype) if out_BD is None else out_BD
         t_B = np.broadcast_to(t_B, n_B.shape)
         for own in self._pieces(len(n_B)):
-            x_TND = self.x_TND
-            rows = x_TND[t_B[own], n_B[own]] if isinstance(x_TND, np.ndarray) else x_TND.take(t_B[own], n_B[own])
-            self._mean(rows, out[own])
+            self._mean(self.table.take(t_B[own], n_B[own]), out[own])
         return out
 
     def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
         """Compute means of images [first, last) of one transformation into ``out_BD``."""
         for own in self._pieces(last - first):
-            start, stop = first + own.start, first + own.stop
-            if isinstance(self.x_TND, np.ndarray):
-                rows = self.x_TND[t, start:stop]
-            else:
-                rows = np.empty((stop - start, self.x_TND.shape[2]), self.dtype)
-                self.x_TND.part(t, start, stop, rows)
+            rows = np.empty((own.stop - own.start, self.table.width), self.dtype)
+            self.table.part(t, first + own.start, first + own.stop, rows)
             self._mean(rows, out_BD[own])
 
     def whole(self) -> NDArray[Any]:
@@ -75,5 +60,5 @@ class TokenMeans:
 
     def _pieces(self, count: int) -> Iterator[slice]:
         """Slices of at most 64 MiB of tokens."""
-        rows = max(1, _PIECE // (self.x_TND.shape[2] * self.dtype.itemsize))
+        rows = max(1, _PIECE // (self.table.width * self.dtype.itemsize))
         return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
