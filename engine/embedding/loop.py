@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import starmap
 from typing import TypeAlias
 
 import numpy as np
@@ -111,16 +113,13 @@ class Loop:
                 for shard, part, blobs in self._batches(shards, readers, backlog):
                     self._batch(shard, part, blobs, backlog)
                     if part.stop == shard.images.stop:
-                        backlog.close(shard)
-
-    def _images(self, number: int) -> range:
-        return images_of(self.manifest, number, self.store.settings.shard_rows)
+                        backlog.done(shard)
 
     def _begin(self, number: int, lacking: Lacking) -> ShardInProgress:
-        images = self._images(number)
-        first = number * self.store.settings.shard_rows
-        size = int(self.manifest.row_N[images[-1]]) + 1 - first
-        return ShardInProgress(number, first, images, size, lacking, [{} for _ in lacking])
+        rows = self.store.settings.shard_rows
+        images = images_of(self.manifest, number, rows)
+        size = int(self.manifest.row_N[images[-1]]) + 1 - number * rows
+        return ShardInProgress(number, number * rows, images, size, lacking, [{} for _ in lacking])
 
     def _batches(
         self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Scheduler
@@ -128,29 +127,24 @@ class Loop:
         """Yield the batches of all shards while the files of the next one are read."""
         size = self.pipeline.config.images
         parts = (
-            (number, lacking, images[i : i + size])
-            for number, lacking in shards
-            for images in (self._images(number),)
-            for i in range(0, len(images), size)
+            (shard, shard.images[i : i + size])
+            for shard in starmap(self._begin, shards)
+            for i in range(0, len(shard.images), size)
         )
 
-        def ask() -> tuple[int, Lacking, range, list[Future[Blob]]] | None:
+        def ask() -> tuple[ShardInProgress, range, list[Future[Blob]]] | None:
             """The next batch with its pending reads; blocks while ``shards`` does."""
-            for number, lacking, part in parts:
-                reading = [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
-                return number, lacking, part, reading
+            for shard, part in parts:
+                return shard, part, [readers.submit(_read, self.records.get(self.manifest.keys[i])) for i in part]
             return None
 
-        shard: ShardInProgress | None = None
         asked = readers.submit(ask)
         while (found := backlog.until(asked)) is not None:
-            number, lacking, part, reading = found
+            shard, part, reading = found
             clock = observability.Mark.now()
             blobs = [future.result() for future in reading]
             asked = readers.submit(ask)
             self._spend("read", clock, len(part))
-            if shard is None or shard.number != number:
-                shard = self._begin(number, lacking)
             yield shard, part, blobs
 
     def _batch(self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], backlog: Scheduler) -> None:
@@ -179,7 +173,8 @@ class Loop:
             clock = self._spend("backbones", clock)
         seen_TB = AsyncCopy.of(torch.stack(distinct))
         files = [(blob.content, blob.mark) for blob in blobs]
-        shard.notes.append(_Seen(rows_B + shard.first, decoded.size_B2, reasons, files, names, small, seen_TB).notes)
+        row_B = rows_B + shard.first
+        shard.notes.append(partial(_notes, row_B, decoded.size_B2, reasons, files, names, small, seen_TB))
         self.summary.quarantined.update(
             {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
         )
@@ -214,31 +209,28 @@ class Loop:
         return observability.Mark.now()
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Facts about the images of a batch; some may still be copied from a GPU."""
+def _notes(
+    row_B: NDArray[np.int64],
+    size_B2: NDArray[np.int32],
+    reasons: Sequence[str | None],
+    blobs: Sequence[tuple[str, int]],
+    names: Sequence[str],
+    small_BRC: AsyncCopy,
+    distinct_TB: AsyncCopy,
+) -> list[ImageNote]:
+    """Notes on the images of a batch; waits for copies from a GPU.
 
-    row_B: NDArray[np.int64]
-    size_B2: NDArray[np.int32]
-    reasons: Sequence[str | None]
-    files: Sequence[tuple[str, int]]  # content hash and mark of each
-    names: Sequence[str]  # of the T variants
-    small_BRC: AsyncCopy
-    distinct_TB: AsyncCopy
-
-    def notes(self) -> list[ImageNote]:
-        """Notes for the journal, one per image; waits for copies from a GPU."""
-        small = manifest.as_hex(self.small_BRC.result())
-        alike_TB = ~self.distinct_TB.result()
-        noted = []
-        for i, (row, reason) in enumerate(zip(self.row_B.tolist(), self.reasons, strict=True)):
-            height, width = (int(v) for v in self.size_B2[i])
-            if reason is not None:
-                noted.append(ImageNote(row, height, width, reason, "", (), *self.files[i]))
-            else:
-                indistinct = tuple(name for name, alike_B in zip(self.names, alike_TB, strict=True) if alike_B[i])
-                noted.append(ImageNote(row, height, width, "", small[i], indistinct, *self.files[i]))
-        return noted
+    Args:
+        blobs: content hash and mark of each; names: of the T variants.
+    """
+    small, alike_TB = manifest.as_hex(small_BRC.result()), ~distinct_TB.result()
+    noted = []
+    for i, (row, reason) in enumerate(zip(row_B.tolist(), reasons, strict=True)):
+        height, width = size_B2[i].tolist()
+        alike = [name for name, alike_B in zip(names, alike_TB, strict=True) if reason is None and alike_B[i]]
+        thumbnail = small[i] if reason is None else ""
+        noted.append(ImageNote(row, height, width, reason or "", thumbnail, tuple(alike), *blobs[i]))
+    return noted
 
 
 @dataclass(frozen=True)

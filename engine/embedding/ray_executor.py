@@ -23,7 +23,7 @@ from substyle.engine.embedding.plan import pending_shards
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, joined
 from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.observability import ProgressBar, stage
-from substyle.engine.store import identity, lock
+from substyle.engine.store import compaction, identity, lock
 from substyle.engine.store.layout import LockedError
 from substyle.kernels.errors import SubstyleError
 from substyle.pipelines.transforms.registry import loaded
@@ -382,5 +382,5 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         finally:
             pool.stop()
             with lock.mutex(store):
-                task.store.tidy()  # files that a killed worker left
+                compaction.clear_leftovers(store)  # files that a killed worker left
     pool.require_all()

@@ -139,10 +139,10 @@ def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet:
 
 def _tidy(plan: EmbedPlan, store: EmbeddingStore) -> None:
     """Remove leftovers of a run that was killed after its last embedding."""
-    if store.is_tidy():
+    if compaction.none(store.path):
         return
     with lock.hold(plan.store_path, lock.new_run_id(), plan.part), lock.mutex(plan.store_path):
-        store.tidy()
+        compaction.clear_leftovers(store.path)
         compaction.compact(plan.store_path, at=1)
 
 
@@ -179,7 +179,7 @@ def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> l
     wanted = plan.definitions()
     for facts in prepared:  # before anything is changed
         store.require_same(facts, wanted)
-    store.tidy()
+    compaction.clear_leftovers(store.path)
     _add_missing(store, plan)
     if len(plan.match.redo):
         _withdraw(store, plan.match.redo)

@@ -136,7 +136,8 @@ class Scheduler:
             ThreadPoolExecutor(1, "substyle-write") as self._writer,
             ThreadPoolExecutor(1, "substyle-embed") as embedder,
         ):
-            self._embedding = embedder.submit(self._embed)
+            # on a separate stream, so that a batch does not wait for pixels rendered after its own
+            self._embedding = embedder.submit(cuda.own_stream(self.device)(self._embed))
             try:
                 yield
                 with self._changed:
@@ -177,10 +178,6 @@ class Scheduler:
             self._idle = False
         return more.result()
 
-    def close(self, shard: ShardInProgress) -> None:
-        """Mark a shard as having all of its batches added."""
-        self._arrived(shard)
-
     def _check_writing(self, unwritten: int) -> None:
         """Wait until at most ``unwritten`` shards are queued for the disk. Raises exceptions of earlier writes."""
         while True:
@@ -190,7 +187,8 @@ class Scheduler:
                 oldest = self._writes.popleft()
             oldest.result()
 
-    def _arrived(self, shard: ShardInProgress) -> None:
+    def done(self, shard: ShardInProgress) -> None:
+        """Count a batch of a shard as embedded; or, once, that all of its batches have been added."""
         with self._changed:
             shard.missing -= 1
             if not shard.missing:
@@ -201,11 +199,6 @@ class Scheduler:
     # --- on the embedding thread ------------------------------------------------------------------------------------
 
     def _embed(self) -> None:
-        # on a separate stream, so that a batch does not wait for pixels rendered after its own
-        with cuda.own_stream(self.device):
-            self._embed_all()
-
-    def _embed_all(self) -> None:
         begun: deque[tuple[int, Batch, AsyncResult, observability.Mark]] = deque()
         clock = observability.Mark.now()
         try:
@@ -232,7 +225,7 @@ class Scheduler:
                 observability.add("embed", self.backbones[ended].spec.name, since, len(batch.ok_B))
                 clock = observability.Mark.now()
                 self.arrived(stored * len(batch.ok_B))
-                self._arrived(batch.shard)
+                self.done(batch.shard)
         finally:
             with self._changed:
                 self._over = True

@@ -15,7 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +71,9 @@ def _stat(pid: int) -> list[str]:
 _TEMPORARY = ".tmp"
 
 
-@contextmanager
-def naming(path: Place) -> Iterator[None]:
+def naming(path: Place) -> AbstractContextManager[None]:
     """Convert bucket failures raised through other libraries, such as zarr, to errors that name the place."""
-    if isinstance(path, ObjectPlace):
-        with translated_errors(path):
-            yield
-    else:
-        yield
+    return translated_errors(path) if isinstance(path, ObjectPlace) else nullcontext()
 
 
 @contextmanager

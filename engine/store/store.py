@@ -143,14 +143,6 @@ class EmbeddingStore:
             self._group = arrays.root(self.path)
         return self._group
 
-    def tidy(self) -> None:
-        """Remove partial writes of killed processes. The caller holds the mutex."""
-        compaction.clear_leftovers(self.path)
-
-    def is_tidy(self) -> bool:
-        """Return whether killed processes left no lock, no partial write and no uncompacted records."""
-        return compaction.none(self.path)
-
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest:

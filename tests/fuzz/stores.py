@@ -10,6 +10,7 @@ from tests.engine.store.test_store import FOUND, facts
 from tests.engine.store.test_verify import finished, finished_of, redo
 from tests.fuzz.harness import attempt
 
+from substyle.engine.store import compaction
 from substyle.engine.store.layout import BackboneEntry, StoreSettings
 from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.store import EmbeddingStore
@@ -109,7 +110,7 @@ def mend(sound: Sound) -> Verdict | None:
 
 def _embed(sound: Sound) -> bool:
     store = EmbeddingStore.open(sound.path)
-    store.tidy()
+    compaction.clear_leftovers(store.path)
     store.repair()
     for name in sound.tables:
         store.ensure_backbone(facts(name), FOUND)

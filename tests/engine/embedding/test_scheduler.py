@@ -76,7 +76,7 @@ def test_a_pass_gives_a_shard_the_layers_that_it_lacks() -> None:
     with backlog.working():
         for value, name in enumerate("xy"):
             backlog.add(1, batch(one, name, value))
-        backlog.close(one)
+        backlog.done(one)
     assert calls == [B, B]
     assert [sorted(found) for found in one.buffers] == [[], ["x"], ["x", "y"]]
     valid = np.arange(B) != 2
@@ -98,7 +98,7 @@ def test_every_embedding_goes_to_its_row_and_shards_are_written_in_order() -> No
                 for t in range(len(names)):
                     for i in range(2):
                         backlog.add(i, batch(each, names[t], 10 * each.number + 3 * t + part, part))
-            backlog.close(each)
+            backlog.done(each)
     assert [written.number for written in book.shards] == [0, 1, 2, 3, 4]
     assert book.arrived == 5 * 3 * 3 * 2 * B
     assert min(book.seconds) > 0
@@ -131,7 +131,7 @@ def test_a_backbone_goes_on_while_something_waits_for_it() -> None:
             backlog.add(0, batch(one, "identity", 1))
             backlog.add(1, batch(one, "identity", 1))
         slow.set()
-        backlog.close(one)
+        backlog.done(one)
     switches = sum(a != b for a, b in pairwise(calls))
     assert sorted(calls) == [0] * 8 + [1] * 8
     assert switches == 1
@@ -152,7 +152,7 @@ def test_the_giver_waits_when_too_much_waits() -> None:
             for i in range(20):
                 backlog.add(0, batch(one, "identity", i))
                 added.append(i)
-            backlog.close(one)
+            backlog.done(one)
 
     giver = threading.Thread(target=give_all)
     giver.start()
@@ -173,7 +173,7 @@ def give(backlog: Scheduler, shards: Iterable[ShardInProgress], batches: int) ->
         for each in shards:
             for value in range(batches):
                 backlog.add(0, batch(each, "identity", value))
-            backlog.close(each)
+            backlog.done(each)
 
 
 def test_an_error_of_a_backbone_reaches_the_giver() -> None:
@@ -241,7 +241,7 @@ def test_a_batch_waits_for_its_own_pixels_before_it_is_started(monkeypatch: pyte
     with backlog.working():
         for value in (3, 4):
             backlog.add(0, replace(batch(one, "identity", value), made=f"pixels of {value}"))  # type: ignore[arg-type]
-        backlog.close(one)
+        backlog.done(one)
     assert said == [("pixels of 3", "cpu"), 3, ("pixels of 4", "cpu"), 4]
 
 
@@ -252,7 +252,7 @@ def test_what_is_there_is_embedded_while_nobody_knows_what_comes_next() -> None:
     with backlog.working(), ThreadPoolExecutor(1) as other:
         for i in range(2):
             backlog.add(i, batch(one, "a", 7))
-        backlog.close(one)
+        backlog.done(one)
         told = other.submit(backlog.until, more)
         while not book.shards:
             time.sleep(0.001)
@@ -274,7 +274,7 @@ def test_what_goes_wrong_ends_the_waiting_for_more(where: str) -> None:
     def work() -> None:
         with backlog.working():
             backlog.add(0, batch(one, "a", 7))
-            backlog.close(one)
+            backlog.done(one)
             backlog.until(Future[str]())
 
     with pytest.raises(OSError, match="No space left"):
