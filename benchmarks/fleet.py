@@ -20,7 +20,6 @@ import numpy as np
 
 from substyle.engine.embedding.plan import PendingShards, lacking
 from substyle.engine.store import compaction, journal, lock
-from substyle.engine.store.manifest import Rows
 from substyle.engine.store.records import Record
 
 _DONE, _DIED, _BACK = range(3)  # shard finished; worker died; worker or shard available
@@ -96,8 +95,9 @@ class Fleet:
     def plan(self) -> PendingShards:
         """Read the journal and find the pending shards, as a driver does on start."""
         began = time.perf_counter()
-        rows = Rows(np.array([0]), np.array([self.images]))
-        made = lacking(rows, self.rows, journal.read_index(self.store), [self.backbone], self.names, lock.WHOLE)
+        size_S = np.full(self.shards, self.rows)
+        size_S[-1] -= self.shards * self.rows - self.images
+        made = lacking(size_S, journal.read_index(self.store), [self.backbone], self.names, lock.WHOLE)
         self.outcome.plans.append(time.perf_counter() - began)
         return made
 

@@ -15,7 +15,6 @@ from substyle.engine.embedding.plan import lacking
 from substyle.engine.store import compaction
 from substyle.engine.store.layout import SPLITS, BackboneEntry
 from substyle.engine.store.lock import Part
-from substyle.engine.store.manifest import Rows
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import definitions, store_facts
@@ -112,8 +111,9 @@ def _classes(names: tuple[str, ...]) -> dict[str, Any]:
 def _backbone(store: EmbeddingStore, entry: BackboneEntry, finished: Index) -> dict[str, Any]:
     """Description and progress of a backbone."""
     names = [str(definition["name"]) for definition in definitions(store, entry)]
-    rows = Rows.of(store.manifest().row_N if store.has_manifest() else np.zeros(0, np.int64))
-    lacks = lacking(rows, store.settings.shard_rows, finished, [entry.slug], names, Part())
+    rows = store.settings.shard_rows
+    size_S = store.manifest().shard_sizes(rows) if store.has_manifest() else np.zeros(0, np.int64)
+    lacks = lacking(size_S, finished, [entry.slug], names, Part())
     shards = lacks.shards - len(lacks.shard_W) if names else 0
     spec, runtime = entry.facts["spec"], entry.facts["runtime"]
     return {

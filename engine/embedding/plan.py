@@ -22,7 +22,7 @@ from substyle.engine.store.catalog import Definition
 from substyle.engine.store.identity import EMBED, Match, Remedies
 from substyle.engine.store.layout import UNLABELLED, BackboneEntry
 from substyle.engine.store.lock import WHOLE, Part
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, Rows, assign
+from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, assign
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError
@@ -232,33 +232,30 @@ def pending_shards(
     store: EmbeddingStore, entries: Sequence[BackboneEntry], names: Sequence[str], part: Part
 ) -> PendingShards:
     """Find the missing embeddings of these backbones and transformations in all shards of a part."""
-    slugs = [entry.slug for entry in entries]
-    return lacking(Rows.of(store.manifest().row_N), store.settings.shard_rows, store.finished(), slugs, names, part)
+    size_S = store.manifest().shard_sizes(store.settings.shard_rows)
+    return lacking(size_S, store.finished(), [entry.slug for entry in entries], names, part)
 
 
 def lacking(
-    rows: Rows, shard_rows: int, finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
+    size_S: NDArray[np.int64], finished: Index, slugs: Sequence[str], names: Sequence[str], part: Part
 ) -> PendingShards:
-    """`pending_shards` from rows and a journal's index.
+    """`pending_shards` from the numbers of photographs of all shards and a journal's index.
 
     Args:
-        rows: rows that hold images.
-        shard_rows: R.
         finished: index of the journal.
         slugs: slugs of the B backbones.
         names: the T transformations.
     """
-    count = -(-rows.rows // shard_rows)
+    images, count = int(size_S.sum()), len(size_S)
     shards = part.shards(count)
     mine = slice(shards.start, shards.stop, shards.step)
-    shard_S = np.arange(count, dtype=np.int64)[mine]
-    size_S = rows.position((shard_S + 1) * shard_rows) - rows.position(shard_S * shard_rows)
+    shard_S, size_S = np.arange(count, dtype=np.int64)[mine], size_S[mine]
     lacking_SBT = ~np.stack([finished.finished(slug, names, count)[mine] for slug in slugs], axis=1)
     missing_S = np.count_nonzero(lacking_SBT, axis=(1, 2))
     some_S = missing_S > 0
     total = int(size_S.sum()) * len(names) * len(slugs)
     return PendingShards(
-        images=rows.images,
+        images=images,
         shards=count,
         names=tuple(names),
         shard_W=shard_S[some_S],

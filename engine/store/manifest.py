@@ -73,42 +73,6 @@ NOWHERE = SourceEntry("", "unknown", "")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows that hold images, as one run of consecutive rows per segment.
-
-    Attributes:
-        first_G: first row of each run, ascending.
-        count_G: number of images in each run.
-    """
-
-    first_G: NDArray[np.int64]
-    count_G: NDArray[np.int64]
-
-    @staticmethod
-    def of(row_N: NDArray[np.int64]) -> Rows:
-        """Build the runs from ascending rows."""
-        starts = np.flatnonzero(np.append(True, np.diff(row_N) != 1)) if len(row_N) else np.zeros(0, np.int64)
-        return Rows(row_N[starts], np.diff(np.append(starts, len(row_N))))
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, padding included."""
-        return int(self.first_G[-1] + self.count_G[-1]) if len(self.first_G) else 0
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return int(self.count_G.sum())
-
-    def position(self, row_M: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of images before each row. Shape: (M,) to (M,)."""
-        at_M = np.searchsorted(self.first_G, row_M, side="right")
-        before_G = np.concatenate([[0], np.cumsum(self.count_G)])
-        inside_M = np.minimum(row_M - self.first_G[at_M - 1], self.count_G[at_M - 1])
-        return np.where(at_M > 0, before_G[at_M - 1] + inside_M, 0)
-
-
-@dataclass(frozen=True)
 class Manifest:
     """Rows of a store that hold an image; padding rows between segments are not listed.
 
@@ -149,6 +113,10 @@ class Manifest:
             "source": [self.sources[i].root for i in self.source_N.tolist()],
         }
         return pandas.DataFrame(columns, index=pandas.Index(self.row_N, name="row"))
+
+    def shard_sizes(self, shard_rows: int) -> NDArray[np.int64]:
+        """Return the number of images in each shard of ``shard_rows`` rows."""
+        return np.bincount(self.row_N // shard_rows)
 
     def between(self, start: int, stop: int) -> slice:
         """Return the slice of images whose rows are in [start, stop)."""

@@ -11,7 +11,7 @@ import pytest
 from substyle.engine.embedding.plan import images_of, lacking
 from substyle.engine.store import compaction, journal
 from substyle.engine.store.lock import WHOLE, Part
-from substyle.engine.store.manifest import Manifest, Rows
+from substyle.engine.store.manifest import Manifest
 from substyle.engine.store.records import Record
 
 NAMES = ("identity", "jpeg", "swirl")
@@ -47,7 +47,7 @@ def test_a_plan_is_what_lacks(tmp_path: Path, seed: int) -> None:
                 done[shard, slug] = set(some)
     compaction.compact(tmp_path, at=rng.choice([1, 5, 100]))
     part = rng.choice([WHOLE, Part(1, 2), Part(2, 2), Part(3, 5)])
-    found = lacking(Rows.of(images.row_N), shard_rows, journal.read_index(tmp_path), SLUGS, NAMES, part)
+    found = lacking(images.shard_sizes(shard_rows), journal.read_index(tmp_path), SLUGS, NAMES, part)
 
     expected, sizes = {}, {}
     total = missing = 0
