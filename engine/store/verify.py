@@ -131,135 +131,134 @@ def verify(path: Place, *, note: bool = True, threads: int = 2, quiet: bool = Fa
     """
     store = EmbeddingStore.open(path)
     before = _noted(store.path)
-    verdict = Verdict()
-    images = _manifest(store, verdict)
-    known = _catalog(store, verdict)
-    rows = _metadata(store, known, verdict)
-    records = _journal(store, verdict)
-    checked = [record for record in records if _record(store, record, images, known, rows, verdict)]
-    _chunks(store, checked, known, verdict, threads, quiet)
-    if images is not None:
-        verdict.pending = _pending(store, known, images, checked, verdict)
-    finished = {known.chunk(store.path, record.backbone, name, record.shard) for record, name in _pairs(records)}
-    shards = None if images is None else -(-images.rows // store.settings.shard_rows)
-    _others(store.path, known, finished, shards, verdict)
+    check = _Check(store)
+    records = [record for record in check.records if check.is_placed(record)]
+    check.check_chunks(records, threads, quiet)
+    if check.images is not None:
+        check.verdict.pending = check.pending(check.images, records)
+    _others(store, check.known, {check.chunk(*pair) for pair in _pairs(check.records)}, check.images, check.verdict)
     if note:
-        _note(store.path, verdict, before)
-    return verdict
+        _note(store.path, check.verdict, before)
+    return check.verdict
 
 
-def _manifest(store: EmbeddingStore, verdict: Verdict) -> Manifest | None:
-    remedy = "restore it from a copy of the store, or embed into a new store; only the manifest names the rows"
-    try:
-        if not store.has_manifest():
-            if journal.examine(store.path, lambda path, error: None, lambda record: record.shard):
-                raise StoreError("missing, but the journal records finished shards")
+class _Check:
+    """Manifest, catalog, metadata and journal of a store, as far as they can be read, and what is wrong with them."""
+
+    def __init__(self, store: EmbeddingStore) -> None:
+        self.store, self.verdict = store, Verdict()
+        self.images = self._manifest()
+        self.known = self._catalog()
+        self.rows = self._metadata()
+        self.records = self._journal()
+
+    def chunk(self, record: _Said, name: str) -> Place:
+        return self.known.chunk(self.store.path, record.backbone, name, record.shard)
+
+    def redo(self, record: _Said, names: Iterable[str]) -> None:
+        self.verdict.broken.setdefault((record.shard, record.backbone), set()).update(names)
+
+    def _manifest(self) -> Manifest | None:
+        remedy = "restore it from a copy of the store, or embed into a new store; only the manifest names the rows"
+        try:
+            if not self.store.has_manifest():
+                if journal.examine(self.store.path, lambda path, error: None, lambda record: record.shard):
+                    raise StoreError("missing, but the journal records finished shards")
+                return None
+            images = self.store.manifest()
+        except StoreError as error:
+            self.verdict.add("manifest", manifest.FOLDER, str(error), remedy)
             return None
-        images = store.manifest()
-    except StoreError as error:
-        verdict.add("manifest", manifest.FOLDER, str(error), remedy)
-        return None
-    verdict.images = len(images.keys)
-    return images
+        self.verdict.images = len(images.keys)
+        return images
 
-
-def _catalog(store: EmbeddingStore, verdict: Verdict) -> Catalog:
-    good = []
-    for path in catalog.files(store.path):
-        try:
-            catalog.read_file(path)
-            good.append(path)
-        except StoreError as error:
-            verdict.add("catalog", _inside(store.path, path), str(error), f"restore it from a copy, or {REDO}")
-    return catalog.read(store.path, good)
-
-
-def _metadata(store: EmbeddingStore, known: Catalog, verdict: Verdict) -> dict[tuple[str, str], int]:
-    """Rows of each array by (slug of the backbone, transformation)."""
-    remedy = "run embed to write it again"
-    rows: dict[tuple[str, str], int] = {}
-    for name in (METADATA, f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)):
-        try:
-            arrays.root((store.path / name).parent)
-        except StoreError as error:
-            verdict.add("metadata", name, str(error), remedy)
-    if verdict.files("metadata"):
-        return {}  # arrays are opened through their groups
-    for slug, entry in known.backbones.items():
-        for name in known.transformations[slug]:
+    def _catalog(self) -> Catalog:
+        path, good = self.store.path, []
+        for file in catalog.files(path):
             try:
-                rows[slug, name] = int(store.array_of(entry, name).shape[0])
+                catalog.read_file(file)
+                good.append(file)
             except StoreError as error:
-                verdict.add("metadata", f"{ARRAYS}/{slug}/{name}/{METADATA}", str(error), remedy)
-    return rows
+                self.verdict.add("catalog", _inside(path, file), str(error), f"restore it from a copy, or {REDO}")
+        return catalog.read(path, good)
 
+    def _metadata(self) -> dict[tuple[str, str], int]:
+        """Rows of each array by (slug of the backbone, transformation)."""
+        remedy = "run embed to write it again"
+        known, rows = self.known, dict[tuple[str, str], int]()
+        for name in (METADATA, f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)):
+            try:
+                arrays.root((self.store.path / name).parent)
+            except StoreError as error:
+                self.verdict.add("metadata", name, str(error), remedy)
+        if self.verdict.files("metadata"):
+            return {}  # arrays are opened through their groups
+        for slug, entry in known.backbones.items():
+            for name in known.transformations[slug]:
+                try:
+                    rows[slug, name] = int(self.store.array_of(entry, name).shape[0])
+                except StoreError as error:
+                    self.verdict.add("metadata", f"{ARRAYS}/{slug}/{name}/{METADATA}", str(error), remedy)
+        return rows
 
-def _journal(store: EmbeddingStore, verdict: Verdict) -> list[_Said]:
-    def damaged(path: Place, error: StoreError) -> None:
-        verdict.add("journal", _inside(store.path, path), str(error), "run embed to compute its shards again")
+    def _journal(self) -> list[_Said]:
+        def damaged(path: Place, error: StoreError) -> None:
+            name = _inside(self.store.path, path)
+            self.verdict.add("journal", name, str(error), "run embed to compute its shards again")
 
-    records = journal.examine(store.path, damaged, _Said.of)
-    verdict.records = len(records)
-    return records
+        records = journal.examine(self.store.path, damaged, _Said.of)
+        self.verdict.records = len(records)
+        return records
 
+    def is_placed(self, record: _Said) -> bool:
+        """Whether the rows and arrays of a record exist; otherwise its transformations are added to ``broken``."""
+        end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
+        for name in record.checksums:
+            rows = self.rows.get((record.backbone, name), end)
+            if rows < end:
+                file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
+                problem = f"has {rows} rows, but row {end - 1} is finished"
+                self.verdict.add("metadata", file, problem, "run embed to extend it")
+        lost = [name for name in record.checksums if name not in self.known.transformations.get(record.backbone, {})]
+        if lost:
+            self.redo(record, lost)
+            if not self.verdict.files("catalog"):
+                self.verdict.add("catalog", f"{catalog.FOLDER}/{record.backbone}", f"{', '.join(lost)} missing")
+        if self.images is None:
+            return True
+        first = record.shard * self.store.settings.shard_rows
+        there_I = self.images.row_N[self.images.between(first, first + self.store.settings.shard_rows)]
+        if record.start == first and len(there_I) and np.array_equal(record.row_I, there_I):
+            return True
+        where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
+        self.verdict.add("journal", where, "rows differ from the manifest")
+        self.redo(record, record.checksums)
+        return False
 
-def _record(
-    store: EmbeddingStore,
-    record: _Said,
-    images: Manifest | None,
-    known: Catalog,
-    rows: dict[tuple[str, str], int],
-    verdict: Verdict,
-) -> bool:
-    """Whether the rows and arrays of a record exist; otherwise its transformations are added to ``broken``."""
-    end = int(record.row_I[-1]) + 1 if len(record.row_I) else 0
-    for name in record.checksums:
-        stored_rows = rows.get((record.backbone, name), end)
-        if stored_rows < end:
-            file = f"{ARRAYS}/{record.backbone}/{name}/{METADATA}"
-            problem = f"has {stored_rows} rows, but row {end - 1} is finished"
-            verdict.add("metadata", file, problem, "run embed to extend it")
-    lost = [name for name in record.checksums if name not in known.transformations.get(record.backbone, {})]
-    if lost:
-        verdict.broken.setdefault((record.shard, record.backbone), set()).update(lost)
-        if not verdict.files("catalog"):
-            verdict.add("catalog", f"{catalog.FOLDER}/{record.backbone}", f"{', '.join(lost)} missing")
-    if images is None:
-        return True
-    shard_rows = store.settings.shard_rows
-    first = record.shard * shard_rows
-    there_I = images.row_N[images.between(first, first + shard_rows)]
-    if record.start == first and len(there_I) and np.array_equal(record.row_I, there_I):
-        return True
-    where = f"{journal.FOLDER}: shard {record.shard}, {record.backbone}"
-    verdict.add("journal", where, "rows differ from the manifest")
-    verdict.broken.setdefault((record.shard, record.backbone), set()).update(record.checksums)
-    return False
+    def check_chunks(self, records: list[_Said], threads: int, quiet: bool) -> None:
+        total = sum(len(record.checksums) for record in records)
+        threads = max(threads, REQUESTS if isinstance(self.store.path, ObjectPlace) else 1)
+        with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
+            checked = pool.map(lambda pair: _chunk(self.chunk(*pair), pair[0].checksums[pair[1]]), _pairs(records))
+            for (record, name), (size, problem) in zip(_pairs(records), checked, strict=True):
+                self.verdict.chunks += 1
+                self.verdict.chunk_bytes += size
+                bar.advance()
+                if problem:
+                    self.verdict.add("chunk", _inside(self.store.path, self.chunk(record, name)), problem)
+                    self.redo(record, [name])
 
-
-def _chunks(
-    store: EmbeddingStore,
-    records: list[_Said],
-    known: Catalog,
-    verdict: Verdict,
-    threads: int,
-    quiet: bool,
-) -> None:
-    total = sum(len(record.checksums) for record in records)
-    threads = max(threads, REQUESTS if isinstance(store.path, ObjectPlace) else 1)
-    with stage("verify", total, "chunks", quiet=quiet) as bar, ThreadPoolExecutor(threads) as pool:
-
-        def place(record: _Said, name: str) -> Place:
-            return known.chunk(store.path, record.backbone, name, record.shard)
-
-        checked = pool.map(lambda pair: _chunk(place(*pair), pair[0].checksums[pair[1]]), _pairs(records))
-        for (record, name), (size, problem) in zip(_pairs(records), checked, strict=True):
-            verdict.chunks += 1
-            verdict.chunk_bytes += size
-            bar.advance()
-            if problem:
-                verdict.add("chunk", _inside(store.path, place(record, name)), problem)
-                verdict.broken.setdefault((record.shard, record.backbone), set()).add(name)
+    def pending(self, images: Manifest, records: list[_Said]) -> int:
+        """Number of embeddings of known backbones and transformations without an intact chunk."""
+        known, size_S = self.known.transformations, images.shard_sizes(self.store.settings.shard_rows)
+        made = {
+            (record.shard, record.backbone, name)
+            for record, name in _pairs(records)
+            if name not in self.verdict.broken.get((record.shard, record.backbone), ())
+            and name in known.get(record.backbone, {})
+        }
+        total = len(images.row_N) * sum(map(len, known.values()))
+        return total - sum(int(size_S[shard]) for shard, _, _ in made if shard < len(size_S))
 
 
 def _pairs(records: Iterable[_Said]) -> Iterator[tuple[_Said, str]]:
@@ -280,29 +279,17 @@ def _chunk(path: Place, checksum: str) -> tuple[int, str]:
     return size, "" if digest == checksum else "checksum mismatch"
 
 
-def _pending(store: EmbeddingStore, known: Catalog, images: Manifest, records: list[_Said], verdict: Verdict) -> int:
-    """Number of embeddings of known backbones and transformations without an intact chunk."""
-    shard_rows = store.settings.shard_rows
-    size_S = np.bincount(images.row_N // shard_rows) if len(images.row_N) else np.zeros(0, np.int64)
-    made = {
-        (record.shard, record.backbone, name)
-        for record in records
-        for name in record.checksums
-        if name not in verdict.broken.get((record.shard, record.backbone), ())
-        and name in known.transformations.get(record.backbone, {})
-    }
-    total = int(size_S.sum()) * sum(map(len, known.transformations.values()))
-    return total - sum(int(size_S[shard]) for shard, _, _ in made if shard < len(size_S))
-
-
-def _others(store: Place, known: Catalog, finished: Set[Place], shards: int | None, verdict: Verdict) -> None:
+def _others(
+    store: EmbeddingStore, known: Catalog, finished: Set[Place], images: Manifest | None, verdict: Verdict
+) -> None:
     """Check files without a record: count unfinished ones and report foreign ones."""
+    shards = None if images is None else -(-images.rows // store.settings.shard_rows)
     nodes = {f"{ARRAYS}/{METADATA}", *(f"{ARRAYS}/{slug}/{METADATA}" for slug in known.backbones)}
     nodes |= {f"{ARRAYS}/{slug}/{name}/{METADATA}" for slug, names in known.transformations.items() for name in names}
-    for path in _files(store):
+    for path in _files(store.path):
         if path in finished:
             continue
-        name = _inside(store, path)
+        name = _inside(store.path, path)
         if _TEMPORARY.fullmatch(path.name) or _is_chunk(name, known, shards):
             verdict.unfinished += 1
         elif name not in nodes and not _OURS.fullmatch(name):
