@@ -366,38 +366,29 @@ def require_asked(
     for choice in choices:
         source = _source(choice, pipeline)
         for name in choice.names:
-            if (facts := stored.get(name)) is not None and facts["runtime"]["name"] != "imported":
-                _require_same(store, name, choice, source, facts, pipeline, device, runtime)
-
-
-def _require_same(
-    store: EmbeddingStore,
-    name: str,
-    choice: BackboneChoice,
-    source: LazyBackbone,
-    facts: Mapping[str, Any],
-    pipeline: PixelPipeline,
-    device: str,
-    runtime: str,
-) -> None:
-    spec, made = facts["spec"], facts["runtime"]
-    pairs = {
-        "code": (spec.get("code", ""), registry.check_name(name).code),
-        "computed_with": (made.get("computed_with", name), choice.name),
-    }
-    if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
-        pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
-    if device != AUTO:
-        pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
-    if facts.get("gate") is not None:  # others are plain arithmetic in float32
-        if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
-            pairs["runtime"] = (made["name"], runtime)
-        if (precision := choice.precision or pipeline.config.precision) != AUTO:
-            pairs["precision"] = (made["precision"], precision)
-    changes = [f"{field} {old} in the store, {new} now" for field, (old, new) in pairs.items() if old != new]
-    if changes:
-        how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
-        raise DifferentError(f"{store.path}: {name} was embedded with different settings: {'; '.join(changes)}{how}")
+            facts = stored.get(name)
+            if facts is None or facts["runtime"]["name"] == "imported":
+                continue
+            spec, made = facts["spec"], facts["runtime"]
+            pairs = {
+                "code": (spec.get("code", ""), registry.check_name(name).code),
+                "computed_with": (made.get("computed_with", name), choice.name),
+            }
+            if source.identity is not None and "weights" in source.identity:  # otherwise known only after loading
+                pairs["weights"] = (spec["weights_hash"], source.spec.weights_hash)
+            if device != AUTO:
+                pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
+            if facts.get("gate") is not None:  # others are plain arithmetic in float32
+                if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
+                    pairs["runtime"] = (made["name"], runtime)
+                if (precision := choice.precision or pipeline.config.precision) != AUTO:
+                    pairs["precision"] = (made["precision"], precision)
+            changes = [f"{field} {old} in the store, {new} now" for field, (old, new) in pairs.items() if old != new]
+            if changes:
+                how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}})
+                raise DifferentError(
+                    f"{store.path}: {name} was embedded with different settings: {'; '.join(changes)}{how}"
+                )
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

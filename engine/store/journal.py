@@ -101,7 +101,12 @@ def _decoded(path: Place, decode: Callable[[bytes], T]) -> T:
 
 def read_index(store: Place) -> Index:
     """Read the index of finished records. Raises StoreError if a loose record or a segment is damaged."""
-    return _settled(store, lambda current: Index.of_tables(_tables(current)))
+
+    def index(current: Files) -> Index:
+        loose = index_rows(at_once(read_loose, current.loose), "")
+        return Index.of_tables([loose, *at_once(read_segment, current.segments)])
+
+    return _settled(store, index)
 
 
 def read_records(store: Place) -> list[pa.Table]:
@@ -128,15 +133,10 @@ def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Call
         damaged: called for each file that is unreadable or inconsistent with its segment.
         of: maps a record to the value to return.
     """
-
-    def records(current: Files) -> list[T]:
-        problems: dict[Place, StoreError] = {}
-        found = _records(store, current, problems, of)
-        for path, error in problems.items():
-            damaged(path, error)
-        return [found[key] for key in sorted(found)]
-
-    return _settled(store, records)
+    problems, found = _settled(store, lambda current: _records(store, current, of))
+    for path, error in problems.items():
+        damaged(path, error)
+    return [found[key] for key in sorted(found)]
 
 
 def _raise(_: Place, error: StoreError) -> None:
@@ -153,14 +153,11 @@ def _settled(store: Place, of: Callable[[Files], T]) -> T:
             continue
 
 
-def _tables(current: Files) -> list[pa.Table]:
-    loose = index_rows(at_once(read_loose, current.loose), "")
-    return [loose, *at_once(read_segment, current.segments)]
-
-
 def _records(
-    store: Place, current: Files, problems: dict[Place, StoreError], of: Callable[[Record], T]
-) -> dict[tuple[int, str, int], T]:
+    store: Place, current: Files, of: Callable[[Record], T]
+) -> tuple[dict[Place, StoreError], dict[tuple[int, str, int], T]]:
+    """What is wrong with files, and values by shard, backbone and identity of a record."""
+    problems: dict[Place, StoreError] = {}
     found: dict[tuple[int, str, int], T] = {}
     by_name: dict[str, list[pa.Table]] = {}
     for path in current.loose:
@@ -188,7 +185,7 @@ def _records(
             problems[path] = error
             continue
         found.update({(record.shard, record.backbone, number): of(record) for number, record in records.items()})
-    return found
+    return problems, found
 
 
 def _held(store: Place, path: Place, decode: Callable[[bytes], T], current: Files) -> T:

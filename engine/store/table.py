@@ -300,7 +300,7 @@ def open_tables(
     for entry in entries:
         compaction.require_none(store.path, entry.slug)
     chosen, finished = _snapshot(store, entries)
-    names = list(transformations) or common_transformations(store, entries)
+    names = list(transformations) or [name for name in chosen[0] if all(name in made for made in chosen)]
     shown = []
     for entry, by_name in zip(entries, chosen, strict=True):
         absent = [name for name in names if name not in by_name]
@@ -344,12 +344,6 @@ def open_tables(
         )
         for entry, those in zip(entries, shown, strict=True)
     ]
-
-
-def common_transformations(store: EmbeddingStore, entries: Sequence[BackboneEntry]) -> list[str]:
-    """Return the transformations that all these backbones have, in the order of `definitions`."""
-    names = [str(d["name"]) for d in definitions(store, entries[0])] if entries else []
-    return [name for name in names if all(name in store.transformation_names(entry) for entry in entries[1:])]
 
 
 def _snapshot(
