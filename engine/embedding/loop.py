@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.cuda import AsyncCopy
-from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards, images_of
+from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
 from substyle.engine.observability import stage
 from substyle.engine.store import journal, manifest
@@ -117,9 +117,10 @@ class Loop:
 
     def _begin(self, number: int, lacking: Lacking) -> ShardInProgress:
         rows = self.store.settings.shard_rows
-        images = images_of(self.manifest, number, rows)
-        size = int(self.manifest.row_N[images[-1]]) + 1 - number * rows
-        return ShardInProgress(number, number * rows, images, size, lacking, [{} for _ in lacking])
+        first = number * rows
+        own = self.manifest.between(first, first + rows)
+        size = int(self.manifest.row_N[own.stop - 1]) + 1 - first
+        return ShardInProgress(number, first, range(own.start, own.stop), size, lacking, [{} for _ in lacking])
 
     def _batches(
         self, shards: Iterable[tuple[int, Lacking]], readers: ThreadPoolExecutor, backlog: Scheduler
@@ -235,19 +236,12 @@ def _notes(
 
 @dataclass(frozen=True)
 class Blob:
-    """The encoded bytes of a photograph.
+    """A photograph as it was read."""
 
-    Attributes:
-        data: the bytes; empty if they could not be read.
-        content: hash of the bytes.
-        mark: mark of the file when it was read.
-        reason: why it could not be read.
-    """
-
-    data: bytes
-    content: str = ""
-    mark: int = 0
-    reason: str = ""
+    data: bytes  # encoded; empty if it could not be read
+    content: str = ""  # hash of the bytes
+    mark: int = 0  # of the file when it was read
+    reason: str = ""  # why it could not be read
 
 
 def _read(record: ImageRecord | None) -> Blob:

@@ -22,7 +22,7 @@ from substyle.engine.store.catalog import Definition
 from substyle.engine.store.identity import EMBED, Match, Remedies
 from substyle.engine.store.layout import UNLABELLED, BackboneEntry
 from substyle.engine.store.lock import WHOLE, Part
-from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, assign
+from substyle.engine.store.manifest import Fractions, Manifest, assign
 from substyle.engine.store.records import Index
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError
@@ -110,10 +110,6 @@ class EmbedPlan:
         """Return the transformations that every backbone needs."""
         known = map(base.get, self.pipeline.settings.transformations)
         return [Definition(each.describe(), each.definition_hash()) for each in known]
-
-    def splits(self) -> Fractions:
-        """Return the shares of train, val and test for added photographs."""
-        return self.fractions or DEFAULT_FRACTIONS
 
     def samples(self) -> OwnSamples:
         """Return the photographs and, of an existing store, the policies of its backbones, for gates.
@@ -264,9 +260,3 @@ def lacking(
         total=total,
         done=total - int((size_S * missing_S).sum()),
     )
-
-
-def images_of(manifest: Manifest, shard: int, rows: int) -> range:
-    """Return the images of a shard of ``rows`` rows, as positions in the manifest."""
-    part = manifest.between(shard * rows, (shard + 1) * rows)
-    return range(part.start, part.stop)

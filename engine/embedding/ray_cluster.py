@@ -49,12 +49,6 @@ class Cluster:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return sum(min(int(free.get(what, 0) // much) for what, much in self.need.items()) for free in machines)
 
-    def gpus(self) -> int:
-        """GPUs of all its machines."""
-        import ray
-
-        return int(ray.cluster_resources().get("GPU", 0))
-
     def workers(self, config: ExecutorConfig, most: int) -> int:
         """How many to start.
 

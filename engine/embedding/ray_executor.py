@@ -41,17 +41,11 @@ class ShardsError(SubstyleError):
 
 @dataclass
 class ShardFailure:
-    """Failures of a shard.
+    """Failures of a shard."""
 
-    Attributes:
-        workers: on which it failed.
-        tries: number of failures.
-        reason: of the last one.
-    """
-
-    workers: set[int] = field(default_factory=set)
+    workers: set[int] = field(default_factory=set)  # on which it failed
     tries: int = 0
-    reason: str = ""
+    reason: str = ""  # of the last one
 
 
 class ShardQueue:
@@ -85,16 +79,14 @@ class ShardQueue:
 
     def take(self, worker: int, workers: Set[int]) -> int | None:
         """The next shard for one of the workers; None if there is none for it now."""
-        again = (
-            shard
-            for shard, failure in self._failed.items()
-            if shard not in self.active and (worker not in failure.workers or failure.workers >= workers)
-        )
-        shard = next(again, None)
-        if shard is None and self._fresh:
+        for shard, failure in self._failed.items():
+            if shard not in self.active and (worker not in failure.workers or failure.workers >= workers):
+                break
+        else:
+            if not self._fresh:
+                return None
             shard = self._fresh.popleft()
-        if shard is not None:
-            self.active.add(shard)
+        self.active.add(shard)
         return shard
 
     def finished(self, shard: int) -> None:
@@ -118,25 +110,15 @@ class ShardQueue:
 
 @dataclass
 class _Slot:
-    """A place for a worker.
-
-    Attributes:
-        number: of the slot.
-        actor: Ray's handle of its worker.
-        where: process and host of the worker.
-        ready: whether the worker is prepared.
-        shard: the shard that it embeds.
-        shown: embeddings of that shard that the progress bar shows.
-        failed: starts in a row that failed.
-    """
+    """A place for a worker."""
 
     number: int
-    actor: Any = None
-    where: str = ""
-    ready: bool = False
-    shard: int | None = None
-    shown: int = 0
-    failed: int = 0
+    actor: Any = None  # Ray's handle of its worker
+    where: str = ""  # process and host of the worker
+    ready: bool = False  # whether the worker is prepared
+    shard: int | None = None  # that it embeds
+    shown: int = 0  # embeddings of that shard that the progress bar shows
+    failed: int = 0  # starts in a row that failed
 
 
 class WorkerPool:
@@ -234,11 +216,9 @@ class WorkerPool:
             return
         try:
             answer = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            self._failed(slot, error.cause if isinstance(error.cause, SubstyleError) else error)
-            return
         except ray.exceptions.RayError as error:
-            self._failed(slot, error)
+            cause = getattr(error, "cause", None)
+            self._failed(slot, cause if isinstance(cause, SubstyleError) else error)
             return
         match method:
             case "where":
@@ -345,9 +325,11 @@ def ray_executor(config: ExecutorConfig, embed: EmbedConfig, backbones: Sequence
     need = {"CPU": float(embed.cores), **({"GPU": 1.0} if embed.on_gpu else {})}
     with joined(config, need) as cluster:
         cluster.workers(config, most=1)  # better refused now than after minutes of preparation
-        if not embed.on_gpu and (gpus := cluster.gpus()):
+        import ray
+
+        if not embed.on_gpu and (gpus := ray.cluster_resources().get("GPU")):
             print(
-                f"{gpus} GPUs of the cluster are not used: this machine, which prepares, computes on cpu",
+                f"{gpus:g} GPUs of the cluster are not used: this machine, which prepares, computes on cpu",
                 file=sys.stderr,
             )
         yield partial(_run, config, cluster, backbones)
@@ -367,7 +349,7 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         folder=os.getcwd(),
         cache=str(cache.root().absolute()),
         plugins=loaded(),
-        sources=tuple(identity.entry_of(source, plan.splits()) for source in (plan.source, *plan.match.others)),
+        sources=tuple(identity.entry_of(source) for source in (plan.source, *plan.match.others)),
         store=Path(os.path.abspath(store)) if isinstance(store, Path) else store,
         part=plan.part,
         run=task.run,

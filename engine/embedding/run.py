@@ -25,7 +25,7 @@ from substyle.engine.store import arrays, compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import BackboneEntry, StoreError, StoreSettings
 from substyle.engine.store.manifest import DEFAULT_FRACTIONS, FOLDER, Fractions, Manifest
-from substyle.engine.store.store import EmbeddingStore, create
+from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import store_facts
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import Named, Source
@@ -168,7 +168,7 @@ def _create(plan: EmbedPlan, rows: int) -> None:
         codec=config.codec,
     )
     try:
-        create(plan.store_path, made, calibration=gate_keys(plan.records(), settings.seed))
+        EmbeddingStore.create(plan.store_path, made, calibration=gate_keys(plan.records(), settings.seed))
     except StoreError:
         if not plan.exists:  # otherwise another part of the run was faster
             raise

@@ -88,12 +88,12 @@ def iter_variants(
     opened = open_source(images, source or SourceConfig())
     pipeline = PixelPipeline(Settings(seed, canvas, names_of_suite(names)), EmbedConfig(batch=batch, device=device))
     records = limited(opened.records, seed, limit)
-    for each in batches(records, _splits(opened, records, seed), pipeline, _warn):
+
+    def warn(key: str, reason: str) -> None:
+        warnings.warn(f"{key} is left out: {reason}", stacklevel=2)
+
+    for each in batches(records, _splits(opened, records, seed), pipeline, warn):
         yield [record.key for record in each.records], each.transformation, each.pixels_BSSC
-
-
-def _warn(key: str, reason: str) -> None:
-    warnings.warn(f"{key} is left out: {reason}", stacklevel=2)
 
 
 def _splits(source: Source, records: Sequence[ImageRecord], seed: int) -> NDArray[np.int8]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,18 +63,10 @@ def files(store: Place) -> list[Place]:
     return listed(store / FOLDER, ".json")
 
 
-def read(store: Place, paths: list[Place] | None = None) -> Catalog:
-    """Read the catalog of a store.
-
-    Args:
-        paths: its files, if already listed.
-
-    Raises:
-        StoreError: a file is damaged, or two files contradict each other.
-    """
+def read(paths: Sequence[Place]) -> Catalog:
+    """Merge catalog files. Raises StoreError if a file is damaged, or two files contradict each other."""
     backbones: dict[str, BackboneEntry] = {}
     transformations: dict[str, dict[str, Definition]] = {}
-    paths = files(store) if paths is None else paths
     for path, (entry, found) in zip(paths, at_once(read_file, paths), strict=True):
         known = backbones.setdefault(entry.slug, entry)
         merged = transformations.setdefault(entry.slug, {})
@@ -175,11 +166,6 @@ class StoreHeader:
     uuid: str
     settings: StoreSettings
     calibration: tuple[str, ...] = ()
-
-    @staticmethod
-    def new(settings: StoreSettings, calibration: Sequence[str] = ()) -> StoreHeader:
-        """Create the header of a new store with a new UUID."""
-        return StoreHeader(str(uuid.uuid4()), settings, tuple(calibration))
 
     def encode(self) -> bytes:
         """Encode the file's content, with its own digest."""

@@ -120,7 +120,12 @@ def write_durably(path: Place, data: bytes) -> None:
     """
     if isinstance(path, ObjectPlace):
         with writing(path):
-            _put_once(path, data)
+            try:
+                path.create(data)
+            except FileExistsError:
+                # a request retried after a lost response finds its own object
+                if path.read_bytes() != data:
+                    raise
         return
     temporary = temporary_name(path)
     with writing(path):
@@ -159,15 +164,6 @@ def listed(folder: Place, suffix: str) -> list[Place]:
 def sizes(paths: Iterable[Place]) -> list[int]:
     """Return the sizes of files in bytes. Raises FileNotFoundError if one is gone."""
     return at_once(lambda path: path.head().size if isinstance(path, ObjectPlace) else path.stat().st_size, paths)
-
-
-def _put_once(path: ObjectPlace, data: bytes) -> None:
-    try:
-        path.create(data)
-    except FileExistsError:
-        # a request retried after a lost response finds its own object
-        if path.read_bytes() != data:
-            raise
 
 
 def make_folder(path: Place) -> None:

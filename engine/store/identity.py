@@ -21,7 +21,7 @@ from substyle.engine import cache
 from substyle.engine.observability import stage
 from substyle.engine.store import journal
 from substyle.engine.store.layout import UNLABELLED, DifferentError
-from substyle.engine.store.manifest import Fractions, Manifest, SourceEntry
+from substyle.engine.store.manifest import DEFAULT_FRACTIONS, Fractions, Manifest, SourceEntry
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.kernels.errors import ConfigError, MissingError
@@ -94,7 +94,7 @@ def state_of(store: EmbeddingStore) -> object:
     return (store.manifest().digest if store.has_manifest() else "", journal.files(store.path))
 
 
-def entry_of(source: Source, fractions: Fractions) -> SourceEntry:
+def entry_of(source: Source, fractions: Fractions = DEFAULT_FRACTIONS) -> SourceEntry:
     """Return the store's record of a source."""
     name = source.name if isinstance(source, Named) else ""
     options = {key: value for key, value in source.options.items() if key != "kind"}

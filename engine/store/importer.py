@@ -41,26 +41,17 @@ _COLUMNS = ("key", "transformation", *_OPTIONAL)
 
 @dataclass(frozen=True)
 class _Given:
-    """Embeddings of a file, ordered by image and transformation.
+    """Embeddings of a file, ordered by image and transformation. Classes, splits and contents are by key."""
 
-    Attributes:
-        keys: N sorted keys.
-        labels, splits, contents: class name, split and content hash of the photograph by key; None for none.
-        settings: seed and canvas of the variants, where given.
-        definitions: the T transformations, identity first.
-        x_RD: embeddings; at_TN: the row of each.
-        digest: of all of these.
-    """
-
-    keys: list[str]
-    labels: dict[str, str | None]
+    keys: list[str]  # N, sorted
+    labels: dict[str, str | None]  # names of classes
     splits: dict[str, str | None]
-    contents: dict[str, str | None]
-    settings: dict[str, int]
-    definitions: list[Definition]
+    contents: dict[str, str | None]  # hashes of photographs
+    settings: dict[str, int]  # seed and canvas of the variants, where given
+    definitions: list[Definition]  # of the T transformations, identity first
     x_RD: NDArray[np.float32]
-    at_TN: NDArray[np.int64]
-    digest: str
+    at_TN: NDArray[np.int64]  # the row of each embedding
+    digest: str  # of all of these
 
     @classmethod
     def of(cls, columns: Mapping[str, list[Any]], x_RD: NDArray[np.float32]) -> _Given:
@@ -239,8 +230,9 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
     if embeddings.suffix == ".npy" and rows is None:
         raise MissingError("--rows", "a CSV file with columns key and transformation")
     file = rows if rows is not None and embeddings.suffix == ".npy" else embeddings
+    text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
     try:
-        table = _csv(file) if file is rows else pq.read_table(file)
+        table = pa.csv.read_csv(file, convert_options=text) if file is rows else pq.read_table(file)
         table.validate(full=True)
         columns = {name: _texts(table, name, file) for name in _COLUMNS}
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -250,11 +242,6 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
         given = f"array {x_RD.shape} for {len(table)} rows"
         raise ConfigError(f"embeddings of {embeddings.name}", given, "finite numbers (rows, D) within float32's range")
     return columns, x_RD
-
-
-def _csv(file: Path) -> pa.Table:
-    text = pa.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
-    return pa.csv.read_csv(file, convert_options=text)
 
 
 def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
@@ -323,6 +310,5 @@ def _settings(columns: Mapping[str, list[Any]]) -> dict[str, int]:
 
 def _labels(names: list[str | None]) -> tuple[NDArray[np.int64], list[str]]:
     classes = sorted({name for name in names if name is not None})
-    index = {name: i for i, name in enumerate(classes)}
-    labels = [UNLABELLED if name is None else index[name] for name in names]
-    return np.array(labels, dtype=np.int64), classes
+    number: dict[str | None, int] = {None: UNLABELLED, **{name: i for i, name in enumerate(classes)}}
+    return np.array([number[name] for name in names], dtype=np.int64), classes

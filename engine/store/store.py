@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,29 +42,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def create(path: Place, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> None:
-    """Create an empty store atomically: readers see all of it or nothing.
-
-    Args:
-        calibration: keys of the images that gates use.
-
-    Raises:
-        ConfigError: the path has no name.
-        StoreError: the path exists and is not empty, or cannot be written.
-    """
-    if not path.name:
-        raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
-    header = StoreHeader.new(settings, calibration)
-    with writing(path):
-        if isinstance(path, ObjectPlace):
-            _put(path, header)
-        else:
-            _make_folder(path, header)
-
-
-def root_attributes(header: StoreHeader) -> dict[str, object]:
+def root_attributes(settings: StoreSettings) -> dict[str, object]:
     """Attributes of the root group, for other Zarr readers; substyle does not read them back."""
-    return {"substyle": vars(header.settings)}
+    return {"substyle": vars(settings)}
 
 
 def _make_folder(path: Path, header: StoreHeader) -> None:
@@ -77,7 +58,7 @@ def _make_folder(path: Path, header: StoreHeader) -> None:
         (temporary / ARRAYS).mkdir(parents=True)
         for file, data in (
             (temporary / ARRAYS / METADATA, arrays.group({})),
-            (temporary / METADATA, arrays.group(root_attributes(header))),
+            (temporary / METADATA, arrays.group(root_attributes(header.settings))),
             (temporary / HEADER, header.encode()),
         ):
             file.write_bytes(data)
@@ -97,7 +78,7 @@ def _put(path: ObjectPlace, header: StoreHeader) -> None:
     with lock.mutex(path):
         _require_empty(path)
         (path / ARRAYS / METADATA).put(arrays.group({}))
-        (path / METADATA).put(arrays.group(root_attributes(header)))
+        (path / METADATA).put(arrays.group(root_attributes(header.settings)))
         write_durably(path / HEADER, header.encode())
 
 
@@ -109,7 +90,7 @@ def _require_empty(path: ObjectPlace) -> None:
 
 
 class EmbeddingStore:
-    """A store on a disk or in a bucket; see `create` and `open`."""
+    """A store on a disk or in a bucket."""
 
     def __init__(self, path: Place, head: StoreHeader) -> None:
         self.path = path
@@ -120,9 +101,24 @@ class EmbeddingStore:
 
     @classmethod
     def create(cls, path: Place | str, settings: StoreSettings, *, calibration: Sequence[str] = ()) -> EmbeddingStore:
-        """Create an empty store and open it; see `create`."""
+        """Create an empty store atomically, and open it: readers see all of it or nothing.
+
+        Args:
+            calibration: keys of the images that gates use.
+
+        Raises:
+            ConfigError: the path has no name.
+            StoreError: the path exists and is not empty, or cannot be written.
+        """
         path = place(path)
-        create(path, settings, calibration=calibration)
+        if not path.name:
+            raise ConfigError("store", str(path), "a path that ends in a name, such as runs/photographs.zarr")
+        header = StoreHeader(str(uuid.uuid4()), settings, tuple(calibration))
+        with writing(path):
+            if isinstance(path, ObjectPlace):
+                _put(path, header)
+            else:
+                _make_folder(path, header)
         return cls.open(path)
 
     @classmethod
@@ -212,7 +208,7 @@ class EmbeddingStore:
     def catalog(self) -> Catalog:
         """The backbones and transformations of the store. Raises StoreError if a catalog file is damaged."""
         files = catalog.files(self.path)
-        return self._kept("catalog", files, lambda: catalog.read(self.path, files))
+        return self._kept("catalog", files, lambda: catalog.read(files))
 
     def backbones(self) -> list[BackboneEntry]:
         """Return the backbones of the store, ordered by name."""
@@ -316,7 +312,7 @@ class EmbeddingStore:
             for name, definition in self.catalog.transformations[entry.slug].items():
                 if f"{ARRAYS}/{entry.slug}/{name}/{METADATA}" in found.metadata:
                     arrays.write(folder / name, self._array_metadata(entry, definition))
-        root = {METADATA: root_attributes(StoreHeader(self.uuid, self.settings)), f"{ARRAYS}/{METADATA}": {}}
+        root = {METADATA: root_attributes(self.settings), f"{ARRAYS}/{METADATA}": {}}
         for name, attributes in root.items():
             if name in found.metadata:
                 arrays.write((self.path / name).parent, arrays.group(attributes))

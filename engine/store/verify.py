@@ -180,7 +180,7 @@ class _Check:
                 good.append(file)
             except StoreError as error:
                 self.verdict.add("catalog", _inside(path, file), str(error), f"restore it from a copy, or {REDO}")
-        return catalog.read(path, good)
+        return catalog.read(good)
 
     def _metadata(self) -> dict[tuple[str, str], int]:
         """Rows of each array by (slug of the backbone, transformation)."""

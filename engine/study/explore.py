@@ -29,8 +29,7 @@ from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import SPLITS
 from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.store.tokens import averaged
+from substyle.engine.store.table import EmbeddingTable, averaged, open_table
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import StaleError
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError

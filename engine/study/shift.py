@@ -28,8 +28,7 @@ from substyle.engine.store.files import read_object, remove, write_durably, writ
 from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import EmbeddingTable, open_table
-from substyle.engine.store.tokens import averaged
+from substyle.engine.store.table import EmbeddingTable, averaged, open_table
 from substyle.engine.study.adapt import derive
 from substyle.engine.study.outputs import (
     Note,

@@ -84,7 +84,7 @@ def journal_content(store: Path) -> list[dict[str, Any]]:
 
 def catalog_content(store: Path) -> list[dict[str, Any]]:
     """What the catalog says, without measured rates."""
-    said = catalog.read(store)
+    said = catalog.read(catalog.files(store))
     return [
         {
             "facts": {k: v for k, v in entry.facts.items() if k != "rate"},

@@ -15,7 +15,7 @@ from tests.object_server import KEY, Fault, Server
 from substyle.engine.store import compaction, journal, manifest
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.layout import StoreError
-from substyle.engine.store.store import EmbeddingStore, create
+from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.store.verify import verify
 from substyle.pipelines.storage import ObjectError, ObjectPlace
@@ -60,7 +60,7 @@ def test_of_two_contents_under_one_name_one_is_there_and_the_other_is_told(bucke
 
 def test_of_several_that_make_a_store_one_does(bucket: ObjectPlace) -> None:
     store = bucket / "s.zarr"
-    raised = at_once(*[lambda: create(store, SETTINGS)] * 4)
+    raised = at_once(*[lambda: EmbeddingStore.create(store, SETTINGS)] * 4)
     assert sum(error is None for error in raised) == 1
     assert all(isinstance(error, StoreError) and str(store) in str(error) for error in raised if error)
     assert EmbeddingStore.open(store).settings.seed == SETTINGS.seed
@@ -69,14 +69,14 @@ def test_of_several_that_make_a_store_one_does(bucket: ObjectPlace) -> None:
 def test_a_folder_that_holds_something_else_is_left_as_it_is(bucket: ObjectPlace) -> None:
     (bucket / "s.zarr" / "notes.txt").put(b"somebody's")
     with pytest.raises(StoreError, match=r"s\.zarr: "):
-        create(bucket / "s.zarr", SETTINGS)
+        EmbeddingStore.create(bucket / "s.zarr", SETTINGS)
     assert [p.name for p, _ in bucket.walk()] == ["notes.txt"]
 
 
 def test_a_server_that_overwrites_against_the_request_is_refused(bucket: ObjectPlace, server: Server) -> None:
     server.conditional = False
     with pytest.raises(StoreError, match="If-None-Match"):
-        create(bucket / "s.zarr", SETTINGS)
+        EmbeddingStore.create(bucket / "s.zarr", SETTINGS)
     assert list(bucket.walk()) == []
 
 

@@ -11,11 +11,10 @@ import pytest
 import zarr
 from tests.engine.store.test_store import FOUND, SETTINGS, facts, make, note
 
-from substyle.engine.store.catalog import read
+from substyle.engine.store.catalog import files, read
 from substyle.engine.store.layout import Codec, DifferentError, StoreError, StoreSettings
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import load_table, open_table
-from substyle.engine.store.tokens import averaged
+from substyle.engine.store.table import averaged, load_table, open_table
 from substyle.engine.store.verify import verify
 from substyle.pipelines.storage import Place
 
@@ -73,7 +72,7 @@ def test_means_over_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(loaded.x_TND, expected)
     t_B, n_B = np.array([1, 0, 1, 1]), np.array([5, 2, 0, 5])
     for piece in (1, 1 << 20):
-        monkeypatch.setattr("substyle.engine.store.tokens._PIECE", piece)
+        monkeypatch.setattr("substyle.engine.store.table._PIECE", piece)
         assert not isinstance(lazy.x_TND, np.ndarray)
         np.testing.assert_array_equal(lazy.x_TND.whole(), expected)
         np.testing.assert_array_equal(lazy.take(t_B, n_B), expected[t_B, n_B])
@@ -111,7 +110,7 @@ def test_another_number_of_tokens_is_refused(tmp_path: Path) -> None:
     other.add_images(["a"], np.zeros(1, np.int64), ["x"], np.zeros(1, np.int8))
     other.ensure_backbone(of_tokens(5), FOUND)  # 12 numbers are not five tokens
     with pytest.raises(StoreError, match="damaged catalog file"):
-        read(other.path)
+        read(files(other.path))
 
 
 def test_metadata_of_tokens_are_written_again(tmp_path: Path) -> None:
