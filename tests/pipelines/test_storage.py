@@ -23,7 +23,6 @@ from substyle.pipelines.storage import (
     matching,
     place,
     reason,
-    relative,
     without_credentials,
 )
 
@@ -32,7 +31,7 @@ def test_names_and_lists(home: Place) -> None:
     for name in ("a/zarr.json", "b/zarr.json", "b/c/0/0", "notes-7.txt"):
         put(home / "s" / name, name.encode())
     store = home / "s"
-    assert [str(relative(p, store)) for p in matching(store, "*/zarr.json")] == ["a/zarr.json", "b/zarr.json"]
+    assert [str(p.relative_to(store)) for p in matching(store, "*/zarr.json")] == ["a/zarr.json", "b/zarr.json"]
     assert [p.name for p in matching(store, "*.txt")] == ["notes-7.txt"]
     assert [p.parent.name for p in matching(store, "b/*/*/0")] == ["0"]
     assert matching(store, "nothing/*") == []
@@ -46,7 +45,7 @@ def test_names_and_lists(home: Place) -> None:
     with pytest.raises(FileNotFoundError, match=r"notes-7\.txt"):
         notes.read_bytes()
     with pytest.raises(ValueError, match="not in"):
-        relative(store, home / "other")
+        store.relative_to(home / "other")
 
 
 def test_a_prefix_is_a_folder_and_no_beginning_of_a_name(bucket: ObjectPlace) -> None:
