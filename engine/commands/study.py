@@ -174,7 +174,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     try:
         return _report(options)
     except StaleError as error:
-        if options.study is None or not re.search("; run substyle (probe|analyze|attack) ", str(error)):
+        if options.study is None or not error.command:
             raise
         raise StaleError(f"{error} --study {shlex.quote(str(options.study))}") from None
 

@@ -125,7 +125,7 @@ def kept_domains(
         stores = {name: EmbeddingStore.open(path) for name, path in paths.items() if catalog.exists(path)}
         given = settings.get("folders", {}) if folders is None else folders
         now = _stamp(study, table, out, settings.get("own", ""), stores, given, tuple(settings.get("tasks", ())))
-        require_fresh(folder, note, now, "substyle run with the study")
+        require_fresh(folder, note, now)
         found[backbone] = read_object(folder / "domains.json")
     return found
 

@@ -31,7 +31,15 @@ _LIBRARIES = ("torch", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
 class StaleError(SubstyleError):
-    """Existing results are outdated: their inputs have changed."""
+    """Existing results are outdated: their inputs have changed.
+
+    Attributes:
+        command: the command that recomputes them, at the end of the message; empty if ``--study`` cannot be appended.
+    """
+
+    def __init__(self, message: str, command: str = "") -> None:
+        super().__init__(f"{message}; run {command}" if command else message)
+        self.command = command
 
 
 @dataclass(frozen=True)
@@ -181,15 +189,16 @@ def fits(folder: Path, stamp: Stamp) -> bool:
     return note is not None and not differing
 
 
-def require_fresh(folder: Path, note: Note, now: Stamp, again: str) -> None:
+def require_fresh(folder: Path, note: Note, now: Stamp, command: str = "") -> None:
     """Raise StaleError if the inputs of a folder's results have changed.
 
     Args:
-        again: command that recomputes them.
+        command: command that recomputes them; default: a run of the study.
     """
     differing = note.stamp.differences(now)
     if differing:
-        raise StaleError(f"{folder}: outdated, computed from {'; '.join(differing)}; run {again}")
+        again = "" if command else "; run substyle run with the study"
+        raise StaleError(f"{folder}: outdated, computed from {'; '.join(differing)}{again}", command)
 
 
 def seconds(folders: Iterable[Path]) -> float:

@@ -172,7 +172,7 @@ def kept_shift(
         stores = {each: EmbeddingStore.open(path) for each, path in paths.items() if catalog.exists(path)}
         settings = before.get("analysis", {}) if analysis is None else _settings(analysis)
         now = _stamp(study, table, out, stores, before.get("folders", {}) if folders is None else folders, settings)
-        require_fresh(folder, note, now, "substyle run with the study")
+        require_fresh(folder, note, now)
         found[name] = read_object(folder / "shift.json")
     return found
 

@@ -82,11 +82,11 @@ def kept_similarity(
         return {}
     settings = dict(note.stamp.settings)
     names = list(settings.pop("backbones", {}))
-    if not set(names) <= {entry.name for entry in store.backbones()}:
-        raise StaleError(f"{folder}: outdated, of another store; run substyle analyze {store.path}")
     again = f"substyle analyze {store.path}"
+    if not set(names) <= {entry.name for entry in store.backbones()}:
+        raise StaleError(f"{folder}: outdated, of another store", again)
     if list(note.stamp.transformations) != list(tables[0].transformations):
-        raise StaleError(f"{folder}: outdated, computed from other transformations; run {again}")
+        raise StaleError(f"{folder}: outdated, computed from other transformations", again)
     now = _stamp(store, names, tables[0].transformations, stages.stage_settings(config) if config else settings)
     require_fresh(folder, note, now, again)
     found = read_object(folder / _FILE)

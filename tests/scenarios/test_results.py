@@ -282,7 +282,8 @@ def test_another_version_of_the_code(scene: Scene, monkeypatch: pytest.MonkeyPat
     before = numbers(scene.run())
     store = scene.root / "out" / "store.zarr"
     monkeypatch.setattr("substyle.engine.study.outputs.cache.code_hash", lambda *patterns: "another")
-    scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
+    message = scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")
+    assert message.endswith(f"; run substyle probe {store} --study {scene.study_file()}")
     assert numbers(scene.run()) == before
 
 

@@ -61,8 +61,10 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     tables = open_tables(store, names)
     assert kept_similarity(store, tmp_path, tables) == found
     assert kept_similarity(store, tmp_path, tables[:1]) == {}
-    with pytest.raises(StaleError, match="seed"):
+    with pytest.raises(StaleError, match="seed") as stale:
         kept_similarity(store, tmp_path, tables, AnalysisConfig(seed=1))
+    assert stale.value.command == f"substyle analyze {store.path}"
+    assert str(stale.value).endswith(f"; run {stale.value.command}")
     with pytest.raises(StaleError, match="other transformations"):
         kept_similarity(store, tmp_path, open_tables(store, names, ["identity", "jpeg"]))
     embed(two_classes, tmp_path / "other.zarr", names, seed=1, **images)
