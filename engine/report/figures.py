@@ -1,17 +1,16 @@
-"""Confusion matrices, heat tables and curves. Colours of the former are transparent, for light and dark pages."""
+"""Confusion matrices and curves. Colours of the former are transparent, for light and dark pages."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import Kind, Results, dig, heads, ordered, show, show_interval, verbatim
-from substyle.engine.report.findings import interval_key
+from substyle.engine.report.data import dig, verbatim
 
 HEAT = (31, 111, 181)
 INK, MUTED, FULL, OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
@@ -72,184 +71,6 @@ def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]], *, linear: bool = 
     file = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a heat table: text, small text below it, and heat in [0, 1] (None: no colour)."""
-
-    text: str
-    small: str
-    heat: float | None
-
-
-@dataclass(frozen=True)
-class HeatTable:
-    """A table of transformations (rows, grouped by coarse class) and backbones (columns), coloured by value.
-
-    Attributes:
-        columns: (backbone, whether it is a control).
-        groups: (coarse class, rows of (transformation, cells)).
-        footer: (heading, cells) below all groups.
-    """
-
-    columns: tuple[tuple[str, bool], ...]
-    groups: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
-    footer: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
-
-
-def heat_table(
-    results: Results,
-    value: Callable[[Any, str], Any],
-    *,
-    small: Callable[[Any, str], str] = lambda backbone, t: "",
-    kind: Kind = "share",
-    keep: Callable[[dict[str, Any]], bool] = lambda row: True,
-) -> HeatTable | None:
-    """Create a heat table; None if there are no numbers.
-
-    Args:
-        results: the results.
-        value: number for (backbone's results, transformation).
-        small: small text below the number, such as its interval, with the same arguments.
-        kind: format of the numbers.
-        keep: selects transformations.
-    """
-    suite = [row["name"] for row in results["transformations"]]
-    known = {n: [value(results["backbones"][n], t) is not None for t in suite] for n in ordered(results)}
-    names = [name for name, found in known.items() if any(found)]
-    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
-    for row in results["transformations"]:
-        cells = []
-        for name in names:
-            backbone = results["backbones"][name]
-            number = value(backbone, row["name"])
-            heat = None if number is None else min(max(number, 0.0), 1.0)
-            cells.append(Cell(show(number, kind), small(backbone, row["name"]), heat))
-        if keep(row) and any(cell.heat is not None for cell in cells):
-            groups.setdefault(row["coarse"], []).append((row["name"], tuple(cells)))
-    if not groups:
-        return None
-    columns = tuple((name, bool(dig(results, "backbones", name, "control"))) for name in names)
-    return HeatTable(columns, tuple((coarse, tuple(rows)) for coarse, rows in groups.items()))
-
-
-def _footer(
-    results: Results, table: HeatTable, task: str, head: str, wanted: Sequence[tuple[str, str, Kind]]
-) -> HeatTable:
-    """Add rows for overall scores that any backbone has, given as (score, heading, kind), and for chance.
-
-    Backbones whose probe has not converged are marked †.
-    """
-    footer = []
-    for key, heading, kind in wanted:
-        every = [dig(results, "backbones", name, task, head) for name, _ in table.columns]
-        if all(dig(scores, key) is None for scores in every):
-            continue
-        cells = []
-        for scores in every:
-            interval = dig(scores, interval_key(scores, task, key))
-            cells.append(Cell(show(dig(scores, key), kind), show_interval(interval, kind), None))
-        footer.append((heading, tuple(cells)))
-    chance = dig(results, "chance", "coarse" if task == "coarse_rotation" else task)
-    if chance is not None:
-        footer.append(("Chance", (Cell(show(chance), "", None),) * len(table.columns)))
-    late = [dig(results, "backbones", name, task, head, "converged") is False for name, _ in table.columns]
-    columns = tuple((name + " †" * mark, control) for (name, control), mark in zip(table.columns, late, strict=True))
-    return HeatTable(columns, table.groups, tuple(footer))
-
-
-def _accuracies(
-    results: Results, task: str, wanted: Sequence[tuple[str, str, Kind]], *, role: str = ""
-) -> list[tuple[str, HeatTable]]:
-    """(head, accuracy by transformation) for all heads that have any.
-
-    Args:
-        wanted: overall scores (score, heading, kind).
-        role: leave out transformations of other roles.
-    """
-    tables = []
-    for head in heads(results):
-        path = (task, head, "by_transformation")
-
-        def value(backbone: object, t: str, path: tuple[str, ...] = path) -> Any:  # noqa: ANN401 (JSON)
-            found = dig(backbone, *path, t)
-            return dig(found, "accuracy") if isinstance(found, dict) else found
-
-        def small(backbone: object, t: str, path: tuple[str, ...] = path) -> str:
-            return show_interval(dig(backbone, *path, t, "ci95"))
-
-        table = heat_table(results, value, small=small, keep=lambda row: role in ("", row["role"]))
-        if table is not None:
-            tables.append((head, _footer(results, table, task, head, wanted)))
-    return tables
-
-
-def style_tables(results: Results) -> list[tuple[str, HeatTable]]:
-    """Style accuracy by transformation."""
-    return _accuracies(results, "fine", [("accuracy", "All", "share")])
-
-
-def new_style_tables(results: Results, role: str) -> list[tuple[str, HeatTable]]:
-    """Coarse accuracy by transformation with a role, ``held_out`` or ``train``."""
-    wanted: list[tuple[str, str, Kind]] = [("seen", "All seen", "share")]
-    if role == "held_out":
-        wanted += [("held_out", "All held out", "share"), ("gap", "Gap", "points")]
-    return _accuracies(results, "coarse", wanted, role=role)
-
-
-def rotation_tables(results: Results) -> list[tuple[str, HeatTable]]:
-    """Coarse accuracy by transformation, each held out in turn."""
-    return _accuracies(results, "coarse_rotation", [("accuracy", "All", "share"), ("styles", "All styles", "share")])
-
-
-def substance_tables(results: Results) -> list[tuple[str, HeatTable]]:
-    """Class accuracy by transformation."""
-    return _accuracies(
-        results, "semantic", [("clean", "Unchanged", "share"), ("obfuscated", "All transformed", "share")]
-    )
-
-
-def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
-    """(title, explanation, table) of sensitivity, equivariance and steerability."""
-    wanted = (
-        (
-            "sensitivity",
-            "Sensitivity",
-            "1 − cosine between a variant and its unchanged photograph, after subtracting the mean of the unchanged "
-            "photographs from both, averaged over photographs. 0: the embedding does not move; 1: the variant is as "
-            "dissimilar to its photograph as an unrelated one.",
-        ),
-        (
-            "equivariance",
-            "Equivariance",
-            "Mean cosine between the displacement of one photograph and the mean of the displacements of all others, "
-            "each at unit length. 1: the transformation moves all embeddings in the same direction; 0: in unrelated "
-            "directions.",
-        ),
-        (
-            "steerability",
-            "Steerability",
-            "R² on test photographs of a ridge regression from the unchanged embedding to the variant's; 0 is no "
-            "better than the mean. Small: R² of the unchanged embedding itself.",
-        ),
-    )
-    tables = []
-    for key, title, text in wanted:
-        table = _geometry(results, key)
-        if table is not None:
-            tables.append((title, text, table))
-    return tables
-
-
-def _geometry(results: Results, key: str) -> HeatTable | None:
-    def small(backbone: object, t: str) -> str:
-        if key == "steerability":
-            unchanged = dig(backbone, "steerability_unchanged", t)
-            return "" if unchanged is None else show(unchanged, "number")
-        return show_interval(dig(backbone, f"{key}_ci95", t), "number")
-
-    return heat_table(results, lambda backbone, t: dig(backbone, key, t), small=small, kind="number")
 
 
 @dataclass(frozen=True)

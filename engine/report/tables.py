@@ -69,42 +69,32 @@ def _each_transformation(
     return Table(name, caption, (*fixed, *columns), tuple(rows))
 
 
-def _each_head(
-    results: Results, name: str, caption: str, task: str, key: str, heading: str, *, interval: bool = False
-) -> Table:
-    """Accuracy of a task by transformation, in a column ``key_<head>`` per kind of head."""
-    tried = heads(results)
-    columns = [Column(f"{key}_{head}", f"{heading} ({head})", interval=interval) for head in tried]
+# of each task: table, caption, columns and their heading
+_BY_TRANSFORMATION = {
+    "fine": ("per_transformation", "Style accuracy on test photographs, by transformation.", "style", "Style"),
+    "coarse": ("generalisation", "Coarse accuracy on test photographs, by transformation.", "coarse", "Coarse class"),
+    "coarse_rotation": (
+        *("rotation", "Coarse accuracy on test photographs, by transformation, each held out in turn."),
+        *("coarse", "Coarse class"),
+    ),
+    "semantic": (
+        *("semantic", "Accuracy of the class probe, trained on unchanged photographs, by transformation."),
+        *("class", "Class"),
+    ),
+}
+
+
+def by_transformation(results: Results, task: str) -> Table:
+    """Accuracy of a task by transformation, a column per kind of head."""
+    name, caption, key, heading = _BY_TRANSFORMATION[task]
+    tried, interval = heads(results), task.startswith("coarse")
 
     def values(backbone: object, transformation: str) -> Iterable[Any]:
         found = (dig(backbone, task, head, "by_transformation", transformation) for head in tried)
         return (scored(each, "accuracy", "ci95") for each in found) if interval else found
 
+    columns = [Column(f"{key}_{head}", f"{heading} ({head})", interval=interval) for head in tried]
     return _each_transformation(results, name, caption, columns, values)
-
-
-def per_transformation(results: Results) -> Table:
-    """Style accuracy by transformation."""
-    caption = "Style accuracy on test photographs, by transformation."
-    return _each_head(results, "per_transformation", caption, "fine", "style", "Style")
-
-
-def generalisation(results: Results) -> Table:
-    """Coarse accuracy by transformation, seen or held out."""
-    caption = "Coarse accuracy on test photographs, by transformation."
-    return _each_head(results, "generalisation", caption, "coarse", "coarse", "Coarse class", interval=True)
-
-
-def rotation(results: Results) -> Table:
-    """Coarse accuracy by transformation, each held out in turn."""
-    caption = "Coarse accuracy on test photographs, by transformation, each held out in turn."
-    return _each_head(results, "rotation", caption, "coarse_rotation", "coarse", "Coarse class", interval=True)
-
-
-def semantic(results: Results) -> Table:
-    """Class accuracy by transformation."""
-    caption = "Accuracy of the class probe, trained on unchanged photographs, by transformation."
-    return _each_head(results, "semantic", caption, "semantic", "class", "Class")
 
 
 def geometry(results: Results) -> Table:
@@ -350,16 +340,14 @@ def all_tables(results: Results) -> list[Table]:
     """All tables with rows."""
     tables = [
         overview(results),
-        per_transformation(results),
-        generalisation(results),
-        rotation(results),
+        *(by_transformation(results, task) for task in ("fine", "coarse", "coarse_rotation")),
         redrawn(results),
         equal_width(results),
         gains.attentive(results),
         extraction.extractability(results),
         extraction.learning_curves(results),
         extraction.complexity(results),
-        semantic(results),
+        by_transformation(results, "semantic"),
         multitask(results),
         knn(results),
         neighbours(results),

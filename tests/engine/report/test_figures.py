@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report import claims, figures, page, sections, tables
+from substyle.engine.report import claims, figures, heat_tables, page, sections, tables
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_no_confusion_no_figure(confusion: object) -> None:
 
 def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
     results = fake.fake_results()
-    (head, table), _ = figures.style_tables(results)
+    (head, table), _ = heat_tables.accuracies(results, "fine")
     assert head == "linear"
     assert [coarse for coarse, _ in table.groups][:3] == ["identity", "blur", "noise"]
     assert [name for name, _ in table.groups[1][1]] == ["gaussian_blur", "motion_blur", "defocus_blur", "zoom_blur"]
@@ -54,7 +54,7 @@ def test_heat_tables_group_and_colour(fake: ModuleType) -> None:
 def test_heat_is_kept_within_its_scale(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     results["backbones"]["alpha"]["steerability"] |= {"jpeg": -3.5, "swirl": None}
-    table = figures.geometry_tables(results)[2][2]
+    table = heat_tables.geometry_tables(results)[2][2]
     cells = {name: row[0] for _, rows in table.groups for name, row in rows}
     assert cells["jpeg"].text == "−3.500"
     assert cells["jpeg"].heat == 0.0
@@ -65,7 +65,7 @@ def test_held_out_tables_hold_held_out_transformations_only(fake: ModuleType) ->
     results = fake.fake_results()
     roles = {row["name"]: row["role"] for row in results["transformations"]}
     for role in ("held_out", "train"):
-        table = figures.new_style_tables(results, role)[0][1]
+        table = heat_tables.accuracies(results, "coarse", role=role)[0][1]
         shown = [name for _, rows in table.groups for name, _ in rows]
         assert shown == [name for name in roles if roles[name] == role]
 
@@ -82,9 +82,9 @@ def test_rotation_tables_have_all_and_chance(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": None}}, "accuracy": 0.41, "ci95": [0.3, 0.5]}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    ((head, table),) = figures.rotation_tables(results)
+    ((head, table),) = heat_tables.accuracies(results, "coarse_rotation")
     assert head == "linear"
-    assert table.groups == (("quality", (("jpeg", (figures.Cell("40.0", "", 0.4),)),)),)
+    assert table.groups == (("quality", (("jpeg", (heat_tables.Cell("40.0", "", 0.4),)),)),)
     assert [(heading, cells[0].text, cells[0].small) for heading, cells in table.footer] == [
         ("All", "41.0", "30.0–50.0"),
         ("Chance", "10.0", ""),

@@ -128,9 +128,9 @@ def test_numbers_come_from_their_places(fake: ModuleType) -> None:
     assert overview["style"] == (backbone["fine"]["mlp"]["accuracy"], *backbone["fine"]["mlp"]["ci95"])
     assert overview["gap"] == (backbone["coarse"]["mlp"]["gap"], *backbone["coarse"]["mlp"]["gap_two_way_ci95"])
     assert overview["obfuscated"][0] == backbone["semantic"]["mlp"]["obfuscated"]
-    style = row_of(tables.per_transformation(results), "dinov2_vit_small", "swirl")
+    style = row_of(tables.by_transformation(results, "fine"), "dinov2_vit_small", "swirl")
     assert style["style_linear"] == backbone["fine"]["linear"]["by_transformation"]["swirl"]
-    new = row_of(tables.generalisation(results), "dinov2_vit_small", "swirl")
+    new = row_of(tables.by_transformation(results, "coarse"), "dinov2_vit_small", "swirl")
     swirl = backbone["coarse"]["linear"]["by_transformation"]["swirl"]
     assert new["coarse_linear"] == (swirl["accuracy"], *swirl["ci95"])
     assert new["role"] == "held_out"
@@ -162,7 +162,7 @@ def test_rotation_has_its_table(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": [0.3, 0.5]}}}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    assert tables.rotation(results).rows == (("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),)
+    assert tables.by_transformation(results, "coarse_rotation").rows == (("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),)
 
 
 def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> None:

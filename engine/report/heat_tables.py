@@ -1,0 +1,133 @@
+"""Tables by transformation as heat tables of the page: a column per backbone, coloured by value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from substyle.engine.report.data import Kind, Results, Table, dig, heads, ordered, show, show_interval
+from substyle.engine.report.findings import interval_key
+from substyle.engine.report.tables import by_transformation, geometry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a heat table: text, small text below it, and heat in [0, 1] (None: no colour)."""
+
+    text: str
+    small: str
+    heat: float | None
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    """A table of transformations (rows, grouped by coarse class) and backbones (columns), coloured by value.
+
+    Attributes:
+        columns: (backbone, whether it is a control).
+        groups: (coarse class, rows of (transformation, cells)).
+        footer: (heading, cells) below all groups.
+    """
+
+    columns: tuple[tuple[str, bool], ...]
+    groups: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
+    footer: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
+
+
+def heat_table(results: Results, table: Table, name: str, *, small: str = "", role: str = "") -> HeatTable | None:
+    """Show a column of a table by transformation as a heat table; None if it has no numbers.
+
+    Args:
+        name: the column; its intervals are the small text.
+        small: another column to show as small text.
+        role: leave out transformations of other roles.
+    """
+    column = next(column for column in table.columns if column.name == name)
+    cells: dict[tuple[str, str], Cell] = {}  # by backbone and transformation
+    for row in table.rows:
+        values = {each.name: value for each, value in zip(table.columns, row, strict=True)}
+        number, *ends = values[name] or (None, None, None) if column.interval else (values[name],)
+        below = show_interval(ends, column.kind) if ends and ends[0] is not None else ""
+        if small and values[small] is not None:
+            below = show(values[small], column.kind)
+        heat = None if number is None else min(max(number, 0.0), 1.0)
+        cells[row[0], row[1]] = Cell(show(number, column.kind), below, heat)
+    known = {place for place, cell in cells.items() if cell.heat is not None}
+    names = [backbone for backbone in ordered(results) if any(backbone == other for other, _ in known)]
+    groups: dict[str, list[tuple[str, tuple[Cell, ...]]]] = {}
+    for row in results["transformations"]:
+        each = tuple(cells.get((backbone, row["name"]), Cell(show(None), "", None)) for backbone in names)
+        if role in ("", row["role"]) and any(cell.heat is not None for cell in each):
+            groups.setdefault(row["coarse"], []).append((row["name"], each))
+    columns = tuple((backbone, bool(dig(results, "backbones", backbone, "control"))) for backbone in names)
+    return HeatTable(columns, tuple((coarse, tuple(rows)) for coarse, rows in groups.items())) if groups else None
+
+
+# overall scores of each task: score, heading, kind
+_OVERALL: dict[str, tuple[tuple[str, str, Kind], ...]] = {
+    "fine": (("accuracy", "All", "share"),),
+    "coarse": (("seen", "All seen", "share"), ("held_out", "All held out", "share"), ("gap", "Gap", "points")),
+    "coarse_rotation": (("accuracy", "All", "share"), ("styles", "All styles", "share")),
+    "semantic": (("clean", "Unchanged", "share"), ("obfuscated", "All transformed", "share")),
+}
+
+
+def accuracies(results: Results, task: str, *, role: str = "") -> list[tuple[str, HeatTable]]:
+    """(head, accuracy by transformation) of a task for all heads that have any, with overall scores and chance.
+
+    Backbones whose probe has not converged are marked †.
+
+    Args:
+        role: leave out transformations of other roles, and for ``train`` the scores of held-out ones.
+    """
+    table, chance = by_transformation(results, task), dig(results, "chance", task.removesuffix("_rotation"))
+    made = []
+    for head, column in zip(heads(results), table.columns[4:], strict=True):
+        if (found := heat_table(results, table, column.name, role=role)) is None:
+            continue
+        probes = [dig(results, "backbones", name, task, head) for name, _ in found.columns]
+        footer = []
+        for key, heading, kind in _OVERALL[task][: 1 if role == "train" else None]:
+            if any(dig(probe, key) is not None for probe in probes):
+                intervals = [show_interval(dig(probe, interval_key(probe, task, key)), kind) for probe in probes]
+                values = [show(dig(probe, key), kind) for probe in probes]
+                cells = (Cell(value, interval, None) for value, interval in zip(values, intervals, strict=True))
+                footer.append((heading, tuple(cells)))
+        if chance is not None:
+            footer.append(("Chance", (Cell(show(chance), "", None),) * len(probes)))
+        marks = [" †" * (dig(probe, "converged") is False) for probe in probes]
+        columns = tuple((name + mark, control) for (name, control), mark in zip(found.columns, marks, strict=True))
+        made.append((head, replace(found, columns=columns, footer=tuple(footer))))
+    return made
+
+
+# column, title and explanation
+_GEOMETRY = (
+    (
+        "sensitivity",
+        "Sensitivity",
+        "1 − cosine between a variant and its unchanged photograph, after subtracting the mean of the unchanged "
+        "photographs from both, averaged over photographs. 0: the embedding does not move; 1: the variant is as "
+        "dissimilar to its photograph as an unrelated one.",
+    ),
+    (
+        "equivariance",
+        "Equivariance",
+        "Mean cosine between the displacement of one photograph and the mean of the displacements of all others, "
+        "each at unit length. 1: the transformation moves all embeddings in the same direction; 0: in unrelated "
+        "directions.",
+    ),
+    (
+        "steerability",
+        "Steerability",
+        "R² on test photographs of a ridge regression from the unchanged embedding to the variant's; 0 is no "
+        "better than the mean. Small: R² of the unchanged embedding itself.",
+    ),
+)
+
+
+def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
+    """(title, explanation, table) of sensitivity, equivariance and steerability."""
+    table = geometry(results)
+    small = {"steerability": "unchanged"}
+    found = [(title, text, heat_table(results, table, key, small=small.get(key, ""))) for key, title, text in _GEOMETRY]
+    return [(title, text, each) for title, text, each in found if each is not None]
