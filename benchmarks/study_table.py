@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.report.claims import shown_correlations
-from substyle.engine.report.domains import domains
 from substyle.engine.report.gains import attentive, finetuned
-from substyle.engine.report.shift import shift_table
+from substyle.engine.report.shift import domains, shift_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -20,7 +20,7 @@ from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
-from substyle.engine.report.labels import labelled
+from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.report.validation import read_results
 from substyle.engine.store.identity import PhotographsError, Remedies

@@ -1,11 +1,15 @@
-"""Access to results.json, and formatting of its numbers."""
+"""Access to results.json, formatting of its numbers, and labels shown in place of the names of backbones."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
+
+from substyle.kernels.errors import ConfigError
 
 HEADS = ("linear", "mlp")
 Results = dict[str, Any]
@@ -64,6 +68,11 @@ def heads(results: Results) -> list[str]:
         if scores
     }
     return [head for head in HEADS if head in found] + sorted(found.difference(HEADS))
+
+
+def first_head(results: Results) -> str:
+    """The first head of all probes, "" without probes."""
+    return (*heads(results), "")[0]
 
 
 def head_name(head: str) -> str:
@@ -128,11 +137,6 @@ def show_interval(low_high: Sequence[float] | None, kind: Kind = "share") -> str
     return f"{low} to {high}" if kind == "points" else f"{low}–{high}"
 
 
-def verbatim(text: str) -> str:
-    """Escape the math text of matplotlib."""
-    return text.replace("$", r"\$")
-
-
 def minus(text: str) -> str:
     """Replace hyphens by minus signs."""
     return text.replace("-", "−")
@@ -169,3 +173,61 @@ def scored_under(scores: object, name: str, key: str) -> tuple[float, float | No
     """(value, low, high) of ``key`` in the scores ``name``, whose intervals are in ``name_ci95``."""
     value, low_high = dig(scores, name, key), dig(scores, f"{name}_ci95", key) or (None, None)
     return None if value is None else (value, low_high[0], low_high[1])
+
+
+def labels_of(results: Results) -> dict[str, str]:
+    """Labels of the backbones that have one; adapted and fine-tuned ones are named by their backbone and training.
+
+    Raises:
+        ConfigError: two backbones have the same label.
+    """
+    backbones = results["backbones"]
+    found = {name: str(dig(backbone, "label") or name) for name, backbone in backbones.items()}
+    for name, backbone in backbones.items():
+        if base := _base(backbone):
+            training = dig(backbone, "adapter", "method")
+            training = training or "{objective}, seed {seed}".format_map(backbone["spec"]["finetuned"])
+            if not dig(backbone, "label"):
+                found[name] = f"{found.get(base, base)} + {training}"
+    times = Counter(found.values())
+    for name, label in found.items():
+        if times[label] < 2:
+            continue
+        if not _base(backbones[name]):
+            raise ConfigError("label", label, "a different label for each backbone")
+        text = f"{label} ({PurePath(name).stem[:8]})"  # two trainings
+        found[name] = name if text in found.values() else text  # or one file under two paths
+    return {name: label for name, label in found.items() if label != name}
+
+
+def _base(backbone: object) -> object:
+    """Name of the backbone that an adapted or fine-tuned backbone was trained from."""
+    return dig(backbone, "adapter", "backbone") or dig(backbone, "spec", "finetuned", "backbone")
+
+
+def labelled(results: Results) -> Results:
+    """Return results in which labels replace the names of backbones."""
+    labels = labels_of(results)
+    if not labels:
+        return results
+    longest = sorted(labels, key=len, reverse=True)
+    # not within a longer name, such as mae:base in mae:base@layer=6
+    names = re.compile(r"(?<![\w:/@=+.-])(" + "|".join(map(re.escape, longest)) + r")(?![\w:/@=+-])")
+
+    def shown(text: str) -> str:
+        return names.sub(lambda found: labels[found[1]], text)
+
+    def renamed(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, Mapping):
+            return {shown(key) if isinstance(key, str) else key: renamed(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [renamed(each) for each in value]
+        return shown(value) if isinstance(value, str) else value
+
+    changed = {key: renamed(value) for key, value in results.items()}
+    for name, backbone in changed["backbones"].items():
+        spec = backbone.get("spec") if isinstance(backbone, dict) else None
+        original = next((old for old, label in labels.items() if label == name), name)
+        if isinstance(spec, dict) and "name" in spec:
+            spec["name"] = original  # the page of methods states it
+    return changed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, verbatim
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
 from substyle.engine.report.figures import FULL, MUTED, OPEN, panels
 
 LINEAR = "linear"
@@ -296,11 +296,11 @@ def draw_sizes(plots: Sequence[SizePlot]) -> Any:  # noqa: ANN401 (matplotlib sh
             fill = colour if chosen else "white"
             axis.plot(x, y, "o", ms=4, mec=colour, mfc=fill, zorder=3 + chosen, clip_on=False)
             if point.front or chosen:
-                axis.annotate(verbatim(point.label), (x, y), (4, 3), textcoords="offset points", fontsize=6)
+                axis.annotate(point.label, (x, y), (4, 3), textcoords="offset points", fontsize=6)
         axis.set_xticks([100 * tick for tick in plot.x.ticks])
         axis.set_yticks([100 * tick for tick in plot.y.ticks])
         axis.set(xlim=(100 * plot.x.low, 100 * plot.x.high), ylim=(100 * plot.y.low, 100 * plot.y.high))
-        axis.set_title(verbatim(plot.name), size=7)
+        axis.set_title(plot.name, size=7)
     figure.supxlabel(plots[0].x_label, fontsize=8)
     figure.supylabel(plots[0].y_label, fontsize=8)
     return figure

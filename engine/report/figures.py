@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from substyle.engine.report.data import dig, verbatim
+from substyle.engine.report.data import dig
 
 HEAT = (31, 111, 181)
 INK, MUTED, FULL, OPEN = "#1b1f24", "#7a828c", "#1f6fb5", "#c8561b"
@@ -73,37 +72,6 @@ def heat_png(share_RC: np.ndarray[Any, np.dtype[np.float64]], *, linear: bool = 
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-@dataclass(frozen=True)
-class Curve:
-    """An accuracy by layer of a network or by severity of a transformation.
-
-    Attributes:
-        label: name of the curve.
-        colour: ``full`` or ``open``, colours of the page, or any other.
-        dashed: whether the line is.
-        points: (layer or severity, value, low, high), ascending.
-        unconverged: layers whose probe has not converged.
-    """
-
-    label: str
-    colour: str
-    dashed: bool
-    points: tuple[tuple[int, float, float | None, float | None], ...]
-    unconverged: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class CurvePlot:
-    """Curves from level ``first`` to ``last``, with ``ticks`` at some levels, and a sentence on them."""
-
-    name: str
-    first: int
-    last: int
-    ticks: tuple[int, ...]
-    curves: tuple[Curve, ...]
-    summary: str
-
-
 def panels(
     count: int,
     most: int,
@@ -128,25 +96,3 @@ def panels(
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]
-
-
-def draw_curves(plots: Sequence[CurvePlot], level: str, most: int = 3) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    """Draw plots, at most ``most`` in a row. ``level`` is what the horizontal axes show."""
-    figure, axes = panels(len(plots), most, 7.8 / most, 2.3, below=0.4, sharey=True)
-    legend: dict[str, Any] = {}
-    for axis, plot in zip(axes, plots, strict=True):
-        for curve in plot.curves:
-            x, values, lows, highs = zip(*curve.points, strict=True)
-            colour = {"full": FULL, "open": OPEN}.get(curve.colour, curve.colour)
-            line = {"color": colour, "ls": "--" if curve.dashed else "-", "lw": 1.2, "marker": "o", "ms": 2.5}
-            (drawn,) = axis.plot(x, [100 * value for value in values], **line)
-            legend.setdefault(verbatim(curve.label), drawn)
-            for at, low, high in zip(x, lows, highs, strict=True):
-                if low is not None:
-                    axis.plot([at, at], [100 * low, 100 * high], color=colour, lw=0.6)
-        axis.set(ylim=(0, 100), xlim=(plot.first - 0.3, plot.last + 0.3), xticks=plot.ticks)
-        axis.set_title(verbatim(plot.name), size=7)
-        axis.set_xlabel(level, size=7)
-    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
-    figure.supylabel("accuracy, %", fontsize=8)
-    return figure

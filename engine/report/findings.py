@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from substyle.engine.report.data import Results, dig, head_name, heads, ordered, real, show, show_interval
+from substyle.engine.report.data import Results, dig, head_name, heads, ordered, real, scored, show, show_interval
 
 LEVEL = 0.05  # significance level after Holm's correction
 MARGIN = 0.01  # margin of equivalence
@@ -32,6 +32,11 @@ def interval_key(scores: object, task: str, key: str) -> str:
     prefix = "" if key == "accuracy" else f"{key}_"
     two_way = f"{prefix}two_way_ci95"
     return two_way if (task, key) in GENERAL and dig(scores, two_way) else f"{prefix}ci95"
+
+
+def task_score(scores: object, task: str, key: str) -> tuple[float, float | None, float | None] | None:
+    """(value, low, high) of a score of a task, see `scored`; the interval is that of `interval_key`."""
+    return scored(scores, key, interval_key(scores, task, key))
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,18 @@ from substyle.engine.report.data import (
     Results,
     Table,
     dig,
+    first_head,
     head_name,
-    heads,
     ordered,
     scored,
     show,
     show_interval,
 )
-from substyle.engine.report.findings import LEVEL, SCORES, interval_key
+from substyle.engine.report.findings import LEVEL, SCORES, task_score
 
 Estimate = tuple[float, float | None, float | None]
 _CLASS = "semantic"  # the objective that others are compared with
 _TOKEN_HEADS = ("linear", "mlp", "attentive", "efficient")
-
-
-def head_of(results: Results) -> str:
-    """The first head of all probes."""
-    return (*heads(results), "")[0]
 
 
 def gain(results: Results, a: str, b: str, task: str, key: str, head: str) -> tuple[Estimate, float | None] | None:
@@ -70,18 +65,18 @@ def adapters(results: Results) -> Table:
     for name, base, method in _pairs(results):
         both = [results["backbones"][each] for each in (base, name)]
         for heading, task, key in SCORES:
-            scores = [dig(each, task, head_of(results)) for each in both]
-            before, after = (scored(each, key, interval_key(each, task, key)) for each in scores)
+            scores = [dig(each, task, first_head(results)) for each in both]
+            before, after = (task_score(each, task, key) for each in scores)
             if before is not None and after is not None:
                 late = any(dig(each, "converged") is False for each in scores)
-                found = gain(results, name, base, task, key, head_of(results))
+                found = gain(results, name, base, task, key, first_head(results))
                 rows.append((base, method, heading, before, after, found and found[0], "no" if late else "yes"))
         late = any(dig(each, "semantic", "linear", "converged") is False for each in both)  # the probe of shifts
         for folder in dig(both[0], "shift") or {}:
             before, after = (scored(dig(each, "shift", folder), "accuracy", "ci95") for each in both)
             if before is not None and after is not None:
                 rows.append((base, method, f"Class, {folder}", before, after, None, "no" if late else "yes"))
-    caption = f"{head_of(results)} probes of backbones and of their adapted embeddings."
+    caption = f"{first_head(results)} probes of backbones and of their adapted embeddings."
     return Table("adapters", caption, columns, tuple(rows))
 
 
@@ -92,8 +87,8 @@ def adapters_summary(results: Results) -> str:
         raised: list[str] = []
         lowered: list[str] = []
         for heading, task, key in SCORES:
-            found = gain(results, name, base, task, key, head_of(results))
-            late = [dig(results, "backbones", n, task, head_of(results), "converged") is False for n in (name, base)]
+            found = gain(results, name, base, task, key, first_head(results))
+            late = [dig(results, "backbones", n, task, first_head(results), "converged") is False for n in (name, base)]
             if found is None or found[1] is None or found[1] >= LEVEL or any(late):
                 continue
             (raised if found[0][0] > 0 else lowered).append(f"{heading.lower()} ({_points(found[0])})")
@@ -140,7 +135,7 @@ def finetuned(results: Results) -> Table:
             late = any(_scored(results, name, task, "converged") is False for name in compared)
             row = (title, objective, heading, len(names), before, mean, change, difference)
             rows.append((*row, "no" if late else "yes"))
-    caption = f"{head_name(head_of(results)).capitalize()} probes of backbones before and after fine-tuning, "
+    caption = f"{head_name(first_head(results)).capitalize()} probes of backbones before and after fine-tuning, "
     caption += "mean over seeds."
     return Table("finetuned", caption, columns, tuple(rows))
 
@@ -204,7 +199,7 @@ def _value(results: Results, name: str, task: str, key: str) -> float | None:
 
 def _scored(results: Results, name: str, task: str, key: str) -> Any:  # noqa: ANN401
     """An entry of the probe of a task; shifts are scored by the linear class probe."""
-    task, head = ("semantic", "linear") if task == "shift" else (task, head_of(results))
+    task, head = ("semantic", "linear") if task == "shift" else (task, first_head(results))
     return dig(results, "backbones", name, task, head, key)
 
 
@@ -219,7 +214,7 @@ def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, k
         if task == "shift":
             estimate = _unpaired(results, a, b, key)
         else:
-            found = gain(results, a, b, task, key, head_of(results))
+            found = gain(results, a, b, task, key, first_head(results))
             estimate = found and found[0]
         if estimate is None or estimate[1] is None or estimate[2] is None:
             return None
@@ -266,7 +261,7 @@ def attentive(results: Results) -> Table:
         backbone = results["backbones"][name]
         for heading, task, key in SCORES if backbone.get("tokens") else ():
             scores = {head: dig(backbone, task, head) for head in _TOKEN_HEADS}
-            values = [scored(s, key, interval_key(s, task, key)) for s in scores.values()]
+            values = [task_score(s, task, key) for s in scores.values()]
             if any(values[2:]):
                 late = [head_name(head) for head, s in scores.items() if dig(s, "converged") is False]
                 both = [gain(results, name, name, task, key, f"{head}-linear") for head in _TOKEN_HEADS[2:]]

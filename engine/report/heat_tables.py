@@ -45,8 +45,8 @@ def heat_table(results: Results, table: Table, name: str, *, small: str = "", ro
     cells: dict[tuple[str, str], Cell] = {}  # by backbone and transformation
     for row in table.rows:
         values = {each.name: value for each, value in zip(table.columns, row, strict=True)}
-        number, *ends = values[name] or (None, None, None) if column.interval else (values[name],)
-        below = show_interval(ends, column.kind) if ends and ends[0] is not None else ""
+        number, low, high = values[name] or (None, None, None) if column.interval else (values[name], None, None)
+        below = "" if low is None or high is None else show_interval((low, high), column.kind)
         if small and values[small] is not None:
             below = show(values[small], column.kind)
         heat = None if number is None else min(max(number, 0.0), 1.0)

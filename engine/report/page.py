@@ -19,16 +19,14 @@ from markupsafe import Markup, escape
 
 from substyle.engine.report import (
     attacks,
-    domains,
-    embedding_map,
+    curves,
     extraction,
     findings,
     gains,
     heat_tables,
+    maps,
     sections,
-    severity,
     shift,
-    similarity,
     tables,
 )
 from substyle.engine.report.data import (
@@ -39,12 +37,12 @@ from substyle.engine.report.data import (
     dig,
     head_name,
     heads,
+    labelled,
     ordered,
     real,
     show,
     transformations,
 )
-from substyle.engine.report.labels import labelled
 from substyle.engine.report.sections import save_figures
 from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
@@ -335,22 +333,22 @@ _SECTIONS: tuple[Callable[[Results], Any], ...] = (
     *(ordered, real, heads, findings.findings, findings.unconverged),
     *(tables.claims, tables.redrawn, tables.equal_width, tables.overview, tables.multitask, tables.neighbours),
     *(tables.training, tables.comparisons),
-    *(sections.dot_plots, sections.depth_plots, sections.knn_beside_probes, sections.balance_bars),
-    *(severity.severity_plots, severity.halfway, severity.severities),
+    *(sections.dot_plots, sections.knn_beside_probes, sections.balance_bars),
+    *(curves.severity_plots, curves.halfway, curves.severities, curves.depth_plots),
     *(gains.adapters, gains.adapters_summary, gains.finetuned, gains.finetuned_summary),
     *(gains.attentive, gains.attentive_summary),
     *(attacks.attacks, attacks.attack_detection, attacks.attack_tpr, attacks.attack_summary),
-    *(domains.domains, domains.domains_summary),
+    *(shift.domains, shift.domains_summary),
     *(extraction.extractability, extraction.extractability_summary, extraction.learning_curves),
     *(extraction.size_plots, extraction.complexity),
     *(
         heat_tables.geometry_tables,
-        embedding_map.embedding_maps,
+        maps.embedding_maps,
         shift.shift_table,
         shift.shift_plots,
         shift.shift_summary,
     ),
-    *(similarity.similarity, similarity.similarity_maps, similarity.similarity_summary),
+    *(maps.similarity, maps.similarity_maps, maps.similarity_summary),
 )
 
 
@@ -371,7 +369,7 @@ def _context(results: Results, gallery: Path | None, out_dir: Path) -> dict[str,
         "seen_tables": heat_tables.accuracies(results, "coarse", role="train"),
         "rotation_tables": heat_tables.accuracies(results, "coarse_rotation"),
         "substance_tables": heat_tables.accuracies(results, "semantic"),
-        "map_kinds": embedding_map.KINDS,
-        "map_colours": embedding_map.COLOURS,
+        "map_kinds": maps.KINDS,
+        "map_colours": maps.COLOURS,
         "comparisons_real": sections.comparisons_between(made["comparisons"], made["real"], (*made["heads"], "")[0]),
     }

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report import embedding_map, extraction, severity, shift, similarity
-from substyle.engine.report.data import (
-    HEADS,
-    Column,
-    Results,
-    Table,
-    dig,
-    head_name,
-    heads,
-    layer_of,
-    ordered,
-    real,
-    scored,
-    verbatim,
-)
-from substyle.engine.report.figures import (
-    FULL,
-    INK,
-    MUTED,
-    OPEN,
-    Curve,
-    CurvePlot,
-    Matrix,
-    confusion,
-    draw_curves,
-    panels,
-)
-from substyle.engine.report.findings import interval_key
+from substyle.engine.report import curves, extraction, maps, shift
+from substyle.engine.report.data import HEADS, Column, Results, Table, dig, head_name, heads, ordered, real, scored
+from substyle.engine.report.figures import FULL, INK, MUTED, OPEN, Matrix, confusion, panels
+from substyle.engine.report.findings import task_score
 
 
 @dataclass(frozen=True)
@@ -73,11 +50,8 @@ def _plot(results: Results, title: str, task: str, wanted: Sequence[tuple[str, s
     for name in ordered(results):
         dots = []
         for head, key, shape, label in wanted:
-            scores = dig(results, "backbones", name, task, head)
-            value = dig(scores, key)
-            if value is not None:
-                low, high = dig(scores, interval_key(scores, task, key)) or (None, None)
-                dots.append(Dot(value, low, high, shape, label))
+            if score := task_score(dig(results, "backbones", name, task, head), task, key):
+                dots.append(Dot(*score, shape, label))
         if dots:
             rows.append(DotRow(name, bool(dig(results, "backbones", name, "control")), tuple(dots)))
     if not rows:
@@ -197,56 +171,6 @@ def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
     return Table(table.name, table.caption, table.columns, rows)
 
 
-def highest(curve: Curve) -> str:
-    """The best layer, and the layers whose value is within its interval; only of probes that have converged."""
-    known = [point for point in curve.points if point[0] not in curve.unconverged]
-    if not known:
-        return f"{curve.label} unknown (no probe has converged)"
-    best, value, low, _ = max(known, key=lambda point: point[1])
-    near = [str(layer) for layer, other, _, _ in known if layer != best and low is not None and other >= low]
-    within = f"; within its interval: {', '.join(near)}" if near else ""
-    within += f"; not converged: {', '.join(map(str, curve.unconverged))}" if curve.unconverged else ""
-    return f"{curve.label} at layer {best} ({100 * value:.1f} %{within})"
-
-
-_FEWEST_LAYERS = 3  # in a plot
-
-
-def depth_plots(results: Results) -> list[CurvePlot]:
-    """Scores of the first head by depth, for networks read at several layers."""
-    if not heads(results):
-        return []
-    head = heads(results)[0]
-    read: dict[tuple[str, int], dict[int, str]] = {}
-    for name in ordered(results):
-        if (placed := layer_of(results, name)) is not None:
-            network, layer, last = placed
-            read.setdefault((network, last), {})[layer] = name
-    wanted = (
-        ("style", "full", False, "fine", "accuracy"),
-        ("new styles", "full", True, "coarse", "held_out"),
-        ("class", "open", False, "semantic", "clean"),
-        ("class, transformed", "open", True, "semantic", "obfuscated"),
-    )
-    plots = []
-    for (network, last), names in read.items():
-        curves = []
-        for label, colour, dashed, task, key in wanted:
-            points, late = [], []
-            for layer, name in sorted(names.items()):
-                scores = dig(results, "backbones", name, task, head)
-                if (found := scored(scores, key, interval_key(scores, task, key))) is not None:
-                    points.append((layer, *found))
-                    late += [layer] * (dig(scores, "converged") is False)
-            if points:
-                curves.append(Curve(label, colour, dashed, tuple(points), tuple(late)))
-        if len(names) >= _FEWEST_LAYERS and curves:
-            layers = tuple(point[0] for point in curves[0].points)
-            summary = f"Highest: {', '.join(map(highest, curves))}."
-            plots.append(CurvePlot(network, 0, last, layers, tuple(curves), summary))
-    return plots
-
-
 def save_figures(results: Results, folder: Path) -> list[Path]:
     """Write figures as PDF and PNG.
 
@@ -258,7 +182,6 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
     """
     import matplotlib
 
-    drawn: dict[str, Any] = {}
     style = {
         "font.size": 8,
         "axes.spines.top": False,
@@ -268,29 +191,22 @@ def save_figures(results: Results, folder: Path) -> list[Path]:
         "xtick.color": INK,
         "ytick.color": INK,
         "pdf.fonttype": 42,
+        "text.parse_math": False,
     }
+    wanted: tuple[tuple[str, Callable[[Results], Any], Callable[[Any], Any]], ...] = (
+        ("overview", dot_plots, _overview),
+        ("depth", curves.depth_plots, partial(curves.draw_curves, level="layer")),
+        ("severity", curves.severity_plots, partial(curves.draw_curves, level="severity", most=4)),
+        ("complexity", extraction.size_plots, extraction.draw_sizes),
+        ("similarity", maps.similarity_maps, maps.draw_similarity),
+        ("map", maps.embedding_maps, maps.draw_maps),
+        ("shift", shift.shift_plots, extraction.draw_sizes),
+        ("robustness", _moved, _robustness),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(style):
-        plots = dot_plots(results)
-        if plots:
-            drawn["overview"] = _overview(plots)
-        if depths := depth_plots(results):
-            drawn["depth"] = draw_curves(depths, "layer")
-        if strengths := severity.severity_plots(results):
-            drawn["severity"] = draw_curves(strengths, "severity", 4)
-        if sizes := extraction.size_plots(results):
-            drawn["complexity"] = extraction.draw_sizes(sizes)
-        if maps := similarity.similarity_maps(results):
-            drawn["similarity"] = similarity.draw_similarity(maps)
-        if mapped := embedding_map.embedding_maps(results):
-            drawn["map"] = embedding_map.draw_maps(mapped)
-        if shifted := shift.shift_plots(results):
-            drawn["shift"] = extraction.draw_sizes(shifted)
-        robustness = _robustness(results)
-        if robustness is not None:
-            drawn["robustness"] = robustness
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [path for name, figure in drawn.items() for path in _save(figure, folder / name)]
-    return paths
+        drawn = {name: draw(found) for name, find, draw in wanted if (found := find(results))}
+        return [path for name, figure in drawn.items() for path in _save(figure, folder / name)]
 
 
 _DPI = 200
@@ -348,7 +264,7 @@ def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no
         axis.title.set_size(8)
         axis.grid(axis="x", color="#e3e6ea", lw=0.6)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), [verbatim(name) for name in names])
+    axes[0].set_yticks(range(len(names)), list(names))
     axes[0].invert_yaxis()
     return figure
 
@@ -361,7 +277,8 @@ def _mark(shape: str, label: str) -> Any:  # noqa: ANN401 (matplotlib ships no t
     return Line2D([], [], ls="", marker="o", ms=4.5, mec=colour, mfc=face, mew=1.1, label=label)
 
 
-def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+def _moved(results: Results) -> list[tuple[str, list[tuple[float, float, str]]]]:
+    """(backbone, [(sensitivity, class accuracy, transformation)]) of backbones that have both."""
     shown = []
     for name in real(results) or ordered(results):
         semantic = dig(results, "backbones", name, "semantic") or {}
@@ -370,14 +287,16 @@ def _robustness(results: Results) -> Any:  # noqa: ANN401 (matplotlib ships no t
         pairs = [(moved[t], accuracy[t], t) for t in moved if moved[t] is not None and accuracy.get(t) is not None]
         if pairs:
             shown.append((name, pairs))
-    if not shown:
-        return None
+    return shown
+
+
+def _robustness(shown: Sequence[tuple[str, list[tuple[float, float, str]]]]) -> Any:  # noqa: ANN401
     figure, axes = panels(len(shown), 3, 2.5, 2.4, sharex=True, sharey=True)
     for axis, (name, pairs) in zip(axes, shown, strict=True):
         axis.scatter([p[0] for p in pairs], [100 * p[1] for p in pairs], s=12, color=FULL, linewidths=0)
         x, y, lowest = min(pairs, key=lambda pair: pair[1])
-        axis.annotate(verbatim(lowest), (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=MUTED)
-        axis.set(title=verbatim(name), ylim=(0, 100))
+        axis.annotate(lowest, (x, 100 * y), (4, -7), textcoords="offset points", fontsize=6, color=MUTED)
+        axis.set(title=name, ylim=(0, 100))
         axis.title.set_size(7)
     figure.supxlabel("sensitivity (1 − centred cosine to the unchanged photograph)", fontsize=8)
     figure.supylabel("class accuracy, %", fontsize=8)

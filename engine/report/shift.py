@@ -1,12 +1,30 @@
-"""Distribution shift: class accuracy on other photographs, and sensitivity against the loss of accuracy."""
+"""Other photographs: class accuracy after a shift, against sensitivity, and transfer of probes between domains."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
-from substyle.engine.report.data import Column, Results, Table, dig, heads, ordered, scored
+from substyle.engine.report.data import Column, Results, Table, dig, first_head, ordered, real, scored, show
 from substyle.engine.report.extraction import SizePlot, SizePoint
+from substyle.engine.report.findings import SCORES, task_score
+
+
+def shifts(results: Results) -> Table:
+    """Class accuracy on other photographs of the same classes."""
+    columns = (
+        Column("backbone", "Backbone", "text"),
+        Column("shift", "Photographs", "text"),
+        Column("accuracy", "Class", interval=True),
+        Column("images", "Images", "count"),
+    )
+    rows = [
+        (name, key, scored(scores, "accuracy", "ci95", probe), dig(scores, "images"))
+        for name in ordered(results)
+        for probe in [dig(results, "backbones", name, "semantic", "linear")]
+        for key, scores in (dig(results, "backbones", name, "shift") or {}).items()
+    ]
+    return Table("shift", "Class accuracy on other photographs of the same classes.", columns, tuple(rows))
 
 
 def shift_table(results: Results) -> Table | None:
@@ -16,7 +34,6 @@ def shift_table(results: Results) -> Table | None:
     )
     if not shifts:
         return None
-    first = heads(results)[0] if heads(results) else ""
     columns = [
         Column("backbone", "Backbone", "text"),
         Column("clean", "Own photographs", interval=True),
@@ -28,7 +45,7 @@ def shift_table(results: Results) -> Table | None:
         backbone = results["backbones"][name]
         if backbone.get("shift"):
             moved = [value for value in (backbone.get("sensitivity") or {}).values() if value is not None]
-            clean = scored(dig(backbone, "semantic", first), "clean")
+            clean = scored(dig(backbone, "semantic", first_head(results)), "clean")
             probe = dig(backbone, "semantic", "linear")
             shifted = [scored(dig(backbone, "shift", key), "accuracy", "ci95", probe) for key in shifts]
             rows.append((name, clean, *shifted, sum(moved) / len(moved) if moved else None))
@@ -61,3 +78,62 @@ def shift_summary(results: Results) -> str:
     """One sentence on the rank correlation of sensitivity and loss, over the mean of all shifts."""
     rows = results.get("robustness") or []
     return _correlated(rows[-1]) if rows and dig(rows[-1], "backbones") else ""
+
+
+def _domains(results: Results) -> list[str]:
+    """Domains on which probes are scored, the study's own first."""
+    found: dict[str, None] = {}
+    for name in ordered(results):
+        for tasks in (dig(results, "backbones", name, "domains") or {}).values():
+            for trained, row in tasks.items():
+                found |= dict.fromkeys([trained, *row])
+    return list(found)
+
+
+def domains(results: Results) -> Table:
+    """Scores of linear probes by training domain, a column for each test domain."""
+    names = _domains(results)
+    columns = (
+        *(Column(key, heading, "text") for key, heading in (("backbone", "Backbone"), ("score", "Score"))),
+        Column("trained", "Trained on", "text"),
+        *(Column(f"on_{name}", name, interval=True) for name in names),
+    )
+    rows = []
+    for backbone in ordered(results):
+        for heading, task, key in SCORES:
+            for trained, row in (dig(results, "backbones", backbone, "domains", task) or {}).items():
+                values = [task_score(row.get(name), task, key) for name in names]
+                if any(values):
+                    rows.append((backbone, heading, trained, *values))
+    return Table(
+        "domains", "Accuracy of linear probes: trained on one domain, scored on another.", columns, tuple(rows)
+    )
+
+
+def domains_summary(results: Results) -> str:
+    """Which style transfers worst, for each trained backbone, and which transformation loses most.
+
+    Probes that have not converged are left out.
+    """
+    sentences = []
+    for backbone in real(results):
+        cells = dig(results, "backbones", backbone, "domains", "fine") or {}
+        lost: list[tuple[float, str, str]] = []
+        for trained, row in cells.items():
+            for tested, cell in row.items():
+                both = dig(cells, tested, tested), cell
+                own, other = (dig(each, "accuracy") if dig(each, "converged") is not False else None for each in both)
+                if tested != trained and own is not None and other is not None:
+                    lost.append((other - own, trained, tested))
+        if not lost:
+            continue
+        change, trained, tested = min(lost)
+        text = f"Style of {backbone} transfers worst from {trained} to {tested}: {show(change, 'points')} points"
+        text += f" against a probe of {tested}"
+        text += f", the lowest of {len(lost)} differences" if len(lost) > 1 else ""
+        own, other = (dig(cells, each, tested, "by_transformation") or {} for each in (tested, trained))
+        drops = [(other[t] - own[t], t) for t in own if own[t] is not None and other.get(t) is not None]
+        if drops and min(drops)[0] < 0:
+            text += f", most for {min(drops)[1]} ({show(min(drops)[0], 'points')}, the lowest of {len(drops)})"
+        sentences.append(f"{text}.")
+    return " ".join(sentences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from substyle.engine.report import domains, extraction, gains, severity, similarity
+from substyle.engine.report import curves, extraction, gains, maps, shift
 from substyle.engine.report.attacks import attack_detection, attack_tpr, attacks
 from substyle.engine.report.data import (
     Column,
@@ -20,7 +20,7 @@ from substyle.engine.report.data import (
     show,
     show_interval,
 )
-from substyle.engine.report.findings import interval_key
+from substyle.engine.report.findings import task_score
 
 _BACKBONE = Column("backbone", "Backbone", "text")
 _HEAD = Column("head", "Head", "text")
@@ -39,16 +39,15 @@ def overview(results: Results) -> Table:
         Column("clean", "Class, clean", interval=True),
         Column("obfuscated", "Class, obfuscated", interval=True),
     )
+    wanted = (
+        *(("fine", "accuracy"), ("coarse", "seen"), ("coarse", "held_out"), ("coarse", "gap")),
+        *(("semantic", "clean"), ("semantic", "obfuscated")),
+    )
     rows = []
     for name in ordered(results):
         backbone = results["backbones"][name]
         for head in heads(results):
-            coarse, classes = dig(backbone, "coarse", head), dig(backbone, "semantic", head)
-            values = (
-                scored(dig(backbone, "fine", head), "accuracy", "ci95"),
-                *(scored(coarse, key, interval_key(coarse, "coarse", key)) for key in ("seen", "held_out", "gap")),
-                *(scored(classes, key) for key in ("clean", "obfuscated")),
-            )
+            values = [task_score(dig(backbone, task, head), task, key) for task, key in wanted]
             if any(values):
                 rows.append((name, head, backbone.get("dim"), *values))
     return Table("overview", "Probe accuracy of each backbone (95 % intervals).", columns, tuple(rows))
@@ -193,23 +192,6 @@ def multitask(results: Results) -> Table:
     return Table("multitask", "Multi-task probes and their single-task twins.", tuple(columns), tuple(rows))
 
 
-def shift(results: Results) -> Table:
-    """Class accuracy on other photographs of the same classes."""
-    columns = (
-        _BACKBONE,
-        Column("shift", "Photographs", "text"),
-        Column("accuracy", "Class", interval=True),
-        Column("images", "Images", "count"),
-    )
-    rows = [
-        (name, key, scored(scores, "accuracy", "ci95", probe), dig(scores, "images"))
-        for name in ordered(results)
-        for probe in [dig(results, "backbones", name, "semantic", "linear")]
-        for key, scores in (dig(results, "backbones", name, "shift") or {}).items()
-    ]
-    return Table("shift", "Class accuracy on other photographs of the same classes.", columns, tuple(rows))
-
-
 def comparisons(results: Results) -> Table:
     """Paired differences between backbones."""
     columns = (
@@ -255,10 +237,8 @@ def equal_width(results: Results) -> Table:
     for name in ordered(results):
         found = dig(results, "backbones", name, "equal_width")
         if found:
-            turned = dig(found, "rotation")
-            keys = ((key, interval_key(turned, "coarse_rotation", key)) for key in ("accuracy", "styles"))
-            style = scored(dig(found, "fine"), "accuracy", "ci95")
-            rows.append((name, dig(found, "dim"), style, *(scored(turned, *key) for key in keys)))
+            turned = (task_score(dig(found, "rotation"), "coarse_rotation", key) for key in ("accuracy", "styles"))
+            rows.append((name, dig(found, "dim"), task_score(dig(found, "fine"), "fine", "accuracy"), *turned))
     return Table("equal_width", "Linear probes on a random projection to a common width.", columns, tuple(rows))
 
 
@@ -352,7 +332,7 @@ def all_tables(results: Results) -> list[Table]:
         knn(results),
         neighbours(results),
         geometry(results),
-        shift(results),
+        shift.shifts(results),
         attacks(results),
         attack_detection(results),
         attack_tpr(results),
@@ -361,10 +341,10 @@ def all_tables(results: Results) -> list[Table]:
         training(results),
         gains.adapters(results),
         gains.finetuned(results),
-        domains.domains(results),
-        similarity.similarity(results),
-        severity.severities(results),
-        severity.halfway(results),
+        shift.domains(results),
+        maps.similarity(results),
+        curves.severities(results),
+        curves.halfway(results),
         confusions(results, "fine"),
         confusions(results, "coarse"),
     ]

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from substyle.engine.report.data import Results, dig, head_name, heads, ordered, scored
+from substyle.engine.report.data import Results, dig, head_name, heads, labelled, ordered, scored
 from substyle.engine.report.findings import SCORES, interval_key
-from substyle.engine.report.labels import labelled
 from substyle.engine.report.page import cell_text
 from substyle.engine.report.tables import overview
 from substyle.engine.report.validation import read_results

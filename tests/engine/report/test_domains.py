@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from substyle.engine.report.domains import domains, domains_summary
 from substyle.engine.report.page import write_report
+from substyle.engine.report.shift import domains, domains_summary
 from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from substyle.engine.report.data import real
-from substyle.engine.report.embedding_map import COLOURS, embedding_maps
+from substyle.engine.report.maps import COLOURS, embedding_maps
 from substyle.engine.report.page import write_report
 from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError

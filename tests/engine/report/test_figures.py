@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from substyle.engine.report import claims, figures, heat_tables, page, sections, tables
+from substyle.engine.report import claims, curves, figures, heat_tables, page, sections, tables
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def layered(fake: ModuleType) -> dict[str, Any]:
 
 def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
     results = layered(fake)
-    (plot,) = sections.depth_plots(results)  # two layers are no curve
+    (plot,) = curves.depth_plots(results)  # two layers are no curve
     assert (plot.name, plot.last) == ("m@pool=avg", 5)
     assert [curve.label for curve in plot.curves] == ["style", "new styles", "class", "class, transformed"]
     for curve, (task, key) in zip(
@@ -122,21 +122,21 @@ def test_depth_plots_have_the_layers_in_order(fake: ModuleType) -> None:
 
 def test_a_best_layer_names_those_within_its_interval() -> None:
     points = ((0, 0.5, 0.4, 0.6), (1, 0.78, 0.7, 0.85), (2, 0.8, 0.75, 0.9), (3, 0.74, 0.7, 0.8))
-    whole, one = (figures.Curve("style", "full", False, each) for each in (points, points[:1]))
-    assert sections.highest(whole) == "style at layer 2 (80.0 %; within its interval: 1)"
-    assert sections.highest(one) == "style at layer 0 (50.0 %)"
+    whole, one = (curves.Curve("style", "full", False, each) for each in (points, points[:1]))
+    assert curves.highest(whole) == "style at layer 2 (80.0 %; within its interval: 1)"
+    assert curves.highest(one) == "style at layer 0 (50.0 %)"
 
 
 def test_a_layer_whose_probe_has_not_converged_is_not_the_best(fake: ModuleType) -> None:
     results = layered(fake)
     results["backbones"]["m@layer=3,pool=avg"]["fine"]["linear"]["converged"] = False
-    (plot,) = sections.depth_plots(results)
+    (plot,) = curves.depth_plots(results)
     assert len(plot.curves[0].points) == 4  # drawn all the same
     assert "style at layer 2 (" in plot.summary
     assert "not converged: 3)" in plot.summary
     for name in results["backbones"]:
         results["backbones"][name]["fine"]["linear"]["converged"] = False
-    assert "style unknown (no probe has converged)" in sections.depth_plots(results)[0].summary
+    assert "style unknown (no probe has converged)" in curves.depth_plots(results)[0].summary
 
 
 def test_layers_of_networks_are_not_compared_in_claims(fake: ModuleType) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from substyle.engine.report.data import labels_of
 from substyle.engine.report.gains import finetuned, finetuned_summary
-from substyle.engine.report.labels import labels_of
 from substyle.engine.report.page import write_report
 from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError

@@ -162,7 +162,9 @@ def test_rotation_has_its_table(fake: ModuleType) -> None:
     results = fake.fake_results({"alpha": (0.8, 0.8)})
     scores = {"by_transformation": {"jpeg": {"accuracy": 0.4, "ci95": [0.3, 0.5]}}}
     results["backbones"]["alpha"]["coarse_rotation"] = {"linear": scores}
-    assert tables.by_transformation(results, "coarse_rotation").rows == (("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),)
+    assert tables.by_transformation(results, "coarse_rotation").rows == (
+        ("alpha", "jpeg", "quality", "train", (0.4, 0.3, 0.5), None),
+    )
 
 
 def test_headline_has_a_line_for_each_backbone_and_chance(fake: ModuleType) -> None:

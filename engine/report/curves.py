@@ -1,0 +1,219 @@
+"""Accuracy by layer of a network, and by severity of a transformation: tables, plots and their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from substyle.engine.report.data import (
+    Column,
+    Results,
+    Table,
+    dagger,
+    dig,
+    first_head,
+    layer_of,
+    ordered,
+    real,
+    scored,
+    scored_under,
+)
+from substyle.engine.report.figures import FULL, OPEN, panels
+from substyle.engine.report.findings import task_score
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An accuracy by layer of a network or by severity of a transformation.
+
+    Attributes:
+        label: name of the curve.
+        colour: ``full`` or ``open``, colours of the page, or any other.
+        dashed: whether the line is.
+        points: (layer or severity, value, low, high), ascending.
+        unconverged: layers whose probe has not converged.
+    """
+
+    label: str
+    colour: str
+    dashed: bool
+    points: tuple[tuple[int, float, float | None, float | None], ...]
+    unconverged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CurvePlot:
+    """Curves from level ``first`` to ``last``, with ``ticks`` at some levels, and a sentence on them."""
+
+    name: str
+    first: int
+    last: int
+    ticks: tuple[int, ...]
+    curves: tuple[Curve, ...]
+    summary: str
+
+
+# line colours of backbones, in order; readable on light and dark pages
+COLOURS = ("#1f6fb5", "#c8561b", "#3a8f5c", "#8a5fb8", "#b8923a", "#4aa5a5", "#b5476d", "#7a828c")
+_TASKS = (("style", "fine"), ("class", "semantic"))
+
+
+def _curves(results: Results, task: str) -> dict[str, Mapping[str, Any]]:
+    """Curves of the first head by backbone, then by transformation."""
+    head = first_head(results)
+    found = {name: dig(results, "backbones", name, task, head, "by_severity") for name in ordered(results)}
+    return {name: curves for name, curves in found.items() if curves}
+
+
+def names(results: Results) -> list[str]:
+    """Transformations with a curve, in suite order."""
+    curves = _curves(results, "fine") | _curves(results, "semantic")
+    return list(dict.fromkeys(name for each in curves.values() for name in each))
+
+
+def severities(results: Results) -> Table:
+    """Accuracies and sensitivity at each severity."""
+    of_task, head = {task: _curves(results, task) for _, task in _TASKS}, first_head(results)
+    rows = []
+    for backbone in ordered(results):
+        probes = [dig(results, "backbones", backbone, task, head) for _, task in _TASKS]
+        for name in names(results):
+            curves = {task: dig(of_task[task], backbone, name) for _, task in _TASKS}
+            levels: list[int] = next((curve["severities"] for curve in curves.values() if curve), [])
+            for at, severity in enumerate(levels):
+                values = [
+                    scored({"value": curve["accuracy"][at], "value_ci95": curve["ci95"][at]}, "value", probe=probe)
+                    if curve
+                    else None
+                    for curve, probe in zip(curves.values(), probes, strict=True)
+                ]
+                moved = scored_under(results["backbones"][backbone], "sensitivity", f"{name}@{severity}")
+                rows.append((backbone, name, severity, *values, moved))
+    columns = (
+        *(Column(key, key.capitalize(), "text") for key in ("backbone", "transformation")),
+        Column("severity", "Severity", "count"),
+        *(Column(label, f"{label.capitalize()} accuracy", interval=True) for label, _ in _TASKS),
+        Column("sensitivity", "Sensitivity", "number", interval=True),
+    )
+    return Table("severities", "Accuracy and sensitivity at each severity.", columns, tuple(rows))
+
+
+def halfway(results: Results) -> Table:
+    """Severity at which style accuracy is halfway between chance and its maximum: a column per backbone."""
+    curves = _curves(results, "fine")
+    columns = (
+        Column("transformation", "Transformation", "text"),
+        *(Column(name, name, "number", interval=True) for name in curves),
+    )
+    head = first_head(results)
+    probes = [dig(results, "backbones", backbone, "fine", head) for backbone in curves]
+    rows = [
+        (name, *(scored(dig(c, name), "halfway", probe=p) for c, p in zip(curves.values(), probes, strict=True)))
+        for name in names(results)
+    ]
+    caption = "Severity at which style accuracy is halfway between chance and its maximum."
+    return Table("halfway", caption, columns, tuple(row for row in rows if any(row[1:])))
+
+
+def severity_plots(results: Results) -> list[CurvePlot]:
+    """Plots of transformations, of all backbones."""
+    rows = severities(results).rows
+    plots = []
+    for name in names(results):
+        curves = [
+            Curve(backbone, COLOURS[at % len(COLOURS)], dashed, points)
+            for dashed, column in ((False, 3), (True, 4))
+            for at, backbone in enumerate(ordered(results))
+            if (points := tuple((r[2], *r[column]) for r in rows if r[:2] == (backbone, name) and r[column]))
+        ]
+        if curves:
+            last = max(point[0] for curve in curves for point in curve.points)
+            plots.append(CurvePlot(name, 1, last, tuple(range(1, last + 1)), tuple(curves), _summary(results, name)))
+    return plots
+
+
+def _summary(results: Results, name: str) -> str:
+    """Which trained backbone names the transformation at the lowest severity, and whether another is clearly later.
+
+    Probes that have not converged are left out.
+    """
+    curves, head = _curves(results, "fine"), first_head(results)
+    trained = [b for b in real(results) if dig(results, "backbones", b, "fine", head, "converged") is not False]
+    found = [(backbone, scored(dig(curves, backbone, name), "halfway")) for backbone in trained]
+    known = sorted(((backbone, half) for backbone, half in found if half is not None), key=lambda pair: pair[1][0])
+    if not known:
+        return "No converged probe of a backbone names it clearly above chance."
+    first, half = known[0]
+    text = f"Halfway at severity {half[0]:.1f} ({first})"
+    later = [(b, h) for b, h in known[1:] if h[1] is not None and half[2] is not None and h[1] > half[2]]
+    if later:
+        return f"{text}; clearly later: {', '.join(f'{b} ({h[0]:.1f})' for b, h in later)}."
+    return f"{text}; no other backbone is clearly later." if len(known) > 1 else f"{text}."
+
+
+def highest(curve: Curve) -> str:
+    """The best layer, and the layers whose value is within its interval; only of probes that have converged."""
+    known = [point for point in curve.points if point[0] not in curve.unconverged]
+    if not known:
+        return f"{curve.label} unknown (no probe has converged)"
+    best, value, low, _ = max(known, key=lambda point: point[1])
+    near = [str(layer) for layer, other, _, _ in known if layer != best and low is not None and other >= low]
+    within = f"; within its interval: {', '.join(near)}" if near else ""
+    within += f"; not converged: {', '.join(map(str, curve.unconverged))}" if curve.unconverged else ""
+    return f"{curve.label} at layer {best} ({100 * value:.1f} %{within})"
+
+
+_FEWEST_LAYERS = 3  # in a plot
+
+
+def depth_plots(results: Results) -> list[CurvePlot]:
+    """Scores of the first head by depth, for networks read at several layers."""
+    head = first_head(results)
+    read: dict[tuple[str, int], dict[int, str]] = {}
+    for name in ordered(results):
+        if (placed := layer_of(results, name)) is not None:
+            network, layer, last = placed
+            read.setdefault((network, last), {})[layer] = name
+    wanted = (
+        ("style", "full", False, "fine", "accuracy"),
+        ("new styles", "full", True, "coarse", "held_out"),
+        ("class", "open", False, "semantic", "clean"),
+        ("class, transformed", "open", True, "semantic", "obfuscated"),
+    )
+    plots = []
+    for (network, last), names in read.items():
+        curves = []
+        for label, colour, dashed, task, key in wanted:
+            scores = [(layer, dig(results, "backbones", name, task, head)) for layer, name in sorted(names.items())]
+            points = [(layer, score) for layer, each in scores if (score := task_score(each, task, key)) is not None]
+            late = tuple(layer for layer, score in points if dagger(score))
+            if points:
+                curves.append(Curve(label, colour, dashed, tuple((layer, *score) for layer, score in points), late))
+        if len(names) >= _FEWEST_LAYERS and curves:
+            layers = tuple(point[0] for point in curves[0].points)
+            summary = f"Highest: {', '.join(map(highest, curves))}."
+            plots.append(CurvePlot(network, 0, last, layers, tuple(curves), summary))
+    return plots
+
+
+def draw_curves(plots: Sequence[CurvePlot], level: str, most: int = 3) -> Any:  # noqa: ANN401 (matplotlib ships no types)
+    """Draw plots, at most ``most`` in a row. ``level`` is what the horizontal axes show."""
+    figure, axes = panels(len(plots), most, 7.8 / most, 2.3, below=0.4, sharey=True)
+    legend: dict[str, Any] = {}
+    for axis, plot in zip(axes, plots, strict=True):
+        for curve in plot.curves:
+            x, values, lows, highs = zip(*curve.points, strict=True)
+            colour = {"full": FULL, "open": OPEN}.get(curve.colour, curve.colour)
+            line = {"color": colour, "ls": "--" if curve.dashed else "-", "lw": 1.2, "marker": "o", "ms": 2.5}
+            (drawn,) = axis.plot(x, [100 * value for value in values], **line)
+            legend.setdefault(curve.label, drawn)
+            for at, low, high in zip(x, lows, highs, strict=True):
+                if low is not None:
+                    axis.plot([at, at], [100 * low, 100 * high], color=colour, lw=0.6)
+        axis.set(ylim=(0, 100), xlim=(plot.first - 0.3, plot.last + 0.3), xticks=plot.ticks)
+        axis.set_title(plot.name, size=7)
+        axis.set_xlabel(level, size=7)
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+    figure.supylabel("accuracy, %", fontsize=8)
+    return figure
