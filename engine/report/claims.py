@@ -14,7 +14,15 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from substyle.engine.report.data import Results, dig, minus, networks, real, scored, show, show_interval
-from substyle.engine.report.findings import MARGIN, across_generators, listed, within_margin
+from substyle.engine.report.findings import (
+    MARGIN,
+    Difference,
+    across_generators,
+    compared,
+    difference,
+    listed,
+    within_margin,
+)
 
 Claim = dict[str, Any]
 FEWEST_PHOTOGRAPHS = 100  # minimum test photographs for a verdict
@@ -82,8 +90,8 @@ def _mlp_is_free(results: Results) -> Claim:
     )
     names = networks(results)
     claim |= {"groups": {"trained": names}, "margin": MARGIN, "n_transformations": len(results["transformations"])}
-    rows = {row["a"]: row for row in _rows(results, "fine", "accuracy", "mlp-linear")}
-    found = [_oriented(rows[name], +1) for name in names if name in rows]
+    rows = compared(results, "fine", "accuracy", "mlp-linear")
+    found = [each for name in names if (each := difference(rows, name, name, "two_way_ci95")) is not None]
     shared = {name: dig(results, "backbones", name, "multitask", "difference") for name in names}
     costs = [(name, task, dig(shared[name], task, "ci90")) for name in names for task in ("fine", "semantic")]
     absent = [] if names else [f"no trained network{_layers_only(results)}"]
@@ -238,29 +246,13 @@ def _kinds(results: Results, claim: Claim, objective: str) -> tuple[list[str], l
     return left, right
 
 
-def _rows(results: Results, task: str, metric: str, head: str = "linear") -> list[dict[str, Any]]:
-    wanted = task, metric, head
-    return [r for r in results.get("comparisons") or [] if (r["task"], r.get("metric"), r.get("head")) == wanted]
-
-
-Difference = tuple[float, tuple[float, float] | None]  # value and interval
-
-
-def _oriented(row: dict[str, Any], sign: int) -> Difference:
-    ends = sorted(sign * end for end in row.get("two_way_ci95") or ())
-    return sign * row["difference"], (ends[0], ends[1]) if ends else None
-
-
 def _differences(
     results: Results, task: str, metric: str, left: Sequence[str], right: Sequence[str]
 ) -> list[Difference]:
     """Left minus right for all compared pairs."""
-    found = []
-    for row in _rows(results, task, metric):
-        for sign, a, b in ((1, row["a"], row["b"]), (-1, row["b"], row["a"])):
-            if a in left and b in right:
-                found.append(_oriented(row, sign))
-    return found
+    rows = compared(results, task, metric)
+    pairs = [pair for a, b in rows for pair in ((a, b), (b, a)) if pair[0] in left and pair[1] in right]
+    return [each for pair in pairs if (each := difference(rows, *pair, "two_way_ci95")) is not None]
 
 
 def _pairs_decide(

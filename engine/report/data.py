@@ -102,6 +102,11 @@ class Column:
     interval: bool = False
 
 
+def words(*names: str) -> tuple[Column, ...]:
+    """Columns of text, headed by their names."""
+    return tuple(Column(name, name.capitalize(), "text") for name in names)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of plain values; None if missing."""

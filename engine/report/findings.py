@@ -39,6 +39,27 @@ def task_score(scores: object, task: str, key: str) -> tuple[float, float | None
     return scored(scores, key, interval_key(scores, task, key))
 
 
+Difference = tuple[float, Sequence[float] | None]  # value and interval
+Compared = dict[tuple[str, str], dict[str, Any]]  # rows of comparisons by (a, b)
+
+
+def compared(results: Results, task: str, metric: str, head: str = "linear") -> Compared:
+    """Comparisons by a score."""
+    rows = results.get("comparisons") or []
+    wanted = task, head, metric
+    return {(row["a"], row["b"]): row for row in rows if (row["task"], row.get("head"), row.get("metric")) == wanted}
+
+
+def difference(rows: Compared, a: str, b: str, key: str = "ci95") -> Difference | None:
+    """a minus b and one of its intervals; None if they were not compared."""
+    if (row := rows.get((a, b))) is not None:
+        return row["difference"], row.get(key)
+    if (row := rows.get((b, a))) is not None:
+        ends = row.get(key)
+        return -row["difference"], None if ends is None else (-ends[1], -ends[0])
+    return None
+
+
 @dataclass(frozen=True)
 class Score:
     """Score of a backbone and its interval."""
@@ -71,7 +92,7 @@ class Standing:
 
     scores: tuple[Score, ...]
     unconverged: tuple[str, ...]
-    rows: dict[tuple[str, str], dict[str, Any]]
+    rows: Compared
 
     @property
     def trained(self) -> list[Score]:
@@ -83,18 +104,9 @@ class Standing:
         """Scores of controls, best first."""
         return [score for score in self.scores if score.control]
 
-    def difference(self, a: str, b: str, key: str = "ci95") -> tuple[float, Sequence[float] | None] | None:
-        """a minus b and one of its intervals; None if they were not compared."""
-        if (row := self.rows.get((a, b))) is not None:
-            return row["difference"], row.get(key)
-        if (row := self.rows.get((b, a))) is not None:
-            ends = row.get(key)
-            return -row["difference"], None if ends is None else (-ends[1], -ends[0])
-        return None
-
     def clearly_above(self, a: str, b: str) -> bool:
         """Whether a is significantly above b after correction; False if they were not compared."""
-        found = self.difference(a, b, "")
+        found = difference(self.rows, a, b, "")
         p = dig(self.rows.get((a, b)) or self.rows.get((b, a)), "p_holm")
         return found is not None and found[0] > 0 and p is not None and p < LEVEL
 
@@ -104,7 +116,7 @@ class Standing:
         Source: Schuirmann, "A comparison of the two one-sided tests procedure and the power approach", Journal of
         Pharmacokinetics and Biopharmaceutics 15, 1987.
         """
-        found = self.difference(a, b, "ci90")
+        found = difference(self.rows, a, b, "ci90")
         return found is not None and found[1] is not None and within_margin(found[1])
 
     def rank(self, name: str) -> tuple[int, int]:
@@ -130,11 +142,7 @@ def standing(results: Results, task: str, head: str, key: str, names: Iterable[s
         elif value is not None:
             control = bool(dig(results, "backbones", name, "control"))
             found.append(Score(name, control, value, dig(scores, interval_key(scores, task, key))))
-    rows = {
-        (row["a"], row["b"]): row
-        for row in results.get("comparisons") or []
-        if (row["task"], row.get("head"), row.get("metric")) == (_COMPARED.get(task, task), head, key)
-    }
+    rows = compared(results, _COMPARED.get(task, task), key, head)
     return Standing(tuple(sorted(found, key=lambda score: -score.value)), tuple(unconverged), rows)
 
 
@@ -184,7 +192,8 @@ def _standing_of_best(found: Standing, general: bool = False) -> str:
         text += f" No clear difference from {listed(unclear)}."
         text += f" Equivalent within 1 point: {listed(equal)}." if equal else ""
     elif rest:
-        value, interval = found.difference(best.name, rest[0].name, "two_way_ci95" if general else "ci95") or (0, None)
+        kind = "two_way_ci95" if general else "ci95"
+        value, interval = difference(found.rows, best.name, rest[0].name, kind) or (0, None)
         text += f" Next is {rest[0].name}, {show(value)} points behind"
         text += f" ({show_interval(interval, 'points')})." if interval else "."
     controls = found.controls

@@ -21,8 +21,9 @@ from substyle.engine.report.data import (
     scored,
     show,
     show_interval,
+    words,
 )
-from substyle.engine.report.findings import LEVEL, SCORES, task_score
+from substyle.engine.report.findings import LEVEL, SCORES, compared, difference, task_score
 
 Estimate = tuple[float, float | None, float | None]
 _CLASS = "semantic"  # the objective that others are compared with
@@ -35,15 +36,21 @@ def gain(results: Results, a: str, b: str, task: str, key: str, head: str) -> tu
     Returns:
         (value, low, high), and the p value after Holm's correction; None if the two were not compared.
     """
-    for row in results.get("comparisons") or []:
-        same = (row.get("task"), row.get("metric"), row.get("head")) == (task, key, head)
-        if same and {row.get("a"), row.get("b")} == {a, b}:
-            low, high = row.get("two_way_ci95" if key == "held_out" else "ci95") or (None, None)
-            value = row["difference"]
-            if row["a"] != a:
-                value, low, high = -value, *(None if end is None else -end for end in (high, low))
-            return (value, low, high), row.get("p_holm")
-    return None
+    rows = compared(results, task, key, head)
+    found = difference(rows, a, b, "two_way_ci95" if key == "held_out" else "ci95")
+    if found is None:
+        return None
+    low, high = found[1] or (None, None)
+    return (found[0], low, high), (rows.get((a, b)) or rows[b, a]).get("p_holm")
+
+
+def _changes(found: Sequence[tuple[str, Estimate, int]]) -> str:
+    """Clause on clear differences, given as (score, difference, sign); sign 0 is not clear."""
+    texts = []
+    for word, sign in (("raises", 1), ("lowers", -1)):
+        clear = [f"{score} ({_points(each)})" for score, each, side in found if side == sign]
+        texts += [f"{word} {', '.join(clear)}"] if clear else []
+    return " and ".join(texts) or "changes no score clearly"
 
 
 def _points(estimate: Estimate) -> str:
@@ -55,27 +62,18 @@ def _points(estimate: Estimate) -> str:
 def adapters(results: Results) -> Table:
     """Scores of the first head before and after adaptation, and their paired differences."""
     columns = (
-        *(Column(key, key.capitalize(), "text") for key in ("backbone", "method", "score")),
-        Column("before", "Backbone", interval=True),
-        Column("after", "Adapted", interval=True),
-        Column("difference", "Difference", "points", interval=True),
-        Column("converged", "Converged", "text"),
+        *words("backbone", "method", "score"),
+        *(Column("before", "Backbone", interval=True), Column("after", "Adapted", interval=True)),
+        *(Column("difference", "Difference", "points", interval=True), *words("converged")),
     )
     rows: list[tuple[Any, ...]] = []
     for name, base, method in _pairs(results):
-        both = [results["backbones"][each] for each in (base, name)]
-        for heading, task, key in SCORES:
-            scores = [dig(each, task, first_head(results)) for each in both]
-            before, after = (task_score(each, task, key) for each in scores)
+        for heading, task, key in _scores(results):
+            before, after = (_scored(results, each, task, key) for each in (base, name))
             if before is not None and after is not None:
-                late = any(dig(each, "converged") is False for each in scores)
                 found = gain(results, name, base, task, key, first_head(results))
-                rows.append((base, method, heading, before, after, found and found[0], "no" if late else "yes"))
-        late = any(dig(each, "semantic", "linear", "converged") is False for each in both)  # the probe of shifts
-        for folder in dig(both[0], "shift") or {}:
-            before, after = (scored(dig(each, "shift", folder), "accuracy", "ci95") for each in both)
-            if before is not None and after is not None:
-                rows.append((base, method, f"Class, {folder}", before, after, None, "no" if late else "yes"))
+                late = "no" if _late(results, task, base, name) else "yes"
+                rows.append((base, method, heading, before, after, found and found[0], late))
     caption = f"{first_head(results)} probes of backbones and of their adapted embeddings."
     return Table("adapters", caption, columns, tuple(rows))
 
@@ -84,16 +82,12 @@ def adapters_summary(results: Results) -> str:
     """One sentence for each adapter: which scores it clearly raises and lowers, after Holm's correction."""
     sentences = []
     for name, base, method in _pairs(results):
-        raised: list[str] = []
-        lowered: list[str] = []
+        clear = []
         for heading, task, key in SCORES:
             found = gain(results, name, base, task, key, first_head(results))
-            late = [dig(results, "backbones", n, task, first_head(results), "converged") is False for n in (name, base)]
-            if found is None or found[1] is None or found[1] >= LEVEL or any(late):
-                continue
-            (raised if found[0][0] > 0 else lowered).append(f"{heading.lower()} ({_points(found[0])})")
-        clear = [f"{word} {', '.join(some)}" for word, some in (("raises", raised), ("lowers", lowered)) if some]
-        sentences.append(f"{method} on {base} {' and '.join(clear) or 'changes no score clearly'}.")
+            if found and found[1] is not None and found[1] < LEVEL and not _late(results, task, name, base):
+                clear.append((heading.lower(), found[0], 1 if found[0][0] > 0 else -1))
+        sentences.append(f"{method} on {base} {_changes(clear)}.")
     return " ".join(sentences)
 
 
@@ -110,31 +104,26 @@ def _pairs(results: Results) -> list[tuple[str, str, str]]:
 def finetuned(results: Results) -> Table:
     """Scores of linear probes before and after fine-tuning: mean over seeds, and differences."""
     columns = (
-        *(Column(key, key.capitalize(), "text") for key in ("backbone", "objective", "score")),
-        Column("seeds", "Seeds", "count"),
-        Column("before", "Before"),
-        Column("after", "After"),
+        *words("backbone", "objective", "score"),
+        *(Column("seeds", "Seeds", "count"), Column("before", "Before"), Column("after", "After")),
         Column("change", "Change", "points", interval=True),
-        Column("difference", "Against class alone", "points", interval=True),
-        Column("converged", "Converged", "text"),
+        *(Column("difference", "Against class alone", "points", interval=True), *words("converged")),
     )
     rows: list[tuple[Any, ...]] = []
     for (base, title), trained in _trained(results).items():
         for objective, (heading, task, key) in product(trained, _scores(results)):
             names = list(trained[objective].values())
-            after = [_value(results, name, task, key) for name in names]
-            if None in after:
+            after = [score[0] for name in names if (score := _scored(results, name, task, key)) is not None]
+            if len(after) < len(names):
                 continue
             alone = trained.get(_CLASS, {}) if objective != _CLASS else {}
             both = [(name, alone[seed]) for seed, name in trained[objective].items() if seed in alone]
             change = _difference(results, [(name, base) for name in names], task, key)
-            difference = _difference(results, both, task, key)
+            against = _difference(results, both, task, key)
             mean = float(np.mean(np.array(after, np.float64)))
-            before = _value(results, base, task, key)
-            compared = {base, *names, *(other for _, other in both)}
-            late = any(_scored(results, name, task, "converged") is False for name in compared)
-            row = (title, objective, heading, len(names), before, mean, change, difference)
-            rows.append((*row, "no" if late else "yes"))
+            before = _scored(results, base, task, key)
+            late = "no" if _late(results, task, base, *names, *(other for _, other in both)) else "yes"
+            rows.append((title, objective, heading, len(names), before and before[0], mean, change, against, late))
     caption = f"{head_name(first_head(results)).capitalize()} probes of backbones before and after fine-tuning, "
     caption += "mean over seeds."
     return Table("finetuned", caption, columns, tuple(rows))
@@ -148,17 +137,11 @@ def finetuned_summary(results: Results) -> str:
     table, sentences = finetuned(results), []
     for base, objective in dict.fromkeys((row[0], row[1]) for row in table.rows):
         rows = [row for row in table.rows if row[:2] == (base, objective) and row[-2] and row[-1] == "yes"]
-        found = [(row[2][:1].lower() + row[2][1:], row[-2]) for row in rows]
-        if not found:
+        if not rows:
             continue
-        texts = []
-        for word, sign in (("raises", 1), ("lowers", -1)):
-            clear = [(score, each) for score, each in found if each[1] is not None and _side(each) == sign]
-            listed = [f"{score} ({_points(each)})" for score, each in clear]
-            texts += [f"{word} {', '.join(listed)}"] if listed else []
-        words = "the transformation alone" if objective == "transformation" else "class and transformation"
-        clause = " and ".join(texts) or "changes no score clearly"
-        sentences.append(f"Compared with the class alone, training {base} on {words} {clause}.")
+        found = [(row[2][:1].lower() + row[2][1:], row[-2], _side(row[-2])) for row in rows]
+        what = "the transformation alone" if objective == "transformation" else "class and transformation"
+        sentences.append(f"Compared with the class alone, training {base} on {what} {_changes(found)}.")
     return " ".join(sentences)
 
 
@@ -191,16 +174,17 @@ def _scores(results: Results) -> Iterator[tuple[str, str, str]]:
         yield f"Class, {folder}", "shift", folder
 
 
-def _value(results: Results, name: str, task: str, key: str) -> float | None:
+def _scored(results: Results, name: str, task: str, key: str) -> Estimate | None:
+    """A score of `_scores`."""
     if task == "shift":
-        return dig(results, "backbones", name, "shift", key, "accuracy")  # type: ignore[no-any-return]
-    return _scored(results, name, task, key)  # type: ignore[no-any-return]
+        return scored(dig(results, "backbones", name, "shift", key), "accuracy", "ci95")
+    return task_score(dig(results, "backbones", name, task, first_head(results)), task, key)
 
 
-def _scored(results: Results, name: str, task: str, key: str) -> Any:  # noqa: ANN401
-    """An entry of the probe of a task; shifts are scored by the linear class probe."""
-    task, head = ("semantic", "linear") if task == "shift" else (task, first_head(results))
-    return dig(results, "backbones", name, task, head, key)
+def _late(results: Results, task: str, *names: str) -> bool:
+    """Whether a probe of a task has not converged; shifts are scored by the linear class probe."""
+    path = ("semantic", "linear") if task == "shift" else (task, first_head(results))
+    return any(dig(results, "backbones", name, *path, "converged") is False for name in names)
 
 
 def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, key: str) -> Estimate | None:
@@ -232,29 +216,25 @@ def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, k
 
 def _unpaired(results: Results, a: str, b: str, folder: str) -> Estimate | None:
     """Difference of accuracies after a shift, whose interval ignores that the photographs are the same."""
-    values: list[float] = []
     halves: list[float] = []
+    values: list[float] = []
     for name in (a, b):
-        scores = dig(results, "backbones", name, "shift", folder)
-        value, interval = dig(scores, "accuracy"), dig(scores, "ci95")
-        if value is None or interval is None:
+        score = _scored(results, name, "shift", folder)
+        if score is None or score[1] is None or score[2] is None:
             return None
-        values.append(value)
-        halves.append((interval[1] - interval[0]) / 2)
-    difference, half = values[0] - values[1], hypot(*halves)
-    return difference, difference - half, difference + half
+        values.append(score[0])
+        halves.append((score[2] - score[1]) / 2)
+    change, half = values[0] - values[1], hypot(*halves)
+    return change, change - half, change + half
 
 
 def attentive(results: Results) -> Table:
     """Accuracy of all heads of backbones with tokens, and paired differences to the linear head."""
     columns = (
-        *(Column(key, key.capitalize(), "text") for key in ("backbone", "tokens", "score")),
+        *words("backbone", "tokens", "score"),
         *(Column(head, "MLP" if head == "mlp" else head.capitalize(), interval=True) for head in _TOKEN_HEADS),
-        *(
-            Column(f"{head}_gain", f"{head.capitalize()} − linear", "points", interval=True)
-            for head in _TOKEN_HEADS[2:]
-        ),
-        Column("converged", "Converged", "text"),
+        *(Column(f"{h}_gain", f"{h.capitalize()} − linear", "points", interval=True) for h in _TOKEN_HEADS[2:]),
+        *words("converged"),
     )
     rows = []
     for name in ordered(results):
