@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, words
 
 DETECTORS = {
     "fine": "Style probe",
@@ -20,7 +20,6 @@ DETECTORS = {
 }
 BASELINES = ("mahalanobis", "knn", "squeezing", "layers")
 HALF = 0.5
-_KEYS = (Column("backbone", "Backbone", "text"), Column("attack", "Attack", "text"))
 
 
 def _rows(results: Results) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -41,10 +40,10 @@ def _remark(attack: str, entry: Mapping[str, Any]) -> str:
 def attacks(results: Results) -> Table:
     """Success and size of each attack, and the transformations that the style probe takes it for."""
     columns = (
-        *_KEYS,
+        *words("backbone", "attack"),
         *(Column("success", "Success", interval=True), Column("accuracy", "Class accuracy")),
         *(Column("linf", "L∞", "count"), Column("l2", "L2", "count")),
-        *(Column("named", "Style probe names", "text"), Column("remark", "Remark", "text")),
+        *(Column("named", "Style probe names", "text"), *words("remark")),
     )
     rows: list[tuple[Any, ...]] = []
     before = ""
@@ -53,10 +52,8 @@ def attacks(results: Results) -> Table:
             found = results["backbones"][name]["attack"]
             rows.append((name, "none", None, found.get("accuracy"), 0.0, 0.0, _most(found.get("named")), ""))
             before = name
-        sizes = entry.get("linf"), entry.get("l2")
-        text = _most(entry.get("named"))
-        success = scored(entry, "success")
-        rows.append((name, attack, success, entry.get("accuracy"), *sizes, text, _remark(attack, entry)))
+        numbers = scored(entry, "success"), *(entry.get(key) for key in ("accuracy", "linf", "l2"))
+        rows.append((name, attack, *numbers, _most(entry.get("named")), _remark(attack, entry)))
     caption = "Attacks on the linear class probe of each backbone; mean distances in grey levels."
     return Table("attacks", caption, columns, tuple(rows))
 
@@ -66,29 +63,22 @@ def _most(named: Mapping[str, float] | None) -> str:
     return ", ".join(shares) or "–"
 
 
-def _detection(results: Results, table: str, key: str, caption: str) -> Table:
+def attack_detection(results: Results) -> list[Table]:
+    """AUROC of each detector for each attack, and its true-positive rate at a false-positive rate of 5 %."""
     used = [how for how in DETECTORS if any(dig(entry, "detection", how) for _, _, entry in _rows(results))]
-    columns = (*_KEYS, *(Column(how, DETECTORS[how], interval=True) for how in used))
-    rows = [
-        (
-            name,
-            attack + (" *" if _remark(attack, entry) else ""),
-            *(scored(dig(entry, "detection", h), key) for h in used),
-        )
-        for name, attack, entry in _rows(results)
-    ]
-    return Table(table, caption, columns, tuple(rows) if used else ())
-
-
-def attack_detection(results: Results) -> Table:
-    """AUROC of each detector for each attack."""
-    return _detection(results, "attack_detection", "auroc", "Detection of successful attacks: AUROC.")
-
-
-def attack_tpr(results: Results) -> Table:
-    """True-positive rate of each detector for each attack at a false-positive rate of 5 %."""
-    caption = "Detection of successful attacks: true-positive rate at a false-positive rate of 5 %."
-    return _detection(results, "attack_tpr", "tpr", caption)
+    columns = (*words("backbone", "attack"), *(Column(how, DETECTORS[how], interval=True) for how in used))
+    tables = []
+    for table, key, what in (
+        ("attack_detection", "auroc", "AUROC"),
+        ("attack_tpr", "tpr", "true-positive rate at a false-positive rate of 5 %"),
+    ):
+        rows = []
+        for name, attack, entry in _rows(results):
+            mark = " *" if _remark(attack, entry) else ""
+            rows.append((name, attack + mark, *(scored(dig(entry, "detection", how), key) for how in used)))
+        caption = f"Detection of successful attacks: {what}."
+        tables.append(Table(table, caption, columns, tuple(rows) if used else ()))
+    return tables
 
 
 def attack_summary(results: Results) -> str:

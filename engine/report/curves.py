@@ -18,6 +18,7 @@ from substyle.engine.report.data import (
     real,
     scored,
     scored_under,
+    words,
 )
 from substyle.engine.report.figures import FULL, OPEN, panels
 from substyle.engine.report.findings import task_score
@@ -91,8 +92,7 @@ def severities(results: Results) -> Table:
                 moved = scored_under(results["backbones"][backbone], "sensitivity", f"{name}@{severity}")
                 rows.append((backbone, name, severity, *values, moved))
     columns = (
-        *(Column(key, key.capitalize(), "text") for key in ("backbone", "transformation")),
-        Column("severity", "Severity", "count"),
+        *(*words("backbone", "transformation"), Column("severity", "Severity", "count")),
         *(Column(label, f"{label.capitalize()} accuracy", interval=True) for label, _ in _TASKS),
         Column("sensitivity", "Sensitivity", "number", interval=True),
     )
@@ -102,12 +102,8 @@ def severities(results: Results) -> Table:
 def halfway(results: Results) -> Table:
     """Severity at which style accuracy is halfway between chance and its maximum: a column per backbone."""
     curves = _curves(results, "fine")
-    columns = (
-        Column("transformation", "Transformation", "text"),
-        *(Column(name, name, "number", interval=True) for name in curves),
-    )
-    head = first_head(results)
-    probes = [dig(results, "backbones", backbone, "fine", head) for backbone in curves]
+    columns = (*words("transformation"), *(Column(name, name, "number", interval=True) for name in curves))
+    probes = [dig(results, "backbones", backbone, "fine", first_head(results)) for backbone in curves]
     rows = [
         (name, *(scored(dig(c, name), "halfway", probe=p) for c, p in zip(curves.values(), probes, strict=True)))
         for name in names(results)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval
+from substyle.engine.report.data import Column, Results, Table, dig, ordered, scored, show, show_interval, words
 from substyle.engine.report.figures import FULL, MUTED, OPEN, panels
+from substyle.engine.report.findings import task_score
 
 LINEAR = "linear"
-_BACKBONE = Column("backbone", "Backbone", "text")
-_TASKS = {"fine": ("style", "accuracy", "ci95"), "semantic": ("class", "clean", "clean_ci95")}
+_TASKS = {"fine": "style", "semantic": "class"}
 
 
 def _entries(results: Results) -> list[tuple[str, str, str, Mapping[str, Any]]]:
@@ -30,28 +30,26 @@ def _entries(results: Results) -> list[tuple[str, str, str, Mapping[str, Any]]]:
 def extractability(results: Results) -> Table:
     """How easily labels are read: control tasks, codelength, photographs needed and shuffled labels, beside chance."""
     columns = (
-        _BACKBONE,
-        *(Column("task", "Task", "text"), Column("head", "Head", "text"), Column("test", "Test", interval=True)),
+        *(*words("backbone", "task", "head"), Column("test", "Test", interval=True)),
         *(Column("task_accuracy", "Task accuracy", interval=True), Column("control", "Control", interval=True)),
         Column("selectivity", "Selectivity", "points", interval=True),
         Column("memorised", "Memorised", interval=True),
         Column("bits", "Bits per label", "number", interval=True),
         Column("compression", "Compression", "number", interval=True),
         Column("needed", "For 90%", "count", interval=True),
-        *(Column("shuffled", "Shuffled"), Column("by_chance", "By chance", interval=True)),
-        Column("converged", "Converged", "text"),
+        *(Column("shuffled", "Shuffled"), Column("by_chance", "By chance", interval=True), *words("converged")),
     )
     rows: list[tuple[Any, ...]] = []
     entries = _entries(results)
     for name, task, head, entry in entries:
         own, shuffled = dig(entry, "selectivity"), dig(entry, "shuffled")
-        word, key, interval = _TASKS[task]
+        key = "accuracy" if task == "fine" else "clean"
         needed = scored(dig(entry, "curve"), "needed")
         parts = [part for part in map(entry.get, ("selectivity", "codelength", "curve", "shuffled")) if part]
         rows.append(
             (
-                *(name, word, head),
-                scored(dig(results, "backbones", name, task, head), key, interval),
+                *(name, _TASKS[task], head),
+                task_score(dig(results, "backbones", name, task, head), task, key),
                 *(scored(own, part) for part in ("task", "control", "selectivity", "memorised")),
                 *(scored(dig(entry, "codelength"), part) for part in ("bits", "compression")),
                 None if needed is None else tuple(None if n is None else round(n) for n in needed),
@@ -61,21 +59,16 @@ def extractability(results: Results) -> Table:
             )
         )
     for task in dict.fromkeys(task for _, task, _, _ in entries):
-        chance, uniform = dig(results, "chance", task), _uniform(entries, task)
+        chance = dig(results, "chance", task)
+        codes = (dig(entry, "codelength", "uniform") for _, own, _, entry in entries if own == task)
+        uniform = next((code for code in codes if code is not None), None)
         if chance is not None:
             alone = (chance, None, None)
             code = [None if uniform is None else (each, None, None) for each in (uniform, 1.0)]
             memorised = alone if task == "fine" else None
-            none = (0.0, None, None)
-            rows.append(
-                ("chance", _TASKS[task][0], "–", alone, alone, alone, none, memorised, *code, None, chance, None, "–")
-            )
+            scores = (alone, alone, alone, (0.0, None, None), memorised, *code, None, chance, None)
+            rows.append(("chance", _TASKS[task], "–", *scores, "–"))
     return Table("extractability", "How easily labels are read from each embedding.", columns, tuple(rows))
-
-
-def _uniform(entries: Sequence[tuple[str, str, str, Mapping[str, Any]]], task: str) -> float | None:
-    found = (dig(entry, "codelength", "uniform") for _, own, _, entry in entries if own == task)
-    return next((value for value in found if value is not None), None)
 
 
 def extractability_summary(results: Results) -> str:
@@ -85,7 +78,7 @@ def extractability_summary(results: Results) -> str:
     """
     sentences = []
     entries = _entries(results)
-    for task, what in (("fine", "Style"), ("semantic", "Class")):
+    for task, what in _TASKS.items():
         found = [
             (dig(entry, "codelength", "bits"), name, entry["codelength"])
             for name, own, head, entry in entries
@@ -97,12 +90,12 @@ def extractability_summary(results: Results) -> str:
                 bits, name, code = min(able, key=lambda one: one[0])
                 uniform = "" if control else f"; uniform code {show(code['uniform'], 'number')}"
                 sentences.append(
-                    f"{what} takes the fewest bits per label of all {kind} in {name}: {show(bits, 'number')} "
-                    f"({show_interval(code.get('bits_ci95'), 'number')}{uniform})."
+                    f"{what.capitalize()} takes the fewest bits per label of all {kind} in {name}: "
+                    f"{show(bits, 'number')} ({show_interval(code.get('bits_ci95'), 'number')}{uniform})."
                 )
     flags = [(name, task, dig(entry, "shuffled", "at_chance")) for name, task, _, entry in entries]
     known = [flag for flag in flags if flag[2] is not None]
-    late = ", ".join(f"{name} ({_TASKS[task][0]})" for name, task, flag in known if not flag)
+    late = ", ".join(f"{name} ({_TASKS[task]})" for name, task, flag in known if not flag)
     if known:
         sentences.append(
             f"Probes of shuffled labels are at chance in {sum(bool(flag) for *_, flag in known)} of {len(known)} cases"
@@ -114,11 +107,11 @@ def extractability_summary(results: Results) -> str:
 def learning_curves(results: Results) -> Table:
     """Test accuracy of linear probes by number of training photographs."""
     columns = (
-        *(_BACKBONE, Column("task", "Task", "text"), Column("photographs", "Photographs", "count")),
+        *(*words("backbone", "task"), Column("photographs", "Photographs", "count")),
         Column("accuracy", "Accuracy", interval=True),
     )
     rows = [
-        (name, _TASKS[task][0], int(size), scored(point, "accuracy", "ci95"))
+        (name, _TASKS[task], int(size), scored(point, "accuracy", "ci95"))
         for name, task, _, entry in _entries(results)
         for size, point in (dig(entry, "curve", "points") or {}).items()
     ]
@@ -133,21 +126,20 @@ def architecture(name: str) -> str:
 def complexity(results: Results) -> Table:
     """Accuracy of style and class by architecture of the probe."""
     columns = (
-        *(_BACKBONE, Column("probe", "Probe", "text")),
+        *words("backbone", "probe"),
         *(Column("parameters", "Parameters, style", "count"), Column("class_parameters", "Class", "count")),
         Column("style", "Style", interval=True),
         Column("style_difference", "− linear", "points", interval=True),
         Column("class", "Class", interval=True),
         Column("class_difference", "− linear", "points", interval=True),
         Column("transformed", "Class, transformed", interval=True),
-        *(Column("front", "Front", "text"), Column("selected", "Selected for", "text")),
-        Column("converged", "Converged", "text"),
+        *(*words("front"), Column("selected", "Selected for", "text"), *words("converged")),
     )
     rows = []
     for name in ordered(results):
         for probe, row in (dig(results, "backbones", name, "complexity") or {}).items():
             both = all(dig(row, f"{task}_converged") for task in _TASKS)
-            chosen = [_SELECTED.get(task, task) for task in dig(row, "selected") or []]
+            chosen = [_TASKS.get(task, task) for task in dig(row, "selected") or []]
             rows.append(
                 (
                     *(name, architecture(probe), *(dig(row, f"{task}_parameters") for task in _TASKS)),
@@ -159,7 +151,6 @@ def complexity(results: Results) -> Table:
     return Table("complexity", "Accuracy of style and class by depth × width of the probe.", columns, tuple(rows))
 
 
-_SELECTED = {"fine": "style", "semantic": "class"}
 _Scored = tuple[float, float | None, float | None]
 
 
@@ -256,14 +247,14 @@ def size_plots(results: Results) -> list[SizePlot]:
 def complexity_summary(rows: Mapping[str, Any]) -> str:
     """What validation selects for style and for class, its difference to the linear probe, and the Pareto front."""
     sentences = []
-    for task, what in (("fine", "Style"), ("semantic", "Class")):
+    for task, what in _TASKS.items():
         name = next((probe for probe, row in rows.items() if task in (dig(row, "selected") or [])), None)
         if name is None:
-            sentences.append(f"{what}: no probe has converged.")
+            sentences.append(f"{what.capitalize()}: no probe has converged.")
             continue
         row = rows[name]
         size = f"{architecture(name)}, {show(dig(row, f'{task}_parameters'), 'count')} parameters"
-        text = f"{what}: validation selects {size}, {show(row[task])}% on test photographs"
+        text = f"{what.capitalize()}: validation selects {size}, {show(row[task])}% on test photographs"
         difference = scored(row, f"{task}_difference")
         if name != LINEAR and difference is not None:
             low_high = show_interval(dig(row, f"{task}_difference_ci95"), "points") or "no interval"

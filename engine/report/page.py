@@ -337,7 +337,7 @@ _SECTIONS: tuple[Callable[[Results], Any], ...] = (
     *(curves.severity_plots, curves.halfway, curves.severities, curves.depth_plots),
     *(gains.adapters, gains.adapters_summary, gains.finetuned, gains.finetuned_summary),
     *(gains.attentive, gains.attentive_summary),
-    *(attacks.attacks, attacks.attack_detection, attacks.attack_tpr, attacks.attack_summary),
+    *(attacks.attacks, attacks.attack_detection, attacks.attack_summary),
     *(shift.domains, shift.domains_summary),
     *(extraction.extractability, extraction.extractability_summary, extraction.learning_curves),
     *(extraction.size_plots, extraction.complexity),

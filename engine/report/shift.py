@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from substyle.engine.report.claims import FEWEST_CORRELATED, shown_correlations
-from substyle.engine.report.data import Column, Results, Table, dig, first_head, ordered, real, scored, show
+from substyle.engine.report.data import Column, Results, Table, dig, first_head, ordered, real, scored, show, words
 from substyle.engine.report.extraction import SizePlot, SizePoint
 from substyle.engine.report.findings import SCORES, task_score
 
@@ -13,10 +13,8 @@ from substyle.engine.report.findings import SCORES, task_score
 def shifts(results: Results) -> Table:
     """Class accuracy on other photographs of the same classes."""
     columns = (
-        Column("backbone", "Backbone", "text"),
-        Column("shift", "Photographs", "text"),
-        Column("accuracy", "Class", interval=True),
-        Column("images", "Images", "count"),
+        *(*words("backbone"), Column("shift", "Photographs", "text")),
+        *(Column("accuracy", "Class", interval=True), Column("images", "Images", "count")),
     )
     rows = [
         (name, key, scored(scores, "accuracy", "ci95", probe), dig(scores, "images"))
@@ -29,15 +27,13 @@ def shifts(results: Results) -> Table:
 
 def shift_table(results: Results) -> Table | None:
     """Class accuracy of backbones on test photographs and on every shift, and mean sensitivity."""
-    shifts = list(
-        dict.fromkeys(key for name in ordered(results) for key in dig(results, "backbones", name, "shift") or {})
-    )
-    if not shifts:
+    names = list(dict.fromkeys(row[1] for row in shifts(results).rows))
+    if not names:
         return None
     columns = [
-        Column("backbone", "Backbone", "text"),
+        *words("backbone"),
         Column("clean", "Own photographs", interval=True),
-        *(Column(f"shift_{key}", key, interval=True) for key in shifts),
+        *(Column(f"shift_{key}", key, interval=True) for key in names),
         Column("sensitivity", "Mean sensitivity", "number"),
     ]
     rows = []
@@ -47,7 +43,7 @@ def shift_table(results: Results) -> Table | None:
             moved = [value for value in (backbone.get("sensitivity") or {}).values() if value is not None]
             clean = scored(dig(backbone, "semantic", first_head(results)), "clean")
             probe = dig(backbone, "semantic", "linear")
-            shifted = [scored(dig(backbone, "shift", key), "accuracy", "ci95", probe) for key in shifts]
+            shifted = [scored(dig(backbone, "shift", key), "accuracy", "ci95", probe) for key in names]
             rows.append((name, clean, *shifted, sum(moved) / len(moved) if moved else None))
     return Table("shift", "Accuracy of the class probe on shifted photographs", tuple(columns), tuple(rows))
 
@@ -94,8 +90,7 @@ def domains(results: Results) -> Table:
     """Scores of linear probes by training domain, a column for each test domain."""
     names = _domains(results)
     columns = (
-        *(Column(key, heading, "text") for key, heading in (("backbone", "Backbone"), ("score", "Score"))),
-        Column("trained", "Trained on", "text"),
+        *(*words("backbone", "score"), Column("trained", "Trained on", "text")),
         *(Column(f"on_{name}", name, interval=True) for name in names),
     )
     rows = []
@@ -105,9 +100,8 @@ def domains(results: Results) -> Table:
                 values = [task_score(row.get(name), task, key) for name in names]
                 if any(values):
                     rows.append((backbone, heading, trained, *values))
-    return Table(
-        "domains", "Accuracy of linear probes: trained on one domain, scored on another.", columns, tuple(rows)
-    )
+    caption = "Accuracy of linear probes: trained on one domain, scored on another."
+    return Table("domains", caption, columns, tuple(rows))
 
 
 def domains_summary(results: Results) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from substyle.engine.report import curves, extraction, gains, maps, shift
-from substyle.engine.report.attacks import attack_detection, attack_tpr, attacks
+from substyle.engine.report.attacks import attack_detection, attacks
 from substyle.engine.report.data import (
     Column,
     Kind,
@@ -19,22 +19,18 @@ from substyle.engine.report.data import (
     scored_under,
     show,
     show_interval,
+    words,
 )
 from substyle.engine.report.findings import task_score
 
-_BACKBONE = Column("backbone", "Backbone", "text")
-_HEAD = Column("head", "Head", "text")
+_BACKBONE, _HEAD = words("backbone", "head")
 
 
 def overview(results: Results) -> Table:
     """Probe accuracy, one row per backbone and head."""
     columns = (
-        _BACKBONE,
-        _HEAD,
-        Column("dim", "Width", "count"),
-        Column("style", "Style", interval=True),
-        Column("seen", "Seen", interval=True),
-        Column("held_out", "Held out", interval=True),
+        *(_BACKBONE, _HEAD, Column("dim", "Width", "count"), Column("style", "Style", interval=True)),
+        *(Column("seen", "Seen", interval=True), Column("held_out", "Held out", interval=True)),
         Column("gap", "Gap", "points", interval=True),
         Column("clean", "Class, clean", interval=True),
         Column("obfuscated", "Class, obfuscated", interval=True),
@@ -63,8 +59,7 @@ def _each_transformation(
             found = tuple(values(results["backbones"][backbone], row["name"]))
             if any(value is not None for value in found):
                 rows.append((backbone, row["name"], row["coarse"], row["role"], *found))
-    keys = (("transformation", "Transformation"), ("coarse", "Coarse class"), ("role", "Role"))
-    fixed = (_BACKBONE, *(Column(key, heading, "text") for key, heading in keys))
+    fixed = (*words("backbone", "transformation"), Column("coarse", "Coarse class", "text"), *words("role"))
     return Table(name, caption, (*fixed, *columns), tuple(rows))
 
 
@@ -118,16 +113,13 @@ def geometry(results: Results) -> Table:
 
 def knn(results: Results) -> Table:
     """k-NN accuracy by k."""
-    columns = (
-        _BACKBONE,
-        Column("k", "k", "count"),
-        Column("style", "Style", interval=True),
-        Column("class", "Class", interval=True),
-    )
+    scores = (Column("style", "Style", interval=True), Column("class", "Class", interval=True))
+    columns = (_BACKBONE, Column("k", "k", "count"), *scores)
     rows = [
-        (name, int(k), *(scored_under(scores, task, k) for task in ("transformation", "class")))
-        for name, scores in ((name, dig(results, "backbones", name, "knn")) for name in ordered(results))
-        for k in dig(scores, "transformation") or {}
+        (name, int(k), *(scored_under(found, task, k) for task in ("transformation", "class")))
+        for name in ordered(results)
+        for found in [dig(results, "backbones", name, "knn")]
+        for k in dig(found, "transformation") or {}
     ]
     return Table("knn", "Accuracy of a vote of the k nearest training variants (cosine).", columns, tuple(rows))
 
@@ -151,24 +143,18 @@ def neighbours(results: Results) -> Table:
         Column(key, heading, "number" if path[0] == "clusters" else "share", interval=path[0] != "retrieval")
         for key, heading, path in wanted
     ]
+    read: dict[str, Callable[..., Any]] = {
+        **{"balance": scored_under, "retrieval": dig},
+        "clusters": lambda backbone, part, key: scored(dig(backbone, part), key),
+    }
     rows = []
     for name in ordered(results):
         backbone = results["backbones"][name]
-        values = [
-            dig(backbone, *path) if path[0] == "retrieval" else _neighbour(backbone, *path) for _, _, path in wanted
-        ]
+        values = [read[path[0]](backbone, *path) for _, _, path in wanted]
         if any(value is not None for value in values):
             rows.append((name, *values))
-    return Table(
-        "neighbours",
-        "Balance, retrieval and clusters of test variants (95 % intervals).",
-        (_BACKBONE, *columns),
-        tuple(rows),
-    )
-
-
-def _neighbour(backbone: object, part: str, key: str) -> tuple[float, float | None, float | None] | None:
-    return scored(dig(backbone, part), key) if part == "clusters" else scored_under(backbone, part, key)
+    caption = "Balance, retrieval and clusters of test variants (95 % intervals)."
+    return Table("neighbours", caption, (_BACKBONE, *columns), tuple(rows))
 
 
 def multitask(results: Results) -> Table:
@@ -195,7 +181,7 @@ def multitask(results: Results) -> Table:
 def comparisons(results: Results) -> Table:
     """Paired differences between backbones."""
     columns = (
-        *(Column(key, key.capitalize(), "text") for key in ("task", "metric", "head", "a", "b")),
+        *words("task", "metric", "head", "a", "b"),
         Column("difference", "A − B", "points", interval=True),
         Column("two_way", "Two‑way", "points", interval=True),
         Column("se", "Error", "share"),
@@ -221,9 +207,8 @@ def redrawn(results: Results) -> Table:
     )
     found = {name: dig(results, "backbones", name, "coarse_redrawn", "linear") for name in ordered(results)}
     rows = [(name, *(dig(each, column.name) for column in columns[1:])) for name, each in found.items() if each]
-    return Table(
-        "redrawn", "Coarse accuracy on held-out transformations, over random held-out sets.", columns, tuple(rows)
-    )
+    caption = "Coarse accuracy on held-out transformations, over random held-out sets."
+    return Table("redrawn", caption, columns, tuple(rows))
 
 
 def equal_width(results: Results) -> Table:
@@ -246,12 +231,9 @@ def claims(results: Results) -> Table:
     """Verdicts on the claims of the paper."""
     columns = (
         Column("id", "Claim", "text"),
-        Column("statement", "Statement", "text"),
+        *words("statement"),
         Column("status", "Verdict", "text"),
-        Column("difference", "Difference", "text"),
-        Column("interval", "Interval", "text"),
-        Column("backbones", "Backbones", "text"),
-        Column("why", "Why", "text"),
+        *words("difference", "interval", "backbones", "why"),
     )
     rows = []
     for row in results.get("claims") or []:
@@ -272,10 +254,7 @@ def claims(results: Results) -> Table:
 
 def training(results: Results) -> Table:
     """Convergence and certificates of all probes."""
-    columns = (
-        *(_BACKBONE, Column("task", "Task", "text"), _HEAD),
-        *(Column(key, key.capitalize(), "text") for key in ("converged", "edge", "certificate")),
-    )
+    columns = words("backbone", "task", "head", "converged", "edge", "certificate")
     rows = []
     for name in ordered(results):
         for task in ("fine", "coarse", "coarse_rotation", "semantic", "multitask"):
@@ -298,13 +277,7 @@ def _is_number(value: object) -> bool:
 
 def confusions(results: Results, task: str) -> Table:
     """Non-zero cells of the confusion matrices of a task."""
-    columns = (
-        _BACKBONE,
-        _HEAD,
-        Column("truth", "Truth", "text"),
-        Column("predicted", "Predicted", "text"),
-        Column("count", "Variants", "count"),
-    )
+    columns = (*words("backbone", "head", "truth", "predicted"), Column("count", "Variants", "count"))
     rows = []
     for name in ordered(results):
         for head in heads(results):
@@ -334,8 +307,7 @@ def all_tables(results: Results) -> list[Table]:
         geometry(results),
         shift.shifts(results),
         attacks(results),
-        attack_detection(results),
-        attack_tpr(results),
+        *attack_detection(results),
         comparisons(results),
         claims(results),
         training(results),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.engine.report.fake import fake_results
 
-from substyle.engine.report.attacks import attack_detection, attack_summary, attack_tpr, attacks
+from substyle.engine.report.attacks import attack_detection, attack_summary, attacks
 from substyle.engine.report.tables import all_tables
 from substyle.engine.report.validation import validate_results
 from substyle.kernels.errors import SubstyleError
@@ -52,7 +52,7 @@ def test_the_sentence_names_the_least_visible_attack_that_succeeds(results: dict
 
 
 def test_tables(results: dict[str, Any]) -> None:
-    success, auroc, tpr = attacks(results), attack_detection(results), attack_tpr(results)
+    success, auroc, tpr = attacks(results), *attack_detection(results)
     assert [row[1] for row in success.rows] == ["none", "fgsm@1", "pgd@1", "pgd@8", "adaptive@8", "noise@8"]
     assert [row[-1] for row in success.rows[1:]] == [
         *("succeeds on less than half", "", "", "", "no attack: random signs")
