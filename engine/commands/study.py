@@ -140,9 +140,8 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
     config = study.probes if study else ProbeConfig(seed=store.settings.seed)
     outputs.claim(out, store.path, store.uuid)
-    outcomes = stages.probe(
-        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
-    )
+    tables = stages.tables(store, options.backbone, _suite(study))
+    outcomes = stages.probe(store, out, config, tables, quiet=options.quiet)
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
@@ -157,12 +156,9 @@ def analyze(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
     config = study.analysis if study else AnalysisConfig(seed=store.settings.seed)
     outputs.claim(out, store.path, store.uuid)
-    analyses = stages.analysis(
-        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
-    )
-    similarity = compare_backbones(
-        store, out, config, backbones=options.backbone, transformations=_suite(study), quiet=options.quiet
-    )
+    tables = stages.tables(store, options.backbone, _suite(study))
+    analyses = stages.analysis(store, out, config, tables, quiet=options.quiet)
+    similarity = compare_backbones(store, out, config, tables, quiet=options.quiet)
     for name, answer in analyses.items():
         shares = "  ".join(f"{k}-NN {v:.3f}" for k, v in answer["knn"]["transformation"].items() if v is not None)
         print(f"{name}  transformation: {shares}")

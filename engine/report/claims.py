@@ -48,24 +48,23 @@ def claims(results: Results) -> list[Claim]:
         the pairs' 95 % intervals), ``margin`` of equivalence or null, ``n_transformations`` (resampled transformations)
         and ``reasons``.
     """
-    made = (_masked_lead, _image_text_lead, _supervised_last, _mlp_is_free, _contrastive_move, _moving_is_no_weakness)
-    return [make(results) for make in made]
+    return [
+        _pairs_decide(results, "C1", "Masked models predict the transformation best.", "masked", _STYLE, +1),
+        _image_text_leads(results),
+        _pairs_decide(results, "C3", _C3, "supervised", _STYLE, -1),
+        *(make(results) for make in (_mlp_is_free, _contrastive_move, _moving_is_no_weakness)),
+    ]
 
 
-def _masked_lead(results: Results) -> Claim:
-    """C1: masked minus others in style accuracy, every pair above 0."""
-    claim = _claim("C1", "Masked models predict the transformation best.")
-    left, right = _kinds(results, claim, "masked")
-    return _pairs_decide(results, claim, left, right, ("fine", "accuracy"), +1)
+_C2 = "Image-text models generalise better to held-out transformations, especially to held-out styles."
+_C3 = "Foundation models retain more of the transformation than supervised ones."
+_STYLE, _HELD_OUT_STYLES = ("fine", "accuracy"), ("rotation", "styles")
 
 
-def _image_text_lead(results: Results) -> Claim:
+def _image_text_leads(results: Results) -> Claim:
     """C2: image-text minus others on painting styles held out in turn, every pair above 0."""
-    claim = _claim(
-        "C2", "Image-text models generalise better to held-out transformations, especially to held-out styles."
-    )
-    left, right = _kinds(results, claim, "image_text")
-    claim = _pairs_decide(results, claim, left, right, ("rotation", "styles"), +1)
+    claim = _pairs_decide(results, "C2", _C2, "image_text", _HELD_OUT_STYLES, +1)
+    left, right = claim["groups"].values()
     crossed = across_generators(results, "linear", [*left, *right]).strip()
     claim["reasons"].append(
         crossed.rstrip(".") or "all styles come from one generator, whose fingerprint a probe may learn"
@@ -74,13 +73,6 @@ def _image_text_lead(results: Results) -> Claim:
     if every:
         claim["reasons"].append(f"over all transformations held out in turn: {_shown(every)}")
     return claim
-
-
-def _supervised_last(results: Results) -> Claim:
-    """C3: supervised minus all other trained backbones in style accuracy, every pair below 0."""
-    claim = _claim("C3", "Foundation models retain more of the transformation than supervised ones.")
-    left, right = _kinds(results, claim, "supervised")
-    return _pairs_decide(results, claim, left, right, ("fine", "accuracy"), -1)
 
 
 def _mlp_is_free(results: Results) -> Claim:
@@ -235,17 +227,6 @@ def _by_objective(results: Results) -> dict[str, list[str]]:
     return found
 
 
-def _kinds(results: Results, claim: Claim, objective: str) -> tuple[list[str], list[str]]:
-    """Backbones with an objective, and trained ones with another; unknown objectives are in neither."""
-    kinds = _by_objective(results)
-    left = kinds.get(objective, [])
-    right = [name for kind, names in kinds.items() for name in names if kind not in ("", "none", objective)]
-    claim["groups"] = {objective: left, "others": right}
-    if kinds.get(""):
-        claim["reasons"].append(f"excluded, objective unknown: {listed(kinds[''])}")
-    return left, right
-
-
 def _differences(
     results: Results, task: str, metric: str, left: Sequence[str], right: Sequence[str]
 ) -> list[Difference]:
@@ -256,11 +237,18 @@ def _differences(
 
 
 def _pairs_decide(
-    results: Results, claim: Claim, left: Sequence[str], right: Sequence[str], score: tuple[str, str], sign: int
+    results: Results, identity: str, statement: str, objective: str, score: tuple[str, str], sign: int
 ) -> Claim:
-    """Verdict from the two-way intervals of all pairs: all on the side of ``sign``, all on the other, or neither."""
-    task, metric = score
-    objective = next(iter(claim["groups"]))
+    """C1 to C3: backbones with an objective minus trained ones with another; unknown objectives are in neither.
+
+    The verdict is from the two-way intervals of all pairs: all on the side of ``sign``, all on the other, or neither.
+    """
+    claim, kinds, (task, metric) = _claim(identity, statement), _by_objective(results), score
+    left = kinds.get(objective, [])
+    right = [name for kind, names in kinds.items() for name in names if kind not in ("", "none", objective)]
+    claim["groups"] = {objective: left, "others": right}
+    if kinds.get(""):
+        claim["reasons"].append(f"excluded, objective unknown: {listed(kinds[''])}")
     kind = _KIND.get(objective, objective)
     absent = [] if left else [f"no {kind} model{_layers_only(results)}"]
     absent += [] if right else ["no trained model of another kind"]
@@ -290,7 +278,7 @@ def _pairs_decide(
     return _held_back(results, claim, [*left, *right], [(part, "linear")])
 
 
-_SCORES = {("fine", "accuracy"): "style accuracy", ("rotation", "styles"): "accuracy on styles held out in turn"}
+_SCORES = {_STYLE: "style accuracy", _HELD_OUT_STYLES: "accuracy on styles held out in turn"}
 
 
 def _transformations(results: Results, task: str, metric: str, name: str) -> int:

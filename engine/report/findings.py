@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from substyle.engine.report.data import Results, dig, head_name, heads, ordered, real, scored, show, show_interval
+from substyle.engine.report.data import (
+    Results,
+    dig,
+    first_head,
+    head_name,
+    heads,
+    ordered,
+    real,
+    scored,
+    show,
+    show_interval,
+)
 
 LEVEL = 0.05  # significance level after Holm's correction
 MARGIN = 0.01  # margin of equivalence
@@ -157,10 +168,6 @@ class Finding:
     text: str
 
 
-def _article(head: str) -> str:
-    return "An" if head == "mlp" else "A"
-
-
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Join names for a sentence; more than ``most`` are abbreviated to "… and N more"."""
     if len(names) > most:
@@ -217,42 +224,35 @@ def _left_out(found: Standing) -> str:
 
 def findings(results: Results) -> list[Finding]:
     """Headline findings over all backbones and controls, at most seven."""
-    tried = heads(results)
+    rankings: tuple[tuple[str, str, str, Callable[[Results, str, Standing], str]], ...] = (
+        ("Style", "fine", "accuracy", _style),
+        ("New styles", "coarse", "held_out", _new_styles),
+        ("In turn", "coarse_rotation", "accuracy", _in_turn),
+        ("Substance", "semantic", "clean", _substance),
+    )
     made: list[Finding | None] = []
-    if tried:
-        made = [make(results, tried[0]) for make in (_style, _new_styles, _in_turn, _substance)]
+    for title, task, key, make in rankings if (head := first_head(results)) else ():
+        found = standing(results, task, head, key)
+        late = [name for name in found.unconverged if name in real(results)]
+        if found.trained:
+            made.append(Finding(title, _controls_first(found) + make(results, head, found)))
+        elif late:
+            made.append(Finding(title, f"No ranking: the probes on {listed(late)} have not converged."))
     made += [_nearest(results), _together(results), _not_converged(results)]
     return [finding for finding in made if finding is not None]
 
 
-def _refused(title: str, found: Standing, results: Results) -> Finding | None:
-    """Replacement for a finding if no probe of a trained backbone has converged."""
-    names = [name for name in found.unconverged if name in real(results)]
-    if not names:
-        return None
-    return Finding(title, f"No ranking: the probes on {listed(names)} have not converged.")
-
-
-def _style(results: Results, head: str) -> Finding | None:
-    found = standing(results, "fine", head, "accuracy")
-    if not found.trained:
-        return _refused("Style", found, results)
+def _style(results: Results, head: str, found: Standing) -> str:
     best, chance = found.trained[0], dig(results, "chance", "fine")
-    count = len(results["transformations"])
-    text = _controls_first(found)
-    text += f"{_article(head)} {head_name(head)} probe on {best.name} predicts which of {count} transformations was "
-    text += f"applied to a test photograph with an accuracy of {best.text(chance)}."
-    return Finding("Style", text + _standing_of_best(found))
+    text = f"{'An' if head == 'mlp' else 'A'} {head_name(head)} probe on {best.name} predicts which of "
+    text += f"{len(results['transformations'])} transformations was applied to a test photograph with an accuracy of "
+    return text + f"{best.text(chance)}." + _standing_of_best(found)
 
 
-def _new_styles(results: Results, head: str) -> Finding | None:
-    found = standing(results, "coarse", head, "held_out")
-    if not found.trained:
-        return _refused("New styles", found, results)
+def _new_styles(results: Results, head: str, found: Standing) -> str:
     best, chance = found.trained[0], dig(results, "chance", "coarse")
     coarse = dig(results, "backbones", best.name, "coarse", head)
-    text = _controls_first(found)
-    text += f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of "
+    text = f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of "
     text += f"{best.text(chance)}"
     seen, gap = dig(coarse, "seen"), dig(coarse, "gap")
     gap_ci = dig(coarse, interval_key(coarse, "coarse", "gap"))
@@ -270,7 +270,7 @@ def _new_styles(results: Results, head: str) -> Finding | None:
     low = floors(results, head)
     if low:
         text += f" At or below chance for every backbone, which points to the grouping: {listed(low)}."
-    return Finding("New styles", text)
+    return text
 
 
 def floors(results: Results, head: str) -> list[str]:
@@ -289,19 +289,15 @@ def floors(results: Results, head: str) -> list[str]:
     return [t for t, values in reached.items() if chance is not None and max(values) <= chance]
 
 
-def _in_turn(results: Results, head: str) -> Finding | None:
-    found = standing(results, "coarse_rotation", head, "accuracy")
-    if not found.trained:
-        return _refused("In turn", found, results)
+def _in_turn(results: Results, head: str, found: Standing) -> str:
     best, chance = found.trained[0], dig(results, "chance", "coarse")
-    text = _controls_first(found) + f"With each transformation held out in turn, {best.name} predicts its coarse class "
-    text += f"with an accuracy of {best.text(chance)}." + _standing_of_best(found, general=True)
+    text = f"With each transformation held out in turn, {best.name} predicts its coarse class with an accuracy of "
+    text += f"{best.text(chance)}." + _standing_of_best(found, general=True)
     styles = standing(results, "coarse_rotation", head, "styles")
     if styles.trained:
         each = [f"{score.name} {score.short()}" for score in styles.scores]
         text += f" Painting styles only: {listed(each, _MOST_RANKS)}."
-    text += across_generators(results, head, [score.name for score in styles.scores])
-    return Finding("In turn", text)
+    return text + across_generators(results, head, [score.name for score in styles.scores])
 
 
 def across_generators(results: Results, head: str, names: Sequence[str]) -> str:
@@ -320,13 +316,9 @@ def across_generators(results: Results, head: str, names: Sequence[str]) -> str:
     )
 
 
-def _substance(results: Results, head: str) -> Finding | None:
-    found = standing(results, "semantic", head, "clean")
-    if not found.trained:
-        return _refused("Substance", found, results)
+def _substance(results: Results, head: str, found: Standing) -> str:
     best, chance = found.trained[0], dig(results, "chance", "semantic")
-    text = _controls_first(found)
-    text += f"{best.name} predicts the class of unchanged photographs best, with an accuracy of {best.text(chance)}."
+    text = f"{best.name} predicts the class of unchanged photographs best, with an accuracy of {best.text(chance)}."
     text += _standing_of_best(found)
     robust = standing(results, "semantic", head, "obfuscated").trained
     if robust:
@@ -337,7 +329,7 @@ def _substance(results: Results, head: str) -> Finding | None:
         worst = min(((v, t) for t, v in by.items() if v is not None and t != "identity"), default=None)
         if worst:
             text += f" The hardest transformation for {robust[0].name} is {worst[1]} ({show(worst[0])}%)."
-    return Finding("Substance", text)
+    return text
 
 
 def _nearest(results: Results) -> Finding | None:
@@ -414,8 +406,7 @@ def _not_converged(results: Results) -> Finding | None:
 
 def portrait(results: Results, name: str) -> list[str]:
     """Summary of one backbone in at most five sentences; probes that have not converged are left out."""
-    tried = heads(results)
-    head = tried[0] if tried else "linear"
+    head = first_head(results) or "linear"
     backbone = results["backbones"][name]
 
     def of(task: str, key: str) -> tuple[Score, ...]:

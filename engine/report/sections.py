@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.report import curves, extraction, maps, shift
-from substyle.engine.report.data import HEADS, Column, Results, Table, dig, head_name, heads, ordered, real, scored
+from substyle.engine.report.data import (
+    HEADS,
+    Column,
+    Results,
+    Table,
+    dig,
+    first_head,
+    head_name,
+    heads,
+    ordered,
+    real,
+    words,
+)
 from substyle.engine.report.figures import FULL, INK, MUTED, OPEN, Matrix, confusion, panels
 from substyle.engine.report.findings import task_score
 
@@ -63,29 +75,15 @@ def _plot(results: Results, title: str, task: str, wanted: Sequence[tuple[str, s
 
 def dot_plots(results: Results) -> list[DotPlot]:
     """Dot plots of style, new styles and substance."""
-    tried = heads(results)
-    if not tried:
-        return []
-    first, shapes = tried[0], ("full", "open")
+    tried, first = heads(results), first_head(results)
+    each = zip(tried, ("full", "open"), strict=False)
+    styles = [(head, "accuracy", shape, f"{head_name(head)} probe") for head, shape in each]
+    new = [(first, "seen", "full", "seen in training"), (first, "held_out", "open", "held out")]
+    classes = [(first, "clean", "full", "unchanged photographs"), (first, "obfuscated", "open", "transformed")]
     plots = (
-        _plot(
-            results,
-            "Style: which transformation?",
-            "fine",
-            [(head, "accuracy", shape, f"{head_name(head)} probe") for head, shape in zip(tried, shapes, strict=False)],
-        ),
-        _plot(
-            results,
-            "New styles: which coarse class?",
-            "coarse",
-            [(first, "seen", "full", "seen in training"), (first, "held_out", "open", "held out")],
-        ),
-        _plot(
-            results,
-            "Substance: which class?",
-            "semantic",
-            [(first, "clean", "full", "unchanged photographs"), (first, "obfuscated", "open", "transformed")],
-        ),
+        _plot(results, "Style: which transformation?", "fine", styles),
+        _plot(results, "New styles: which coarse class?", "coarse", new),
+        _plot(results, "Substance: which class?", "semantic", classes),
     )
     return [plot for plot in plots if plot is not None]
 
@@ -139,24 +137,21 @@ def knn_beside_probes(results: Results) -> list[Table]:
         {int(k) for name in ordered(results) for k in dig(results, "backbones", name, "knn", "transformation") or {}}
     )
     pooled = [head for head in heads(results) if head in HEADS]
-    probes: dict[str, list[tuple[str, str, str, str, str]]] = {
-        "transformation": [(f"{head_name(head)} probe", "fine", head, "accuracy", "ci95") for head in pooled],
-        "class": [
-            (f"{head_name(head)}, {word}", "semantic", head, key, f"{key}_ci95")
-            for head in pooled
-            for key, word in (("clean", "unchanged"), ("obfuscated", "transformed"))
-        ],
+    parts = (("clean", "unchanged"), ("obfuscated", "transformed"))
+    probes = {
+        "transformation": [(f"{head_name(head)} probe", "fine", head, "accuracy") for head in pooled],
+        "class": [(f"{head_name(head)}, {word}", "semantic", head, key) for head in pooled for key, word in parts],
     }
     made = []
     for task, caption in (("transformation", "Style"), ("class", "Class")):
-        columns = [Column("backbone", "Backbone", "text"), *(Column(f"k{k}", f"{k}\u2011NN") for k in ks)]
+        columns = [*words("backbone"), *(Column(f"k{k}", f"{k}\u2011NN") for k in ks)]
         columns += [Column("probe", heading, interval=True) for heading, *_ in probes[task]]
         rows = []
         for name in ordered(results):
             backbone = results["backbones"][name]
             near = [dig(backbone, "knn", task, str(k)) for k in ks]
             if any(value is not None for value in near):
-                values = [scored(dig(backbone, t, head), key, interval) for _, t, head, key, interval in probes[task]]
+                values = [task_score(dig(backbone, part, head), part, key) for _, part, head, key in probes[task]]
                 rows.append((name, *near, *values))
         if rows:
             made.append(Table(f"knn_{task}", caption, tuple(columns), tuple(rows)))
@@ -231,6 +226,7 @@ def _save(figure: Any, stem: Path) -> list[Path]:  # noqa: ANN401 (matplotlib sh
 
 def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no types)
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.transforms import ScaledTranslation
 
     names = list(dict.fromkeys(row.name for plot in plots for row in plot.rows))
@@ -241,15 +237,15 @@ def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no
         for row in plot.rows:
             y = names.index(row.name)
             for dot in row.dots:
-                colour = FULL if dot.shape == "full" else OPEN
+                mark = _mark(dot.shape)
                 if dot.low is not None and dot.high is not None:
-                    axis.plot([100 * dot.low, 100 * dot.high], [y, y], color=colour, lw=1.2, solid_capstyle="butt")
-                face = colour if dot.shape == "full" else "white"
-                axis.plot(100 * dot.value, y, "o", ms=4.5, mec=colour, mfc=face, mew=1.1, zorder=3)
+                    ends = [100 * dot.low, 100 * dot.high]
+                    axis.plot(ends, [y, y], color=mark["mec"], lw=1.2, solid_capstyle="butt")
+                axis.plot(100 * dot.value, y, zorder=3, **mark)
         if plot.chance is not None:
             axis.axvline(100 * plot.chance, color=MUTED, lw=0.8, ls=(0, (2, 2)))
         axis.set(xlim=(0, 100), title=plot.title, xlabel="accuracy, %")
-        marks = [_mark(shape, label) for shape, label in plot.key]
+        marks = [Line2D([], [], label=label, **_mark(shape)) for shape, label in plot.key]
         axis.legend(
             handles=marks,
             loc="upper center",
@@ -269,12 +265,11 @@ def _overview(plots: list[DotPlot]) -> Any:  # noqa: ANN401 (matplotlib ships no
     return figure
 
 
-def _mark(shape: str, label: str) -> Any:  # noqa: ANN401 (matplotlib ships no types)
-    from matplotlib.lines import Line2D
-
+def _mark(shape: str) -> dict[str, Any]:
+    """Style of a dot."""
     colour = FULL if shape == "full" else OPEN
     face = colour if shape == "full" else "white"
-    return Line2D([], [], ls="", marker="o", ms=4.5, mec=colour, mfc=face, mew=1.1, label=label)
+    return {"ls": "", "marker": "o", "ms": 4.5, "mec": colour, "mfc": face, "mew": 1.1}
 
 
 def _moved(results: Results) -> list[tuple[str, list[tuple[float, float, str]]]]:

@@ -13,6 +13,7 @@ from substyle.engine.report.data import (
     Results,
     Table,
     dig,
+    first_head,
     heads,
     ordered,
     scored,
@@ -328,8 +329,7 @@ def headline_table(results: Results) -> str:
 
     Coarse and class scores are those of the first head, linear if available.
     """
-    tried = heads(results)
-    first = tried[0] if tried else "linear"
+    tried, first = heads(results), first_head(results) or "linear"
     columns: list[tuple[str, tuple[str, ...], str]] = [
         *((f"style {head}", ("fine", head, "accuracy"), "fine") for head in tried),
         ("seen", ("coarse", first, "seen"), "coarse"),

@@ -79,8 +79,8 @@ def transfer(
         everywhere = {own: table}
         for name, store in stores.items():
             where = out / DOMAINS / slug(name)
-            stages.probe(store, where, linear, backbones=[backbone], transformations=table.transformations, quiet=quiet)
-            everywhere[name] = open_table(store, backbone, table.transformations)
+            (everywhere[name],) = stages.tables(store, [backbone], table.transformations)
+            stages.probe(store, where, linear, [everywhere[name]], quiet=quiet)
         probes = _probes(out, backbone, list(everywhere), tasks)
         converged = {key: _converged(out, key[1], own, backbone, key[0]) for key in probes}
         found: dict[str, Any] = {}

@@ -128,12 +128,12 @@ def _run(
         bases = adaptable(store, names_of(study.backbones))
         with observability.span("run", "adapt", len(bases)):
             adapted = adapt(store, out, study.adapt, study.probes, backbones=bases, transformations=chosen, quiet=quiet)
-    names = [*names_of(choices), *adapted]
-    with observability.span("run", "probe", len(names)):
-        outcomes = stages.probe(store, out, study.probes, backbones=names, transformations=chosen, quiet=quiet)
-    with observability.span("run", "analyze", len(names)):
-        analyses = stages.analysis(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
-        similarity = compare(store, out, study.analysis, backbones=names, transformations=chosen, quiet=quiet)
+    tables = stages.tables(store, [*names_of(choices), *adapted], chosen)
+    with observability.span("run", "probe", len(tables)):
+        outcomes = stages.probe(store, out, study.probes, tables, quiet=quiet)
+    with observability.span("run", "analyze", len(tables)):
+        analyses = stages.analysis(store, out, study.analysis, tables, quiet=quiet)
+        similarity = compare(store, out, study.analysis, tables, quiet=quiet)
     parts: dict[str, Mapping[str, Any]] = {"label": labels_of(study.backbones)}
     if study.attack.attacks:
         targets = study.attack.backbones or attackable(store, names_of(study.backbones))
@@ -148,7 +148,6 @@ def _run(
                 device=study.probes.device,
                 quiet=quiet,
             )
-    tables = stages.tables(store, names, chosen)
     parts |= _elsewhere(study, plan, store, out, choices, adapted, tables, quiet=quiet)
     if study.gallery:
         parts["mistakes"] = mistakes(store, out, tables)

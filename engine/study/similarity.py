@@ -30,19 +30,12 @@ _FILE = "similarity.json"
 
 
 def compare(
-    store: EmbeddingStore,
-    out: Path,
-    config: AnalysisConfig,
-    *,
-    backbones: Sequence[str] = (),
-    transformations: Sequence[str] = (),
-    quiet: bool = False,
+    store: EmbeddingStore, out: Path, config: AnalysisConfig, tables: Sequence[EmbeddingTable], *, quiet: bool = False
 ) -> dict[str, Any]:
-    """`similarity` of backbones (default: all of the store); writes ``out/similarity/similarity.json``.
+    """`similarity` of the backbones of these tables; writes ``out/similarity/similarity.json``.
 
     Empty for fewer than two backbones.
     """
-    tables = stages.tables(store, backbones, transformations)
     folder = out / SIMILARITY
     if len(tables) < 2:
         return {}

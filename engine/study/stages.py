@@ -94,25 +94,15 @@ def stage_settings(config: ProbeConfig | AnalysisConfig) -> dict[str, Any]:
 
 
 def probe(
-    store: EmbeddingStore,
-    out: Path,
-    config: ProbeConfig,
-    *,
-    backbones: Sequence[str] = (),
-    transformations: Sequence[str] = (),
-    quiet: bool = False,
+    store: EmbeddingStore, out: Path, config: ProbeConfig, tables: Sequence[EmbeddingTable], *, quiet: bool = False
 ) -> dict[str, ProbeOutcome]:
     """Train and score the probes of backbones; writes ``out/probes/<backbone>/``.
 
     Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted and
     fine-tuned backbones have none either, and hold out no transformation in turn: they were trained on all of these.
-
-    Args:
-        backbones: default: all of the store.
-        transformations: default: all that these backbones have.
     """
     outcomes = {}
-    for table in tables(store, backbones, transformations):
+    for table in tables:
         entry = store.backbone(table.backbone)
         folder = out / PROBES / entry.slug
         _require_unseen(table, entry)
@@ -138,17 +128,11 @@ def probe(
 
 
 def analysis(
-    store: EmbeddingStore,
-    out: Path,
-    config: AnalysisConfig,
-    *,
-    backbones: Sequence[str] = (),
-    transformations: Sequence[str] = (),
-    quiet: bool = False,
+    store: EmbeddingStore, out: Path, config: AnalysisConfig, tables: Sequence[EmbeddingTable], *, quiet: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Analyze neighbours, geometry and clusters of backbones; writes ``out/analysis/<backbone>/analysis.json``."""
     results = {}
-    for table in tables(store, backbones, transformations):
+    for table in tables:
         entry = store.backbone(table.backbone)
         folder = out / ANALYSIS / entry.slug
         path = folder / "analysis.json"

@@ -47,10 +47,10 @@ class Kept:
     runs: dict[str, int]
 
     def probe(self) -> dict[str, ProbeOutcome]:
-        return stages.probe(self.store, self.out, ProbeConfig(), quiet=True)
+        return stages.probe(self.store, self.out, ProbeConfig(), stages.tables(self.store), quiet=True)
 
     def analysis(self) -> dict[str, Any]:
-        return stages.analysis(self.store, self.out, AnalysisConfig(), quiet=True)
+        return stages.analysis(self.store, self.out, AnalysisConfig(), stages.tables(self.store), quiet=True)
 
 
 def kept_results(store: EmbeddingStore, out: Path) -> tuple[dict[str, ProbeOutcome], dict[str, dict[str, Any]]]:

@@ -53,7 +53,7 @@ def probed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     config = ProbeConfig(
         tasks=("fine", "semantic"), heads=("linear",), bootstrap=100, resamples=0, equal_width=0, redraws=0
     )
-    stages.probe(store, out, config, quiet=True)
+    stages.probe(store, out, config, stages.tables(store), quiet=True)
     return store, out
 
 

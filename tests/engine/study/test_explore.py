@@ -88,9 +88,9 @@ def test_predictions_of_saved_probes(
         tasks=("fine", "semantic"), heads=("linear",), Cs=(1e-2,), passes=50, doublings=1, resamples=0, redraws=0,
         rotate=False, equal_width=0, bootstrap=100,
     )  # fmt: skip
-    outcome = stages.probe(store, tmp_path, config, quiet=True)["control:pixels"]
+    outcome = stages.probe(store, tmp_path, config, stages.tables(store), quiet=True)["control:pixels"]
     explore(store, "control:pixels", results=tmp_path)
-    stages.probe(store, tmp_path, config, transformations=NAMES[:2], quiet=True)
+    stages.probe(store, tmp_path, config, stages.tables(store, transformations=NAMES[:2]), quiet=True)
     (tmp_path / "probes" / store.backbone("control:pixels").slug / "scores.npz").write_bytes(b"")
     explore(store, "control:pixels", results=tmp_path)
     (_, rows), (_, without) = atlas

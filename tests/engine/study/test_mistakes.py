@@ -33,7 +33,7 @@ def photographs(two_classes: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def store(photographs: Path, tmp_path: Path) -> substyle.EmbeddingStore:
     made = substyle.embed(photographs, tmp_path / "s.zarr", [PIXELS], transformations=NAMES, canvas=64)
-    stages.probe(made, tmp_path, PROBES, quiet=True)
+    stages.probe(made, tmp_path, PROBES, stages.tables(made), quiet=True)
     return made
 
 

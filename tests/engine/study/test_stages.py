@@ -36,13 +36,15 @@ def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> 
     settings = EmbedConfig(batch=4, threads=1, precision="fp32")
     images: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
     store = embed(two_classes, tmp_path / "s.zarr", backbones, config=settings, **images)
-    outcomes = stages.probe(store, tmp_path, config, quiet=True)
+    tables = stages.tables(store)
+    outcomes = stages.probe(store, tmp_path, config, tables, quiet=True)
     assert [set(outcomes[name].results) for name in backbones] == [{"semantic"}, {"semantic"}]
     alone = ProbeConfig(tasks=("multitask",), **small)
-    assert [stages.probe(store, tmp_path / "a", alone, quiet=True)[name].results for name in backbones] == [{}, {}]
+    outcomes = stages.probe(store, tmp_path / "a", alone, tables, quiet=True)
+    assert [outcomes[name].results for name in backbones] == [{}, {}]
     entry = store.backbone(backbones[1])
     entry.facts["spec"]["control"] = False
-    outcomes = stages.probe(store, tmp_path / "trained", config, backbones=backbones[1:], quiet=True)
+    outcomes = stages.probe(store, tmp_path / "trained", config, tables[1:], quiet=True)
     assert set(outcomes[backbones[1]].results) == {"semantic", "multitask"}
     assert outcomes[backbones[1]].results["multitask"] is not None
 
@@ -51,14 +53,14 @@ def test_similarity_is_kept_until_an_input_changes(two_classes: Path, tmp_path: 
     names = ["control:pixels", "control:statistics"]
     images: dict[str, Any] = {"transformations": "identity,jpeg,grayscale", "canvas": 64}
     store = embed(two_classes, tmp_path / "s.zarr", names, **images)
-    assert compare(store, tmp_path, AnalysisConfig(), backbones=names[:1], quiet=True) == {}
-    found = compare(store, tmp_path, AnalysisConfig(), quiet=True)
+    tables = open_tables(store, names)
+    assert compare(store, tmp_path, AnalysisConfig(), tables[:1], quiet=True) == {}
+    found = compare(store, tmp_path, AnalysisConfig(), tables, quiet=True)
     assert 0 < found["pairs"]["control:pixels"]["control:statistics"]["cka"] < 1
     file = tmp_path / SIMILARITY / "similarity.json"
     before = file.stat().st_mtime_ns
-    assert compare(store, tmp_path, AnalysisConfig(), quiet=True) == found
+    assert compare(store, tmp_path, AnalysisConfig(), tables, quiet=True) == found
     assert file.stat().st_mtime_ns == before
-    tables = open_tables(store, names)
     assert kept_similarity(store, tmp_path, tables) == found
     assert kept_similarity(store, tmp_path, tables[:1]) == {}
     with pytest.raises(StaleError, match="seed") as stale:
