@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,26 +27,9 @@ STEPS = 1000
 _AT_ONCE = 20_000_000  # numbers in memory
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Detection of attacked pictures among unchanged photographs, with bootstrap replicates over photographs."""
-
-    auroc: Estimate
-    tpr: Estimate
-
-    def to_json(self) -> dict[str, Any]:
-        """``auroc``, ``tpr`` and their 95 % intervals."""
-        return {
-            "auroc": self.auroc.number,
-            "auroc_ci95": self.auroc.ci95,
-            "tpr": self.tpr.number,
-            "tpr_ci95": self.tpr.ci95,
-        }
-
-
 def detection(
     attacked_N: F64, clean_N: F64, counted_N: NDArray[np.bool_], group_N: I64, *, seed: int, resamples: int = BOOTSTRAP
-) -> Scored | None:
+) -> dict[str, Estimate] | None:
     """AUROC, and true-positive rate at a false-positive rate of at most 5 %, of a score that is high for attacks.
 
     A resample draws photographs (or groups) with their unchanged and their attacked picture.
@@ -58,7 +40,7 @@ def detection(
         group_N: group of each photograph; a single group has no intervals.
 
     Returns:
-        None if attacks on fewer than `FEWEST` photographs count.
+        ``auroc`` and ``tpr``; None if attacks on fewer than `FEWEST` photographs count.
 
     Raises:
         SubstyleError: a score that counts is NaN, which would rank as not attacked.
@@ -89,10 +71,13 @@ def detection(
             many_RN = negative_RN.cumsum(1) > FALSE_POSITIVES * negatives_R[:, None] + 1e-9
             found_R = np.take_along_axis(positive_RP @ above_PN, many_RN.argmax(1)[:, None], 1)[:, 0]
             tpr.append(found_R / total_R)
-    both = [np.concatenate(parts) for parts in (auroc, tpr)]
+    both = {"auroc": np.concatenate(auroc), "tpr": np.concatenate(tpr)}
     units = min(len(groups), len(np.unique(group_N[counted_N])))
     replicates = slice(1, None if units > 1 else 1)
-    return Scored(*(Estimate(float(each[0]), each[replicates], units, trials=units, proportion=True) for each in both))
+    return {
+        name: Estimate(float(each[0]), each[replicates], units, trials=units, proportion=True)
+        for name, each in both.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -147,47 +132,42 @@ def fit_detector(clean_ND: NDArray[np.floating], attacked_AND: Sequence[NDArray[
     return Detector(weight_D, bias, best, bool(model.n_iter_[0] < STEPS))
 
 
-class Mahalanobis:
-    """Distance to the nearest class mean under one covariance of all classes, with Ledoit and Wolf's shrinkage.
+Distance = Callable[[NDArray[np.floating]], F64]  # of (N, D) embeddings, (N,)
+
+
+def mahalanobis(x_ND: NDArray[np.floating], label_N: I64) -> Distance:
+    """Squared distance to the nearest class mean under one covariance of all classes, with Ledoit and Wolf's shrinkage.
 
     Source: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
     NeurIPS 2018; one layer, without input preprocessing.
     """
+    from sklearn.covariance import LedoitWolf
 
-    def __init__(self, x_ND: NDArray[np.floating], label_N: I64) -> None:
-        from sklearn.covariance import LedoitWolf
+    x_ND = x_ND.astype(np.float64)
+    labels, place_N = np.unique(label_N, return_inverse=True)
+    mean_CD = np.stack([x_ND[label_N == label].mean(0) for label in labels])
+    precision_DD = LedoitWolf(assume_centered=True).fit(x_ND - mean_CD[place_N]).precision_
 
-        x_ND = x_ND.astype(np.float64)
-        labels, place_N = np.unique(label_N, return_inverse=True)
-        self.mean_CD = np.stack([x_ND[label_N == label].mean(0) for label in labels])
-        self.precision_DD = LedoitWolf(assume_centered=True).fit(x_ND - self.mean_CD[place_N]).precision_
+    def squared(x_ND: NDArray[np.floating]) -> F64:
+        away_CND = x_ND.astype(np.float64) - mean_CD[:, None]
+        return np.asarray(np.einsum("cnd,cnd->cn", away_CND @ precision_DD, away_CND).min(0), np.float64)
 
-    def __call__(self, x_ND: NDArray[np.floating]) -> F64:
-        """Squared distance (N,)."""
-        away_CND = x_ND.astype(np.float64) - self.mean_CD[:, None]
-        squared_CN: F64 = np.einsum("cnd,cnd->cn", away_CND @ self.precision_DD, away_CND)
-        return np.asarray(squared_CN.min(0), np.float64)
+    return squared
 
 
-class Nearest:
+def nearest(x_ND: NDArray[np.floating]) -> Distance:
     """Distance to the k-th nearest unchanged training photograph; embeddings have unit length.
 
     Source: Sun et al., "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
     """
+    from sklearn.neighbors import NearestNeighbors
 
-    def __init__(self, x_ND: NDArray[np.floating]) -> None:
-        from sklearn.neighbors import NearestNeighbors
-
-        self.index = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(x_ND))).fit(self._unit(x_ND))
-
-    def __call__(self, x_ND: NDArray[np.floating]) -> F64:
-        """Distance (N,)."""
-        return np.asarray(self.index.kneighbors(self._unit(x_ND))[0][:, -1], np.float64)
-
-    @staticmethod
-    def _unit(x_ND: NDArray[np.floating]) -> F64:
+    def unit(x_ND: NDArray[np.floating]) -> F64:
         x = x_ND.astype(np.float64)
         return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12), np.float64)
+
+    index = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(x_ND))).fit(unit(x_ND))
+    return lambda x_ND: np.asarray(index.kneighbors(unit(x_ND))[0][:, -1], np.float64)
 
 
 def disagreement(p_ANC: Sequence[NDArray[np.floating]], q_NC: NDArray[np.floating]) -> F64:
@@ -251,7 +231,7 @@ def scorers_of(
         return lambda _, variant: 1.0 - own.predict(read(variant))[:, place].astype(np.float64)
 
     clean_ND, semantic = read(CLEAN, "", TRAIN), probes["semantic"]
-    mahalanobis, nearest = Mahalanobis(clean_ND, label_N), Nearest(clean_ND)
+    away, near = mahalanobis(clean_ND, label_N), nearest(clean_ND)
     found: dict[str, Scorer] = {
         task: not_identity(probes[task])
         for task in ("fine", "coarse")
@@ -261,8 +241,8 @@ def scorers_of(
         "detector": lambda _, variant: without("", variant),
         "other_radii": lambda attack, variant: without(attack, variant) if "@" in attack else None,
         "other_attacks": lambda attack, variant: without(family(attack), variant),
-        "mahalanobis": lambda _, variant: mahalanobis(read(variant)),
-        "knn": lambda _, variant: nearest(read(variant)),
+        "mahalanobis": lambda _, variant: away(read(variant)),
+        "knn": lambda _, variant: near(read(variant)),
         "squeezing": lambda _, variant: disagreement(
             [semantic.predict(read(f"{variant}+{how}")) for how in SQUEEZED], semantic.predict(read(variant))
         ),

@@ -49,29 +49,18 @@ def robustness(points: Mapping[str, Replicates]) -> list[dict[str, Any]]:
         95 % intervals, null with fewer than `FEWEST_CORRELATED` backbones, and by backbone ``sensitivity`` and ``loss``
         with theirs.
     """
-    shifts = (
-        [name for name in next(iter(points.values())).loss if all(name in p.loss for p in points.values())]
-        if points
-        else []
-    )
+    first = next(iter(points.values())).loss if points else ()
+    shifts = [name for name in first if all(name in p.loss for p in points.values())]
     rows = []
     for shift in [*shifts, *([None] if len(shifts) > 1 else [])]:
         own = {name: (p.sensitivity, _loss(p, [shift] if shift else shifts)) for name, p in points.items()}
         row: dict[str, Any] = {"shift": shift}
         sides = [np.stack([np.r_[each[i].value, each[i].replicates_R] for each in own.values()], 1) for i in (0, 1)]
         for name, value_R in zip(("spearman", "kendall"), rank_correlations(*sides), strict=True):
-            found = (
-                Estimate(float(value_R[0]), value_R[1:])
-                if len(own) >= FEWEST_CORRELATED
-                else Estimate(np.nan, value_R[:0])
-            )
-            row |= {name: found.number, f"{name}_ci95": found.ci95}
+            known_R = value_R if len(own) >= FEWEST_CORRELATED else np.array([np.nan])
+            row |= Estimate(float(known_R[0]), known_R[1:]).entries(name)
         row["backbones"] = {
-            name: {
-                **{"sensitivity": moved.number, "sensitivity_ci95": moved.ci95},
-                **{"loss": lost.number, "loss_ci95": lost.ci95},
-            }
-            for name, (moved, lost) in own.items()
+            name: moved.entries("sensitivity") | lost.entries("loss") for name, (moved, lost) in own.items()
         }
         rows.append(row)
     return rows

@@ -22,6 +22,7 @@ from substyle.engine.store.verify import Verdict
 from substyle.engine.store.verify import verify as verify_store
 
 FIRST = 5  # class names shown
+_SETTINGS = ("seed", "canvas", "dtype", "codec", "orientation", "style_precision", "shard_rows")
 
 
 def info(options: argparse.Namespace) -> dict[str, Any]:
@@ -43,13 +44,7 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
         "uuid": store.uuid,
         "damaged": damaged,
         "bytes": sum(backbone["bytes"] for backbone in backbones),
-        "seed": settings.seed,
-        "canvas": settings.canvas,
-        "dtype": settings.dtype,
-        "codec": settings.codec,
-        "orientation": settings.orientation,
-        "style_precision": settings.style_precision,
-        "shard_rows": settings.shard_rows,
+        **{name: getattr(settings, name) for name in _SETTINGS},
         "sources": _sources(store),
         **images,
         "transformations": list(dict.fromkeys(name for backbone in backbones for name in backbone["transformations"])),
@@ -65,14 +60,8 @@ def _sources(store: EmbeddingStore) -> list[dict[str, Any]]:
     manifest = store.manifest()
     count = np.bincount(manifest.source_N, minlength=len(manifest.sources)).tolist()
     return [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "root": entry.root,
-            "options": dict(entry.options),
-            "fractions": list(entry.fractions),
-            "images": images,
-        }
+        {"name": entry.name, "kind": entry.kind, "root": entry.root, "options": dict(entry.options)}
+        | {"fractions": list(entry.fractions), "images": images}
         for entry, images in zip(manifest.sources, count, strict=True)
     ]
 
@@ -192,13 +181,8 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
         "complete": verdict.ok and not verdict.pending,
         "store": str(options.store),
         "findings": [dataclasses.asdict(finding) for finding in verdict.findings],
-        "images": verdict.images,
-        "records": verdict.records,
-        "chunks": verdict.chunks,
         "bytes": verdict.chunk_bytes,
-        "pending": verdict.pending,
-        "unfinished": verdict.unfinished,
-        "noted": verdict.noted,
+        **{name: getattr(verdict, name) for name in ("images", "records", "chunks", "pending", "unfinished", "noted")},
     }
 
 

@@ -26,15 +26,12 @@ from substyle.engine.report.validation import read_results
 from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study import outputs, stages
-from substyle.engine.study.adapt import adapt as adapt_store
-from substyle.engine.study.adapt import derive
 from substyle.engine.study.attack import attack as attack_store
 from substyle.engine.study.attack import attackable, kept_attacks
 from substyle.engine.study.domains import kept_domains
 from substyle.engine.study.file import find_study, load_study, study_of, study_schema
-from substyle.engine.study.gallery import current_gallery
-from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import RESULTS, StaleError, require_current
+from substyle.engine.study.pictures import current_gallery, mistakes
 from substyle.engine.study.predict import PREDICTIONS, write_predictions
 from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.runner import run_study, save_report, store_of
@@ -42,6 +39,8 @@ from substyle.engine.study.shift import kept_replicates, kept_shift, shifts_of
 from substyle.engine.study.similarity import compare as compare_backbones
 from substyle.engine.study.similarity import kept_similarity
 from substyle.engine.study.stages import assemble
+from substyle.engine.study.train import adapt as adapt_store
+from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.storage import Place, is_remote

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,14 @@ from PIL import Image
 
 from substyle.engine.analysis import neighbors
 from substyle.engine.analysis.projection import PROJECTIONS, project
-from substyle.engine.config import EmbedConfig, Settings
-from substyle.engine.embedding.prepare import PixelPipeline
-from substyle.engine.embedding.variants import batches
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.store import identity
-from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import SPLITS
-from substyle.engine.store.records import content_hash
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, averaged, open_table
 from substyle.engine.study import stages
 from substyle.engine.study.outputs import StaleError
+from substyle.engine.study.pictures import current_variants
 from substyle.kernels.errors import ConfigError, MissingError, SubstyleError
-from substyle.pipelines.sources import ImageRecord
-from substyle.pipelines.transforms import base
-from substyle.pipelines.transforms.registry import load_all
 
 NEIGHBOURS = 10
 THUMBNAIL = 96  # px
@@ -159,49 +150,6 @@ def _predictions(
             name = f"{probe.metadata['task']}_{probe.metadata['head']}"
             columns |= {f"{name}_correct": pa.array(right, pa.bool_()), f"{name}_confidence": pa.array(confidence_R)}
     return columns
-
-
-def current_variants(
-    store: EmbeddingStore, table: EmbeddingTable, n_M: NDArray[np.int64], transformations: Sequence[str]
-) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
-    """Draw variants of M photographs as they were embedded; yields transformation, key and pixels (S, S, 3).
-
-    Photographs that are gone or have changed are left out; all are if the store does not know its photographs, or a
-    transformation has changed.
-    """
-    load_all()
-    manifest, settings = store.manifest(), store.settings
-    known = store.catalog.transformations[store.backbone(table.backbone).slug]
-    try:
-        store.require_definitions([Definition(d.describe(), d.definition_hash()) for d in map(base.get, known)])
-        sources = [identity.open_entry(entry) for entry in manifest.sources]
-    except (SubstyleError, OSError) as error:
-        print(f"no thumbnails: {error}", file=sys.stderr)
-        return
-    records = {record.key: record for source in sources for record in source.records}
-    split_of = dict(zip(manifest.keys, manifest.split_N.tolist(), strict=True))
-    contents = table.contents
-    keys = [
-        table.keys[n]
-        for n in n_M.tolist()
-        if (record := records.get(table.keys[n])) and contents[n] in ("", _content(record))
-    ]
-    chosen = Settings(
-        settings.seed, settings.canvas, tuple(transformations), settings.orientation, settings.style_precision
-    )
-    split_N = np.array([split_of[key] for key in keys], np.int8)
-    pipeline = PixelPipeline(chosen, EmbedConfig())
-    for batch in batches([records[key] for key in keys], split_N, pipeline, lambda key, reason: None):
-        for record, pixels in zip(batch.records, batch.pixels_BSSC, strict=True):
-            yield batch.transformation, record.key, pixels
-
-
-def _content(record: ImageRecord) -> str | None:
-    """Content hash of a photograph; None if it cannot be read."""
-    try:
-        return content_hash(record.read())
-    except OSError:
-        return None
 
 
 def _thumbnail(pixels_SSC: NDArray[np.uint8]) -> bytes:

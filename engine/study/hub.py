@@ -30,18 +30,14 @@ def write_card(run: Path, out: Path | None = None) -> Path:
         StaleError: the results are outdated.
         SubstyleError: they are missing or invalid.
     """
-    path, text = out or run / CARD, card(_current(run))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, text.encode())
-    return path
-
-
-def _current(run: Path) -> Results:
     if not (run / RESULTS).is_file():
         raise MissingError("RUN", f"{run} has no {RESULTS}; pass the output folder of substyle run or report")
     results = read_results(run / RESULTS)
     require_current(run, results)
-    return labelled(results)
+    path, text = out or run / CARD, card(labelled(results))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, text.encode())
+    return path
 
 
 def card(results: Results) -> str:

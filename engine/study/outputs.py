@@ -71,7 +71,7 @@ class Stamp:
             store.uuid,
             photographs_digest(table),
             {name: known[name].identity for name in table.transformations},
-            embeddings_digest(store, entry.slug, table.transformations, shards_of(store, table)),
+            table_digest(store, table),
             json.loads(json.dumps(dict(settings), default=str)),
             cache.key({"code": cache.code_hash(*_CODE), "libraries": cache.versions(*_LIBRARIES)}),
         )
@@ -110,10 +110,11 @@ def photographs_digest(table: EmbeddingTable) -> str:
     return digest.hexdigest()[:16]
 
 
-def shards_of(store: EmbeddingStore, table: EmbeddingTable) -> NDArray[np.int64] | None:
-    """Shards that contain the rows of a table; None if unknown."""
+def table_digest(store: EmbeddingStore, table: EmbeddingTable) -> str:
+    """Digest of the embeddings of a table, see `embeddings_digest`; of its shards, if they are known."""
     rows = table.x_TND.row_N if isinstance(table.x_TND, StoredRows) else None
-    return None if rows is None else np.unique(rows // store.settings.shard_rows)
+    shards = None if rows is None else np.unique(rows // store.settings.shard_rows)
+    return embeddings_digest(store, store.backbone(table.backbone).slug, table.transformations, shards)
 
 
 def embeddings_digest(
@@ -223,17 +224,8 @@ STAGES = ("probes", "analysis", "shift", "attack", DOMAINS, MISTAKES)
 _REPORT = (RESULTS, PAGE, CARD, "tables", "figures")
 # the marker is deleted last, so that an interrupted deletion can be resumed
 _ALL = (
-    *_REPORT,
-    *STAGES,
-    ADAPTERS,
-    FINETUNED,
-    SIMILARITY,
-    "gallery",
-    STORE,
-    "tensorboard",
-    "wandb",
-    "trace.json",
-    HEADER,
+    *(*_REPORT, *STAGES, ADAPTERS, FINETUNED, SIMILARITY, "gallery", STORE),
+    *("tensorboard", "wandb", "trace.json", HEADER),
 )
 _KIND = "results"
 
@@ -316,18 +308,14 @@ def discard(out: Path, slug: str) -> None:
             remove(out / stage / slug)
 
 
-def stamp_digest(stamp: Stamp) -> str:
-    """Digest of a stamp; 16 hex digits."""
-    return hashlib.sha256(json.dumps(asdict(stamp), sort_keys=True).encode()).hexdigest()[:16]
-
-
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
-    """Digests of the stamps of backbones' complete results, by relative path."""
+    """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
     found = {}
     for name in (*(f"{stage}/{slug}" for slug in slugs for stage in STAGES), SIMILARITY, "gallery"):
         note = note_of(out / name)
         if note is not None:
-            found[name] = stamp_digest(note.stamp)
+            stamp = json.dumps(asdict(note.stamp), sort_keys=True)
+            found[name] = hashlib.sha256(stamp.encode()).hexdigest()[:16]
     return found
 
 
@@ -358,8 +346,6 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     except StoreError as error:
         raise StaleError(f"{out / RESULTS}: outdated, the store has changed since: {error}") from error
     for table in tables:
-        made = embeddings_digest(
-            store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)
-        )
-        if (photographs_digest(table), made) != (identity.get("photographs"), digests[table.backbone]):
+        made = photographs_digest(table), table_digest(store, table)
+        if made != (identity.get("photographs"), digests[table.backbone]):
             raise StaleError(f"{out / RESULTS}: outdated, {before} has changed since; rerun the stages and report")

@@ -24,17 +24,15 @@ from substyle.engine.store.identity import RUN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs, stages
-from substyle.engine.study.adapt import adapt, adaptable, derive
 from substyle.engine.study.attack import attack, attackable
 from substyle.engine.study.domains import store_path as store_path_of
 from substyle.engine.study.domains import transfer
-from substyle.engine.study.finetune import finetune, load_trainable
-from substyle.engine.study.gallery import current_gallery, draw_gallery
-from substyle.engine.study.mistakes import mistakes
 from substyle.engine.study.outputs import RESULTS, STORE
+from substyle.engine.study.pictures import current_gallery, draw_gallery, mistakes
 from substyle.engine.study.shift import embedded, kept_replicates, shift, shifts_of
 from substyle.engine.study.similarity import compare
 from substyle.engine.study.stages import assemble
+from substyle.engine.study.train import adapt, adaptable, derive, finetune, load_trainable
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import Place, place

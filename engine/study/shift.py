@@ -29,7 +29,6 @@ from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, averaged, open_table
-from substyle.engine.study.adapt import derive
 from substyle.engine.study.outputs import (
     Note,
     Stamp,
@@ -39,6 +38,7 @@ from substyle.engine.study.outputs import (
     require_fresh,
 )
 from substyle.engine.study.stages import PROBES
+from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, absolute_root, describe, kind_of, open_source
 from substyle.pipelines.sources.base import Understood

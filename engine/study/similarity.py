@@ -18,12 +18,11 @@ from substyle.engine.study.outputs import (
     SIMILARITY,
     StaleError,
     Stamp,
-    embeddings_digest,
     finish,
     fits,
     note_of,
     require_fresh,
-    shards_of,
+    table_digest,
 )
 
 _FILE = "similarity.json"
@@ -91,10 +90,5 @@ def _stamp(
     store: EmbeddingStore, names: Sequence[str], transformations: Sequence[str], settings: dict[str, Any]
 ) -> Stamp:
     tables = open_tables(store, names, transformations)
-    digests = {
-        table.backbone: embeddings_digest(
-            store, store.backbone(table.backbone).slug, table.transformations, shards_of(store, table)
-        )
-        for table in tables
-    }
+    digests = {table.backbone: table_digest(store, table) for table in tables}
     return Stamp.of(store, tables[0], settings | {"backbones": digests})

@@ -36,15 +36,14 @@ from substyle.engine.store.table import EmbeddingTable, open_tables, store_facts
 from substyle.engine.study.outputs import (
     StaleError,
     Stamp,
-    embeddings_digest,
     finish,
     fits,
     note_of,
     photographs_digest,
     require_fresh,
     seconds,
-    shards_of,
     stamps,
+    table_digest,
 )
 from substyle.kernels.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import suite_name
@@ -237,9 +236,11 @@ def assemble(
     """
     entries = [store.backbone(table.backbone) for table in tables]
     table, names = tables[0], tables[0].transformations
-    facts, shards = store_facts(store), shards_of(store, table)
+    facts = store_facts(store)
     known = store.catalog.transformations[entries[0].slug]
     spent = {entry.name: _seconds(store, entry, names) for entry in entries}
+    # the time of a pass is divided equally among its backbones; imported embeddings have none
+    hours = {name: {"device_hours": seconds / 3600} if seconds else {} for name, seconds in spent.items()}
     document = {
         "schema": SCHEMA,
         "version": __version__,
@@ -262,7 +263,7 @@ def assemble(
             # names without paths, since reports may be shared
             "sources": ", ".join(PurePath(entry.root).name for entry in store.manifest().sources),
             "photographs": photographs_digest(table),
-            "embeddings": {entry.name: embeddings_digest(store, entry.slug, names, shards) for entry in entries},
+            "embeddings": {each.backbone: table_digest(store, each) for each in tables},
         },
         "stamps": stamps(out, [entry.slug for entry in entries]),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
@@ -270,7 +271,7 @@ def assemble(
         "backbones": {
             entry.name: _backbone(entry, outcomes.get(entry.name), analyses.get(entry.name, {}))
             | {key: part[entry.name] for key, part in parts.items() if part.get(entry.name)}
-            | {"cost": _cost(store, entry, names, spent[entry.name])}
+            | {"cost": {"store_bytes": store.stored_bytes(entry, names)} | hours[entry.name]}
             for entry in entries
         },
         "comparisons": compare_outcomes(outcomes),
@@ -314,18 +315,6 @@ def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) 
     return float((finished.seconds_R * share[finished.made_R]).sum()) if len(share) else 0.0
 
 
-def _cost(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str], seconds: float) -> dict[str, float]:
-    """Cost of a backbone's embeddings: device hours and stored bytes.
-
-    The time of a pass, including decoding and variants, is divided equally among its backbones. Imported embeddings
-    have only the bytes.
-    """
-    cost: dict[str, float] = {"store_bytes": store.stored_bytes(entry, names)}
-    if seconds:
-        cost["device_hours"] = seconds / 3600
-    return cost
-
-
 def _chance(table: EmbeddingTable) -> dict[str, float]:
     """Chance of each task; none without training or test images."""
     found = {}
@@ -342,7 +331,7 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
     rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
     spent = {
         f"{what}_seconds": round(seconds(out / folder / entry.slug for entry in entries), 2)
-        for what, folder in _STAGES.items()
+        for what, folder in (("probe", PROBES), ("analysis", ANALYSIS))
     }
     if not embed_seconds:
         return spent
@@ -355,9 +344,6 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
         **spent,
         "total_seconds": round(embed_seconds + sum(spent.values()), 2),
     }
-
-
-_STAGES = {"probe": PROBES, "analysis": ANALYSIS}
 
 
 def _environment(threads: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from substyle.engine.probes.finetune import FinetuneConfig
 from substyle.engine.probes.tasks import UNKNOWN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.engine.study.finetune import _discard_others, labelled_variants
+from substyle.engine.study.train import _discard_others, labelled_variants
 from substyle.pipelines.sources import open_source
 
 BASE = "control:random:test_efficientnet"

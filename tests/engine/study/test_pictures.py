@@ -13,9 +13,9 @@ import substyle
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.store.layout import TEST
-from substyle.engine.study import mistakes as module
+from substyle.engine.study import pictures as module
 from substyle.engine.study import stages
-from substyle.engine.study.mistakes import SHOWN, mistakes
+from substyle.engine.study.pictures import SHOWN, mistakes
 
 NAMES = ("identity", "gaussian_blur", "icon_overlay", "grayscale", "jpeg")
 PIXELS = "control:pixels"
