@@ -187,13 +187,7 @@ def vote(label_Qk: I64) -> I64:
 
 
 def knn(
-    queries: SampledRows,
-    bank: SampledRows,
-    ks: Sequence[int],
-    *,
-    classes: bool,
-    seed: int,
-    device: torch.device = CPU,
+    queries: SampledRows, bank: SampledRows, ks: Sequence[int], *, classes: bool, seed: int, device: torch.device = CPU
 ) -> dict[str, Any]:
     """Accuracy of a k-NN vote on the transformation and, with ``classes``, on the class, with 95 % intervals.
 
@@ -363,10 +357,7 @@ def clusters(rows: SampledRows, variants: int, classes: int, seed: int, device: 
     """
     answer: dict[str, Any] = {"k": {"transformation": variants, "class": classes if classes >= 2 else None}}
     labelled = rows.take(rows.label_R >= 0)
-    wanted = (
-        ("transformation", rows, variants, rows.transformation_R),
-        ("class", labelled, classes, labelled.label_R),
-    )
+    wanted = (("transformation", rows, variants, rows.transformation_R), ("class", labelled, classes, labelled.label_R))
     for name, those, k, truth_R in wanted:
         answer[f"ami_{name}"] = answer[f"ami_{name}_ci95"] = None
         if len(those) >= k >= 2:

@@ -22,8 +22,6 @@ def analyze(table: EmbeddingTable, config: AnalysisConfig, *, quiet: bool = Fals
 
     Args:
         table: embeddings; of tokens, their means are analysed.
-        config: sample sizes, seed, bootstrap unit and device.
-        quiet: hide progress.
 
     Returns:
         JSON-ready keys ``knn``, ``balance``, ``balance_ci95``, ``retrieval``, ``clusters`` (over variants of

@@ -41,7 +41,6 @@ def similarity(tables: Sequence[EmbeddingTable], config: AnalysisConfig, *, quie
     Args:
         tables: tables of the same photographs and transformations.
         config: ``max_queries`` bounds the number of variants.
-        quiet: hide progress.
 
     Returns:
         JSON-ready keys ``pairs``: by backbone and a later backbone, each measure and its ``_ci95``, None if undefined;

@@ -27,7 +27,8 @@ from substyle.engine.study.runner import plan_of
 from substyle.kernels.errors import ConfigError, MissingError
 from substyle.pipelines.sources import describe, open_source
 
-RESULTS = Path(substyle.engine.__file__).resolve().parents[1] / "benchmarks" / "results"  # only in a checkout
+ROOT = Path(substyle.engine.__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"  # only in a checkout
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
@@ -192,9 +193,6 @@ def _show(made: Plan, answer: dict[str, Any]) -> None:
         print(f"{name:48} {value['value']:10.3g}  {value['from']}")
     files = answer["measurement"]
     print(f"measured: {', '.join(files)}" if files else "nothing was measured on a GPU; run `make gpu-check` there")
-
-
-ROOT = Path(substyle.engine.__file__).resolve().parents[1]
 
 
 def bench(options: argparse.Namespace) -> dict[str, Any]:

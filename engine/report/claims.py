@@ -272,8 +272,12 @@ def _pairs_decide(
         claim["reasons"].append("widths are equal" if len(widths) == 1 else "not probed at equal width")
     part = "coarse_rotation" if task == "rotation" else task
     reached = {n: dig(results, "backbones", n, part, "linear", metric) for n in (STATISTICS, *left, *right)}
+    statistics, *trained = (value for name, value in reached.items() if value is not None or name == STATISTICS)
+    above = sum(statistics > value for value in trained) if statistics is not None else 0
     claim["reasons"].append(
-        _beside(reached.pop(STATISTICS), [value for value in reached.values() if value is not None])
+        f"{STATISTICS} was not probed"
+        if statistics is None
+        else f"{STATISTICS} reaches {show(statistics)}%, more than {above} of the {len(trained)} trained backbones"
     )
     return _held_back(results, claim, [*left, *right], [(part, "linear")])
 
@@ -287,13 +291,6 @@ def _transformations(results: Results, task: str, metric: str, name: str) -> int
     turned = dig(results, "backbones", name, "coarse_rotation", "linear", "by_transformation") or {}
     styles = [row["name"] for row in results["transformations"] if metric != "styles" or row["coarse"] == "style"]
     return sum(t in turned for t in styles)
-
-
-def _beside(statistics: float | None, trained: Sequence[float]) -> str:
-    if statistics is None:
-        return f"{STATISTICS} was not probed"
-    above = sum(statistics > value for value in trained)
-    return f"{STATISTICS} reaches {show(statistics)}%, more than {above} of the {len(trained)} trained backbones"
 
 
 def _contrast(results: Results, left: Sequence[str], right: Sequence[str]) -> list[str]:

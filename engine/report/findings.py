@@ -207,19 +207,9 @@ def _standing_of_best(found: Standing, general: bool = False) -> str:
     if controls and controls[0].value <= best.value and found.clearly_above(best.name, controls[0].name):
         text += f" The strongest control, {controls[0].name}, reaches {show(controls[0].value)}%."
     if len(found.scores) > 2:
-        text += (
-            f" Ranks: {listed([f'{score.name} {_rank(found, score.name)}' for score in found.scores], _MOST_RANKS)}."
-        )
-    return text + _left_out(found)
-
-
-def _rank(found: Standing, name: str) -> str:
-    low, high = found.rank(name)
-    return f"{low}" if low == high else f"{low}–{high}"
-
-
-def _left_out(found: Standing) -> str:
-    return f" Excluded, not converged: {listed(found.unconverged)}." if found.unconverged else ""
+        ranks = {score.name: "–".join(map(str, sorted(set(found.rank(score.name))))) for score in found.scores}
+        text += f" Ranks: {listed([f'{name} {rank}' for name, rank in ranks.items()], _MOST_RANKS)}."
+    return text + (f" Excluded, not converged: {listed(found.unconverged)}." if found.unconverged else "")
 
 
 def findings(results: Results) -> list[Finding]:

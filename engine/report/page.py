@@ -341,13 +341,7 @@ _SECTIONS: tuple[Callable[[Results], Any], ...] = (
     *(shift.domains, shift.domains_summary),
     *(extraction.extractability, extraction.extractability_summary, extraction.learning_curves),
     *(extraction.size_plots, extraction.complexity),
-    *(
-        heat_tables.geometry_tables,
-        maps.embedding_maps,
-        shift.shift_table,
-        shift.shift_plots,
-        shift.shift_summary,
-    ),
+    *(heat_tables.geometry_tables, maps.embedding_maps, shift.shift_table, shift.shift_plots, shift.shift_summary),
     *(maps.similarity, maps.similarity_maps, maps.similarity_summary),
 )
 

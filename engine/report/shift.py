@@ -76,19 +76,11 @@ def shift_summary(results: Results) -> str:
     return _correlated(rows[-1]) if rows and dig(rows[-1], "backbones") else ""
 
 
-def _domains(results: Results) -> list[str]:
-    """Domains on which probes are scored, the study's own first."""
-    found: dict[str, None] = {}
-    for name in ordered(results):
-        for tasks in (dig(results, "backbones", name, "domains") or {}).values():
-            for trained, row in tasks.items():
-                found |= dict.fromkeys([trained, *row])
-    return list(found)
-
-
 def domains(results: Results) -> Table:
     """Scores of linear probes by training domain, a column for each test domain."""
-    names = _domains(results)
+    every = [dig(results, "backbones", backbone, "domains") or {} for backbone in ordered(results)]
+    cells = [cell for tasks in every for task in tasks.values() for cell in task.items()]
+    names = list(dict.fromkeys(name for trained, row in cells for name in (trained, *row)))  # the study's own first
     columns = (
         *(*words("backbone", "score"), Column("trained", "Trained on", "text")),
         *(Column(f"on_{name}", name, interval=True) for name in names),

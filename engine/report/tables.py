@@ -263,17 +263,14 @@ def training(results: Results) -> Table:
             for head, scores in {"mlp": found}.items() if task == "multitask" else (found or {}).items():
                 if dig(scores, "converged") is not None:
                     certificate = dig(scores, "certificate") or {}
-                    details = ", ".join(f"{key} {value:.3g}" for key, value in certificate.items() if _is_number(value))
+                    numbers = {key: value for key, value in certificate.items() if type(value) in (int, float)}
+                    details = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
                     flags = (_YES_NO.get(dig(scores, key), "–") for key in ("converged", "edge"))
                     rows.append((name, task, head, *flags, details))
     return Table("training", "Convergence of all probes.", columns, tuple(rows))
 
 
 _YES_NO = {True: "yes", False: "no"}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def confusions(results: Results, task: str) -> Table:

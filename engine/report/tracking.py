@@ -176,8 +176,7 @@ def tracked(
 
     Args:
         config: the tracker; none if ``to`` is empty.
-        name: name of the run.
-        settings: settings shown beside the run.
+        settings: shown beside the run.
         out: output folder with the report.
 
     Raises:
@@ -200,7 +199,7 @@ def tracked(
             if not table.name.startswith("confusion"):  # long, and in the report
                 columns, rows = flat(table)
                 records = [dict(zip([each for each, _ in columns], row, strict=True)) for row in rows]
-                calls.calls.put(partial(_log_table, table.name, records))
+                calls.calls.put(partial(lambda title, rows, tracker: tracker.table(title, rows), table.name, records))
         scores = _scores(results)
         calls.calls.put(lambda tracker: tracker.log(scores, 0))
         calls.calls.put(lambda tracker: tracker.file(out / "report.html"))
@@ -211,10 +210,6 @@ def tracked(
         calls.complete = True
     finally:
         calls.close()
-
-
-def _log_table(title: str, rows: Rows, tracker: Tracker) -> None:
-    tracker.table(title, rows)
 
 
 def _scores(results: Mapping[str, Any]) -> dict[str, float]:

@@ -287,11 +287,8 @@ def _check(place: str, value: object, shape: Shape) -> None:
         for i, item in enumerate(value):
             _check(f"{place}[{i}]", item, _Required(shape[0]))
     elif not isinstance(shape, type | _Required) and (expected := shape(value)):
-        raise SubstyleError(f"{place}: expected {expected}, got {_short(value)}")
-
-
-def _short(value: object) -> str:
-    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:80]
+        short = type(value).__name__ if isinstance(value, list | dict) else repr(value)[:80]
+        raise SubstyleError(f"{place}: expected {expected}, got {short}")
 
 
 def _numbers(value: object, place: str, key: str = "") -> Iterator[tuple[str, str, float]]:

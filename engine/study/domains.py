@@ -24,15 +24,7 @@ from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import (
-    DOMAINS,
-    Note,
-    Stamp,
-    file_digest,
-    finish,
-    note_of,
-    require_fresh,
-)
+from substyle.engine.study.outputs import DOMAINS, Note, Stamp, file_digest, finish, note_of, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
@@ -63,7 +55,6 @@ def transfer(
         config: settings of probes; tasks and heads are restricted to linear probes.
         study: store of the study, whose photographs are a domain too.
         own: name of that domain.
-        tables: tables of the study, by backbone.
 
     Returns:
         by backbone, task, training domain and test domain: ``accuracy`` (fine: of all transformations), ``seen`` and
@@ -81,13 +72,15 @@ def transfer(
             where = out / DOMAINS / slug(name)
             (everywhere[name],) = stages.tables(store, [backbone], table.transformations)
             stages.probe(store, where, linear, [everywhere[name]], quiet=quiet)
-        probes = _probes(out, backbone, list(everywhere), tasks)
-        converged = {key: _converged(out, key[1], own, backbone, key[0]) for key in probes}
+        paths = {(task, name): _probe(out, name, own, backbone, task) for task in tasks for name in everywhere}
+        # photographs without classes have no class probe
+        probes = {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
+        outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
         found: dict[str, Any] = {}
         for name, other in everywhere.items():
             for (task, trained), cell in _scored(probes, name, other, config).items():
                 if cell is not None:
-                    cell["converged"] = converged[task, trained]
+                    cell["converged"] = bool(outcomes[paths[task, trained].parent].results[task][HEAD]["converged"])
                 found.setdefault(task, {}).setdefault(trained, {})[name] = cell
         answer[backbone] = found
         folder = out / DOMAINS / slug(backbone)
@@ -166,22 +159,6 @@ def _stamp(
         },
     }
     return Stamp.of(study, table, settings)
-
-
-def _probes(out: Path, backbone: str, domains: Sequence[str], tasks: Sequence[str]) -> dict[tuple[str, str], Probe]:
-    """Probes by task and training domain; photographs without classes have no class probe.
-
-    Args:
-        domains: names; the first is the study's own.
-    """
-    paths = {(task, name): _probe(out, name, domains[0], backbone, task) for task in tasks for name in domains}
-    return {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
-
-
-def _converged(out: Path, domain: str, own: str, backbone: str, task: str) -> bool:
-    """Whether the probe of a domain has converged."""
-    results = ProbeOutcome.load(_probe(out, domain, own, backbone, task).parent).results
-    return bool(results[task][HEAD]["converged"])
 
 
 def _scored(

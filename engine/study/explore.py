@@ -94,11 +94,7 @@ def explore(
 
 
 def _rows(
-    table: EmbeddingTable,
-    n_M: NDArray[np.int64],
-    images: dict[tuple[str, str], bytes],
-    projection: str,
-    seed: int,
+    table: EmbeddingTable, n_M: NDArray[np.int64], images: dict[tuple[str, str], bytes], projection: str, seed: int
 ) -> pa.Table:
     """One row per transformation and photograph, transformation-major: place on the map, neighbours, labels."""
     times = len(table.transformations)

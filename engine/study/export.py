@@ -85,8 +85,9 @@ def export(
     note = _note(out, store, to)
     asked = {name: list(transformations) for name in backbones or [entry.name for entry in store.backbones()]}
     asked = {**note["backbones"], **asked}
-    tables = {name: open_table(store, name, those or _all(store, name)) for name, those in asked.items()}
-    entries = {name: store.backbone(name) for name in tables}
+    entries = {name: store.backbone(name) for name in asked}
+    every = {name: [str(each["name"]) for each in definitions(store, entry)] for name, entry in entries.items()}
+    tables = {name: open_table(store, name, those or every[name]) for name, those in asked.items()}
     make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface, "lance": _lance}[to]
     parts = [part for name, table in tables.items() for part in make(store, entries[name], table, out)]
     out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,9 @@ def export(
     with stage("export", len(parts), "files", quiet=quiet) as bar:
         for part in parts:
             found = note["parts"].get(part.name)
-            if found and found["digest"] == part.digest and _intact(out, found["files"]):
+            files = {out / name: size for name, size in found["files"].items()} if found else {}
+            intact = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+            if found and found["digest"] == part.digest and intact:
                 done[part.name] = found
                 count["kept"] += 1
             else:
@@ -108,8 +111,8 @@ def export(
                 later = {name: each for name, each in note["parts"].items() if name not in gone}
                 _write_note(out, store, to, asked, {**later, **done})
                 _remove(out, found["files"] if found else ())
-                files = {str(path.relative_to(out)): path.stat().st_size for path in part.write()}
-                done[part.name] = {"digest": part.digest, "files": files}
+                made = {str(path.relative_to(out)): path.stat().st_size for path in part.write()}
+                done[part.name] = {"digest": part.digest, "files": made}
                 count["written"] += 1
             bar.advance()
     _write_note(out, store, to, asked, done)
@@ -150,17 +153,9 @@ def _write_note(
     write_durably(out / NOTE, json.dumps(note, indent=1).encode())
 
 
-def _intact(out: Path, files: Mapping[str, int]) -> bool:
-    return all((path := out / name).is_file() and path.stat().st_size == size for name, size in files.items())
-
-
 def _remove(out: Path, files: Sequence[str] | Mapping[str, int]) -> None:
     for name in files:
         (out / name).unlink(missing_ok=True)
-
-
-def _all(store: EmbeddingStore, backbone: str) -> list[str]:
-    return [str(each["name"]) for each in definitions(store, store.backbone(backbone))]
 
 
 def _shards(store: EmbeddingStore, table: EmbeddingTable) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,7 @@ def predict(
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
     pipeline = PixelPipeline(Settings(seed, canvas, ("identity",), facts.get("orientation", "ignore")), config)
     backbone = registry.load(
-        str(facts["backbone"]),
-        registry.LoadContext(canvas, config.graph_images, seed, checkpoint),
+        str(facts["backbone"]), registry.LoadContext(canvas, config.graph_images, seed, checkpoint)
     )
     for what, now in (("weights_hash", backbone.spec.weights_hash), ("code", backbone.spec.code)):
         trained = facts.get(what)
@@ -75,7 +74,8 @@ def predict(
     quarantined: list[dict[str, str]] = []
     records = _records(images, source or SourceConfig())
     with stage("predict", len(records), "images", quiet=quiet) as bar:
-        for part in _parts(records, config.images):
+        for start in range(0, len(records), config.images):
+            part = records[start : start + config.images]
             blobs, readable = [], []
             for record in part:
                 try:
@@ -130,11 +130,6 @@ def _records(images: Path | str, source: SourceConfig) -> list[ImageRecord]:
     opened = open_source(images, source)
     print(describe(opened), file=sys.stderr)
     return list(opened.records)
-
-
-def _parts(records: list[ImageRecord], size: int) -> Iterator[list[ImageRecord]]:
-    for start in range(0, len(records), size):
-        yield records[start : start + size]
 
 
 def _top(p_C: NDArray[np.float32], labels: list[str], top: int) -> list[dict[str, Any]]:

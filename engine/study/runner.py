@@ -217,11 +217,7 @@ def _elsewhere(
             for name in adapted:
                 derive(each, name, quiet=quiet)
         parts["domains"] = transfer(
-            *(stores, study.domains, out, study.probes),
-            study=store,
-            own=study.name,
-            tables=by_backbone,
-            quiet=quiet,
+            *(stores, study.domains, out, study.probes), study=store, own=study.name, tables=by_backbone, quiet=quiet
         )
     if shifts_of(study):
         parts["shift"] = shift(

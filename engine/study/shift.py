@@ -29,14 +29,7 @@ from substyle.engine.store.layout import HEADER, TEST, DifferentError, slug
 from substyle.engine.store.manifest import Fractions
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, averaged, open_table
-from substyle.engine.study.outputs import (
-    Note,
-    Stamp,
-    file_digest,
-    finish,
-    note_of,
-    require_fresh,
-)
+from substyle.engine.study.outputs import Note, Stamp, file_digest, finish, note_of, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.engine.study.train import derive
 from substyle.kernels.errors import ConfigError
@@ -77,12 +70,9 @@ def shift(
 
     Args:
         folders: photographs with classes, by name, see `shifts_of`; classes unknown to the probe are ignored.
-        compiled: the compiled backbones of the study.
         out: output folder with the trained probes; embeddings are written to ``out/shift/<name>.zarr``, replacing a
             store of other photographs.
-        study: store of the study.
         tables: tables that the probes were trained on, by backbone.
-        own: photographs of the study.
         analysis: sample and bootstrap unit of the sensitivity.
         adapted: adapted backbones, whose embeddings are derived from those of ``compiled``.
         source: source configuration of the study; its applicable fields are used for these photographs.

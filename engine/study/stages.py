@@ -78,15 +78,6 @@ def finish_unchanged(store: EmbeddingStore, table: EmbeddingTable, folder: Path,
     finish(folder, stamp, time.perf_counter() - began)
 
 
-def _require_unseen(table: EmbeddingTable, entry: BackboneEntry) -> None:
-    """Raise ConfigError if a backbone was fine-tuned on transformations that are held out."""
-    trained = entry.facts["spec"].get("finetuned", {}).get("transformations", [])
-    held_out = {name for name, role in zip(table.transformations, table.roles, strict=True) if role == "held_out"}
-    if seen := sorted(held_out.intersection(trained)):
-        given = f"{entry.name}, trained on {', '.join(seen)}"
-        raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
-
-
 def stage_settings(config: ProbeConfig | AnalysisConfig) -> dict[str, Any]:
     """Settings in the stamp of a stage, without the GPU index."""
     return asdict(config) | {"device": config.device.partition(":")[0]}
@@ -99,12 +90,19 @@ def probe(
 
     Controls have no multi-task probe: it takes longest and says nothing about an untrained embedding. Adapted and
     fine-tuned backbones have none either, and hold out no transformation in turn: they were trained on all of these.
+
+    Raises:
+        ConfigError: a backbone was fine-tuned on transformations that are held out.
     """
     outcomes = {}
     for table in tables:
         entry = store.backbone(table.backbone)
         folder = out / PROBES / entry.slug
-        _require_unseen(table, entry)
+        trained = entry.facts["spec"].get("finetuned", {}).get("transformations", [])
+        held_out = {name for name, role in zip(table.transformations, table.roles, strict=True) if role == "held_out"}
+        if seen := sorted(held_out.intersection(trained)):
+            given = f"{entry.name}, trained on {', '.join(seen)}"
+            raise ConfigError("backbone", given, "a backbone that was not trained on held-out transformations")
         adapted = entry.name.startswith(ADAPTED) or "finetuned" in entry.facts["spec"]
         own = replace(config, rotate=False, redraws=0) if adapted else config
         stamp = Stamp.of(store, table, stage_settings(config))
@@ -186,7 +184,10 @@ def kept(
     names = tuple(transformations) or tuple(found[0][3].stamp.transformations)
     together = list(dict.fromkeys(name for _, name, _, _ in found))
     command = {PROBES: "substyle probe", ANALYSIS: "substyle analyze"}
-    of = {table.backbone: table for table in tables(store, together, _present(store, together, names, found[0][2]))}
+    for name in together:
+        if absent := set(names) - set(store.transformation_names(store.backbone(name))):
+            raise StaleError(f"{found[0][2]}: outdated transformations; {name} has no {', '.join(sorted(absent))}")
+    of = {table.backbone: table for table in tables(store, together, names)}
     outcomes, analyses = {}, {}
     for stage, name, folder, note in found:
         now = Stamp.of(store, of[name], wanted[stage])
@@ -196,15 +197,6 @@ def kept(
         else:
             analyses[name] = read_object(folder / "analysis.json")
     return Kept(outcomes, analyses, list(of.values()))
-
-
-def _present(store: EmbeddingStore, backbones: Sequence[str], names: Sequence[str], folder: Path) -> Sequence[str]:
-    """Return ``names``. Raises StaleError if a backbone lacks any of these transformations."""
-    for name in backbones:
-        absent = set(names) - set(store.transformation_names(store.backbone(name)))
-        if absent:
-            raise StaleError(f"{folder}: outdated transformations; {name} has no {', '.join(sorted(absent))}")
-    return names
 
 
 _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_torch", "faiss-cpu", "zarr")
@@ -226,7 +218,6 @@ def assemble(
     """Assemble results.json.
 
     Args:
-        name: name of the study.
         outcomes, analyses: results of probes and analysis by backbone; missing ones are omitted.
         parts: other entries of backbones (``shift``, ``domains``, ``attack``, ``label``), each by backbone.
         tables: tables of the reported backbones over common photographs and transformations.

@@ -68,7 +68,11 @@ def adapt(
     found = []
     for name in backbones:
         (table,) = tables(store, [name], transformations)
-        _require_adaptable(store.backbone(name))
+        entry = store.backbone(name)
+        if entry.name.startswith(ADAPTED):
+            raise ConfigError("backbone", entry.name, "a backbone that is not adapted yet")
+        if entry.facts["spec"].get("tokens"):
+            raise ConfigError("backbone", entry.name, "a backbone with one vector per image")
         for method in config.methods:
             path = _adapter(store, table, out, config, probes, method, quiet=quiet)
             found.append(f"{ADAPTED}{os.path.relpath(path)}")
@@ -85,13 +89,6 @@ def adaptable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
     entries = [store.backbone(name) for name in names]
     trained = [e for e in entries if not e.facts["spec"].get("control") and not e.tokens]
     return [e.name for e in trained if not e.name.startswith(ADAPTED)]
-
-
-def _require_adaptable(entry: BackboneEntry) -> None:
-    if entry.name.startswith(ADAPTED):
-        raise ConfigError("backbone", entry.name, "a backbone that is not adapted yet")
-    if entry.facts["spec"].get("tokens"):
-        raise ConfigError("backbone", entry.name, "a backbone with one vector per image")
 
 
 def _adapter(
