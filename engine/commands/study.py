@@ -109,12 +109,13 @@ def name_of(images: Path | str) -> str:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
     study = study_asked(options)
-    study = dataclasses.replace(study, source=source_config(options, study.source))
-    if options.limit is not None:
-        study = dataclasses.replace(study, limit=options.limit)
-    study = dataclasses.replace(study, executor=executor_config(options, study.executor))
-    if options.track is not None:
-        study = dataclasses.replace(study, track=dataclasses.replace(study.track, to=options.track))
+    study = dataclasses.replace(
+        study,
+        source=source_config(options, study.source),
+        limit=study.limit if options.limit is None else options.limit,
+        executor=executor_config(options, study.executor),
+        track=study.track if options.track is None else dataclasses.replace(study.track, to=options.track),
+    )
     out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
     store = options.store or store_of(study, out)
     results = run_study(study, out, images=options.images, store_path=store, fresh=options.fresh, quiet=options.quiet)
@@ -144,8 +145,9 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
-                value = _score(score)
-                if value is not None:
+                values = score if isinstance(score, dict) else {}
+                found = [values[key] for key in ("accuracy", "held_out", "clean") if values.get(key) is not None]
+                for value in found[:1]:
                     print(f"{name}  {task}  {head}  {value:.3f}")
     return {"out": str(out), "backbones": {name: outcome.results for name, outcome in outcomes.items()}}
 
@@ -309,13 +311,6 @@ def _require_settings(store: EmbeddingStore, study: Study) -> None:
             raise PhotographsError(
                 f"{store.path}: {name} is {old} in the store and {new} in the study; use the study's own store", name
             )
-
-
-def _score(score: object) -> float | None:
-    if not isinstance(score, dict):
-        return None
-    value = next((score[key] for key in ("accuracy", "held_out", "clean") if score.get(key) is not None), None)
-    return float(value) if value is not None else None
 
 
 def predict(options: argparse.Namespace) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from substyle.engine.report.data import (
     Table,
     dagger,
     dig,
+    first_head,
     head_name,
     heads,
     labelled,
@@ -113,21 +114,11 @@ def _mistakes(results: Results, folder: Path) -> list[tuple[str, str, dict[str, 
     return found
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": r"$-$",
-    "–": "--",
-    "†": r"$\dagger$",
-}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"−": r"$-$", "–": "--", "†": r"$\dagger$", "\n": " "}
+)
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -168,7 +159,7 @@ def cell_text(value: Any, column: Column) -> str:  # noqa: ANN401 (a cell holds 
 
 def latex_escape(text: str) -> str:
     """Escape LaTeX's special characters."""
-    return "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
+    return text.translate(_LATEX)
 
 
 def _csv(table: Table, folder: Path) -> Path:
@@ -320,10 +311,10 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
     validate_results(results)
     results = labelled(results)
     made = tables.all_tables(results)
-    page = write_page(out_dir / "report.html", "report.html.j2", _context(results, gallery, out_dir))
+    context = _context(results, made, gallery, out_dir)
     return ReportFiles(
-        html=page,
-        tables=tuple(write_tables(made, out_dir / "tables")),
+        html=write_page(out_dir / "report.html", "report.html.j2", context),
+        tables=tuple(write_tables([table for table in made if table.rows], out_dir / "tables")),
         figures=tuple(save_figures(results, out_dir / "figures")),
     )
 
@@ -331,23 +322,18 @@ def write_report(results: Results, out_dir: Path, *, gallery: Path | None = None
 # functions whose result the template shows under their name
 _SECTIONS: tuple[Callable[[Results], Any], ...] = (
     *(ordered, real, heads, findings.findings, findings.unconverged),
-    *(tables.claims, tables.redrawn, tables.equal_width, tables.overview, tables.multitask, tables.neighbours),
-    *(tables.training, tables.comparisons),
     *(sections.dot_plots, sections.knn_beside_probes, sections.balance_bars),
-    *(curves.severity_plots, curves.halfway, curves.severities, curves.depth_plots),
-    *(gains.adapters, gains.adapters_summary, gains.finetuned, gains.finetuned_summary),
-    *(gains.attentive, gains.attentive_summary),
-    *(attacks.attacks, attacks.attack_detection, attacks.attack_summary),
-    *(shift.domains, shift.domains_summary),
-    *(extraction.extractability, extraction.extractability_summary, extraction.learning_curves),
-    *(extraction.size_plots, extraction.complexity),
-    *(heat_tables.geometry_tables, maps.embedding_maps, shift.shift_table, shift.shift_plots, shift.shift_summary),
-    *(maps.similarity, maps.similarity_maps, maps.similarity_summary),
+    *(curves.severity_plots, curves.depth_plots, extraction.size_plots, heat_tables.geometry_tables),
+    *(gains.adapters_summary, gains.finetuned_summary, gains.attentive_summary, attacks.attack_summary),
+    *(extraction.extractability_summary, maps.embedding_maps, maps.similarity_maps, maps.similarity_summary),
+    *(shift.shift_table, shift.shift_plots, shift.shift_summary, shift.domains_summary),
 )
 
 
-def _context(results: Results, gallery: Path | None, out_dir: Path) -> dict[str, Any]:
+def _context(results: Results, every: Sequence[Table], gallery: Path | None, out_dir: Path) -> dict[str, Any]:
+    """Variables of the template: tables and results of `_SECTIONS` by name, and others."""
     made: dict[str, Any] = {make.__name__: make(results) for make in _SECTIONS}
+    made |= {table.name: table for table in every}
     return made | {
         "results": results,
         "dig": dig,
@@ -365,5 +351,5 @@ def _context(results: Results, gallery: Path | None, out_dir: Path) -> dict[str,
         "substance_tables": heat_tables.accuracies(results, "semantic"),
         "map_kinds": maps.KINDS,
         "map_colours": maps.COLOURS,
-        "comparisons_real": sections.comparisons_between(made["comparisons"], made["real"], (*made["heads"], "")[0]),
+        "comparisons_real": sections.comparisons_between(made["comparisons"], made["real"], first_head(results)),
     }

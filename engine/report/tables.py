@@ -288,8 +288,8 @@ def confusions(results: Results, task: str) -> Table:
 
 
 def all_tables(results: Results) -> list[Table]:
-    """All tables with rows."""
-    tables = [
+    """All tables, also those without rows."""
+    return [
         overview(results),
         *(by_transformation(results, task) for task in ("fine", "coarse", "coarse_rotation")),
         redrawn(results),
@@ -318,7 +318,6 @@ def all_tables(results: Results) -> list[Table]:
         confusions(results, "fine"),
         confusions(results, "coarse"),
     ]
-    return [table for table in tables if table.rows]
 
 
 def headline_table(results: Results) -> str:

@@ -196,7 +196,7 @@ def tracked(
 
     def finished(results: Mapping[str, Any]) -> None:
         for table in all_tables(dict(results)):
-            if not table.name.startswith("confusion"):  # long, and in the report
+            if table.rows and not table.name.startswith("confusion"):  # long, and in the report
                 columns, rows = flat(table)
                 records = [dict(zip([each for each, _ in columns], row, strict=True)) for row in rows]
                 calls.calls.put(partial(lambda title, rows, tracker: tracker.table(title, rows), table.name, records))

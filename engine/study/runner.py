@@ -221,11 +221,7 @@ def _elsewhere(
         )
     if shifts_of(study):
         parts["shift"] = shift(
-            shifts_of(study),
-            compiled,
-            out,
-            plan.pipeline.settings,
-            study.embed,
+            *(shifts_of(study), compiled, out, plan.pipeline.settings, study.embed),
             study=store,
             tables=by_backbone,
             own=plan.source,

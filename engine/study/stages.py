@@ -258,7 +258,13 @@ def assemble(
         },
         "stamps": stamps(out, [entry.slug for entry in entries]),
         "throughput": _throughput(entries, table, sum(spent.values()), out),
-        "environment": _environment(threads),
+        "environment": {
+            "python": platform.python_version(),
+            **{library: found for library, found in versions(*_LIBRARIES).items() if found},
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu": cpu_model(),
+            "threads": threads,
+        },
         "backbones": {
             entry.name: _backbone(entry, outcomes.get(entry.name), analyses.get(entry.name, {}))
             | {key: part[entry.name] for key, part in parts.items() if part.get(entry.name)}
@@ -334,14 +340,4 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
         "embed_seconds": round(embed_seconds, 2),
         **spent,
         "total_seconds": round(embed_seconds + sum(spent.values()), 2),
-    }
-
-
-def _environment(threads: int) -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        **{library: found for library, found in versions(*_LIBRARIES).items() if found},
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_model(),
-        "threads": threads,
     }

@@ -87,7 +87,7 @@ def test_latex_specials_are_harmless() -> None:
 
 
 def test_every_table_of_full_results_is_written_in_every_format(fake: ModuleType, tmp_path: Path) -> None:
-    made = tables.all_tables(fake.fake_results())
+    made = [table for table in tables.all_tables(fake.fake_results()) if table.rows]
     names = {table.name for table in made}
     assert names == {
         "overview",
@@ -150,10 +150,10 @@ def test_confusion_counts_add_up(fake: ModuleType) -> None:
     assert ("alpha", "linear", "jpeg", "jpeg", counts[14][14]) in rows
 
 
-def test_tables_without_numbers_are_left_out(fake: ModuleType) -> None:
+def test_tables_without_numbers_have_no_rows(fake: ModuleType) -> None:
     results = fake.fake_results(classes=(), multitask=False, shift=False, analysis=False)
     results["comparisons"] = results["claims"] = None
-    names = {table.name for table in tables.all_tables(results)}
+    names = {table.name for table in tables.all_tables(results) if table.rows}
     expected = {"overview", "per_transformation", "generalisation", "rotation", "redrawn", "equal_width", "training"}
     assert names == expected | {"confusion_fine", "confusion_coarse"}
 
