@@ -44,13 +44,10 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
     config = executor.here(config, existing.settings.shard_rows if existing else 0)
     source = _source(options, existing)
     print(describe(source), file=sys.stderr)
-    entries = existing.backbones() if existing else []
-    names = tuple(str(each["name"]) for each in definitions(existing, entries[0])) if existing and entries else ()
-    stored_suite = suite_name(names) if names else "substance31"
     settings = Settings(
         seed=stored.seed if options.seed is None else options.seed,
         canvas=options.canvas or stored.canvas,
-        transformations=suite(options.suite or stored_suite),
+        transformations=suite(options.suite or _suite_of(existing)),
         orientation=options.orientation or stored.orientation,
         style_precision=as_precision(options.style_precision or stored.style_precision, "--style-precision"),
     )
@@ -89,6 +86,13 @@ def _source(options: argparse.Namespace, store: EmbeddingStore | None) -> Source
     own = next((entry for entry in entries if entry.root == root), None)
     base = SourceConfig.from_options({"kind": own.kind, **own.options}) if own else None
     return open_source(options.images, source_config(options, base))
+
+
+def _suite_of(store: EmbeddingStore | None) -> str:
+    entries = store.backbones() if store else []
+    if store is None or not entries:
+        return "substance31"
+    return suite_name(tuple(str(d["name"]) for d in definitions(store, entries[0])))
 
 
 def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:

@@ -20,7 +20,7 @@ from substyle.engine.probes.adapters import AdaptConfig
 from substyle.engine.probes.attacks import ATTACKS, AttackConfig
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.report.compare import compare_results
-from substyle.engine.report.data import labelled
+from substyle.engine.report.data import dig, labelled
 from substyle.engine.report.tables import headline_table
 from substyle.engine.report.validation import read_results
 from substyle.engine.store.identity import PhotographsError, Remedies
@@ -145,9 +145,8 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     for name, outcome in outcomes.items():
         for task, heads in outcome.results.items():
             for head, score in heads.items() if isinstance(heads, dict) else ():
-                values = score if isinstance(score, dict) else {}
-                found = [values[key] for key in ("accuracy", "held_out", "clean") if values.get(key) is not None]
-                for value in found[:1]:
+                found = (dig(score, key) for key in ("accuracy", "held_out", "clean"))
+                if (value := next((each for each in found if each is not None), None)) is not None:
                     print(f"{name}  {task}  {head}  {value:.3f}")
     return {"out": str(out), "backbones": {name: outcome.results for name, outcome in outcomes.items()}}
 

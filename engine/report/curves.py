@@ -80,15 +80,11 @@ def severities(results: Results) -> Table:
     for backbone in ordered(results):
         probes = [dig(results, "backbones", backbone, task, head) for _, task in _TASKS]
         for name in names(results):
-            curves = {task: dig(of_task[task], backbone, name) for _, task in _TASKS}
-            levels: list[int] = next((curve["severities"] for curve in curves.values() if curve), [])
+            curves = [dig(of_task[task], backbone, name) for _, task in _TASKS]
+            levels: list[int] = next((curve["severities"] for curve in curves if curve), [])
             for at, severity in enumerate(levels):
-                values = [
-                    scored({"value": curve["accuracy"][at], "value_ci95": curve["ci95"][at]}, "value", probe=probe)
-                    if curve
-                    else None
-                    for curve, probe in zip(curves.values(), probes, strict=True)
-                ]
+                points = [curve and {key: curve[key][at] for key in ("accuracy", "ci95")} for curve in curves]
+                values = [scored(point, "accuracy", "ci95", p) for point, p in zip(points, probes, strict=True)]
                 moved = scored_under(results["backbones"][backbone], "sensitivity", f"{name}@{severity}")
                 rows.append((backbone, name, severity, *values, moved))
     columns = (

@@ -129,5 +129,8 @@ def geometry_tables(results: Results) -> list[tuple[str, str, HeatTable]]:
     """(title, explanation, table) of sensitivity, equivariance and steerability."""
     table = geometry(results)
     small = {"steerability": "unchanged"}
-    found = [(title, text, heat_table(results, table, key, small=small.get(key, ""))) for key, title, text in _GEOMETRY]
-    return [(title, text, each) for title, text, each in found if each is not None]
+    return [
+        (title, text, found)
+        for key, title, text in _GEOMETRY
+        if (found := heat_table(results, table, key, small=small.get(key, ""))) is not None
+    ]

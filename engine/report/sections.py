@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,10 +160,8 @@ def knn_beside_probes(results: Results) -> list[Table]:
 
 def comparisons_between(table: Table, names: Sequence[str], head: str) -> Table:
     """Comparisons by one head between different backbones of ``names``."""
-    place = [column.name for column in table.columns].index
-    a, b, by = place("a"), place("b"), place("head")
-    rows = tuple(r for r in table.rows if r[a] != r[b] and r[a] in names and r[b] in names and r[by] == head)
-    return Table(table.name, table.caption, table.columns, rows)
+    rows = [row for row in table.rows if row[2] == head and row[3] != row[4] and {row[3], row[4]} <= set(names)]
+    return replace(table, rows=tuple(rows))
 
 
 def save_figures(results: Results, folder: Path) -> list[Path]:
