@@ -177,13 +177,10 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 def _report(options: argparse.Namespace) -> dict[str, Any]:
     store, out, study = _stage(options)
-    settings = None
+    configs: dict[str, ProbeConfig | AnalysisConfig] = {}
     if study is not None:
-        settings = {
-            stages.PROBES: stages.stage_settings(study.probes),
-            stages.ANALYSIS: stages.stage_settings(study.analysis),
-        }
-    kept = stages.kept(store, out, _suite(study), settings)
+        configs = {stages.PROBES: study.probes, stages.ANALYSIS: study.analysis}
+    kept = stages.kept(store, out, _suite(study), configs)
     if not kept.tables:
         raise ConfigError("STORE", str(store.path), f"a store with probe or analyze results in {out}")
     tables = {table.backbone: table for table in kept.tables}

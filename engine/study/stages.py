@@ -158,13 +158,13 @@ def kept(
     store: EmbeddingStore,
     out: Path,
     transformations: Sequence[str] = (),
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    configs: Mapping[str, ProbeConfig | AnalysisConfig] | None = None,
 ) -> Kept:
     """Load the results of probe and analyze from a folder.
 
     Args:
         transformations: required transformations; default: those of the first result.
-        settings: required settings by stage; None accepts any that are the same for all backbones.
+        configs: required settings by stage; None accepts any that are the same for all backbones.
 
     Raises:
         StaleError: results are outdated (photographs, embeddings, definitions or code) or inconsistent.
@@ -178,7 +178,7 @@ def kept(
     ]
     if not found:
         return Kept({}, {}, [])
-    wanted = dict(settings or {})
+    wanted = {stage: stage_settings(config) for stage, config in (configs or {}).items()}
     for stage, _, _, note in found:
         wanted.setdefault(stage, note.stamp.settings)
     names = tuple(transformations) or tuple(found[0][3].stamp.transformations)
