@@ -72,7 +72,9 @@ def transfer(
             where = out / DOMAINS / slug(name)
             (everywhere[name],) = stages.tables(store, [backbone], table.transformations)
             stages.probe(store, where, linear, [everywhere[name]], quiet=quiet)
-        paths = {(task, name): _probe(out, name, own, backbone, task) for task in tasks for name in everywhere}
+        paths: dict[tuple[str, str], Path] = {
+            (task, name): _probe(out, name, own, backbone, task) for task in tasks for name in everywhere
+        }
         # photographs without classes have no class probe
         probes = {key: Probe.load(path) for key, path in paths.items() if path.is_file()}
         outcomes = {folder: ProbeOutcome.load(folder) for folder in {paths[key].parent for key in probes}}
