@@ -164,12 +164,8 @@ def similarity_maps(results: Results) -> list[SimilarityMap]:
     names = tuple(name for name in ordered(results) if any(name in pair for pair in pairs))
     maps = []
     for key, title, text in _MEASURES:
-        value_BB = np.eye(len(names))
-        for i, a in enumerate(names):
-            for j, b in enumerate(names):
-                if i != j:
-                    found = dig(pairs.get(frozenset((a, b))), key)
-                    value_BB[i, j] = np.nan if found is None else found
+        rows = [[1.0 if a == b else dig(pairs.get(frozenset((a, b))), key) for b in names] for a in names]
+        value_BB = np.array(rows, np.float64).reshape(len(names), len(names))  # None becomes NaN
         if np.isfinite(value_BB[~np.eye(len(names), dtype=bool)]).any():
             maps.append(SimilarityMap(title, text, names, value_BB))
     return maps

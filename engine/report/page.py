@@ -80,13 +80,11 @@ def read_gallery(path: Path | None, transformations: Sequence[str]) -> list[list
     if path.is_file():
         return [[Picture("", _encode(path, 1200))]]
     folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())]
-    photographs = [_photograph(folder, transformations) for folder in folders]
+    photographs = []
+    for folder in folders:
+        files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in _ENDINGS}
+        photographs.append([Picture(name, _encode(files[name], _SIDE)) for name in transformations if name in files])
     return [photograph for photograph in photographs if photograph][:_MOST]
-
-
-def _photograph(folder: Path, transformations: Sequence[str]) -> list[Picture]:
-    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in _ENDINGS}
-    return [Picture(name, _encode(files[name], _SIDE)) for name in transformations if name in files]
 
 
 def _encode(file: Path, side: int) -> str:

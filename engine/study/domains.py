@@ -24,7 +24,7 @@ from substyle.engine.store.layout import TEST, slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, open_table
 from substyle.engine.study import stages
-from substyle.engine.study.outputs import DOMAINS, Note, Stamp, file_digest, finish, note_of, require_fresh
+from substyle.engine.study.outputs import DOMAINS, Stamp, file_digest, finish, note_of, require_fresh
 from substyle.engine.study.stages import PROBES
 from substyle.pipelines.sources import absolute_root
 from substyle.pipelines.sources.labels import numbered
@@ -112,7 +112,7 @@ def kept_domains(
         return found
     for backbone, table in tables.items():
         folder = out / DOMAINS / slug(backbone)
-        note: Note | None = note_of(folder)
+        note = note_of(folder)
         if note is None:
             continue
         settings = note.stamp.settings
