@@ -69,8 +69,7 @@ def _image_text_leads(results: Results) -> Claim:
     claim["reasons"].append(
         crossed.rstrip(".") or "all styles come from one generator, whose fingerprint a probe may learn"
     )
-    every = _differences(results, "rotation", "accuracy", left, right)
-    if every:
+    if every := _differences(results, "rotation", "accuracy", left, right):
         claim["reasons"].append(f"over all transformations held out in turn: {_shown(every)}")
     return claim
 

@@ -242,8 +242,7 @@ def _style(results: Results, head: str, found: Standing) -> str:
 def _new_styles(results: Results, head: str, found: Standing) -> str:
     best, chance = found.trained[0], dig(results, "chance", "coarse")
     coarse = dig(results, "backbones", best.name, "coarse", head)
-    text = f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of "
-    text += f"{best.text(chance)}"
+    text = f"On held-out transformations, {best.name} predicts the coarse class with an accuracy of {best.text(chance)}"
     seen, gap = dig(coarse, "seen"), dig(coarse, "gap")
     gap_ci = dig(coarse, interval_key(coarse, "coarse", "gap"))
     if seen is not None and gap is not None:
@@ -257,8 +256,7 @@ def _new_styles(results: Results, head: str, found: Standing) -> str:
     if dig(redrawn, "mean") is not None:
         text += f" Over {redrawn['sets']} random held-out sets, {best.name} reaches {show(redrawn['mean'])} ± "
         text += f"{show(redrawn['sd'])}% ({show(redrawn['low'])}–{show(redrawn['high'])})."
-    low = floors(results, head)
-    if low:
+    if low := floors(results, head):
         text += f" At or below chance for every backbone, which points to the grouping: {listed(low)}."
     return text
 

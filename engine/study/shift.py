@@ -118,10 +118,7 @@ def shift(
                 found, classes = shifted.class_names, probe.labels["class"]
                 raise ConfigError(f"shift.{name}", ", ".join(found) or "no classes", f"some of {', '.join(classes)}")
             scores[name] = reached[0].entries("accuracy") | {"images": reached[1]}
-            tested = table.rows(TEST)
-            if folders[name] == OWN:  # photographs of a store's further sources are not corrupted
-                tested = tested[np.isin(np.array(table.keys)[tested], shifted.keys)]
-            clean = _accuracy(table, probe, tested, [0], analysis)
+            clean = _accuracy(table, probe, _tested(table, shifted if folders[name] == OWN else None), [0], analysis)
             if clean is not None:
                 kept[f"loss/{name}"] = clean[0] - reached[0]
         folder = out / SHIFT / slug(backbone)
@@ -260,6 +257,12 @@ def _stamp(
 def _settings(config: AnalysisConfig) -> dict[str, Any]:
     """The settings that change replicates."""
     return {"max_images": config.max_images, "resample_by": config.resample_by, "seed": config.seed}
+
+
+def _tested(table: EmbeddingTable, corrupted: EmbeddingTable | None) -> NDArray[np.int64]:
+    """Indices of test photographs, of corrupted ones only if given: those of a store's further sources are not."""
+    rows = table.rows(TEST)
+    return rows if corrupted is None else rows[np.isin(np.array(table.keys)[rows], corrupted.keys)]
 
 
 def _accuracy(
