@@ -117,7 +117,7 @@ def test_running_again_does_nothing_again(
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("done again")
 
-    for name in ("stages.run_probes", "stages.analyze", "gallery.variants_of"):
+    for name in ("stages.run_probes", "stages.analyze", "pictures.variants_of"):
         monkeypatch.setattr(f"substyle.engine.study.{name}", refuse)
     study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
     arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
