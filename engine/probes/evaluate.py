@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import not_finite
@@ -259,7 +259,7 @@ class Estimate:
 
     def quantile(self, per_cent: float) -> float:
         """Quantile of Student's t that bounds the middle ``per_cent``."""
-        return float(student_t.ppf(0.5 + per_cent / 200, max(self.units - 1, 1)))
+        return float(stdtrit(max(self.units - 1, 1), 0.5 + per_cent / 200))
 
     @property
     def _few(self) -> float:

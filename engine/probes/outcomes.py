@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtr
 
 from substyle.engine.probes.attentive import ATTENTIVE, EFFICIENT
 from substyle.engine.probes.evaluate import Estimate, resample, uniform_over
@@ -229,5 +229,5 @@ def _test(error: Estimate, training_ST: F64 | None, weight_T: F64) -> Row:
     se = math.hypot(se, training or 0.0)
     half = error.quantile(90.0) * se
     ratio = abs(error.value) / se if se > 0 else (math.inf if error.value else 0.0)
-    p = 2 * float(student_t.sf(ratio, max(error.units - 1, 1)))
+    p = 2 * float(stdtr(max(error.units - 1, 1), -ratio))  # Student's t, both tails
     return {"se": se, "se_training": training, "ci90": [error.value - half, error.value + half], "p": p}

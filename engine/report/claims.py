@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from substyle.engine.report.data import Results, dig, minus, networks, real, scored, show, show_interval
 from substyle.engine.report.findings import (
@@ -133,7 +133,7 @@ def _contrastive_move(results: Results) -> Claim:
         return _not_testable(claim, [f"sensitivities of {listed(missing)} have no intervals over photographs"])
     # the same draws of transformations for every pair
     drawn = np.random.Generator(np.random.PCG64([0, len(shared)])).integers(len(shared), size=(_RESAMPLES, len(shared)))
-    few = math.sqrt(len(shared) / (len(shared) - 1)) * float(student_t.isf(0.025, len(shared) - 1)) / 1.959964
+    few = math.sqrt(len(shared) / (len(shared) - 1)) * float(stdtrit(len(shared) - 1, 0.975)) / 1.959964
     found: list[Difference] = []
     for a in left:
         for b in right:

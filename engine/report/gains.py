@@ -9,6 +9,7 @@ from math import hypot
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from substyle.engine.report.data import (
     Column,
@@ -208,9 +209,7 @@ def _difference(results: Results, pairs: Sequence[tuple[str, str]], task: str, k
         return None
     mean, half = float(np.mean(values)), float(np.mean(halves))
     if len(values) > 1:
-        from scipy.stats import t as student  # slow to import
-
-        half = float(np.hypot(half, student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5))
+        half = float(np.hypot(half, stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / len(values) ** 0.5))
     return mean, mean - half, mean + half
 
 
