@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import importlib
 import json
 import logging
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: invalid arguments (code 2), ``--help`` or ``--version``.
     """
+    if arguments is None:
+        atexit.register(gc.freeze)  # looking for garbage in all that was imported would delay the exit by a second
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not requested(words):
         return _reported(words)[0]
@@ -144,7 +148,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     # no command needs the hub client's progress bars or its warning about missing tokens
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with _held_back():
+    with _held_back(), _uncollected():
         module = importlib.import_module(f"substyle.engine.commands.{options.module}")
     try:
         if plugins := getattr(options, "plugin", None):
@@ -173,6 +177,18 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Do not search for garbage while modules are imported, which live as long as the process."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
