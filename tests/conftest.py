@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -20,6 +21,9 @@ from substyle.pipelines.storage import Place, place
 
 # no test may wait for a hub that is out of reach
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# with Python's defaults a tenth of the time goes to looking for garbage among everything that was imported
+gc.set_threshold(10_000, 10, 50)
 
 # each worker of pytest-xdist computes on a core of its own, as do the processes that it starts: threads of several
 # workers on the same cores wait for each other
