@@ -56,12 +56,14 @@ class Probe:
         Rows of a backbone with tokens are (B, P * D); a probe of their means averages them.
 
         Raises:
-            SubstyleError: the embeddings have another width.
+            SubstyleError: the embeddings have another width or are not finite.
         """
         means = 0 if isinstance(self.heads, AttentionHeads) else int(self.metadata.get("tokens", 0))
         dim = int(self.metadata["dim"]) * max(means, 1)
         if x_BD.ndim != 2 or x_BD.shape[1] != dim:
             raise SubstyleError(f"expected embeddings of shape (B, {dim}), got {x_BD.shape}")
+        if bad := np.count_nonzero(~np.isfinite(x_BD).all(axis=1)):  # their labels would be the first of each probe
+            raise SubstyleError(f"{bad:,} of {len(x_BD):,} embeddings are not finite (NaN or infinity)")
         if means:
             x_BD = x_BD.reshape(len(x_BD), means, -1).mean(axis=1, dtype=np.float32)
         logits_SCB = forward(self.heads, torch.from_numpy(np.ascontiguousarray(x_BD, np.float32)))

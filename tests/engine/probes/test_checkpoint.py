@@ -83,6 +83,18 @@ def test_another_width_is_refused(tmp_path: Path) -> None:
             Probe.load(tmp_path / "p").predict(bad)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
+    save_probe(
+        tmp_path / "p", initial(0, 5, 2, 1, [0], CPU), standard(5), task="fine", head="linear",
+        outputs={"transformation": ("a", "b")}, backbone="b", setting={},
+    )  # fmt: skip
+    x = np.ones((3, 5))
+    x[1, 4] = bad
+    with pytest.raises(SubstyleError, match="1 of 3"):
+        Probe.load(tmp_path / "p").predict(x)
+
+
 def good() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = {"w1": torch.zeros(1, 2, 3), "b1": torch.zeros(1, 2)}
     metadata = {
