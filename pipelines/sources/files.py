@@ -137,7 +137,10 @@ def _kind(
     if entry.is_symlink() and not inside(real_root, os.path.realpath(entry.path)):
         left_out.add(name, "is a link that leaves the folder; skipped")
         return None
-    return "folder" if is_folder else "file" if is_file else None
+    if not is_folder and not is_file:
+        left_out.add(name, "is a broken link" if entry.is_symlink() else "is not a regular file")
+        return None
+    return "folder" if is_folder else "file"
 
 
 @dataclass(frozen=True)

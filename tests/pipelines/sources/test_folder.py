@@ -204,11 +204,15 @@ def test_two_names_with_one_key(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "\ufffdff.jpg" in caplog.text
 
 
-def test_a_link_to_itself_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_file_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path, "a.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
-    assert [r.key for r in FolderSource(tmp_path).records] == ["a.jpg"]
-    assert "loop.jpg" in caplog.text
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    source = FolderSource(tmp_path)
+    assert [r.key for r in source.records] == ["a.jpg"]
+    assert source.refused == ("gone.jpg", "loop.jpg", "pipe.jpg")
+    assert all(name in caplog.text for name in source.refused)
 
 
 def test_a_link_that_is_turned_outside_after_listing_is_not_followed(tmp_path: Path) -> None:
